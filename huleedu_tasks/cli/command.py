@@ -1,0 +1,121 @@
+"""The one seam between Invoke and everything else.
+
+Invoke shows any exception it does not know as a traceback, ends Ctrl-C with 1, and lets `--dry`
+pass unseen by a task that does not use `c.run`. Here errors become exit codes, Ctrl-C 130, and
+`--dry` a dry run.
+"""
+
+import asyncio
+import functools
+import inspect
+import signal
+import traceback
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import Task, task
+
+from huleedu_tasks.app import App
+from huleedu_tasks.errors import ExitCode, HuleEduError
+from huleedu_tasks.report import Result
+from huleedu_tasks.screen.console import Screen
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+HELP = {
+    "service": "Work on this service only; may be repeated.",
+    "json": "Print one JSON document on standard output.",
+    "dry_run": "Say what would be done, and change nothing.",
+    "jobs": "How many services are worked on at once.",
+}
+REPEATABLE = ("service", "confirm")
+
+
+class Command(App):
+    """An App that knows the screen of the command it serves."""
+
+    def __init__(self, *, start: Path, dry_run: bool, screen: Screen) -> None:
+        super().__init__(start=start, dry_run=dry_run)
+        self.screen = screen
+        self.exit_code: ExitCode | None = None
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run the asynchronous part, once; SIGTERM ends it as Ctrl-C does."""
+
+        async def main() -> T:
+            loop = asyncio.get_running_loop()
+            own = asyncio.current_task()
+
+            def terminate() -> None:
+                self.exit_code = ExitCode.TERMINATED
+                if own:
+                    own.cancel()
+
+            loop.add_signal_handler(signal.SIGTERM, terminate)
+            return await work
+
+        try:
+            return asyncio.run(main())
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+
+Body = Callable[Concatenate[Command, P], Result | None]
+
+
+def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
+    """Make a task of a function that takes a `Command` and returns a result.
+
+    Args:
+        help_texts: What `--help` says of arguments that other commands do not have.
+
+    """
+
+    def decorate(body: Body[P]) -> Task[Any]:
+        parameters = list(inspect.signature(body).parameters)[1:]
+        name = f"{body.__module__.rpartition('.')[2]}.{body.__name__.rstrip('_')}"
+
+        @functools.wraps(body)
+        def run(context: Context, *args: P.args, **kwargs: P.kwargs) -> None:
+            _run(name, context, body, *args, **kwargs)
+
+        texts = {**HELP, **help_texts}
+        return task(  # type: ignore[return-value]  # Invoke says Callable and returns a Task
+            run,
+            name=body.__name__.rstrip("_"),
+            auto_shortflags=False,
+            positional=[],
+            iterable=[name for name in REPEATABLE if name in parameters],
+            help={name: texts[name] for name in parameters if name in texts},
+        )
+
+    return decorate
+
+
+def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.kwargs) -> None:
+    dry_run = bool(context.config.run.dry or kwargs.get("dry_run"))
+    screen = Screen(as_json=bool(kwargs.get("json")))
+    app = Command(start=Path.cwd(), dry_run=dry_run, screen=screen)
+    screen.redact = app.redact
+    try:
+        result = body(app, *args, **kwargs)
+        code = ExitCode.DONE if result is None else result.exit_code
+        if result is not None:
+            screen.show(result)
+    except HuleEduError as error:
+        screen.error(name, error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        screen.say(f"{name}: interrupted.")
+        code = ExitCode.INTERRUPTED
+    except Exception:
+        screen.bug(traceback.format_exc())
+        code = ExitCode.FAILED
+    code = app.exit_code or code
+    # Exit(0) would end the session, and skip the tasks named after this one.
+    if code is not ExitCode.DONE:
+        raise Exit(code=int(code))

@@ -1,0 +1,161 @@
+"""The databases of development and testing."""
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any
+
+from huleedu_tasks import process
+from huleedu_tasks.cli.command import Command, command
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.flows.development import Development
+from huleedu_tasks.postgres.psql import psql_arguments, psql_environment
+from huleedu_tasks.report import Listing, Message, Report, Result
+from huleedu_tasks.screen import prompts
+
+Names = Sequence[str] | None
+CONFIRM = "Name of an unmarked database to change, where nobody can be asked; may be repeated."
+
+
+@command()
+def up(
+    app: Command, service: Names = None, jobs: str = "", json: bool = False, dry_run: bool = False
+) -> Result:
+    """Start the servers and wait until they accept their users."""
+    return _run(app, service, jobs, Development.up)
+
+
+@command()
+def down(
+    app: Command, service: Names = None, jobs: str = "", json: bool = False, dry_run: bool = False
+) -> Result:
+    """Stop the servers, keeping their data."""
+    return _run(app, service, jobs, Development.down)
+
+
+@command(confirm=CONFIRM)
+def reset(
+    app: Command,
+    service: Names = None,
+    confirm: Names = None,
+    jobs: str = "",
+    json: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """Recreate, migrate and seed the databases."""
+    return _run(app, service, jobs, Development.reset, confirm=confirm)
+
+
+@command(confirm=CONFIRM, revision="Revision to migrate to; head if left out.")
+def migrate(
+    app: Command,
+    service: Names = None,
+    revision: str = "head",
+    confirm: Names = None,
+    jobs: str = "",
+    json: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """Migrate the databases to head, or to a revision."""
+    return _run(app, service, jobs, lambda flows: flows.migrate(revision), confirm=confirm)
+
+
+@command(confirm=CONFIRM)
+def seed(
+    app: Command,
+    service: Names = None,
+    confirm: Names = None,
+    jobs: str = "",
+    json: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """Apply the seeds; a second time changes nothing."""
+    return _run(app, service, jobs, Development.seed, confirm=confirm)
+
+
+@command(check="Exit with 4 if a database is not at head.")
+def status(
+    app: Command, service: Names = None, check: bool = False, jobs: str = "", json: bool = False
+) -> Result:
+    """Show where each database is: revision, pending, seeded."""
+    return _run(app, service, jobs, lambda flows: flows.status(check=check))
+
+
+@command(show_password="Show the passwords instead of ***.")
+def url(
+    app: Command, service: Names = None, show_password: bool = False, json: bool = False
+) -> Result:
+    """Show the URL of each database and where it comes from."""
+    if show_password:
+        app.screen.redact = str
+    rows = tuple(
+        {
+            "service": name,
+            "url": resolved.reveal() if show_password else str(resolved.url),
+            "source": resolved.source,
+        }
+        for name, resolved in app.urls(app.services(service)).items()
+    )
+    if service and len(rows) == 1 and not json:
+        # Alone on its line, for use in a script.
+        return Message(command="db.url", text=rows[0]["url"])
+    return Listing(command="db.url", key="urls", columns=("service", "url", "source"), rows=rows)
+
+
+@command(command="SQL, or a command of psql, to run instead of opening a shell.")
+def shell(app: Command, service: Names = None, command: str = "", dry_run: bool = False) -> None:
+    """Open psql on a service's database."""
+    chosen = _only_one(app.services(service))
+    url = app.urls((chosen,))[chosen.name].url
+    program = app.provider.psql()
+    if not program:
+        raise ConfigurationError(
+            "There is no psql on this machine.",
+            hint="Install PostgreSQL's client, or set HULEEDU_POSTGRES_BIN to a folder with psql.",
+        )
+    if app.dry_run:
+        app.screen.say(f"db.shell: dry run: would open psql on {url}")
+        return
+    environment = app.settings.child_environment() | psql_environment(url)
+    process.replace_with(psql_arguments(program, command), environment)
+
+
+def _run(
+    app: Command,
+    names: Names,
+    jobs: str,
+    flow: Callable[[Development], Coroutine[Any, Any, Report]],
+    *,
+    confirm: Names = None,
+) -> Report:
+    services = app.services(names)
+    flows = Development(
+        settings=app.settings,
+        provider=app.provider,
+        services=services,
+        state=app.state,
+        jobs=app.jobs(jobs),
+        dry_run=app.dry_run,
+        confirmed=tuple(confirm or ()),
+        notify=app.screen.say,
+    )
+    if confirm is not None and not app.dry_run and prompts.has_person():
+        flows = replace(flows, confirmed=(*flows.confirmed, *_ask_for(app.run(flows.unproven()))))
+    with app.screen.progress([service.name for service in services]) as progress:
+        return app.run(flow(replace(flows, progress=progress)))
+
+
+def _ask_for(names: Sequence[str]) -> Sequence[str]:
+    for name in names:
+        why = f"Database {name!r} carries no development mark. May it be changed or destroyed?"
+        prompts.type_name(name, why=why, flag=f"--confirm {name}")
+    return names
+
+
+def _only_one(services: tuple[Service, ...]) -> Service:
+    if len(services) == 1:
+        return services[0]
+    raise ConfigurationError(
+        "db.shell opens one database.",
+        hint=f"Name it: --service {services[0].name}, for example.",
+    )

@@ -1,0 +1,41 @@
+"""The environment: the settings and the `.env` file."""
+
+from huleedu_tasks.cli.command import Command, command
+from huleedu_tasks.config.env_file import write_env_file
+from huleedu_tasks.config.settings import ENV_FILE, VARIABLES
+from huleedu_tasks.report import Listing, Message, Result
+
+
+@command()
+def init(app: Command, json: bool = False, dry_run: bool = False) -> Result:
+    """Write .env with a generated password, unless it exists."""
+    root = app.registry_path.parent
+    path = root / ENV_FILE
+    if path.exists():
+        text = f"{path} is there already; left as it is."
+        return Message(command="env.init", text=text, facts={"path": str(path), "written": False})
+    if app.dry_run:
+        text = f"dry run: would write {path}."
+        return Message(command="env.init", text=text, facts={"path": str(path), "written": False})
+    written = write_env_file(root) is not None
+    text = f"Wrote {path} with a new development password, readable by you only."
+    return Message(command="env.init", text=text, facts={"path": str(path), "written": written})
+
+
+@command()
+def show(app: Command, json: bool = False) -> Result:
+    """Show each setting, its value and where it came from."""
+    settings = app.settings
+    rows = []
+    overrides = [service.url_variable for service in app.registry.services]
+    for name in [*(variable.name for variable in VARIABLES), *overrides]:
+        value = settings.value(name)
+        rows.append(
+            {"variable": name, "value": settings.shown(name) or "-", "source": value.source}
+        )
+    return Listing(
+        command="env.show",
+        key="settings",
+        columns=("variable", "value", "source"),
+        rows=tuple(rows),
+    )

@@ -1,0 +1,54 @@
+"""The services of the registry."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huleedu_tasks.cli.command import Command, command
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.report import Fact, Listing, Result
+
+COLUMNS = (
+    "name",
+    "port",
+    "directory",
+    "database",
+    "url_variable",
+    "compose_service",
+    "volume",
+    "seeds",
+    "missing",
+)
+
+
+@command()
+def list_(app: Command, service: Sequence[str] | None = None, json: bool = False) -> Result:
+    """Show the registry with all that is derived from it."""
+    root = app.registry.root
+    services = app.services(service)
+    rows = tuple(_row(each, root) for each in services)
+    missing = any(row["missing"] for row in rows)
+    columns = COLUMNS if missing else COLUMNS[:-1]
+    return Listing(command="services.list", key="services", columns=columns, rows=rows)
+
+
+def _row(service: Service, root: Path) -> dict[str, Fact]:
+    return {
+        "name": service.name,
+        "port": service.port,
+        "directory": _relative(service.directory, root),
+        "database": service.database,
+        "url_variable": service.url_variable,
+        "alembic_config": _relative(service.alembic_config, root),
+        "python": list(service.python),
+        "environment": sorted(service.environment),
+        "compose_service": service.compose_service,
+        "volume": service.volume,
+        "extensions": list(service.extensions),
+        "seeds": [_relative(path, root) for path in service.seeds],
+        "seed_after": list(service.seed_after),
+        "missing": [finding.problem for finding in service.missing_files()],
+    }
+
+
+def _relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

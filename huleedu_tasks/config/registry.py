@@ -1,0 +1,363 @@
+"""The registry: `services.json` read, checked as a whole, and completed by convention.
+
+A registry that does not hold together is refused with every finding at once. Whether the files
+it points at exist is asked later, of the services a command is about, so that one missing folder
+does not keep `services.list` from showing it.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from graphlib import CycleError, TopologicalSorter
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from huleedu_tasks.errors import ConfigurationError, Finding
+
+REGISTRY_FILE = "services.json"
+SEED_FOLDER = Path("database/seed-scripts")
+
+TYPE_NAMES = {
+    "integer": "a whole number",
+    "string": "a text",
+    "array": "a list",
+    "object": "an object",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One service and all that is derived for it. Paths are absolute.
+
+    Attributes:
+        python: The command that starts the interpreter of its migrations; empty for the one
+            that runs this process.
+        seed_after: Names of the services that must be seeded before it.
+
+    """
+
+    name: str
+    port: int
+    directory: Path
+    database: str
+    url_variable: str
+    alembic_config: Path
+    python: tuple[str, ...]
+    environment: Mapping[str, str]
+    compose_service: str
+    volume: str
+    extensions: tuple[str, ...]
+    seeds: tuple[Path, ...]
+    seed_after: tuple[str, ...]
+
+    def missing_files(self) -> list[Finding]:
+        """Return a finding for each file the service cannot do without and does not have."""
+        if not self.directory.is_dir():
+            problem = f"its directory {self.directory} does not exist"
+            return [Finding(place=self.name, problem=problem)]
+        required = [self.alembic_config, *self.seeds]
+        return [
+            Finding(place=self.name, problem=f"its file {path} does not exist")
+            for path in required
+            if not path.is_file()
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registry:
+    """All services, in the order of the file."""
+
+    path: Path
+    services: tuple[Service, ...]
+
+    @property
+    def root(self) -> Path:
+        """The folder all relative paths of the registry start from."""
+        return self.path.parent
+
+    def select(self, names: Sequence[str]) -> tuple[Service, ...]:
+        """Return the named services in registry order, or all of them if none is named.
+
+        Args:
+            names: Names of services or of their folders.
+
+        Raises:
+            ConfigurationError: If a name is unknown; the closest known name is suggested.
+
+        """
+        known = {service.directory.name: service for service in self.services}
+        known |= {service.name: service for service in self.services}
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ConfigurationError(
+                f"No service is named {', '.join(map(repr, unknown))} in {self.path}.",
+                hint=_suggestion(unknown[0], list(known))
+                or f"Known: {', '.join(service.name for service in self.services)}.",
+            )
+        wanted = {known[name].name for name in names}
+        return tuple(s for s in self.services if not wanted or s.name in wanted)
+
+
+def find_registry(start: Path, explicit: str) -> Path:
+    """Return the path of the registry.
+
+    Args:
+        start: Folder the search starts in and goes up from.
+        explicit: The path that was set, or an empty text to search.
+
+    Raises:
+        ConfigurationError: If there is none.
+
+    """
+    if explicit:
+        path = (start / Path(explicit).expanduser()).resolve()
+        if not path.is_file():
+            raise ConfigurationError(
+                f"HULEEDU_REGISTRY names {path}, and there is no such file.",
+                hint="Correct HULEEDU_REGISTRY, or unset it to search from this folder upwards.",
+            )
+        return path
+    for folder in (start, *start.parents):
+        if (folder / REGISTRY_FILE).is_file():
+            return folder / REGISTRY_FILE
+    raise ConfigurationError(
+        f"No {REGISTRY_FILE} in {start} or any folder above it.",
+        hint='Create one at the root of the monorepo, for example {"services": '
+        '[{"name": "orders", "port": 5433}]}; docs/registry.md lists every field.',
+    )
+
+
+def load_registry(path: Path) -> Registry:
+    """Read and check a registry.
+
+    Raises:
+        ConfigurationError: With every finding and its place.
+
+    """
+    text = _read(path)
+    document, duplicates = _parse(path, text)
+    findings = [*duplicates, *_schema_findings(document)]
+    if not findings:
+        entries = document["services"]
+        services = tuple(_complete(path.parent, entry) for entry in entries)
+        findings = list(_contradictions(entries, services))
+        if not findings:
+            return Registry(path=path, services=services)
+    raise ConfigurationError(
+        f"{path} has {len(findings)} error{'s' * (len(findings) > 1)}.",
+        findings=_with_lines(text, findings),
+        hint="Correct the file; docs/registry.md explains each field.",
+    )
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of the registry, as shipped with the package."""
+    file = resources.files("huleedu_tasks") / "services.schema.json"
+    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return document
+
+
+def seeding_order(services: Sequence[Service]) -> tuple[Service, ...]:
+    """Return the services so that each comes after those it must be seeded after.
+
+    Otherwise the order given is kept.
+    """
+    by_name = {service.name: service for service in services}
+    sorter: TopologicalSorter[str] = TopologicalSorter()
+    for service in services:
+        sorter.add(service.name, *(name for name in service.seed_after if name in by_name))
+    return tuple(by_name[name] for name in sorter.static_order())
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{path} cannot be read: {error}", hint="It must be a readable file in UTF-8."
+        ) from error
+
+
+def _parse(path: Path, text: str) -> tuple[Any, list[Finding]]:
+    duplicates: list[Finding] = []
+
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        # JSON lets a key stand twice and the last one win: one of the two was not meant.
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        owner = dict(pairs).get("name")
+        place = f"service {owner}" if isinstance(owner, str) else ""
+        duplicates.extend(
+            Finding(place=place, problem=f"key {key!r} stands twice") for key in twice
+        )
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=without_duplicates), duplicates
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(
+            f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
+            hint="Correct that line; JSON wants double quotes and no comma after the last entry.",
+        ) from error
+
+
+def _schema_findings(document: Any) -> Iterator[Finding]:
+    import jsonschema_rs
+
+    for error in jsonschema_rs.validator_for(schema()).iter_errors(document):
+        yield Finding(place=_place(error.instance_path), problem=_explain(error))
+
+
+def _explain(error: Any) -> str:
+    """Say in words what JSON Schema found; what has no better words keeps its own."""
+    kind = error.kind.name
+    if kind == "additionalProperties":
+        known = _known_keys(error.instance_path)
+        return "; ".join(
+            f"unknown key {key!r}. {_suggestion(key, known) or 'Known: ' + ', '.join(known) + '.'}"
+            for key in error.kind.unexpected
+        )
+    if kind == "required":
+        return f"{error.kind.property!r} is missing"
+    if kind == "type":
+        wanted = " or ".join(TYPE_NAMES.get(name, name) for name in error.kind.types)
+        return f"must be {wanted}, not {json.dumps(error.instance)}"
+    return str(error.message)
+
+
+def _known_keys(instance_path: Sequence[str | int]) -> list[str]:
+    document = schema()
+    level = document["$defs"]["service"] if len(instance_path) > 1 else document
+    return list(level["properties"])
+
+
+def _place(instance_path: Iterable[str | int]) -> str:
+    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in instance_path)
+    return place.removeprefix(".")
+
+
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}?" if close else ""
+
+
+def _complete(root: Path, entry: Mapping[str, Any]) -> Service:
+    name = entry["name"]
+    directory = root / entry.get("directory", f"services/{name}_service")
+    variable_stem = directory.name.upper().replace("-", "_").replace(".", "_")
+    compose_service = entry.get("compose_service", f"{name}_db")
+    python = entry.get("python", [])
+    return Service(
+        name=name,
+        port=entry["port"],
+        directory=directory,
+        database=entry.get("database", f"huleedu_{name}"),
+        url_variable=entry.get("url_variable", f"{variable_stem}_DATABASE_URL"),
+        alembic_config=directory / entry.get("alembic_config", "alembic.ini"),
+        python=(python,) if isinstance(python, str) else tuple(python),
+        environment=dict(entry.get("environment", {})),
+        compose_service=compose_service,
+        volume=entry.get("volume", f"{compose_service}_data"),
+        extensions=tuple(entry.get("extensions", ())),
+        seeds=_seeds(root, name, entry.get("seeds")),
+        seed_after=tuple(entry.get("seed_after", ())),
+    )
+
+
+def _seeds(root: Path, name: str, stated: Sequence[str] | None) -> tuple[Path, ...]:
+    if stated is not None:
+        return tuple(root / path for path in stated)
+    candidates = [root / SEED_FOLDER / f"seed_{name}{suffix}" for suffix in (".py", ".sql")]
+    return tuple(path for path in candidates if path.is_file())
+
+
+def _contradictions(
+    entries: Sequence[Mapping[str, Any]], services: Sequence[Service]
+) -> Iterator[Finding]:
+    """Find what each entry may say alone and two of them may not say together."""
+    stated_server = {
+        service.name: entry.get("compose_service")
+        for entry, service in zip(entries, services, strict=True)
+    }
+    for index, service in enumerate(services):
+        for earlier in services[:index]:
+            yield from _clashes(index, service, earlier, stated_server)
+        names = {other.name for other in services}
+        for position, name in enumerate(service.seed_after):
+            if name not in names:
+                place = f"services[{index}].seed_after[{position}]"
+                hint = _suggestion(name, sorted(names))
+                yield Finding(place=place, problem=f"no service is named {name!r}. {hint}".strip())
+    try:
+        seeding_order(services)
+    except CycleError as error:
+        circle = " after ".join(error.args[1])
+        yield Finding(place="services", problem=f"seed_after goes in a circle: {circle}")
+
+
+def _clashes(
+    index: int, service: Service, earlier: Service, stated_server: Mapping[str, str | None]
+) -> Iterator[Finding]:
+    for field in ("name", "url_variable", "directory"):
+        if getattr(service, field) == getattr(earlier, field):
+            value = str(getattr(service, field))
+            yield Finding(
+                place=f"services[{index}].{field}",
+                problem=f"{value!r} belongs to {earlier.name!r} already",
+            )
+    if service.port != earlier.port:
+        return
+    server = stated_server.get(service.name)
+    if server is None or server != stated_server.get(earlier.name):
+        yield Finding(
+            place=f"services[{index}].port",
+            problem=f"{service.port} belongs to {earlier.name!r} already; if the two share one "
+            "server, state the same 'compose_service' for both",
+        )
+    elif service.database == earlier.database:
+        yield Finding(
+            place=f"services[{index}].database",
+            problem=f"{service.database!r} on that server belongs to {earlier.name!r} already",
+        )
+
+
+def _with_lines(text: str, findings: Sequence[Finding]) -> list[Finding]:
+    """Add the line of the file to each place, as far as it can be found."""
+    lines = _lines_of_places(text)
+    return [
+        Finding(place=_with_line(finding.place, lines), problem=finding.problem)
+        for finding in findings
+    ]
+
+
+def _with_line(place: str, lines: Mapping[str, int]) -> str:
+    stated = place
+    # A field that follows from convention stands in no line: its entry does.
+    while stated and stated not in lines:
+        stated = stated.rpartition(".")[0]
+    return f"line {lines[stated]}, {place}" if stated in lines and place else place
+
+
+def _lines_of_places(text: str) -> dict[str, int]:
+    # JSON is YAML for this purpose, and the YAML reader knows where each value stands.
+    import yaml
+
+    lines: dict[str, int] = {}
+
+    def walk(node: yaml.Node, path: tuple[str | int, ...]) -> None:
+        lines.setdefault(_place(path), node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                walk(value, (*path, key.value))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                walk(value, (*path, index))
+
+    try:
+        if document := yaml.compose(text, Loader=yaml.SafeLoader):
+            walk(document, ())
+    except yaml.YAMLError:
+        return {}
+    return lines

@@ -1,0 +1,344 @@
+"""The settings: the only reader of the process environment and of `.env`.
+
+Real environment variables win over `.env`, and an empty value counts as not set. Values in
+`.env` are taken literally: a `$` in a password is a dollar sign, never an interpolation.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+
+from huleedu_tasks.config.secret import Secret
+from huleedu_tasks.errors import ConfigurationError, Finding
+
+ENV_FILE = ".env"
+ENV_EXAMPLE = "env.example"
+
+
+class Environment(StrEnum):
+    """Where the databases are: the values of `HULEEDU_ENVIRONMENT`."""
+
+    DEVELOPMENT = "development"
+    TESTING = "testing"
+    STAGING = "staging"
+    PRODUCTION = "production"
+
+    @property
+    def is_disposable(self) -> bool:
+        """Whether the databases of this environment may be destroyed at all."""
+        return self in (Environment.DEVELOPMENT, Environment.TESTING)
+
+
+class ProviderName(StrEnum):
+    """Where development servers come from: the values of `HULEEDU_PROVIDER`."""
+
+    AUTO = "auto"
+    EMBEDDED = "embedded"
+    EXISTING = "existing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variable:
+    """One environment variable this package reads."""
+
+    name: str
+    purpose: str
+    default: str = ""
+    secret: bool = False
+    # Read from the process environment only: it says where `.env` is.
+    process_only: bool = False
+
+
+def _external_variables(environment: Environment, prefix: str) -> tuple[Variable, ...]:
+    return (
+        Variable(name=f"{prefix}_HOST", purpose=f"Host of the {environment} databases."),
+        Variable(
+            name=f"{prefix}_PORT", purpose=f"Port of the {environment} databases.", default="5432"
+        ),
+        Variable(
+            name=f"{prefix}_PASSWORD",
+            purpose=f"Password of `HULEEDU_DB_USER` in {environment}.",
+            secret=True,
+        ),
+        Variable(
+            name=f"{prefix}_SSLMODE",
+            purpose=f"TLS mode in {environment}, as libpq names them, for example `verify-full`.",
+        ),
+        Variable(
+            name=f"{prefix}_SSLROOTCERT",
+            purpose=f"File with the certificate authorities trusted in {environment}.",
+        ),
+    )
+
+
+EXTERNAL_PREFIX = {
+    Environment.PRODUCTION: "HULEEDU_PROD_DB",
+    Environment.STAGING: "HULEEDU_STAGING_DB",
+}
+
+VARIABLES = (
+    Variable(
+        name="HULEEDU_ENVIRONMENT",
+        purpose="Which databases: `development`, `testing`, `staging` or `production`.",
+        default="development",
+    ),
+    Variable(
+        name="HULEEDU_DB_USER",
+        purpose="User of every database; `huleedu_user` in staging and production if unset.",
+    ),
+    Variable(
+        name="HULEEDU_DB_PASSWORD",
+        purpose="Password of that user in development and testing.",
+        secret=True,
+    ),
+    Variable(
+        name="HULEEDU_PROVIDER",
+        purpose="Where development servers come from: `auto`, `embedded` or `existing`.",
+        default="auto",
+    ),
+    *_external_variables(Environment.PRODUCTION, EXTERNAL_PREFIX[Environment.PRODUCTION]),
+    *_external_variables(Environment.STAGING, EXTERNAL_PREFIX[Environment.STAGING]),
+    Variable(
+        name="HULEEDU_POSTGRES_BIN",
+        purpose="Folder with `postgres` and `initdb` for the embedded servers.",
+    ),
+    Variable(
+        name="HULEEDU_STATE_DIR",
+        purpose="Folder for embedded servers and other state; `.huleedu` beside the registry.",
+    ),
+    Variable(
+        name="HULEEDU_EMBEDDED_DURABLE",
+        purpose="`true` makes embedded servers flush to disk, at the price of speed.",
+        default="false",
+    ),
+    Variable(
+        name="HULEEDU_JOBS",
+        purpose="How many services are worked on at once; the number of processors if unset.",
+    ),
+    Variable(
+        name="HULEEDU_START_TIMEOUT",
+        purpose="Seconds a server may take until it accepts its user.",
+        default="60",
+    ),
+    Variable(
+        name="HULEEDU_MIGRATION_TIMEOUT",
+        purpose="Seconds the migrations, and then the seeds, of one service may take.",
+        default="600",
+    ),
+    Variable(
+        name="HULEEDU_REGISTRY",
+        purpose="Path of the registry; `services.json` in this folder or one above if unset.",
+        process_only=True,
+    ),
+)
+
+_BY_NAME = {variable.name: variable for variable in VARIABLES}
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """The value of one variable and where it came from; empty if it is not set."""
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of one run, read once and checked.
+
+    Attributes:
+        root: The folder of the registry; `.env` lies here.
+        process: The process environment as it was.
+        file: The values of `.env`.
+        lines: The line in `.env` each of them stands in.
+
+    """
+
+    root: Path
+    process: Mapping[str, str]
+    file: Mapping[str, str]
+    lines: Mapping[str, int]
+
+    @classmethod
+    def load(cls, root: Path) -> "Settings":
+        """Read the process environment and `root/.env`, and check every setting.
+
+        Raises:
+            ConfigurationError: With all findings at once, if a value is not acceptable or a
+                line of `.env` cannot be read.
+
+        """
+        file, lines, findings = _read_env_file(root / ENV_FILE)
+        settings = cls(root=root, process=dict(os.environ), file=file, lines=lines)
+        findings += settings._findings()
+        if findings:
+            raise ConfigurationError(
+                "The settings have errors.",
+                findings=findings,
+                hint="Correct them; docs/environment.md explains each variable.",
+            )
+        return settings
+
+    def value(self, name: str) -> Value:
+        """Return a variable's value, by precedence: environment, `.env`, default."""
+        stated, source = self._stated(name)
+        if stated:
+            return Value(text=stated, source=source)
+        default = _BY_NAME[name].default if name in _BY_NAME else ""
+        return Value(text=default, source="default" if default else "not set")
+
+    def get(self, name: str) -> str:
+        """Return a variable's value, or an empty text."""
+        return self.value(name).text
+
+    def _stated(self, name: str) -> tuple[str, str]:
+        if name in self.process:
+            return self.process[name], "environment"
+        if name in self.file and not (name in _BY_NAME and _BY_NAME[name].process_only):
+            return self.file[name], f"{ENV_FILE} line {self.lines[name]}"
+        return "", ""
+
+    def shown(self, name: str) -> str:
+        """Return a variable's value as it may be shown: no password, no URL with one."""
+        text = self.get(name)
+        if name in _BY_NAME and not _BY_NAME[name].secret:
+            return text
+        # An override holds a password in most cases, and may be too malformed to mask a part.
+        return str(Secret(text))
+
+    def secret(self, name: str) -> Secret:
+        """Return a variable's value as a secret."""
+        return Secret(self.get(name))
+
+    @cached_property
+    def environment(self) -> Environment:
+        """The value of `HULEEDU_ENVIRONMENT`."""
+        return Environment(self.get("HULEEDU_ENVIRONMENT").strip().lower())
+
+    @cached_property
+    def provider(self) -> ProviderName:
+        """The value of `HULEEDU_PROVIDER`."""
+        return ProviderName(self.get("HULEEDU_PROVIDER").strip().lower())
+
+    @property
+    def jobs(self) -> int:
+        """How many services are worked on at once."""
+        return int(self.get("HULEEDU_JOBS") or os.cpu_count() or 1)
+
+    @property
+    def start_timeout(self) -> float:
+        """Seconds a server may take until it accepts its user."""
+        return float(self.get("HULEEDU_START_TIMEOUT"))
+
+    @property
+    def migration_timeout(self) -> float:
+        """Seconds the migrations, and then the seeds, of one service may take."""
+        return float(self.get("HULEEDU_MIGRATION_TIMEOUT"))
+
+    @property
+    def embedded_durable(self) -> bool:
+        """Whether embedded servers flush to disk."""
+        return _TRUTH[self.get("HULEEDU_EMBEDDED_DURABLE").strip().lower()]
+
+    @property
+    def state_directory(self) -> Path | None:
+        """The folder set for state, or None for the usual one."""
+        return self._path("HULEEDU_STATE_DIR")
+
+    @property
+    def postgres_bin(self) -> Path | None:
+        """The folder set for PostgreSQL's programs, or None to look for them."""
+        return self._path("HULEEDU_POSTGRES_BIN")
+
+    def child_environment(self) -> dict[str, str]:
+        """Return what a child process gets: `.env` under the real environment."""
+        return {**self.file, **self.process}
+
+    def secrets(self) -> list[Secret]:
+        """Return every password these settings know."""
+        return [self.secret(variable.name) for variable in VARIABLES if variable.secret]
+
+    def _path(self, name: str) -> Path | None:
+        text = self.get(name)
+        return self.root / Path(text).expanduser() if text else None
+
+    def _findings(self) -> list[Finding]:
+        checks: dict[str, Callable[[str], str]] = {
+            "HULEEDU_ENVIRONMENT": lambda text: _one_of(Environment, text),
+            "HULEEDU_PROVIDER": lambda text: _one_of(ProviderName, text),
+            "HULEEDU_EMBEDDED_DURABLE": lambda text: _one_of(_TRUTH, text),
+            "HULEEDU_JOBS": lambda text: _number(text, at_least=1, whole=True),
+            "HULEEDU_START_TIMEOUT": lambda text: _number(text, at_least=0),
+            "HULEEDU_MIGRATION_TIMEOUT": lambda text: _number(text, at_least=0),
+            **{
+                f"{prefix}_PORT": lambda text: _number(text, at_least=1, whole=True)
+                for prefix in EXTERNAL_PREFIX.values()
+            },
+        }
+        findings = []
+        for name, check in checks.items():
+            text = self.get(name)
+            if text and (problem := check(text)):
+                place = f"{name} ({self.value(name).source})"
+                findings.append(Finding(place=place, problem=problem))
+        return findings
+
+
+def _one_of(allowed: type[StrEnum] | Mapping[str, bool], text: str) -> str:
+    names = list(allowed) if isinstance(allowed, Mapping) else [str(member) for member in allowed]
+    if text.strip().lower() in names:
+        return ""
+    return f"{text!r} is not one of {', '.join(names)}"
+
+
+def _number(text: str, *, at_least: int, whole: bool = False) -> str:
+    try:
+        number = int(text) if whole else float(text)
+    except ValueError:
+        return f"{text!r} is not a {'whole ' if whole else ''}number"
+    # `nan` compares as false with everything, and so is refused here too.
+    return "" if number >= at_least else f"{text!r} is less than {at_least}"
+
+
+def _read_env_file(path: Path) -> tuple[dict[str, str], dict[str, int], list[Finding]]:
+    try:
+        # A byte order mark, as some editors write, is no part of the first name.
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return {}, {}, []
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+        return {}, {}, [Finding(place=str(path), problem=problem)]
+    except UnicodeDecodeError as error:
+        problem = f"is not UTF-8 (byte {error.start}); save it in that encoding"
+        return {}, {}, [Finding(place=str(path), problem=problem)]
+    return _parse_env_file(text)
+
+
+def _parse_env_file(text: str) -> tuple[dict[str, str], dict[str, int], list[Finding]]:
+    import io
+
+    # The parser below `dotenv_values`, which keeps what that drops: the line of each value,
+    # and that a line could not be read.
+    from dotenv.parser import parse_stream
+
+    values: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    findings = []
+    for binding in parse_stream(io.StringIO(text)):
+        statement = binding.original.string
+        line = binding.original.line + len(statement[: -len(statement.lstrip())].splitlines())
+        if binding.error:
+            # The line itself may hold a password: it is not repeated here.
+            place = f"{ENV_FILE} line {line}"
+            problem = "is not NAME=value; a value with a quote or a # in it needs quotes around it"
+            findings.append(Finding(place=place, problem=problem))
+        elif binding.key is not None:
+            values[binding.key] = binding.value or ""
+            lines[binding.key] = line
+    return values, lines, findings

@@ -1,0 +1,1 @@
+"""What the product does, as sentences; no input or output of their own."""

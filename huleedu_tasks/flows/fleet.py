@@ -1,0 +1,102 @@
+"""One piece of work over many services: bounded, results in registry order, safe to interrupt.
+
+Every service that goes in comes out with an outcome, whatever happens to it or to the others.
+"""
+
+import asyncio
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.errors import ExitCode, HuleEduError
+from huleedu_tasks.report import Outcome, Progress, Status
+
+Step = Callable[[str], None]
+Work = Callable[[Service, Step], Awaitable[Outcome]]
+
+
+async def run(
+    services: Sequence[Service],
+    work: Work,
+    *,
+    jobs: int,
+    progress: Progress,
+    after: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[Outcome, ...]:
+    """Do the work for each service; a failure of one leaves the others running.
+
+    Args:
+        work: Returns an outcome or raises; any exception becomes a failed outcome.
+        jobs: How many services are worked on at once.
+        after: Names of services that must end well before a service begins; it is aborted if
+            one of them does not.
+
+    Returns:
+        An outcome for each service, in the order given. If the run is cancelled, those that had
+        not ended are aborted.
+
+    """
+    slots = asyncio.Semaphore(jobs)
+    tasks: dict[str, asyncio.Task[Outcome]] = {}
+
+    async def one(service: Service) -> Outcome:
+        for name in (after or {}).get(service.name, ()):
+            if name in tasks and not await asyncio.shield(tasks[name]):
+                outcome = aborted(service, f"{name} did not end well, and must come first")
+                progress.done(outcome)
+                return outcome
+        async with slots:
+            outcome = await _outcome_of(service, work, progress)
+            progress.done(outcome)
+            return outcome
+
+    for service in services:
+        tasks[service.name] = asyncio.create_task(one(service))
+    try:
+        await asyncio.gather(*tasks.values())
+    except asyncio.CancelledError:
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+    return tuple(_collected(service, tasks[service.name]) for service in services)
+
+
+def aborted(service: Service, reason: str, exit_code: ExitCode = ExitCode.FAILED) -> Outcome:
+    """Return the outcome of work that was not begun, or not finished."""
+    return Outcome(service=service.name, status=Status.ABORTED, detail=reason, exit_code=exit_code)
+
+
+def failed(service: Service, error: HuleEduError) -> Outcome:
+    """Return the outcome of work that raised an expected error."""
+    findings = [str(finding) for finding in error.findings]
+    return Outcome(
+        service=service.name,
+        status=Status.FAILED,
+        detail=" ".join([error.message, *(f"{text}." for text in findings)]),
+        hint=error.hint,
+        output=error.output,
+        exit_code=error.exit_code,
+    )
+
+
+async def _outcome_of(service: Service, work: Work, progress: Progress) -> Outcome:
+    started = time.monotonic()
+    try:
+        outcome = await work(service, lambda text: progress.step(service.name, text))
+    except HuleEduError as error:
+        outcome = failed(service, error)
+    except Exception as error:
+        # A bug here, or a driver's error nobody foresaw: the other services go on.
+        unforeseen = HuleEduError(
+            f"{type(error).__name__}: {error}", output="".join(traceback.format_exception(error))
+        )
+        outcome = failed(service, unforeseen)
+    return replace(outcome, seconds=time.monotonic() - started)
+
+
+def _collected(service: Service, task: "asyncio.Task[Outcome]") -> Outcome:
+    if task.cancelled():
+        return aborted(service, "interrupted", ExitCode.INTERRUPTED)
+    return task.result()

@@ -1,0 +1,140 @@
+"""The proofs that must hold before a development command changes anything.
+
+Three facts must agree, and no single variable overrides them: the environment is disposable, the
+database does not belong to another one, and the server is the provider's own. What a name or an
+address says is no proof: a tunnel to production can listen on 127.0.0.1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.settings import Environment, Settings
+from huleedu_tasks.config.urls import ResolvedUrl
+from huleedu_tasks.errors import Refused, ServerError
+from huleedu_tasks.postgres import databases
+from huleedu_tasks.servers import Provider
+
+if TYPE_CHECKING:
+    import asyncpg
+
+
+def require_disposable_environment(settings: Settings, command: str) -> None:
+    """Let only development and testing pass.
+
+    Raises:
+        Refused: In staging and production.
+
+    """
+    if settings.environment.is_disposable:
+        return
+    source = settings.value("HULEEDU_ENVIRONMENT").source
+    raise Refused(
+        f"{command} does not run in {settings.environment} (HULEEDU_ENVIRONMENT from {source}).",
+        hint="It is for development and testing. Unset HULEEDU_ENVIRONMENT if you are there.",
+    )
+
+
+def require_own_address(service: Service, resolved: ResolvedUrl, provider: Provider) -> None:
+    """Refuse an override that points away from the provider's server, before connecting to it.
+
+    Raises:
+        Refused: With the variable and where it points.
+
+    """
+    url = resolved.url
+    if not provider.proves_identity or (url.is_local and url.port == service.port):
+        return
+    raise Refused(
+        f"{service.name}: {resolved.source} points to {url.address}, not to the {provider.name} "
+        f"server on localhost:{service.port}.",
+        hint=f"Unset {resolved.source}, or set HULEEDU_PROVIDER=existing to work on that server.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """What proves a database disposable.
+
+    Attributes:
+        confirmed: Names of databases a person has typed, for servers that prove nothing.
+
+    """
+
+    settings: Settings
+    provider: Provider
+    confirmed: Sequence[str] = ()
+
+    async def prove_disposable(
+        self, admin: "asyncpg.Connection", service: Service, database: str
+    ) -> None:
+        """Prove that a database may be destroyed, on the connection that will do it.
+
+        Args:
+            admin: A connection to the database's server, on another database or on this one.
+            database: Its name; it need not exist.
+
+        Raises:
+            Refused: With the fact that does not hold.
+
+        """
+        require_disposable_environment(self.settings, "This")
+        await self._prove_server(admin, service)
+        if await databases.exists(admin, database):
+            await self._prove_mark(admin, service, database)
+
+    async def _prove_server(self, admin: "asyncpg.Connection", service: Service) -> None:
+        if not self.provider.proves_identity:
+            return
+        own = self.provider.identity(service)
+        if own is None:
+            raise Refused(
+                f"{service.name}: the {self.provider.name} provider has no server of its own "
+                "to compare with.",
+                hint="Run `invoke db.up`.",
+            )
+        if await _identity_of(admin) != own:
+            raise Refused(
+                f"{service.name}: the server that answers on port {service.port} is not the "
+                f"{self.provider.name} server in {own.data_directory}.",
+                hint="A tunnel, a proxy or another PostgreSQL listens there. Stop it, then run "
+                "`invoke db.up`.",
+            )
+
+    async def _prove_mark(
+        self, admin: "asyncpg.Connection", service: Service, database: str
+    ) -> None:
+        try:
+            mark = await databases.read_mark(admin, database)
+        except ServerError as error:
+            raise Refused(f"{service.name}: {error.message}", hint=error.hint) from error
+        if mark is not None:
+            self._accept_environment(service, database, mark.environment)
+        elif not self.provider.proves_identity and database not in self.confirmed:
+            raise Refused(
+                f"{service.name}: database {database!r} carries no development mark, and nothing "
+                f"else proves that it is disposable ({self.provider.reason}).",
+                hint="Type its name when asked on a terminal, or pass "
+                f"`--confirm {database}`; from then on it carries the mark.",
+            )
+
+    def _accept_environment(self, service: Service, database: str, marked: str) -> None:
+        # Development and testing use the same servers in turn, and both are disposable.
+        if marked in [member for member in Environment if member.is_disposable]:
+            return
+        raise Refused(
+            f"{service.name}: database {database!r} is marked as {marked}.",
+            hint="It is not this command's to change. If the mark is wrong, correct it with "
+            "COMMENT ON DATABASE.",
+        )
+
+
+async def _identity_of(admin: "asyncpg.Connection") -> databases.ServerIdentity | None:
+    import asyncpg
+
+    try:
+        return await databases.identity(admin)
+    except asyncpg.PostgresError:
+        # Not allowed to ask, where our own server would allow it: not our own.
+        return None

@@ -1,0 +1,253 @@
+"""A service's revisions, read from its files without running or importing them.
+
+Only what Alembic itself takes literally is read (`revision`, `down_revision` and so on), so that
+asking for a head costs milliseconds and no import of Alembic.
+"""
+
+import ast
+import configparser
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.errors import Finding, MigrationError
+
+_FIELDS = ("revision", "down_revision", "depends_on")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """One revision file.
+
+    Attributes:
+        parents: The revisions it follows; two for a merge, none for a base.
+        depends_on: Revisions of other branches that must be applied before it.
+        message: The first line of its docstring.
+
+    """
+
+    id: str
+    parents: tuple[str, ...]
+    depends_on: tuple[str, ...]
+    message: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """All revisions of a service."""
+
+    revisions: Mapping[str, Revision]
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The revisions nothing follows, sorted."""
+        followed = {parent for r in self.revisions.values() for parent in r.parents}
+        return tuple(sorted(set(self.revisions) - followed))
+
+    def pending(self, current: tuple[str, ...]) -> int | None:
+        """Return how many revisions lead from the current ones to the head.
+
+        None if a current revision is unknown here.
+        """
+        if not set(current) <= set(self.revisions):
+            return None
+        return len(self._ancestors(self.heads) - self._ancestors(current))
+
+    def resolve(self, target: str) -> str | None:
+        """Return the full id of a revision given as Alembic allows: whole, or its beginning.
+
+        Returns None for what only Alembic can resolve, such as `head-1` or a branch label.
+        """
+        if target == "head" and len(self.heads) == 1:
+            return self.heads[0]
+        found = [known for known in self.revisions if known.startswith(target)]
+        return target if target in self.revisions else found[0] if len(found) == 1 else None
+
+    def _ancestors(self, ids: tuple[str, ...]) -> set[str]:
+        seen: set[str] = set()
+        todo = list(ids)
+        while todo:
+            revision = self.revisions[todo.pop()]
+            if revision.id not in seen:
+                seen.add(revision.id)
+                # `depends_on` may name a branch label, which is no revision of its own.
+                needs = [name for name in revision.depends_on if name in self.revisions]
+                todo += [*revision.parents, *needs]
+        return seen
+
+
+def read_history(service: Service) -> History:
+    """Read a service's revisions.
+
+    Raises:
+        MigrationError: With every finding: a file that is no Python, a parent that is missing,
+            an id that stands twice, two heads.
+
+    """
+    findings: list[Finding] = []
+    revisions: dict[str, Revision] = {}
+    folders = version_folders(service)
+    for path in (path for folder in folders for path in sorted(folder.glob("*.py"))):
+        try:
+            revision = _read_revision(path)
+        except SyntaxError as error:
+            place = f"{path}, line {error.lineno}"
+            findings.append(Finding(place=place, problem=f"is not Python: {error.msg}"))
+            continue
+        except ValueError as error:
+            findings.append(Finding(place=str(path), problem=str(error)))
+            continue
+        if revision is None:
+            continue
+        if earlier := revisions.get(revision.id):
+            problem = f"revision {revision.id} stands in {earlier.path.name} too"
+            findings.append(Finding(place=str(path), problem=problem))
+        revisions[revision.id] = revision
+    history = History(revisions=revisions)
+    findings += findings or list(_gaps(history)) or list(_heads_findings(history))
+    if findings:
+        raise MigrationError(
+            "Its revisions do not form one history.",
+            findings=findings,
+            hint="Nothing was run. Correct the files; `alembic merge heads` joins two heads.",
+        )
+    return history
+
+
+def version_folders(service: Service) -> list[Path]:
+    """Return the folders a service's revision files lie in, as its Alembic configuration says.
+
+    Raises:
+        MigrationError: If the configuration has no script location.
+
+    """
+    options = _alembic_options(service)
+    location = options.get("script_location")
+    if not location:
+        raise MigrationError(
+            f"{service.alembic_config} names no script_location.",
+            hint="Set script_location in its [alembic] section.",
+        )
+    stated = options.get("version_locations")
+    if not stated:
+        return [_absolute(service, str(location)) / "versions"]
+    if isinstance(stated, list):
+        return [_absolute(service, path) for path in stated]
+    separator = options.get("path_separator") or options.get("version_path_separator")
+    return [_absolute(service, path) for path in _split(str(stated), str(separator or ""))]
+
+
+def _alembic_options(service: Service) -> dict[str, object]:
+    """Read the options of alembic.ini, over those of a pyproject.toml beside it."""
+    options: dict[str, object] = {}
+    pyproject = service.directory / "pyproject.toml"
+    here = {"here": str(service.alembic_config.parent)}
+    try:
+        if pyproject.is_file():
+            tool = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool", {})
+            options |= {
+                key: _fill_in(value, {"here": str(service.directory)})
+                for key, value in tool.get("alembic", {}).items()
+            }
+        if service.alembic_config.suffix != ".toml":
+            parser = configparser.ConfigParser(here)
+            parser.read(service.alembic_config, encoding="utf-8")
+            if parser.has_section("alembic"):
+                names = ("script_location", "version_locations", "path_separator")
+                for name in (*names, "version_path_separator"):
+                    if value := parser.get("alembic", name, fallback=""):
+                        options[name] = value
+    except (OSError, ValueError, configparser.Error) as error:
+        raise MigrationError(
+            f"The Alembic configuration of {service.directory} cannot be read: {error}"
+        ) from error
+    return options
+
+
+def _fill_in(value: object, here: Mapping[str, str]) -> object:
+    if isinstance(value, str):
+        return value % here if "%(here)s" in value else value
+    return [_fill_in(item, here) for item in value] if isinstance(value, list) else value
+
+
+def _absolute(service: Service, location: str) -> Path:
+    # A location `package:folder` is looked for like any import: beside the service, usually.
+    package, colon, rest = location.partition(":")
+    if colon and len(package) > 1:
+        location = f"{package.replace('.', '/')}/{rest}"
+    return service.directory / location
+
+
+def _split(text: str, separator: str) -> list[str]:
+    known = {"os": os.pathsep, "space": " ", "newline": "\n", ":": ":", ";": ";"}
+    # Without a stated separator Alembic splits at spaces and commas.
+    parts = text.split(known[separator]) if separator in known else re.split(r"[,\s]+", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _read_revision(path: Path) -> Revision | None:
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    values = dict(_literals(tree))
+    identifier = values.get("revision")
+    if identifier is None:
+        return None
+    if not isinstance(identifier, str):
+        raise ValueError("its revision is no text")
+    docstring = ast.get_docstring(tree) or ""
+    return Revision(
+        id=identifier,
+        parents=_as_tuple(values.get("down_revision")),
+        depends_on=_as_tuple(values.get("depends_on")),
+        message=docstring.partition("\n")[0].strip(),
+        path=path,
+    )
+
+
+def _literals(tree: ast.Module) -> Iterator[tuple[str, object]]:
+    for node in tree.body:
+        targets: list[ast.expr]
+        if isinstance(node, ast.Assign):
+            targets, value = node.targets, node.value
+        elif isinstance(node, ast.AnnAssign) and node.value:
+            targets, value = [node.target], node.value
+        else:
+            continue
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id in _FIELDS:
+                try:
+                    yield target.id, ast.literal_eval(value)
+                except ValueError:
+                    raise ValueError(
+                        f"its {target.id} is computed in line {node.lineno}; write it literally"
+                    ) from None
+
+
+def _as_tuple(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, (tuple, list)) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise ValueError(f"{value!r} is no revision")
+
+
+def _gaps(history: History) -> Iterator[Finding]:
+    for revision in history.revisions.values():
+        for parent in revision.parents:
+            if parent not in history.revisions:
+                problem = f"follows revision {parent}, which no file has"
+                yield Finding(place=str(revision.path), problem=problem)
+
+
+def _heads_findings(history: History) -> Iterator[Finding]:
+    if len(history.heads) < 2:
+        return
+    for head in history.heads:
+        path = history.revisions[head].path
+        yield Finding(place=str(path), problem=f"revision {head} is one of several heads")

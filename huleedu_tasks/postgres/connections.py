@@ -1,0 +1,104 @@
+"""Connections to PostgreSQL, with failures said in words."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.errors import ServerError
+
+if TYPE_CHECKING:
+    import asyncpg
+
+APPLICATION_NAME = "huleedu-tasks"
+CONNECT_TIMEOUT = 10.0
+# Exists in every cluster initdb made, and is nobody's own.
+MAINTENANCE_DATABASE = "postgres"
+
+
+class Unreachable(ServerError):
+    """Nothing answers at the address, or not in time."""
+
+
+class LoginRefused(ServerError):
+    """The server knows neither this user nor this password."""
+
+
+class DatabaseMissing(ServerError):
+    """The server has no database of that name."""
+
+
+@asynccontextmanager
+async def connection(
+    url: DatabaseUrl, *, database: str = "", timeout: float = CONNECT_TIMEOUT
+) -> "AsyncIterator[asyncpg.Connection]":
+    """Connect for the time of a `with` block.
+
+    Args:
+        database: Another database than the URL's, on the same server.
+        timeout: Seconds the server may take to accept the connection.
+
+    Raises:
+        ServerError: Unreachable, LoginRefused or DatabaseMissing, where it is one of these.
+
+    """
+    opened = await _connect(url, database or url.database, timeout)
+    try:
+        yield opened
+    finally:
+        # Cancelled or not: the server must not be left with a connection that blocks a DROP.
+        opened.terminate() if _is_cancelled() else await _close(opened)
+
+
+async def _connect(url: DatabaseUrl, database: str, timeout: float) -> "asyncpg.Connection":
+    import asyncpg
+
+    tls = {"sslmode" if key == "ssl" else key: value for key, value in url.query}
+    try:
+        return await asyncpg.connect(
+            dsn=f"postgresql://?{urlencode(tls)}" if tls else None,
+            host=url.host,
+            port=url.port,
+            user=url.user,
+            password=url.password.reveal() or None,
+            database=database,
+            timeout=timeout,
+            server_settings={"application_name": APPLICATION_NAME},
+        )
+    except (
+        asyncpg.InvalidPasswordError,
+        asyncpg.InvalidAuthorizationSpecificationError,
+    ) as error:
+        raise LoginRefused(
+            f"{url.address} refused the login of {url.user!r}: {error}",
+            hint="Compare user and password with those the server was made with.",
+        ) from None
+    except asyncpg.InvalidCatalogNameError:
+        raise DatabaseMissing(
+            f"{url.address} has no database {database!r}.",
+            hint="`invoke db.reset` creates it in development.",
+        ) from None
+    except (OSError, TimeoutError) as error:
+        raise Unreachable(
+            f"Nothing answers at {url.address}: {error or f'no answer in {timeout:g} s'}",
+            hint="`invoke db.up` starts the development servers.",
+        ) from None
+    except asyncpg.PostgresError as error:
+        raise ServerError(f"{url.address} does not accept connections: {error}") from None
+    except (asyncpg.InterfaceError, ValueError) as error:
+        raise ServerError(f"No connection can be made to {url}: {error}") from None
+
+
+async def _close(opened: "asyncpg.Connection") -> None:
+    try:
+        await opened.close(timeout=CONNECT_TIMEOUT)
+    except Exception:
+        # The work is done or has failed already: a connection lost meanwhile adds nothing.
+        opened.terminate()
+
+
+def _is_cancelled() -> bool:
+    task: asyncio.Task[Any] | None = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

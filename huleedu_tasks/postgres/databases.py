@@ -1,0 +1,159 @@
+"""Databases on a server: made, dropped, marked, and asked about themselves."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from huleedu_tasks.errors import Finding, ServerError
+
+if TYPE_CHECKING:
+    import asyncpg
+
+# A table would turn up in the service's autogenerate; a comment on the database does not.
+MARK_PREFIX = "huleedu-tasks "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What this package notes on a database, in its comment.
+
+    Attributes:
+        environment: The environment the database belongs to.
+        seeds: Fingerprint of the seeds it was filled with; empty if it was not.
+
+    """
+
+    environment: str
+    seeds: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerIdentity:
+    """Which server this is.
+
+    Attributes:
+        system_identifier: Made by initdb, and shared by copies of one data directory.
+        data_directory: Where the server's files lie, as the server itself sees it.
+
+    """
+
+    system_identifier: int
+    data_directory: str
+
+
+def quoted(identifier: str) -> str:
+    """Return a name as SQL writes it, whatever characters it has."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Return a text as an SQL string constant on one line.
+
+    Escape strings do not depend on `standard_conforming_strings` (PostgreSQL, 4.1.2.2).
+    """
+    escaped = text.replace("\\", "\\\\").replace("'", "''")
+    return "E'" + escaped.replace("\n", "\\n").replace("\r", "\\r") + "'"
+
+
+async def identity(connection: "asyncpg.Connection") -> ServerIdentity:
+    """Ask a server which one it is; needs a superuser or pg_read_all_settings."""
+    row = await connection.fetchrow(
+        "SELECT system_identifier, current_setting('data_directory') AS data_directory"
+        " FROM pg_control_system()"
+    )
+    return ServerIdentity(
+        # PostgreSQL shows the unsigned number of pg_control as a signed one.
+        system_identifier=row["system_identifier"] % 2**64,
+        data_directory=row["data_directory"],
+    )
+
+
+async def exists(connection: "asyncpg.Connection", name: str) -> bool:
+    """Whether the server has a database of that name."""
+    found = await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", name)
+    return bool(found)
+
+
+async def drop(connection: "asyncpg.Connection", name: str) -> None:
+    """Drop a database if it is there, ending every session on it."""
+    await connection.execute(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)")
+
+
+async def create(connection: "asyncpg.Connection", name: str, mark: Mark) -> None:
+    """Create an empty database and mark it."""
+    await connection.execute(f"CREATE DATABASE {quoted(name)}")
+    await write_mark(connection, name, mark)
+
+
+async def create_extension(connection: "asyncpg.Connection", name: str) -> None:
+    """Create an extension in the connection's own database if it is not there.
+
+    Raises:
+        ServerError: If the server does not have it.
+
+    """
+    import asyncpg
+
+    try:
+        await connection.execute(f"CREATE EXTENSION IF NOT EXISTS {quoted(name)}")
+    except asyncpg.PostgresError as error:
+        raise ServerError(
+            f"The extension {name!r} cannot be created: {error}",
+            hint="Install it on the server (Debian: postgresql-contrib), or correct 'extensions'"
+            " in the registry.",
+        ) from error
+
+
+async def read_mark(connection: "asyncpg.Connection", name: str) -> Mark | None:
+    """Return a database's mark, or None if it has none.
+
+    Raises:
+        ServerError: If there is a mark that this version cannot read: it is not taken for none.
+
+    """
+    comment = await _comment(connection, name)
+    if MARK_PREFIX not in comment:
+        return None
+    try:
+        return Mark(**json.loads(comment.rpartition(MARK_PREFIX)[2]))
+    except (ValueError, TypeError) as error:
+        raise ServerError(
+            f"The mark on database {name!r} cannot be read.",
+            findings=[Finding(place="its comment", problem=repr(comment))],
+            hint="A newer version of huleedu-tasks may have written it; if not, correct it with"
+            " COMMENT ON DATABASE.",
+        ) from error
+
+
+async def write_mark(connection: "asyncpg.Connection", name: str, mark: Mark) -> None:
+    """Mark a database, keeping what else its comment says.
+
+    In a transaction the mark comes and goes with it.
+    """
+    comment = (await _comment(connection, name)).partition(MARK_PREFIX)[0]
+    text = f"{comment}{MARK_PREFIX}{json.dumps(asdict(mark))}"
+    await connection.execute(f"COMMENT ON DATABASE {quoted(name)} IS {literal(text)}")
+
+
+async def current_revisions(connection: "asyncpg.Connection") -> tuple[str, ...]:
+    """Return the revisions Alembic has recorded in the connection's database, sorted.
+
+    The table is looked for on the search path first, then in every schema, since `env.py` may
+    set `version_table_schema`.
+    """
+    table = await connection.fetchval(
+        "SELECT c.oid::regclass::text FROM pg_class c"
+        " WHERE c.relname = 'alembic_version' AND c.relkind = 'r'"
+        " ORDER BY pg_table_is_visible(c.oid) DESC, c.oid LIMIT 1"
+    )
+    if table is None:
+        return ()
+    rows = await connection.fetch(f"SELECT version_num FROM {table}")
+    return tuple(sorted(row["version_num"] for row in rows))
+
+
+async def _comment(connection: "asyncpg.Connection", name: str) -> str:
+    comment = await connection.fetchval(
+        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", name
+    )
+    return comment or ""

@@ -1,0 +1,173 @@
+"""Child processes: the only user of `subprocess`.
+
+A child never reads the terminal, and lives in a process group of its own, so that Ctrl-C reaches
+it only through us and what it started can be ended with it.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# How long a child may take to clean up after SIGTERM, in seconds.
+GRACE = 3.0
+_CHUNK = 65536
+_PRIVATE = 0o077
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """The user a child runs as, where it must not be the one we are."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """How a child ended.
+
+    Attributes:
+        returncode: Its exit status; negative for a signal.
+        output: All it printed, standard output and error as they came.
+        timed_out: Whether it was ended because its time was over.
+
+    """
+
+    returncode: int
+    output: str
+    timed_out: bool = False
+
+
+async def run(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    timeout: float,
+    stdin: str = "",
+    account: Account | None = None,
+) -> Completed:
+    """Run a child to its end; end it and all it started if we are cancelled or time is over.
+
+    Args:
+        timeout: Seconds it may take.
+        stdin: What it reads from its standard input.
+        account: The user it runs as; needs root.
+
+    Raises:
+        OSError: If it cannot be started.
+
+    """
+    child = await asyncio.create_subprocess_exec(
+        *map(str, command),
+        cwd=cwd,
+        env=dict(environment),
+        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+        user=account.uid if account else None,
+        group=account.gid if account else None,
+        extra_groups=[] if account else None,
+        umask=_PRIVATE if account else -1,
+    )
+    output = bytearray()
+    reading = asyncio.create_task(_read_into(output, child.stdout))
+    timed_out = False
+    try:
+        async with asyncio.timeout(timeout):
+            if child.stdin:
+                child.stdin.write(stdin.encode())
+                child.stdin.close()
+            await child.wait()
+            await reading
+    except TimeoutError:
+        timed_out = True
+    finally:
+        await _end_group(child)
+        reading.cancel()
+    return Completed(
+        returncode=child.returncode if child.returncode is not None else -signal.SIGKILL,
+        output=output.decode(errors="replace"),
+        timed_out=timed_out,
+    )
+
+
+def output_of(command: Sequence[str | Path], *, timeout: float = 10.0) -> str:
+    """Return what a short command prints on standard output, or nothing if it fails."""
+    try:
+        done = subprocess.run(
+            list(map(str, command)),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def spawn_server(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    log: Path,
+    account: Account | None,
+) -> "subprocess.Popen[bytes]":
+    """Start a child that outlives us and writes to a log file.
+
+    A pipe would break, and end the server, as soon as nobody reads it any more.
+    """
+    with log.open("ab") as sink:
+        return subprocess.Popen(
+            list(map(str, command)),
+            cwd=cwd,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
+            umask=_PRIVATE if account else -1,
+        )
+
+
+def replace_with(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Become another program; return only if it could not be started.
+
+    Raises:
+        OSError: If it cannot be started.
+
+    """
+    os.execvpe(command[0], list(command), dict(environment))
+
+
+async def _read_into(output: bytearray, stream: asyncio.StreamReader | None) -> None:
+    while stream and (chunk := await stream.read(_CHUNK)):
+        output += chunk
+
+
+async def _end_group(child: asyncio.subprocess.Process) -> None:
+    """End whatever is left of a child's process group, politely first."""
+    _signal_group(child.pid, signal.SIGTERM)
+    if child.returncode is None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(child.wait()), GRACE)
+    _signal_group(child.pid, signal.SIGKILL)
+    await child.wait()
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)

@@ -1,0 +1,201 @@
+"""What happened, as values: the screen, the JSON and the exit code are all read off these."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Protocol
+
+from huleedu_tasks.errors import ExitCode
+
+SCHEMA_VERSION = 1
+
+Fact = str | int | float | bool | None | Sequence[str]
+
+
+class Status(StrEnum):
+    """How the work on one service ended."""
+
+    OK = "OK"
+    SKIPPED = "SKIPPED"
+    FAILED = "FAILED"
+    ABORTED = "ABORTED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How the work on one service ended, and why.
+
+    Attributes:
+        detail: The reason, in a sentence; for a failure its cause.
+        hint: What to do next.
+        seconds: How long it took.
+        output: What the service's own code printed, shown in full if it failed.
+        facts: What a command has to tell about the service beyond that.
+        exit_code: What this outcome makes of the whole run.
+
+    """
+
+    service: str
+    status: Status = Status.OK
+    detail: str = ""
+    hint: str = ""
+    seconds: float = 0.0
+    output: str = ""
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+    exit_code: ExitCode = ExitCode.DONE
+
+    def __bool__(self) -> bool:
+        return self.status is Status.OK
+
+    def followed_by(self, later: "Outcome") -> "Outcome":
+        """Return the outcome of two pieces of work done one after the other."""
+        details = [detail for detail in (self.detail, later.detail) if detail]
+        return replace(
+            later,
+            detail=", ".join(details) if later else later.detail,
+            seconds=self.seconds + later.seconds,
+            facts={**self.facts, **later.facts},
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """Return what stands in the JSON document for this service."""
+        return {
+            "service": self.service,
+            "status": str(self.status),
+            "detail": self.detail,
+            "hint": self.hint,
+            "seconds": round(self.seconds, 3),
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in self.facts.items()},
+            **({} if self else {"output": self.output}),
+        }
+
+
+class Progress(Protocol):
+    """Somebody who wants to know how far the work is."""
+
+    def step(self, service: str, text: str) -> None:
+        """Hear that a service has begun a step."""
+
+    def done(self, outcome: Outcome) -> None:
+        """Hear how a service's work ended."""
+
+
+class Silence:
+    """Nobody who wants to know."""
+
+    def step(self, service: str, text: str) -> None:
+        """Say nothing."""
+
+    def done(self, outcome: Outcome) -> None:
+        """Say nothing."""
+
+
+class Result(Protocol):
+    """What a command hands to the screen."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the process ends with."""
+
+    def as_json(self) -> dict[str, object]:
+        """Return the JSON document."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The outcomes of one command over its services, in registry order.
+
+    Attributes:
+        columns: The facts shown as columns of the table, by name.
+        seconds: How long the whole command took.
+        dry_run: Whether nothing was changed, only said.
+        pending: Whether the command was asked to check, and work is left to do.
+
+    """
+
+    command: str
+    environment: str
+    provider: str
+    provider_reason: str
+    outcomes: tuple[Outcome, ...]
+    columns: tuple[str, ...] = ()
+    seconds: float = 0.0
+    dry_run: bool = False
+    pending: bool = False
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The gravest of the outcomes' exit codes."""
+        codes = {outcome.exit_code for outcome in self.outcomes}
+        for code in (
+            ExitCode.TERMINATED,
+            ExitCode.INTERRUPTED,
+            ExitCode.REFUSED,
+            ExitCode.USAGE,
+            ExitCode.FAILED,
+        ):
+            if code in codes:
+                return code
+        return ExitCode.PENDING if self.pending else ExitCode.DONE
+
+    def as_json(self) -> dict[str, object]:
+        """Return the JSON document."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "command": self.command,
+            "environment": self.environment,
+            "provider": {"name": self.provider, "reason": self.provider_reason},
+            "dry_run": self.dry_run,
+            "exit_code": int(self.exit_code),
+            "seconds": round(self.seconds, 3),
+            "services": [outcome.as_json() for outcome in self.outcomes],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Rows to look at; nothing was done.
+
+    Attributes:
+        key: The name of the rows in the JSON document.
+        columns: The names of the cells shown in the table; a row may hold more for the JSON.
+
+    """
+
+    command: str
+    key: str
+    columns: tuple[str, ...]
+    rows: tuple[Mapping[str, Fact], ...]
+    exit_code: ExitCode = ExitCode.DONE
+
+    def as_json(self) -> dict[str, object]:
+        """Return the JSON document."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "command": self.command,
+            "exit_code": int(self.exit_code),
+            self.key: [dict(row) for row in self.rows],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A result that is a sentence."""
+
+    command: str
+    text: str
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+    exit_code: ExitCode = ExitCode.DONE
+
+    def __str__(self) -> str:
+        return self.text
+
+    def as_json(self) -> dict[str, object]:
+        """Return the JSON document."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "command": self.command,
+            "exit_code": int(self.exit_code),
+            "message": self.text,
+            **self.facts,
+        }

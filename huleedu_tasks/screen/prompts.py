@@ -1,0 +1,39 @@
+"""Questions to a person at a terminal; the only user of questionary."""
+
+import sys
+
+from huleedu_tasks.errors import Refused
+
+
+def has_person() -> bool:
+    """Whether somebody can be asked: questions and answers both go through a terminal.
+
+    Piped input, as from `yes`, is not a person.
+    """
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def type_name(name: str, *, why: str, flag: str) -> None:
+    """Have a person type a name, exactly.
+
+    Args:
+        name: What must be typed.
+        why: What typing it allows, as a question.
+        flag: The argument that replaces the prompt, for the error.
+
+    Raises:
+        Refused: If something else is typed, or the input is closed.
+        KeyboardInterrupt: On Ctrl-C.
+
+    """
+    import questionary
+
+    try:
+        typed = questionary.text(f"{why} Type {name} to go on:").unsafe_ask()
+    except EOFError:
+        typed = ""
+    if typed.strip() != name:
+        raise Refused(
+            f"{name!r} was not typed; nothing was changed.",
+            hint=f"Without a terminal, pass `{flag}`.",
+        )

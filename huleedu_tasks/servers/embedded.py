@@ -1,0 +1,276 @@
+"""Real PostgreSQL servers run as the user, one per compose service of the registry.
+
+`initdb` runs once, and each server starts from a copy of what it made. Data lies in a folder for
+its major version, since no other version can read it.
+"""
+
+import os
+import pwd
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.settings import ProviderName, Settings
+from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.errors import ConfigurationError, ServerError
+from huleedu_tasks.postgres import databases
+from huleedu_tasks.postgres.connections import (
+    MAINTENANCE_DATABASE,
+    DatabaseMissing,
+    LoginRefused,
+    connection,
+)
+from huleedu_tasks.postgres.databases import Mark, ServerIdentity
+from huleedu_tasks.process import Account
+from huleedu_tasks.servers.binaries import Binaries, find_binaries, package_folder
+from huleedu_tasks.servers.cluster import Cluster
+
+if TYPE_CHECKING:
+    import asyncpg
+
+# Accounts a server can run as where we are root, the fittest first.
+UNPRIVILEGED = ("postgres", "nobody")
+_SEARCHABLE_BY_ALL = 0o001
+_FOLDER_MODE = 0o755
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedServers:
+    """The servers in one state folder."""
+
+    settings: Settings
+    folder: Path
+    binaries: Binaries
+    account: Account | None
+    reason: str
+    name: ProviderName = ProviderName.EMBEDDED
+    proves_identity: bool = True
+
+    @classmethod
+    def create(
+        cls, settings: Settings, state: Path, extensions: Sequence[str], *, reason: str
+    ) -> "EmbeddedServers":
+        """Find the programs to run servers with.
+
+        Args:
+            state: The project's state folder.
+            extensions: Extensions the servers must have.
+            reason: Why this provider was chosen.
+
+        Raises:
+            ConfigurationError: If there are none, or nobody whom a server could run as.
+
+        """
+        binaries = find_binaries(settings, extensions)
+        return cls(
+            settings=settings,
+            folder=state / "embedded",
+            binaries=binaries,
+            account=server_account(),
+            reason=f"{reason}; PostgreSQL {binaries.version} from {binaries.source}",
+        )
+
+    async def prepare(self, services: Sequence[Service], login: DatabaseUrl) -> None:
+        """Make the cluster that all others are copies of, unless it is there."""
+        clusters = [self._cluster(service) for service in services]
+        if not all(cluster.exists for cluster in clusters):
+            async with self._lock("template"):
+                if not self._template.exists:
+                    await self._create_template(login)
+
+    async def start(self, service: Service, url: DatabaseUrl) -> str:
+        """Start a service's server unless it runs, and return when its database accepts its user.
+
+        A server made with another password gets the present one. A database that is missing is
+        made, as the PostgreSQL image does with POSTGRES_DB.
+        """
+        async with self._lock(service.compose_service):
+            cluster = self._cluster(service)
+            if cluster.serves_its_port:
+                done = "running"
+            else:
+                await self._start(cluster)
+                done = "started"
+            try:
+                await self._admit(service, cluster, url)
+            except LoginRefused:
+                await cluster.stop()
+                await self._runnable(cluster).set_login(url.user, url.password)
+                await self._start(cluster)
+                await self._admit(service, cluster, url)
+                done = f"{done}, login renewed"
+        return done
+
+    async def stop(self, service: Service) -> str:
+        """Stop a service's server if it runs, keeping its data."""
+        cluster = self._cluster(service)
+        if not cluster.exists:
+            return "never started"
+        async with self._lock(service.compose_service):
+            return "stopped" if await cluster.stop() else "not running"
+
+    def identity(self, service: Service) -> ServerIdentity | None:
+        """Read which server is the service's own from its data directory."""
+        return self._cluster(service).identity()
+
+    def psql(self) -> str:
+        """Return the `psql` beside the server's programs, else the machine's."""
+        own = self.binaries.program("psql")
+        return str(own) if own.is_file() else shutil.which("psql") or ""
+
+    @property
+    def _version_folder(self) -> Path:
+        return self.folder / f"postgresql-{self.binaries.major}"
+
+    @property
+    def _template(self) -> Cluster:
+        return self._cluster_at("template", port=0)
+
+    def _cluster(self, service: Service) -> Cluster:
+        return self._cluster_at(service.compose_service, port=service.port)
+
+    def _cluster_at(self, name: str, *, port: int) -> Cluster:
+        return Cluster(
+            binaries=self.binaries,
+            data=self._version_folder / name / "data",
+            log=self._version_folder / name / "server.log",
+            port=port,
+            account=self.account,
+            durable=self.settings.embedded_durable,
+        )
+
+    @asynccontextmanager
+    async def _lock(self, name: str) -> AsyncIterator[None]:
+        """Keep other processes away from one cluster, from its making to its start."""
+        from filelock import AsyncFileLock, Timeout
+
+        path = self._version_folder / name / "lock"
+        try:
+            make_folder(path.parent)
+            async with AsyncFileLock(
+                path, timeout=self.settings.start_timeout, poll_interval=0.01, run_in_executor=False
+            ):
+                yield
+        except Timeout:
+            raise ServerError(
+                f"Another process has worked on the server {name!r} for more than "
+                f"{self.settings.start_timeout:g} s.",
+                hint="Wait for it to end; HULEEDU_START_TIMEOUT allows more time.",
+            ) from None
+        except PermissionError as error:
+            raise ServerError(
+                f"{error.filename or path} cannot be written: {error.strerror}",
+                hint="Somebody else made it (root, perhaps): remove it as that user, or set "
+                "HULEEDU_STATE_DIR to another folder.",
+            ) from error
+        except OSError as error:
+            raise ServerError(
+                f"{error.filename or path} cannot be written: {error.strerror}",
+                hint="Make room on the disk, or set HULEEDU_STATE_DIR to another folder.",
+            ) from error
+
+    async def _create_template(self, login: DatabaseUrl) -> None:
+        template = self._runnable(self._template)
+        await template.create(login.user)
+        await template.set_login(login.user, login.password)
+
+    async def _start(self, cluster: Cluster) -> None:
+        if not cluster.exists:
+            await cluster.copy_from(self._template)
+        await cluster.stop()
+        await self._runnable(cluster).start(self.settings.start_timeout)
+
+    def _runnable(self, cluster: Cluster) -> Cluster:
+        return replace(cluster, binaries=self._programs)
+
+    async def _admit(self, service: Service, cluster: Cluster, url: DatabaseUrl) -> None:
+        """See that the user gets into the database, and that the server is the one started."""
+        # An override may point elsewhere: what is started here is reached at its own port.
+        own = replace(url, host="localhost", port=service.port)
+        try:
+            async with connection(own) as user:
+                await _expect_identity(user, service, cluster)
+        except DatabaseMissing:
+            async with connection(own, database=MAINTENANCE_DATABASE) as admin:
+                await _expect_identity(admin, service, cluster)
+                mark = Mark(environment=str(self.settings.environment))
+                await databases.create(admin, url.database, mark)
+
+    @cached_property
+    def _programs(self) -> Binaries:
+        """Return programs the server's account can run: copies, if a folder above is closed."""
+        if self.account is None or is_reachable(self.binaries.folder):
+            return self.binaries
+        package = package_folder()
+        source = self.binaries.folder.parent
+        copy = self._version_folder / f"programs-{self.binaries.version}"
+        if not copy.exists():
+            partial = make_folder(copy.with_name(f"{copy.name}.partial-{os.getpid()}"))
+            # The package's libraries are found by their place relative to the programs.
+            if package and source.is_relative_to(package):
+                libraries = package.with_name(f"{package.name}.libs")
+                shutil.copytree(source, partial / package.name / source.name, symlinks=True)
+                if libraries.is_dir():
+                    shutil.copytree(libraries, partial / libraries.name, symlinks=True)
+            else:
+                shutil.copytree(source, partial / "programs" / source.name, symlinks=True)
+            try:
+                partial.rename(copy)
+            except OSError:
+                # Another process was faster; its copy is as good.
+                shutil.rmtree(partial)
+        (folder,) = copy.glob(f"*/{source.name}/{self.binaries.folder.name}")
+        return replace(self.binaries, folder=folder)
+
+
+def server_account() -> Account | None:
+    """Return whom a server must run as: nobody special, unless we are root.
+
+    Raises:
+        ConfigurationError: If we are root and there is no account without privileges.
+
+    """
+    if os.geteuid() != 0:
+        return None
+    for name in UNPRIVILEGED:
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(name=name, uid=entry.pw_uid, gid=entry.pw_gid)
+    raise ConfigurationError(
+        f"PostgreSQL does not run as root, and there is no account {' or '.join(UNPRIVILEGED)}.",
+        hint="Run this as an ordinary user, or create one of these accounts.",
+    )
+
+
+def is_reachable(path: Path) -> bool:
+    """Whether every user may go down to a path."""
+    return all(folder.stat().st_mode & _SEARCHABLE_BY_ALL for folder in (path, *path.parents))
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and those above it; where we are root, a server's account may go down it."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() == 0:
+        # Whatever the umask says.
+        for folder in missing:
+            folder.chmod(_FOLDER_MODE)
+    return path
+
+
+async def _expect_identity(
+    connection: "asyncpg.Connection", service: Service, cluster: Cluster
+) -> None:
+    if await databases.identity(connection) != cluster.identity():
+        raise ServerError(
+            f"localhost:{service.port} is answered by another server than the embedded one in "
+            f"{cluster.data}.",
+            hint=f"See what else listens on port {service.port}, on ::1 for example.",
+        )
