@@ -76,12 +76,10 @@ async def apply(service: Service, url: DatabaseUrl, *, environment: str, timeout
 
 
 async def _apply_file(path: Path, target: "asyncpg.Connection") -> None:
-    # Standard output is for results.
-    with contextlib.redirect_stdout(sys.stderr):
-        if path.suffix == ".sql":
-            await target.execute(_sql(path))
-        else:
-            await _load(path)(target)
+    if path.suffix == ".sql":
+        await target.execute(_sql(path))
+    else:
+        await _load(path)(target)
 
 
 def _sql(path: Path) -> str:

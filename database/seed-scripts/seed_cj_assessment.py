@@ -16,7 +16,7 @@ from huleedu_story import (
     key,
 )
 
-# Essays of known grade, with their strength and its standard error.
+# Essays of known grade: strength, and its standard error.
 ANCHORS = (
     ("A", 4.478, 1.349),
     ("B", 0.909, 0.867),
@@ -26,7 +26,7 @@ ANCHORS = (
     ("F", -4.204, 1.383),
 )
 
-# The standard error of each essay's strength, which the story's numbers were fitted with.
+# The standard error of each essay's strength, from the same fit.
 STANDARD_ERRORS = {
     1: 0.942,
     2: 0.873,
@@ -42,8 +42,8 @@ STANDARD_ERRORS = {
     12: 0.968,
 }
 
-# Essay a, essay b (a number, or the grade of an anchor), the winner, how sure the judge was. The
-# strengths are the Bradley-Terry fit of exactly these.
+# Essay a, essay b (a number, or the grade of an anchor), the winner, how sure the judge was. All
+# strengths are the Bradley-Terry fit of exactly these, under a weak normal prior.
 COMPARISONS: tuple[tuple[int | str, int | str, str, int], ...] = (
     (4, 12, "a", 3),
     (6, "E", "a", 2),

@@ -6,9 +6,11 @@ pass unseen by a task that does not use `c.run`. Here errors become exit codes, 
 """
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -102,7 +104,9 @@ def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.
     app = Command(start=Path.cwd(), dry_run=dry_run, screen=screen)
     screen.redact = app.redact
     try:
-        result = body(app, *args, **kwargs)
+        # Standard output is for the result; a seed that prints must not get in between.
+        with contextlib.redirect_stdout(sys.stderr):
+            result = body(app, *args, **kwargs)
         code = ExitCode.DONE if result is None else result.exit_code
         if result is not None:
             screen.show(result)

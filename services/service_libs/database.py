@@ -57,6 +57,8 @@ class DatabaseSettings:
         host, password = self._required(environment, f"{prefix}_HOST", f"{prefix}_PASSWORD")
         user = os.environ.get("HULEEDU_DB_USER") or DEFAULT_EXTERNAL_USER
         port = os.environ.get(f"{prefix}_PORT") or DEFAULT_EXTERNAL_PORT
+        if not port.isdecimal():
+            raise ValueError(f"{prefix}_PORT is {port!r}; it must be a number.")
         return _url(user, password, host, port, self.database) + _tls_query(prefix)
 
     def _required(self, environment: str, *names: str) -> list[str]:
@@ -81,7 +83,8 @@ def _environment() -> str:
 
 def _url(user: str, password: str, host: str, port: str, database: str) -> str:
     credentials = f"{quote(user, safe='')}:{quote(password, safe='')}"
-    return f"postgresql+asyncpg://{credentials}@{host}:{port}/{database}"
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"postgresql+asyncpg://{credentials}@{address}/{database}"
 
 
 def _tls_query(prefix: str) -> str:
@@ -100,5 +103,9 @@ def _tls_query(prefix: str) -> str:
     if mode or certificate:
         arguments["ssl"] = mode or "verify-full"
     if certificate:
-        arguments["dsn"] = "postgresql://?" + urlencode({"sslrootcert": certificate})
-    return "?" + urlencode(arguments) if arguments else ""
+        arguments["dsn"] = f"postgresql://?{_query({'sslrootcert': certificate})}"
+    return f"?{_query(arguments)}" if arguments else ""
+
+
+def _query(arguments: dict[str, str]) -> str:
+    return urlencode(arguments, safe="/", quote_via=quote)

@@ -1,0 +1,40 @@
+"""Fixtures all tiers share."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.monorepo import Monorepo, copy_of_this_monorepo, new_monorepo
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the developer's own settings out of every test."""
+    for name in os.environ:
+        if name.startswith(("HULEEDU_", "PG")) or name.endswith("_DATABASE_URL"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def monorepo() -> Iterator[Monorepo]:
+    """Return a monorepo of three small services, with nothing running."""
+    with new_monorepo() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Monorepo]:
+    """Return a monorepo of three small services after a reset; tests leave it as it was."""
+    with new_monorepo() as made:
+        assert made.invoke("db.reset").code == 0
+        yield made
+
+
+@pytest.fixture(scope="session")
+def huleedu() -> Iterator[Monorepo]:
+    """Return a copy of this repository's own services after a reset, on other ports."""
+    with copy_of_this_monorepo() as made:
+        ran = made.invoke("db.reset")
+        assert ran.code == 0, ran.err
+        yield made

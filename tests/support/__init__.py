@@ -1,0 +1,1 @@
+"""What the tests share: monorepos to work in, and the command line in a child process."""
