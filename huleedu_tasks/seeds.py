@@ -29,11 +29,17 @@ ENTRY_POINT = "seed"
 
 
 def fingerprint(service: Service) -> str:
-    """Return what tells whether a service's seed files have changed; empty if it has none."""
+    """Return what tells whether a service's seeds have changed; empty if it has none.
+
+    A script may import its siblings, so those that are nobody's seed count too.
+    """
     if not service.seeds:
         return ""
+    folders = {path.parent for path in service.seeds if path.suffix == ".py"}
+    modules = {path for folder in folders for path in folder.glob("*.py")}
+    shared = {path for path in modules if not path.name.startswith("seed_")}
     digest = hashlib.sha256()
-    for path in service.seeds:
+    for path in (*service.seeds, *sorted(shared - set(service.seeds))):
         content = path.read_bytes()
         digest.update(f"{path.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]

@@ -15,6 +15,9 @@ from huleedu_tasks.errors import ConfigurationError, Finding
 SCHEME = "postgresql+asyncpg"
 EXTERNAL_DEFAULT_USER = "huleedu_user"
 POSTGRES_PORT = 5432
+# With a root certificate and no mode: asyncpg would prefer TLS, and verify nothing.
+STRICTEST_TLS = "verify-full"
+_BARE_DSN = "postgresql://?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,14 @@ class DatabaseUrl:
     def is_local(self) -> bool:
         """Whether the host is one of this machine's own loopback names."""
         return self.host in ("localhost", "127.0.0.1", "::1")
+
+    @property
+    def tls(self) -> dict[str, str]:
+        """The TLS settings in the query, by libpq's names."""
+        pairs = dict(self.query)
+        inner = dict(parse_qsl(pairs.pop("dsn", "").partition("?")[2]))
+        named = {"sslmode" if name == "ssl" else name: value for name, value in pairs.items()}
+        return {name: value for name, value in (inner | named).items() if name.startswith("ssl")}
 
     def _text(self, password: str | None) -> str:
         # quote_plus would write a space as +, which a server takes for a plus sign.
@@ -199,11 +210,19 @@ def _external_url(service: Service, settings: Settings) -> DatabaseUrl:
 
 
 def _tls_query(settings: Settings, prefix: str) -> tuple[tuple[str, str], ...]:
-    # SQLAlchemy hands a query's pairs to asyncpg.connect, which calls the mode `ssl`.
+    """Return TLS as SQLAlchemy's asyncpg dialect takes it: pairs for `asyncpg.connect`.
+
+    asyncpg calls the mode `ssl`, and has no argument for the root certificate: it reads that from
+    a DSN's query only, so a DSN with nothing else is handed over.
+    """
     mode = settings.get(f"{prefix}_SSLMODE")
     root_certificate = settings.get(f"{prefix}_SSLROOTCERT")
-    pairs = (("ssl", mode), ("sslrootcert", root_certificate))
-    return tuple((key, value) for key, value in pairs if value)
+    if root_certificate:
+        dsn = (
+            f"{_BARE_DSN}{urlencode({'sslrootcert': root_certificate}, quote_via=quote, safe='/')}"
+        )
+        return (("ssl", mode or STRICTEST_TLS), ("dsn", dsn))
+    return (("ssl", mode),) if mode else ()
 
 
 def _require(settings: Settings, *names: str) -> None:

@@ -55,10 +55,9 @@ async def connection(
 async def _connect(url: DatabaseUrl, database: str, timeout: float) -> "asyncpg.Connection":
     import asyncpg
 
-    tls = {"sslmode" if key == "ssl" else key: value for key, value in url.query}
     try:
         return await asyncpg.connect(
-            dsn=f"postgresql://?{urlencode(tls)}" if tls else None,
+            dsn=f"postgresql://?{urlencode(url.tls)}" if url.tls else None,
             host=url.host,
             port=url.port,
             user=url.user,

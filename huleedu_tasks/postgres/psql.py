@@ -3,15 +3,6 @@
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.postgres.connections import APPLICATION_NAME
 
-# Names libpq reads (PostgreSQL, 34.15 Environment Variables), by their names in a URL's query.
-TLS_VARIABLES = {
-    "ssl": "PGSSLMODE",
-    "sslmode": "PGSSLMODE",
-    "sslrootcert": "PGSSLROOTCERT",
-    "sslcert": "PGSSLCERT",
-    "sslkey": "PGSSLKEY",
-}
-
 
 def psql_arguments(program: str, sql: str) -> list[str]:
     """Return the arguments of psql: interactive, or for one command that stops at an error."""
@@ -19,8 +10,11 @@ def psql_arguments(program: str, sql: str) -> list[str]:
 
 
 def psql_environment(url: DatabaseUrl) -> dict[str, str]:
-    """Return the variables that connect psql to a database."""
-    tls = {TLS_VARIABLES[key]: value for key, value in url.query if key in TLS_VARIABLES}
+    """Return the variables that connect psql to a database.
+
+    Their names are libpq's (PostgreSQL, 34.15 Environment Variables).
+    """
+    tls = {f"PG{name.upper()}": value for name, value in url.tls.items()}
     return {
         "PGHOST": url.host,
         "PGPORT": str(url.port),

@@ -232,9 +232,17 @@ def stop_server(data: Path) -> None:
         server = psutil.Process(int(pid_file.read_text().splitlines()[0]))
         if str(data) in server.cmdline():
             server.send_signal(signal.SIGINT)
-            psutil.wait_procs([server], timeout=20)
+            wait_until(lambda: is_dead(server))
     except (psutil.Error, IndexError, ValueError):
         return
+
+
+def is_dead(process: psutil.Process) -> bool:
+    """Whether a process has ended, even if nobody has asked for its status yet."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def clean_environment() -> dict[str, str]:
