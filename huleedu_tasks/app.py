@@ -1,6 +1,5 @@
 """The composition root: settings, registry, provider and state folder, wired once and lazily."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,10 +11,7 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import ResolvedUrl, resolve_all
 from huleedu_tasks.errors import ConfigurationError, HuleEduError
 from huleedu_tasks.servers import Provider, choose
-
-STATE_FOLDER = ".huleedu"
-# For root, where the server's account cannot go down to the project.
-ROOT_STATE = Path("/var/lib/huleedu-tasks")
+from huleedu_tasks.state import state_folder
 
 
 class App:
@@ -55,15 +51,7 @@ class App:
     @cached_property
     def state(self) -> Path:
         """The folder everything is written to that is not the developer's own."""
-        if self.settings.state_directory:
-            return self.settings.state_directory
-        root = self.registry.root
-        from huleedu_tasks.servers.embedded import is_reachable
-
-        if os.geteuid() != 0 or is_reachable(root):
-            return root / STATE_FOLDER
-        digest = hashlib.sha256(str(root).encode()).hexdigest()[:12]
-        return ROOT_STATE / f"{root.name}-{digest}"
+        return state_folder(self.registry_path.parent, self.settings.state_directory)
 
     def services(self, names: Sequence[str] | None) -> tuple[Service, ...]:
         """Return the selected services, or all."""

@@ -8,6 +8,13 @@ import pytest
 from tests.support.monorepo import Monorepo, copy_of_this_monorepo, new_monorepo
 
 
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail where CI is set and a test was skipped: there everything must be able to run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(autouse=True)
 def no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the developer's own settings out of every test."""

@@ -1,8 +1,14 @@
 """The namespace of tasks: db, env, services."""
 
-from invoke.collection import Collection
+import sys
 
-from huleedu_tasks.cli import db, env, services
+# Invoke turns the writing of bytecode off, and every run would compile this package and its
+# libraries anew. What Python itself was told (-B, PYTHONDONTWRITEBYTECODE) stands.
+sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
+
+from invoke.collection import Collection  # noqa: E402  # must come after the line above
+
+from huleedu_tasks.cli import db, env, services  # noqa: E402  # likewise
 
 namespace = Collection()
 for module in (db, env, services):

@@ -4,6 +4,7 @@ Whatever writes is proven first for every service, so that a refusal leaves all 
 and proven again on the very connection that destroys.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -20,7 +21,6 @@ from huleedu_tasks.errors import (
     ExitCode,
     HuleEduError,
     Refused,
-    ServerError,
 )
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.fleet import Step, Work
@@ -37,6 +37,7 @@ from huleedu_tasks.postgres.connections import (
 from huleedu_tasks.postgres.databases import Mark
 from huleedu_tasks.report import Fact, Outcome, Progress, Report, Silence, Status
 from huleedu_tasks.servers import Provider
+from huleedu_tasks.state import make_state_folder, unwritable
 
 REVISION_COLUMNS = ("from", "to")
 STATUS_COLUMNS = ("reachable", "current", "head", "pending", "seeded")
@@ -157,7 +158,11 @@ class Development:
 
     async def _start(self) -> tuple[Outcome, ...]:
         first = self._urls[self.services[0].name].url
-        await self.provider.prepare(self.services, first)
+        make_state_folder(self.state)
+        try:
+            await self.provider.prepare(self.services, first)
+        except asyncio.CancelledError:
+            return tuple(fleet.interrupted(service) for service in self.services)
 
         async def start(service: Service, step: Step) -> Outcome:
             step("starting")
@@ -213,20 +218,16 @@ class Development:
         """Wait until no other command changes this project's databases, and keep others out."""
         from filelock import AsyncFileLock, Timeout
 
-        path = self.state / "run.lock"
+        make_state_folder(self.state)
+        lock = AsyncFileLock(self.state / "run.lock", poll_interval=0.05, run_in_executor=False)
         try:
-            self.state.mkdir(parents=True, exist_ok=True)
-            lock = AsyncFileLock(path, poll_interval=0.05, run_in_executor=False)
             try:
                 await lock.acquire(timeout=0)
             except Timeout:
                 self.notify("Another command works on these databases; waiting for it to end.")
                 await lock.acquire()
         except OSError as error:
-            raise ServerError(
-                f"{path} cannot be written: {error.strerror}",
-                hint="Correct the permissions, or set HULEEDU_STATE_DIR to another folder.",
-            ) from error
+            raise unwritable(self.state, error) from error
         try:
             yield
         finally:

@@ -68,6 +68,11 @@ def aborted(service: Service, reason: str, exit_code: ExitCode = ExitCode.FAILED
     return Outcome(service=service.name, status=Status.ABORTED, detail=reason, exit_code=exit_code)
 
 
+def interrupted(service: Service) -> Outcome:
+    """Return the outcome of work that a person ended."""
+    return aborted(service, "interrupted", ExitCode.INTERRUPTED)
+
+
 def failed(service: Service, error: HuleEduError) -> Outcome:
     """Return the outcome of work that raised an expected error."""
     findings = [str(finding) for finding in error.findings]
@@ -98,5 +103,5 @@ async def _outcome_of(service: Service, work: Work, progress: Progress) -> Outco
 
 def _collected(service: Service, task: "asyncio.Task[Outcome]") -> Outcome:
     if task.cancelled():
-        return aborted(service, "interrupted", ExitCode.INTERRUPTED)
+        return interrupted(service)
     return task.result()

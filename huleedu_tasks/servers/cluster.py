@@ -21,6 +21,7 @@ from huleedu_tasks.errors import ServerError
 from huleedu_tasks.postgres.databases import ServerIdentity, literal, quoted
 from huleedu_tasks.process import Account
 from huleedu_tasks.servers.binaries import Binaries
+from huleedu_tasks.state import unwritable
 
 if TYPE_CHECKING:
     import subprocess
@@ -223,7 +224,7 @@ class Cluster:
             _only_passwords(partial / "pg_hba.conf")
             partial.rename(self.data)
         except OSError as error:
-            raise _unwritable(self.data, error) from error
+            raise unwritable(self.data, error) from error
 
     async def copy_from(self, template: "Cluster") -> None:
         """Make the data directory a copy of a stopped cluster's, owners and modes kept.
@@ -236,7 +237,7 @@ class Cluster:
             partial = _fresh_partial(self.data)
             partial.rmdir()
         except OSError as error:
-            raise _unwritable(self.data, error) from error
+            raise unwritable(self.data, error) from error
         done = await process.run(
             ["cp", "-a", template.data, partial],
             cwd=partial.parent,
@@ -270,7 +271,7 @@ class Cluster:
                 account=self.account,
             )
         except OSError as error:
-            raise _unwritable(self.data, error) from error
+            raise unwritable(self.data, error) from error
 
     async def _becomes_ready(self, child: "subprocess.Popen[bytes]", deadline: float) -> bool:
         while child.poll() is None and time.monotonic() < deadline:
@@ -390,11 +391,3 @@ def _holder(port: int) -> str:
             with contextlib.suppress(psutil.Error):
                 return f"pid {found.pid} ({psutil.Process(found.pid).name()})"
     return unknown
-
-
-def _unwritable(path: Path, error: OSError) -> ServerError:
-    return ServerError(
-        f"{path} cannot be written: {error.strerror or error}",
-        hint="Make room on the disk or correct the permissions, or set HULEEDU_STATE_DIR to"
-        " another folder.",
-    )

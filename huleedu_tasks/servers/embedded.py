@@ -29,14 +29,13 @@ from huleedu_tasks.postgres.databases import Mark, ServerIdentity
 from huleedu_tasks.process import Account
 from huleedu_tasks.servers.binaries import Binaries, find_binaries, package_folder
 from huleedu_tasks.servers.cluster import Cluster
+from huleedu_tasks.state import is_reachable, make_folder, unwritable
 
 if TYPE_CHECKING:
     import asyncpg
 
 # Accounts a server can run as where we are root, the fittest first.
 UNPRIVILEGED = ("postgres", "nobody")
-_SEARCHABLE_BY_ALL = 0o001
-_FOLDER_MODE = 0o755
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,17 +161,8 @@ class EmbeddedServers:
                 f"{self.settings.start_timeout:g} s.",
                 hint="Wait for it to end; HULEEDU_START_TIMEOUT allows more time.",
             ) from None
-        except PermissionError as error:
-            raise ServerError(
-                f"{error.filename or path} cannot be written: {error.strerror}",
-                hint="Somebody else made it (root, perhaps): remove it as that user, or set "
-                "HULEEDU_STATE_DIR to another folder.",
-            ) from error
         except OSError as error:
-            raise ServerError(
-                f"{error.filename or path} cannot be written: {error.strerror}",
-                hint="Make room on the disk, or set HULEEDU_STATE_DIR to another folder.",
-            ) from error
+            raise unwritable(path, error) from error
 
     async def _create_template(self, login: DatabaseUrl) -> None:
         template = self._runnable(self._template)
@@ -247,22 +237,6 @@ def server_account() -> Account | None:
         f"PostgreSQL does not run as root, and there is no account {' or '.join(UNPRIVILEGED)}.",
         hint="Run this as an ordinary user, or create one of these accounts.",
     )
-
-
-def is_reachable(path: Path) -> bool:
-    """Whether every user may go down to a path."""
-    return all(folder.stat().st_mode & _SEARCHABLE_BY_ALL for folder in (path, *path.parents))
-
-
-def make_folder(path: Path) -> Path:
-    """Create a folder and those above it; where we are root, a server's account may go down it."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    if os.geteuid() == 0:
-        # Whatever the umask says.
-        for folder in missing:
-            folder.chmod(_FOLDER_MODE)
-    return path
 
 
 async def _expect_identity(

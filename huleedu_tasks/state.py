@@ -1,0 +1,70 @@
+"""The state folder: everything written that is not the developer's own, and nothing outside it."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from huleedu_tasks.errors import ServerError
+
+FOLDER = ".huleedu"
+# For root, where the servers' account cannot go down to the project.
+ROOT_FOLDER = Path("/var/lib/huleedu-tasks")
+_SEARCHABLE_BY_ALL = 0o001
+_MODE = 0o755
+
+
+def state_folder(root: Path, stated: Path | None) -> Path:
+    """Return where a project's state lies.
+
+    Args:
+        root: The root of the monorepo.
+        stated: The folder that was set, or None for the usual one.
+
+    """
+    if stated:
+        return stated
+    if os.geteuid() != 0 or is_reachable(root):
+        return root / FOLDER
+    digest = hashlib.sha256(str(root).encode()).hexdigest()[:12]
+    return ROOT_FOLDER / f"{root.name}-{digest}"
+
+
+def is_reachable(path: Path) -> bool:
+    """Whether every user may go down to a path."""
+    return all(folder.stat().st_mode & _SEARCHABLE_BY_ALL for folder in (path, *path.parents))
+
+
+def make_state_folder(path: Path) -> None:
+    """Create the state folder, hidden from version control.
+
+    Raises:
+        ServerError: If it cannot be created.
+
+    """
+    try:
+        make_folder(path)
+        ignore = path / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and those above it; where we are root, a server's account may go down it."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() == 0:
+        # Whatever the umask says.
+        for folder in missing:
+            folder.chmod(_MODE)
+    return path
+
+
+def unwritable(path: Path, error: OSError) -> ServerError:
+    """Return the error for a place in the state folder that could not be written."""
+    return ServerError(
+        f"{error.filename or path} cannot be written: {error.strerror or error}",
+        hint="Correct its owner and permissions (a run as root may have made it) or make room on"
+        " the disk, or set HULEEDU_STATE_DIR to another folder.",
+    )
