@@ -1,15 +1,15 @@
 """The composition root: settings, registry, provider and state folder, wired once and lazily."""
 
-import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
 from huleedu_tasks.config.registry import Registry, Service, find_registry, load_registry
 from huleedu_tasks.config.secret import Redactor
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.config.urls import ResolvedUrl, resolve_all
-from huleedu_tasks.errors import ConfigurationError, HuleEduError
+from huleedu_tasks.config.urls import ResolvedUrl, resolve, resolve_all
+from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.servers import Provider, choose
 from huleedu_tasks.state import state_folder
 
@@ -20,7 +20,6 @@ class App:
     Args:
         start: The folder the search for the registry starts in.
         dry_run: Whether nothing may be changed.
-
     """
 
     def __init__(self, *, start: Path, dry_run: bool = False) -> None:
@@ -30,7 +29,7 @@ class App:
     @cached_property
     def registry_path(self) -> Path:
         """Where the registry lies; its folder is the root of the monorepo."""
-        return find_registry(self.start, os.environ.get("HULEEDU_REGISTRY", ""))
+        return find_registry(self.start, Settings.registry_path())
 
     @cached_property
     def registry(self) -> Registry:
@@ -45,8 +44,7 @@ class App:
     @cached_property
     def provider(self) -> Provider:
         """Where the development servers come from."""
-        names = {name for service in self.registry.services for name in service.extensions}
-        return choose(self.settings, self.state, sorted(names))
+        return choose(self.settings, self.registry, self.state)
 
     @cached_property
     def state(self) -> Path:
@@ -61,22 +59,6 @@ class App:
         """Return the URLs of services by name."""
         return resolve_all(services, self.settings)
 
-    def jobs(self, stated: str) -> int:
-        """Return how many services are worked on at once.
-
-        Raises:
-            ConfigurationError: If `--jobs` is no positive number.
-
-        """
-        if not stated:
-            return self.settings.jobs
-        if not stated.isdecimal() or int(stated) < 1:
-            raise ConfigurationError(
-                f"--jobs takes a whole number of at least 1, not {stated!r}.",
-                hint="Leave it out to use every processor.",
-            )
-        return int(stated)
-
     def redact(self, text: str) -> str:
         """Mask every password this run knows of."""
         return self._redactor(text)
@@ -84,11 +66,10 @@ class App:
     @cached_property
     def _redactor(self) -> Redactor:
         secrets = []
-        try:
+        # What cannot be resolved holds no password that was used.
+        with suppress(HuleEduError):
             secrets += self.settings.secrets()
             for service in self.registry.services:
-                secrets += [resolve_all((service,), self.settings)[service.name].url.password]
-        except HuleEduError:
-            # What cannot be resolved holds no password that was used.
-            pass
+                with suppress(HuleEduError):
+                    secrets.append(resolve(service, self.settings).url.password)
         return Redactor(secrets)

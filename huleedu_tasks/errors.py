@@ -39,7 +39,6 @@ class HuleEduError(Exception):
         hint: What to type or change next.
         findings: Every single problem, where several were found at once.
         output: What a child process or a script printed before it failed.
-
     """
 
     exit_code = ExitCode.FAILED

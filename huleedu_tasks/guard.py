@@ -5,7 +5,7 @@ database does not belong to another one, and the server is the provider's own. W
 address says is no proof: a tunnel to production can listen on 127.0.0.1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,6 @@ def require_disposable_environment(settings: Settings, command: str) -> None:
 
     Raises:
         Refused: In staging and production.
-
     """
     if settings.environment.is_disposable:
         return
@@ -41,7 +40,6 @@ def require_own_address(service: Service, resolved: ResolvedUrl, provider: Provi
 
     Raises:
         Refused: With the variable and where it points.
-
     """
     url = resolved.url
     if not provider.proves_identity or (url.is_local and url.port == service.port):
@@ -59,7 +57,6 @@ class Guard:
 
     Attributes:
         confirmed: Names of databases a person has typed, for servers that prove nothing.
-
     """
 
     settings: Settings
@@ -77,17 +74,29 @@ class Guard:
 
         Raises:
             Refused: With the fact that does not hold.
-
         """
         require_disposable_environment(self.settings, "This")
         await self._prove_server(admin, service)
         if await databases.exists(admin, database):
             await self._prove_mark(admin, service, database)
 
+    def prove_comments(self, service: Service, comments: Mapping[str, str]) -> None:
+        """Prove that a provider's server may go as a whole, by what it says of its databases.
+
+        Args:
+            comments: The comment of each database, read from the provider's own side.
+
+        Raises:
+            Refused: If one of them belongs to another environment.
+        """
+        require_disposable_environment(self.settings, "This")
+        for database, comment in comments.items():
+            self._accept_mark(service, database, comment)
+
     async def _prove_server(self, admin: "asyncpg.Connection", service: Service) -> None:
         if not self.provider.proves_identity:
             return
-        own = self.provider.identity(service)
+        own = await self.provider.identity(service)
         if own is None:
             raise Refused(
                 f"{service.name}: the {self.provider.name} provider has no server of its own "
@@ -105,13 +114,9 @@ class Guard:
     async def _prove_mark(
         self, admin: "asyncpg.Connection", service: Service, database: str
     ) -> None:
-        try:
-            mark = await databases.read_mark(admin, database)
-        except ServerError as error:
-            raise Refused(f"{service.name}: {error.message}", hint=error.hint) from error
-        if mark is not None:
-            self._accept_environment(service, database, mark.environment)
-        elif not self.provider.proves_identity and database not in self.confirmed:
+        comment = await databases.comment_of(admin, database)
+        marked = self._accept_mark(service, database, comment)
+        if not (marked or self.provider.proves_identity or database in self.confirmed):
             raise Refused(
                 f"{service.name}: database {database!r} carries no development mark, and nothing "
                 f"else proves that it is disposable ({self.provider.reason}).",
@@ -119,22 +124,26 @@ class Guard:
                 f"`--confirm {database}`; from then on it carries the mark.",
             )
 
-    def _accept_environment(self, service: Service, database: str, marked: str) -> None:
+    def _accept_mark(self, service: Service, database: str, comment: str) -> bool:
+        """Refuse another environment's mark; return whether there is one at all."""
+        try:
+            mark = databases.parse_mark(database, comment)
+        except ServerError as error:
+            raise Refused(f"{service.name}: {error.message}", hint=error.hint) from error
         # Development and testing use the same servers in turn, and both are disposable.
-        if marked in [member for member in Environment if member.is_disposable]:
-            return
-        raise Refused(
-            f"{service.name}: database {database!r} is marked as {marked}.",
-            hint="It is not this command's to change. If the mark is wrong, correct it with "
-            "COMMENT ON DATABASE.",
-        )
+        disposable = [member for member in Environment if member.is_disposable]
+        if mark is not None and mark.environment not in disposable:
+            raise Refused(
+                f"{service.name}: database {database!r} is marked as {mark.environment}.",
+                hint="It is not this command's to change. If the mark is wrong, correct it with "
+                "COMMENT ON DATABASE.",
+            )
+        return mark is not None
 
 
 async def _identity_of(admin: "asyncpg.Connection") -> databases.ServerIdentity | None:
-    import asyncpg
-
     try:
         return await databases.identity(admin)
-    except asyncpg.PostgresError:
+    except ServerError:
         # Not allowed to ask, where our own server would allow it: not our own.
         return None

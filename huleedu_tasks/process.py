@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 # How long a child may take to clean up after SIGTERM, in seconds.
 GRACE = 3.0
@@ -36,7 +37,6 @@ class Completed:
         returncode: Its exit status; negative for a signal.
         output: All it printed, standard output and error as they came.
         timed_out: Whether it was ended because its time was over.
-
     """
 
     returncode: int
@@ -62,7 +62,6 @@ async def run(
 
     Raises:
         OSError: If it cannot be started.
-
     """
     child = await asyncio.create_subprocess_exec(
         *map(str, command),
@@ -143,13 +142,19 @@ def spawn_server(
         )
 
 
-def replace_with(command: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Become another program; return only if it could not be started.
+def replace_with(
+    command: Sequence[str], environment: Mapping[str, str], *, cwd: Path | None = None
+) -> NoReturn:
+    """Become another program.
+
+    Args:
+        cwd: The folder it runs in; ours if left out.
 
     Raises:
         OSError: If it cannot be started.
-
     """
+    if cwd:
+        os.chdir(cwd)
     os.execvpe(command[0], list(command), dict(environment))
 
 
@@ -161,10 +166,13 @@ async def _read_into(output: bytearray, stream: asyncio.StreamReader | None) -> 
 async def _end_group(child: asyncio.subprocess.Process) -> None:
     """End whatever is left of a child's process group, politely first."""
     _signal_group(child.pid, signal.SIGTERM)
-    if child.returncode is None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(child.wait()), GRACE)
-    _signal_group(child.pid, signal.SIGKILL)
+    try:
+        if child.returncode is None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(child.wait()), GRACE)
+    finally:
+        # Also after a second Ctrl-C, which does not let us wait any longer.
+        _signal_group(child.pid, signal.SIGKILL)
     await child.wait()
 
 

@@ -32,7 +32,6 @@ class Outcome:
         output: What the service's own code printed, shown in full if it failed.
         facts: What a command has to tell about the service beyond that.
         exit_code: What this outcome makes of the whole run.
-
     """
 
     service: str
@@ -110,7 +109,6 @@ class Report:
         seconds: How long the whole command took.
         dry_run: Whether nothing was changed, only said.
         pending: Whether the command was asked to check, and work is left to do.
-
     """
 
     command: str
@@ -127,6 +125,8 @@ class Report:
     def exit_code(self) -> ExitCode:
         """The gravest of the outcomes' exit codes."""
         codes = {outcome.exit_code for outcome in self.outcomes}
+        if any(outcome.status in (Status.FAILED, Status.ABORTED) for outcome in self.outcomes):
+            codes.add(ExitCode.FAILED)
         for code in (
             ExitCode.TERMINATED,
             ExitCode.INTERRUPTED,
@@ -137,6 +137,15 @@ class Report:
             if code in codes:
                 return code
         return ExitCode.PENDING if self.pending else ExitCode.DONE
+
+    def terminated(self) -> "Report":
+        """Return the report of a run that was interrupted by SIGTERM and not by Ctrl-C."""
+        code = ExitCode.TERMINATED
+        outcomes = [
+            replace(o, exit_code=code) if o.exit_code is ExitCode.INTERRUPTED else o
+            for o in self.outcomes
+        ]
+        return replace(self, outcomes=tuple(outcomes))
 
     def as_json(self) -> dict[str, object]:
         """Return the JSON document."""
@@ -159,7 +168,6 @@ class Listing:
     Attributes:
         key: The name of the rows in the JSON document.
         columns: The names of the cells shown in the table; a row may hold more for the JSON.
-
     """
 
     command: str

@@ -55,7 +55,6 @@ async def apply(service: Service, url: DatabaseUrl, *, environment: str, timeout
     Raises:
         SeedError: With the failing script's traceback.
         ServerError: If the database cannot be reached.
-
     """
     async with connection(url) as target:
         path = service.seeds[0]

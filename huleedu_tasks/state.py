@@ -19,7 +19,6 @@ def state_folder(root: Path, stated: Path | None) -> Path:
     Args:
         root: The root of the monorepo.
         stated: The folder that was set, or None for the usual one.
-
     """
     if stated:
         return stated
@@ -39,7 +38,6 @@ def make_state_folder(path: Path) -> None:
 
     Raises:
         ServerError: If it cannot be created.
-
     """
     try:
         make_folder(path)

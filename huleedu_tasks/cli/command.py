@@ -12,7 +12,7 @@ import inspect
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -21,8 +21,8 @@ from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
 from huleedu_tasks.app import App
-from huleedu_tasks.errors import ExitCode, HuleEduError
-from huleedu_tasks.report import Result
+from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError
+from huleedu_tasks.report import Report, Result
 from huleedu_tasks.screen.console import Screen
 
 P = ParamSpec("P")
@@ -32,7 +32,7 @@ HELP = {
     "service": "Work on this service only; may be repeated.",
     "json": "Print one JSON document on standard output.",
     "dry_run": "Say what would be done, and change nothing.",
-    "jobs": "How many services are worked on at once.",
+    "jobs": "How many services are migrated at once.",
 }
 REPEATABLE = ("service", "confirm")
 
@@ -74,7 +74,6 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
 
     Args:
         help_texts: What `--help` says of arguments that other commands do not have.
-
     """
 
     def decorate(body: Body[P]) -> Task[Any]:
@@ -98,16 +97,47 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
     return decorate
 
 
+def whole_number(flag: str, text: str, *, at_least: int) -> int:
+    """Return the number a flag was given; Invoke's own conversion ends in a traceback.
+
+    Raises:
+        ConfigurationError: If it is none, or too small.
+    """
+    if text.isdecimal() and int(text) >= at_least:
+        return int(text)
+    raise ConfigurationError(
+        f"{flag} takes a whole number of at least {at_least}, not {text!r}.",
+        hint=f"Leave {flag} out for the usual.",
+    )
+
+
+def _require_values(arguments: Sequence[str]) -> None:
+    """Refuse a repeatable flag without its value, which Invoke takes for one not given.
+
+    `db.reset --service $NAME` with an empty NAME would reset everything.
+    """
+    flags = [f"--{name}" for name in REPEATABLE]
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        if argument in flags and following.startswith("--"):
+            raise ConfigurationError(
+                f"{argument} needs a value and has none; nothing was done.",
+                hint=f"Write `{argument} NAME`, or leave it out.",
+            )
+
+
 def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.kwargs) -> None:
     dry_run = bool(context.config.run.dry or kwargs.get("dry_run"))
     screen = Screen(as_json=bool(kwargs.get("json")))
     app = Command(start=Path.cwd(), dry_run=dry_run, screen=screen)
     screen.redact = app.redact
     try:
+        _require_values(sys.argv)
         # Standard output is for the result; a seed that prints must not get in between.
         with contextlib.redirect_stdout(sys.stderr):
             result = body(app, *args, **kwargs)
         code = ExitCode.DONE if result is None else result.exit_code
+        if app.exit_code and isinstance(result, Report):
+            result = result.terminated()
         if result is not None:
             screen.show(result)
     except HuleEduError as error:

@@ -5,10 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from huleedu_tasks import process
-from huleedu_tasks.cli.command import Command, command
+from huleedu_tasks.cli.command import Command, command, whole_number
 from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.flows.development import Development
+from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.psql import psql_arguments, psql_environment
 from huleedu_tasks.report import Listing, Message, Report, Result
 from huleedu_tasks.screen import prompts
@@ -33,17 +35,21 @@ def down(
     return _run(app, service, jobs, Development.down)
 
 
-@command(confirm=CONFIRM)
+@command(
+    confirm=CONFIRM,
+    volumes="Make the servers' data anew as well: container and volume, or data directory.",
+)
 def reset(
     app: Command,
     service: Names = None,
+    volumes: bool = False,
     confirm: Names = None,
     jobs: str = "",
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
     """Recreate, migrate and seed the databases."""
-    return _run(app, service, jobs, Development.reset, confirm=confirm)
+    return _run(app, service, jobs, lambda flows: flows.reset(volumes=volumes), confirm=confirm)
 
 
 @command(confirm=CONFIRM, revision="Revision to migrate to; head if left out.")
@@ -57,6 +63,8 @@ def migrate(
     dry_run: bool = False,
 ) -> Result:
     """Migrate the databases to head, or to a revision."""
+    if not revision:
+        raise ConfigurationError("--revision is empty.", hint="Leave it out to migrate to head.")
     return _run(app, service, jobs, lambda flows: flows.migrate(revision), confirm=confirm)
 
 
@@ -116,8 +124,27 @@ def shell(app: Command, service: Names = None, command: str = "", dry_run: bool 
     if app.dry_run:
         app.screen.say(f"db.shell: dry run: would open psql on {url}")
         return
+    app.run(_answers(url))
     environment = app.settings.child_environment() | psql_environment(url)
     process.replace_with(psql_arguments(program, command), environment)
+
+
+@command(follow="Go on showing what is logged, until Ctrl-C.", lines="How many lines of the past.")
+def logs(
+    app: Command,
+    service: Names = None,
+    follow: bool = False,
+    lines: str = "100",
+    dry_run: bool = False,
+) -> None:
+    """Show the servers' logs."""
+    arguments = app.provider.logs(
+        app.services(service), follow=follow, lines=whole_number("--lines", lines, at_least=0)
+    )
+    if app.dry_run:
+        app.screen.say(f"db.logs: dry run: would run {' '.join(arguments)}")
+        return
+    process.replace_with(arguments, app.settings.child_environment(), cwd=app.registry.root)
 
 
 def _run(
@@ -132,9 +159,10 @@ def _run(
     flows = Development(
         settings=app.settings,
         provider=app.provider,
+        registry=app.registry,
         services=services,
         state=app.state,
-        jobs=app.jobs(jobs),
+        jobs=whole_number("--jobs", jobs, at_least=1) if jobs else app.settings.jobs,
         dry_run=app.dry_run,
         confirmed=tuple(confirm or ()),
         notify=app.screen.say,
@@ -152,10 +180,16 @@ def _ask_for(names: Sequence[str]) -> Sequence[str]:
     return names
 
 
+async def _answers(url: DatabaseUrl) -> None:
+    """See that one can log in: psql's own words name no remedy."""
+    async with connection(url):
+        pass
+
+
 def _only_one(services: tuple[Service, ...]) -> Service:
     if len(services) == 1:
         return services[0]
     raise ConfigurationError(
-        "db.shell opens one database.",
-        hint=f"Name it: --service {services[0].name}, for example.",
+        f"db.shell opens one database, not {len(services)}.",
+        hint=f"Name the one: --service {services[0].name}, for example.",
     )

@@ -24,7 +24,6 @@ def write_env_file(root: Path) -> Path | None:
 
     Raises:
         ConfigurationError: If it cannot be written; no half file stays behind.
-
     """
     path = root / ENV_FILE
     try:
@@ -32,9 +31,10 @@ def write_env_file(root: Path) -> Path | None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, ONLY_THE_OWNER)
     except FileExistsError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigurationError(
-            f"{path} cannot be written: {error}", hint="Correct the folder's permissions."
+            f"{path} cannot be written: {error.strerror}",
+            hint="Correct the folder's owner and permissions.",
         ) from error
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
@@ -63,4 +63,11 @@ def minimal_example() -> str:
 
 def _template(root: Path) -> str:
     example = root / ENV_EXAMPLE
-    return example.read_text(encoding="utf-8-sig") if example.is_file() else minimal_example()
+    if not example.is_file():
+        return minimal_example()
+    try:
+        return example.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{example} cannot be read: {error}", hint="It must be a readable file in UTF-8."
+        ) from error

@@ -35,7 +35,6 @@ class Service:
         python: The command that starts the interpreter of its migrations; empty for the one
             that runs this process.
         seed_after: Names of the services that must be seeded before it.
-
     """
 
     name: str
@@ -71,6 +70,7 @@ class Registry:
 
     path: Path
     services: tuple[Service, ...]
+    compose_files: tuple[Path, ...] = ()
 
     @property
     def root(self) -> Path:
@@ -85,7 +85,6 @@ class Registry:
 
         Raises:
             ConfigurationError: If a name is unknown; the closest known name is suggested.
-
         """
         known = {service.directory.name: service for service in self.services}
         known |= {service.name: service for service in self.services}
@@ -109,7 +108,6 @@ def find_registry(start: Path, explicit: str) -> Path:
 
     Raises:
         ConfigurationError: If there is none.
-
     """
     if explicit:
         path = (start / Path(explicit).expanduser()).resolve()
@@ -134,17 +132,24 @@ def load_registry(path: Path) -> Registry:
 
     Raises:
         ConfigurationError: With every finding and its place.
-
     """
+    import jsonschema_rs
+
     text = _read(path)
-    document, duplicates = _parse(path, text)
-    findings = [*duplicates, *_schema_findings(document)]
+    document, findings = _parse(path, text)
+    errors = list(jsonschema_rs.validator_for(schema()).iter_errors(document))
+    findings += [Finding(place=_place(e.instance_path), problem=_explain(e)) for e in errors]
+    entries = _sound_entries(document, [error.instance_path for error in errors])
+    services = tuple(_complete(path.parent, entry) for entry in entries)
+    # Of three that are the same, the last clashes with both others in the same words.
+    findings = list(dict.fromkeys([*findings, *_contradictions(entries, services)]))
     if not findings:
-        entries = document["services"]
-        services = tuple(_complete(path.parent, entry) for entry in entries)
-        findings = list(_contradictions(entries, services))
-        if not findings:
-            return Registry(path=path, services=services)
+        files = document.get("compose_files", ())
+        return Registry(
+            path=path,
+            services=services,
+            compose_files=tuple(path.parent / file for file in files),
+        )
     raise ConfigurationError(
         f"{path} has {len(findings)} error{'s' * (len(findings) > 1)}.",
         findings=_with_lines(text, findings),
@@ -203,11 +208,20 @@ def _parse(path: Path, text: str) -> tuple[Any, list[Finding]]:
         ) from error
 
 
-def _schema_findings(document: Any) -> Iterator[Finding]:
-    import jsonschema_rs
+def _sound_entries(document: Any, wrong: Sequence[Sequence[str | int]]) -> list[dict[str, Any]]:
+    """Return the entries without what is wrong in them, so that the rest can be compared.
 
-    for error in jsonschema_rs.validator_for(schema()).iter_errors(document):
-        yield Finding(place=_place(error.instance_path), problem=_explain(error))
+    A name or port that is wrong is replaced by one that no other entry has.
+    """
+    entries = document.get("services") if isinstance(document, dict) else None
+    known = schema()["$defs"]["service"]["properties"]
+    sound = []
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        bad = {path[2] for path in wrong if len(path) > 2 and path[1] == index}
+        stated = entry if isinstance(entry, dict) else {}
+        kept = {key: value for key, value in stated.items() if key in known and key not in bad}
+        sound.append({"name": f"services[{index}]", "port": -index, **kept})
+    return sound
 
 
 def _explain(error: Any) -> str:
@@ -251,7 +265,8 @@ def _complete(root: Path, entry: Mapping[str, Any]) -> Service:
     python = entry.get("python", [])
     return Service(
         name=name,
-        port=entry["port"],
+        # JSON Schema takes 5433.0 for a whole number, as JavaScript does.
+        port=int(entry["port"]),
         directory=directory,
         database=entry.get("database", f"huleedu_{name}"),
         url_variable=entry.get("url_variable", f"{variable_stem}_DATABASE_URL"),
@@ -277,13 +292,9 @@ def _contradictions(
     entries: Sequence[Mapping[str, Any]], services: Sequence[Service]
 ) -> Iterator[Finding]:
     """Find what each entry may say alone and two of them may not say together."""
-    stated_server = {
-        service.name: entry.get("compose_service")
-        for entry, service in zip(entries, services, strict=True)
-    }
     for index, service in enumerate(services):
-        for earlier in services[:index]:
-            yield from _clashes(index, service, earlier, stated_server)
+        for earlier_index, earlier in enumerate(services[:index]):
+            yield from _clashes(index, service, entries[index], earlier, entries[earlier_index])
         names = {other.name for other in services}
         for position, name in enumerate(service.seed_after):
             if name not in names:
@@ -298,29 +309,35 @@ def _contradictions(
 
 
 def _clashes(
-    index: int, service: Service, earlier: Service, stated_server: Mapping[str, str | None]
+    index: int,
+    service: Service,
+    entry: Mapping[str, Any],
+    earlier: Service,
+    earlier_entry: Mapping[str, Any],
 ) -> Iterator[Finding]:
-    for field in ("name", "url_variable", "directory"):
-        if getattr(service, field) == getattr(earlier, field):
-            value = str(getattr(service, field))
-            yield Finding(
-                place=f"services[{index}].{field}",
-                problem=f"{value!r} belongs to {earlier.name!r} already",
-            )
+    def clash(field: str, advice: str = "") -> Finding:
+        value = getattr(service, field)
+        shown = value if isinstance(value, int) else repr(str(value))
+        problem = f"{shown} belongs to {earlier.name!r} already{advice}"
+        return Finding(place=f"services[{index}].{field}", problem=problem)
+
+    for field in ("name", "url_variable", "directory", "compose_service"):
+        same = getattr(service, field) == getattr(earlier, field)
+        # What follows by convention from a name that stands twice is no finding of its own.
+        own = field == "name" or field in entry or service.name != earlier.name
+        # Two services may share a server, which is compared below.
+        allowed = field == "compose_service" and service.port == earlier.port
+        if same and own and not allowed:
+            yield clash(field)
     if service.port != earlier.port:
         return
-    server = stated_server.get(service.name)
-    if server is None or server != stated_server.get(earlier.name):
-        yield Finding(
-            place=f"services[{index}].port",
-            problem=f"{service.port} belongs to {earlier.name!r} already; if the two share one "
-            "server, state the same 'compose_service' for both",
+    server = entry.get("compose_service")
+    if server is None or server != earlier_entry.get("compose_service"):
+        yield clash(
+            "port", "; if the two share one server, state the same 'compose_service' for both"
         )
     elif service.database == earlier.database:
-        yield Finding(
-            place=f"services[{index}].database",
-            problem=f"{service.database!r} on that server belongs to {earlier.name!r} already",
-        )
+        yield clash("database")
 
 
 def _with_lines(text: str, findings: Sequence[Finding]) -> list[Finding]:
@@ -350,13 +367,16 @@ def _lines_of_places(text: str) -> dict[str, int]:
         lines.setdefault(_place(path), node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
+                if key.value == "name":
+                    lines.setdefault(f"service {value.value}", node.start_mark.line + 1)
                 walk(value, (*path, key.value))
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
                 walk(value, (*path, index))
 
     try:
-        if document := yaml.compose(text, Loader=yaml.SafeLoader):
+        # In JSON a tab stands between values only, and where it does YAML wants spaces.
+        if document := yaml.compose(text.replace("\t", " "), Loader=yaml.SafeLoader):
             walk(document, ())
     except yaml.YAMLError:
         return {}

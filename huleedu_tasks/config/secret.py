@@ -1,6 +1,7 @@
 """A text that must not be shown: masked wherever it is printed, revealed only by name."""
 
 from collections.abc import Iterable
+from json import dumps
 from urllib.parse import quote, quote_plus
 
 MASK = "***"
@@ -39,8 +40,7 @@ class Redactor:
 
     Args:
         secrets: The secrets to look for, in each form in which programs print them: as they
-            are, percent-encoded, and as a Python literal.
-
+            are, percent-encoded, in JSON, and as a Python literal.
     """
 
     # A shorter secret would blank out ordinary words, and protects nothing.
@@ -63,7 +63,13 @@ def _printed_forms(text: str) -> tuple[str, ...]:
         quote(text, safe=""),
         quote(text),
         quote_plus(text),
+        # As SQLAlchemy renders a URL.
+        quote(text, safe=" +"),
+        dumps(text)[1:-1],
+        dumps(text, ensure_ascii=False)[1:-1],
         repr(text)[1:-1],
+        # Among other quotes, where that escapes this one.
+        repr(f'"{text}')[2:-1],
         ascii(text)[1:-1],
         text.replace("%", "%%"),
         quote(text, safe="").replace("%", "%%"),

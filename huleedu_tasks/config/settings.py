@@ -16,6 +16,7 @@ from huleedu_tasks.errors import ConfigurationError, Finding
 
 ENV_FILE = ".env"
 ENV_EXAMPLE = "env.example"
+LAST_PORT = 65535
 
 
 class Environment(StrEnum):
@@ -36,6 +37,7 @@ class ProviderName(StrEnum):
     """Where development servers come from: the values of `HULEEDU_PROVIDER`."""
 
     AUTO = "auto"
+    DOCKER = "docker"
     EMBEDDED = "embedded"
     EXISTING = "existing"
 
@@ -96,7 +98,7 @@ VARIABLES = (
     ),
     Variable(
         name="HULEEDU_PROVIDER",
-        purpose="Where development servers come from: `auto`, `embedded` or `existing`.",
+        purpose="Where development servers come from: `auto`, `docker`, `embedded` or `existing`.",
         default="auto",
     ),
     *_external_variables(Environment.PRODUCTION, EXTERNAL_PREFIX[Environment.PRODUCTION]),
@@ -116,7 +118,7 @@ VARIABLES = (
     ),
     Variable(
         name="HULEEDU_JOBS",
-        purpose="How many services are worked on at once; the number of processors if unset.",
+        purpose="How many services are migrated at once; the number of processors if unset.",
     ),
     Variable(
         name="HULEEDU_START_TIMEOUT",
@@ -156,7 +158,6 @@ class Settings:
         process: The process environment as it was.
         file: The values of `.env`.
         lines: The line in `.env` each of them stands in.
-
     """
 
     root: Path
@@ -171,7 +172,6 @@ class Settings:
         Raises:
             ConfigurationError: With all findings at once, if a value is not acceptable or a
                 line of `.env` cannot be read.
-
         """
         file, lines, findings = _read_env_file(root / ENV_FILE)
         settings = cls(root=root, process=dict(os.environ), file=file, lines=lines)
@@ -183,6 +183,11 @@ class Settings:
                 hint="Correct them; docs/environment.md explains each variable.",
             )
         return settings
+
+    @staticmethod
+    def registry_path() -> str:
+        """Return the value of `HULEEDU_REGISTRY`, which says where all other settings are."""
+        return os.environ.get("HULEEDU_REGISTRY", "")
 
     def value(self, name: str) -> Value:
         """Return a variable's value, by precedence: environment, `.env`, default."""
@@ -227,7 +232,7 @@ class Settings:
 
     @property
     def jobs(self) -> int:
-        """How many services are worked on at once."""
+        """How many services are migrated at once."""
         return int(self.get("HULEEDU_JOBS") or os.cpu_count() or 1)
 
     @property
@@ -275,10 +280,7 @@ class Settings:
             "HULEEDU_JOBS": lambda text: _number(text, at_least=1, whole=True),
             "HULEEDU_START_TIMEOUT": lambda text: _number(text, at_least=0),
             "HULEEDU_MIGRATION_TIMEOUT": lambda text: _number(text, at_least=0),
-            **{
-                f"{prefix}_PORT": lambda text: _number(text, at_least=1, whole=True)
-                for prefix in EXTERNAL_PREFIX.values()
-            },
+            **{f"{prefix}_PORT": _port for prefix in EXTERNAL_PREFIX.values()},
         }
         findings = []
         for name, check in checks.items():
@@ -297,12 +299,20 @@ def _one_of(allowed: type[StrEnum] | Mapping[str, bool], text: str) -> str:
 
 
 def _number(text: str, *, at_least: int, whole: bool = False) -> str:
+    # Python takes 5_432 and other scripts' digits for numbers; whoever reads the URL does not.
+    if whole and not (text.isascii() and text.isdecimal()):
+        return f"{text!r} is not a whole number"
     try:
-        number = int(text) if whole else float(text)
+        number = float(text)
     except ValueError:
-        return f"{text!r} is not a {'whole ' if whole else ''}number"
+        return f"{text!r} is not a number"
     # `nan` compares as false with everything, and so is refused here too.
-    return "" if number >= at_least else f"{text!r} is less than {at_least}"
+    return "" if number >= at_least else f"{text!r} is not {at_least} or more"
+
+
+def _port(text: str) -> str:
+    problem = _number(text, at_least=1, whole=True)
+    return problem or ("" if int(text) <= LAST_PORT else f"{text!r} is more than {LAST_PORT}")
 
 
 def _read_env_file(path: Path) -> tuple[dict[str, str], dict[str, int], list[Finding]]:

@@ -27,7 +27,6 @@ class DatabaseUrl:
     Attributes:
         scheme: As SQLAlchemy names dialect and driver, for example `postgresql+asyncpg`.
         query: The pairs behind the question mark, in order.
-
     """
 
     user: str
@@ -82,7 +81,6 @@ class ResolvedUrl:
 
     Attributes:
         stated: The override variable's own text, or None if the URL was put together here.
-
     """
 
     url: DatabaseUrl
@@ -108,14 +106,14 @@ def parse_url(text: str, *, variable: str) -> DatabaseUrl:
 
     Raises:
         ConfigurationError: If it is no such URL. The text is not repeated: it may hold a password.
-
     """
     problem = ""
     try:
         parts = urlsplit(text.strip())
         port = parts.port or POSTGRES_PORT
-    except ValueError as error:
-        problem = f"is no URL ({error})"
+    except ValueError:
+        # What Python says of it repeats a part, and that may be the password.
+        problem = "is no URL"
     else:
         if parts.scheme.partition("+")[0] not in ("postgresql", "postgres"):
             problem = "does not begin with postgresql+asyncpg://"
@@ -145,7 +143,6 @@ def resolve(service: Service, settings: Settings) -> ResolvedUrl:
 
     Raises:
         ConfigurationError: If the override is no URL, or variables are missing: all are named.
-
     """
     override = settings.get(service.url_variable)
     if override:
@@ -165,7 +162,6 @@ def resolve_all(services: tuple[Service, ...], settings: Settings) -> dict[str, 
 
     Raises:
         ConfigurationError: With every service's problem at once, each missing variable once.
-
     """
     resolved = {}
     problems: dict[tuple[str, str], Finding] = {}
@@ -232,7 +228,8 @@ def _require(settings: Settings, *names: str) -> None:
         raise ConfigurationError(
             f"The {environment} environment needs {' and '.join(missing)}.",
             findings=[Finding(place=name, problem="is not set") for name in missing],
-            hint="Run `invoke env.init` to write .env, or set them in the environment."
+            hint="Set them in .env, which `invoke env.init` writes where there is none, or in the "
+            "environment."
             if environment.is_disposable
             else "Set them in the environment of this command.",
         )

@@ -18,33 +18,52 @@ Work = Callable[[Service, Step], Awaitable[Outcome]]
 
 
 async def run(
-    services: Sequence[Service],
-    work: Work,
-    *,
-    jobs: int,
-    progress: Progress,
-    after: Mapping[str, Sequence[str]] | None = None,
+    services: Sequence[Service], work: Work, *, jobs: int, progress: Progress
 ) -> tuple[Outcome, ...]:
     """Do the work for each service; a failure of one leaves the others running.
 
     Args:
         work: Returns an outcome or raises; any exception becomes a failed outcome.
         jobs: How many services are worked on at once.
-        after: Names of services that must end well before a service begins; it is aborted if
-            one of them does not.
 
     Returns:
         An outcome for each service, in the order given. If the run is cancelled, those that had
         not ended are aborted.
-
     """
+    begun = tuple(Outcome(service=service.name) for service in services)
+    return await run_next(services, begun, work, jobs=jobs, progress=progress)
+
+
+async def run_next(
+    services: Sequence[Service],
+    before: Sequence[Outcome],
+    work: Work,
+    *,
+    jobs: int,
+    progress: Progress,
+    after: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[Outcome, ...]:
+    """Do the next piece of work for the services that are well; the others keep their outcome.
+
+    Args:
+        before: How each service's work has ended so far.
+        after: Names of services whose own work must have ended well before a service's begins;
+            it is aborted if one of them does not.
+
+    Returns:
+        The outcomes of all the work so far.
+    """
+    if any(outcome.exit_code is ExitCode.INTERRUPTED for outcome in before):
+        return tuple(interrupted_after(outcome) if outcome else outcome for outcome in before)
     slots = asyncio.Semaphore(jobs)
+    well = {outcome.service: bool(outcome) for outcome in before}
     tasks: dict[str, asyncio.Task[Outcome]] = {}
 
     async def one(service: Service) -> Outcome:
         for name in (after or {}).get(service.name, ()):
-            if name in tasks and not await asyncio.shield(tasks[name]):
-                outcome = aborted(service, f"{name} did not end well, and must come first")
+            lost = well.get(name) is False
+            if lost or (name in tasks and not await asyncio.shield(tasks[name])):
+                outcome = aborted(service.name, f"{name} did not end well, and must come first")
                 progress.done(outcome)
                 return outcome
         async with slots:
@@ -52,25 +71,43 @@ async def run(
             progress.done(outcome)
             return outcome
 
+    # All tasks exist before the first of them runs, and looks for another.
     for service in services:
-        tasks[service.name] = asyncio.create_task(one(service))
+        if well[service.name]:
+            tasks[service.name] = asyncio.create_task(one(service))
     try:
         await asyncio.gather(*tasks.values())
     except asyncio.CancelledError:
         for task in tasks.values():
             task.cancel()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
-    return tuple(_collected(service, tasks[service.name]) for service in services)
+    return tuple(
+        outcome.followed_by(_collected(outcome.service, tasks[outcome.service]))
+        if outcome.service in tasks
+        else outcome
+        for outcome in before
+    )
 
 
-def aborted(service: Service, reason: str, exit_code: ExitCode = ExitCode.FAILED) -> Outcome:
+def aborted(service: str, reason: str, exit_code: ExitCode = ExitCode.FAILED) -> Outcome:
     """Return the outcome of work that was not begun, or not finished."""
-    return Outcome(service=service.name, status=Status.ABORTED, detail=reason, exit_code=exit_code)
+    return Outcome(service=service, status=Status.ABORTED, detail=reason, exit_code=exit_code)
 
 
-def interrupted(service: Service) -> Outcome:
+def interrupted(service: str) -> Outcome:
     """Return the outcome of work that a person ended."""
-    return aborted(service, "interrupted", ExitCode.INTERRUPTED)
+    outcome = aborted(service, "interrupted", ExitCode.INTERRUPTED)
+    return replace(outcome, hint="Run the same command again; it begins from any state.")
+
+
+def interrupted_after(outcome: Outcome) -> Outcome:
+    """Return the outcome of work that was well as far as it came, and has stages left."""
+    return replace(
+        outcome,
+        status=Status.ABORTED,
+        detail=", ".join(filter(None, (outcome.detail, "then interrupted"))),
+        exit_code=ExitCode.INTERRUPTED,
+    )
 
 
 def failed(service: Service, error: HuleEduError) -> Outcome:
@@ -101,7 +138,7 @@ async def _outcome_of(service: Service, work: Work, progress: Progress) -> Outco
     return replace(outcome, seconds=time.monotonic() - started)
 
 
-def _collected(service: Service, task: "asyncio.Task[Outcome]") -> Outcome:
+def _collected(service: str, task: "asyncio.Task[Outcome]") -> Outcome:
     if task.cancelled():
         return interrupted(service)
     return task.result()

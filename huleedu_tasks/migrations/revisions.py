@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from huleedu_tasks.config.registry import Service
@@ -27,7 +28,6 @@ class Revision:
         parents: The revisions it follows; two for a merge, none for a base.
         depends_on: Revisions of other branches that must be applied before it.
         message: The first line of its docstring.
-
     """
 
     id: str
@@ -58,6 +58,11 @@ class History:
             return None
         return len(self._ancestors(self.heads) - self._ancestors(current))
 
+    def is_past(self, current: tuple[str, ...], revision: str) -> bool:
+        """Whether a revision was applied on the way to the current ones."""
+        known = set(current) <= set(self.revisions)
+        return known and revision in self._ancestors(current) - set(current)
+
     def resolve(self, target: str) -> str | None:
         """Return the full id of a revision given as Alembic allows: whole, or its beginning.
 
@@ -86,8 +91,7 @@ def read_history(service: Service) -> History:
 
     Raises:
         MigrationError: With every finding: a file that is no Python, a parent that is missing,
-            an id that stands twice, two heads.
-
+            an id that stands twice, a circle, two heads.
     """
     findings: list[Finding] = []
     revisions: dict[str, Revision] = {}
@@ -109,7 +113,8 @@ def read_history(service: Service) -> History:
             findings.append(Finding(place=str(path), problem=problem))
         revisions[revision.id] = revision
     history = History(revisions=revisions)
-    findings += findings or list(_gaps(history)) or list(_heads_findings(history))
+    # What follows from a finding is no finding of its own.
+    findings = findings or [*_gaps(history)] or [*_circles(history)] or [*_heads_findings(history)]
     if findings:
         raise MigrationError(
             "Its revisions do not form one history.",
@@ -124,7 +129,6 @@ def version_folders(service: Service) -> list[Path]:
 
     Raises:
         MigrationError: If the configuration has no script location.
-
     """
     options = _alembic_options(service)
     location = options.get("script_location")
@@ -191,7 +195,8 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 def _read_revision(path: Path) -> Revision | None:
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    # Bytes: a byte order mark and a coding line are Python's to understand.
+    tree = ast.parse(path.read_bytes(), filename=str(path))
     values = dict(_literals(tree))
     identifier = values.get("revision")
     if identifier is None:
@@ -243,6 +248,16 @@ def _gaps(history: History) -> Iterator[Finding]:
             if parent not in history.revisions:
                 problem = f"follows revision {parent}, which no file has"
                 yield Finding(place=str(revision.path), problem=problem)
+
+
+def _circles(history: History) -> Iterator[Finding]:
+    parents = {revision.id: revision.parents for revision in history.revisions.values()}
+    try:
+        TopologicalSorter(parents).prepare()
+    except CycleError as error:
+        first, *_ = circle = error.args[1]
+        problem = f"revisions follow one another in a circle: {', '.join(circle)}"
+        yield Finding(place=str(history.revisions[first].path), problem=problem)
 
 
 def _heads_findings(history: History) -> Iterator[Finding]:

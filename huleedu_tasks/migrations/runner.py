@@ -30,7 +30,6 @@ class Migrated:
         before: The revisions it was at.
         after: The revisions it is at.
         output: What Alembic and the service's code printed.
-
     """
 
     before: tuple[str, ...]
@@ -51,13 +50,18 @@ async def upgrade(
     Raises:
         MigrationError: If Alembic fails, takes too long, or leaves the database elsewhere.
         ServerError: If the database cannot be asked.
-
     """
     before = await _revisions(url)
     wanted = history.resolve(target)
     if wanted and before == (wanted,):
         return Migrated(before=before, after=before)
-    output = await _run_alembic(service, url, settings, ["upgrade", target])
+    if wanted and history.is_past(before, wanted):
+        raise MigrationError(
+            f"{service.database} is at {named(before)}, which is past {wanted}; nothing was run.",
+            hint="Migrations go forward only; in development `invoke db.reset` starts anew.",
+        )
+    hint = _remedy(before, history)
+    output = await _run_alembic(service, url, settings, ["upgrade", target], hint)
     after = await _revisions(url)
     if wanted and after != (wanted,):
         raise MigrationError(
@@ -81,7 +85,7 @@ async def _revisions(url: DatabaseUrl) -> tuple[str, ...]:
 
 
 async def _run_alembic(
-    service: Service, url: DatabaseUrl, settings: Settings, arguments: list[str]
+    service: Service, url: DatabaseUrl, settings: Settings, arguments: list[str], hint: str
 ) -> str:
     python = service.python or (sys.executable,)
     alembic = [str(WORKER), "-c", str(service.alembic_config), *arguments]
@@ -107,6 +111,7 @@ async def _run_alembic(
     if done.returncode != 0:
         raise MigrationError(
             f"Alembic failed with exit code {done.returncode}: {_last_line(done.output)}",
+            hint=hint,
             output=done.output,
         )
     return done.output
@@ -132,6 +137,17 @@ def _environment(service: Service, url: DatabaseUrl, settings: Settings) -> dict
     if url.password:
         environment["PGPASSWORD"] = url.password.reveal()
     return environment
+
+
+def _remedy(before: tuple[str, ...], history: History) -> str:
+    """Say what helps if Alembic fails."""
+    unknown = tuple(revision for revision in before if revision not in history.revisions)
+    if unknown:
+        return (
+            f"Revision {named(unknown)} was made by another branch of the code: check that out, "
+            "or in development start anew with `invoke db.reset`."
+        )
+    return "The service's own output names the cause; correct it and run the command again."
 
 
 def _last_line(output: str) -> str:

@@ -1,6 +1,7 @@
 """Connections to PostgreSQL, with failures said in words."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,6 @@ async def connection(
 
     Raises:
         ServerError: Unreachable, LoginRefused or DatabaseMissing, where it is one of these.
-
     """
     opened = await _connect(url, database or url.database, timeout)
     try:
@@ -81,13 +81,19 @@ async def _connect(url: DatabaseUrl, database: str, timeout: float) -> "asyncpg.
         ) from None
     except (OSError, TimeoutError) as error:
         raise Unreachable(
-            f"Nothing answers at {url.address}: {error or f'no answer in {timeout:g} s'}",
+            f"Nothing answers at {url.address}: {_reason(error) or f'silent for {timeout:g} s'}.",
             hint="`invoke db.up` starts the development servers.",
         ) from None
     except asyncpg.PostgresError as error:
         raise ServerError(f"{url.address} does not accept connections: {error}") from None
     except (asyncpg.InterfaceError, ValueError) as error:
         raise ServerError(f"No connection can be made to {url}: {error}") from None
+
+
+def _reason(error: Exception) -> str:
+    # asyncio's own words repeat the address, once for each that the name has.
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number else str(error)
 
 
 async def _close(opened: "asyncpg.Connection") -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 # A table would turn up in the service's autogenerate; a comment on the database does not.
 MARK_PREFIX = "huleedu-tasks "
+COMMENTS = "SELECT datname, coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +21,12 @@ class Mark:
     Attributes:
         environment: The environment the database belongs to.
         seeds: Fingerprint of the seeds it was filled with; empty if it was not.
-
+        init: Fingerprint of the scripts that ran at its birth, on a copy kept from then.
     """
 
     environment: str
     seeds: str = ""
+    init: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,6 @@ class ServerIdentity:
     Attributes:
         system_identifier: Made by initdb, and shared by copies of one data directory.
         data_directory: Where the server's files lie, as the server itself sees it.
-
     """
 
     system_identifier: int
@@ -56,11 +57,20 @@ def literal(text: str) -> str:
 
 
 async def identity(connection: "asyncpg.Connection") -> ServerIdentity:
-    """Ask a server which one it is; needs a superuser or pg_read_all_settings."""
-    row = await connection.fetchrow(
-        "SELECT system_identifier, current_setting('data_directory') AS data_directory"
-        " FROM pg_control_system()"
-    )
+    """Ask a server which one it is; needs a superuser or pg_read_all_settings.
+
+    Raises:
+        ServerError: If the server does not tell this user.
+    """
+    import asyncpg
+
+    try:
+        row = await connection.fetchrow(
+            "SELECT system_identifier, current_setting('data_directory') AS data_directory"
+            " FROM pg_control_system()"
+        )
+    except asyncpg.PostgresError as error:
+        raise ServerError(f"The server does not tell which one it is: {error}") from error
     return ServerIdentity(
         # PostgreSQL shows the unsigned number of pg_control as a signed one.
         system_identifier=row["system_identifier"] % 2**64,
@@ -90,7 +100,6 @@ async def create_extension(connection: "asyncpg.Connection", name: str) -> None:
 
     Raises:
         ServerError: If the server does not have it.
-
     """
     import asyncpg
 
@@ -108,17 +117,24 @@ async def read_mark(connection: "asyncpg.Connection", name: str) -> Mark | None:
     """Return a database's mark, or None if it has none.
 
     Raises:
-        ServerError: If there is a mark that this version cannot read: it is not taken for none.
-
+        ServerError: As `parse_mark`.
     """
-    comment = await _comment(connection, name)
+    return parse_mark(name, await comment_of(connection, name))
+
+
+def parse_mark(database: str, comment: str) -> Mark | None:
+    """Return the mark in a database's comment, or None if there is none.
+
+    Raises:
+        ServerError: If there is a mark that this version cannot read: it is not taken for none.
+    """
     if MARK_PREFIX not in comment:
         return None
     try:
         return Mark(**json.loads(comment.rpartition(MARK_PREFIX)[2]))
     except (ValueError, TypeError) as error:
         raise ServerError(
-            f"The mark on database {name!r} cannot be read.",
+            f"The mark on database {database!r} cannot be read.",
             findings=[Finding(place="its comment", problem=repr(comment))],
             hint="A newer version of huleedu-tasks may have written it; if not, correct it with"
             " COMMENT ON DATABASE.",
@@ -130,7 +146,7 @@ async def write_mark(connection: "asyncpg.Connection", name: str, mark: Mark) ->
 
     In a transaction the mark comes and goes with it.
     """
-    comment = (await _comment(connection, name)).partition(MARK_PREFIX)[0]
+    comment = (await comment_of(connection, name)).partition(MARK_PREFIX)[0]
     text = f"{comment}{MARK_PREFIX}{json.dumps(asdict(mark))}"
     await connection.execute(f"COMMENT ON DATABASE {quoted(name)} IS {literal(text)}")
 
@@ -152,8 +168,14 @@ async def current_revisions(connection: "asyncpg.Connection") -> tuple[str, ...]
     return tuple(sorted(row["version_num"] for row in rows))
 
 
-async def _comment(connection: "asyncpg.Connection", name: str) -> str:
+async def comment_of(connection: "asyncpg.Connection", name: str) -> str:
+    """Return a database's comment, or an empty text."""
     comment = await connection.fetchval(
         "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", name
     )
     return comment or ""
+
+
+async def comments(connection: "asyncpg.Connection") -> dict[str, str]:
+    """Return the comment of every database on a server, by its name."""
+    return dict(await connection.fetch(COMMENTS))

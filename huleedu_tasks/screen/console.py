@@ -45,7 +45,6 @@ class Screen:
     Args:
         as_json: Whether the result is printed as one JSON document.
         redact: Masks every password in what is shown.
-
     """
 
     def __init__(self, *, as_json: bool = False, redact: Redact = str) -> None:
@@ -82,7 +81,8 @@ class Screen:
                 }
             )
             return
-        self.say(f"{command}: {error.message}")
+        place = "" if error.message.startswith(command) else f"{command}: "
+        self.say(f"{place}{error.message}")
         for finding in error.findings:
             self.say(f"  - {finding}")
         if error.output:
@@ -155,8 +155,8 @@ class PlainProgress:
         self._screen.say(f"{service}: {text}")
 
     def done(self, outcome: Outcome) -> None:
-        """Say how a service's work ended, unless the report will say it as well."""
-        if not outcome:
+        """Say at once what went wrong; the report tells the rest."""
+        if outcome.status in (Status.FAILED, Status.ABORTED):
             self._screen.say(f"{outcome.service}: {outcome.status} {outcome.detail}")
 
 

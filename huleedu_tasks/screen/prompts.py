@@ -24,7 +24,6 @@ def type_name(name: str, *, why: str, flag: str) -> None:
     Raises:
         Refused: If something else is typed, or the input is closed.
         KeyboardInterrupt: On Ctrl-C.
-
     """
     import questionary
 

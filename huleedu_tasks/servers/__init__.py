@@ -1,13 +1,28 @@
 """Where development servers come from: one protocol, and the choice of who fulfils it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.postgres.databases import ServerIdentity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What starting a server came to.
+
+    Attributes:
+        done: What was done, in a few words.
+        newborn: Whether its data was made by this start.
+    """
+
+    done: str
+    newborn: bool = False
 
 
 class Provider(Protocol):
@@ -30,43 +45,74 @@ class Provider(Protocol):
 
         Args:
             login: User and password the servers are made with, in any service's URL.
-
         """
 
-    async def start(self, service: Service, url: DatabaseUrl) -> str:
+    async def start(self, service: Service, url: DatabaseUrl) -> Started:
         """Start a service's server unless it runs, and return when its database accepts its user.
 
-        Returns:
-            What was done, in a few words.
-
+        Raises:
+            HuleEduError: If it cannot be started, or does not let the user in.
         """
 
     async def stop(self, service: Service) -> str:
         """Stop a service's server if it runs, keeping its data; return what was done."""
 
-    def identity(self, service: Service) -> ServerIdentity | None:
+    async def renew(self, service: Service, url: DatabaseUrl) -> Started:
+        """Destroy a service's server with all its data, once in a run, and start a new one."""
+
+    async def identity(self, service: Service) -> ServerIdentity | None:
         """Return which server is the service's own, as seen from the provider's side."""
+
+    async def comments_inside(self, service: Service, url: DatabaseUrl) -> Mapping[str, str]:
+        """Read the comment of each database from the provider's side, without the password.
+
+        Raises:
+            Refused: If they cannot be read, or the server is not the provider's own.
+        """
+
+    async def init_scripts(self, service: Service) -> str:
+        """Return a fingerprint of the scripts that fill a new server; empty if there are none."""
 
     def psql(self) -> str:
         """Return the `psql` to use, or an empty text if there is none."""
 
+    def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> list[str]:
+        """Return the command that shows the servers' logs.
 
-def choose(settings: Settings, state: Path, extensions: Sequence[str]) -> Provider:
+        Raises:
+            ConfigurationError: If this provider has no logs to show.
+        """
+
+
+def choose(settings: Settings, registry: Registry, state: Path) -> Provider:
     """Return the provider that the settings ask for, or that is there.
 
     Args:
         state: Folder for embedded servers.
-        extensions: Extensions the servers must have.
 
     Raises:
-        ConfigurationError: If it cannot work here.
-
+        HuleEduError: If the one asked for cannot work here.
     """
-    from huleedu_tasks.servers.embedded import EmbeddedServers
-    from huleedu_tasks.servers.existing import ExistingServers
-
     wanted = settings.provider
     stated = f"HULEEDU_PROVIDER={wanted} ({settings.value('HULEEDU_PROVIDER').source})"
     if wanted is ProviderName.EXISTING:
+        from huleedu_tasks.servers.existing import ExistingServers
+
         return ExistingServers(reason=stated)
-    return EmbeddedServers.create(settings, state, extensions, reason=stated)
+    if wanted is ProviderName.EMBEDDED:
+        return _embedded(settings, registry, state, stated)
+    from huleedu_tasks.servers.docker import DockerServers
+
+    try:
+        return DockerServers.create(settings, registry, reason=stated)
+    except HuleEduError as error:
+        if wanted is ProviderName.DOCKER:
+            raise
+        return _embedded(settings, registry, state, f"{stated}; no Docker: {error.message}")
+
+
+def _embedded(settings: Settings, registry: Registry, state: Path, reason: str) -> Provider:
+    from huleedu_tasks.servers.embedded import EmbeddedServers
+
+    extensions = {name for service in registry.services for name in service.extensions}
+    return EmbeddedServers.create(settings, state, sorted(extensions), reason=reason)

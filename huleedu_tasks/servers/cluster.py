@@ -6,10 +6,10 @@ are accepted (PostgreSQL, `miscadmin.h`, LOCK_FILE_LINE_*).
 """
 
 import asyncio
-import contextlib
 import os
 import shutil
 import struct
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from huleedu_tasks.errors import ServerError
 from huleedu_tasks.postgres.databases import ServerIdentity, literal, quoted
 from huleedu_tasks.process import Account
 from huleedu_tasks.servers.binaries import Binaries
+from huleedu_tasks.servers.ports import holder
 from huleedu_tasks.state import unwritable
 
 if TYPE_CHECKING:
@@ -38,7 +39,12 @@ _READY_LINE = 8
 _PORT_LINE = 4
 # A killed postmaster's last backends hold its shared memory for a moment.
 _STILL_DYING = "pre-existing shared memory block"
-_NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+# A statement goes on for as long as it likes after its client was ended, unless the server looks.
+_NOTICES_LOST_CLIENTS = (
+    # Elsewhere PostgreSQL 14 does not start with it.
+    {"client_connection_check_interval": "500ms"} if sys.platform == "linux" else {}
+)
+_NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +56,6 @@ class Cluster:
         log: Where the server writes its log.
         account: The user the server runs as, or None for our own.
         durable: Whether it flushes to disk; without, only a crash of the whole machine harms.
-
     """
 
     binaries: Binaries
@@ -112,9 +117,8 @@ class Cluster:
 
         Raises:
             ServerError: With the log's last lines, or the process that has the port.
-
         """
-        self._remove_stale_pid_file()
+        self._disown_stale_pid_file()
         _limit(self.log)
         deadline = time.monotonic() + timeout
         while True:
@@ -140,7 +144,6 @@ class Cluster:
 
         Raises:
             ServerError: If it does not end in time.
-
         """
         import signal
 
@@ -164,7 +167,6 @@ class Cluster:
 
         Raises:
             ServerError: If PostgreSQL does not accept it.
-
         """
         role, text = quoted(user), literal(password.reveal())
         create = (
@@ -194,7 +196,6 @@ class Cluster:
 
         Raises:
             ServerError: With what initdb said.
-
         """
         partial = _fresh_partial(self.data)
         try:
@@ -226,12 +227,27 @@ class Cluster:
         except OSError as error:
             raise unwritable(self.data, error) from error
 
+    async def remove(self) -> None:
+        """Remove the data directory of a stopped server; only a whole one keeps its name.
+
+        Raises:
+            ServerError: If it cannot be removed.
+        """
+        removed = self.data.with_name(f"{self.data.name}.removed")
+        try:
+            if self.data.exists():
+                self.data.rename(removed)
+            await asyncio.to_thread(shutil.rmtree, removed, ignore_errors=False)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise unwritable(self.data, error) from error
+
     async def copy_from(self, template: "Cluster") -> None:
         """Make the data directory a copy of a stopped cluster's, owners and modes kept.
 
         Raises:
             ServerError: If it cannot be written.
-
         """
         try:
             partial = _fresh_partial(self.data)
@@ -259,6 +275,7 @@ class Cluster:
             # A socket's path may have 107 bytes; nobody needs one here.
             "unix_socket_directories": "",
             "logging_collector": "off",
+            **_NOTICES_LOST_CLIENTS,
             **({} if self.durable else _NOT_DURABLE),
         }
         options = [text for key, value in settings.items() for text in ("-c", f"{key}={value}")]
@@ -284,7 +301,7 @@ class Cluster:
     def _start_error(self, said: str) -> ServerError:
         if "Address already in use" in said:
             return ServerError(
-                f"Port {self.port} is taken by {_holder(self.port)}.",
+                f"Port {self.port} is taken by {holder(self.port)}.",
                 hint="Stop it, or give the service another port in the registry and in its "
                 "config.py.",
             )
@@ -295,19 +312,17 @@ class Cluster:
             "`invoke db.reset`.",
         )
 
-    def _remove_stale_pid_file(self) -> None:
-        """Remove a pid file whose process is alive and somebody else.
+    def _disown_stale_pid_file(self) -> None:
+        """Have PostgreSQL see that the process in its pid file is not its server any more.
 
-        PostgreSQL would take it for a running server. A pid file whose process is gone is left:
-        PostgreSQL itself finds out whether old backends still use the directory.
+        A zombie, and a stranger with the server's old number, are alive to it. It knows that the
+        number of its own parent, which we are, is no server's. The file stays: the rest of it
+        tells PostgreSQL whether old backends still use the directory.
         """
-        import psutil
-
-        pid = self._pid()
-        if pid is not None and psutil.pid_exists(pid) and self.server() is None:
-            with contextlib.suppress(psutil.Error):
-                if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                    (self.data / "postmaster.pid").unlink(missing_ok=True)
+        if self._pid() is not None and self.server() is None:
+            path = self.data / "postmaster.pid"
+            _, *rest = path.read_text().splitlines(keepends=True)
+            path.write_text("".join([f"{os.getpid()}\n", *rest]))
 
     def _pid(self) -> int | None:
         text = self._pid_file_line(1)
@@ -373,21 +388,3 @@ async def _ends(server: "psutil.Process", timeout: float) -> bool:
             return True
         await asyncio.sleep(POLL_INTERVAL)
     return False
-
-
-def _holder(port: int) -> str:
-    """Say which process listens on a port, as far as the system tells us."""
-    import psutil
-
-    unknown = "a process the system does not let us see"
-    try:
-        connections = psutil.net_connections(kind="tcp")
-    except psutil.Error:
-        return unknown
-    for found in connections:
-        if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port:
-            if found.pid is None:
-                return unknown
-            with contextlib.suppress(psutil.Error):
-                return f"pid {found.pid} ({psutil.Process(found.pid).name()})"
-    return unknown

@@ -7,9 +7,9 @@ its major version, since no other version can read it.
 import os
 import pwd
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,8 @@ from huleedu_tasks.postgres.connections import (
 )
 from huleedu_tasks.postgres.databases import Mark, ServerIdentity
 from huleedu_tasks.process import Account
-from huleedu_tasks.servers.binaries import Binaries, find_binaries, package_folder
+from huleedu_tasks.servers import Started
+from huleedu_tasks.servers.binaries import Binaries, find_binaries, find_psql, package_folder
 from huleedu_tasks.servers.cluster import Cluster
 from huleedu_tasks.state import is_reachable, make_folder, unwritable
 
@@ -49,6 +50,7 @@ class EmbeddedServers:
     reason: str
     name: ProviderName = ProviderName.EMBEDDED
     proves_identity: bool = True
+    _renewed: set[str] = field(default_factory=set)
 
     @classmethod
     def create(
@@ -63,7 +65,6 @@ class EmbeddedServers:
 
         Raises:
             ConfigurationError: If there are none, or nobody whom a server could run as.
-
         """
         binaries = find_binaries(settings, extensions)
         return cls(
@@ -82,7 +83,7 @@ class EmbeddedServers:
                 if not self._template.exists:
                     await self._create_template(login)
 
-    async def start(self, service: Service, url: DatabaseUrl) -> str:
+    async def start(self, service: Service, url: DatabaseUrl) -> Started:
         """Start a service's server unless it runs, and return when its database accepts its user.
 
         A server made with another password gets the present one. A database that is missing is
@@ -103,7 +104,7 @@ class EmbeddedServers:
                 await self._start(cluster)
                 await self._admit(service, cluster, url)
                 done = f"{done}, login renewed"
-        return done
+        return Started(done=done)
 
     async def stop(self, service: Service) -> str:
         """Stop a service's server if it runs, keeping its data."""
@@ -113,14 +114,45 @@ class EmbeddedServers:
         async with self._lock(service.compose_service):
             return "stopped" if await cluster.stop() else "not running"
 
-    def identity(self, service: Service) -> ServerIdentity | None:
+    async def renew(self, service: Service, url: DatabaseUrl) -> Started:
+        """Remove a service's data directory once, and start it anew from the first cluster."""
+        cluster = self._cluster(service)
+        async with self._lock(service.compose_service):
+            if service.compose_service not in self._renewed:
+                await cluster.stop()
+                await cluster.remove()
+                self._renewed.add(service.compose_service)
+        return await self.start(service, url)
+
+    async def identity(self, service: Service) -> ServerIdentity | None:
         """Read which server is the service's own from its data directory."""
         return self._cluster(service).identity()
+
+    async def comments_inside(self, service: Service, url: DatabaseUrl) -> Mapping[str, str]:
+        """Start the server, which lets the present password in, and read the comments."""
+        await self.start(service, url)
+        own = replace(url, host="localhost", port=service.port)
+        async with connection(own, database=MAINTENANCE_DATABASE) as admin:
+            return await databases.comments(admin)
+
+    async def init_scripts(self, service: Service) -> str:
+        """Return nothing: a new cluster is what initdb makes."""
+        return ""
 
     def psql(self) -> str:
         """Return the `psql` beside the server's programs, else the machine's."""
         own = self.binaries.program("psql")
-        return str(own) if own.is_file() else shutil.which("psql") or ""
+        return str(own) if own.is_file() else find_psql()
+
+    def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> list[str]:
+        """Return the command that shows the servers' log files."""
+        files = sorted({self._cluster(service).log for service in services})
+        if missing := [file for file in files if not file.exists()]:
+            raise ConfigurationError(
+                f"There is no log {missing[0]} yet.", hint="`invoke db.up` starts the servers."
+            )
+        following = ["-F"] if follow else []
+        return ["tail", "-n", str(lines), *following, *map(str, files)]
 
     @property
     def _version_folder(self) -> Path:
@@ -223,7 +255,6 @@ def server_account() -> Account | None:
 
     Raises:
         ConfigurationError: If we are root and there is no account without privileges.
-
     """
     if os.geteuid() != 0:
         return None

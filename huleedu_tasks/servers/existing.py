@@ -1,14 +1,16 @@
 """Servers somebody else runs, as a CI job's service containers: nothing is started or stopped."""
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import ProviderName
 from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.errors import Refused
 from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASE, connection
 from huleedu_tasks.postgres.databases import ServerIdentity
+from huleedu_tasks.servers import Started
+from huleedu_tasks.servers.binaries import find_psql
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,19 +24,42 @@ class ExistingServers:
     async def prepare(self, services: Sequence[Service], login: DatabaseUrl) -> None:
         """Do nothing: the servers are not ours."""
 
-    async def start(self, service: Service, url: DatabaseUrl) -> str:
+    async def start(self, service: Service, url: DatabaseUrl) -> Started:
         """Ask the server whether it accepts the user; the database may yet be missing."""
         async with connection(url, database=MAINTENANCE_DATABASE):
-            return "answers"
+            return Started(done="answers")
 
     async def stop(self, service: Service) -> str:
         """Do nothing: the servers are not ours."""
         return "left alone: not started by this tool"
 
-    def identity(self, service: Service) -> ServerIdentity | None:
+    async def renew(self, service: Service, url: DatabaseUrl) -> Started:
+        """Refuse: the servers are not ours."""
+        raise _not_ours("its data cannot be made anew")
+
+    async def identity(self, service: Service) -> ServerIdentity | None:
         """Return None: there is nothing to compare with."""
         return None
 
+    async def comments_inside(self, service: Service, url: DatabaseUrl) -> Mapping[str, str]:
+        """Refuse: the servers are not ours."""
+        raise _not_ours("its data cannot be made anew")
+
+    async def init_scripts(self, service: Service) -> str:
+        """Return nothing: how the servers were made is not known."""
+        return ""
+
     def psql(self) -> str:
-        """Return the machine's `psql`."""
-        return shutil.which("psql") or ""
+        """Return the machine's `psql`, or the package's."""
+        return find_psql()
+
+    def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> list[str]:
+        """Refuse: the servers are not ours."""
+        raise _not_ours("its log cannot be shown")
+
+
+def _not_ours(what: str) -> Refused:
+    return Refused(
+        f"Whoever runs an existing server has its files: {what} from here.",
+        hint="Ask there, or use HULEEDU_PROVIDER=docker or embedded.",
+    )

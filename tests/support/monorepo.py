@@ -187,10 +187,11 @@ class Monorepo:
         cwd: str = ".",
         env: Mapping[str, str] | None = None,
         account: Mapping[str, Any] | None = None,
+        python: str = sys.executable,
     ) -> "subprocess.Popen[str]":
         """Start `invoke ARGUMENTS` as a person would, without a terminal."""
         return subprocess.Popen(
-            [sys.executable, "-m", "invoke", *arguments],
+            [python, "-m", "invoke", *arguments],
             cwd=self.root / cwd,
             env={**clean_environment(), **self.environment, **(env or {})},
             stdin=subprocess.DEVNULL,

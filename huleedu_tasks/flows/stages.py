@@ -1,0 +1,287 @@
+"""The stages of the development flows: each takes one service from one state to the next."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from huleedu_tasks import seeds
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.config.urls import ResolvedUrl
+from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused
+from huleedu_tasks.flows import fleet
+from huleedu_tasks.flows.fleet import Step, Work
+from huleedu_tasks.guard import Guard
+from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.revisions import History, read_history
+from huleedu_tasks.postgres import copies, databases
+from huleedu_tasks.postgres.connections import (
+    MAINTENANCE_DATABASE,
+    DatabaseMissing,
+    Unreachable,
+    connection,
+)
+from huleedu_tasks.postgres.databases import Mark
+from huleedu_tasks.report import Fact, Outcome, Status
+from huleedu_tasks.servers import Provider
+
+if TYPE_CHECKING:
+    import asyncpg
+
+STATUS_COLUMNS = ("reachable", "current", "head", "pending", "seeded")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """What the stages work with.
+
+    Attributes:
+        urls: Where each service's database is, by the service's name.
+        shared_servers: The compose services whose server is more than one service's.
+    """
+
+    settings: Settings
+    provider: Provider
+    urls: Mapping[str, ResolvedUrl]
+    guard: Guard
+    shared_servers: Collection[str] = ()
+
+    @property
+    def waiting(self) -> tuple[Work, ...]:
+        """The stages that only wait for servers."""
+        return (self.start, self.prove, self.prove_inside, self.renew, self.recreate)
+
+    def would(self, text: str) -> Work:
+        """Return work that only says what would be done."""
+
+        async def say(service: Service, step: Step) -> Outcome:
+            database = self.urls[service.name].url.database
+            detail = f"dry run: would {text.format(database=database)}"
+            return Outcome(service=service.name, status=Status.SKIPPED, detail=detail)
+
+        return say
+
+    async def prove(self, service: Service, step: Step) -> Outcome:
+        """Prove that the database may be changed or destroyed."""
+        url = self.urls[service.name].url
+        async with connection(url, database=MAINTENANCE_DATABASE) as admin:
+            await self.guard.prove_disposable(admin, service, url.database)
+        return Outcome(service=service.name)
+
+    async def start(self, service: Service, step: Step) -> Outcome:
+        """Have the server running and the database accept its user."""
+        step("starting")
+        started = await self.provider.start(service, self.urls[service.name].url)
+        if started.newborn:
+            await self._keep_pristine(service)
+        return Outcome(service=service.name, facts={"server": started.done})
+
+    async def stop(self, service: Service, step: Step) -> Outcome:
+        """Stop the server, keeping its data."""
+        step("stopping")
+        return Outcome(service=service.name, detail=await self.provider.stop(service))
+
+    async def prove_inside(self, service: Service, step: Step) -> Outcome:
+        """Prove that a server's whole data may go, even where its password is lost."""
+        step("proving")
+        read_history(service)
+        url = self.urls[service.name].url
+        self.guard.prove_comments(service, await self.provider.comments_inside(service, url))
+        return Outcome(service=service.name)
+
+    async def renew(self, service: Service, step: Step) -> Outcome:
+        """Make the server's data anew, as its first start made it."""
+        step("recreating its volume")
+        url = self.urls[service.name].url
+        started = await self.provider.renew(service, url)
+        await self._keep_pristine(service)
+        async with connection(url, database=MAINTENANCE_DATABASE) as admin:
+            await databases.write_mark(admin, url.database, self._mark)
+        await self._create_extensions(service)
+        return Outcome(service=service.name, facts={"server": started.done})
+
+    async def recreate(self, service: Service, step: Step) -> Outcome:
+        """Replace the database by one that is as new, inside the running server.
+
+        What scripts made in it at the server's birth is in the copy kept from then. Without one
+        that fits, only a new volume gives the same state.
+        """
+        step("recreating")
+        # Broken revisions must not cost the data of the day before.
+        read_history(service)
+        url = self.urls[service.name].url
+        scripts = await self.provider.init_scripts(service)
+        async with connection(url, database=MAINTENANCE_DATABASE) as admin:
+            await self.guard.prove_disposable(admin, service, url.database)
+            pristine = await _pristine_copy(admin, url.database, scripts)
+            if pristine or not scripts:
+                await databases.drop(admin, url.database)
+                if pristine:
+                    await copies.clone(admin, pristine, url.database)
+                    await databases.write_mark(admin, url.database, self._mark)
+                else:
+                    await databases.create(admin, url.database, self._mark)
+        if scripts and not pristine:
+            self._require_own_server(service)
+            return await self.renew(service, step)
+        await self._create_extensions(service)
+        return Outcome(service=service.name)
+
+    async def require_database(self, service: Service, step: Step) -> Outcome:
+        """Make the database if it is missing, and mark it if a person has released it."""
+        url = self.urls[service.name].url
+        async with connection(url, database=MAINTENANCE_DATABASE) as admin:
+            await self.guard.prove_disposable(admin, service, url.database)
+            if not await databases.exists(admin, url.database):
+                await databases.create(admin, url.database, self._mark)
+            elif url.database in self.guard.confirmed:
+                await databases.write_mark(admin, url.database, self._mark)
+        return Outcome(service=service.name)
+
+    def upgrade(self, target: str) -> Work:
+        """Return work that migrates to a revision."""
+
+        async def upgrade(service: Service, step: Step) -> Outcome:
+            step("migrating")
+            history = read_history(service)
+            url = self.urls[service.name].url
+            done = await runner.upgrade(service, url, self.settings, history, target)
+            facts = {"from": runner.named(done.before), "to": runner.named(done.after)}
+            detail = "already there" if done.before == done.after else "migrated"
+            return Outcome(service=service.name, detail=detail, facts=facts, output=done.output)
+
+        return upgrade
+
+    async def require_head(self, service: Service, step: Step) -> Outcome:
+        """Refuse a database its seeds are not written for."""
+        history = read_history(service)
+        url = self.urls[service.name].url
+        async with connection(url) as asked:
+            current = await databases.current_revisions(asked)
+        if current != history.heads:
+            raise Refused(
+                f"{url.database} is at {runner.named(current)}, and its seeds are written for "
+                f"{runner.named(history.heads)}.",
+                hint="Run `invoke db.migrate` first.",
+            )
+        return Outcome(service=service.name)
+
+    async def seed(self, service: Service, step: Step) -> Outcome:
+        """Apply the seeds."""
+        if not service.seeds:
+            return Outcome(service=service.name, detail="no seeds")
+        step("seeding")
+        await seeds.apply(
+            service,
+            self.urls[service.name].url,
+            environment=str(self.settings.environment),
+            timeout=self.settings.migration_timeout,
+        )
+        return Outcome(service=service.name, detail="seeded")
+
+    async def status(self, service: Service, step: Step) -> Outcome:
+        """Ask the database where it is."""
+        url = self.urls[service.name].url
+        history = _history_or_problem(service)
+        facts: dict[str, Fact] = {
+            "reachable": False,
+            "current": None,
+            "head": runner.named(history.heads) if isinstance(history, History) else None,
+            "pending": None,
+            "seeded": None,
+        }
+        try:
+            async with connection(url) as asked:
+                current = await databases.current_revisions(asked)
+                mark = await databases.read_mark(asked, url.database)
+        except (Unreachable, DatabaseMissing) as error:
+            return Outcome(
+                service=service.name,
+                status=Status.SKIPPED,
+                detail=error.message,
+                hint=error.hint,
+                facts=facts,
+            )
+        facts |= {"reachable": True, "current": runner.named(current)}
+        facts["seeded"] = _seeded(service, mark)
+        if not isinstance(history, History):
+            return replace(fleet.failed(service, history), facts=facts)
+        pending = history.pending(current)
+        facts["pending"] = pending
+        detail = (
+            f"revision {runner.named(current)} is unknown here: another branch of the code "
+            "made it; `invoke db.reset` starts anew"
+            if pending is None
+            else ""
+        )
+        return Outcome(service=service.name, facts=facts, detail=detail)
+
+    async def unmarked_database(self, service: Service) -> str:
+        """Return the name of the service's database if it exists without a mark."""
+        url = self.urls[service.name].url
+        async with connection(url, database=MAINTENANCE_DATABASE) as admin:
+            there = await databases.exists(admin, url.database)
+            if there and await databases.read_mark(admin, url.database) is None:
+                return url.database
+        return ""
+
+    @property
+    def _mark(self) -> Mark:
+        return Mark(environment=str(self.settings.environment))
+
+    def _require_own_server(self, service: Service) -> None:
+        if service.compose_service in self.shared_servers:
+            raise Refused(
+                f"{service.name}: scripts have filled its database when the server was new, so "
+                f"it can only be recreated with {service.compose_service!r} as a whole, which "
+                "other services share.",
+                hint="`invoke db.reset --volumes` recreates them together.",
+            )
+
+    async def _create_extensions(self, service: Service) -> None:
+        if not service.extensions:
+            return
+        async with connection(self.urls[service.name].url) as owner:
+            for name in service.extensions:
+                await databases.create_extension(owner, name)
+
+    async def _keep_pristine(self, service: Service) -> None:
+        """Copy a newborn database that scripts have filled, so that a reset can be a copy."""
+        scripts = await self.provider.init_scripts(service)
+        if not scripts:
+            return
+        url = self.urls[service.name].url
+        async with connection(url, database=MAINTENANCE_DATABASE) as admin:
+            mark = replace(self._mark, init=scripts)
+            await copies.keep_pristine(admin, url.database, mark)
+
+
+def _history_or_problem(service: Service) -> History | HuleEduError:
+    try:
+        if findings := service.missing_files():
+            raise ConfigurationError(
+                "Files are missing.",
+                findings=findings,
+                hint="Create them, or correct the registry.",
+            )
+        return read_history(service)
+    except HuleEduError as error:
+        return error
+
+
+def _seeded(service: Service, mark: Mark | None) -> str:
+    """Say whether the seeds were applied, and whether they are still the same files."""
+    if not service.seeds:
+        return "no seeds"
+    if mark is None or not mark.seeds:
+        return "no"
+    return "yes" if mark.seeds == seeds.fingerprint(service) else "changed since"
+
+
+async def _pristine_copy(admin: "asyncpg.Connection", database: str, scripts: str) -> str:
+    """Return the name of the copy that these very scripts have made; empty if there is none."""
+    if not scripts:
+        return ""
+    name = copies.pristine_name(database)
+    mark = await databases.read_mark(admin, name)
+    return name if mark is not None and mark.init == scripts else ""

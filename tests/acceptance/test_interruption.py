@@ -1,0 +1,156 @@
+"""What Ctrl-C, SIGTERM and SIGKILL leave behind: a line for each service, and nothing running."""
+
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+from tests.support.monorepo import Monorepo, Ran, is_dead, new_monorepo, wait_until
+from tests.support.observe import WORKER, notes, processes, statements
+
+SLEEP = "SELECT pg_sleep(600)"
+SLOW_SEED = f"""\
+async def seed(connection):
+    await connection.execute("INSERT INTO note VALUES (9, 'half')")
+    await connection.execute({SLEEP!r})
+"""
+ENDINGS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+Tool = subprocess.Popen[str]
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Monorepo]:
+    with new_monorepo(("quick", "slow")) as made:
+        assert made.invoke("db.reset").code == 0
+        yield made
+
+
+@pytest.fixture
+def sleeping_revision(pair: Monorepo) -> Iterator[None]:
+    revision = pair.add_revision("slow", "b2", "a1", SLEEP)
+    yield
+    revision.unlink()
+
+
+@pytest.fixture
+def sleeping_seed(pair: Monorepo) -> Iterator[None]:
+    path = "database/seed-scripts/seed_slow.py"
+    seed = pair.read(path)
+    pair.write(path, SLOW_SEED)
+    yield
+    pair.write(path, seed)
+
+
+def started(monorepo: Monorepo, reached: Callable[[], object], *arguments: str) -> Tool:
+    """Start a reset of one service after the other, and return when it has reached a point."""
+    assert not reached()
+    tool = monorepo.start("db.reset", "--jobs", "1", *arguments)
+    wait_until(lambda: reached() or tool.poll() is not None)
+    assert tool.poll() is None, tool.communicate()
+    return tool
+
+
+def ended(tool: Tool, number: signal.Signals) -> Ran:
+    """Send a signal to the tool alone, and see that no child of it is left."""
+    started_by_tool = psutil.Process(tool.pid).children(recursive=True)
+    children = [child for child in started_by_tool if child.name() != "postgres"]
+    tool.send_signal(number)
+    out, err = tool.communicate(timeout=20)
+    wait_until(lambda: all(map(is_dead, children)))
+    return Ran(tool.returncode, out, err)
+
+
+def sleeps(monorepo: Monorepo) -> bool:
+    return statements(monorepo, "slow", SLEEP) > 0
+
+
+def assert_heals(monorepo: Monorepo) -> None:
+    assert monorepo.invoke("db.reset").code == 0
+    assert notes(monorepo, "slow") == notes(monorepo, "quick") == "first second"
+
+
+@pytest.mark.parametrize(("number", "code"), ENDINGS)
+@pytest.mark.usefixtures("sleeping_revision")
+def test_interrupted_migrations_end_with_their_backend_and_every_service_has_a_line(
+    pair: Monorepo, number: signal.Signals, code: int
+) -> None:
+    ran = ended(started(pair, lambda: sleeps(pair), "--json"), number)
+    assert (ran.code, ran.json["exit_code"]) == (code, code)
+    assert ran.statuses == {"quick": "ABORTED", "slow": "ABORTED"}
+    quick, slow = ran.json["services"]
+    assert (quick["detail"], slow["detail"]) == ("migrated, then interrupted", "interrupted")
+    wait_until(lambda: not sleeps(pair), seconds=5)
+    assert not [pid for pid in processes(pair) if WORKER in " ".join(psutil.Process(pid).cmdline())]
+
+
+@pytest.mark.parametrize(("number", "code"), ENDINGS)
+@pytest.mark.usefixtures("sleeping_seed")
+def test_an_interrupted_seed_leaves_nothing_of_it_and_what_was_done_is_reported_as_done(
+    pair: Monorepo, number: signal.Signals, code: int
+) -> None:
+    ran = ended(started(pair, lambda: sleeps(pair)), number)
+    assert ran.code == code
+    quick, slow = ran.out.splitlines()[1:]
+    assert quick.split()[:2] == ["quick", "OK"]
+    assert slow.split()[:2] == ["slow", "ABORTED"]
+    assert "db.reset: 1 OK, 1 ABORTED" in ran.err
+    assert "What to do: Run the same command again" in ran.err
+    wait_until(lambda: not sleeps(pair), seconds=5)
+    assert notes(pair, "slow") == ""
+
+
+def test_a_reset_after_interruptions_succeeds(pair: Monorepo) -> None:
+    assert_heals(pair)
+
+
+@pytest.mark.usefixtures("sleeping_revision")
+def test_a_second_interrupt_ends_children_that_take_their_time(pair: Monorepo) -> None:
+    env = "services/slow_service/alembic/env.py"
+    text = pair.read(env)
+    pair.write(env, f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{text}")
+    tool = started(pair, lambda: sleeps(pair))
+    tool.send_signal(signal.SIGINT)
+    ran = ended(tool, signal.SIGINT)
+    assert ran.code == 130
+    wait_until(lambda: not sleeps(pair), seconds=5)
+    pair.write(env, text)
+
+
+def test_a_killed_reset_is_healed_by_the_next_one(pair: Monorepo) -> None:
+    revision = pair.add_revision("slow", "b2", "a1", SLEEP)
+    tool = started(pair, lambda: sleeps(pair))
+    tool.kill()
+    tool.communicate()
+    revision.unlink()
+    assert_heals(pair)
+    assert not sleeps(pair)
+    wait_until(lambda: processes(pair) == {pair.server_pid(name) for name in ("quick", "slow")})
+
+
+@pytest.mark.parametrize(
+    "reached", ["*/template/data.partial/PG_VERSION", "*/slow_db/data/PG_VERSION"]
+)
+def test_ctrl_c_while_servers_are_made_aborts_every_service_and_the_next_reset_goes_on(
+    reached: str,
+) -> None:
+    with new_monorepo(("quick", "slow")) as monorepo:
+        ran = ended(
+            started(monorepo, lambda: any(monorepo.state.glob(f"embedded/{reached}")), "--json"),
+            signal.SIGINT,
+        )
+        assert (ran.code, set(ran.statuses.values())) == (130, {"ABORTED"})
+        assert_heals(monorepo)
+
+
+def test_ctrl_c_while_another_command_is_waited_for_aborts_every_service(pair: Monorepo) -> None:
+    revision = pair.add_revision("slow", "b2", "a1", SLEEP)
+    first = started(pair, lambda: sleeps(pair))
+    waiting = pair.start("db.reset", "--json")
+    assert waiting.stderr
+    assert "waiting for it to end" in waiting.stderr.readline()
+    ran = ended(waiting, signal.SIGINT)
+    assert (ran.code, set(ran.statuses.values())) == (130, {"ABORTED"})
+    assert ended(first, signal.SIGINT).code == 130
+    revision.unlink()

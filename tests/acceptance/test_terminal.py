@@ -1,0 +1,130 @@
+"""What a person at a terminal sees."""
+
+import re
+import sys
+from collections.abc import Iterator
+
+import pexpect
+import pytest
+
+from tests.support.monorepo import LIMIT, Monorepo, Ran, clean_environment, new_monorepo, wait_until
+from tests.support.observe import statements
+
+SERVICES = ("alpha", "beta")
+SLEEP = "SELECT pg_sleep(600)"
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+COLOR = re.compile(r"\x1b\[(?:\d+;)*(?:3|9)\d(?:;\d+)*m")
+# What a live display ends with: the cursor is shown again.
+END_OF_LIVE = "\x1b[?25h"
+
+
+@pytest.fixture(scope="module")
+def terminal() -> Iterator[Monorepo]:
+    with new_monorepo(SERVICES) as made:
+        yield made
+
+
+def typed(
+    monorepo: Monorepo, *arguments: str, columns: int = 160, **variables: str
+) -> "pexpect.spawn[str]":
+    """Type `invoke ARGUMENTS` at a terminal."""
+    base = {"TERM": "xterm-256color", "COLUMNS": "", "NO_COLOR": ""}
+    environment = {**clean_environment(), **base, **monorepo.environment, **variables}
+    return pexpect.spawn(
+        sys.executable,
+        ["-m", "invoke", *arguments],
+        cwd=str(monorepo.root),
+        env={name: value for name, value in environment.items() if value},
+        dimensions=(50, columns),
+        encoding="utf-8",
+        timeout=LIMIT,
+    )
+
+
+def seen(child: "pexpect.spawn[str]") -> Ran:
+    """Wait for the end; return all that came on the screen as it came, and what was left."""
+    child.expect(pexpect.EOF)
+    child.close()
+    came = str(child.before)
+    left = CONTROL.sub("", came.rpartition(END_OF_LIVE)[2]).replace("\r", "")
+    code = child.exitstatus if child.exitstatus is not None else -1
+    return Ran(code, left, came)
+
+
+def test_a_reset_shows_a_line_for_each_service_with_its_step_and_ends_with_the_table(
+    terminal: Monorepo,
+) -> None:
+    ran = seen(typed(terminal, "db.reset"))
+    assert ran.code == 0
+    shown = CONTROL.sub("", ran.err)
+    for name in SERVICES:
+        assert re.search(rf"\.\.\. +{name} +[\d.]+ s +migrating", shown)
+        assert re.search(
+            rf"^{name} +OK +no revision +a1 +[\d.]+ s +migrated, seeded", ran.out, re.M
+        )
+    assert "migrating" not in ran.out
+    assert ran.out.strip().splitlines()[-1].startswith("db.reset: 2 OK in ")
+    assert "\x1b[32mOK" in ran.err
+
+
+def test_a_failed_service_has_its_output_below_the_table(terminal: Monorepo) -> None:
+    path = "database/seed-scripts/seed_beta.py"
+    seed = terminal.read(path)
+    terminal.write(path, "async def seed(connection):\n    raise RuntimeError('[no] pencils')\n")
+    ran = seen(typed(terminal, "db.reset"))
+    terminal.write(path, seed)
+    assert ran.code == 1
+    table, _, output = ran.out.partition("--- beta: its own output")
+    assert re.search(r"^alpha +OK .*\nbeta +FAILED ", table, re.M)
+    assert "RuntimeError: [no] pencils" in output
+    assert "What to do: Nothing of it was kept." in output
+
+
+@pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_there_is_no_color_for_whoever_wants_none(
+    terminal: Monorepo, variable: str, value: str
+) -> None:
+    ran = seen(typed(terminal, "db.status", **{variable: value}))
+    assert "alpha" in ran.out
+    assert not COLOR.search(ran.err)
+
+
+def test_a_narrow_terminal_shows_every_service_with_its_status(terminal: Monorepo) -> None:
+    ran = seen(typed(terminal, "db.reset", columns=60))
+    assert ran.code == 0
+    for name in SERVICES:
+        assert re.search(rf"^{name} +OK\b", ran.out, re.M)
+
+
+def test_ctrl_c_at_the_terminal_ends_the_run_and_leaves_the_servers(terminal: Monorepo) -> None:
+    revision = terminal.add_revision("beta", "b2", "a1", SLEEP)
+    server = terminal.server_pid("beta")
+    child = typed(terminal, "db.reset")
+    wait_until(lambda: statements(terminal, "beta", SLEEP) > 0)
+    child.sendintr()
+    ran = seen(child)
+    revision.unlink()
+    assert ran.code == 130
+    assert re.search(r"^beta +ABORTED .*interrupted", ran.out, re.M)
+    assert terminal.server_pid("beta") == server
+
+
+def test_the_list_of_tasks_has_one_line_for_each(terminal: Monorepo) -> None:
+    ran = seen(typed(terminal, "--list", columns=80))
+    head, *tasks = [line for line in ran.out.splitlines() if line]
+    assert head == "Available tasks:"
+    assert len(tasks) > 8
+    for task in tasks:
+        assert re.fullmatch(r"  (db|env|prod|services)\.[a-z-]+ +[A-Z].{,59}\.", task)
+
+
+def test_the_help_of_a_task_explains_every_flag(terminal: Monorepo) -> None:
+    ran = seen(typed(terminal, "--help", "db.reset", columns=80))
+    _, _, options = ran.out.partition("Options:\n")
+    flags = {
+        match[1]: match[2] for match in re.finditer(r"^  (--[a-z-]+)\S* *(.*)$", options, re.M)
+    }
+    assert {"--confirm", "--dry-run", "--jobs", "--json", "--service"} <= set(flags)
+    assert all(flags.values())
+    # A short flag of ours would shadow one of Invoke's own.
+    assert not re.search(r"^  -[a-z]\b", options, re.M)

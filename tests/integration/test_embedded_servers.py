@@ -1,0 +1,484 @@
+"""Embedded servers: started, stopped, healed, moved, and never mistaken for somebody else's."""
+
+import asyncio
+import json
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from huleedu_tasks.config.registry import load_registry
+from huleedu_tasks.servers.binaries import package_folder
+from huleedu_tasks.servers.embedded import server_account
+from tests.support.flows import app_of, development_of
+from tests.support.monorepo import (
+    PASSWORD,
+    PROJECT,
+    USER,
+    Monorepo,
+    clean_environment,
+    empty_monorepo,
+    free_ports,
+    is_dead,
+    new_monorepo,
+    wait_until,
+)
+from tests.support.postgres import (
+    ask,
+    can_listen,
+    changes,
+    connect,
+    fetch,
+    is_listening,
+    log_every_statement,
+    served_at,
+    wait_for,
+)
+
+NOTES = "SELECT text FROM note ORDER BY id"
+SEEDED = [("first",), ("second",)]
+ORDINARY_USER = "nobody"
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Monorepo]:
+    """Two services after a reset; each test leaves their data, and finds its servers itself."""
+    with new_monorepo(["alpha", "beta"]) as made:
+        assert made.invoke("db.reset").code == 0
+        yield made
+
+
+def up(monorepo: Monorepo, **options: Any) -> dict[str, str]:
+    """Run `db.up` and return what it did for each service."""
+    ran = monorepo.invoke("db.up", "--json", **options)
+    assert ran.code == 0, ran.out + ran.err
+    return {row["service"]: row["server"] for row in ran.json["services"]}
+
+
+def ready(monorepo: Monorepo) -> None:
+    """Bring the servers up, without the command line, for a test to begin with."""
+    report = asyncio.run(development_of(app_of(monorepo)).up())
+    assert report.exit_code == 0, report
+
+
+def pids(monorepo: Monorepo) -> list[int]:
+    return [monorepo.server_pid(entry["name"]) for entry in monorepo.services]
+
+
+def data_of(monorepo: Monorepo, name: str) -> Path:
+    (data,) = monorepo.state.glob(f"embedded/postgresql-*/{name}_db/data")
+    return data
+
+
+def env_file(*, user: str = USER, password: str = PASSWORD) -> str:
+    return f"HULEEDU_DB_USER={user}\nHULEEDU_DB_PASSWORD='{password}'\n"
+
+
+# Made, started, stopped.
+
+
+def test_all_servers_are_copies_of_what_one_initdb_made(home: Monorepo) -> None:
+    ready(home)
+    sql = "SELECT system_identifier FROM pg_control_system()"
+    folder = "SELECT current_setting('data_directory')"
+    assert ask(home.url("alpha"), sql) == ask(home.url("beta"), sql)
+    assert ask(home.url("alpha"), folder) != ask(home.url("beta"), folder)
+    assert len(home.data_directories()) == 3
+
+
+def test_a_second_up_starts_nothing(home: Monorepo) -> None:
+    ready(home)
+    before = pids(home)
+    assert up(home) == {"alpha": "running", "beta": "running"}
+    assert pids(home) == before
+
+
+def test_down_stops_the_servers_and_keeps_their_data(home: Monorepo) -> None:
+    ready(home)
+    servers = [psutil.Process(pid) for pid in pids(home)]
+    assert home.invoke("db.down").code == 0
+    assert all(map(is_dead, servers))
+    assert not is_listening("127.0.0.1", home.port("alpha"))
+    assert up(home) == {"alpha": "started", "beta": "started"}
+    assert ask(home.url("alpha"), NOTES) == SEEDED
+
+
+def test_down_for_one_service_leaves_the_other_running(home: Monorepo) -> None:
+    ready(home)
+    assert home.invoke("db.down", "--service", "alpha").code == 0
+    assert ask(home.url("beta"), NOTES) == SEEDED
+    assert up(home) == {"alpha": "started", "beta": "running"}
+
+
+@pytest.mark.parametrize("folder", ["alpha_db", "template"])
+def test_a_half_made_data_directory_is_made_anew(monorepo: Monorepo, folder: str) -> None:
+    version = app_of(monorepo).provider._version_folder  # type: ignore[attr-defined]
+    half = version / folder / "data.partial"
+    half.mkdir(parents=True)
+    (half / "PG_VERSION").write_text("1\n")
+    assert up(monorepo, env={"HULEEDU_JOBS": "1"}).keys() == {"alpha", "beta", "gamma"}
+    assert not half.exists()
+    assert ask(monorepo.url("alpha"), "SELECT 1") == [(1,)]
+
+
+# Killed, and mistaken.
+
+
+@pytest.mark.parametrize(
+    ("command", "session"),
+    [("db.up", "none"), ("db.up", "idle"), ("db.up", "busy"), ("db.reset", "idle")],
+)
+async def test_a_killed_server_heals(home: Monorepo, command: str, session: str) -> None:
+    await asyncio.to_thread(ready, home)
+    url = home.url("alpha")
+    opened = None if session == "none" else await connect(url)
+    busy = None
+    if opened and session == "busy":
+        # No wait in it: the backend outlives its server, and holds its shared memory.
+        loop = "DO 'DECLARE n bigint := 0; BEGIN WHILE n < 12e6 LOOP n := n + 1; END LOOP; END'"
+        busy = asyncio.create_task(opened.execute(loop))
+        running = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'DO %'"
+        await wait_for(lambda: fetch(url, running), [(1,)])
+    psutil.Process(home.server_pid("alpha")).kill()
+    ran = await asyncio.to_thread(home.invoke, command, "--service", "alpha")
+    assert ran.code == 0, ran.err
+    assert await fetch(url, NOTES) == SEEDED
+    if opened:
+        opened.terminate()
+    if busy:
+        await asyncio.gather(busy, return_exceptions=True)
+
+
+@pytest.mark.parametrize("command", ["db.up", "db.down"])
+def test_an_unrelated_process_with_the_servers_old_number_is_left_alone(
+    home: Monorepo, command: str
+) -> None:
+    ready(home)
+    data = data_of(home, "alpha")
+    pid_file = (data / "postmaster.pid").read_text().splitlines()
+    assert home.invoke("db.down").code == 0
+    account = server_account()
+    # As the very account PostgreSQL runs as: it may signal it, and would take it for a server.
+    unrelated = subprocess.Popen(["sleep", "60"], user=account.uid if account else None)
+    try:
+        (data / "postmaster.pid").write_text("\n".join([str(unrelated.pid), *pid_file[1:]]))
+        assert home.invoke(command).code == 0
+        assert unrelated.poll() is None
+        up(home)
+        assert ask(home.url("alpha"), NOTES) == SEEDED
+        assert unrelated.poll() is None
+    finally:
+        unrelated.kill()
+        unrelated.wait()
+
+
+def test_a_port_taken_by_somebody_else_is_named_and_the_others_come_up(home: Monorepo) -> None:
+    home.invoke("db.down")
+    with socket.create_server(("127.0.0.1", home.port("alpha"))):
+        ran = home.invoke("db.up", "--json")
+    assert ran.code == 1
+    assert ran.statuses == {"alpha": "FAILED", "beta": "OK"}
+    detail = ran.json["services"][0]["detail"]
+    assert str(home.port("alpha")) in detail
+    assert f"pid {os.getpid()} " in detail
+
+
+def test_a_foreign_postgresql_on_the_port_is_not_taken_for_ours(home: Monorepo) -> None:
+    home.invoke("db.down")
+    with stranger(home.port("alpha")) as other:
+        ran = home.invoke("db.up", "--json")
+        assert (ran.code, ran.statuses) == (1, {"alpha": "FAILED", "beta": "OK"})
+        assert f"pid {other.server_pid('alpha')} (postgres)" in ran.json["services"][0]["detail"]
+        assert ask(other.url("alpha"), "SELECT count(*) FROM note") == [(0,)]
+
+
+def test_a_foreign_postgresql_on_the_ipv6_loopback_is_not_taken_for_ours(home: Monorepo) -> None:
+    if not can_listen("::1"):
+        pytest.skip("this machine has no ::1")
+    ready(home)
+    port = home.port("alpha")
+    with stranger(port=free_ports(1)[0]) as other:
+        other.invoke("db.down")
+        with served_at(other, "alpha", "::1", port):
+            ran = home.invoke("db.reset", "--service", "alpha")
+            # Where `localhost` is ::1 first, the stranger answers, and that is said.
+            first = socket.getaddrinfo("localhost", port)[0][4][0]
+            assert ran.code == (1 if first == "::1" else 0), ran.err
+            assert changes(other.server_log("alpha")) == []
+    assert ask(home.url("alpha").replace("localhost", "127.0.0.1"), NOTES) == SEEDED
+
+
+@contextmanager
+def stranger(port: int) -> Iterator[Monorepo]:
+    """Run somebody else's server with our credentials and a database of the same name."""
+    with empty_monorepo() as other:
+        other.add_service("alpha", port)
+        up(other)
+        ask(other.url("alpha"), "CREATE TABLE note (id integer, text text)")
+        asyncio.run(log_every_statement(other.url("alpha")))
+        yield other
+
+
+# Another password, user, port.
+
+
+@pytest.mark.parametrize(
+    ("user", "password"),
+    [(USER, "another one"), ("somebody else", PASSWORD), ('O\'Hara "x" \\', "an'other\\")],
+)
+def test_a_login_changed_in_the_env_file_is_adopted_with_the_data_kept(
+    home: Monorepo, user: str, password: str
+) -> None:
+    ready(home)
+    quoted = password.replace("\\", "\\\\").replace("'", "\\'")
+    home.write(".env", env_file(user=user, password=quoted))
+    try:
+        assert up(home)["alpha"] == "running, login renewed"
+        (row,) = home.invoke("db.status", "--json", "--service", "alpha").json["services"]
+        assert (row["reachable"], row["pending"]) == (True, 0)
+    finally:
+        home.write(".env", env_file())
+    up(home)
+    assert ask(home.url("alpha"), NOTES) == SEEDED
+
+
+def test_a_port_changed_in_the_registry_moves_the_server(home: Monorepo) -> None:
+    ready(home)
+    before = home.port("alpha")
+    first, *others = home.services
+    home.register({**first, "port": free_ports(1)[0]}, *others)
+    assert up(home) == {"alpha": "started", "beta": "running"}
+    assert home.port("alpha") != before
+    assert not is_listening("127.0.0.1", before)
+    assert ask(home.url("alpha"), NOTES) == SEEDED
+    home.register({**first, "port": before}, *others)
+    up(home)
+
+
+# Which PostgreSQL.
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [("no/such/folder", "there is no postgres"), ("fake", "gives no version")],
+)
+def test_a_folder_without_postgresql_is_refused_and_nothing_else_is_taken(
+    monorepo: Monorepo, folder: str, reason: str
+) -> None:
+    for name in ("postgres", "initdb"):
+        monorepo.write(f"fake/{name}", "#!/bin/sh\n").chmod(0o755)
+    ran = monorepo.invoke("db.up", env={"HULEEDU_POSTGRES_BIN": folder})
+    assert ran.code == 2
+    assert reason in ran.err
+    assert "HULEEDU_POSTGRES_BIN" in ran.err
+    assert not monorepo.data_directories()
+
+
+def test_the_servers_of_the_python_package_work_with_its_extensions() -> None:
+    package = package_folder()
+    assert package
+    environment = {"HULEEDU_POSTGRES_BIN": str(package / "pginstall/bin")}
+    with empty_monorepo() as monorepo:
+        monorepo.environment |= environment
+        monorepo.add_service("alpha", free_ports(1)[0], extensions=["pg_trgm"])
+        ran = monorepo.invoke("db.reset")
+        assert ran.code == 0, ran.err
+        url = monorepo.url("alpha")
+        assert ask(url, "SELECT similarity('word', 'words') > 0.5") == [(True,)]
+        assert ask(url, "SHOW server_version_num")[0][0].startswith("18")
+
+
+def test_an_extension_the_folder_lacks_is_named_before_anything_starts(monorepo: Monorepo) -> None:
+    first, *others = monorepo.services
+    monorepo.register({**first, "extensions": ["no_such_extension"]}, *others)
+    ran = monorepo.invoke("db.reset")
+    assert ran.code == 2
+    assert "no_such_extension" in ran.err
+    assert not monorepo.data_directories()
+
+
+# The state folder.
+
+
+@as_root
+def test_a_state_folder_that_became_read_only_loses_nothing() -> None:
+    with new_monorepo(["alpha"]) as monorepo, memory_of(monorepo, size="400m"):
+        assert monorepo.invoke("db.reset").code == 0
+        assert monorepo.invoke("db.down").code == 0
+        remount(monorepo.state, "ro")
+        for command in ("db.up", "db.reset"):
+            ran = monorepo.invoke(command)
+            assert ran.code == 1
+            assert "cannot be written" in ran.out + ran.err
+            assert "HULEEDU_STATE_DIR" in ran.err
+        remount(monorepo.state, "rw")
+        assert up(monorepo) == {"alpha": "started"}
+        assert ask(monorepo.url("alpha"), NOTES) == SEEDED
+
+
+@as_root
+def test_a_full_disk_loses_nothing() -> None:
+    with new_monorepo(["alpha", "beta"]) as monorepo, memory_of(monorepo, size="400m"):
+        assert monorepo.invoke("db.reset", "--service", "alpha").code == 0
+        filler = monorepo.state / "filler"
+        fill(filler)
+        ran = monorepo.invoke("db.up", "--json")
+        assert (ran.code, ran.statuses) == (1, {"alpha": "OK", "beta": "FAILED"})
+        assert "HULEEDU_STATE_DIR" in ran.json["services"][1]["hint"]
+        filler.unlink()
+        assert up(monorepo)["beta"] == "started"
+        assert ask(monorepo.url("alpha"), NOTES) == SEEDED
+
+
+@as_root
+def test_a_disk_too_small_for_the_first_server_leaves_nothing_half_made() -> None:
+    with new_monorepo(["alpha"]) as monorepo, memory_of(monorepo, size="20m"):
+        ran = monorepo.invoke("db.up")
+        assert ran.code == 1
+        assert "What to do" in ran.err
+        assert not monorepo.data_directories()
+
+
+def fill(path: Path) -> None:
+    """Write a file until the disk is full."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(2**16)):
+                pass
+        except OSError:
+            return
+
+
+@contextmanager
+def memory_of(monorepo: Monorepo, *, size: str) -> Iterator[None]:
+    """Give a monorepo's state a small disk of its own."""
+    monorepo.state.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", str(monorepo.state)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"this machine lets nobody mount: {mounted.stderr.strip()}")
+    try:
+        yield
+    finally:
+        remount(monorepo.state, "rw")
+        monorepo.stop_servers()
+        subprocess.run(["umount", str(monorepo.state)], check=True)
+
+
+def remount(path: Path, mode: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{mode}", str(path)], check=True)
+
+
+def test_nothing_is_written_outside_the_state_folder(monorepo: Monorepo) -> None:
+    outside = monorepo.root.with_name("outside")
+    outside.mkdir(mode=0o777)
+    before = listing(monorepo.root)
+    environment = {"HULEEDU_STATE_DIR": "", "HOME": str(outside), "TMPDIR": str(outside)}
+    monorepo.state = monorepo.root / ".huleedu"
+    assert monorepo.invoke("db.reset", "--service", "alpha", env=environment).code == 0
+    assert monorepo.invoke("db.down", env=environment).code == 0
+    assert listing(monorepo.root) == before
+    assert list(outside.iterdir()) == []
+    assert monorepo.read(".huleedu/.gitignore") == "*\n"
+
+
+def listing(root: Path) -> dict[str, tuple[int, int]]:
+    """Return every file outside the state folder and the bytecode, with its size and time."""
+    return {
+        str(path.relative_to(root)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in root.rglob("*")
+        if path.is_file() and not {".huleedu", "__pycache__"} & set(path.parts)
+    }
+
+
+# Whose process.
+
+
+@as_root
+def test_started_by_root_the_servers_run_as_an_account_without_privileges(home: Monorepo) -> None:
+    ready(home)
+    for pid in pids(home):
+        server = psutil.Process(pid)
+        assert 0 not in (*server.uids(), *server.gids())
+        assert Path(f"/proc/{pid}/status").read_text().count("\nGroups:\t \n") == 1
+    assert data_of(home, "alpha").stat().st_mode & 0o077 == 0
+
+
+@as_root
+def test_an_ordinary_user_runs_everything_as_himself() -> None:
+    person = pwd.getpwnam(ORDINARY_USER)
+    account = {"user": person.pw_uid, "group": person.pw_gid, "extra_groups": []}
+    paths = {"PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, sys.path)])}
+    python = reachable_python(account, paths)
+    with new_monorepo(["alpha", "beta"]) as monorepo:
+        monorepo.environment |= {**paths, "HOME": str(monorepo.root)}
+        for path in (monorepo.root.parent, *monorepo.root.parent.rglob("*")):
+            os.chown(path, person.pw_uid, person.pw_gid)
+        ran = monorepo.invoke("db.reset", account=account, python=python)
+        assert ran.code == 0, ran.err
+        assert ask(monorepo.url("alpha"), NOTES) == SEEDED
+        assert {psutil.Process(pid).uids().real for pid in pids(monorepo)} == {person.pw_uid}
+        owners = {path.lstat().st_uid for path in monorepo.state.rglob("*")}
+        assert owners == {person.pw_uid}
+        assert monorepo.invoke("db.down", account=account, python=python).code == 0
+
+
+def reachable_python(account: Mapping[str, Any], paths: Mapping[str, str]) -> str:
+    """Return an interpreter like ours that another user can run; skip if there is none."""
+    usual = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/local/bin:/usr/bin")
+    for python in filter(None, (sys.executable, usual)):
+        try:
+            subprocess.run(
+                [python, "-c", "import asyncpg, invoke, huleedu_tasks"],
+                env={**clean_environment(), **paths},
+                check=True,
+                capture_output=True,
+                **account,
+            )
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return str(python)
+    pytest.skip(f"{ORDINARY_USER!r} can reach no interpreter with what the tasks need")
+
+
+# Several at once.
+
+
+def test_two_services_share_one_server() -> None:
+    (port,) = free_ports(1)
+    with empty_monorepo() as monorepo:
+        for name in ("alpha", "beta"):
+            monorepo.add_service(name, port, compose_service="alpha_db")
+        assert monorepo.invoke("db.reset").code == 0
+        assert len(monorepo.data_directories()) == 2
+        ask(monorepo.url("beta"), "INSERT INTO note VALUES (3, 'third')")
+        assert monorepo.invoke("db.reset", "--service", "alpha").code == 0
+        assert ask(monorepo.url("alpha"), NOTES) == SEEDED
+        assert ask(monorepo.url("beta"), NOTES) == [*SEEDED, ("third",)]
+
+
+def test_two_resets_at_once_both_succeed(home: Monorepo) -> None:
+    both = [home.start("db.reset", "--json") for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert {row["status"] for row in json.loads(out)["services"]} == {"OK"}
+    assert ask(home.url("beta"), NOTES) == SEEDED
+
+
+def test_two_first_ups_at_once_both_succeed(monorepo: Monorepo) -> None:
+    both = [monorepo.start("db.up") for _ in range(2)]
+    assert [process.communicate(timeout=60) and process.returncode for process in both] == [0, 0]
+    services = load_registry(monorepo.path("services.json")).services
+    wait_until(lambda: all(is_listening("127.0.0.1", service.port) for service in services))

@@ -1,0 +1,499 @@
+"""What may be destroyed: every combination of facts, checked in the log of the server itself."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from itertools import product
+
+import asyncpg
+import pexpect
+import pytest
+import pytest_asyncio
+
+from huleedu_tasks.app import App
+from huleedu_tasks.errors import ExitCode, HuleEduError, Refused
+from huleedu_tasks.flows.development import Development
+from huleedu_tasks.guard import Guard
+from huleedu_tasks.report import Report
+from tests.support.flows import app_of, development_of
+from tests.support.monorepo import (
+    PASSWORD,
+    Monorepo,
+    clean_environment,
+    empty_monorepo,
+    free_ports,
+    new_monorepo,
+)
+from tests.support.postgres import (
+    ask,
+    can_listen,
+    changes,
+    connect,
+    log_every_statement,
+    proxy,
+    served_at,
+)
+
+in_the_modules_loop = pytest.mark.asyncio(loop_scope="module")
+
+ENVIRONMENTS = ("development", "testing", "staging", "production")
+DISPOSABLE = ("development", "testing")
+OVERRIDES = ("none", "same address", "other port", "other host")
+MARKS = ("none", *ENVIRONMENTS, "unreadable")
+PRECIOUS = "CREATE TABLE IF NOT EXISTS precious AS SELECT 'data' AS text"
+KEPT = "SELECT text FROM precious"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of facts, and what they allow."""
+
+    command: str
+    environment: str
+    override: str
+    mark: str
+    dry_run: bool = False
+
+    def expected(self, server: str) -> ExitCode:
+        proven = self.environment in DISPOSABLE and self.override in ("none", "same address")
+        if not proven:
+            return ExitCode.REFUSED
+        if self.dry_run:
+            return ExitCode.DONE
+        if server != "own":
+            # Its own server cannot start where another one listens: nothing is even asked.
+            return ExitCode.FAILED
+        return ExitCode.DONE if self.mark in ("none", *DISPOSABLE) else ExitCode.REFUSED
+
+    def __str__(self) -> str:
+        facts = (self.command, self.environment, self.override, self.mark)
+        return "-".join((*facts, *["dry"] * self.dry_run))
+
+
+ALL_OF_RESET = [
+    Cell("reset", *facts, dry_run=dry_run)
+    for dry_run in (False, True)
+    for facts in product(ENVIRONMENTS, OVERRIDES, MARKS)
+]
+SOME_OF_THE_OTHERS = [
+    Cell(*facts)
+    for facts in product(
+        ("migrate", "seed"),
+        ENVIRONMENTS,
+        ("none", "other port"),
+        ("none", "development", "production", "unreadable"),
+    )
+]
+COMMANDS: dict[str, Callable[[Development], Awaitable[Report]]] = {
+    "reset": lambda flows: flows.reset(),
+    "migrate": lambda flows: flows.migrate("head"),
+    "seed": lambda flows: flows.seed(),
+}
+# What each of them must be seen to do where it is allowed.
+TRACES = {
+    "reset": "DROP DATABASE",
+    "migrate": "CREATE TABLE note",
+    "seed": "CREATE TABLE IF NOT EXISTS seeded",
+}
+
+
+@dataclass
+class Victim:
+    """A database that may or may not be destroyed, with sessions open on it and beside it."""
+
+    url: str
+    admin: asyncpg.Connection
+    session: asyncpg.Connection | None = None
+
+    async def prepare(self, mark: str) -> None:
+        """Give it data worth keeping, nothing migrated, and a mark."""
+        if self.session is None or self.session.is_closed():
+            self.session = await connect(self.url)
+        await self.session.execute(f"{PRECIOUS}; DROP TABLE IF EXISTS note, alembic_version")
+        await self.admin.execute(mark_statement(self.url.rpartition("/")[2], mark))
+
+    async def survives(self) -> bool:
+        """Whether the session is still there, and with it the data."""
+        try:
+            return bool(self.session and await self.session.fetchval(KEPT) == "data")
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            return False
+
+
+@dataclass
+class Site:
+    """Our own servers, somebody else's, and who answers on our port."""
+
+    server: str
+    home: Monorepo
+    other: Monorepo
+    elsewhere: int
+    victims: dict[str, Victim]
+    apps: dict[tuple[str, str], App] = field(default_factory=dict)
+
+    def app(self, cell: Cell) -> App:
+        """Return the App for an environment whose variables all point at our own port."""
+        key = (cell.environment, cell.override)
+        if key not in self.apps:
+            self.apps[key] = app_of(self.home, **self.variables(cell))
+        return self.apps[key]
+
+    def variables(self, cell: Cell) -> dict[str, str]:
+        port = self.home.port("alpha")
+        address = {
+            "same address": f"127.0.0.1:{port}",
+            "other port": f"localhost:{self.elsewhere}",
+            "other host": f"127.0.0.2:{port}",
+        }.get(cell.override)
+        variables = {"HULEEDU_ENVIRONMENT": cell.environment}
+        for prefix in ("HULEEDU_PROD_DB", "HULEEDU_STAGING_DB"):
+            settings = {"HOST": "localhost", "PORT": str(port), "PASSWORD": PASSWORD}
+            variables |= {f"{prefix}_{name}": value for name, value in settings.items()}
+        if address:
+            url = self.home.url("alpha").replace(f"localhost:{port}", address)
+            variables["ALPHA_SERVICE_DATABASE_URL"] = url
+            variables["BETA_SERVICE_DATABASE_URL"] = url.replace("alpha", "beta")
+        return variables
+
+    def logs(self) -> str:
+        """Return all that both owners' servers have logged."""
+        logs = [f for m in (self.home, self.other) for f in m.state.rglob("server.log")]
+        return "\n".join(path.read_text(errors="replace") for path in sorted(logs))
+
+
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="module", params=["own", "foreign", "proxy to foreign"]
+)
+async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    """Have one of three servers answer on our port: the login and the names fit all of them."""
+    server: str = request.param
+    async with AsyncExitStack() as stack:
+        home, other = (stack.enter_context(guarded_monorepo()) for _ in range(2))
+        elsewhere = other.port("alpha")
+        if server == "foreign":
+            other.register(*home.services)
+        await up(other)
+        if server == "proxy to foreign":
+            for name in ("alpha", "beta"):
+                stack.enter_context(proxy(home.port(name), other.port(name)))
+        attacked = other
+        if server == "own":
+            await up(attacked := home)
+        victims = {
+            name: await stack.enter_async_context(victim(attacked, name))
+            for name in ("alpha", "beta")
+        }
+        yield Site(server, home, other, elsewhere, victims)
+
+
+@contextmanager
+def guarded_monorepo() -> Iterator[Monorepo]:
+    """Make a service with a seed and nothing to migrate, and one with a real migration."""
+    with empty_monorepo() as monorepo:
+        alpha, beta = free_ports(2)
+        monorepo.add_service("alpha", alpha, python="true", seeds=["seed.sql"])
+        monorepo.add_service("beta", beta, seeds=[])
+        monorepo.path("services/alpha_service/alembic/versions/a1.py").unlink()
+        monorepo.write(
+            "seed.sql", "CREATE TABLE IF NOT EXISTS seeded (id int);\nINSERT INTO seeded VALUES (1)"
+        )
+        yield monorepo
+
+
+async def up(monorepo: Monorepo) -> None:
+    assert (await development_of(app_of(monorepo)).up()).exit_code is ExitCode.DONE
+
+
+@asynccontextmanager
+async def victim(monorepo: Monorepo, name: str) -> AsyncIterator[Victim]:
+    await log_every_statement(monorepo.url(name))
+    admin = await connect(monorepo.url(name, database="postgres"))
+    made = Victim(monorepo.url(name), admin)
+    yield made
+    for opened in filter(None, (admin, made.session)):
+        opened.terminate()
+
+
+def mark_statement(database: str, mark: str) -> str:
+    """Return the statement that marks a database, as it would have been marked elsewhere."""
+    document = json.dumps({"environment": mark, "seeds": ""})
+    comment = {"none": "NULL", "unreadable": "'huleedu-tasks {\"environment'"}.get(
+        mark, f"'huleedu-tasks {document}'"
+    )
+    return f"COMMENT ON DATABASE {database} IS {comment}"
+
+
+async def exit_code(flow: Awaitable[Report]) -> ExitCode:
+    try:
+        return (await flow).exit_code
+    except HuleEduError as error:
+        return error.exit_code
+
+
+@in_the_modules_loop
+@pytest.mark.parametrize("cell", [*ALL_OF_RESET, *SOME_OF_THE_OTHERS], ids=str)
+async def test_only_what_is_proven_disposable_is_changed(site: Site, cell: Cell) -> None:
+    service = "beta" if cell.command == "migrate" else "alpha"
+    target = site.victims[service]
+    await target.prepare(cell.mark)
+    before = len(changes(site.logs()))
+    flows = development_of(site.app(cell), service, dry_run=cell.dry_run)
+
+    assert await exit_code(COMMANDS[cell.command](flows)) is cell.expected(site.server)
+
+    sent = changes(site.logs())[before:]
+    if cell.expected(site.server) is ExitCode.DONE and not cell.dry_run:
+        assert any(sql.startswith(TRACES[cell.command]) for sql in sent)
+        assert await target.survives() is (cell.command != "reset")
+    else:
+        assert sent == []
+        assert await target.survives()
+
+
+@in_the_modules_loop
+@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+async def test_the_proof_fails_on_any_connection_to_another_server(
+    site: Site, environment: str, mark: str
+) -> None:
+    target = site.victims["alpha"]
+    await target.prepare(mark)
+    app = site.app(Cell("reset", environment, "none", mark))
+    (service,) = app.services(["alpha"])
+    # Straight, or through the proxy: whoever answers on our own port.
+    admin = await connect(site.home.url("alpha", database="postgres"))
+    guard = Guard(settings=app.settings, provider=app.provider)
+    try:
+        await guard.prove_disposable(admin, service, "huleedu_alpha")
+        passed = True
+    except Refused:
+        passed = False
+    finally:
+        await admin.close()
+    disposable = environment in DISPOSABLE and mark in ("none", *DISPOSABLE)
+    assert passed is (site.server == "own" and disposable)
+
+
+@pytest.mark.skipif(not can_listen("::1"), reason="this machine has no ::1")
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_a_foreign_server_at_our_port_of_another_loopback_address_is_refused(
+    command: str,
+) -> None:
+    with ExitStack() as stack:
+        home, other = (stack.enter_context(guarded_monorepo()) for _ in range(2))
+        await up(home)
+        await up(other)
+        await log_every_statement(other.url("alpha"))
+        await development_of(app_of(other)).down()
+        stack.enter_context(served_at(other, "alpha", "::1", home.port("alpha")))
+        override = home.url("alpha").replace("localhost", "[::1]")
+        app = app_of(home, ALPHA_SERVICE_DATABASE_URL=override)
+        code = await exit_code(COMMANDS[command](development_of(app, "alpha")))
+        assert code is ExitCode.REFUSED
+        assert changes(other.server_log("alpha")) == []
+
+
+# The same through the command line.
+
+
+@pytest.fixture(scope="module")
+def watched() -> Iterator[Monorepo]:
+    """Two services after a reset, whose servers log every statement."""
+    with new_monorepo(["alpha", "beta"]) as made:
+        assert made.invoke("db.reset").code == 0
+        for name in ("alpha", "beta"):
+            asyncio.run(log_every_statement(made.url(name)))
+            ask(made.url(name), PRECIOUS)
+        yield made
+
+
+ELSEWHERE = {"ALPHA_SERVICE_DATABASE_URL": "postgresql+asyncpg://u:p@localhost:1/huleedu_alpha"}
+REMOTE = {"ALPHA_SERVICE_DATABASE_URL": "postgresql+asyncpg://u:p@127.0.0.2/huleedu_alpha"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "mark", "code"),
+    [
+        ("db.reset", {}, "production", 3),
+        ("db.reset", {}, "staging", 3),
+        ("db.reset", {}, "unreadable", 3),
+        ("db.reset --confirm huleedu_alpha", {}, "production", 3),
+        ("db.reset", {"HULEEDU_ENVIRONMENT": "production"}, "development", 3),
+        ("db.reset", {"HULEEDU_ENVIRONMENT": "Staging"}, "development", 3),
+        ("db.reset", {"HULEEDU_ENVIRONMENT": "prod"}, "development", 2),
+        ("db.reset", ELSEWHERE, "development", 3),
+        ("db.reset", REMOTE, "development", 3),
+        ("db.reset --volumes", {}, "production", 3),
+        ("db.reset --volumes", {"HULEEDU_ENVIRONMENT": "production"}, "development", 3),
+        ("db.reset --volumes", ELSEWHERE, "development", 3),
+        ("db.reset --volumes --dry-run", {}, "development", 0),
+        ("db.migrate", {}, "production", 3),
+        ("db.migrate", {"HULEEDU_ENVIRONMENT": "production"}, "development", 3),
+        ("db.migrate", ELSEWHERE, "none", 3),
+        ("db.seed", {}, "production", 3),
+        ("db.seed", {"HULEEDU_ENVIRONMENT": "production"}, "development", 3),
+        ("db.reset --dry-run", {}, "development", 0),
+        ("--dry db.reset", {}, "development", 0),
+        ("db.migrate --dry-run", {}, "none", 0),
+        ("db.seed --dry", {}, "development", 0),
+    ],
+    ids=lambda value: value.rpartition("=")[2] if isinstance(value, str) else None,
+)
+def test_a_command_that_may_not_change_anything_changes_nothing(
+    watched: Monorepo, arguments: str, environment: dict[str, str], mark: str, code: int
+) -> None:
+    ask(watched.url("alpha"), mark_statement("huleedu_alpha", mark))
+    before = len(changes(watched.server_log("alpha") + watched.server_log("beta")))
+    ran = watched.invoke(*arguments.split(), env=environment)
+    assert ran.code == code, ran.out + ran.err
+    assert len(changes(watched.server_log("alpha") + watched.server_log("beta"))) == before
+    assert ask(watched.url("alpha"), KEPT) == ask(watched.url("beta"), KEPT) == [("data",)]
+
+
+def test_one_refused_service_leaves_all_others_untouched(watched: Monorepo) -> None:
+    ask(watched.url("alpha"), mark_statement("huleedu_alpha", "production"))
+    ran = watched.invoke("db.reset", "--json")
+    assert ran.code == 3
+    assert ran.statuses == {"alpha": "FAILED", "beta": "ABORTED"}
+    refused, aborted = ran.json["services"]
+    assert "production" in refused["detail"]
+    assert "alpha" in aborted["detail"]
+    assert ask(watched.url("beta"), KEPT) == [("data",)]
+
+
+def test_what_is_allowed_is_seen_in_the_same_log(watched: Monorepo) -> None:
+    ask(watched.url("alpha"), mark_statement("huleedu_alpha", "testing"))
+    ran = watched.invoke("db.reset", "--service", "alpha")
+    assert ran.code == 0, ran.err
+    assert any(sql.startswith("DROP DATABASE") for sql in changes(watched.server_log("alpha")))
+    ask(watched.url("alpha"), PRECIOUS)
+
+
+# Servers somebody else runs: there a person decides.
+
+
+@pytest.fixture(scope="module")
+def others() -> Iterator[Monorepo]:
+    """One service on a server that `existing` finds running."""
+    with new_monorepo(["alpha"]) as made:
+        assert made.invoke("db.up").code == 0
+        made.environment["HULEEDU_PROVIDER"] = "existing"
+        yield made
+
+
+@pytest.fixture
+def unmarked(others: Monorepo) -> Monorepo:
+    """Its database with data in it and no mark on it."""
+    maintenance = others.url("alpha", database="postgres")
+    ask(maintenance, "DROP DATABASE IF EXISTS huleedu_alpha WITH (FORCE)")
+    ask(maintenance, "CREATE DATABASE huleedu_alpha")
+    ask(others.url("alpha"), PRECIOUS)
+    return others
+
+
+def is_kept(monorepo: Monorepo) -> bool:
+    found = ask(monorepo.url("alpha"), "SELECT to_regclass('precious') IS NOT NULL")
+    return found == [(True,)]
+
+
+@pytest.mark.parametrize("command", ["db.reset", "db.migrate"])
+@pytest.mark.parametrize("confirm", [(), ("--confirm", "huleedu_beta"), ("--confirm", "alpha")])
+def test_an_unmarked_database_is_refused_without_its_name(
+    unmarked: Monorepo, command: str, confirm: tuple[str, ...]
+) -> None:
+    ran = unmarked.invoke(command, *confirm)
+    assert ran.code == 3
+    assert "--confirm huleedu_alpha" in ran.err
+    assert is_kept(unmarked)
+
+
+def test_a_confirmed_database_is_reset_and_carries_the_mark_from_then_on(
+    unmarked: Monorepo,
+) -> None:
+    assert unmarked.invoke("db.reset", "--confirm", "huleedu_alpha").code == 0
+    assert not is_kept(unmarked)
+    assert unmarked.invoke("db.reset").code == 0
+
+
+def test_a_confirmed_database_is_migrated_with_its_data_kept_and_marked(
+    unmarked: Monorepo,
+) -> None:
+    assert unmarked.invoke("db.migrate", "--confirm", "huleedu_alpha").code == 0
+    assert is_kept(unmarked)
+    assert unmarked.invoke("db.migrate").code == 0
+
+
+def test_a_missing_database_is_created(unmarked: Monorepo) -> None:
+    maintenance = unmarked.url("alpha", database="postgres")
+    ask(maintenance, "DROP DATABASE huleedu_alpha WITH (FORCE)")
+    ran = unmarked.invoke("db.reset")
+    assert ran.code == 0, ran.err
+    assert ask(unmarked.url("alpha"), "SELECT count(*) FROM note") == [(2,)]
+
+
+@pytest.mark.parametrize("mark", ["staging", "production", "unreadable"])
+def test_no_confirmation_releases_a_database_of_another_environment(
+    unmarked: Monorepo, mark: str
+) -> None:
+    ask(unmarked.url("alpha"), mark_statement("huleedu_alpha", mark))
+    ran = unmarked.invoke("db.reset", "--confirm", "huleedu_alpha")
+    assert ran.code == 3
+    assert is_kept(unmarked)
+
+
+@pytest.mark.parametrize(
+    ("typed", "code"),
+    [
+        ("huleedu_alpha\r", 0),
+        ("huleedu_beta\r", 3),
+        ("y\r", 3),
+        ("\r", 3),
+        ("\x03", 130),
+        ("\x04", 3),
+    ],
+    ids=["right", "wrong", "yes", "nothing", "Ctrl-C", "Ctrl-D"],
+)
+def test_a_person_at_a_terminal_types_the_name(unmarked: Monorepo, typed: str, code: int) -> None:
+    terminal = pexpect.spawn(
+        sys.executable,
+        ["-m", "invoke", "db.reset"],
+        cwd=unmarked.root,
+        env={**clean_environment(), **unmarked.environment, "PROMPT_TOOLKIT_NO_CPR": "1"},
+        encoding="utf-8",
+        timeout=30,
+        dimensions=(40, 200),
+    )
+    terminal.expect("Type huleedu_alpha to go on")
+    terminal.send(typed)
+    terminal.expect(pexpect.EOF)
+    assert terminal.wait() == code, terminal.before
+    assert is_kept(unmarked) is (code != 0)
+
+
+@pytest.mark.parametrize("piped", ["y\n", "huleedu_alpha\n"])
+def test_a_pipe_is_not_a_person(unmarked: Monorepo, piped: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "invoke", "db.reset"],
+        cwd=unmarked.root,
+        env={**clean_environment(), **unmarked.environment},
+        input=piped * 1000,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 3
+    assert "Type huleedu_alpha to go on" not in done.stdout + done.stderr
+    assert is_kept(unmarked)
+
+
+def test_existing_servers_are_neither_started_nor_stopped(unmarked: Monorepo) -> None:
+    before = unmarked.server_pid("alpha")
+    assert unmarked.invoke("db.up").code == 0
+    assert unmarked.invoke("db.down").code == 0
+    assert unmarked.server_pid("alpha") == before
+    assert is_kept(unmarked)

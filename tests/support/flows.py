@@ -1,0 +1,33 @@
+"""The flows in this process: real settings, provider and servers, without the command line."""
+
+from typing import Any
+
+import pytest
+
+from huleedu_tasks.app import App
+from huleedu_tasks.flows.development import Development
+from tests.support.monorepo import Monorepo
+
+
+def app_of(monorepo: Monorepo, **variables: str) -> App:
+    """Return the App a command would get in a monorepo whose environment has these variables."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**monorepo.environment, **variables}.items():
+            patch.setenv(name, value)
+        app = App(start=monorepo.root)
+        # Read now, while the variables are set; an App reads everything once.
+        _ = app.registry, app.settings, app.state, app.provider
+    return app
+
+
+def development_of(app: App, *names: str, **stated: Any) -> Development:
+    """Return the development flows over the named services, or all."""
+    return Development(
+        settings=app.settings,
+        registry=app.registry,
+        provider=app.provider,
+        services=app.services(names),
+        state=app.state,
+        jobs=2,
+        **stated,
+    )

@@ -1,0 +1,143 @@
+"""What can be seen of a monorepo from outside: its databases, its processes, its files."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import psutil
+
+from tests.support.monorepo import PASSWORD, Monorepo, Ran
+from tests.support.postgres import ask, connect
+
+# As it is, in a URL, and as a form or a Python literal would have it.
+PRINTED = {PASSWORD, quote(PASSWORD, safe=""), quote(PASSWORD), quote_plus(PASSWORD)}
+NOTES = "SELECT string_agg(text, ' ' ORDER BY id) FROM note"
+BETWEEN_LOOKS = 0.01
+WORKER = "migrations/worker.py"
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database, so that any change of it shows; made anew it has another number."""
+
+    number: int
+    comment: str
+    revision: str
+    notes: str
+
+
+def database(monorepo: Monorepo, name: str) -> Database:
+    """Look at a service's database."""
+    sql = (
+        "SELECT oid::bigint, shobj_description(oid, 'pg_database'),"
+        " (SELECT version_num FROM alembic_version), (" + NOTES + ")"
+        " FROM pg_database WHERE datname = current_database()"
+    )
+    (row,) = ask(monorepo.url(name), sql)
+    return Database(*row)
+
+
+def notes(monorepo: Monorepo, name: str) -> str:
+    """Return what stands in the table that revisions make and seeds fill."""
+    ((found,),) = ask(monorepo.url(name), NOTES)
+    return found or ""
+
+
+def statements(monorepo: Monorepo, name: str, pattern: str) -> int:
+    """Count the sessions that run a statement right now, on a service's server."""
+    url = monorepo.url(name, database="postgres")
+    sql = (
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active'"
+        " AND pid <> pg_backend_pid() AND query LIKE $1"
+    )
+    ((count,),) = ask(url, sql, pattern)
+    return int(count)
+
+
+def processes(monorepo: Monorepo) -> set[int]:
+    """Return the processes that belong to a monorepo, its servers among them."""
+    marks = (str(monorepo.root), str(monorepo.state))
+    return {
+        found.pid
+        for found in psutil.process_iter(["cmdline"])
+        if any(mark in part for part in found.info["cmdline"] or () for mark in marks)
+    }
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return every file of a folder with its content."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@dataclass
+class CommandLines:
+    """The command lines seen on this machine while somebody looked."""
+
+    seen: set[str] = field(default_factory=set)
+
+    def any_has(self, text: str) -> bool:
+        """Whether a text stood in one of them."""
+        return any(text in line for line in self.seen)
+
+
+@contextmanager
+def watched_command_lines() -> Iterator[CommandLines]:
+    """Read `/proc/*/cmdline` again and again until the block ends."""
+    lines = CommandLines()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(BETWEEN_LOOKS):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    lines.seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield lines
+    finally:
+        over.set()
+        watcher.join()
+
+
+def assert_no_password(*texts: str) -> None:
+    """See that the password stands nowhere in these, in any form."""
+    assert not [form for form in PRINTED for text in texts if form in text]
+
+
+def assert_no_password_on_screen(ran: Ran) -> None:
+    """See that a command did not print the password."""
+    assert_no_password(ran.out, ran.err)
+
+
+def assert_no_password_in_files(folder: Path) -> None:
+    """See that no file has the password, data directories included."""
+    holders = [
+        path
+        for path, content in files(folder).items()
+        if any(form.encode() in content for form in PRINTED)
+    ]
+    assert not holders
+
+
+def log_in(url: str, sql: str) -> Any:
+    """Log in with a URL as SQLAlchemy writes it."""
+
+    async def run() -> Any:
+        opened = await connect(url.replace("+asyncpg", ""))
+        try:
+            return await opened.fetchval(sql)
+        finally:
+            await opened.close()
+
+    return asyncio.run(run())

@@ -1,0 +1,135 @@
+"""PostgreSQL as the tests see it: asked, watched, and served by somebody else."""
+
+import asyncio
+import re
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import asyncpg
+
+from huleedu_tasks import process
+from huleedu_tasks.servers.embedded import server_account
+from tests.support.monorepo import Monorepo, stop_server, wait_until
+
+TEST = "the-test"
+TOOL = "huleedu-tasks"
+Row = tuple[Any, ...]
+
+_CHUNK = 65536
+_STATEMENT = re.compile(
+    r"^(?P<application>[^|\n]*)\|LOG:  (?:statement|execute [^:]+): (?P<sql>.*)$", re.MULTILINE
+)
+_CHANGE = re.compile(
+    r"\s*(DROP|CREATE|ALTER|COMMENT|INSERT|UPDATE|DELETE|TRUNCATE|GRANT|REVOKE|COPY)\b", re.I
+)
+
+
+async def connect(url: str) -> asyncpg.Connection:
+    """Connect as the test, so that the server's log tells who said what."""
+    return await asyncpg.connect(url, server_settings={"application_name": TEST})
+
+
+async def fetch(url: str, sql: str, *arguments: Any) -> list[Row]:
+    """Run one statement on a connection of its own."""
+    opened = await connect(url)
+    try:
+        return [tuple(row) for row in await opened.fetch(sql, *arguments)]
+    finally:
+        await opened.close()
+
+
+def ask(url: str, sql: str, *arguments: Any) -> list[Row]:
+    """Run one statement, from a test that is not asynchronous."""
+    return asyncio.run(fetch(url, sql, *arguments))
+
+
+async def log_every_statement(url: str) -> None:
+    """Have a server write every statement to its log, with who sent it; restarts keep that."""
+    admin = await connect(url)
+    await admin.execute("ALTER SYSTEM SET log_statement = 'all'")
+    await admin.execute("ALTER SYSTEM SET log_line_prefix = '%a|'")
+    await admin.execute("SELECT pg_reload_conf()")
+    await wait_for(lambda: admin.fetchval("SHOW log_statement"), "all")
+    await admin.close()
+
+
+async def wait_for(question: Callable[[], Awaitable[Any]], answer: Any) -> None:
+    """Ask until the answer is the wanted one."""
+    async with asyncio.timeout(30):
+        while await question() != answer:  # noqa: ASYNC110  # Nobody sends an event.
+            await asyncio.sleep(0.005)
+
+
+def changes(log: str) -> list[str]:
+    """Return the statements of a server's log that change something and are not the test's."""
+    return [
+        found["sql"]
+        for found in _STATEMENT.finditer(log)
+        if found["application"] != TEST and _CHANGE.match(found["sql"])
+    ]
+
+
+@contextmanager
+def served_at(monorepo: Monorepo, name: str, address: str, port: int) -> Iterator[None]:
+    """Serve a monorepo's stopped server at another address, as somebody else might."""
+    (data,) = monorepo.state.glob(f"embedded/postgresql-*/{name}_db/data")
+    # What it was started with last: the program, then its options.
+    program = (data / "postmaster.opts").read_text().partition(" ")[0]
+    options = f"-c listen_addresses={address} -c port={port} -c unix_socket_directories="
+    process.spawn_server(
+        [program, "-D", data, *options.split(" ")],
+        cwd=data,
+        environment={},
+        log=data.with_name("server.log"),
+        account=server_account(),
+    )
+    try:
+        wait_until(lambda: is_listening(address, port))
+        yield
+    finally:
+        stop_server(data)
+
+
+@contextmanager
+def proxy(port: int, target: int) -> Iterator[None]:
+    """Forward a port of 127.0.0.1 to another one, as a tunnel to production would."""
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        threading.Thread(target=_forward_all, args=(listener, target), daemon=True).start()
+        yield
+        # Wakes `accept`, which would go on holding the port.
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def can_listen(address: str) -> bool:
+    """Whether this machine has an address of IPv6."""
+    try:
+        socket.create_server((address, 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def is_listening(address: str, port: int) -> bool:
+    """Whether somebody accepts connections at an address."""
+    with suppress(OSError), socket.create_connection((address, port), timeout=1):
+        return True
+    return False
+
+
+def _forward_all(listener: socket.socket, target: int) -> None:
+    with suppress(OSError):
+        while True:
+            client, _ = listener.accept()
+            server = socket.create_connection(("127.0.0.1", target))
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(target=_pipe, args=(source, sink), daemon=True).start()
+
+
+def _pipe(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while chunk := source.recv(_CHUNK):
+            sink.sendall(chunk)
+        sink.shutdown(socket.SHUT_WR)

@@ -1,0 +1,35 @@
+"""Services and settings made without any file."""
+
+from pathlib import Path
+from typing import Any
+
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.settings import Settings
+
+ROOT = Path("/monorepo")
+
+
+def service(name: str = "orders", **stated: Any) -> Service:
+    """Return a service as convention has it, except for what is stated."""
+    directory = stated.get("directory", ROOT / f"services/{name}_service")
+    conventional = {
+        "name": name,
+        "port": 5433,
+        "directory": directory,
+        "database": f"huleedu_{name}",
+        "url_variable": f"{directory.name.upper()}_DATABASE_URL",
+        "alembic_config": directory / "alembic.ini",
+        "python": (),
+        "environment": {},
+        "compose_service": f"{name}_db",
+        "volume": f"{name}_db_data",
+        "extensions": (),
+        "seeds": (),
+        "seed_after": (),
+    }
+    return Service(**{**conventional, **stated})
+
+
+def settings(**variables: str) -> Settings:
+    """Return settings that come from a process environment only."""
+    return Settings(root=ROOT, process=variables, file={}, lines={})

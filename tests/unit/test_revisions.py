@@ -1,0 +1,321 @@
+"""Revisions: read from files as they are, without running them."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.errors import MigrationError
+from huleedu_tasks.migrations.revisions import History, read_history, version_folders
+from tests.support.values import service
+
+Put = Callable[[str, str], Path]
+INI = "[alembic]\nscript_location = alembic\n"
+VERSIONS = "alembic/versions"
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> Service:
+    (tmp_path / "alembic.ini").write_text(INI)
+    return service("orders", directory=tmp_path)
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Put:
+    """Write a file of the service."""
+
+    def put_file(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return put_file
+
+
+@pytest.fixture
+def revise(put: Put) -> Callable[..., Path]:
+    """Write a revision file."""
+
+    def put_revision(
+        name: str, follows: object = None, *, depends_on: object = None, folder: str = VERSIONS
+    ) -> Path:
+        lines = [
+            f'"""Do {name}.\n\nRevision ID: {name}\n"""',
+            f"revision = {name!r}",
+            f"down_revision = {follows!r}",
+            f"depends_on = {depends_on!r}",
+            "raise SystemExit('it was run')",
+        ]
+        return put(f"{folder}/{name}.py", "\n".join(lines))
+
+    return put_revision
+
+
+Revise = Callable[..., Path]
+
+
+def findings(service: Service) -> list[tuple[str, str]]:
+    with pytest.raises(MigrationError) as caught:
+        read_history(service)
+    return [(Path(finding.place).name, finding.problem) for finding in caught.value.findings]
+
+
+def diamond(revise: Revise) -> None:
+    """A base, two branches, and their merge: a; b and c; d; e."""
+    revise("a")
+    revise("b", "a")
+    revise("c", "a")
+    revise("d", ("b", "c"))
+    revise("e", "d")
+
+
+def test_a_straight_history_has_one_head(orders: Service, revise: Revise) -> None:
+    revise("a")
+    revise("b", "a")
+    history = read_history(orders)
+    assert history.heads == ("b",)
+    assert history.revisions["b"].parents == ("a",)
+    assert history.revisions["b"].message == "Do b."
+
+
+def test_a_service_without_revisions_has_no_head(orders: Service) -> None:
+    assert read_history(orders).heads == ()
+
+
+def test_a_merge_joins_two_branches(orders: Service, revise: Revise) -> None:
+    diamond(revise)
+    assert read_history(orders).heads == ("e",)
+
+
+@pytest.mark.parametrize(
+    ("current", "pending"),
+    [
+        ((), 5),
+        (("a",), 4),
+        (("b",), 3),
+        (("b", "c"), 2),
+        (("d",), 1),
+        (("e",), 0),
+        (("made elsewhere",), None),
+        (("e", "made elsewhere"), None),
+    ],
+)
+def test_pending_counts_what_is_left_on_every_branch(
+    orders: Service, revise: Revise, current: tuple[str, ...], pending: int | None
+) -> None:
+    diamond(revise)
+    assert read_history(orders).pending(current) == pending
+
+
+def test_what_a_revision_depends_on_counts_as_before_it(orders: Service, revise: Revise) -> None:
+    revise("a")
+    revise("x", "a")
+    revise("b", "a", depends_on="x")
+    revise("m", ("b", "x"), depends_on=("a label of a branch",))
+    history = read_history(orders)
+    assert history.pending(("b",)) == 1
+    assert history.pending(("x",)) == 2
+
+
+@pytest.mark.parametrize(
+    ("current", "revision", "past"),
+    [
+        (("e",), "a", True),
+        (("d",), "c", True),
+        (("d",), "d", False),
+        (("d",), "e", False),
+        ((), "a", False),
+        (("made elsewhere",), "a", False),
+    ],
+)
+def test_it_is_known_what_was_applied_on_the_way(
+    orders: Service, revise: Revise, current: tuple[str, ...], revision: str, past: bool
+) -> None:
+    diamond(revise)
+    assert read_history(orders).is_past(current, revision) is past
+
+
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [
+        ("head", "abd2"),
+        ("abc1", "abc1"),
+        ("abc", "abc1"),
+        ("ab", None),
+        ("x", None),
+        ("head-1", None),
+    ],
+)
+def test_a_target_is_resolved_as_alembic_would(
+    orders: Service, revise: Revise, target: str, found: str | None
+) -> None:
+    revise("abc1")
+    revise("abd2", "abc1")
+    assert read_history(orders).resolve(target) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'revision: str = "a"\ndown_revision: str | None = None\n',
+        'revision: str\nrevision = "a"\ndown_revision = None\n',
+        'revision = identifier = "a"\ndown_revision = ()\n',
+        '\ufeffrevision = "a"\ndown_revision = []\n',
+        '# -*- coding: utf-8 -*-\nrevision = "a"  # å\n',
+    ],
+    ids=["annotated", "annotated before", "two names", "byte order mark", "no down_revision"],
+)
+def test_a_revision_is_read_however_it_is_written(orders: Service, put: Put, text: str) -> None:
+    put(f"{VERSIONS}/a.py", text)
+    assert read_history(orders).heads == ("a",)
+
+
+def test_what_is_no_revision_is_passed_over(orders: Service, put: Put, revise: Revise) -> None:
+    revise("a")
+    put(f"{VERSIONS}/__init__.py", "")
+    put(f"{VERSIONS}/helpers.py", "def revision(): ...\n")
+    put(f"{VERSIONS}/notes.txt", "revision = 'b'")
+    assert set(read_history(orders).revisions) == {"a"}
+
+
+# What does not hold together.
+
+
+def test_two_heads_are_both_named(orders: Service, revise: Revise) -> None:
+    revise("a")
+    revise("b", "a")
+    revise("c", "a")
+    assert findings(orders) == [
+        ("b.py", "revision b is one of several heads"),
+        ("c.py", "revision c is one of several heads"),
+    ]
+
+
+def test_every_parent_that_is_missing_is_named(orders: Service, revise: Revise) -> None:
+    revise("a", "gone")
+    revise("b", ("a", "lost"))
+    assert findings(orders) == [
+        ("a.py", "follows revision gone, which no file has"),
+        ("b.py", "follows revision lost, which no file has"),
+    ]
+
+
+def test_a_circle_is_named(orders: Service, revise: Revise) -> None:
+    revise("a", "b")
+    revise("b", "a")
+    ((_, problem),) = findings(orders)
+    assert problem.startswith("revisions follow one another in a circle: ")
+
+
+def test_every_file_that_cannot_be_read_is_named_once(
+    orders: Service, put: Put, revise: Revise
+) -> None:
+    revise("a")
+    put(f"{VERSIONS}/b1.py", "revision = 'b'\ndown_revision = 'a'\n")
+    put(f"{VERSIONS}/b2.py", "revision = 'b'\ndown_revision = 'a'\n")
+    put(f"{VERSIONS}/c.py", "revision = 'c'\n\ndef upgrade(:\n")
+    put(f"{VERSIONS}/d.py", "revision = 'd'\ndown_revision = make('c')\n")
+    put(f"{VERSIONS}/e.py", "revision = 5\n")
+    put(f"{VERSIONS}/f.py", "revision = 'f'\ndown_revision = 5\n")
+    found = dict(findings(orders))
+    assert list(found) == ["b2.py", "c.py, line 3", "d.py", "e.py", "f.py"]
+    assert found["b2.py"] == "revision b stands in b1.py too"
+    assert found["c.py, line 3"].startswith("is not Python: ")
+    assert found["d.py"] == "its down_revision is computed in line 2; write it literally"
+    assert (found["e.py"], found["f.py"]) == ("its revision is no text", "5 is no revision")
+    assert len(findings(orders)) == len(found)
+
+
+# Where they lie.
+
+
+@pytest.mark.parametrize(
+    ("options", "folders"),
+    [
+        ("script_location = alembic", ["alembic/versions"]),
+        ("script_location = %(here)s/db", ["db/versions"]),
+        ("script_location = package.db:migrations", ["package/db/migrations/versions"]),
+        ("script_location = alembic\nversion_locations = one two,three", ["one", "two", "three"]),
+        (
+            f"script_location = x\npath_separator = os\nversion_locations = one{os.pathsep}%(here)s/t",
+            ["one", "t"],
+        ),
+        (
+            "script_location = x\nversion_path_separator = space\nversion_locations = a,b c",
+            ["a,b", "c"],
+        ),
+        (
+            "script_location = x\npath_separator = newline\nversion_locations =\n  one\n  t w o",
+            ["one", "t w o"],
+        ),
+    ],
+)
+def test_folders_are_those_alembic_ini_names(
+    orders: Service, put: Put, options: str, folders: list[str]
+) -> None:
+    put("alembic.ini", f"[alembic]\n{options}\n")
+    assert relative(orders) == folders
+
+
+@pytest.mark.parametrize(
+    ("options", "folders"),
+    [
+        ('script_location = "db"', ["db/versions"]),
+        ('script_location = "%(here)s/db"', ["db/versions"]),
+        ('script_location = "x"\nversion_locations = ["one", "%(here)s/two"]', ["one", "two"]),
+    ],
+)
+def test_folders_may_stand_in_pyproject(
+    orders: Service, put: Put, options: str, folders: list[str]
+) -> None:
+    put("pyproject.toml", f"[tool.alembic]\n{options}\n")
+    put("alembic.ini", "[loggers]\nkeys = root\n")
+    assert relative(orders) == folders
+
+
+def test_alembic_ini_wins_over_pyproject(orders: Service, put: Put) -> None:
+    put("pyproject.toml", '[tool.alembic]\nscript_location = "elsewhere"\n')
+    assert relative(orders) == ["alembic/versions"]
+
+
+def test_revisions_of_all_folders_are_one_history(
+    orders: Service, put: Put, revise: Revise
+) -> None:
+    put("alembic.ini", f"{INI}version_locations = one two\n")
+    revise("a", folder="one")
+    revise("b", "a", folder="two")
+    assert read_history(orders).heads == ("b",)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[alembic]\n", "[alembic\n", "[alembic]\nscript_location = %(x)s"]
+)
+def test_a_configuration_without_a_location_is_an_error(
+    orders: Service, put: Put, text: str
+) -> None:
+    put("alembic.ini", text)
+    with pytest.raises(MigrationError, match=r"names no script_location|cannot be read"):
+        read_history(orders)
+
+
+def relative(service: Service) -> list[str]:
+    return [str(path.relative_to(service.directory)) for path in version_folders(service)]
+
+
+def test_a_long_history_is_counted_without_recursion() -> None:
+    from huleedu_tasks.migrations.revisions import Revision
+
+    chain = {
+        str(number): Revision(
+            id=str(number),
+            parents=(str(number - 1),) if number else (),
+            depends_on=(),
+            message="",
+            path=Path(),
+        )
+        for number in range(5000)
+    }
+    assert History(revisions=chain).pending(()) == 5000

@@ -1,0 +1,271 @@
+"""Settings: which value wins, how `.env` is read, and what is not accepted."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from huleedu_tasks.config.settings import VARIABLES, Environment, ProviderName, Settings
+from huleedu_tasks.config.urls import resolve
+from huleedu_tasks.errors import ConfigurationError, ExitCode
+from tests.support.values import service
+
+Load = Callable[..., Settings]
+OVERRIDE = "ORDERS_SERVICE_DATABASE_URL"
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Load settings from the text of a `.env` and variables of the process."""
+
+    def load_settings(text: str | bytes = "", **variables: str) -> Settings:
+        content = text if isinstance(text, bytes) else text.encode()
+        (tmp_path / ".env").write_bytes(content)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return Settings.load(tmp_path)
+
+    return load_settings
+
+
+def failure(load: Load, text: str | bytes = "", **variables: str) -> ConfigurationError:
+    with pytest.raises(ConfigurationError) as caught:
+        load(text, **variables)
+    assert caught.value.exit_code is ExitCode.USAGE
+    return caught.value
+
+
+def findings(load: Load, text: str | bytes = "", **variables: str) -> list[str]:
+    return [str(finding) for finding in failure(load, text, **variables).findings]
+
+
+def test_the_whole_ladder_from_nothing_set_to_the_override_in_the_environment(load: Load) -> None:
+    """Each rung wins over all before it."""
+
+    def url() -> str:
+        return resolve(service(port=5433), settings).reveal()
+
+    settings = load()
+    with pytest.raises(ConfigurationError) as caught:
+        url()
+    missing = ["HULEEDU_DB_USER", "HULEEDU_DB_PASSWORD"]
+    assert [finding.place for finding in caught.value.findings] == missing
+    assert all(name in caught.value.message for name in missing)
+
+    env_file = "HULEEDU_DB_USER=file\nHULEEDU_DB_PASSWORD=file\n"
+    settings = load(env_file)
+    assert url() == "postgresql+asyncpg://file:file@localhost:5433/huleedu_orders"
+
+    settings = load(env_file, HULEEDU_DB_USER="process")
+    assert url() == "postgresql+asyncpg://process:file@localhost:5433/huleedu_orders"
+
+    settings = load(env_file, HULEEDU_ENVIRONMENT="testing")
+    assert url() == "postgresql+asyncpg://process:file@localhost:5433/huleedu_orders"
+
+    settings = load(env_file, HULEEDU_ENVIRONMENT="production")
+    with pytest.raises(ConfigurationError) as caught:
+        url()
+    missing = ["HULEEDU_PROD_DB_HOST", "HULEEDU_PROD_DB_PASSWORD"]
+    assert [finding.place for finding in caught.value.findings] == missing
+
+    env_file += "HULEEDU_PROD_DB_HOST=db.example.com\nHULEEDU_PROD_DB_PASSWORD=prod\n"
+    settings = load(env_file)
+    assert url() == "postgresql+asyncpg://process:prod@db.example.com:5432/huleedu_orders"
+
+    settings = load(env_file, HULEEDU_DB_USER="", HULEEDU_PROD_DB_PORT="6432")
+    assert url() == "postgresql+asyncpg://huleedu_user:prod@db.example.com:6432/huleedu_orders"
+
+    settings = load(env_file, HULEEDU_PROD_DB_SSLMODE="require")
+    assert url().endswith("@db.example.com:6432/huleedu_orders?ssl=require")
+
+    env_file += "HULEEDU_STAGING_DB_HOST=staging\nHULEEDU_STAGING_DB_PASSWORD=stage\n"
+    settings = load(env_file, HULEEDU_ENVIRONMENT="staging")
+    assert url() == "postgresql+asyncpg://huleedu_user:stage@staging:5432/huleedu_orders"
+
+    env_file += f"{OVERRIDE}=postgresql+asyncpg://u:file@elsewhere/x\n"
+    settings = load(env_file)
+    assert url() == "postgresql+asyncpg://u:file@elsewhere/x"
+
+    settings = load(env_file, **{OVERRIDE: "postgresql+asyncpg://u:process@elsewhere/x"})
+    assert url() == "postgresql+asyncpg://u:process@elsewhere/x"
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("X=plain", "plain"),
+        ("export X=exported", "exported"),
+        ("  X = spaced out  ", "spaced out"),
+        ("X=value # a comment", "value"),
+        ("X=no#comment", "no#comment"),
+        ("X='a # b'", "a # b"),
+        ('X="a # b"', "a # b"),
+        ("X=pa$$word$HOME${HOME}", "pa$$word$HOME${HOME}"),
+        ('X="pa$HOME"', "pa$HOME"),
+        ("X=it's", "it's"),
+        ("X='it\\'s'", "it's"),
+        ('X="say \\"so\\""', 'say "so"'),
+        ("X='back\\slash'", "back\\slash"),
+        ("X=a=b==", "a=b=="),
+        ("X='first\nsecond'", "first\nsecond"),
+        ('X="first\\nsecond"', "first\nsecond"),
+        ("X=åäö€", "åäö€"),
+        ("X=p@ss#w%rd/1", "p@ss#w%rd/1"),
+        ("X=", ""),
+        ("X", ""),
+        ("X=first\nX=second", "second"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["\n", "\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "BOM"])
+def test_a_line_of_env_is_read_as_the_page_says(
+    load: Load, line: str, value: str, ending: str, mark: str
+) -> None:
+    text = mark + f"{line}\n# a comment\nY=2\n".replace("\n", ending)
+    settings = load(text)
+    assert settings.get("X") == value
+    assert settings.get("Y") == "2"
+
+
+def test_a_value_tells_where_it_comes_from(load: Load) -> None:
+    text = "# Comment\n\nA='one\ntwo'\n\nHULEEDU_DB_USER=x\n"
+    settings = load(text, HULEEDU_PROVIDER="embedded")
+    sources = {
+        name: settings.value(name).source
+        for name in ("A", "HULEEDU_DB_USER", "HULEEDU_PROVIDER", "HULEEDU_JOBS")
+    }
+    assert sources == {
+        "A": ".env line 3",
+        "HULEEDU_DB_USER": ".env line 6",
+        "HULEEDU_PROVIDER": "environment",
+        "HULEEDU_JOBS": "not set",
+    }
+    assert settings.value("HULEEDU_ENVIRONMENT").source == "default"
+
+
+@pytest.mark.parametrize("line", ["PASSWORD='hunter2", 'PASSWORD="hunter2', "hunter2 word = x"])
+def test_a_line_that_cannot_be_read_is_named_and_not_repeated(load: Load, line: str) -> None:
+    error = failure(load, f"A=1\n\n{line}\nB=2\n")
+    (finding,) = error.findings
+    assert finding.place == ".env line 3"
+    assert "hunter2" not in f"{error} {error.message} {error.hint} {finding}"
+
+
+def test_an_env_that_is_no_utf8_is_an_error(load: Load) -> None:
+    (finding,) = findings(load, "HULEEDU_DB_PASSWORD=hemlig å".encode("latin-1"))
+    assert "is not UTF-8 (byte 27)" in finding
+    assert "hemlig" not in finding
+
+
+def test_without_an_env_file_the_environment_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HULEEDU_DB_USER", "somebody")
+    assert Settings.load(tmp_path).get("HULEEDU_DB_USER") == "somebody"
+
+
+@pytest.mark.parametrize("stated", ["production", "Production", " PRODUCTION "])
+def test_the_environment_is_read_whatever_its_case(load: Load, stated: str) -> None:
+    assert load(HULEEDU_ENVIRONMENT=stated).environment is Environment.PRODUCTION
+
+
+@pytest.mark.parametrize("stated", ["prodution", "prod", "dev", "productio n", " "])
+def test_an_unknown_environment_is_an_error_that_lists_the_four(load: Load, stated: str) -> None:
+    assert findings(load, HULEEDU_ENVIRONMENT=stated) == [
+        f"HULEEDU_ENVIRONMENT (environment): {stated!r} is not one of "
+        "development, testing, staging, production"
+    ]
+
+
+def test_only_development_and_testing_are_disposable() -> None:
+    disposable = {each for each in Environment if each.is_disposable}
+    assert disposable == {Environment.DEVELOPMENT, Environment.TESTING}
+
+
+@pytest.mark.parametrize("variable", VARIABLES, ids=lambda variable: str(variable.name))
+def test_an_empty_variable_counts_as_not_set(load: Load, variable: object) -> None:
+    name, default = variable.name, variable.default  # type: ignore[attr-defined]
+    for settings in (load(f"{name}=\n"), load(**{name: ""})):
+        assert settings.value(name).text == default
+        assert settings.value(name).source in ("default", "not set")
+
+
+def test_an_empty_variable_of_the_process_hides_the_one_in_env(load: Load) -> None:
+    settings = load("HULEEDU_DB_USER=file\n", HULEEDU_DB_USER="")
+    assert settings.get("HULEEDU_DB_USER") == settings.child_environment()["HULEEDU_DB_USER"] == ""
+
+
+def test_where_the_registry_is_cannot_stand_in_the_env_beside_it(load: Load) -> None:
+    assert load("HULEEDU_REGISTRY=other.json\n").get("HULEEDU_REGISTRY") == ""
+
+
+def test_every_value_that_cannot_be_is_said_at_once(load: Load) -> None:
+    text = """\
+HULEEDU_PROVIDER=podman
+HULEEDU_EMBEDDED_DURABLE=perhaps
+HULEEDU_JOBS=0
+HULEEDU_START_TIMEOUT=soon
+HULEEDU_MIGRATION_TIMEOUT=-1
+HULEEDU_PROD_DB_PORT=5_432
+HULEEDU_STAGING_DB_PORT=65536
+not a line
+"""
+    found = findings(load, text, HULEEDU_ENVIRONMENT="prodution", HULEEDU_PROD_DB_PORT="٥٤٣٢")
+    assert {finding.partition(" is ")[0] for finding in found} == {
+        "HULEEDU_ENVIRONMENT (environment): 'prodution'",
+        "HULEEDU_PROVIDER (.env line 1): 'podman'",
+        "HULEEDU_EMBEDDED_DURABLE (.env line 2): 'perhaps'",
+        "HULEEDU_JOBS (.env line 3): '0'",
+        "HULEEDU_START_TIMEOUT (.env line 4): 'soon'",
+        "HULEEDU_MIGRATION_TIMEOUT (.env line 5): '-1'",
+        "HULEEDU_PROD_DB_PORT (environment): '٥٤٣٢'",
+        "HULEEDU_STAGING_DB_PORT (.env line 7): '65536'",
+        ".env line 8:",
+    }
+
+
+@pytest.mark.parametrize("number", ["four", "1.5", "-1", "0", "nan", " "])
+def test_jobs_are_a_whole_number_of_at_least_one(load: Load, number: str) -> None:
+    (finding,) = findings(load, HULEEDU_JOBS=number)
+    assert finding.startswith(f"HULEEDU_JOBS (environment): {number!r} is ")
+
+
+def test_values_are_read_as_what_they_mean(load: Load, tmp_path: Path) -> None:
+    settings = load(
+        HULEEDU_PROVIDER="Existing",
+        HULEEDU_JOBS="3",
+        HULEEDU_START_TIMEOUT="1.5",
+        HULEEDU_MIGRATION_TIMEOUT="20",
+        HULEEDU_EMBEDDED_DURABLE="YES",
+        HULEEDU_STATE_DIR="state",
+        HULEEDU_POSTGRES_BIN="/opt/pg/bin",
+    )
+    assert settings.provider is ProviderName.EXISTING
+    assert (settings.jobs, settings.start_timeout, settings.migration_timeout) == (3, 1.5, 20.0)
+    assert settings.embedded_durable
+    assert settings.state_directory == tmp_path / "state"
+    assert settings.postgres_bin == Path("/opt/pg/bin")
+
+
+def test_what_is_not_set_has_its_usual_value(load: Load) -> None:
+    settings = load()
+    assert settings.environment is Environment.DEVELOPMENT
+    assert settings.provider is ProviderName.AUTO
+    assert settings.jobs >= 1
+    assert not settings.embedded_durable
+    assert (settings.state_directory, settings.postgres_bin) == (None, None)
+
+
+def test_passwords_and_overrides_are_shown_masked(load: Load) -> None:
+    settings = load(
+        f"HULEEDU_DB_PASSWORD=hunter2\n{OVERRIDE}=postgresql://u:hunter2@h/d\n",
+        HULEEDU_DB_USER="somebody",
+    )
+    shown = [settings.shown(name) for name in ("HULEEDU_DB_PASSWORD", OVERRIDE, "HULEEDU_DB_USER")]
+    assert shown == ["***", "***", "somebody"]
+    assert "hunter2" in [secret.reveal() for secret in settings.secrets()]
+
+
+def test_a_child_gets_env_under_the_real_environment(load: Load) -> None:
+    child = load("OWN=file\nBOTH=file\n", BOTH="process").child_environment()
+    assert (child["OWN"], child["BOTH"]) == ("file", "process")

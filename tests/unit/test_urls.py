@@ -1,0 +1,196 @@
+"""Database URLs: the document's, with any password, and never shown with one."""
+
+import traceback
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from huleedu_tasks.config.secret import Secret
+from huleedu_tasks.config.urls import DatabaseUrl, parse_url, resolve, resolve_all
+from huleedu_tasks.errors import ConfigurationError
+from tests.support.values import service, settings
+
+VARIABLE = "ORDERS_SERVICE_DATABASE_URL"
+HOSTILE = "p@ss#w%rd/1 +:?&=[]'\"$\\ö€🔑"
+# Whatever an environment variable can hold in UTF-8.
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
+
+
+def url(**parts: object) -> DatabaseUrl:
+    simple = {
+        "user": "huleedu_user",
+        "password": Secret("secret"),
+        "host": "localhost",
+        "port": 5435,
+        "database": "huleedu_orders",
+    }
+    return DatabaseUrl(**{**simple, **parts})  # type: ignore[arg-type]
+
+
+def test_a_simple_url_is_exactly_the_documents() -> None:
+    text = "postgresql+asyncpg://huleedu_user:secret@localhost:5435/huleedu_orders"
+    assert url().reveal() == text
+    development = settings(HULEEDU_DB_USER="huleedu_user", HULEEDU_DB_PASSWORD="secret")
+    assert resolve(service(port=5435), development).reveal() == text
+
+
+@pytest.mark.parametrize(
+    ("password", "encoded"),
+    [
+        ("p@ss#w%rd/1", "p%40ss%23w%25rd%2F1"),
+        ("a b", "a%20b"),
+        ("a+b", "a%2Bb"),
+        ("a:b?c&d", "a%3Ab%3Fc%26d"),
+        ('it\'s "$x"', "it%27s%20%22%24x%22"),
+        ("%40", "%2540"),
+        ("ö€", "%C3%B6%E2%82%AC"),
+        ("-._~", "-._~"),
+    ],
+)
+def test_user_and_password_are_percent_encoded(password: str, encoded: str) -> None:
+    made = url(user=password, password=Secret(password))
+    assert (
+        made.reveal() == f"postgresql+asyncpg://{encoded}:{encoded}@localhost:5435/huleedu_orders"
+    )
+
+
+@given(user=TEXT, password=TEXT | st.just(""), database=TEXT)
+def test_what_is_put_together_is_what_is_taken_apart(
+    user: str, password: str, database: str
+) -> None:
+    made = url(
+        user=user,
+        password=Secret(password),
+        database=database,
+        query=(("ssl", "verify-full"), ("dsn", f"postgresql://?sslrootcert={password}")),
+    )
+    assert parse_url(made.reveal(), variable=VARIABLE) == made
+
+
+@given(user=TEXT, password=TEXT)
+def test_only_characters_that_need_no_encoding_stand_in_the_login(user: str, password: str) -> None:
+    login = url(user=user, password=Secret(password)).reveal()[len("postgresql+asyncpg://") :]
+    login = login.removesuffix("@localhost:5435/huleedu_orders")
+    assert login.isascii()
+    assert not set(login) & set(" +@/?#[]&=$'\"\\")
+    assert [unquote(part) for part in login.split(":")] == [user, password]
+
+
+def test_a_password_is_masked_wherever_a_url_is_printed() -> None:
+    secret = url(password=Secret("hunter2"))
+    resolved = resolve(service(), settings(**{VARIABLE: secret.reveal()}))
+    shown = f"{secret} {secret!r} {resolved!r} {[secret]} {secret.__reduce__()!r}"
+    assert "hunter2" not in shown
+    assert str(secret) == "postgresql+asyncpg://huleedu_user:***@localhost:5435/huleedu_orders"
+
+
+def test_without_its_password_a_url_has_neither_password_nor_mask() -> None:
+    text = "postgresql+asyncpg://huleedu_user@localhost:5435/huleedu_orders"
+    bare = url().without_password()
+    assert bare.reveal() == str(bare) == text
+
+
+def test_an_address_of_version_6_is_bracketed() -> None:
+    made = url(host="::1")
+    assert made.address == "[::1]:5435"
+    assert parse_url(made.reveal(), variable=VARIABLE) == made
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("localhost", True), ("127.0.0.1", True), ("::1", True), ("localhost.example.com", False)],
+)
+def test_only_the_loopback_names_are_local(host: str, local: bool) -> None:
+    assert url(host=host).is_local is local
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "postgresql+asyncpg://u:p%40ss@db.example.com:5432/orders?ssl=require",
+        "postgresql://u@h/d",
+        "postgres://u:p@H.Example.com/d",
+        "  postgresql+psycopg://u:@h:1/d  ",
+    ],
+)
+def test_an_override_is_handed_on_as_it_is(stated: str) -> None:
+    resolved = resolve(service(), settings(**{VARIABLE: stated}))
+    assert (resolved.reveal(), resolved.source) == (stated, VARIABLE)
+    assert resolved.is_override
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "hunter2",
+        "mysql://u:hunter2@h/d",
+        "postgresql+asyncpg://u:hunter2#1@h/d",
+        "postgresql+asyncpg://u:hunter2/1@h/d",
+        "postgresql+asyncpg://u:x[hunter2@h/d",
+        "postgresql+asyncpg://u:hunter2@h:port/d",
+        "postgresql+asyncpg://u:hunter2@h",
+        "postgresql+asyncpg://u:hunter2@h/",
+        "postgresql+asyncpg://:hunter2@h/d",
+        "postgresql+asyncpg://u:hunter2@/d",
+        "postgresql+asyncpg://u:hunter2\N{FULLWIDTH COMMERCIAL AT}h/d",
+    ],
+)
+def test_an_override_that_is_no_url_is_an_error_without_its_text(stated: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        resolve(service(), settings(**{VARIABLE: stated}))
+    error = caught.value
+    assert VARIABLE in error.message
+    assert "percent-encoded" in error.hint
+    said = f"{error.message} {error.hint} {error.findings}"
+    assert "hunter2" not in said + "".join(traceback.format_exception(error)).rpartition("\n\n")[2]
+
+
+@pytest.mark.parametrize("prefix", ["PROD", "STAGING"])
+@pytest.mark.parametrize(
+    ("tls", "query", "understood"),
+    [
+        ({}, "", {}),
+        ({"SSLMODE": "require"}, "?ssl=require", {"sslmode": "require"}),
+        (
+            {"SSLROOTCERT": "/etc/ssl/ca.pem"},
+            "?ssl=verify-full&dsn=postgresql%3A//%3Fsslrootcert%3D/etc/ssl/ca.pem",
+            {"sslmode": "verify-full", "sslrootcert": "/etc/ssl/ca.pem"},
+        ),
+        (
+            {"SSLMODE": "verify-ca", "SSLROOTCERT": "/etc/my ca+1.pem"},
+            "?ssl=verify-ca&dsn=postgresql%3A//%3Fsslrootcert%3D/etc/my%2520ca%252B1.pem",
+            {"sslmode": "verify-ca", "sslrootcert": "/etc/my ca+1.pem"},
+        ),
+    ],
+)
+def test_tls_is_added_to_the_url_and_read_back(
+    prefix: str, tls: dict[str, str], query: str, understood: dict[str, str]
+) -> None:
+    environment = "production" if prefix == "PROD" else "staging"
+    stated = {"HOST": "h", "PASSWORD": "p", **tls}
+    variables = {f"HULEEDU_{prefix}_DB_{name}": value for name, value in stated.items()}
+    found = resolve(service(), settings(HULEEDU_ENVIRONMENT=environment, **variables)).url
+    assert found.reveal() == f"postgresql+asyncpg://huleedu_user:p@h:5432/huleedu_orders{query}"
+    assert found.tls == understood
+
+
+def test_what_is_missing_is_said_once_for_all_services() -> None:
+    services = (service("a"), service("b", url_variable="B_URL"), service("c"))
+    with pytest.raises(ConfigurationError) as caught:
+        resolve_all(services, settings(B_URL="no url"))
+    assert [str(finding) for finding in caught.value.findings] == [
+        "HULEEDU_DB_USER: is not set",
+        "HULEEDU_DB_PASSWORD: is not set",
+        "B_URL does not begin with postgresql+asyncpg://.",
+    ]
+
+
+def test_services_are_resolved_by_name() -> None:
+    known = settings(HULEEDU_DB_USER="u", HULEEDU_DB_PASSWORD="p")
+    resolved = resolve_all((service("a", port=1), service("b", port=2)), known)
+    assert {name: each.url.address for name, each in resolved.items()} == {
+        "a": "localhost:1",
+        "b": "localhost:2",
+    }
