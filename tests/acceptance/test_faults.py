@@ -1,6 +1,5 @@
 """What goes wrong, and what a person reads then: the cause, the place, and what to do."""
 
-import json
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ import pytest
 
 from tests.support.monorepo import (
     ENV_PY,
-    PASSWORD,
     USER,
     Monorepo,
     Ran,

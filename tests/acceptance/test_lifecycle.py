@@ -19,7 +19,6 @@ from tests.support.observe import (
     log_in,
     notes,
     processes,
-    statements,
     watched_command_lines,
 )
 

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pexpect
 import pytest
@@ -25,11 +25,14 @@ def terminal() -> Iterator[Monorepo]:
 
 
 def typed(
-    monorepo: Monorepo, *arguments: str, columns: int = 160, **variables: str
+    monorepo: Monorepo,
+    *arguments: str,
+    columns: int = 160,
+    variables: Mapping[str, str] | None = None,
 ) -> "pexpect.spawn[str]":
     """Type `invoke ARGUMENTS` at a terminal."""
-    base = {"TERM": "xterm-256color", "COLUMNS": "", "NO_COLOR": ""}
-    environment = {**clean_environment(), **base, **monorepo.environment, **variables}
+    plain = {"TERM": "xterm-256color", "COLUMNS": "", "NO_COLOR": "", **(variables or {})}
+    environment = {**clean_environment(), **monorepo.environment, **plain}
     return pexpect.spawn(
         sys.executable,
         ["-m", "invoke", *arguments],
@@ -80,11 +83,11 @@ def test_a_failed_service_has_its_output_below_the_table(terminal: Monorepo) -> 
     assert "What to do: Nothing of it was kept." in output
 
 
-@pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_there_is_no_color_for_whoever_wants_none(
-    terminal: Monorepo, variable: str, value: str
+    terminal: Monorepo, variables: dict[str, str]
 ) -> None:
-    ran = seen(typed(terminal, "db.status", **{variable: value}))
+    ran = seen(typed(terminal, "db.status", variables=variables))
     assert "alpha" in ran.out
     assert not COLOR.search(ran.err)
 

@@ -1,0 +1,170 @@
+"""Any password works end to end, and is seen nowhere on its way."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.config.urls import DatabaseUrl, parse_url, resolve
+from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.revisions import read_history
+from huleedu_tasks.postgres.connections import connection
+from tests.support.flows import app_of
+from tests.support.monorepo import USER, Monorepo, new_monorepo
+from tests.support.postgres import connect
+
+# A user who lets ConfigParser interpolate what is in the URL, and says so on the way.
+CARELESS_ENV_PY = """\
+import asyncio
+
+from alembic import context
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import async_engine_from_config
+from sqlalchemy.pool import NullPool
+
+from config import database_url
+
+config = context.config
+config.set_main_option("sqlalchemy.url", database_url())
+print("migrating", config.get_main_option("sqlalchemy.url"))
+
+
+def migrate(connection):
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def main():
+    section = config.get_section(config.config_ini_section)
+    engine = async_engine_from_config(section, poolclass=NullPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(migrate)
+        await connection.commit()
+    await engine.dispose()
+
+
+asyncio.run(main())
+"""
+
+# What breaks URLs, shells, ConfigParser, `.env` files, SQL and SASLprep, or any of their quoting.
+HOSTILE = (
+    "p@ss#w%rd/1",
+    "100%(here)s%%",
+    "%2F%40%25%%2B",
+    "plus+and space",
+    " leading and trailing ",
+    "\ttabs\tand\x0bothers\x0c",
+    "$HOME ${HOME} $(id)",
+    "`id` && exit; #",
+    "'single' \"double\"",
+    "back\\slash\\\\n\\'",
+    "E'\\x41' -- /*",
+    "$$;DROP ROLE x;$$",
+    "a:b@c:1/d?e=f&g#h",
+    "[::1]:5432/[x]",
+    "{json: [\"y\"], 'z'}",
+    "export X='a' #b",
+    "åäö ÅÄÖ é ü ß",
+    "пароль-密码-パスワード",
+    "🔑🐘\u200d💾 emoji",
+    "e\u0301 and \u00e9 and \ufb01",
+    "no\u00a0break\u2003space",
+    "soft\u00adhyphen\u200b",
+    "line\nfeed\rreturn",
+    "~`!@#$%^&*()_+-={}|[]\\:\";'<>?,./",
+)
+
+# All a `.env` file in UTF-8 and an environment variable can carry: anything but NUL and surrogates.
+ANY_PASSWORD = st.text(
+    st.one_of(
+        st.characters(min_codepoint=0x20, max_codepoint=0x7E),
+        st.sampled_from(" %+#$'\"\\`@:/?&=\n\r\t"),
+        st.characters(exclude_characters="\0", exclude_categories=("Cs",)),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@dataclass
+class Vault:
+    """A server whose user gets one password after the other, and who sets them."""
+
+    monorepo: Monorepo
+    loop: asyncio.Runner
+    boss: asyncpg.Connection
+
+    async def set_password(self, password: str) -> None:
+        statement = await self.boss.fetchval(
+            "SELECT format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)", USER, password
+        )
+        await self.boss.execute(statement)
+
+    def settings(self, password: str) -> Settings:
+        """Write the password into `.env` as a user would, and read it from there."""
+        text = f"HULEEDU_DB_USER={USER}\nHULEEDU_DB_PASSWORD={quoted_for_env_file(password)}\n"
+        self.monorepo.path(".env").write_bytes(text.encode())
+        return Settings.load(self.monorepo.root)
+
+
+@pytest.fixture(scope="module")
+def vault() -> Iterator[Vault]:
+    with new_monorepo(["alpha", "beta"]) as monorepo, asyncio.Runner() as loop:
+        first, second = monorepo.services
+        shared = {"port": first["port"], "compose_service": "alpha_db", "seeds": []}
+        monorepo.register(first | shared, second | shared)
+        monorepo.write("services/beta_service/alembic/env.py", CARELESS_ENV_PY)
+        assert monorepo.invoke("db.up").code == 0
+        maintenance = monorepo.url("alpha", database="postgres")
+        admin = loop.run(connect(maintenance))
+        loop.run(admin.execute("CREATE ROLE boss SUPERUSER LOGIN PASSWORD 'boss'"))
+        loop.run(admin.close())
+        port = monorepo.port("alpha")
+        boss = loop.run(connect(f"postgresql://boss:boss@localhost:{port}/postgres"))
+        yield Vault(monorepo, loop, boss)
+        boss.terminate()
+
+
+def quoted_for_env_file(password: str) -> str:
+    """Quote as python-dotenv's README says: literally in single quotes, escapes in double ones."""
+    escaped = password.replace("\\", "\\\\")
+    if {"\r", "\n"} & set(password):
+        escaped = escaped.replace('"', '\\"').replace("\r", "\\r").replace("\n", "\\n")
+        return f'"{escaped}"'
+    return "'" + escaped.replace("'", "\\'") + "'"
+
+
+@settings(
+    max_examples=500,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(password=ANY_PASSWORD)
+def test_any_password_logs_in(vault: Vault, password: str) -> None:
+    (service, _) = app_of(vault.monorepo).registry.services
+    url = resolve(service, vault.settings(password)).url
+    assert url.password.reveal() == password
+    assert parse_url(url.reveal(), variable="X") == url
+    vault.loop.run(vault.set_password(password))
+    assert vault.loop.run(user_behind(url)) == USER
+
+
+for hostile in HOSTILE:
+    test_any_password_logs_in = example(password=hostile)(test_any_password_logs_in)
+
+
+async def user_behind(url: DatabaseUrl) -> str:
+    async with connection(url) as opened:
+        return str(await opened.fetchval("SELECT current_user"))
