@@ -61,14 +61,14 @@ class Development:
         self._require_development("db.up")
         if self.dry_run:
             return self._report("db.up", await self._run(self._stages.would("start its server")))
-        return self._report("db.up", await self._start(), columns=("server",))
+        outcomes = await self._next(await self._prepare(), self._stages.start)
+        return self._report("db.up", outcomes, columns=("server",))
 
     async def down(self) -> Report:
         """Stop the servers, keeping their data."""
         require_disposable_environment(self.settings, "db.down")
         if self.dry_run:
             return self._report("db.down", await self._run(self._stages.would("stop its server")))
-
         return self._report("db.down", await self._run(self._stages.stop))
 
     async def reset(self, *, volumes: bool = False) -> Report:
@@ -85,21 +85,23 @@ class Development:
         return await self._change(
             "db.reset",
             f"recreate {what}, migrate {{database}} to head and seed it",
-            stages.prove_inside if volumes else stages.prove,
-            stages.renew if volumes else stages.recreate,
-            stages.upgrade(runner.HEAD),
-            stages.seed,
+            (stages.prove_inside,) if volumes else (stages.start, stages.prove),
+            (
+                stages.renew if volumes else stages.recreate,
+                stages.upgrade(runner.HEAD),
+                stages.seed,
+            ),
         )
 
     async def migrate(self, target: str) -> Report:
         """Migrate to a revision."""
         self._require_development("db.migrate")
+        stages = self._stages
         return await self._change(
             "db.migrate",
             f"migrate {{database}} to {target}",
-            self._stages.prove,
-            self._stages.require_database,
-            self._stages.upgrade(target),
+            (stages.start, stages.prove),
+            (stages.require_database, stages.upgrade(target)),
         )
 
     async def seed(self) -> Report:
@@ -107,7 +109,10 @@ class Development:
         self._require_development("db.seed")
         stages = self._stages
         return await self._change(
-            "db.seed", "seed {database}", stages.prove, stages.require_head, stages.seed
+            "db.seed",
+            "seed {database}",
+            (stages.start, stages.prove),
+            (stages.require_head, stages.seed),
         )
 
     async def status(self, *, check: bool) -> Report:
@@ -131,8 +136,10 @@ class Development:
 
     # How the flows are put together.
 
-    async def _change(self, command: str, would: str, prove: Work, *stages: Work) -> Report:
-        """Start, prove all, and then do one stage after the other for each service."""
+    async def _change(
+        self, command: str, would: str, proving: Sequence[Work], changing: Sequence[Work]
+    ) -> Report:
+        """Do the stages that prove and then those that change; a refusal stops all between."""
         self._require_files()
         columns = () if command == "db.seed" else REVISION_COLUMNS
         if self.dry_run:
@@ -142,8 +149,11 @@ class Development:
         # Ctrl-C while another command is waited for; the stages turn it into outcomes themselves.
         with suppress(asyncio.CancelledError):
             async with self._only_run():
-                outcomes = await self._start(prove)
-                for stage in stages:
+                outcomes = await self._prepare()
+                for stage in proving:
+                    outcomes = await self._next(outcomes, stage)
+                outcomes = self._all_or_none(outcomes)
+                for stage in changing:
                     outcomes = await self._next(outcomes, stage)
         return self._report(command, outcomes, columns=columns)
 
@@ -161,18 +171,15 @@ class Development:
             after=seed_after if stage == self._stages.seed else None,
         )
 
-    async def _start(self, prove: Work | None = None) -> tuple[Outcome, ...]:
-        """Have the servers running, and where it is asked for every database proven."""
+    async def _prepare(self) -> tuple[Outcome, ...]:
+        """Do what all servers need once; nothing is known of any service yet."""
         make_state_folder(self.state)
-        first = self._urls[self.services[0].name].url
+        login = self._urls[self.services[0].name].url
         try:
-            await self.provider.prepare(self.services, first)
+            await self.provider.prepare(self.services, login)
         except asyncio.CancelledError:
             return self._all_interrupted
-        if prove == self._stages.prove_inside:
-            return self._all_or_none(await self._run(prove))
-        outcomes = await self._run(self._stages.start)
-        return self._all_or_none(await self._next(outcomes, prove)) if prove else outcomes
+        return fleet.begun(self.services)
 
     def _all_or_none(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
         """Let nothing go on where one service was refused."""

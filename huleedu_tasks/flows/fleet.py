@@ -30,8 +30,7 @@ async def run(
         An outcome for each service, in the order given. If the run is cancelled, those that had
         not ended are aborted.
     """
-    begun = tuple(Outcome(service=service.name) for service in services)
-    return await run_next(services, begun, work, jobs=jobs, progress=progress)
+    return await run_next(services, begun(services), work, jobs=jobs, progress=progress)
 
 
 async def run_next(
@@ -87,6 +86,11 @@ async def run_next(
         else outcome
         for outcome in before
     )
+
+
+def begun(services: Sequence[Service]) -> tuple[Outcome, ...]:
+    """Return the outcomes of work of which nothing is done yet."""
+    return tuple(Outcome(service=service.name) for service in services)
 
 
 def aborted(service: str, reason: str, exit_code: ExitCode = ExitCode.FAILED) -> Outcome:

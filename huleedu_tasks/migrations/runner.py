@@ -110,7 +110,7 @@ async def _run_alembic(
         )
     if done.returncode != 0:
         raise MigrationError(
-            f"Alembic failed with exit code {done.returncode}: {_last_line(done.output)}",
+            f"Alembic failed with exit code {done.returncode}: {_cause(done.output)}",
             hint=hint,
             output=done.output,
         )
@@ -126,6 +126,9 @@ def _from_directory(service: Service, python: tuple[str, ...]) -> list[str]:
 
 def _environment(service: Service, url: DatabaseUrl, settings: Settings) -> dict[str, str]:
     environment = settings.child_environment()
+    if url.is_local:
+        # The developer's PGSSLMODE and the like are meant for servers elsewhere.
+        environment = {n: v for n, v in environment.items() if not n.startswith("PG")}
     if service.python:
         # Ours would be taken for the service's by `pdm run` and the like.
         environment.pop("VIRTUAL_ENV", None)
@@ -150,6 +153,10 @@ def _remedy(before: tuple[str, ...], history: History) -> str:
     return "The service's own output names the cause; correct it and run the command again."
 
 
-def _last_line(output: str) -> str:
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1] if lines else "it printed nothing"
+def _cause(output: str) -> str:
+    """Return the line that names the cause: a traceback's exception, else the last one."""
+    _, traceback, rest = output.rpartition("Traceback (most recent call last):\n")
+    lines = [line for line in rest.splitlines() if line.strip()]
+    # SQLAlchemy's exceptions go on for lines; the frames before them are indented.
+    raised = [line for line in lines if traceback and not line.startswith(" ")]
+    return (raised[:1] or lines[-1:] or ["it printed nothing"])[0].strip()

@@ -9,12 +9,15 @@ import sys
 
 
 def main() -> None:
-    """Become `alembic`, with only the interpreter's own folders to import from."""
+    """Become `alembic`, imported from neither this folder nor the service's own."""
     here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [path for path in sys.path if path and os.path.abspath(path) != here]
+    paths = [path for path in sys.path if path and os.path.abspath(path) != here]
+    # `PYTHONPATH=.` is the service's folder here; its own code may need it, Alembic must not.
+    sys.path[:] = [path for path in paths if os.path.abspath(path) != os.getcwd()]
 
     from alembic.config import main as alembic
 
+    sys.path[:] = paths
     alembic(prog="alembic")
 
 

@@ -17,6 +17,8 @@ APPLICATION_NAME = "huleedu-tasks"
 CONNECT_TIMEOUT = 10.0
 # Exists in every cluster initdb made, and is nobody's own.
 MAINTENANCE_DATABASE = "postgres"
+# PGSSLMODE and PGTARGETSESSIONATTRS, where a developer has them, are meant for servers elsewhere.
+_ON_THIS_MACHINE = {"ssl": "prefer", "target_session_attrs": "any"}
 
 
 class Unreachable(ServerError):
@@ -64,6 +66,7 @@ async def _connect(url: DatabaseUrl, database: str, timeout: float) -> "asyncpg.
             password=url.password.reveal() or None,
             database=database,
             timeout=timeout,
+            **(_ON_THIS_MACHINE if url.is_local and not url.tls else {}),
             server_settings={"application_name": APPLICATION_NAME},
         )
     except (

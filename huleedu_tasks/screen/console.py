@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from huleedu_tasks.errors import HuleEduError
@@ -160,46 +161,59 @@ class PlainProgress:
             self._screen.say(f"{outcome.service}: {outcome.status} {outcome.detail}")
 
 
+@dataclass(slots=True)
+class _Line:
+    """What is known of one service: its step, and when it began and last ended one."""
+
+    text: str = "waiting"
+    begun: float | None = None
+    ended: float | None = None
+    trouble: Status | None = None
+
+    @property
+    def mark(self) -> str:
+        """A step that went well is no success yet: others may follow."""
+        running = self.begun is not None and self.ended is None
+        return str(self.trouble) if self.trouble else "..." if running else ""
+
+    @property
+    def seconds(self) -> str:
+        if self.begun is None:
+            return ""
+        return f"{(self.ended or time.monotonic()) - self.begun:.1f} s"
+
+
 class LiveProgress:
     """A line for each service with its step and how long it has taken so far."""
 
     def __init__(self, services: Sequence[str], redact: Redact) -> None:
         self._redact = redact
-        self._steps = dict.fromkeys(services, "waiting")
-        self._begun: dict[str, float] = {}
-        self._ended: dict[str, float] = {}
-        self._status: dict[str, Status] = {}
+        self._lines = {service: _Line() for service in services}
 
     def step(self, service: str, text: str) -> None:
         """Show that a service has begun a step."""
-        self._steps[service] = text
-        self._begun.setdefault(service, time.monotonic())
-        self._ended.pop(service, None)
-        self._status.pop(service, None)
+        line = self._lines[service]
+        line.text = text
+        line.begun = line.begun or time.monotonic()
+        line.ended = None
 
     def done(self, outcome: Outcome) -> None:
-        """Show how a service's work ended."""
-        self._ended[outcome.service] = time.monotonic()
-        self._status[outcome.service] = outcome.status
+        """Show that a step has ended, and what went wrong with it."""
+        line = self._lines[outcome.service]
+        line.ended = time.monotonic()
         if not outcome:
-            self._steps[outcome.service] = outcome.detail
+            line.trouble = outcome.status
+            line.text = outcome.detail
 
     def __rich__(self) -> "RenderableType":
         from rich.table import Table
         from rich.text import Text
 
         table = Table.grid(padding=(0, 2))
-        for service, step in self._steps.items():
-            status = self._status.get(service)
-            mark = Text(str(status) if status else "...", style=STYLES.get(status, "dim"))  # type: ignore[arg-type]  # None has no style
-            seconds = self._seconds(service)
-            table.add_row(mark, Text(service), Text(seconds), Text(self._redact(step)))
+        for service, line in self._lines.items():
+            mark = Text(line.mark, style=STYLES[line.trouble] if line.trouble else "dim")
+            table.add_row(mark, Text(service), Text(line.seconds), Text(self._redact(line.text)))
         return table
-
-    def _seconds(self, service: str) -> str:
-        if service not in self._begun:
-            return ""
-        return f"{self._ended.get(service, time.monotonic()) - self._begun[service]:.1f} s"
 
 
 def _console(file: TextIO) -> "Console":

@@ -108,7 +108,8 @@ def choose(settings: Settings, registry: Registry, state: Path) -> Provider:
     except HuleEduError as error:
         if wanted is ProviderName.DOCKER:
             raise
-        return _embedded(settings, registry, state, f"{stated}; no Docker: {error.message}")
+        why_not = error.message.rstrip(".")
+        return _embedded(settings, registry, state, f"{stated}; no Docker: {why_not}")
 
 
 def _embedded(settings: Settings, registry: Registry, state: Path, reason: str) -> Provider:

@@ -63,6 +63,11 @@ def test_a_registry_that_is_no_json_is_named_with_the_line(untouched: Monorepo) 
     assert_explained(ran, 2, f"{untouched.root}/services.json is not JSON", "line 3")
 
 
+def test_a_registry_without_services_is_refused(untouched: Monorepo) -> None:
+    untouched.register()
+    assert_explained(untouched.invoke("db.reset"), 2, "services.json has 1 error", "line 2")
+
+
 def test_all_that_is_wrong_in_a_registry_is_told_at_once_with_its_lines(
     untouched: Monorepo,
 ) -> None:
@@ -386,7 +391,8 @@ def test_the_output_of_what_failed_stands_in_full_below_the_table_and_no_other(
 ) -> None:
     output = aftermath.output("sql")
     assert output.startswith("".join(f"sql says {number}\n" for number in range(500)))
-    assert "no_such_function() does not exist" in output
+    assert "[SQL: SELECT no_such_function()]" in output
+    assert "no_such_function() does not exist" in aftermath.line("sql")
     assert "fine is fine" not in aftermath.ran.out + aftermath.ran.err
 
 

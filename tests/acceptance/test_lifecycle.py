@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.monorepo import PASSWORD, USER, Monorepo, empty_monorepo, new_monorepo
+from tests.support.monorepo import PASSWORD, USER, Monorepo, new_monorepo
 from tests.support.observe import (
     WORKER,
     assert_no_password,
@@ -398,13 +398,3 @@ def _state(monorepo: Monorepo) -> tuple[object, ...]:
     databases = [database(monorepo, name) for name in SERVICES]
     folders = sorted(map(str, monorepo.state.glob("*/*/*")))
     return databases, processes(monorepo), files(monorepo.root), folders
-
-
-# Without anything to work on.
-
-
-def test_a_registry_without_services_is_no_reason_to_crash() -> None:
-    with empty_monorepo() as monorepo:
-        monorepo.register()
-        ran = monorepo.invoke("db.reset")
-        assert "Traceback" not in ran.err

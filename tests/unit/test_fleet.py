@@ -14,6 +14,7 @@ from huleedu_tasks.report import Outcome, Silence, Status
 from tests.support.values import service
 
 NAMES = ("a", "b", "c", "d")
+LIMIT = 5.0
 
 
 @dataclass
@@ -53,16 +54,32 @@ class Trace:
         return Outcome(service=service.name)
 
 
-async def run(
+async def run(work: Work, names: Sequence[str] = NAMES, jobs: int = 8) -> dict[str, Outcome]:
+    return await run_next(work, [Outcome(service=name) for name in names], jobs=jobs)
+
+
+async def run_next(
     work: Work,
-    names: Sequence[str] = NAMES,
+    before: Sequence[Outcome] = tuple(Outcome(service=name) for name in NAMES),
     jobs: int = 8,
     after: dict[str, list[str]] | None = None,
 ) -> dict[str, Outcome]:
-    services = [service(name) for name in names]
-    outcomes = await fleet.run(services, work, jobs=jobs, progress=Silence(), after=after)
-    assert [outcome.service for outcome in outcomes] == list(names)
+    services = [service(outcome.service) for outcome in before]
+    outcomes = await fleet.run_next(
+        services, before, work, jobs=jobs, progress=Silence(), after=after
+    )
+    assert [outcome.service for outcome in outcomes] == [each.name for each in services]
     return {outcome.service: outcome for outcome in outcomes}
+
+
+async def cancelled(
+    work: Work, begun: asyncio.Event, after: dict[str, list[str]] | None = None, jobs: int = 8
+) -> dict[str, Outcome]:
+    """Run until the work has begun, and cancel it then."""
+    running = asyncio.create_task(run_next(work, jobs=jobs, after=after))
+    await asyncio.wait_for(begun.wait(), LIMIT)
+    running.cancel()
+    return await asyncio.wait_for(running, LIMIT)
 
 
 async def test_outcomes_come_in_the_order_given_whoever_ends_first() -> None:
@@ -81,14 +98,14 @@ async def test_no_more_than_so_many_are_worked_on_at_once(jobs: int) -> None:
 @pytest.mark.parametrize("jobs", [1, 8])
 async def test_work_begins_after_what_must_come_first(jobs: int) -> None:
     trace = Trace(turns={"c": 20})
-    await run(trace, jobs=jobs, after={"a": ["c", "d"], "d": ["b"]})
+    await run_next(trace, jobs=jobs, after={"a": ["c", "d"], "d": ["b"]})
     for first, then in [("c", "a"), ("d", "a"), ("b", "d")]:
         assert trace.notes.index(f"end {first}") < trace.notes.index(f"begin {then}")
 
 
 async def test_after_a_failure_what_needs_it_is_aborted_and_the_others_go_on() -> None:
     trace = Trace(failing=["b"])
-    outcomes = await run(trace, after={"c": ["b"], "d": ["c"]})
+    outcomes = await run_next(trace, after={"c": ["b"], "d": ["c"]})
     assert [outcomes[name].status for name in NAMES] == [
         Status.OK,
         Status.FAILED,
@@ -102,7 +119,7 @@ async def test_after_a_failure_what_needs_it_is_aborted_and_the_others_go_on() -
 
 
 async def test_what_is_not_selected_is_not_waited_for() -> None:
-    assert all((await run(Trace(), after={"a": ["not selected"]})).values())
+    assert all((await run_next(Trace(), after={"a": ["not selected"]})).values())
 
 
 async def test_an_expected_failure_is_told_with_all_it_knows() -> None:
@@ -143,10 +160,7 @@ async def test_after_a_cancel_every_service_has_an_outcome() -> None:
             await asyncio.Event().wait()
         return Outcome(service=service.name)
 
-    running = asyncio.create_task(run(work, jobs=1, after={"d": ["b"]}))
-    await begun.wait()
-    running.cancel()
-    outcomes = await running
+    outcomes = await cancelled(work, begun, after={"d": ["b"]}, jobs=1)
     assert outcomes["a"].status is Status.OK
     for name in ("b", "c", "d"):
         assert outcomes[name].status is Status.ABORTED
@@ -166,11 +180,28 @@ async def test_a_cancelled_service_may_clean_up_before_the_run_ends() -> None:
             cleaned.append(service.name)
         raise AssertionError("cancelled above")
 
-    running = asyncio.create_task(run(work, ["a", "b"]))
-    await begun.wait()
-    running.cancel()
-    await running
-    assert sorted(cleaned) == ["a", "b"]
+    await cancelled(work, begun)
+    assert sorted(cleaned) == list(NAMES)
+
+
+async def test_who_is_not_well_keeps_the_outcome_and_who_needs_it_is_aborted() -> None:
+    trace = Trace()
+    failed = Outcome(service="b", status=Status.FAILED, detail="broke", exit_code=ExitCode.FAILED)
+    before = [Outcome(service="a", detail="started"), failed, Outcome(service="c")]
+    outcomes = await run_next(trace, before, after={"c": ["b"]})
+    assert trace.notes == ["begin a", "end a"]
+    assert outcomes["a"].detail == "started"
+    assert outcomes["b"] is failed
+    assert outcomes["c"].status is Status.ABORTED
+
+
+async def test_after_an_interruption_no_next_stage_begins() -> None:
+    trace = Trace()
+    before = [fleet.interrupted("a"), Outcome(service="b", detail="started")]
+    outcomes = await run_next(trace, before)
+    assert trace.notes == []
+    assert {each.exit_code for each in outcomes.values()} == {ExitCode.INTERRUPTED}
+    assert outcomes["b"].detail == "started, then interrupted"
 
 
 async def test_progress_hears_every_step_and_every_end() -> None:

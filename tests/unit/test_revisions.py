@@ -14,6 +14,7 @@ from tests.support.values import service
 Put = Callable[[str, str], Path]
 INI = "[alembic]\nscript_location = alembic\n"
 VERSIONS = "alembic/versions"
+X = "script_location = x\n"
 
 
 @pytest.fixture
@@ -240,15 +241,15 @@ def test_every_file_that_cannot_be_read_is_named_once(
         ("script_location = package.db:migrations", ["package/db/migrations/versions"]),
         ("script_location = alembic\nversion_locations = one two,three", ["one", "two", "three"]),
         (
-            f"script_location = x\npath_separator = os\nversion_locations = one{os.pathsep}%(here)s/t",
-            ["one", "t"],
+            f"{X}path_separator = os\nversion_locations = one{os.pathsep}%(here)s/two",
+            ["one", "two"],
         ),
         (
-            "script_location = x\nversion_path_separator = space\nversion_locations = a,b c",
+            f"{X}version_path_separator = space\nversion_locations = a,b c",
             ["a,b", "c"],
         ),
         (
-            "script_location = x\npath_separator = newline\nversion_locations =\n  one\n  t w o",
+            f"{X}path_separator = newline\nversion_locations =\n  one\n  t w o",
             ["one", "t w o"],
         ),
     ],
