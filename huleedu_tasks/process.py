@@ -51,6 +51,7 @@ async def run(
     environment: Mapping[str, str],
     timeout: float,
     stdin: str = "",
+    lifeline: bool = False,
     account: Account | None = None,
 ) -> Completed:
     """Run a child to its end; end it and all it started if we are cancelled or time is over.
@@ -58,6 +59,8 @@ async def run(
     Args:
         timeout: Seconds it may take.
         stdin: What it reads from its standard input.
+        lifeline: Whether its standard input stays open, and so ends when we do, however that is:
+            a child that watches it does not outlive us.
         account: The user it runs as; needs root.
 
     Raises:
@@ -67,7 +70,7 @@ async def run(
         *map(str, command),
         cwd=cwd,
         env=dict(environment),
-        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE if stdin or lifeline else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
@@ -81,7 +84,7 @@ async def run(
     timed_out = False
     try:
         async with asyncio.timeout(timeout):
-            if child.stdin:
+            if child.stdin and not lifeline:
                 child.stdin.write(stdin.encode())
                 child.stdin.close()
             await child.wait()

@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -35,6 +36,8 @@ HELP = {
     "jobs": "How many services are migrated at once.",
 }
 REPEATABLE = ("service", "confirm")
+STANDARD_OUTPUT = 1
+STANDARD_ERROR = 2
 
 
 class Command(App):
@@ -61,9 +64,27 @@ class Command(App):
             return await work
 
         try:
-            return asyncio.run(main())
+            with _nothing_on_standard_output():
+                return asyncio.run(main())
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
+
+
+@contextlib.contextmanager
+def _nothing_on_standard_output() -> Iterator[None]:
+    """Send to standard error what a seed's own child processes print."""
+    try:
+        kept = os.dup(STANDARD_OUTPUT)
+    except OSError:
+        # Closed: then it stays so.
+        yield
+        return
+    os.dup2(STANDARD_ERROR, STANDARD_OUTPUT)
+    try:
+        yield
+    finally:
+        os.dup2(kept, STANDARD_OUTPUT)
+        os.close(kept)
 
 
 Body = Callable[Concatenate[Command, P], Result | None]

@@ -233,6 +233,8 @@ def _explain(error: Any) -> str:
             f"unknown key {key!r}. {_suggestion(key, known) or 'Known: ' + ', '.join(known) + '.'}"
             for key in error.kind.unexpected
         )
+    if kind == "minItems":
+        return "is empty: name at least one"
     if kind == "required":
         return f"{error.kind.property!r} is missing"
     if kind == "type":

@@ -278,8 +278,8 @@ class Settings:
             "HULEEDU_PROVIDER": lambda text: _one_of(ProviderName, text),
             "HULEEDU_EMBEDDED_DURABLE": lambda text: _one_of(_TRUTH, text),
             "HULEEDU_JOBS": lambda text: _number(text, at_least=1, whole=True),
-            "HULEEDU_START_TIMEOUT": lambda text: _number(text, at_least=0),
-            "HULEEDU_MIGRATION_TIMEOUT": lambda text: _number(text, at_least=0),
+            "HULEEDU_START_TIMEOUT": lambda text: _number(text, at_least=1),
+            "HULEEDU_MIGRATION_TIMEOUT": lambda text: _number(text, at_least=1),
             **{f"{prefix}_PORT": _port for prefix in EXTERNAL_PREFIX.values()},
         }
         findings = []

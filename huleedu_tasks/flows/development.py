@@ -7,7 +7,7 @@ and proven again on the very connection that destroys.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -67,9 +67,9 @@ class Development:
     async def down(self) -> Report:
         """Stop the servers, keeping their data."""
         require_disposable_environment(self.settings, "db.down")
-        if self.dry_run:
-            return self._report("db.down", await self._run(self._stages.would("stop its server")))
-        return self._report("db.down", await self._run(self._stages.stop))
+        stages = self._stages_with({})
+        work = stages.would("stop its server") if self.dry_run else stages.stop
+        return self._report("db.down", await self._run(work))
 
     async def reset(self, *, volumes: bool = False) -> Report:
         """Bring every database to a clean state: recreated, migrated to head, seeded.
@@ -96,6 +96,11 @@ class Development:
     async def migrate(self, target: str) -> Report:
         """Migrate to a revision."""
         self._require_development("db.migrate")
+        if len(self.services) > 1 and not _fits_every_service(target):
+            raise ConfigurationError(
+                f"Revision {target!r} belongs to one service, and {len(self.services)} were named.",
+                hint=f"Name it: --service {self.services[0].name}, for example.",
+            )
         stages = self._stages
         return await self._change(
             "db.migrate",
@@ -264,11 +269,14 @@ class Development:
 
     @cached_property
     def _stages(self) -> Stages:
+        return self._stages_with(self._urls)
+
+    def _stages_with(self, urls: Mapping[str, ResolvedUrl]) -> Stages:
         servers = Counter(service.compose_service for service in self.registry.services)
         return Stages(
             settings=self.settings,
             provider=self.provider,
-            urls=self._urls,
+            urls=urls,
             guard=Guard(settings=self.settings, provider=self.provider, confirmed=self.confirmed),
             shared_servers=[name for name, services in servers.items() if services > 1],
         )
@@ -280,3 +288,8 @@ class Development:
     @property
     def _all_interrupted(self) -> tuple[Outcome, ...]:
         return tuple(fleet.interrupted(service.name) for service in self.services)
+
+
+def _fits_every_service(target: str) -> bool:
+    """Whether a revision means something in any history: a head, or a number of steps."""
+    return target in ("head", "heads") or target[:1] in ("+", "-")

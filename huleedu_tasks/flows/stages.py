@@ -55,7 +55,8 @@ class Stages:
         """Return work that only says what would be done."""
 
         async def say(service: Service, step: Step) -> Outcome:
-            database = self.urls[service.name].url.database
+            resolved = self.urls.get(service.name)
+            database = resolved.url.database if resolved else service.database
             detail = f"dry run: would {text.format(database=database)}"
             return Outcome(service=service.name, status=Status.SKIPPED, detail=detail)
 

@@ -96,6 +96,7 @@ async def _run_alembic(
             cwd=service.directory,
             environment=_environment(service, url, settings),
             timeout=settings.migration_timeout,
+            lifeline=True,
         )
     except OSError as error:
         raise MigrationError(

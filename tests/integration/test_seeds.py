@@ -1,0 +1,321 @@
+"""Seeds: applied once or twice with the same result, in order, all or nothing; and their story."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.monorepo import SEED, Monorepo
+from tests.support.postgres import ask
+
+NOTES = "SELECT text FROM note ORDER BY id"
+SEEDED = [("first",), ("second",)]
+THIRD = "INSERT INTO note VALUES (3, 'third')"
+
+
+# This repository's own.
+
+
+def checksums(monorepo: Monorepo) -> dict[str, list[Any]]:
+    """Return what every row of every table looks like, and which transaction wrote it."""
+    tables = (
+        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    )
+    found = {}
+    for entry in monorepo.services:
+        url = monorepo.url(entry["name"])
+        names = sorted(name for (name,) in ask(url, tables))
+        rows = " UNION ALL ".join(
+            f"SELECT '{name}', count(*), md5(string_agg(xmin || ' ' || t, '|' ORDER BY ctid))"
+            f' FROM "{name}" t'
+            for name in names
+        )
+        found[entry["name"]] = ask(url, rows)
+    return found
+
+
+def test_a_second_seed_changes_no_row_of_any_database(huleedu: Monorepo) -> None:
+    before = checksums(huleedu)
+    assert len(before) == 8
+    assert all(sum(count for _, count, _ in tables) > 12 for tables in before.values())
+    ran = huleedu.invoke("db.seed", "--json")
+    assert ran.code == 0, ran.err
+    assert set(ran.statuses.values()) == {"OK"}
+    assert checksums(huleedu) == before
+
+
+@pytest.mark.parametrize(
+    "tellings",
+    [
+        {
+            "essay_lifecycle": "SELECT id FROM essays",
+            "batch_orchestrator": "SELECT essay_id FROM batch_essays",
+            "class_management": "SELECT essay_id FROM essay_authors",
+            "spellchecker": "SELECT essay_id FROM spellcheck_jobs",
+            "nlp": "SELECT essay_id FROM text_statistics",
+            "cj_assessment": "SELECT essay_id FROM judged_essays WHERE anchor_grade IS NULL",
+            "result_aggregator": "SELECT essay_id FROM essay_results",
+        },
+        {
+            "batch_orchestrator": "SELECT id FROM batches",
+            "essay_lifecycle": "SELECT batch_id FROM essay_batches",
+            "file_service": "SELECT DISTINCT batch_id FROM file_uploads",
+            "nlp": "SELECT DISTINCT batch_id FROM analysis_jobs",
+            "spellchecker": "SELECT DISTINCT batch_id FROM spellcheck_jobs",
+            "cj_assessment": "SELECT batch_id FROM judged_batches",
+            "result_aggregator": "SELECT batch_id FROM batch_results",
+        },
+        {
+            "class_management": "SELECT id, teacher_id FROM classes",
+            "batch_orchestrator": "SELECT class_id, owner_id FROM batches",
+            "result_aggregator": "SELECT class_id, owner_id FROM batch_results",
+        },
+        {
+            "class_management": "SELECT essay_id, student_id FROM essay_authors",
+            "nlp": "SELECT essay_id, student_id FROM student_matches WHERE rank = 1",
+            "result_aggregator": "SELECT essay_id, student_id FROM essay_results",
+        },
+        {
+            "essay_lifecycle": "SELECT file_id FROM essays",
+            "file_service": "SELECT file_id FROM extracted_texts",
+        },
+        {
+            "essay_lifecycle": "SELECT storage_id FROM essay_texts WHERE kind = 'original'",
+            "file_service": "SELECT storage_id FROM extracted_texts",
+        },
+        {
+            "spellchecker": "SELECT essay_id, words FROM spellcheck_jobs",
+            "nlp": "SELECT essay_id, words FROM text_statistics",
+            "result_aggregator": "SELECT essay_id, words FROM essay_results",
+        },
+        {
+            "spellchecker": "SELECT essay_id, count(*) FROM spellcheck_jobs j"
+            " JOIN corrections c ON c.job_id = j.id GROUP BY essay_id",
+            "result_aggregator": "SELECT essay_id, spelling_corrections FROM essay_results",
+        },
+        {
+            "cj_assessment": "SELECT essay_id, rank, grade FROM judged_essays"
+            " JOIN grade_projections USING (essay_id)",
+            "result_aggregator": "SELECT essay_id, cj_rank, projected_grade FROM essay_results",
+        },
+    ],
+    ids=["essays", "batch", "class", "authors", "files", "texts", "words", "corrections", "grades"],
+)
+def test_all_services_tell_the_same_story(huleedu: Monorepo, tellings: dict[str, str]) -> None:
+    first, *others = (sorted(ask(huleedu.url(name), sql)) for name, sql in tellings.items())
+    assert first
+    assert all(other == first for other in others)
+
+
+def test_nobody_is_judged_who_is_not_in_the_class(huleedu: Monorepo) -> None:
+    students = set(ask(huleedu.url("class_management"), "SELECT id FROM students"))
+    assert set(ask(huleedu.url("nlp"), "SELECT student_id FROM student_matches")) < students
+
+
+# Anybody's.
+
+
+@pytest.fixture
+def school(running: Monorepo) -> Iterator[Monorepo]:
+    """Three seeded services whose files a test may change."""
+    kept = running.root.with_name("kept")
+    shutil.copytree(running.root, kept)
+    yield running
+    shutil.rmtree(running.root)
+    kept.rename(running.root)
+    ask(running.url("alpha"), "DELETE FROM note WHERE id > 2")
+
+
+def write_seed(school: Monorepo, body: str, *, name: str = "alpha", folder: str = "") -> None:
+    """Write a service's seed: what is in the body of the function."""
+    folder = folder or "database/seed-scripts"
+    school.write(f"{folder}/seed_{name}.py", f"async def seed(connection):\n    {body}\n")
+
+
+def amend(school: Monorepo, **stated: dict[str, Any]) -> None:
+    """State more about services of the registry."""
+    school.register(*(entry | stated.get(entry["name"], {}) for entry in school.services))
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        ("raise ValueError('no such pupil')", "ValueError: no such pupil"),
+        ("await connection.execute('SELECT 1/0')", "DivisionByZeroError"),
+        ("import sys; sys.exit(0)", "SystemExit"),
+        ("import sys; sys.exit('enough')", "enough"),
+    ],
+)
+def test_a_seed_that_fails_leaves_nothing_and_the_others_go_on(
+    school: Monorepo, failure: str, told: str
+) -> None:
+    write_seed(school, f'await connection.execute("{THIRD}"); {failure}')
+    ran = school.invoke("db.seed", "--json")
+    assert ran.code == 1
+    assert ran.statuses == {"alpha": "FAILED", "beta": "OK", "gamma": "OK"}
+    failed = ran.json["services"][0]
+    assert told in failed["detail"]
+    assert "seed_alpha.py" in failed["output"]
+    assert ask(school.url("alpha"), NOTES) == SEEDED
+
+
+def test_several_seeds_of_a_service_are_kept_together_or_not_at_all(school: Monorepo) -> None:
+    school.write("seeds/one.sql", THIRD)
+    school.write("seeds/two.sql", "SELECT no_such_column")
+    amend(school, alpha={"seeds": ["seeds/one.sql", "seeds/two.sql"]})
+    ran = school.invoke("db.seed", "--service", "alpha")
+    assert ran.code == 1
+    assert "two.sql" in ran.out
+    assert ask(school.url("alpha"), NOTES) == SEEDED
+    school.write("seeds/two.sql", "UPDATE note SET text = 'both' WHERE id = 3")
+    assert school.invoke("db.seed", "--service", "alpha").code == 0
+    assert ask(school.url("alpha"), NOTES) == [*SEEDED, ("both",)]
+
+
+def test_a_seed_in_sql_is_taken_as_it_is(school: Monorepo) -> None:
+    text = "100 % $1 :name {x} åäö"
+    school.path("seed.sql").write_bytes(
+        f"-- comment; with a semicolon\nINSERT INTO note VALUES (3, 'x');\r\n"
+        f"DO $$BEGIN UPDATE note SET text = '{text}' WHERE id = 3; END$$;\n".encode("utf-8-sig")
+    )
+    amend(school, alpha={"seeds": ["seed.sql"]})
+    ran = school.invoke("db.seed", "--service", "alpha")
+    assert ran.code == 0, ran.out
+    assert ask(school.url("alpha"), NOTES) == [*SEEDED, (text,)]
+
+
+def test_a_seed_that_takes_too_long_is_ended_and_leaves_nothing(school: Monorepo) -> None:
+    write_seed(school, f'await connection.execute("{THIRD}; SELECT pg_sleep(60)")')
+    ran = school.invoke("db.seed", "--json", env={"HULEEDU_MIGRATION_TIMEOUT": "1"})
+    assert ran.statuses == {"alpha": "FAILED", "beta": "OK", "gamma": "OK"}
+    failed = ran.json["services"][0]
+    assert "longer than 1 s" in failed["detail"]
+    assert "HULEEDU_MIGRATION_TIMEOUT" in failed["hint"]
+    assert failed["seconds"] < 5
+    assert ask(school.url("alpha"), NOTES) == SEEDED
+
+
+def test_a_database_that_is_not_at_head_is_not_seeded(school: Monorepo) -> None:
+    school.add_revision("alpha", "b2", "a1", "ALTER TABLE note ADD COLUMN more text")
+    write_seed(school, f'await connection.execute("{THIRD}")')
+    ran = school.invoke("db.seed", "--json")
+    assert ran.code == 3
+    assert ran.statuses["alpha"] == "FAILED"
+    assert "db.migrate" in ran.json["services"][0]["hint"]
+    assert ask(school.url("alpha"), NOTES) == SEEDED
+
+
+@pytest.mark.parametrize(
+    ("environment", "code"), [("testing", 0), ("staging", 3), ("production", 3)]
+)
+def test_seeds_are_for_development_and_testing_only(
+    school: Monorepo, environment: str, code: int
+) -> None:
+    write_seed(school, f'await connection.execute("{THIRD}")')
+    ran = school.invoke("db.seed", env={"HULEEDU_ENVIRONMENT": environment})
+    assert ran.code == code, ran.err
+    kept = [*SEEDED, ("third",)] if code == 0 else SEEDED
+    assert ask(school.url("alpha"), NOTES) == kept
+
+
+def test_a_service_is_seeded_after_those_it_names(school: Monorepo) -> None:
+    amend(school, alpha={"seed_after": ["gamma"]}, gamma={"seed_after": ["beta"]})
+    for name in ("alpha", "beta", "gamma"):
+        school.write(
+            f"database/seed-scripts/seed_{name}.py",
+            f"""\
+            from pathlib import Path
+
+            async def seed(connection):
+                with Path(__file__).with_name("order").open("a") as order:
+                    print("{name} begins", file=order, flush=True)
+                    await connection.execute("SELECT pg_sleep(0.02)")
+                    print("{name} ends", file=order)
+            """,
+        )
+    assert school.invoke("db.seed").code == 0
+    order = school.read("database/seed-scripts/order").splitlines()
+    assert order == [f"{name} {step}" for name in ("beta", "gamma", "alpha") for step in BOTH_STEPS]
+
+
+BOTH_STEPS = ("begins", "ends")
+
+
+def test_what_must_come_after_a_failed_seed_is_not_begun(school: Monorepo) -> None:
+    amend(school, alpha={"seed_after": ["gamma"]}, gamma={"seed_after": ["beta"]})
+    write_seed(school, "raise ValueError", name="beta")
+    write_seed(school, f'await connection.execute("{THIRD}")')
+    ran = school.invoke("db.seed", "--json")
+    assert ran.code == 1
+    assert ran.statuses == {"alpha": "ABORTED", "beta": "FAILED", "gamma": "ABORTED"}
+    assert ask(school.url("alpha"), NOTES) == SEEDED
+
+
+def test_seeds_of_two_folders_import_their_own_siblings_of_the_same_name(school: Monorepo) -> None:
+    seed = """\
+    from people import TEACHER
+
+    async def seed(connection):
+        await connection.execute("DELETE FROM note WHERE id = 3")
+        await connection.execute("INSERT INTO note VALUES (3, $1)", TEACHER)
+    """
+    for name in ("alpha", "beta"):
+        school.write(f"seeds/{name}/people.py", f"TEACHER = 'teacher of {name}'\n")
+        school.write(f"seeds/{name}/seed.py", seed)
+    amend(school, **{name: {"seeds": [f"seeds/{name}/seed.py"]} for name in ("alpha", "beta")})
+    ran = school.invoke("db.seed", "--jobs", "3")
+    assert ran.code == 0, ran.out
+    for name in ("alpha", "beta"):
+        assert ask(school.url(name), NOTES)[-1] == (f"teacher of {name}",)
+    ask(school.url("beta"), "DELETE FROM note WHERE id = 3")
+
+
+@pytest.mark.parametrize(
+    "printing",
+    [
+        "print('{not json')",
+        "import sys; sys.stdout.write('{not json')",
+        "import logging; logging.warning('{not json')",
+        "import subprocess; subprocess.run(['echo', '{not json'])",
+        "import os; os.write(1, b'{not json')",
+    ],
+)
+def test_a_seed_that_prints_does_not_break_the_json(school: Monorepo, printing: str) -> None:
+    write_seed(school, f"print('loaded'); {printing}")
+    ran = school.invoke("db.seed", "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["exit_code"] == 0
+    assert "{not json" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("seed", "told"),
+    [
+        ("def seed(connection): pass\n", "async def seed(connection)"),
+        ("raise SystemExit(0)\n", "SystemExit"),
+        ("import no_such_module\n", "no_such_module"),
+        ("async def seed(connection) pass\n", "SyntaxError"),
+        ("async def plant(connection): pass\n", "async def seed(connection)"),
+    ],
+)
+def test_a_file_that_is_no_seed_is_named(school: Monorepo, seed: str, told: str) -> None:
+    school.write("database/seed-scripts/seed_alpha.py", seed)
+    ran = school.invoke("db.seed", "--json")
+    assert ran.statuses == {"alpha": "FAILED", "beta": "OK", "gamma": "OK"}
+    assert told in ran.json["services"][0]["detail"]
+    assert "seed_alpha.py" in ran.json["services"][0]["detail"]
+
+
+def test_a_seed_that_was_changed_shows_in_the_status(school: Monorepo) -> None:
+    def seeded() -> str:
+        (row,) = school.invoke("db.status", "--json", "--service", "alpha").json["services"]
+        return str(row["seeded"])
+
+    assert school.invoke("db.seed", "--service", "alpha").code == 0
+    assert seeded() == "yes"
+    school.write("database/seed-scripts/seed_alpha.py", SEED + "\n# changed\n")
+    assert seeded() == "changed since"
+    assert school.invoke("db.seed", "--service", "alpha").code == 0
+    assert seeded() == "yes"
