@@ -107,12 +107,13 @@ class EmbeddedServers:
         return Started(done=done)
 
     async def stop(self, service: Service) -> str:
-        """Stop a service's server if it runs, keeping its data."""
-        cluster = self._cluster(service)
-        if not cluster.exists:
+        """Stop a service's server if it runs, of whatever version, keeping its data."""
+        clusters = self._of_every_version(self._cluster(service))
+        if not clusters:
             return "never started"
         async with self._lock(service.compose_service):
-            return "stopped" if await cluster.stop() else "not running"
+            stopped = [await cluster.stop() for cluster in clusters]
+        return "stopped" if any(stopped) else "not running"
 
     async def renew(self, service: Service, url: DatabaseUrl) -> Started:
         """Remove a service's data directory once, and start it anew from the first cluster."""
@@ -204,8 +205,15 @@ class EmbeddedServers:
     async def _start(self, cluster: Cluster) -> None:
         if not cluster.exists:
             await cluster.copy_from(self._template)
-        await cluster.stop()
+        # One that is not ready, listens elsewhere, or was started with another version's programs.
+        for running in self._of_every_version(cluster):
+            await running.stop()
         await self._runnable(cluster).start(self.settings.start_timeout)
+
+    def _of_every_version(self, cluster: Cluster) -> list[Cluster]:
+        """Return a server's clusters, one for each major version that has made one."""
+        place = cluster.data.relative_to(self._version_folder)
+        return [replace(cluster, data=data) for data in self.folder.glob(f"postgresql-*/{place}")]
 
     def _runnable(self, cluster: Cluster) -> Cluster:
         return replace(cluster, binaries=self._programs)
