@@ -10,7 +10,8 @@ from huleedu_tasks.config.secret import Redactor
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import ResolvedUrl, resolve, resolve_all
 from huleedu_tasks.errors import HuleEduError
-from huleedu_tasks.servers import Provider, choose
+from huleedu_tasks.servers.choose import choose
+from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.state import state_folder
 
 

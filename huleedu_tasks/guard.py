@@ -14,7 +14,7 @@ from huleedu_tasks.config.settings import Environment, Settings
 from huleedu_tasks.config.urls import ResolvedUrl
 from huleedu_tasks.errors import Refused, ServerError
 from huleedu_tasks.postgres import databases
-from huleedu_tasks.servers import Provider
+from huleedu_tasks.servers.protocol import Provider
 
 if TYPE_CHECKING:
     import asyncpg

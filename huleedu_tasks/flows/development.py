@@ -23,7 +23,7 @@ from huleedu_tasks.flows.stages import STATUS_COLUMNS, Stages
 from huleedu_tasks.guard import Guard, require_disposable_environment, require_own_address
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.report import Outcome, Progress, Report, Silence, Status
-from huleedu_tasks.servers import Provider
+from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.state import make_state_folder, unwritable
 
 # What only waits for servers costs no processor; connections are what bounds it.

@@ -23,7 +23,7 @@ from huleedu_tasks.postgres.connections import (
 )
 from huleedu_tasks.postgres.databases import Mark
 from huleedu_tasks.report import Fact, Outcome, Status
-from huleedu_tasks.servers import Provider
+from huleedu_tasks.servers.protocol import Provider
 
 if TYPE_CHECKING:
     import asyncpg
@@ -95,7 +95,8 @@ class Stages:
         step("recreating its volume")
         url = self.urls[service.name].url
         started = await self.provider.renew(service, url)
-        await self._keep_pristine(service)
+        if started.newborn:
+            await self._keep_pristine(service)
         async with connection(url, database=MAINTENANCE_DATABASE) as admin:
             await databases.write_mark(admin, url.database, self._mark)
         await self._create_extensions(service)
@@ -124,6 +125,7 @@ class Stages:
                     await databases.create(admin, url.database, self._mark)
         if scripts and not pristine:
             self._require_own_server(service)
+            await self.prove_inside(service, step)
             return await self.renew(service, step)
         await self._create_extensions(service)
         return Outcome(service=service.name)

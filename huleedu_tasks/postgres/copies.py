@@ -4,6 +4,7 @@ PostgreSQL copies everything inside a database, and not what is said about it: i
 grants, its comment and its connection limit (PostgreSQL, 23.3 Template Databases).
 """
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.postgres import databases
@@ -15,12 +16,38 @@ if TYPE_CHECKING:
 # A name may have 63 bytes (PostgreSQL, NAMEDATALEN).
 _LONGEST_NAME = 63
 _PRISTINE = "__pristine"
+# Settings that are lists, whose value `SET ... TO` would take for one name (PostgreSQL,
+# `dumputils.c`, variable_is_guc_list_quote).
+_LISTS = (
+    "local_preload_libraries",
+    "search_path",
+    "session_preload_libraries",
+    "shared_preload_libraries",
+    "temp_tablespaces",
+    "unix_socket_directories",
+)
 
 
 def pristine_name(database: str) -> str:
     """Return the name of the copy that keeps a database as it was born."""
     room = _LONGEST_NAME - len(_PRISTINE)
     return database.encode()[:room].decode(errors="ignore") + _PRISTINE
+
+
+async def is_newborn(asked: "asyncpg.Connection", since: datetime) -> bool:
+    """Whether a server's data was made since a moment, and nothing written since it started.
+
+    `initdb` has left a checkpoint: any transaction that wrote has a number behind that.
+    """
+    newborn: bool = await asked.fetchval(
+        "SELECT (pg_stat_file('PG_VERSION')).modification >= $1"
+        " AND checkpoint_time <= pg_postmaster_start_time()"
+        " AND split_part(next_xid, ':', 1)::bigint << 32 | split_part(next_xid, ':', 2)::bigint"
+        "   = pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+        " FROM pg_control_checkpoint()",
+        since,
+    )
+    return newborn
 
 
 async def clone(admin: "asyncpg.Connection", source: str, target: str) -> None:
@@ -48,19 +75,27 @@ async def clone(admin: "asyncpg.Connection", source: str, target: str) -> None:
 async def keep_pristine(admin: "asyncpg.Connection", database: str, mark: Mark) -> None:
     """Keep a copy of a newborn database that nobody can connect to or change.
 
-    If somebody is connected to the database already there is no copy, and a reset will do without.
-    The copy is marked last: one without a mark is not complete, and not used.
+    Sessions on the database are ended, as for a reset. Should one be back at once there is no
+    copy, and a reset will do without. The copy is marked last: one without a mark is not
+    complete, and not used.
     """
     import asyncpg
 
     name = pristine_name(database)
     await databases.drop(admin, name)
+    await _end_sessions(admin, database)
     try:
         await clone(admin, database, name)
     except asyncpg.ObjectInUseError:
         return
     await admin.execute(f"ALTER DATABASE {quoted(name)} WITH ALLOW_CONNECTIONS false")
     await databases.write_mark(admin, name, mark)
+
+
+async def _end_sessions(admin: "asyncpg.Connection", database: str) -> None:
+    await admin.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", database
+    )
 
 
 async def _copy_settings(admin: "asyncpg.Connection", source: int, target: str) -> None:
@@ -73,10 +108,13 @@ async def _copy_settings(admin: "asyncpg.Connection", source: int, target: str) 
     )
     for role, name, value in settings:
         whose = f"ROLE {quoted(role)} IN DATABASE" if role else "DATABASE"
-        # FROM CURRENT takes a list such as search_path as it stands, and not as one quoted name.
+        change = f"ALTER {whose} {quoted(target)} SET {name}"
+        if name not in _LISTS:
+            await admin.execute(f"{change} TO {literal(value)}")
+            continue
         async with admin.transaction():
             await admin.execute("SELECT set_config($1, $2, true)", name, value)
-            await admin.execute(f"ALTER {whose} {quoted(target)} SET {name} FROM CURRENT")
+            await admin.execute(f"{change} FROM CURRENT")
 
 
 async def _copy_grants(admin: "asyncpg.Connection", source: int, target: str) -> None:

@@ -27,9 +27,9 @@ from huleedu_tasks.postgres.connections import (
 )
 from huleedu_tasks.postgres.databases import Mark, ServerIdentity
 from huleedu_tasks.process import Account
-from huleedu_tasks.servers import Started
 from huleedu_tasks.servers.binaries import Binaries, find_binaries, find_psql, package_folder
 from huleedu_tasks.servers.cluster import Cluster
+from huleedu_tasks.servers.protocol import Started
 from huleedu_tasks.state import is_reachable, make_folder, unwritable
 
 if TYPE_CHECKING:

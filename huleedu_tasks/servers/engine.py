@@ -6,17 +6,20 @@ project may have chosen the same ones.
 
 import grp
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from huleedu_tasks.errors import ServerError
+from huleedu_tasks.errors import Refused, ServerError
 
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
+    from docker.models.volumes import Volume
 
 TIMEOUT = 30
 SOCKET = "unix://"
@@ -24,7 +27,25 @@ PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
 ONE_OFF_LABEL = "com.docker.compose.oneoff"
+RUNNING = "running"
+DEFAULT_PGDATA = "/var/lib/postgresql/data"
+# Where the container must publish PostgreSQL, to be at localhost.
+LOCAL_ADDRESSES = ("127.0.0.1", "::1", "0.0.0.0", "::", "")
 USE_EMBEDDED = "HULEEDU_PROVIDER=embedded works without Docker."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """What a container sees at a path.
+
+    Attributes:
+        volume: The engine's name of the volume; empty if it is none.
+        source: Where it comes from on this machine.
+    """
+
+    path: PurePosixPath
+    volume: str
+    source: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +54,8 @@ class ContainerState:
 
     Attributes:
         status: As the engine names it: `running`, `paused`, `exited`, `restarting` and so on.
-        directory: The project directory it was made from.
+        started: When it was started last.
+        directory: The project directory it was made from; empty if Compose did not make it.
         published: The host's addresses and ports that lead to PostgreSQL's.
         variables: Its environment.
     """
@@ -42,18 +64,32 @@ class ContainerState:
     name: str
     status: str
     exit_code: int
+    started: datetime
     directory: str
     published: tuple[tuple[str, int], ...]
     variables: Mapping[str, str]
+    mounts: tuple[Mount, ...]
 
     @property
     def data_directory(self) -> str:
-        """Where PostgreSQL's data lies in it (the image's PGDATA)."""
-        return self.variables.get("PGDATA", "/var/lib/postgresql/data")
+        """Where PostgreSQL's data lies in it (the image's PGDATA), as the server writes it."""
+        return str(PurePosixPath(self.variables.get("PGDATA") or DEFAULT_PGDATA))
+
+    @property
+    def data_mount(self) -> Mount | None:
+        """What its data lies on; None if it goes with the container."""
+        data = PurePosixPath(self.data_directory)
+        holding = [mount for mount in self.mounts if data.is_relative_to(mount.path)]
+        return max(holding, key=lambda mount: len(mount.path.parts), default=None)
+
+    @property
+    def runs(self) -> bool:
+        """Whether a command can be run in it."""
+        return self.status == RUNNING
 
     def publishes(self, port: int) -> bool:
         """Whether a port of this machine leads to PostgreSQL's in the container."""
-        return any(number == port for _, number in self.published)
+        return any(host in LOCAL_ADDRESSES and number == port for host, number in self.published)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,38 +104,37 @@ class Engine:
         """Connect to the engine that the `docker` command would use.
 
         Raises:
-            ServerError: If none answers, if we may not use it, or if it is not on this machine:
-                what it publishes is not at localhost then.
+            Refused: If nothing proves that it is on this machine: what it publishes may not be
+                at localhost then.
+            ServerError: If none answers, or if we may not use it.
         """
         host = engine_host(environment)
         if not host.startswith(SOCKET):
-            raise ServerError(
-                f"The Docker Engine at {host} is not on this machine.",
+            raise Refused(
+                f"The Docker Engine at {host} is reached over a network, and nothing proves that "
+                "it is on this machine.",
                 hint="Unset DOCKER_HOST or change the context (`docker context use default`). "
                 + USE_EMBEDDED,
             )
-        _check_socket(Path(host.removeprefix(SOCKET)))
-        import docker
-
-        with _engine_errors():
-            client = docker.DockerClient(base_url=host, timeout=TIMEOUT)
-            client.ping()
-        return cls(host=host, client=client)
+        path = Path(host.removeprefix(SOCKET))
+        _check_socket(path)
+        return cls(host=host, client=_client(host, path))
 
     def container(self, project: str, service: str) -> ContainerState | None:
         """Return the container of a compose service, or None."""
         labels = [f"{PROJECT_LABEL}={project}", f"{SERVICE_LABEL}={service}"]
-        with _engine_errors():
-            found = self.client.containers.list(
-                all=True, filters={"label": [*labels, f"{ONE_OFF_LABEL}=False"]}
-            )
-        return _state(found[0]) if found else None
+        found = self._list(all=True, filters={"label": [*labels, f"{ONE_OFF_LABEL}=False"]})
+        # Compose keeps the old one beside the new one for a moment when it recreates it.
+        return next((state for state in found if state.runs), found[0] if found else None)
 
     def publisher(self, port: int) -> ContainerState | None:
         """Return the running container, of whatever project, that publishes a port."""
-        with _engine_errors():
-            found = self.client.containers.list(filters={"publish": str(port)})
-        return _state(found[0]) if found else None
+        found = self._list(filters={"publish": str(port)})
+        return found[0] if found else None
+
+    def users_of(self, volume: str) -> list[ContainerState]:
+        """Return the containers, of whatever project, that have a volume mounted."""
+        return self._list(all=True, filters={"volume": volume})
 
     def named(self, name: str) -> ContainerState | None:
         """Return the container of that name, of whatever project."""
@@ -114,7 +149,11 @@ class Engine:
     def execute(
         self, container: ContainerState, command: Sequence[str], environment: Mapping[str, str]
     ) -> tuple[int, str]:
-        """Run a command in a container; return its exit code and what it printed."""
+        """Run a command in a container; return its exit code and what it printed.
+
+        Raises:
+            ServerError: If the container does not run, too.
+        """
         with _engine_errors():
             done = self.client.containers.get(container.id).exec_run(
                 list(command), environment=dict(environment)
@@ -127,37 +166,74 @@ class Engine:
             text: bytes = self.client.containers.get(container.id).logs(tail=lines)
         return text.decode(errors="replace")
 
-    def has_volume(self, name: str) -> bool:
-        """Whether the engine has a volume of that name."""
+    def has_file(self, container: ContainerState, path: str) -> bool:
+        """Whether a container, which need not run, has a file."""
         import docker
 
         with _engine_errors():
             try:
-                self.client.volumes.get(name)
+                stream, _ = self.client.containers.get(container.id).get_archive(path)
             except docker.errors.NotFound:
                 return False
+            stream.close()
         return True
 
-    def remove_volume(self, name: str, project: str) -> None:
-        """Remove a volume that Compose made for this project; do nothing if there is none.
+    def remove_container(self, container: ContainerState) -> None:
+        """Remove a container, running or not, and its anonymous volumes."""
+        import docker
+
+        with _engine_errors(), suppress(docker.errors.NotFound):
+            self.client.containers.get(container.id).remove(v=True, force=True)
+
+    def volumes(self) -> set[str]:
+        """Return the names of all volumes."""
+        with _engine_errors():
+            return {volume.name for volume in self.client.volumes.list()}
+
+    def require_removable(self, name: str, project: str, container: ContainerState) -> None:
+        """See that a volume, if it is there, is the project's, and no other container's as well.
 
         Raises:
-            ServerError: If it belongs to somebody else.
+            ServerError: If it is not.
         """
+        volume = self._volume(name)
+        if volume is None:
+            return
+        labels = volume.attrs.get("Labels") or {}
+        if labels.get(PROJECT_LABEL) != project:
+            raise ServerError(
+                f"The volume {name} was not made by Compose for the project {project!r}.",
+                hint=f"It was left alone. If it may go: `docker volume rm {name}`.",
+            )
+        others = [user.name for user in self.users_of(name) if user.id != container.id]
+        if others:
+            raise ServerError(
+                f"The volume {name} is also used by the container {', '.join(others)}.",
+                hint=f"It was left alone. Remove that one first: `docker rm {' '.join(others)}`.",
+            )
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a volume, if it is there."""
+        volume = self._volume(name)
+        if volume is not None:
+            with _engine_errors():
+                volume.remove()
+
+    def _volume(self, name: str) -> "Volume | None":
         import docker
 
         with _engine_errors():
             try:
-                volume = self.client.volumes.get(name)
+                return self.client.volumes.get(name)
             except docker.errors.NotFound:
-                return
-            labels = volume.attrs.get("Labels") or {}
-            if labels.get(PROJECT_LABEL) != project:
-                raise ServerError(
-                    f"The volume {name} was not made by Compose for the project {project!r}.",
-                    hint="It was left alone. If it may go: `docker volume rm " + name + "`.",
-                )
-            volume.remove()
+                return None
+
+    def _list(self, **what: Any) -> list[ContainerState]:
+        with _engine_errors():
+            # One that goes between being listed and being looked at is not there.
+            return [
+                _state(found) for found in self.client.containers.list(**what, ignore_removed=True)
+            ]
 
 
 def engine_host(environment: Mapping[str, str]) -> str:
@@ -178,17 +254,41 @@ def engine_host(environment: Mapping[str, str]) -> str:
     return str(context.Host).replace("http+unix://", SOCKET)
 
 
+def _client(host: str, path: Path) -> "DockerClient":
+    import docker
+    import requests
+
+    try:
+        client = docker.DockerClient(base_url=host, timeout=TIMEOUT)
+        client.ping()
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        raise ServerError(
+            f"No Docker Engine answers at {path}: {error}", hint=f"Start Docker. {USE_EMBEDDED}"
+        ) from error
+    return client
+
+
 def _check_socket(path: Path) -> None:
-    if not path.exists():
+    try:
+        mode = path.stat().st_mode
+    except PermissionError:
+        raise ServerError(
+            f"The Docker Engine's socket {path} lies in a folder this account may not enter.",
+            hint=f"Is it another account's own engine? See DOCKER_HOST. {USE_EMBEDDED}",
+        ) from None
+    except OSError:
         raise ServerError(
             f"No Docker Engine answers: there is no socket {path}.",
             hint=f"Start Docker. {USE_EMBEDDED}",
-        )
+        ) from None
     if not os.access(path, os.R_OK | os.W_OK):
+        group = _group(path)
+        open_to = f"is open to the group {group!r}" if mode & stat.S_IWGRP else "is closed"
+        join = f"`sudo usermod -aG {group} $USER`, then log in again."
         raise ServerError(
-            f"The Docker Engine's socket {path} may not be used by this account.",
-            hint=f"It belongs to the group {_group(path)!r}: `sudo usermod -aG {_group(path)} "
-            f"$USER`, then log in again. {USE_EMBEDDED}",
+            f"The Docker Engine's socket {path} {open_to}, and not to this account.",
+            hint=f"{join if mode & stat.S_IWGRP else f'Look at it: `ls -l {path}`.'} "
+            f"{USE_EMBEDDED}",
         )
 
 
@@ -224,9 +324,19 @@ def _state(container: "Container") -> ContainerState:
         name=container.name or "",
         status=attributes["State"]["Status"],
         exit_code=attributes["State"]["ExitCode"],
+        started=datetime.fromisoformat(attributes["State"]["StartedAt"]),
         directory=(configuration.get("Labels") or {}).get(DIRECTORY_LABEL, ""),
         published=tuple(
             (binding["HostIp"], int(binding["HostPort"])) for binding in ports.get("5432/tcp") or ()
         ),
         variables={name: value for name, _, value in pairs},
+        mounts=tuple(
+            Mount(
+                path=PurePosixPath(mount["Destination"]),
+                volume=mount.get("Name", "") if mount["Type"] == "volume" else "",
+                source=Path(mount.get("Source", "")),
+            )
+            for mount in attributes.get("Mounts") or ()
+            if mount["Type"] in ("volume", "bind")
+        ),
     )

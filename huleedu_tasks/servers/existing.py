@@ -9,8 +9,8 @@ from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import Refused
 from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASE, connection
 from huleedu_tasks.postgres.databases import ServerIdentity
-from huleedu_tasks.servers import Started
 from huleedu_tasks.servers.binaries import find_psql
+from huleedu_tasks.servers.protocol import Started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from huleedu_tasks.errors import ExitCode, HuleEduError, Refused
 from huleedu_tasks.flows.development import Development
 from huleedu_tasks.guard import Guard
 from huleedu_tasks.report import Report
-from tests.support.flows import app_of, development_of
+from tests.support.flows import app_of, development_of, without_initdb
 from tests.support.monorepo import (
     PASSWORD,
     Monorepo,
@@ -162,7 +162,8 @@ class Site:
 
     def logs(self) -> str:
         """Return all that both owners' servers have logged."""
-        logs = [f for m in (self.home, self.other) for f in m.state.rglob("server.log")]
+        folders = (self.home.state, self.other.state)
+        logs = [log for folder in folders for log in folder.glob("embedded/*/*/server.log")]
         return "\n".join(path.read_text(errors="replace") for path in sorted(logs))
 
 
@@ -196,6 +197,7 @@ def guarded_monorepo() -> Iterator[Monorepo]:
     """Make a service with a seed and nothing to migrate, and one with a real migration."""
     with empty_monorepo() as monorepo:
         alpha, beta = free_ports(2)
+        without_initdb(monorepo)
         monorepo.add_service("alpha", alpha, python="true", seeds=["seed.sql"])
         monorepo.add_service("beta", beta, seeds=[])
         monorepo.path("services/alpha_service/alembic/versions/a1.py").unlink()
@@ -279,23 +281,31 @@ async def test_the_proof_fails_on_any_connection_to_another_server(
     assert passed is (site.server == "own" and disposable)
 
 
-@pytest.mark.skipif(not can_listen("::1"), reason="this machine has no ::1")
-@pytest.mark.parametrize("command", COMMANDS)
-async def test_a_foreign_server_at_our_port_of_another_loopback_address_is_refused(
-    command: str,
-) -> None:
+@pytest.fixture(scope="module")
+def beside() -> Iterator[tuple[Monorepo, Monorepo]]:
+    """Our own server on 127.0.0.1, and somebody else's at the same port of ::1."""
+    if not can_listen("::1"):
+        pytest.skip("this machine has no ::1")
     with ExitStack() as stack:
         home, other = (stack.enter_context(guarded_monorepo()) for _ in range(2))
-        await up(home)
-        await up(other)
-        await log_every_statement(other.url("alpha"))
-        await development_of(app_of(other)).down()
+        asyncio.run(up(home))
+        asyncio.run(up(other))
+        asyncio.run(log_every_statement(other.url("alpha")))
+        asyncio.run(development_of(app_of(other)).down())
         stack.enter_context(served_at(other, "alpha", "::1", home.port("alpha")))
-        override = home.url("alpha").replace("localhost", "[::1]")
-        app = app_of(home, ALPHA_SERVICE_DATABASE_URL=override)
-        code = await exit_code(COMMANDS[command](development_of(app, "alpha")))
-        assert code is ExitCode.REFUSED
-        assert changes(other.server_log("alpha")) == []
+        yield home, other
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_a_foreign_server_at_our_port_of_another_loopback_address_is_refused(
+    beside: tuple[Monorepo, Monorepo], command: str
+) -> None:
+    home, other = beside
+    override = home.url("alpha").replace("localhost", "[::1]")
+    app = app_of(home, ALPHA_SERVICE_DATABASE_URL=override)
+    code = await exit_code(COMMANDS[command](development_of(app, "alpha")))
+    assert code is ExitCode.REFUSED
+    assert changes(other.server_log("alpha")) == []
 
 
 # The same through the command line.
@@ -305,7 +315,7 @@ async def test_a_foreign_server_at_our_port_of_another_loopback_address_is_refus
 def watched() -> Iterator[Monorepo]:
     """Two services after a reset, whose servers log every statement."""
     with new_monorepo(["alpha", "beta"]) as made:
-        assert made.invoke("db.reset").code == 0
+        assert without_initdb(made).invoke("db.reset").code == 0
         for name in ("alpha", "beta"):
             asyncio.run(log_every_statement(made.url(name)))
             ask(made.url(name), PRECIOUS)
@@ -313,31 +323,24 @@ def watched() -> Iterator[Monorepo]:
 
 
 ELSEWHERE = {"ALPHA_SERVICE_DATABASE_URL": "postgresql+asyncpg://u:p@localhost:1/huleedu_alpha"}
-REMOTE = {"ALPHA_SERVICE_DATABASE_URL": "postgresql+asyncpg://u:p@127.0.0.2/huleedu_alpha"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "environment", "mark", "code"),
     [
         ("db.reset", {}, "production", 3),
-        ("db.reset", {}, "staging", 3),
         ("db.reset", {}, "unreadable", 3),
         ("db.reset --confirm huleedu_alpha", {}, "production", 3),
         ("db.reset", {"HULEEDU_ENVIRONMENT": "production"}, "development", 3),
         ("db.reset", {"HULEEDU_ENVIRONMENT": "Staging"}, "development", 3),
         ("db.reset", {"HULEEDU_ENVIRONMENT": "prod"}, "development", 2),
         ("db.reset", ELSEWHERE, "development", 3),
-        ("db.reset", REMOTE, "development", 3),
         ("db.reset --volumes", {}, "production", 3),
-        ("db.reset --volumes", {"HULEEDU_ENVIRONMENT": "production"}, "development", 3),
         ("db.reset --volumes", ELSEWHERE, "development", 3),
         ("db.reset --volumes --dry-run", {}, "development", 0),
         ("db.migrate", {}, "production", 3),
-        ("db.migrate", {"HULEEDU_ENVIRONMENT": "production"}, "development", 3),
         ("db.migrate", ELSEWHERE, "none", 3),
-        ("db.seed", {}, "production", 3),
         ("db.seed", {"HULEEDU_ENVIRONMENT": "production"}, "development", 3),
-        ("db.reset --dry-run", {}, "development", 0),
         ("--dry db.reset", {}, "development", 0),
         ("db.migrate --dry-run", {}, "none", 0),
         ("db.seed --dry", {}, "development", 0),
@@ -381,7 +384,7 @@ def test_what_is_allowed_is_seen_in_the_same_log(watched: Monorepo) -> None:
 def others() -> Iterator[Monorepo]:
     """One service on a server that `existing` finds running."""
     with new_monorepo(["alpha"]) as made:
-        assert made.invoke("db.up").code == 0
+        assert without_initdb(made).invoke("db.up").code == 0
         made.environment["HULEEDU_PROVIDER"] = "existing"
         yield made
 
@@ -389,9 +392,11 @@ def others() -> Iterator[Monorepo]:
 @pytest.fixture
 def unmarked(others: Monorepo) -> Monorepo:
     """Its database with data in it and no mark on it."""
-    maintenance = others.url("alpha", database="postgres")
-    ask(maintenance, "DROP DATABASE IF EXISTS huleedu_alpha WITH (FORCE)")
-    ask(maintenance, "CREATE DATABASE huleedu_alpha")
+    ask(
+        others.url("alpha", database="postgres"),
+        "DROP DATABASE IF EXISTS huleedu_alpha WITH (FORCE)",
+        "CREATE DATABASE huleedu_alpha",
+    )
     ask(others.url("alpha"), PRECIOUS)
     return others
 
@@ -401,12 +406,20 @@ def is_kept(monorepo: Monorepo) -> bool:
     return found == [(True,)]
 
 
-@pytest.mark.parametrize("command", ["db.reset", "db.migrate"])
-@pytest.mark.parametrize("confirm", [(), ("--confirm", "huleedu_beta"), ("--confirm", "alpha")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "db.reset",
+        "db.migrate",
+        "db.seed",
+        "db.reset --confirm huleedu_beta",
+        "db.reset --confirm alpha",
+    ],
+)
 def test_an_unmarked_database_is_refused_without_its_name(
-    unmarked: Monorepo, command: str, confirm: tuple[str, ...]
+    unmarked: Monorepo, arguments: str
 ) -> None:
-    ran = unmarked.invoke(command, *confirm)
+    ran = unmarked.invoke(*arguments.split())
     assert ran.code == 3
     assert "--confirm huleedu_alpha" in ran.err
     assert is_kept(unmarked)

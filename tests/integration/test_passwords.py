@@ -22,7 +22,7 @@ from huleedu_tasks.config.urls import DatabaseUrl, parse_url, resolve
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.revisions import read_history
 from huleedu_tasks.postgres.connections import connection
-from tests.support.flows import app_of
+from tests.support.flows import app_of, without_initdb
 from tests.support.monorepo import USER, Monorepo, new_monorepo
 from tests.support.postgres import connect
 
@@ -141,7 +141,7 @@ def vault() -> Iterator[Vault]:
         shared = {"port": first["port"], "compose_service": "alpha_db", "seeds": []}
         monorepo.register(first | shared, second | shared)
         monorepo.write("services/beta_service/alembic/env.py", CARELESS_ENV_PY)
-        assert monorepo.invoke("db.up").code == 0
+        assert without_initdb(monorepo).invoke("db.up").code == 0
         maintenance = monorepo.url("alpha", database="postgres")
         admin = loop.run(connect(maintenance))
         loop.run(admin.execute("CREATE ROLE boss SUPERUSER LOGIN PASSWORD 'boss'"))
@@ -250,12 +250,15 @@ raise RuntimeError(f"no login with {os.environ['PGPASSWORD']!r}")
     [(HOSTILE[0], []), (HOSTILE[8], ["--json"]), (HOSTILE[9], []), (HOSTILE[17], ["--json"])],
 )
 def test_no_command_shows_it_even_where_env_py_prints_it(
-    monorepo: Monorepo, password: str, options: list[str]
+    vault: Vault, password: str, options: list[str]
 ) -> None:
-    text = f"HULEEDU_DB_USER={USER}\nHULEEDU_DB_PASSWORD={quoted_for_env_file(password)}\n"
-    monorepo.write(".env", text)
-    monorepo.write("services/alpha_service/alembic/env.py", FAILING_ENV_PY)
-    ran = monorepo.invoke("db.reset", "--service", "alpha", *options)
+    vault.settings(password)
+    vault.loop.run(vault.set_password(password))
+    path = vault.monorepo.path("services/alpha_service/alembic/env.py")
+    unchanged = path.read_text()
+    path.write_text(FAILING_ENV_PY)
+    ran = vault.monorepo.invoke("db.reset", "--service", "alpha", *options)
+    path.write_text(unchanged)
     assert ran.code == 1
     assert "URL:" in ran.out
     shown = ran.out + ran.err

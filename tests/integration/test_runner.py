@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from huleedu_tasks.report import Outcome, Status
-from tests.support.flows import app_of, development_of
+from tests.support.flows import app_of, development_of, without_initdb
 from tests.support.monorepo import ENV_PY, Monorepo, free_ports, is_dead, new_monorepo
 from tests.support.postgres import ask
 
@@ -67,13 +67,13 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
     with new_monorepo([]) as monorepo:
-        yield Bench(monorepo)
+        yield Bench(without_initdb(monorepo))
 
 
 # Run as it is.
 
 
-@pytest.mark.parametrize("path", ["", ".", ".:..", "/nowhere"])
+@pytest.mark.parametrize("path", ["", ".:.."])
 def test_a_folder_that_is_a_package_named_alembic_does_not_hide_the_library(
     bench: Bench, path: str
 ) -> None:
@@ -88,11 +88,10 @@ def test_a_folder_that_is_a_package_named_alembic_does_not_hide_the_library(
     "python",
     [
         "bin/python",
-        ["bin/python"],
-        ["env", "WITNESS=list", "bin/python"],
+        ["env", "WITNESS=1", "bin/python"],
         ["sh", "-c", 'exec bin/python "$@"', "sh"],
     ],
-    ids=["a path", "a list", "a command", "a shell"],
+    ids=["a path", "a command", "a shell"],
 )
 def test_a_service_is_migrated_by_its_own_interpreter(
     bench: Bench, python: str | list[str]

@@ -145,7 +145,6 @@ def amend(school: Monorepo, **stated: dict[str, Any]) -> None:
         ("raise ValueError('no such pupil')", "ValueError: no such pupil"),
         ("await connection.execute('SELECT 1/0')", "DivisionByZeroError"),
         ("import sys; sys.exit(0)", "SystemExit"),
-        ("import sys; sys.exit('enough')", "enough"),
     ],
 )
 def test_a_seed_that_fails_leaves_nothing_and_the_others_go_on(
@@ -276,7 +275,6 @@ def test_seeds_of_two_folders_import_their_own_siblings_of_the_same_name(school:
     "printing",
     [
         "print('{not json')",
-        "import sys; sys.stdout.write('{not json')",
         "import logging; logging.warning('{not json')",
         "import subprocess; subprocess.run(['echo', '{not json'])",
         "import os; os.write(1, b'{not json')",
@@ -296,8 +294,6 @@ def test_a_seed_that_prints_does_not_break_the_json(school: Monorepo, printing: 
         ("def seed(connection): pass\n", "async def seed(connection)"),
         ("raise SystemExit(0)\n", "SystemExit"),
         ("import no_such_module\n", "no_such_module"),
-        ("async def seed(connection) pass\n", "SyntaxError"),
-        ("async def plant(connection): pass\n", "async def seed(connection)"),
     ],
 )
 def test_a_file_that_is_no_seed_is_named(school: Monorepo, seed: str, told: str) -> None:

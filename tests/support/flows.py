@@ -1,12 +1,17 @@
 """The flows in this process: real settings, provider and servers, without the command line."""
 
+import atexit
+import subprocess
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from huleedu_tasks.app import App
 from huleedu_tasks.flows.development import Development
-from tests.support.monorepo import Monorepo
+from tests.support.monorepo import Monorepo, new_monorepo
 
 
 def app_of(monorepo: Monorepo, **variables: str) -> App:
@@ -31,3 +36,22 @@ def development_of(app: App, *names: str, **stated: Any) -> Development:
         jobs=2,
         **stated,
     )
+
+
+def without_initdb(monorepo: Monorepo) -> Monorepo:
+    """Give a monorepo what initdb made for another one, where that is not what is tested."""
+    folder = monorepo.state / _template().relative_to(_template().parents[2])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cp", "-a", _template(), folder], check=True)
+    return monorepo
+
+
+@cache
+def _template() -> Path:
+    stack = ExitStack()
+    atexit.register(stack.close)
+    monorepo = stack.enter_context(new_monorepo(["any"]))
+    assert monorepo.invoke("db.up").code == 0
+    monorepo.stop_servers()
+    (folder,) = monorepo.state.glob("embedded/postgresql-*/template")
+    return folder

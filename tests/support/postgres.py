@@ -32,18 +32,21 @@ async def connect(url: str) -> asyncpg.Connection:
     return await asyncpg.connect(url, server_settings={"application_name": TEST})
 
 
-async def fetch(url: str, sql: str, *arguments: Any) -> list[Row]:
-    """Run one statement on a connection of its own."""
+async def fetch(url: str, *statements: str) -> list[Row]:
+    """Run statements on a connection of their own, and return the rows of the last one."""
     opened = await connect(url)
     try:
-        return [tuple(row) for row in await opened.fetch(sql, *arguments)]
+        rows: list[Any] = []
+        for sql in statements:
+            rows = await opened.fetch(sql)
+        return [tuple(row) for row in rows]
     finally:
         await opened.close()
 
 
-def ask(url: str, sql: str, *arguments: Any) -> list[Row]:
-    """Run one statement, from a test that is not asynchronous."""
-    return asyncio.run(fetch(url, sql, *arguments))
+def ask(url: str, *statements: str) -> list[Row]:
+    """Run statements, from a test that is not asynchronous."""
+    return asyncio.run(fetch(url, *statements))
 
 
 async def log_every_statement(url: str) -> None:

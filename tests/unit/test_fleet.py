@@ -14,6 +14,7 @@ from huleedu_tasks.report import Outcome, Silence, Status
 from tests.support.values import service
 
 NAMES = ("a", "b", "c", "d")
+BEGUN = tuple(Outcome(service=name) for name in NAMES)
 LIMIT = 5.0
 
 
@@ -60,7 +61,7 @@ async def run(work: Work, names: Sequence[str] = NAMES, jobs: int = 8) -> dict[s
 
 async def run_next(
     work: Work,
-    before: Sequence[Outcome] = tuple(Outcome(service=name) for name in NAMES),
+    before: Sequence[Outcome] = BEGUN,
     jobs: int = 8,
     after: dict[str, list[str]] | None = None,
 ) -> dict[str, Outcome]:

@@ -22,11 +22,11 @@ PRINTED: dict[str, Callable[[str], str]] = {
     "in a form": quote_plus,
     "as SQLAlchemy renders it": lambda text: quote(text, safe=" +"),
     "in a configuration file": lambda text: quote(text, safe="").replace("%", "%%"),
-    "in Python": repr,
-    "in Python among other quotes": lambda text: repr(f"'{text}\""),
-    "in ASCII Python": ascii,
-    "in JSON": json.dumps,
-    "in JSON with all letters": lambda text: json.dumps(text, ensure_ascii=False),
+    "in Python": lambda text: repr(text)[1:-1],
+    "in Python among other quotes": lambda text: repr(f"'\"{text}")[4:-1],
+    "in ASCII Python": lambda text: ascii(text)[1:-1],
+    "in JSON": lambda text: json.dumps(text)[1:-1],
+    "in JSON with all letters": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
 }
 
 
@@ -52,7 +52,7 @@ def test_a_secret_is_not_its_text() -> None:
 @pytest.mark.parametrize("form", PRINTED)
 @given(password=PASSWORDS, before=WORDS, after=WORDS)
 def test_no_form_of_a_password_survives(form: str, password: str, before: str, after: str) -> None:
-    printed = PRINTED[form](password).strip("'\"")
+    printed = PRINTED[form](password)
     text = f"{before}{printed}{after}"
     shown = Redactor([Secret(password)])(text)
     assert printed not in shown

@@ -1,0 +1,43 @@
+"""The choice of who provides the development servers."""
+
+from pathlib import Path
+
+from huleedu_tasks.config.registry import Registry
+from huleedu_tasks.config.settings import ProviderName, Settings
+from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.servers.protocol import Provider
+
+
+def choose(settings: Settings, registry: Registry, state: Path) -> Provider:
+    """Return the provider that the settings ask for, or that is there.
+
+    Args:
+        state: Folder for embedded servers.
+
+    Raises:
+        HuleEduError: If the one asked for cannot work here.
+    """
+    wanted = settings.provider
+    stated = f"HULEEDU_PROVIDER={wanted} ({settings.value('HULEEDU_PROVIDER').source})"
+    if wanted is ProviderName.EXISTING:
+        from huleedu_tasks.servers.existing import ExistingServers
+
+        return ExistingServers(reason=stated)
+    if wanted is ProviderName.EMBEDDED:
+        return _embedded(settings, registry, state, stated)
+    from huleedu_tasks.servers.docker import DockerServers
+
+    try:
+        return DockerServers.create(settings, registry, reason=stated)
+    except HuleEduError as error:
+        if wanted is ProviderName.DOCKER:
+            raise
+        why_not = error.message.rstrip(".")
+        return _embedded(settings, registry, state, f"{stated}; no Docker: {why_not}")
+
+
+def _embedded(settings: Settings, registry: Registry, state: Path, reason: str) -> Provider:
+    from huleedu_tasks.servers.embedded import EmbeddedServers
+
+    extensions = {name for service in registry.services for name in service.extensions}
+    return EmbeddedServers.create(settings, state, sorted(extensions), reason=reason)

@@ -1,0 +1,223 @@
+"""The database containers of one compose project: found, proven, and asked about their data."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.errors import Refused, ServerError
+from huleedu_tasks.postgres import databases
+from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASE
+from huleedu_tasks.postgres.databases import ServerIdentity
+from huleedu_tasks.servers.engine import ContainerState, Engine
+
+INIT_FOLDER = "/docker-entrypoint-initdb.d"
+LIST_SCRIPTS = f"[ ! -d {INIT_FOLDER} ] || find {INIT_FOLDER} -type f -exec sha256sum {{}} + | sort"
+POLL_INTERVAL = 0.1
+LOG_LINES = 15
+# What `pg_isready` says of a server that starts, or does not answer yet.
+NOT_YET = (1, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Containers:
+    """The containers that Compose has made for a project, and those of this checkout among them.
+
+    Attributes:
+        directory: The project directory of this checkout.
+    """
+
+    engine: Engine
+    project: str
+    directory: Path
+    _identities: dict[tuple[str, datetime], ServerIdentity] = field(default_factory=dict)
+
+    async def find(self, service: Service) -> ContainerState | None:
+        """Return a service's container if there is one.
+
+        Raises:
+            Refused: If it is another checkout's.
+        """
+        found = await asyncio.to_thread(
+            self.engine.container, self.project, service.compose_service
+        )
+        if found and found.directory and not _is_same(found.directory, self.directory):
+            raise Refused(
+                f"{service.name}: the container {found.name} belongs to the checkout "
+                f"{found.directory}, not to {self.directory}.",
+                hint="Both have the same project name. Set COMPOSE_PROJECT_NAME in one of them, "
+                "or work in the other.",
+            )
+        return found
+
+    async def own(self, service: Service) -> ContainerState:
+        """Return the container that is provably this checkout's own database server.
+
+        Raises:
+            Refused: If there is none, it belongs elsewhere, or it does not publish the port.
+        """
+        container = await self.find(service)
+        if container is None:
+            raise Refused(
+                f"{service.name}: the compose project {self.project!r} has no container for "
+                f"{service.compose_service!r}.",
+                hint="Run `invoke db.up`.",
+            )
+        if container.runs and not container.publishes(service.port):
+            raise Refused(
+                f"{service.name}: the container {container.name} does not publish port "
+                f"{service.port} at localhost.",
+                hint="Run `invoke db.up`, which applies the compose file, or compare the ports of "
+                "compose file and registry.",
+            )
+        return container
+
+    async def alive(self, service: Service) -> ContainerState:
+        """Return the own container, in which a server can be asked.
+
+        Raises:
+            ServerError: If it does not run, with its last log lines.
+        """
+        container = await self.own(service)
+        if container.status == "paused":
+            raise ServerError(
+                f"The container {container.name} is paused.",
+                hint=f"`docker unpause {container.name}`.",
+            )
+        if not container.runs:
+            raise ServerError(
+                f"The container {container.name} is {container.status} (exit code "
+                f"{container.exit_code}).",
+                output=await self.log_tail(container),
+                hint="Its last log lines name the cause. If its data is damaged and may go: "
+                f"{_by_hand(container)}, then `invoke db.reset`.",
+            )
+        return container
+
+    async def log_tail(self, container: ContainerState) -> str:
+        """Return a container's last log lines."""
+        return await asyncio.to_thread(self.engine.log_tail, container, LOG_LINES)
+
+    async def identity(self, container: ContainerState) -> ServerIdentity | None:
+        """Read which server it is from the data in the container; None if that says nothing."""
+        key = (container.id, container.started)
+        if key not in self._identities:
+            code, said = await self._execute(container, ["pg_controldata"], {"LC_ALL": "C"})
+            number = _value_of("Database system identifier", said)
+            if code != 0 or not number:
+                return None
+            self._identities[key] = ServerIdentity(
+                system_identifier=int(number), data_directory=container.data_directory
+            )
+        return self._identities[key]
+
+    async def comments(self, service: Service, *, timeout: float) -> Mapping[str, str]:
+        """Read the databases' comments inside the container, where no password is needed.
+
+        Args:
+            timeout: Seconds the server may take to start.
+
+        Raises:
+            Refused: If they cannot be read.
+            ServerError: If the container does not run.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            container = await self.alive(service)
+            user = container.variables.get("POSTGRES_USER") or "postgres"
+            psql = ["psql", "-XAt", "--field-separator-zero", "--record-separator-zero", "-U", user]
+            command = [*psql, "-d", MAINTENANCE_DATABASE, "-c", databases.COMMENTS]
+            code, said = await self._execute(container, command, {})
+            if code == 0:
+                cells = said.split("\0")
+                return dict(zip(cells[::2], cells[1::2], strict=False))
+            if time.monotonic() > deadline or not await self._is_starting(container):
+                raise Refused(
+                    f"{service.name}: whose databases are in the container {container.name} "
+                    f"cannot be read: {said.strip()}",
+                    hint=f"If they may go, remove them by hand: {_by_hand(container)}.",
+                )
+            await asyncio.sleep(POLL_INTERVAL)
+
+    async def init_scripts(self, container: ContainerState) -> str:
+        """Return a fingerprint of what fills a new volume; empty if nothing does.
+
+        Raises:
+            ServerError: If that cannot be told.
+        """
+        code, said = await self._execute(container, ["sh", "-c", LIST_SCRIPTS], {})
+        if code != 0:
+            raise ServerError(
+                f"The scripts in {INIT_FOLDER} of {container.name} cannot be read: {said.strip()}",
+                hint="Make them readable for the container.",
+            )
+        digest = hashlib.sha256(said.encode())
+        for mount in container.mounts:
+            # The container goes on seeing the file it was started with if an editor replaces it.
+            if mount.path.is_relative_to(INIT_FOLDER) and mount.source.is_file():
+                digest.update(await asyncio.to_thread(mount.source.read_bytes))
+        return digest.hexdigest()[:16] if said else ""
+
+    async def is_stillborn(self, container: ContainerState) -> bool:
+        """Whether a container was stopped before `initdb` was done: no server ever ran on it."""
+        if container.runs or container.status == "paused":
+            return False
+        data = container.data_directory
+        begun = await self._has_file(container, f"{data}/PG_VERSION")
+        return begun and not await self._has_file(container, f"{data}/global/pg_control")
+
+    async def remove(self, service: Service, container: ContainerState) -> None:
+        """Remove a container with its data.
+
+        Raises:
+            ServerError: If the data is not only the container's; nothing is removed then.
+        """
+        await asyncio.to_thread(self._remove, service, container)
+
+    def _remove(self, service: Service, container: ContainerState) -> None:
+        data = container.data_mount
+        if data and not data.volume:
+            raise ServerError(
+                f"{service.name}: the data of {container.name} lies in the folder {data.source} "
+                "and not in a volume; it is not removed from here.",
+                hint=f"If it may go: `docker rm --force {container.name}`, empty that folder, and "
+                "run `invoke db.reset`.",
+            )
+        if data:
+            self.engine.require_removable(data.volume, self.project, container)
+        self.engine.remove_container(container)
+        if data:
+            self.engine.remove_volume(data.volume)
+
+    async def _has_file(self, container: ContainerState, path: str) -> bool:
+        return await asyncio.to_thread(self.engine.has_file, container, path)
+
+    async def _is_starting(self, container: ContainerState) -> bool:
+        code, _ = await self._execute(container, ["pg_isready", "--quiet"], {})
+        return code in NOT_YET
+
+    async def _execute(
+        self, container: ContainerState, command: Sequence[str], environment: Mapping[str, str]
+    ) -> tuple[int, str]:
+        return await asyncio.to_thread(self.engine.execute, container, command, environment)
+
+
+def _is_same(one: str, other: Path) -> bool:
+    # Compose does not resolve links, so one folder may have two names.
+    return Path(one).resolve() == other
+
+
+def _value_of(label: str, lines: str) -> str:
+    pairs = (line.partition(":") for line in lines.splitlines())
+    return next((value.strip() for name, _, value in pairs if name == label), "")
+
+
+def _by_hand(container: ContainerState) -> str:
+    """Return the commands that remove a container and its data."""
+    data = container.data_mount
+    volume = f" and `docker volume rm {data.volume}`" if data and data.volume else ""
+    return f"`docker rm --force --volumes {container.name}`{volume}"

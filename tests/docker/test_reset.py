@@ -1,0 +1,225 @@
+"""A reset, in place or with a new volume, ends where a fresh volume begins, whatever came before.
+
+What an init script made at the volume's birth is there after each of them: in the database, and
+said about it.
+"""
+
+import asyncio
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import asyncpg
+import pytest
+
+from tests.support.docker import SCRIPTS, Docked, inside, new_docked, sql_inside
+from tests.support.monorepo import USER, wait_until
+from tests.support.postgres import ask, connect, fetch
+
+DATABASE = "huleedu_alpha"
+PRISTINE = f"{DATABASE}__pristine"
+INIT_SCRIPT = f"""\
+CREATE EXTENSION pg_trgm;
+CREATE ROLE reader;
+CREATE ROLE writer NOINHERIT;
+GRANT reader TO {USER};
+CREATE SCHEMA legacy AUTHORIZATION writer;
+CREATE TABLE legacy.kept AS SELECT number, 'row ' || number AS text FROM generate_series(1, 5) number;
+GRANT SELECT ON legacy.kept TO reader;
+REVOKE CONNECT, TEMPORARY ON DATABASE {DATABASE} FROM PUBLIC;
+GRANT CONNECT ON DATABASE {DATABASE} TO reader;
+GRANT CREATE, CONNECT ON DATABASE {DATABASE} TO writer WITH GRANT OPTION;
+ALTER DATABASE {DATABASE} SET search_path TO public, legacy, "odd ""name";
+ALTER DATABASE {DATABASE} SET timezone TO 'Europe/Stockholm';
+ALTER DATABASE {DATABASE} SET app.motto TO 'it''s, a \\ test';
+ALTER DATABASE {DATABASE} SET statement_timeout TO '40s';
+ALTER ROLE writer IN DATABASE {DATABASE} SET role TO 'reader';
+ALTER DATABASE {DATABASE} CONNECTION LIMIT 50;
+COMMENT ON DATABASE {DATABASE} IS 'Made by the team''s own script. ';
+"""
+# What a day's work leaves behind, within the database and around it.
+DIRT = (
+    "DROP SCHEMA legacy CASCADE",
+    "DROP EXTENSION pg_trgm",
+    "CREATE TABLE litter AS SELECT 1 AS one",
+    "INSERT INTO note VALUES (99, 'dirt')",
+    f"ALTER DATABASE {DATABASE} RESET ALL",
+    f"ALTER DATABASE {DATABASE} SET work_mem TO '7MB'",
+    f"ALTER DATABASE {DATABASE} CONNECTION LIMIT 9",
+    f"GRANT ALL ON DATABASE {DATABASE} TO PUBLIC",
+    f"REVOKE ALL ON DATABASE {DATABASE} FROM reader",
+    f"COMMENT ON DATABASE {DATABASE} IS NULL",
+)
+ABOUT = f"""
+SELECT jsonb_build_object(
+    'owner', pg_get_userbyid(datdba),
+    'comment', split_part(shobj_description(oid, 'pg_database'), 'huleedu-tasks ', 1),
+    'limit', datconnlimit, 'open', datallowconn, 'template', datistemplate,
+    'encoding', encoding, 'collate', datcollate, 'ctype', datctype,
+    'grants', (SELECT jsonb_agg(item::text ORDER BY item::text) FROM unnest(datacl) item),
+    'settings', (SELECT jsonb_agg(ARRAY[setrole::regrole::text] || setconfig ORDER BY setrole)
+                 FROM pg_db_role_setting WHERE setdatabase = pg_database.oid)
+) FROM pg_database WHERE datname = '{DATABASE}'
+"""
+EXTENSIONS = "SELECT extname, extversion, extowner::regrole FROM pg_extension ORDER BY extname"
+# A key that differs in each dump.
+_RESTRICT = re.compile(r"^\\(un)?restrict .*\n", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class State:
+    """All there is to a database."""
+
+    dump: str
+    about: str
+    extensions: str
+
+
+def state(docked: Docked) -> State:
+    container = docked.container("alpha_db")
+    dump = inside(container, "pg_dump", "-U", USER, DATABASE)
+    return State(
+        dump=_RESTRICT.sub("", dump),
+        about=sql_inside(container, ABOUT),
+        extensions=sql_inside(container, EXTENSIONS, database=DATABASE),
+    )
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """A monorepo whose database a script fills, and what it is on a fresh volume."""
+
+    docked: Docked
+    fresh: State
+
+    def reset(self, *arguments: str) -> None:
+        ran = self.docked.invoke("db.reset", *arguments)
+        assert ran.code == 0, ran.out + ran.err
+
+    def life(self) -> tuple[str, str]:
+        return self.docked.lives()["alpha_db"]
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[Scripted]:
+    """A fresh volume, migrated and seeded by the commands that are not a reset."""
+    with new_docked("alpha", mounts=[f"./init.sql:{SCRIPTS}/init.sql:ro"]) as docked:
+        docked.write("init.sql", INIT_SCRIPT)
+        for command in ("db.up", "db.migrate", "db.seed"):
+            ran = docked.invoke(command)
+            assert ran.code == 0, ran.out + ran.err
+        yield Scripted(docked, state(docked))
+
+
+def test_the_fresh_state_has_what_the_script_made(scripted: Scripted) -> None:
+    assert "pg_trgm" in scripted.fresh.extensions
+    assert "Europe/Stockholm" in scripted.fresh.about
+    assert "Made by the team's own script." in scripted.fresh.about
+    assert "row 5" in scripted.fresh.dump
+    assert "first" in scripted.fresh.dump
+
+
+@pytest.mark.parametrize("volumes", [False, True])
+@pytest.mark.asyncio
+async def test_a_reset_ends_in_the_fresh_state_though_sessions_are_open(
+    scripted: Scripted, volumes: bool
+) -> None:
+    docked = scripted.docked
+    life, made = scripted.life(), docked.volumes()
+    await fetch(docked.url("alpha"), *DIRT)
+    assert state(docked) != scripted.fresh
+    session = await connect(docked.url("alpha"))
+    await session.execute("BEGIN; LOCK TABLE note")
+    await asyncio.to_thread(scripted.reset, *["--volumes"] * volumes)
+    assert state(docked) == scripted.fresh
+    assert session.is_closed()
+    assert (scripted.life() != life) is volumes
+    assert (docked.volumes() != made) is volumes
+    assert docked.volumes().keys() == made.keys()
+
+
+def test_a_script_that_has_changed_makes_the_volume_anew_once(scripted: Scripted) -> None:
+    """As editors do, the file is replaced; the container still sees the one of its start."""
+    docked = scripted.docked
+    script = docked.write("new.sql", f"{INIT_SCRIPT}CREATE TABLE legacy.later ();\n")
+    script.replace(docked.path("init.sql"))
+    life = scripted.life()
+    scripted.reset()
+    anew = scripted.life()
+    assert "TABLE legacy.later" in state(docked).dump
+    assert anew != life
+    scripted.reset()
+    assert scripted.life() == anew
+    assert "TABLE legacy.later" in state(docked).dump
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_volume_that_plain_compose_has_made_is_made_anew_once_if_it_was_used(
+    scripted: Scripted, used: bool
+) -> None:
+    docked = scripted.docked
+    docked.compose("down", "--volumes")
+    docked.write("init.sql", INIT_SCRIPT)
+    docked.compose("up", "--detach")
+    wait_until(lambda: answers(docked))
+    if used:
+        ask(docked.url("alpha"), "CREATE TABLE legacy.used ()")
+    life = scripted.life()
+    scripted.reset()
+    anew = scripted.life()
+    assert (anew != life) is used
+    assert state(docked) == scripted.fresh
+    scripted.reset()
+    assert scripted.life() == anew
+    assert state(docked) == scripted.fresh
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        (f"DROP DATABASE {PRISTINE}", f"CREATE DATABASE {PRISTINE}"),
+        (f"COMMENT ON DATABASE {PRISTINE} IS NULL", f"DROP DATABASE {DATABASE} WITH (FORCE)"),
+        (f"DROP DATABASE {DATABASE} WITH (FORCE)",),
+        (f"DROP DATABASE {DATABASE} WITH (FORCE)", f"CREATE DATABASE {DATABASE}"),
+    ],
+)
+def test_what_was_left_half_done_is_healed(scripted: Scripted, half: Sequence[str]) -> None:
+    docked = scripted.docked
+    scripted.reset()
+    ask(docked.url("alpha", database="postgres"), *half)
+    scripted.reset()
+    assert state(docked) == scripted.fresh
+
+
+def answers(docked: Docked) -> bool:
+    with suppress(OSError, asyncpg.PostgresError):
+        return bool(ask(docked.url("alpha"), "SELECT 1"))
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("arguments", "step"),
+    [
+        ((), "starting"),
+        ((), "recreating"),
+        ((), "migrating"),
+        (("--volumes",), "recreating its volume"),
+        (("--volumes",), "migrating"),
+    ],
+)
+def test_a_reset_that_was_interrupted_is_healed_by_the_next(
+    scripted: Scripted, arguments: Sequence[str], step: str, number: signal.Signals
+) -> None:
+    tool = scripted.docked.start("db.reset", *arguments)
+    assert tool.stderr
+    for line in tool.stderr:
+        if line.strip() == f"alpha: {step}":
+            break
+    tool.send_signal(number)
+    tool.communicate()
+    assert tool.returncode in (130, -signal.SIGKILL)
+    scripted.reset()
+    assert state(scripted.docked) == scripted.fresh

@@ -1,0 +1,75 @@
+"""A developer's `.env`: written once, for the owner only, with a password nobody has."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from huleedu_tasks.config.env_file import with_password, write_env_file
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.errors import ConfigurationError
+from tests.support.monorepo import PROJECT
+
+EXAMPLE = (PROJECT / "env.example").read_text(encoding="utf-8")
+
+
+def password(root: Path) -> str:
+    return Settings.load(root).get("HULEEDU_DB_PASSWORD")
+
+
+@pytest.mark.parametrize("example", [EXAMPLE, None], ids=["with example", "without example"])
+def test_it_has_all_that_development_needs_and_only_the_owner_reads_it(
+    tmp_path: Path, example: str | None
+) -> None:
+    if example:
+        (tmp_path / "env.example").write_text(example)
+    path = write_env_file(tmp_path)
+    assert path == tmp_path / ".env"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    settings = Settings.load(tmp_path)
+    assert settings.get("HULEEDU_DB_USER") == "huleedu_user"
+    assert len(password(tmp_path)) >= 24
+
+
+def test_all_else_in_the_example_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "env.example").write_text(f"OTHER=1\n{EXAMPLE}# last\n")
+    write_env_file(tmp_path)
+    written = (tmp_path / ".env").read_text()
+    blank = written.replace(password(tmp_path), "")
+    assert blank == f"OTHER=1\n{EXAMPLE}# last\n"
+
+
+def test_one_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("MINE=1\n")
+    assert write_env_file(tmp_path) is None
+    assert path.read_text() == "MINE=1\n"
+
+
+def test_no_two_passwords_are_the_same(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+        write_env_file(folder)
+    assert len({password(folder) for folder in folders}) == 2
+
+
+def test_a_folder_that_is_not_there_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        write_env_file(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("example", "filled"),
+    [
+        ("HULEEDU_DB_PASSWORD=\n", "HULEEDU_DB_PASSWORD=new\n"),
+        (
+            "A=1\nexport HULEEDU_DB_PASSWORD = old # why\nB=2\n",
+            "A=1\nHULEEDU_DB_PASSWORD=new\nB=2\n",
+        ),
+        ("# HULEEDU_DB_PASSWORD=old\n", "# HULEEDU_DB_PASSWORD=old\nHULEEDU_DB_PASSWORD=new\n"),
+        ("A=1", "A=1\nHULEEDU_DB_PASSWORD=new\n"),
+    ],
+)
+def test_the_password_is_put_where_its_line_is(example: str, filled: str) -> None:
+    assert with_password(example, "new") == filled

@@ -1,0 +1,190 @@
+"""The screen: results on standard output, all else on standard error, no password on either."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from huleedu_tasks.config.secret import Redactor, Secret
+from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, HuleEduError
+from huleedu_tasks.report import Listing, Message, Outcome, Report, Result, Status
+from huleedu_tasks.screen.console import Screen
+
+Capture = pytest.CaptureFixture[str]
+PASSWORD = "hunter2"
+MARKUP = ["[essay]", "[/home/x]", "[bold]x[/bold]", ":smile:", "\\[x]", "[", "100%"]
+REDACT = Redactor([Secret(PASSWORD)])
+
+FAILED = Outcome(
+    service="orders",
+    status=Status.FAILED,
+    detail=f"login {PASSWORD} failed",
+    hint=f"not {PASSWORD}",
+    output=f"Traceback\n{PASSWORD}",
+    facts={"to": PASSWORD},
+    exit_code=ExitCode.FAILED,
+)
+
+
+def report(*outcomes: Outcome, columns: tuple[str, ...] = ()) -> Report:
+    return Report(
+        command="db.reset",
+        environment="development",
+        provider="embedded",
+        provider_reason="stated",
+        outcomes=outcomes,
+        columns=columns,
+        seconds=1.5,
+    )
+
+
+def listing(*rows: dict[str, Any]) -> Listing:
+    return Listing(command="env.show", key="settings", columns=tuple(rows[0]), rows=rows)
+
+
+def shown(capsys: Capture, result: Result, *, as_json: bool = False) -> tuple[str, str]:
+    Screen(as_json=as_json, redact=REDACT).show(result)
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def test_a_report_is_a_table_with_a_summary_on_standard_error(capsys: Capture) -> None:
+    outcomes = [
+        Outcome(service="a", detail="migrated", facts={"to": "x1", "n": 2}, seconds=0.5),
+        Outcome(service="long_name", status=Status.SKIPPED, detail="no seeds", facts={"to": None}),
+    ]
+    out, err = shown(capsys, report(*outcomes, columns=("to", "n")))
+    assert out.splitlines() == [
+        "service    status   to  n  time    detail",
+        "a          OK       x1  2  0.50 s  migrated",
+        "long_name  SKIPPED  -   -  0.00 s  no seeds",
+    ]
+    assert err == "db.reset: 1 OK, 1 SKIPPED in 1.50 s (development; embedded: stated)\n"
+
+
+def test_a_failure_shows_its_output_below_the_table_and_its_hint_once(capsys: Capture) -> None:
+    out, err = shown(capsys, report(FAILED, FAILED))
+    assert out.count("--- orders: its own output\nTraceback\n***") == 2
+    assert err.splitlines() == [
+        "What to do: not ***",
+        "db.reset: 2 FAILED in 1.50 s (development; embedded: stated)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [(True, "yes"), (False, "no"), (None, "-"), (0, "0"), (["a", "b"], "a, b"), ((), "")],
+)
+def test_values_are_shown_as_people_write_them(capsys: Capture, value: object, cell: str) -> None:
+    out, _ = shown(capsys, listing({"name": "x", "value": value}))
+    assert out.splitlines()[1] == f"x     {cell}".rstrip()
+
+
+@pytest.mark.parametrize("text", MARKUP)
+@pytest.mark.parametrize("as_json", [False, True], ids=["table", "JSON"])
+def test_text_from_outside_is_never_markup(capsys: Capture, text: str, as_json: bool) -> None:
+    outcome = Outcome(
+        service="a", status=Status.FAILED, detail=text, output=text, facts={"to": text}
+    )
+    out, _ = shown(capsys, report(outcome, columns=("to",)), as_json=as_json)
+    printed = json.dumps(text, ensure_ascii=False) if as_json else text
+    assert out.count(printed) == 3
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_errors_are_never_markup(capsys: Capture, text: str) -> None:
+    error = HuleEduError(text, hint=text, findings=[Finding(place=text, problem=text)], output=text)
+    Screen().error("db.up", error)
+    assert capsys.readouterr().err == (
+        f"db.up: {text}\n  - {text}: {text}\n{text}\nWhat to do: {text}\n"
+    )
+
+
+def test_a_line_is_as_long_as_its_words(capsys: Capture) -> None:
+    words = "word " * 200
+    out, _ = shown(capsys, listing({"text": words}))
+    assert out.splitlines() == ["text", words.rstrip()]
+
+
+def test_a_message_is_printed_as_it_is(capsys: Capture) -> None:
+    out, err = shown(capsys, Message(command="db.url", text="postgresql://u:[x]@h/d"))
+    assert (out, err) == ("postgresql://u:[x]@h/d\n", "")
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["table", "JSON"])
+@pytest.mark.parametrize(
+    "result",
+    [
+        report(FAILED, columns=("to",)),
+        listing({"url": PASSWORD, "list": [PASSWORD]}),
+        Message(command="db.url", text=PASSWORD, facts={"url": PASSWORD}),
+    ],
+    ids=lambda result: type(result).__name__,
+)
+def test_no_result_shows_a_password(capsys: Capture, result: Result, as_json: bool) -> None:
+    out, err = shown(capsys, result, as_json=as_json)
+    assert "***" in out
+    assert PASSWORD not in out + err
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "JSON"])
+def test_no_error_shows_a_password(capsys: Capture, as_json: bool) -> None:
+    screen = Screen(as_json=as_json, redact=REDACT)
+    screen.error(
+        "db.up",
+        HuleEduError(
+            PASSWORD,
+            hint=PASSWORD,
+            findings=[Finding(place=PASSWORD, problem=PASSWORD)],
+            output=PASSWORD,
+        ),
+    )
+    screen.bug(f"Traceback: {PASSWORD}")
+    screen.say(PASSWORD)
+    with screen.progress(["orders"]) as progress:
+        progress.step("orders", PASSWORD)
+        progress.done(FAILED)
+    captured = capsys.readouterr()
+    assert PASSWORD not in captured.out + captured.err
+
+
+@given(password=st.text(st.characters(codec="utf-8", exclude_characters="*"), min_size=3))
+def test_a_document_stays_json_whatever_is_masked(capsys: Capture, password: str) -> None:
+    screen = Screen(as_json=True, redact=Redactor([Secret(password)]))
+    screen.show(Message(command="x" * 3, text=f"<{password}>"))
+    document = json.loads(capsys.readouterr().out)
+    assert document["message"].count("***") >= 1
+    assert password not in document["message"]
+
+
+def test_an_error_is_a_document_where_json_is_asked_for(capsys: Capture) -> None:
+    error = ConfigurationError(
+        "It is wrong.", hint="Correct it.", findings=[Finding(place="X", problem="is not set")]
+    )
+    Screen(as_json=True).error("db.up", error)
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert json.loads(captured.out) == {
+        "schema_version": 1,
+        "command": "db.up",
+        "exit_code": 2,
+        "error": {
+            "message": "It is wrong.",
+            "findings": [{"place": "X", "problem": "is not set"}],
+            "hint": "Correct it.",
+        },
+    }
+
+
+def test_progress_in_a_pipe_is_a_line_for_each_step_and_each_trouble(capsys: Capture) -> None:
+    screen = Screen(redact=REDACT)
+    with screen.progress(["a", "orders"]) as progress:
+        progress.step("a", "migrating")
+        progress.done(Outcome(service="a"))
+        progress.done(FAILED)
+        progress.done(Outcome(service="a", status=Status.SKIPPED, detail="no seeds"))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == ["a: migrating", "orders: FAILED login *** failed"]

@@ -1,0 +1,52 @@
+"""The tasks as Invoke shows them: one line each, every flag spelled out."""
+
+import re
+from typing import Any
+
+import pytest
+from invoke.parser.argument import Argument
+from invoke.tasks import Task
+
+from huleedu_tasks.cli import namespace
+from tests.support.tasks import ARGUMENTS, TASKS
+
+KINDS = {"service": list, "confirm": list, "json": bool, "dry_run": bool, "jobs": str}
+EVERY_ARGUMENT = pytest.mark.parametrize(
+    "argument",
+    [
+        pytest.param(argument, id=f"{name} --{argument.name}")
+        for name, arguments in ARGUMENTS.items()
+        for argument in arguments
+    ],
+)
+LONGEST = 60
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_the_line_in_the_list_is_a_short_imperative_sentence(task: Task[Any]) -> None:
+    line = (task.__doc__ or "").partition("\n")[0]
+    assert 0 < len(line) <= LONGEST
+    assert re.fullmatch(r"[A-Z][a-z]+,? .*[^.]\.", line)
+    assert not line.partition(" ")[0].endswith(("s", "ed", "ing"))
+
+
+@EVERY_ARGUMENT
+def test_every_flag_is_explained_and_spelled_out(argument: Argument) -> None:
+    # That no help text is for a flag that does not exist, Invoke itself has seen to.
+    assert (argument.help or "").endswith(".")
+    assert all(len(name) > 1 for name in argument.names)
+    assert not argument.positional
+
+
+@EVERY_ARGUMENT
+def test_flags_of_one_name_are_of_one_kind(argument: Argument) -> None:
+    assert argument.kind is KINDS.get(str(argument.name), argument.kind)
+
+
+@pytest.mark.parametrize("collection", namespace.collections.values(), ids=namespace.collections)
+def test_every_collection_says_what_it_is_about(collection: object) -> None:
+    assert (collection.__doc__ or "").strip().endswith(".")
+
+
+def test_every_collection_of_the_contract_is_there() -> None:
+    assert {"db", "env", "services"} <= set(namespace.collections)
