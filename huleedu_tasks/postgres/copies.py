@@ -38,9 +38,10 @@ async def is_newborn(asked: "asyncpg.Connection", since: datetime) -> bool:
     """Whether a server's data was made since a moment, and nothing written since it started.
 
     `initdb` has left a checkpoint: any transaction that wrote has a number behind that.
+    PostgreSQL tells a file's time in whole seconds.
     """
     newborn: bool = await asked.fetchval(
-        "SELECT (pg_stat_file('PG_VERSION')).modification >= $1"
+        "SELECT (pg_stat_file('PG_VERSION')).modification >= date_trunc('second', $1::timestamptz)"
         " AND checkpoint_time <= pg_postmaster_start_time()"
         " AND split_part(next_xid, ':', 1)::bigint << 32 | split_part(next_xid, ':', 2)::bigint"
         "   = pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
