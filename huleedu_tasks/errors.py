@@ -70,6 +70,12 @@ class Refused(HuleEduError):
     exit_code = ExitCode.REFUSED
 
 
+class Interrupted(HuleEduError):
+    """Ctrl-C, or SIGTERM, before there was a result."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
 class ServerError(HuleEduError):
     """A database server could not be started, reached or logged in to."""
 

@@ -22,7 +22,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
 from huleedu_tasks.app import App
-from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError
+from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, Interrupted
 from huleedu_tasks.report import Report, Result
 from huleedu_tasks.screen.console import Screen
 
@@ -35,6 +35,8 @@ HELP = {
     "dry_run": "Say what would be done, and change nothing.",
     "jobs": "How many services are migrated at once.",
 }
+RUN_AGAIN = "Run the same command again; it begins from any state."
+REPORT_BUG = "This is a mistake in huleedu-tasks: please report it with the lines above."
 REPEATABLE = ("service", "confirm")
 STANDARD_OUTPUT = 1
 STANDARD_ERROR = 2
@@ -165,10 +167,11 @@ def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.
         screen.error(name, error)
         code = error.exit_code
     except KeyboardInterrupt:
-        screen.say(f"{name}: interrupted.")
-        code = ExitCode.INTERRUPTED
-    except Exception:
-        screen.bug(traceback.format_exc())
+        code = app.exit_code or ExitCode.INTERRUPTED
+        screen.error(name, Interrupted("interrupted.", hint=RUN_AGAIN), exit_code=code)
+    except Exception as error:
+        screen.say(traceback.format_exc())
+        screen.error(name, HuleEduError(f"{type(error).__name__}: {error}", hint=REPORT_BUG))
         code = ExitCode.FAILED
     code = app.exit_code or code
     # Exit(0) would end the session, and skip the tasks named after this one.

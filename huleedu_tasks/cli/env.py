@@ -31,7 +31,7 @@ def show(app: Command, json: bool = False) -> Result:
     for name in [*(variable.name for variable in VARIABLES), *overrides]:
         value = settings.value(name)
         rows.append(
-            {"variable": name, "value": settings.shown(name) or "-", "source": value.source}
+            {"variable": name, "value": settings.shown(name) or None, "source": value.source}
         )
     return Listing(
         command="env.show",

@@ -17,6 +17,13 @@ from pathlib import Path
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import Finding, MigrationError
 
+_OPTIONS = (
+    "script_location",
+    "version_locations",
+    "recursive_version_locations",
+    "path_separator",
+    "version_path_separator",
+)
 _FIELDS = ("revision", "down_revision", "depends_on")
 
 
@@ -137,13 +144,25 @@ def version_folders(service: Service) -> list[Path]:
             f"{service.alembic_config} names no script_location.",
             hint="Set script_location in its [alembic] section.",
         )
+    folders = [_absolute(service, path) for path in _version_locations(options, str(location))]
+    if str(options.get("recursive_version_locations", "")).lower() != "true":
+        return folders
+    return [path for folder in folders for path in (folder, *_folders_below(folder))]
+
+
+def _version_locations(options: Mapping[str, object], script_location: str) -> list[str]:
     stated = options.get("version_locations")
     if not stated:
-        return [_absolute(service, str(location)) / "versions"]
+        return [f"{script_location}/versions"]
     if isinstance(stated, list):
-        return [_absolute(service, path) for path in stated]
+        return stated
     separator = options.get("path_separator") or options.get("version_path_separator")
-    return [_absolute(service, path) for path in _split(str(stated), str(separator or ""))]
+    return _split(str(stated), str(separator or ""))
+
+
+def _folders_below(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*") if path.is_dir())
+    return sorted(path for path in found if path.name != "__pycache__")
 
 
 def _alembic_options(service: Service) -> dict[str, object]:
@@ -162,8 +181,7 @@ def _alembic_options(service: Service) -> dict[str, object]:
             parser = configparser.ConfigParser(here)
             parser.read(service.alembic_config, encoding="utf-8")
             if parser.has_section("alembic"):
-                names = ("script_location", "version_locations", "path_separator")
-                for name in (*names, "version_path_separator"):
+                for name in _OPTIONS:
                     if value := parser.get("alembic", name, fallback=""):
                         options[name] = value
     except (OSError, ValueError, configparser.Error) as error:

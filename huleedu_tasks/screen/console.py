@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.errors import ExitCode, HuleEduError
 from huleedu_tasks.report import (
     SCHEMA_VERSION,
     Listing,
@@ -63,14 +63,20 @@ class Screen:
         else:
             print(self.redact(str(result)))
 
-    def error(self, command: str, error: HuleEduError) -> None:
-        """Print why a command did not come to a result: cause, places, and what to do."""
+    def error(
+        self, command: str, error: HuleEduError, *, exit_code: ExitCode | None = None
+    ) -> None:
+        """Print why a command did not come to a result: cause, places, and what to do.
+
+        Args:
+            exit_code: What the process ends with, if it is not the error's own.
+        """
         if self.as_json:
             self._print_json(
                 {
                     "schema_version": SCHEMA_VERSION,
                     "command": command,
-                    "exit_code": int(error.exit_code),
+                    "exit_code": int(exit_code or error.exit_code),
                     "error": {
                         "message": error.message,
                         "findings": [
@@ -78,6 +84,7 @@ class Screen:
                             for finding in error.findings
                         ],
                         "hint": error.hint,
+                        "output": error.output,
                     },
                 }
             )
@@ -90,10 +97,6 @@ class Screen:
             self.say(error.output.rstrip())
         if error.hint:
             self.say(f"What to do: {error.hint}")
-
-    def bug(self, text: str) -> None:
-        """Print the traceback of an error nobody foresaw."""
-        self.say(text.rstrip())
 
     def say(self, text: str) -> None:
         """Print a line on standard error."""

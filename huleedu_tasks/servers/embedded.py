@@ -35,6 +35,8 @@ from huleedu_tasks.state import is_reachable, make_folder, unwritable
 if TYPE_CHECKING:
     import asyncpg
 
+# No compose service has such a name.
+TEMPLATE = ".template"
 # Accounts a server can run as where we are root, the fittest first.
 UNPRIVILEGED = ("postgres", "nobody")
 
@@ -79,7 +81,7 @@ class EmbeddedServers:
         """Make the cluster that all others are copies of, unless it is there."""
         clusters = [self._cluster(service) for service in services]
         if not all(cluster.exists for cluster in clusters):
-            async with self._lock("template"):
+            async with self._lock(TEMPLATE):
                 if not self._template.exists:
                     await self._create_template(login)
 
@@ -161,7 +163,7 @@ class EmbeddedServers:
 
     @property
     def _template(self) -> Cluster:
-        return self._cluster_at("template", port=0)
+        return self._cluster_at(TEMPLATE, port=0)
 
     def _cluster(self, service: Service) -> Cluster:
         return self._cluster_at(service.compose_service, port=service.port)

@@ -73,7 +73,7 @@ class DatabaseSettings:
 
 def _environment() -> str:
     stated = os.environ.get("HULEEDU_ENVIRONMENT", "")
-    environment = stated.strip().lower() or "development"
+    environment = stated.strip().lower() if stated else "development"
     if environment not in ENVIRONMENTS:
         raise ValueError(
             f"HULEEDU_ENVIRONMENT is {stated!r}; it must be one of {', '.join(ENVIRONMENTS)}."

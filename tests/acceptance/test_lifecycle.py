@@ -295,7 +295,7 @@ def test_env_show_tells_where_each_value_comes_from_and_masks_what_is_secret(
     assert shown["HULEEDU_DB_PASSWORD"] == ("***", ".env line 2")
     assert shown["HULEEDU_ENVIRONMENT"] == ("development", "default")
     assert shown["HULEEDU_JOBS"] == ("3", "environment")
-    assert shown["HULEEDU_PROD_DB_HOST"] == ("-", "not set")
+    assert shown["HULEEDU_PROD_DB_HOST"] == (None, "not set")
     assert shown["BETA_SERVICE_DATABASE_URL"] == ("***", "environment")
     assert_no_password_on_screen(ran)
 

@@ -2,22 +2,30 @@
 
 What an init script made at the volume's birth is there after each of them: in the database, and
 said about it.
+
+TEST_INTERRUPTIONS says at how many moments, spread over a reset, one is interrupted. The long
+campaign is `TEST_INTERRUPTIONS=40 pytest tests/docker -k at_any_moment`.
 """
 
 import asyncio
+import os
 import re
 import signal
+import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import asyncpg
 import pytest
+from docker.models.containers import Container
 
-from tests.support.docker import SCRIPTS, Docked, inside, new_docked, sql_inside
+from tests.support.docker import DATA, SCRIPTS, Docked, inside, new_docked, sql_inside
 from tests.support.monorepo import USER, wait_until
 from tests.support.postgres import ask, connect, fetch
 
+INTERRUPTIONS = int(os.environ.get("TEST_INTERRUPTIONS", "3"))
 DATABASE = "huleedu_alpha"
 PRISTINE = f"{DATABASE}__pristine"
 INIT_SCRIPT = f"""\
@@ -122,7 +130,6 @@ def test_the_fresh_state_has_what_the_script_made(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize("volumes", [False, True])
-@pytest.mark.asyncio
 async def test_a_reset_ends_in_the_fresh_state_though_sessions_are_open(
     scripted: Scripted, volumes: bool
 ) -> None:
@@ -179,47 +186,77 @@ def test_a_volume_that_plain_compose_has_made_is_made_anew_once_if_it_was_used(
 @pytest.mark.parametrize(
     "half",
     [
-        (f"DROP DATABASE {PRISTINE}", f"CREATE DATABASE {PRISTINE}"),
-        (f"COMMENT ON DATABASE {PRISTINE} IS NULL", f"DROP DATABASE {DATABASE} WITH (FORCE)"),
-        (f"DROP DATABASE {DATABASE} WITH (FORCE)",),
-        (f"DROP DATABASE {DATABASE} WITH (FORCE)", f"CREATE DATABASE {DATABASE}"),
+        pytest.param((f"DROP DATABASE {PRISTINE}", f"CREATE DATABASE {PRISTINE}"), id="the copy"),
+        pytest.param((f"DROP DATABASE {DATABASE} WITH (FORCE)",), id="the database"),
     ],
 )
 def test_what_was_left_half_done_is_healed(scripted: Scripted, half: Sequence[str]) -> None:
-    docked = scripted.docked
     scripted.reset()
-    ask(docked.url("alpha", database="postgres"), *half)
+    ask(scripted.docked.url("alpha", database="postgres"), *half)
+    scripted.reset()
+    assert state(scripted.docked) == scripted.fresh
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("point", ["removed", "initialised"])
+def test_a_new_volume_that_was_interrupted_is_healed_by_the_next_reset(
+    scripted: Scripted, point: str, number: signal.Signals
+) -> None:
+    docked = scripted.docked
+    (life,) = docked.lives().values()
+    tool = docked.start("db.reset", "--volumes")
+    wait_until(lambda: life not in docked.lives().values())
+    if point == "initialised":
+        wait_until(docked.running)
+    interrupt(tool, number)
     scripted.reset()
     assert state(docked) == scripted.fresh
+
+
+def test_a_volume_whose_birth_was_cut_short_is_made_anew(scripted: Scripted) -> None:
+    """The image takes what `initdb` has left for data, and never starts."""
+    docked = scripted.docked
+    docked.compose("down", "--volumes")
+    docked.compose("up", "--detach")
+    wait_until(lambda: has_begun(docked.container("alpha_db")))
+    docked.container("alpha_db").kill()
+    scripted.reset()
+    assert state(docked) == scripted.fresh
+
+
+@pytest.mark.parametrize("moment", range(INTERRUPTIONS))
+def test_a_reset_interrupted_at_any_moment_is_healed_by_the_next(
+    scripted: Scripted, moment: int
+) -> None:
+    arguments = ["--volumes"] * (moment % 2)
+    number = (signal.SIGINT, signal.SIGKILL)[moment // 2 % 2]
+    began = time.monotonic()
+    scripted.reset(*arguments)
+    whole = time.monotonic() - began
+    tool = scripted.docked.start("db.reset", *arguments)
+    with suppress(subprocess.TimeoutExpired):
+        tool.wait(whole * (moment + 0.5) / INTERRUPTIONS)
+    interrupt(tool, number)
+    scripted.reset()
+    assert state(scripted.docked) == scripted.fresh
+
+
+def interrupt(tool: "subprocess.Popen[str]", number: signal.Signals) -> None:
+    """End the tool, which may have been quicker."""
+    tool.send_signal(number)
+    tool.communicate()
+    assert tool.returncode in (0, 130, -signal.SIGINT, -signal.SIGKILL)
+
+
+def has_begun(container: Container) -> bool:
+    """Whether `initdb` is at work, and not done."""
+    code, _ = container.exec_run(["test", "-s", f"{DATA}/PG_VERSION"])
+    done, _ = container.exec_run(["test", "-e", f"{DATA}/global/pg_control"])
+    assert done != 0
+    return bool(code == 0)
 
 
 def answers(docked: Docked) -> bool:
     with suppress(OSError, asyncpg.PostgresError):
         return bool(ask(docked.url("alpha"), "SELECT 1"))
     return False
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize(
-    ("arguments", "step"),
-    [
-        ((), "starting"),
-        ((), "recreating"),
-        ((), "migrating"),
-        (("--volumes",), "recreating its volume"),
-        (("--volumes",), "migrating"),
-    ],
-)
-def test_a_reset_that_was_interrupted_is_healed_by_the_next(
-    scripted: Scripted, arguments: Sequence[str], step: str, number: signal.Signals
-) -> None:
-    tool = scripted.docked.start("db.reset", *arguments)
-    assert tool.stderr
-    for line in tool.stderr:
-        if line.strip() == f"alpha: {step}":
-            break
-    tool.send_signal(number)
-    tool.communicate()
-    assert tool.returncode in (130, -signal.SIGKILL)
-    scripted.reset()
-    assert state(scripted.docked) == scripted.fresh

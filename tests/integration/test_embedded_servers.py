@@ -123,7 +123,7 @@ def test_down_for_one_service_leaves_the_other_running(home: Monorepo) -> None:
     assert up(home) == {"alpha": "started", "beta": "running"}
 
 
-@pytest.mark.parametrize("folder", ["alpha_db", "template"])
+@pytest.mark.parametrize("folder", ["alpha_db", ".template"])
 def test_a_half_made_data_directory_is_made_anew(monorepo: Monorepo, folder: str) -> None:
     version = app_of(monorepo).provider._version_folder  # type: ignore[attr-defined]
     half = version / folder / "data.partial"

@@ -53,5 +53,5 @@ def _template() -> Path:
     monorepo = stack.enter_context(new_monorepo(["any"]))
     assert monorepo.invoke("db.up").code == 0
     monorepo.stop_servers()
-    (folder,) = monorepo.state.glob("embedded/postgresql-*/template")
+    (folder,) = monorepo.state.glob("embedded/postgresql-*/.template")
     return folder

@@ -141,7 +141,6 @@ def test_no_error_shows_a_password(capsys: Capture, as_json: bool) -> None:
             output=PASSWORD,
         ),
     )
-    screen.bug(f"Traceback: {PASSWORD}")
     screen.say(PASSWORD)
     with screen.progress(["orders"]) as progress:
         progress.step("orders", PASSWORD)
@@ -174,6 +173,7 @@ def test_an_error_is_a_document_where_json_is_asked_for(capsys: Capture) -> None
             "message": "It is wrong.",
             "findings": [{"place": "X", "problem": "is not set"}],
             "hint": "Correct it.",
+            "output": "",
         },
     }
 

@@ -1,0 +1,48 @@
+"""The composition root: what a command works with, found and wired from where it starts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from huleedu_tasks.app import App
+from huleedu_tasks.errors import ConfigurationError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    services = [{"name": "a", "port": 1}, {"name": "b", "port": 2}, {"name": "c", "port": 3}]
+    (tmp_path / "services.json").write_text(json.dumps({"services": services}))
+    return tmp_path
+
+
+def test_one_override_that_is_no_url_leaves_no_other_password_unmasked(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_SERVICE_DATABASE_URL", "no url")
+    monkeypatch.setenv("B_SERVICE_DATABASE_URL", "postgresql://u:own%20password@h/d")
+    monkeypatch.setenv("HULEEDU_DB_PASSWORD", "hunter2")
+    app = App(start=root)
+    assert app.redact("own password, own%20password, hunter2") == "***, ***, ***"
+
+
+def test_without_a_registry_text_is_shown_as_it_is(tmp_path: Path) -> None:
+    assert App(start=tmp_path).redact("text") == "text"
+
+
+def test_the_registry_that_was_set_is_taken_or_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HULEEDU_REGISTRY", str(root / "services.json"))
+    assert [service.name for service in App(start=Path("/")).services(None)] == ["a", "b", "c"]
+    monkeypatch.setenv("HULEEDU_REGISTRY", str(root / "nowhere.json"))
+    with pytest.raises(ConfigurationError, match="HULEEDU_REGISTRY names"):
+        _ = App(start=root).registry
+
+
+def test_env_is_read_beside_the_registry_and_not_where_one_stands(root: Path) -> None:
+    (root / ".env").write_text("HULEEDU_DB_USER=beside\n")
+    below = root / "services"
+    below.mkdir()
+    (below / ".env").write_text("HULEEDU_DB_USER=here\n")
+    assert App(start=below).settings.get("HULEEDU_DB_USER") == "beside"
