@@ -88,7 +88,8 @@ async def run(
                 child.stdin.write(stdin.encode())
                 child.stdin.close()
             await child.wait()
-            await reading
+        # What it has left running may hold the pipe open for ever.
+        await asyncio.wait([reading], timeout=GRACE)
     except TimeoutError:
         timed_out = True
     finally:
