@@ -1,11 +1,17 @@
 """Fixtures all tiers share."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.monorepo import Monorepo, copy_of_this_monorepo, new_monorepo
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the commands under test, even where a shell runs us in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -17,6 +17,8 @@ from huleedu_tasks.servers.engine import ContainerState, Engine
 
 INIT_FOLDER = "/docker-entrypoint-initdb.d"
 LIST_SCRIPTS = f"[ ! -d {INIT_FOLDER} ] || find {INIT_FOLDER} -type f -exec sha256sum {{}} + | sort"
+INITDB_BEGUN = "The files belonging to this database system will be owned by user"
+INITDB_DONE = "Success. You can now start the database server"
 POLL_INTERVAL = 0.1
 LOG_LINES = 15
 # What `pg_isready` says of a server that starts, or does not answer yet.
@@ -93,8 +95,7 @@ class Containers:
                 f"The container {container.name} is {container.status} (exit code "
                 f"{container.exit_code}).",
                 output=await self.log_tail(container),
-                hint="Its last log lines name the cause. If its data is damaged and may go: "
-                f"{_by_hand(container)}, then `invoke db.reset`.",
+                hint=f"Its last log lines name the cause. {if_damaged(container)}",
             )
         return container
 
@@ -163,12 +164,14 @@ class Containers:
         return digest.hexdigest()[:16] if said else ""
 
     async def is_stillborn(self, container: ContainerState) -> bool:
-        """Whether a container was stopped before `initdb` was done: no server ever ran on it."""
+        """Whether a container was ended while `initdb` filled its empty volume.
+
+        The image takes what is left there for data, and no server can start on it.
+        """
         if container.runs or container.status == "paused":
             return False
-        data = container.data_directory
-        begun = await self._has_file(container, f"{data}/PG_VERSION")
-        return begun and not await self._has_file(container, f"{data}/global/pg_control")
+        head = await asyncio.to_thread(self.engine.log_head, container)
+        return INITDB_BEGUN in head and INITDB_DONE not in head
 
     async def remove(self, service: Service, container: ContainerState) -> None:
         """Remove a container with its data.
@@ -193,9 +196,6 @@ class Containers:
         if data:
             self.engine.remove_volume(data.volume)
 
-    async def _has_file(self, container: ContainerState, path: str) -> bool:
-        return await asyncio.to_thread(self.engine.has_file, container, path)
-
     async def _is_starting(self, container: ContainerState) -> bool:
         code, _ = await self._execute(container, ["pg_isready", "--quiet"], {})
         return code in NOT_YET
@@ -214,6 +214,12 @@ def _is_same(one: str, other: Path) -> bool:
 def _value_of(label: str, lines: str) -> str:
     pairs = (line.partition(":") for line in lines.splitlines())
     return next((value.strip() for name, _, value in pairs if name == label), "")
+
+
+def if_damaged(container: ContainerState) -> str:
+    """Return what to do if a server cannot start on its data."""
+    by_hand = _by_hand(container)
+    return f"If its data is damaged and may go: {by_hand}, then `invoke db.reset`."
 
 
 def _by_hand(container: ContainerState) -> str:

@@ -27,7 +27,7 @@ from huleedu_tasks.postgres.databases import Mark, ServerIdentity
 from huleedu_tasks.servers.binaries import find_psql
 from huleedu_tasks.servers.complaints import explain_up
 from huleedu_tasks.servers.compose import Compose, Project
-from huleedu_tasks.servers.containers import Containers
+from huleedu_tasks.servers.containers import Containers, if_damaged
 from huleedu_tasks.servers.engine import ContainerState, Engine
 from huleedu_tasks.servers.protocol import Started
 
@@ -270,7 +270,17 @@ class DockerServers:
         self, asked: "asyncpg.Connection", service: Service, container: ContainerState
     ) -> None:
         """See whose server answers, and whether it is as new as the image has made it."""
-        if await databases.identity(asked) != await self.identity(service):
+        _, containers = await self._configuration()
+        now = await containers.alive(service)
+        if now.started != container.started:
+            raise ServerError(
+                f"The container {container.name} has died while it was waited for, and was "
+                "started again.",
+                output=await containers.log_tail(now),
+                hint=f"Its log names the cause: `docker logs {now.name}`. An init script that "
+                "failed is not run again: correct it, and run `invoke db.reset`.",
+            )
+        if await databases.identity(asked) != await containers.identity(now):
             raise Refused(
                 f"{service.name}: another server than the container {container.name} answers at "
                 f"localhost:{service.port}.",
@@ -287,7 +297,7 @@ class DockerServers:
             f"The container {container.name} does not let the user in after "
             f"{self.settings.start_timeout:g} s: {error.message}",
             output=await containers.log_tail(container),
-            hint="HULEEDU_START_TIMEOUT allows more time.",
+            hint=f"HULEEDU_START_TIMEOUT allows more time. {if_damaged(container)}",
         )
 
 

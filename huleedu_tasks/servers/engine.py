@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from docker.models.volumes import Volume
 
 TIMEOUT = 30
+# What `initdb` prints stands within the first bytes of a container's log.
+LOG_HEAD = 2**16
 SOCKET = "unix://"
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
@@ -166,17 +168,17 @@ class Engine:
             text: bytes = self.client.containers.get(container.id).logs(tail=lines)
         return text.decode(errors="replace")
 
-    def has_file(self, container: ContainerState, path: str) -> bool:
-        """Whether a container, which need not run, has a file."""
-        import docker
-
+    def log_head(self, container: ContainerState) -> str:
+        """Return the beginning of a container's log."""
+        head = bytearray()
         with _engine_errors():
-            try:
-                stream, _ = self.client.containers.get(container.id).get_archive(path)
-            except docker.errors.NotFound:
-                return False
-            stream.close()
-        return True
+            chunks = self.client.containers.get(container.id).logs(stream=True)
+            for chunk in chunks:
+                head += chunk
+                if len(head) > LOG_HEAD:
+                    break
+            chunks.close()
+        return head.decode(errors="replace")
 
     def remove_container(self, container: ContainerState) -> None:
         """Remove a container, running or not, and its anonymous volumes."""
