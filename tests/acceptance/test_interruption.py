@@ -135,7 +135,7 @@ def test_a_killed_reset_is_healed_by_the_next_one(pair: Monorepo) -> None:
 
 
 @pytest.mark.parametrize(
-    "reached", ["*/template/data.partial/PG_VERSION", "*/slow_db/data/PG_VERSION"]
+    "reached", ["*/.template/data.partial/PG_VERSION", "*/slow_db/data/PG_VERSION"]
 )
 def test_ctrl_c_while_servers_are_made_aborts_every_service_and_the_next_reset_goes_on(
     reached: str,

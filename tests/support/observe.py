@@ -48,15 +48,14 @@ def notes(monorepo: Monorepo, name: str) -> str:
     return found or ""
 
 
-def statements(monorepo: Monorepo, name: str, pattern: str) -> int:
-    """Count the sessions that run a statement right now, on a service's server."""
+def statements(monorepo: Monorepo, name: str, text: str) -> int:
+    """Count the sessions that run a statement with this text in it right now, on a service's server."""
     url = monorepo.url(name, database="postgres")
-    sql = (
-        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active'"
-        " AND pid <> pg_backend_pid() AND query LIKE $1"
+    running = ask(
+        url,
+        "SELECT query FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()",
     )
-    ((count,),) = ask(url, sql, pattern)
-    return int(count)
+    return sum(text in query for (query,) in running)
 
 
 def processes(monorepo: Monorepo) -> set[int]:
