@@ -8,7 +8,13 @@ from pathlib import Path
 from huleedu_tasks.config.registry import Registry, Service, find_registry, load_registry
 from huleedu_tasks.config.secret import Redactor
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.config.urls import ResolvedUrl, resolve, resolve_all
+from huleedu_tasks.config.urls import (
+    ResolvedUrl,
+    resolve,
+    resolve_all,
+    resolve_direct,
+    resolve_each,
+)
 from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.servers.choose import choose
 from huleedu_tasks.servers.protocol import Provider
@@ -43,6 +49,11 @@ class App:
         return Settings.load(self.registry_path.parent)
 
     @cached_property
+    def unchecked_settings(self) -> Settings:
+        """All settings, for a command that tells what is wrong with them together with more."""
+        return Settings.read(self.registry_path.parent)
+
+    @cached_property
     def provider(self) -> Provider:
         """Where the development servers come from."""
         return choose(self.settings, self.registry, self.state)
@@ -69,8 +80,9 @@ class App:
         secrets = []
         # What cannot be resolved holds no password that was used.
         with suppress(HuleEduError):
-            secrets += self.settings.secrets()
-            for service in self.registry.services:
-                with suppress(HuleEduError):
-                    secrets.append(resolve(service, self.settings).url.password)
+            settings = self.unchecked_settings
+            secrets += settings.secrets()
+            for one in (resolve, resolve_direct):
+                resolved, _ = resolve_each(self.registry.services, settings, one)
+                secrets += [each.url.password for each in resolved.values()]
         return Redactor(secrets)

@@ -35,6 +35,20 @@ def require_disposable_environment(settings: Settings, command: str) -> None:
     )
 
 
+def require_external_environment(settings: Settings, command: str) -> None:
+    """Let only staging and production pass.
+
+    Raises:
+        Refused: In development and testing.
+    """
+    if not settings.environment.is_disposable:
+        return
+    raise Refused(
+        f"{command} does not run in {settings.environment}.",
+        hint="Set HULEEDU_ENVIRONMENT=production, or staging, for this command.",
+    )
+
+
 def require_own_address(service: Service, resolved: ResolvedUrl, provider: Provider) -> None:
     """Refuse an override that points away from the provider's server, before connecting to it.
 

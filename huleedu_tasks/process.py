@@ -66,19 +66,28 @@ async def run(
     Raises:
         OSError: If it cannot be started.
     """
-    child = await asyncio.create_subprocess_exec(
-        *map(str, command),
-        cwd=cwd,
-        env=dict(environment),
-        stdin=asyncio.subprocess.PIPE if stdin or lifeline else asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-        user=account.uid if account else None,
-        group=account.gid if account else None,
-        extra_groups=[] if account else None,
-        umask=_PRIVATE if account else -1,
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *map(str, command),
+            cwd=cwd,
+            env=dict(environment),
+            stdin=asyncio.subprocess.PIPE if stdin or lifeline else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
+            umask=_PRIVATE if account else -1,
+        )
     )
+    try:
+        child = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # It may be born all the same, and nobody else would know of it.
+        with contextlib.suppress(OSError):
+            await _end_group(await starting)
+        raise
     output = bytearray()
     reading = asyncio.create_task(_read_into(output, child.stdout))
     timed_out = False
@@ -94,6 +103,7 @@ async def run(
         timed_out = True
     finally:
         await _end_group(child)
+        await asyncio.wait([reading], timeout=GRACE)
         reading.cancel()
     return Completed(
         returncode=child.returncode if child.returncode is not None else -signal.SIGKILL,

@@ -21,6 +21,27 @@ class Status(StrEnum):
     ABORTED = "ABORTED"
 
 
+class Level(StrEnum):
+    """How grave a problem is: an error stands in the way of a migration."""
+
+    ERROR = "ERROR"
+    WARNING = "WARNING"
+    INFO = "INFO"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that was found about a service: what it is, and what to do about it."""
+
+    level: Level
+    cause: str
+    remedy: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """Return what stands in the JSON document."""
+        return {"level": str(self.level), "cause": self.cause, "remedy": self.remedy}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How the work on one service ended, and why.
@@ -31,6 +52,7 @@ class Outcome:
         seconds: How long it took.
         output: What the service's own code printed, shown in full if it failed.
         facts: What a command has to tell about the service beyond that.
+        problems: What was found about it; None if that was not asked.
         exit_code: What this outcome makes of the whole run.
     """
 
@@ -41,6 +63,7 @@ class Outcome:
     seconds: float = 0.0
     output: str = ""
     facts: Mapping[str, Fact] = field(default_factory=dict)
+    problems: tuple[Problem, ...] | None = None
     exit_code: ExitCode = ExitCode.DONE
 
     def __bool__(self) -> bool:
@@ -65,6 +88,11 @@ class Outcome:
             "hint": self.hint,
             "seconds": round(self.seconds, 3),
             **{name: list(v) if isinstance(v, tuple) else v for name, v in self.facts.items()},
+            **(
+                {}
+                if self.problems is None
+                else {"problems": [*map(Problem.as_json, self.problems)]}
+            ),
             **({} if self else {"output": self.output}),
         }
 
@@ -109,6 +137,8 @@ class Report:
         seconds: How long the whole command took.
         dry_run: Whether nothing was changed, only said.
         pending: Whether the command was asked to check, and work is left to do.
+        places: Servers that are not ours to lose, each with its services; the screen begins
+            with them.
     """
 
     command: str
@@ -120,6 +150,17 @@ class Report:
     seconds: float = 0.0
     dry_run: bool = False
     pending: bool = False
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> dict[Problem, list[str]]:
+        """Everything that was found, the gravest first, each with the services it is about."""
+        found: dict[Problem, list[str]] = {}
+        for outcome in self.outcomes:
+            for problem in outcome.problems or ():
+                found.setdefault(problem, []).append(outcome.service)
+        order = list(Level)
+        return dict(sorted(found.items(), key=lambda item: order.index(item[0].level)))
 
     @property
     def exit_code(self) -> ExitCode:

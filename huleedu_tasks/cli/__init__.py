@@ -1,4 +1,4 @@
-"""The namespace of tasks: db, env, services."""
+"""The namespace of tasks: db, env, prod, services."""
 
 import sys
 
@@ -8,8 +8,8 @@ sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
 from invoke.collection import Collection  # noqa: E402  # must come after the line above
 
-from huleedu_tasks.cli import db, env, services  # noqa: E402  # likewise
+from huleedu_tasks.cli import db, env, prod, services  # noqa: E402  # likewise
 
 namespace = Collection()
-for module in (db, env, services):
+for module in (db, env, prod, services):
     namespace.add_collection(Collection.from_module(module))

@@ -20,19 +20,15 @@ CONFIRM = "Name of an unmarked database to change, where nobody can be asked; ma
 
 
 @command()
-def up(
-    app: Command, service: Names = None, jobs: str = "", json: bool = False, dry_run: bool = False
-) -> Result:
+def up(app: Command, service: Names = None, json: bool = False, dry_run: bool = False) -> Result:
     """Start the servers and wait until they accept their users."""
-    return _run(app, service, jobs, Development.up)
+    return _run(app, service, "", Development.up)
 
 
 @command()
-def down(
-    app: Command, service: Names = None, jobs: str = "", json: bool = False, dry_run: bool = False
-) -> Result:
+def down(app: Command, service: Names = None, json: bool = False, dry_run: bool = False) -> Result:
     """Stop the servers, keeping their data."""
-    return _run(app, service, jobs, Development.down)
+    return _run(app, service, "", Development.down)
 
 
 @command(
@@ -82,11 +78,9 @@ def seed(
 
 
 @command(check="Exit with 4 if a database is not at head.")
-def status(
-    app: Command, service: Names = None, check: bool = False, jobs: str = "", json: bool = False
-) -> Result:
+def status(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
     """Show where each database is: revision, pending, seeded."""
-    return _run(app, service, jobs, lambda flows: flows.status(check=check))
+    return _run(app, service, "", lambda flows: flows.status(check=check))
 
 
 @command(show_password="Show the passwords instead of ***.")

@@ -1,8 +1,11 @@
 """The environment: the settings and the `.env` file."""
 
+from pathlib import Path
+
 from huleedu_tasks.cli.command import Command, command
 from huleedu_tasks.config.env_file import write_env_file
 from huleedu_tasks.config.settings import ENV_FILE, VARIABLES
+from huleedu_tasks.process import output_of
 from huleedu_tasks.report import Listing, Message, Result
 
 
@@ -19,6 +22,8 @@ def init(app: Command, json: bool = False, dry_run: bool = False) -> Result:
         return Message(command="env.init", text=text, facts={"path": str(path), "written": False})
     written = write_env_file(root) is not None
     text = f"Wrote {path} with a new development password, readable by you only."
+    if _git_would_take(path):
+        text += f" Git does not ignore it yet: add {path.name} to .gitignore."
     return Message(command="env.init", text=text, facts={"path": str(path), "written": written})
 
 
@@ -28,7 +33,10 @@ def show(app: Command, json: bool = False) -> Result:
     settings = app.settings
     rows = []
     overrides = [service.url_variable for service in app.registry.services]
-    for name in [*(variable.name for variable in VARIABLES), *overrides]:
+    direct = [service.direct_url_variable for service in app.registry.services]
+    # Few servers have a pooler before them: a way around one is shown where it is stated.
+    direct = [name for name in direct if settings.get(name)]
+    for name in [*(variable.name for variable in VARIABLES), *overrides, *direct]:
         value = settings.value(name)
         rows.append(
             {"variable": name, "value": settings.shown(name) or None, "source": value.source}
@@ -39,3 +47,10 @@ def show(app: Command, json: bool = False) -> Result:
         columns=("variable", "value", "source"),
         rows=tuple(rows),
     )
+
+
+def _git_would_take(path: Path) -> bool:
+    """Whether a file lies in a git repository that does not ignore it."""
+    git = ["git", "-C", str(path.parent)]
+    inside = output_of([*git, "rev-parse", "--is-inside-work-tree"]) == "true"
+    return inside and not output_of([*git, "check-ignore", str(path)])

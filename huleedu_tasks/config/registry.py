@@ -51,12 +51,22 @@ class Service:
     seeds: tuple[Path, ...]
     seed_after: tuple[str, ...]
 
-    def missing_files(self) -> list[Finding]:
-        """Return a finding for each file the service cannot do without and does not have."""
+    @property
+    def direct_url_variable(self) -> str:
+        """The variable that names a way around a pooler, after `url_variable`."""
+        stem = self.url_variable.removesuffix("DATABASE_URL").removesuffix("_")
+        return f"{stem}_DIRECT_DATABASE_URL".removeprefix("_")
+
+    def missing_files(self, *, seeds: bool = True) -> list[Finding]:
+        """Return a finding for each file the service cannot do without and does not have.
+
+        Args:
+            seeds: Whether it must have its seeds, which nobody sows in production.
+        """
         if not self.directory.is_dir():
             problem = f"its directory {self.directory} does not exist"
             return [Finding(place=self.name, problem=problem)]
-        required = [self.alembic_config, *self.seeds]
+        required = [self.alembic_config, *(self.seeds if seeds else ())]
         return [
             Finding(place=self.name, problem=f"its file {path} does not exist")
             for path in required

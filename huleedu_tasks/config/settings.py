@@ -5,8 +5,9 @@ Real environment variables win over `.env`, and an empty value counts as not set
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from huleedu_tasks.errors import ConfigurationError, Finding
 ENV_FILE = ".env"
 ENV_EXAMPLE = "env.example"
 LAST_PORT = 65535
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
 class Environment(StrEnum):
@@ -138,6 +140,7 @@ VARIABLES = (
 )
 
 _BY_NAME = {variable.name: variable for variable in VARIABLES}
+_NEARLY_THE_SAME = 0.9
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -158,12 +161,14 @@ class Settings:
         process: The process environment as it was.
         file: The values of `.env`.
         lines: The line in `.env` each of them stands in.
+        unreadable: What of `.env` could not be read.
     """
 
     root: Path
     process: Mapping[str, str]
     file: Mapping[str, str]
     lines: Mapping[str, int]
+    unreadable: tuple[Finding, ...] = ()
 
     @classmethod
     def load(cls, root: Path) -> "Settings":
@@ -173,15 +178,28 @@ class Settings:
             ConfigurationError: With all findings at once, if a value is not acceptable or a
                 line of `.env` cannot be read.
         """
-        file, lines, findings = _read_env_file(root / ENV_FILE)
-        settings = cls(root=root, process=dict(os.environ), file=file, lines=lines)
-        findings += settings._findings()
-        if findings:
-            raise ConfigurationError(
-                "The settings have errors.",
-                findings=findings,
-                hint="Correct them; docs/environment.md explains each variable.",
-            )
+        settings = cls.read(root)
+        if findings := settings.findings():
+            raise _unacceptable(findings)
+        return settings
+
+    @classmethod
+    def read(cls, root: Path) -> "Settings":
+        """Read the same for somebody who adds the findings to others of their own.
+
+        Raises:
+            ConfigurationError: If the environment itself is unknown, on which all else depends.
+        """
+        file, lines, unreadable = _read_env_file(root / ENV_FILE)
+        settings = cls(
+            root=root,
+            process=dict(os.environ),
+            file=file,
+            lines=lines,
+            unreadable=tuple(unreadable),
+        )
+        if _one_of(Environment, settings.get("HULEEDU_ENVIRONMENT")):
+            raise _unacceptable(settings.findings())
         return settings
 
     @staticmethod
@@ -272,7 +290,8 @@ class Settings:
         text = self.get(name)
         return self.root / Path(text).expanduser() if text else None
 
-    def _findings(self) -> list[Finding]:
+    def findings(self) -> list[Finding]:
+        """Return every value that is not acceptable, and every line that could not be read."""
         checks: dict[str, Callable[[str], str]] = {
             "HULEEDU_ENVIRONMENT": lambda text: _one_of(Environment, text),
             "HULEEDU_PROVIDER": lambda text: _one_of(ProviderName, text),
@@ -281,14 +300,31 @@ class Settings:
             "HULEEDU_START_TIMEOUT": lambda text: _number(text, at_least=1),
             "HULEEDU_MIGRATION_TIMEOUT": lambda text: _number(text, at_least=1),
             **{f"{prefix}_PORT": _port for prefix in EXTERNAL_PREFIX.values()},
+            **{f"{prefix}_SSLMODE": _ssl_mode for prefix in EXTERNAL_PREFIX.values()},
         }
-        findings = []
+        findings = list(self.unreadable)
         for name, check in checks.items():
             text = self.get(name)
             if text and (problem := check(text)):
                 place = f"{name} ({self.value(name).source})"
                 findings.append(Finding(place=place, problem=problem))
-        return findings
+        return [*findings, *self._misspelled()]
+
+    def _misspelled(self) -> Iterator[Finding]:
+        """Find names that are nearly one of ours: what was meant would quietly be the default."""
+        for name in sorted({*self.process, *self.file} - set(_BY_NAME)):
+            close = get_close_matches(name, list(_BY_NAME), n=1, cutoff=_NEARLY_THE_SAME)
+            if close:
+                place = f"{name} ({self._stated(name)[1]})"
+                yield Finding(place=place, problem=f"is not known; did you mean {close[0]}?")
+
+
+def _unacceptable(findings: Sequence[Finding]) -> ConfigurationError:
+    return ConfigurationError(
+        "The settings have errors.",
+        findings=findings,
+        hint="Correct them; docs/environment.md explains each variable.",
+    )
 
 
 def _one_of(allowed: type[StrEnum] | Mapping[str, bool], text: str) -> str:
@@ -308,6 +344,11 @@ def _number(text: str, *, at_least: int, whole: bool = False) -> str:
         return f"{text!r} is not a number"
     # `nan` compares as false with everything, and so is refused here too.
     return "" if number >= at_least else f"{text!r} is not {at_least} or more"
+
+
+def _ssl_mode(text: str) -> str:
+    # As it stands: it goes into a URL, where nobody would mend it.
+    return "" if text in SSL_MODES else f"{text!r} is not one of {', '.join(SSL_MODES)}"
 
 
 def _port(text: str) -> str:

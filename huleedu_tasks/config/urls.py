@@ -4,7 +4,10 @@ The order is the contract's: the service's own override variable, then what the 
 prescribes, then an error that names every variable that is missing.
 """
 
+import ssl
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from huleedu_tasks.config.registry import Service
@@ -144,41 +147,84 @@ def resolve(service: Service, settings: Settings) -> ResolvedUrl:
     Raises:
         ConfigurationError: If the override is no URL, or variables are missing: all are named.
     """
-    override = settings.get(service.url_variable)
-    if override:
-        return ResolvedUrl(
-            url=parse_url(override, variable=service.url_variable),
-            source=service.url_variable,
-            stated=Secret(override),
-        )
+    if override := _stated(service.url_variable, settings):
+        return override
     environment = settings.environment
     if environment.is_disposable:
         return ResolvedUrl(url=_local_url(service, settings), source=str(environment))
     return ResolvedUrl(url=_external_url(service, settings), source=str(environment))
 
 
-def resolve_all(services: tuple[Service, ...], settings: Settings) -> dict[str, ResolvedUrl]:
+def resolve_direct(service: Service, settings: Settings) -> ResolvedUrl:
+    """Return the URL that leads to the server itself, past a pooler, for locks and migrations.
+
+    It is the service's own, unless its DIRECT variable states another one.
+
+    Raises:
+        ConfigurationError: As `resolve`.
+    """
+    return _stated(service.direct_url_variable, settings) or resolve(service, settings)
+
+
+def resolve_each(
+    services: Sequence[Service],
+    settings: Settings,
+    one: Callable[[Service, Settings], ResolvedUrl] = resolve,
+) -> tuple[dict[str, ResolvedUrl], list[ConfigurationError]]:
+    """Return the URLs of several services by name, and why the others have none.
+
+    Args:
+        one: What resolves a single one.
+    """
+    resolved, errors = {}, []
+    for service in services:
+        try:
+            resolved[service.name] = one(service, settings)
+        except ConfigurationError as error:
+            errors.append(error)
+    return resolved, errors
+
+
+def resolve_all(services: Sequence[Service], settings: Settings) -> dict[str, ResolvedUrl]:
     """Return the URLs of several services by name.
 
     Raises:
         ConfigurationError: With every service's problem at once, each missing variable once.
     """
-    resolved = {}
-    problems: dict[tuple[str, str], Finding] = {}
-    for service in services:
-        try:
-            resolved[service.name] = resolve(service, settings)
-        except ConfigurationError as error:
-            for finding in error.findings or (Finding(place="", problem=error.message),):
-                problems.setdefault((finding.place, finding.problem), finding)
-            hint = error.hint
-    if problems:
+    resolved, errors = resolve_each(services, settings)
+    if errors:
         raise ConfigurationError(
             f"The database URLs of the {settings.environment} environment cannot be resolved.",
-            findings=list(problems.values()),
-            hint=hint,
+            findings=findings_of(errors),
+            hint=errors[-1].hint,
         )
     return resolved
+
+
+def findings_of(errors: Sequence[ConfigurationError]) -> list[Finding]:
+    """Return what several errors have found, each of it once."""
+    found = (e.findings or (Finding(place="", problem=e.message),) for e in errors)
+    return list(dict.fromkeys(finding for findings in found for finding in findings))
+
+
+def certificates_problem(file: str) -> str:
+    """Return what is wrong with a file of certificate authorities, or nothing."""
+    if not Path(file).is_absolute():
+        return f"{file!r} is no absolute path, and every service has a folder of its own"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=file)
+    except ssl.SSLError:
+        return f"{file!r} holds no certificates"
+    except OSError as error:
+        return f"{file!r} cannot be read: {error.strerror}"
+    return ""
+
+
+def _stated(variable: str, settings: Settings) -> ResolvedUrl | None:
+    text = settings.get(variable)
+    if not text:
+        return None
+    return ResolvedUrl(url=parse_url(text, variable=variable), source=variable, stated=Secret(text))
 
 
 def _local_url(service: Service, settings: Settings) -> DatabaseUrl:
@@ -195,6 +241,8 @@ def _local_url(service: Service, settings: Settings) -> DatabaseUrl:
 def _external_url(service: Service, settings: Settings) -> DatabaseUrl:
     prefix = EXTERNAL_PREFIX[settings.environment]
     _require(settings, f"{prefix}_HOST", f"{prefix}_PASSWORD")
+    if wrong := [found for found in settings.findings() if found.place.startswith(prefix)]:
+        raise ConfigurationError("The settings have errors.", findings=wrong)
     return DatabaseUrl(
         user=settings.get("HULEEDU_DB_USER") or EXTERNAL_DEFAULT_USER,
         password=settings.secret(f"{prefix}_PASSWORD"),

@@ -96,6 +96,11 @@ class Development:
     async def migrate(self, target: str) -> Report:
         """Migrate to a revision."""
         self._require_development("db.migrate")
+        if target == "base" or target.startswith("-"):
+            raise ConfigurationError(
+                f"db.migrate goes forward only, and {target!r} goes back.",
+                hint="`invoke db.reset` begins anew; `alembic downgrade` goes back by hand.",
+            )
         if len(self.services) > 1 and not _fits_every_service(target):
             raise ConfigurationError(
                 f"Revision {target!r} belongs to one service, and {len(self.services)} were named.",
@@ -292,4 +297,4 @@ class Development:
 
 def _fits_every_service(target: str) -> bool:
     """Whether a revision means something in any history: a head, or a number of steps."""
-    return target in ("head", "heads") or target[:1] in ("+", "-")
+    return target in ("head", "heads") or target.startswith("+")

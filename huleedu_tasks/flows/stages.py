@@ -151,6 +151,8 @@ class Stages:
             done = await runner.upgrade(service, url, self.settings, history, target)
             facts = {"from": runner.named(done.before), "to": runner.named(done.after)}
             detail = "already there" if done.before == done.after else "migrated"
+            if not history.revisions:
+                detail = "no revisions yet"
             return Outcome(service=service.name, detail=detail, facts=facts, output=done.output)
 
         return upgrade

@@ -119,9 +119,15 @@ def read_history(service: Service) -> History:
             problem = f"revision {revision.id} stands in {earlier.path.name} too"
             findings.append(Finding(place=str(path), problem=problem))
         revisions[revision.id] = revision
+    if findings:
+        raise MigrationError(
+            "Its revisions cannot be read.",
+            findings=findings,
+            hint="Nothing was run. Correct the files.",
+        )
     history = History(revisions=revisions)
     # What follows from a finding is no finding of its own.
-    findings = findings or [*_gaps(history)] or [*_circles(history)] or [*_heads_findings(history)]
+    findings = [*_gaps(history)] or [*_circles(history)] or [*_heads_findings(history)]
     if findings:
         raise MigrationError(
             "Its revisions do not form one history.",

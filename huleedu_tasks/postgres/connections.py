@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import re
+import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,16 @@ CONNECT_TIMEOUT = 10.0
 MAINTENANCE_DATABASE = "postgres"
 # PGSSLMODE and PGTARGETSESSIONATTRS, where a developer has them, are meant for servers elsewhere.
 _ON_THIS_MACHINE = {"ssl": "prefer", "target_session_attrs": "any"}
+_OTHER_AUTHORITY = (
+    "Name the file with the authority that has signed it; your provider offers it for download."
+)
+_OTHER_NAME = "Connect by a name that stands in the certificate; anything else could be anybody."
+# By OpenSSL's numbers (x509_vfy.h): expired, and not made for this name or this address.
+_CERTIFICATE_HINTS = {
+    10: "Have the server's certificate renewed.",
+    62: _OTHER_NAME,
+    64: _OTHER_NAME,
+}
 
 
 class Unreachable(ServerError):
@@ -33,6 +46,18 @@ class DatabaseMissing(ServerError):
     """The server has no database of that name."""
 
 
+class NameUnknown(Unreachable):
+    """The host's name leads to no address."""
+
+
+class NotOffered(ServerError):
+    """The server does not encrypt, and the URL wants that."""
+
+
+class CertificateRefused(ServerError):
+    """The server does not prove to be the one the URL names."""
+
+
 @asynccontextmanager
 async def connection(
     url: DatabaseUrl, *, database: str = "", timeout: float = CONNECT_TIMEOUT
@@ -44,7 +69,7 @@ async def connection(
         timeout: Seconds the server may take to accept the connection.
 
     Raises:
-        ServerError: Unreachable, LoginRefused or DatabaseMissing, where it is one of these.
+        ServerError: One of the classes above, where it is one of these.
     """
     opened = await _connect(url, database or url.database, timeout)
     try:
@@ -67,36 +92,64 @@ async def _connect(url: DatabaseUrl, database: str, timeout: float) -> "asyncpg.
             database=database,
             timeout=timeout,
             **(_ON_THIS_MACHINE if url.is_local and not url.tls else {}),
+            # A pooler may hand each statement to another session, which knows no cached ones.
+            statement_cache_size=0,
             server_settings={"application_name": APPLICATION_NAME},
         )
     except (
         asyncpg.InvalidPasswordError,
         asyncpg.InvalidAuthorizationSpecificationError,
+        asyncpg.InsufficientPrivilegeError,
     ) as error:
         raise LoginRefused(
             f"{url.address} refused the login of {url.user!r}: {error}",
-            hint="Compare user and password with those the server was made with.",
+            hint="If you have changed them in .env: `invoke db.up` makes an embedded server adopt "
+            "them. Otherwise compare them with those the server was made with."
+            if url.is_local
+            else "Compare user and password with those the server was made with.",
         ) from None
     except asyncpg.InvalidCatalogNameError:
         raise DatabaseMissing(
             f"{url.address} has no database {database!r}.",
             hint="`invoke db.reset` creates it in development.",
         ) from None
-    except (OSError, TimeoutError) as error:
-        raise Unreachable(
-            f"Nothing answers at {url.address}: {_reason(error) or f'silent for {timeout:g} s'}.",
-            hint="`invoke db.up` starts the development servers.",
+    except ssl.SSLError as error:
+        raise CertificateRefused(
+            f"The certificate of {url.address} is not accepted: {_certificate_reason(error)}.",
+            hint=_CERTIFICATE_HINTS.get(getattr(error, "verify_code", 0), _OTHER_AUTHORITY),
         ) from None
+    except (OSError, TimeoutError) as error:
+        raise _unreachable(url, error, timeout) from None
     except asyncpg.PostgresError as error:
         raise ServerError(f"{url.address} does not accept connections: {error}") from None
     except (asyncpg.InterfaceError, ValueError) as error:
         raise ServerError(f"No connection can be made to {url}: {error}") from None
 
 
-def _reason(error: Exception) -> str:
-    # asyncio's own words repeat the address, once for each that the name has.
-    number = error.errno if isinstance(error, OSError) else None
-    return os.strerror(number) if number else str(error)
+def _unreachable(url: DatabaseUrl, error: OSError, timeout: float) -> ServerError:
+    if isinstance(error, socket.gaierror):
+        return NameUnknown(
+            f"The host name {url.host!r} leads to no address: {error.strerror}.",
+            hint="Correct the name, or ask whoever runs this network's DNS.",
+        )
+    if "rejected SSL upgrade" in str(error):
+        return NotOffered(
+            f"{url.address} offers no TLS.", hint="Have it turned on in the server's settings."
+        )
+    return Unreachable(
+        f"Nothing answers at {url.address}: {_reason(error) or f'silent for {timeout:g} s'}.",
+        hint="`invoke db.up` starts the development servers.",
+    )
+
+
+def _certificate_reason(error: ssl.SSLError) -> str:
+    return str(getattr(error, "verify_message", "") or error.reason or error).rstrip(".")
+
+
+def _reason(error: OSError) -> str:
+    """Return the system's words; asyncio's repeat the address, for each that the name has."""
+    numbers = [error.errno] if error.errno else re.findall(r"\[Errno (\d+)\]", str(error))
+    return ", ".join(dict.fromkeys(os.strerror(int(n)) for n in numbers)) or str(error)
 
 
 async def _close(opened: "asyncpg.Connection") -> None:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, TextIO
 from huleedu_tasks.errors import ExitCode, HuleEduError
 from huleedu_tasks.report import (
     SCHEMA_VERSION,
+    Level,
     Listing,
     Outcome,
+    Problem,
     Progress,
     Report,
     Result,
@@ -34,6 +36,7 @@ STYLES = {
     Status.FAILED: "bold red",
     Status.ABORTED: "yellow",
 }
+LEVEL_STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.INFO: "cyan"}
 REFRESH_PER_SECOND = 10
 # Wider than any line: a pipe has no edge to wrap at.
 PIPE_WIDTH = 100_000
@@ -99,7 +102,8 @@ class Screen:
             self.say(f"What to do: {error.hint}")
 
     def say(self, text: str) -> None:
-        """Print a line on standard error."""
+        """Print a line on standard error, behind what is on standard output already."""
+        sys.stdout.flush()
         print(self.redact(text), file=sys.stderr, flush=True)
 
     @contextmanager
@@ -120,8 +124,12 @@ class Screen:
         print(json.dumps(_redacted(document, self.redact), indent=2, ensure_ascii=False))
 
     def _show_report(self, report: Report) -> None:
-        columns = ("service", "status", *report.columns, "time", "detail")
+        self._print_places(report)
+        # What the databases are called takes the room of how long each was asked.
+        time_taken = () if report.places else ("time",)
+        columns = ("service", "status", *report.columns, *time_taken, "detail")
         self._print_table(columns, [self._row(report, outcome) for outcome in report.outcomes])
+        self._print_problems(report.problems)
         for outcome in report.outcomes:
             if outcome.status is Status.FAILED and outcome.output:
                 print(f"\n--- {outcome.service}: its own output", flush=True)
@@ -135,14 +143,40 @@ class Screen:
             outcome.service,
             str(outcome.status),
             *_cells(outcome.facts, report.columns),
-            f"{outcome.seconds:.2f} s",
+            *(() if report.places else (f"{outcome.seconds:.2f} s",)),
             self.redact(outcome.detail),
         ]
 
+    def _print_places(self, report: Report) -> None:
+        if not report.places:
+            return
+        print(self.redact(f"{report.environment.upper()}: {report.provider_reason}"))
+        if len(report.places) > 1:
+            for server, services in report.places.items():
+                print(self.redact(f"  {server}: {', '.join(services)}"))
+        print()
+
+    def _print_problems(self, problems: Mapping[Problem, Sequence[str]]) -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        if not problems:
+            return
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        for problem, services in problems.items():
+            cause = self.redact(f"{', '.join(services)}: {problem.cause}")
+            text = Text(cause).append(self.redact(f"\n{problem.remedy}".rstrip()), style="dim")
+            grid.add_row(Text(problem.level, style=LEVEL_STYLES[problem.level]), text)
+        print()
+        self._print(grid, soft_wrap=False)
+
     def _print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        self._print(_table(columns, [[self.redact(cell) for cell in row] for row in rows]))
+
+    def _print(self, table: "Table", *, soft_wrap: bool = True) -> None:
         terminal = sys.stdout.isatty()
         console = _console(sys.stdout if terminal else io.StringIO())
-        console.print(_table(columns, [[self.redact(cell) for cell in row] for row in rows]))
+        console.print(table, soft_wrap=soft_wrap)
         if isinstance(console.file, io.StringIO):
             for line in console.file.getvalue().splitlines():
                 print(line.rstrip())
@@ -230,7 +264,10 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        # Nothing is cut: half a revision is worse than two lines.
+        table.add_column(column, overflow="fold")
     styles: Mapping[str, str] = {str(status): style for status, style in STYLES.items()}
     for row in rows:
         table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
@@ -255,8 +292,9 @@ def _summary(report: Report) -> str:
         for status in Status
         if (count := sum(outcome.status is status for outcome in report.outcomes))
     ]
+    behind = "; not every database is at head" if report.pending else ""
     return (
-        f"{report.command}: {', '.join(counts)} in {report.seconds:.2f} s"
+        f"{report.command}: {', '.join(counts)}{behind} in {report.seconds:.2f} s"
         f" ({report.environment}; {report.provider}: {report.provider_reason})"
     )
 

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 
-from huleedu_tasks.errors import ConfigurationError, HuleEduError, ServerError
+from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused, ServerError
 from huleedu_tasks.servers.engine import USE_EMBEDDED, Engine
 from huleedu_tasks.servers.ports import holder
 
@@ -50,7 +50,7 @@ def explain_up(output: str, engine: Engine, *, image: str, port: int) -> HuleEdu
     def name_taken(found: re.Match[str], output: str) -> HuleEduError:
         other = engine.named(found[1])
         whose = f" of the checkout {other.directory}" if other and other.directory else ""
-        return ServerError(
+        return Refused(
             f"The container name {found[1]} is taken by a container{whose}.",
             hint="The compose file fixes that name with 'container_name', so only one checkout "
             "can run at a time: `docker compose down` in the other one.",
@@ -138,7 +138,7 @@ _GENERAL: Sequence[Complaint] = (
 )
 _OF_FILES: Sequence[Complaint] = (
     (r"required variable (\w+) is missing a value", _missing_variable),
-    (r"open (\S+): no such file", _missing_file),
+    (r"(?:open|stat) (\S+): no such file", _missing_file),
 )
 
 

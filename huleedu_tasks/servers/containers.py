@@ -9,11 +9,12 @@ from datetime import datetime
 from pathlib import Path
 
 from huleedu_tasks.config.registry import Service
-from huleedu_tasks.errors import Refused, ServerError
+from huleedu_tasks.errors import HuleEduError, Refused, ServerError
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASE
 from huleedu_tasks.postgres.databases import ServerIdentity
-from huleedu_tasks.servers.engine import ContainerState, Engine
+from huleedu_tasks.servers.container_state import ContainerState
+from huleedu_tasks.servers.engine import Engine
 
 INIT_FOLDER = "/docker-entrypoint-initdb.d"
 LIST_SCRIPTS = f"[ ! -d {INIT_FOLDER} ] || find {INIT_FOLDER} -type f -exec sha256sum {{}} + | sort"
@@ -23,6 +24,10 @@ POLL_INTERVAL = 0.1
 LOG_LINES = 15
 # What `pg_isready` says of a server that starts, or does not answer yet.
 NOT_YET = (1, 2)
+
+
+class ContainerDown(HuleEduError):
+    """A container does not run, or has not run on; trying again does not help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,16 +87,16 @@ class Containers:
         """Return the own container, in which a server can be asked.
 
         Raises:
-            ServerError: If it does not run, with its last log lines.
+            ContainerDown: With its last log lines.
         """
         container = await self.own(service)
         if container.status == "paused":
-            raise ServerError(
+            raise ContainerDown(
                 f"The container {container.name} is paused.",
                 hint=f"`docker unpause {container.name}`.",
             )
         if not container.runs:
-            raise ServerError(
+            raise ContainerDown(
                 f"The container {container.name} is {container.status} (exit code "
                 f"{container.exit_code}).",
                 output=await self.log_tail(container),
@@ -124,7 +129,7 @@ class Containers:
 
         Raises:
             Refused: If they cannot be read.
-            ServerError: If the container does not run.
+            ContainerDown: If the container does not run.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -132,11 +137,13 @@ class Containers:
             user = container.variables.get("POSTGRES_USER") or "postgres"
             psql = ["psql", "-XAt", "--field-separator-zero", "--record-separator-zero", "-U", user]
             command = [*psql, "-d", MAINTENANCE_DATABASE, "-c", databases.COMMENTS]
+            # Asked before: it may become ready between the two questions.
+            was_starting = await self._is_starting(container)
             code, said = await self._execute(container, command, {})
             if code == 0:
                 cells = said.split("\0")
                 return dict(zip(cells[::2], cells[1::2], strict=False))
-            if time.monotonic() > deadline or not await self._is_starting(container):
+            if time.monotonic() > deadline or not was_starting:
                 raise Refused(
                     f"{service.name}: whose databases are in the container {container.name} "
                     f"cannot be read: {said.strip()}",

@@ -1,44 +1,27 @@
-"""The monorepo's own database containers, as its compose files define them.
-
-Ready means that the service's own user is let in over TCP, from outside, to its own database. A
-health check would be asked only at its next interval, and `pg_isready` inside the container
-answers while the image still initialises a new volume on a temporary server.
-"""
+"""The monorepo's own database containers, as its compose files define them."""
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import DatabaseUrl
-from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused, ServerError
-from huleedu_tasks.postgres import copies, databases
-from huleedu_tasks.postgres.connections import (
-    MAINTENANCE_DATABASE,
-    DatabaseMissing,
-    LoginRefused,
-    connection,
-)
+from huleedu_tasks.errors import ConfigurationError, HuleEduError, ServerError
+from huleedu_tasks.postgres import databases
+from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASE, connection
 from huleedu_tasks.postgres.databases import Mark, ServerIdentity
+from huleedu_tasks.servers.admission import Admission
 from huleedu_tasks.servers.binaries import find_psql
 from huleedu_tasks.servers.complaints import explain_up
 from huleedu_tasks.servers.compose import Compose, Project
-from huleedu_tasks.servers.containers import Containers, if_damaged
-from huleedu_tasks.servers.engine import ContainerState, Engine
+from huleedu_tasks.servers.container_state import ContainerState
+from huleedu_tasks.servers.containers import Containers
+from huleedu_tasks.servers.engine import Engine
 from huleedu_tasks.servers.protocol import Started
 
-if TYPE_CHECKING:
-    import asyncpg
-
 POSTGRES_PORT = 5432
-POLL_INTERVAL = 0.05
-# Asking the engine costs more than trying to log in.
-STATE_INTERVAL = 0.5
-ATTEMPT_TIMEOUT = 5.0
 
 
 @dataclass(kw_only=True)
@@ -97,13 +80,15 @@ class DockerServers:
     async def start(self, service: Service, url: DatabaseUrl) -> Started:
         """Return when a service's database accepts its user; make the database if it is missing."""
         await self._ensure_up(service)
-        container = await self._own(service)
-        own = replace(url, host="localhost", port=service.port)
+        name = service.compose_service
+        admission = await self._admission(service, url)
         async with self._lock(service):
-            await self._until_admitted(service, container, own)
+            newborn = await admission.wait(self.settings.start_timeout)
+            # Where two services share a server, the first to come has found it untouched.
+            self._is_newborn.setdefault(name, newborn)
         return Started(
-            done="created" if self._was_made_now(container) else "running",
-            newborn=self._is_newborn[service.compose_service],
+            done="created" if self._was_made_now(admission.container) else "running",
+            newborn=self._is_newborn[name],
         )
 
     async def stop(self, service: Service) -> str:
@@ -145,13 +130,19 @@ class DockerServers:
         """Read the databases' comments inside the container; a volume made just now has none.
 
         Raises:
-            Refused: If they cannot be read.
+            Refused: If they cannot be read, or if another server lets the user in.
         """
         await self._ensure_up(service)
-        _, containers = await self._configuration()
-        if self._was_made_now(await containers.own(service)):
+        admission = await self._admission(service, url)
+        if self._was_made_now(admission.container):
             return {}
-        return await containers.comments(service, timeout=self.settings.start_timeout)
+        # Nobody may be let in: the password may be the very thing that is lost.
+        with suppress(ServerError):
+            async with connection(admission.url, database=MAINTENANCE_DATABASE) as asked:
+                told = await databases.identity(asked)
+                await admission.expect_own(told, admission.container)
+        timeout = self.settings.start_timeout
+        return await admission.containers.comments(service, timeout=timeout)
 
     async def init_scripts(self, service: Service) -> str:
         """Return a fingerprint of what runs when the volume is new; empty if nothing does."""
@@ -200,7 +191,7 @@ class DockerServers:
         Raises:
             ConfigurationError: If registry and compose files disagree.
             Refused: If it is another checkout's.
-            ServerError: If it is paused.
+            ContainerDown: If it is paused.
         """
         project, containers = await self._configuration()
         _require_agreement(project, service)
@@ -232,72 +223,15 @@ class DockerServers:
         )
         return explained or error
 
-    # How it is waited for.
-
-    async def _until_admitted(
-        self, service: Service, container: ContainerState, url: DatabaseUrl
-    ) -> None:
-        """Try to log in until it succeeds, or until it can be told that it never will."""
-        deadline = time.monotonic() + self.settings.start_timeout
-        next_look = time.monotonic() + STATE_INTERVAL
+    async def _admission(self, service: Service, url: DatabaseUrl) -> Admission:
         _, containers = await self._configuration()
-        while True:
-            try:
-                return await self._admit(service, container, url)
-            except LoginRefused as error:
-                raise _born_with_another_password(service, container, error) from error
-            except ServerError as error:
-                if time.monotonic() > deadline:
-                    raise await self._not_ready(container, error) from error
-            if time.monotonic() > next_look:
-                await containers.alive(service)
-                next_look = time.monotonic() + STATE_INTERVAL
-            await asyncio.sleep(POLL_INTERVAL)
-
-    async def _admit(self, service: Service, container: ContainerState, url: DatabaseUrl) -> None:
-        """Log in once: to the database, and to the server that is the container's."""
-        try:
-            async with connection(url, timeout=ATTEMPT_TIMEOUT) as user:
-                await self._accept(user, service, container)
-        except DatabaseMissing:
-            # A server two services share was made with the database of one of them.
-            async with connection(url, database=MAINTENANCE_DATABASE) as admin:
-                await self._accept(admin, service, container)
-                mark = Mark(environment=str(self.settings.environment))
-                await databases.create(admin, url.database, mark)
-
-    async def _accept(
-        self, asked: "asyncpg.Connection", service: Service, container: ContainerState
-    ) -> None:
-        """See whose server answers, and whether it is as new as the image has made it."""
-        _, containers = await self._configuration()
-        now = await containers.alive(service)
-        if now.started != container.started:
-            raise ServerError(
-                f"The container {container.name} has died while it was waited for, and was "
-                "started again.",
-                output=await containers.log_tail(now),
-                hint=f"Its log names the cause: `docker logs {now.name}`. An init script that "
-                "failed is not run again: correct it, and run `invoke db.reset`.",
-            )
-        if await databases.identity(asked) != await containers.identity(now):
-            raise Refused(
-                f"{service.name}: another server than the container {container.name} answers at "
-                f"localhost:{service.port}.",
-                hint=f"A tunnel, a proxy or another PostgreSQL listens on port {service.port}, on "
-                "::1 for example. Stop it.",
-            )
-        name = service.compose_service
-        if name not in self._is_newborn:
-            self._is_newborn[name] = await copies.is_newborn(asked, container.started)
-
-    async def _not_ready(self, container: ContainerState, error: ServerError) -> ServerError:
-        _, containers = await self._configuration()
-        return ServerError(
-            f"The container {container.name} does not let the user in after "
-            f"{self.settings.start_timeout:g} s: {error.message}",
-            output=await containers.log_tail(container),
-            hint=f"HULEEDU_START_TIMEOUT allows more time. {if_damaged(container)}",
+        return Admission(
+            containers=containers,
+            service=service,
+            container=await containers.own(service),
+            # An override may point elsewhere: what is started here is reached at its own port.
+            url=replace(url, host="localhost", port=service.port),
+            mark=Mark(environment=str(self.settings.environment)),
         )
 
 
@@ -321,14 +255,3 @@ def _require_agreement(project: Project, service: Service) -> None:
             f"registry says {service.port}.",
             hint="Make the two agree.",
         )
-
-
-def _born_with_another_password(
-    service: Service, container: ContainerState, error: LoginRefused
-) -> LoginRefused:
-    return LoginRefused(
-        f"{error.message} The volume of {container.name} was made with another user or password: "
-        "the image uses POSTGRES_USER and POSTGRES_PASSWORD only when a volume is new.",
-        hint=f"Put the old ones back into .env, or lose its data: `invoke db.reset --volumes "
-        f"--service {service.name}`.",
-    )

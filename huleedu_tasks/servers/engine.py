@@ -10,15 +10,14 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huleedu_tasks.errors import Refused, ServerError
+from huleedu_tasks.servers.container_state import ContainerState, state_of
 
 if TYPE_CHECKING:
     from docker import DockerClient
-    from docker.models.containers import Container
     from docker.models.volumes import Volume
 
 TIMEOUT = 30
@@ -27,71 +26,8 @@ LOG_HEAD = 2**16
 SOCKET = "unix://"
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
-DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
 ONE_OFF_LABEL = "com.docker.compose.oneoff"
-RUNNING = "running"
-DEFAULT_PGDATA = "/var/lib/postgresql/data"
-# Where the container must publish PostgreSQL, to be at localhost.
-LOCAL_ADDRESSES = ("127.0.0.1", "::1", "0.0.0.0", "::", "")
 USE_EMBEDDED = "HULEEDU_PROVIDER=embedded works without Docker."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mount:
-    """What a container sees at a path.
-
-    Attributes:
-        volume: The engine's name of the volume; empty if it is none.
-        source: Where it comes from on this machine.
-    """
-
-    path: PurePosixPath
-    volume: str
-    source: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerState:
-    """A container as it is now.
-
-    Attributes:
-        status: As the engine names it: `running`, `paused`, `exited`, `restarting` and so on.
-        started: When it was started last.
-        directory: The project directory it was made from; empty if Compose did not make it.
-        published: The host's addresses and ports that lead to PostgreSQL's.
-        variables: Its environment.
-    """
-
-    id: str
-    name: str
-    status: str
-    exit_code: int
-    started: datetime
-    directory: str
-    published: tuple[tuple[str, int], ...]
-    variables: Mapping[str, str]
-    mounts: tuple[Mount, ...]
-
-    @property
-    def data_directory(self) -> str:
-        """Where PostgreSQL's data lies in it (the image's PGDATA), as the server writes it."""
-        return str(PurePosixPath(self.variables.get("PGDATA") or DEFAULT_PGDATA))
-
-    @property
-    def data_mount(self) -> Mount | None:
-        """What its data lies on; None if it goes with the container."""
-        data = PurePosixPath(self.data_directory)
-        holding = [mount for mount in self.mounts if data.is_relative_to(mount.path)]
-        return max(holding, key=lambda mount: len(mount.path.parts), default=None)
-
-    @property
-    def runs(self) -> bool:
-        """Whether a command can be run in it."""
-        return self.status == RUNNING
-
-    def publishes(self, port: int) -> bool:
-        """Whether a port of this machine leads to PostgreSQL's in the container."""
-        return any(host in LOCAL_ADDRESSES and number == port for host, number in self.published)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +80,7 @@ class Engine:
 
         with _engine_errors():
             try:
-                return _state(self.client.containers.get(name))
+                return state_of(self.client.containers.get(name))
             except docker.errors.NotFound:
                 return None
 
@@ -233,9 +169,8 @@ class Engine:
     def _list(self, **what: Any) -> list[ContainerState]:
         with _engine_errors():
             # One that goes between being listed and being looked at is not there.
-            return [
-                _state(found) for found in self.client.containers.list(**what, ignore_removed=True)
-            ]
+            found = self.client.containers.list(**what, ignore_removed=True)
+        return [state_of(container) for container in found]
 
 
 def engine_host(environment: Mapping[str, str]) -> str:
@@ -265,7 +200,8 @@ def _client(host: str, path: Path) -> "DockerClient":
         client.ping()
     except (docker.errors.DockerException, requests.RequestException) as error:
         raise ServerError(
-            f"No Docker Engine answers at {path}: {error}", hint=f"Start Docker. {USE_EMBEDDED}"
+            f"No Docker Engine answers at {path}: {_reason(error)}.",
+            hint=f"Start Docker. {USE_EMBEDDED}",
         ) from error
     return client
 
@@ -311,34 +247,15 @@ def _engine_errors() -> Iterator[None]:
         yield
     except (docker.errors.DockerException, requests.RequestException) as error:
         raise ServerError(
-            f"The Docker Engine failed: {error}",
+            f"The Docker Engine failed: {_reason(error)}.",
             hint="See whether it still runs: `docker info`.",
         ) from error
 
 
-def _state(container: "Container") -> ContainerState:
-    attributes: dict[str, Any] = container.attrs
-    ports = (attributes.get("NetworkSettings") or {}).get("Ports") or {}
-    configuration = attributes.get("Config") or {}
-    pairs = (text.partition("=") for text in configuration.get("Env") or ())
-    return ContainerState(
-        id=container.id or "",
-        name=container.name or "",
-        status=attributes["State"]["Status"],
-        exit_code=attributes["State"]["ExitCode"],
-        started=datetime.fromisoformat(attributes["State"]["StartedAt"]),
-        directory=(configuration.get("Labels") or {}).get(DIRECTORY_LABEL, ""),
-        published=tuple(
-            (binding["HostIp"], int(binding["HostPort"])) for binding in ports.get("5432/tcp") or ()
-        ),
-        variables={name: value for name, _, value in pairs},
-        mounts=tuple(
-            Mount(
-                path=PurePosixPath(mount["Destination"]),
-                volume=mount.get("Name", "") if mount["Type"] == "volume" else "",
-                source=Path(mount.get("Source", "")),
-            )
-            for mount in attributes.get("Mounts") or ()
-            if mount["Type"] in ("volume", "bind")
-        ),
-    )
+def _reason(error: BaseException) -> str:
+    """Return the engine's own words, or the system's where it could not be asked."""
+    if explanation := getattr(error, "explanation", None):
+        return str(explanation)
+    while error.__context__:
+        error = error.__context__
+    return getattr(error, "strerror", None) or str(error)

@@ -23,6 +23,7 @@ from tests.support.monorepo import (
     clean_environment,
     empty_monorepo,
     free_ports,
+    wait_until,
 )
 
 IMAGE = "postgres:15"
@@ -31,8 +32,13 @@ DATA = "/var/lib/postgresql/data"
 SCRIPTS = "/docker-entrypoint-initdb.d"
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
-# Containers that only wait end at once, and need no time to be stopped.
-IDLE = {"image": IMAGE, "command": ["sleep", "infinity"], "stop_signal": "SIGKILL"}
+# Containers that hold no data and end at once.
+IDLE = {
+    "image": IMAGE,
+    "command": ["sleep", "infinity"],
+    "stop_signal": "SIGKILL",
+    "tmpfs": [DATA],
+}
 
 
 def engine() -> docker.DockerClient:
@@ -130,6 +136,13 @@ class Docked(Monorepo):
     def container(self, service: str) -> Container:
         return self.containers()[service]
 
+    def up(self, *services: str) -> None:
+        """Start services with plain Compose, and wait until their databases answer."""
+        self.compose("up", "--detach", *services)
+        for name, container in self.containers().items():
+            if name.endswith("_db"):
+                wait_until(lambda found=container: is_ready(found))
+
     def running(self) -> set[str]:
         """Return the compose services that run."""
         found = self.containers().items()
@@ -142,10 +155,14 @@ class Docked(Monorepo):
             for name, container in self.containers().items()
         }
 
-    def volumes(self) -> dict[str, str]:
-        """Return when each of the project's volumes was made."""
+    def volumes(self) -> set[str]:
+        """Return the names of the project's volumes."""
         found = engine().volumes.list(filters={"label": f"{PROJECT}={self.project}"})
-        return {volume.name: volume.attrs["CreatedAt"] for volume in found}
+        return {volume.name for volume in found}
+
+    def birth(self, service: str) -> str:
+        """Return what tells the data on a service's volume from data made anew."""
+        return inside(self.container(service), "stat", "--format", "%i %w", f"{DATA}/PG_VERSION")
 
     def remove(self) -> None:
         """Remove all that carries the project's label."""
@@ -160,15 +177,14 @@ class Docked(Monorepo):
 
 
 @contextmanager
-def new_docked(*names: str, project: str = "", **stated: Any) -> Iterator[Docked]:
+def new_docked(*names: str, **stated: Any) -> Iterator[Docked]:
     """Make a monorepo with databases in containers; remove all of it at the end.
 
     Args:
         names: Its services, each with a database.
-        project: The compose project's name, where it must not be a new one.
         stated: As `Docked.add_database`.
     """
-    project = project or f"huleedu-test-{uuid.uuid4().hex[:12]}"
+    project = f"huleedu-test-{uuid.uuid4().hex[:12]}"
     with empty_monorepo() as plain:
         variables = {"HULEEDU_PROVIDER": "docker", "COMPOSE_PROJECT_NAME": project}
         made = Docked(
@@ -183,6 +199,12 @@ def new_docked(*names: str, project: str = "", **stated: Any) -> Iterator[Docked
             yield made
         finally:
             made.remove()
+
+
+def is_ready(container: Container) -> bool:
+    """Whether a container's server answers over TCP, which the image's temporary one does not."""
+    code, _ = container.exec_run(["pg_isready", "--host", "127.0.0.1"])
+    return bool(code == 0)
 
 
 def inside(container: Container, *command: str) -> str:

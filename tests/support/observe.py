@@ -49,7 +49,7 @@ def notes(monorepo: Monorepo, name: str) -> str:
 
 
 def statements(monorepo: Monorepo, name: str, text: str) -> int:
-    """Count the sessions that run a statement with this text in it right now, on a service's server."""
+    """Count the sessions of a service's server that run a statement with this text in it."""
     url = monorepo.url(name, database="postgres")
     running = ask(
         url,

@@ -37,7 +37,12 @@ OWNERS = {
     "invoke": {"cli/__init__.py", "cli/command.py"},
     "rich": {"screen/console.py"},
     "questionary": {"screen/prompts.py"},
-    "asyncpg": {"postgres/connections.py", "postgres/copies.py", "postgres/databases.py"},
+    "asyncpg": {
+        "postgres/connections.py",
+        "postgres/copies.py",
+        "postgres/databases.py",
+        "postgres/inspection.py",
+    },
     "docker": {"servers/engine.py"},
     # What the Docker SDK talks with, and lets through where it fails.
     "requests": {"servers/engine.py"},

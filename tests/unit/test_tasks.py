@@ -49,4 +49,4 @@ def test_every_collection_says_what_it_is_about(collection: object) -> None:
 
 
 def test_every_collection_of_the_contract_is_there() -> None:
-    assert {"db", "env", "services"} <= set(namespace.collections)
+    assert {"db", "env", "prod", "services"} <= set(namespace.collections)

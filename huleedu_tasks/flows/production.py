@@ -1,0 +1,268 @@
+"""The databases that are not ours to lose, in staging and production: validate, status.
+
+What is done here is read-only. Every service that goes in comes out with all that was found about
+it, and a configuration that is wrong is reported as a whole before anything is connected to.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.settings import EXTERNAL_PREFIX, Settings
+from huleedu_tasks.config.urls import (
+    ResolvedUrl,
+    certificates_problem,
+    findings_of,
+    resolve,
+    resolve_direct,
+    resolve_each,
+)
+from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, HuleEduError, ServerError
+from huleedu_tasks.flows import fleet
+from huleedu_tasks.flows.fleet import Step, Work
+from huleedu_tasks.flows.validation import (
+    DISABLED,
+    Target,
+    Validated,
+    history_problems,
+    reach,
+    same_database,
+    tls_state,
+    validate,
+)
+from huleedu_tasks.guard import require_external_environment
+from huleedu_tasks.migrations.revisions import History, read_history
+from huleedu_tasks.migrations.runner import named
+from huleedu_tasks.postgres.inspection import read_revisions
+from huleedu_tasks.report import Fact, Level, Outcome, Problem, Progress, Report, Silence, Status
+
+# Each costs a connection of a server that others use.
+CONNECTIONS = 8
+VALIDATE_COLUMNS = ("database", "tls", "version", "current", "pending")
+STATUS_COLUMNS = ("database", "current", "head", "pending")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Production:
+    """The flows over the selected services.
+
+    Attributes:
+        settings: Unchecked: what is wrong with them is reported with all else that is.
+    """
+
+    settings: Settings
+    services: tuple[Service, ...]
+    progress: Progress = field(default_factory=Silence)
+    started: float = field(default_factory=time.monotonic)
+
+    async def validate(self, *, offline: bool) -> Report:
+        """Find everything that stands in the way of a migration.
+
+        Args:
+            offline: Whether to look at configuration and files only.
+
+        Raises:
+            ConfigurationError: With everything that is wrong with the configuration.
+        """
+        self._require_configuration("prod.validate")
+        if offline:
+            outcomes = tuple(map(self._offline, self.services))
+        else:
+            outcomes = await self._validate_all()
+        return self._report("prod.validate", outcomes, VALIDATE_COLUMNS)
+
+    async def status(self, *, check: bool) -> Report:
+        """Tell which revision each database is at.
+
+        Args:
+            check: Whether the exit code shall say that one is not at head.
+
+        Raises:
+            ConfigurationError: With everything that is wrong with the configuration.
+        """
+        self._require_configuration("prod.status")
+        outcomes = await self._run(self._status)
+        behind = any(outcome.facts.get("pending") != 0 for outcome in outcomes)
+        report = self._report("prod.status", outcomes, STATUS_COLUMNS)
+        return replace(report, pending=check and behind)
+
+    # What is done for each service.
+
+    async def _validate_all(self) -> tuple[Outcome, ...]:
+        found: dict[str, Validated] = {}
+
+        async def ask(service: Service, step: Step) -> Outcome:
+            step("asking its database")
+            found[service.name] = await validate(self._target(service))
+            return _validated(found[service.name])
+
+        outcomes = await self._run(ask)
+        # This only shows when all are known.
+        shared = same_database([found[s.name] for s in self.services if s.name in found])
+        return tuple(
+            _judged(outcome, (*(outcome.problems or ()), shared[outcome.service]))
+            if outcome.service in shared
+            else outcome
+            for outcome in outcomes
+        )
+
+    def _offline(self, service: Service) -> Outcome:
+        target = self._target(service)
+        return _validated(Validated(target=target, problems=tuple(history_problems(target))))
+
+    async def _status(self, service: Service, step: Step) -> Outcome:
+        target = self._target(service)
+        if isinstance(target.history, HuleEduError):
+            raise target.history
+        step("asking its database")
+        try:
+            async with reach(target) as asked:
+                revisions = await read_revisions(asked)
+        except ServerError as error:
+            return replace(fleet.failed(service, error), facts=_address(target))
+        facts = _revision_facts(target.history, revisions)
+        unknown = f"{named(revisions)} is unknown to this code" if facts["pending"] is None else ""
+        return Outcome(service=service.name, facts=_address(target) | facts, detail=unknown)
+
+    async def _run(self, work: Work) -> tuple[Outcome, ...]:
+        return await fleet.run(self.services, work, jobs=CONNECTIONS, progress=self.progress)
+
+    def _target(self, service: Service) -> Target:
+        environment = self.settings.environment
+        prefix = EXTERNAL_PREFIX[environment]
+        return Target(
+            service=service,
+            resolved=self._urls[service.name],
+            usual=self._usual(service),
+            environment=str(environment),
+            variables=prefix,
+            open_allowed=self.settings.get(f"{prefix}_SSLMODE") == DISABLED,
+            history=_history(service),
+        )
+
+    def _usual(self, service: Service) -> ResolvedUrl | None:
+        """Return a service's own URL, where another one is used here."""
+        found, _ = resolve_each([service], self.settings)
+        usual = found.get(service.name)
+        return None if usual == self._urls[service.name] else usual
+
+    def _report(
+        self, command: str, outcomes: tuple[Outcome, ...], columns: tuple[str, ...]
+    ) -> Report:
+        places: dict[str, list[str]] = {}
+        for name, resolved in self._urls.items():
+            places.setdefault(resolved.url.address, []).append(name)
+        return Report(
+            command=command,
+            environment=str(self.settings.environment),
+            provider="external",
+            provider_reason=f"{len(places)} servers" if len(places) > 1 else next(iter(places)),
+            outcomes=outcomes,
+            columns=columns,
+            places=places,
+            seconds=time.monotonic() - self.started,
+        )
+
+    # What must be right before anything is connected to.
+
+    def _require_configuration(self, command: str) -> None:
+        require_external_environment(self.settings, command)
+        findings = [
+            *self.settings.findings(),
+            *self._unresolved(),
+            *self._same_address(),
+            *self._certificates(),
+            *self._missing_files(),
+        ]
+        if findings:
+            raise ConfigurationError(
+                f"The {self.settings.environment.upper()} configuration has errors; nothing was "
+                "connected to.",
+                # Some of them keep every service from being resolved.
+                findings=list(dict.fromkeys(findings)),
+                hint="Correct them; `invoke env.show` tells where each value comes from.",
+            )
+
+    def _unresolved(self) -> list[Finding]:
+        stated = [s for s in self.services if self.settings.get(s.url_variable)]
+        # The usual URL counts even where there is a way around it.
+        _, usual = resolve_each(stated, self.settings, resolve)
+        _, direct = self._resolved
+        return findings_of([*usual, *direct])
+
+    def _same_address(self) -> Iterator[Finding]:
+        seen: dict[tuple[str, int, str], str] = {}
+        for name, resolved in self._urls.items():
+            url = resolved.url
+            key = (url.host.lower(), url.port, url.database)
+            if key in seen:
+                problem = f"has the same database as {seen[key]}: {url.address}/{url.database}"
+                yield Finding(place=f"{name} ({resolved.source})", problem=problem)
+            seen.setdefault(key, name)
+
+    def _certificates(self) -> Iterator[Finding]:
+        variable = f"{EXTERNAL_PREFIX[self.settings.environment]}_SSLROOTCERT"
+        stated = {variable: self.settings.get(variable)} | {
+            resolved.source: resolved.url.tls.get("sslrootcert", "")
+            for resolved in self._urls.values()
+            if resolved.is_override
+        }
+        for place, file in stated.items():
+            if file and (problem := certificates_problem(file)):
+                yield Finding(place=place, problem=problem)
+
+    def _missing_files(self) -> list[Finding]:
+        return [f for service in self.services for f in service.missing_files(seeds=False)]
+
+    @property
+    def _urls(self) -> Mapping[str, ResolvedUrl]:
+        return self._resolved[0]
+
+    @cached_property
+    def _resolved(self) -> tuple[dict[str, ResolvedUrl], list[ConfigurationError]]:
+        return resolve_each(self.services, self.settings, resolve_direct)
+
+
+def _history(service: Service) -> History | HuleEduError:
+    try:
+        return read_history(service)
+    except HuleEduError as error:
+        return error
+
+
+def _validated(validated: Validated) -> Outcome:
+    target, facts = validated.target, validated.facts
+    shown = _address(target)
+    if facts is not None:
+        shown |= {"tls": tls_state(target, facts), "version": facts.version}
+        if not isinstance(facts.revisions, HuleEduError):
+            shown |= _revision_facts(target.history, facts.revisions)
+    return _judged(Outcome(service=target.service.name, facts=shown), validated.problems)
+
+
+def _address(target: Target) -> dict[str, Fact]:
+    return {"server": target.url.address, "database": target.url.database}
+
+
+def _revision_facts(history: History | HuleEduError, revisions: tuple[str, ...]) -> dict[str, Fact]:
+    if isinstance(history, HuleEduError):
+        return {"current": named(revisions), "head": None, "pending": None}
+    return {
+        "current": named(revisions),
+        "head": named(history.heads),
+        "pending": history.pending(revisions),
+    }
+
+
+def _judged(outcome: Outcome, problems: tuple[Problem, ...]) -> Outcome:
+    counts = {level: sum(problem.level is level for problem in problems) for level in Level}
+    failed = counts[Level.ERROR] > 0
+    return replace(
+        outcome,
+        status=Status.FAILED if failed else Status.OK,
+        exit_code=ExitCode.FAILED if failed else ExitCode.DONE,
+        detail=", ".join(f"{count} {level}" for level, count in counts.items() if count),
+        problems=problems,
+    )

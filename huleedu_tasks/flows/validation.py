@@ -1,0 +1,369 @@
+"""What stands in the way of migrating a database that is not ours to lose; strictly read-only."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
+from huleedu_tasks.errors import HuleEduError, ServerError
+from huleedu_tasks.migrations.revisions import History
+from huleedu_tasks.migrations.runner import named
+from huleedu_tasks.postgres.connections import (
+    CertificateRefused,
+    DatabaseMissing,
+    LoginRefused,
+    NameUnknown,
+    NotOffered,
+    Unreachable,
+    connection,
+)
+from huleedu_tasks.postgres.databases import parse_mark, quoted
+from huleedu_tasks.postgres.inspection import Facts, Identity, Session, identify, inspect
+from huleedu_tasks.report import Level, Problem
+
+if TYPE_CHECKING:
+    import asyncpg
+
+OLDEST_VERSION = 14
+# A transaction open for longer holds its locks longer than a migration should wait for them.
+OLD_TRANSACTION_SECONDS = 5.0
+FEW_CONNECTIONS = 5
+SHOWN_NAMES = 3
+DISABLED = "disable"
+VERIFIED, UNVERIFIED, OPEN = "verified", "unverified", "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A database to be migrated, and what the code knows of it.
+
+    Attributes:
+        resolved: The URL of the server itself, past a pooler.
+        usual: The service's own URL, where another one leads past a pooler.
+        environment: The environment whose mark it may carry.
+        variables: How the names of that environment's variables begin.
+        open_allowed: Whether the environment says that connections need no encryption.
+        history: The service's revisions, or why they cannot be read.
+    """
+
+    service: Service
+    resolved: ResolvedUrl
+    environment: str
+    variables: str
+    open_allowed: bool
+    history: History | HuleEduError
+    usual: ResolvedUrl | None = None
+
+    @property
+    def url(self) -> DatabaseUrl:
+        """Where it is."""
+        return self.resolved.url
+
+    def variable(self, part: str) -> str:
+        """Return the variable that states a part of the URL."""
+        return self.resolved.source if self.resolved.is_override else f"{self.variables}_{part}"
+
+    def tls_mode(self, mode: str) -> str:
+        """Say how to set the TLS mode."""
+        if self.resolved.is_override:
+            return f"add ?ssl={mode} to {self.resolved.source}"
+        return f"set {self.variables}_SSLMODE={mode}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated:
+    """What is known of a target now.
+
+    Attributes:
+        facts: What the database told about itself, or None if it could not be asked.
+    """
+
+    target: Target
+    problems: tuple[Problem, ...]
+    facts: Facts | None = None
+
+
+async def validate(target: Target) -> Validated:
+    """Ask a database everything that could keep it from being migrated."""
+    try:
+        async with reach(target) as asked:
+            facts = await inspect(
+                asked,
+                extensions=target.service.extensions,
+                old_after=OLD_TRANSACTION_SECONDS,
+            )
+    except ServerError as error:
+        problems = (_error(error.message.rstrip("."), error.hint), *history_problems(target))
+        return Validated(target=target, problems=problems)
+    problems = (*judge(target, facts), *await _detour(target, facts))
+    return Validated(target=target, problems=problems, facts=facts)
+
+
+@asynccontextmanager
+async def reach(target: Target) -> "AsyncIterator[asyncpg.Connection]":
+    """Connect to a target for the time of a `with` block.
+
+    Raises:
+        ServerError: With what helps in this environment, where it cannot be reached.
+    """
+    try:
+        async with connection(target.url) as opened:
+            yield opened
+    except ServerError as error:
+        error.hint = _way_in(target, error)
+        raise
+
+
+def judge(target: Target, facts: Facts) -> Iterator[Problem]:
+    """Find what stands in the way, in what a database has told."""
+    yield from _transport(target, facts)
+    yield from _server(target, facts)
+    yield from _role(target, facts)
+    yield from _mark(target, facts)
+    yield from history_problems(target)
+    yield from _revisions(target, facts)
+    yield from _locks(target, facts)
+
+
+def history_problems(target: Target) -> Iterator[Problem]:
+    """Find what is wrong with a service's revisions."""
+    history = target.history
+    if isinstance(history, HuleEduError):
+        for cause in [str(finding) for finding in history.findings] or [history.message]:
+            yield _error(cause, history.hint)
+    elif not history.revisions:
+        yield _warning(
+            "it has no revision files",
+            f"See script_location and version_locations in {target.service.alembic_config}.",
+        )
+
+
+def same_database(validated: Sequence[Validated]) -> dict[str, Problem]:
+    """Return, by name, the services that have arrived at the database of one before them."""
+    problems = {}
+    seen: dict[Identity, str] = {}
+    for each in validated:
+        if each.facts is None:
+            continue
+        name = each.target.service.name
+        first = seen.setdefault(each.facts.identity, name)
+        if first != name:
+            problems[name] = _error(
+                f"its database is that of {first} as well",
+                "Correct the variables or the registry: one database belongs to one service.",
+            )
+    return problems
+
+
+def tls_state(target: Target, facts: Facts) -> str:
+    """Return what a connection's encryption is worth."""
+    tls = target.url.tls
+    if not facts.encrypted:
+        return OPEN
+    # As libpq has it, a root certificate makes `require` the same as `verify-ca`.
+    verifies = tls.get("sslmode", "").startswith("verify") or (
+        tls.get("sslmode") == "require" and "sslrootcert" in tls
+    )
+    return VERIFIED if verifies else UNVERIFIED
+
+
+def _way_in(target: Target, error: ServerError) -> str:
+    """Say what helps where a database cannot be reached, and name the variables."""
+    url = target.url
+    user = "" if target.resolved.is_override else "HULEEDU_DB_USER and "
+    remedies: dict[type[ServerError], str] = {
+        NameUnknown: f"Correct {target.variable('HOST')}, or ask whoever runs this network's DNS.",
+        NotOffered: f"Have TLS turned on there; if the network is trusted, "
+        f"{target.tls_mode(DISABLED)}.",
+        CertificateRefused: error.hint,
+        Unreachable: f"Check {target.variable('HOST')} and whether this machine may reach the "
+        "server: network, firewall, allowed addresses.",
+        LoginRefused: f"Compare {user}{target.variable('PASSWORD')} with the server's roles and "
+        "who may connect.",
+        DatabaseMissing: f"Have it created: CREATE DATABASE {quoted(url.database)} OWNER "
+        f"{quoted(url.user)}.",
+    }
+    usual = error.hint or f"Check {target.variable('HOST')}, and read the server's log."
+    if url.tls.get("sslmode", "").startswith("verify") and "sslrootcert" not in url.tls:
+        usual = f"Name the file of certificate authorities in {target.variable('SSLROOTCERT')}."
+    return remedies.get(type(error), usual)
+
+
+async def _detour(target: Target, facts: Facts) -> list[Problem]:
+    """See that the way past a pooler leads to the database the service itself uses."""
+    if target.usual is None:
+        return []
+    source = target.resolved.source
+    try:
+        async with connection(target.usual.url) as asked:
+            identity = await identify(asked)
+    except ServerError as error:
+        return [
+            _warning(
+                f"whether {source} leads to the service's own database cannot be told: "
+                f"{error.message.rstrip('.')}",
+                f"Compare {source} with the URL the service runs with.",
+            )
+        ]
+    if identity == facts.identity:
+        return []
+    return [
+        _error(
+            f"{source} leads to another database than the service's own URL, {target.usual.url}",
+            f"Correct {source}: the service would not see what is migrated there.",
+        )
+    ]
+
+
+def _transport(target: Target, facts: Facts) -> Iterator[Problem]:
+    state = tls_state(target, facts)
+    disabled = target.open_allowed or target.url.tls.get("sslmode") == DISABLED
+    if state == OPEN and not disabled:
+        yield _error(
+            "the connection is not encrypted",
+            f"To encrypt it, {target.tls_mode('verify-full')}; if the network is trusted, "
+            f"{target.tls_mode(DISABLED)}.",
+        )
+    if state == UNVERIFIED:
+        certificates = "" if target.resolved.is_override else f" and {target.variables}_SSLROOTCERT"
+        yield _warning(
+            "the connection is encrypted, but the server could be anybody",
+            f"To have it prove who it is, {target.tls_mode('verify-full')}{certificates}.",
+        )
+    if facts.through_pooler:
+        yield _error(
+            "a pooler stands in between, where locks and session settings do not hold",
+            f"Name the server itself in {target.service.direct_url_variable}.",
+        )
+
+
+def _server(target: Target, facts: Facts) -> Iterator[Problem]:
+    if facts.version < OLDEST_VERSION:
+        yield _warning(
+            f"PostgreSQL {facts.version} is older than {OLDEST_VERSION}",
+            "Plan its upgrade: it gets no fixes any more.",
+        )
+    if facts.in_recovery:
+        yield _error(
+            "the server is a standby, which takes no changes",
+            f"Name the primary server in {target.variable('HOST')}.",
+        )
+    if facts.read_only:
+        yield _error(
+            "transactions are read-only by default here",
+            "See default_transaction_read_only: of the server, the database or the role.",
+        )
+    if facts.free_connections < FEW_CONNECTIONS:
+        yield _warning(
+            f"only {max(facts.free_connections, 0)} more connections are allowed",
+            "See who holds them: SELECT * FROM pg_stat_activity; the limit is the server's, the "
+            "database's or the role's.",
+        )
+
+
+def _role(target: Target, facts: Facts) -> Iterator[Problem]:
+    user = target.url.user
+    if not facts.may_create:
+        schema = quoted(facts.schema or "public")
+        where = f"the schema {schema}" if facts.schema else "any schema of its search path"
+        yield _error(
+            f"{user!r} may not create tables in {where}",
+            f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {quoted(user)}.",
+        )
+    if facts.not_owned:
+        yield _error(
+            f"{user!r} does not own {_some(facts.not_owned)}, and only an owner may alter them",
+            f"ALTER TABLE {facts.not_owned[0]} OWNER TO {quoted(user)}, or GRANT the owning role.",
+        )
+    for name in facts.extensions_missing:
+        yield _error(
+            f"the server does not have the extension {name!r}",
+            "Have it installed, or correct 'extensions' in the registry.",
+        )
+    for name in facts.extensions_forbidden:
+        yield _error(
+            f"{user!r} may not create the extension {name!r}",
+            f"Have it created once by an administrator: CREATE EXTENSION {quoted(name)}.",
+        )
+
+
+def _mark(target: Target, facts: Facts) -> Iterator[Problem]:
+    try:
+        mark = parse_mark(target.url.database, facts.comment)
+    except ServerError as error:
+        yield _error(f"{error.message.rstrip('.')}: {facts.comment!r}", error.hint)
+        return
+    if mark is None:
+        yield _info(f"carries no mark yet; the first migration marks it as {target.environment}")
+    elif mark.environment != target.environment:
+        yield _error(
+            f"is marked as {mark.environment}, not as {target.environment}",
+            f"Compare {target.variable('HOST')} with the databases; correct a wrong mark with "
+            "COMMENT ON DATABASE.",
+        )
+
+
+def _revisions(target: Target, facts: Facts) -> Iterator[Problem]:
+    if isinstance(facts.revisions, ServerError):
+        yield _error(facts.revisions.message, facts.revisions.hint)
+        return
+    if isinstance(target.history, HuleEduError):
+        return
+    pending = target.history.pending(facts.revisions)
+    if pending is None:
+        yield _error(
+            f"the database is at {named(facts.revisions)}, which this code does not know",
+            "Deploy from the branch that has migrated it last.",
+        )
+    elif pending:
+        yield _info("1 revision is pending" if pending == 1 else f"{pending} revisions are pending")
+
+
+def _locks(target: Target, facts: Facts) -> Iterator[Problem]:
+    if facts.invalid_indexes:
+        yield _warning(
+            f"invalid indexes, left by an interrupted build: {_some(facts.invalid_indexes)}",
+            f"DROP INDEX CONCURRENTLY {facts.invalid_indexes[0]}, and build it again.",
+        )
+    for session in facts.old_sessions:
+        yield _prepared(session) if session.prepared else _open(session)
+    if facts.hidden_sessions:
+        yield _info(
+            "does not show how long the transactions of other roles have been open "
+            f"(sessions: {facts.hidden_sessions})",
+            f"GRANT pg_read_all_stats TO {quoted(target.url.user)}.",
+        )
+
+
+def _prepared(session: Session) -> Problem:
+    return _warning(
+        f"the prepared transaction {session.prepared!r} ({session.who}) has held its locks for "
+        f"{session.seconds:.0f} s",
+        f"COMMIT PREPARED or ROLLBACK PREPARED '{session.prepared}': nothing else ends it.",
+    )
+
+
+def _open(session: Session) -> Problem:
+    return _warning(
+        f"pid {session.pid} ({session.who}) has a transaction open for {session.seconds:.0f} s",
+        f"Wait for it, or SELECT pg_terminate_backend({session.pid}).",
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN_NAMES])
+    return f"{shown} and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else shown
+
+
+def _error(cause: str, remedy: str) -> Problem:
+    return Problem(level=Level.ERROR, cause=cause, remedy=remedy)
+
+
+def _warning(cause: str, remedy: str) -> Problem:
+    return Problem(level=Level.WARNING, cause=cause, remedy=remedy)
+
+
+def _info(cause: str, remedy: str = "") -> Problem:
+    return Problem(level=Level.INFO, cause=cause, remedy=remedy)

@@ -1,0 +1,288 @@
+"""What a database tells about itself and its server, read without changing anything.
+
+Everything is asked in one read-only transaction: a role that may only read can ask it, and a
+pooler keeps us on one server meanwhile.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from huleedu_tasks.errors import ServerError
+from huleedu_tasks.postgres.databases import comment_of, current_revisions
+
+if TYPE_CHECKING:
+    import asyncpg
+
+ANSWER_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Somebody else's session, or a prepared transaction, that holds locks.
+
+    Attributes:
+        who: User, application and address, as far as they are shown.
+        seconds: How long its transaction has been open.
+        prepared: The name of a prepared transaction, which no session will end.
+    """
+
+    pid: int | None
+    who: str
+    seconds: float
+    prepared: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Which database of which server this is, whatever name or pooler has led to it.
+
+    Attributes:
+        system_identifier: Made by initdb, and shared by copies; None where the role may not ask.
+        started: When the server was started, which copies do not share.
+        database_oid: The database's number there.
+    """
+
+    system_identifier: int | None
+    started: str
+    database_oid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """A database and its server at one moment.
+
+    Attributes:
+        through_pooler: Whether something between us and the server hands out its sessions.
+        schema: Where tables are made if nothing else is said; empty if nowhere.
+        may_create: Whether the role may create tables there.
+        not_owned: Tables that belong to a role this one is no member of.
+        extensions_missing: Those asked about that are neither installed nor to be had.
+        extensions_forbidden: Those that can be had, but not created by this role.
+        hidden_sessions: How many sessions do not show this role what they do.
+        free_connections: How many more the role can open.
+        revisions: Alembic's, or why they cannot be read.
+    """
+
+    identity: Identity
+    version: int
+    encrypted: bool
+    in_recovery: bool
+    read_only: bool
+    through_pooler: bool
+    schema: str
+    may_create: bool
+    not_owned: tuple[str, ...]
+    extensions_missing: tuple[str, ...]
+    extensions_forbidden: tuple[str, ...]
+    invalid_indexes: tuple[str, ...]
+    old_sessions: tuple[Session, ...]
+    hidden_sessions: int
+    free_connections: int
+    revisions: tuple[str, ...] | ServerError
+    comment: str
+
+
+async def inspect(
+    connection: "asyncpg.Connection", *, extensions: Collection[str], old_after: float
+) -> Facts:
+    """Ask a database about itself.
+
+    Args:
+        extensions: Those the service needs.
+        old_after: From how many seconds on an open transaction counts.
+
+    Raises:
+        ServerError: If it does not answer to the end.
+    """
+    async with _answering(connection):
+        return await _facts(connection, extensions, old_after)
+
+
+async def identify(connection: "asyncpg.Connection") -> Identity:
+    """Ask a database which one it is.
+
+    Raises:
+        ServerError: If it does not answer.
+    """
+    async with _answering(connection):
+        return await _identity(connection)
+
+
+@asynccontextmanager
+async def _answering(connection: "asyncpg.Connection") -> AsyncIterator[None]:
+    """Ask in one read-only transaction, and not for ever."""
+    import asyncpg
+
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT), connection.transaction(readonly=True):
+            yield
+    except TimeoutError:
+        raise ServerError(
+            f"The server has not answered within {ANSWER_TIMEOUT:g} s.",
+            hint="See what it is busy with: SELECT * FROM pg_stat_activity.",
+        ) from None
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise ServerError(
+            f"The server did not answer to the end: {error}.", hint="Read the server's log."
+        ) from error
+
+
+async def read_revisions(connection: "asyncpg.Connection") -> tuple[str, ...]:
+    """Return the revisions Alembic has recorded, without waiting for somebody who changes them.
+
+    Raises:
+        ServerError: If they are locked, or the role may not read them.
+    """
+    import asyncpg
+
+    try:
+        async with connection.transaction(readonly=True):
+            await connection.execute("SET LOCAL lock_timeout = '1s'")
+            return await current_revisions(connection)
+    except asyncpg.LockNotAvailableError:
+        raise ServerError(
+            "its revision cannot be read: alembic_version is locked",
+            hint="A migration runs at this moment: wait for it to end.",
+        ) from None
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ServerError(
+            f"its revision cannot be read: {error}",
+            hint="GRANT USAGE on the schema and SELECT on the table to the role.",
+        ) from None
+
+
+async def _facts(
+    connection: "asyncpg.Connection", extensions: Collection[str], old_after: float
+) -> Facts:
+    row = dict(await connection.fetchrow(_ONE_ROW))
+    pid = row.pop("pid")
+    comment = await comment_of(connection, row.pop("database"))
+    available = dict(await connection.fetch(_EXTENSIONS, list(extensions)))
+    sessions: list[Any] = await connection.fetch(_OLD_SESSIONS, old_after)
+    return Facts(
+        **row,
+        identity=await _identity(connection),
+        # A pooler makes up the number it tells the driver (PgBouncer, "fake" keys).
+        through_pooler=pid != connection.get_server_pid(),
+        not_owned=await _names(connection, _NOT_OWNED),
+        extensions_missing=tuple(name for name in extensions if name not in available),
+        extensions_forbidden=tuple(name for name, creatable in available.items() if not creatable),
+        invalid_indexes=await _names(connection, _INVALID_INDEXES),
+        old_sessions=tuple(Session(**session) for session in sessions),
+        revisions=await _revisions(connection),
+        comment=comment,
+    )
+
+
+async def _revisions(connection: "asyncpg.Connection") -> tuple[str, ...] | ServerError:
+    try:
+        return await read_revisions(connection)
+    except ServerError as error:
+        return error
+
+
+async def _identity(connection: "asyncpg.Connection") -> Identity:
+    row = await connection.fetchrow(_IDENTITY)
+    return Identity(system_identifier=await _system_identifier(connection), **row)
+
+
+async def _system_identifier(connection: "asyncpg.Connection") -> int | None:
+    import asyncpg
+
+    try:
+        async with connection.transaction():
+            number: int = await connection.fetchval(
+                "SELECT system_identifier FROM pg_control_system()"
+            )
+    except asyncpg.InsufficientPrivilegeError:
+        return None
+    return number % 2**64
+
+
+async def _names(connection: "asyncpg.Connection", query: str) -> tuple[str, ...]:
+    return tuple(row[0] for row in await connection.fetch(query))
+
+
+_IDENTITY = """\
+SELECT extract(epoch FROM pg_postmaster_start_time())::text AS started, oid AS database_oid
+FROM pg_database WHERE datname = current_database()
+"""
+
+# Only a member of pg_read_all_stats sees what other roles' sessions do, or of what kind they are.
+_ONE_ROW = """\
+WITH other AS (
+    SELECT datname, usename, backend_type FROM pg_stat_activity
+    WHERE datid IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend'
+      AND application_name <> current_setting('application_name')
+)
+SELECT d.datname AS database,
+       current_setting('server_version_num')::int / 10000 AS version,
+       coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false) AS encrypted,
+       pg_is_in_recovery() AS in_recovery,
+       current_setting('default_transaction_read_only')::bool AS read_only,
+       pg_backend_pid() AS pid,
+       coalesce(current_schema(), '') AS schema,
+       coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create,
+       (SELECT count(*) FROM other WHERE datname = d.datname AND backend_type IS NULL)::int
+           AS hidden_sessions,
+       least(
+           current_setting('max_connections')::int
+               - current_setting('superuser_reserved_connections')::int
+               - coalesce(current_setting('reserved_connections', true)::int, 0)
+               - (SELECT count(*) FROM other),
+           nullif(d.datconnlimit, -1) - (SELECT count(*) FROM other WHERE datname = d.datname),
+           (SELECT nullif(rolconnlimit, -1) - (SELECT count(*) FROM other WHERE usename = rolname)
+            FROM pg_roles WHERE rolname = session_user)
+       )::int AS free_connections
+FROM pg_database AS d
+WHERE d.datname = current_database()
+"""
+
+# Managed servers let roles of their own create what else only a superuser may.
+_EXTENSIONS = """\
+SELECT name,
+       bool_or(installed_version IS NOT NULL OR EXISTS (
+           SELECT FROM pg_roles WHERE pg_has_role(oid, 'USAGE')
+           AND (rolsuper OR rolname IN ('rds_superuser', 'cloudsqlsuperuser', 'azure_pg_admin'))
+       ) OR (version.trusted AND has_database_privilege(current_database(), 'CREATE')))
+FROM pg_available_extensions
+JOIN pg_available_extension_versions AS version USING (name)
+WHERE name = ANY ($1::text[])
+GROUP BY name
+"""
+
+# Where migrations may work: on the search path, and wherever else the role may create tables.
+_NOT_OWNED = """\
+SELECT format('%I.%I', n.nspname, c.relname)
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S')
+  AND (n.nspname = ANY (current_schemas(false)) OR has_schema_privilege(n.oid, 'CREATE'))
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
+  AND NOT pg_has_role(c.relowner, 'USAGE')
+  AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = c.oid AND d.deptype = 'e')
+ORDER BY 1
+"""
+
+# One that is being built at this moment is invalid, too.
+_INVALID_INDEXES = """\
+SELECT indexrelid::regclass::text FROM pg_index
+WHERE NOT indisvalid
+  AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index WHERE index_relid = indexrelid)
+ORDER BY 1
+"""
+
+_OLD_SESSIONS = """\
+SELECT pid, concat_ws(' ', usename, nullif(application_name, ''), host(client_addr)) AS who,
+       extract(epoch FROM clock_timestamp() - xact_start)::float AS seconds, '' AS prepared
+FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+  AND backend_type = 'client backend'
+  AND clock_timestamp() - xact_start > make_interval(secs => $1)
+UNION ALL
+SELECT NULL, owner::text, extract(epoch FROM clock_timestamp() - prepared)::float, gid
+FROM pg_prepared_xacts WHERE database = current_database()
+ORDER BY seconds DESC
+"""

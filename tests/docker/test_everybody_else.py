@@ -1,0 +1,86 @@
+"""Whoever else runs in the project goes on: not restarted, nothing unmounted, connected again."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.docker import IDLE, Docked, inside, new_docked
+from tests.support.monorepo import PASSWORD, USER, wait_until
+from tests.support.postgres import ask
+
+# Holds a session open, and opens another one when it is lost, as a connection pool does.
+APPLICATION = """\
+while true; do
+    psql -h "$1" -c 'SELECT pg_sleep(86400)'
+    sleep 0.1
+done
+"""
+SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'application'"
+MOUNTED = "/application/version"
+
+
+@pytest.fixture(scope="module")
+def project() -> Iterator[Docked]:
+    """An application in use of a database, and a cache, beside the databases."""
+    with new_docked("alpha", "beta") as made:
+        made.write("application/version", "one")
+        made.define(
+            app={
+                **IDLE,
+                "command": ["sh", "-c", APPLICATION, "-", "alpha_db"],
+                "environment": {
+                    "PGUSER": USER,
+                    "PGPASSWORD": PASSWORD.replace("$", "$$"),
+                    "PGDATABASE": "huleedu_alpha",
+                    "PGAPPNAME": "application",
+                },
+                "volumes": ["./application:/application:ro"],
+                "depends_on": {"alpha_db": {"condition": "service_started", "restart": True}},
+            },
+            cache=dict(IDLE),
+        )
+        made.compose("up", "--detach")
+        assert made.invoke("db.reset").code == 0
+        yield made
+
+
+def is_connected(project: Docked) -> bool:
+    return ask(project.url("alpha"), SESSIONS) == [(1,)]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--volumes",)])
+def test_a_reset_leaves_applications_and_caches_running(
+    project: Docked, arguments: tuple[str, ...]
+) -> None:
+    wait_until(lambda: is_connected(project))
+    before = project.lives()
+    ran = project.invoke("db.reset", *arguments)
+    assert ran.code == 0, ran.out + ran.err
+    after = project.lives()
+    assert {name: after[name] for name in ("app", "cache")} == {
+        name: before[name] for name in ("app", "cache")
+    }
+    wait_until(lambda: is_connected(project))
+
+
+def test_a_new_password_recreates_no_container_but_the_databases(project: Docked) -> None:
+    """Compose's own `depends_on: restart` would stop the application, and not start it again."""
+    before = project.lives()
+    another = {"HULEEDU_DB_PASSWORD": "another"}
+    ran = project.invoke("db.reset", "--volumes", "--service", "alpha", env=another)
+    after = project.lives()
+    assert ran.code == 0, ran.out + ran.err
+    assert (after["app"], after["cache"]) == (before["app"], before["cache"])
+    assert after["alpha_db"] != before["alpha_db"]
+    assert project.running() == {"alpha_db", "beta_db", "app", "cache"}
+
+
+def test_what_is_mounted_goes_on_changing_and_plain_compose_finds_all_as_it_left_it(
+    project: Docked,
+) -> None:
+    project.write("application/version", "two")
+    assert project.invoke("db.reset", "--volumes", "--service", "alpha").code == 0
+    assert inside(project.container("app"), "cat", MOUNTED) == "two"
+    before = project.lives()
+    project.compose("up", "--detach", "alpha_db", "app", "cache")
+    assert project.lives() == before

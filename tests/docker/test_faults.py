@@ -1,0 +1,326 @@
+"""Each fault is told with its cause, its place and what to do; the other services go on."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.docker import SCRIPTS, Docked, new_docked
+from tests.support.monorepo import PASSWORD, Ran, free_ports
+from tests.support.observe import assert_no_password_on_screen
+from tests.support.postgres import ask
+
+OTHER_PASSWORD = "0ther pa$$word"
+SOCKET = Path("/var/run/docker.sock")
+# What Docker's own command line answers where it has no plugin, word for word; a fake.
+DOCKER_WITHOUT_COMPOSE = """\
+#!/bin/sh
+echo "{answer}" >&2
+exit 125
+"""
+NO_PLUGIN = ["unknown flag: --ansi", "docker: unknown command: docker compose"]
+# Imports all it needs, and becomes somebody who is in no group.
+CONNECT_AS_NOBODY = """\
+import os, sys
+import docker
+from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.servers.engine import Engine
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+try:
+    Engine.connect({"DOCKER_HOST": "unix://" + sys.argv[1]})
+except HuleEduError as error:
+    print(error.message, error.hint)
+"""
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Docked]:
+    """Two databases: the faults are alpha's."""
+    with new_docked("alpha", "beta") as made:
+        assert made.invoke("db.reset").code == 0
+        yield made
+
+
+@contextmanager
+def defined(docked: Docked, **stated: Any) -> Iterator[None]:
+    """Change alpha's compose service for a while."""
+    before = dict(docked.defined["alpha_db"])
+    docked.define(alpha_db=stated)
+    try:
+        yield
+    finally:
+        docked.defined["alpha_db"] = before
+        docked.define()
+
+
+def told(ran: Ran, code: int, *texts: str) -> None:
+    """See that a command has failed, and what it said."""
+    said = ran.out + ran.err
+    assert ran.code == code, said
+    for text in texts:
+        assert text in said
+    assert "Traceback" not in said
+    assert_no_password_on_screen(ran)
+
+
+def only_alpha_told(docked: Docked, code: int, *texts: str, command: str = "db.reset") -> None:
+    """See that a command fails for alpha, with cause and remedy, and does all its work for beta."""
+    if command != "db.up":
+        ask(docked.url("beta"), "DELETE FROM note")
+    ran = docked.invoke(*command.split(), "--json")
+    told(ran, code)
+    assert ran.statuses == {"alpha": "FAILED", "beta": "OK"}
+    alpha = ran.json["services"][0]
+    for text in texts:
+        assert text in " ".join([alpha["detail"], alpha["output"], alpha["hint"]])
+    if command != "db.up":
+        assert ask(docked.url("beta"), "SELECT count(*) FROM note") == [(2,)]
+
+
+@pytest.mark.parametrize("command", ["db.up", "db.reset"])
+@pytest.mark.parametrize(
+    ("variables", "texts"),
+    [
+        (
+            {"DOCKER_HOST": "unix:///nowhere/docker.sock"},
+            ["there is no socket /nowhere/docker.sock", "Start Docker"],
+        ),
+        ({"PATH": "/nowhere"}, ["`docker` is not on PATH", "Install Docker"]),
+        ({"DOCKER_CONTEXT": "unheard-of"}, ["no Docker context 'unheard-of'", "docker context ls"]),
+    ],
+)
+def test_no_engine(
+    pair: Docked, command: str, variables: Mapping[str, str], texts: list[str]
+) -> None:
+    told(pair.invoke(command, env=variables), 1, *texts)
+
+
+def test_a_socket_nobody_listens_on(pair: Docked) -> None:
+    path = pair.state / "stale.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    ran = pair.invoke("db.up", env={"DOCKER_HOST": f"unix://{path}"})
+    told(ran, 1, f"No Docker Engine answers at {path}", "Start Docker", "HULEEDU_PROVIDER=embedded")
+
+
+@pytest.mark.parametrize(
+    ("mode", "text"),
+    [(0o060, "sudo usermod -aG"), (0o000, "is closed, and not to this account")],
+)
+def test_a_socket_this_account_may_not_use(pair: Docked, mode: int, text: str) -> None:
+    path = pair.state / f"closed-{mode}.sock"
+    with socket.socket(socket.AF_UNIX) as closed:
+        closed.bind(str(path))
+        path.chmod(mode)
+        done = subprocess.run(
+            [sys.executable, "-c", CONNECT_AS_NOBODY, path],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert text in done.stdout
+    assert str(path) in done.stdout
+    assert "HULEEDU_PROVIDER=embedded" in done.stdout
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A folder for PATH with what the tasks need, and no `docker` yet."""
+    for name in ("sh", "tail"):
+        program = shutil.which(name)
+        assert program
+        (tmp_path / name).symlink_to(program)
+    return tmp_path
+
+
+def add_program(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("answer", NO_PLUGIN)
+def test_docker_without_compose(pair: Docked, programs: Path, answer: str) -> None:
+    add_program(programs, "docker", DOCKER_WITHOUT_COMPOSE.format(answer=answer))
+    ran = pair.invoke("db.up", env={"PATH": str(programs)})
+    told(ran, 1, "Docker is installed without Compose.", "Install Compose v2")
+
+
+def test_docker_with_compose_v1_only(pair: Docked, programs: Path) -> None:
+    add_program(programs, "docker", DOCKER_WITHOUT_COMPOSE.format(answer=NO_PLUGIN[0]))
+    add_program(programs, "docker-compose", "#!/bin/sh\n")
+    ran = pair.invoke("db.up", env={"PATH": str(programs)})
+    told(ran, 1, "Only Compose v1 (`docker-compose`) is installed", "Install Compose v2")
+
+
+@pytest.mark.parametrize("image", ["huleedu.invalid/nowhere:1", "Not A Name"])
+def test_an_image_that_cannot_be_pulled(pair: Docked, image: str) -> None:
+    texts = [f"The image {image} is not on this machine and cannot be pulled", "docker login"]
+    with defined(pair, image=image):
+        only_alpha_told(pair, 1, *texts)
+
+
+def test_a_port_a_process_has(pair: Docked) -> None:
+    pair.compose("rm", "--stop", "--force", "alpha_db")
+    port = pair.port("alpha")
+    with socket.create_server(("127.0.0.1", port)):
+        only_alpha_told(pair, 1, f"Port {port} is taken by pid {os.getpid()}", "Stop it")
+
+
+def test_a_port_another_projects_container_has(pair: Docked) -> None:
+    pair.compose("rm", "--stop", "--force", "alpha_db")
+    with new_docked("other") as other:
+        other.define(other_db={"ports": [f"127.0.0.1:{pair.port('alpha')}:5432"]})
+        other.compose("up", "--detach")
+        name = other.container("other_db").name
+        only_alpha_told(pair, 1, f"is taken by the container {name} of {other.root}", "Stop it")
+
+
+def test_compose_files_without_the_service(pair: Docked) -> None:
+    texts = ["have no service 'alpha_db' for alpha; they have beta_db", "'compose_service'"]
+    pair.write_compose({"beta_db": pair.defined["beta_db"]})
+    only_alpha_told(pair, 2, *texts)
+    pair.define()
+
+
+@pytest.mark.parametrize("published", ["127.0.0.1:{}:5432", "127.0.0.1:{}-65535:5432", ""])
+def test_a_port_compose_and_registry_do_not_agree_on(pair: Docked, published: str) -> None:
+    (port,) = free_ports(1)
+    publishes = f"publishes {port if published else 'no port'}"
+    texts = [publishes, f"the registry says {pair.port('alpha')}", "Make the two agree"]
+    with defined(pair, ports=[published.format(port)] if published else []):
+        only_alpha_told(pair, 2, *texts)
+
+
+def test_a_variable_compose_needs_and_lacks(pair: Docked) -> None:
+    with defined(pair, image="${ALPHA_IMAGE:?state the image}"):
+        ran = pair.invoke("db.up")
+    told(ran, 2, "need the variable ALPHA_IMAGE", "alpha_db.image", "state the image", ".env")
+
+
+@pytest.mark.parametrize(
+    ("text", "told_of"),
+    [("services: [", "yaml"), ("services: {alpha_db: {nonsense: 1}}", "nonsense is not allowed")],
+)
+def test_a_compose_file_compose_cannot_use(pair: Docked, text: str, told_of: str) -> None:
+    pair.write("docker-compose.yml", text)
+    ran = pair.invoke("db.up")
+    pair.define()
+    told(ran, 2, "cannot use the compose files", told_of, "docker compose config")
+
+
+def test_a_compose_file_that_is_missing(pair: Docked) -> None:
+    ran = pair.invoke("db.up", env={"COMPOSE_FILE": "missing.yml"})
+    told(ran, 2, f"The compose file {pair.root}/missing.yml does not exist", "COMPOSE_FILE")
+
+
+def test_a_container_that_dies_at_start(pair: Docked) -> None:
+    cause = 'unrecognized configuration parameter "no_such_setting"'
+    with defined(pair, command=["postgres", "-c", "no_such_setting=on"]):
+        only_alpha_told(pair, 1, "exited (exit code 1)", cause, "docker volume rm")
+
+
+def test_an_init_script_that_fails_though_compose_starts_the_container_again(pair: Docked) -> None:
+    """Without its scripts' work the server would start well the second time."""
+    pair.compose("rm", "--stop", "--force", "alpha_db")
+    pair.write("broken/init.sql", "SELECT 1 / 0;\n")
+    volumes = [*pair.defined["alpha_db"]["volumes"], f"./broken:{SCRIPTS}:ro"]
+    with defined(pair, restart="always", volumes=volumes):
+        only_alpha_told(pair, 1, "division by zero", command="db.reset --volumes")
+        pair.write("broken/init.sql", "CREATE TABLE mended ();\n")
+        assert pair.invoke("db.reset").code == 0
+    assert ask(pair.url("alpha"), "SELECT count(*) FROM mended") == [(0,)]
+
+
+@pytest.mark.parametrize("command", ["db.up", "db.reset", "db.migrate"])
+def test_a_volume_born_with_another_password(pair: Docked, command: str) -> None:
+    another = {"HULEEDU_DB_PASSWORD": OTHER_PASSWORD}
+    ran = pair.invoke(command, "--service", "alpha", env=another)
+    texts = ["was made with another user or password", "db.reset --volumes --service alpha"]
+    told(ran, 1, *texts)
+
+
+def test_volumes_makes_a_volume_with_the_present_password(pair: Docked) -> None:
+    another = {"HULEEDU_DB_PASSWORD": OTHER_PASSWORD}
+    arguments = ("db.reset", "--volumes", "--service", "alpha")
+    assert pair.invoke(*arguments, env=another).code == 0
+    assert ask(pair.url("alpha", password=OTHER_PASSWORD), "SELECT count(*) FROM note") == [(2,)]
+    assert pair.invoke(*arguments).code == 0
+    assert ask(pair.url("alpha", password=PASSWORD), "SELECT count(*) FROM note") == [(2,)]
+
+
+@pytest.mark.parametrize("command", ["db.up", "db.reset", "db.reset --volumes"])
+def test_a_paused_container(pair: Docked, command: str) -> None:
+    name = pair.container("alpha_db").name
+    texts = [f"The container {name} is paused", f"docker unpause {name}"]
+    pair.compose("pause", "alpha_db")
+    only_alpha_told(pair, 1, *texts, command=command)
+    pair.compose("unpause", "alpha_db")
+
+
+def test_a_start_that_takes_longer_than_allowed() -> None:
+    with new_docked("alpha", mounts=[f"./slow:{SCRIPTS}:ro"]) as docked:
+        docked.write("slow/init.sql", "SELECT pg_sleep(4);\n")
+        ran = docked.invoke("db.up", env={"HULEEDU_START_TIMEOUT": "3"})
+        texts = ["does not let the user in after 3 s", "HULEEDU_START_TIMEOUT allows more time"]
+        told(ran, 1, *texts)
+        assert docked.invoke("db.up").code == 0
+
+
+class Engine:
+    """A socket that leads to the machine's engine until it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self) -> None:
+        """Break every connection and let in no new one, as an engine that ends does."""
+        for each in (self._listener, *self._open):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(str(SOCKET))
+                self._open += [client, server]
+                for source, sink in ((client, server), (server, client)):
+                    threading.Thread(target=_pipe, args=(source, sink), daemon=True).start()
+
+
+def _pipe(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while chunk := source.recv(65536):
+            sink.sendall(chunk)
+        sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("step", ["starting", "recreating", "recreating its volume"])
+def test_an_engine_that_stops_in_the_middle(pair: Docked, step: str) -> None:
+    engine = Engine(pair.state / f"{step.replace(' ', '-')}.sock")
+    volumes = ["--volumes"] * ("volume" in step)
+    tool = pair.start("db.reset", *volumes, env={"DOCKER_HOST": f"unix://{engine.path}"})
+    assert tool.stderr
+    seen = [next(line for line in tool.stderr if line.strip() == f"alpha: {step}")]
+    engine.stop()
+    out, err = tool.communicate()
+    told(Ran(tool.returncode, out, "".join(seen) + err), 1, "The Docker Engine", "What to do")
+    assert pair.invoke("db.reset").code == 0

@@ -1,0 +1,73 @@
+"""What a server logs, and a shell on its database, whoever provides it."""
+
+import signal
+from collections.abc import Iterator
+
+import asyncpg
+import pytest
+
+from tests.support.docker import new_docked
+from tests.support.monorepo import Monorepo, new_monorepo
+from tests.support.observe import assert_no_password_on_screen
+from tests.support.postgres import ask
+
+
+@pytest.fixture(scope="module", params=["docker", "embedded"])
+def provided(request: pytest.FixtureRequest) -> Iterator[Monorepo]:
+    names = ("alpha", "beta")
+    with new_docked(*names) if request.param == "docker" else new_monorepo(names) as monorepo:
+        assert monorepo.invoke("db.up").code == 0
+        yield monorepo
+
+
+def complain(monorepo: Monorepo, name: str, word: str) -> None:
+    """Have a service's server log a word."""
+    with pytest.raises(asyncpg.UndefinedTableError):
+        ask(monorepo.url(name), f"SELECT FROM {word}")
+
+
+def test_the_log_of_each_service_is_shown(provided: Monorepo) -> None:
+    for name in ("alpha", "beta"):
+        complain(provided, name, f"complaint_of_{name}")
+    every, one = provided.invoke("db.logs"), provided.invoke("db.logs", "--service", "alpha")
+    assert every.code == one.code == 0
+    assert "complaint_of_alpha" in every.out
+    assert "complaint_of_alpha" in one.out
+    assert "complaint_of_beta" in every.out
+    assert "complaint_of_beta" not in one.out
+
+
+def test_as_many_lines_are_shown_as_were_asked_for(provided: Monorepo) -> None:
+    arguments = ("db.logs", "--service", "alpha", "--lines")
+    assert len(provided.invoke(*arguments, "1").out.splitlines()) == 1
+    assert len(provided.invoke(*arguments, "3").out.splitlines()) == 3
+
+
+def test_the_log_is_followed_until_ctrl_c(provided: Monorepo) -> None:
+    tool = provided.start("db.logs", "--service", "alpha", "--follow", "--lines", "1")
+    try:
+        assert tool.stdout
+        # It follows as soon as it has shown the past.
+        assert tool.stdout.readline()
+        complain(provided, "alpha", "complaint_to_follow")
+        assert any("complaint_to_follow" in line for line in tool.stdout)
+    finally:
+        tool.send_signal(signal.SIGINT)
+        tool.communicate(timeout=30)
+    assert tool.returncode in (0, 130, -signal.SIGINT)
+
+
+def test_a_shell_is_opened_on_the_services_own_database(provided: Monorepo) -> None:
+    arguments = ("db.shell", "--service", "beta", "--command")
+    ran = provided.invoke(*arguments, "SELECT current_user, current_database()")
+    assert ran.code == 0
+    assert "huleedu_user | huleedu_beta" in ran.out
+    assert_no_password_on_screen(ran)
+    assert provided.invoke(*arguments, "SELECT FROM missing").code != 0
+
+
+def test_a_shell_on_a_stopped_server_says_what_to_do(provided: Monorepo) -> None:
+    assert provided.invoke("db.down", "--service", "beta").code == 0
+    ran = provided.invoke("db.shell", "--service", "beta")
+    assert ran.code == 1
+    assert "invoke db.up" in ran.err

@@ -1,0 +1,233 @@
+"""Nothing is destroyed that is not proven to be this checkout's own."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.docker import DATA, IDLE, IMAGE, SCRIPTS, Docked, engine, new_docked
+from tests.support.monorepo import PASSWORD, Monorepo, Ran, new_monorepo
+from tests.support.observe import database
+from tests.support.postgres import ask, can_listen, proxy
+
+DESTRUCTIVE = [("db.reset",), ("db.reset", "--volumes")]
+WRITING = [*DESTRUCTIVE, ("db.migrate",), ("db.seed",)]
+DIRECTORY = "com.docker.compose.project.working_dir"
+PRODUCTION = 'huleedu-tasks {"environment": "production"}'
+
+
+@pytest.fixture(scope="module")
+def docked() -> Iterator[Docked]:
+    with new_docked("alpha") as made:
+        assert made.invoke("db.reset").code == 0
+        yield made
+
+
+@pytest.fixture(scope="module")
+def foreign() -> Iterator[Monorepo]:
+    """A server elsewhere, with the same user, password and databases: production, say."""
+    with new_monorepo(("alpha",)) as made:
+        assert made.invoke("db.reset").code == 0
+        yield made
+
+
+def refused(ran: Ran, *reasons: str) -> None:
+    """See that a guard has said no, and why."""
+    assert ran.code == 3, ran.out + ran.err
+    for reason in reasons:
+        assert reason in ran.out + ran.err
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_a_tunnel_in_place_of_the_stopped_container_is_named_and_left_alone(
+    docked: Docked, foreign: Monorepo, command: tuple[str, ...]
+) -> None:
+    before = database(foreign, "alpha")
+    assert docked.invoke("db.down").code == 0
+    port = docked.port("alpha")
+    with proxy(port, foreign.port("alpha")):
+        ran = docked.invoke(*command)
+    assert ran.code == 1
+    assert f"Port {port} is taken by pid" in ran.out
+    assert database(foreign, "alpha") == before
+
+
+@pytest.mark.skipif(not can_listen("::1"), reason="this machine has no ::1")
+@pytest.mark.parametrize("command", [*WRITING, ("db.up",)])
+def test_a_tunnel_beside_the_running_container_is_refused(
+    foreign: Monorepo, beside: Docked, command: tuple[str, ...]
+) -> None:
+    before, lives, birth = database(foreign, "alpha"), beside.lives(), beside.birth("alpha_db")
+    with proxy(beside.port("alpha"), foreign.port("alpha")):
+        refused(beside.invoke(*command), "another server than the container", beside.project)
+    assert database(foreign, "alpha") == before
+    assert (beside.lives(), beside.birth("alpha_db")) == (lives, birth)
+
+
+@pytest.fixture(scope="module")
+def beside() -> Iterator[Docked]:
+    """A database that is published at ::1 only, where 127.0.0.1 is left to others."""
+    with new_docked("alpha") as made:
+        made.define(alpha_db={"ports": [f"[::1]:{made.port('alpha')}:5432"]})
+        made.up()
+        yield made
+
+
+@pytest.mark.parametrize("command", [*WRITING, ("db.up",), ("db.down",)])
+def test_another_checkouts_container_of_the_same_project_name_is_refused(
+    docked: Docked, other: Docked, command: tuple[str, ...]
+) -> None:
+    assert docked.invoke("db.up").code == 0
+    before, lives = database(docked, "alpha"), docked.lives()
+    same_name = {"COMPOSE_PROJECT_NAME": docked.project}
+    refused(other.invoke(*command, env=same_name), f"belongs to the checkout {docked.root}")
+    assert docked.lives() == lives
+    assert database(docked, "alpha") == before
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[Docked]:
+    """Another checkout of the same monorepo."""
+    with new_docked("alpha") as made:
+        yield made
+
+
+@pytest.mark.parametrize("command", DESTRUCTIVE)
+def test_another_checkouts_container_of_the_same_fixed_name_is_refused(
+    other: Docked, command: tuple[str, ...]
+) -> None:
+    fixed = f"{other.project}-fixed"
+    other.define(alpha_db={"container_name": fixed})
+    with new_docked("alpha") as first:
+        first.define(alpha_db={"container_name": fixed})
+        first.compose("create")
+        lives = first.lives()
+        refused(other.invoke(*command), f"name {fixed} is taken", f"of the checkout {first.root}")
+        assert first.lives() == lives
+    other.define(alpha_db={"container_name": None})
+
+
+def test_the_same_checkout_by_another_path_is_not_another_checkout(docked: Docked) -> None:
+    """Compose notes the folder as it was typed."""
+    link = docked.root.with_name("link")
+    link.symlink_to(docked.root)
+    docked.compose("rm", "--stop", "--force")
+    docked.compose("--file", str(link / "docker-compose.yml"), "up", "--detach")
+    assert docked.container("alpha_db").labels[DIRECTORY] == str(link)
+    assert docked.invoke("db.reset").code == 0
+
+
+def test_names_that_look_alike_are_never_touched(docked: Docked) -> None:
+    """One of them is even a volume of this very project, and no service's data."""
+    client = engine()
+    look_alike = f"{docked.project}-alpha"
+    labels = {"com.docker.compose.project": look_alike, "com.docker.compose.service": "alpha_db"}
+    volumes = [
+        client.volumes.create(f"{look_alike}_alpha_db_data", labels=labels),
+        client.volumes.create(f"{docked.project}_alpha_db_data_old"),
+        client.volumes.create(
+            f"{docked.project}_cache_data", labels={"com.docker.compose.project": docked.project}
+        ),
+    ]
+    containers = [
+        client.containers.run(
+            IMAGE, IDLE["command"], tmpfs={DATA: ""}, detach=True, name=name, labels=given
+        )
+        for name, given in (
+            (f"{look_alike}-alpha_db-1", labels),
+            (f"{docked.project}-alpha_db-2", {}),
+        )
+    ]
+    try:
+        assert docked.invoke("db.reset", "--volumes", "db.down").code == 0
+        for container in containers:
+            container.reload()
+            assert container.status == "running"
+        for volume in volumes:
+            volume.reload()
+    finally:
+        for container in containers:
+            container.remove(force=True)
+        for volume in volumes:
+            volume.remove()
+
+
+@pytest.mark.parametrize("host", ["tcp://127.0.0.1:2375", "ssh://somebody@example.org"])
+@pytest.mark.parametrize("command", [*WRITING, ("db.up",), ("db.down",)])
+def test_an_engine_behind_a_network_is_refused(
+    other: Docked, command: tuple[str, ...], host: str
+) -> None:
+    ran = other.invoke(*command, env={"DOCKER_HOST": host})
+    refused(ran, f"{host} is reached over a network", "Unset DOCKER_HOST")
+
+
+@pytest.fixture
+def marked(docked: Docked) -> Iterator[Docked]:
+    """A server on which another database than the service's own is marked as production's."""
+    admin = docked.url("alpha", database="postgres")
+    assert docked.invoke("db.up").code == 0
+    ask(admin, "CREATE DATABASE elsewhere", f"COMMENT ON DATABASE elsewhere IS '{PRODUCTION}'")
+    yield docked
+    ask(admin, "DROP DATABASE elsewhere")
+
+
+@pytest.mark.parametrize("password", [PASSWORD, "one that was lost"])
+def test_a_volume_with_another_environments_database_is_refused(
+    marked: Docked, password: str
+) -> None:
+    """Compose recreates the container for a new password, and keeps the volume."""
+    before = database(marked, "alpha")
+    ran = marked.invoke("db.reset", "--volumes", env={"HULEEDU_DB_PASSWORD": password})
+    refused(ran, "database 'elsewhere' is marked as production")
+    assert database(marked, "alpha") == before
+
+
+def test_a_script_that_has_changed_is_no_reason_to_destroy_another_environments_database(
+    marked: Docked,
+) -> None:
+    script = marked.write("init.sql", "SELECT 1;\n")
+    mounts = marked.defined["alpha_db"]["volumes"]
+    marked.define(alpha_db={"volumes": [*mounts, f"{script}:{SCRIPTS}/init.sql:ro"]})
+    birth = marked.birth("alpha_db")
+    refused(marked.invoke("db.reset"), "database 'elsewhere' is marked as production")
+    assert marked.birth("alpha_db") == birth
+    marked.define(alpha_db={"volumes": mounts})
+
+
+def left_alone(docked: Docked, reason: str) -> None:
+    """See that data which is not only the container's is not destroyed, nor the container."""
+    before, lives = database(docked, "alpha"), docked.lives()
+    ran = docked.invoke("db.reset", "--volumes")
+    assert ran.code == 1
+    assert reason in ran.out
+    assert docked.lives() == lives
+    assert database(docked, "alpha") == before
+
+
+def test_a_volume_somebody_else_uses_as_well_is_left_alone(docked: Docked) -> None:
+    assert docked.invoke("db.up").code == 0
+    (volume,) = docked.volumes()
+    backup = engine().containers.create(
+        IMAGE, ["true"], tmpfs={DATA: ""}, volumes=[f"{volume}:/backup:ro"]
+    )
+    try:
+        left_alone(docked, f"{volume} is also used by the container {backup.name}")
+    finally:
+        backup.remove()
+
+
+def test_a_volume_compose_did_not_make_is_left_alone() -> None:
+    with new_docked("alpha") as docked:
+        volume = engine().volumes.create(f"{docked.project}_alpha_db_data")
+        try:
+            assert docked.invoke("db.reset").code == 0
+            left_alone(docked, f"The volume {volume.name} was not made by Compose for the project")
+        finally:
+            docked.remove()
+            volume.remove()
+
+
+def test_data_in_a_folder_is_reset_in_place_and_the_folder_left_alone() -> None:
+    with new_docked("alpha") as docked:
+        docked.define(alpha_db={"volumes": [f"./data:{DATA}"]})
+        assert docked.invoke("db.reset").code == 0
+        left_alone(docked, f"lies in the folder {docked.root}/data")

@@ -1,0 +1,304 @@
+"""Production as the tests have it: real servers with TLS, a role that owns only what it should.
+
+`main` has every database, speaks TLS as `localhost` and lets nobody in without; `plain` is a copy
+of it that knows no TLS; `standby` follows it. All three stand on one system identifier, as servers
+restored from one backup do.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import trustme
+
+from huleedu_tasks import process
+from huleedu_tasks.config.secret import Secret
+from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.revisions import read_history
+from huleedu_tasks.postgres.databases import Mark, write_mark
+from huleedu_tasks.servers.cluster import Cluster
+from huleedu_tasks.servers.embedded import EmbeddedServers, server_account
+from tests.support.flows import app_of
+from tests.support.monorepo import (
+    PASSWORD,
+    USER,
+    Monorepo,
+    Ran,
+    free_ports,
+    new_monorepo,
+    wait_until,
+)
+from tests.support.observe import assert_no_password_on_screen
+from tests.support.postgres import TOOL, ask, connect, is_listening
+from tests.support.values import settings
+
+SERVICES = ("alpha", "beta", "gamma")
+ADMIN = "postgres_admin"
+ADMIN_PASSWORD = "administrators-own"
+# Whoever the tests are connects without TLS; the role of the services cannot.
+ONLY_TLS = f"""\
+host all {ADMIN} 127.0.0.1/32 scram-sha-256
+host replication {ADMIN} 127.0.0.1/32 scram-sha-256
+hostssl all all 127.0.0.1/32 scram-sha-256
+"""
+CONFIGURATION = """
+ssl = on
+ssl_cert_file = 'server.crt'
+ssl_key_file = 'server.key'
+max_connections = 30
+max_prepared_transactions = 5
+autovacuum = off
+log_statement = all
+log_line_prefix = '%a|'
+"""
+NO_TLS = "ssl = off\n"
+READING = {"BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "SELECT", "WITH", "SET"}
+# What PgBouncer says of its own when it lends a session to somebody else.
+RETURNING = {"DISCARD"}
+_SAID = re.compile(rf"^{TOOL}\|LOG:  (?:statement|execute [^:]+): (\w+)", re.MULTILINE)
+BOUNCER = """\
+[databases]
+* = host=127.0.0.1 port={server}
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = {folder}/users
+pool_mode = {mode}
+client_tls_sslmode = require
+client_tls_cert_file = {folder}/server.crt
+client_tls_key_file = {folder}/server.key
+server_tls_sslmode = require
+"""
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority, made for the test."""
+
+    folder: Path
+    ca: trustme.CA = field(default_factory=trustme.CA)
+
+    @property
+    def file(self) -> Path:
+        """What a client names as its root certificate."""
+        path = self.folder / "ca.pem"
+        self.ca.cert_pem.write_to_path(path)
+        return path
+
+    def issue(self, name: str, folder: Path) -> None:
+        """Put a certificate for a host, and its key, into a server's folder."""
+        issued = self.ca.issue_cert(name)
+        certificate, key = folder / "server.crt", folder / "server.key"
+        certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        key.touch(mode=0o600)
+        issued.private_key_pem.write_to_path(key)
+        _give(certificate, key)
+
+
+@dataclass(frozen=True)
+class Production:
+    """A monorepo whose production runs, and what its people set to reach it."""
+
+    monorepo: Monorepo
+    authority: Authority
+    main: Cluster
+    plain: Cluster
+    standby: Cluster
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a person sets who knows what they do."""
+        return external("PROD", "production", self.main.port, SSLMODE="verify-full") | {
+            "HULEEDU_PROD_DB_SSLROOTCERT": str(self.authority.file)
+        }
+
+    def invoke(self, *arguments: str, **variables: str) -> Ran:
+        """Run a command, see that it only read, and that no password is on the screen."""
+        before = len(self.log)
+        ran = self.monorepo.invoke(*arguments, env=self.variables | variables)
+        said = set(_SAID.findall(self.log[before:]))
+        assert said <= READING | RETURNING, said
+        assert_no_password_on_screen(ran)
+        return ran
+
+    def validate(self, *names: str, **variables: str) -> Ran:
+        """Run `prod.validate --json` for some services, or all."""
+        return self.invoke("prod.validate", "--json", *selected(names), **variables)
+
+    def url(self, port: int, database: str = "huleedu_alpha", **parts: Any) -> str:
+        """Return what an override says."""
+        tls: dict[str, str] = parts.pop("tls", {})
+        stated = {"user": USER, "password": Secret(PASSWORD), "host": "localhost", **parts}
+        found = DatabaseUrl(port=port, database=database, query=tuple(tls.items()), **stated)
+        return found.reveal()
+
+    def verified(self, mode: str = "verify-full") -> dict[str, str]:
+        """Return what an override says of TLS."""
+        return {"ssl": mode, "dsn": f"postgresql://?sslrootcert={self.authority.file}"}
+
+    def admin(self, database: str = "huleedu_alpha") -> str:
+        """Return the URL with which the administrator gets into a database of `main`."""
+        return admin_url(self.main, database)
+
+    @property
+    def log(self) -> str:
+        """What `main` has written down: every statement, and whose it was."""
+        return self.main.log.read_text(errors="replace")
+
+    @contextmanager
+    def changed(self, do: str, undo: str) -> Iterator[None]:
+        """Have the administrator change something of alpha's database for a `with` block."""
+        ask(self.admin(), do)
+        try:
+            yield
+        finally:
+            ask(self.admin(), undo)
+
+    def transactions(self) -> int:
+        """Return how many transactions have changed anything on `main` since it was made."""
+        ((number,),) = ask(self.admin(), "SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
+        return int(number)
+
+
+def selected(names: Sequence[str]) -> list[str]:
+    """Return the flags that select services."""
+    return [text for name in names for text in ("--service", name)]
+
+
+def external(prefix: str, environment: str, port: int, **more: str) -> dict[str, str]:
+    """Return the variables of production or staging."""
+    stated = {"HOST": "localhost", "PORT": str(port), "PASSWORD": PASSWORD, **more}
+    variables = {f"HULEEDU_{prefix}_DB_{name}": value for name, value in stated.items()}
+    return variables | {"HULEEDU_ENVIRONMENT": environment}
+
+
+def problems(ran: Ran, service: str = "alpha") -> list[dict[str, str]]:
+    """Return what was found about a service."""
+    (found,) = [each["problems"] for each in ran.json["services"] if each["service"] == service]
+    return list(found)
+
+
+@contextmanager
+def new_production() -> Iterator[Production]:
+    """Make a monorepo with a production at head, marked as such."""
+    with new_monorepo(SERVICES) as monorepo:
+        yield asyncio.run(_built(monorepo))
+
+
+@contextmanager
+def bouncer(production: Production, mode: str) -> Iterator[int]:
+    """Put a PgBouncer before `main`, with a certificate of its own; return its port."""
+    program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
+    if not program:
+        pytest.skip("there is no pgbouncer on this machine")
+    (port,) = free_ports(1)
+    folder = production.monorepo.root.parent / f"bouncer-{mode}"
+    folder.mkdir()
+    production.authority.issue("localhost", folder)
+    users = folder / "users"
+    users.write_text(f'"{USER}" "{PASSWORD}"\n')
+    configuration = folder / "pgbouncer.ini"
+    configuration.write_text(
+        BOUNCER.format(server=production.main.port, port=port, folder=folder, mode=mode)
+    )
+    _give(folder, users, configuration)
+    running = process.spawn_server(
+        [program, configuration],
+        cwd=folder,
+        environment={},
+        log=folder / "log",
+        account=server_account(),
+    )
+    try:
+        wait_until(lambda: is_listening("127.0.0.1", port))
+        yield port
+    finally:
+        running.terminate()
+        running.wait()
+        shutil.rmtree(folder)
+
+
+def admin_url(cluster: Cluster, database: str) -> str:
+    """Return the URL with which the administrator gets into a database."""
+    return f"postgresql://{ADMIN}:{quote(ADMIN_PASSWORD)}@127.0.0.1:{cluster.port}/{database}"
+
+
+async def _built(monorepo: Monorepo) -> Production:
+    servers = EmbeddedServers.create(settings(), monorepo.state, (), reason="the test's")
+    template = servers._runnable(servers._template)
+    await template.create(ADMIN)
+    await template.set_login(ADMIN, Secret(ADMIN_PASSWORD))
+    main, plain, standby = (
+        servers._runnable(servers._cluster_at(f"{name}_db", port=port))
+        for name, port in zip(("main", "plain", "standby"), free_ports(3), strict=True)
+    )
+    folder = monorepo.root.parent / "authority"
+    folder.mkdir()
+    production = Production(monorepo, Authority(folder), main, plain, standby)
+    await main.copy_from(template)
+    (main.data / "pg_hba.conf").write_text(ONLY_TLS)
+    _add(main, CONFIGURATION)
+    production.authority.issue("localhost", main.data)
+    await main.start(30)
+    await _populate(production)
+    await main.stop()
+    await plain.copy_from(main)
+    (plain.data / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
+    _add(plain, NO_TLS)
+    await standby.copy_from(main)
+    _add(
+        standby,
+        f"primary_conninfo = 'host=127.0.0.1 port={main.port} user={ADMIN} "
+        f"password={ADMIN_PASSWORD}'\n",
+    )
+    (standby.data / "standby.signal").touch()
+    _give(standby.data / "standby.signal")
+    for each in (main, plain, standby):
+        await each.start(30)
+    return production
+
+
+async def _populate(production: Production) -> None:
+    """Make the role and the databases, and have Alembic bring them to head."""
+    server = await connect(admin_url(production.main, "postgres"))
+    await server.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
+    for name in SERVICES:
+        database = f"huleedu_{name}"
+        await server.execute(f"CREATE DATABASE {database}")
+        await write_mark(server, database, Mark(environment="production"))
+        inside = await connect(production.admin(database))
+        await inside.execute(f"GRANT CREATE ON SCHEMA public TO {USER}")
+        await inside.close()
+    await server.close()
+    app = app_of(production.monorepo, **production.variables)
+    urls = app.urls(app.registry.services)
+    await asyncio.gather(
+        *(
+            runner.upgrade(each, urls[each.name].url, app.settings, read_history(each))
+            for each in app.registry.services
+        )
+    )
+
+
+def _add(cluster: Cluster, text: str) -> None:
+    with (cluster.data / "postgresql.conf").open("a") as file:
+        file.write(text)
+
+
+def _give(*paths: Path) -> None:
+    """Let the account servers run as have files, where that is not our own."""
+    if account := server_account():
+        for path in paths:
+            os.chown(path, account.uid, account.gid)
