@@ -17,7 +17,7 @@ from huleedu_tasks.servers.container_state import ContainerState
 from huleedu_tasks.servers.engine import Engine
 
 INIT_FOLDER = "/docker-entrypoint-initdb.d"
-LIST_SCRIPTS = f"[ ! -d {INIT_FOLDER} ] || find {INIT_FOLDER} -type f -exec sha256sum {{}} + | sort"
+LIST_SCRIPTS = f"[ ! -d {INIT_FOLDER} ] || find {INIT_FOLDER} -type f -exec sha256sum {{}} +"
 INITDB_BEGUN = "The files belonging to this database system will be owned by user"
 INITDB_DONE = "Success. You can now start the database server"
 POLL_INTERVAL = 0.1
@@ -163,7 +163,7 @@ class Containers:
                 f"The scripts in {INIT_FOLDER} of {container.name} cannot be read: {said.strip()}",
                 hint="Make them readable for the container.",
             )
-        digest = hashlib.sha256(said.encode())
+        digest = hashlib.sha256("\n".join(sorted(said.splitlines())).encode())
         for mount in container.mounts:
             # The container goes on seeing the file it was started with if an editor replaces it.
             if mount.path.is_relative_to(INIT_FOLDER) and mount.source.is_file():
