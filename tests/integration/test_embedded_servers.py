@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from huleedu_tasks.config.registry import load_registry
 from huleedu_tasks.servers.binaries import package_folder
 from huleedu_tasks.servers.embedded import server_account
+from huleedu_tasks.state import is_reachable
 from tests.support.flows import app_of, development_of, without_initdb
 from tests.support.monorepo import (
     PASSWORD,
@@ -421,9 +423,9 @@ def test_started_by_root_the_servers_run_as_an_account_without_privileges(home: 
 def test_an_ordinary_user_runs_everything_as_himself() -> None:
     person = pwd.getpwnam(ORDINARY_USER)
     account = {"user": person.pw_uid, "group": person.pw_gid, "extra_groups": []}
-    paths = {"PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, sys.path)])}
-    python = reachable_python(account, paths)
     with new_monorepo(["alpha", "beta"]) as monorepo:
+        paths = {"PYTHONPATH": reachable_library(monorepo.root.parent / "library")}
+        python = reachable_python(account, paths)
         monorepo.environment |= {**paths, "HOME": str(monorepo.root)}
         for path in (monorepo.root.parent, *monorepo.root.parent.rglob("*")):
             os.chown(path, person.pw_uid, person.pw_gid)
@@ -434,6 +436,16 @@ def test_an_ordinary_user_runs_everything_as_himself() -> None:
         owners = {path.lstat().st_uid for path in monorepo.state.rglob("*")}
         assert owners == {person.pw_uid}
         assert monorepo.invoke("db.down", account=account, python=python).code == 0
+
+
+def reachable_library(folder: Path) -> str:
+    """Return where another user can import the tasks and all they need; copies, if he must."""
+    packages = Path(sysconfig.get_path("purelib"))
+    if is_reachable(PROJECT) and is_reachable(packages):
+        return os.pathsep.join([str(PROJECT), *filter(None, sys.path)])
+    shutil.copytree(packages, folder / "packages", symlinks=True)
+    shutil.copytree(PROJECT / "huleedu_tasks", folder / "project/huleedu_tasks")
+    return os.pathsep.join([str(folder / "project"), str(folder / "packages")])
 
 
 def reachable_python(account: Mapping[str, Any], paths: Mapping[str, str]) -> str:
