@@ -61,7 +61,7 @@ class App:
     @cached_property
     def state(self) -> Path:
         """The folder everything is written to that is not the developer's own."""
-        return state_folder(self.registry_path.parent, self.settings.state_directory)
+        return state_folder(self.registry_path.parent, self.unchecked_settings.state_directory)
 
     def services(self, names: Sequence[str] | None) -> tuple[Service, ...]:
         """Return the selected services, or all."""

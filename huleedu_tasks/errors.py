@@ -86,3 +86,7 @@ class MigrationError(HuleEduError):
 
 class SeedError(HuleEduError):
     """A seed failed; its transaction was rolled back."""
+
+
+class BackupError(HuleEduError):
+    """A backup failed, so that nothing was changed."""

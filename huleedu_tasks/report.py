@@ -43,6 +43,53 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRevision:
+    """A revision that would run.
+
+    Attributes:
+        path: Its file, relative to the root of the monorepo.
+        sha256: What its file holds, as a hash.
+        sql: What it would do; None if that shows only when it runs.
+        problems: What its statements lock or destroy.
+    """
+
+    revision: str
+    message: str
+    path: str
+    sha256: str
+    sql: str | None = None
+    problems: tuple[Problem, ...] = ()
+
+    def as_json(self) -> dict[str, object]:
+        """Return what stands in the JSON document."""
+        return {
+            "revision": self.revision,
+            "message": self.message,
+            "path": self.path,
+            "sha256": self.sha256,
+            "sql": self.sql,
+            "problems": [problem.as_json() for problem in self.problems],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedRevision:
+    """A revision that has run, as the database itself says.
+
+    Attributes:
+        seconds: How long it took, as far as that is known.
+    """
+
+    revision: str
+    message: str
+    seconds: float | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Return what stands in the JSON document."""
+        return {"revision": self.revision, "message": self.message, "seconds": self.seconds}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How the work on one service ended, and why.
 
@@ -53,6 +100,7 @@ class Outcome:
         output: What the service's own code printed, shown in full if it failed.
         facts: What a command has to tell about the service beyond that.
         problems: What was found about it; None if that was not asked.
+        revisions: Those that would run, or have run; None if that was not asked.
         exit_code: What this outcome makes of the whole run.
     """
 
@@ -64,6 +112,7 @@ class Outcome:
     output: str = ""
     facts: Mapping[str, Fact] = field(default_factory=dict)
     problems: tuple[Problem, ...] | None = None
+    revisions: tuple[PlannedRevision, ...] | tuple[AppliedRevision, ...] | None = None
     exit_code: ExitCode = ExitCode.DONE
 
     def __bool__(self) -> bool:
@@ -88,11 +137,11 @@ class Outcome:
             "hint": self.hint,
             "seconds": round(self.seconds, 3),
             **{name: list(v) if isinstance(v, tuple) else v for name, v in self.facts.items()},
-            **(
-                {}
-                if self.problems is None
-                else {"problems": [*map(Problem.as_json, self.problems)]}
-            ),
+            **{
+                name: [item.as_json() for item in items]
+                for name, items in (("problems", self.problems), ("revisions", self.revisions))
+                if items is not None
+            },
             **({} if self else {"output": self.output}),
         }
 
@@ -139,6 +188,7 @@ class Report:
         pending: Whether the command was asked to check, and work is left to do.
         places: Servers that are not ours to lose, each with its services; the screen begins
             with them.
+        notes: What else is to be known of the whole run, in sentences.
     """
 
     command: str
@@ -151,6 +201,7 @@ class Report:
     dry_run: bool = False
     pending: bool = False
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def problems(self) -> dict[Problem, list[str]]:
@@ -198,6 +249,7 @@ class Report:
             "dry_run": self.dry_run,
             "exit_code": int(self.exit_code),
             "seconds": round(self.seconds, 3),
+            "notes": list(self.notes),
             "services": [outcome.as_json() for outcome in self.outcomes],
         }
 

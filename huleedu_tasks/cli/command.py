@@ -37,7 +37,7 @@ HELP = {
 }
 RUN_AGAIN = "Run the same command again; it begins from any state."
 REPORT_BUG = "This is a mistake in huleedu-tasks: please report it with the lines above."
-REPEATABLE = ("service", "confirm")
+REPEATABLE = ("service", "confirm", "first", "host")
 STANDARD_OUTPUT = 1
 STANDARD_ERROR = 2
 

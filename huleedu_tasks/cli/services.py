@@ -41,6 +41,8 @@ def _row(service: Service, root: Path) -> dict[str, Fact]:
         "alembic_config": _relative(service.alembic_config, root),
         "python": list(service.python),
         "environment": sorted(service.environment),
+        "lock_timeout": service.lock_timeout,
+        "statement_timeout": service.statement_timeout,
         "compose_service": service.compose_service,
         "volume": service.volume,
         "extensions": list(service.extensions),

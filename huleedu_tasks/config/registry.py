@@ -34,6 +34,8 @@ class Service:
     Attributes:
         python: The command that starts the interpreter of its migrations; empty for the one
             that runs this process.
+        lock_timeout: Seconds a statement may wait for a lock; None for the setting.
+        statement_timeout: Seconds a statement may take; None for the setting.
         seed_after: Names of the services that must be seeded before it.
     """
 
@@ -45,6 +47,8 @@ class Service:
     alembic_config: Path
     python: tuple[str, ...]
     environment: Mapping[str, str]
+    lock_timeout: int | None
+    statement_timeout: int | None
     compose_service: str
     volume: str
     extensions: tuple[str, ...]
@@ -285,6 +289,8 @@ def _complete(root: Path, entry: Mapping[str, Any]) -> Service:
         alembic_config=directory / entry.get("alembic_config", "alembic.ini"),
         python=(python,) if isinstance(python, str) else tuple(python),
         environment=dict(entry.get("environment", {})),
+        lock_timeout=entry.get("lock_timeout"),
+        statement_timeout=entry.get("statement_timeout"),
         compose_service=compose_service,
         volume=entry.get("volume", f"{compose_service}_data"),
         extensions=tuple(entry.get("extensions", ())),

@@ -1,6 +1,6 @@
 """A text that must not be shown: masked wherever it is printed, revealed only by name."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from json import dumps
 from urllib.parse import quote, quote_plus
 
@@ -55,6 +55,20 @@ class Redactor:
         for form in self._forms:
             text = text.replace(form, MASK)
         return text
+
+
+def redacted(value: object, redact: Callable[[str], str]) -> object:
+    """Return what stands in a JSON document with every text of it masked.
+
+    Masking the finished text instead could break a string in two.
+    """
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {key: redacted(item, redact) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redacted(item, redact) for item in value]
+    return value
 
 
 def _printed_forms(text: str) -> tuple[str, ...]:

@@ -133,6 +133,31 @@ VARIABLES = (
         default="600",
     ),
     Variable(
+        name="HULEEDU_LOCK_TIMEOUT",
+        purpose="Seconds a statement of `prod.migrate` may wait for a lock; 0 for ever.",
+        default="5",
+    ),
+    Variable(
+        name="HULEEDU_LOCK_ATTEMPTS",
+        purpose="How often a revision that had to wait too long for a lock is tried.",
+        default="5",
+    ),
+    Variable(
+        name="HULEEDU_STATEMENT_TIMEOUT",
+        purpose="Seconds a statement of `prod.migrate` may take; 0 for ever.",
+        default="300",
+    ),
+    Variable(
+        name="HULEEDU_RUN_WAIT",
+        purpose="Seconds `prod.migrate` waits for another run to end.",
+        default="300",
+    ),
+    Variable(
+        name="HULEEDU_BACKUP_TIMEOUT",
+        purpose="Seconds the backups of `prod.migrate` may take, each.",
+        default="3600",
+    ),
+    Variable(
         name="HULEEDU_REGISTRY",
         purpose="Path of the registry; `services.json` in this folder or one above if unset.",
         process_only=True,
@@ -264,6 +289,31 @@ class Settings:
         return float(self.get("HULEEDU_MIGRATION_TIMEOUT"))
 
     @property
+    def lock_timeout(self) -> float:
+        """Seconds a statement of `prod.migrate` may wait for a lock; 0 for ever."""
+        return float(self.get("HULEEDU_LOCK_TIMEOUT"))
+
+    @property
+    def lock_attempts(self) -> int:
+        """How often a revision that had to wait too long for a lock is tried."""
+        return int(self.get("HULEEDU_LOCK_ATTEMPTS"))
+
+    @property
+    def statement_timeout(self) -> float:
+        """Seconds a statement of `prod.migrate` may take; 0 for ever."""
+        return float(self.get("HULEEDU_STATEMENT_TIMEOUT"))
+
+    @property
+    def run_wait(self) -> float:
+        """Seconds `prod.migrate` waits for another run to end."""
+        return float(self.get("HULEEDU_RUN_WAIT"))
+
+    @property
+    def backup_timeout(self) -> float:
+        """Seconds the backups of `prod.migrate` may take, each."""
+        return float(self.get("HULEEDU_BACKUP_TIMEOUT"))
+
+    @property
     def embedded_durable(self) -> bool:
         """Whether embedded servers flush to disk."""
         return _TRUTH[self.get("HULEEDU_EMBEDDED_DURABLE").strip().lower()]
@@ -299,6 +349,11 @@ class Settings:
             "HULEEDU_JOBS": lambda text: _number(text, at_least=1, whole=True),
             "HULEEDU_START_TIMEOUT": lambda text: _number(text, at_least=1),
             "HULEEDU_MIGRATION_TIMEOUT": lambda text: _number(text, at_least=1),
+            "HULEEDU_LOCK_TIMEOUT": lambda text: _number(text, at_least=0),
+            "HULEEDU_LOCK_ATTEMPTS": lambda text: _number(text, at_least=1, whole=True),
+            "HULEEDU_STATEMENT_TIMEOUT": lambda text: _number(text, at_least=0),
+            "HULEEDU_RUN_WAIT": lambda text: _number(text, at_least=0),
+            "HULEEDU_BACKUP_TIMEOUT": lambda text: _number(text, at_least=1),
             **{f"{prefix}_PORT": _port for prefix in EXTERNAL_PREFIX.values()},
             **{f"{prefix}_SSLMODE": _ssl_mode for prefix in EXTERNAL_PREFIX.values()},
         }

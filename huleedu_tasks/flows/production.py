@@ -1,13 +1,15 @@
-"""The databases that are not ours to lose, in staging and production: validate, status.
+"""The databases that are not ours to lose, in staging and production: validate, status, plan.
 
-What is done here is read-only. Every service that goes in comes out with all that was found about
-it, and a configuration that is wrong is reported as a whole before anything is connected to.
+What is done here is read-only; `release.py` changes them. Every service that goes in comes out
+with all that was found about it, and a configuration that is wrong is reported as a whole before
+anything is connected to.
 """
 
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import EXTERNAL_PREFIX, Settings
@@ -22,6 +24,7 @@ from huleedu_tasks.config.urls import (
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, HuleEduError, ServerError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.fleet import Step, Work
+from huleedu_tasks.flows.planning import Planned, plan, write_plan
 from huleedu_tasks.flows.validation import (
     DISABLED,
     Target,
@@ -33,6 +36,7 @@ from huleedu_tasks.flows.validation import (
     validate,
 )
 from huleedu_tasks.guard import require_external_environment
+from huleedu_tasks.journal import commit_of
 from huleedu_tasks.migrations.revisions import History, read_history
 from huleedu_tasks.migrations.runner import named
 from huleedu_tasks.postgres.inspection import read_revisions
@@ -40,6 +44,7 @@ from huleedu_tasks.report import Fact, Level, Outcome, Problem, Progress, Report
 
 # Each costs a connection of a server that others use.
 CONNECTIONS = 8
+PLAN_COLUMNS = ("database", "from", "to", "pending")
 VALIDATE_COLUMNS = ("database", "tls", "version", "current", "pending")
 STATUS_COLUMNS = ("database", "current", "head", "pending")
 
@@ -50,10 +55,12 @@ class Production:
 
     Attributes:
         settings: Unchecked: what is wrong with them is reported with all else that is.
+        root: The root of the monorepo.
     """
 
     settings: Settings
     services: tuple[Service, ...]
+    root: Path
     progress: Progress = field(default_factory=Silence)
     started: float = field(default_factory=time.monotonic)
 
@@ -66,12 +73,12 @@ class Production:
         Raises:
             ConfigurationError: With everything that is wrong with the configuration.
         """
-        self._require_configuration("prod.validate")
+        self.require_configuration("prod.validate")
         if offline:
             outcomes = tuple(map(self._offline, self.services))
         else:
-            outcomes = await self._validate_all()
-        return self._report("prod.validate", outcomes, VALIDATE_COLUMNS)
+            outcomes, _ = await self._validate_all()
+        return self.report("prod.validate", outcomes, VALIDATE_COLUMNS)
 
     async def status(self, *, check: bool) -> Report:
         """Tell which revision each database is at.
@@ -82,38 +89,80 @@ class Production:
         Raises:
             ConfigurationError: With everything that is wrong with the configuration.
         """
-        self._require_configuration("prod.status")
+        self.require_configuration("prod.status")
         outcomes = await self._run(self._status)
         behind = any(outcome.facts.get("pending") != 0 for outcome in outcomes)
-        report = self._report("prod.status", outcomes, STATUS_COLUMNS)
+        report = self.report("prod.status", outcomes, STATUS_COLUMNS)
         return replace(report, pending=check and behind)
+
+    async def plan(self, *, out: Path | None) -> Report:
+        """Tell what a migration would run.
+
+        Args:
+            out: A file that gets the plan, so that a migration keeps to it.
+
+        Raises:
+            ConfigurationError: With everything that is wrong with the configuration.
+        """
+        self.require_configuration("prod.plan")
+        outcomes, planned = await self.plan_all()
+        report = self.report("prod.plan", outcomes, PLAN_COLUMNS)
+        if out is None:
+            return report
+        if report.exit_code is not ExitCode.DONE:
+            return replace(report, notes=(f"{out} was not written: see above.",))
+        changing = [each for each in planned.values() if each.changes]
+        environment = str(self.settings.environment)
+        write_plan(out, changing, environment=environment, commit=commit_of(self.root))
+        return replace(report, notes=(f"The plan is in {out}.",))
+
+    async def plan_all(self) -> tuple[tuple[Outcome, ...], dict[str, Planned]]:
+        """Validate all services, and work out what would run on those that are well."""
+        outcomes, found = await self._validate_all()
+        planned: dict[str, Planned] = {}
+
+        async def work_out(service: Service, step: Step) -> Outcome:
+            step("planning")
+            validated = found[service.name]
+            planned[service.name] = await plan(validated, self.settings, self.root)
+            return _planned(validated, planned[service.name])
+
+        outcomes = await fleet.run_next(
+            self.services,
+            [replace(outcome, detail="") if outcome else outcome for outcome in outcomes],
+            work_out,
+            jobs=self.settings.jobs,
+            progress=self.progress,
+        )
+        return outcomes, planned
 
     # What is done for each service.
 
-    async def _validate_all(self) -> tuple[Outcome, ...]:
+    async def _validate_all(self) -> tuple[tuple[Outcome, ...], dict[str, Validated]]:
         found: dict[str, Validated] = {}
 
         async def ask(service: Service, step: Step) -> Outcome:
             step("asking its database")
-            found[service.name] = await validate(self._target(service))
+            found[service.name] = await validate(self.target(service))
             return _validated(found[service.name])
 
         outcomes = await self._run(ask)
         # This only shows when all are known.
         shared = same_database([found[s.name] for s in self.services if s.name in found])
-        return tuple(
+        judged = tuple(
             _judged(outcome, (*(outcome.problems or ()), shared[outcome.service]))
             if outcome.service in shared
             else outcome
             for outcome in outcomes
         )
+        return judged, found
 
     def _offline(self, service: Service) -> Outcome:
-        target = self._target(service)
+        target = self.target(service)
         return _validated(Validated(target=target, problems=tuple(history_problems(target))))
 
     async def _status(self, service: Service, step: Step) -> Outcome:
-        target = self._target(service)
+        target = self.target(service)
         if isinstance(target.history, HuleEduError):
             raise target.history
         step("asking its database")
@@ -129,7 +178,8 @@ class Production:
     async def _run(self, work: Work) -> tuple[Outcome, ...]:
         return await fleet.run(self.services, work, jobs=CONNECTIONS, progress=self.progress)
 
-    def _target(self, service: Service) -> Target:
+    def target(self, service: Service) -> Target:
+        """Return a service's database, and what the code knows of it."""
         environment = self.settings.environment
         prefix = EXTERNAL_PREFIX[environment]
         return Target(
@@ -148,9 +198,10 @@ class Production:
         usual = found.get(service.name)
         return None if usual == self._urls[service.name] else usual
 
-    def _report(
+    def report(
         self, command: str, outcomes: tuple[Outcome, ...], columns: tuple[str, ...]
     ) -> Report:
+        """Return what a command came to, with the servers it was about."""
         places: dict[str, list[str]] = {}
         for name, resolved in self._urls.items():
             places.setdefault(resolved.url.address, []).append(name)
@@ -167,7 +218,13 @@ class Production:
 
     # What must be right before anything is connected to.
 
-    def _require_configuration(self, command: str) -> None:
+    def require_configuration(self, command: str) -> None:
+        """See that everything is right that can be told without a connection.
+
+        Raises:
+            Refused: In development and testing.
+            ConfigurationError: With all findings.
+        """
         require_external_environment(self.settings, command)
         findings = [
             *self.settings.findings(),
@@ -230,6 +287,24 @@ def _history(service: Service) -> History | HuleEduError:
         return read_history(service)
     except HuleEduError as error:
         return error
+
+
+def _planned(validated: Validated, planned: Planned) -> Outcome:
+    pin = planned.pin
+    detail = "" if planned.revisions else "nothing pending"
+    if planned.marks:
+        detail = f"{detail or 'then'} marked as {validated.target.environment}"
+    return Outcome(
+        service=pin.service,
+        facts={
+            "from": named(pin.before),
+            "to": named(pin.after),
+            "pending": len(planned.revisions),
+        },
+        detail=detail,
+        problems=tuple(p for p in validated.problems if p.level is not Level.INFO),
+        revisions=planned.revisions,
+    )
 
 
 def _validated(validated: Validated) -> Outcome:

@@ -19,7 +19,7 @@ from huleedu_tasks.postgres.connections import (
     Unreachable,
     connection,
 )
-from huleedu_tasks.postgres.databases import parse_mark, quoted
+from huleedu_tasks.postgres.databases import Mark, literal, marked, parse_mark, quoted
 from huleedu_tasks.postgres.inspection import Facts, Identity, Session, identify, inspect
 from huleedu_tasks.report import Level, Problem
 
@@ -295,8 +295,15 @@ def _mark(target: Target, facts: Facts) -> Iterator[Problem]:
     except ServerError as error:
         yield _error(f"{error.message.rstrip('.')}: {facts.comment!r}", error.hint)
         return
-    if mark is None:
+    if mark is None and facts.may_mark:
         yield _info(f"carries no mark yet; the first migration marks it as {target.environment}")
+    elif mark is None:
+        comment = literal(marked(facts.comment, Mark(environment=target.environment)))
+        yield _warning(
+            f"carries no mark that keeps it from being taken for another environment's, and "
+            f"{target.url.user!r} may not set one: it does not own the database",
+            f"Have its owner run: COMMENT ON DATABASE {quoted(target.url.database)} IS {comment}.",
+        )
     elif mark.environment != target.environment:
         yield _error(
             f"is marked as {mark.environment}, not as {target.environment}",

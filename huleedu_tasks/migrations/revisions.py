@@ -9,7 +9,7 @@ import configparser
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -56,14 +56,26 @@ class History:
         followed = {parent for r in self.revisions.values() for parent in r.parents}
         return tuple(sorted(set(self.revisions) - followed))
 
-    def pending(self, current: tuple[str, ...]) -> int | None:
+    def pending(self, current: Sequence[str]) -> int | None:
         """Return how many revisions lead from the current ones to the head.
 
         None if a current revision is unknown here.
         """
-        if not set(current) <= set(self.revisions):
-            return None
-        return len(self._ancestors(self.heads) - self._ancestors(current))
+        known = set(current) <= set(self.revisions)
+        return len(self.between(current, self.heads)) if known else None
+
+    def between(self, before: Sequence[str], after: Sequence[str]) -> tuple[Revision, ...]:
+        """Return the revisions that lead from one place to another, parents first.
+
+        What is unknown here leads nowhere.
+        """
+        there, here = (
+            self._ancestors([name for name in names if name in self.revisions])
+            for names in (after, before)
+        )
+        parents = {name: self._needs(name) for name in self.revisions if name in there - here}
+        order = TopologicalSorter(parents).static_order()
+        return tuple(self.revisions[name] for name in order if name in parents)
 
     def is_past(self, current: tuple[str, ...], revision: str) -> bool:
         """Whether a revision was applied on the way to the current ones."""
@@ -80,17 +92,21 @@ class History:
         found = [known for known in self.revisions if known.startswith(target)]
         return target if target in self.revisions else found[0] if len(found) == 1 else None
 
-    def _ancestors(self, ids: tuple[str, ...]) -> set[str]:
+    def _ancestors(self, ids: Sequence[str]) -> set[str]:
         seen: set[str] = set()
         todo = list(ids)
         while todo:
-            revision = self.revisions[todo.pop()]
-            if revision.id not in seen:
-                seen.add(revision.id)
-                # `depends_on` may name a branch label, which is no revision of its own.
-                needs = [name for name in revision.depends_on if name in self.revisions]
-                todo += [*revision.parents, *needs]
+            name = todo.pop()
+            if name not in seen:
+                seen.add(name)
+                todo += self._needs(name)
         return seen
+
+    def _needs(self, name: str) -> list[str]:
+        revision = self.revisions[name]
+        # `depends_on` may name a branch label, which is no revision of its own.
+        depends_on = [other for other in revision.depends_on if other in self.revisions]
+        return [*revision.parents, *depends_on]
 
 
 def read_history(service: Service) -> History:

@@ -5,8 +5,11 @@ a `%` in a URL breaks `config.set_main_option` in many an `env.py`, and its trac
 the password. asyncpg and psycopg both read PGPASSWORD.
 """
 
+import json
 import sys
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from huleedu_tasks import process
@@ -17,9 +20,67 @@ from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import current_revisions
+from huleedu_tasks.report import AppliedRevision
 
 WORKER = Path(__file__).with_name("worker.py")
+INSTRUCTIONS = "HULEEDU_WORKER"
 HEAD = "head"
+# PostgreSQL, Appendix A: lock_not_available, query_canceled.
+_LOCK_TIMEOUT = "55P03"
+_STATEMENT_TIMEOUT = "57014"
+_SHOWN_STATEMENT = 120
+
+
+class AlembicFailed(MigrationError):
+    """A run of Alembic has ended with an error.
+
+    Attributes:
+        kept_in_part: Whether something stays of the revision that failed, because it commits
+            before its end; None if that is not known.
+    """
+
+    kept_in_part: bool | None = None
+
+
+class LockTimeout(AlembicFailed):
+    """A statement has waited too long for a lock that somebody else holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What a run of Alembic is told, and where it tells what it does.
+
+    Attributes:
+        events: The file it writes to; see `worker.py`.
+        settings: Settings of PostgreSQL for each of its sessions.
+        wishes: Settings that a server may refuse.
+        target: The database that is meant: its server's start, and its number there.
+    """
+
+    events: Path
+    settings: Mapping[str, str]
+    wishes: Mapping[str, str] = field(default_factory=dict)
+    target: tuple[str, int]
+
+    def instructions(self, start: Sequence[str] | None = None) -> str:
+        """Return what the worker reads."""
+        return json.dumps(
+            {
+                "events": str(self.events),
+                "settings": dict(self.settings),
+                "wishes": dict(self.wishes),
+                "target": self.target,
+                "start": start,
+            }
+        )
+
+    def told(self) -> list[dict[str, str | float | bool]]:
+        """Return what has been told so far, in order."""
+        if not self.events.exists():
+            return []
+        # The last line may still be in the making.
+        whole, _, _ = self.events.read_text(encoding="utf-8").rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +98,28 @@ class Migrated:
     output: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """The SQL of revisions, by their ids.
+
+    Attributes:
+        unrendered: Those that have none, each with the reason.
+        output: What was printed, if Alembic itself failed.
+    """
+
+    sql: Mapping[str, str]
+    unrendered: Mapping[str, str]
+    problem: str = ""
+
+
 async def upgrade(
-    service: Service, url: DatabaseUrl, settings: Settings, history: History, target: str = HEAD
+    service: Service,
+    url: DatabaseUrl,
+    settings: Settings,
+    history: History,
+    target: str = HEAD,
+    *,
+    session: Session | None = None,
 ) -> Migrated:
     """Upgrade a service's database, and ask it afterwards where it is.
 
@@ -46,12 +127,14 @@ async def upgrade(
 
     Args:
         target: A revision, as `alembic upgrade` takes it.
+        session: What the run is told besides.
 
     Raises:
+        LockTimeout: If a statement has waited for a lock longer than the session allows.
         MigrationError: If Alembic fails, takes too long, or leaves the database elsewhere.
         ServerError: If the database cannot be asked.
     """
-    before = await _revisions(url)
+    before = await revisions_of(url)
     wanted = history.resolve(target)
     if wanted and before == (wanted,):
         return Migrated(before=before, after=before)
@@ -60,18 +143,67 @@ async def upgrade(
             f"{service.database} is at {named(before)}, which is past {wanted}; nothing was run.",
             hint="Migrations go forward only; in development `invoke db.reset` starts anew.",
         )
-    hint = _remedy(before, history)
-    output = await _run_alembic(service, url, settings, ["upgrade", target], hint)
-    after = await _revisions(url)
+    environment = _environment(service, url, settings)
+    if session:
+        environment[INSTRUCTIONS] = session.instructions()
+    done = await _run_alembic(service, settings, environment, ["upgrade", target])
+    if done.returncode != 0:
+        raise _failure(service, done, session, _remedy(before, history))
+    after = await revisions_of(url)
     if wanted and after != (wanted,):
         raise MigrationError(
             f"Alembic ended without an error, but {service.database} is at "
             f"{named(after)}, not at {wanted}.",
             hint=f"Its env.py did not migrate, or migrated another database: it must use "
             f"the URL in {service.url_variable}.",
-            output=output,
+            output=done.output,
         )
-    return Migrated(before=before, after=after, output=output)
+    return Migrated(before=before, after=after, output=done.output)
+
+
+async def render(
+    service: Service,
+    url: DatabaseUrl,
+    settings: Settings,
+    session: Session,
+    start: Sequence[str],
+) -> Rendered:
+    """Have Alembic write the SQL from given revisions to head, without running it.
+
+    Args:
+        start: The revisions the database is at.
+        session: Should `env.py` connect all the same, its settings must keep it from writing.
+    """
+    environment = _environment(service, url, settings)
+    environment[INSTRUCTIONS] = session.instructions(list(start))
+    try:
+        done = await _run_alembic(service, settings, environment, ["upgrade", HEAD, "--sql"])
+        problem = "" if done.returncode == 0 else _cause(done.output)
+    except MigrationError as error:
+        problem = error.message
+    told = session.told()
+    return Rendered(
+        sql={str(e["revision"]): str(e["sql"]) for e in told if e["event"] == "sql"},
+        unrendered={
+            str(e["revision"]): str(e["reason"]) for e in told if e["event"] == "unrendered"
+        },
+        problem=problem,
+    )
+
+
+def applied(
+    sessions: Sequence[Session], history: History, before: Sequence[str], after: Sequence[str]
+) -> tuple[AppliedRevision, ...]:
+    """Return the revisions that lead from one place to another, with the times they took.
+
+    What Alembic says it has run counts only where the database says so too.
+    """
+    told = [each for session in sessions for each in session.told() if each["event"] == "run"]
+    seconds = {str(each["revision"]): float(each["seconds"]) for each in told}
+    return tuple(
+        AppliedRevision(revision=each.id, message=each.message, seconds=seconds.get(each.id))
+        for each in history.between(before, after)
+    )
 
 
 def named(revisions: tuple[str, ...]) -> str:
@@ -79,14 +211,19 @@ def named(revisions: tuple[str, ...]) -> str:
     return ", ".join(revisions) or "no revision"
 
 
-async def _revisions(url: DatabaseUrl) -> tuple[str, ...]:
+async def revisions_of(url: DatabaseUrl) -> tuple[str, ...]:
+    """Ask a database for its revisions.
+
+    Raises:
+        ServerError: If it cannot be asked.
+    """
     async with connection(url) as asked:
         return await current_revisions(asked)
 
 
 async def _run_alembic(
-    service: Service, url: DatabaseUrl, settings: Settings, arguments: list[str], hint: str
-) -> str:
+    service: Service, settings: Settings, environment: Mapping[str, str], arguments: list[str]
+) -> process.Completed:
     python = service.python or (sys.executable,)
     alembic = [str(WORKER), "-c", str(service.alembic_config), *arguments]
     command = [*_from_directory(service, python), *alembic]
@@ -94,7 +231,7 @@ async def _run_alembic(
         done = await process.run(
             command,
             cwd=service.directory,
-            environment=_environment(service, url, settings),
+            environment=environment,
             timeout=settings.migration_timeout,
             lifeline=True,
         )
@@ -109,13 +246,41 @@ async def _run_alembic(
             hint="See what it waits for; HULEEDU_MIGRATION_TIMEOUT allows more time.",
             output=done.output,
         )
-    if done.returncode != 0:
-        raise MigrationError(
-            f"Alembic failed with exit code {done.returncode}: {_cause(done.output)}",
-            hint=hint,
+    return done
+
+
+def _failure(
+    service: Service, done: process.Completed, session: Session | None, hint: str
+) -> MigrationError:
+    told = {str(each["event"]): each for each in (session.told() if session else [])}
+    if astray := told.get("astray"):
+        return MigrationError(
+            f"Its env.py connects to another database, {astray['database']!r}, not to "
+            f"{service.database!r} as it was told; nothing was run.",
+            hint=f"It must use the URL in {service.url_variable}.",
             output=done.output,
         )
-    return done.output
+    cause = f"Alembic failed with exit code {done.returncode}: {_cause(done.output)}"
+    failed = told.get("failed", {})
+    statement = textwrap.shorten(str(failed.get("statement")), _SHOWN_STATEMENT, placeholder=" ...")
+    kind = AlembicFailed
+    if failed.get("sqlstate") == _LOCK_TIMEOUT:
+        kind = LockTimeout
+        cause = f"A statement has waited too long for a lock: {statement}"
+        hint = (
+            "Run the same command again once it is released, or end its holder with "
+            "pg_terminate_backend(pid). HULEEDU_LOCK_TIMEOUT allows more time, while everybody "
+            "else waits behind it."
+        )
+    elif failed.get("sqlstate") == _STATEMENT_TIMEOUT:
+        cause = f"A statement has taken too long: {statement}"
+        hint = (
+            "HULEEDU_STATEMENT_TIMEOUT, or 'statement_timeout' in the registry, allows more time."
+        )
+    error = kind(cause, hint=hint, output=done.output)
+    if failed:
+        error.kept_in_part = bool(failed["kept_in_part"])
+    return error
 
 
 def _from_directory(service: Service, python: tuple[str, ...]) -> list[str]:

@@ -2,16 +2,42 @@
 
 It is started by its path, needs nothing of this package, and takes Alembic's own arguments.
 `python -m alembic` would not do: in a service's folder it imports `alembic/` from there.
+
+Where `HULEEDU_WORKER` says so, each connection gets settings of ours, and a file is told what
+happens; `env.py` sees nothing of either.
 """
 
+from __future__ import annotations  # a service's interpreter may be older than ours
+
+import io
+import json
 import os
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+Step = Callable[..., None]
+INSTRUCTIONS = "HULEEDU_WORKER"
+# Statements that leave nothing behind, even where each is a transaction of its own.
+READING = ("SELECT", "SHOW", "SET")
+
+
+IDENTITY = """\
+SELECT extract(epoch FROM pg_postmaster_start_time())::text, oid::bigint FROM pg_database
+WHERE datname = current_database()
+"""
+
+
+class WrongDatabase(Exception):
+    """The service's own code leads elsewhere."""
 
 
 def main() -> None:
     """Become `alembic`, imported from neither this folder nor the service's own."""
     end_with_parent()
+    instructions = json.loads(os.environ.pop(INSTRUCTIONS, "null"))
     here = os.path.dirname(os.path.abspath(__file__))
     paths = [path for path in sys.path if path and os.path.abspath(path) != here]
     # `PYTHONPATH=.` is the service's folder here; its own code may need it, Alembic must not.
@@ -19,8 +45,14 @@ def main() -> None:
 
     from alembic.config import main as alembic
 
+    observer = Observer(**instructions) if instructions else None
     sys.path[:] = paths
-    alembic(prog="alembic")
+    try:
+        alembic(prog="alembic")
+    except BaseException as error:
+        if observer:
+            observer.failed(error)
+        raise
 
 
 def end_with_parent() -> None:
@@ -37,6 +69,174 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+class Observer:
+    """Sets up each connection, and tells a file what happens, a JSON document per line.
+
+    Args:
+        events: The file.
+        settings: Settings of PostgreSQL for each session; the server must take them.
+        wishes: Settings that a server may refuse.
+        target: The server's start and the database's number, as the server tells them.
+        start: The revisions to render SQL from, since offline nobody asks the database.
+    """
+
+    def __init__(
+        self,
+        *,
+        events: str,
+        settings: dict[str, str],
+        wishes: dict[str, str],
+        target: Sequence[object],
+        start: Sequence[str] | None,
+    ) -> None:
+        from alembic.runtime.environment import EnvironmentContext
+        from sqlalchemy import event
+        from sqlalchemy.engine import Engine
+
+        # Open as long as the process lives; each line is written at once.
+        self._file = open(events, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        self._settings = settings
+        self._wishes = wishes
+        self._target = list(target)
+        self._start = start
+        self._running = False
+        self._unfinished_work = False
+        self._kept_in_part = False
+        self._observe_steps(EnvironmentContext)
+        event.listen(Engine, "connect", self._set_up)
+        event.listen(Engine, "before_cursor_execute", self._executing)
+        event.listen(Engine, "commit", self._committing)
+
+    def failed(self, error: BaseException) -> None:
+        """Tell how Alembic ended, and whether a part of a revision stays nevertheless."""
+        self._tell(
+            "failed",
+            sqlstate=_sqlstate(error),
+            statement=str(getattr(error, "statement", None) or ""),
+            kept_in_part=self._kept_in_part,
+        )
+
+    def _tell(self, event: str, **facts: object) -> None:
+        self._file.write(json.dumps({"event": event, **facts}) + "\n")
+
+    def _observe_steps(self, environment: Any) -> None:
+        """Have `context.configure` run the command's steps as ours."""
+        configure = environment.configure
+
+        def observed(context: Any, *args: Any, **options: Any) -> None:
+            plain = context.context_opts["fn"]
+            # An env.py of several databases configures several times.
+            if not hasattr(plain, "is_observed"):
+                context.context_opts["fn"] = self._observed_steps(plain)
+            if self._start is not None:
+                context.context_opts["starting_rev"] = tuple(self._start) or "base"
+            connection = args[0] if args else options.get("connection")
+            if connection is not None:
+                self._require_target(connection)
+            configure(context, *args, **options)
+
+        environment.configure = observed
+
+    def _require_target(self, connection: Any) -> None:
+        """Let no revision run on another database than the one that was meant.
+
+        Raises:
+            WrongDatabase: If `env.py` has connected elsewhere.
+        """
+        driver = connection.connection.dbapi_connection
+        cursor = driver.cursor()
+        cursor.execute(IDENTITY)
+        found, name = list(cursor.fetchone()), connection.engine.url.database
+        cursor.close()
+        if not connection.in_transaction():
+            # Alembic would take what we have begun for the service's own transaction.
+            driver.rollback()
+        if found != self._target:
+            self._tell("astray", database=name)
+            raise WrongDatabase(f"env.py has connected to another database: {name}")
+
+    def _observed_steps(self, plain: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+        def steps(heads: Any, context: Any) -> Iterator[Any]:
+            for step in plain(heads, context):
+                run = self._rendering if context.as_sql else self._running_step
+                step.migration_fn = run(step, context)
+                yield step
+
+        steps.is_observed = True  # type: ignore[attr-defined]  # for the next `configure`
+        return steps
+
+    def _running_step(self, step: Any, context: Any) -> Step:
+        plain, revision = step.migration_fn, step.revision.revision
+
+        def run(**options: Any) -> None:
+            self._tell("begun", revision=revision)
+            started = time.monotonic()
+            self._running, self._unfinished_work = True, False
+            plain(**options)
+            self._running = False
+            self._tell("run", revision=revision, seconds=round(time.monotonic() - started, 3))
+
+        return run
+
+    def _rendering(self, step: Any, context: Any) -> Step:
+        plain, revision = step.migration_fn, step.revision.revision
+
+        def render(**options: Any) -> None:
+            usual, context.impl.output_buffer = context.impl.output_buffer, io.StringIO()
+            try:
+                plain(**options)
+                self._tell("sql", revision=revision, sql=context.impl.output_buffer.getvalue())
+            except Exception as error:
+                # It reads what only a database knows; the next one may do without.
+                reason = f"{type(error).__name__}: {error}"
+                self._tell("unrendered", revision=revision, reason=reason.splitlines()[0])
+            finally:
+                context.impl.output_buffer = usual
+
+        return render
+
+    def _set_up(self, connection: Any, record: object) -> None:
+        for settings, needed in ((self._settings, True), (self._wishes, False)):
+            cursor = connection.cursor()
+            try:
+                for name, value in settings.items():
+                    cursor.execute(f"SET {name} = '{value}'")
+                # Else the settings go with the first rollback.
+                connection.commit()
+            except Exception:
+                connection.rollback()
+                if needed:
+                    raise
+            finally:
+                cursor.close()
+
+    def _executing(self, connection: Any, cursor: object, statement: str, *others: object) -> None:
+        if not self._running or statement.lstrip().upper().startswith(READING):
+            return
+        self._unfinished_work = True
+        if connection.connection.dbapi_connection.autocommit:
+            self._kept_in_part = True
+
+    def _committing(self, connection: object) -> None:
+        if not self._running:
+            # Between two revisions: what was run is recorded in alembic_version as well.
+            self._kept_in_part = False
+        elif self._unfinished_work:
+            self._kept_in_part = True
+
+
+def _sqlstate(error: BaseException | None) -> str | None:
+    """Return the code PostgreSQL gives an error, from the driver's own behind an exception."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+        if code:
+            return str(code)
+        error = getattr(error, "orig", None) or error.__cause__ or error.__context__
+    return None
 
 
 if __name__ == "__main__":

@@ -146,9 +146,13 @@ async def write_mark(connection: "asyncpg.Connection", name: str, mark: Mark) ->
 
     In a transaction the mark comes and goes with it.
     """
-    comment = (await comment_of(connection, name)).partition(MARK_PREFIX)[0]
-    text = f"{comment}{MARK_PREFIX}{json.dumps(asdict(mark))}"
+    text = marked(await comment_of(connection, name), mark)
     await connection.execute(f"COMMENT ON DATABASE {quoted(name)} IS {literal(text)}")
+
+
+def marked(comment: str, mark: Mark) -> str:
+    """Return a database's comment with another mark, or with its first one."""
+    return f"{comment.partition(MARK_PREFIX)[0]}{MARK_PREFIX}{json.dumps(asdict(mark))}"
 
 
 async def current_revisions(connection: "asyncpg.Connection") -> tuple[str, ...]:

@@ -49,6 +49,25 @@ class Identity:
     started: str
     database_oid: int
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """What any role can read, and tells this database from every other one that runs."""
+        return self.started, self.database_oid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relation:
+    """A table, a view, an index or a sequence.
+
+    Attributes:
+        rows: How many it has, as the planner estimates; None if it was never counted.
+        size: In bytes, with all its partitions.
+    """
+
+    name: str
+    rows: int | None
+    size: int
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -64,6 +83,7 @@ class Facts:
         hidden_sessions: How many sessions do not show this role what they do.
         free_connections: How many more the role can open.
         revisions: Alembic's, or why they cannot be read.
+        may_mark: Whether the role may comment on the database, which its owner may.
     """
 
     identity: Identity
@@ -83,6 +103,7 @@ class Facts:
     free_connections: int
     revisions: tuple[str, ...] | ServerError
     comment: str
+    may_mark: bool
 
 
 async def inspect(
@@ -109,6 +130,34 @@ async def identify(connection: "asyncpg.Connection") -> Identity:
     """
     async with _answering(connection):
         return await _identity(connection)
+
+
+async def read_relations(connection: "asyncpg.Connection") -> dict[str, Relation]:
+    """Return the relations of a database by their names, with the schema and without.
+
+    Without it, a name leads to the one the search path finds.
+
+    Raises:
+        ServerError: If it does not answer, or if one is locked by somebody who changes it.
+    """
+    async with _answering(connection):
+        await connection.execute("SET LOCAL lock_timeout = '1s'")
+        rows = await connection.fetch(_RELATIONS)
+    found = {}
+    for row in rows:
+        counted = None if row["rows"] < 0 else int(row["rows"])
+        relation = Relation(name=row["name"], rows=counted, size=row["size"])
+        found[f"{row['schema']}.{row['name']}"] = relation
+        if row["visible"]:
+            found[row["name"]] = relation
+    return found
+
+
+def lost_connections() -> tuple[type[Exception], ...]:
+    """Return what is raised where a connection is lost, or does not answer in time."""
+    import asyncpg
+
+    return asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError
 
 
 @asynccontextmanager
@@ -224,6 +273,7 @@ SELECT d.datname AS database,
        pg_is_in_recovery() AS in_recovery,
        current_setting('default_transaction_read_only')::bool AS read_only,
        pg_backend_pid() AS pid,
+       pg_has_role(d.datdba, 'USAGE') AS may_mark,
        coalesce(current_schema(), '') AS schema,
        coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create,
        (SELECT count(*) FROM other WHERE datname = d.datname AND backend_type IS NULL)::int
@@ -264,6 +314,19 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S')
   AND NOT pg_has_role(c.relowner, 'USAGE')
   AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = c.oid AND d.deptype = 'e')
 ORDER BY 1
+"""
+
+_RELATIONS = """\
+SELECT n.nspname AS schema, c.relname AS name, c.reltuples AS rows,
+       pg_table_is_visible(c.oid) AS visible,
+       CASE c.relkind
+           WHEN 'p' THEN
+               (SELECT coalesce(sum(pg_relation_size(relid)), 0) FROM pg_partition_tree(c.oid))
+           ELSE pg_relation_size(c.oid)
+       END::bigint AS size
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'i', 'I', 'S')
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
 """
 
 # One that is being built at this moment is invalid, too.

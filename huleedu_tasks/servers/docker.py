@@ -13,7 +13,7 @@ from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASE, connection
 from huleedu_tasks.postgres.databases import Mark, ServerIdentity
 from huleedu_tasks.servers.admission import Admission
-from huleedu_tasks.servers.binaries import find_psql
+from huleedu_tasks.servers.binaries import find_program
 from huleedu_tasks.servers.complaints import explain_up
 from huleedu_tasks.servers.compose import Compose, Project
 from huleedu_tasks.servers.container_state import ContainerState
@@ -151,7 +151,7 @@ class DockerServers:
 
     def psql(self) -> str:
         """Return the machine's `psql`, or the package's."""
-        return find_psql()
+        return find_program("psql")
 
     def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> list[str]:
         """Return the command that shows the containers' logs."""

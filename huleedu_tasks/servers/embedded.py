@@ -27,7 +27,7 @@ from huleedu_tasks.postgres.connections import (
 )
 from huleedu_tasks.postgres.databases import Mark, ServerIdentity
 from huleedu_tasks.process import Account
-from huleedu_tasks.servers.binaries import Binaries, find_binaries, find_psql, package_folder
+from huleedu_tasks.servers.binaries import Binaries, find_binaries, find_program, package_folder
 from huleedu_tasks.servers.cluster import Cluster
 from huleedu_tasks.servers.protocol import Started
 from huleedu_tasks.state import is_reachable, make_folder, unwritable
@@ -145,7 +145,7 @@ class EmbeddedServers:
     def psql(self) -> str:
         """Return the `psql` beside the server's programs, else the machine's."""
         own = self.binaries.program("psql")
-        return str(own) if own.is_file() else find_psql()
+        return str(own) if own.is_file() else find_program("psql")
 
     def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> list[str]:
         """Return the command that shows the servers' log files."""

@@ -9,7 +9,7 @@ from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import Refused
 from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASE, connection
 from huleedu_tasks.postgres.databases import ServerIdentity
-from huleedu_tasks.servers.binaries import find_psql
+from huleedu_tasks.servers.binaries import find_program
 from huleedu_tasks.servers.protocol import Started
 
 
@@ -51,7 +51,7 @@ class ExistingServers:
 
     def psql(self) -> str:
         """Return the machine's `psql`, or the package's."""
-        return find_psql()
+        return find_program("psql")
 
     def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> list[str]:
         """Refuse: the servers are not ours."""

@@ -1,0 +1,385 @@
+"""Changing databases that are not ours to lose: plan, lock, plan again, back up, migrate, verify.
+
+Whoever runs this at two in the morning, or twenty times at once, finds each database where it
+was or where it should be, and a record that says which.
+"""
+
+import platform
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huleedu_tasks import backups
+from huleedu_tasks.backups import Dumper
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.errors import ExitCode, Finding, Refused
+from huleedu_tasks.flows import fleet
+from huleedu_tasks.flows.attempts import Attempts
+from huleedu_tasks.flows.fleet import Step
+from huleedu_tasks.flows.planning import Pin, Planned, pin_now, stale
+from huleedu_tasks.flows.production import PLAN_COLUMNS, Production
+from huleedu_tasks.flows.validation import Target, reach
+from huleedu_tasks.journal import Record
+from huleedu_tasks.migrations.revisions import read_history
+from huleedu_tasks.migrations.runner import named
+from huleedu_tasks.postgres import locks
+from huleedu_tasks.postgres.databases import Mark, write_mark
+from huleedu_tasks.postgres.inspection import identify
+from huleedu_tasks.report import Outcome, Progress, Report, Status
+
+if TYPE_CHECKING:
+    import asyncpg
+
+COMMAND = "prod.migrate"
+COLUMNS = ("database", "from", "to")
+NO_BACKUP = "No backup was taken by this run: neither --backup-command nor --backup-dir was given."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backups:
+    """What must be backed up before the first change.
+
+    Attributes:
+        command: A command of the person's own; empty for none.
+        folder: Where dumps go; None for none.
+        dumper: What makes them.
+    """
+
+    command: str = ""
+    folder: Path | None = None
+    dumper: Dumper | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What has been found and would be done, before anybody has agreed to it."""
+
+    report: Report
+    by_name: Mapping[str, Planned]
+
+    @property
+    def changing(self) -> tuple[Planned, ...]:
+        """What is to be changed, in registry order."""
+        return tuple(each for each in self.by_name.values() if each.changes)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts whose databases are to be changed."""
+        return tuple(dict.fromkeys(each.host for each in self.changing))
+
+    def question(self, host: str) -> str:
+        """Return what a person is asked before databases of a host are changed."""
+        there = [each for each in self.changing if each.host == host]
+        revisions = sum(len(each.revisions) for each in there)
+        return (
+            f"{self.report.environment.upper()}: {_count(revisions, 'revision')} will be applied "
+            f"to {_count(len(there), 'database')} on {host}."
+        )
+
+    @property
+    def unchanged(self) -> dict[str, Outcome]:
+        """The outcomes so far, which stay for those that are not to be changed."""
+        return {each.service: replace(each, revisions=()) for each in self.report.outcomes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """One run of `prod.migrate`.
+
+    Attributes:
+        production: The services and where they are.
+        first: Names of services that go before the others, which wait for them to end well.
+        keep_going: Whether the others go on after one has failed.
+        pins: What a plan from a file holds fast; None without one.
+        notify: Told in a sentence what the run waits for.
+    """
+
+    production: Production
+    record: Record
+    first: Sequence[str] = ()
+    keep_going: bool = False
+    backups: Backups = field(default_factory=Backups)
+    pins: tuple[Pin, ...] | None = None
+    notify: Callable[[str], object] = str
+
+    def with_progress(self, progress: Progress) -> "Release":
+        """Return the same run, shown by somebody else."""
+        return replace(self, production=replace(self.production, progress=progress))
+
+    async def prepare(self) -> Prepared:
+        """Validate, and work out what would run.
+
+        Raises:
+            ConfigurationError: With everything that is wrong with the configuration.
+            Refused: If a plan from a file no longer holds.
+        """
+        self.production.require_configuration(COMMAND)
+        outcomes, found = await self.production.plan_all()
+        planned = {s.name: found[s.name] for s in self._services if s.name in found}
+        report = self.production.report(COMMAND, self._all_or_none(outcomes), PLAN_COLUMNS)
+        prepared = Prepared(report=report, by_name=planned)
+        if report.exit_code is ExitCode.DONE:
+            self._require_pins(planned)
+            self.record.add(
+                "planned",
+                services=[
+                    {**each.pin.as_json(), "marks": each.marks} for each in prepared.changing
+                ],
+            )
+        return prepared
+
+    async def carry_out(self, prepared: Prepared) -> Report:
+        """Do what was planned and agreed to.
+
+        Raises:
+            Refused: If a database is locked by somebody else or has moved; nothing is changed.
+            BackupError: If a backup fails; nothing is changed.
+        """
+        async with AsyncExitStack() as stack:
+            held = {
+                each.pin.service: await stack.enter_async_context(self._locked(each))
+                for each in prepared.changing
+            }
+            already = await self._plan_again(prepared, held)
+            to_do = {n: p for n, p in prepared.by_name.items() if n in held and n not in already}
+            notes = await self._back_up(tuple(to_do.values()))
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="huleedu-run-"))
+            changed = await self._change(to_do, held, Path(folder))
+        outcomes = {**prepared.unchanged, **already, **changed}
+        report = self.production.report(
+            COMMAND, tuple(outcomes[service.name] for service in self._services), COLUMNS
+        )
+        return replace(report, notes=(*notes, self._where_recorded))
+
+    def nothing_to_do(self, prepared: Prepared) -> Report:
+        """Return what a run came to that had nothing to change."""
+        report = self.production.report(COMMAND, prepared.report.outcomes, COLUMNS)
+        return replace(report, notes=("Nothing is pending; nothing was changed.",))
+
+    def would(self, prepared: Prepared) -> Report:
+        """Return what a dry run comes to."""
+        changing = {each.pin.service for each in prepared.changing}
+        outcomes = tuple(
+            replace(
+                outcome,
+                status=Status.SKIPPED,
+                detail=f"dry run: would migrate {outcome.facts['database']}",
+            )
+            if outcome.service in changing
+            else outcome
+            for outcome in prepared.report.outcomes
+        )
+        return replace(prepared.report, outcomes=outcomes, dry_run=True)
+
+    # What must hold.
+
+    def _all_or_none(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+        """Let nothing go on where something stands in one service's way."""
+        wrong = [outcome.service for outcome in outcomes if not outcome]
+        reason = f"not begun: something stands in the way of {', '.join(wrong)}"
+        return tuple(
+            replace(outcome, status=Status.ABORTED, detail=reason) if wrong and outcome else outcome
+            for outcome in outcomes
+        )
+
+    def _require_pins(self, planned: Mapping[str, Planned]) -> None:
+        """Refuse whatever is not exactly the plan from the file."""
+        if self.pins is None:
+            return
+        changes = [text for pin in self.pins for text in stale(pin, planned[pin.service].pin)]
+        if changes:
+            raise Refused(
+                "The plan no longer holds; nothing was changed.",
+                findings=[Finding(place="", problem=change) for change in changes],
+                hint="Make a new one, `invoke prod.plan --out FILE`, and have it looked at again.",
+            )
+
+    @asynccontextmanager
+    async def _locked(self, planned: Planned) -> "AsyncIterator[asyncpg.Connection]":
+        """Keep every other run away from a database for the time of a `with` block."""
+        target = self._target(planned)
+        place = f"{target.url.database} on {target.url.address}"
+        async with reach(target) as held:
+            await locks.acquire(
+                held,
+                place=place,
+                holder=f"{platform.node()} pid {self.record.pid}",
+                wait=self._settings.run_wait,
+                notify=self.notify,
+            )
+            async with reach(target) as other:
+                variable = target.service.direct_url_variable
+                await locks.require_hold(held, other, place=place, variable=variable)
+            await locks.end_runs(held)
+            self.record.add("locked", service=planned.pin.service)
+            yield held
+
+    async def _plan_again(
+        self, prepared: Prepared, held: "Mapping[str, asyncpg.Connection]"
+    ) -> dict[str, Outcome]:
+        """See that all is still as planned; return what another run has done meanwhile.
+
+        Raises:
+            Refused: If something has moved elsewhere than the plan goes.
+        """
+        done: dict[str, Outcome] = {}
+        moved: list[str] = []
+        for each in prepared.changing:
+            now = await pin_now(self._target(each), held[each.pin.service])
+            if each.is_done(now):
+                outcome = prepared.unchanged[each.pin.service]
+                detail = "another run has migrated it meanwhile"
+                done[each.pin.service] = replace(outcome, detail=detail)
+            else:
+                moved += stale(each.pin, now)
+        if moved:
+            raise Refused(
+                "Something has moved since the plan was made; nothing was changed.",
+                findings=[Finding(place="", problem=change) for change in moved],
+                hint="Run the same command again; it makes a new plan.",
+            )
+        return done
+
+    # What is done.
+
+    async def _back_up(self, to_do: Sequence[Planned]) -> tuple[str, ...]:
+        if not to_do:
+            return ()
+        notes = []
+        if self.backups.command:
+            self.notify("Running the backup command.")
+            await backups.run_command(
+                self.backups.command,
+                root=self.production.root,
+                environment=self._settings.child_environment()
+                | {"HULEEDU_BACKUP_SERVICES": " ".join(each.pin.service for each in to_do)},
+                timeout=self._settings.backup_timeout,
+            )
+            notes.append("The backup command has ended well.")
+            self.record.add("backed up", by="command")
+        for each in to_do if self.backups.folder else ():
+            path = await self._dump(each, self.backups.folder)
+            notes.append(f"{each.pin.service}: dumped to {path}, and read back.")
+            self.record.add("backed up", by="pg_dump", service=each.pin.service, path=str(path))
+        if not notes:
+            self.record.add("not backed up")
+        return tuple(notes) or (NO_BACKUP,)
+
+    async def _dump(self, planned: Planned, folder: Path | None) -> Path:
+        assert folder is not None
+        assert self.backups.dumper is not None
+        pin = planned.pin
+        path = folder / f"{self._settings.environment}-{pin.database}-{self.record.run}.dump"
+        self.notify(f"{pin.service}: dumping {pin.database} to {path}.")
+        await backups.dump(
+            self._target(planned).url,
+            path,
+            self.backups.dumper,
+            environment=self._settings.child_environment(),
+            timeout=self._settings.backup_timeout,
+        )
+        return path
+
+    async def _change(
+        self,
+        to_do: Mapping[str, Planned],
+        held: "Mapping[str, asyncpg.Connection]",
+        folder: Path,
+    ) -> dict[str, Outcome]:
+        """Change one database after the other; the first failure stops what has not begun."""
+        outcomes: dict[str, Outcome] = {}
+        stopped: Outcome | None = None
+
+        async def migrate(service: Service, step: Step) -> Outcome:
+            return await self._migrate(to_do[service.name], held[service.name], folder, step)
+
+        for service in self._in_order(to_do):
+            if stopped and not self._goes_on(stopped):
+                how = "failed" if stopped.status is Status.FAILED else "was interrupted"
+                reason = f"not begun: {stopped.service} {how}"
+                outcome = fleet.aborted(service.name, reason, stopped.exit_code)
+                self.record.add("not begun", service=service.name, because=stopped.service)
+            else:
+                (outcome,) = await fleet.run(
+                    [service], migrate, jobs=1, progress=self.production.progress
+                )
+                stopped = None if outcome else outcome
+            outcomes[service.name] = _placed(outcome, to_do[service.name].pin)
+        return outcomes
+
+    async def _migrate(
+        self, planned: Planned, held: "asyncpg.Connection", folder: Path, step: Step
+    ) -> Outcome:
+        pin, target = planned.pin, self._target(planned)
+        self.record.add("migrating", service=pin.service, before=pin.before, after=pin.after)
+        step("migrating")
+        history = read_history(target.service)
+        attempts = Attempts(
+            target=target,
+            settings=self._settings,
+            history=history,
+            pin=pin,
+            identity=await identify(held),
+            lock=held,
+            record=self.record,
+            folder=folder,
+            step=step,
+        )
+        ended = await attempts.run()
+        outcome = ended.outcome
+        self.record.add(
+            "migrated" if outcome else "not migrated",
+            service=pin.service,
+            before=pin.before,
+            at=ended.at,
+            revisions=[each.as_json() for each in outcome.revisions or ()],
+            detail=outcome.detail,
+            seconds=round(ended.seconds, 3),
+        )
+        if outcome and planned.marks:
+            await write_mark(held, pin.database, Mark(environment=target.environment))
+            self.record.add("marked", service=pin.service, environment=target.environment)
+            outcome = replace(outcome, detail=f"{outcome.detail}, marked as {target.environment}")
+        at = None if ended.at is None else named(ended.at)
+        return replace(outcome, facts={"to": at})
+
+    def _in_order(self, names: Mapping[str, Planned]) -> list[Service]:
+        services = [service for service in self._services if service.name in names]
+        return sorted(services, key=lambda service: service.name not in self.first)
+
+    def _goes_on(self, failed: Outcome) -> bool:
+        """Whether the others are migrated although one was not: never after a canary."""
+        return (
+            self.keep_going and failed.status is Status.FAILED and failed.service not in self.first
+        )
+
+    def _target(self, planned: Planned) -> Target:
+        (service,) = [s for s in self._services if s.name == planned.pin.service]
+        return self.production.target(service)
+
+    @property
+    def _services(self) -> tuple[Service, ...]:
+        return self.production.services
+
+    @property
+    def _settings(self) -> Settings:
+        return self.production.settings
+
+    @property
+    def _where_recorded(self) -> str:
+        return f"The record of this run is {self.record.path}."
+
+
+def _placed(outcome: Outcome, pin: Pin) -> Outcome:
+    """Return an outcome that says which database it is about, and where that was."""
+    place = {"server": pin.server, "database": pin.database, "from": named(pin.before)}
+    # What was not begun is where it was.
+    return replace(outcome, facts={**place, "to": named(pin.before), **outcome.facts})
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

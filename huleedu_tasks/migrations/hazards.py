@@ -1,0 +1,197 @@
+"""What a revision's statements lock or destroy in a database as it is, and what to do instead.
+
+A statement is judged by the tables it meets: what is harmless on an empty one, or on one that the
+same revisions make, may stop a service on a full one.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from huleedu_tasks.postgres.inspection import Relation
+from huleedu_tasks.report import Level, Problem
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+
+LIBRARY = "sqlglot"
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+_UNIT = 1024
+
+_DEPLOY_FIRST = (
+    "First deploy code that no longer uses it, and drop it in a later release; only a backup "
+    "brings it back."
+)
+_TWO_NAMES = (
+    "Code that runs knows the old name: add the new one, keep both filled while the code changes "
+    "over, then drop the old one."
+)
+_IN_BATCHES = "Change the rows in batches, outside the migration."
+_NOT_VALID = "Add it NOT VALID, and in a later transaction VALIDATE CONSTRAINT, which locks little."
+
+
+def find_hazards(sql: str, relations: Mapping[str, Relation]) -> tuple[Problem, ...]:
+    """Return what is dangerous in the SQL of a revision.
+
+    Args:
+        sql: Statements, separated by semicolons.
+        relations: What the database has now, by name with its schema and without.
+    """
+    import sqlglot
+    from sqlglot.errors import SqlglotError
+
+    # It warns of statements it only keeps as text.
+    logging.getLogger(LIBRARY).setLevel(logging.ERROR)
+    try:
+        statements = sqlglot.parse(sql, dialect="postgres")
+    except SqlglotError:
+        return (_info("its SQL cannot be judged: it is of a kind not known here", "Read it."),)
+    found = (problem for each in statements if each for problem in _judge(each, relations))
+    return tuple(dict.fromkeys(found))
+
+
+def described(relation: Relation) -> str:
+    """Return a relation with what is in it, as people read it."""
+    rows = f"about {relation.rows} rows, " if relation.rows else ""
+    return f"{relation.name!r} ({rows}{_bytes(relation.size)})"
+
+
+def _judge(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[Problem]:
+    from sqlglot import exp
+
+    if isinstance(statement, exp.Drop):
+        yield from _drop(statement, relations)
+    elif isinstance(statement, exp.Alter):
+        yield from _alter(statement, relations)
+    elif isinstance(statement, exp.Create) and statement.kind == "INDEX":
+        yield from _create_index(statement, relations)
+    elif isinstance(statement, exp.TruncateTable):
+        for table in _filled(statement.expressions, relations):
+            yield _warning(f"empties {described(table)}", "Only a backup brings the rows back.")
+    elif isinstance(statement, exp.Delete | exp.Update) and not statement.args.get("where"):
+        verb = "deletes" if isinstance(statement, exp.Delete) else "changes"
+        for table in _filled([statement.this], relations):
+            yield _warning(f"{verb} every row of {described(table)}", _IN_BATCHES)
+    elif isinstance(statement, exp.Command) and statement.this.upper() == "DO":
+        yield _info("holds a DO block, whose statements are not judged", "Read it.")
+
+
+def _drop(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[Problem]:
+    if statement.args["kind"] not in ("TABLE", "VIEW", "SEQUENCE"):
+        return
+    for table in _known(statement.args["tables"], relations):
+        yield _warning(f"drops {described(table)}", _DEPLOY_FIRST)
+
+
+def _alter(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[Problem]:
+    from sqlglot import exp
+
+    for table in _known([statement.this], relations):
+        for action in statement.args["actions"]:
+            if isinstance(action, exp.Drop) and action.args["kind"] == "COLUMN":
+                for column in action.args["tables"]:
+                    yield _warning(
+                        f"drops the column {column.name!r} of {described(table)}", _DEPLOY_FIRST
+                    )
+            elif isinstance(action, exp.AlterRename):
+                new = action.this.name
+                yield _warning(f"renames {described(table)} to {new!r}", _TWO_NAMES)
+            elif isinstance(action, exp.RenameColumn):
+                old, new = action.this.name, action.args["to"].name
+                yield _warning(f"renames {old!r} of {described(table)} to {new!r}", _TWO_NAMES)
+            elif table.size:
+                yield from _alter_filled(statement, action, table)
+
+
+def _alter_filled(statement: "exp.Expr", action: "exp.Expr", table: Relation) -> Iterator[Problem]:
+    from sqlglot import exp
+
+    where = described(table)
+    if isinstance(action, exp.AlterColumn) and action.args.get("dtype"):
+        yield _warning(
+            f"changes the type of {action.name!r} in {where}, which may write the table anew while "
+            "nobody can read it",
+            "Add a column of the new type, fill it in batches, and let the code change over.",
+        )
+    elif isinstance(action, exp.AlterColumn) and action.args.get("allow_null") is False:
+        yield _warning(
+            f"makes {action.name!r} NOT NULL in {where}, which reads the whole table while nobody "
+            "can use it, and fails where a row has none",
+            f"First ADD CONSTRAINT ... CHECK ({action.name} IS NOT NULL) NOT VALID and VALIDATE "
+            "it; with that, SET NOT NULL reads nothing.",
+        )
+    elif isinstance(action, exp.ColumnDef) and _is_required(action):
+        yield _warning(
+            f"adds {action.name!r} NOT NULL without a default to {where}: it fails, as there are "
+            "rows",
+            "Add it with a server default, or fill it before it becomes NOT NULL.",
+        )
+    elif isinstance(action, exp.AddConstraint) and not statement.args["not_valid"]:
+        yield from map(partial(_constraint, where=where), action.expressions)
+
+
+def _constraint(constraint: "exp.Expr", *, where: str) -> Problem:
+    from sqlglot import exp
+
+    if constraint.find(exp.UniqueColumnConstraint, exp.PrimaryKey, exp.PrimaryKeyColumnConstraint):
+        return _warning(
+            f"adds a unique constraint to {where}, and nobody can use the table while its index "
+            "is built",
+            "CREATE UNIQUE INDEX CONCURRENTLY first, then ADD CONSTRAINT ... USING INDEX.",
+        )
+    return _warning(
+        f"adds a constraint to {where}, and nobody can write while all rows are checked",
+        _NOT_VALID,
+    )
+
+
+def _create_index(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[Problem]:
+    if statement.args.get("concurrently"):
+        return
+    for table in _filled([statement.this.args["table"]], relations):
+        yield _warning(
+            f"builds the index {statement.this.name!r} on {described(table)}, and nobody can write "
+            "meanwhile",
+            "Build it concurrently: postgresql_concurrently=True, in an autocommit_block().",
+        )
+
+
+def _is_required(column: "exp.Expr") -> bool:
+    from sqlglot import exp
+
+    kinds = [constraint.args["kind"] for constraint in column.args.get("constraints") or ()]
+    required = any(
+        isinstance(kind, exp.NotNullColumnConstraint) and not kind.args.get("allow_null")
+        for kind in kinds
+    )
+    filled = (exp.DefaultColumnConstraint, exp.GeneratedAsIdentityColumnConstraint)
+    serial = "SERIAL" in str(column.args.get("kind")).upper()
+    return required and not serial and not any(isinstance(kind, filled) for kind in kinds)
+
+
+def _known(tables: "list[exp.Expr]", relations: Mapping[str, Relation]) -> Iterator[Relation]:
+    for table in tables:
+        name = f"{table.args['db'].name}.{table.name}" if table.args.get("db") else table.name
+        if relation := relations.get(name):
+            yield relation
+
+
+def _filled(tables: "list[exp.Expr]", relations: Mapping[str, Relation]) -> Iterator[Relation]:
+    return (relation for relation in _known(tables, relations) if relation.size)
+
+
+def _bytes(size: float) -> str:
+    for unit in _UNITS[:-1]:
+        if size < _UNIT:
+            return f"{size:.0f} {unit}"
+        size /= _UNIT
+    return f"{size:.0f} {_UNITS[-1]}"
+
+
+def _warning(cause: str, remedy: str) -> Problem:
+    return Problem(level=Level.WARNING, cause=cause, remedy=remedy)
+
+
+def _info(cause: str, remedy: str) -> Problem:
+    return Problem(level=Level.INFO, cause=cause, remedy=remedy)

@@ -1,0 +1,182 @@
+"""One migrating run at a time on a database, and who stands in its way.
+
+The lock is PostgreSQL's advisory one, held by a session of its own outside any transaction, so
+that it ends with its holder, however that ends. It is polled: a statement that waits for it would
+keep `CREATE INDEX CONCURRENTLY` waiting for that statement.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from huleedu_tasks.errors import Refused, ServerError
+from huleedu_tasks.postgres.inspection import Session
+
+if TYPE_CHECKING:
+    import asyncpg
+
+# Any two numbers that nobody else uses: "hule", and the first of our locks.
+LOCK = (0x68756C65, 1)
+HOLDER_PREFIX = "huleedu-tasks lock "
+RUN_PREFIX = "huleedu-tasks run "
+BETWEEN_TRIES = (0.1, 0.3)
+ENDING_SECONDS = 10.0
+# A host that is gone without a word keeps its lock for half a minute, not for hours.
+_SESSION = {
+    "idle_session_timeout": "0",
+    "statement_timeout": "0",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "4",
+}
+# A name in pg_stat_activity has 63 bytes (PostgreSQL, NAMEDATALEN).
+_LONGEST_NAME = 63
+
+
+async def acquire(
+    connection: "asyncpg.Connection",
+    *,
+    place: str,
+    holder: str,
+    wait: float,
+    notify: Callable[[str], object],
+) -> None:
+    """Take the lock of a connection's database, which is held as long as the connection.
+
+    Args:
+        place: The database in words, for messages.
+        holder: Who we are, for others that find the lock taken: host and process.
+        wait: Seconds to wait for somebody else to release it.
+        notify: Told who is waited for.
+
+    Raises:
+        Refused: If somebody else still has it then; it names them.
+    """
+    # An older server does not have all of them.
+    for name, value in _SESSION.items():
+        await connection.execute(
+            "SELECT set_config(name, $2, false) FROM pg_settings WHERE name = $1", name, value
+        )
+    deadline = time.monotonic() + wait
+    waited_for = ""
+    while not await _try(connection):
+        other = await _holder(connection)
+        if time.monotonic() >= deadline:
+            raise Refused(
+                f"{place} is being migrated by {other or 'somebody who does not show'}; waited "
+                f"{wait:g} s for it.",
+                hint="Wait until that run has ended; HULEEDU_RUN_WAIT says how many seconds to "
+                "wait.",
+            )
+        if other and other != waited_for:
+            notify(f"{place} is being migrated by {other}; waiting up to {wait:g} s for it to end.")
+            waited_for = other
+        # Many who wait must not ask in step.
+        await asyncio.sleep(random.uniform(*BETWEEN_TRIES))
+    name = f"{HOLDER_PREFIX}{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {holder}"
+    await connection.execute("SELECT set_config('application_name', $1, false)", _short(name))
+
+
+async def require_hold(
+    connection: "asyncpg.Connection", other: "asyncpg.Connection", *, place: str, variable: str
+) -> None:
+    """See that the lock keeps others out: behind a pooler two sessions may be one.
+
+    Args:
+        connection: The connection that has taken it.
+        other: Another one to the same database.
+        variable: Where a way past a pooler is stated.
+
+    Raises:
+        Refused: If it does not.
+    """
+    pid = await connection.fetchval("SELECT pg_backend_pid()")
+    if pid == connection.get_server_pid() and not await _try(other):
+        return
+    raise Refused(
+        f"A lock on {place} keeps nobody out: a pooler hands its sessions to several clients.",
+        hint=f"Name the server itself in {variable}.",
+    )
+
+
+async def end_runs(connection: "asyncpg.Connection", prefix: str = RUN_PREFIX) -> None:
+    """End what runs have left behind in a connection's database, and wait until it is gone.
+
+    Whoever holds the lock knows that nobody else migrates: a session that still does belongs to
+    a run that was killed, and the server has not noticed yet.
+
+    Args:
+        prefix: How the sessions' names begin.
+
+    Raises:
+        ServerError: If the server does not end them.
+    """
+    deadline = time.monotonic() + ENDING_SECONDS
+    while left := await connection.fetch(_END, f"{prefix}%"):
+        if time.monotonic() >= deadline:
+            raise ServerError(
+                "Sessions of an earlier run do not end: "
+                f"pid {', '.join(str(row['pid']) for row in left)}.",
+                hint="See what they do in pg_stat_activity, and have an administrator end them.",
+            )
+        await asyncio.sleep(BETWEEN_TRIES[0] / 2)
+
+
+async def blockers(connection: "asyncpg.Connection", name: str) -> tuple[Session, ...]:
+    """Return those for whom sessions of a name wait, in a connection's database."""
+    rows = await connection.fetch(_BLOCKERS, name)
+    return tuple(Session(**row) for row in rows)
+
+
+def run_name(run: str) -> str:
+    """Return the name that a run's sessions have in `pg_stat_activity`."""
+    return _short(f"{RUN_PREFIX}{run}")
+
+
+async def _try(connection: "asyncpg.Connection") -> bool:
+    taken: bool = await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", *LOCK)
+    return taken
+
+
+async def _holder(connection: "asyncpg.Connection") -> str:
+    row = await connection.fetchrow(_HOLDER, *LOCK)
+    if row is None:
+        return ""
+    name = row["name"].removeprefix(HOLDER_PREFIX)
+    since, _, who = name.partition(" ")
+    # A lock taken a moment ago has no name yet.
+    described = f"{who} since {since}" if name != row["name"] else name
+    return f"{described} (from {row['address']}, server pid {row['pid']})"
+
+
+def _short(name: str) -> str:
+    return name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+
+
+_HOLDER = """\
+SELECT pid, application_name AS name, coalesce(host(client_addr), 'the server itself') AS address
+FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE locktype = 'advisory' AND granted AND objsubid = 2
+  AND classid = $1::int::oid AND objid = $2::int::oid
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+_END = """\
+SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name LIKE $1
+"""
+
+# A prepared transaction has no session, and counts as number 0.
+_BLOCKERS = """\
+SELECT DISTINCT other.pid,
+       concat_ws(' ', other.usename, nullif(other.application_name, ''), host(other.client_addr))
+           AS who,
+       coalesce(extract(epoch FROM clock_timestamp() - other.xact_start), 0)::float AS seconds,
+       CASE number WHEN 0 THEN 'a prepared transaction' ELSE '' END AS prepared
+FROM pg_stat_activity AS own
+CROSS JOIN LATERAL unnest(pg_blocking_pids(own.pid)) AS number
+LEFT JOIN pg_stat_activity AS other ON other.pid = number
+WHERE own.datname = current_database() AND own.application_name = $1
+"""
