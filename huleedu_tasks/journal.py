@@ -109,6 +109,11 @@ def new_record(
         yield record
 
 
+def unwritten_record() -> Record:
+    """Return a record for a dry run, which leaves nothing behind."""
+    return Record("dry-run", Path(), (), str)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """A run of the past, or one that is going on.
@@ -120,6 +125,11 @@ class Run:
     path: Path
     events: tuple[Event, ...]
     is_running: bool
+
+    @property
+    def id(self) -> str:
+        """Its id, which begins with the time."""
+        return self.path.stem
 
     @property
     def began(self) -> Event:

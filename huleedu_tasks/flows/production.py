@@ -111,7 +111,7 @@ class Production:
             return report
         if report.exit_code is not ExitCode.DONE:
             return replace(report, notes=(f"{out} was not written: see above.",))
-        changing = [each for each in planned.values() if each.changes]
+        changing = [planned[s.name] for s in self.services if planned[s.name].changes]
         environment = str(self.settings.environment)
         write_plan(out, changing, environment=environment, commit=commit_of(self.root))
         return replace(report, notes=(f"The plan is in {out}.",))

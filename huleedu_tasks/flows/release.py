@@ -71,12 +71,22 @@ class Prepared:
         """The hosts whose databases are to be changed."""
         return tuple(dict.fromkeys(each.host for each in self.changing))
 
+    @property
+    def all_hosts(self) -> tuple[str, ...]:
+        """The hosts of all services, whether there is anything to change or not."""
+        return tuple(dict.fromkeys(each.host for each in self.by_name.values()))
+
+    @property
+    def environment(self) -> str:
+        """The environment, as every screen says it."""
+        return self.report.environment.upper()
+
     def question(self, host: str) -> str:
         """Return what a person is asked before databases of a host are changed."""
         there = [each for each in self.changing if each.host == host]
         revisions = sum(len(each.revisions) for each in there)
         return (
-            f"{self.report.environment.upper()}: {_count(revisions, 'revision')} will be applied "
+            f"{self.environment}: {_count(revisions, 'revision')} will be applied "
             f"to {_count(len(there), 'database')} on {host}."
         )
 
@@ -106,7 +116,7 @@ class Release:
     pins: tuple[Pin, ...] | None = None
     notify: Callable[[str], object] = str
 
-    def with_progress(self, progress: Progress) -> "Release":
+    def shown_by(self, progress: Progress) -> "Release":
         """Return the same run, shown by somebody else."""
         return replace(self, production=replace(self.production, progress=progress))
 

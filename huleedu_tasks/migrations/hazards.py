@@ -54,7 +54,8 @@ def find_hazards(sql: str, relations: Mapping[str, Relation]) -> tuple[Problem, 
 def described(relation: Relation) -> str:
     """Return a relation with what is in it, as people read it."""
     rows = f"about {relation.rows} rows, " if relation.rows else ""
-    return f"{relation.name!r} ({rows}{_bytes(relation.size)})"
+    content = f"{rows}{_bytes(relation.size)}" if relation.size else "empty"
+    return f"{relation.name!r} ({content})"
 
 
 def _judge(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[Problem]:

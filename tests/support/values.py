@@ -21,6 +21,8 @@ def service(name: str = "orders", **stated: Any) -> Service:
         "alembic_config": directory / "alembic.ini",
         "python": (),
         "environment": {},
+        "lock_timeout": None,
+        "statement_timeout": None,
         "compose_service": f"{name}_db",
         "volume": f"{name}_db_data",
         "extensions": (),

@@ -21,9 +21,11 @@ FLOORS = [
     "guard",
     "templates",
     "servers",
+    "backups",
     "migrations",
     "seeds",
     "postgres",
+    "journal",
     "screen",
     "process",
     "state",
@@ -51,6 +53,8 @@ OWNERS = {
     "filelock": {"flows/development.py", "servers/embedded.py"},
     # In a process of its own, maybe with another interpreter.
     "alembic": {"migrations/worker.py"},
+    "sqlalchemy": {"migrations/worker.py"},
+    "sqlglot": {"migrations/hazards.py"},
     "dotenv": {"config/settings.py"},
     "jsonschema_rs": {"config/registry.py"},
     "yaml": {"config/registry.py"},
@@ -63,6 +67,8 @@ RESERVED = {
         "config/settings.py",
         # Hands PATH and the like on to a server; nothing is set by them.
         "servers/cluster.py",
+        # Takes what its parent has put there, in a process of its own.
+        "migrations/worker.py",
     },
     r"os\.(exec|spawn|posix_spawn|popen|system|fork).*|asyncio\.create_subprocess_.*": {
         "process.py"
@@ -91,6 +97,7 @@ HEAVY = {
     "requests",
     "rich",
     "sqlalchemy",
+    "sqlglot",
     "yaml",
 }
 

@@ -41,6 +41,7 @@ SOUND = Facts(
     free_connections=FEW_CONNECTIONS,
     revisions=("a1",),
     comment=MARK,
+    may_mark=True,
 )
 
 

@@ -1,0 +1,69 @@
+"""The runs of the past, as their records tell them."""
+
+from collections.abc import Sequence
+
+from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.journal import Event, Run
+from huleedu_tasks.report import Fact, Listing
+
+COMMAND = "prod.history"
+RUN_COLUMNS = ("run", "environment", "outcome", "who", "commit", "migrated", "detail")
+EVENT_COLUMNS = ("time", "event", "facts")
+
+
+def list_of(runs: Sequence[Run]) -> Listing:
+    """Return one row for each run."""
+    return Listing(command=COMMAND, key="runs", columns=RUN_COLUMNS, rows=tuple(map(_row, runs)))
+
+
+def events_of(runs: Sequence[Run], name: str) -> Listing:
+    """Return one row for everything that is written down of a run.
+
+    Args:
+        name: The run's id, or its beginning.
+
+    Raises:
+        ConfigurationError: If that is not exactly one run.
+    """
+    found = [run for run in runs if run.id.startswith(name)]
+    if len(found) != 1:
+        known = ", ".join(run.id for run in runs[:5]) or "none"
+        raise ConfigurationError(
+            f"{len(found) or 'No'} runs begin with {name!r}.", hint=f"The latest: {known}."
+        )
+    rows = tuple(map(_event_row, found[0].events))
+    return Listing(command=COMMAND, key="events", columns=EVENT_COLUMNS, rows=rows)
+
+
+def _row(run: Run) -> dict[str, Fact]:
+    began, last = run.began, run.events[-1]
+    failed = [f"{event['service']}: {event['detail']}" for event in run.of("not migrated")]
+    return {
+        "run": run.id,
+        "environment": began["environment"],
+        "outcome": run.outcome,
+        "who": f"{began['user']}@{began['host']}",
+        "commit": began["commit"],
+        "migrated": [event["service"] for event in run.of("migrated")],
+        "detail": "; ".join([*failed, *_unfinished(run)]) or str(last.get("detail", "")),
+        "began": began["time"],
+        "ended": last["time"],
+        "pid": began["pid"],
+        "path": str(run.path),
+    }
+
+
+def _unfinished(run: Run) -> list[str]:
+    """Say what a run was doing that could not write down how that ended."""
+    ended = {event["service"] for event in run.of("migrated", "not migrated")}
+    begun = (event["service"] for event in run.of("migrating"))
+    return [
+        f"{name} was being migrated: `invoke prod.status` asks where it is"
+        for name in begun
+        if name not in ended
+    ]
+
+
+def _event_row(event: Event) -> dict[str, Fact]:
+    facts = [f"{name}={value}" for name, value in event.items() if name not in ("time", "event")]
+    return {"time": event["time"], "event": event["event"], "facts": facts}
