@@ -1,0 +1,344 @@
+"""Hazards: what a statement locks or destroys depends on the tables as they are."""
+
+import pytest
+
+from huleedu_tasks.migrations.hazards import described, find_hazards
+from huleedu_tasks.postgres.inspection import Relation
+from huleedu_tasks.report import Level, Problem
+
+NOTE = Relation(name="note", rows=1200, size=3 * 1024**2)
+BLANK = Relation(name="blank", rows=0, size=0)
+ODD = Relation(name="Odd Name", rows=None, size=8192)
+ARCHIVED = Relation(name="note", rows=7, size=8192)
+# As `read_relations` has them; `archive` is not on the search path.
+RELATIONS = {
+    "note": NOTE,
+    "public.note": NOTE,
+    "blank": BLANK,
+    "public.blank": BLANK,
+    "Odd Name": ODD,
+    "public.Odd Name": ODD,
+    "archive.note": ARCHIVED,
+}
+FULL = "'note' (about 1200 rows, 3 MB)"
+DROPPED = ("First deploy code that no longer uses it", "only a backup")
+RENAMED = ("keep both filled",)
+BATCHES = ("in batches, outside the migration",)
+NOT_VALID = ("NOT VALID", "VALIDATE CONSTRAINT")
+USING_INDEX = ("CREATE UNIQUE INDEX CONCURRENTLY", "USING INDEX")
+NEW_COLUMN = ("Add a column of the new type",)
+CHECKED_FIRST = ("CHECK (text IS NOT NULL) NOT VALID",)
+DEFAULT = ("Add it with a server default",)
+CONCURRENTLY = ("postgresql_concurrently=True", "autocommit_block()")
+
+FILLED: list[tuple[str, str, tuple[str, ...]]] = [
+    ("DROP TABLE note", f"drops {FULL}", DROPPED),
+    ("DROP TABLE IF EXISTS note CASCADE", f"drops {FULL}", DROPPED),
+    ("TRUNCATE note", f"empties {FULL}", ("Only a backup",)),
+    ("DELETE FROM note", f"deletes every row of {FULL}", BATCHES),
+    ("UPDATE note SET text = ''", f"changes every row of {FULL}", BATCHES),
+    ("UPDATE note AS n SET text = upper(n.text)", f"changes every row of {FULL}", BATCHES),
+    ("ALTER TABLE note DROP COLUMN text", f"drops the column 'text' of {FULL}", DROPPED),
+    ("ALTER TABLE note DROP text", f"drops the column 'text' of {FULL}", DROPPED),
+    ("ALTER TABLE note RENAME TO memo", f"renames {FULL} to 'memo'", RENAMED),
+    (
+        "ALTER TABLE note RENAME COLUMN text TO body",
+        f"renames 'text' of {FULL} to 'body'",
+        RENAMED,
+    ),
+    (
+        "ALTER TABLE note ALTER COLUMN text TYPE integer USING text::integer",
+        f"changes the type of 'text' in {FULL}",
+        NEW_COLUMN,
+    ),
+    (
+        "ALTER TABLE note ALTER text SET DATA TYPE varchar(9)",
+        f"changes the type of 'text' in {FULL}",
+        NEW_COLUMN,
+    ),
+    (
+        "ALTER TABLE note ALTER COLUMN text SET NOT NULL",
+        f"makes 'text' NOT NULL in {FULL}, which reads the whole table",
+        CHECKED_FIRST,
+    ),
+    (
+        "ALTER TABLE note ADD COLUMN more text NOT NULL",
+        f"adds 'more' NOT NULL without a default to {FULL}: it fails",
+        DEFAULT,
+    ),
+    (
+        "ALTER TABLE note ADD CONSTRAINT known CHECK (id > 0)",
+        f"adds a constraint to {FULL}, and nobody can write",
+        NOT_VALID,
+    ),
+    (
+        "ALTER TABLE note ADD CONSTRAINT known FOREIGN KEY (id) REFERENCES blank (id)",
+        f"adds a constraint to {FULL}, and nobody can write",
+        NOT_VALID,
+    ),
+    (
+        "ALTER TABLE note ADD FOREIGN KEY (id) REFERENCES blank (id) ON DELETE CASCADE",
+        f"adds a constraint to {FULL}, and nobody can write",
+        NOT_VALID,
+    ),
+    (
+        "ALTER TABLE note ADD CONSTRAINT once UNIQUE (text)",
+        f"adds a unique constraint to {FULL}, and nobody can use the table",
+        USING_INDEX,
+    ),
+    (
+        "ALTER TABLE note ADD PRIMARY KEY (id)",
+        f"adds a unique constraint to {FULL}, and nobody can use the table",
+        USING_INDEX,
+    ),
+    (
+        "CREATE INDEX by_text ON note (text)",
+        f"builds the index 'by_text' on {FULL}, and nobody can write meanwhile",
+        CONCURRENTLY,
+    ),
+    (
+        "CREATE UNIQUE INDEX IF NOT EXISTS by_text ON note USING btree (lower(text)) WHERE id > 1",
+        f"builds the index 'by_text' on {FULL}",
+        CONCURRENTLY,
+    ),
+    # What sqlglot takes for something else, or squawk is not asked about since it is judged here.
+    (
+        "ALTER TABLE note RENAME text TO body",
+        f"renames 'text' of {FULL} to 'body'",
+        RENAMED,
+    ),
+    (
+        "ALTER TABLE note ADD CHECK (id > 0)",
+        f"adds a constraint to {FULL}, and nobody can write",
+        NOT_VALID,
+    ),
+    ("ALTER TABLE note ADD COLUMN more text UNIQUE", FULL, ()),
+    ("ALTER TABLE note ADD COLUMN more uuid DEFAULT gen_random_uuid()", FULL, ()),
+]
+
+HARMLESS = [
+    "SELECT * FROM note",
+    "INSERT INTO note VALUES (1, 'one')",
+    "DELETE FROM note WHERE id = 1",
+    "UPDATE note SET text = '' WHERE id = 1",
+    "ALTER TABLE note ADD COLUMN more text",
+    "ALTER TABLE note ADD COLUMN more text NULL",
+    "ALTER TABLE note ADD COLUMN more text DEFAULT '' NOT NULL",
+    "ALTER TABLE note ADD COLUMN more bigint GENERATED ALWAYS AS IDENTITY NOT NULL",
+    "ALTER TABLE note ADD COLUMN more BIGSERIAL NOT NULL",
+    "ALTER TABLE note ALTER COLUMN text DROP NOT NULL",
+    "ALTER TABLE note ALTER COLUMN text SET DEFAULT ''",
+    "ALTER TABLE note ALTER COLUMN text DROP DEFAULT",
+    "ALTER TABLE note ADD CONSTRAINT known CHECK (id > 0) NOT VALID",
+    "ALTER TABLE note ADD CONSTRAINT known FOREIGN KEY (id) REFERENCES blank (id) NOT VALID",
+    "ALTER TABLE note VALIDATE CONSTRAINT known",
+    "ALTER TABLE note DROP CONSTRAINT known",
+    "ALTER TABLE note ADD CONSTRAINT once UNIQUE USING INDEX by_text",
+    "CREATE INDEX CONCURRENTLY by_text ON note (text)",
+    "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS by_text ON note (text)",
+    "CREATE TABLE memo (id integer PRIMARY KEY, note integer REFERENCES note (id))",
+    "COMMENT ON TABLE note IS 'DROP TABLE note'",
+    "INSERT INTO blank SELECT 'DELETE FROM note'",
+]
+
+
+def causes(sql: str) -> list[str]:
+    return [problem.cause for problem in find_hazards(sql, RELATIONS)]
+
+
+@pytest.mark.parametrize(("sql", "cause", "remedy"), FILLED, ids=[sql for sql, *_ in FILLED])
+def test_what_locks_or_destroys_a_filled_table_is_pointed_out_with_a_way_around_it(
+    sql: str, cause: str, remedy: tuple[str, ...]
+) -> None:
+    (problem,) = find_hazards(sql, RELATIONS)
+    assert problem.level is Level.WARNING
+    assert cause in problem.cause
+    assert problem.remedy
+    for part in remedy:
+        assert part in problem.remedy
+
+
+@pytest.mark.parametrize("sql", HARMLESS)
+def test_what_is_harmless_on_a_filled_table_is_passed_over(sql: str) -> None:
+    assert find_hazards(sql, RELATIONS) == ()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        sql
+        for sql, *_ in FILLED
+        if not sql.startswith("DROP") and " DROP " not in sql and " RENAME " not in sql
+    ],
+)
+def test_on_an_empty_table_what_only_takes_time_is_harmless(sql: str) -> None:
+    assert find_hazards(sql, RELATIONS | {"note": BLANK}) == ()
+
+
+@pytest.mark.parametrize(
+    ("sql", "cause"),
+    [
+        ("DROP TABLE blank", "drops 'blank' (empty)"),
+        ("ALTER TABLE blank DROP COLUMN text", "drops the column 'text' of 'blank' (empty)"),
+        ("ALTER TABLE blank RENAME TO memo", "renames 'blank' (empty) to 'memo'"),
+        ("ALTER TABLE blank RENAME COLUMN a TO b", "renames 'a' of 'blank' (empty) to 'b'"),
+    ],
+)
+def test_an_empty_table_is_missed_all_the_same_by_code_that_uses_it(sql: str, cause: str) -> None:
+    assert causes(sql) == [cause]
+
+
+@pytest.mark.parametrize("sql", [sql for sql, *_ in FILLED])
+def test_a_table_that_is_not_there_yet_cannot_be_harmed(sql: str) -> None:
+    assert find_hazards(sql, {}) == ()
+
+
+def test_a_table_that_the_same_revision_makes_is_not_yet_in_use() -> None:
+    made = """
+        CREATE TABLE memo (id integer);
+        CREATE INDEX by_id ON memo (id);
+        ALTER TABLE memo ADD COLUMN text text NOT NULL;
+        ALTER TABLE memo RENAME COLUMN text TO body;
+        DROP TABLE memo;
+    """
+    assert causes(made) == []
+
+
+# Which table is meant.
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("note", FULL),
+        ("NOTE", FULL),
+        ('"note"', FULL),
+        ("public.note", FULL),
+        ("Public.Note", FULL),
+        ('"public"."note"', FULL),
+        ("archive.note", "'note' (about 7 rows, 8 kB)"),
+        ('"Odd Name"', "'Odd Name' (8 kB)"),
+        ('public."Odd Name"', "'Odd Name' (8 kB)"),
+    ],
+)
+def test_a_name_is_read_as_postgresql_reads_it(name: str, found: str) -> None:
+    assert causes(f"DROP TABLE {name}") == [f"drops {found}"]
+    assert causes(f"UPDATE {name} SET text = ''") == [f"changes every row of {found}"]
+    assert causes(f"ALTER TABLE {name} RENAME TO memo") == [f"renames {found} to 'memo'"]
+    (building,) = causes(f"CREATE INDEX by_text ON {name} (text)")
+    assert f"'by_text' on {found}" in building
+
+
+@pytest.mark.parametrize("name", ['"NOTE"', "elsewhere.note", "memo", "oddname"])
+def test_a_name_that_leads_to_no_table_is_not_taken_for_a_similar_one(name: str) -> None:
+    assert causes(f"DROP TABLE {name}") == []
+
+
+def test_a_quoted_column_stands_in_cause_and_remedy() -> None:
+    (problem,) = find_hazards('ALTER TABLE note ALTER COLUMN "A b" SET NOT NULL', RELATIONS)
+    assert "makes 'A b' NOT NULL" in problem.cause
+    assert "A b" in problem.remedy
+
+
+def test_an_index_that_postgresql_names_itself_is_pointed_out_without_a_name() -> None:
+    (cause,) = causes("CREATE INDEX ON note (text)")
+    assert f"on {FULL}" in cause
+    assert "''" not in cause
+
+
+def test_a_generated_column_does_not_fail_for_want_of_a_default() -> None:
+    sql = "ALTER TABLE note ADD COLUMN more text GENERATED ALWAYS AS (upper(text)) STORED NOT NULL"
+    assert not [cause for cause in causes(sql) if "it fails" in cause]
+
+
+@pytest.mark.parametrize(
+    ("relation", "text"),
+    [
+        (BLANK, "'blank' (empty)"),
+        (ODD, "'Odd Name' (8 kB)"),
+        (NOTE, FULL),
+        (Relation(name="a", rows=1, size=100), "'a' (about 1 rows, 100 bytes)"),
+        (Relation(name="a", rows=10**9, size=5 * 1024**4), "'a' (about 1000000000 rows, 5 TB)"),
+        (Relation(name="a", rows=None, size=9000 * 1024**4), "'a' (9000 TB)"),
+    ],
+)
+def test_a_table_is_described_by_what_is_known_of_it(relation: Relation, text: str) -> None:
+    assert described(relation) == text
+
+
+# Several statements, and what cannot be judged.
+
+
+def test_each_statement_and_each_part_of_one_is_judged_in_order() -> None:
+    sql = """
+        CREATE INDEX by_text ON note (text);
+        ALTER TABLE note ALTER COLUMN text TYPE integer, ALTER COLUMN id SET NOT NULL,
+            DROP COLUMN more;
+        DROP TABLE blank, archive.note;
+    """
+    begins = (
+        "builds the index 'by_text'",
+        "changes the type of 'text'",
+        "makes 'id' NOT NULL",
+        "drops the column 'more'",
+        "drops 'blank'",
+        "drops 'note' (about 7 rows",
+    )
+    found = causes(sql)
+    assert len(found) == len(begins)
+    for cause, begin in zip(found, begins, strict=True):
+        assert cause.startswith(begin)
+
+
+def test_what_is_said_once_is_not_said_again() -> None:
+    assert causes("DROP TABLE IF EXISTS note; DROP TABLE IF EXISTS note") == [f"drops {FULL}"]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DO $$ BEGIN DROP TABLE note; END $$",
+        "do $body$ begin drop table note; end $body$ language plpgsql",
+    ],
+)
+def test_a_do_block_is_named_as_what_must_be_read(sql: str) -> None:
+    block = Problem(
+        level=Level.INFO,
+        cause="holds a DO block, whose statements are not judged",
+        remedy="Read it.",
+    )
+    assert find_hazards(sql, RELATIONS) == (block,)
+
+
+def test_a_block_does_not_hide_what_stands_beside_it() -> None:
+    found = find_hazards("DO $$ BEGIN END $$; DROP TABLE note", RELATIONS)
+    assert [problem.level for problem in found] == [Level.INFO, Level.WARNING]
+
+
+@pytest.mark.parametrize("sql", ["DROP TABLE (", "SELECT 'open", "CREATE INDEX ON"])
+def test_sql_that_cannot_be_understood_must_be_read(sql: str) -> None:
+    (problem,) = find_hazards(sql, RELATIONS)
+    assert problem.level is Level.INFO
+    assert "cannot be judged" in problem.cause
+    assert problem.remedy == "Read it."
+
+
+def test_a_statement_that_cannot_be_understood_does_not_hide_the_others() -> None:
+    found = causes("DELETE FROM note; CREATE INDEX by_text ON ONLY note (text); DROP TABLE blank;")
+    assert any("cannot be judged" in cause for cause in found)
+    assert f"deletes every row of {FULL}" in found
+    assert "drops 'blank' (empty)" in found
+
+
+@pytest.mark.parametrize("sql", ["", " ; ;\n", "-- DROP TABLE note", "/* DROP TABLE note; */"])
+def test_where_nothing_is_done_nothing_is_found(sql: str) -> None:
+    assert causes(sql) == []
+
+
+@pytest.mark.parametrize("sql", ["SET search_path = public", "GRANT SELECT ON note TO reader"])
+def test_a_statement_of_another_kind_raises_no_alarm_and_no_words_of_the_parser(
+    sql: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert causes(sql) == []
+    assert caplog.records == []
+    assert capfd.readouterr() == ("", "")
