@@ -1,7 +1,7 @@
 """Revisions: read from files as they are, without running them."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -139,6 +139,104 @@ def test_it_is_known_what_was_applied_on_the_way(
     assert read_history(orders).is_past(current, revision) is past
 
 
+# The way from one place to another.
+
+
+def way(service: Service, before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """Return the revisions in between, having seen that each comes after what it needs."""
+    history = read_history(service)
+    found = [revision.id for revision in history.between(before, after)]
+    for place, name in enumerate(found):
+        needed = history.revisions[name].parents + history.revisions[name].depends_on
+        assert not set(needed) & set(found[place:])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "between"),
+    [
+        ((), ("c",), ["a", "b", "c"]),
+        ((), ("b",), ["a", "b"]),
+        (("a",), ("c",), ["b", "c"]),
+        (("b",), ("c",), ["c"]),
+        (("c",), ("c",), []),
+        (("c",), ("a",), []),
+        (("a",), (), []),
+        ((), (), []),
+    ],
+)
+def test_a_straight_way_has_parents_first(
+    orders: Service,
+    revise: Revise,
+    before: tuple[str, ...],
+    after: tuple[str, ...],
+    between: list[str],
+) -> None:
+    revise("c", "b")
+    revise("a")
+    revise("b", "a")
+    assert way(orders, before, after) == between
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "between"),
+    [
+        ((), ("e",), {"a", "b", "c", "d", "e"}),
+        (("a",), ("d",), {"b", "c", "d"}),
+        (("b",), ("e",), {"c", "d", "e"}),
+        (("b",), ("c",), {"c"}),
+        (("b",), ("b", "c"), {"c"}),
+        (("b", "c"), ("d",), {"d"}),
+        (("c", "a"), ("e",), {"b", "d", "e"}),
+        (("d",), ("b", "c"), set()),
+    ],
+)
+def test_a_way_leads_over_every_branch_of_a_merge(
+    orders: Service,
+    revise: Revise,
+    before: tuple[str, ...],
+    after: tuple[str, ...],
+    between: set[str],
+) -> None:
+    diamond(revise)
+    assert set(way(orders, before, after)) == between
+
+
+def test_what_a_revision_depends_on_lies_on_the_way_and_before_it(
+    orders: Service, revise: Revise
+) -> None:
+    revise("a")
+    revise("b", "a", depends_on="y")
+    revise("x", "a")
+    revise("y", "x")
+    revise("m", ("b", "y"), depends_on="a label of a branch")
+    assert way(orders, ("a",), ("b",)) == ["x", "y", "b"]
+    assert way(orders, ("b",), ("m",)) == ["m"]
+    assert way(orders, ("x",), ("m",)) == ["y", "b", "m"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "between"),
+    [
+        (("made elsewhere",), ("b",), ["a", "b"]),
+        (("a", "made elsewhere"), ("b",), ["b"]),
+        (("a",), ("made elsewhere",), []),
+        ((), ("a", "made elsewhere"), ["a"]),
+        (("made elsewhere",), ("gone",), []),
+    ],
+)
+def test_a_place_nobody_knows_leads_nowhere(
+    orders: Service,
+    revise: Revise,
+    before: tuple[str, ...],
+    after: tuple[str, ...],
+    between: list[str],
+) -> None:
+    revise("a")
+    revise("b", "a")
+    assert way(orders, before, after) == between
+
+
 @pytest.mark.parametrize(
     ("target", "found"),
     [
@@ -206,6 +304,15 @@ def test_every_parent_that_is_missing_is_named(orders: Service, revise: Revise) 
 
 def test_a_circle_is_named(orders: Service, revise: Revise) -> None:
     revise("a", "b")
+    revise("b", "a")
+    ((_, problem),) = findings(orders)
+    assert problem.startswith("revisions follow one another in a circle: ")
+
+
+def test_a_circle_over_what_a_revision_depends_on_is_named(
+    orders: Service, revise: Revise
+) -> None:
+    revise("a", depends_on="b")
     revise("b", "a")
     ((_, problem),) = findings(orders)
     assert problem.startswith("revisions follow one another in a circle: ")

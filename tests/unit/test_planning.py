@@ -1,0 +1,266 @@
+"""Plans: what is held fast of each service, kept in a file, and compared with what is now."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from huleedu_tasks.errors import ConfigurationError, Refused
+from huleedu_tasks.flows.planning import Pin, Planned, read_plan, stale, write_plan
+from huleedu_tasks.report import Level, PlannedRevision, Problem
+
+SERVER = "db.example.org:5432"
+PIN = Pin(
+    service="orders",
+    server=SERVER,
+    database="huleedu_orders",
+    database_oid=16384,
+    # Beyond what a floating-point number holds exactly.
+    system_identifier="7431290183746512903",
+    before=("a1",),
+    after=("c3",),
+    files={"b2": "2" * 64, "c3": "3" * 64},
+)
+REVISIONS = (
+    PlannedRevision(
+        revision="b2",
+        message="Björn's revision",
+        path="services/orders_service/alembic/versions/b2.py",
+        sha256="2" * 64,
+        sql="DROP TABLE note;",
+        problems=(Problem(level=Level.WARNING, cause="drops 'note'", remedy="Wait."),),
+    ),
+    PlannedRevision(revision="c3", message="", path="c3.py", sha256="3" * 64),
+)
+PLANNED = Planned(pin=PIN, revisions=REVISIONS, marks=False)
+FIRST = replace(PIN, service="first", system_identifier=None, before=(), after=("x", "y"))
+
+
+def changes(**now: Any) -> list[str]:
+    return list(PIN.changes_since(replace(PIN, **now)))
+
+
+def written(path: Path, *planned: Planned) -> Path:
+    write_plan(path, planned, environment="production", commit="abc-dirty")
+    return path
+
+
+# Whether it still holds.
+
+
+def test_what_is_as_it_was_pinned_holds() -> None:
+    assert changes() == []
+    assert changes(files=dict(sorted(PIN.files.items(), reverse=True))) == []
+    assert stale(PIN, PIN) == []
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ({"server": "other:5432"}, "now leads to huleedu_orders on other:5432"),
+        ({"server": "db.example.org:5433"}, "now leads to huleedu_orders on db.example.org:5433"),
+        ({"database": "decoy"}, f"was planned for huleedu_orders on {SERVER}"),
+        ({"database_oid": 16385}, f"huleedu_orders on {SERVER} is another database"),
+        ({"system_identifier": "1"}, "is another database than the planned one"),
+        ({"system_identifier": None}, "is another database than the planned one"),
+        ({"before": ("b2",), "files": {"c3": "3" * 64}}, "was at a1, and is at b2 now"),
+        ({"before": ()}, "was at a1, and is at no revision now"),
+        ({"before": ("a1", "x")}, "was at a1, and is at a1, x now"),
+        ({"files": {**PIN.files, "c3": "edited"}}, "the file of revision c3 has been edited"),
+        ({"files": {"c3": "3" * 64}}, "other revisions lead there now"),
+        ({"files": {**PIN.files, "d4": "4" * 64}}, "other revisions lead there now"),
+    ],
+)
+def test_every_change_is_told_alone(now: dict[str, Any], told: str) -> None:
+    (change,) = changes(**now)
+    assert told in change
+
+
+def test_another_head_is_told_with_the_revisions_that_come_with_it() -> None:
+    assert changes(after=("d4",), files={**PIN.files, "d4": "4" * 64}) == [
+        "was to go to c3, and the code's head is d4 now",
+        "other revisions lead there now",
+    ]
+
+
+def test_another_server_is_told_once_whatever_differs_with_it() -> None:
+    (change,) = changes(server="other:5432", database_oid=1, system_identifier="1")
+    assert "leads to" in change
+
+
+def test_all_changes_are_told_together() -> None:
+    found = changes(
+        database_oid=1, before=("b2",), after=("d4",), files={"c3": "edited", "d4": "4" * 64}
+    )
+    assert [change.split()[-3:] for change in found] == [
+        ["the", "planned", "one"],
+        ["at", "b2", "now"],
+        ["is", "d4", "now"],
+        ["has", "been", "edited"],
+    ]
+
+
+def test_every_edited_file_is_named() -> None:
+    found = changes(files=dict.fromkeys(PIN.files, "edited"))
+    assert [change.split()[4] for change in found] == ["b2", "c3"]
+
+
+def test_what_is_stale_is_told_with_the_service() -> None:
+    (told,) = stale(PIN, replace(PIN, database_oid=1))
+    assert told.startswith("orders: ")
+
+
+# Whether it is done, and whether there is anything to do.
+
+
+@pytest.mark.parametrize(
+    ("now", "done"),
+    [
+        ({"before": ("c3",), "files": {}}, True),
+        ({}, False),
+        ({"before": ("b2",), "files": {"c3": "3" * 64}}, False),
+        ({"before": ("c3",), "files": {}, "database_oid": 1}, False),
+        ({"before": ("c3",), "files": {}, "server": "other:5432"}, False),
+        ({"before": ("c3",), "after": ("d4",), "files": {"d4": "4" * 64}}, False),
+        ({"before": ("d4",), "after": ("d4",), "files": {}}, False),
+    ],
+)
+def test_a_plan_is_done_when_its_very_database_is_exactly_where_it_leads(
+    now: dict[str, Any], done: bool
+) -> None:
+    assert PLANNED.is_done(replace(PIN, **now)) is done
+
+
+def test_a_plan_without_revisions_is_never_found_done() -> None:
+    there = replace(PIN, before=("c3",), files={})
+    assert not Planned(pin=there, revisions=(), marks=True).is_done(there)
+
+
+@pytest.mark.parametrize(
+    ("revisions", "marks", "changing"),
+    [(REVISIONS, False, True), ((), True, True), (REVISIONS, True, True), ((), False, False)],
+)
+def test_a_plan_changes_something_if_it_runs_or_marks(
+    revisions: tuple[PlannedRevision, ...], marks: bool, changing: bool
+) -> None:
+    assert Planned(pin=PIN, revisions=revisions, marks=marks).changes is changing
+
+
+@pytest.mark.parametrize(
+    ("server", "host"),
+    [
+        (SERVER, "db.example.org"),
+        ("DB.Example.Org:5432", "db.example.org"),
+        ("[::1]:5432", "::1"),
+        ("127.0.0.1:1", "127.0.0.1"),
+    ],
+)
+def test_the_host_is_what_a_person_types(server: str, host: str) -> None:
+    planned = Planned(pin=replace(PIN, server=server), revisions=(), marks=False)
+    assert planned.host == host
+
+
+# In a file, and back.
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
+    first = Planned(pin=FIRST, revisions=(), marks=True)
+    path = written(tmp_path / "plan.json", PLANNED, first)
+    assert read_plan(path, environment="production") == (PIN, FIRST)
+    (pin, *_) = read_plan(path, environment="production")
+    assert list(pin.files) == ["b2", "c3"]
+
+
+def test_a_plan_of_nothing_is_a_plan(tmp_path: Path) -> None:
+    assert read_plan(written(tmp_path / "plan.json"), environment="production") == ()
+
+
+def test_a_plan_is_written_over_the_one_before(tmp_path: Path) -> None:
+    path = written(tmp_path / "plan.json", PLANNED)
+    written(path)
+    assert read_plan(path, environment="production") == ()
+
+
+def test_a_written_plan_tells_a_reviewer_what_would_run(tmp_path: Path) -> None:
+    text = written(tmp_path / "plan.json", PLANNED).read_text(encoding="utf-8")
+    document = json.loads(text)
+    assert "Björn's revision" in text
+    assert (document["environment"], document["commit"]) == ("production", "abc-dirty")
+    (service,) = document["services"]
+    assert (service["system_identifier"], service["before"]) == (PIN.system_identifier, ["a1"])
+    first, second = service["revisions"]
+    assert (first["sql"], second["sql"]) == ("DROP TABLE note;", None)
+    assert first["problems"][0]["level"] == "WARNING"
+
+
+def test_a_plan_of_another_environment_is_refused_by_both_names(tmp_path: Path) -> None:
+    path = written(tmp_path / "plan.json", PLANNED)
+    with pytest.raises(Refused) as caught:
+        read_plan(path, environment="staging")
+    assert "was made for production, and this is staging" in caught.value.message
+
+
+def edited(edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def write(path: Path) -> None:
+        document = json.loads(written(path, PLANNED).read_text(encoding="utf-8"))
+        edit(document)
+        path.write_text(json.dumps(document), encoding="utf-8")
+
+    return write
+
+
+NO_PLANS: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_text(""),
+    "no JSON": lambda path: path.write_text("{"),
+    "a list": lambda path: path.write_text("[]"),
+    "null": lambda path: path.write_text("null"),
+    "another document": lambda path: path.write_text('{"schema_version": 1}'),
+    "no text": lambda path: path.write_bytes(b"\xff\xfe\x00"),
+    "a later version": edited(lambda document: document.update(schema_version=2)),
+    "no environment": edited(lambda document: document.pop("environment")),
+    "no services": edited(lambda document: document.update(services=None)),
+    "a service that is a text": edited(lambda document: document.update(services=["orders"])),
+    "no revisions to start from": edited(lambda document: document["services"][0].pop("before")),
+    "no hashes": edited(lambda document: document["services"][0].pop("files")),
+    "hashes that are a list": edited(
+        lambda document: document["services"][0].update(files=["b2", "c3"])
+    ),
+    "a number for a revision": edited(lambda document: document["services"][0].update(before=1)),
+}
+
+
+@pytest.mark.parametrize("kind", NO_PLANS)
+def test_a_file_that_holds_no_plan_is_an_error_that_says_how_to_make_one(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "plan.json"
+    NO_PLANS[kind](path)
+    with pytest.raises(ConfigurationError) as caught:
+        read_plan(path, environment="production")
+    assert f"--plan {path} holds no plan" in caught.value.message
+    assert "invoke prod.plan --out FILE" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("gone.json", "No such file"), (".", "Is a directory")]
+)
+def test_a_plan_that_cannot_be_read_is_an_error_with_the_reason(
+    tmp_path: Path, name: str, reason: str
+) -> None:
+    path = tmp_path / name
+    with pytest.raises(ConfigurationError, match=reason) as caught:
+        read_plan(path, environment="production")
+    assert caught.value.message.startswith(f"--plan {path} cannot be read")
+
+
+@pytest.mark.parametrize(("name", "reason"), [("gone/plan.json", "No such file"), (".", "Is a d")])
+def test_a_plan_that_cannot_be_written_is_an_error_with_the_reason(
+    tmp_path: Path, name: str, reason: str
+) -> None:
+    path = tmp_path / name
+    with pytest.raises(ConfigurationError, match=reason) as caught:
+        written(path, PLANNED)
+    assert caught.value.message.startswith(f"--out {path} cannot be written")
