@@ -1,0 +1,358 @@
+"""The record of runs: written as they go, and true of those that were killed, too."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from huleedu_tasks.config.secret import Redactor, Secret
+from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, ServerError
+from huleedu_tasks.flows.history import events_of, list_of
+from huleedu_tasks.journal import Record, Run, commit_of, new_record, read_runs, unwritten_record
+from tests.support.monorepo import PROJECT
+
+PASSWORD = "p@ss w%rd/1"
+REDACT = Redactor([Secret(PASSWORD)])
+# Says `ready`, and goes on until somebody ends it.
+RUN = """\
+import sys
+from pathlib import Path
+from huleedu_tasks.journal import new_record
+
+state = Path(sys.argv[1])
+with new_record(state, command="prod.migrate", environment="production", root=state, copy=None,
+                redact=str) as record:
+    record.add("migrating", service="orders")
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def recorded(
+    state: Path, copy: Path | None = None, root: Path | None = None
+) -> AbstractContextManager[Record]:
+    return new_record(
+        state,
+        command="prod.migrate",
+        environment="production",
+        root=root or state,
+        copy=copy,
+        redact=REDACT,
+    )
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@contextmanager
+def running(state: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Have another process record a run for the time of a `with` block."""
+    with subprocess.Popen(
+        [sys.executable, "-c", RUN, state],
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout
+        assert child.stdout.readline() == "ready\n"
+        yield child
+        child.kill()
+
+
+def killed(state: Path) -> Run:
+    """Have another process record a run, and kill it."""
+    with running(state) as child:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    (run,) = read_runs(state)
+    return run
+
+
+# What is written.
+
+
+def test_the_first_line_says_who_runs_what_when_and_where(tmp_path: Path) -> None:
+    with recorded(tmp_path) as record:
+        (began,) = lines(record.path)
+    assert began["event"] == "began"
+    assert began["run"] == record.run == record.path.stem
+    assert (began["command"], began["environment"]) == ("prod.migrate", "production")
+    assert began["pid"] == os.getpid()
+    assert began["user"]
+    assert began["host"]
+    assert datetime.fromisoformat(began["time"]).tzinfo
+
+
+def test_a_line_is_in_the_file_before_the_next_step_begins(tmp_path: Path) -> None:
+    with recorded(tmp_path) as record:
+        record.add("locked", service="orders", seconds=1.5)
+        *_, last = lines(record.path)
+        assert (last["event"], last["service"], last["seconds"]) == ("locked", "orders", 1.5)
+        record.end(ExitCode.REFUSED, detail="no")
+        *_, last = lines(record.path)
+    assert (last["event"], last["exit_code"]) == ("ended", 3)
+    assert (last["outcome"], last["detail"]) == ("REFUSED", "no")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"detail": f"refused {PASSWORD!r}"},
+        {"detail": "postgresql://me:p%40ss%20w%25rd%2F1@host/db"},
+        {"findings": ["fine", f"{PASSWORD} is wrong"]},
+        {"services": [{"service": "orders", "detail": f"line\n{PASSWORD}\nline"}]},
+        {"hosts": ("a", PASSWORD)},
+    ],
+)
+def test_a_password_is_masked_wherever_it_stands(tmp_path: Path, facts: dict[str, Any]) -> None:
+    copy = tmp_path / "report"
+    with recorded(tmp_path, copy) as record:
+        record.add("failed", **facts)
+        record.end(ExitCode.FAILED, **facts)
+    for path in (record.path, copy):
+        text = path.read_text(encoding="utf-8")
+        assert len(lines(path)) == 3
+        assert "***" in text
+        assert "w%rd" not in text
+        assert "w%25rd" not in text
+
+
+def test_any_text_stays_on_one_line_and_comes_back_as_it_was(tmp_path: Path) -> None:
+    text = "å\n\u2028\r\n\x85 'quoted' \"twice\" \\"
+    with recorded(tmp_path) as record:
+        record.add("failed", detail=text)
+    (run,) = read_runs(tmp_path)
+    assert run.of("failed")[0]["detail"] == text
+
+
+def test_a_copy_has_the_same_lines_and_replaces_an_older_one(tmp_path: Path) -> None:
+    copy = tmp_path / "report"
+    copy.write_text("older")
+    with recorded(tmp_path, copy) as record:
+        record.add("locked")
+        assert copy.read_text() == record.path.read_text()
+        record.end(ExitCode.DONE)
+    assert copy.read_text() == record.path.read_text()
+    assert len(lines(copy)) == 3
+
+
+def test_the_commit_is_noted_with_what_differs_from_it(tmp_path: Path) -> None:
+    assert commit_of(tmp_path) is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "file").write_text("1")
+    for arguments in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "First"]):
+        subprocess.run([*git, *arguments], check=True)
+    commit = commit_of(tmp_path)
+    assert commit
+    assert len(commit) == 40
+    (tmp_path / "file").write_text("2")
+    assert commit_of(tmp_path) == f"{commit}-dirty"
+    with recorded(tmp_path / "state", root=tmp_path):
+        (run,) = read_runs(tmp_path / "state")
+    assert run.began["commit"] == f"{commit}-dirty"
+
+
+def test_a_record_that_is_not_written_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record = unwritten_record()
+    record.add("locked")
+    record.end(ExitCode.DONE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_are_hidden_from_version_control(tmp_path: Path) -> None:
+    with recorded(tmp_path / "state"):
+        pass
+    assert (tmp_path / "state/.gitignore").read_text() == "*\n"
+
+
+# Where it cannot be written.
+
+
+@pytest.mark.parametrize("name", ["gone/report", "."])
+def test_a_copy_that_cannot_be_written_is_an_error_and_nothing_is_begun(
+    tmp_path: Path, name: str
+) -> None:
+    state, copy = tmp_path / "state", tmp_path / name
+    with pytest.raises(ConfigurationError) as caught, recorded(state, copy):
+        pytest.fail("it was begun")
+    assert caught.value.message.startswith(f"--report {copy} cannot be written")
+    assert "nothing was done" in caught.value.message
+    assert read_runs(state) == []
+
+
+@pytest.mark.parametrize("place", ["state", "state/runs"])
+def test_a_state_folder_that_cannot_be_written_is_an_error_with_a_way_out(
+    tmp_path: Path, place: str
+) -> None:
+    blocked = tmp_path / place
+    blocked.parent.mkdir(exist_ok=True)
+    blocked.write_text("a file where a folder should be")
+    with pytest.raises(ServerError) as caught, recorded(tmp_path / "state"):
+        pytest.fail("it was begun")
+    assert "cannot be written" in caught.value.message
+    assert "HULEEDU_STATE_DIR" in caught.value.hint
+
+
+# What is read.
+
+
+@pytest.mark.parametrize("code", ExitCode)
+def test_a_run_that_has_ended_says_how(tmp_path: Path, code: ExitCode) -> None:
+    with recorded(tmp_path) as record:
+        record.end(code)
+    (run,) = read_runs(tmp_path)
+    assert (run.outcome, run.is_running) == (code.name, False)
+
+
+def test_a_run_that_was_killed_shows_as_such(tmp_path: Path) -> None:
+    run = killed(tmp_path)
+    assert (run.outcome, run.is_running) == ("KILLED", False)
+    assert [event["event"] for event in run.events] == ["began", "migrating"]
+
+
+def test_a_run_that_goes_on_shows_as_such_whoever_looks(tmp_path: Path) -> None:
+    with running(tmp_path):
+        for _ in range(2):
+            (run,) = read_runs(tmp_path)
+            assert (run.outcome, run.is_running) == ("RUNNING", True)
+
+
+def test_looking_at_a_run_does_not_keep_it_from_going_on(tmp_path: Path) -> None:
+    with recorded(tmp_path) as record:
+        read_runs(tmp_path)
+        record.end(ExitCode.DONE)
+    assert [run.outcome for run in read_runs(tmp_path)] == ["DONE"]
+
+
+def test_two_runs_at_once_have_a_record_each(tmp_path: Path) -> None:
+    with running(tmp_path) as first, running(tmp_path) as second:
+        outcomes = {run.began["pid"]: run.outcome for run in read_runs(tmp_path)}
+        assert outcomes == {first.pid: "RUNNING", second.pid: "RUNNING"}
+        first.kill()
+        first.wait()
+        outcomes = {run.began["pid"]: run.outcome for run in read_runs(tmp_path)}
+        assert outcomes == {first.pid: "KILLED", second.pid: "RUNNING"}
+
+
+@pytest.mark.parametrize(
+    "half", ['{"time": "2025-01-01T00:00:00Z", "eve', "", "\n", "{", "\xc3", "\0\0\0\0"]
+)
+def test_half_a_last_line_is_no_reason_to_lose_the_others(tmp_path: Path, half: str) -> None:
+    run = killed(tmp_path)
+    with run.path.open("ab") as file:
+        file.write(half.encode("latin-1"))
+    (again,) = read_runs(tmp_path)
+    assert (again.events, again.outcome) == (run.events, "KILLED")
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"time": "now", "event": "locked"}\n'])
+def test_a_file_that_does_not_begin_as_a_record_is_passed_over(tmp_path: Path, text: str) -> None:
+    with recorded(tmp_path) as record:
+        record.end(ExitCode.DONE)
+    record.path.with_name("odd.jsonl").write_text(text)
+    record.path.with_name("notes.txt").write_text("not a record")
+    assert [run.id for run in read_runs(tmp_path)] == [record.run]
+
+
+def test_where_nothing_was_ever_run_there_are_no_runs(tmp_path: Path) -> None:
+    assert read_runs(tmp_path / "state") == []
+
+
+# What `prod.history` shows.
+
+
+def history(state: Path, *names: str) -> list[Run]:
+    """Write records of these names, which begin with their time, and read them."""
+    with recorded(state) as record:
+        record.end(ExitCode.DONE)
+    for name in names:
+        record.path.with_name(f"{name}.jsonl").write_text(record.path.read_text())
+    record.path.unlink()
+    return read_runs(state)
+
+
+def test_runs_are_listed_the_latest_first(tmp_path: Path) -> None:
+    runs = history(tmp_path, "20250101T000000Z-b", "20250301T000000Z-c", "20250201T000000Z-a")
+    shown = list_of(runs)
+    assert [row["run"] for row in shown.rows] == [
+        "20250301T000000Z-c",
+        "20250201T000000Z-a",
+        "20250101T000000Z-b",
+    ]
+    assert (shown.command, shown.key) == ("prod.history", "runs")
+    assert set(shown.columns) <= set(shown.rows[0])
+    assert list_of([]).rows == ()
+
+
+def test_a_run_is_listed_with_what_it_migrated_and_what_it_did_not(tmp_path: Path) -> None:
+    with recorded(tmp_path) as record:
+        for name in ("orders", "essays"):
+            record.add("migrating", service=name)
+        record.add("migrated", service="orders")
+        record.add("not migrated", service="essays", detail="it broke")
+        record.end(ExitCode.FAILED, services={})
+    (row,) = list_of(read_runs(tmp_path)).rows
+    assert (row["outcome"], row["environment"]) == ("FAILED", "production")
+    assert (row["migrated"], row["detail"]) == (["orders"], "essays: it broke")
+    assert "@" in str(row["who"])
+    assert row["path"] == str(record.path)
+    assert str(row["began"]) <= str(row["ended"])
+
+
+def test_a_run_that_was_refused_is_listed_with_the_reason(tmp_path: Path) -> None:
+    with recorded(tmp_path) as record:
+        record.end(ExitCode.REFUSED, detail="nobody can be asked here", findings=[])
+    (row,) = list_of(read_runs(tmp_path)).rows
+    assert (row["outcome"], row["detail"]) == ("REFUSED", "nobody can be asked here")
+
+
+def test_a_run_that_was_killed_is_listed_with_what_it_was_at(tmp_path: Path) -> None:
+    killed(tmp_path)
+    (row,) = list_of(read_runs(tmp_path)).rows
+    assert (row["outcome"], row["migrated"]) == ("KILLED", [])
+    assert "orders was being migrated" in str(row["detail"])
+    assert "invoke prod.status" in str(row["detail"])
+
+
+def test_the_events_of_a_run_are_shown_in_order_with_their_facts(tmp_path: Path) -> None:
+    with recorded(tmp_path) as record:
+        record.add("locked", service="orders", hosts=["a", "b"])
+        record.end(ExitCode.DONE)
+    shown = events_of(read_runs(tmp_path), record.run[:8])
+    assert [row["event"] for row in shown.rows] == ["began", "locked", "ended"]
+    assert shown.rows[1]["facts"] == ["service=orders", "hosts=['a', 'b']"]
+    assert all(set(row) == set(shown.columns) for row in shown.rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [("2025", "2 runs begin with '2025'"), ("2024", "No runs begin with '2024'")],
+)
+def test_a_name_that_is_not_one_runs_is_an_error_with_the_latest(
+    tmp_path: Path, name: str, cause: str
+) -> None:
+    runs = history(tmp_path, "20250101T000000Z-a", "20250301T000000Z-b")
+    with pytest.raises(HuleEduError) as caught:
+        events_of(runs, name)
+    assert caught.value.exit_code is ExitCode.USAGE
+    assert cause in caught.value.message
+    assert "20250301T000000Z-b, 20250101T000000Z-a" in caught.value.hint
+
+
+def test_where_nothing_was_ever_run_a_name_is_an_error_that_says_so() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        events_of([], "2025")
+    assert "none" in caught.value.hint
