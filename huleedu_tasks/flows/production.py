@@ -291,9 +291,10 @@ def _history(service: Service) -> History | HuleEduError:
 
 def _planned(validated: Validated, planned: Planned) -> Outcome:
     pin = planned.pin
-    detail = "" if planned.revisions else "nothing pending"
-    if planned.marks:
-        detail = f"{detail or 'then'} marked as {validated.target.environment}"
+    details = (
+        "" if planned.revisions else "nothing pending",
+        f"will be marked as {validated.target.environment}" if planned.marks else "",
+    )
     return Outcome(
         service=pin.service,
         facts={
@@ -301,7 +302,7 @@ def _planned(validated: Validated, planned: Planned) -> Outcome:
             "to": named(pin.after),
             "pending": len(planned.revisions),
         },
-        detail=detail,
+        detail=", ".join(filter(None, details)),
         problems=tuple(p for p in validated.problems if p.level is not Level.INFO),
         revisions=planned.revisions,
     )

@@ -308,7 +308,7 @@ class Release:
             return await self._migrate(to_do[service.name], held[service.name], folder, step)
 
         for service in self._in_order(to_do):
-            if stopped and not self._goes_on(stopped):
+            if stopped is not None and not self._goes_on(stopped):
                 how = "failed" if stopped.status is Status.FAILED else "was interrupted"
                 reason = f"not begun: {stopped.service} {how}"
                 outcome = fleet.aborted(service.name, reason, stopped.exit_code)

@@ -1,57 +1,23 @@
 """What a person at a terminal sees."""
 
 import re
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-import pexpect
 import pytest
 
-from tests.support.monorepo import LIMIT, Monorepo, Ran, clean_environment, new_monorepo, wait_until
+from tests.support.monorepo import Monorepo, new_monorepo, wait_until
 from tests.support.observe import statements
+from tests.support.terminal import CONTROL, seen, typed
 
 SERVICES = ("alpha", "beta")
 SLEEP = "SELECT pg_sleep(600)"
-CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOR = re.compile(r"\x1b\[(?:\d+;)*(?:3|9)\d(?:;\d+)*m")
-# What a live display ends with: the cursor is shown again.
-END_OF_LIVE = "\x1b[?25h"
 
 
 @pytest.fixture(scope="module")
 def terminal() -> Iterator[Monorepo]:
     with new_monorepo(SERVICES) as made:
         yield made
-
-
-def typed(
-    monorepo: Monorepo,
-    *arguments: str,
-    columns: int = 160,
-    variables: Mapping[str, str] | None = None,
-) -> "pexpect.spawn[str]":
-    """Type `invoke ARGUMENTS` at a terminal."""
-    plain = {"TERM": "xterm-256color", "COLUMNS": "", "NO_COLOR": "", **(variables or {})}
-    environment = {**clean_environment(), **monorepo.environment, **plain}
-    return pexpect.spawn(
-        sys.executable,
-        ["-m", "invoke", *arguments],
-        cwd=str(monorepo.root),
-        env={name: value for name, value in environment.items() if value},
-        dimensions=(50, columns),
-        encoding="utf-8",
-        timeout=LIMIT,
-    )
-
-
-def seen(child: "pexpect.spawn[str]") -> Ran:
-    """Wait for the end; return all that came on the screen as it came, and what was left."""
-    child.expect(pexpect.EOF)
-    child.close()
-    came = str(child.before)
-    left = CONTROL.sub("", came.rpartition(END_OF_LIVE)[2]).replace("\r", "")
-    code = child.exitstatus if child.exitstatus is not None else -1
-    return Ran(code, left, came)
 
 
 def test_a_reset_shows_a_line_for_each_service_with_its_step_and_ends_with_the_table(

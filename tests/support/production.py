@@ -54,7 +54,7 @@ CONFIGURATION = """
 ssl = on
 ssl_cert_file = 'server.crt'
 ssl_key_file = 'server.key'
-max_connections = 30
+max_connections = 120
 max_prepared_transactions = 5
 autovacuum = off
 log_statement = all
@@ -191,9 +191,9 @@ def problems(ran: Ran, service: str = "alpha") -> list[dict[str, str]]:
 
 
 @contextmanager
-def new_production() -> Iterator[Production]:
+def new_production(services: Sequence[str] = SERVICES) -> Iterator[Production]:
     """Make a monorepo with a production at head, marked as such."""
-    with new_monorepo(SERVICES) as monorepo:
+    with new_monorepo(services) as monorepo:
         yield asyncio.run(_built(monorepo))
 
 
@@ -274,8 +274,8 @@ async def _populate(production: Production) -> None:
     """Make the role and the databases, and have Alembic bring them to head."""
     server = await connect(admin_url(production.main, "postgres"))
     await server.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
-    for name in SERVICES:
-        database = f"huleedu_{name}"
+    for entry in production.monorepo.services:
+        database = f"huleedu_{entry['name']}"
         await server.execute(f"CREATE DATABASE {database}")
         await write_mark(server, database, Mark(environment="production"))
         inside = await connect(production.admin(database))

@@ -107,6 +107,7 @@ def test_the_document_of_a_report_holds_every_service_in_order() -> None:
         "dry_run": True,
         "exit_code": 1,
         "seconds": 1.235,
+        "notes": [],
         "services": [
             {
                 "service": "a",

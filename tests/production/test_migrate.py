@@ -1,0 +1,466 @@
+"""`prod.migrate`: in order, one after the other, and each service told as it is."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.monorepo import USER
+from tests.support.observe import assert_no_password, watched_command_lines
+from tests.support.postgres import ask
+from tests.support.production import admin_url, external
+from tests.support.rehearsal import BEGINNING, HOST, MARK, SERVICES, YES, Rehearsal
+
+BROKEN = "SELECT 1/0"
+ALPHA_URL = "ALPHA_SERVICE_DATABASE_URL"
+NO_BACKUP = "No backup was taken by this run"
+
+
+def service(ran_json: dict[str, list[dict[str, object]]], name: str) -> dict[str, object]:
+    """Return what a document tells of a service."""
+    (found,) = [each for each in ran_json["services"] if each["service"] == name]
+    return found
+
+
+# All goes well.
+
+
+def test_every_service_is_migrated_and_told_with_its_revisions(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha", revisions=("b2", "c3"))
+    rehearsal.grow("delta")
+    ran = rehearsal.migrate()
+    assert ran.code == 0, ran.err
+    assert list(ran.statuses) == list(SERVICES)
+    assert set(ran.statuses.values()) == {"OK"}
+    alpha = service(ran.json, "alpha")
+    assert (alpha["from"], alpha["to"], alpha["detail"]) == ("a1", "c3", "2 revisions applied")
+    revisions = alpha["revisions"]
+    assert isinstance(revisions, list)
+    assert [(r["revision"], r["message"]) for r in revisions] == [
+        ("b2", "Revision b2"),
+        ("c3", "Revision c3"),
+    ]
+    assert all(isinstance(r["seconds"], float) for r in revisions)
+    beta = service(ran.json, "beta")
+    assert (beta["from"], beta["to"], beta["detail"]) == ("a1", "a1", "nothing pending")
+    others = dict.fromkeys(SERVICES, "a1")
+    assert rehearsal.all_at() == {**others, "alpha": "c3", "delta": "b2"}
+
+
+def test_where_nothing_is_pending_nothing_is_done_and_nobody_is_asked(
+    rehearsal: Rehearsal,
+) -> None:
+    before = rehearsal.production.transactions()
+    ran = rehearsal.invoke("prod.migrate")
+    assert ran.code == 0
+    assert "Nothing is pending; nothing was changed." in ran.err
+    assert rehearsal.production.transactions() == before
+
+
+def test_a_dry_run_shows_the_plan_and_leaves_nothing_behind(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha")
+    before = rehearsal.production.transactions()
+    ran = rehearsal.invoke("prod.migrate", "--dry-run")
+    assert ran.code == 0
+    assert "CREATE TABLE made_by_b2 ()" in ran.out
+    assert "dry run: would migrate huleedu_alpha" in ran.out
+    assert not list(rehearsal.runs.glob("*"))
+    assert rehearsal.production.transactions() == before
+
+
+def test_only_the_named_services_are_migrated(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha", "beta")
+    ran = rehearsal.migrate("--service", "beta")
+    assert list(ran.statuses) == ["beta"]
+    assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("a1", "b2")
+
+
+def test_staging_works_the_same_and_every_screen_says_so(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha")
+    ask(rehearsal.production.admin(), f"COMMENT ON DATABASE huleedu_alpha IS '{STAGING_MARK}'")
+    tls = {"SSLMODE": "verify-full", "SSLROOTCERT": str(rehearsal.production.authority.file)}
+    port = rehearsal.production.main.port
+    nobody = dict.fromkeys(rehearsal.production.variables, "")
+    variables = nobody | external("STAGING", "staging", port, **tls)
+    only = ("--service", "alpha")
+    refused = rehearsal.invoke("prod.migrate", *only, **variables)
+    assert refused.code == 3
+    assert "STAGING: nobody can be asked here" in refused.err
+    ran = rehearsal.invoke("prod.migrate", *YES, *only, **variables)
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith(f"STAGING: localhost:{port}\n")
+    assert ran.err.count(f"STAGING: localhost:{port}\n") == 1
+    assert rehearsal.history()[0]["environment"] == "staging"
+    assert rehearsal.at("alpha") == "b2"
+
+
+STAGING_MARK = MARK.replace("production", "staging")
+
+
+# Something fails.
+
+
+@pytest.mark.parametrize(("place", "pending"), [(1, 2), (4, 8), (8, 2)])
+def test_the_first_failure_stops_the_rest_and_the_same_command_resumes(
+    rehearsal: Rehearsal, place: int, pending: int
+) -> None:
+    failing = SERVICES[place - 1]
+    before = SERVICES[: place - 1][1 - pending :]
+    after = SERVICES[place:][: pending - 1]
+    rehearsal.grow(*before, *after)
+    rehearsal.revise(failing, "b2", "a1")
+    broken = rehearsal.revise(failing, "c3", "b2", BROKEN)
+    ran = rehearsal.migrate()
+    assert ran.code == 1
+    assert ran.statuses == {
+        **dict.fromkeys(SERVICES, "OK"),
+        failing: "FAILED",
+        **dict.fromkeys(after, "ABORTED"),
+    }
+    told = service(ran.json, failing)
+    assert "division by zero" in str(told["detail"])
+    assert f"huleedu_{failing} is at a1, with nothing of the failed revision" in str(told["detail"])
+    assert (told["from"], told["to"], told["revisions"]) == ("a1", "a1", [])
+    for name in after:
+        assert service(ran.json, name)["detail"] == f"not begun: {failing} failed"
+    untouched = dict.fromkeys(SERVICES, "a1")
+    assert rehearsal.all_at() == {**untouched, **dict.fromkeys(before, "b2")}
+    (run,) = rehearsal.history()
+    assert (run["outcome"], run["migrated"]) == ("FAILED", list(before))
+    assert "division by zero" in run["detail"]
+
+    broken.write_text(broken.read_text().replace(BROKEN, "SELECT 1"))
+    again = rehearsal.migrate()
+    assert again.code == 0
+    migrated = dict.fromkeys((*before, *after), "b2")
+    assert rehearsal.all_at() == {**untouched, **migrated, failing: "c3"}
+    assert [run["outcome"] for run in rehearsal.history()] == ["DONE", "FAILED"]
+
+
+def test_with_keep_going_the_others_are_migrated_all_the_same(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha", "gamma")
+    rehearsal.grow("beta", sql=BROKEN)
+    ran = rehearsal.migrate("--keep-going")
+    assert ran.code == 1
+    assert (ran.statuses["beta"], ran.statuses["gamma"]) == ("FAILED", "OK")
+    assert rehearsal.at("gamma") == "b2"
+
+
+def test_a_canary_goes_first_and_its_failure_stops_all(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha", "gamma", "theta")
+    done = rehearsal.migrate("--first", "theta")
+    assert done.code == 0
+    events = _events(rehearsal)
+    order = [event["service"] for event in events if event["event"] == "migrating"]
+    assert order == ["theta", "alpha", "gamma"]
+    assert list(done.statuses) == list(SERVICES)
+
+    rehearsal.wind_back()
+    rehearsal.grow("alpha")
+    rehearsal.grow("theta", sql=BROKEN)
+    ran = rehearsal.migrate("--first", "theta", "--keep-going")
+    assert (ran.statuses["theta"], ran.statuses["alpha"]) == ("FAILED", "ABORTED")
+    assert rehearsal.at("alpha") == "a1"
+
+
+def test_something_in_the_way_of_one_service_keeps_all_from_beginning(
+    rehearsal: Rehearsal,
+) -> None:
+    rehearsal.grow("alpha", "beta")
+    with rehearsal.production.changed(
+        "ALTER TABLE note OWNER TO postgres_admin", f"ALTER TABLE note OWNER TO {USER}"
+    ):
+        ran = rehearsal.migrate()
+    assert ran.code == 1
+    assert ran.statuses["alpha"] == "FAILED"
+    assert service(ran.json, "beta")["status"] == "ABORTED"
+    assert "in the way of alpha" in str(service(ran.json, "beta")["detail"])
+    assert rehearsal.at("beta") == "a1"
+
+
+def test_a_service_that_connects_elsewhere_is_stopped_before_anything_runs(
+    rehearsal: Rehearsal,
+) -> None:
+    rehearsal.grow("alpha")
+    astray = rehearsal.production.url(
+        rehearsal.production.main.port, "huleedu_beta", tls=rehearsal.production.verified()
+    )
+    config = "services/alpha_service/config.py"
+    usual = rehearsal.monorepo.read(config)
+    rehearsal.monorepo.write(
+        config, 'import os\n\n\ndef database_url():\n    return os.environ["ASTRAY"]\n'
+    )
+    try:
+        ran = rehearsal.migrate(ASTRAY=astray)
+    finally:
+        rehearsal.monorepo.write(config, usual)
+    assert ran.code == 1
+    told = service(ran.json, "alpha")
+    assert "connects to another database, 'huleedu_beta'" in str(told["detail"])
+    assert "ALPHA_SERVICE_DATABASE_URL" in str(told["hint"])
+    assert rehearsal.all_at() == dict.fromkeys(SERVICES, "a1")
+
+
+def test_a_service_that_only_says_so_is_caught_by_asking_the_database(
+    rehearsal: Rehearsal,
+) -> None:
+    rehearsal.grow("alpha")
+    env = "services/alpha_service/alembic/env.py"
+    usual = rehearsal.monorepo.read(env)
+    rehearsal.monorepo.write(env, "print('done')\n")
+    try:
+        ran = rehearsal.migrate()
+    finally:
+        rehearsal.monorepo.write(env, usual)
+    assert ran.code == 1
+    assert "Alembic ended without an error, but huleedu_alpha is at a1, not at b2" in str(
+        service(ran.json, "alpha")["detail"]
+    )
+
+
+# A plan from a file.
+
+
+def test_exactly_a_plan_is_carried_out(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha", "beta")
+    assert rehearsal.invoke("prod.plan", "--service", "beta", "--out", "plan.json").code == 0
+    ran = rehearsal.migrate("--plan", "plan.json")
+    assert ran.code == 0
+    assert list(ran.statuses) == ["beta"]
+    assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("a1", "b2")
+
+
+@pytest.mark.parametrize("change", ["edited", "added", "advanced", "carried out", "swapped"])
+def test_a_plan_that_no_longer_holds_is_refused(rehearsal: Rehearsal, change: str) -> None:
+    rehearsal.grow("alpha")
+    path = rehearsal.monorepo.path("services/alpha_service/alembic/versions/b2.py")
+    only = ("--service", "alpha")
+    assert rehearsal.invoke("prod.plan", *only, "--out", "plan.json").code == 0
+    variables = {}
+    if change == "edited":
+        path.write_text(path.read_text() + "\n# Nothing but a comment.\n")
+        expected = "the file of revision b2 has been edited"
+    elif change == "added":
+        rehearsal.revise("alpha", "c3", "b2")
+        expected = "was to go to b2, and the code's head is c3 now"
+    elif change == "advanced":
+        rehearsal.revise("alpha", "a9", "a1")
+        path.write_text(path.read_text().replace("'a1'", "'a9'"))
+        ask(
+            rehearsal.production.admin(),
+            "UPDATE alembic_version SET version_num = 'a9'",
+            f"SET ROLE {USER}",
+            "CREATE TABLE made_by_a9 ()",
+        )
+        expected = "was at a1, and is at a9 now"
+    elif change == "carried out":
+        assert rehearsal.migrate(*only).code == 0
+        expected = "was at a1, and is at b2 now"
+    else:
+        variables[ALPHA_URL] = rehearsal.production.url(
+            rehearsal.production.plain.port, tls={"ssl": "disable"}
+        )
+        expected = "was planned for huleedu_alpha on localhost:"
+    before = rehearsal.production.transactions()
+    ran = rehearsal.migrate("--plan", "plan.json", **variables)
+    assert ran.code == 3, ran.err
+    assert "The plan no longer holds; nothing was changed." in ran.json["error"]["message"]
+    assert expected in str(ran.json["error"]["findings"])
+    assert rehearsal.production.transactions() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--plan", "nowhere.json"), "cannot be read"),
+        (("--plan", "services.json"), "holds no plan"),
+        (("--plan", "plan.json", "--service", "alpha"), "--service does not go with it"),
+        (("--first", "no_such"), "No service is named"),
+        (("--service", "alpha", "--first", "beta"), "not among the services"),
+        (("--backup-dir", "nowhere"), "is no folder"),
+        (("--report", "nowhere/report"), "cannot be written"),
+        (("--host", ""), "no service is on"),
+    ],
+)
+def test_a_wrong_argument_is_named_and_nothing_is_done(
+    rehearsal: Rehearsal, flags: tuple[str, ...], message: str
+) -> None:
+    rehearsal.grow("alpha")
+    before = rehearsal.production.transactions()
+    ran = rehearsal.migrate(*flags)
+    assert ran.code in (2, 3)
+    assert message in ran.json["error"]["message"]
+    assert rehearsal.production.transactions() == before
+
+
+# The mark.
+
+
+def test_an_unmarked_database_is_marked_and_no_reset_touches_it_from_then_on(
+    rehearsal: Rehearsal,
+) -> None:
+    ask(rehearsal.production.admin(), "COMMENT ON DATABASE huleedu_alpha IS 'Our essays.'")
+    planned = rehearsal.invoke("prod.plan", "--json")
+    assert service(planned.json, "alpha")["detail"] == "nothing pending, will be marked as production"
+    assert rehearsal.invoke("prod.migrate").code == 3
+    ran = rehearsal.migrate()
+    assert ran.code == 0
+    assert "marked as production" in str(service(ran.json, "alpha")["detail"])
+    assert rehearsal.comment("alpha").startswith(f"Our essays.{MARK[:-1]}")
+    development = {
+        "HULEEDU_ENVIRONMENT": "development",
+        "HULEEDU_PROVIDER": "existing",
+        ALPHA_URL: rehearsal.production.url(
+            rehearsal.production.main.port, tls=rehearsal.production.verified()
+        ),
+    }
+    reset = rehearsal.invoke(
+        "db.reset", "--service", "alpha", "--confirm", "huleedu_alpha", **development
+    )
+    assert reset.code == 3
+    assert "is marked as production" in reset.out
+    assert rehearsal.at("alpha") == "a1"
+
+
+def test_a_role_that_may_not_mark_is_told_what_its_owner_must_run(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha")
+    server = admin_url(rehearsal.production.main, "postgres")
+    ask(
+        server,
+        "ALTER DATABASE huleedu_alpha OWNER TO postgres_admin",
+        "COMMENT ON DATABASE huleedu_alpha IS NULL",
+    )
+    ran = rehearsal.migrate()
+    assert ran.code == 0
+    (found,) = rehearsal.invoke("prod.validate", "--json", "--service", "alpha").json["services"]
+    (problem,) = found["problems"]
+    assert problem["level"] == "WARNING"
+    statement = problem["remedy"].partition(": ")[2].rstrip(".")
+    ask(server, statement)
+    assert rehearsal.comment("alpha").startswith(MARK[:-1])
+    assert not rehearsal.migrate().json["services"][0].get("problems")
+
+
+# Backups.
+
+
+def test_without_a_backup_the_screen_says_so(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha")
+    ran = rehearsal.migrate()
+    assert any(note.startswith(NO_BACKUP) for note in ran.json["notes"])
+
+
+def test_a_backup_command_runs_before_the_first_change_and_knows_the_services(
+    rehearsal: Rehearsal,
+) -> None:
+    rehearsal.grow("alpha", "gamma")
+    command = 'echo "$HULEEDU_BACKUP_SERVICES" > saved; ls services > listed'
+    ran = rehearsal.migrate("--backup-command", command)
+    assert ran.code == 0
+    assert rehearsal.monorepo.read("saved") == "alpha gamma\n"
+    assert not any(note.startswith(NO_BACKUP) for note in ran.json["notes"])
+    events = [event["event"] for event in _events(rehearsal)]
+    assert events.index("backed up") < events.index("migrating")
+
+
+def test_a_backup_that_fails_keeps_everything_as_it_was(
+    rehearsal: Rehearsal, tmp_path: Path
+) -> None:
+    rehearsal.grow("alpha")
+    ran = rehearsal.migrate("--backup-command", "echo no room >&2; exit 7")
+    assert ran.code == 1
+    assert "failed with exit code 7" in ran.json["error"]["message"]
+    assert "no room" in ran.json["error"]["output"]
+    ask(
+        rehearsal.production.admin(),
+        "CREATE SCHEMA theirs",
+        "CREATE TABLE theirs.secret ()",
+    )
+    ran = rehearsal.migrate("--backup-dir", str(tmp_path))
+    assert ran.code == 1
+    assert "permission denied for schema theirs" in ran.json["error"]["output"]
+    assert rehearsal.at("alpha") == "a1"
+    assert [run["outcome"] for run in rehearsal.history()] == ["FAILED", "FAILED"]
+
+
+def test_a_dump_is_made_of_each_database_that_changes_and_brings_it_back(
+    rehearsal: Rehearsal, tmp_path: Path
+) -> None:
+    rehearsal.grow("alpha", "gamma", sql="DELETE FROM note")
+    ask(rehearsal.production.admin(), "INSERT INTO note VALUES (1, 'kept')")
+    with watched_command_lines() as lines:
+        ran = rehearsal.migrate("--backup-dir", str(tmp_path))
+    assert ran.code == 0
+    assert lines.any_has("pg_dump")
+    assert_no_password(*lines.seen)
+    dumps = {path.name.split("-")[1]: path for path in tmp_path.iterdir()}
+    assert sorted(dumps) == ["huleedu_alpha", "huleedu_gamma"]
+    assert {path.stat().st_mode & 0o777 for path in dumps.values()} == {0o600}
+    restored = subprocess.run(
+        ["pg_restore", "--data-only", "--table=note", "--file=-", dumps["huleedu_alpha"]],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "1\tkept" in restored.stdout
+
+
+# The record.
+
+
+def test_the_record_tells_who_when_and_every_step_and_a_report_is_the_same(
+    rehearsal: Rehearsal, tmp_path: Path
+) -> None:
+    rehearsal.grow("alpha")
+    copy = tmp_path / "report.jsonl"
+    assert rehearsal.migrate("--report", str(copy)).code == 0
+    (path,) = rehearsal.runs.glob("*")
+    assert copy.read_text() == path.read_text()
+    events = _events(rehearsal)
+    assert [event["event"] for event in events] == [
+        "began",
+        "planned",
+        "confirmed",
+        "locked",
+        "not backed up",
+        "migrating",
+        "migrated",
+        "ended",
+    ]
+    began, planned, *_, migrated, ended = events
+    assert {"user", "host", "pid", "commit", "environment"} <= set(began)
+    assert planned["services"][0]["service"] == "alpha"
+    assert (migrated["before"], migrated["at"]) == (["a1"], ["b2"])
+    assert ended["outcome"] == "DONE"
+
+
+def test_refusals_are_recorded_too(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha")
+    rehearsal.invoke("prod.migrate")
+    rehearsal.invoke("prod.migrate", "--yes", "--host", "elsewhere")
+    outcomes = [(run["outcome"], run["detail"]) for run in rehearsal.history()]
+    assert [outcome for outcome, _ in outcomes] == ["REFUSED", "REFUSED"]
+    assert f"{HOST} would be changed and is not named" in outcomes[0][1]
+
+
+def test_one_run_is_shown_with_all_that_is_written_down_of_it(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha")
+    rehearsal.migrate()
+    (run,) = rehearsal.history()
+    shown = rehearsal.invoke("prod.history", "--run", run["run"])
+    assert "migrated" in shown.out
+    wrong = rehearsal.invoke("prod.history", "--run", "1999")
+    assert wrong.code == 2
+    assert run["run"] in wrong.err
+
+
+def test_the_beginning_stays_as_it_was(rehearsal: Rehearsal) -> None:
+    admin = admin_url(rehearsal.production.main, BEGINNING)
+    assert ask(admin, "SELECT version_num FROM alembic_version") == [("a1",)]
+
+
+def _events(rehearsal: Rehearsal) -> list[dict[str, object]]:
+    """Return the lines of the only record."""
+    (path,) = rehearsal.runs.glob("*")
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,178 @@
+"""A production that is migrated: its databases, wound back to where they began for each test."""
+
+import subprocess
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from tests.support.monorepo import USER, Monorepo, Ran, wait_until
+from tests.support.observe import assert_no_password, assert_no_password_on_screen
+from tests.support.postgres import TEST, ask
+from tests.support.production import Production, admin_url, new_production
+
+SERVICES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta")
+HOST = "localhost"
+YES = ("--yes", "--host", HOST)
+START = "a1"
+BEGINNING = "beginning"
+MARK = 'huleedu-tasks {"environment": "production"}'
+MADE = r"SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'made\_by\_%'"
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """The production of a monorepo, whose revisions each make one table named after them."""
+
+    production: Production
+
+    @property
+    def monorepo(self) -> Monorepo:
+        """Where the revisions are."""
+        return self.production.monorepo
+
+    @property
+    def runs(self) -> Path:
+        """Where the records are."""
+        return self.monorepo.state / "runs"
+
+    def invoke(self, *arguments: str, **variables: str) -> Ran:
+        """Run a command to its end, and see that the password shows nowhere."""
+        ran = self.monorepo.invoke(*arguments, env=self.production.variables | variables)
+        assert_no_password_on_screen(ran)
+        self.assert_no_password_written()
+        return ran
+
+    def migrate(self, *flags: str, **variables: str) -> Ran:
+        """Run `prod.migrate --json` as a CI job would."""
+        return self.invoke("prod.migrate", "--json", *YES, *flags, **variables)
+
+    def start(self, *flags: str, **variables: str) -> "subprocess.Popen[str]":
+        """Start `prod.migrate --json` as a CI job would."""
+        return self.monorepo.start(
+            "prod.migrate", "--json", *YES, *flags, env=self.production.variables | variables
+        )
+
+    def assert_no_password_written(self) -> None:
+        """See that no record holds the password."""
+        assert_no_password(*(path.read_text() for path in self.runs.glob("*")))
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return what `prod.history --json` tells, the latest run first."""
+        runs: list[dict[str, Any]] = self.invoke("prod.history", "--json").json["runs"]
+        return runs
+
+    def grow(self, *names: str, revisions: Sequence[str] = ("b2",), sql: str = "SELECT") -> None:
+        """Add revisions to services, each of which makes its table and then runs a statement."""
+        for name in names:
+            for parent, revision in zip((START, *revisions), revisions, strict=False):
+                self.revise(name, revision, parent, sql)
+
+    def revise(self, name: str, revision: str, parent: str, *sql: str) -> Path:
+        """Add one revision."""
+        return self.monorepo.add_revision(
+            name, revision, parent, f"CREATE TABLE made_by_{revision} ()", *sql
+        )
+
+    def at(self, name: str) -> str:
+        """Return where a database is, and see that its tables agree with that."""
+        admin = self.production.admin(f"huleedu_{name}")
+        ((current,),) = ask(admin, "SELECT version_num FROM alembic_version")
+        made = {table.removeprefix("made_by_") for (table,) in ask(admin, MADE)}
+        expected = {path.stem for path in self._files(name) if START < path.stem <= current}
+        assert made == expected, (name, current, made)
+        return str(current)
+
+    def all_at(self) -> dict[str, str]:
+        """Return where each database is."""
+        return {name: self.at(name) for name in SERVICES}
+
+    def comment(self, name: str) -> str:
+        """Return a database's comment."""
+        sql = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1"
+        sql = sql.replace("$1", f"'huleedu_{name}'")
+        ((comment,),) = ask(self.production.admin(), sql)
+        return comment or ""
+
+    def sessions(self, name: str, like: str) -> int:
+        """Count the sessions on a database whose names begin so."""
+        ((count,),) = ask(
+            admin_url(self.production.main, "postgres"),
+            "SELECT count(*) FROM pg_stat_activity"
+            f" WHERE datname = 'huleedu_{name}' AND application_name LIKE '{like}%'",
+        )
+        return int(count)
+
+    def running(self, name: str, text: str) -> int:
+        """Count the sessions on a database that run a statement with this text in it."""
+        ((count,),) = ask(
+            admin_url(self.production.main, "postgres"),
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active'"
+            f" AND datname = 'huleedu_{name}' AND query LIKE '%{text}%'"
+            " AND pid <> pg_backend_pid()",
+        )
+        return int(count)
+
+    def wind_back(self) -> None:
+        """Bring files and databases to where they began, and forget the runs."""
+        for name in SERVICES:
+            for path in self._files(name):
+                if path.stem != START:
+                    path.unlink()
+        for path in self.runs.glob("*"):
+            path.unlink()
+        ask(
+            admin_url(self.production.main, "postgres"),
+            *(
+                statement
+                for name in SERVICES
+                for statement in (
+                    f"DROP DATABASE IF EXISTS huleedu_{name} WITH (FORCE)",
+                    f"CREATE DATABASE huleedu_{name} TEMPLATE {BEGINNING} OWNER {USER}",
+                    f"COMMENT ON DATABASE huleedu_{name} IS '{MARK}'",
+                )
+            ),
+        )
+
+    def _files(self, name: str) -> list[Path]:
+        folder = self.monorepo.path(f"services/{name}_service/alembic/versions")
+        return sorted(folder.glob("*.py"))
+
+
+@contextmanager
+def new_rehearsal() -> Iterator[Rehearsal]:
+    """Make a production of eight services, with a copy of how its databases began."""
+    with new_production(SERVICES) as production:
+        ask(
+            admin_url(production.main, "postgres"),
+            f"CREATE DATABASE {BEGINNING} TEMPLATE huleedu_alpha",
+        )
+        yield Rehearsal(production)
+
+
+@contextmanager
+def locked(rehearsal: Rehearsal, name: str, seconds: float = 600) -> Iterator[None]:
+    """Have somebody read a table in a transaction that stays open, which no ALTER gets past."""
+    url = rehearsal.production.admin(f"huleedu_{name}")
+    reading = ("BEGIN", "SELECT FROM note", f"SELECT pg_sleep({seconds})", "COMMIT")
+    with ThreadPoolExecutor(1) as pool:
+        holder = pool.submit(_until_ended, url, reading)
+        wait_until(lambda: rehearsal.running(name, "pg_sleep"))
+        try:
+            yield
+        finally:
+            ask(
+                admin_url(rehearsal.production.main, "postgres"),
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                f" WHERE datname = 'huleedu_{name}' AND application_name = '{TEST}'",
+            )
+            holder.result()
+
+
+def _until_ended(url: str, statements: Sequence[str]) -> None:
+    with suppress(asyncpg.PostgresError):
+        ask(url, *statements)
