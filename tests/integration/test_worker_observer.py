@@ -1,0 +1,627 @@
+"""What a run of Alembic is told besides, and what it tells: settings, the place, parts, and SQL."""
+
+import json
+import textwrap
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.errors import MigrationError
+from huleedu_tasks.flows.planning import READ_ONLY
+from huleedu_tasks.migrations.revisions import History, read_history
+from huleedu_tasks.migrations.runner import (
+    AlembicFailed,
+    LockTimeout,
+    Migrated,
+    Rendered,
+    Session,
+    applied,
+    render,
+    upgrade,
+)
+from huleedu_tasks.postgres.connections import connection
+from huleedu_tasks.postgres.inspection import identify
+from tests.support.flows import app_of, without_initdb
+from tests.support.monorepo import ENV_PY, REVISION, Monorepo, empty_monorepo, free_ports
+from tests.support.postgres import Row, connect, fetch
+
+SERVER = "anchor"
+SHARED = "shared_db"
+NOTE = "CREATE TABLE note (id integer PRIMARY KEY, text text NOT NULL)"
+ONE = "INSERT INTO note VALUES (1, 'one')"
+AT_A1 = (
+    "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)",
+    "INSERT INTO alembic_version VALUES ('a1')",
+)
+BUSY = "ALTER TABLE busy ADD COLUMN more text"
+CONFIGURE = "context.configure(connection=connection)"
+PER_MIGRATION = ENV_PY.replace(
+    CONFIGURE, "context.configure(connection=connection, transaction_per_migration=True)"
+)
+OUTER = ENV_PY.replace("engine.connect()", "engine.begin()").replace(
+    "        await connection.commit()\n", ""
+)
+AUTOCOMMIT = ENV_PY.replace("poolclass", "isolation_level='AUTOCOMMIT', poolclass")
+# As `alembic init -t async` writes it.
+OFFLINE = ENV_PY.replace(
+    "asyncio.run(main())",
+    """\
+if context.is_offline_mode():
+    context.configure(url=database_url(), literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+else:
+    asyncio.run(main())
+""",
+)
+ENV_PYS = {
+    "one transaction": ENV_PY,
+    "a transaction each": PER_MIGRATION,
+    "a transaction of its own": OUTER,
+}
+BY_ENV_PY = pytest.mark.parametrize("env_py", ENV_PYS.values(), ids=ENV_PYS)
+# Does something on a connection of its own before it migrates.
+FIRST = """
+import json, os
+from sqlalchemy import text
+
+async def first():
+    engine = create_async_engine(database_url(), poolclass=NullPool)
+    async with engine.connect() as connection:
+        {does}
+        await connection.commit()
+    await engine.dispose()
+
+asyncio.run(first())
+"""
+SETTINGS = ("application_name", "lock_timeout", "statement_timeout")
+TOLD = {"application_name": "the run", "lock_timeout": "700ms", "statement_timeout": "41s"}
+RECORD = "INSERT INTO told VALUES " + ", ".join(
+    f"({name!r}, current_setting({name!r}))" for name in SETTINGS
+)
+IN_A_BLOCK = "with op.get_context().autocommit_block():\n    op.execute({sql!r})"
+CONCURRENTLY = IN_A_BLOCK.format(sql="CREATE INDEX CONCURRENTLY by_text ON note (text)")
+INDEXES = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'note'::regclass"
+
+
+def before_migrating(does: str) -> str:
+    return ENV_PY.replace("asyncio.run(main())", f"{FIRST.format(does=does)}\nasyncio.run(main())")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A service with a database of its own, and where a run of its migrations tells."""
+
+    service: Service
+    url: DatabaseUrl
+    settings: Settings
+    events: Path
+
+    @property
+    def history(self) -> History:
+        return read_history(self.service)
+
+    @property
+    def plain_url(self) -> str:
+        return self.url.reveal().replace("+asyncpg", "")
+
+    async def ask(self, *sql: str) -> list[Row]:
+        return await fetch(self.plain_url, *sql)
+
+    async def revisions(self) -> list[str]:
+        return [row[0] for row in await self.ask("SELECT version_num FROM alembic_version")]
+
+    async def session(
+        self, settings: Mapping[str, str] = TOLD, wishes: Mapping[str, str] | None = None
+    ) -> Session:
+        async with connection(self.url) as asked:
+            identity = await identify(asked)
+        return Session(
+            events=self.events, settings=settings, wishes=wishes or {}, target=identity.place
+        )
+
+    async def upgrade(self, target: str = "head", session: Session | None = None) -> Migrated:
+        session = session or await self.session()
+        return await upgrade(
+            self.service, self.url, self.settings, self.history, target, session=session
+        )
+
+    async def failing(self, session: Session | None = None) -> AlembicFailed:
+        with pytest.raises(AlembicFailed) as caught:
+            await self.upgrade(session=session)
+        return caught.value
+
+    async def render(self, *start: str) -> Rendered:
+        session = await self.session(READ_ONLY)
+        return await render(self.service, self.url, self.settings, session, start)
+
+    @asynccontextmanager
+    async def locked(self, table: str, mode: str = "ACCESS SHARE") -> AsyncIterator[None]:
+        """Have somebody else hold a lock on a table."""
+        holder = await connect(self.plain_url)
+        try:
+            await holder.execute(f"BEGIN; LOCK TABLE {table} IN {mode} MODE")
+            yield
+        finally:
+            await holder.close()
+
+
+class Bench:
+    """Services with databases on one server that runs, each made for one test."""
+
+    def __init__(self, monorepo: Monorepo) -> None:
+        self.monorepo = monorepo
+        self._numbers = count(1)
+
+    async def case(self, env_py: str = ENV_PY, **revisions: str) -> Case:
+        """Make a service with a database, and revisions that follow one another.
+
+        Args:
+            revisions: The bodies of `upgrade()`, by revision.
+        """
+        name = f"service{next(self._numbers)}"
+        port = self.monorepo.port(SERVER)
+        self.monorepo.add_service(name, port, compose_service=SHARED)
+        self.write(name, "env.py", env_py)
+        parent: str | None = None
+        for revision, body in revisions.items():
+            self.revise(name, revision, parent, body)
+            parent = revision
+        maintenance = self.monorepo.url(SERVER, database="postgres")
+        await fetch(maintenance, f"CREATE DATABASE huleedu_{name}")
+        app = app_of(self.monorepo)
+        (service,) = app.services([name])
+        return Case(
+            service=service,
+            url=app.urls((service,))[name].url,
+            settings=app.settings,
+            events=self.monorepo.root.parent / f"{name}-events",
+        )
+
+    async def migrated(self, env_py: str, *statements: str) -> Case:
+        """Make a service whose database is at revision `a1`, as if it had run."""
+        case = await self.case(env_py, a1=sql(*statements))
+        await case.ask(*statements, *AT_A1)
+        return case
+
+    def write(self, name: str, path: str, text: str) -> Path:
+        return self.monorepo.write(f"services/{name}_service/alembic/{path}", text)
+
+    def revise(
+        self, name: str, revision: str, parent: str | tuple[str, ...] | None, body: str
+    ) -> Path:
+        text = REVISION.format(
+            message=f"Revision {revision}",
+            id=revision,
+            parent=parent,
+            upgrade=textwrap.indent(body, "    "),
+        )
+        return self.write(name, f"versions/{revision}.py", text)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with empty_monorepo() as monorepo:
+        monorepo.add_service(SERVER, *free_ports(1), compose_service=SHARED)
+        assert without_initdb(monorepo).invoke("db.up").code == 0
+        yield Bench(monorepo)
+
+
+def sql(*statements: str) -> str:
+    """Return the body of a revision that runs statements."""
+    return "\n".join(f"op.execute({statement!r})" for statement in statements)
+
+
+# Settings.
+
+
+@BY_ENV_PY
+async def test_settings_hold_in_every_revision_and_in_a_block_without_a_transaction(
+    bench: Bench, env_py: str
+) -> None:
+    case = await bench.case(
+        env_py,
+        a1=sql("CREATE TABLE told (name text, value text)", RECORD),
+        b2=IN_A_BLOCK.format(sql=RECORD) if env_py is not OUTER else sql(RECORD),
+        c3=sql(RECORD),
+    )
+    migrated = await case.upgrade()
+    assert (migrated.before, migrated.after) == ((), ("c3",))
+    told = await case.ask("SELECT name, value, count(*) FROM told GROUP BY 1, 2")
+    assert sorted(told) == [(name, TOLD[name], 3) for name in SETTINGS]
+
+
+async def test_settings_arrive_on_each_session_and_env_py_sees_nothing_of_it(bench: Bench) -> None:
+    does = """\
+found = await connection.execute(text("SELECT current_setting('lock_timeout')"))
+        line = [found.scalar_one(), "HULEEDU_WORKER" in os.environ]
+        open("seen", "a").write(json.dumps(line))
+"""
+    case = await bench.case(
+        before_migrating(does), a1=sql("CREATE TABLE told (name text, value text)", RECORD)
+    )
+    await case.upgrade()
+    seen = json.loads((case.service.directory / "seen").read_text())
+    assert seen == [TOLD["lock_timeout"], False]
+    assert ("lock_timeout", TOLD["lock_timeout"]) in await case.ask("TABLE told")
+
+
+async def test_a_wish_that_the_server_refuses_is_given_up_and_no_setting_with_it(
+    bench: Bench,
+) -> None:
+    case = await bench.case(a1=sql("CREATE TABLE told (name text, value text)", RECORD))
+    await case.upgrade(session=await case.session(wishes={"no_such_setting": "on"}))
+    assert ("lock_timeout", TOLD["lock_timeout"]) in await case.ask("TABLE told")
+
+
+async def test_a_wish_that_the_server_grants_holds(bench: Bench) -> None:
+    recorded = "INSERT INTO told SELECT current_setting('tcp_keepalives_idle')"
+    case = await bench.case(a1=sql("CREATE TABLE told (value text)", recorded))
+    await case.upgrade(session=await case.session(wishes={"tcp_keepalives_idle": "77"}))
+    assert await case.ask("TABLE told") == [("77",)]
+
+
+async def test_a_setting_that_the_server_refuses_ends_the_run_before_any_revision(
+    bench: Bench,
+) -> None:
+    case = await bench.case(a1=sql(NOTE))
+    error = await case.failing(await case.session({"no_such_setting": "on"}))
+    assert "no_such_setting" in error.message
+    assert await case.ask("SELECT to_regclass('note')") == [(None,)]
+
+
+# The place.
+
+
+@pytest.mark.parametrize("env_py", [ENV_PY, OUTER], ids=["connect", "begin"])
+async def test_an_env_py_that_leads_elsewhere_is_refused_and_nothing_is_changed_there(
+    bench: Bench, env_py: str
+) -> None:
+    decoy = await bench.case()
+    case = await bench.case(
+        env_py.replace("database_url()", f"'{decoy.url.reveal()}'"), a1=sql(NOTE)
+    )
+    with pytest.raises(MigrationError, match="connects to another database") as caught:
+        await case.upgrade()
+    error = caught.value
+    assert repr(decoy.service.database) in error.message
+    assert repr(case.service.database) in error.message
+    assert case.service.url_variable in error.hint
+    for database in (decoy, case):
+        made = await database.ask("SELECT to_regclass('note'), to_regclass('alembic_version')")
+        assert made == [(None, None)]
+
+
+async def test_another_name_of_the_same_server_is_the_same_database(bench: Bench) -> None:
+    env_py = ENV_PY.replace("database_url()", "database_url().replace('localhost', '127.0.0.1')")
+    case = await bench.case(env_py, a1=sql(NOTE))
+    assert (await case.upgrade()).after == ("a1",)
+
+
+async def test_a_second_database_of_an_env_py_is_refused_and_it_is_not_said_that_nothing_was_run(
+    bench: Bench,
+) -> None:
+    decoy = await bench.case()
+    elsewhere = ENV_PY.replace("database_url()", f"'{decoy.url.reveal()}'")
+    case = await bench.case(f"{ENV_PY}\n\n{elsewhere}", a1=sql(NOTE))
+    with pytest.raises(MigrationError, match="connects to another database") as caught:
+        await case.upgrade()
+    assert await decoy.ask("SELECT to_regclass('note')") == [(None,)]
+    assert await case.revisions() == ["a1"]
+    assert "nothing was run" not in caught.value.message
+
+
+# What stays of a revision that fails.
+
+
+@BY_ENV_PY
+async def test_after_a_lock_timeout_the_statement_is_named_and_nothing_of_its_revision_stays(
+    bench: Bench, env_py: str
+) -> None:
+    case = await bench.migrated(env_py, NOTE, "CREATE TABLE busy ()")
+    bench.revise(case.service.name, "b2", "a1", sql(ONE))
+    bench.revise(case.service.name, "c3", "b2", sql("INSERT INTO note VALUES (2, 'two')", BUSY))
+    session = await case.session()
+    async with case.locked("busy"):
+        error = await case.failing(session)
+    assert isinstance(error, LockTimeout)
+    assert error.message == f"A statement has waited too long for a lock: {BUSY}"
+    assert "HULEEDU_LOCK_TIMEOUT" in error.hint
+    assert error.kept_in_part is False
+    kept = env_py is PER_MIGRATION
+    assert await case.revisions() == (["b2"] if kept else ["a1"])
+    assert await case.ask("SELECT id FROM note") == ([(1,)] if kept else [])
+    assert (await case.upgrade()).after == ("c3",)
+
+
+@pytest.mark.parametrize("env_py", [ENV_PY, PER_MIGRATION], ids=["one", "each"])
+async def test_a_lock_on_alembics_own_table_lets_nothing_stay(bench: Bench, env_py: str) -> None:
+    case = await bench.migrated(env_py, NOTE)
+    bench.revise(case.service.name, "b2", "a1", sql(ONE))
+    async with case.locked("alembic_version", "SHARE"):
+        error = await case.failing()
+    assert isinstance(error, LockTimeout)
+    assert "alembic_version" in error.message
+    assert error.kept_in_part is False
+    assert await case.ask("SELECT id FROM note") == []
+
+
+PARTS = {
+    "an index built concurrently": CONCURRENTLY,
+    "work before a block that commits it": f"{sql(ONE)}\n{IN_A_BLOCK.format(sql='SELECT 1')}",
+    "a change in a block": IN_A_BLOCK.format(sql=ONE),
+    "a COMMIT of its own": sql(ONE, "COMMIT", "BEGIN"),
+    "a COMMIT in lower case": sql(ONE, " commit; ", "begin"),
+    "a COMMIT under another name": sql(ONE, "END", "BEGIN"),
+    "a COMMIT by the connection": f"{sql(ONE)}\nop.get_bind().commit()\nop.get_bind().begin()",
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+async def test_a_part_that_was_committed_before_a_lock_timeout_is_told(
+    bench: Bench, part: str
+) -> None:
+    case = await bench.migrated(PER_MIGRATION, NOTE, "CREATE TABLE busy ()")
+    bench.revise(case.service.name, "b2", "a1", f"{PARTS[part]}\n{sql(BUSY)}")
+    async with case.locked("busy"):
+        error = await case.failing()
+    assert await case.revisions() == ["a1"]
+    stayed = await case.ask("SELECT id FROM note") or len(await case.ask(INDEXES)) > 1
+    assert stayed
+    assert isinstance(error, LockTimeout), error.message
+    assert error.kept_in_part is True
+
+
+async def test_a_block_that_only_looks_keeps_nothing(bench: Bench) -> None:
+    case = await bench.migrated(PER_MIGRATION, "CREATE TABLE busy ()")
+    looking = IN_A_BLOCK.format(sql="SELECT 1")
+    bench.revise(case.service.name, "b2", "a1", f"{looking}\n{sql(BUSY)}")
+    async with case.locked("busy"):
+        error = await case.failing()
+    assert isinstance(error, LockTimeout)
+    assert error.kept_in_part is False
+
+
+async def test_an_index_whose_concurrent_build_timed_out_is_a_part_that_stays(
+    bench: Bench,
+) -> None:
+    case = await bench.migrated(PER_MIGRATION, NOTE)
+    bench.revise(case.service.name, "b2", "a1", CONCURRENTLY)
+    async with case.locked("note", "ROW EXCLUSIVE"):
+        error = await case.failing()
+    assert isinstance(error, LockTimeout)
+    assert error.kept_in_part is True
+    assert ("by_text",) in await case.ask(INDEXES)
+
+
+async def test_where_every_statement_is_committed_what_ran_before_stays(bench: Bench) -> None:
+    case = await bench.migrated(AUTOCOMMIT, NOTE, "CREATE TABLE busy ()")
+    bench.revise(case.service.name, "b2", "a1", sql(ONE, BUSY))
+    async with case.locked("busy"):
+        error = await case.failing()
+    assert isinstance(error, LockTimeout)
+    assert error.kept_in_part is True
+    assert await case.ask("SELECT id FROM note") == [(1,)]
+
+
+async def test_a_statement_that_takes_too_long_is_named_with_the_setting(bench: Bench) -> None:
+    case = await bench.case(a1=sql(NOTE, f"SELECT pg_sleep(60), '{'long ' * 99}'"))
+    error = await case.failing(await case.session({"statement_timeout": "200ms"}))
+    assert not isinstance(error, LockTimeout)
+    assert error.message.startswith("A statement has taken too long: SELECT pg_sleep(60), 'long")
+    assert len(error.message) < 200
+    assert "HULEEDU_STATEMENT_TIMEOUT" in error.hint
+    assert "'statement_timeout' in the registry" in error.hint
+    assert error.kept_in_part is False
+    assert await case.ask("SELECT to_regclass('note')") == [(None,)]
+
+
+async def test_a_revision_that_fails_tells_its_cause_and_that_nothing_stays(bench: Bench) -> None:
+    case = await bench.case(a1=sql(NOTE, "SELECT no_such_column FROM note"))
+    error = await case.failing()
+    assert not isinstance(error, LockTimeout)
+    assert "no_such_column" in error.message
+    assert "Traceback" in error.output
+    assert error.kept_in_part is False
+
+
+async def test_of_a_run_that_could_not_say_how_it_ended_nothing_is_claimed(bench: Bench) -> None:
+    case = await bench.case(a1=f"{sql(NOTE)}\nimport os\nos._exit(9)")
+    error = await case.failing()
+    assert "exit code 9" in error.message
+    assert error.kept_in_part is None
+
+
+# What has run.
+
+
+async def test_what_has_run_counts_as_far_as_the_database_says_so(bench: Bench) -> None:
+    for env_py, counted in ((ENV_PY, []), (PER_MIGRATION, ["a1", "b2"])):
+        case = await bench.case(
+            env_py, a1=sql(NOTE), b2=sql(ONE), c3=sql("SELECT no_such_column FROM note")
+        )
+        session = await case.session()
+        await case.failing(session)
+        assert [e["revision"] for e in session.told() if e["event"] == "run"] == ["a1", "b2"]
+        assert [e["revision"] for e in session.told() if e["event"] == "begun"] == [
+            "a1",
+            "b2",
+            "c3",
+        ]
+        after = await case.revisions() if counted else []
+        found = applied([session], case.history, (), after)
+        assert [each.revision for each in found] == counted
+        for each in found:
+            assert each.message == f"Revision {each.revision}"
+            assert each.seconds is not None
+
+
+async def test_what_was_applied_in_several_attempts_is_counted_once_in_order(bench: Bench) -> None:
+    case = await bench.case(PER_MIGRATION, a1=sql(NOTE), b2=sql(ONE))
+    first, second = await case.session(), await case.session()
+    await case.upgrade("a1", first)
+    await case.upgrade(session=second)
+    found = applied([first, second], case.history, (), ("b2",))
+    assert [each.revision for each in found] == ["a1", "b2"]
+    assert [each.revision for each in applied([second], case.history, ("a1",), ("b2",))] == ["b2"]
+
+
+async def test_a_revision_the_run_did_not_tell_of_has_no_time(bench: Bench) -> None:
+    case = await bench.case(a1=sql(NOTE))
+    session = await case.session()
+    (found,) = applied([session], case.history, (), ("a1",))
+    assert (found.revision, found.seconds) == ("a1", None)
+
+
+async def test_a_line_that_is_in_the_making_is_not_read_yet(bench: Bench) -> None:
+    case = await bench.case(a1=sql(NOTE))
+    session = await case.session()
+    assert session.told() == []
+    case.events.write_text('{"event": "begun", "revision": "a1"}\n{"event": "ru')
+    assert session.told() == [{"event": "begun", "revision": "a1"}]
+
+
+# SQL.
+
+RENDERING = pytest.mark.parametrize("env_py", [ENV_PY, OFFLINE], ids=["online", "offline"])
+READS = "rows = op.get_bind().execute(sa.text('SELECT id FROM note')).fetchall()"
+
+
+@RENDERING
+async def test_the_sql_of_each_revision_is_written_without_alembics_own(
+    bench: Bench, env_py: str
+) -> None:
+    column = "op.add_column('note', sa.Column('more', sa.Text, server_default='å'))"
+    case = await bench.case(
+        env_py, a1=sql(NOTE), b2=f"import sqlalchemy as sa\n{column}", c3=CONCURRENTLY, d4="pass"
+    )
+    rendered = await case.render()
+    assert (rendered.problem, rendered.unrendered) == ("", {})
+    assert list(rendered.sql) == ["a1", "b2", "c3", "d4"]
+    assert rendered.sql["a1"].strip() == f"{NOTE};"
+    assert rendered.sql["b2"].strip() == "ALTER TABLE note ADD COLUMN more TEXT DEFAULT 'å';"
+    assert "CREATE INDEX CONCURRENTLY by_text ON note (text);" in rendered.sql["c3"]
+    assert rendered.sql["d4"].strip() == ""
+    assert not [text for text in rendered.sql.values() if "alembic_version" in text]
+    assert await case.ask("SELECT to_regclass('note'), to_regclass('alembic_version')") == [
+        (None, None)
+    ]
+
+
+@RENDERING
+async def test_a_revision_that_reads_data_is_named_and_later_ones_are_still_written(
+    bench: Bench, env_py: str
+) -> None:
+    case = await bench.case(
+        env_py,
+        a1=sql(NOTE),
+        b2=f"import sqlalchemy as sa\n{sql(ONE)}\n{READS}",
+        c3=sql("DROP TABLE note"),
+        d4="raise LookupError('first line\\nsecond line')",
+    )
+    rendered = await case.render()
+    assert rendered.problem == ""
+    assert {name: text.strip() for name, text in rendered.sql.items()} == {
+        "a1": f"{NOTE};",
+        "c3": "DROP TABLE note;",
+    }
+    assert list(rendered.unrendered) == ["b2", "d4"]
+    assert "Error: " in rendered.unrendered["b2"]
+    assert rendered.unrendered["d4"] == "LookupError: first line"
+
+
+@RENDERING
+@pytest.mark.parametrize(("start", "found"), [(("a1",), ["b2", "c3"]), (("c3",), [])])
+async def test_sql_begins_behind_the_revision_that_is_given_whatever_the_database_has(
+    bench: Bench, env_py: str, start: tuple[str, ...], found: list[str]
+) -> None:
+    case = await bench.case(env_py, a1=sql(NOTE), b2=sql(ONE), c3=sql("DROP TABLE note"))
+    rendered = await case.render(*start)
+    assert (rendered.problem, rendered.unrendered) == ("", {})
+    assert list(rendered.sql) == found
+
+
+@pytest.mark.parametrize(
+    ("start", "found"),
+    [
+        (("b2", "x2"), ["m3"]),
+        (("b2",), ["x2", "m3"]),
+        (("x2",), ["b2", "m3"]),
+        (("a1",), ["b2", "m3", "x2"]),
+    ],
+)
+async def test_sql_begins_behind_each_of_several_branches(
+    bench: Bench, start: tuple[str, ...], found: list[str]
+) -> None:
+    case = await bench.case(OFFLINE, a1=sql(NOTE), b2=sql(ONE))
+    bench.revise(case.service.name, "x2", "a1", sql("INSERT INTO note VALUES (2, 'two')"))
+    bench.revise(case.service.name, "m3", ("b2", "x2"), sql("DROP TABLE note"))
+    rendered = await case.render(*start)
+    assert rendered.problem == ""
+    assert sorted(rendered.sql) == sorted(found)
+    assert list(rendered.sql)[-1:] == ["m3"]
+
+
+@pytest.mark.parametrize(
+    "does",
+    [
+        "await connection.execute(text('INSERT INTO witness VALUES (1)'))",
+        "await connection.execute(text('DROP TABLE witness'))",
+    ],
+)
+async def test_an_env_py_that_writes_meanwhile_changes_nothing_and_is_told(
+    bench: Bench, does: str
+) -> None:
+    case = await bench.case(before_migrating(does), a1=sql(NOTE))
+    await case.ask("CREATE TABLE witness (id integer)")
+    rendered = await case.render()
+    assert "read-only transaction" in rendered.problem
+    assert rendered.sql == {}
+    assert await case.ask("SELECT count(*) FROM witness") == [(0,)]
+
+
+async def test_a_revision_that_writes_on_a_connection_of_its_own_is_only_named(
+    bench: Bench,
+) -> None:
+    own = """\
+import asyncio
+from config import database_url
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+async def write():
+    async with create_async_engine(database_url()).begin() as connection:
+        await connection.execute(text("INSERT INTO witness VALUES (1)"))
+
+asyncio.run(write())
+"""
+    case = await bench.case(OFFLINE, a1=own, b2=sql(NOTE))
+    await case.ask("CREATE TABLE witness (id integer)")
+    rendered = await case.render()
+    assert "read-only transaction" in rendered.unrendered["a1"]
+    assert list(rendered.sql) == ["b2"]
+    assert await case.ask("SELECT count(*) FROM witness") == [(0,)]
+
+
+async def test_an_env_py_that_breaks_is_told_with_its_cause(bench: Bench) -> None:
+    case = await bench.case("raise LookupError('no such region')\n", a1=sql(NOTE))
+    rendered = await case.render()
+    assert rendered.problem == "LookupError: no such region"
+    assert rendered.sql == rendered.unrendered == {}
+
+
+async def test_an_env_py_that_leads_elsewhere_writes_no_sql(bench: Bench) -> None:
+    decoy = await bench.case()
+    case = await bench.case(
+        ENV_PY.replace("database_url()", f"'{decoy.url.reveal()}'"), a1=sql(NOTE)
+    )
+    rendered = await case.render()
+    assert "another database" in rendered.problem
+    assert rendered.sql == {}
