@@ -309,9 +309,7 @@ def test_a_circle_is_named(orders: Service, revise: Revise) -> None:
     assert problem.startswith("revisions follow one another in a circle: ")
 
 
-def test_a_circle_over_what_a_revision_depends_on_is_named(
-    orders: Service, revise: Revise
-) -> None:
+def test_a_circle_over_what_a_revision_depends_on_is_named(orders: Service, revise: Revise) -> None:
     revise("a", depends_on="b")
     revise("b", "a")
     ((_, problem),) = findings(orders)
