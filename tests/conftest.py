@@ -9,6 +9,20 @@ import pytest
 from tests.support.monorepo import Monorepo, copy_of_this_monorepo, new_monorepo
 
 
+ROUNDS = 3
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a person run what is repeated at random more often than CI does."""
+    parser.addoption("--rounds", type=int, default=ROUNDS, help="of each test that is repeated")
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> int:
+    """Return how often a test that is repeated at random shall run."""
+    return int(request.config.getoption("--rounds"))
+
+
 def pytest_configure() -> None:
     """Let Ctrl-C reach the commands under test, even where a shell runs us in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -302,7 +302,9 @@ def test_an_unmarked_database_is_marked_and_no_reset_touches_it_from_then_on(
 ) -> None:
     ask(rehearsal.production.admin(), "COMMENT ON DATABASE huleedu_alpha IS 'Our essays.'")
     planned = rehearsal.invoke("prod.plan", "--json")
-    assert service(planned.json, "alpha")["detail"] == "nothing pending, will be marked as production"
+    assert (
+        service(planned.json, "alpha")["detail"] == "nothing pending, will be marked as production"
+    )
     assert rehearsal.invoke("prod.migrate").code == 3
     ran = rehearsal.migrate()
     assert ran.code == 0

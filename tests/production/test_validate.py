@@ -16,6 +16,7 @@ from tests.support.monorepo import PASSWORD, USER, Ran, free_ports
 from tests.support.observe import assert_no_password, watched_command_lines
 from tests.support.postgres import ask, connect, wait_for
 from tests.support.production import (
+    MODES,
     Authority,
     Production,
     admin_url,
@@ -25,7 +26,6 @@ from tests.support.production import (
 )
 
 Variables = Callable[[Production], Mapping[str, str]]
-MODES = pytest.mark.parametrize("mode", ["transaction", "session"])
 DIRECT = "ALPHA_SERVICE_DIRECT_DATABASE_URL"
 OVERRIDE = "ALPHA_SERVICE_DATABASE_URL"
 PORT = "HULEEDU_PROD_DB_PORT"

@@ -42,6 +42,8 @@ from tests.support.postgres import TOOL, ask, connect, is_listening
 from tests.support.values import settings
 
 SERVICES = ("alpha", "beta", "gamma")
+# The ways in which PgBouncer hands out its sessions.
+MODES = pytest.mark.parametrize("mode", ["transaction", "session"])
 ADMIN = "postgres_admin"
 ADMIN_PASSWORD = "administrators-own"
 # Whoever the tests are connects without TLS; the role of the services cannot.

@@ -1,0 +1,181 @@
+"""Nothing is changed before a person has typed the host, or arguments have named it."""
+
+import os
+import shlex
+import subprocess
+import sys
+
+import pexpect
+import pytest
+
+from tests.support.monorepo import clean_environment
+from tests.support.observe import assert_no_password
+from tests.support.postgres import ask
+from tests.support.rehearsal import HOST, SERVICES, YES, Rehearsal
+from tests.support.terminal import seen, typed
+
+QUESTION = f"Type {HOST} to go on:"
+UNTOUCHED = dict.fromkeys(SERVICES, "a1")
+
+
+def asked(rehearsal: Rehearsal, *flags: str) -> "pexpect.spawn[str]":
+    """Type `invoke prod.migrate` at a terminal, and wait for the question."""
+    child = typed(
+        rehearsal.monorepo, "prod.migrate", *flags, variables=rehearsal.production.variables
+    )
+    child.expect_exact(QUESTION)
+    assert_no_password(str(child.before))
+    return child
+
+
+def test_a_person_sees_the_plan_types_the_host_and_sees_what_was_done(
+    rehearsal: Rehearsal,
+) -> None:
+    rehearsal.grow("alpha")
+    child = asked(rehearsal)
+    plan = str(child.before)
+    assert "PRODUCTION: localhost:" in plan
+    assert "CREATE TABLE made_by_b2 ();" in plan
+    assert "PRODUCTION: 1 revision will be applied to 1 database on localhost." in plan
+    child.sendline(HOST)
+    ran = seen(child)
+    assert ran.code == 0
+    assert "No backup was taken by this run" in ran.out
+    assert rehearsal.at("alpha") == "b2"
+    assert [run["outcome"] for run in rehearsal.history()] == ["DONE"]
+
+
+@pytest.mark.parametrize("text", ["yes", "y", "", "localhos", "production"])
+def test_anything_else_changes_nothing(rehearsal: Rehearsal, text: str) -> None:
+    rehearsal.grow("alpha")
+    child = asked(rehearsal)
+    child.sendline(text)
+    ran = seen(child)
+    assert ran.code == 3
+    assert "'localhost' was not typed; nothing was changed." in ran.err
+    assert rehearsal.all_at() == UNTOUCHED
+    assert [run["outcome"] for run in rehearsal.history()] == ["REFUSED"]
+
+
+@pytest.mark.parametrize(
+    ("key", "code", "outcome"), [("c", 130, "INTERRUPTED"), ("d", 3, "REFUSED")]
+)
+def test_ctrl_c_and_ctrl_d_change_nothing(
+    rehearsal: Rehearsal, key: str, code: int, outcome: str
+) -> None:
+    rehearsal.grow("alpha")
+    child = asked(rehearsal)
+    child.sendcontrol(key)
+    assert seen(child).code == code
+    assert rehearsal.all_at() == UNTOUCHED
+    assert [run["outcome"] for run in rehearsal.history()] == [outcome]
+
+
+@pytest.mark.parametrize("source", ["yes", f"yes {HOST}", "true <&-"])
+def test_what_is_piped_in_is_no_person(rehearsal: Rehearsal, source: str) -> None:
+    rehearsal.grow("alpha")
+    command = f"{source} | {shlex.quote(sys.executable)} -m invoke prod.migrate"
+    ran = subprocess.run(
+        ["bash", "-c", command],
+        cwd=rehearsal.monorepo.root,
+        env={
+            **clean_environment(),
+            **rehearsal.monorepo.environment,
+            **rehearsal.production.variables,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 3
+    assert "nobody can be asked here" in ran.stderr
+    assert f"--yes --host {HOST}" in ran.stderr
+    assert rehearsal.all_at() == UNTOUCHED
+
+
+def test_a_closed_input_is_no_person(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha")
+    ran = subprocess.run(
+        [sys.executable, "-m", "invoke", "prod.migrate"],
+        cwd=rehearsal.monorepo.root,
+        env={
+            **clean_environment(),
+            **rehearsal.monorepo.environment,
+            **rehearsal.production.variables,
+        },
+        preexec_fn=lambda: os.close(0),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 3, ran.stderr
+    assert rehearsal.all_at() == UNTOUCHED
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (("--yes",), 3),
+        (("--yes", "--host", "elsewhere"), 3),
+        (("--yes", "--host", HOST, "--host", "elsewhere"), 3),
+        (("--host", HOST), 2),
+        (("--yes", "--host"), 2),
+    ],
+)
+def test_arguments_must_name_the_very_host(
+    rehearsal: Rehearsal, flags: tuple[str, ...], code: int
+) -> None:
+    rehearsal.grow("alpha")
+    assert rehearsal.invoke("prod.migrate", *flags).code == code
+    assert rehearsal.all_at() == UNTOUCHED
+
+
+def test_each_of_several_hosts_must_be_named(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha", "beta")
+    other = rehearsal.production.url(
+        rehearsal.production.main.port,
+        "huleedu_beta",
+        host="127.0.0.1",
+        tls=rehearsal.production.verified("verify-ca"),
+    )
+    variables = {"BETA_SERVICE_DATABASE_URL": other}
+    refused = rehearsal.invoke("prod.migrate", *YES, **variables)
+    assert refused.code == 3
+    assert "127.0.0.1 would be changed and is not named" in refused.err
+    assert rehearsal.all_at() == UNTOUCHED
+    assert rehearsal.invoke("prod.migrate", *YES, "--host", "127.0.0.1", **variables).code == 0
+    assert rehearsal.at("beta") == "b2"
+
+
+@pytest.mark.parametrize("environment", ["development", "testing", ""])
+def test_in_development_nothing_begins(rehearsal: Rehearsal, environment: str) -> None:
+    rehearsal.grow("alpha")
+    ran = rehearsal.invoke("prod.migrate", *YES, HULEEDU_ENVIRONMENT=environment)
+    assert ran.code == 3
+    assert "prod.migrate does not run in" in ran.err
+    assert rehearsal.all_at() == UNTOUCHED
+
+
+def test_what_moves_while_a_person_thinks_is_noticed(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha")
+    child = asked(rehearsal)
+    path = rehearsal.monorepo.path("services/alpha_service/alembic/versions/b2.py")
+    path.write_text(path.read_text() + "\n# One more thought.\n")
+    child.sendline(HOST)
+    ran = seen(child)
+    assert ran.code == 3
+    assert "Something has moved since the plan was made" in ran.err
+    assert "the file of revision b2 has been edited" in ran.err
+    assert rehearsal.all_at() == UNTOUCHED
+
+
+def test_a_database_that_moves_while_a_person_thinks_is_noticed(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha")
+    child = asked(rehearsal)
+    ask(rehearsal.production.admin(), "DELETE FROM alembic_version")
+    child.sendline(HOST)
+    ran = seen(child)
+    ask(rehearsal.production.admin(), "INSERT INTO alembic_version VALUES ('a1')")
+    assert ran.code == 3
+    assert "was at a1, and is at no revision now" in ran.err
+    assert rehearsal.all_at() == UNTOUCHED
