@@ -56,7 +56,9 @@ class Record:
         for file in self._files:
             file.write(f"{text}\n")
             file.flush()
-            os.fsync(file.fileno())
+            # A pipe has no disk behind it.
+            with contextlib.suppress(OSError):
+                os.fsync(file.fileno())
 
     def end(self, code: ExitCode, **facts: object) -> None:
         """Write down how the run has ended."""
@@ -87,14 +89,14 @@ def new_record(
     """
     run = f"{_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     with contextlib.ExitStack() as stack:
+        copies = [stack.enter_context(_opened(copy))] if copy else []
         path = _folder(state) / f"{run}{SUFFIX}"
         try:
             own = stack.enter_context(path.open("x", encoding="utf-8"))
         except OSError as error:
             raise unwritable(path, error) from error
         fcntl.flock(own, fcntl.LOCK_EX)
-        files = [own, *([stack.enter_context(_opened(copy))] if copy else [])]
-        record = Record(run, path, files, redact)
+        record = Record(run, path, [own, *copies], redact)
         record.add(
             BEGAN,
             schema_version=SCHEMA_VERSION,
@@ -162,7 +164,8 @@ def commit_of(root: Path) -> str | None:
 
 
 def _read(path: Path) -> Run:
-    with path.open(encoding="utf-8") as file:
+    # What a machine that went down has left may end within a character.
+    with path.open(encoding="utf-8", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             is_running = False

@@ -9,10 +9,13 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
+
+from huleedu_tasks.errors import ConfigurationError
 
 # How long a child may take to clean up after SIGTERM, in seconds.
 GRACE = 3.0
@@ -42,6 +45,24 @@ class Completed:
     returncode: int
     output: str
     timed_out: bool = False
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Make a folder for what passes between us and a child, for the time of a `with` block.
+
+    Raises:
+        ConfigurationError: If there is no room for temporary files.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="huleedu-")
+    except OSError as error:
+        raise ConfigurationError(
+            f"No temporary folder can be made: {error.strerror or error}.",
+            hint="Let TMPDIR name a folder that can be written.",
+        ) from error
+    with folder as name:
+        yield Path(name)
 
 
 async def run(

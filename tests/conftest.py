@@ -8,7 +8,6 @@ import pytest
 
 from tests.support.monorepo import Monorepo, copy_of_this_monorepo, new_monorepo
 
-
 ROUNDS = 3
 
 

@@ -54,8 +54,11 @@ def run_release(app: Command, options: Options) -> Report:
                 pins=pins,
                 notify=app.screen.say,
             )
-            prepared = app.run(release.prepare())
-        report = _carried_out(app, options, release, prepared)
+            prepared = app.run(release.prepare()) if services else None
+        if prepared is None:
+            report = release.nothing_planned()
+        else:
+            report = _carried_out(app, options, release, prepared)
         _end(app, record, report)
         return report
 
@@ -150,7 +153,8 @@ def _chosen(app: Command, options: Options) -> tuple[tuple[Service, ...], tuple[
         return app.services(options.services), None
     environment = str(app.unchecked_settings.environment)
     pins = read_plan(app.start / options.plan, environment=environment)
-    return app.services([pin.service for pin in pins]), pins
+    # No names would mean all services.
+    return app.services([pin.service for pin in pins]) if pins else (), pins
 
 
 def _first(app: Command, options: Options, services: Sequence[Service]) -> tuple[str, ...]:

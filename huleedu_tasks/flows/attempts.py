@@ -64,8 +64,9 @@ class Attempts:
     record: Record
     folder: Path
     step: Step
-    blockers: tuple[inspection.Session, ...] = ()
+    blockers: tuple[locks.Blocker, ...] = ()
     sessions: list[Session] = field(default_factory=list)
+    told: str = ""
 
     async def run(self) -> Ended:
         """Migrate, and ask the database where it is, whatever has happened."""
@@ -165,9 +166,15 @@ class Attempts:
                 ) from error
             begun = [e["revision"] for e in session.told() if e["event"] == "begun"]
             self.blockers = blockers or self.blockers
-            waits = f", waiting for {_named(blockers)}" if blockers else ""
+            waits = ", ".join(blocker.name for blocker in blockers)
             if begun:
-                self.step(f"running {begun[-1]}{waits}")
+                self._tell(f"running {begun[-1]}" + (f", waiting for {waits}" if waits else ""))
+
+    def _tell(self, text: str) -> None:
+        """Say what is new; in a log each step is a line."""
+        if text != self.told:
+            self.told = text
+            self.step(text)
 
     async def _settle(self) -> tuple[str, ...]:
         """End what is left of our sessions, so that all is rolled back, and ask where we are."""
@@ -196,15 +203,7 @@ class Attempts:
     def _who_blocks(self) -> str:
         if not self.blockers:
             return "who holds it did not show"
-        return f"it is held by {_named(self.blockers)}"
-
-
-def _named(blockers: tuple[inspection.Session, ...]) -> str:
-    return ", ".join(
-        each.prepared
-        or f"pid {each.pid} ({each.who}), whose transaction has been open for {each.seconds:.0f} s"
-        for each in blockers
-    )
+        return f"it is held by {', '.join(map(str, self.blockers))}"
 
 
 def _stated_or(stated: int | None, usual: float) -> float:
@@ -212,15 +211,14 @@ def _stated_or(stated: int | None, usual: float) -> float:
 
 
 def _counted(count: int) -> str:
+    if not count:
+        return "nothing was pending"
     return "1 revision applied" if count == 1 else f"{count} revisions applied"
 
 
 def _kept(in_part: bool | None) -> str:
     if in_part:
-        return (
-            "; a part of the next revision was kept, since it commits before its end: see what of "
-            "it is there before you run it again"
-        )
+        return "; a part of the next revision may have been kept, since it commits before its end"
     return "" if in_part is None else ", with nothing of the failed revision"
 
 

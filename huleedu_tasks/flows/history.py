@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.journal import Event, Run
-from huleedu_tasks.report import Fact, Listing
+from huleedu_tasks.report import Fact, Listing, Status
 
 COMMAND = "prod.history"
 RUN_COLUMNS = ("run", "environment", "outcome", "who", "commit", "migrated", "detail")
@@ -45,7 +45,7 @@ def _row(run: Run) -> dict[str, Fact]:
         "who": f"{began['user']}@{began['host']}",
         "commit": began["commit"],
         "migrated": [event["service"] for event in run.of("migrated")],
-        "detail": "; ".join([*failed, *_unfinished(run)]) or str(last.get("detail", "")),
+        "detail": "; ".join([*failed, *_unfinished(run)]) or _last_words(run),
         "began": began["time"],
         "ended": last["time"],
         "pid": began["pid"],
@@ -57,11 +57,23 @@ def _unfinished(run: Run) -> list[str]:
     """Say what a run was doing that could not write down how that ended."""
     ended = {event["service"] for event in run.of("migrated", "not migrated")}
     begun = (event["service"] for event in run.of("migrating"))
-    return [
-        f"{name} was being migrated: `invoke prod.status` asks where it is"
-        for name in begun
-        if name not in ended
-    ]
+    said = (
+        "is being migrated"
+        if run.is_running
+        else "was being migrated: `invoke prod.status` asks where it is"
+    )
+    return [f"{name} {said}" for name in begun if name not in ended]
+
+
+def _last_words(run: Run) -> str:
+    """Say what a run has written last that tells why it did not do more."""
+    last = run.events[-1]
+    services: dict[str, str] = last.get("services", {})
+    # What is true of several services is said once.
+    stopped = dict.fromkeys(
+        text.partition(" ")[2] for text in services.values() if not text.startswith(Status.OK)
+    )
+    return str(last.get("detail", "")) or "; ".join(stopped)
 
 
 def _event_row(event: Event) -> dict[str, Fact]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from huleedu_tasks.postgres.inspection import (
     read_relations,
     read_revisions,
 )
+from huleedu_tasks.process import scratch_folder
 from huleedu_tasks.report import Level, PlannedRevision, Problem
 
 if TYPE_CHECKING:
@@ -229,7 +229,8 @@ def read_plan(path: Path, *, environment: str) -> tuple[Pin, ...]:
 
 def _pin_in(entry: Mapping[str, Any]) -> Pin:
     fields = {name: entry[name] for name in Pin.__dataclass_fields__}
-    return Pin(**fields | {"before": tuple(entry["before"]), "after": tuple(entry["after"])})
+    fields |= {"before": tuple(entry["before"]), "after": tuple(entry["after"])}
+    return Pin(**fields | {"files": dict(entry["files"].items())})
 
 
 def _known(target: Target, facts: Facts) -> tuple[History, tuple[str, ...]]:
@@ -262,9 +263,9 @@ def _pin(target: Target, history: History, identity: Identity, current: tuple[st
 async def _render(
     target: Target, settings: Settings, facts: Facts, current: tuple[str, ...]
 ) -> Rendered:
-    with tempfile.TemporaryDirectory(prefix="huleedu-plan-") as folder:
+    with scratch_folder() as folder:
         session = Session(
-            events=Path(folder) / "events",
+            events=folder / "events",
             settings=READ_ONLY,
             target=facts.identity.place,
         )

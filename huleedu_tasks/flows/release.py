@@ -5,7 +5,6 @@ was or where it should be, and a record that says which.
 """
 
 import platform
-import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ from huleedu_tasks.migrations.runner import named
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.databases import Mark, write_mark
 from huleedu_tasks.postgres.inspection import identify
+from huleedu_tasks.process import scratch_folder
 from huleedu_tasks.report import Outcome, Progress, Report, Status
 
 if TYPE_CHECKING:
@@ -84,11 +84,18 @@ class Prepared:
     def question(self, host: str) -> str:
         """Return what a person is asked before databases of a host are changed."""
         there = [each for each in self.changing if each.host == host]
-        revisions = sum(len(each.revisions) for each in there)
-        return (
-            f"{self.environment}: {_count(revisions, 'revision')} will be applied "
-            f"to {_count(len(there), 'database')} on {host}."
+        migrated = [len(each.revisions) for each in there if each.revisions]
+        marked = sum(each.marks for each in there)
+        parts = (
+            f"{_count(sum(migrated), 'revision')} will be applied to "
+            f"{_count(len(migrated), 'database')}"
+            if migrated
+            else "",
+            f"{_count(marked, 'database')} will be marked as {self.report.environment}"
+            if marked
+            else "",
         )
+        return f"{self.environment}: {', and '.join(filter(None, parts))} on {host}."
 
     @property
     def unchanged(self) -> dict[str, Outcome]:
@@ -157,13 +164,24 @@ class Release:
             already = await self._plan_again(prepared, held)
             to_do = {n: p for n, p in prepared.by_name.items() if n in held and n not in already}
             notes = await self._back_up(tuple(to_do.values()))
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="huleedu-run-"))
-            changed = await self._change(to_do, held, Path(folder))
+            folder = stack.enter_context(scratch_folder())
+            changed = await self._change(to_do, held, folder)
         outcomes = {**prepared.unchanged, **already, **changed}
         report = self.production.report(
             COMMAND, tuple(outcomes[service.name] for service in self._services), COLUMNS
         )
         return replace(report, notes=(*notes, self._where_recorded))
+
+    def nothing_planned(self) -> Report:
+        """Return what a run comes to whose plan changes nothing; nobody is connected to."""
+        return Report(
+            command=COMMAND,
+            environment=str(self._settings.environment),
+            provider="external",
+            provider_reason="nothing to connect to",
+            outcomes=(),
+            notes=("The plan changes nothing; nothing was changed.",),
+        )
 
     def nothing_to_do(self, prepared: Prepared) -> Report:
         """Return what a run came to that had nothing to change."""

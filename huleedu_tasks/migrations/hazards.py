@@ -5,6 +5,8 @@ same revisions make, may stop a service on a full one.
 """
 
 import logging
+import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 LIBRARY = "sqlglot"
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _UNIT = 1024
+_SHOWN = 60
+# What the library keeps as text.
+_ALTERS_TABLE = re.compile(r"TABLE\b", re.IGNORECASE)
+_HARMLESS = re.compile(r"\b(VALIDATE CONSTRAINT|USING INDEX)\b", re.IGNORECASE)
+_UNNAMED_CHECK = re.compile(r"\bADD CHECK\b", re.IGNORECASE)
 
 _DEPLOY_FIRST = (
     "First deploy code that no longer uses it, and drop it in a later release; only a backup "
@@ -38,16 +45,9 @@ def find_hazards(sql: str, relations: Mapping[str, Relation]) -> tuple[Problem, 
         sql: Statements, separated by semicolons.
         relations: What the database has now, by name with its schema and without.
     """
-    import sqlglot
-    from sqlglot.errors import SqlglotError
-
     # It warns of statements it only keeps as text.
     logging.getLogger(LIBRARY).setLevel(logging.ERROR)
-    try:
-        statements = sqlglot.parse(sql, dialect="postgres")
-    except SqlglotError:
-        return (_info("its SQL cannot be judged: it is of a kind not known here", "Read it."),)
-    found = (problem for each in statements if each for problem in _judge(each, relations))
+    found = (problem for each in _statements(sql) for problem in _judge_text(each, relations))
     return tuple(dict.fromkeys(found))
 
 
@@ -56,6 +56,40 @@ def described(relation: Relation) -> str:
     rows = f"about {relation.rows} rows, " if relation.rows else ""
     content = f"{rows}{_bytes(relation.size)}" if relation.size else "empty"
     return f"{relation.name!r} ({content})"
+
+
+def _statements(sql: str) -> Iterator[str]:
+    """Split a text at its semicolons, those in strings and bodies of functions left alone."""
+    from sqlglot import tokenize
+    from sqlglot.errors import SqlglotError
+
+    try:
+        tokens = tokenize(sql, dialect="postgres")
+    except SqlglotError:
+        yield sql
+        return
+    begin = 0
+    for token in tokens:
+        if token.token_type.name == "SEMICOLON":
+            yield sql[begin : token.start]
+            begin = token.end + 1
+    yield sql[begin:]
+
+
+def _judge_text(statement: str, relations: Mapping[str, Relation]) -> Iterator[Problem]:
+    import sqlglot
+    from sqlglot.errors import SqlglotError
+
+    try:
+        # The library knows constraints with names only.
+        named = _UNNAMED_CHECK.sub("ADD CONSTRAINT unnamed CHECK", statement)
+        parsed = sqlglot.parse(named, dialect="postgres")
+    except SqlglotError:
+        yield _not_judged(statement)
+        return
+    for each in parsed:
+        if each:
+            yield from _judge(each, relations)
 
 
 def _judge(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[Problem]:
@@ -76,6 +110,10 @@ def _judge(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator
             yield _warning(f"{verb} every row of {described(table)}", _IN_BATCHES)
     elif isinstance(statement, exp.Command) and statement.this.upper() == "DO":
         yield _info("holds a DO block, whose statements are not judged", "Read it.")
+    elif isinstance(statement, exp.Command) and statement.this.upper() == "ALTER":
+        text = str(statement.expression)
+        if _ALTERS_TABLE.match(text) and not _HARMLESS.search(text):
+            yield _not_judged(f"ALTER {text}")
 
 
 def _drop(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[Problem]:
@@ -96,13 +134,25 @@ def _alter(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator
                         f"drops the column {column.name!r} of {described(table)}", _DEPLOY_FIRST
                     )
             elif isinstance(action, exp.AlterRename):
-                new = action.this.name
-                yield _warning(f"renames {described(table)} to {new!r}", _TWO_NAMES)
+                yield from _rename(statement, action, table)
             elif isinstance(action, exp.RenameColumn):
                 old, new = action.this.name, action.args["to"].name
                 yield _warning(f"renames {old!r} of {described(table)} to {new!r}", _TWO_NAMES)
             elif table.size:
                 yield from _alter_filled(statement, action, table)
+
+
+def _rename(statement: "exp.Expr", action: "exp.Expr", table: Relation) -> Iterator[Problem]:
+    from sqlglot import exp
+
+    if statement.args["kind"] != "TABLE":
+        return
+    new = action.this.name
+    # RENAME old TO new, without the word COLUMN.
+    if to := next(iter(statement.find_all(exp.ToTableProperty)), None):
+        yield _warning(f"renames {new!r} of {described(table)} to {to.this.name!r}", _TWO_NAMES)
+    else:
+        yield _warning(f"renames {described(table)} to {new!r}", _TWO_NAMES)
 
 
 def _alter_filled(statement: "exp.Expr", action: "exp.Expr", table: Relation) -> Iterator[Problem]:
@@ -128,32 +178,48 @@ def _alter_filled(statement: "exp.Expr", action: "exp.Expr", table: Relation) ->
             "rows",
             "Add it with a server default, or fill it before it becomes NOT NULL.",
         )
+    elif isinstance(action, exp.ColumnDef) and action.find(*_unique_kinds()):
+        yield _unique(where)
+    elif isinstance(action, exp.ColumnDef) and _is_computed(action):
+        yield _warning(
+            f"adds {action.name!r} to {where} with a value made for each row, and nobody can use "
+            "the table while all of it is written anew",
+            "Add it without a default, fill it in batches, and set the default for new rows.",
+        )
     elif isinstance(action, exp.AddConstraint) and not statement.args["not_valid"]:
         yield from map(partial(_constraint, where=where), action.expressions)
 
 
 def _constraint(constraint: "exp.Expr", *, where: str) -> Problem:
-    from sqlglot import exp
-
-    if constraint.find(exp.UniqueColumnConstraint, exp.PrimaryKey, exp.PrimaryKeyColumnConstraint):
-        return _warning(
-            f"adds a unique constraint to {where}, and nobody can use the table while its index "
-            "is built",
-            "CREATE UNIQUE INDEX CONCURRENTLY first, then ADD CONSTRAINT ... USING INDEX.",
-        )
+    if constraint.find(*_unique_kinds()):
+        return _unique(where)
     return _warning(
         f"adds a constraint to {where}, and nobody can write while all rows are checked",
         _NOT_VALID,
     )
 
 
+def _unique(where: str) -> Problem:
+    return _warning(
+        f"adds a unique constraint to {where}, and nobody can use the table while its index is "
+        "built",
+        "CREATE UNIQUE INDEX CONCURRENTLY first, then ADD CONSTRAINT ... USING INDEX.",
+    )
+
+
+def _unique_kinds() -> "tuple[type[exp.Expr], ...]":
+    from sqlglot import exp
+
+    return exp.UniqueColumnConstraint, exp.PrimaryKey, exp.PrimaryKeyColumnConstraint
+
+
 def _create_index(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[Problem]:
     if statement.args.get("concurrently"):
         return
     for table in _filled([statement.this.args["table"]], relations):
+        name = f"the index {statement.this.name!r}" if statement.this.name else "an index"
         yield _warning(
-            f"builds the index {statement.this.name!r} on {described(table)}, and nobody can write "
-            "meanwhile",
+            f"builds {name} on {described(table)}, and nobody can write meanwhile",
             "Build it concurrently: postgresql_concurrently=True, in an autocommit_block().",
         )
 
@@ -166,16 +232,50 @@ def _is_required(column: "exp.Expr") -> bool:
         isinstance(kind, exp.NotNullColumnConstraint) and not kind.args.get("allow_null")
         for kind in kinds
     )
-    filled = (exp.DefaultColumnConstraint, exp.GeneratedAsIdentityColumnConstraint)
-    serial = "SERIAL" in str(column.args.get("kind")).upper()
-    return required and not serial and not any(isinstance(kind, filled) for kind in kinds)
+    filled = (
+        exp.DefaultColumnConstraint,
+        exp.GeneratedAsIdentityColumnConstraint,
+        exp.ComputedColumnConstraint,
+    )
+    return (
+        required and not _is_serial(column) and not any(isinstance(kind, filled) for kind in kinds)
+    )
+
+
+def _is_computed(column: "exp.Expr") -> bool:
+    """Whether each row gets a value of its own; one for all is only noted (PostgreSQL 11)."""
+    from sqlglot import exp
+
+    generated = (exp.GeneratedAsIdentityColumnConstraint, exp.ComputedColumnConstraint)
+    defaults = column.find_all(exp.DefaultColumnConstraint)
+    # What is the same for all rows of a statement is one value, too.
+    same = (exp.CurrentTimestamp, exp.CurrentDate, exp.CurrentTime)
+    volatile = any(
+        function
+        for default in defaults
+        for function in default.find_all(exp.Func)
+        if not isinstance(function, (*same, exp.Cast))
+    )
+    return volatile or _is_serial(column) or column.find(*generated) is not None
+
+
+def _is_serial(column: "exp.Expr") -> bool:
+    return "SERIAL" in str(column.args.get("kind")).upper()
 
 
 def _known(tables: "list[exp.Expr]", relations: Mapping[str, Relation]) -> Iterator[Relation]:
     for table in tables:
-        name = f"{table.args['db'].name}.{table.name}" if table.args.get("db") else table.name
-        if relation := relations.get(name):
+        if relation := relations.get(".".join(map(_folded, _parts(table)))):
             yield relation
+
+
+def _parts(table: "exp.Expr") -> "list[exp.Expr]":
+    return [part for part in (table.args.get("db"), table.this) if part]
+
+
+def _folded(identifier: "exp.Expr") -> str:
+    """Return a name as PostgreSQL finds it: in lower case unless it was quoted."""
+    return str(identifier.name if identifier.args.get("quoted") else identifier.name.lower())
 
 
 def _filled(tables: "list[exp.Expr]", relations: Mapping[str, Relation]) -> Iterator[Relation]:
@@ -192,6 +292,11 @@ def _bytes(size: float) -> str:
 
 def _warning(cause: str, remedy: str) -> Problem:
     return Problem(level=Level.WARNING, cause=cause, remedy=remedy)
+
+
+def _not_judged(statement: str) -> Problem:
+    text = textwrap.shorten(statement, _SHOWN, placeholder=" ...")
+    return _info(f"holds a statement that cannot be judged: {text}", "Read it.")
 
 
 def _info(cause: str, remedy: str) -> Problem:

@@ -73,7 +73,7 @@ class History:
             self._ancestors([name for name in names if name in self.revisions])
             for names in (after, before)
         )
-        parents = {name: self._needs(name) for name in self.revisions if name in there - here}
+        parents = {name: self.needs(name) for name in self.revisions if name in there - here}
         order = TopologicalSorter(parents).static_order()
         return tuple(self.revisions[name] for name in order if name in parents)
 
@@ -99,10 +99,11 @@ class History:
             name = todo.pop()
             if name not in seen:
                 seen.add(name)
-                todo += self._needs(name)
+                todo += self.needs(name)
         return seen
 
-    def _needs(self, name: str) -> list[str]:
+    def needs(self, name: str) -> list[str]:
+        """Return the revisions that must be applied before one."""
         revision = self.revisions[name]
         # `depends_on` may name a branch label, which is no revision of its own.
         depends_on = [other for other in revision.depends_on if other in self.revisions]
@@ -291,9 +292,8 @@ def _gaps(history: History) -> Iterator[Finding]:
 
 
 def _circles(history: History) -> Iterator[Finding]:
-    parents = {revision.id: revision.parents for revision in history.revisions.values()}
     try:
-        TopologicalSorter(parents).prepare()
+        TopologicalSorter({name: history.needs(name) for name in history.revisions}).prepare()
     except CycleError as error:
         first, *_ = circle = error.args[1]
         problem = f"revisions follow one another in a circle: {', '.join(circle)}"

@@ -173,15 +173,22 @@ async def render(
     Args:
         start: The revisions the database is at.
         session: Should `env.py` connect all the same, its settings must keep it from writing.
+
+    Raises:
+        MigrationError: If `env.py` connects to another database.
     """
     environment = _environment(service, url, settings)
     environment[INSTRUCTIONS] = session.instructions(list(start))
     try:
         done = await _run_alembic(service, settings, environment, ["upgrade", HEAD, "--sql"])
         problem = "" if done.returncode == 0 else _cause(done.output)
+        output = done.output
     except MigrationError as error:
-        problem = error.message
+        problem, output = error.message, error.output
     told = session.told()
+    for event in told:
+        if event["event"] == "astray":
+            raise _astray(service, event, was_run=False, output=output)
     return Rendered(
         sql={str(e["revision"]): str(e["sql"]) for e in told if e["event"] == "sql"},
         unrendered={
@@ -254,12 +261,7 @@ def _failure(
 ) -> MigrationError:
     told = {str(each["event"]): each for each in (session.told() if session else [])}
     if astray := told.get("astray"):
-        return MigrationError(
-            f"Its env.py connects to another database, {astray['database']!r}, not to "
-            f"{service.database!r} as it was told; nothing was run.",
-            hint=f"It must use the URL in {service.url_variable}.",
-            output=done.output,
-        )
+        return _astray(service, astray, was_run="begun" in told, output=done.output)
     cause = f"Alembic failed with exit code {done.returncode}: {_cause(done.output)}"
     failed = told.get("failed", {})
     statement = textwrap.shorten(str(failed.get("statement")), _SHOWN_STATEMENT, placeholder=" ...")
@@ -277,10 +279,27 @@ def _failure(
         hint = (
             "HULEEDU_STATEMENT_TIMEOUT, or 'statement_timeout' in the registry, allows more time."
         )
+    kept_in_part = bool(failed["kept_in_part"]) if failed else None
+    if kept_in_part:
+        hint = (
+            "See what of it is there (`invoke prod.validate` names invalid indexes), and undo it "
+            "or let the revision pass over it; then run the same command again."
+        )
     error = kind(cause, hint=hint, output=done.output)
-    if failed:
-        error.kept_in_part = bool(failed["kept_in_part"])
+    error.kept_in_part = kept_in_part
     return error
+
+
+def _astray(
+    service: Service, event: Mapping[str, object], *, was_run: bool, output: str
+) -> MigrationError:
+    done = "none of its revisions ran there" if was_run else "nothing was run"
+    return MigrationError(
+        f"Its env.py connects to another database, {event['database']!r}, not to "
+        f"{service.database!r} as it was told; {done}.",
+        hint=f"It must use the URL in {service.url_variable}.",
+        output=output,
+    )
 
 
 def _from_directory(service: Service, python: tuple[str, ...]) -> list[str]:

@@ -6,7 +6,6 @@ What is judged here by the tables as they are now (`hazards.py`) is not asked of
 import json
 import shutil
 import sys
-import tempfile
 from bisect import bisect_right
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,8 @@ from huleedu_tasks.report import Level, Problem
 PROGRAM = "squawk"
 EXTRA = "squawk"
 TIMEOUT = 60.0
+
+Finding = dict[str, str]
 JUDGED_HERE = (
     "adding-field-with-default",
     "adding-foreign-key-constraint",
@@ -31,8 +32,16 @@ JUDGED_HERE = (
     "renaming-table",
     "require-concurrent-index-creation",
 )
-# Each session has both timeouts, and a revision is a transaction that can be run again.
-DONE_HERE = ("prefer-robust-stmts", "require-lock-timeout", "require-statement-timeout")
+# Each session has both timeouts, a revision is a transaction that can be run again, and what
+# ends and begins one in its middle is Alembic's autocommit_block().
+DONE_HERE = (
+    "ban-uncommitted-transaction",
+    "prefer-robust-stmts",
+    "require-lock-timeout",
+    "require-statement-timeout",
+    "transaction-nesting",
+)
+NOT_SQL = "syntax-error"
 
 
 def find_squawk() -> str:
@@ -52,45 +61,52 @@ async def lint(
         sql: The SQL of each revision, in order.
         root: The folder it runs in; a `.squawk.toml` there counts.
     """
-    beginnings, text = [], ""
+    while True:
+        findings = await _run(program, sql, root=root, environment=environment)
+        # What cannot be read hides all that stands behind it.
+        unread = {revision for revision, each in findings if each["rule_name"] == NOT_SQL}
+        if not unread:
+            break
+        sql = {revision: text for revision, text in sql.items() if revision not in unread}
+    found: dict[str, list[Problem]] = {}
+    for revision, each in findings:
+        if each["rule_name"] not in (*JUDGED_HERE, *DONE_HERE):
+            found.setdefault(revision, []).append(_problem(each))
+    return {revision: tuple(dict.fromkeys(problems)) for revision, problems in found.items()}
+
+
+async def _run(
+    program: str, sql: Mapping[str, str], *, root: Path, environment: Mapping[str, str]
+) -> list[tuple[str, Finding]]:
+    """Return what squawk says, each with the revision it is about."""
+    revisions, beginnings, text = list(sql), [], ""
     for statements in sql.values():
         beginnings.append(text.count("\n"))
         text += f"{statements.rstrip()}\n"
-    with tempfile.NamedTemporaryFile("w", suffix=".sql", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
+    with process.scratch_folder() as folder:
+        file = folder / "revisions.sql"
+        file.write_text(text, encoding="utf-8")
         done = await process.run(
-            [
-                program,
-                "--reporter=json",
-                "--assume-in-transaction",
-                f"--exclude={','.join((*JUDGED_HERE, *DONE_HERE))}",
-                file.name,
-            ],
+            [program, "--reporter=json", "--assume-in-transaction", file],
             cwd=root,
             environment=environment,
             timeout=TIMEOUT,
         )
-    found: dict[str, list[Problem]] = {}
-    revisions = list(sql)
-    for each in _parsed(done.output):
-        revision = revisions[bisect_right(beginnings, int(each["line"])) - 1]
-        found.setdefault(revision, []).append(
-            Problem(
-                level=Level.WARNING,
-                cause=f"{each['message'].rstrip('.')} (squawk: {each['rule_name']})",
-                remedy=each["help"] or "",
-            )
-        )
-    return {revision: tuple(dict.fromkeys(problems)) for revision, problems in found.items()}
+    return [
+        (revisions[bisect_right(beginnings, int(each["line"])) - 1], each)
+        for each in _parsed(done.output)
+    ]
 
 
-def _parsed(output: str) -> list[dict[str, str]]:
-    """Return squawk's findings; what is no list of them is none, as for a file it cannot parse."""
+def _problem(finding: Finding) -> Problem:
+    cause = f"{finding['message'].rstrip('.')} (squawk: {finding['rule_name']})"
+    return Problem(level=Level.WARNING, cause=cause, remedy=finding["help"] or "")
+
+
+def _parsed(output: str) -> list[Finding]:
+    """Return squawk's findings; where it prints no list, it has none."""
     try:
-        findings: list[dict[str, str]] = json.loads(
-            output[output.index("[") : output.rindex("]") + 1]
-        )
+        findings: list[Finding] = json.loads(output[output.index("[") : output.rindex("]") + 1])
     except ValueError:
         return []
     return findings

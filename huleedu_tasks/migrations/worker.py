@@ -12,6 +12,7 @@ from __future__ import annotations  # a service's interpreter may be older than 
 import io
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -20,8 +21,10 @@ from typing import Any
 
 Step = Callable[..., None]
 INSTRUCTIONS = "HULEEDU_WORKER"
-# Statements that leave nothing behind, even where each is a transaction of its own.
-READING = ("SELECT", "SHOW", "SET")
+# Statements that leave nothing behind; a SELECT may call what does.
+HARMLESS = re.compile(r"\s*(SHOW|SET)\b", re.IGNORECASE)
+COMMIT = re.compile(r"(^|;)\s*(COMMIT|END)\b", re.IGNORECASE)
+COMMENT = re.compile(r"/\*.*?\*/|--[^\n]*", re.DOTALL)
 
 
 IDENTITY = """\
@@ -213,11 +216,13 @@ class Observer:
                 cursor.close()
 
     def _executing(self, connection: Any, cursor: object, statement: str, *others: object) -> None:
-        if not self._running or statement.lstrip().upper().startswith(READING):
+        said = COMMENT.sub(" ", statement)
+        if not self._running or HARMLESS.match(said):
             return
-        self._unfinished_work = True
-        if connection.connection.dbapi_connection.autocommit:
+        commits = connection.connection.dbapi_connection.autocommit or COMMIT.search(said)
+        if commits and (self._unfinished_work or not COMMIT.match(said)):
             self._kept_in_part = True
+        self._unfinished_work = True
 
     def _committing(self, connection: object) -> None:
         if not self._running:

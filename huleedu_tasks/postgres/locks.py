@@ -9,10 +9,10 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.errors import Refused, ServerError
-from huleedu_tasks.postgres.inspection import Session
 
 if TYPE_CHECKING:
     import asyncpg
@@ -124,10 +124,34 @@ async def end_runs(connection: "asyncpg.Connection", prefix: str = RUN_PREFIX) -
         await asyncio.sleep(BETWEEN_TRIES[0] / 2)
 
 
-async def blockers(connection: "asyncpg.Connection", name: str) -> tuple[Session, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocker:
+    """Somebody whose lock a session of ours waits for.
+
+    Attributes:
+        pid: None for a prepared transaction, which has no session.
+        who: User, application and address, as far as they are shown.
+        seconds: How long the transaction has been open; None where that is not shown to us.
+    """
+
+    pid: int | None
+    who: str
+    seconds: float | None
+
+    @property
+    def name(self) -> str:
+        """Who it is; the same as long as it is the same."""
+        return f"pid {self.pid} ({self.who})" if self.pid else "a prepared transaction"
+
+    def __str__(self) -> str:
+        since = "" if self.seconds is None else f", in a transaction open for {self.seconds:.0f} s"
+        return f"{self.name}{since}"
+
+
+async def blockers(connection: "asyncpg.Connection", name: str) -> tuple[Blocker, ...]:
     """Return those for whom sessions of a name wait, in a connection's database."""
     rows = await connection.fetch(_BLOCKERS, name)
-    return tuple(Session(**row) for row in rows)
+    return tuple(Blocker(**row) for row in rows)
 
 
 def run_name(run: str) -> str:
@@ -173,8 +197,7 @@ _BLOCKERS = """\
 SELECT DISTINCT other.pid,
        concat_ws(' ', other.usename, nullif(other.application_name, ''), host(other.client_addr))
            AS who,
-       coalesce(extract(epoch FROM clock_timestamp() - other.xact_start), 0)::float AS seconds,
-       CASE number WHEN 0 THEN 'a prepared transaction' ELSE '' END AS prepared
+       extract(epoch FROM clock_timestamp() - other.xact_start)::float AS seconds
 FROM pg_stat_activity AS own
 CROSS JOIN LATERAL unnest(pg_blocking_pids(own.pid)) AS number
 LEFT JOIN pg_stat_activity AS other ON other.pid = number

@@ -10,7 +10,9 @@ def has_person() -> bool:
 
     Piped input, as from `yes`, is not a person.
     """
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    streams = (sys.stdin, sys.stdout)
+    # Python has none where a file descriptor was closed.
+    return all(stream is not None and stream.isatty() for stream in streams)
 
 
 def type_name(name: str, *, why: str, flag: str) -> None:

@@ -381,7 +381,7 @@ async def test_a_part_that_was_committed_before_a_lock_timeout_is_told(
 
 async def test_a_block_that_only_looks_keeps_nothing(bench: Bench) -> None:
     case = await bench.migrated(PER_MIGRATION, "CREATE TABLE busy ()")
-    looking = IN_A_BLOCK.format(sql="SELECT 1")
+    looking = IN_A_BLOCK.format(sql="SHOW search_path")
     bench.revise(case.service.name, "b2", "a1", f"{looking}\n{sql(BUSY)}")
     async with case.locked("busy"):
         error = await case.failing()
@@ -622,6 +622,5 @@ async def test_an_env_py_that_leads_elsewhere_writes_no_sql(bench: Bench) -> Non
     case = await bench.case(
         ENV_PY.replace("database_url()", f"'{decoy.url.reveal()}'"), a1=sql(NOTE)
     )
-    rendered = await case.render()
-    assert "another database" in rendered.problem
-    assert rendered.sql == {}
+    with pytest.raises(MigrationError, match="another database"):
+        await case.render()

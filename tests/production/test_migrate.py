@@ -3,6 +3,7 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ ALPHA_URL = "ALPHA_SERVICE_DATABASE_URL"
 NO_BACKUP = "No backup was taken by this run"
 
 
-def service(ran_json: dict[str, list[dict[str, object]]], name: str) -> dict[str, object]:
+def service(ran_json: Any, name: str) -> dict[str, Any]:
     """Return what a document tells of a service."""
     (found,) = [each for each in ran_json["services"] if each["service"] == name]
     return found
@@ -95,6 +96,17 @@ def test_staging_works_the_same_and_every_screen_says_so(rehearsal: Rehearsal) -
     assert rehearsal.at("alpha") == "b2"
 
 
+OFFLINE = """\
+import sys
+
+from alembic import context
+
+if context.is_offline_mode():
+    context.configure(dialect_name="postgresql")
+    context.run_migrations()
+    sys.exit()
+
+"""
 STAGING_MARK = MARK.replace("production", "staging")
 
 
@@ -179,10 +191,12 @@ def test_something_in_the_way_of_one_service_keeps_all_from_beginning(
     assert rehearsal.at("beta") == "a1"
 
 
+@pytest.mark.parametrize("offline", [False, True])
 def test_a_service_that_connects_elsewhere_is_stopped_before_anything_runs(
-    rehearsal: Rehearsal,
+    rehearsal: Rehearsal, offline: bool
 ) -> None:
-    rehearsal.grow("alpha")
+    """Where its env.py writes SQL without connecting, that shows only when it migrates."""
+    rehearsal.grow("alpha", "gamma")
     astray = rehearsal.production.url(
         rehearsal.production.main.port, "huleedu_beta", tls=rehearsal.production.verified()
     )
@@ -191,10 +205,15 @@ def test_a_service_that_connects_elsewhere_is_stopped_before_anything_runs(
     rehearsal.monorepo.write(
         config, 'import os\n\n\ndef database_url():\n    return os.environ["ASTRAY"]\n'
     )
+    env = "services/alpha_service/alembic/env.py"
+    as_it_was = rehearsal.monorepo.read(env)
+    if offline:
+        rehearsal.monorepo.write(env, OFFLINE + as_it_was)
     try:
         ran = rehearsal.migrate(ASTRAY=astray)
     finally:
         rehearsal.monorepo.write(config, usual)
+        rehearsal.monorepo.write(env, as_it_was)
     assert ran.code == 1
     told = service(ran.json, "alpha")
     assert "connects to another database, 'huleedu_beta'" in str(told["detail"])
@@ -229,6 +248,14 @@ def test_exactly_a_plan_is_carried_out(rehearsal: Rehearsal) -> None:
     assert ran.code == 0
     assert list(ran.statuses) == ["beta"]
     assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("a1", "b2")
+
+
+def test_a_plan_of_nothing_changes_nothing_whatever_has_come_since(rehearsal: Rehearsal) -> None:
+    assert rehearsal.invoke("prod.plan", "--out", "plan.json").code == 0
+    rehearsal.grow("alpha")
+    ran = rehearsal.migrate("--plan", "plan.json")
+    assert (ran.code, ran.statuses) == (0, {})
+    assert rehearsal.at("alpha") == "a1"
 
 
 @pytest.mark.parametrize("change", ["edited", "added", "advanced", "carried out", "swapped"])
@@ -462,7 +489,7 @@ def test_the_beginning_stays_as_it_was(rehearsal: Rehearsal) -> None:
     assert ask(admin, "SELECT version_num FROM alembic_version") == [("a1",)]
 
 
-def _events(rehearsal: Rehearsal) -> list[dict[str, object]]:
+def _events(rehearsal: Rehearsal) -> list[dict[str, Any]]:
     """Return the lines of the only record."""
     (path,) = rehearsal.runs.glob("*")
     return [json.loads(line) for line in path.read_text().splitlines()]

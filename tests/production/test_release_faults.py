@@ -1,6 +1,5 @@
 """What may happen to a release at the worst moment, and what is true afterwards."""
 
-import os
 import random
 import re
 import signal
@@ -31,6 +30,7 @@ SLEEP = "SELECT pg_sleep(600)"
 # Enough for a server to notice that a client is gone.
 SOON = 3.0
 RUNNERS = 20
+PENDING = SERVICES[:3]
 CONCURRENTLY = """\
 from alembic import op
 
@@ -150,38 +150,40 @@ def test_killed_at_any_moment_schema_and_record_are_true_and_the_next_run_ends_i
     """For more: `pytest tests/production/test_release_faults.py -k any_moment --rounds 50`."""
     for number in range(rounds):
         stage.wind_back()
-        pending = SERVICES[:3]
-        stage.grow(*pending, revisions=("b2", "c3", "d4"), sql="SELECT pg_sleep(0.1)")
-        child = stage.start()
-        # It plans for a while; from then on any moment will do.
-        wait_until(lambda: stage.sessions("alpha", "huleedu-tasks lock") or _is_over(child))
-        time.sleep(random.Random(number).uniform(0, 4))
-        _kill_group_of(child)
-        wait_until(lambda: not any(stage.sessions(name, "huleedu-tasks") for name in pending))
-        at = stage.all_at()
-        (run,) = stage.history()
-        assert run["outcome"] in ("KILLED", "DONE")
-        for name in run["migrated"]:
-            assert at[name] == "d4"
-        for name in pending:
-            if name not in run["migrated"] and f"{name} was being migrated" not in run["detail"]:
-                assert at[name] == "a1"
+        stage.grow(*PENDING, revisions=("b2", "c3", "d4"), sql="SELECT pg_sleep(0.1)")
+        _kill_at(stage, random.Random(number).uniform(0, 4))
+        _assert_the_record_is_true(stage)
         ran = stage.migrate()
         assert ran.code == 0, ran.err
-        assert stage.all_at() == {**dict.fromkeys(SERVICES, "a1"), **dict.fromkeys(pending, "d4")}
+        assert stage.all_at() == {**dict.fromkeys(SERVICES, "a1"), **dict.fromkeys(PENDING, "d4")}
 
 
-def _is_over(child: "subprocess.Popen[str]") -> bool:
-    return child.poll() is not None
+def _kill_at(stage: Rehearsal, seconds: float) -> None:
+    """Kill a run a while after it has the first lock, and wait until nothing is left of it.
 
-
-def _kill_group_of(child: "subprocess.Popen[str]") -> None:
-    """Kill a run alone: whatever it has started must notice by itself."""
-    children = psutil.Process(child.pid).children(recursive=True) if child.poll() is None else []
+    What it has started must notice by itself.
+    """
+    child = stage.start()
+    wait_until(lambda: stage.sessions("alpha", "huleedu-tasks lock") or child.poll() is not None)
+    time.sleep(seconds)  # Any moment will do.
+    running = child.poll() is None
+    children = psutil.Process(child.pid).children(recursive=True) if running else []
     child.kill()
     child.communicate()
-    psutil.wait_procs(children, timeout=SOON)
-    assert not [each for each in children if each.is_running()]
+    _, alive = psutil.wait_procs(children, timeout=SOON)
+    assert not alive
+    wait_until(lambda: not any(stage.sessions(name, "huleedu-tasks") for name in PENDING))
+
+
+def _assert_the_record_is_true(stage: Rehearsal) -> None:
+    at = stage.all_at()
+    (run,) = stage.history()
+    assert run["outcome"] in ("KILLED", "DONE")
+    for name in PENDING:
+        if name in run["migrated"]:
+            assert at[name] == "d4"
+        elif f"{name} was being migrated" not in run["detail"]:
+            assert at[name] == "a1"
 
 
 # The lock.

@@ -113,7 +113,14 @@ FILLED: list[tuple[str, str, tuple[str, ...]]] = [
         NOT_VALID,
     ),
     ("ALTER TABLE note ADD COLUMN more text UNIQUE", FULL, ()),
-    ("ALTER TABLE note ADD COLUMN more uuid DEFAULT gen_random_uuid()", FULL, ()),
+    *(
+        (f"ALTER TABLE note ADD COLUMN more {kind}", f"adds 'more' to {FULL} with a value", ())
+        for kind in (
+            "uuid DEFAULT gen_random_uuid()",
+            "bigint GENERATED ALWAYS AS IDENTITY NOT NULL",
+            "BIGSERIAL NOT NULL",
+        )
+    ),
 ]
 
 HARMLESS = [
@@ -124,8 +131,6 @@ HARMLESS = [
     "ALTER TABLE note ADD COLUMN more text",
     "ALTER TABLE note ADD COLUMN more text NULL",
     "ALTER TABLE note ADD COLUMN more text DEFAULT '' NOT NULL",
-    "ALTER TABLE note ADD COLUMN more bigint GENERATED ALWAYS AS IDENTITY NOT NULL",
-    "ALTER TABLE note ADD COLUMN more BIGSERIAL NOT NULL",
     "ALTER TABLE note ALTER COLUMN text DROP NOT NULL",
     "ALTER TABLE note ALTER COLUMN text SET DEFAULT ''",
     "ALTER TABLE note ALTER COLUMN text DROP DEFAULT",
