@@ -11,17 +11,11 @@ from tests.support.monorepo import USER
 from tests.support.observe import assert_no_password, watched_command_lines
 from tests.support.postgres import ask
 from tests.support.production import admin_url, external
-from tests.support.rehearsal import BEGINNING, HOST, MARK, SERVICES, YES, Rehearsal
+from tests.support.rehearsal import BEGINNING, HOST, MARK, SERVICES, YES, Rehearsal, told
 
 BROKEN = "SELECT 1/0"
 ALPHA_URL = "ALPHA_SERVICE_DATABASE_URL"
 NO_BACKUP = "No backup was taken by this run"
-
-
-def service(ran_json: Any, name: str) -> dict[str, Any]:
-    """Return what a document tells of a service."""
-    (found,) = [each for each in ran_json["services"] if each["service"] == name]
-    return found
 
 
 # All goes well.
@@ -34,7 +28,7 @@ def test_every_service_is_migrated_and_told_with_its_revisions(rehearsal: Rehear
     assert ran.code == 0, ran.err
     assert list(ran.statuses) == list(SERVICES)
     assert set(ran.statuses.values()) == {"OK"}
-    alpha = service(ran.json, "alpha")
+    alpha = told(ran, "alpha")
     assert (alpha["from"], alpha["to"], alpha["detail"]) == ("a1", "c3", "2 revisions applied")
     revisions = alpha["revisions"]
     assert isinstance(revisions, list)
@@ -43,7 +37,7 @@ def test_every_service_is_migrated_and_told_with_its_revisions(rehearsal: Rehear
         ("c3", "Revision c3"),
     ]
     assert all(isinstance(r["seconds"], float) for r in revisions)
-    beta = service(ran.json, "beta")
+    beta = told(ran, "beta")
     assert (beta["from"], beta["to"], beta["detail"]) == ("a1", "a1", "nothing pending")
     others = dict.fromkeys(SERVICES, "a1")
     assert rehearsal.all_at() == {**others, "alpha": "c3", "delta": "b2"}
@@ -130,12 +124,12 @@ def test_the_first_failure_stops_the_rest_and_the_same_command_resumes(
         failing: "FAILED",
         **dict.fromkeys(after, "ABORTED"),
     }
-    told = service(ran.json, failing)
-    assert "division by zero" in str(told["detail"])
-    assert f"huleedu_{failing} is at a1, with nothing of the failed revision" in str(told["detail"])
-    assert (told["from"], told["to"], told["revisions"]) == ("a1", "a1", [])
+    found = told(ran, failing)
+    assert "division by zero" in found["detail"]
+    assert f"huleedu_{failing} is at a1, with nothing of the failed revision" in found["detail"]
+    assert (found["from"], found["to"], found["revisions"]) == ("a1", "a1", [])
     for name in after:
-        assert service(ran.json, name)["detail"] == f"not begun: {failing} failed"
+        assert told(ran, name)["detail"] == f"not begun: {failing} failed"
     untouched = dict.fromkeys(SERVICES, "a1")
     assert rehearsal.all_at() == {**untouched, **dict.fromkeys(before, "b2")}
     (run,) = rehearsal.history()
@@ -186,8 +180,8 @@ def test_something_in_the_way_of_one_service_keeps_all_from_beginning(
         ran = rehearsal.migrate()
     assert ran.code == 1
     assert ran.statuses["alpha"] == "FAILED"
-    assert service(ran.json, "beta")["status"] == "ABORTED"
-    assert "in the way of alpha" in str(service(ran.json, "beta")["detail"])
+    assert told(ran, "beta")["status"] == "ABORTED"
+    assert "in the way of alpha" in told(ran, "beta")["detail"]
     assert rehearsal.at("beta") == "a1"
 
 
@@ -215,9 +209,9 @@ def test_a_service_that_connects_elsewhere_is_stopped_before_anything_runs(
         rehearsal.monorepo.write(config, usual)
         rehearsal.monorepo.write(env, as_it_was)
     assert ran.code == 1
-    told = service(ran.json, "alpha")
-    assert "connects to another database, 'huleedu_beta'" in str(told["detail"])
-    assert "ALPHA_SERVICE_DATABASE_URL" in str(told["hint"])
+    found = told(ran, "alpha")
+    assert "connects to another database, 'huleedu_beta'" in found["detail"]
+    assert "ALPHA_SERVICE_DATABASE_URL" in found["hint"]
     assert rehearsal.all_at() == dict.fromkeys(SERVICES, "a1")
 
 
@@ -234,7 +228,7 @@ def test_a_service_that_only_says_so_is_caught_by_asking_the_database(
         rehearsal.monorepo.write(env, usual)
     assert ran.code == 1
     assert "Alembic ended without an error, but huleedu_alpha is at a1, not at b2" in str(
-        service(ran.json, "alpha")["detail"]
+        told(ran, "alpha")["detail"]
     )
 
 
@@ -329,13 +323,11 @@ def test_an_unmarked_database_is_marked_and_no_reset_touches_it_from_then_on(
 ) -> None:
     ask(rehearsal.production.admin(), "COMMENT ON DATABASE huleedu_alpha IS 'Our essays.'")
     planned = rehearsal.invoke("prod.plan", "--json")
-    assert (
-        service(planned.json, "alpha")["detail"] == "nothing pending, will be marked as production"
-    )
+    assert told(planned, "alpha")["detail"] == "nothing pending, will be marked as production"
     assert rehearsal.invoke("prod.migrate").code == 3
     ran = rehearsal.migrate()
     assert ran.code == 0
-    assert "marked as production" in str(service(ran.json, "alpha")["detail"])
+    assert "marked as production" in told(ran, "alpha")["detail"]
     assert rehearsal.comment("alpha").startswith(f"Our essays.{MARK[:-1]}")
     development = {
         "HULEEDU_ENVIRONMENT": "development",

@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import psutil
 import pytest
@@ -24,7 +23,7 @@ from tests.support.observe import (
 )
 from tests.support.postgres import ask
 from tests.support.production import MODES, admin_url, bouncer
-from tests.support.rehearsal import SERVICES, Rehearsal, locked
+from tests.support.rehearsal import SERVICES, Rehearsal, locked, told
 
 SLEEP = "SELECT pg_sleep(600)"
 # Enough for a server to notice that a client is gone.
@@ -85,11 +84,11 @@ def mended(rehearsal: Rehearsal) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "told"),
+    ("number", "code", "recorded"),
     [(signal.SIGINT, 130, "INTERRUPTED"), (signal.SIGTERM, 143, "TERMINATED")],
 )
 def test_a_signal_ends_the_statement_and_rolls_back(
-    rehearsal: Rehearsal, number: signal.Signals, code: int, told: str
+    rehearsal: Rehearsal, number: signal.Signals, code: int, recorded: str
 ) -> None:
     with begun(rehearsal) as child:
         child.send_signal(number)
@@ -98,11 +97,10 @@ def test_a_signal_ends_the_statement_and_rolls_back(
         assert not rehearsal.sessions("alpha", "huleedu-tasks")
     assert ran.code == code, ran.err
     assert (ran.statuses["alpha"], ran.statuses["beta"]) == ("ABORTED", "ABORTED")
-    (alpha,) = [each for each in ran.json["services"] if each["service"] == "alpha"]
-    assert "huleedu_alpha is at a1" in alpha["detail"]
+    assert "huleedu_alpha is at a1" in told(ran, "alpha")["detail"]
     assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("a1", "a1")
     (run,) = rehearsal.history()
-    assert run["outcome"] == told
+    assert run["outcome"] == recorded
     mended(rehearsal)
 
 
@@ -296,7 +294,7 @@ def test_somebody_who_never_ends_is_named_and_nothing_is_left(rehearsal: Rehears
             " AND pid <> pg_backend_pid()",
         )
     assert ran.code == 1
-    detail = _told(ran, "alpha")["detail"]
+    detail = told(ran, "alpha")["detail"]
     assert "A statement has waited too long for a lock: ALTER TABLE note ADD" in detail
     assert f"it is held by pid {pid} (postgres_admin the-test" in detail
     assert "huleedu_alpha is at a1, with nothing of the failed revision" in detail
@@ -307,7 +305,7 @@ def test_a_revision_that_is_kept_in_part_is_not_tried_again(rehearsal: Rehearsal
     rehearsal.monorepo.write("services/alpha_service/alembic/versions/b2.py", CONCURRENTLY)
     with locked(rehearsal, "alpha"):
         ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="1")
-    detail = _told(ran, "alpha")["detail"]
+    detail = told(ran, "alpha")["detail"]
     assert "a part of the next revision was kept" in detail
     assert "attempt" not in ran.err
     assert ask(rehearsal.production.admin(), "SELECT version_num FROM alembic_version") == [("a1",)]
@@ -325,18 +323,13 @@ def test_a_service_may_state_limits_of_its_own(rehearsal: Rehearsal) -> None:
     finally:
         rehearsal.monorepo.register(*usual)
     assert (ran.statuses["alpha"], ran.statuses["beta"]) == ("OK", "FAILED")
-    beta = _told(ran, "beta")
+    beta = told(ran, "beta")
     assert "A statement has taken too long: SELECT pg_sleep(3)" in beta["detail"]
     assert "statement_timeout" in beta["hint"]
 
 
 def _alter(rehearsal: Rehearsal) -> None:
     rehearsal.revise("alpha", "b2", "a1", "ALTER TABLE note ADD COLUMN more text")
-
-
-def _told(ran: Ran, name: str) -> dict[str, Any]:
-    (found,) = [each for each in ran.json["services"] if each["service"] == name]
-    return dict(found)
 
 
 def _all_at_once(rehearsal: Rehearsal, flags: Sequence[str]) -> list[Ran]:

@@ -11,7 +11,12 @@ from typing import Any
 import asyncpg
 
 from tests.support.monorepo import USER, Monorepo, Ran, wait_until
-from tests.support.observe import assert_no_password, assert_no_password_on_screen
+from tests.support.observe import (
+    assert_no_password,
+    assert_no_password_in_files,
+    assert_no_password_on_screen,
+    watched_command_lines,
+)
 from tests.support.postgres import TEST, ask
 from tests.support.production import Production, admin_url, new_production
 
@@ -143,15 +148,28 @@ class Rehearsal:
         return sorted(folder.glob("*.py"))
 
 
+def told(ran: Ran, name: str) -> dict[str, Any]:
+    """Return what a document tells of a service."""
+    (found,) = [each for each in ran.json["services"] if each["service"] == name]
+    return dict(found)
+
+
 @contextmanager
 def new_rehearsal() -> Iterator[Rehearsal]:
-    """Make a production of eight services, with a copy of how its databases began."""
-    with new_production(SERVICES) as production:
+    """Make a production of eight services, with a copy of how its databases began.
+
+    At the end the password stands in no command line that was seen, and in no file.
+    """
+    with new_production(SERVICES) as production, watched_command_lines() as lines:
         ask(
             admin_url(production.main, "postgres"),
             f"CREATE DATABASE {BEGINNING} TEMPLATE huleedu_alpha",
         )
         yield Rehearsal(production)
+        production.monorepo.path(".env").unlink()
+        assert_no_password_in_files(production.monorepo.root)
+    assert lines.any_has("prod.migrate")
+    assert_no_password(*lines.seen)
 
 
 @contextmanager
