@@ -70,6 +70,18 @@ class Command(App):
                 return asyncio.run(main())
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
+        finally:
+            # The loop has put the default back, which ends a question without a word.
+            self.end_on_sigterm()
+
+    def end_on_sigterm(self) -> None:
+        """Have SIGTERM end what is not asynchronous as Ctrl-C does."""
+
+        def terminate(*_: object) -> None:
+            self.exit_code = ExitCode.TERMINATED
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGTERM, terminate)
 
 
 @contextlib.contextmanager
@@ -153,6 +165,7 @@ def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.
     screen = Screen(as_json=bool(kwargs.get("json")))
     app = Command(start=Path.cwd(), dry_run=dry_run, screen=screen)
     screen.redact = app.redact
+    app.end_on_sigterm()
     try:
         _require_values(sys.argv)
         # Standard output is for the result; a seed that prints must not get in between.

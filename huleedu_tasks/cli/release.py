@@ -8,9 +8,10 @@ from huleedu_tasks.backups import Dumper
 from huleedu_tasks.cli.command import Command
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, Refused
-from huleedu_tasks.flows.planning import Pin, read_plan
+from huleedu_tasks.flows.backups import Backups
+from huleedu_tasks.flows.pins import Pin, read_plan
 from huleedu_tasks.flows.production import Production
-from huleedu_tasks.flows.release import COMMAND, Backups, Prepared, Release
+from huleedu_tasks.flows.release import COMMAND, Prepared, Release
 from huleedu_tasks.guard import require_external_environment
 from huleedu_tasks.journal import Record, new_record, unwritten_record
 from huleedu_tasks.report import Progress, Report
@@ -88,6 +89,8 @@ def _carried_out(app: Command, options: Options, release: Release, prepared: Pre
     if app.dry_run:
         return release.would(prepared)
     app.screen.preview(prepared.report)
+    if warning := release.backups.warning:
+        app.screen.say(warning)
     _confirm(options, prepared, release.record)
     with progress(app, release.production.services) as shown:
         return app.run(release.shown_by(shown).carry_out(prepared))
@@ -169,7 +172,7 @@ def _first(app: Command, options: Options, services: Sequence[Service]) -> tuple
 
 def _backups(app: Command, options: Options) -> Backups:
     if not options.backup_folder:
-        return Backups(command=options.backup_command)
+        return Backups(root=app.registry.root, command=options.backup_command)
     programs = {name: find_program(name) for name in ("pg_dump", "pg_restore")}
     if missing := [name for name, path in programs.items() if not path]:
         raise ConfigurationError(
@@ -181,7 +184,12 @@ def _backups(app: Command, options: Options) -> Backups:
         raise ConfigurationError(
             f"--backup-dir {folder} is no folder.", hint="Create it, readable by you only."
         )
-    return Backups(command=options.backup_command, folder=folder, dumper=Dumper(**programs))
+    return Backups(
+        root=app.registry.root,
+        command=options.backup_command,
+        folder=folder,
+        dumper=Dumper(**programs),
+    )
 
 
 # What is written down.

@@ -11,13 +11,14 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode, HuleEduError, ServerError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.fleet import Step
-from huleedu_tasks.flows.planning import Pin
+from huleedu_tasks.flows.pins import Pin
 from huleedu_tasks.flows.validation import Target, reach
 from huleedu_tasks.journal import Record
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.migrations.runner import AlembicFailed, LockTimeout, Migrated, Session, named
-from huleedu_tasks.postgres import inspection, locks
+from huleedu_tasks.postgres import locks
+from huleedu_tasks.postgres.connections import answering
 from huleedu_tasks.postgres.databases import current_revisions
 from huleedu_tasks.postgres.inspection import Identity
 from huleedu_tasks.report import Outcome, Status
@@ -157,11 +158,12 @@ class Attempts:
         while True:
             await asyncio.sleep(BETWEEN_LOOKS)
             try:
-                async with asyncio.timeout(ANSWER_TIMEOUT):
+                async with answering(self.target.url.address), asyncio.timeout(ANSWER_TIMEOUT):
                     blockers = await locks.blockers(self.lock, name)
-            except inspection.lost_connections() as error:
+            except ServerError as error:
                 raise ServerError(
-                    f"The connection with the lock is lost, so the migration was ended: {error}",
+                    "The connection with the lock is lost, so the migration was ended: "
+                    f"{error.message}",
                     hint="Run the same command again; it begins where the database is.",
                 ) from error
             begun = [e["revision"] for e in session.told() if e["event"] == "begun"]
@@ -178,7 +180,7 @@ class Attempts:
 
     async def _settle(self) -> tuple[str, ...]:
         """End what is left of our sessions, so that all is rolled back, and ask where we are."""
-        async with reach(self.target) as asked:
+        async with reach(self.target) as asked, answering(self.target.url.address):
             await locks.end_runs(asked, locks.run_name(self.record.run))
             return await current_revisions(asked)
 

@@ -1,19 +1,19 @@
-"""What would run on a database that is not ours to lose: the plan, and whether it still holds."""
+"""What would run on a database that is not ours to lose."""
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused
+from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.flows.pins import Pin, stale
 from huleedu_tasks.flows.validation import Target, Validated, reach
 from huleedu_tasks.migrations import runner, squawk
 from huleedu_tasks.migrations.hazards import find_hazards
 from huleedu_tasks.migrations.revisions import History, Revision, read_history
-from huleedu_tasks.migrations.runner import Rendered, Session, named
+from huleedu_tasks.migrations.runner import Rendered, Session
 from huleedu_tasks.postgres.databases import parse_mark
 from huleedu_tasks.postgres.inspection import (
     Facts,
@@ -28,56 +28,8 @@ from huleedu_tasks.report import Level, PlannedRevision, Problem
 if TYPE_CHECKING:
     import asyncpg
 
-SCHEMA_VERSION = 1
 # Whatever an `env.py` does while SQL is written, it changes nothing.
 READ_ONLY = {"default_transaction_read_only": "on", "statement_timeout": "30s"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pin:
-    """What a plan holds fast of one service: a run keeps to it, or does nothing.
-
-    Attributes:
-        server: Its address; copies of one server have all else in common.
-        before: The revisions the database is at.
-        after: Those it shall be at.
-        files: A hash of each revision's file, by revision, in the order they run.
-    """
-
-    service: str
-    server: str
-    database: str
-    database_oid: int
-    system_identifier: str | None
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-    files: Mapping[str, str]
-
-    def changes_since(self, now: "Pin") -> Iterator[str]:
-        """Say what is no longer as it was pinned."""
-        if (self.server, self.database) != (now.server, now.database):
-            yield (
-                f"was planned for {self.database} on {self.server}, and now leads to "
-                f"{now.database} on {now.server}"
-            )
-        elif (self.system_identifier, self.database_oid) != (
-            now.system_identifier,
-            now.database_oid,
-        ):
-            yield f"{self.database} on {self.server} is another database than the planned one"
-        if self.before != now.before:
-            yield f"was at {named(self.before)}, and is at {named(now.before)} now"
-        if self.after != now.after:
-            yield f"was to go to {named(self.after)}, and the code's head is {named(now.after)} now"
-        for revision, digest in self.files.items():
-            if revision in now.files and now.files[revision] != digest:
-                yield f"the file of revision {revision} has been edited"
-        if set(self.files) != set(now.files) and self.before == now.before:
-            yield "other revisions lead there now"
-
-    def as_json(self) -> dict[str, object]:
-        """Return what stands in the plan's file."""
-        return asdict(self) | {"before": list(self.before), "after": list(self.after)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +56,10 @@ class Planned:
     def changes(self) -> bool:
         """Whether anything would be done."""
         return bool(self.revisions) or self.marks
+
+    def as_json(self) -> dict[str, object]:
+        """Return what stands in the plan's file."""
+        return {**self.pin.as_json(), "revisions": [each.as_json() for each in self.revisions]}
 
     def is_done(self, now: Pin) -> bool:
         """Whether the database has come, meanwhile, to exactly where this plan leads."""
@@ -160,77 +116,6 @@ async def pin_now(target: Target, connection: "asyncpg.Connection") -> Pin:
     history = read_history(target.service)
     identity = await identify(connection)
     return _pin(target, history, identity, await read_revisions(connection))
-
-
-def stale(planned: Pin, now: Pin) -> list[str]:
-    """Return why a plan no longer holds; nothing if it does."""
-    return [f"{planned.service}: {change}" for change in planned.changes_since(now)]
-
-
-def write_plan(
-    path: Path, planned: Sequence[Planned], *, environment: str, commit: str | None
-) -> None:
-    """Write a plan that `prod.migrate --plan` keeps to.
-
-    Raises:
-        ConfigurationError: If the file cannot be written.
-    """
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "environment": environment,
-        "commit": commit,
-        "services": [
-            {**each.pin.as_json(), "revisions": [r.as_json() for r in each.revisions]}
-            for each in planned
-        ],
-    }
-    try:
-        path.write_text(f"{json.dumps(document, indent=2, ensure_ascii=False)}\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(
-            f"--out {path} cannot be written: {error.strerror}.",
-            hint="Name a file in a folder that is there and yours.",
-        ) from error
-
-
-def read_plan(path: Path, *, environment: str) -> tuple[Pin, ...]:
-    """Read what a plan holds fast.
-
-    Args:
-        environment: The one it must have been made in.
-
-    Raises:
-        ConfigurationError: If there is no plan in the file.
-        Refused: If it was made for another environment.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if document["schema_version"] != SCHEMA_VERSION:
-            raise ValueError("it is of another version")
-        pins = tuple(map(_pin_in, document["services"]))
-        made_in = document["environment"]
-    except OSError as error:
-        raise ConfigurationError(
-            f"--plan {path} cannot be read: {error.strerror}.",
-            hint="`invoke prod.plan --out FILE` writes a plan.",
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigurationError(
-            f"--plan {path} holds no plan: {type(error).__name__} {error}.",
-            hint="`invoke prod.plan --out FILE` writes one.",
-        ) from None
-    if made_in != environment:
-        raise Refused(
-            f"The plan in {path} was made for {made_in}, and this is {environment}.",
-            hint=f"Make one here: `invoke prod.plan --out {path.name}`.",
-        )
-    return pins
-
-
-def _pin_in(entry: Mapping[str, Any]) -> Pin:
-    fields = {name: entry[name] for name in Pin.__dataclass_fields__}
-    fields |= {"before": tuple(entry["before"]), "after": tuple(entry["after"])}
-    return Pin(**fields | {"files": dict(entry["files"].items())})
 
 
 def _known(target: Target, facts: Facts) -> tuple[History, tuple[str, ...]]:

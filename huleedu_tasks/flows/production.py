@@ -24,7 +24,8 @@ from huleedu_tasks.config.urls import (
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, HuleEduError, ServerError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.fleet import Step, Work
-from huleedu_tasks.flows.planning import Planned, plan, write_plan
+from huleedu_tasks.flows.pins import write_plan
+from huleedu_tasks.flows.planning import Planned, plan
 from huleedu_tasks.flows.validation import (
     DISABLED,
     Target,
@@ -112,8 +113,12 @@ class Production:
         if report.exit_code is not ExitCode.DONE:
             return replace(report, notes=(f"{out} was not written: see above.",))
         changing = [planned[s.name] for s in self.services if planned[s.name].changes]
-        environment = str(self.settings.environment)
-        write_plan(out, changing, environment=environment, commit=commit_of(self.root))
+        write_plan(
+            out,
+            [each.as_json() for each in changing],
+            environment=str(self.settings.environment),
+            commit=commit_of(self.root),
+        )
         return replace(report, notes=(f"The plan is in {out}.",))
 
     async def plan_all(self) -> tuple[tuple[Outcome, ...], dict[str, Planned]]:

@@ -4,28 +4,30 @@ Whoever runs this at two in the morning, or twenty times at once, finds each dat
 was or where it should be, and a record that says which.
 """
 
+import asyncio
 import platform
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huleedu_tasks import backups
-from huleedu_tasks.backups import Dumper
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.errors import ExitCode, Finding, Refused
+from huleedu_tasks.errors import ExitCode, Finding, Refused, ServerError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.attempts import Attempts
+from huleedu_tasks.flows.backups import Backups
 from huleedu_tasks.flows.fleet import Step
-from huleedu_tasks.flows.planning import Pin, Planned, pin_now, stale
+from huleedu_tasks.flows.pins import Pin, stale
+from huleedu_tasks.flows.planning import Planned, pin_now
 from huleedu_tasks.flows.production import PLAN_COLUMNS, Production
 from huleedu_tasks.flows.validation import Target, reach
 from huleedu_tasks.journal import Record
 from huleedu_tasks.migrations.revisions import read_history
 from huleedu_tasks.migrations.runner import named
 from huleedu_tasks.postgres import locks
+from huleedu_tasks.postgres.connections import answering
 from huleedu_tasks.postgres.databases import Mark, write_mark
 from huleedu_tasks.postgres.inspection import identify
 from huleedu_tasks.process import scratch_folder
@@ -36,22 +38,6 @@ if TYPE_CHECKING:
 
 COMMAND = "prod.migrate"
 COLUMNS = ("database", "from", "to")
-NO_BACKUP = "No backup was taken by this run: neither --backup-command nor --backup-dir was given."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backups:
-    """What must be backed up before the first change.
-
-    Attributes:
-        command: A command of the person's own; empty for none.
-        folder: Where dumps go; None for none.
-        dumper: What makes them.
-    """
-
-    command: str = ""
-    folder: Path | None = None
-    dumper: Dumper | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +95,7 @@ class Release:
 
     Attributes:
         production: The services and where they are.
+        backups: What is saved before the first change.
         first: Names of services that go before the others, which wait for them to end well.
         keep_going: Whether the others go on after one has failed.
         pins: What a plan from a file holds fast; None without one.
@@ -117,9 +104,9 @@ class Release:
 
     production: Production
     record: Record
+    backups: Backups
     first: Sequence[str] = ()
     keep_going: bool = False
-    backups: Backups = field(default_factory=Backups)
     pins: tuple[Pin, ...] | None = None
     notify: Callable[[str], object] = str
 
@@ -163,7 +150,12 @@ class Release:
             }
             already = await self._plan_again(prepared, held)
             to_do = {n: p for n, p in prepared.by_name.items() if n in held and n not in already}
-            notes = await self._back_up(tuple(to_do.values()))
+            notes = await self.backups.take(
+                {name: self._target(each) for name, each in to_do.items()},
+                settings=self._settings,
+                record=self.record,
+                notify=self.notify,
+            )
             folder = stack.enter_context(scratch_folder())
             changed = await self._change(to_do, held, folder)
         outcomes = {**prepared.unchanged, **already, **changed}
@@ -232,17 +224,18 @@ class Release:
         target = self._target(planned)
         place = f"{target.url.database} on {target.url.address}"
         async with reach(target) as held:
-            await locks.acquire(
-                held,
-                place=place,
-                holder=f"{platform.node()} pid {self.record.pid}",
-                wait=self._settings.run_wait,
-                notify=self.notify,
-            )
-            async with reach(target) as other:
-                variable = target.service.direct_url_variable
-                await locks.require_hold(held, other, place=place, variable=variable)
-            await locks.end_runs(held)
+            async with answering(target.url.address):
+                await locks.acquire(
+                    held,
+                    place=place,
+                    holder=f"{platform.node()} pid {self.record.pid}",
+                    wait=self._settings.run_wait,
+                    notify=self.notify,
+                )
+                async with reach(target) as other:
+                    variable = target.service.direct_url_variable
+                    await locks.require_hold(held, other, place=place, variable=variable)
+                await locks.end_runs(held)
             self.record.add("locked", service=planned.pin.service)
             yield held
 
@@ -274,44 +267,6 @@ class Release:
 
     # What is done.
 
-    async def _back_up(self, to_do: Sequence[Planned]) -> tuple[str, ...]:
-        if not to_do:
-            return ()
-        notes = []
-        if self.backups.command:
-            self.notify("Running the backup command.")
-            await backups.run_command(
-                self.backups.command,
-                root=self.production.root,
-                environment=self._settings.child_environment()
-                | {"HULEEDU_BACKUP_SERVICES": " ".join(each.pin.service for each in to_do)},
-                timeout=self._settings.backup_timeout,
-            )
-            notes.append("The backup command has ended well.")
-            self.record.add("backed up", by="command")
-        for each in to_do if self.backups.folder else ():
-            path = await self._dump(each, self.backups.folder)
-            notes.append(f"{each.pin.service}: dumped to {path}, and read back.")
-            self.record.add("backed up", by="pg_dump", service=each.pin.service, path=str(path))
-        if not notes:
-            self.record.add("not backed up")
-        return tuple(notes) or (NO_BACKUP,)
-
-    async def _dump(self, planned: Planned, folder: Path | None) -> Path:
-        assert folder is not None
-        assert self.backups.dumper is not None
-        pin = planned.pin
-        path = folder / f"{self._settings.environment}-{pin.database}-{self.record.run}.dump"
-        self.notify(f"{pin.service}: dumping {pin.database} to {path}.")
-        await backups.dump(
-            self._target(planned).url,
-            path,
-            self.backups.dumper,
-            environment=self._settings.child_environment(),
-            timeout=self._settings.backup_timeout,
-        )
-        return path
-
     async def _change(
         self,
         to_do: Mapping[str, Planned],
@@ -326,17 +281,19 @@ class Release:
             return await self._migrate(to_do[service.name], held[service.name], folder, step)
 
         for service in self._in_order(to_do):
+            pin = to_do[service.name].pin
             if stopped is not None and not self._goes_on(stopped):
                 how = "failed" if stopped.status is Status.FAILED else "was interrupted"
                 reason = f"not begun: {stopped.service} {how}"
                 outcome = fleet.aborted(service.name, reason, stopped.exit_code)
+                outcome = replace(outcome, facts={"to": named(pin.before)})
                 self.record.add("not begun", service=service.name, because=stopped.service)
             else:
                 (outcome,) = await fleet.run(
                     [service], migrate, jobs=1, progress=self.production.progress
                 )
                 stopped = None if outcome else outcome
-            outcomes[service.name] = _placed(outcome, to_do[service.name].pin)
+            outcomes[service.name] = _placed(outcome, pin)
         return outcomes
 
     async def _migrate(
@@ -368,12 +325,27 @@ class Release:
             detail=outcome.detail,
             seconds=round(ended.seconds, 3),
         )
-        if outcome and planned.marks:
-            await write_mark(held, pin.database, Mark(environment=target.environment))
-            self.record.add("marked", service=pin.service, environment=target.environment)
-            outcome = replace(outcome, detail=f"{outcome.detail}, marked as {target.environment}")
         at = None if ended.at is None else named(ended.at)
-        return replace(outcome, facts={"to": at})
+        outcome = replace(outcome, facts={"to": at})
+        return await self._mark(outcome, held, target) if outcome and planned.marks else outcome
+
+    async def _mark(self, outcome: Outcome, held: "asyncpg.Connection", target: Target) -> Outcome:
+        """Mark a database that is migrated, which it stays whatever comes of this."""
+        marked = f"marked as {target.environment}"
+        try:
+            async with answering(target.url.address):
+                await write_mark(held, target.url.database, Mark(environment=target.environment))
+        except ServerError as error:
+            return replace(
+                outcome,
+                status=Status.FAILED,
+                detail=f"{outcome.detail}, and not {marked}: {error.message}",
+                hint="Run the same command again.",
+            )
+        except asyncio.CancelledError:
+            return fleet.interrupted_after(outcome)
+        self.record.add("marked", service=outcome.service, environment=target.environment)
+        return replace(outcome, detail=f"{outcome.detail}, {marked}")
 
     def _in_order(self, names: Mapping[str, Planned]) -> list[Service]:
         services = [service for service in self._services if service.name in names]
@@ -405,8 +377,7 @@ class Release:
 def _placed(outcome: Outcome, pin: Pin) -> Outcome:
     """Return an outcome that says which database it is about, and where that was."""
     place = {"server": pin.server, "database": pin.database, "from": named(pin.before)}
-    # What was not begun is where it was.
-    return replace(outcome, facts={**place, "to": named(pin.before), **outcome.facts})
+    return replace(outcome, facts={**place, **outcome.facts})
 
 
 def _count(number: int, noun: str) -> str:

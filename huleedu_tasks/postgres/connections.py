@@ -79,6 +79,24 @@ async def connection(
         opened.terminate() if _is_cancelled() else await _close(opened)
 
 
+@asynccontextmanager
+async def answering(address: str) -> AsyncIterator[None]:
+    """Say in words what a server does not do that was reached: for the time of a `with` block.
+
+    Raises:
+        ServerError: If the connection is lost, or the server refuses what it is asked.
+    """
+    import asyncpg
+
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise ServerError(
+            f"{address} did not answer to the end: {str(error) or 'it was silent for too long'}.",
+            hint="Read the server's log.",
+        ) from error
+
+
 async def _connect(url: DatabaseUrl, database: str, timeout: float) -> "asyncpg.Connection":
     import asyncpg
 

@@ -153,13 +153,6 @@ async def read_relations(connection: "asyncpg.Connection") -> dict[str, Relation
     return found
 
 
-def lost_connections() -> tuple[type[Exception], ...]:
-    """Return what is raised where a connection is lost, or does not answer in time."""
-    import asyncpg
-
-    return asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError
-
-
 @asynccontextmanager
 async def _answering(connection: "asyncpg.Connection") -> AsyncIterator[None]:
     """Ask in one read-only transaction, and not for ever."""

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -36,6 +37,7 @@ def test_a_person_sees_the_plan_types_the_host_and_sees_what_was_done(
     plan = str(child.before)
     assert "PRODUCTION: localhost:" in plan
     assert "CREATE TABLE made_by_b2 ();" in plan
+    assert "No backup will be taken" in plan
     assert "PRODUCTION: 1 revision will be applied to 1 database on localhost." in plan
     child.sendline(HOST)
     ran = seen(child)
@@ -69,6 +71,15 @@ def test_ctrl_c_and_ctrl_d_change_nothing(
     assert seen(child).code == code
     assert rehearsal.all_at() == UNTOUCHED
     assert [run["outcome"] for run in rehearsal.history()] == [outcome]
+
+
+def test_sigterm_at_the_question_changes_nothing_and_is_recorded(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha")
+    child = asked(rehearsal)
+    child.kill(signal.SIGTERM)
+    assert seen(child).code == 143
+    assert rehearsal.all_at() == UNTOUCHED
+    assert [run["outcome"] for run in rehearsal.history()] == ["TERMINATED"]
 
 
 @pytest.mark.parametrize("source", ["yes", f"yes {HOST}", "true <&-"])

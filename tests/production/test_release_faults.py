@@ -306,7 +306,7 @@ def test_a_revision_that_is_kept_in_part_is_not_tried_again(rehearsal: Rehearsal
     with locked(rehearsal, "alpha"):
         ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="1")
     detail = told(ran, "alpha")["detail"]
-    assert "a part of the next revision was kept" in detail
+    assert "a part of the next revision may have been kept" in detail
     assert "attempt" not in ran.err
     assert ask(rehearsal.production.admin(), "SELECT version_num FROM alembic_version") == [("a1",)]
 

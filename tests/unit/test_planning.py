@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from huleedu_tasks.errors import ConfigurationError, Refused
-from huleedu_tasks.flows.planning import Pin, Planned, read_plan, stale, write_plan
+from huleedu_tasks.flows.pins import Pin, read_plan, stale, write_plan
+from huleedu_tasks.flows.planning import Planned
 from huleedu_tasks.report import Level, PlannedRevision, Problem
 
 SERVER = "db.example.org:5432"
@@ -44,7 +45,8 @@ def changes(**now: Any) -> list[str]:
 
 
 def written(path: Path, *planned: Planned) -> Path:
-    write_plan(path, planned, environment="production", commit="abc-dirty")
+    services = [each.as_json() for each in planned]
+    write_plan(path, services, environment="production", commit="abc-dirty")
     return path
 
 
