@@ -264,6 +264,8 @@ def _failure(
         return _astray(service, astray, was_run="begun" in told, output=done.output)
     cause = f"Alembic failed with exit code {done.returncode}: {_cause(done.output)}"
     failed = told.get("failed", {})
+    if failed.get("revision"):
+        cause = f"Revision {failed['revision']} failed: {failed['message']}"
     statement = textwrap.shorten(str(failed.get("statement")), _SHOWN_STATEMENT, placeholder=" ...")
     kind = AlembicFailed
     if failed.get("sqlstate") == _LOCK_TIMEOUT:

@@ -52,10 +52,11 @@ def main() -> None:
     sys.path[:] = paths
     try:
         alembic(prog="alembic")
-    except BaseException as error:
+    except Exception as error:
         if observer:
             observer.failed(error)
-        raise
+        show(error)
+        sys.exit(1)
 
 
 def end_with_parent() -> None:
@@ -72,6 +73,35 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def show(error: Exception) -> None:
+    """Print a traceback of the service's own code, without a hundred lines of its libraries."""
+    import sysconfig
+    import traceback
+
+    paths = sysconfig.get_paths()
+    # An `env.py` is run, and `op` is made, from code that has no file.
+    foreign = ("<", __file__, paths["stdlib"], paths["purelib"], paths["platlib"])
+
+    def own(summary: traceback.TracebackException) -> traceback.StackSummary:
+        frames = [frame for frame in summary.stack if not frame.filename.startswith(foreign)]
+        return traceback.StackSummary.from_list(frames)
+
+    summary = traceback.TracebackException.from_exception(error)
+    link: traceback.TracebackException | None = summary if own(summary) else None
+    while link:
+        link.stack = own(link)
+        for name in ("__cause__", "__context__"):
+            inner = getattr(link, name)
+            # A library that says the same in other words.
+            if inner is not None and not own(inner):
+                setattr(link, name, None)
+        link = link.__cause__ or link.__context__
+    sys.stderr.write("".join(summary.format()))
+    # The row that stands in the way, which SQLAlchemy leaves out.
+    if detail := getattr(_database_error(error), "detail", None):
+        sys.stderr.write(f"DETAIL:  {detail}\n")
 
 
 class Observer:
@@ -104,7 +134,8 @@ class Observer:
         self._wishes = wishes
         self._target = list(target)
         self._start = start
-        self._running = False
+        # The revision whose own code runs at this moment.
+        self._running: str | None = None
         self._unfinished_work = False
         self._kept_in_part = False
         self._observe_steps(EnvironmentContext)
@@ -114,9 +145,13 @@ class Observer:
 
     def failed(self, error: BaseException) -> None:
         """Tell how Alembic ended, and whether a part of a revision stays nevertheless."""
+        cause = _database_error(error)
+        words = str(cause or error).splitlines()[:1]
         self._tell(
             "failed",
-            sqlstate=_sqlstate(error),
+            revision=self._running,
+            message=words[0] if cause and words else ": ".join([type(error).__name__, *words]),
+            sqlstate=_sqlstate(cause) if cause else None,
             statement=str(getattr(error, "statement", None) or ""),
             kept_in_part=self._kept_in_part,
         )
@@ -176,9 +211,9 @@ class Observer:
         def run(**options: Any) -> None:
             self._tell("begun", revision=revision)
             started = time.monotonic()
-            self._running, self._unfinished_work = True, False
+            self._running, self._unfinished_work = revision, False
             plain(**options)
-            self._running = False
+            self._running = None
             self._tell("run", revision=revision, seconds=round(time.monotonic() - started, 3))
 
         return run
@@ -232,16 +267,21 @@ class Observer:
             self._kept_in_part = True
 
 
-def _sqlstate(error: BaseException | None) -> str | None:
-    """Return the code PostgreSQL gives an error, from the driver's own behind an exception."""
+def _database_error(error: BaseException) -> BaseException | None:
+    """Return the driver's own error behind an exception, in PostgreSQL's words."""
+    found = None
+    link: BaseException | None = error
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-        if code:
-            return str(code)
-        error = getattr(error, "orig", None) or error.__cause__ or error.__context__
-    return None
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        found = link if _sqlstate(link) else found
+        link = getattr(link, "orig", None) or link.__cause__ or link.__context__
+    return found
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return str(code) if code else None
 
 
 if __name__ == "__main__":
