@@ -11,6 +11,7 @@ from huleedu_tasks.postgres.psql import psql_environment
 
 SHELL = "/bin/sh"
 ONLY_THE_OWNER = 0o600
+PART = ".part"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +57,27 @@ async def dump(
     Raises:
         BackupError: If the database cannot be dumped, or the dump cannot be read.
     """
-    _create(path)
-    variables = {**environment, **psql_environment(url)}
-    writing = [dumper.pg_dump, "--format=custom", f"--file={path}"]
+    # What is not read back yet must not look like a backup.
+    part = path.with_name(f"{path.name}{PART}")
+    _create(part)
+    variables = psql_environment(url, environment)
+    writing = [dumper.pg_dump, "--format=custom", f"--file={part}"]
     # A list of contents would be no proof: this reads every row.
-    reading = [dumper.pg_restore, "--file=/dev/null", str(path)]
-    for what, command in (("pg_dump", writing), ("pg_restore", reading)):
-        done = await process.run(command, cwd=path.parent, environment=variables, timeout=timeout)
-        _require_success(what, done, timeout)
+    reading = [dumper.pg_restore, "--file=/dev/null", str(part)]
+    try:
+        for what, command in (("pg_dump", writing), ("pg_restore", reading)):
+            done = await process.run(
+                command, cwd=path.parent, environment=variables, timeout=timeout
+            )
+            _require_success(what, done, timeout)
+        _keep(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _keep(part: Path, path: Path) -> None:
+    """Give a dump that was read back the name of one."""
+    part.rename(path)
 
 
 def _create(path: Path) -> None:

@@ -14,8 +14,9 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from huleedu_tasks.config.secret import redacted
 from huleedu_tasks.errors import ConfigurationError, ExitCode
@@ -38,27 +39,47 @@ class Record:
         run: The run's id.
         path: The file in the state folder.
         pid: The process that runs.
+        problems: What could not be written, in sentences.
     """
 
     def __init__(
-        self, run: str, path: Path, files: Sequence[TextIO], redact: Callable[[str], str]
+        self, run: str, path: Path, files: Sequence[FileIO], redact: Callable[[str], str]
     ) -> None:
         self.run = run
         self.path = path
         self.pid = os.getpid()
-        self._files = files
+        self.problems: list[str] = []
+        self._files = list(files)
         self._redact = redact
 
     def add(self, event: str, **facts: object) -> None:
-        """Write down that something has happened."""
+        """Write down that something has happened; what cannot be written stops nothing."""
         line = {"time": _now().isoformat(timespec="milliseconds"), "event": event, **facts}
         text = json.dumps(redacted(line, self._redact), ensure_ascii=False)
-        for file in self._files:
-            file.write(f"{text}\n")
-            file.flush()
+        for file in tuple(self._files):
+            try:
+                file.write(f"{text}\n".encode())
+            except OSError as error:
+                self._files.remove(file)
+                self.problems.append(
+                    f"The record in {file.name} is not complete: {error.strerror}."
+                )
+                continue
             # A pipe has no disk behind it.
             with contextlib.suppress(OSError):
                 os.fsync(file.fileno())
+
+    def require_written(self) -> None:
+        """See that all has been written down so far.
+
+        Raises:
+            ConfigurationError: If not.
+        """
+        if self.problems:
+            raise ConfigurationError(
+                f"{' '.join(self.problems)} Nothing was changed.",
+                hint="Make room, or name another file with --report.",
+            )
 
     def end(self, code: ExitCode, **facts: object) -> None:
         """Write down how the run has ended."""
@@ -92,7 +113,7 @@ def new_record(
         copies = [stack.enter_context(_opened(copy))] if copy else []
         path = _folder(state) / f"{run}{SUFFIX}"
         try:
-            own = stack.enter_context(path.open("x", encoding="utf-8"))
+            own = stack.enter_context(path.open("xb", buffering=0))
         except OSError as error:
             raise unwritable(path, error) from error
         fcntl.flock(own, fcntl.LOCK_EX)
@@ -190,9 +211,9 @@ def _folder(state: Path) -> Path:
         raise unwritable(state, error) from error
 
 
-def _opened(copy: Path) -> TextIO:
+def _opened(copy: Path) -> FileIO:
     try:
-        return copy.open("w", encoding="utf-8")
+        return copy.open("wb", buffering=0)
     except OSError as error:
         raise ConfigurationError(
             f"--report {copy} cannot be written: {error.strerror}; nothing was done.",

@@ -49,6 +49,16 @@ class Command(App):
         super().__init__(start=start, dry_run=dry_run)
         self.screen = screen
         self.exit_code: ExitCode | None = None
+        self.interrupted = False
+
+    def require_not_interrupted(self) -> None:
+        """End where work came to a result although somebody has interrupted it meanwhile.
+
+        Raises:
+            KeyboardInterrupt: If so.
+        """
+        if self.interrupted or self.exit_code:
+            raise KeyboardInterrupt
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run the asynchronous part, once; SIGTERM ends it as Ctrl-C does."""
@@ -63,7 +73,9 @@ class Command(App):
                     own.cancel()
 
             loop.add_signal_handler(signal.SIGTERM, terminate)
-            return await work
+            result = await work
+            self.interrupted = bool(own and own.cancelling())
+            return result
 
         try:
             with _nothing_on_standard_output():
@@ -165,6 +177,7 @@ def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.
     screen = Screen(as_json=bool(kwargs.get("json")))
     app = Command(start=Path.cwd(), dry_run=dry_run, screen=screen)
     screen.redact = app.redact
+    usual = signal.getsignal(signal.SIGTERM)
     app.end_on_sigterm()
     try:
         _require_values(sys.argv)
@@ -186,6 +199,8 @@ def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.
         screen.say(traceback.format_exc())
         screen.error(name, HuleEduError(f"{type(error).__name__}: {error}", hint=REPORT_BUG))
         code = ExitCode.FAILED
+    finally:
+        signal.signal(signal.SIGTERM, usual)
     code = app.exit_code or code
     # Exit(0) would end the session, and skip the tasks named after this one.
     if code is not ExitCode.DONE:

@@ -119,7 +119,7 @@ def shell(app: Command, service: Names = None, command: str = "", dry_run: bool 
         app.screen.say(f"db.shell: dry run: would open psql on {url}")
         return
     app.run(_answers(url))
-    environment = app.settings.child_environment() | psql_environment(url)
+    environment = psql_environment(url, app.settings.child_environment())
     process.replace_with(psql_arguments(program, command), environment)
 
 

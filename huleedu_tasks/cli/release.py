@@ -8,10 +8,10 @@ from huleedu_tasks.backups import Dumper
 from huleedu_tasks.cli.command import Command
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, Refused
-from huleedu_tasks.flows.backups import Backups
 from huleedu_tasks.flows.pins import Pin, read_plan
 from huleedu_tasks.flows.production import Production
 from huleedu_tasks.flows.release import COMMAND, Prepared, Release
+from huleedu_tasks.flows.saving import Backups
 from huleedu_tasks.guard import require_external_environment
 from huleedu_tasks.journal import Record, new_record, unwritten_record
 from huleedu_tasks.report import Progress, Report
@@ -41,6 +41,7 @@ def run_release(app: Command, options: Options) -> Report:
         HuleEduError: If an argument is wrong, or if somebody or something said no.
     """
     require_external_environment(app.unchecked_settings, COMMAND)
+    _require_files_apart(app, options)
     with _recorded(app, options.report) as record:
         _require_arguments(options)
         services, pins = _chosen(app, options)
@@ -70,6 +71,7 @@ def production(app: Command, services: tuple[Service, ...], shown: Progress) -> 
         settings=app.unchecked_settings,
         services=services,
         root=app.registry.root,
+        redact=app.redact,
         progress=shown,
     )
 
@@ -88,6 +90,7 @@ def _carried_out(app: Command, options: Options, release: Release, prepared: Pre
         return release.nothing_to_do(prepared)
     if app.dry_run:
         return release.would(prepared)
+    app.require_not_interrupted()
     app.screen.preview(prepared.report)
     if warning := release.backups.warning:
         app.screen.say(warning)
@@ -147,6 +150,15 @@ def _require_arguments(options: Options) -> None:
         raise ConfigurationError(
             "--plan says which services are migrated; --service does not go with it.",
             hint="Make a plan of fewer: `invoke prod.plan --service NAME --out FILE`.",
+        )
+
+
+def _require_files_apart(app: Command, options: Options) -> None:
+    # The record is opened first, and would be the end of the plan.
+    if options.plan and app.start / options.plan == app.start / options.report:
+        raise ConfigurationError(
+            "--report and --plan name the same file; nothing was done.",
+            hint="Name another file with --report.",
         )
 
 
@@ -227,3 +239,5 @@ def _end(app: Command, record: Record, report: Report) -> None:
     outcomes = {each.service: f"{each.status} {each.detail}" for each in report.outcomes}
     code = app.exit_code or report.exit_code
     record.end(code, dry_run=report.dry_run, services=outcomes)
+    for problem in record.problems:
+        app.screen.say(problem)

@@ -3,24 +3,26 @@
 import asyncio
 import random
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.errors import ExitCode, HuleEduError, ServerError
+from huleedu_tasks.errors import ExitCode, HuleEduError, MigrationError, ServerError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.fleet import Step
-from huleedu_tasks.flows.pins import Pin
+from huleedu_tasks.flows.pins import Pin, stale
+from huleedu_tasks.flows.planning import pin_now
 from huleedu_tasks.flows.validation import Target, reach
 from huleedu_tasks.journal import Record
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.revisions import History
-from huleedu_tasks.migrations.runner import AlembicFailed, LockTimeout, Migrated, Session, named
+from huleedu_tasks.migrations.runner import LockTimeout, Migrated, Observation, named
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import answering
-from huleedu_tasks.postgres.databases import current_revisions
-from huleedu_tasks.postgres.inspection import Identity
+from huleedu_tasks.postgres.inspection import Identity, read_revisions
 from huleedu_tasks.report import Outcome, Status
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 BETWEEN_LOOKS = 0.2
 LONGEST_PAUSE = 30.0
-ANSWER_TIMEOUT = 15.0
 # The server looks this often whether its client is still there; not every one can.
 WISHES = {"client_connection_check_interval": "500ms"}
 
@@ -66,78 +67,112 @@ class Attempts:
     folder: Path
     step: Step
     blockers: tuple[locks.Blocker, ...] = ()
-    sessions: list[Session] = field(default_factory=list)
+    observations: list[Observation] = field(default_factory=list)
     told: str = ""
 
     async def run(self) -> Ended:
         """Migrate, and ask the database where it is, whatever has happened."""
         started = time.monotonic()
-        kept_in_part: bool | None = False
         try:
             outcome = await self._until_done()
         except HuleEduError as error:
             outcome = fleet.failed(self.target.service, error)
-            kept_in_part = error.kept_in_part if isinstance(error, AlembicFailed) else None
         except asyncio.CancelledError:
             outcome = fleet.interrupted(self.target.service.name)
-            kept_in_part = None
+        # Whoever interrupts once more waits for this; else nobody would know what was done.
+        outcome, at = await fleet.whatever_happens(self._conclude(outcome))
+        return Ended(outcome=outcome, at=at, seconds=time.monotonic() - started)
+
+    async def _conclude(self, outcome: Outcome) -> tuple[Outcome, tuple[str, ...] | None]:
+        """Have all rolled back that is not done, and say where the database is."""
         try:
             at = await self._settle()
         except ServerError as error:
             where = f"where {self.pin.database} is cannot be told: {error.message}"
-            return self._ended(replace(outcome, detail=_joined(outcome, where)), None, started)
-        if outcome and at != self.pin.after:
-            outcome = replace(outcome, status=Status.FAILED, exit_code=ExitCode.FAILED)
-            kept_in_part = None
-        if not outcome:
-            where = f"{self.pin.database} is at {named(at)}{_kept(kept_in_part)}"
-            outcome = replace(outcome, detail=_joined(outcome, where))
-        return self._ended(outcome, at, started)
+            return replace(outcome, detail=_joined(outcome, where), revisions=()), None
+        applied = runner.applied(self.observations, self.history, self.pin.before, at)
+        outcome = replace(outcome, revisions=applied)
+        if outcome and at == self.pin.after:
+            return replace(outcome, detail=_counted(len(applied))), at
+        if outcome:
+            detail = f"it was to go to {named(self.pin.after)}"
+            outcome = replace(
+                outcome, status=Status.FAILED, exit_code=ExitCode.FAILED, detail=detail
+            )
+        return replace(outcome, detail=_joined(outcome, self._where(at))), at
 
-    def _ended(self, outcome: Outcome, at: tuple[str, ...] | None, started: float) -> Ended:
-        applied = (
-            () if at is None else runner.applied(self.sessions, self.history, self.pin.before, at)
-        )
-        return Ended(
-            outcome=replace(outcome, revisions=applied), at=at, seconds=time.monotonic() - started
-        )
+    def _where(self, at: tuple[str, ...]) -> str:
+        where = f"{self.pin.database} is at {named(at)}"
+        last = self.observations[-1] if self.observations else None
+        if last and last.kept:
+            return (
+                f"{where}, and a part of revision {last.kept} may stay: it commits before its end"
+            )
+        lost = last and last.begun and last.begun not in at
+        return f"{where}, and nothing stays of revision {last.begun}" if last and lost else where
 
     async def _until_done(self) -> Outcome:
         """Try again as long as nothing but somebody's lock stands in the way."""
         last = self.settings.lock_attempts
-        for number in range(1, last + 1):
+        number = 1
+        while True:
+            await self._require_plan(first=number == 1)
             try:
                 migrated = await self._attempt(number)
-                break
+                return Outcome(service=self.pin.service, output=migrated.output)
             except LockTimeout as error:
                 error.message = f"{error.message}; {self._who_blocks()}"
-                if number == last or error.kept_in_part is not False:
+                if number >= last or self.observations[-1].kept:
                     raise
-                pause = min(2.0 ** (number - 1), LONGEST_PAUSE) * random.uniform(0.8, 1.2)
-                self.record.add(
-                    "waited too long",
-                    service=self.pin.service,
-                    attempt=number,
-                    blockers=self._who_blocks(),
-                )
-                self.step(
-                    f"attempt {number} of {last}: {self._who_blocks()}; rolled back, and again in "
-                    f"{pause:.0f} s"
-                )
-                await asyncio.sleep(pause)
-        count = len(self.history.between(migrated.before, migrated.after))
-        return Outcome(service=self.pin.service, detail=_counted(count), output=migrated.output)
+            await self._pause(number, last)
+            number += 1
+
+    async def _require_plan(self, *, first: bool) -> None:
+        """See that what is about to run is what was agreed to, down to each file.
+
+        Args:
+            first: Whether the database must be where it was; later it may have come further.
+
+        Raises:
+            MigrationError: If it is not.
+        """
+        async with self._on_lock():
+            now = await pin_now(self.target, self.lock)
+        expected = self.pin if first else self.pin.from_where(now)
+        if changes := stale(expected, now):
+            changed = "; ".join(changes).removeprefix(f"{self.pin.service}: ")
+            raise MigrationError(
+                f"Nothing was run, for it would not be what was agreed to: {changed}.",
+                hint="Run the same command again; it makes a new plan.",
+            )
+
+    async def _pause(self, number: int, last: int) -> None:
+        pause = min(2.0 ** (number - 1), LONGEST_PAUSE) * random.uniform(0.8, 1.2)
+        blockers = self._who_blocks()
+        self.record.add(
+            "waited too long", service=self.pin.service, attempt=number, blockers=blockers
+        )
+        again = f"rolled back, and again in {pause:.0f} s"
+        self.step(f"attempt {number} of {last}: {blockers}; {again}")
+        await asyncio.sleep(pause)
 
     async def _attempt(self, number: int) -> Migrated:
         """Run Alembic once, and end it should the lock be lost meanwhile."""
-        session = self._session(number)
-        self.sessions.append(session)
+        observation = self._observation(number)
+        self.observations.append(observation)
         self.blockers = ()
-        service, url = self.target.service, self.target.url
         migrating = asyncio.ensure_future(
-            runner.upgrade(service, url, self.settings, self.history, session=session)
+            runner.upgrade(
+                self.target.service,
+                self.target.url,
+                self.settings,
+                self.history,
+                # Not to what may be the head by then.
+                *self.pin.after,
+                session=observation,
+            )
         )
-        watching = asyncio.ensure_future(self._watch(session))
+        watching = asyncio.ensure_future(self._watch(observation))
         try:
             await asyncio.wait({migrating, watching}, return_when=asyncio.FIRST_COMPLETED)
             if not migrating.done():
@@ -148,7 +183,7 @@ class Attempts:
                 each.cancel()
             await asyncio.gather(migrating, watching, return_exceptions=True)
 
-    async def _watch(self, session: Session) -> None:
+    async def _watch(self, observation: Observation) -> None:
         """Tell which revision runs and whom it waits for, until we are cancelled.
 
         Raises:
@@ -158,19 +193,30 @@ class Attempts:
         while True:
             await asyncio.sleep(BETWEEN_LOOKS)
             try:
-                async with answering(self.target.url.address), asyncio.timeout(ANSWER_TIMEOUT):
+                async with self._on_lock():
                     blockers = await locks.blockers(self.lock, name)
             except ServerError as error:
-                raise ServerError(
-                    "The connection with the lock is lost, so the migration was ended: "
-                    f"{error.message}",
-                    hint="Run the same command again; it begins where the database is.",
-                ) from error
-            begun = [e["revision"] for e in session.told() if e["event"] == "begun"]
+                if self.lock.is_closed() or isinstance(error.__cause__, TimeoutError):
+                    raise
+                # Somebody has cancelled the question, and not the lock.
+                continue
             self.blockers = blockers or self.blockers
             waits = ", ".join(blocker.name for blocker in blockers)
-            if begun:
-                self._tell(f"running {begun[-1]}" + (f", waiting for {waits}" if waits else ""))
+            if begun := observation.begun:
+                self._tell(f"running {begun}" + (f", waiting for {waits}" if waits else ""))
+
+    @asynccontextmanager
+    async def _on_lock(self) -> AsyncIterator[None]:
+        """Ask on the connection that holds the lock: where it is lost, so is the lock."""
+        try:
+            async with answering(self.target.url.address):
+                yield
+        except ServerError as error:
+            raise ServerError(
+                "The connection with the lock is lost, so the migration was ended: "
+                f"{error.message}",
+                hint="Run the same command again; it begins where the database is.",
+            ) from error.__cause__
 
     def _tell(self, text: str) -> None:
         """Say what is new; in a log each step is a line."""
@@ -180,11 +226,12 @@ class Attempts:
 
     async def _settle(self) -> tuple[str, ...]:
         """End what is left of our sessions, so that all is rolled back, and ask where we are."""
-        async with reach(self.target) as asked, answering(self.target.url.address):
-            await locks.end_runs(asked, locks.run_name(self.record.run))
-            return await current_revisions(asked)
+        async with reach(self.target) as asked:
+            async with answering(self.target.url.address):
+                await locks.end_runs(asked, locks.run_name(self.record.run))
+            return await read_revisions(asked)
 
-    def _session(self, number: int) -> Session:
+    def _observation(self, number: int) -> Observation:
         service = self.target.service
         waits = {
             "lock_timeout": _stated_or(service.lock_timeout, self.settings.lock_timeout),
@@ -192,7 +239,7 @@ class Attempts:
                 service.statement_timeout, self.settings.statement_timeout
             ),
         }
-        return Session(
+        return Observation(
             events=self.folder / f"{service.name}-{number}",
             settings={
                 "application_name": locks.run_name(self.record.run),
@@ -216,12 +263,6 @@ def _counted(count: int) -> str:
     if not count:
         return "nothing was pending"
     return "1 revision applied" if count == 1 else f"{count} revisions applied"
-
-
-def _kept(in_part: bool | None) -> str:
-    if in_part:
-        return "; a part of the next revision may have been kept, since it commits before its end"
-    return "" if in_part is None else ", with nothing of the failed revision"
 
 
 def _joined(outcome: Outcome, more: str) -> str:

@@ -6,13 +6,16 @@ Every service that goes in comes out with an outcome, whatever happens to it or 
 import asyncio
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ExitCode, HuleEduError
 from huleedu_tasks.report import Outcome, Progress, Status
 
+T = TypeVar("T")
 Step = Callable[[str], None]
 Work = Callable[[Service, Step], Awaitable[Outcome]]
 
@@ -52,7 +55,7 @@ async def run_next(
     Returns:
         The outcomes of all the work so far.
     """
-    if any(outcome.exit_code is ExitCode.INTERRUPTED for outcome in before):
+    if is_interrupted() or any(o.exit_code is ExitCode.INTERRUPTED for o in before):
         return tuple(interrupted_after(outcome) if outcome else outcome for outcome in before)
     slots = asyncio.Semaphore(jobs)
     well = {outcome.service: bool(outcome) for outcome in before}
@@ -86,6 +89,21 @@ async def run_next(
         else outcome
         for outcome in before
     )
+
+
+def is_interrupted() -> bool:
+    """Whether somebody wants this to end, even if what it waited for was done just then."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def whatever_happens(work: Coroutine[Any, Any, T]) -> T:
+    """Do work to its end although somebody interrupts; it must be short."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()
 
 
 def begun(services: Sequence[Service]) -> tuple[Outcome, ...]:

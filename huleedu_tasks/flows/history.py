@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from huleedu_tasks.errors import ConfigurationError
-from huleedu_tasks.journal import Event, Run
+from huleedu_tasks.journal import ENDED, Event, Run
 from huleedu_tasks.report import Fact, Listing, Status
 
 COMMAND = "prod.history"
@@ -68,7 +68,7 @@ def _unfinished(run: Run) -> list[str]:
 def _last_words(run: Run) -> str:
     """Say what a run has written last that tells why it did not do more."""
     last = run.events[-1]
-    services: dict[str, str] = last.get("services", {})
+    services: dict[str, str] = last.get("services", {}) if last["event"] == ENDED else {}
     # What is true of several services is said once.
     stopped = dict.fromkeys(
         text.partition(" ")[2] for text in services.values() if not text.startswith(Status.OK)

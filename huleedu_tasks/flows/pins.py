@@ -1,11 +1,12 @@
 """What a plan holds fast: written to a file, read again, and compared with what is there now."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from huleedu_tasks.config.secret import redacted
 from huleedu_tasks.errors import ConfigurationError, Refused
 from huleedu_tasks.migrations.runner import named
 
@@ -52,7 +53,12 @@ class Pin:
             if revision in now.files and now.files[revision] != digest:
                 yield f"the file of revision {revision} has been edited"
         if set(self.files) != set(now.files) and self.before == now.before:
-            yield "other revisions lead there now"
+            yield f"other revisions lead there now: {', '.join(now.files) or 'none'}"
+
+    def from_where(self, now: "Pin") -> "Pin":
+        """Return what is left of this when the database has come as far as another pin says."""
+        left = {name: digest for name, digest in self.files.items() if name in now.files}
+        return replace(self, before=now.before, files=left)
 
     def as_json(self) -> dict[str, object]:
         """Return what stands in the plan's file."""
@@ -65,12 +71,18 @@ def stale(planned: Pin, now: Pin) -> list[str]:
 
 
 def write_plan(
-    path: Path, services: Sequence[Mapping[str, object]], *, environment: str, commit: str | None
+    path: Path,
+    services: Sequence[Mapping[str, object]],
+    *,
+    environment: str,
+    commit: str | None,
+    redact: Callable[[str], str],
 ) -> None:
     """Write a plan that `prod.migrate --plan` keeps to.
 
     Args:
         services: A pin as JSON for each service, with whatever else is to be read of it.
+        redact: Masks every password: a revision may put one into its SQL.
 
     Raises:
         ConfigurationError: If the file cannot be written.
@@ -82,7 +94,8 @@ def write_plan(
         "services": list(services),
     }
     try:
-        path.write_text(f"{json.dumps(document, indent=2, ensure_ascii=False)}\n", encoding="utf-8")
+        masked = redacted(document, redact)
+        path.write_text(f"{json.dumps(masked, indent=2, ensure_ascii=False)}\n", encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(
             f"--out {path} cannot be written: {error.strerror}.",

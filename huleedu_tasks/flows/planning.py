@@ -13,7 +13,7 @@ from huleedu_tasks.flows.validation import Target, Validated, reach
 from huleedu_tasks.migrations import runner, squawk
 from huleedu_tasks.migrations.hazards import find_hazards
 from huleedu_tasks.migrations.revisions import History, Revision, read_history
-from huleedu_tasks.migrations.runner import Rendered, Session
+from huleedu_tasks.migrations.runner import Observation, Rendered
 from huleedu_tasks.postgres.databases import parse_mark
 from huleedu_tasks.postgres.inspection import (
     Facts,
@@ -37,15 +37,15 @@ class Planned:
     """What a run would do to one service's database.
 
     Attributes:
+        identity: Which database it is, until its server is started again.
         revisions: Those that would run, in their order.
         marks: Whether the database gets the mark of its environment, which it does not have yet.
-        problem: Why there is no SQL at all, if Alembic could not write any.
     """
 
     pin: Pin
+    identity: Identity
     revisions: tuple[PlannedRevision, ...]
     marks: bool
-    problem: str = ""
 
     @property
     def host(self) -> str:
@@ -84,7 +84,7 @@ async def plan(validated: Validated, settings: Settings, root: Path) -> Planned:
     pending = history.between(current, history.heads)
     marks = facts.may_mark and parse_mark(pin.database, facts.comment) is None
     if not pending:
-        return Planned(pin=pin, revisions=(), marks=marks)
+        return Planned(pin=pin, identity=facts.identity, revisions=(), marks=marks)
     rendered = await _render(target, settings, facts, current)
     async with reach(target) as asked:
         relations = await read_relations(asked)
@@ -104,7 +104,7 @@ async def plan(validated: Validated, settings: Settings, root: Path) -> Planned:
         )
         for each in pending
     ]
-    return Planned(pin=pin, revisions=tuple(revisions), marks=marks, problem=rendered.problem)
+    return Planned(pin=pin, identity=facts.identity, revisions=tuple(revisions), marks=marks)
 
 
 async def pin_now(target: Target, connection: "asyncpg.Connection") -> Pin:
@@ -149,7 +149,7 @@ async def _render(
     target: Target, settings: Settings, facts: Facts, current: tuple[str, ...]
 ) -> Rendered:
     with scratch_folder() as folder:
-        session = Session(
+        session = Observation(
             events=folder / "events",
             settings=READ_ONLY,
             target=facts.identity.place,

@@ -6,7 +6,7 @@ anything is connected to.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -57,11 +57,13 @@ class Production:
     Attributes:
         settings: Unchecked: what is wrong with them is reported with all else that is.
         root: The root of the monorepo.
+        redact: Masks every password in what is written.
     """
 
     settings: Settings
     services: tuple[Service, ...]
     root: Path
+    redact: Callable[[str], str] = str
     progress: Progress = field(default_factory=Silence)
     started: float = field(default_factory=time.monotonic)
 
@@ -118,6 +120,7 @@ class Production:
             [each.as_json() for each in changing],
             environment=str(self.settings.environment),
             commit=commit_of(self.root),
+            redact=self.redact,
         )
         return replace(report, notes=(f"The plan is in {out}.",))
 

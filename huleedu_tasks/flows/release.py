@@ -17,19 +17,18 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode, Finding, Refused, ServerError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.attempts import Attempts
-from huleedu_tasks.flows.backups import Backups
 from huleedu_tasks.flows.fleet import Step
 from huleedu_tasks.flows.pins import Pin, stale
 from huleedu_tasks.flows.planning import Planned, pin_now
 from huleedu_tasks.flows.production import PLAN_COLUMNS, Production
+from huleedu_tasks.flows.saving import Backups
 from huleedu_tasks.flows.validation import Target, reach
 from huleedu_tasks.journal import Record
 from huleedu_tasks.migrations.revisions import read_history
 from huleedu_tasks.migrations.runner import named
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import answering
-from huleedu_tasks.postgres.databases import Mark, write_mark
-from huleedu_tasks.postgres.inspection import identify
+from huleedu_tasks.postgres.databases import Mark, read_mark, write_mark
 from huleedu_tasks.process import scratch_folder
 from huleedu_tasks.report import Outcome, Progress, Report, Status
 
@@ -150,6 +149,7 @@ class Release:
             }
             already = await self._plan_again(prepared, held)
             to_do = {n: p for n, p in prepared.by_name.items() if n in held and n not in already}
+            self.record.require_written()
             notes = await self.backups.take(
                 {name: self._target(each) for name, each in to_do.items()},
                 settings=self._settings,
@@ -224,7 +224,8 @@ class Release:
         target = self._target(planned)
         place = f"{target.url.database} on {target.url.address}"
         async with reach(target) as held:
-            async with answering(target.url.address):
+            # As long as it takes; who is waited for is told.
+            async with answering(target.url.address, timeout=None):
                 await locks.acquire(
                     held,
                     place=place,
@@ -250,10 +251,12 @@ class Release:
         done: dict[str, Outcome] = {}
         moved: list[str] = []
         for each in prepared.changing:
-            now = await pin_now(self._target(each), held[each.pin.service])
+            target = self._target(each)
+            now = await pin_now(target, held[each.pin.service])
+            moved += await _other_mark(target, held[each.pin.service])
             if each.is_done(now):
                 outcome = prepared.unchanged[each.pin.service]
-                detail = "another run has migrated it meanwhile"
+                detail = "it has been migrated meanwhile"
                 done[each.pin.service] = replace(outcome, detail=detail)
             else:
                 moved += stale(each.pin, now)
@@ -275,13 +278,19 @@ class Release:
     ) -> dict[str, Outcome]:
         """Change one database after the other; the first failure stops what has not begun."""
         outcomes: dict[str, Outcome] = {}
+        # What is known to be done stays so, should somebody interrupt at that very moment.
+        done: dict[str, Outcome] = {}
         stopped: Outcome | None = None
 
         async def migrate(service: Service, step: Step) -> Outcome:
-            return await self._migrate(to_do[service.name], held[service.name], folder, step)
+            planned = to_do[service.name]
+            done[service.name] = await self._migrate(planned, held[service.name], folder, step)
+            return done[service.name]
 
         for service in self._in_order(to_do):
             pin = to_do[service.name].pin
+            if stopped is None and fleet.is_interrupted():
+                stopped = fleet.interrupted("the run")
             if stopped is not None and not self._goes_on(stopped):
                 how = "failed" if stopped.status is Status.FAILED else "was interrupted"
                 reason = f"not begun: {stopped.service} {how}"
@@ -292,6 +301,7 @@ class Release:
                 (outcome,) = await fleet.run(
                     [service], migrate, jobs=1, progress=self.production.progress
                 )
+                outcome = done.get(service.name, outcome)
                 stopped = None if outcome else outcome
             outcomes[service.name] = _placed(outcome, pin)
         return outcomes
@@ -300,7 +310,6 @@ class Release:
         self, planned: Planned, held: "asyncpg.Connection", folder: Path, step: Step
     ) -> Outcome:
         pin, target = planned.pin, self._target(planned)
-        self.record.add("migrating", service=pin.service, before=pin.before, after=pin.after)
         step("migrating")
         history = read_history(target.service)
         attempts = Attempts(
@@ -308,12 +317,13 @@ class Release:
             settings=self._settings,
             history=history,
             pin=pin,
-            identity=await identify(held),
+            identity=planned.identity,
             lock=held,
             record=self.record,
             folder=folder,
             step=step,
         )
+        self.record.add("migrating", service=pin.service, before=pin.before, after=pin.after)
         ended = await attempts.run()
         outcome = ended.outcome
         self.record.add(
@@ -334,6 +344,8 @@ class Release:
         marked = f"marked as {target.environment}"
         try:
             async with answering(target.url.address):
+                if await _other_mark(target, held):
+                    raise ServerError("it has got the mark of another environment meanwhile")
                 await write_mark(held, target.url.database, Mark(environment=target.environment))
         except ServerError as error:
             return replace(
@@ -372,6 +384,15 @@ class Release:
     @property
     def _where_recorded(self) -> str:
         return f"The record of this run is {self.record.path}."
+
+
+async def _other_mark(target: Target, held: "asyncpg.Connection") -> list[str]:
+    """Say so where a database has been marked as another environment's."""
+    async with answering(target.url.address):
+        mark = await read_mark(held, target.url.database)
+    if mark is None or mark.environment == target.environment:
+        return []
+    return [f"{target.service.name}: is marked as {mark.environment} now"]
 
 
 def _placed(outcome: Outcome, pin: Pin) -> Outcome:

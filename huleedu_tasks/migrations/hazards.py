@@ -24,6 +24,7 @@ _SHOWN = 60
 # What the library keeps as text.
 _ALTERS_TABLE = re.compile(r"TABLE\b", re.IGNORECASE)
 _HARMLESS = re.compile(r"\b(VALIDATE CONSTRAINT|USING INDEX)\b", re.IGNORECASE)
+_HEAVY = ("CLUSTER", "DROP", "LOCK", "REASSIGN", "REINDEX", "VACUUM")
 _UNNAMED_CHECK = re.compile(r"\bADD CHECK\b", re.IGNORECASE)
 
 _DEPLOY_FIRST = (
@@ -114,13 +115,25 @@ def _judge(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator
         text = str(statement.expression)
         if _ALTERS_TABLE.match(text) and not _HARMLESS.search(text):
             yield _not_judged(f"ALTER {text}")
+    elif isinstance(statement, exp.Command) and statement.this.upper() in _HEAVY:
+        yield _not_judged(f"{statement.this} {statement.expression}")
 
 
 def _drop(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[Problem]:
     if statement.args["kind"] not in ("TABLE", "VIEW", "SEQUENCE"):
+        yield from _drop_other(statement)
         return
     for table in _known(statement.args["tables"], relations):
         yield _warning(f"drops {described(table)}", _DEPLOY_FIRST)
+
+
+def _drop_other(statement: "exp.Expr") -> Iterator[Problem]:
+    kind, names = statement.args["kind"], [each.sql() for each in statement.args["tables"]]
+    # An index is gone in a moment, and can be built again.
+    if kind == "INDEX" or statement.args.get("temporary"):
+        return
+    cascade = ", and all that depends on it" if statement.args.get("cascade") else ""
+    yield _warning(f"drops the {kind.lower()} {', '.join(names)}{cascade}", _DEPLOY_FIRST)
 
 
 def _alter(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[Problem]:

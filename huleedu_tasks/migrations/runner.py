@@ -19,7 +19,7 @@ from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.postgres.connections import connection
-from huleedu_tasks.postgres.databases import current_revisions
+from huleedu_tasks.postgres.inspection import read_revisions
 from huleedu_tasks.report import AppliedRevision
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -27,27 +27,18 @@ INSTRUCTIONS = "HULEEDU_WORKER"
 HEAD = "head"
 # PostgreSQL, Appendix A: lock_not_available, query_canceled.
 _LOCK_TIMEOUT = "55P03"
-_STATEMENT_TIMEOUT = "57014"
+_CANCELED = "57014"
+# The same code stands for pg_cancel_backend().
+_BY_TIMEOUT = "statement timeout"
 _SHOWN_STATEMENT = 120
 
 
-class AlembicFailed(MigrationError):
-    """A run of Alembic has ended with an error.
-
-    Attributes:
-        kept_in_part: Whether something stays of the revision that failed, because it commits
-            before its end; None if that is not known.
-    """
-
-    kept_in_part: bool | None = None
-
-
-class LockTimeout(AlembicFailed):
+class LockTimeout(MigrationError):
     """A statement has waited too long for a lock that somebody else holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class Observation:
     """What a run of Alembic is told, and where it tells what it does.
 
     Attributes:
@@ -81,6 +72,22 @@ class Session:
         # The last line may still be in the making.
         whole, _, _ = self.events.read_text(encoding="utf-8").rpartition("\n")
         return [json.loads(line) for line in whole.splitlines()]
+
+    @property
+    def begun(self) -> str:
+        """The revision that was begun last; empty if none was."""
+        return next(
+            (str(e["revision"]) for e in reversed(self.told()) if e["event"] == "begun"), ""
+        )
+
+    @property
+    def kept(self) -> str:
+        """The revision of which a part stays, because it commits before its end; or nothing."""
+        kept = ""
+        for event in self.told():
+            if event["event"] in ("kept", "committed"):
+                kept = str(event.get("revision", ""))
+        return kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +126,7 @@ async def upgrade(
     history: History,
     target: str = HEAD,
     *,
-    session: Session | None = None,
+    session: Observation | None = None,
 ) -> Migrated:
     """Upgrade a service's database, and ask it afterwards where it is.
 
@@ -148,7 +155,7 @@ async def upgrade(
         environment[INSTRUCTIONS] = session.instructions()
     done = await _run_alembic(service, settings, environment, ["upgrade", target])
     if done.returncode != 0:
-        raise _failure(service, done, session, _remedy(before, history))
+        raise _failure(service, url, done, session, _remedy(before, history))
     after = await revisions_of(url)
     if wanted and after != (wanted,):
         raise MigrationError(
@@ -165,7 +172,7 @@ async def render(
     service: Service,
     url: DatabaseUrl,
     settings: Settings,
-    session: Session,
+    session: Observation,
     start: Sequence[str],
 ) -> Rendered:
     """Have Alembic write the SQL from given revisions to head, without running it.
@@ -179,6 +186,9 @@ async def render(
     """
     environment = _environment(service, url, settings)
     environment[INSTRUCTIONS] = session.instructions(list(start))
+    # A revision may open a connection of its own; libpq's drivers read this one, asyncpg does not.
+    options = (f"-c {name}={value}" for name, value in session.settings.items())
+    environment["PGOPTIONS"] = " ".join([environment.get("PGOPTIONS", ""), *options]).strip()
     try:
         done = await _run_alembic(service, settings, environment, ["upgrade", HEAD, "--sql"])
         problem = "" if done.returncode == 0 else _cause(done.output)
@@ -188,7 +198,7 @@ async def render(
     told = session.told()
     for event in told:
         if event["event"] == "astray":
-            raise _astray(service, event, was_run=False, output=output)
+            raise _astray(service, url, event, was_run=False, output=output)
     return Rendered(
         sql={str(e["revision"]): str(e["sql"]) for e in told if e["event"] == "sql"},
         unrendered={
@@ -199,7 +209,7 @@ async def render(
 
 
 def applied(
-    sessions: Sequence[Session], history: History, before: Sequence[str], after: Sequence[str]
+    sessions: Sequence[Observation], history: History, before: Sequence[str], after: Sequence[str]
 ) -> tuple[AppliedRevision, ...]:
     """Return the revisions that lead from one place to another, with the times they took.
 
@@ -225,7 +235,7 @@ async def revisions_of(url: DatabaseUrl) -> tuple[str, ...]:
         ServerError: If it cannot be asked.
     """
     async with connection(url) as asked:
-        return await current_revisions(asked)
+        return await read_revisions(asked)
 
 
 async def _run_alembic(
@@ -257,17 +267,21 @@ async def _run_alembic(
 
 
 def _failure(
-    service: Service, done: process.Completed, session: Session | None, hint: str
+    service: Service,
+    url: DatabaseUrl,
+    done: process.Completed,
+    session: Observation | None,
+    hint: str,
 ) -> MigrationError:
     told = {str(each["event"]): each for each in (session.told() if session else [])}
     if astray := told.get("astray"):
-        return _astray(service, astray, was_run="begun" in told, output=done.output)
+        return _astray(service, url, astray, was_run="begun" in told, output=done.output)
     cause = f"Alembic failed with exit code {done.returncode}: {_cause(done.output)}"
     failed = told.get("failed", {})
     if failed.get("revision"):
         cause = f"Revision {failed['revision']} failed: {failed['message']}"
     statement = textwrap.shorten(str(failed.get("statement")), _SHOWN_STATEMENT, placeholder=" ...")
-    kind = AlembicFailed
+    kind = MigrationError
     if failed.get("sqlstate") == _LOCK_TIMEOUT:
         kind = LockTimeout
         cause = f"A statement has waited too long for a lock: {statement}"
@@ -276,29 +290,31 @@ def _failure(
             "pg_terminate_backend(pid). HULEEDU_LOCK_TIMEOUT allows more time, while everybody "
             "else waits behind it."
         )
-    elif failed.get("sqlstate") == _STATEMENT_TIMEOUT:
+    elif failed.get("sqlstate") == _CANCELED and _BY_TIMEOUT in str(failed["message"]):
         cause = f"A statement has taken too long: {statement}"
         hint = (
             "HULEEDU_STATEMENT_TIMEOUT, or 'statement_timeout' in the registry, allows more time."
         )
-    kept_in_part = bool(failed["kept_in_part"]) if failed else None
-    if kept_in_part:
+    if session and session.kept:
         hint = (
             "See what of it is there (`invoke prod.validate` names invalid indexes), and undo it "
             "or let the revision pass over it; then run the same command again."
         )
-    error = kind(cause, hint=hint, output=done.output)
-    error.kept_in_part = kept_in_part
-    return error
+    return kind(cause, hint=hint, output=done.output)
 
 
 def _astray(
-    service: Service, event: Mapping[str, object], *, was_run: bool, output: str
+    service: Service,
+    url: DatabaseUrl,
+    event: Mapping[str, object],
+    *,
+    was_run: bool,
+    output: str,
 ) -> MigrationError:
     done = "none of its revisions ran there" if was_run else "nothing was run"
     return MigrationError(
-        f"Its env.py connects to another database, {event['database']!r}, not to "
-        f"{service.database!r} as it was told; {done}.",
+        f"Its env.py connects to another database, {event['place']}, not to {url.database} on "
+        f"{url.address} as it was told; {done}.",
         hint=f"It must use the URL in {service.url_variable}.",
         output=output,
     )

@@ -14,10 +14,9 @@ from huleedu_tasks import process
 from huleedu_tasks.report import Level, Problem
 
 PROGRAM = "squawk"
-EXTRA = "squawk"
 TIMEOUT = 60.0
 
-Finding = dict[str, str]
+Lint = dict[str, str]
 JUDGED_HERE = (
     "adding-field-with-default",
     "adding-foreign-key-constraint",
@@ -77,7 +76,7 @@ async def lint(
 
 async def _run(
     program: str, sql: Mapping[str, str], *, root: Path, environment: Mapping[str, str]
-) -> list[tuple[str, Finding]]:
+) -> list[tuple[str, Lint]]:
     """Return what squawk says, each with the revision it is about."""
     revisions, beginnings, text = list(sql), [], ""
     for statements in sql.values():
@@ -86,27 +85,40 @@ async def _run(
     with process.scratch_folder() as folder:
         file = folder / "revisions.sql"
         file.write_text(text, encoding="utf-8")
-        done = await process.run(
-            [program, "--reporter=json", "--assume-in-transaction", file],
-            cwd=root,
-            environment=environment,
-            timeout=TIMEOUT,
-        )
-    return [
-        (revisions[bisect_right(beginnings, int(each["line"])) - 1], each)
-        for each in _parsed(done.output)
-    ]
+        try:
+            done = await process.run(
+                [program, "--reporter=json", "--assume-in-transaction", file],
+                cwd=root,
+                environment=environment,
+                timeout=TIMEOUT,
+            )
+            output = done.output
+        except OSError as error:
+            output = str(error)
+    findings = _parsed(output)
+    if findings is None:
+        return [(revisions[0], _failed(output))]
+    return [(revisions[bisect_right(beginnings, int(each["line"])) - 1], each) for each in findings]
 
 
-def _problem(finding: Finding) -> Problem:
+def _problem(finding: Lint) -> Problem:
     cause = f"{finding['message'].rstrip('.')} (squawk: {finding['rule_name']})"
     return Problem(level=Level.WARNING, cause=cause, remedy=finding["help"] or "")
 
 
-def _parsed(output: str) -> list[Finding]:
-    """Return squawk's findings; where it prints no list, it has none."""
+def _failed(output: str) -> Lint:
+    first = next((line for line in output.splitlines() if line.strip()), "it printed nothing")
+    return {
+        "rule_name": "could not be asked",
+        "message": first.strip(),
+        "help": "See .squawk.toml, or run squawk by hand.",
+    }
+
+
+def _parsed(output: str) -> list[Lint] | None:
+    """Return squawk's findings; None where it prints no list of them."""
     try:
-        findings: list[Finding] = json.loads(output[output.index("[") : output.rindex("]") + 1])
+        findings: list[Lint] = json.loads(output[output.index("[") : output.rindex("]") + 1])
     except ValueError:
-        return []
+        return None
     return findings

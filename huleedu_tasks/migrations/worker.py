@@ -21,10 +21,16 @@ from typing import Any
 
 Step = Callable[..., None]
 INSTRUCTIONS = "HULEEDU_WORKER"
-# Statements that leave nothing behind; a SELECT may call what does.
-HARMLESS = re.compile(r"\s*(SHOW|SET)\b", re.IGNORECASE)
+POSTGRESQL = "postgresql"
+# A statement that leaves nothing behind, and stands alone; a SELECT may call what does.
+HARMLESS = re.compile(r"\s*(SHOW|SET)\b[^;]*;?\s*$", re.IGNORECASE)
 COMMIT = re.compile(r"(^|;)\s*(COMMIT|END)\b", re.IGNORECASE)
-COMMENT = re.compile(r"/\*.*?\*/|--[^\n]*", re.DOTALL)
+# What only looks like statements: comments, bodies of functions, strings.
+NO_STATEMENT = re.compile(
+    r"/\*.*?\*/|--[^\n]*|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|'(?:[^']|'')*'", re.DOTALL
+)
+# PostgreSQL, Appendix A: in_failed_sql_transaction. The error before it is the cause.
+AFTERMATH = "25P02"
 
 
 IDENTITY = """\
@@ -52,6 +58,11 @@ def main() -> None:
     sys.path[:] = paths
     try:
         alembic(prog="alembic")
+    except SystemExit as error:
+        # Alembic's own, after it has said why.
+        if observer and error.code:
+            observer.failed(error.__context__ or error)
+        raise
     except Exception as error:
         if observer:
             observer.failed(error)
@@ -139,6 +150,7 @@ class Observer:
         self._unfinished_work = False
         self._kept_in_part = False
         self._observe_steps(EnvironmentContext)
+        event.listen(Engine, "do_connect", self._note_dialect)
         event.listen(Engine, "connect", self._set_up)
         event.listen(Engine, "before_cursor_execute", self._executing)
         event.listen(Engine, "commit", self._committing)
@@ -153,7 +165,6 @@ class Observer:
             message=words[0] if cause and words else ": ".join([type(error).__name__, *words]),
             sqlstate=_sqlstate(cause) if cause else None,
             statement=str(getattr(error, "statement", None) or ""),
-            kept_in_part=self._kept_in_part,
         )
 
     def _tell(self, event: str, **facts: object) -> None:
@@ -171,7 +182,7 @@ class Observer:
             if self._start is not None:
                 context.context_opts["starting_rev"] = tuple(self._start) or "base"
             connection = args[0] if args else options.get("connection")
-            if connection is not None:
+            if connection is not None and connection.dialect.name == POSTGRESQL:
                 self._require_target(connection)
             configure(context, *args, **options)
 
@@ -186,14 +197,15 @@ class Observer:
         driver = connection.connection.dbapi_connection
         cursor = driver.cursor()
         cursor.execute(IDENTITY)
-        found, name = list(cursor.fetchone()), connection.engine.url.database
+        found, url = list(cursor.fetchone()), connection.engine.url
         cursor.close()
         if not connection.in_transaction():
             # Alembic would take what we have begun for the service's own transaction.
             driver.rollback()
         if found != self._target:
-            self._tell("astray", database=name)
-            raise WrongDatabase(f"env.py has connected to another database: {name}")
+            place = f"{url.database} on {url.host}:{url.port}"
+            self._tell("astray", place=place)
+            raise WrongDatabase(f"env.py has connected to another database: {place}")
 
     def _observed_steps(self, plain: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
         def steps(heads: Any, context: Any) -> Iterator[Any]:
@@ -235,7 +247,12 @@ class Observer:
 
         return render
 
-    def _set_up(self, connection: Any, record: object) -> None:
+    def _note_dialect(self, dialect: Any, record: Any, *arguments: object) -> None:
+        record.info[POSTGRESQL] = dialect.name == POSTGRESQL
+
+    def _set_up(self, connection: Any, record: Any) -> None:
+        if not record.info.get(POSTGRESQL):
+            return
         for settings, needed in ((self._settings, True), (self._wishes, False)):
             cursor = connection.cursor()
             try:
@@ -251,20 +268,28 @@ class Observer:
                 cursor.close()
 
     def _executing(self, connection: Any, cursor: object, statement: str, *others: object) -> None:
-        said = COMMENT.sub(" ", statement)
+        said = NO_STATEMENT.sub(" ", statement)
         if not self._running or HARMLESS.match(said):
             return
-        commits = connection.connection.dbapi_connection.autocommit or COMMIT.search(said)
+        driver = connection.connection.dbapi_connection
+        commits = getattr(driver, "autocommit", False) or COMMIT.search(said)
         if commits and (self._unfinished_work or not COMMIT.match(said)):
-            self._kept_in_part = True
+            self._keep()
         self._unfinished_work = True
 
     def _committing(self, connection: object) -> None:
         if not self._running:
             # Between two revisions: what was run is recorded in alembic_version as well.
             self._kept_in_part = False
+            self._tell("committed")
         elif self._unfinished_work:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Tell, before it happens, that something will stay whatever comes of the revision."""
+        if not self._kept_in_part:
             self._kept_in_part = True
+            self._tell("kept", revision=self._running)
 
 
 def _database_error(error: BaseException) -> BaseException | None:
@@ -275,7 +300,9 @@ def _database_error(error: BaseException) -> BaseException | None:
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         found = link if _sqlstate(link) else found
-        link = getattr(link, "orig", None) or link.__cause__ or link.__context__
+        cause = getattr(link, "orig", None) or link.__cause__
+        # What was caught on the way is no cause, unless all that followed failed for it.
+        link = cause or (link.__context__ if _sqlstate(link) == AFTERMATH else None)
     return found
 
 

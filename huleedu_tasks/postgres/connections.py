@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 APPLICATION_NAME = "huleedu-tasks"
 CONNECT_TIMEOUT = 10.0
+ANSWER_TIMEOUT = 30.0
 # Exists in every cluster initdb made, and is nobody's own.
 MAINTENANCE_DATABASE = "postgres"
 # PGSSLMODE and PGTARGETSESSIONATTRS, where a developer has them, are meant for servers elsewhere.
@@ -80,20 +81,31 @@ async def connection(
 
 
 @asynccontextmanager
-async def answering(address: str) -> AsyncIterator[None]:
-    """Say in words what a server does not do that was reached: for the time of a `with` block.
+async def answering(
+    server: str = "The server", *, timeout: float | None = ANSWER_TIMEOUT
+) -> AsyncIterator[None]:
+    """Ask a server that was reached, not for ever, and say in words where it does not answer.
+
+    Args:
+        server: Who is asked, as the sentence begins.
+        timeout: Seconds the `with` block may take; None for as long as it takes.
 
     Raises:
-        ServerError: If the connection is lost, or the server refuses what it is asked.
+        ServerError: If it takes longer, the connection is lost, or the server refuses.
     """
     import asyncpg
 
     try:
-        yield
+        async with asyncio.timeout(timeout):
+            yield
+    except TimeoutError as error:
+        raise ServerError(
+            f"{server} has not answered within {timeout:g} s.",
+            hint="See what it is busy with: SELECT * FROM pg_stat_activity.",
+        ) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         raise ServerError(
-            f"{address} did not answer to the end: {str(error) or 'it was silent for too long'}.",
-            hint="Read the server's log.",
+            f"{server} did not answer to the end: {error}.", hint="Read the server's log."
         ) from error
 
 

@@ -4,19 +4,17 @@ Everything is asked in one read-only transaction: a role that may only read can 
 pooler keeps us on one server meanwhile.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from huleedu_tasks.errors import ServerError
+from huleedu_tasks.postgres.connections import answering
 from huleedu_tasks.postgres.databases import comment_of, current_revisions
 
 if TYPE_CHECKING:
     import asyncpg
-
-ANSWER_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,20 +154,8 @@ async def read_relations(connection: "asyncpg.Connection") -> dict[str, Relation
 @asynccontextmanager
 async def _answering(connection: "asyncpg.Connection") -> AsyncIterator[None]:
     """Ask in one read-only transaction, and not for ever."""
-    import asyncpg
-
-    try:
-        async with asyncio.timeout(ANSWER_TIMEOUT), connection.transaction(readonly=True):
-            yield
-    except TimeoutError:
-        raise ServerError(
-            f"The server has not answered within {ANSWER_TIMEOUT:g} s.",
-            hint="See what it is busy with: SELECT * FROM pg_stat_activity.",
-        ) from None
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        raise ServerError(
-            f"The server did not answer to the end: {error}.", hint="Read the server's log."
-        ) from error
+    async with answering(), connection.transaction(readonly=True):
+        yield
 
 
 async def read_revisions(connection: "asyncpg.Connection") -> tuple[str, ...]:
@@ -181,19 +167,21 @@ async def read_revisions(connection: "asyncpg.Connection") -> tuple[str, ...]:
     import asyncpg
 
     try:
-        async with connection.transaction(readonly=True):
+        async with answering(), connection.transaction(readonly=True):
             await connection.execute("SET LOCAL lock_timeout = '1s'")
             return await current_revisions(connection)
-    except asyncpg.LockNotAvailableError:
-        raise ServerError(
-            "its revision cannot be read: alembic_version is locked",
-            hint="A migration runs at this moment: wait for it to end.",
-        ) from None
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise ServerError(
-            f"its revision cannot be read: {error}",
-            hint="GRANT USAGE on the schema and SELECT on the table to the role.",
-        ) from None
+    except ServerError as error:
+        if isinstance(error.__cause__, asyncpg.LockNotAvailableError):
+            raise ServerError(
+                "its revision cannot be read: alembic_version is locked",
+                hint="A migration runs at this moment: wait for it to end.",
+            ) from None
+        if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
+            raise ServerError(
+                f"its revision cannot be read: {error.__cause__}",
+                hint="GRANT USAGE on the schema and SELECT on the table to the role.",
+            ) from None
+        raise
 
 
 async def _facts(

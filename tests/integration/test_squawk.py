@@ -145,9 +145,10 @@ def test_any_letters_and_brackets_in_the_sql_come_through(tmp_path: Path) -> Non
     assert rules(tmp_path, sql) == {"1": [CHAR_FIELD]}
 
 
-def test_a_program_that_says_no_list_has_found_nothing(tmp_path: Path) -> None:
+def test_a_program_that_fails_is_told_in_its_own_words(tmp_path: Path) -> None:
     program = tmp_path / "squawk"
     program.write_text("#!/bin/sh\necho 'no such option' >&2\nexit 2\n")
     program.chmod(0o755)
     found = asyncio.run(lint(str(program), {"1": CHAR}, root=tmp_path, environment={}))
-    assert found == {}
+    ((problem,),) = found.values()
+    assert problem.cause == "no such option (squawk: could not be asked)"

@@ -73,6 +73,18 @@ def test_ctrl_c_and_ctrl_d_change_nothing(
     assert [run["outcome"] for run in rehearsal.history()] == [outcome]
 
 
+def test_the_history_can_be_read_while_somebody_is_asked_and_after_they_are_gone(
+    rehearsal: Rehearsal,
+) -> None:
+    rehearsal.grow("alpha")
+    child = asked(rehearsal)
+    assert [run["outcome"] for run in rehearsal.history()] == ["RUNNING"]
+    child.kill(signal.SIGKILL)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert [run["outcome"] for run in rehearsal.history()] == ["KILLED"]
+
+
 def test_sigterm_at_the_question_changes_nothing_and_is_recorded(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
     child = asked(rehearsal)

@@ -1,6 +1,7 @@
 """`prod.migrate`: in order, one after the other, and each service told as it is."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def test_the_first_failure_stops_the_rest_and_the_same_command_resumes(
     }
     found = told(ran, failing)
     assert "division by zero" in found["detail"]
-    assert f"huleedu_{failing} is at a1, with nothing of the failed revision" in found["detail"]
+    assert f"huleedu_{failing} is at a1, and nothing stays of revision c3" in found["detail"]
     assert (found["from"], found["to"], found["revisions"]) == ("a1", "a1", [])
     for name in after:
         assert told(ran, name)["detail"] == f"not begun: {failing} failed"
@@ -210,7 +211,7 @@ def test_a_service_that_connects_elsewhere_is_stopped_before_anything_runs(
         rehearsal.monorepo.write(env, as_it_was)
     assert ran.code == 1
     found = told(ran, "alpha")
-    assert "connects to another database, 'huleedu_beta'" in found["detail"]
+    assert "connects to another database, huleedu_beta on localhost:" in found["detail"]
     assert "ALPHA_SERVICE_DATABASE_URL" in found["hint"]
     assert rehearsal.all_at() == dict.fromkeys(SERVICES, "a1")
 
@@ -313,6 +314,40 @@ def test_a_wrong_argument_is_named_and_nothing_is_done(
     assert ran.code in (2, 3)
     assert message in ran.json["error"]["message"]
     assert rehearsal.production.transactions() == before
+
+
+# What changes after the last look.
+
+
+def test_a_file_that_is_edited_during_the_backup_is_not_run(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha", "beta")
+    edit = "sed -i 's/made_by_b2 ()/unwanted ()/' services/alpha_service/alembic/versions/b2.py"
+    ran = rehearsal.migrate("--backup-command", edit)
+    assert ran.code == 1
+    assert "the file of revision b2 has been edited" in told(ran, "alpha")["detail"]
+    assert told(ran, "alpha")["detail"].endswith("huleedu_alpha is at a1")
+    assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("a1", "a1")
+
+
+def test_a_revision_that_is_added_during_the_backup_is_not_run(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha")
+    versions = rehearsal.monorepo.path("services/alpha_service/alembic/versions")
+    text = (versions / "b2.py").read_text().replace("b2", "c3").replace("'a1'", "'b2'")
+    rehearsal.monorepo.write("later.py", text)
+    ran = rehearsal.migrate("--backup-command", f"cp later.py {versions}/c3.py")
+    assert ran.code == 1
+    assert "the code's head is c3 now" in told(ran, "alpha")["detail"]
+    assert rehearsal.at("alpha") == "a1"
+
+
+def test_a_mark_that_is_set_during_the_backup_is_not_overwritten(rehearsal: Rehearsal) -> None:
+    admin = rehearsal.production.admin()
+    ask(admin, "COMMENT ON DATABASE huleedu_alpha IS NULL")
+    rehearsal.monorepo.write("mark.sql", f"COMMENT ON DATABASE huleedu_alpha IS '{STAGING_MARK}'")
+    ran = rehearsal.migrate("--backup-command", f"psql '{admin}' -f mark.sql")
+    assert ran.code == 1
+    assert "the mark of another environment" in told(ran, "alpha")["detail"]
+    assert rehearsal.comment("alpha") == STAGING_MARK
 
 
 # The mark.
@@ -418,16 +453,44 @@ def test_a_dump_is_made_of_each_database_that_changes_and_brings_it_back(
     dumps = {path.name.split("-")[1]: path for path in tmp_path.iterdir()}
     assert sorted(dumps) == ["huleedu_alpha", "huleedu_gamma"]
     assert {path.stat().st_mode & 0o777 for path in dumps.values()} == {0o600}
-    restored = subprocess.run(
-        ["pg_restore", "--data-only", "--table=note", "--file=-", dumps["huleedu_alpha"]],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "1\tkept" in restored.stdout
+    assert "1\tkept" in _rows_in(dumps["huleedu_alpha"])
 
 
 # The record.
+
+
+def test_a_dump_is_of_this_database_whatever_the_environment_says(
+    rehearsal: Rehearsal, tmp_path: Path
+) -> None:
+    rehearsal.grow("alpha")
+    ask(rehearsal.production.admin(), "INSERT INTO note VALUES (1, 'kept')")
+    services = tmp_path / "services.conf"
+    services.write_text("[decoy]\nhost=127.0.0.1\nport=1\n")
+    variables = {"PGSERVICE": "decoy", "PGSERVICEFILE": str(services), "PGHOSTADDR": "127.0.0.2"}
+    dumps = tmp_path / "dumps"
+    dumps.mkdir()
+    ran = rehearsal.migrate("--backup-dir", str(dumps), **variables)
+    assert ran.code == 0, ran.err
+    (dump,) = dumps.iterdir()
+    assert "1\tkept" in _rows_in(dump)
+
+
+def test_a_report_that_cannot_be_written_to_the_end_stops_nothing_that_has_begun(
+    rehearsal: Rehearsal,
+) -> None:
+    rehearsal.grow("alpha")
+    refused = rehearsal.migrate("--report", "/dev/full")
+    assert refused.code == 2
+    assert "/dev/full is not complete: No space left" in refused.json["error"]["message"]
+    assert rehearsal.at("alpha") == "a1"
+    fifo = rehearsal.monorepo.root / "report"
+    os.mkfifo(fifo)
+    with subprocess.Popen(["cat", fifo], stdout=subprocess.DEVNULL) as reader:
+        done = rehearsal.migrate("--report", "report", "--backup-command", f"kill {reader.pid}")
+    fifo.unlink()
+    assert done.code == 0, done.err
+    assert f"The record in {fifo} is not complete: Broken pipe." in done.err
+    assert [run["outcome"] for run in rehearsal.history()] == ["DONE", "USAGE"]
 
 
 def test_the_record_tells_who_when_and_every_step_and_a_report_is_the_same(
@@ -479,6 +542,12 @@ def test_one_run_is_shown_with_all_that_is_written_down_of_it(rehearsal: Rehears
 def test_the_beginning_stays_as_it_was(rehearsal: Rehearsal) -> None:
     admin = admin_url(rehearsal.production.main, BEGINNING)
     assert ask(admin, "SELECT version_num FROM alembic_version") == [("a1",)]
+
+
+def _rows_in(dump: Path) -> str:
+    """Return the rows of `note` in a dump."""
+    command = ["pg_restore", "--data-only", "--table=note", "--file=-", str(dump)]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def _events(rehearsal: Rehearsal) -> list[dict[str, Any]]:

@@ -329,6 +329,30 @@ def test_a_plan_in_a_file_pins_each_database_and_each_revisions_file(
     assert_no_password(out.read_text())
 
 
+def test_a_password_that_a_revision_puts_into_its_sql_is_masked_in_the_file_too(
+    production: Production,
+) -> None:
+    text = """\
+        import os
+        from alembic import op
+
+        revision = "b2"
+        down_revision = "a1"
+
+
+        def upgrade():
+            op.execute("SELECT '" + os.environ["PGPASSWORD"].replace("'", "''") + "'")
+        """
+    path = production.monorepo.write("services/alpha_service/alembic/versions/b2.py", text)
+    try:
+        ran = production.invoke("prod.plan", "--out", "plan.json")
+    finally:
+        path.unlink()
+    assert ran.code == 0
+    assert "SELECT '***'" in ran.out
+    assert_no_password(production.monorepo.read("plan.json"))
+
+
 def test_a_file_is_named_from_where_the_command_was_typed_and_the_screen_says_where_it_is(
     production: Production,
 ) -> None:

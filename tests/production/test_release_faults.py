@@ -30,6 +30,8 @@ SLEEP = "SELECT pg_sleep(600)"
 SOON = 3.0
 RUNNERS = 20
 PENDING = SERVICES[:3]
+# About what a whole run of the three takes here, in seconds.
+LONGEST = 6.0
 CONCURRENTLY = """\
 from alembic import op
 
@@ -149,7 +151,7 @@ def test_killed_at_any_moment_schema_and_record_are_true_and_the_next_run_ends_i
     for number in range(rounds):
         stage.wind_back()
         stage.grow(*PENDING, revisions=("b2", "c3", "d4"), sql="SELECT pg_sleep(0.1)")
-        _kill_at(stage, random.Random(number).uniform(0, 4))
+        _kill_at(stage, random.Random(number).uniform(0.3, LONGEST))
         _assert_the_record_is_true(stage)
         ran = stage.migrate()
         assert ran.code == 0, ran.err
@@ -157,12 +159,11 @@ def test_killed_at_any_moment_schema_and_record_are_true_and_the_next_run_ends_i
 
 
 def _kill_at(stage: Rehearsal, seconds: float) -> None:
-    """Kill a run a while after it has the first lock, and wait until nothing is left of it.
+    """Kill a run after some time, and wait until nothing is left of it.
 
     What it has started must notice by itself.
     """
     child = stage.start()
-    wait_until(lambda: stage.sessions("alpha", "huleedu-tasks lock") or child.poll() is not None)
     time.sleep(seconds)  # Any moment will do.
     running = child.poll() is None
     children = psutil.Process(child.pid).children(recursive=True) if running else []
@@ -175,7 +176,9 @@ def _kill_at(stage: Rehearsal, seconds: float) -> None:
 
 def _assert_the_record_is_true(stage: Rehearsal) -> None:
     at = stage.all_at()
-    (run,) = stage.history()
+    runs = stage.history()
+    # It may not even have begun to write.
+    run = runs[0] if runs else {"outcome": "KILLED", "migrated": [], "detail": ""}
     assert run["outcome"] in ("KILLED", "DONE")
     for name in PENDING:
         if name in run["migrated"]:
@@ -297,7 +300,7 @@ def test_somebody_who_never_ends_is_named_and_nothing_is_left(rehearsal: Rehears
     detail = told(ran, "alpha")["detail"]
     assert "A statement has waited too long for a lock: ALTER TABLE note ADD" in detail
     assert f"it is held by pid {pid} (postgres_admin the-test" in detail
-    assert "huleedu_alpha is at a1, with nothing of the failed revision" in detail
+    assert "huleedu_alpha is at a1, and nothing stays of revision b2" in detail
     assert rehearsal.at("alpha") == "a1"
 
 
@@ -306,7 +309,7 @@ def test_a_revision_that_is_kept_in_part_is_not_tried_again(rehearsal: Rehearsal
     with locked(rehearsal, "alpha"):
         ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="1")
     detail = told(ran, "alpha")["detail"]
-    assert "a part of the next revision may have been kept" in detail
+    assert "a part of revision b2 may stay: it commits before its end" in detail
     assert "attempt" not in ran.err
     assert ask(rehearsal.production.admin(), "SELECT version_num FROM alembic_version") == [("a1",)]
 

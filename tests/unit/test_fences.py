@@ -44,6 +44,7 @@ OWNERS = {
         "postgres/copies.py",
         "postgres/databases.py",
         "postgres/inspection.py",
+        "postgres/locks.py",
     },
     "docker": {"servers/engine.py"},
     # What the Docker SDK talks with, and lets through where it fails.

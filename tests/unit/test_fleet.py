@@ -217,3 +217,44 @@ async def test_progress_hears_every_step_and_every_end() -> None:
     assert sorted(heard.steps) == [(name, "migrating") for name in NAMES]
     assert sorted(heard.ended) == list(NAMES)
     assert all(outcome.seconds >= 0 for outcome in outcomes)
+
+
+async def test_an_interruption_at_the_very_end_of_a_stage_keeps_the_next_from_beginning() -> None:
+    begun = []
+
+    async def first(service: Service, step: Step) -> Outcome:
+        own = asyncio.current_task()
+        assert own
+        own.add_done_callback(lambda _: whole.cancel())
+        return Outcome(service=service.name)
+
+    async def second(service: Service, step: Step) -> Outcome:
+        begun.append(service.name)
+        return Outcome(service=service.name)
+
+    async def both() -> tuple[Outcome, ...]:
+        services = [service("a")]
+        outcomes = await fleet.run(services, first, jobs=1, progress=Silence())
+        return await fleet.run_next(services, outcomes, second, jobs=1, progress=Silence())
+
+    whole = asyncio.create_task(both())
+    (outcome,) = await asyncio.wait_for(whole, LIMIT)
+    assert begun == []
+    assert outcome.exit_code is ExitCode.INTERRUPTED
+
+
+async def test_what_must_be_done_is_done_although_somebody_interrupts() -> None:
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    async def short() -> str:
+        begun.set()
+        await release.wait()
+        return "done"
+
+    whole = asyncio.create_task(fleet.whatever_happens(short()))
+    await begun.wait()
+    whole.cancel()
+    await asyncio.sleep(0)
+    whole.cancel()
+    release.set()
+    assert await asyncio.wait_for(whole, LIMIT) == "done"
