@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.monorepo import Monorepo, copy_of_this_monorepo, new_monorepo
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

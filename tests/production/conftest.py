@@ -15,7 +15,7 @@ def production() -> Iterator[Production]:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stage() -> Iterator[Rehearsal]:
     """Return a production of eight services that is there to be migrated."""
     with new_rehearsal() as made:

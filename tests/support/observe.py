@@ -89,13 +89,17 @@ class CommandLines:
 
 
 @contextmanager
-def watched_command_lines() -> Iterator[CommandLines]:
-    """Read `/proc/*/cmdline` again and again until the block ends."""
+def watched_command_lines(between: float = BETWEEN_LOOKS) -> Iterator[CommandLines]:
+    """Read `/proc/*/cmdline` again and again until the block ends.
+
+    Args:
+        between: Seconds between two looks.
+    """
     lines = CommandLines()
     over = threading.Event()
 
     def look() -> None:
-        while not over.wait(BETWEEN_LOOKS):
+        while not over.wait(between):
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 with suppress(OSError):
                     lines.seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))

@@ -118,13 +118,13 @@ class Production:
     main: Cluster
     plain: Cluster
     standby: Cluster
+    password: str = PASSWORD
 
     @property
     def variables(self) -> dict[str, str]:
         """What a person sets who knows what they do."""
-        return external("PROD", "production", self.main.port, SSLMODE="verify-full") | {
-            "HULEEDU_PROD_DB_SSLROOTCERT": str(self.authority.file)
-        }
+        stated = {"SSLMODE": "verify-full", "SSLROOTCERT": str(self.authority.file)}
+        return external("PROD", "production", self.main.port, PASSWORD=self.password, **stated)
 
     def invoke(self, *arguments: str, **variables: str) -> Ran:
         """Run a command, see that it only read, and that no password is on the screen."""
@@ -142,7 +142,7 @@ class Production:
     def url(self, port: int, database: str = "huleedu_alpha", **parts: Any) -> str:
         """Return what an override says."""
         tls: dict[str, str] = parts.pop("tls", {})
-        stated = {"user": USER, "password": Secret(PASSWORD), "host": "localhost", **parts}
+        stated = {"user": USER, "password": Secret(self.password), "host": "localhost", **parts}
         found = DatabaseUrl(port=port, database=database, query=tuple(tls.items()), **stated)
         return found.reveal()
 
@@ -193,10 +193,12 @@ def problems(ran: Ran, service: str = "alpha") -> list[dict[str, str]]:
 
 
 @contextmanager
-def new_production(services: Sequence[str] = SERVICES) -> Iterator[Production]:
+def new_production(
+    services: Sequence[str] = SERVICES, password: str = PASSWORD
+) -> Iterator[Production]:
     """Make a monorepo with a production at head, marked as such."""
     with new_monorepo(services) as monorepo:
-        yield asyncio.run(_built(monorepo))
+        yield asyncio.run(_built(monorepo, password))
 
 
 @contextmanager
@@ -210,7 +212,7 @@ def bouncer(production: Production, mode: str) -> Iterator[int]:
     folder.mkdir()
     production.authority.issue("localhost", folder)
     users = folder / "users"
-    users.write_text(f'"{USER}" "{PASSWORD}"\n')
+    users.write_text(f'"{USER}" "{production.password}"\n')
     configuration = folder / "pgbouncer.ini"
     configuration.write_text(
         BOUNCER.format(server=production.main.port, port=port, folder=folder, mode=mode)
@@ -237,7 +239,7 @@ def admin_url(cluster: Cluster, database: str) -> str:
     return f"postgresql://{ADMIN}:{quote(ADMIN_PASSWORD)}@127.0.0.1:{cluster.port}/{database}"
 
 
-async def _built(monorepo: Monorepo) -> Production:
+async def _built(monorepo: Monorepo, password: str) -> Production:
     servers = EmbeddedServers.create(settings(), monorepo.state, (), reason="the test's")
     template = servers._runnable(servers._template)
     await template.create(ADMIN)
@@ -248,7 +250,7 @@ async def _built(monorepo: Monorepo) -> Production:
     )
     folder = monorepo.root.parent / "authority"
     folder.mkdir()
-    production = Production(monorepo, Authority(folder), main, plain, standby)
+    production = Production(monorepo, Authority(folder), main, plain, standby, password)
     await main.copy_from(template)
     (main.data / "pg_hba.conf").write_text(ONLY_TLS)
     _add(main, CONFIGURATION)
@@ -275,7 +277,7 @@ async def _built(monorepo: Monorepo) -> Production:
 async def _populate(production: Production) -> None:
     """Make the role and the databases, and have Alembic bring them to head."""
     server = await connect(admin_url(production.main, "postgres"))
-    await server.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
+    await server.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{production.password}'")
     for entry in production.monorepo.services:
         database = f"huleedu_{entry['name']}"
         await server.execute(f"CREATE DATABASE {database}")
