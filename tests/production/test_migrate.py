@@ -75,10 +75,16 @@ def test_only_the_named_services_are_migrated(rehearsal: Rehearsal) -> None:
 def test_staging_works_the_same_and_every_screen_says_so(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
     ask(rehearsal.production.admin(), f"COMMENT ON DATABASE huleedu_alpha IS '{STAGING_MARK}'")
-    tls = {"SSLMODE": "verify-full", "SSLROOTCERT": str(rehearsal.production.authority.file)}
     port = rehearsal.production.main.port
     nobody = dict.fromkeys(rehearsal.production.variables, "")
-    variables = nobody | external("STAGING", "staging", port, **tls)
+    variables = nobody | external(
+        "STAGING",
+        "staging",
+        port,
+        SSLMODE="verify-full",
+        SSLROOTCERT=str(rehearsal.production.authority.file),
+        PASSWORD=rehearsal.production.password,
+    )
     only = ("--service", "alpha")
     refused = rehearsal.invoke("prod.migrate", *only, **variables)
     assert refused.code == 3
