@@ -13,7 +13,7 @@ from tests.support.monorepo import clean_environment
 from tests.support.observe import assert_no_password
 from tests.support.postgres import ask
 from tests.support.rehearsal import HOST, SERVICES, YES, Rehearsal
-from tests.support.terminal import seen, typed
+from tests.support.terminal import CONTROL, seen, typed
 
 QUESTION = f"Type {HOST} to go on:"
 UNTOUCHED = dict.fromkeys(SERVICES, "a1")
@@ -45,6 +45,19 @@ def test_a_person_sees_the_plan_types_the_host_and_sees_what_was_done(
     assert "No backup was taken by this run" in ran.out
     assert rehearsal.at("alpha") == "b2"
     assert [run["outcome"] for run in rehearsal.history()] == ["DONE"]
+
+
+def test_the_question_tells_what_will_be_done_and_where(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha", revisions=("b2", "c3"))
+    rehearsal.grow("gamma")
+    ask(rehearsal.production.admin("huleedu_theta"), "COMMENT ON DATABASE huleedu_theta IS NULL")
+    child = asked(rehearsal)
+    assert (
+        "PRODUCTION: 3 revisions will be applied to 2 databases, and 1 database will be marked as "
+        "production on localhost."
+    ) in " ".join(CONTROL.sub("", str(child.before)).split())
+    child.sendcontrol("c")
+    assert seen(child).code == 130
 
 
 @pytest.mark.parametrize("text", ["yes", "y", "", "localhos", "production"])

@@ -106,6 +106,36 @@ def test_a_signal_ends_the_statement_and_rolls_back(
     mended(rehearsal)
 
 
+def test_a_second_signal_does_not_keep_the_first_from_being_told(rehearsal: Rehearsal) -> None:
+    with begun(rehearsal) as child:
+        child.send_signal(signal.SIGTERM)
+        wait_until(lambda: not psutil.Process(child.pid).children())
+        child.send_signal(signal.SIGTERM)
+        ran = outcome(child)
+    assert ran.code == 143, ran.err
+    assert (
+        "huleedu_alpha is at a1, and nothing stays of revision c3" in told(ran, "alpha")["detail"]
+    )
+    (path,) = rehearsal.runs.glob("*")
+    assert '"not migrated"' in path.read_text()
+
+
+def test_a_database_that_does_not_say_where_it_is_keeps_nobody_waiting(
+    rehearsal: Rehearsal,
+) -> None:
+    lock = "LOCK alembic_version"
+    with begun(rehearsal) as child, locked(rehearsal, "alpha", by=lock):
+        wait_until(lambda: rehearsal.running("alpha", lock))
+        child.send_signal(signal.SIGTERM)
+        signalled = time.monotonic()
+        ran = outcome(child)
+        assert time.monotonic() - signalled < 3 * SOON
+    assert ran.code == 143, ran.err
+    alpha = told(ran, "alpha")
+    assert "where huleedu_alpha is cannot be told: its revision cannot be read" in alpha["detail"]
+    assert alpha["to"] is None
+
+
 def test_a_signal_while_another_run_is_waited_for_changes_nothing(rehearsal: Rehearsal) -> None:
     with begun(rehearsal):
         waiting = rehearsal.start()

@@ -179,10 +179,12 @@ def new_rehearsal() -> Iterator[Rehearsal]:
 
 
 @contextmanager
-def locked(rehearsal: Rehearsal, name: str, seconds: float = 600) -> Iterator[None]:
-    """Have somebody read a table in a transaction that stays open, which no ALTER gets past."""
+def locked(
+    rehearsal: Rehearsal, name: str, seconds: float = 600, by: str = "SELECT FROM note"
+) -> Iterator[None]:
+    """Have somebody take a lock in a transaction that stays open; a reader's stops every ALTER."""
     url = rehearsal.production.admin(f"huleedu_{name}")
-    reading = ("BEGIN", "SELECT FROM note", f"SELECT pg_sleep({seconds})", "COMMIT")
+    reading = ("BEGIN", by, f"SELECT pg_sleep({seconds})", "COMMIT")
     with ThreadPoolExecutor(1) as pool:
         holder = pool.submit(_until_ended, url, reading)
         wait_until(lambda: rehearsal.running(name, "pg_sleep"))
