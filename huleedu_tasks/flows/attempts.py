@@ -172,26 +172,27 @@ class Attempts:
                 session=observation,
             )
         )
-        watching = asyncio.ensure_future(self._watch(observation))
+        over = asyncio.Event()
+        watching = asyncio.ensure_future(self._watch(observation, over))
         try:
             await asyncio.wait({migrating, watching}, return_when=asyncio.FIRST_COMPLETED)
             if not migrating.done():
                 watching.result()
             return await migrating
         finally:
-            for each in (migrating, watching):
-                each.cancel()
+            migrating.cancel()
+            # A question that is cut off would leave the lock's connection busy.
+            over.set()
             await asyncio.gather(migrating, watching, return_exceptions=True)
 
-    async def _watch(self, observation: Observation) -> None:
-        """Tell which revision runs and whom it waits for, until we are cancelled.
+    async def _watch(self, observation: Observation, over: asyncio.Event) -> None:
+        """Tell which revision runs and whom it waits for, until it is over.
 
         Raises:
             ServerError: If the connection that holds the lock is lost.
         """
         name = locks.run_name(self.record.run)
-        while True:
-            await asyncio.sleep(BETWEEN_LOOKS)
+        while not await _is_set(over, within=BETWEEN_LOOKS):
             try:
                 async with self._on_lock():
                     blockers = await locks.blockers(self.lock, name)
@@ -253,6 +254,14 @@ class Attempts:
         if not self.blockers:
             return "who holds it did not show"
         return f"it is held by {', '.join(map(str, self.blockers))}"
+
+
+async def _is_set(event: asyncio.Event, *, within: float) -> bool:
+    try:
+        async with asyncio.timeout(within):
+            return await event.wait()
+    except TimeoutError:
+        return False
 
 
 def _stated_or(stated: int | None, usual: float) -> float:

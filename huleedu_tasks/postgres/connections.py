@@ -103,7 +103,13 @@ async def answering(
             f"{server} has not answered within {timeout:g} s.",
             hint="See what it is busy with: SELECT * FROM pg_stat_activity.",
         ) from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        # A connection that ends while it is being used.
+        asyncpg.InternalClientError,
+        OSError,
+    ) as error:
         raise ServerError(
             f"{server} did not answer to the end: {error}.", hint="Read the server's log."
         ) from error

@@ -227,7 +227,7 @@ def test_of_many_runners_at_once_one_migrates_and_the_others_end_well(
     with watched_command_lines() as lines:
         ended = _all_at_once(rehearsal, ("--service", "alpha", "--service", "beta"))
     assert_no_password(*lines.seen)
-    assert [ran.code for ran in ended] == [0] * RUNNERS
+    assert not [ran for ran in ended if ran.code]
     applied = [
         each["service"] for ran in ended for each in ran.json["services"] if each["revisions"]
     ]
