@@ -38,6 +38,7 @@ def _row(service: Service, root: Path) -> dict[str, Fact]:
         "directory": _relative(service.directory, root),
         "database": service.database,
         "url_variable": service.url_variable,
+        "url_scheme": service.url_scheme,
         "alembic_config": _relative(service.alembic_config, root),
         "python": list(service.python),
         "environment": sorted(service.environment),

@@ -18,6 +18,8 @@ from huleedu_tasks.errors import ConfigurationError, Finding
 
 REGISTRY_FILE = "services.json"
 SEED_FOLDER = Path("database/seed-scripts")
+URL_SCHEME = "postgresql+asyncpg"
+ALEMBIC = "alembic"
 
 TYPE_NAMES = {
     "integer": "a whole number",
@@ -32,6 +34,8 @@ class Service:
     """One service and all that is derived for it. Paths are absolute.
 
     Attributes:
+        url_scheme: As SQLAlchemy names dialect and driver; for `env.py`, which may know another
+            driver than the tasks do.
         python: The command that starts the interpreter of its migrations; empty for the one
             that runs this process.
         lock_timeout: Seconds a statement may wait for a lock; None for the setting.
@@ -44,6 +48,7 @@ class Service:
     directory: Path
     database: str
     url_variable: str
+    url_scheme: str
     alembic_config: Path
     python: tuple[str, ...]
     environment: Mapping[str, str]
@@ -278,7 +283,6 @@ def _complete(root: Path, entry: Mapping[str, Any]) -> Service:
     directory = root / entry.get("directory", f"services/{name}_service")
     variable_stem = directory.name.upper().replace("-", "_").replace(".", "_")
     compose_service = entry.get("compose_service", f"{name}_db")
-    python = entry.get("python", [])
     return Service(
         name=name,
         # JSON Schema takes 5433.0 for a whole number, as JavaScript does.
@@ -286,8 +290,9 @@ def _complete(root: Path, entry: Mapping[str, Any]) -> Service:
         directory=directory,
         database=entry.get("database", f"huleedu_{name}"),
         url_variable=entry.get("url_variable", f"{variable_stem}_DATABASE_URL"),
+        url_scheme=entry.get("url_scheme", URL_SCHEME),
         alembic_config=directory / entry.get("alembic_config", "alembic.ini"),
-        python=(python,) if isinstance(python, str) else tuple(python),
+        python=_interpreter(entry),
         environment=dict(entry.get("environment", {})),
         lock_timeout=entry.get("lock_timeout"),
         statement_timeout=entry.get("statement_timeout"),
@@ -297,6 +302,23 @@ def _complete(root: Path, entry: Mapping[str, Any]) -> Service:
         seeds=_seeds(root, name, entry.get("seeds")),
         seed_after=tuple(entry.get("seed_after", ())),
     )
+
+
+def _interpreter(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the command that starts the interpreter a service's Alembic runs with.
+
+    Alembic's own script is never run: only inside its interpreter can its steps be watched. Beside
+    a script lies the interpreter it names, and what finds a program in a project finds both.
+    """
+    if "alembic" not in entry:
+        return _command(entry.get("python", []))
+    *runner, script = _command(entry["alembic"])
+    folder, slash, _ = script.rpartition("/")
+    return (*runner, f"{folder}{slash}python")
+
+
+def _command(stated: str | Sequence[str]) -> tuple[str, ...]:
+    return (stated,) if isinstance(stated, str) else tuple(stated)
 
 
 def _seeds(root: Path, name: str, stated: Sequence[str] | None) -> tuple[Path, ...]:
@@ -311,6 +333,7 @@ def _contradictions(
 ) -> Iterator[Finding]:
     """Find what each entry may say alone and two of them may not say together."""
     for index, service in enumerate(services):
+        yield from _unclear_interpreter(f"services[{index}]", entries[index])
         for earlier_index, earlier in enumerate(services[:index]):
             yield from _clashes(index, service, entries[index], earlier, entries[earlier_index])
         names = {other.name for other in services}
@@ -324,6 +347,20 @@ def _contradictions(
     except CycleError as error:
         circle = " after ".join(error.args[1])
         yield Finding(place="services", problem=f"seed_after goes in a circle: {circle}")
+
+
+def _unclear_interpreter(place: str, entry: Mapping[str, Any]) -> Iterator[Finding]:
+    if "alembic" not in entry:
+        return
+    if "python" in entry:
+        yield Finding(place=f"{place}.alembic", problem="states what 'python' states too; keep one")
+    command = _command(entry["alembic"])
+    if Path(command[-1]).name != ALEMBIC:
+        problem = f"must end with the program {ALEMBIC!r}, without arguments, not {command[-1]!r}"
+        yield Finding(place=f"{place}.alembic", problem=problem)
+    elif command == (ALEMBIC,):
+        problem = "says nothing of where that program is: write a path, or the command before it"
+        yield Finding(place=f"{place}.alembic", problem=problem)
 
 
 def _clashes(

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.registry import URL_SCHEME, Service
 from huleedu_tasks.config.secret import MASK, Secret
 from huleedu_tasks.config.settings import EXTERNAL_PREFIX, Environment, Settings
 from huleedu_tasks.errors import ConfigurationError, Finding
 
-SCHEME = "postgresql+asyncpg"
 EXTERNAL_DEFAULT_USER = "huleedu_user"
 POSTGRES_PORT = 5432
 # With a root certificate and no mode: asyncpg would prefer TLS, and verify nothing.
@@ -37,7 +36,7 @@ class DatabaseUrl:
     host: str
     port: int
     database: str
-    scheme: str = SCHEME
+    scheme: str = URL_SCHEME
     query: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
@@ -127,7 +126,7 @@ def parse_url(text: str, *, variable: str) -> DatabaseUrl:
     if problem:
         raise ConfigurationError(
             f"{variable} {problem}.",
-            hint=f"Write it as {SCHEME}://USER:PASSWORD@HOST:PORT/DATABASE, with special "
+            hint=f"Write it as {URL_SCHEME}://USER:PASSWORD@HOST:PORT/DATABASE, with special "
             "characters of the password percent-encoded.",
         ) from None
     return DatabaseUrl(
@@ -235,6 +234,7 @@ def _local_url(service: Service, settings: Settings) -> DatabaseUrl:
         host="localhost",
         port=service.port,
         database=service.database,
+        scheme=service.url_scheme,
     )
 
 
@@ -249,18 +249,23 @@ def _external_url(service: Service, settings: Settings) -> DatabaseUrl:
         host=settings.get(f"{prefix}_HOST"),
         port=int(settings.get(f"{prefix}_PORT")),
         database=service.database,
-        query=_tls_query(settings, prefix),
+        scheme=service.url_scheme,
+        query=_tls_query(settings, prefix, service.url_scheme),
     )
 
 
-def _tls_query(settings: Settings, prefix: str) -> tuple[tuple[str, str], ...]:
-    """Return TLS as SQLAlchemy's asyncpg dialect takes it: pairs for `asyncpg.connect`.
+def _tls_query(settings: Settings, prefix: str, scheme: str) -> tuple[tuple[str, str], ...]:
+    """Return TLS as SQLAlchemy hands it to the driver: libpq's own names, but for asyncpg.
 
     asyncpg calls the mode `ssl`, and has no argument for the root certificate: it reads that from
     a DSN's query only, so a DSN with nothing else is handed over.
     """
     mode = settings.get(f"{prefix}_SSLMODE")
     root_certificate = settings.get(f"{prefix}_SSLROOTCERT")
+    if not scheme.endswith("+asyncpg"):
+        mode = mode or (STRICTEST_TLS if root_certificate else "")
+        pairs = (("sslmode", mode), ("sslrootcert", root_certificate))
+        return tuple((name, value) for name, value in pairs if value)
     if root_certificate:
         dsn = (
             f"{_BARE_DSN}{urlencode({'sslrootcert': root_certificate}, quote_via=quote, safe='/')}"

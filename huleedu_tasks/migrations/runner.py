@@ -255,7 +255,7 @@ async def _run_alembic(
     except OSError as error:
         raise MigrationError(
             f"{python[0]!r} cannot be started: {error.strerror}",
-            hint="Correct 'python' of this service in the registry.",
+            hint="Correct 'python' or 'alembic' of this service in the registry.",
         ) from error
     if done.timed_out:
         raise MigrationError(

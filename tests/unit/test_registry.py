@@ -193,6 +193,40 @@ def test_any_valid_registry_is_read_as_it_stands(
             assert as_read in (stated, (stated,), tuple(stated) if stated != as_read else as_read)
 
 
+@pytest.mark.parametrize(
+    ("stated", "interpreter"),
+    [
+        (".venv/bin/alembic", (".venv/bin/python",)),
+        (["pdm", "run", "alembic"], ("pdm", "run", "python")),
+        (["uv", "run", "--no-sync", "alembic"], ("uv", "run", "--no-sync", "python")),
+        (["nice", "/opt/orders/bin/alembic"], ("nice", "/opt/orders/bin/python")),
+    ],
+)
+def test_an_alembic_of_its_own_is_run_by_the_interpreter_beside_it(
+    write: Write, stated: object, interpreter: tuple[str, ...]
+) -> None:
+    path = write({**A, "alembic": stated})
+    assert load_registry(path).services[0].python == interpreter
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"alembic": "alembic"}, "says nothing of where that program is"),
+        ({"alembic": "./migrate.sh"}, "must end with the program 'alembic'"),
+        ({"alembic": ["pdm", "run", "alembic", "upgrade"]}, "not 'upgrade'"),
+        ({"alembic": ".venv/bin/alembic", "python": "python3"}, "keep one"),
+    ],
+)
+def test_an_alembic_that_does_not_tell_its_interpreter_is_refused_with_its_place(
+    write: Write, fields: dict[str, object], problem: str
+) -> None:
+    found = findings(write({**A, **fields}))
+    assert any(
+        each.startswith("line 2, services[0].alembic: ") and problem in each for each in found
+    )
+
+
 # Finding it, and finding services in it.
 
 

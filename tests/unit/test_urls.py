@@ -1,5 +1,6 @@
 """Database URLs: the document's, with any password, and never shown with one."""
 
+import re
 import traceback
 from urllib.parse import unquote
 
@@ -174,6 +175,35 @@ def test_tls_is_added_to_the_url_and_read_back(
     found = resolve(service(), settings(HULEEDU_ENVIRONMENT=environment, **variables)).url
     assert found.reveal() == f"postgresql+asyncpg://huleedu_user:p@h:5432/huleedu_orders{query}"
     assert found.tls == understood
+
+
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg", "postgresql+psycopg2", "postgresql"])
+@pytest.mark.parametrize(
+    ("tls", "query"),
+    [
+        ({}, ""),
+        ({"SSLMODE": "require"}, "?sslmode=require"),
+        (
+            {"SSLROOTCERT": "/etc/my ca+1.pem"},
+            "?sslmode=verify-full&sslrootcert=/etc/my%20ca%2B1.pem",
+        ),
+    ],
+)
+def test_another_driver_is_given_its_own_scheme_and_tls_by_the_names_of_libpq(
+    scheme: str, tls: dict[str, str], query: str
+) -> None:
+    variables = {f"HULEEDU_PROD_DB_{name}": value for name, value in tls.items()}
+    production = settings(
+        HULEEDU_ENVIRONMENT="production",
+        HULEEDU_PROD_DB_HOST="h",
+        HULEEDU_PROD_DB_PASSWORD="p",
+        **variables,
+    )
+    found = resolve(service(url_scheme=scheme), production).url
+    assert found.reveal() == f"{scheme}://huleedu_user:p@h:5432/huleedu_orders{query}"
+    assert sorted(found.tls) == sorted(re.findall(r"ssl[a-z]+(?==)", query))
+    development = settings(HULEEDU_DB_USER="u", HULEEDU_DB_PASSWORD="p")
+    assert resolve(service(url_scheme=scheme), development).reveal().startswith(f"{scheme}://u:p@")
 
 
 def test_what_is_missing_is_said_once_for_all_services() -> None:
