@@ -31,15 +31,21 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that was found about a service: what it is, and what to do about it."""
+    """One thing that was found about a service: what it is, and what to do about it.
+
+    Attributes:
+        copes: Whether the tasks do what is right in spite of it; None where that says nothing.
+    """
 
     level: Level
     cause: str
     remedy: str = ""
+    copes: bool | None = None
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> dict[str, object]:
         """Return what stands in the JSON document."""
-        return {"level": str(self.level), "cause": self.cause, "remedy": self.remedy}
+        copes = {} if self.copes is None else {"copes": self.copes}
+        return {"level": str(self.level), "cause": self.cause, "remedy": self.remedy, **copes}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +124,18 @@ class Outcome:
     def __bool__(self) -> bool:
         return self.status is Status.OK
 
+    def judged(self, problems: tuple[Problem, ...]) -> "Outcome":
+        """Return it with what was found; an error among it makes it a failure."""
+        counts = {level: sum(problem.level is level for problem in problems) for level in Level}
+        failed = counts[Level.ERROR] > 0
+        return replace(
+            self,
+            status=Status.FAILED if failed else Status.OK,
+            exit_code=ExitCode.FAILED if failed else ExitCode.DONE,
+            detail=", ".join(f"{count} {level}" for level, count in counts.items() if count),
+            problems=problems,
+        )
+
     def followed_by(self, later: "Outcome") -> "Outcome":
         """Return the outcome of two pieces of work done one after the other."""
         details = [detail for detail in (self.detail, later.detail) if detail]
@@ -189,6 +207,7 @@ class Report:
         places: Servers that are not ours to lose, each with its services; the screen begins
             with them.
         notes: What else is to be known of the whole run, in sentences.
+        general: What was found that is about no service.
     """
 
     command: str
@@ -202,11 +221,12 @@ class Report:
     pending: bool = False
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    general: tuple[Problem, ...] = ()
 
     @property
     def problems(self) -> dict[Problem, list[str]]:
         """Everything that was found, the gravest first, each with the services it is about."""
-        found: dict[Problem, list[str]] = {}
+        found: dict[Problem, list[str]] = {problem: [] for problem in self.general}
         for outcome in self.outcomes:
             for problem in outcome.problems or ():
                 found.setdefault(problem, []).append(outcome.service)
@@ -218,6 +238,8 @@ class Report:
         """The gravest of the outcomes' exit codes."""
         codes = {outcome.exit_code for outcome in self.outcomes}
         if any(outcome.status in (Status.FAILED, Status.ABORTED) for outcome in self.outcomes):
+            codes.add(ExitCode.FAILED)
+        if any(problem.level is Level.ERROR for problem in self.general):
             codes.add(ExitCode.FAILED)
         for code in (
             ExitCode.TERMINATED,
@@ -250,6 +272,7 @@ class Report:
             "exit_code": int(self.exit_code),
             "seconds": round(self.seconds, 3),
             "notes": list(self.notes),
+            "general": [problem.as_json() for problem in self.general],
             "services": [outcome.as_json() for outcome in self.outcomes],
         }
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from huleedu_tasks.cli.command import Command, command
 from huleedu_tasks.config.registry import Service
+from huleedu_tasks.flows.audit import Audit
 from huleedu_tasks.report import Fact, Listing, Result
 
 COLUMNS = (
@@ -29,6 +30,21 @@ def list_(app: Command, service: Sequence[str] | None = None, json: bool = False
     missing = any(row["missing"] for row in rows)
     columns = COLUMNS if missing else COLUMNS[:-1]
     return Listing(command="services.list", key="services", columns=columns, rows=rows)
+
+
+@command()
+def check(app: Command, service: Sequence[str] | None = None, json: bool = False) -> Result:
+    """Show where registry, compose, config.py and env.py differ."""
+    services = app.services(service)
+    with app.screen.progress([each.name for each in services]) as progress:
+        audit = Audit(
+            settings=app.unchecked_settings,
+            registry=app.registry,
+            services=services,
+            jobs=app.unchecked_settings.jobs,
+            progress=progress,
+        )
+        return app.run(audit.check())
 
 
 def _row(service: Service, root: Path) -> dict[str, Fact]:

@@ -41,7 +41,7 @@ from huleedu_tasks.journal import commit_of
 from huleedu_tasks.migrations.revisions import History, read_history
 from huleedu_tasks.migrations.runner import named
 from huleedu_tasks.postgres.inspection import read_revisions
-from huleedu_tasks.report import Fact, Level, Outcome, Problem, Progress, Report, Silence, Status
+from huleedu_tasks.report import Fact, Level, Outcome, Progress, Report, Silence
 
 # Each costs a connection of a server that others use.
 CONNECTIONS = 8
@@ -158,7 +158,7 @@ class Production:
         # This only shows when all are known.
         shared = same_database([found[s.name] for s in self.services if s.name in found])
         judged = tuple(
-            _judged(outcome, (*(outcome.problems or ()), shared[outcome.service]))
+            outcome.judged((*(outcome.problems or ()), shared[outcome.service]))
             if outcome.service in shared
             else outcome
             for outcome in outcomes
@@ -323,7 +323,7 @@ def _validated(validated: Validated) -> Outcome:
         shown |= {"tls": tls_state(target, facts), "version": facts.version}
         if not isinstance(facts.revisions, HuleEduError):
             shown |= _revision_facts(target.history, facts.revisions)
-    return _judged(Outcome(service=target.service.name, facts=shown), validated.problems)
+    return Outcome(service=target.service.name, facts=shown).judged(validated.problems)
 
 
 def _address(target: Target) -> dict[str, Fact]:
@@ -338,15 +338,3 @@ def _revision_facts(history: History | HuleEduError, revisions: tuple[str, ...])
         "head": named(history.heads),
         "pending": history.pending(revisions),
     }
-
-
-def _judged(outcome: Outcome, problems: tuple[Problem, ...]) -> Outcome:
-    counts = {level: sum(problem.level is level for problem in problems) for level in Level}
-    failed = counts[Level.ERROR] > 0
-    return replace(
-        outcome,
-        status=Status.FAILED if failed else Status.OK,
-        exit_code=ExitCode.FAILED if failed else ExitCode.DONE,
-        detail=", ".join(f"{count} {level}" for level, count in counts.items() if count),
-        problems=problems,
-    )

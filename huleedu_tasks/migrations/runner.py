@@ -191,7 +191,7 @@ async def render(
     environment["PGOPTIONS"] = " ".join([environment.get("PGOPTIONS", ""), *options]).strip()
     try:
         done = await _run_alembic(service, settings, environment, ["upgrade", HEAD, "--sql"])
-        problem = "" if done.returncode == 0 else _cause(done.output)
+        problem = "" if done.returncode == 0 else cause_in(done.output)
         output = done.output
     except MigrationError as error:
         problem, output = error.message, error.output
@@ -238,18 +238,31 @@ async def revisions_of(url: DatabaseUrl) -> tuple[str, ...]:
         return await read_revisions(asked)
 
 
-async def _run_alembic(
-    service: Service, settings: Settings, environment: Mapping[str, str], arguments: list[str]
+async def run_script(
+    service: Service,
+    script: Path,
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    timeout: float,
 ) -> process.Completed:
+    """Run a script of ours with a service's own interpreter, in the service's folder.
+
+    Args:
+        script: It watches its standard input, and ends when we do.
+        timeout: Seconds it may take.
+
+    Raises:
+        MigrationError: If the interpreter cannot be started.
+    """
     python = service.python or (sys.executable,)
-    alembic = [str(WORKER), "-c", str(service.alembic_config), *arguments]
-    command = [*_from_directory(service, python), *alembic]
+    command = [*_from_directory(service, python), str(script), *arguments]
     try:
-        done = await process.run(
+        return await process.run(
             command,
             cwd=service.directory,
             environment=environment,
-            timeout=settings.migration_timeout,
+            timeout=timeout,
             lifeline=True,
         )
     except OSError as error:
@@ -257,6 +270,27 @@ async def _run_alembic(
             f"{python[0]!r} cannot be started: {error.strerror}",
             hint="Correct 'python' or 'alembic' of this service in the registry.",
         ) from error
+
+
+def environment_of(service: Service, settings: Settings) -> dict[str, str]:
+    """Return what a service's own code finds in its environment, wherever its database is."""
+    environment = settings.child_environment()
+    if service.python:
+        # Ours would be taken for the service's by `pdm run` and the like.
+        environment.pop("VIRTUAL_ENV", None)
+    return environment | dict(service.environment)
+
+
+async def _run_alembic(
+    service: Service, settings: Settings, environment: Mapping[str, str], arguments: list[str]
+) -> process.Completed:
+    done = await run_script(
+        service,
+        WORKER,
+        ["-c", str(service.alembic_config), *arguments],
+        environment=environment,
+        timeout=settings.migration_timeout,
+    )
     if done.timed_out:
         raise MigrationError(
             f"Its migrations took longer than {settings.migration_timeout:g} s and were ended.",
@@ -276,7 +310,7 @@ def _failure(
     told = {str(each["event"]): each for each in (session.told() if session else [])}
     if astray := told.get("astray"):
         return _astray(service, url, astray, was_run="begun" in told, output=done.output)
-    cause = f"Alembic failed with exit code {done.returncode}: {_cause(done.output)}"
+    cause = f"Alembic failed with exit code {done.returncode}: {cause_in(done.output)}"
     failed = told.get("failed", {})
     if failed.get("revision"):
         cause = f"Revision {failed['revision']} failed: {failed['message']}"
@@ -328,14 +362,11 @@ def _from_directory(service: Service, python: tuple[str, ...]) -> list[str]:
 
 
 def _environment(service: Service, url: DatabaseUrl, settings: Settings) -> dict[str, str]:
-    environment = settings.child_environment()
+    environment = environment_of(service, settings)
     if url.is_local:
         # The developer's PGSSLMODE and the like are meant for servers elsewhere.
-        environment = {n: v for n, v in environment.items() if not n.startswith("PG")}
-    if service.python:
-        # Ours would be taken for the service's by `pdm run` and the like.
-        environment.pop("VIRTUAL_ENV", None)
-    environment |= service.environment
+        own = service.environment
+        environment = {n: v for n, v in environment.items() if n in own or not n.startswith("PG")}
     environment |= {
         "HULEEDU_ENVIRONMENT": str(settings.environment),
         service.url_variable: url.without_password().reveal(),
@@ -356,7 +387,7 @@ def _remedy(before: tuple[str, ...], history: History) -> str:
     return "The service's own output names the cause; correct it and run the command again."
 
 
-def _cause(output: str) -> str:
+def cause_in(output: str) -> str:
     """Return the line that names the cause: a traceback's exception, else the last one."""
     _, traceback, rest = output.rpartition("Traceback (most recent call last):\n")
     lines = [line for line in rest.splitlines() if line.strip()]

@@ -17,10 +17,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 Step = Callable[..., None]
 INSTRUCTIONS = "HULEEDU_WORKER"
+HERE = os.path.dirname(os.path.abspath(__file__))
 POSTGRESQL = "postgresql"
 # A statement that leaves nothing behind, and stands alone; a SELECT may call what does.
 HARMLESS = re.compile(r"\s*(SHOW|SET)\b[^;]*;?\s*$", re.IGNORECASE)
@@ -47,15 +49,10 @@ def main() -> None:
     """Become `alembic`, imported from neither this folder nor the service's own."""
     end_with_parent()
     instructions = json.loads(os.environ.pop(INSTRUCTIONS, "null"))
-    here = os.path.dirname(os.path.abspath(__file__))
-    paths = [path for path in sys.path if path and os.path.abspath(path) != here]
-    # `PYTHONPATH=.` is the service's folder here; its own code may need it, Alembic must not.
-    sys.path[:] = [path for path in paths if os.path.abspath(path) != os.getcwd()]
+    with outside_of_service():
+        from alembic.config import main as alembic
 
-    from alembic.config import main as alembic
-
-    observer = Observer(**instructions) if instructions else None
-    sys.path[:] = paths
+        observer = Observer(**instructions) if instructions else None
     try:
         alembic(prog="alembic")
     except SystemExit as error:
@@ -68,6 +65,16 @@ def main() -> None:
             observer.failed(error)
         show(error)
         sys.exit(1)
+
+
+@contextmanager
+def outside_of_service() -> Iterator[None]:
+    """Import from neither this folder nor the service's own, which may have an `alembic/`."""
+    paths = [path for path in sys.path if path and os.path.abspath(path) != HERE]
+    # `PYTHONPATH=.` is the service's folder here; its own code may need it, Alembic must not.
+    sys.path[:] = [path for path in paths if os.path.abspath(path) != os.getcwd()]
+    yield
+    sys.path[:] = paths
 
 
 def end_with_parent() -> None:
@@ -93,7 +100,7 @@ def show(error: Exception) -> None:
 
     paths = sysconfig.get_paths()
     # An `env.py` is run, and `op` is made, from code that has no file.
-    foreign = ("<", __file__, paths["stdlib"], paths["purelib"], paths["platlib"])
+    foreign = ("<", HERE, paths["stdlib"], paths["purelib"], paths["platlib"])
 
     def own(summary: traceback.TracebackException) -> traceback.StackSummary:
         frames = [frame for frame in summary.stack if not frame.filename.startswith(foreign)]

@@ -40,6 +40,7 @@ STYLES = {
     Status.ABORTED: "yellow",
 }
 LEVEL_STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.INFO: "cyan"}
+COPES = {None: "", True: "The tasks cope with it. ", False: "Somebody must act. "}
 REFRESH_PER_SECOND = 10
 # Wider than any line: a pipe has no edge to wrap at.
 PIPE_WIDTH = 100_000
@@ -198,8 +199,9 @@ class Screen:
             return
         grid = Table.grid(padding=(0, 2, 0, 0))
         for problem, services in problems.items():
-            cause = self.redact(f"{', '.join(services)}: {problem.cause}")
-            text = Text(cause).append(self.redact(f"\n{problem.remedy}".rstrip()), style="dim")
+            cause = self.redact(": ".join(filter(None, (", ".join(services), problem.cause))))
+            remedy = f"{COPES[problem.copes]}{problem.remedy}".strip()
+            text = Text(cause).append(self.redact(f"\n{remedy}".rstrip()), style="dim")
             grid.add_row(Text(problem.level, style=LEVEL_STYLES[problem.level]), text)
         print()
         self._print(grid, soft_wrap=False)

@@ -18,6 +18,7 @@ FLOORS = [
     "cli",
     "app",
     "flows",
+    "survey",
     "guard",
     "templates",
     "servers",
@@ -36,7 +37,7 @@ FLOORS = [
 
 # Who may import a library when it runs; for its types alone anybody may.
 OWNERS = {
-    "invoke": {"cli/__init__.py", "cli/command.py"},
+    "invoke": {"cli/__init__.py", "cli/command.py", "cli/program.py"},
     "rich": {"screen/console.py"},
     "questionary": {"screen/prompts.py"},
     "asyncpg": {
@@ -53,8 +54,9 @@ OWNERS = {
     # One lock for a project's databases, one for each server.
     "filelock": {"flows/development.py", "servers/embedded.py"},
     # In a process of its own, maybe with another interpreter.
-    "alembic": {"migrations/worker.py"},
-    "sqlalchemy": {"migrations/worker.py"},
+    "alembic": {"migrations/probe.py", "migrations/worker.py"},
+    "sqlalchemy": {"migrations/probe.py", "migrations/worker.py"},
+    "greenlet": {"migrations/probe.py"},
     "sqlglot": {"migrations/hazards.py"},
     "dotenv": {"config/settings.py"},
     "jsonschema_rs": {"config/registry.py"},
@@ -68,17 +70,21 @@ RESERVED = {
         "config/settings.py",
         # Hands PATH and the like on to a server; nothing is set by them.
         "servers/cluster.py",
-        # Takes what its parent has put there, in a process of its own.
+        # Take what their parent has put there, in a process of their own.
+        "migrations/probe.py",
         "migrations/worker.py",
     },
     r"os\.(exec|spawn|posix_spawn|popen|system|fork).*|asyncio\.create_subprocess_.*": {
-        "process.py"
+        "process.py",
+        # A child process that forks, so that no answer depends on one before it.
+        "migrations/probe.py",
     },
     r"print": {"screen/console.py"},
     r"input|sys\.stdin.*": {"screen/prompts.py"},
     r"(sys\.|os\._)?exit|SystemExit|invoke\.exceptions\.Exit": {
         "cli/command.py",
         # In a child process, whose end it is.
+        "migrations/probe.py",
         "migrations/worker.py",
         # A script that exits is caught here.
         "seeds.py",

@@ -1,0 +1,171 @@
+"""Whether registry, compose files, `config.py`, `env.py` and revisions agree; nothing is changed.
+
+No server is started or connected to: each service's own code is asked where it would connect.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from huleedu_tasks.config.registry import Registry, Service
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.flows import fleet
+from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.revisions import read_history
+from huleedu_tasks.report import Outcome, Problem, Progress, Report, Silence
+from huleedu_tasks.survey import answers as asking
+from huleedu_tasks.survey.agreement import Suggestion, differences, follows, must_act
+from huleedu_tasks.survey.answers import Address, Answers
+from huleedu_tasks.survey.composition import Composition, read_composition
+from huleedu_tasks.survey.leftovers import leftovers
+from huleedu_tasks.survey.matrix import Situation, handed_over, matrix, without_ours
+from huleedu_tasks.survey.servers import compose_differences, unregistered_servers
+from huleedu_tasks.survey.variables import url_variables
+
+COMMAND = "services.check"
+COLUMNS = ("env.py", "config.py", "head")
+# What a synchronous env.py may have instead of asyncpg, and the other way round.
+SCHEMES = ("postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg", "postgresql")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """One look at services and all that is said of them.
+
+    Attributes:
+        services: Those to look at; what belongs to no service is told if they are all.
+        jobs: How many services are asked at once.
+    """
+
+    settings: Settings
+    registry: Registry
+    services: tuple[Service, ...]
+    jobs: int
+    progress: Progress = field(default_factory=Silence)
+    _answers: dict[str, Mapping[str, Answers]] = field(default_factory=dict)
+
+    async def check(self) -> Report:
+        """Find where they do not agree."""
+        started = time.monotonic()
+        environment = self.settings.child_environment()
+        composition = await read_composition(
+            self.registry.root, self.registry.compose_files, environment
+        )
+
+        async def one(service: Service, step: fleet.Step) -> Outcome:
+            step("asking its config.py and env.py")
+            return await self._check(service, composition)
+
+        outcomes = await fleet.run(self.services, one, jobs=self.jobs, progress=self.progress)
+        general: list[Problem] = []
+        if len(self.services) == len(self.registry.services):
+            general += unregistered_servers(self.registry, composition, environment)
+            general += leftovers(self.registry)
+        return Report(
+            command=COMMAND,
+            environment=str(self.settings.environment),
+            provider="none",
+            provider_reason="nothing was started or connected to",
+            outcomes=tuple(self._with_doubles(outcome) for outcome in outcomes),
+            columns=COLUMNS,
+            seconds=time.monotonic() - started,
+            general=tuple(general),
+        )
+
+    async def _check(self, service: Service, composition: Composition) -> Outcome:
+        missing = [
+            must_act(finding.problem, "Correct the registry, or add it.")
+            for finding in service.missing_files()
+        ]
+        user = self.settings.get("HULEEDU_DB_USER")
+        problems = [*missing, *compose_differences(service, composition, user=user)]
+        facts = dict.fromkeys(COLUMNS)
+        output = ""
+        if service.alembic_config.is_file():
+            facts["head"], history_problems = _history(service)
+            problems += history_problems
+            try:
+                found, answers = await self._ask(service)
+            except HuleEduError as error:
+                problems.append(must_act(error.message, error.hint))
+                output = error.output
+            else:
+                self._answers[service.name] = answers
+                problems += found
+                facts |= _shown(answers)
+                output = _output(answers)
+        outcome = Outcome(service=service.name, facts=facts, output=output)
+        return outcome.judged(tuple(problems))
+
+    async def _ask(self, service: Service) -> tuple[list[Problem], Mapping[str, Answers]]:
+        environment = without_ours(
+            runner.environment_of(service, self.settings), self.registry, list(self.settings.file)
+        )
+        cases = {case.name: case for case in matrix(service)}
+        answers = await asking.ask(service, list(cases.values()), environment)
+        suggestion = None
+        if not follows(answers[Situation.HANDED_OVER].env):
+            suggestion = await _suggestion(service, environment)
+        return list(differences(service, cases, answers, suggestion)), answers
+
+    def _with_doubles(self, outcome: Outcome) -> Outcome:
+        """Add what shows only beside the other services: two on one database."""
+        own = self._place(outcome.service)
+        others = [name for name in self._answers if own and self._place(name) == own]
+        if len(others) < 2:
+            return outcome
+        problem = must_act(
+            f"{' and '.join(others)} have the same database in development: "
+            f"{self._answers[others[0]][Situation.DEVELOPMENT].config}",
+            "Give each its own, in config.py or by the registry.",
+        )
+        return outcome.judged((*(outcome.problems or ()), problem))
+
+    def _place(self, name: str) -> tuple[str, int | None, str] | None:
+        answers = self._answers.get(name)
+        config = answers[Situation.DEVELOPMENT].config if answers else None
+        return (config.host, config.port, config.database) if isinstance(config, Address) else None
+
+
+async def _suggestion(service: Service, environment: Mapping[str, str]) -> Suggestion | None:
+    """Try what the service's sources mention; return the first that its `env.py` follows."""
+    tried = {}
+    for variable in (service.url_variable, *url_variables(service)):
+        for scheme in (service.url_scheme, *SCHEMES):
+            other = replace(service, url_variable=variable, url_scheme=scheme)
+            tried[f"{variable} {scheme}"] = other
+    cases = [handed_over(other, name) for name, other in tried.items()]
+    answers = await asking.ask(service, cases, environment)
+    return next(
+        (
+            Suggestion(url_variable=other.url_variable, url_scheme=other.url_scheme)
+            for name, other in tried.items()
+            if follows(answers[name].env)
+        ),
+        None,
+    )
+
+
+def _history(service: Service) -> tuple[str | None, Iterator[Problem]]:
+    try:
+        return runner.named(read_history(service).heads), iter(())
+    except HuleEduError as error:
+        texts = [str(finding) for finding in error.findings] or [error.message]
+        remedy = error.hint.removeprefix("Nothing was run. ") or "Correct it."
+        return None, (must_act(text, remedy) for text in texts)
+
+
+def _shown(answers: Mapping[str, Answers]) -> dict[str, str | None]:
+    """Return in a word what env.py and config.py do with the URL they are handed."""
+    handed_over = answers[Situation.HANDED_OVER].env
+    config = answers[Situation.DEVELOPMENT].config
+    return {
+        "env.py": "follows" if follows(handed_over) else "astray",
+        "config.py": str(config) if isinstance(config, Address) else "fails" if config else None,
+    }
+
+
+def _output(answers: Mapping[str, Answers]) -> str:
+    env = answers[Situation.HANDED_OVER].env
+    return env.output if isinstance(env, asking.Failure) else ""

@@ -1,0 +1,241 @@
+"""Asks a service's `env.py` and `config.py` where its database is, in many environments.
+
+Runs in a child process with the service's own interpreter, like `worker.py` beside it. Alembic is
+started in earnest, and ended where it would connect: nothing is ever connected to. Each case has a
+process of its own, forked from one that has the libraries, as modules keep what they have read.
+"""
+
+from __future__ import annotations  # a service's interpreter may be older than ours
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import json
+import os
+import re
+import runpy
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+INSTRUCTIONS = "HULEEDU_PROBE"
+WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
+# What a URL is called, the likeliest name first.
+URL_NAME = re.compile(r"(database|db|postgres(ql)?|pg|sqlalchemy)_?(ur[il]|dsn)$", re.IGNORECASE)
+ANOTHERS = re.compile(r"test|replica|read_?only|async|admin", re.IGNORECASE)
+LIKELIEST = "DATABASE_URL"
+MAKERS = ("get_settings", "get_config", "settings", "Settings", "Config", "AppSettings")
+
+
+class Caught(BaseException):
+    """The moment before a connection; no `except Exception` of the service's own holds it."""
+
+
+def main() -> None:
+    """Run each case, and tell a file what came of it, a JSON document per line."""
+    worker = runpy.run_path(WORKER)
+    worker["end_with_parent"]()
+    instructions = json.loads(os.environ.pop(INSTRUCTIONS))
+    with worker["outside_of_service"]():
+        import sqlalchemy.engine  # noqa: F401  # to be there when the cases are forked
+
+    # Open as long as the process lives; each line is written at once.
+    answers = open(instructions["answers"], "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+    for case in instructions["cases"]:
+        answer = _in_a_process_of_its_own(case, instructions["configs"], worker)
+        # Large libraries are loaded once, and not for each case.
+        for name in answer.pop("libraries", ()):
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+        answers.write(json.dumps({"case": case["name"], **answer}) + "\n")
+
+
+def _in_a_process_of_its_own(
+    case: dict[str, Any], configs: list[str], worker: dict[str, Any]
+) -> dict[str, Any]:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            with open(writing, "w", encoding="utf-8") as pipe:
+                json.dump(_answer(case, configs, worker), pipe)
+        finally:
+            sys.stderr.flush()
+            # Neither the parent's clean-up nor a thread of the service's own is waited for.
+            os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    lost = {"error": f"its process has ended with status {status}, without an answer", "output": ""}
+    answer: dict[str, Any] = json.loads(text) if text else {"env": lost, "config": None}
+    return answer
+
+
+def _answer(case: dict[str, Any], configs: list[str], worker: dict[str, Any]) -> dict[str, Any]:
+    before = set(sys.modules)
+    os.environ.update(case["variables"])
+    return {
+        "env": _asked(lambda: _of_env(case), worker),
+        "config": _asked(lambda: _of_config(configs, case), worker),
+        "libraries": sorted(_libraries(set(sys.modules) - before)),
+    }
+
+
+def _asked(ask: Any, worker: dict[str, Any]) -> dict[str, Any] | None:
+    """Return an address, or why there is none."""
+    try:
+        address: dict[str, Any] | None = ask()
+        return address
+    except BaseException as exit_or_error:
+        error = exit_or_error
+        if isinstance(error, SystemExit):
+            # Alembic's own, which says why on the screen only.
+            error = error.__context__ or error
+        printed = io.StringIO()
+        with contextlib.redirect_stderr(printed):
+            if isinstance(error, Exception):
+                worker["show"](error)
+        words = " ".join(str(error).split())
+        return {
+            "error": f"{type(error).__name__}: {words}".rstrip(": "),
+            "output": printed.getvalue(),
+        }
+
+
+def _of_env(case: dict[str, Any]) -> dict[str, Any]:
+    import alembic.config
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    caught: list[dict[str, Any]] = []
+
+    def catch(dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> None:
+        caught.append(
+            {
+                **_address(parameters, case),
+                "scheme": f"{dialect.name}+{dialect.driver}",
+                "fits": not getattr(dialect, "is_async", False) or _is_asynchronous(),
+            }
+        )
+        raise Caught
+
+    event.listen(Engine, "do_connect", catch)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            alembic.config.main(argv=[*sys.argv[1:], "current"], prog="alembic")
+    except BaseException:
+        if not caught:
+            raise
+    if not caught:
+        raise LookupError("env.py has ended without connecting by SQLAlchemy")
+    return caught[0]
+
+
+def _is_asynchronous() -> bool:
+    """Whether SQLAlchemy runs below an event loop, as an asynchronous driver needs it."""
+    try:
+        import greenlet  # type: ignore[import-untyped]  # its stubs are a package of their own
+    except ImportError:
+        return False
+    return greenlet.getcurrent().parent is not None
+
+
+def _of_config(files: list[str], case: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the URL of the first file that has one; what `env.py` has loaded comes first."""
+    from sqlalchemy.engine import make_url
+
+    loaded = {
+        os.path.realpath(file): module
+        for module in list(sys.modules.values())
+        if (file := getattr(module, "__file__", None))
+    }
+    for file in sorted(files, key=lambda file: os.path.realpath(file) not in loaded):
+        module = loaded.get(os.path.realpath(file)) or _imported(file)
+        for text in _urls(module):
+            url = make_url(text)
+            parameters = {**url.translate_connect_args(), "user": url.username}
+            return {**_address(parameters, case), "scheme": url.drivername, "file": file}
+    return None
+
+
+def _address(parameters: dict[str, Any], case: dict[str, Any]) -> dict[str, Any]:
+    """Return where a driver would connect; of the password only whether it is the right one."""
+    password = parameters.get("password") or os.environ.get("PGPASSWORD")
+    port = parameters.get("port")
+    return {
+        "user": parameters.get("user") or "",
+        "host": parameters.get("host") or "",
+        "port": int(port) if port else None,
+        "database": parameters.get("database") or parameters.get("dbname") or "",
+        "password": bool(password) and password == case["password"],
+    }
+
+
+def _imported(file: str) -> ModuleType:
+    """Import a file by the name its own imports expect, from the highest folder that has one."""
+    names = []
+    for folder in filter(None, sys.path):
+        stem = os.path.splitext(os.path.relpath(file, folder))[0]
+        parts = stem.split(os.sep)
+        if all(part.isidentifier() for part in parts):
+            names.append(".".join(parts))
+    for name in sorted(names, key=len, reverse=True):
+        with contextlib.suppress(ModuleNotFoundError):
+            module = importlib.import_module(name)
+            if os.path.realpath(module.__file__ or "") == os.path.realpath(file):
+                return module
+    spec = importlib.util.spec_from_file_location("_probed_config", file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _urls(module: ModuleType) -> Iterator[str]:
+    """Find the PostgreSQL URLs a configuration gives, as constants or as attributes of settings."""
+    for holder in _holders(module):
+        names = [name for name in dir(holder) if URL_NAME.search(name) and name[0] != "_"]
+        # A long list: the likeliest first, those of other databases last.
+        for name in sorted(names, key=lambda n: (n != LIKELIEST, bool(ANOTHERS.search(n)), n)):
+            text = _text(getattr(holder, name))
+            if text.startswith("postgres"):
+                yield text
+
+
+def _holders(module: ModuleType) -> Iterator[object]:
+    yield module
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    for value in own.values():
+        if not isinstance(value, (type, ModuleType)) and not callable(value):
+            yield value
+    for name in MAKERS:
+        if callable(own.get(name)):
+            yield own[name]()
+
+
+def _text(value: object) -> str:
+    """Return a URL in whatever it is wrapped."""
+    if hasattr(value, "get_secret_value"):
+        value = value.get_secret_value()
+    if hasattr(value, "render_as_string"):
+        value = value.render_as_string(hide_password=False)
+    return str(value) if not callable(value) else ""
+
+
+def _libraries(names: set[str]) -> Iterator[str]:
+    import sysconfig
+
+    places = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    for name in names:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and file.startswith(places):
+            yield name
+
+
+if __name__ == "__main__":
+    main()

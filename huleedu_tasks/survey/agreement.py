@@ -1,0 +1,230 @@
+"""What differs between the registry and what a service's own code answers.
+
+A migration is handed its URL, so most differences do not keep it from the right database; they are
+told all the same, because the service itself is handed nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.report import Level, Problem
+from huleedu_tasks.survey.answers import Address, Answer, Answers, Failure
+from huleedu_tasks.survey.matrix import (
+    EXTERNAL_HOST,
+    OVERRIDE,
+    Case,
+    Situation,
+)
+
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "")
+PATTERN = "docs/adoption.md shows a config.py that follows all the rules."
+# What ConfigParser says of a percent sign.
+INTERPOLATION = "interpolation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggestion:
+    """What would make a service's `env.py` follow the URL it is handed."""
+
+    url_variable: str
+    url_scheme: str
+
+
+def must_act(cause: str, remedy: str) -> Problem:
+    """Return a finding that the tasks cannot make up for."""
+    return Problem(level=Level.ERROR, cause=cause, remedy=remedy, copes=False)
+
+
+def copes(cause: str, remedy: str, level: Level = Level.WARNING) -> Problem:
+    """Return a finding in spite of which the tasks do what is right."""
+    return Problem(level=level, cause=cause, remedy=remedy, copes=True)
+
+
+def follows(answer: Answer) -> bool:
+    """Whether an `env.py` goes where the tasks send it."""
+    return isinstance(answer, Address) and answer.fits and _is_same(answer, OVERRIDE)
+
+
+def differences(
+    service: Service,
+    cases: Mapping[str, Case],
+    answers: Mapping[str, Answers],
+    suggestion: Suggestion | None = None,
+) -> Iterator[Problem]:
+    """Compare what a service answers in each case with what the resolver says.
+
+    Args:
+        suggestion: What its `env.py` was seen to follow instead.
+    """
+    handed_over = answers[Situation.HANDED_OVER].env
+    if not follows(handed_over):
+        yield _astray(service, handed_over, suggestion)
+    else:
+        yield from _of_env(service, cases, answers)
+    if answers[Situation.HANDED_OVER].config or answers[Situation.DEVELOPMENT].config:
+        yield from _of_config(service, cases, answers)
+
+
+def _astray(service: Service, answer: Answer, suggestion: Suggestion | None) -> Problem:
+    variable = service.url_variable
+    if isinstance(answer, Failure):
+        cause = f"env.py fails when it is given its URL in {variable}: {answer.error}"
+        remedy = "Mend env.py, or state the interpreter that has its libraries as 'python'."
+    elif isinstance(answer, Address) and _is_same(answer, OVERRIDE):
+        cause = f"env.py is synchronous, and is given a URL for {answer.scheme}"
+        remedy = "State its driver as 'url_scheme' in the registry, such as postgresql+psycopg."
+    else:
+        cause = f"env.py does not read {variable}: its migrations would go to {answer}"
+        remedy = "Have it read that variable, or state the one it reads as 'url_variable'."
+    if suggestion:
+        stated = {
+            "url_variable": (suggestion.url_variable, service.url_variable),
+            "url_scheme": (suggestion.url_scheme, service.url_scheme),
+        }
+        fields = [f'"{name}": "{new}"' for name, (new, old) in stated.items() if new != old]
+        remedy = f"State {', '.join(fields)} in the registry; it was seen to follow that."
+    return must_act(cause, remedy)
+
+
+def _of_env(
+    service: Service, cases: Mapping[str, Case], answers: Mapping[str, Answers]
+) -> Iterator[Problem]:
+    override = answers[Situation.OVERRIDE].env
+    if isinstance(override, Failure) and INTERPOLATION in override.error:
+        yield copes(
+            "a percent sign in the URL breaks env.py, as ConfigParser takes it for its own: "
+            "every password with a special character has one",
+            'In env.py: config.set_main_option("sqlalchemy.url", url.replace("%", "%%")).',
+        )
+    elif isinstance(override, Failure):
+        yield copes(
+            f"env.py fails {Situation.OVERRIDE}: {override.error}",
+            "Alembic run by hand needs it; see its output with `alembic current`.",
+        )
+    elif isinstance(override, Address) and not override.password:
+        yield copes(
+            f"env.py loses the password {Situation.OVERRIDE}",
+            "str() of a SQLAlchemy URL masks it: use render_as_string(hide_password=False).",
+        )
+    for situation in (Situation.DEVELOPMENT, Situation.PRODUCTION):
+        expected, answer = cases[situation].expected, answers[situation]
+        if expected and not _agrees(answer.env, expected) and not _alike(answer.env, answer.config):
+            does = _does(answer.env)
+            yield copes(
+                f"env.py does not ask config.py: {situation} it {does}",
+                f"Alembic run by hand needs {service.url_variable}; or have env.py take its URL "
+                "from config.py.",
+            )
+
+
+def _of_config(
+    service: Service, cases: Mapping[str, Case], answers: Mapping[str, Answers]
+) -> Iterator[Problem]:
+    found = {situation: answers[situation].config for situation in Situation}
+    override = found[Situation.HANDED_OVER]
+    if not (isinstance(override, Address) and _is_same(override, OVERRIDE)):
+        yield copes(
+            f"config.py does not read {service.url_variable}: it {_does(override)}", PATTERN
+        )
+    yield from _in_development(service, cases, found)
+    yield from _in_production(cases, found)
+    for situation in (Situation.NO_CREDENTIALS, Situation.NO_PRODUCTION):
+        yield from _without(situation, cases[situation], found[situation])
+    unknown = found[Situation.UNKNOWN_ENVIRONMENT]
+    if isinstance(unknown, Address):
+        yield copes("config.py takes a misspelled HULEEDU_ENVIRONMENT for development", PATTERN)
+
+
+def _in_development(
+    service: Service, cases: Mapping[str, Case], found: Mapping[Situation, Answer]
+) -> Iterator[Problem]:
+    answer, expected = found[Situation.DEVELOPMENT], cases[Situation.DEVELOPMENT].expected
+    if not isinstance(answer, Address) or expected is None:
+        yield copes(f"config.py {_does(answer)} in development", PATTERN)
+        return
+    if answer.host not in LOCAL_HOSTS:
+        yield copes(f"config.py leads to {answer} in development, not to this machine", PATTERN)
+        return
+    if (answer.port or 5432, answer.database) != (expected.port, expected.database):
+        yield must_act(
+            f"config.py leads to {answer} in development, the registry to {expected.address}/"
+            f"{expected.database}",
+            f"Correct 'port' or 'database' in the registry, or {answer.file or 'config.py'}.",
+        )
+    special = found[Situation.SPECIAL_PASSWORD]
+    if answer.user != expected.user or not answer.password:
+        yield copes(
+            "config.py takes its development user or password from elsewhere than "
+            "HULEEDU_DB_USER and HULEEDU_DB_PASSWORD",
+            PATTERN,
+        )
+    elif not isinstance(special, Address) or not special.password or not _alike(special, answer):
+        yield copes(
+            "config.py puts the password into the URL as it is: one with @, #, % or / does not "
+            "arrive",
+            "Encode user and password: urllib.parse.quote(password, safe='').",
+        )
+
+
+def _in_production(
+    cases: Mapping[str, Case], found: Mapping[Situation, Answer]
+) -> Iterator[Problem]:
+    answer, expected = found[Situation.PRODUCTION], cases[Situation.PRODUCTION].expected
+    if expected is None or _agrees(answer, expected):
+        return
+    if not isinstance(answer, Address):
+        yield copes(f"config.py {_does(answer)} in production", PATTERN)
+    elif answer.host != EXTERNAL_HOST:
+        yield copes(
+            f"config.py ignores HULEEDU_ENVIRONMENT: in production it leads to {answer.host}",
+            PATTERN,
+        )
+    elif answer.database != expected.database:
+        yield must_act(
+            f"config.py leads to the database {answer.database!r} in production, the registry to "
+            f"{expected.database!r}",
+            "Correct 'database' in the registry, or config.py.",
+        )
+    else:
+        yield copes(
+            "config.py does not follow HULEEDU_DB_USER, HULEEDU_PROD_DB_PORT and "
+            "HULEEDU_PROD_DB_PASSWORD in production",
+            PATTERN,
+        )
+
+
+def _without(situation: Situation, case: Case, answer: Answer) -> Iterator[Problem]:
+    if isinstance(answer, Address):
+        yield copes(f"config.py gives a URL {situation}, where it should refuse", PATTERN)
+        return
+    missing = [name for name, value in case.variables.items() if not value]
+    if isinstance(answer, Failure) and not all(name in answer.error for name in missing):
+        yield copes(
+            f"config.py does not name what is missing {situation}: {' and '.join(missing)}",
+            PATTERN,
+            Level.INFO,
+        )
+
+
+def _is_same(answer: Address, expected: DatabaseUrl) -> bool:
+    where = (answer.user, answer.host, answer.port, answer.database)
+    return where == (expected.user, expected.host, expected.port, expected.database)
+
+
+def _agrees(answer: Answer, expected: DatabaseUrl) -> bool:
+    return isinstance(answer, Address) and _is_same(answer, expected) and answer.password
+
+
+def _alike(one: Answer, other: Answer) -> bool:
+    """Whether two answers name the same place, or both none."""
+    if isinstance(one, Address) and isinstance(other, Address):
+        return (one.host, one.port, one.database) == (other.host, other.port, other.database)
+    return isinstance(one, Failure) and isinstance(other, Failure)
+
+
+def _does(answer: Answer) -> str:
+    if isinstance(answer, Failure):
+        return f"fails: {answer.error}"
+    return f"leads to {answer}" if answer else "gives no URL"

@@ -1,0 +1,221 @@
+"""Compose files read without Compose: merged, completed and interpolated as far as it matters here.
+
+Where Docker's command line is there it is asked instead; this also tells which file a service
+stands in, which Compose does not.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.survey.declarations import Declaration, Override, declaration
+from huleedu_tasks.survey.interpolation import Interpolation
+
+ENV_FILE = ".env"
+Declarations = dict[str, Declaration]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadFiles:
+    """What the files declare.
+
+    Attributes:
+        missing: Variables they require and nobody has set.
+        absent: Files they name that are not there.
+    """
+
+    services: Declarations
+    missing: frozenset[str] = frozenset()
+    absent: tuple[Path, ...] = ()
+
+
+def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles:
+    """Read compose files, each over the one before it.
+
+    Args:
+        files: At least one; relative paths start from the first one's folder.
+        variables: What wins over `.env`.
+
+    Raises:
+        ConfigurationError: If one cannot be read.
+    """
+    folder = files[0].parent
+    reader = _Reader()
+    services = reader.project(
+        files, folder, {**env_file(folder / ENV_FILE, variables), **variables}
+    )
+    return ReadFiles(
+        services=services, missing=frozenset(reader.missing), absent=tuple(reader.absent)
+    )
+
+
+def env_file(path: Path, outer: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a file; each may use those before it and those outside."""
+    import io
+
+    from dotenv.parser import parse_stream
+
+    if not path.is_file():
+        return {}
+    values: dict[str, str] = {}
+    for binding in parse_stream(
+        io.StringIO(path.read_text(encoding="utf-8-sig", errors="replace"))
+    ):
+        if binding.key is None:
+            continue
+        literal = re.search(r"=\s*'", binding.original.string)
+        known = Interpolation(variables={**values, **outer})
+        text = binding.value or ""
+        values[binding.key] = text if literal else known(text)
+    return values
+
+
+@dataclass(slots=True)
+class _Reader:
+    """One reading, and what it comes upon."""
+
+    missing: set[str] = field(default_factory=set)
+    absent: list[Path] = field(default_factory=list)
+
+    def project(
+        self, files: Sequence[Path], folder: Path, variables: Mapping[str, str]
+    ) -> Declarations:
+        services: Declarations = {}
+        for file in files:
+            document = self._document(file, variables)
+            for included, where, inner in self._includes(document, file.parent, variables):
+                services |= self.project(included, where, inner)
+            for name, service in _mapping(document.get("services")).items():
+                own = self._extended(document, service, folder, file, variables)
+                services[name] = services[name].under(own) if name in services else own
+        return {name: self._completed(each, variables) for name, each in services.items()}
+
+    def _document(self, file: Path, variables: Mapping[str, str]) -> dict[str, Any]:
+        interpolation = Interpolation(variables=variables)
+        document: dict[str, Any] = {}
+        for part in _load(file):
+            document |= _mapping(_everywhere(part, interpolation))
+        self.missing |= interpolation.missing
+        return document
+
+    def _includes(
+        self, document: Mapping[str, Any], folder: Path, variables: Mapping[str, str]
+    ) -> Iterator[tuple[list[Path], Path, Mapping[str, str]]]:
+        for include in document.get("include") or ():
+            stated = include if isinstance(include, Mapping) else {"path": include}
+            files = [folder / path for path in _texts(stated.get("path"))]
+            if not files:
+                continue
+            where = folder / str(stated.get("project_directory") or files[0].parent)
+            env_files = [folder / p for p in _texts(stated.get("env_file"))] or [where / ENV_FILE]
+            inner: dict[str, str] = {}
+            for each in env_files:
+                inner |= env_file(each, {**inner, **variables})
+            yield files, where, {**inner, **variables}
+
+    def _extended(
+        self,
+        document: Mapping[str, Any],
+        service: Any,
+        folder: Path,
+        file: Path,
+        variables: Mapping[str, str],
+    ) -> Declaration:
+        stated = _mapping(service)
+        own = declaration(stated, folder, file)
+        extends = stated.get("extends")
+        if not extends:
+            return own
+        base = extends if isinstance(extends, Mapping) else {"service": extends}
+        if base.get("file"):
+            file = folder / str(base["file"])
+            folder = file.parent
+            document = self._document(file, variables)
+        below = _mapping(document.get("services")).get(str(base.get("service")))
+        if below is None or below is service:
+            return own
+        extended = self._extended(document, below, folder, file, variables)
+        return extended.under(own)
+
+    def _completed(self, service: Declaration, variables: Mapping[str, str]) -> Declaration:
+        """Fill in what comes from files of variables and from outside."""
+        from_files: dict[str, str | None] = {}
+        for path, required in service.env_files:
+            if required and not path.is_file():
+                self.absent.append(path)
+            from_files |= env_file(path, variables)
+        handed_on = {
+            name: variables.get(name) if value is None else value
+            for name, value in service.environment.items()
+        }
+        return replace(service, environment=from_files | handed_on, env_files=())
+
+
+def _load(file: Path) -> list[Any]:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Everything is a text, as Compose has it: 22:22 is no number and `on` no truth."""
+
+        yaml_implicit_resolvers = {  # noqa: RUF012  # as its base class has it
+            first: [
+                (tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))
+            ]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    def override(loader: yaml.SafeLoader, node: yaml.Node) -> Override:
+        if node.tag == "!reset":
+            return Override(None)
+        if isinstance(node, yaml.MappingNode):
+            return Override(loader.construct_mapping(node, deep=True))
+        if isinstance(node, yaml.SequenceNode):
+            return Override(loader.construct_sequence(node, deep=True))
+        return Override(
+            loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) else None
+        )
+
+    for tag in ("!reset", "!override"):
+        Loader.add_constructor(tag, override)
+    try:
+        return list(yaml.load_all(file.read_text(encoding="utf-8-sig"), Loader=Loader))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"The compose file {file} cannot be read: {getattr(error, 'strerror', None) or error}.",
+            hint="Correct its name where it is stated, or its permissions.",
+        ) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        where = f" line {mark.line + 1}:" if mark else ""
+        raise ConfigurationError(
+            f"The compose file {file} is not YAML:{where} {problem}.",
+            hint="`docker compose config` shows what Compose makes of it.",
+        ) from error
+
+
+def _everywhere(value: Any, interpolation: Interpolation) -> Any:
+    """Replace the variables in every text of a document, but not in its keys."""
+    if isinstance(value, str):
+        return interpolation(value)
+    if isinstance(value, Override):
+        return Override(_everywhere(value.value, interpolation))
+    if isinstance(value, list):
+        return [_everywhere(each, interpolation) for each in value]
+    if isinstance(value, dict):
+        return {key: _everywhere(each, interpolation) for key, each in value.items()}
+    return value
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    plain = value.value if isinstance(value, Override) else value
+    return plain if isinstance(plain, dict) else {}
+
+
+def _texts(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [str(each) for each in value] if isinstance(value, list) else [str(value)]

@@ -1,0 +1,190 @@
+"""One service of a compose file as it is declared: brought into one form, and put over another.
+
+Compose lets almost everything be written in two ways; here each has one, and paths are absolute.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+_PORT = re.compile(
+    r"(?:(?P<host>\[[^\]]*\]|[\d.]+):)?(?:(?P<published>[\d-]*):)?(?P<target>[\d-]+)(?:/\w+)?"
+)
+_REMOTE = re.compile(r"\w+://|git@|github\.com/")
+Ports = tuple[tuple[int | None, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What stands behind `!override`, or nothing for `!reset`: it replaces and is not merged."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """What one or more files say of a service.
+
+    Attributes:
+        environment: None for a variable that is handed on from outside.
+        env_files: Each with whether it must be there.
+        mounts: The source of each path in the container.
+        replaced: Fields that replace those of the declaration below.
+    """
+
+    image: str = ""
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    env_files: tuple[tuple[Path, bool], ...] = ()
+    ports: Ports = ()
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    container_name: str = ""
+    build_context: Path | None = None
+    dockerfile: Path | None = None
+    working_dir: str = ""
+    command: str | None = None
+    file: Path | None = None
+    replaced: frozenset[str] = frozenset()
+
+    def under(self, upper: "Declaration") -> "Declaration":
+        """Return this declaration with another one put over it."""
+        stated = {name: getattr(upper, name) for name in _PLAIN if getattr(upper, name)}
+        if upper.command is not None:
+            stated["command"] = upper.command
+        for name, merge in _MERGED.items():
+            own, its = getattr(self, name), getattr(upper, name)
+            stated[name] = its if name in upper.replaced else merge(own, its)
+        return replace(self, **stated, file=self.file or upper.file)
+
+
+_PLAIN = ("image", "container_name", "build_context", "dockerfile", "working_dir")
+_MERGED: Mapping[str, Callable[[Any, Any], Any]] = {
+    "environment": lambda below, above: {**below, **above},
+    "env_files": lambda below, above: (*below, *above),
+    "ports": lambda below, above: tuple(dict.fromkeys((*below, *above))),
+    "mounts": lambda below, above: {**below, **above},
+}
+_FIELD_OF_KEY = {
+    "environment": "environment",
+    "env_file": "env_files",
+    "ports": "ports",
+    "volumes": "mounts",
+}
+
+
+def declaration(service: Mapping[str, Any], folder: Path, file: Path | None) -> Declaration:
+    """Bring a service into one form.
+
+    Args:
+        service: The service as the file has it, variables replaced.
+        folder: Where its relative paths start.
+        file: Where it is declared.
+    """
+    replaced = {key for key, value in service.items() if isinstance(value, Override)}
+    plain = {k: v.value if isinstance(v, Override) else v for k, v in service.items()}
+    context, dockerfile = _build(plain.get("build"), folder)
+    return Declaration(
+        image=_text(plain.get("image")),
+        environment=_environment(plain.get("environment")),
+        env_files=tuple(_env_file(each, folder) for each in _listed(plain.get("env_file"))),
+        ports=tuple(dict.fromkeys(p for each in _listed(plain.get("ports")) for p in _ports(each))),
+        mounts=dict(_mount(each, folder) for each in _listed(plain.get("volumes")) if _lasts(each)),
+        container_name=_text(plain.get("container_name")),
+        build_context=context,
+        dockerfile=dockerfile,
+        working_dir=_text(plain.get("working_dir")),
+        command=_command(plain.get("command")),
+        file=file,
+        replaced=frozenset(_FIELD_OF_KEY[key] for key in replaced if key in _FIELD_OF_KEY),
+    )
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    if value is None:
+        return ()
+    return value if isinstance(value, list) else (value,)
+
+
+def _environment(stated: Any) -> dict[str, str | None]:
+    if isinstance(stated, Mapping):
+        return {str(name): None if v is None else str(v) for name, v in stated.items()}
+    pairs = (str(each).partition("=") for each in _listed(stated))
+    return {name: value if equals else None for name, equals, value in pairs}
+
+
+def _env_file(stated: Any, folder: Path) -> tuple[Path, bool]:
+    if isinstance(stated, Mapping):
+        required = str(stated.get("required", True)).lower() != "false"
+        return _path(_text(stated.get("path")), folder), required
+    return _path(str(stated), folder), True
+
+
+def _ports(stated: Any) -> Ports:
+    if isinstance(stated, Mapping):
+        published, target = _text(stated.get("published")), _text(stated.get("target"))
+    elif found := _PORT.fullmatch(str(stated)):
+        published, target = found["published"] or "", found["target"]
+    else:
+        return ()
+    targets = _range(target)
+    outside = _range(published)
+    if len(targets) == len(outside):
+        return tuple(zip(outside, targets, strict=True))
+    # One of a range, or whatever is free: nobody knows which before it runs.
+    return tuple((None, each) for each in targets)
+
+
+def _range(text: str) -> list[int]:
+    first, _, last = text.partition("-")
+    if not first.isdecimal() or not (last or first).isdecimal():
+        return []
+    return list(range(int(first), int(last or first) + 1))
+
+
+def _lasts(stated: Any) -> bool:
+    return not isinstance(stated, Mapping) or stated.get("type") in (None, "bind", "volume")
+
+
+def _mount(stated: Any, folder: Path) -> tuple[str, str]:
+    """Return the path in the container, and what lies there."""
+    if isinstance(stated, Mapping):
+        source, target = _text(stated.get("source")), _text(stated.get("target"))
+        is_path = stated.get("type") == "bind"
+    else:
+        first, colon, rest = str(stated).partition(":")
+        source, target = (first, rest.partition(":")[0]) if colon else ("", first)
+        is_path = source.startswith((".", "/", "~"))
+    return target.rstrip("/") or "/", str(_path(source, folder)) if is_path else source
+
+
+def _build(stated: Any, folder: Path) -> tuple[Path | None, Path | None]:
+    if stated is None:
+        return None, None
+    plain = stated if isinstance(stated, Mapping) else {"context": stated}
+    context = _text(plain.get("context")) or "."
+    if _REMOTE.match(context):
+        return None, None
+    path = _path(context, folder)
+    return path, _path(_text(plain.get("dockerfile")) or "Dockerfile", path)
+
+
+def _command(stated: Any) -> str | None:
+    if stated is None:
+        return None
+    if isinstance(stated, list):
+        return " ".join(map(str, stated))
+    try:
+        return " ".join(shlex.split(str(stated)))
+    except ValueError:
+        return str(stated)
+
+
+def _path(text: str, folder: Path) -> Path:
+    return Path(os.path.normpath(folder / Path(text).expanduser()))

@@ -1,0 +1,65 @@
+"""Variables in a compose file's texts, replaced as Compose does."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_START = re.compile(r"\$(?:(?P<dollar>\$)|(?P<name>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*))")
+_OPERATOR = re.compile(r":?[-?+]")
+
+
+@dataclass(slots=True, kw_only=True)
+class Interpolation:
+    """The variables of one reading, and which of them it could not do without.
+
+    Attributes:
+        missing: Those that a file requires and nobody has set.
+    """
+
+    variables: Mapping[str, str]
+    missing: set[str] = field(default_factory=set)
+
+    def __call__(self, text: str) -> str:
+        """Return a text with its variables replaced; an unset one is empty."""
+        replaced, position = [], 0
+        while found := _START.search(text, position):
+            replaced.append(text[position : found.start()])
+            position = found.end()
+            if found["dollar"]:
+                replaced.append("$")
+            elif found["name"]:
+                replaced.append(self.variables.get(found["name"], ""))
+            else:
+                end = _closing_brace(text, position)
+                replaced.append(self._braced(found["braced"], text[position:end]))
+                position = end + 1
+        return "".join([*replaced, text[position:]])
+
+    def _braced(self, name: str, rest: str) -> str:
+        value = self.variables.get(name, "")
+        operator = _OPERATOR.match(rest)
+        if operator is None:
+            return value
+        # With a colon an empty value counts as none.
+        is_set = bool(value) if operator[0].startswith(":") else name in self.variables
+        alternative = rest[operator.end() :]
+        match operator[0][-1]:
+            case "-":
+                return value if is_set else self(alternative)
+            case "+":
+                return self(alternative) if is_set else ""
+        if not is_set:
+            self.missing.add(name)
+        return value
+
+
+def _closing_brace(text: str, start: int) -> int:
+    depth = 1
+    for position in range(start, len(text)):
+        if text.startswith("${", position):
+            depth += 1
+        elif text[position] == "}":
+            depth -= 1
+        if depth == 0:
+            return position
+    return len(text)

@@ -1,0 +1,134 @@
+"""The environments a service's configuration is asked in, with what the resolver says in each.
+
+All values are made up, and no host in them exists (RFC 2606: `.invalid`): whatever a service does
+with them, nobody's password is shown and no server is reached.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from huleedu_tasks.config.registry import Registry, Service
+from huleedu_tasks.config.secret import Secret
+from huleedu_tasks.config.settings import EXTERNAL_PREFIX, VARIABLES, Environment, Settings
+from huleedu_tasks.config.urls import DatabaseUrl, resolve
+from huleedu_tasks.errors import ConfigurationError
+
+USER = "check_user"
+PLAIN_PASSWORD = "check-password"
+# What breaks ConfigParser, a URL put together without encoding, and `quote_plus`.
+SPECIAL_PASSWORD = "p@ss#w%rd/1 +"
+EXTERNAL_HOST = "production.invalid"
+EXTERNAL_PORT = "6432"
+OVERRIDE = DatabaseUrl(
+    user=USER,
+    password=Secret(SPECIAL_PASSWORD),
+    host="override.invalid",
+    port=6543,
+    database="check_override",
+)
+_CREDENTIALS = ("HULEEDU_DB_USER", "HULEEDU_DB_PASSWORD")
+_PRODUCTION = EXTERNAL_PREFIX[Environment.PRODUCTION]
+
+
+class Situation(StrEnum):
+    """One environment a service may find itself in."""
+
+    HANDED_OVER = "with the override variable as the tasks set it"
+    OVERRIDE = "with a password in its override variable"
+    DEVELOPMENT = "in development"
+    SPECIAL_PASSWORD = "in development, with special characters in the password"
+    PRODUCTION = "in production"
+    NO_CREDENTIALS = "in development without credentials"
+    NO_PRODUCTION = "in production without host and password"
+    UNKNOWN_ENVIRONMENT = "with an unknown HULEEDU_ENVIRONMENT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One environment, and what is right there.
+
+    Attributes:
+        variables: What is set besides the service's own environment; empty counts as not set.
+        password: The password the service must come to.
+        expected: Where the resolver says it must come to; None if it must refuse.
+    """
+
+    name: str
+    variables: Mapping[str, str]
+    password: str = PLAIN_PASSWORD
+    expected: DatabaseUrl | None = None
+
+
+def matrix(service: Service) -> Iterator[Case]:
+    """Return every situation for a service."""
+    yield handed_over(service)
+    stated = replace(OVERRIDE, scheme=service.url_scheme)
+    override = {service.url_variable: stated.reveal()}
+    yield _case(service, Situation.OVERRIDE, override, SPECIAL_PASSWORD)
+    plain = dict(zip(_CREDENTIALS, (USER, PLAIN_PASSWORD), strict=True))
+    special = {**plain, "HULEEDU_DB_PASSWORD": SPECIAL_PASSWORD}
+    production = {
+        "HULEEDU_ENVIRONMENT": str(Environment.PRODUCTION),
+        "HULEEDU_DB_USER": USER,
+        f"{_PRODUCTION}_HOST": EXTERNAL_HOST,
+        f"{_PRODUCTION}_PORT": EXTERNAL_PORT,
+        f"{_PRODUCTION}_PASSWORD": PLAIN_PASSWORD,
+    }
+    nowhere = {**production, f"{_PRODUCTION}_HOST": "", f"{_PRODUCTION}_PASSWORD": ""}
+    yield _case(service, Situation.DEVELOPMENT, plain)
+    yield _case(service, Situation.SPECIAL_PASSWORD, special, SPECIAL_PASSWORD)
+    yield _case(service, Situation.PRODUCTION, production)
+    yield _case(service, Situation.NO_CREDENTIALS, dict.fromkeys(_CREDENTIALS, ""))
+    yield _case(service, Situation.NO_PRODUCTION, nowhere)
+    yield _case(
+        service, Situation.UNKNOWN_ENVIRONMENT, {**plain, "HULEEDU_ENVIRONMENT": "prodution"}
+    )
+
+
+def handed_over(service: Service, name: str = Situation.HANDED_OVER) -> Case:
+    """Return the case of a migration: the URL without its password, and that in PGPASSWORD."""
+    stated = replace(OVERRIDE, scheme=service.url_scheme)
+    return Case(
+        name=name,
+        variables={
+            "HULEEDU_ENVIRONMENT": str(Environment.DEVELOPMENT),
+            service.url_variable: stated.without_password().reveal(),
+            "PGPASSWORD": SPECIAL_PASSWORD,
+        },
+        password=SPECIAL_PASSWORD,
+        expected=stated,
+    )
+
+
+def without_ours(
+    variables: Mapping[str, str], registry: Registry, loaded: Sequence[str]
+) -> dict[str, str]:
+    """Return an environment in which only a case itself says where a database is.
+
+    Args:
+        loaded: Names that a service may load from a `.env` by itself: it does not where they are
+            set, and an empty value counts as not set.
+    """
+    ours = {variable.name for variable in VARIABLES}
+    ours |= {service.url_variable for service in registry.services}
+    kept = {
+        name: value
+        for name, value in variables.items()
+        if name not in ours and not name.startswith("PG")
+    }
+    return kept | dict.fromkeys(ours & set(loaded), "")
+
+
+def _case(
+    service: Service, name: str, variables: Mapping[str, str], password: str = PLAIN_PASSWORD
+) -> Case:
+    variables = {"HULEEDU_ENVIRONMENT": str(Environment.DEVELOPMENT), **variables}
+    settings = Settings(root=Path(), process=variables, file={}, lines={})
+    try:
+        expected = resolve(service, settings).url
+    except (ConfigurationError, ValueError):
+        # An unknown environment is refused before anything is resolved.
+        expected = None
+    return Case(name=name, variables=variables, password=password, expected=expected)
