@@ -112,7 +112,8 @@ class Audit:
     def _with_doubles(self, outcome: Outcome) -> Outcome:
         """Add what shows only beside the other services: two on one database."""
         own = self._place(outcome.service)
-        others = [name for name in self._answers if own and self._place(name) == own]
+        names = [service.name for service in self.services]
+        others = [name for name in names if own and self._place(name) == own]
         if len(others) < 2:
             return outcome
         problem = must_act(

@@ -10,6 +10,7 @@ from __future__ import annotations  # a service's interpreter may be older than 
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import io
 import json
 import os
@@ -200,7 +201,7 @@ def _urls(module: ModuleType) -> Iterator[str]:
     """Find the PostgreSQL URLs a configuration gives, as constants or as attributes of settings."""
     for holder in _holders(module):
         names = [name for name in dir(holder) if URL_NAME.search(name) and name[0] != "_"]
-        # A long list: the likeliest first, those of other databases last.
+        # The likeliest first, those of other databases last.
         for name in sorted(names, key=lambda n: (n != LIKELIEST, bool(ANOTHERS.search(n)), n)):
             text = _text(getattr(holder, name))
             if text.startswith("postgres"):
@@ -220,11 +221,15 @@ def _holders(module: ModuleType) -> Iterator[object]:
 
 def _text(value: object) -> str:
     """Return a URL in whatever it is wrapped."""
+    if inspect.isroutine(value):
+        parameters = inspect.signature(value).parameters.values()
+        is_plain = all(each.default is not each.empty for each in parameters)
+        value = value() if is_plain else ""
     if hasattr(value, "get_secret_value"):
         value = value.get_secret_value()
     if hasattr(value, "render_as_string"):
         value = value.render_as_string(hide_password=False)
-    return str(value) if not callable(value) else ""
+    return str(value)
 
 
 def _libraries(names: set[str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ told all the same, because the service itself is handed nothing.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl
@@ -151,7 +152,7 @@ def _in_development(
         yield must_act(
             f"config.py leads to {answer} in development, the registry to {expected.address}/"
             f"{expected.database}",
-            f"Correct 'port' or 'database' in the registry, or {answer.file or 'config.py'}.",
+            f"Correct 'port' or 'database' in the registry, or {_file(answer, service)}.",
         )
     special = found[Situation.SPECIAL_PASSWORD]
     if answer.user != expected.user or not answer.password:
@@ -206,6 +207,12 @@ def _without(situation: Situation, case: Case, answer: Answer) -> Iterator[Probl
             PATTERN,
             Level.INFO,
         )
+
+
+def _file(answer: Address, service: Service) -> str:
+    path = Path(answer.file)
+    directory = service.directory
+    return str(path.relative_to(directory) if path.is_relative_to(directory) else path)
 
 
 def _is_same(answer: Address, expected: DatabaseUrl) -> bool:

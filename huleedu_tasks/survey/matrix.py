@@ -17,6 +17,7 @@ from huleedu_tasks.errors import ConfigurationError
 
 USER = "check_user"
 PLAIN_PASSWORD = "check-password"
+DEVELOPMENT_PASSWORD = "check-development"
 # What breaks ConfigParser, a URL put together without encoding, and `quote_plus`.
 SPECIAL_PASSWORD = "p@ss#w%rd/1 +"
 EXTERNAL_HOST = "production.invalid"
@@ -70,8 +71,10 @@ def matrix(service: Service) -> Iterator[Case]:
     plain = dict(zip(_CREDENTIALS, (USER, PLAIN_PASSWORD), strict=True))
     special = {**plain, "HULEEDU_DB_PASSWORD": SPECIAL_PASSWORD}
     production = {
-        "HULEEDU_ENVIRONMENT": str(Environment.PRODUCTION),
+        # With these, whoever does not look at the environment comes to development.
         "HULEEDU_DB_USER": USER,
+        "HULEEDU_DB_PASSWORD": DEVELOPMENT_PASSWORD,
+        "HULEEDU_ENVIRONMENT": str(Environment.PRODUCTION),
         f"{_PRODUCTION}_HOST": EXTERNAL_HOST,
         f"{_PRODUCTION}_PORT": EXTERNAL_PORT,
         f"{_PRODUCTION}_PASSWORD": PLAIN_PASSWORD,
@@ -94,6 +97,8 @@ def handed_over(service: Service, name: str = Situation.HANDED_OVER) -> Case:
         name=name,
         variables={
             "HULEEDU_ENVIRONMENT": str(Environment.DEVELOPMENT),
+            "HULEEDU_DB_USER": USER,
+            "HULEEDU_DB_PASSWORD": DEVELOPMENT_PASSWORD,
             service.url_variable: stated.without_password().reveal(),
             "PGPASSWORD": SPECIAL_PASSWORD,
         },

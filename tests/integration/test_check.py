@@ -1,0 +1,316 @@
+"""`services.check`: where registry, compose files, config.py, env.py and revisions differ.
+
+Each service of one monorepo has one fault of its own, so that all are asked in one run.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.monorepo import (
+    ALEMBIC_INI,
+    PASSWORD,
+    PROJECT,
+    Monorepo,
+    Ran,
+    copy_of_this_monorepo,
+    empty_monorepo,
+    free_ports,
+)
+
+# By the document's rules.
+CONFIG = """\
+import os
+from urllib.parse import quote
+
+ENVIRONMENTS = ("development", "testing", "staging", "production")
+
+
+class Settings:
+    @property
+    def DATABASE_URL(self):
+        if url := os.getenv("{variable}"):
+            return url
+        environment = os.getenv("HULEEDU_ENVIRONMENT", "development").lower()
+        if environment not in ENVIRONMENTS:
+            raise ValueError(f"HULEEDU_ENVIRONMENT is {{environment!r}}")
+        if environment == "production":
+            self.require("HULEEDU_PROD_DB_HOST", "HULEEDU_PROD_DB_PASSWORD")
+            host, port = os.environ["HULEEDU_PROD_DB_HOST"], os.getenv("HULEEDU_PROD_DB_PORT", 5432)
+            return self.url(os.environ["HULEEDU_PROD_DB_PASSWORD"], f"{{host}}:{{port}}")
+        self.require("HULEEDU_DB_USER", "HULEEDU_DB_PASSWORD")
+        return self.url(os.environ["HULEEDU_DB_PASSWORD"], "localhost:{port}")
+
+    def url(self, password, address):
+        user = quote(os.getenv("HULEEDU_DB_USER", "huleedu_user"), safe="")
+        password = quote(password, safe="")
+        return f"postgresql+asyncpg://{{user}}:{{password}}@{{address}}/{database}"
+
+    def require(self, *names):
+        if missing := [name for name in names if not os.getenv(name)]:
+            raise ValueError(f"not set: {{missing}}")
+
+
+settings = Settings()
+"""
+ENV_PY = """\
+import asyncio
+
+from alembic import context
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from config import settings
+
+url = settings.DATABASE_URL
+
+
+def migrate(connection):
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def main():
+    async with create_async_engine(url).connect() as connection:
+        await connection.run_sync(migrate)
+
+
+asyncio.run(main())
+"""
+SYNC_ENV_PY = """\
+from alembic import context
+from sqlalchemy import create_engine
+
+from config import settings
+
+with create_engine(settings.DATABASE_URL).connect() as connection:
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+THROUGH_CONFIGPARSER = """\
+context.config.set_main_option("sqlalchemy.url", settings.DATABASE_URL)
+url = context.config.get_main_option("sqlalchemy.url")
+"""
+REVISION = "revision = {id!r}\ndown_revision = {parent!r}\ndef upgrade():\n    pass\n"
+VARIABLE = "{name}_SERVICE_DATABASE_URL"
+URL_LINE = "url = settings.DATABASE_URL\n"
+
+# For each service what is replaced in its config.py and in its env.py.
+FAULTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    "regular": ({}, {}),
+    "deaf": ({'os.getenv("HULEEDU_ENVIRONMENT", "development").lower()': '"development"'}, {}),
+    "dialect": ({"DIALECT_SERVICE_DATABASE_URL": "DIALECT_DSN"}, {}),
+    "port": ({"localhost:": "localhost:1"}, {}),
+    "base": ({"huleedu_base": "base"}, {}),
+    "loner": (
+        {},
+        {"from config import settings": "import os", URL_LINE: 'url = os.environ["{variable}"]\n'},
+    ),
+    "parser": ({}, {URL_LINE: THROUGH_CONFIGPARSER}),
+    "naked": ({'quote(password, safe="")': "password"}, {}),
+    "quiet": ({"if missing :=": "if not names and", "not in ENVIRONMENTS": "is None"}, {}),
+    "astray": (
+        {},
+        {URL_LINE: 'url = "postgresql+asyncpg://huleedu_user:secret@localhost:1/elsewhere"\n'},
+    ),
+    "broken": ({}, {"import asyncio": "import asyncio\nimport not_installed_here"}),
+    "inside": ({"localhost:": "inside_db:1"}, {}),
+    "mumbling": ({"not set: {missing}": "something is not set"}, {}),
+    "twin": ({}, {}),
+    "other": ({}, {}),
+    "synchronous": ({}, {}),
+    "forked": ({}, {}),
+    "dangling": ({}, {}),
+    "bare": ({}, {}),
+}
+COMPOSE = """\
+services:
+{services}
+  keycloak_db: {{ image: "postgres:15", environment: {{ POSTGRES_DB: keycloak }} }}
+volumes: {{ {volumes} }}
+"""
+SERVER = """\
+  {name}_db:
+    image: postgres:15
+    environment: {{ POSTGRES_USER: "${{HULEEDU_DB_USER}}", POSTGRES_PASSWORD: x }}
+    ports: ["{port}:5432"]
+    volumes: ["{name}_db_data:/var/lib/postgresql/data"]
+"""
+
+# For each service: level, whether the tasks cope, and what is said.
+EXPECTED: dict[str, list[tuple[str, bool, str]]] = {
+    "regular": [],
+    "deaf": [
+        ("WARNING", True, "ignores HULEEDU_ENVIRONMENT: in production it leads to localhost"),
+        ("WARNING", True, "gives a URL in production without host and password"),
+        ("WARNING", True, "takes a misspelled HULEEDU_ENVIRONMENT for development"),
+    ],
+    "dialect": [
+        ("ERROR", False, "env.py does not read DIALECT_SERVICE_DATABASE_URL: .* would go to local"),
+        ("WARNING", True, "config.py does not read DIALECT_SERVICE_DATABASE_URL: it leads to loc"),
+    ],
+    "port": [("ERROR", False, r"config.py leads to localhost:1\d+/huleedu_port in development")],
+    "base": [
+        ("ERROR", False, "config.py leads to localhost:.*/base in development, the registry to"),
+        ("ERROR", False, "config.py leads to the database 'base' in production, the registry to"),
+    ],
+    "loner": [
+        ("WARNING", True, "env.py does not ask config.py: in development it fails: KeyError"),
+        ("WARNING", True, "env.py does not ask config.py: in production it fails: KeyError"),
+    ],
+    "parser": [("WARNING", True, "a percent sign in the URL breaks env.py")],
+    "naked": [("WARNING", True, "config.py puts the password into the URL as it is")],
+    "quiet": [
+        ("WARNING", True, "takes a misspelled HULEEDU_ENVIRONMENT for development"),
+        ("WARNING", True, "gives a URL in development without credentials, where it should refuse"),
+        ("WARNING", True, "gives a URL in production without host and password"),
+    ],
+    "astray": [
+        ("ERROR", False, "env.py does not read ASTRAY_.*: .* would go to localhost:1/elsewhere"),
+    ],
+    "broken": [("ERROR", False, "env.py fails when it is given .*No module named 'not_installed")],
+    "inside": [("WARNING", True, r"leads to inside_db:1\d+/huleedu_inside in development")],
+    "mumbling": [
+        ("INFO", True, "does not name what is missing in development .*HULEEDU_DB_USER and HUL"),
+        ("INFO", True, "does not name what is missing in production"),
+    ],
+    "twin": [("ERROR", False, "twin and other have the same database in development")],
+    "other": [
+        ("ERROR", False, "config.py leads to localhost:.*/huleedu_twin in development"),
+        ("ERROR", False, "config.py leads to the database 'huleedu_twin' in production"),
+        ("ERROR", False, "twin and other have the same database in development"),
+    ],
+    "synchronous": [
+        ("ERROR", False, r"env.py is synchronous, and is given a URL for postgresql\+asyncpg"),
+    ],
+    "forked": [
+        ("ERROR", False, "revision b1 is one of several heads"),
+        ("ERROR", False, "revision b2 is one of several heads"),
+    ],
+    "dangling": [("ERROR", False, "follows revision nowhere, which no file has")],
+    "bare": [("ERROR", False, "its file .*alembic.ini does not exist")],
+}
+
+
+@pytest.fixture(scope="module")
+def faulty() -> Iterator[Monorepo]:
+    with empty_monorepo() as monorepo:
+        ports = dict(zip(FAULTS, free_ports(len(FAULTS)), strict=True))
+        for name, (in_config, in_env) in FAULTS.items():
+            write_service(monorepo, name, ports, in_config, in_env)
+        monorepo.register(*({"name": name, "port": port} for name, port in ports.items()))
+        servers = "".join(SERVER.format(name=name, port=ports[name]) for name in FAULTS)
+        volumes = ", ".join(f"{name}_db_data: " for name in FAULTS)
+        monorepo.write("compose.yaml", COMPOSE.format(services=servers, volumes=volumes))
+        monorepo.write("database/seed-scripts/seed_nobody.sql", "SELECT 1;")
+        yield monorepo
+
+
+def write_service(
+    monorepo: Monorepo,
+    name: str,
+    ports: dict[str, int],
+    in_config: dict[str, str],
+    in_env: dict[str, str],
+) -> None:
+    folder = f"services/{name}_service"
+    variable = VARIABLE.format(name=name.upper())
+    # Two services that have been copied from one another.
+    like = "twin" if name == "other" else name
+    facts = {"variable": variable, "port": ports[like], "database": f"huleedu_{like}"}
+    config = CONFIG.format(**facts)
+    for old, new in in_config.items():
+        assert old in config
+        config = config.replace(old, new)
+    env = SYNC_ENV_PY if name == "synchronous" else ENV_PY
+    for old, new in in_env.items():
+        assert old in env
+        env = env.replace(old, new.replace("{variable}", variable))
+    monorepo.write(f"{folder}/config.py", config)
+    monorepo.write(f"{folder}/alembic/env.py", env)
+    if name != "bare":
+        monorepo.write(f"{folder}/alembic.ini", ALEMBIC_INI)
+    histories = {
+        "forked": {"a1": None, "b1": "a1", "b2": "a1"},
+        "dangling": {"a1": "nowhere"},
+    }
+    for revision, parent in histories.get(name, {"a1": None}).items():
+        text = REVISION.format(id=revision, parent=parent)
+        monorepo.write(f"{folder}/alembic/versions/{revision}.py", text)
+
+
+@pytest.fixture(scope="module")
+def checked(faulty: Monorepo) -> Ran:
+    return faulty.invoke("services.check", "--json")
+
+
+@pytest.fixture(scope="module")
+def outcomes(checked: Ran) -> dict[str, Any]:
+    return {outcome["service"]: outcome for outcome in checked.json["services"]}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_found_and_nothing_else(outcomes: dict[str, Any], name: str) -> None:
+    problems = outcomes[name]["problems"]
+    found = [(each["level"], each["copes"], each["cause"]) for each in problems]
+    for level, copes, cause in EXPECTED[name]:
+        matching = [each for each in found if each[:2] == (level, copes)]
+        assert any(re.search(cause, text) for *_, text in matching), found
+    assert len(found) == len(EXPECTED[name]), found
+    assert all(each["remedy"] for each in problems)
+    failed = any(level == "ERROR" for level, *_ in EXPECTED[name])
+    assert outcomes[name]["status"] == ("FAILED" if failed else "OK")
+
+
+def test_what_an_env_py_follows_instead_is_tried_and_suggested(outcomes: dict[str, Any]) -> None:
+    remedies = {
+        name: [each["remedy"] for each in outcomes[name]["problems"] if each["level"] == "ERROR"]
+        for name in ("dialect", "synchronous", "astray")
+    }
+    assert '"url_variable": "DIALECT_DSN"' in remedies["dialect"][0]
+    assert '"url_scheme": "postgresql+psycopg"' in remedies["synchronous"][0]
+    assert "was seen to follow" not in remedies["astray"][0]
+
+
+def test_an_env_py_that_fails_is_shown_with_its_own_lines_only(outcomes: dict[str, Any]) -> None:
+    output = outcomes["broken"]["output"]
+    assert 'alembic/env.py", line 2' in output
+    assert "site-packages" not in output
+
+
+def test_what_belongs_to_no_service_is_told_beside_them(checked: Ran) -> None:
+    general = {each["cause"]: each["level"] for each in checked.json["general"]}
+    assert general == {
+        "the seed database/seed-scripts/seed_nobody.sql belongs to no service": "ERROR",
+        "the compose service 'keycloak_db' is a PostgreSQL server that no service names": "INFO",
+    }
+    assert checked.code == checked.json["exit_code"] == 1
+
+
+def test_nothing_is_connected_to_and_no_password_is_shown(faulty: Monorepo, checked: Ran) -> None:
+    assert not faulty.state.exists()
+    assert PASSWORD not in checked.out + checked.err
+
+
+def test_services_that_agree_end_with_0_and_a_table(faulty: Monorepo) -> None:
+    ran = faulty.invoke("services.check", "--service", "regular", "--service", "parser")
+    assert ran.code == 0, ran.err
+    regular, *_ = (line.split() for line in ran.out.splitlines() if line.startswith("regular"))
+    port = faulty.port("regular")
+    assert regular[:5] == ["regular", "OK", "follows", f"localhost:{port}/huleedu_regular", "a1"]
+    assert "The tasks cope with it." in ran.out
+    assert "services.check: 2 OK" in ran.err
+
+
+def test_this_repository_agrees_with_itself() -> None:
+    with copy_of_this_monorepo() as huleedu:
+        for file in ("services.json", "docker-compose.infrastructure.yml"):
+            shutil.copy(PROJECT / file, huleedu.path(file))
+        ran = huleedu.invoke("services.check", "--json")
+    problems = [*ran.json["general"], *(p for s in ran.json["services"] for p in s["problems"])]
+    assert (ran.code, problems) == (0, [])
+    assert len(ran.json["services"]) == 8
