@@ -207,7 +207,7 @@ class Report:
         places: Servers that are not ours to lose, each with its services; the screen begins
             with them.
         notes: What else is to be known of the whole run, in sentences.
-        general: What was found that is about no service.
+        general: What was found that is about no service; None if that was not asked.
     """
 
     command: str
@@ -221,12 +221,12 @@ class Report:
     pending: bool = False
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    general: tuple[Problem, ...] = ()
+    general: tuple[Problem, ...] | None = None
 
     @property
     def problems(self) -> dict[Problem, list[str]]:
         """Everything that was found, the gravest first, each with the services it is about."""
-        found: dict[Problem, list[str]] = {problem: [] for problem in self.general}
+        found: dict[Problem, list[str]] = {problem: [] for problem in self.general or ()}
         for outcome in self.outcomes:
             for problem in outcome.problems or ():
                 found.setdefault(problem, []).append(outcome.service)
@@ -239,7 +239,7 @@ class Report:
         codes = {outcome.exit_code for outcome in self.outcomes}
         if any(outcome.status in (Status.FAILED, Status.ABORTED) for outcome in self.outcomes):
             codes.add(ExitCode.FAILED)
-        if any(problem.level is Level.ERROR for problem in self.general):
+        if any(problem.level is Level.ERROR for problem in self.general or ()):
             codes.add(ExitCode.FAILED)
         for code in (
             ExitCode.TERMINATED,
@@ -272,7 +272,11 @@ class Report:
             "exit_code": int(self.exit_code),
             "seconds": round(self.seconds, 3),
             "notes": list(self.notes),
-            "general": [problem.as_json() for problem in self.general],
+            **(
+                {}
+                if self.general is None
+                else {"general": [problem.as_json() for problem in self.general]}
+            ),
             "services": [outcome.as_json() for outcome in self.outcomes],
         }
 
