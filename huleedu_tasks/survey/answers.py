@@ -1,7 +1,7 @@
 """What a service's own `config.py` and `env.py` answer, asked in a child process."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from huleedu_tasks import process
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations import runner
+from huleedu_tasks.survey.files import repository_files
 from huleedu_tasks.survey.matrix import Case
 
 PROBE = Path(runner.__file__).with_name("probe.py")
@@ -17,7 +18,6 @@ INSTRUCTIONS = "HULEEDU_PROBE"
 TIMEOUT = 120.0
 CONFIG_NAMES = ("config.py", "settings.py")
 DEPTH = 3
-_NO_SOURCES = {"node_modules", "site-packages", "tests", "versions"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ async def ask(
         file.touch()
         instructions = {
             "answers": str(file),
-            "configs": [str(path) for path in config_files(service)],
+            "configs": [str(path) for path in config_files(service.directory)],
             "cases": [
                 {"name": case.name, "variables": dict(case.variables), "password": case.password}
                 for case in cases
@@ -117,19 +117,18 @@ async def ask(
     }
 
 
-def config_files(service: Service) -> list[Path]:
-    """Return the files that may say where a service's database is, the likeliest first."""
-    found = [path for name in CONFIG_NAMES for path in _below(service.directory, name)]
+def config_files(folder: Path) -> list[Path]:
+    """Return the files that may say where a service's database is, the likeliest first.
+
+    Args:
+        folder: The service's.
+    """
+    found = [
+        path
+        for path in repository_files(folder)
+        if path.name in CONFIG_NAMES and len(path.relative_to(folder).parts) <= DEPTH
+    ]
     return sorted(found, key=lambda path: (len(path.parts), CONFIG_NAMES.index(path.name)))
-
-
-def _below(folder: Path, name: str) -> Iterator[Path]:
-    for depth in range(DEPTH):
-        for path in folder.glob("*/" * depth + name):
-            between = path.relative_to(folder).parts[:-1]
-            hidden = any(part.startswith(".") or part in _NO_SOURCES for part in between)
-            if not hidden and not any((p / "pyvenv.cfg").exists() for p in path.parents[:DEPTH]):
-                yield path
 
 
 def _answer(told: Mapping[str, object] | None) -> Answer:

@@ -22,7 +22,7 @@ def _sources(service: Service) -> list[Path]:
         environments = [folder.parent / "env.py" for folder in version_folders(service)]
     except MigrationError:
         environments = []
-    return [path for path in (*environments, *config_files(service)) if path.is_file()]
+    return [path for path in (*environments, *config_files(service.directory)) if path.is_file()]
 
 
 def _text(path: Path) -> str:

@@ -207,6 +207,10 @@ def faulty() -> Iterator[Monorepo]:
         volumes = ", ".join(f"{name}_db_data: " for name in FAULTS)
         monorepo.write("compose.yaml", COMPOSE.format(services=servers, volumes=volumes))
         monorepo.write("database/seed-scripts/seed_nobody.sql", "SELECT 1;")
+        write_service(monorepo, "forgotten", {"forgotten": 1}, {}, {})
+        write_service(monorepo, "wordless", {"wordless": 1}, {}, {})
+        shutil.rmtree(monorepo.path("services/wordless_service/alembic"))
+        monorepo.write("services/library/helpers.py", "")
         yield monorepo
 
 
@@ -286,6 +290,8 @@ def test_what_belongs_to_no_service_is_told_beside_them(checked: Ran) -> None:
     general = {each["cause"]: each["level"] for each in checked.json["general"]}
     assert general == {
         "the seed database/seed-scripts/seed_nobody.sql belongs to no service": "ERROR",
+        "services/forgotten_service has migrations and is not in the registry": "ERROR",
+        "services/wordless_service names a database and has no migrations": "INFO",
         "the compose service 'keycloak_db' is a PostgreSQL server that no service names": "INFO",
     }
     assert checked.code == checked.json["exit_code"] == 1
