@@ -1,0 +1,168 @@
+"""The folders of a repository that are services: those with Alembic migrations of their own."""
+
+import configparser
+import os
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huleedu_tasks.survey.files import repository_files, shown
+
+CONFIG = "alembic.ini"
+PYPROJECT = "pyproject.toml"
+ENV_PY = "env.py"
+HERE = "%(here)s"
+# What lies there is no service of this repository, or not one that runs.
+NO_SERVICES = frozenset({"tests", "test", "fixtures", "testdata", "templates", "cookiecutter"})
+# Folders inside a service that migrations may lie in.
+TECHNICAL = frozenset({"alembic", "migrations", "migration", "db", "database"})
+# What can run a service's Python, by the file that says so.
+VIRTUAL_PYTHONS = (".venv/bin/python", "venv/bin/python")
+LOCKS = {"uv.lock": "uv", "pdm.lock": "pdm", "poetry.lock": "poetry"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """One service's folder.
+
+    Attributes:
+        path: Where its migrations are run.
+        config: Alembic's configuration file.
+        scripts: The folder with `env.py`.
+        import_paths: Where its code looks for modules, as Alembic is told.
+    """
+
+    path: Path
+    config: Path
+    scripts: Path
+    import_paths: tuple[Path, ...] = ()
+
+    @property
+    def home(self) -> Path:
+        """The whole service's folder, where only its migrations have one of their own."""
+        path = self.path
+        while path.name in TECHNICAL:
+            path = path.parent
+        return path
+
+    def contains(self, path: Path | None) -> bool:
+        """Whether a path lies in the service's folder, or is it."""
+        return path is not None and path.is_relative_to(self.home)
+
+    def python(self, root: Path) -> tuple[str | list[str], Path] | None:
+        """Return what runs the service's Python if it is its own, and the file that says so."""
+        if self.home == root:
+            return None
+        for name in VIRTUAL_PYTHONS:
+            if (self.home / name).is_file():
+                return os.path.relpath(self.home / name, self.path), self.home / name
+        for name, program in LOCKS.items():
+            if (self.home / name).is_file():
+                return [program, "run", "python"], self.home / name
+        return None
+
+
+def find_folders(root: Path, remarks: list[str]) -> list[Folder]:
+    """Return every folder with migrations, in the order of their paths.
+
+    Args:
+        remarks: Where it is said what looked like one and is none.
+    """
+    found: dict[Path, Folder] = {}
+    for file in _configurations(root):
+        if not NO_SERVICES.isdisjoint(file.relative_to(root).parts[:-1]):
+            remarks.append(
+                f"{shown(file, root)} configures Alembic; no service is looked for there."
+            )
+            continue
+        folder = _folder(file, root)
+        if folder is None:
+            remarks.append(
+                f"{shown(file, root)} configures Alembic, but its script_location leads to no "
+                f"{ENV_PY}."
+            )
+        elif folder.path in found:
+            first = found[folder.path]
+            remarks.append(
+                f"{shown(file, root)} configures migrations of {shown(folder.path, root)} too, as "
+                f"{first.config.name} does, which was taken: an entry has one configuration."
+            )
+        else:
+            found[folder.path] = folder
+    return [found[path] for path in sorted(found)]
+
+
+def _configurations(root: Path) -> list[Path]:
+    """Return every file that configures Alembic, in each folder the usual one first."""
+    files = [
+        path
+        for path in repository_files(root)
+        if path.suffix == ".ini" or path.name == PYPROJECT
+        if _options(path) is not None
+    ]
+    inis = {path.parent for path in files if path.suffix == ".ini"}
+    # Alembic reads the pyproject.toml beside an alembic.ini by itself.
+    kept = [path for path in files if path.name != PYPROJECT or path.parent not in inis]
+    return sorted(kept, key=lambda path: (path.parent, path.name != CONFIG, path.name))
+
+
+def _options(file: Path) -> dict[str, object] | None:
+    """Return what a file tells Alembic; None if that is nothing."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix == ".toml":
+            options = tomllib.loads(text).get("tool", {}).get("alembic")
+            return options if isinstance(options, dict) else None
+        parser = configparser.RawConfigParser(strict=False, allow_no_value=True)
+        parser.read_string(text)
+    except (OSError, ValueError, configparser.Error):
+        return None
+    return dict(parser.items("alembic")) if parser.has_section("alembic") else None
+
+
+def ini_url(file: Path) -> str:
+    """Return the database URL an Alembic configuration states, or nothing."""
+    return str((_options(file) or {}).get("sqlalchemy.url") or "")
+
+
+def _folder(file: Path, root: Path) -> Folder | None:
+    options = {**(_options(file.with_name(PYPROJECT)) or {}), **(_options(file) or {})}
+    location = str(options.get("script_location") or "")
+    if not location:
+        return None
+    for path in _working_directories(file, location, root):
+        for scripts in _script_folders(location, file.parent, path):
+            if (scripts / ENV_PY).is_file():
+                paths = tuple(_import_paths(options.get("prepend_sys_path"), file.parent, path))
+                return Folder(path=path, config=file, scripts=scripts, import_paths=paths)
+    return None
+
+
+def _working_directories(file: Path, location: str, root: Path) -> Iterator[Path]:
+    if HERE not in location:
+        yield from (p for p in (file.parent, *file.parents) if p.is_relative_to(root))
+        return
+    # It works from anywhere: the service is what holds both the file and the scripts.
+    scripts = _normal(location.replace(HERE, str(file.parent)), file.parent)
+    yield Path(os.path.commonpath([file.parent, scripts.parent]))
+
+
+def _script_folders(location: str, here: Path, path: Path) -> Iterator[Path]:
+    package, colon, rest = location.partition(":")
+    if colon:
+        relative = f"{package.replace('.', '/')}/{rest}"
+        yield from (_normal(relative, base) for base in (path, path / "src"))
+    yield _normal(location.replace(HERE, str(here)), path)
+
+
+def _import_paths(stated: object, here: Path, path: Path) -> Iterator[Path]:
+    texts: Sequence[object] = stated if isinstance(stated, list) else str(stated or "").split()
+    for text in texts:
+        yield from (
+            _normal(part.replace(HERE, str(here)), path) for part in str(text).split(os.pathsep)
+        )
+
+
+def _normal(text: str, folder: Path) -> Path:
+    return Path(os.path.normpath(folder / text))
