@@ -4,6 +4,7 @@ A migration is handed its URL, so most differences do not keep it from the right
 told all the same, because the service itself is handed nothing.
 """
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from huleedu_tasks.survey.matrix import (
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "")
 PATTERN = "docs/adoption.md shows a config.py that follows all the rules."
+# Some libraries explain themselves at length.
+SHOWN_ERROR = 150
 # What ConfigParser says of a percent sign.
 INTERPOLATION = "interpolation"
 
@@ -71,7 +74,7 @@ def differences(
 def _astray(service: Service, answer: Answer, suggestion: Suggestion | None) -> Problem:
     variable = service.url_variable
     if isinstance(answer, Failure):
-        cause = f"env.py fails when it is given its URL in {variable}: {answer.error}"
+        cause = f"env.py fails when it is given its URL in {variable}: {_shortened(answer)}"
         remedy = "Mend env.py, or state the interpreter that has its libraries as 'python'."
     elif isinstance(answer, Address) and _is_same(answer, OVERRIDE):
         cause = f"env.py is synchronous, and is given a URL for {answer.scheme}"
@@ -101,7 +104,7 @@ def _of_env(
         )
     elif isinstance(override, Failure):
         yield copes(
-            f"env.py fails {Situation.OVERRIDE}: {override.error}",
+            f"env.py fails {Situation.OVERRIDE}: {_shortened(override)}",
             "Alembic run by hand needs it; see its output with `alembic current`.",
         )
     elif isinstance(override, Address) and not override.password:
@@ -109,6 +112,13 @@ def _of_env(
             f"env.py loses the password {Situation.OVERRIDE}",
             "str() of a SQLAlchemy URL masks it: use render_as_string(hide_password=False).",
         )
+    if answers[Situation.DEVELOPMENT].config is None and _needs_its_variable(_envs(answers)):
+        yield copes(
+            "env.py connects only where its variable is set, and there is no config.py",
+            "Alembic run by hand needs that variable: `invoke db.url --show-password`.",
+            Level.INFO,
+        )
+        return
     for situation in (Situation.DEVELOPMENT, Situation.PRODUCTION):
         expected, answer = cases[situation].expected, answers[situation]
         if expected and not _agrees(answer.env, expected) and not _alike(answer.env, answer.config):
@@ -129,6 +139,13 @@ def _of_config(
         yield copes(
             f"config.py does not read {service.url_variable}: it {_does(override)}", PATTERN
         )
+    elif _needs_its_variable(found):
+        yield copes(
+            "config.py gives a URL only where its variable is set: HULEEDU_ENVIRONMENT does not "
+            "move it",
+            f"Set the variable wherever the service runs; or follow the rules: {PATTERN}",
+        )
+        return
     yield from _in_development(service, cases, found)
     yield from _in_production(cases, found)
     for situation in (Situation.NO_CREDENTIALS, Situation.NO_PRODUCTION):
@@ -215,6 +232,16 @@ def _file(answer: Address, service: Service) -> str:
     return str(path.relative_to(directory) if path.is_relative_to(directory) else path)
 
 
+def _envs(answers: Mapping[str, Answers]) -> dict[Situation, Answer]:
+    return {situation: answers[situation].env for situation in Situation}
+
+
+def _needs_its_variable(found: Mapping[Situation, Answer]) -> bool:
+    """Whether there is no URL at all without the override variable."""
+    others = set(Situation) - {Situation.HANDED_OVER, Situation.OVERRIDE}
+    return all(isinstance(found[situation], Failure) for situation in others)
+
+
 def _is_same(answer: Address, expected: DatabaseUrl) -> bool:
     where = (answer.user, answer.host, answer.port, answer.database)
     return where == (expected.user, expected.host, expected.port, expected.database)
@@ -233,5 +260,9 @@ def _alike(one: Answer, other: Answer) -> bool:
 
 def _does(answer: Answer) -> str:
     if isinstance(answer, Failure):
-        return f"fails: {answer.error}"
+        return f"fails: {_shortened(answer)}"
     return f"leads to {answer}" if answer else "gives no URL"
+
+
+def _shortened(failure: Failure) -> str:
+    return textwrap.shorten(failure.error, SHOWN_ERROR, placeholder=" ...")

@@ -17,7 +17,7 @@ INSTRUCTIONS = "HULEEDU_PROBE"
 # Seconds for all cases of a service together; each imports what the service imports.
 TIMEOUT = 120.0
 CONFIG_NAMES = ("config.py", "settings.py")
-DEPTH = 3
+DEPTH = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

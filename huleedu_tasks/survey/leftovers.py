@@ -26,8 +26,11 @@ def leftovers(registry: Registry) -> Iterator[Problem]:
             f"{shown(path, root)} has migrations and is not in the registry",
             "Add it; `invoke services.discover` shows the entry.",
         )
-    for path in sorted(_siblings(registered) - registered - migrating):
-        if _mentions_database(path):
+    known = registered | migrating
+    for path in sorted(_siblings(registered)):
+        # A folder of services is none itself.
+        holds = any(each.is_relative_to(path) for each in known)
+        if not holds and _mentions_database(path):
             yield copes(
                 f"{shown(path, root)} names a database and has no migrations",
                 "Nothing to do, unless that database is its own: `alembic init alembic` there.",

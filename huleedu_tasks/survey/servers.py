@@ -36,8 +36,8 @@ def compose_differences(
     yield from _data(service, container)
     if container.container_name:
         yield copes(
-            f"the compose service {container.name!r} has the fixed name "
-            f"{container.container_name!r}, so only one checkout can run at a time",
+            "its compose service has a fixed 'container_name', so that only one checkout can run "
+            "at a time",
             "Delete 'container_name'; Compose makes one of project and service.",
         )
 

@@ -120,6 +120,14 @@ FAULTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "broken": ({}, {"import asyncio": "import asyncio\nimport not_installed_here"}),
     "inside": ({"localhost:": "inside_db:1"}, {}),
     "mumbling": ({"not set: {missing}": "something is not set"}, {}),
+    "obedient": (
+        {'os.getenv("HULEEDU_ENVIRONMENT", "development").lower()': 'os.environ["OBEDIENT"]'},
+        {},
+    ),
+    "alone": (
+        {},
+        {"from config import settings": "import os", URL_LINE: 'url = os.environ["{variable}"]\n'},
+    ),
     "twin": ({}, {}),
     "other": ({}, {}),
     "synchronous": ({}, {}),
@@ -178,6 +186,8 @@ EXPECTED: dict[str, list[tuple[str, bool, str]]] = {
         ("INFO", True, "does not name what is missing in development .*HULEEDU_DB_USER and HUL"),
         ("INFO", True, "does not name what is missing in production"),
     ],
+    "obedient": [("WARNING", True, "config.py gives a URL only where its variable is set")],
+    "alone": [("INFO", True, "env.py connects only where its variable is set, and there is no")],
     "twin": [("ERROR", False, "twin and other have the same database in development")],
     "other": [
         ("ERROR", False, "config.py leads to localhost:.*/huleedu_twin in development"),
@@ -236,6 +246,8 @@ def write_service(
         env = env.replace(old, new.replace("{variable}", variable))
     monorepo.write(f"{folder}/config.py", config)
     monorepo.write(f"{folder}/alembic/env.py", env)
+    if name == "alone":
+        monorepo.path(f"{folder}/config.py").unlink()
     if name != "bare":
         monorepo.write(f"{folder}/alembic.ini", ALEMBIC_INI)
     histories = {
