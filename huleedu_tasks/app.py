@@ -5,7 +5,13 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from huleedu_tasks.config.registry import Registry, Service, find_registry, load_registry
+from huleedu_tasks.config.registry import (
+    REGISTRY_FILE,
+    Registry,
+    Service,
+    find_registry,
+    load_registry,
+)
 from huleedu_tasks.config.secret import Redactor
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import (
@@ -15,10 +21,11 @@ from huleedu_tasks.config.urls import (
     resolve_direct,
     resolve_each,
 )
-from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.errors import ConfigurationError, HuleEduError
 from huleedu_tasks.servers.choose import choose
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.state import state_folder
+from huleedu_tasks.survey.files import repository_root
 
 
 class App:
@@ -37,6 +44,25 @@ class App:
     def registry_path(self) -> Path:
         """Where the registry lies; its folder is the root of the monorepo."""
         return find_registry(self.start, Settings.registry_path())
+
+    @cached_property
+    def registry_place(self) -> Path:
+        """Where the registry lies, or would lie if there were one."""
+        if explicit := Settings.registry_path():
+            return (self.start / Path(explicit).expanduser()).resolve()
+        root = repository_root(self.start)
+        with suppress(ConfigurationError):
+            # One that lies above the repository is another one's.
+            if root is None or self.registry_path.is_relative_to(root):
+                return self.registry_path
+        return (root or self.start) / REGISTRY_FILE
+
+    @cached_property
+    def repository(self) -> Path:
+        """The folder of the whole monorepo, wherever its registry lies."""
+        return repository_root(self.start) or (
+            self.start if Settings.registry_path() else self.registry_place.parent
+        )
 
     @cached_property
     def registry(self) -> Registry:

@@ -307,6 +307,45 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Discovery:
+    """A registry made from what is there.
+
+    Attributes:
+        path: Where it lies, or would lie.
+        document: The registry.
+        fields: What is stated, each with its service and the evidence.
+        unsettled: What nobody could settle, each with its service and the question.
+        shown: The document as text, or how it differs from the one that is there.
+        closing: What came of it, and what to do next.
+    """
+
+    command: str
+    path: str
+    written: bool
+    document: Mapping[str, object]
+    fields: tuple[Mapping[str, Fact], ...]
+    unsettled: tuple[Mapping[str, Fact], ...] = ()
+    remarks: tuple[str, ...] = ()
+    shown: str = ""
+    closing: tuple[str, ...] = ()
+    exit_code: ExitCode = ExitCode.DONE
+
+    def as_json(self) -> dict[str, object]:
+        """Return the JSON document."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "command": self.command,
+            "exit_code": int(self.exit_code),
+            "path": self.path,
+            "written": self.written,
+            "registry": dict(self.document),
+            "fields": [dict(row) for row in self.fields],
+            "unsettled": [dict(row) for row in self.unsettled],
+            "remarks": list(self.remarks),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """A result that is a sentence."""
 

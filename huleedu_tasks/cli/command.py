@@ -10,6 +10,7 @@ import contextlib
 import functools
 import inspect
 import os
+import re
 import signal
 import sys
 import traceback
@@ -38,6 +39,8 @@ HELP = {
 RUN_AGAIN = "Run the same command again; it begins from any state."
 REPORT_BUG = "This is a mistake in huleedu-tasks: please report it with the lines above."
 REPEATABLE = ("service", "confirm", "first", "host")
+# How every message names a task.
+INVOKE = re.compile(r"`invoke (?=[a-z]+\.[a-z])")
 STANDARD_OUTPUT = 1
 STANDARD_ERROR = 2
 
@@ -172,11 +175,26 @@ def _require_values(arguments: Sequence[str]) -> None:
             )
 
 
+def typed_before(name: str, argv: Sequence[str]) -> str:
+    """Return what a person has typed before the name of a task.
+
+    That is the program, which may be another than `invoke`, and where somebody has added our
+    tasks below a name of their own, that name.
+    """
+    program, *words = argv
+    path = Path(program)
+    # `python -m invoke` tells of invoke/__main__.py.
+    called = path.parent.name if path.name == "__main__.py" else path.name
+    typed = next((word for word in words if f".{word}".endswith(f".{name}")), name)
+    return f"{called} {typed.removesuffix(name)}"
+
+
 def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.kwargs) -> None:
     dry_run = bool(context.config.run.dry or kwargs.get("dry_run"))
     screen = Screen(as_json=bool(kwargs.get("json")))
     app = Command(start=Path.cwd(), dry_run=dry_run, screen=screen)
-    screen.redact = app.redact
+    typed = f"`{typed_before(name, sys.argv)}"
+    screen.redact = lambda text: INVOKE.sub(lambda _: typed, app.redact(text))
     usual = signal.getsignal(signal.SIGTERM)
     app.end_on_sigterm()
     try:

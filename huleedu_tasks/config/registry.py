@@ -159,7 +159,7 @@ def load_registry(path: Path) -> Registry:
     errors = list(jsonschema_rs.validator_for(schema()).iter_errors(document))
     findings += [Finding(place=_place(e.instance_path), problem=_explain(e)) for e in errors]
     entries = _sound_entries(document, [error.instance_path for error in errors])
-    services = tuple(_complete(path.parent, entry) for entry in entries)
+    services = tuple(complete(path.parent, entry) for entry in entries)
     # Of three that are the same, the last clashes with both others in the same words.
     findings = list(dict.fromkeys([*findings, *_contradictions(entries, services)]))
     if not findings:
@@ -278,7 +278,12 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
     return f"Did you mean {close[0]!r}?" if close else ""
 
 
-def _complete(root: Path, entry: Mapping[str, Any]) -> Service:
+def complete(root: Path, entry: Mapping[str, Any]) -> Service:
+    """Return a service as convention has it, but for what its entry states.
+
+    Args:
+        root: The folder of the registry.
+    """
     name = entry["name"]
     directory = root / entry.get("directory", f"services/{name}_service")
     variable_stem = directory.name.upper().replace("-", "_").replace(".", "_")

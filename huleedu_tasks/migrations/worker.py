@@ -46,8 +46,13 @@ class WrongDatabase(Exception):
 
 
 def main() -> None:
-    """Become `alembic`, imported from neither this folder nor the service's own."""
+    """Become `alembic`."""
     end_with_parent()
+    sys.exit(exit_code_of_alembic())
+
+
+def exit_code_of_alembic() -> int:
+    """Run Alembic with this process's arguments and environment, and return how it ended."""
     instructions = json.loads(os.environ.pop(INSTRUCTIONS, "null"))
     with outside_of_service():
         from alembic.config import main as alembic
@@ -59,12 +64,13 @@ def main() -> None:
         # Alembic's own, after it has said why.
         if observer and error.code:
             observer.failed(error.__context__ or error)
-        raise
+        return error.code & 0xFF if isinstance(error.code, int) else int(bool(error.code))
     except Exception as error:
         if observer:
             observer.failed(error)
         show(error)
-        sys.exit(1)
+        return 1
+    return 0
 
 
 @contextmanager

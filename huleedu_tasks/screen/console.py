@@ -18,6 +18,7 @@ from huleedu_tasks.errors import ExitCode, HuleEduError
 from huleedu_tasks.report import (
     SCHEMA_VERSION,
     AppliedRevision,
+    Discovery,
     Level,
     Listing,
     Outcome,
@@ -65,6 +66,8 @@ class Screen:
             self._print_json(result.as_json())
         elif isinstance(result, Report):
             self._show_report(result)
+        elif isinstance(result, Discovery):
+            self._show_discovery(result)
         elif isinstance(result, Listing):
             self._print_table(result.columns, [_cells(row, result.columns) for row in result.rows])
         else:
@@ -141,6 +144,24 @@ class Screen:
         for note in report.notes:
             self.say(note)
         self.say(_summary(report))
+
+    def _show_discovery(self, found: Discovery) -> None:
+        self.discovered(found)
+        for sentence in found.closing:
+            self.say(sentence)
+
+    def discovered(self, found: Discovery) -> None:
+        """Print what was found, before it is known what becomes of it."""
+        columns = ("service", "field", "value", "evidence")
+        if found.fields:
+            self._print_table(columns, [_cells(row, columns) for row in found.fields])
+        if found.shown:
+            print(f"\n{self.redact(found.shown.rstrip())}\n", flush=True)
+        for row in found.unsettled:
+            place = ": ".join(str(row[name]) for name in ("service", "field") if row[name])
+            self.say(f"Not settled: {place}: {row['question']}")
+        for remark in found.remarks:
+            self.say(f"  - {remark}")
 
     def _print_outcomes(self, report: Report) -> None:
         self._print_places(report)

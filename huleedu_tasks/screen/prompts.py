@@ -1,6 +1,7 @@
 """Questions to a person at a terminal; the only user of questionary."""
 
 import sys
+from collections.abc import Sequence
 
 from huleedu_tasks.errors import Refused
 
@@ -38,3 +39,37 @@ def type_name(name: str, *, why: str, flag: str) -> None:
             f"{name!r} was not typed; nothing was changed.",
             hint=f"Without a terminal, pass `{flag}`.",
         )
+
+
+def agree(question: str) -> bool:
+    """Have a person say yes; everything else is a no.
+
+    Raises:
+        KeyboardInterrupt: On Ctrl-C.
+    """
+    import questionary
+
+    try:
+        return bool(questionary.confirm(question, default=False).unsafe_ask())
+    except EOFError:
+        return False
+
+
+def choose(question: str, choices: Sequence[tuple[str, str]], *, otherwise: str) -> str:
+    """Have a person choose one of several.
+
+    Args:
+        choices: For each, what is shown and what it stands for.
+        otherwise: What to do without an answer, for the error.
+
+    Raises:
+        Refused: If the input is closed.
+        KeyboardInterrupt: On Ctrl-C.
+    """
+    import questionary
+
+    options = [questionary.Choice(title=shown, value=value) for shown, value in choices]
+    try:
+        return str(questionary.select(question, choices=options).unsafe_ask())
+    except EOFError:
+        raise Refused("Nothing was chosen, and nothing was changed.", hint=otherwise) from None

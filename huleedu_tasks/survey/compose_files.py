@@ -4,7 +4,6 @@ Where Docker's command line is there it is asked instead; this also tells which 
 stands in, which Compose does not.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.survey.declarations import Declaration, Override, declaration
+from huleedu_tasks.survey.env_files import assignments
 from huleedu_tasks.survey.interpolation import Interpolation
 
 ENV_FILE = ".env"
@@ -54,22 +54,10 @@ def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles
 
 def env_file(path: Path, outer: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of a file; each may use those before it and those outside."""
-    import io
-
-    from dotenv.parser import parse_stream
-
-    if not path.is_file():
-        return {}
     values: dict[str, str] = {}
-    for binding in parse_stream(
-        io.StringIO(path.read_text(encoding="utf-8-sig", errors="replace"))
-    ):
-        if binding.key is None:
-            continue
-        literal = re.search(r"=\s*'", binding.original.string)
+    for each in assignments(path):
         known = Interpolation(variables={**values, **outer})
-        text = binding.value or ""
-        values[binding.key] = text if literal else known(text)
+        values[each.name] = each.value if each.is_literal else known(each.value)
     return values
 
 
@@ -138,7 +126,7 @@ class _Reader:
         if below is None or below is service:
             return own
         extended = self._extended(document, below, folder, file, variables)
-        return extended.under(own)
+        return replace(extended.under(own), file=own.file)
 
     def _completed(self, service: Declaration, variables: Mapping[str, str]) -> Declaration:
         """Fill in what comes from files of variables and from outside."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _PORT = re.compile(
-    r"(?:(?P<host>\[[^\]]*\]|[\d.]+):)?(?:(?P<published>[\d-]*):)?(?P<target>[\d-]+)(?:/\w+)?"
+    r"(?:(?P<host>\[[^\]]*\]|\d+(?:\.\d+)+):)?(?:(?P<published>[\d-]*):)?(?P<target>[\d-]+)(?:/\w+)?"
 )
 _REMOTE = re.compile(r"\w+://|git@|github\.com/")
 Ports = tuple[tuple[int | None, int], ...]
@@ -31,47 +31,73 @@ class Declaration:
 
     Attributes:
         environment: None for a variable that is handed on from outside.
+        build_folder: Where a relative path of its build starts; None if it is not built.
         env_files: Each with whether it must be there.
         mounts: The source of each path in the container.
         replaced: Fields that replace those of the declaration below.
     """
 
-    image: str = ""
+    image: str | None = None
     environment: Mapping[str, str | None] = field(default_factory=dict)
     env_files: tuple[tuple[Path, bool], ...] = ()
     ports: Ports = ()
     mounts: Mapping[str, str] = field(default_factory=dict)
-    container_name: str = ""
-    build_context: Path | None = None
-    dockerfile: Path | None = None
-    working_dir: str = ""
+    container_name: str | None = None
+    build_folder: Path | None = None
+    build_context: str | None = None
+    dockerfile: str | None = None
+    working_dir: str | None = None
     command: str | None = None
+    depends_on: tuple[str, ...] = ()
     file: Path | None = None
     replaced: frozenset[str] = frozenset()
 
     def under(self, upper: "Declaration") -> "Declaration":
         """Return this declaration with another one put over it."""
-        stated = {name: getattr(upper, name) for name in _PLAIN if getattr(upper, name)}
-        if upper.command is not None:
-            stated["command"] = upper.command
+        stated = {
+            name: getattr(upper, name)
+            for name in _PLAIN
+            if getattr(upper, name) is not None or name in upper.replaced
+        }
         for name, merge in _MERGED.items():
             own, its = getattr(self, name), getattr(upper, name)
             stated[name] = its if name in upper.replaced else merge(own, its)
         return replace(self, **stated, file=self.file or upper.file)
 
+    @property
+    def context(self) -> Path | None:
+        """The folder its image is built from; None for one that is not, or from elsewhere."""
+        stated = self.build_context or "."
+        if self.build_folder is None or _REMOTE.match(stated):
+            return None
+        return _path(stated, self.build_folder)
 
-_PLAIN = ("image", "container_name", "build_context", "dockerfile", "working_dir")
+    @property
+    def built_by(self) -> Path | None:
+        """The Dockerfile."""
+        return self.context and _path(self.dockerfile or "Dockerfile", self.context)
+
+
+_PLAIN = (
+    "image",
+    "container_name",
+    "build_folder",
+    "build_context",
+    "dockerfile",
+    "working_dir",
+    "command",
+)
 _MERGED: Mapping[str, Callable[[Any, Any], Any]] = {
     "environment": lambda below, above: {**below, **above},
     "env_files": lambda below, above: (*below, *above),
     "ports": lambda below, above: tuple(dict.fromkeys((*below, *above))),
     "mounts": lambda below, above: {**below, **above},
+    "depends_on": lambda below, above: tuple(dict.fromkeys((*below, *above))),
 }
-_FIELD_OF_KEY = {
-    "environment": "environment",
-    "env_file": "env_files",
-    "ports": "ports",
-    "volumes": "mounts",
+_FIELDS_OF_KEY: Mapping[str, tuple[str, ...]] = {
+    "env_file": ("env_files",),
+    "volumes": ("mounts",),
+    "build": ("build_folder", "build_context", "dockerfile"),
 }
 
 
@@ -85,21 +111,28 @@ def declaration(service: Mapping[str, Any], folder: Path, file: Path | None) -> 
     """
     replaced = {key for key, value in service.items() if isinstance(value, Override)}
     plain = {k: v.value if isinstance(v, Override) else v for k, v in service.items()}
-    context, dockerfile = _build(plain.get("build"), folder)
+    build = plain.get("build")
+    built = build if isinstance(build, Mapping) else {"context": build}
     return Declaration(
-        image=_text(plain.get("image")),
+        image=_optional(plain.get("image")),
         environment=_environment(plain.get("environment")),
         env_files=tuple(_env_file(each, folder) for each in _listed(plain.get("env_file"))),
         ports=tuple(dict.fromkeys(p for each in _listed(plain.get("ports")) for p in _ports(each))),
         mounts=dict(_mount(each, folder) for each in _listed(plain.get("volumes")) if _lasts(each)),
-        container_name=_text(plain.get("container_name")),
-        build_context=context,
-        dockerfile=dockerfile,
-        working_dir=_text(plain.get("working_dir")),
+        container_name=_optional(plain.get("container_name")),
+        build_folder=None if build is None else folder,
+        build_context=_optional(built.get("context")),
+        dockerfile=_optional(built.get("dockerfile")),
+        working_dir=_optional(plain.get("working_dir")),
         command=_command(plain.get("command")),
+        depends_on=tuple(str(name) for name in plain.get("depends_on") or ()),
         file=file,
-        replaced=frozenset(_FIELD_OF_KEY[key] for key in replaced if key in _FIELD_OF_KEY),
+        replaced=frozenset(name for key in replaced for name in _FIELDS_OF_KEY.get(key, (key,))),
     )
+
+
+def _optional(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _text(value: Any) -> str:
@@ -162,17 +195,6 @@ def _mount(stated: Any, folder: Path) -> tuple[str, str]:
         source, target = (first, rest.partition(":")[0]) if colon else ("", first)
         is_path = source.startswith((".", "/", "~"))
     return target.rstrip("/") or "/", str(_path(source, folder)) if is_path else source
-
-
-def _build(stated: Any, folder: Path) -> tuple[Path | None, Path | None]:
-    if stated is None:
-        return None, None
-    plain = stated if isinstance(stated, Mapping) else {"context": stated}
-    context = _text(plain.get("context")) or "."
-    if _REMOTE.match(context):
-        return None, None
-    path = _path(context, folder)
-    return path, _path(_text(plain.get("dockerfile")) or "Dockerfile", path)
 
 
 def _command(stated: Any) -> str | None:

@@ -29,6 +29,14 @@ def repository_root(start: Path) -> Path | None:
     return next((folder for folder in folders if (folder / ".git").exists()), None)
 
 
+def text_of(path: Path) -> str:
+    """Return a file's text, or nothing if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        return ""
+
+
 def shown(path: Path, root: Path) -> str:
     """Return a path as people read it: from the root, where it lies there."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

@@ -6,7 +6,9 @@ from difflib import get_close_matches
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.report import Level, Problem
 from huleedu_tasks.survey.agreement import copes, must_act
-from huleedu_tasks.survey.composition import Composition, Container, default_files
+from huleedu_tasks.survey.compose_choice import default_files
+from huleedu_tasks.survey.composition import Composition
+from huleedu_tasks.survey.container import Container
 from huleedu_tasks.survey.files import shown
 
 WITHOUT = "HULEEDU_PROVIDER=embedded does without it."

@@ -250,7 +250,7 @@ def write_service(
         monorepo.path(f"{folder}/config.py").unlink()
     if name != "bare":
         monorepo.write(f"{folder}/alembic.ini", ALEMBIC_INI)
-    histories = {
+    histories: dict[str, dict[str, str | None]] = {
         "forked": {"a1": None, "b1": "a1", "b2": "a1"},
         "dangling": {"a1": "nowhere"},
     }

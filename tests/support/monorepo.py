@@ -252,7 +252,7 @@ def clean_environment() -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("HULEEDU_", "PG", "COMPOSE_", "DOCKER_"))
-        and not name.endswith("_DATABASE_URL")
+        and not name.endswith("DATABASE_URL")
     }
 
 
@@ -286,10 +286,10 @@ def new_monorepo(services: Sequence[str] = ("alpha", "beta", "gamma")) -> Iterat
 
 
 @contextmanager
-def empty_monorepo() -> Iterator[Monorepo]:
-    """Make a monorepo with a `.env` and no services."""
+def empty_monorepo(name: str = "repo") -> Iterator[Monorepo]:
+    """Make a monorepo with a `.env` and no services, in a folder of a name."""
     folder = scratch_folder("monorepo")
-    root = folder / "repo"
+    root = folder / name
     root.mkdir()
     state = folder / "state"
     environment = {

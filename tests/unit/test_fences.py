@@ -58,9 +58,9 @@ OWNERS = {
     "sqlalchemy": {"migrations/probe.py", "migrations/worker.py"},
     "greenlet": {"migrations/probe.py"},
     "sqlglot": {"migrations/hazards.py"},
-    "dotenv": {"config/settings.py"},
+    "dotenv": {"config/settings.py", "survey/env_files.py"},
     "jsonschema_rs": {"config/registry.py"},
-    "yaml": {"config/registry.py"},
+    "yaml": {"config/registry.py", "survey/compose_files.py"},
     "subprocess": {"process.py"},
 }
 

@@ -1,0 +1,318 @@
+"""Makes a registry of what is there: folders with migrations, their sources, the compose files.
+
+Nothing of the monorepo is run. What cannot be settled is asked, or marked so that no command
+takes the file for finished.
+"""
+
+import difflib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from huleedu_tasks.errors import ConfigurationError, ExitCode
+from huleedu_tasks.report import Discovery, Fact
+from huleedu_tasks.servers.compose import Compose
+from huleedu_tasks.survey.applications import told_to
+from huleedu_tasks.survey.compose_choice import compose_files, read_here
+from huleedu_tasks.survey.composition import Composition, read_composition
+from huleedu_tasks.survey.container import Container
+from huleedu_tasks.survey.entries import CONVENTION, Document, Entry, entries, require_readable
+from huleedu_tasks.survey.files import repository_files, shown
+from huleedu_tasks.survey.folders import Folder, find_folders
+from huleedu_tasks.survey.proposals import Decisions, Survey
+from huleedu_tasks.survey.questions import MARK, Question
+from huleedu_tasks.survey.reading import Reading
+from huleedu_tasks.survey.registry_text import contradictions, registry_text
+from huleedu_tasks.survey.sources import read_folder, read_sources
+
+COMMAND = "services.discover"
+NOT_OVERWRITTEN = "{path} differs and was left as it is; pass `--overwrite` to replace it."
+UNSEEN = (
+    "What nobody can see by looking: the order of seeds (seed_after), seeds elsewhere than in "
+    "database/seed-scripts, extensions, and variables of a service's own (environment)."
+)
+NEXT = "Next: `invoke services.list` shows what follows from it, `invoke services.check` compares."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Everything that was read, before anything is decided.
+
+    Attributes:
+        path: Where the registry lies, or would lie.
+        existing: The registry there is, as it stands; None if there is none.
+        text: Its text.
+    """
+
+    path: Path
+    survey: Survey
+    composition: Composition
+    compose_files: tuple[str, ...]
+    existing: Document | None
+    text: str
+    remarks: tuple[str, ...]
+
+    def questions(self, decisions: Decisions) -> list[tuple[Entry, Question]]:
+        """Return what is not settled yet, in the order of the registry."""
+        return [
+            (entry, question)
+            for entry in self.entries(decisions)
+            for question in entry.proposal.questions
+            if question.field in entry.markers
+        ]
+
+    def entries(self, decisions: Decisions) -> list[Entry]:
+        """Return the registry's entries for the services that were found."""
+        return entries(self.survey.propose(decisions), self._services, self.path.parent)
+
+    def result(self, decisions: Decisions) -> Discovery:
+        """Return the registry, and how it differs from the one there is; nothing is written."""
+        made = self.entries(decisions)
+        document = self._document(made)
+        text = registry_text(document)
+        unsettled = (*_unsettled(made), *_contradictory(document))
+        same = document == self.existing
+        shown_text = "" if same else self._difference(text) if self.text else text
+        return Discovery(
+            command=COMMAND,
+            path=str(self.path),
+            written=False,
+            document=document,
+            fields=tuple(row for entry in made for row in _rows(entry)),
+            unsettled=unsettled,
+            remarks=(*self.remarks, *self._remarks(made)),
+            shown=shown_text,
+            closing=(f"{COMMAND}: {self.path} is up to date.",) if same else (),
+            exit_code=ExitCode.FAILED if unsettled else ExitCode.DONE,
+        )
+
+    @property
+    def _services(self) -> list[Document]:
+        return list((self.existing or {}).get("services") or [])
+
+    def _document(self, made: Sequence[Entry]) -> Document:
+        document = dict(self.existing or {})
+        if self.compose_files and "compose_files" not in document:
+            document["compose_files"] = list(self.compose_files)
+        by_name = {entry.name: entry.document for entry in made}
+        # An entry of which nothing was found stays: it may be right all the same.
+        kept = [by_name.get(str(each["name"]), each) for each in self._services]
+        names = {str(each["name"]) for each in self._services}
+        services = [*kept, *(entry.document for entry in made if entry.name not in names)]
+        document.pop("services", None)
+        return {**document, "services": services}
+
+    def _difference(self, text: str) -> str:
+        name = self.path.name
+        lines = difflib.unified_diff(
+            self.text.splitlines(), text.splitlines(), name, f"{name}, discovered", lineterm=""
+        )
+        return "\n".join(lines)
+
+    def _remarks(self, made: Sequence[Entry]) -> Iterator[str]:
+        found = {entry.name for entry in made}
+        for each in self._services:
+            if str(each["name"]) not in found:
+                yield f"{each['name']}: no folder with its migrations was found; it was kept."
+        used = {entry.document.get("compose_service") for entry in made}
+        used |= {p.proposal.server.name for p in made if p.proposal.server}
+        asked = {c.value for e in made for q in e.proposal.questions for c in q.choices}
+        for name, server in self.survey.servers.items():
+            if name not in used | asked:
+                database = f" ({server.database})" if server.database else ""
+                yield f"The PostgreSQL server {name}{database} belongs to none of the services."
+
+
+async def look(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
+    """Read everything.
+
+    Args:
+        root: The folder of the whole monorepo.
+        path: Where the registry lies, or would lie.
+        environment: The variables of the compose files.
+
+    Raises:
+        ConfigurationError: If there is no service, or the registry or a compose file it names
+            cannot be read.
+    """
+    repository_files.cache_clear()
+    remarks: list[str] = []
+    text = _text_of(path)
+    existing = _parsed(path, text) if text else None
+    folders = find_folders(root, remarks)
+    if not folders:
+        raise ConfigurationError(
+            f"No service was found in {root}: nothing there configures Alembic.",
+            hint="A service has an alembic.ini, or [tool.alembic] in its pyproject.toml, whose "
+            "script_location leads to an env.py. `invoke services.discover` looks below the "
+            "nearest folder with .git.",
+        )
+    stated = [path.parent / file for file in (existing or {}).get("compose_files", ())]
+    composition = await read_composition(root, stated, environment)
+    servers = composition.databases
+    applications = [*_applications(composition), *_others(root, composition, environment)]
+    told = told_to(applications, servers, folders, root)
+    survey = Survey(
+        root=root,
+        readings=tuple(
+            Reading(
+                folder=folder,
+                sources=read_sources(folder, root, folders),
+                told=told[folder.path],
+            )
+            for folder in folders
+        ),
+        servers=servers,
+    )
+    return Found(
+        path=path,
+        survey=survey,
+        composition=composition,
+        compose_files=_files_to_state(path.parent, composition, environment),
+        existing=existing,
+        text=text,
+        remarks=(*composition.remarks, *remarks, *_lookalikes(folders, root)),
+    )
+
+
+def written(found: Discovery, path: Path) -> Discovery:
+    """Write the registry.
+
+    Raises:
+        ConfigurationError: If it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(registry_text(found.document), encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="Correct the folder's owner and permissions.",
+        ) from error
+    marked = f"Replace each {MARK!r} in it first. " if found.exit_code else ""
+    closing = (f"{COMMAND}: wrote {path}.", UNSEEN, f"{marked}{NEXT}")
+    return replace(found, written=True, closing=closing)
+
+
+def brief(found: Discovery) -> Discovery:
+    """Return what is still to be shown to somebody who has seen what was found."""
+    return replace(found, fields=(), unsettled=(), remarks=(), shown="")
+
+
+def kept(found: Discovery, why: str, *, refused: bool) -> Discovery:
+    """Return what was found where nothing was written."""
+    code = ExitCode.REFUSED if refused else found.exit_code
+    return replace(found, exit_code=code, closing=(f"{COMMAND}: {why}", UNSEEN))
+
+
+def _contradictory(document: Document) -> Iterator[Mapping[str, Fact]]:
+    """Tell what does not hold together although each field of it was found."""
+    for finding in contradictions(document):
+        if MARK not in finding.problem:
+            yield {
+                "service": "",
+                "field": finding.place,
+                "question": finding.problem,
+                "choices": [],
+            }
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{path} cannot be read: {error}", hint="It must be a readable file in UTF-8."
+        ) from error
+
+
+def _parsed(path: Path, text: str) -> Document:
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(
+            f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
+            hint="Correct that line, or move the file away to have a new one written.",
+        ) from error
+    if not isinstance(document, dict):
+        raise ConfigurationError(
+            f"{path} is no registry: it must be an object.",
+            hint="Move the file away to have a new one written.",
+        )
+    require_readable(document, path)
+    return document
+
+
+def _applications(composition: Composition) -> list[Container]:
+    return [each for each in composition.containers.values() if not each.is_postgres]
+
+
+def _others(
+    root: Path, composition: Composition, environment: Mapping[str, str]
+) -> Iterator[Container]:
+    """Read the application containers of the other compose files: they tell of the same servers."""
+    for file in compose_files(root):
+        if file in composition.files:
+            continue
+        with suppress(ConfigurationError):
+            read = read_here([file], environment).values()
+            yield from (each for each in read if not each.is_postgres)
+
+
+def _files_to_state(
+    folder: Path, composition: Composition, environment: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return the files Compose would not find by itself from the registry's folder."""
+    usual = Compose(root=folder, files=(), environment=environment).first_file
+    if not composition.databases or (usual and usual in composition.files[:1]):
+        return ()
+    return tuple(Path(os.path.relpath(file, folder)).as_posix() for file in composition.files)
+
+
+def _lookalikes(folders: Sequence[Folder], root: Path) -> Iterator[str]:
+    """Tell of folders beside the services that speak of a database and have no migrations."""
+    homes = {folder.home for folder in folders}
+    parents = {home.parent for home in homes if home != root}
+    files = repository_files(root)
+    beside = {
+        p.joinpath(f.relative_to(p).parts[0]) for f in files for p in parents if p in f.parents
+    }
+    for path in sorted(beside - homes):
+        is_around = any(path in home.parents for home in homes)
+        if path.is_dir() and not is_around and (named := read_folder(path, root).variables):
+            yield (
+                f"{shown(path, root)} has no Alembic migrations, and was left out; its sources "
+                f"name a database URL ({named[0].place})."
+            )
+
+
+def _rows(entry: Entry) -> Iterator[Mapping[str, Fact]]:
+    for field, value in entry.document.items():
+        if field in entry.evidence or field in ("name", "port"):
+            evidence = entry.evidence.get(field, "as it is stated already")
+            shown_value: Any = " ".join(value) if isinstance(value, list) else value
+            yield {
+                "service": entry.name,
+                "field": field,
+                "value": shown_value,
+                "evidence": evidence or CONVENTION,
+            }
+
+
+def _unsettled(made: Sequence[Entry]) -> Iterator[Mapping[str, Fact]]:
+    for entry in made:
+        questions = {question.field: question for question in entry.proposal.questions}
+        for field, marker in entry.markers.items():
+            choices = questions[field].choices if field in questions else ()
+            yield {
+                "service": entry.name,
+                "field": field,
+                "question": marker.removeprefix(MARK).strip(),
+                "choices": [choice.label for choice in choices],
+            }

@@ -1,0 +1,271 @@
+"""Proposals as entries of a registry: what convention gives is not stated."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huleedu_tasks.config.registry import Service, complete
+from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.survey.names import common_prefix, stem, words
+from huleedu_tasks.survey.proposals import Proposal
+from huleedu_tasks.survey.questions import MARK, Fact, Value
+from huleedu_tasks.survey.reading import telling_name
+
+# In the order they depend on each other by convention, and are stated in.
+FIELDS = (
+    "port",
+    "directory",
+    "database",
+    "url_variable",
+    "url_scheme",
+    "alembic_config",
+    "python",
+    "compose_service",
+    "volume",
+)
+CONVENTION = "convention"
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_SERVERS_WORDS = frozenset({"db", "database", "postgres", "postgresql", "pg"})
+_ANY_PORT = 1
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One service of the registry.
+
+    Attributes:
+        document: What is stated.
+        evidence: Where each stated field is known from.
+    """
+
+    proposal: Proposal
+    document: Document
+    evidence: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.document["name"])
+
+    @property
+    def markers(self) -> dict[str, str]:
+        """The fields that hold a question, with it."""
+        return {
+            name: value
+            for name, value in self.document.items()
+            if isinstance(value, str) and value.startswith(MARK)
+        }
+
+
+def entries(
+    proposals: Sequence[Proposal], existing: Sequence[Mapping[str, Any]], folder: Path
+) -> list[Entry]:
+    """Make the entries of a registry.
+
+    Args:
+        existing: Those it has so far; what they say and nobody can see is kept.
+        folder: Where the registry lies.
+    """
+    old = {id(p): _existing(p, existing, folder) for p in proposals}
+    taken = {str(each["name"]) for each in existing}
+    made = []
+    namer = _Namer(proposals)
+    for proposal in proposals:
+        if entry := old[id(proposal)]:
+            made.append(_merged(proposal, entry, folder))
+            continue
+        name, evidence = _shortest(proposal, namer.names(proposal), taken, folder)
+        taken.add(name)
+        made.append(_entry(proposal, name, evidence, folder))
+    order = [str(each["name"]) for each in existing]
+    made.sort(key=lambda each: order.index(each.name) if each.name in order else len(order))
+    return [_with_server(each, made) for each in made]
+
+
+class _Namer:
+    """Knows what the services may be called."""
+
+    def __init__(self, proposals: Sequence[Proposal]) -> None:
+        folders = Counter(telling_name(p.reading.folder) for p in proposals)
+        self._doubles = {name for name, count in folders.items() if count > 1}
+        databases = [p.facts["database"].value for p in proposals if "database" in p.facts]
+        self._prefix = common_prefix(map(str, databases))
+
+    def names(self, proposal: Proposal) -> Iterator[tuple[str, str]]:
+        """Return sensible names, each with what it is taken from, the most usual first."""
+        folder = proposal.reading.folder
+        telling = telling_name(folder)
+        if telling not in self._doubles:
+            yield "_".join(stem(telling)), "the folder's name"
+            yield telling, "the folder's name"
+        if "database" in proposal.facts:
+            parts = words(str(proposal.facts["database"].value))
+            if parts[:1] == [self._prefix]:
+                parts = parts[1:]
+            yield "_".join(parts), "the database's name"
+        if proposal.server:
+            yield "_".join(stem(proposal.server.name)), "the compose service's name"
+            parts = [word for word in words(proposal.server.name) if word not in _SERVERS_WORDS]
+            yield "_".join(parts), "the compose service's name"
+        parents = words(folder.home.parent.name)
+        yield "_".join([*parents, *words(folder.home.name)]), "the folder's name and its parent's"
+
+
+def _shortest(
+    proposal: Proposal, names: Iterator[tuple[str, str]], taken: set[str], folder: Path
+) -> tuple[str, str]:
+    """Return the name with which the fewest fields must be stated."""
+    free = [(n, why) for n, why in names if _NAME.fullmatch(n) and n not in taken]
+    if not free:
+        base = "_".join(words(proposal.reading.folder.home.name)) or "service"
+        name = next(f"{base}_{n}" for n in range(2, 10_000) if f"{base}_{n}" not in taken)
+        return (name if _NAME.fullmatch(name) else f"service_{name}"), "the folder's name"
+    return min(free, key=lambda pair: len(_entry(proposal, pair[0], pair[1], folder).document))
+
+
+def _entry(proposal: Proposal, name: str, evidence: str, folder: Path) -> Entry:
+    document: Document = {"name": name}
+    places = {"name": evidence}
+    markers = {question.field: question.marker for question in proposal.questions}
+    for field in FIELDS:
+        if field in markers:
+            document[field], places[field] = markers[field], "not settled"
+            continue
+        fact = proposal.facts.get(field)
+        if fact and (field == "port" or not _agrees(document, field, fact, folder)):
+            document[field], places[field] = _stated(document, field, fact, folder), fact.evidence
+    return Entry(proposal=proposal, document=document, evidence=places)
+
+
+def _merged(proposal: Proposal, existing: Mapping[str, Any], folder: Path) -> Entry:
+    """Change an entry where what was found contradicts it, and nowhere else."""
+    document = dict(existing)
+    places: dict[str, str] = {}
+    markers = {question.field: question.marker for question in proposal.questions}
+    for field in FIELDS:
+        if _is_marker(document.get(field)):
+            del document[field]
+        fact = proposal.facts.get(field)
+        if fact and field in document:
+            places[field] = fact.evidence
+        if field in markers and field not in document and field in ("port", *_SETTLING):
+            document[field], places[field] = markers[field], "not settled"
+        elif fact and field == "python":
+            # What runs a service's Python is its owners' choice, and they have chosen.
+            continue
+        elif fact and (field not in document and field == "port"):
+            document[field], places[field] = fact.value, fact.evidence
+        elif fact and not _agrees(document, field, fact, folder):
+            without = {key: value for key, value in document.items() if key != field}
+            if field != "port" and _agrees(without, field, fact, folder):
+                document = without
+            else:
+                document[field] = _stated(document, field, fact, folder)
+                places[field] = fact.evidence
+    return Entry(proposal=proposal, document=document, evidence=places)
+
+
+# Where an existing entry says nothing, convention does not answer these questions.
+_SETTLING = ("database", "url_variable")
+
+
+def _with_server(entry: Entry, everybody: Sequence[Entry]) -> Entry:
+    """State the compose service of those that share one: the port may then stand twice."""
+    server = entry.proposal.server
+    port = entry.document.get("port")
+    sharing = [
+        each for each in everybody if each is not entry and each.document.get("port") == port
+    ]
+    if not server or not sharing or "compose_service" in entry.document:
+        return entry
+    fact = entry.proposal.facts["compose_service"]
+    return Entry(
+        proposal=entry.proposal,
+        document={**entry.document, "compose_service": server.name},
+        evidence={**entry.evidence, "compose_service": fact.evidence},
+    )
+
+
+def require_readable(document: Mapping[str, Any], path: Path) -> None:
+    """See that an existing registry can be understood as far as its entries are compared.
+
+    Raises:
+        ConfigurationError: If not, with the entries.
+    """
+    wrong = [
+        f"services[{index}]"
+        for index, entry in enumerate(document.get("services") or [])
+        if not _is_readable(entry, path.parent)
+    ]
+    files = document.get("compose_files", [])
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+        wrong.append("compose_files")
+    if wrong:
+        raise ConfigurationError(
+            f"{path} cannot be compared: {', '.join(wrong)} cannot be understood.",
+            hint="`invoke services.list` tells every error. Correct them, or move the file away to "
+            "have a new one written.",
+        )
+
+
+def _is_readable(entry: object, folder: Path) -> bool:
+    try:
+        return isinstance(entry, dict) and bool(_service(entry, folder).name.strip())
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+
+
+def _existing(
+    proposal: Proposal, existing: Sequence[Mapping[str, Any]], folder: Path
+) -> Mapping[str, Any] | None:
+    """Return the entry of the same folder, or else of the same name."""
+    path = proposal.reading.folder.path
+    names = {"_".join(stem(path.name)), path.name}
+    for entry in existing:
+        if _normal(_service(entry, folder).directory) == path:
+            return entry
+    return next(
+        (
+            entry
+            for entry in existing
+            if entry["name"] in names and not _service(entry, folder).directory.is_dir()
+        ),
+        None,
+    )
+
+
+def _agrees(document: Mapping[str, Any], field: str, fact: Fact, folder: Path) -> bool:
+    """Whether a field follows from what is stated, or from convention."""
+    service = _service(document, folder)
+    if field == "directory":
+        return _normal(service.directory) == Path(str(fact.value))
+    if field == "alembic_config":
+        return _normal(service.alembic_config) == _normal(service.directory / str(fact.value))
+    if field == "python":
+        return False
+    return bool(getattr(service, field) == fact.value)
+
+
+def _stated(document: Mapping[str, Any], field: str, fact: Fact, folder: Path) -> Value:
+    if field == "directory":
+        return Path(os.path.relpath(str(fact.value), folder)).as_posix()
+    return fact.value
+
+
+def _service(document: Mapping[str, Any], folder: Path) -> Service:
+    """Complete an entry by convention, whatever is still a question in it."""
+    plain = {key: value for key, value in document.items() if not _is_marker(value)}
+    return complete(folder, {"port": _ANY_PORT, **plain})
+
+
+def _is_marker(value: object) -> bool:
+    return isinstance(value, str) and value.startswith(MARK)
+
+
+def _normal(path: Path) -> Path:
+    return Path(os.path.normpath(path))

@@ -1,0 +1,195 @@
+"""What each service's entry should say, with the evidence, and what could not be settled."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from huleedu_tasks.survey.container import Container
+from huleedu_tasks.survey.files import shown
+from huleedu_tasks.survey.matching import (
+    Candidate,
+    candidates,
+    settled,
+    tied,
+)
+from huleedu_tasks.survey.questions import (
+    MARK,
+    Fact,
+    Question,
+    which_at_all,
+    which_database,
+    which_of,
+)
+from huleedu_tasks.survey.reading import Reading
+from huleedu_tasks.survey.server_databases import (
+    database_sightings,
+    databases_made,
+    find_database,
+)
+from huleedu_tasks.survey.sources import Sighting, local_ports_of
+from huleedu_tasks.survey.url_variable import find_variable, own_variables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What is known of a service's entry.
+
+    Attributes:
+        facts: The fields that are known, whether convention would give them or not.
+    """
+
+    reading: Reading
+    facts: Mapping[str, Fact]
+    questions: tuple[Question, ...] = ()
+    server: Container | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """What a person has said.
+
+    Attributes:
+        values: The chosen value of a field, by the service's folder and the field.
+        left_out: Folders that shall have no entry.
+    """
+
+    values: Mapping[tuple[Path, str], str] = field(default_factory=dict)
+    left_out: frozenset[Path] = frozenset()
+
+    def get(self, reading: Reading, name: str) -> str:
+        """Return what was chosen, or nothing."""
+        return self.values.get((reading.folder.path, name), "")
+
+    def choosing(self, path: Path, name: str, value: str) -> "Decisions":
+        """Return the same with one more field chosen."""
+        return replace(self, values={**self.values, (path, name): value})
+
+    def leaving_out(self, path: Path) -> "Decisions":
+        """Return the same without a service."""
+        return replace(self, left_out=self.left_out | {path})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """Everything that was read.
+
+    Attributes:
+        servers: The PostgreSQL servers of the compose files, by name, in their order.
+    """
+
+    root: Path
+    readings: tuple[Reading, ...]
+    servers: Mapping[str, Container]
+
+    def propose(self, decisions: Decisions) -> list[Proposal]:
+        """Settle what can be settled, in the order of the servers."""
+        readings = [r for r in self.readings if r.folder.path not in decisions.left_out]
+        likely = candidates(readings, self.servers, self.root)
+        chosen = {
+            each.folder.path: self._chosen(each, likely[each.folder.path], decisions)
+            for each in readings
+        }
+        users = Counter(each.server.name for each in chosen.values() if each)
+        variables = own_variables(readings)
+        proposals = []
+        for reading in readings:
+            path = reading.folder.path
+            match = chosen[path]
+            facts, questions = dict(self._plain_facts(reading)), []
+            parts = [
+                self._server(reading, match, likely[path]),
+                self._database(reading, match, users, decisions),
+            ]
+            for known, asked in parts:
+                facts |= known
+                questions += asked
+            variable, question = find_variable(reading, variables)
+            facts |= {"url_variable": variable} if variable else {}
+            questions += [question] if question else []
+            proposals.append(
+                Proposal(
+                    reading=reading,
+                    facts=facts,
+                    questions=tuple(questions),
+                    server=match.server if match else None,
+                )
+            )
+        order = list(self.servers)
+        return sorted(
+            proposals, key=lambda p: order.index(p.server.name) if p.server else len(order)
+        )
+
+    def _chosen(
+        self, reading: Reading, likely: Sequence[Candidate], decisions: Decisions
+    ) -> Candidate | None:
+        name = decisions.get(reading, "port")
+        if name in self.servers:
+            return Candidate(server=self.servers[name], points=0, reasons=("chosen by hand",))
+        return settled(likely)
+
+    def _plain_facts(self, reading: Reading) -> Iterator[tuple[str, Fact]]:
+        folder = reading.folder
+        place = shown(folder.config, self.root)
+        yield "directory", Fact(value=str(folder.path), evidence=place)
+        yield (
+            "alembic_config",
+            Fact(value=shown(folder.config, folder.path), evidence=place),
+        )
+        schemes = [
+            Sighting(value=each.scheme, place=each.place)
+            for each in reading.told.given
+            if each.scheme and each.is_main
+        ]
+        if scheme := reading.sources.scheme(schemes):
+            yield "url_scheme", Fact(value=scheme.value, evidence=scheme.place)
+        if python := folder.python(self.root):
+            yield "python", Fact(value=python[0], evidence=shown(python[1], self.root))
+
+    def _server(
+        self, reading: Reading, match: Candidate | None, likely: Sequence[Candidate]
+    ) -> tuple[dict[str, Fact], list[Question]]:
+        local = list(local_ports_of(reading.sources))
+        own = next((each for each in local if each.own), None)
+        if match is None and likely:
+            return {}, [which_of([each.server for each in tied(likely)], likely)]
+        if match is None:
+            if own:
+                return {"port": Fact(value=own.value, evidence=own.place)}, []
+            return {}, [which_at_all(list(self.servers.values()))]
+        server = match.server
+        facts = {
+            "compose_service": Fact(value=server.name, evidence="; ".join(match.reasons)),
+        }
+        if server.data_volume and not server.data_volume.startswith("/"):
+            place = self._declared(server)
+            facts["volume"] = Fact(value=server.data_volume, evidence=place)
+        if server.port:
+            inside = next(inside for outside, inside in server.ports if outside == server.port)
+            evidence = f'{self._declared(server)} "{server.port}:{inside}"'
+            return facts | {"port": Fact(value=server.port, evidence=evidence)}, []
+        if own:
+            return facts | {"port": Fact(value=own.value, evidence=own.place)}, []
+        marker = f"{MARK} {server.name} publishes no port on this machine; which shall it be?"
+        return facts, [Question(field="port", marker=marker)]
+
+    def _declared(self, server: Container) -> str:
+        file = shown(server.file, self.root) if server.file else "compose files"
+        return f"{file}: {server.name}"
+
+    def _database(
+        self,
+        reading: Reading,
+        match: Candidate | None,
+        users: Mapping[str, int],
+        decisions: Decisions,
+    ) -> tuple[dict[str, Fact], list[Question]]:
+        if chosen := decisions.get(reading, "database"):
+            return {"database": Fact(value=chosen, evidence="chosen by hand")}, []
+        server = match.server if match else None
+        shared = bool(server and users[server.name] > 1)
+        if fact := find_database(reading, server, self.root, shared=shared):
+            return {"database": Fact(value=fact.value, evidence=fact.place)}, []
+        named = database_sightings(reading.sources)
+        made = databases_made(server, self.root) if server else {}
+        return {}, [which_database(named or made, server)]

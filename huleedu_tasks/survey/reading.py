@@ -1,0 +1,25 @@
+"""All that was read of one service, before anything is made of it."""
+
+from dataclasses import dataclass
+
+from huleedu_tasks.survey.applications import Told
+from huleedu_tasks.survey.folders import Folder
+from huleedu_tasks.survey.names import stem
+from huleedu_tasks.survey.sources import Sources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What was read of one service: its files, and what its containers are told."""
+
+    folder: Folder
+    sources: Sources
+    told: Told
+
+
+def telling_name(folder: Folder) -> str:
+    """Return the name of a service's folder, or of one above it if that says nothing."""
+    for path in (folder.home, *folder.home.parents):
+        if stem(path.name) and path.name != "src":
+            return path.name
+    return folder.home.name

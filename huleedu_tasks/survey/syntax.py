@@ -1,0 +1,68 @@
+"""Small questions to Python's syntax trees."""
+
+import ast
+from collections.abc import Iterator
+
+
+def constants(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Find what plain names and fields are set to, here or by default."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target, value = node.targets[0], node.value
+        elif isinstance(node, ast.AnnAssign) and node.value:
+            target, value = node.target, node.value
+        else:
+            continue
+        text = plain(value)
+        if text is not None and isinstance(target, ast.Name | ast.Attribute):
+            yield last_name(target), text
+
+
+def plain(node: ast.expr | None) -> str | None:
+    """Return a text or number that is stated, or is the default of what is read."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str | int):
+        return None if isinstance(node.value, bool) else str(node.value)
+    if isinstance(node, ast.BoolOp):
+        return plain(node.values[-1])
+    if isinstance(node, ast.Call):
+        stated = {k.arg: k.value for k in node.keywords if k.arg}
+        if "default" in stated:
+            return plain(stated["default"])
+        name = last_name(node.func)
+        if len(node.args) > 1 or name in ("int", "str", "Field"):
+            return plain(node.args[-1]) if node.args else None
+    return None
+
+
+def last_name(node: ast.expr) -> str:
+    """Return the last part of a dotted name, or nothing."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def inner_name(node: ast.expr) -> str:
+    """Return the name of what is written, without calls around it."""
+    # `quote(user)` and `str(port)` are about their argument.
+    while isinstance(node, ast.Call) and len(node.args) == 1:
+        node = node.args[0]
+    return last_name(node)
+
+
+def texts(node: ast.expr) -> list[str]:
+    """Return every text in an expression."""
+    return [
+        each.value
+        for each in ast.walk(node)
+        if isinstance(each, ast.Constant) and isinstance(each.value, str)
+    ]
+
+
+def env_prefix(node: ast.ClassDef) -> str:
+    """Return what pydantic puts before the variables of a settings class."""
+    for each in ast.walk(node):
+        if isinstance(each, ast.keyword) and each.arg == "env_prefix":
+            return plain(each.value) or ""
+        if isinstance(each, ast.Assign) and last_name(each.targets[0]) == "env_prefix":
+            return plain(each.value) or ""
+    return ""

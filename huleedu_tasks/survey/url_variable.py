@@ -1,0 +1,53 @@
+"""Which environment variable holds the URL of a service's own database."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from huleedu_tasks.survey.questions import MARK, Fact, Question
+from huleedu_tasks.survey.reading import Reading
+
+# A service's variables with their places, the most telling first.
+Places = Mapping[str, str]
+
+
+def own_variables(readings: Sequence[Reading]) -> dict[Path, Places]:
+    """Return the variables of each service, by its folder."""
+    return {reading.folder.path: _ranked(reading) for reading in readings}
+
+
+def find_variable(
+    reading: Reading, variables: Mapping[Path, Places]
+) -> tuple[Fact | None, Question | None]:
+    """Return the variable no other service has too, or the question which it is."""
+    path = reading.folder.path
+    others = {other: places for other, places in variables.items() if other != path}
+    for name, place in variables[path].items():
+        if not any(name in places for places in others.values()):
+            return Fact(value=name, evidence=place), None
+    if not variables[path]:
+        return None, None
+    name = next(iter(variables[path]))
+    readers = sorted(other.name for other, places in others.items() if name in places)
+    marker = (
+        f"{MARK} {name} is read by other services too ({', '.join(readers[:3])}); which variable "
+        "is this one's own?"
+    )
+    return None, Question(field="url_variable", marker=marker)
+
+
+def _ranked(reading: Reading) -> Places:
+    read = [(each.value, each.place) for each in reading.sources.variables]
+    own = {each.value for each in reading.sources.variables if each.own}
+    told = sorted(reading.told.given, key=lambda each: not each.is_main)
+    given = [(each.variable, each.place) for each in told if each.variable]
+    names_given = {name for name, _ in given}
+    places: dict[str, str] = {}
+    for name, place in (
+        *(pair for pair in read if pair[0] in names_given),
+        *(pair for pair in read if pair[0] in own),
+        *given,
+        # Where shared code makes the name of the service's own, what it names itself is none.
+        *(() if reading.sources.builds_variable else read),
+    ):
+        places.setdefault(name, place)
+    return places

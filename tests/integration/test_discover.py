@@ -1,0 +1,260 @@
+"""`services.discover` at the real command line, with and without somebody to ask."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+
+from huleedu_tasks.config.registry import load_registry
+from tests.support.monorepo import PROJECT, Monorepo, empty_monorepo
+from tests.support.survey import compose, server, service, write
+from tests.support.terminal import CONTROL, typed
+
+PASSWORD = "hunter2"
+DOWN, ENTER, CTRL_C = "\x1b[B", "\r", "\x03"
+REGISTRY = "services.json"
+
+
+@pytest.fixture
+def repository() -> Iterator[Monorepo]:
+    """Return a monorepo of one service with a server, and no registry."""
+    with empty_monorepo() as made:
+        write(made.root, service("services/orders_service"))
+        write(made.root, compose(server("orders_db", 5441, "huleedu_orders")))
+        yield made
+
+
+@pytest.fixture
+def undecided(repository: Monorepo) -> Monorepo:
+    """Return the same with a service that two servers fit."""
+    write(repository.root, service("apps/shop", 'URL = "postgresql+asyncpg://u@h/shop"'))
+    servers = [server(name, port, "shop") for name, port in (("one", 5442), ("two", 5443))]
+    write(repository.root, compose(server("orders_db", 5441, "huleedu_orders"), *servers))
+    return repository
+
+
+def services(monorepo: Monorepo) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(monorepo.read(REGISTRY))["services"]
+    return found
+
+
+def screen(child: "pexpect.spawn[str]") -> tuple[int | None, str]:
+    child.expect(pexpect.EOF)
+    child.close()
+    return child.exitstatus, CONTROL.sub("", str(child.before)).replace("\r", "")
+
+
+# This repository
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Monorepo]:
+    with empty_monorepo() as made:
+        ignored = shutil.ignore_patterns("__pycache__", ".*")
+        for folder in ("services", "database"):
+            shutil.copytree(PROJECT / folder, made.root / folder, ignore=ignored)
+        shutil.copy(PROJECT / "docker-compose.infrastructure.yml", made.root)
+        yield made
+
+
+@pytest.mark.parametrize("docker", [True, False])
+def test_this_repositorys_own_registry_is_discovered(own: Monorepo, docker: bool) -> None:
+    own.path(REGISTRY).unlink(missing_ok=True)
+    path = os.environ["PATH"] if docker else "/nowhere"
+    ran = own.invoke("services.discover", env={"PATH": path})
+    assert ran.code == 0, ran.err
+    expected = load_registry(PROJECT / REGISTRY)
+    found = load_registry(own.path(REGISTRY))
+    assert [moved(each, PROJECT) for each in expected.services] == [
+        moved(each, own.root) for each in found.services
+    ]
+    assert [path.name for path in found.compose_files] == ["docker-compose.infrastructure.yml"]
+    stated = json.loads(stated_here())["services"]
+    assert services(own) == [
+        {name: value for name, value in entry.items() if name != "seed_after"} for entry in stated
+    ]
+
+
+def stated_here() -> str:
+    return (PROJECT / REGISTRY).read_text(encoding="utf-8")
+
+
+def moved(each: Any, root: Path) -> dict[str, Any]:
+    """Return a service's fields but for the order of seeds, which nobody can see."""
+    fields = dataclasses.asdict(dataclasses.replace(each, seed_after=()))
+    return {name: str(value).replace(str(root), "") for name, value in fields.items()}
+
+
+def test_this_repositorys_own_registry_is_up_to_date(own: Monorepo) -> None:
+    own.write(REGISTRY, stated_here())
+    ran = own.invoke("services.discover")
+    assert ran.code == 0, ran.out
+    assert "is up to date." in ran.err
+    assert own.read(REGISTRY) == stated_here()
+
+
+# Without somebody to ask
+
+
+def test_a_registry_is_written_where_there_is_none(repository: Monorepo) -> None:
+    ran = repository.invoke("services.discover")
+    assert ran.code == 0
+    assert services(repository) == [{"name": "orders", "port": 5441}]
+    assert "compose.yaml: orders_db" in ran.out
+    assert f"wrote {repository.path(REGISTRY)}" in ran.err
+    assert "seed_after" in ran.err
+    assert "services.list` shows what follows" in ran.err
+    assert repository.invoke("services.list").code == 0
+    assert repository.invoke("services.discover").code == 0
+
+
+@pytest.mark.parametrize(
+    "flags", [["services.discover", "--dry-run"], ["--dry", "services.discover"]]
+)
+def test_a_dry_run_shows_the_registry_and_writes_none(
+    repository: Monorepo, flags: list[str]
+) -> None:
+    ran = repository.invoke(*flags)
+    assert ran.code == 0
+    assert '{ "name": "orders", "port": 5441 }' in ran.out
+    assert not repository.path(REGISTRY).exists()
+
+
+def test_a_registry_that_differs_is_left_alone_unless_the_flag_is_given(
+    repository: Monorepo,
+) -> None:
+    before = '{"services": [{"name": "orders", "port": 5440, "seeds": []}]}'
+    repository.write(REGISTRY, before)
+    ran = repository.invoke("services.discover")
+    assert ran.code == 3
+    assert '+    { "name": "orders", "port": 5441, "seeds": [] }' in ran.out.splitlines()
+    assert "pass `--overwrite`" in ran.err
+    assert repository.read(REGISTRY) == before
+    assert repository.invoke("services.discover", "--dry-run").code == 0
+    assert repository.read(REGISTRY) == before
+    assert repository.invoke("services.discover", "--overwrite").code == 0
+    assert services(repository) == [{"name": "orders", "port": 5441, "seeds": []}]
+
+
+def test_the_document_has_everything(undecided: Monorepo) -> None:
+    ran = undecided.invoke("services.discover", "--json")
+    assert ran.code == 1
+    document = ran.json
+    assert document["exit_code"] == 1
+    assert document["written"] is True
+    assert document["path"] == str(undecided.path(REGISTRY))
+    assert document["registry"] == json.loads(undecided.read(REGISTRY))
+    (row,) = document["unsettled"]
+    assert (row["service"], row["field"]) == ("shop", "port")
+    assert row["question"] == "5442 (one) or 5443 (two)?"
+    assert len(row["choices"]) == 2
+    assert {"service", "field", "value", "evidence"} == set(document["fields"][0])
+
+
+def test_what_is_not_settled_is_marked_and_refused_by_every_command(undecided: Monorepo) -> None:
+    ran = undecided.invoke("services.discover")
+    assert ran.code == 1
+    assert "Not settled: shop: port: 5442 (one) or 5443 (two)?" in ran.err
+    listed = undecided.invoke("services.list")
+    assert listed.code == 2
+    assert "FIXME: 5442 (one) or 5443 (two)?" in listed.err
+
+
+def test_a_repository_without_services_is_an_error(repository: Monorepo) -> None:
+    shutil.rmtree(repository.path("services"))
+    ran = repository.invoke("services.discover")
+    assert ran.code == 2
+    assert "No service was found" in ran.err
+
+
+def test_no_password_is_shown_or_written(repository: Monorepo) -> None:
+    url = f"postgresql+asyncpg://u:{PASSWORD}@orders_db/huleedu_orders"
+    config = f'import os\nURL = os.getenv("ORDERS_DSN", "{url}")\n'
+    write(repository.root, service("services/orders_service", config))
+    told = f"  api:\n    build: services/orders_service\n    environment: {{ORDERS_DSN: '{url}'}}\n"
+    write(repository.root, compose(server("orders_db", 5441).replace("secret", PASSWORD), told))
+    write(repository.root, {"services/orders_service/.env": f"ORDERS_DSN='{url}'\n"})
+    for flags in ((), ("--json",), ("--overwrite",)):
+        ran = repository.invoke("services.discover", *flags)
+        assert "ORDERS_DSN" in ran.out + repository.read(REGISTRY)
+        assert PASSWORD not in ran.out + ran.err + repository.read(REGISTRY)
+
+
+# Where it lies
+
+
+def test_it_lies_at_the_root_of_the_repository_wherever_one_stands(repository: Monorepo) -> None:
+    subprocess.run(["git", "init", "--quiet"], cwd=repository.root, check=True)
+    ran = repository.invoke("services.discover", cwd="services/orders_service")
+    assert ran.code == 0
+    assert services(repository) == [{"name": "orders", "port": 5441}]
+
+
+def test_it_lies_where_it_was_set_to(repository: Monorepo) -> None:
+    subprocess.run(["git", "init", "--quiet"], cwd=repository.root, check=True)
+    place = {"HULEEDU_REGISTRY": "ops/registry.json"}
+    ran = repository.invoke("services.discover", env=place)
+    assert ran.code == 0, ran.err
+    (entry,) = json.loads(repository.read("ops/registry.json"))["services"]
+    assert entry["directory"] == "../services/orders_service"
+    assert repository.invoke("services.list", env=place).code == 0
+
+
+# With a person
+
+
+def test_a_person_chooses_among_what_fits(undecided: Monorepo) -> None:
+    child = typed(undecided, "services.discover")
+    child.expect("which port")
+    child.send(DOWN + ENTER)
+    code, shown = screen(child)
+    assert code == 0, shown
+    shop = next(each for each in services(undecided) if each["name"] == "shop")
+    assert (shop["port"], shop["compose_service"]) == (5443, "two")
+
+
+@pytest.mark.parametrize(
+    ("downs", "code", "port"), [(2, 1, "FIXME: 5442 (one) or 5443 (two)?"), (3, 0, None)]
+)
+def test_a_person_may_answer_later_or_leave_a_service_out(
+    undecided: Monorepo, downs: int, code: int, port: str | None
+) -> None:
+    child = typed(undecided, "services.discover")
+    child.expect("which port")
+    child.send(DOWN * downs + ENTER)
+    ended, shown = screen(child)
+    assert ended == code, shown
+    ports = {each["name"]: each["port"] for each in services(undecided)}
+    assert ports.get("shop") == port
+
+
+def test_a_question_that_is_interrupted_writes_nothing(undecided: Monorepo) -> None:
+    child = typed(undecided, "services.discover")
+    child.expect("which port")
+    child.send(CTRL_C)
+    code, _ = screen(child)
+    assert code == 130
+    assert not undecided.path(REGISTRY).exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "port"), [("y", 0, 5441), ("n", 3, 5440), (ENTER, 3, 5440)]
+)
+def test_a_person_agrees_before_a_registry_is_overwritten(
+    repository: Monorepo, answer: str, code: int, port: int
+) -> None:
+    repository.write(REGISTRY, '{"services": [{"name": "orders", "port": 5440}]}')
+    child = typed(repository, "services.discover")
+    child.expect("Overwrite")
+    assert "5441" in CONTROL.sub("", str(child.before))
+    child.send(answer)
+    ended, shown = screen(child)
+    assert ended == code, shown
+    assert services(repository) == [{"name": "orders", "port": port}]

@@ -1,0 +1,536 @@
+"""The registry that is discovered in monorepos as they are found."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from huleedu_tasks.config.registry import load_registry
+from huleedu_tasks.errors import ConfigurationError, ExitCode
+from huleedu_tasks.flows.discovery import written
+from huleedu_tasks.survey.proposals import Decisions
+from tests.support.survey import (
+    SYNC,
+    compose,
+    discovered,
+    entries,
+    found,
+    server,
+    service,
+    write,
+)
+
+PASSWORD = "hunter2"
+
+
+def application(name: str, more: str) -> str:
+    return f"  {name}:\n    image: app\n" + "".join(f"    {line}\n" for line in more.splitlines())
+
+
+def names_of(root: Path) -> list[str]:
+    return [str(entry["name"]) for entry in entries(root).values()]
+
+
+def evidence(root: Path, name: str, field: str) -> str:
+    rows = [r for r in discovered(root).fields if (r["service"], r["field"]) == (name, field)]
+    return str(rows[0]["evidence"])
+
+
+# What convention gives is not stated
+
+
+def test_a_regular_service_has_a_name_and_a_port(tmp_path: Path) -> None:
+    write(tmp_path, service("services/orders_service"))
+    write(tmp_path, compose(server("orders_db", 5441, "huleedu_orders")))
+    assert entries(tmp_path) == {"orders": {"name": "orders", "port": 5441}}
+
+
+def test_the_name_is_the_one_with_which_the_fewest_fields_are_stated(tmp_path: Path) -> None:
+    write(tmp_path, service("services/file_service"))
+    write(tmp_path, compose(server("file_service_db", 5441, "huleedu_file_service")))
+    assert entries(tmp_path) == {
+        "file_service": {"name": "file_service", "port": 5441, "directory": "services/file_service"}
+    }
+
+
+def test_what_differs_is_stated_with_its_evidence(tmp_path: Path) -> None:
+    config = 'import os\n\nDATABASE_URL = os.environ["ORDERS_DSN"]\n'
+    write(tmp_path, service("apps/orders", config, env=SYNC) | {"apps/orders/uv.lock": ""})
+    write(tmp_path, {"apps/orders/requirements.txt": "psycopg[binary]\n"})
+    servers = "services:\n" + server("pg-orders", 5441, "shop_orders")
+    write(tmp_path, {"docker-compose.infrastructure.yml": servers})
+    assert discovered(tmp_path).document == {
+        "compose_files": ["docker-compose.infrastructure.yml"],
+        "services": [
+            {
+                "name": "orders",
+                "port": 5441,
+                "directory": "apps/orders",
+                "database": "shop_orders",
+                "url_variable": "ORDERS_DSN",
+                "url_scheme": "postgresql+psycopg",
+                "python": ["uv", "run", "python"],
+                "compose_service": "pg-orders",
+            }
+        ],
+    }
+    assert [row["evidence"] for row in discovered(tmp_path).fields][1:] == [
+        'docker-compose.infrastructure.yml: pg-orders "5441:5432"',
+        "apps/orders/alembic.ini",
+        "docker-compose.infrastructure.yml: pg-orders makes shop_orders",
+        'apps/orders/config.py:3 os.environ["ORDERS_DSN"]',
+        "apps/orders/requirements.txt requires psycopg",
+        "apps/orders/uv.lock",
+        "apps/orders and pg-orders are named alike",
+    ]
+
+
+# Which server is whose
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "database"),
+    [
+        ("services/orders_service", "orders_db", ""),
+        ("services/orders-service", "orders-db", "orders"),
+        ("backend/svc-order-intake", "db-order-intake", "order_intake"),
+        ("apps/orders", "db-orders", "x"),
+        ("orders", "postgres-orders", ""),
+        ("orders", "shop-pg", "OrdersDB"),
+        ("services/order_intake_service", "orderintake_postgres", ""),
+        ("services/batch_conductor_service", "bcs_db", ""),
+        ("services/orders/backend", "orders_db", ""),
+    ],
+)
+def test_a_folder_and_a_server_that_are_named_alike_belong_together(
+    tmp_path: Path, folder: str, name: str, database: str
+) -> None:
+    write(tmp_path, service(folder) | service("services/payments_service"))
+    write(tmp_path, compose(server("payments_db", 5440, "payments"), server(name, 5441, database)))
+    ports = {entry["port"]: entry for entry in entries(tmp_path).values()}
+    assert load(tmp_path)[5441].directory == tmp_path / folder
+    assert set(ports) == {5440, 5441}
+
+
+def load(root: Path) -> dict[int, Any]:
+    """Return the services of the discovered registry by their ports, as every command sees them."""
+    path = root / "discovered.json"
+    path.write_text(json.dumps(discovered(root).document))
+    return {each.port: each for each in load_registry(path).services}
+
+
+def test_a_folder_that_is_named_like_a_part_of_another_keeps_its_own_server(tmp_path: Path) -> None:
+    write(tmp_path, service("services/orders") | service("services/orders_archive"))
+    write(tmp_path, compose(server("orders_archive_db", 5441), server("orders_db", 5442)))
+    assert {n: e["port"] for n, e in entries(tmp_path).items()} == {
+        "orders_archive": 5441,
+        "orders": 5442,
+    }
+
+
+def test_a_port_in_the_sources_outweighs_a_name(tmp_path: Path) -> None:
+    config = 'URL = "postgresql+asyncpg://u@localhost:5442/one"'
+    write(tmp_path, service("apps/orders", config))
+    write(tmp_path, compose(server("orders_db", 5441, "orders"), server("other_db", 5442, "two")))
+    (entry,) = entries(tmp_path).values()
+    assert (entry["port"], entry["database"]) == (5442, "one")
+
+
+def test_the_url_an_application_is_given_outweighs_everything(tmp_path: Path) -> None:
+    config = 'URL = "postgresql+asyncpg://u@localhost:5441/orders"'
+    write(tmp_path, service("apps/orders", config))
+    told = f"build: ./apps/orders\nenvironment: {{SHOP_DSN: 'postgresql+psycopg2://u:{PASSWORD}@b_db/shop'}}"
+    write(
+        tmp_path,
+        compose(
+            server("orders_db", 5441, "orders"), server("b_db", 5442), application("api", told)
+        ),
+    )
+    (entry,) = entries(tmp_path).values()
+    assert (entry["port"], entry["database"], entry["url_variable"]) == (5442, "shop", "SHOP_DSN")
+    assert evidence(tmp_path, entry["name"], "url_variable") == (
+        "compose.yaml: SHOP_DSN of api leads to b_db/shop"
+    )
+    assert PASSWORD not in json.dumps(discovered(tmp_path).as_json())
+
+
+@pytest.mark.parametrize(
+    "known_by",
+    [
+        "build: apps/orders",
+        "build: {context: ., dockerfile: apps/orders/Dockerfile}",
+        "volumes: ['./apps/orders/src:/app']",
+        "working_dir: /srv/apps/orders",
+        "command: uvicorn apps.orders.main:app",
+        "command: python apps/orders/worker.py",
+    ],
+)
+def test_an_application_is_a_services_by_what_it_runs(tmp_path: Path, known_by: str) -> None:
+    write(tmp_path, service("apps/orders") | service("apps/payments"))
+    told = f"{known_by}\nenvironment: ['SHOP_DSN=postgresql://u:p@b_db:5432/shop']"
+    write(
+        tmp_path, compose(server("payments_db", 5441), server("b_db", 5442), application("x", told))
+    )
+    assert load(tmp_path)[5442].directory == tmp_path / "apps/orders"
+
+
+def test_two_applications_of_one_service_are_one_service(tmp_path: Path) -> None:
+    write(tmp_path, service("apps/orders"))
+    told = "build: apps/orders\nenvironment: {ORDERS_DSN: 'postgresql://u:p@main/orders'}"
+    write(tmp_path, compose(server("main", 5441), application("api", told), application("w", told)))
+    assert names_of(tmp_path) == ["orders"]
+
+
+def test_an_application_may_be_told_the_parts_of_a_url(tmp_path: Path) -> None:
+    write(tmp_path, service("apps/orders"))
+    told = "build: apps/orders\nenvironment: {DB_HOST: b_db, DB_NAME: shop, DB_PASSWORD: hunter2}"
+    write(tmp_path, compose(server("a_db", 5441), server("b_db", 5442), application("x", told)))
+    (entry,) = entries(tmp_path).values()
+    assert (entry["port"], entry["database"]) == (5442, "shop")
+
+
+def test_applications_in_another_compose_file_tell_of_the_servers(tmp_path: Path) -> None:
+    write(tmp_path, service("apps/orders"))
+    told = "build: apps/orders\nenvironment: {ORDERS_DSN: 'postgresql://u:p@b_db/shop'}"
+    infrastructure = "services:\n" + server("a_db", 5441) + server("b_db", 5442)
+    write(tmp_path, {"docker-compose.infra.yml": infrastructure})
+    write(tmp_path, {"docker-compose.yml": "services:\n" + application("x", told)})
+    document = discovered(tmp_path).document
+    assert document["compose_files"] == ["docker-compose.infra.yml"]
+    assert load(tmp_path)[5442].url_variable == "ORDERS_DSN"
+
+
+def test_a_replica_is_not_the_server_of_its_service(tmp_path: Path) -> None:
+    config = 'URL = "postgresql+asyncpg://u@h/orders"'
+    write(tmp_path, service("apps/orders", config))
+    servers = server("orders_replica_db", 5442, "orders"), server("orders_db", 5441, "orders")
+    write(tmp_path, compose(*servers))
+    assert entries(tmp_path)["orders"]["port"] == 5441
+
+
+def test_somebody_elses_server_belongs_to_nobody_and_is_told(tmp_path: Path) -> None:
+    write(tmp_path, service("services/orders_service"))
+    write(
+        tmp_path, compose(server("orders_db", 5441), server("keycloak-postgres", None, "keycloak"))
+    )
+    assert names_of(tmp_path) == ["orders"]
+    assert (
+        "The PostgreSQL server keycloak-postgres (keycloak) belongs to none of the services."
+        in discovered(tmp_path).remarks
+    )
+
+
+# One server for several services
+
+SHARED = ("orders", "billing", "users")
+DATABASES = {name: f"shop_{name}" for name in SHARED}
+
+
+def shared(root: Path, *, told: bool = False) -> dict[str, dict[str, Any]]:
+    """Write three services and one server; return what is discovered."""
+    parts = [server("postgres", 5441)]
+    for name in SHARED:
+        write(root, service(f"apps/{name}", f'x = os.getenv("{name.upper()}_DATABASE_URL")\n'))
+        url = f"postgresql://u:p@postgres:5432/{DATABASES[name]}"
+        variables = f"environment: {{{name.upper()}_DATABASE_URL: '{url}'}}\n" if told else ""
+        parts.append(application(name, f"build: apps/{name}\n{variables}depends_on: [postgres]"))
+    write(root, compose(*parts))
+    return entries(root)
+
+
+def test_three_services_may_share_a_server_as_their_applications_know(tmp_path: Path) -> None:
+    found = shared(tmp_path, told=True)
+    assert {name: entry["database"] for name, entry in found.items()} == DATABASES
+    assert {entry["compose_service"] for entry in found.values()} == {"postgres"}
+    assert len(load_all(tmp_path)) == 3
+
+
+def load_all(root: Path) -> tuple[Any, ...]:
+    path = root / "discovered.json"
+    path.write_text(json.dumps(discovered(root).document))
+    return load_registry(path).services
+
+
+def test_a_script_of_the_server_tells_the_databases(tmp_path: Path) -> None:
+    shared(tmp_path)
+    text = (tmp_path / "compose.yaml").read_text()
+    sql = "".join(f'CREATE DATABASE "{name}";\n' for name in DATABASES.values())
+    usual = "[postgres_data:/var/lib/postgresql/data]"
+    with_script = usual.replace("]", ", ./init:/docker-entrypoint-initdb.d]")
+    write(tmp_path, {"compose.yaml": text.replace(usual, with_script), "init/10.sql": sql})
+    assert {name: e["database"] for name, e in entries(tmp_path).items()} == DATABASES
+    assert evidence(tmp_path, "orders", "database") == "init/10.sql makes shop_orders"
+
+
+def test_a_list_for_a_script_of_the_server_tells_the_databases(tmp_path: Path) -> None:
+    shared(tmp_path)
+    text = (tmp_path / "compose.yaml").read_text()
+    names = ",".join(f"{name}:{PASSWORD}" for name in DATABASES.values())
+    line = f"POSTGRES_PASSWORD: secret\n      POSTGRES_MULTIPLE_DATABASES: {names}"
+    write(tmp_path, {"compose.yaml": text.replace("POSTGRES_PASSWORD: secret", line, 1)})
+    assert {name: e["database"] for name, e in entries(tmp_path).items()} == DATABASES
+    assert PASSWORD not in json.dumps(discovered(tmp_path).as_json())
+
+
+def test_a_service_whose_database_nobody_tells_is_marked(tmp_path: Path) -> None:
+    found = shared(tmp_path)
+    assert found["orders"]["database"].startswith("FIXME: ")
+    result = discovered(tmp_path)
+    assert result.exit_code is ExitCode.FAILED
+    assert [row["field"] for row in result.unsettled] == ["database"] * 3
+
+
+# What cannot be settled
+
+
+def test_two_servers_that_fit_alike_are_a_marker_that_every_command_refuses(tmp_path: Path) -> None:
+    config = 'NAME = "postgresql+asyncpg://u@h/shop"'
+    write(tmp_path, service("apps/orders", config))
+    write(tmp_path, compose(server("one", 5441, "shop"), server("two", 5442, "shop")))
+    result = discovered(tmp_path)
+    assert result.exit_code is ExitCode.FAILED
+    (row,) = result.unsettled
+    assert (row["service"], row["field"]) == ("orders", "port")
+    assert row["question"] == "5441 (one) or 5442 (two)?"
+    path = tmp_path / "services.json"
+    written(result, path)
+    with pytest.raises(ConfigurationError) as caught:
+        load_registry(path)
+    (finding,) = caught.value.findings
+    assert finding.place.startswith("line ")
+    assert "5441 (one) or 5442 (two)?" in finding.problem
+
+
+def test_the_answer_to_a_question_settles_the_server(tmp_path: Path) -> None:
+    write(tmp_path, service("apps/orders", 'NAME = "postgresql+asyncpg://u@h/shop"'))
+    write(tmp_path, compose(server("one", 5441, "shop"), server("two", 5442, "shop")))
+    decisions = Decisions().choosing(tmp_path / "apps/orders", "port", "two")
+    (entry,) = found(tmp_path).entries(decisions)
+    assert entry.document["port"] == 5442
+    assert not found(tmp_path).questions(decisions)
+    assert not found(tmp_path).entries(Decisions().leaving_out(tmp_path / "apps/orders"))
+
+
+def test_without_a_server_the_sources_may_tell_enough(tmp_path: Path) -> None:
+    write(tmp_path, service("apps/orders", 'URL = "postgresql://u@localhost:5441/shop"'))
+    assert entries(tmp_path) == {
+        "orders": {"name": "orders", "port": 5441, "directory": "apps/orders", "database": "shop"}
+    }
+    assert "There is no compose file." in discovered(tmp_path).remarks
+
+
+def test_without_a_server_and_a_port_the_service_is_marked(tmp_path: Path) -> None:
+    write(tmp_path, service("apps/orders"))
+    write(tmp_path, compose(server("payments_db", 5441, "payments")))
+    entry = entries(tmp_path)["orders"]
+    assert entry["port"] == "FIXME: which port? No PostgreSQL server of the compose files fits."
+    assert entry["database"] == "FIXME: which database?"
+
+
+def test_a_server_without_a_port_on_this_machine_is_marked(tmp_path: Path) -> None:
+    write(tmp_path, service("apps/orders"))
+    write(tmp_path, compose(server("orders_db", None)))
+    assert "publishes no port" in entries(tmp_path)["orders"]["port"]
+
+
+def test_a_variable_that_two_services_read_is_nobodys_own(tmp_path: Path) -> None:
+    config = 'import os\nURL = os.environ["DATABASE_URL"]\n'
+    write(tmp_path, service("apps/orders", config) | service("apps/users", config))
+    write(tmp_path, compose(server("orders_db", 5441), server("users_db", 5442)))
+    assert "read by other services too (users)" in entries(tmp_path)["orders"]["url_variable"]
+    assert discovered(tmp_path).exit_code is ExitCode.FAILED
+
+
+def test_a_variable_of_its_own_is_taken_before_one_that_others_read_too(tmp_path: Path) -> None:
+    both = 'import os\nURL = os.getenv("DATABASE_URL") or os.environ["{}_URL"]\n'
+    write(tmp_path, service("apps/orders", both.format("ORDERS_DB")))
+    write(tmp_path, service("apps/users", both.format("USERS_DB")))
+    write(tmp_path, compose(server("orders_db", 5441), server("users_db", 5442)))
+    assert {n: e["url_variable"] for n, e in entries(tmp_path).items()} == {
+        "orders": "ORDERS_DB_URL",
+        "users": "USERS_DB_URL",
+    }
+
+
+def test_folders_of_one_name_get_names_that_tell_them_apart(tmp_path: Path) -> None:
+    write(tmp_path, service("sales/orders") | service("support/orders"))
+    config = 'URL = "postgresql+asyncpg://u@localhost:{}/{}"'
+    write(tmp_path, {"sales/orders/config.py": config.format(5441, "a")})
+    write(tmp_path, {"support/orders/config.py": config.format(5442, "b")})
+    write(tmp_path, compose(server("sales_orders_db", 5441), server("support_orders_db", 5442)))
+    assert sorted(names_of(tmp_path)) == ["sales_orders", "support_orders"]
+
+
+def test_two_services_with_one_database_are_told_at_once(tmp_path: Path) -> None:
+    config = 'URL = "postgresql+asyncpg://u@localhost:5441/shop"'
+    write(tmp_path, service("apps/orders", config) | service("apps/users", config))
+    write(tmp_path, compose(server("db", 5441, "shop")))
+    result = discovered(tmp_path)
+    assert result.exit_code is ExitCode.FAILED
+    (row,) = result.unsettled
+    assert row["question"] == "'shop' belongs to 'orders' already"
+
+
+def test_a_folder_beside_the_services_without_migrations_is_told(tmp_path: Path) -> None:
+    write(tmp_path, service("services/orders_service"))
+    write(
+        tmp_path,
+        {"services/reports/config.py": 'import os\nDATABASE_URL = os.environ["REPORTS_DSN"]\n'},
+    )
+    write(tmp_path, {"services/web/config.py": "PORT = 1\n"} | compose(server("orders_db", 5441)))
+    remarks = [text for text in discovered(tmp_path).remarks if "no Alembic" in text]
+    assert remarks == [
+        "services/reports has no Alembic migrations, and was left out; its sources name a database "
+        'URL (services/reports/config.py:2 os.environ["REPORTS_DSN"]).'
+    ]
+
+
+def test_a_repository_without_a_service_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No service was found"):
+        discovered(tmp_path)
+
+
+# Compose files
+
+
+@pytest.mark.parametrize(
+    ("files", "stated"),
+    [
+        (["compose.yaml"], None),
+        (["docker-compose.yml", "docker-compose.override.yml"], None),
+        (["docker-compose.infrastructure.yml"], ["docker-compose.infrastructure.yml"]),
+        (["infra/compose.db.yaml", "infra/compose.prod.yaml"], ["infra/compose.db.yaml"]),
+        (["deploy/production/compose.yml"], ["deploy/production/compose.yml"]),
+        (["deploy/a/b/c/compose.yml"], None),
+    ],
+)
+def test_the_compose_files_are_stated_where_compose_would_not_find_them(
+    tmp_path: Path, files: list[str], stated: list[str] | None
+) -> None:
+    write(tmp_path, service("services/orders_service", "DB_PORT = 5441\n"))
+    text = "services:\n" + server("orders_db", 5441, "huleedu_orders")
+    write(tmp_path, dict.fromkeys(files, text))
+    assert discovered(tmp_path).document.get("compose_files") == stated
+
+
+def test_a_compose_file_that_is_none_is_told_and_passed_by(tmp_path: Path) -> None:
+    write(tmp_path, service("services/orders_service"))
+    write(tmp_path, {"helm/compose.tpl.yaml": "{{ if }}\n  - : x"})
+    write(tmp_path, {"infra/compose.db.yaml": "services:\n" + server("orders_db", 5441)})
+    assert entries(tmp_path)["orders"]["port"] == 5441
+    assert any("compose.tpl.yaml is not YAML" in remark for remark in discovered(tmp_path).remarks)
+
+
+def test_a_registry_elsewhere_says_everything_from_its_own_folder(tmp_path: Path) -> None:
+    write(tmp_path, service("services/orders_service"))
+    text = "services:\n" + server("orders_db", 5441, "huleedu_orders")
+    write(tmp_path, {"infra/compose.yaml": text})
+    result = discovered(tmp_path, "ops/db/services.json")
+    assert result.document == {
+        "compose_files": ["../../infra/compose.yaml"],
+        "services": [
+            {"name": "orders", "port": 5441, "directory": "../../services/orders_service"}
+        ],
+    }
+
+
+# A registry that is there already
+
+
+def existing(root: Path, *services: dict[str, Any], **more: Any) -> None:
+    write(root, {"services.json": json.dumps({**more, "services": services})})
+
+
+def regular(root: Path) -> None:
+    write(root, service("services/orders_service"))
+    write(root, compose(server("orders_db", 5441, "huleedu_orders")))
+
+
+def test_what_nobody_can_see_is_kept(tmp_path: Path) -> None:
+    regular(tmp_path)
+    kept = {
+        "name": "shop",
+        "directory": "services/orders_service",
+        "compose_service": "orders_db",
+        "database": "huleedu_orders",
+        "port": 5440,
+        "seeds": ["a.sql"],
+        "extensions": ["pg_trgm"],
+        "environment": {"A": "b"},
+        "lock_timeout": 3,
+        "alembic": ".venv/bin/alembic",
+    }
+    existing(tmp_path, kept, **{"$schema": "x.json"})
+    result = discovered(tmp_path)
+    assert result.document == {"$schema": "x.json", "services": [{**kept, "port": 5441}]}
+    assert "-" in result.shown
+    assert "5441" in result.shown
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"name": "orders", "port": 5441},
+        {"name": "orders", "port": 5441, "directory": "services/orders_service"},
+        {"port": 5441, "name": "orders", "seed_after": []},
+    ],
+)
+def test_a_registry_that_says_the_same_is_up_to_date(tmp_path: Path, entry: dict[str, Any]) -> None:
+    regular(tmp_path)
+    write(tmp_path, {"services/orders_service/.venv/bin/python": ""})
+    existing(tmp_path, entry)
+    result = discovered(tmp_path)
+    assert result.shown == ""
+    assert "is up to date." in result.closing[0]
+    assert result.exit_code is ExitCode.DONE
+
+
+def test_an_existing_entry_answers_what_discovery_cannot(tmp_path: Path) -> None:
+    write(tmp_path, service("apps/orders", 'NAME = "postgresql+asyncpg://u@h/shop"'))
+    write(tmp_path, compose(server("one", 5441, "shop"), server("two", 5442, "shop")))
+    entry = {"name": "orders", "port": 5442, "directory": "apps/orders", "database": "shop"}
+    existing(tmp_path, entry)
+    assert not discovered(tmp_path).unsettled
+    assert "is up to date." in discovered(tmp_path).closing[0]
+
+
+def test_a_marker_is_replaced_by_what_is_found_now(tmp_path: Path) -> None:
+    regular(tmp_path)
+    existing(tmp_path, {"name": "orders", "port": "FIXME: 5441 or 5442?", "seed_after": []})
+    assert entries(tmp_path)["orders"] == {"name": "orders", "seed_after": [], "port": 5441}
+
+
+def test_an_entry_of_which_nothing_is_found_is_kept_and_told(tmp_path: Path) -> None:
+    regular(tmp_path)
+    gone = {"name": "gone", "port": 5500}
+    existing(tmp_path, gone, {"name": "orders", "port": 5441})
+    result = discovered(tmp_path)
+    assert result.document["services"] == [gone, {"name": "orders", "port": 5441}]
+    assert "gone: no folder with its migrations was found; it was kept." in result.remarks
+
+
+def test_a_registry_that_is_no_json_is_an_error_with_its_line(tmp_path: Path) -> None:
+    regular(tmp_path)
+    write(tmp_path, {"services.json": '{\n "services": [,]}'})
+    with pytest.raises(ConfigurationError, match="line 2"):
+        discovered(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("document", "what"),
+    [
+        ('{"services": [{"name": "a", "port": "x"}]}', "services[0]"),
+        ('{"services": [{"port": 1}, 5]}', "services[0], services[1]"),
+        ('{"services": [], "compose_files": "x"}', "compose_files"),
+        ("[]", "must be an object"),
+    ],
+)
+def test_a_registry_that_cannot_be_understood_is_an_error(
+    tmp_path: Path, document: str, what: str
+) -> None:
+    regular(tmp_path)
+    write(tmp_path, {"services.json": document})
+    with pytest.raises(ConfigurationError) as caught:
+        discovered(tmp_path)
+    assert what in caught.value.message
