@@ -1,0 +1,102 @@
+"""One irregularity at a time: whatever differs about a service, its own database is migrated."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cache
+
+import pytest
+
+from tests.support.monorepo import Ran
+from tests.support.postgres import ask
+from tests.support.strangers import combinations, histories
+from tests.support.strangers.switches import Password, Repository, Stranger
+from tests.support.strangers.truth import astray
+from tests.support.strangers.writing import Strangers, strangers
+
+SINGLES = dict(combinations.singles())
+# One after another in three monorepos, each of which has a few irregularities of its own.
+MONOREPOS = {
+    "regular": Repository(services=()),
+    "registry elsewhere": Repository(
+        services=(), registry=combinations.STRANGE_REGISTRY, password=Password.QUOTES
+    ),
+    "unusual folder": Repository(
+        services=(), folder=combinations.STRANGE_FOLDER, sharing=3, password=Password.REGULAR
+    ),
+}
+PLACES = {
+    irregularity: list(MONOREPOS)[number % len(MONOREPOS)]
+    for number, irregularity in enumerate(SINGLES)
+}
+
+DATABASES = """
+SELECT datname::text FROM pg_database
+ WHERE NOT datistemplate AND datname <> 'postgres' ORDER BY 1
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class After:
+    """A monorepo after a reset."""
+
+    written: Strangers
+    reset: Ran
+    services: dict[str, Stranger]
+
+
+@pytest.fixture(scope="module")
+def after() -> Iterator[Callable[[str], After]]:
+    """Return what makes and resets a monorepo once, and keeps it for all tests of the file."""
+    with ExitStack() as stack:
+        yield cache(lambda place: reset(place, stack))
+
+
+def reset(place: str, stack: ExitStack) -> After:
+    alone = {name: SINGLES[name] for name in SINGLES if PLACES[name] == place}
+    services = combinations.named(list(alone.values()))
+    repository = replace(MONOREPOS[place], services=services)
+    written = stack.enter_context(strangers(repository))
+    return After(
+        written=written,
+        reset=written.monorepo.invoke("db.reset", "--json"),
+        services=dict(zip(alone, services, strict=True)),
+    )
+
+
+@pytest.mark.parametrize("irregularity", SINGLES)
+def test_its_migrations_and_no_others_are_in_its_own_database(
+    after: Callable[[str], After], irregularity: str
+) -> None:
+    done = after(PLACES[irregularity])
+    service = done.services[irregularity]
+    (told,) = (row for row in done.reset.json["services"] if row["service"] == service.name)
+    assert told["status"] == "OK", told
+    assert astray(done.written, service) == []
+
+
+@pytest.mark.parametrize("place", MONOREPOS)
+def test_no_server_has_a_database_of_another_service(
+    after: Callable[[str], After], place: str
+) -> None:
+    written = after(place).written
+    port = written.repository.port
+    for service in written.repository.services:
+        own = [each for each in written.repository.services if port(each) == port(service)]
+        found = ask(written.url(service), DATABASES)
+        assert sorted(found) == sorted((each.database,) for each in own)
+
+
+@pytest.mark.parametrize("place", MONOREPOS)
+def test_the_status_of_them_all_is_at_head(after: Callable[[str], After], place: str) -> None:
+    done = after(place)
+    assert done.reset.code == 0, done.reset.err
+    status = done.written.monorepo.invoke("db.status", "--check", "--json")
+    assert status.code == 0, status.err
+    heads = {row["service"]: row["head"] for row in status.json["services"]}
+    assert heads == {each.name: histories.head(each) for each in done.services.values()}
+
+
+def test_all_irregularities_are_tried() -> None:
+    assert len(SINGLES) > 40
+    assert all(each == each.possible() for each in SINGLES.values())

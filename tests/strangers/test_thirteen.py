@@ -1,0 +1,17 @@
+"""Thirteen services with more irregularities than services, as one would find them."""
+
+from tests.support.strangers.combinations import thirteen
+from tests.support.strangers.truth import astray, discover, done, untrue
+from tests.support.strangers.writing import strangers
+
+
+def test_thirteen_strangers_come_to_head_and_nobody_has_stated_anything() -> None:
+    with strangers(thirteen()) as written:
+        assert untrue(discover(written), written.repository) == []
+        done(written, "services.check", "--json")
+        done(written, "db.reset", "--json")
+        assert astray(written) == []
+        done(written, "db.status", "--check")
+        sharing = written.repository.services[: written.repository.sharing]
+        done(written, "db.reset", *(f"--service={service.name}" for service in sharing))
+        assert astray(written) == []

@@ -1,0 +1,318 @@
+"""The irregularities of real monorepos, each of them a switch that is regular unless stated."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum, auto
+from functools import cached_property
+
+
+class Folder(StrEnum):
+    """Where a service lies."""
+
+    REGULAR = "services/{name}_service"
+    HYPHENS = "services/{hyphens}-service"
+    APPS = "apps/{name}"
+    BACKEND = "backend/svc-{hyphens}"
+    TOP = "{name}"
+
+
+class DatabaseName(StrEnum):
+    REGULAR = "huleedu_{name}"
+    BARE = "{name}"
+    LONG = "{name}_prod_db"
+    MIXED_CASE = "{camel}DB"
+
+
+class Override(StrEnum):
+    """The variable a service takes its URL from."""
+
+    REGULAR = "{folder}_DATABASE_URL"
+    INITIALS = "{initials}_DATABASE_URL"
+    DSN = "{capitals}_DB_DSN"
+    # No two services of a monorepo may have it.
+    BARE = "DATABASE_URL"
+
+
+class Config(StrEnum):
+    """How a service reads its settings."""
+
+    REGULAR = auto()
+    MODULE = auto()
+    PYDANTIC_ALIAS = auto()
+    PYDANTIC_PREFIX = auto()
+    # There is no config.py: env.py reads the variable.
+    NONE = auto()
+
+
+class EnvironmentVariable(StrEnum):
+    """The variable a service asks for its environment."""
+
+    REGULAR = "HULEEDU_ENVIRONMENT"
+    BARE = "ENVIRONMENT"
+    OWN = "{capitals}_ENVIRONMENT"
+
+
+class Driver(StrEnum):
+    """What a service's migrations connect with."""
+
+    REGULAR = "asyncpg"
+    PSYCOPG2 = "psycopg2"
+    PSYCOPG = "psycopg"
+    PSYCOPG_ASYNC = "psycopg, asynchronous"
+
+    @property
+    def is_async(self) -> bool:
+        return self in (Driver.REGULAR, Driver.PSYCOPG_ASYNC)
+
+    @property
+    def module(self) -> str:
+        return self.partition(",")[0]
+
+    @property
+    def scheme(self) -> str:
+        return f"postgresql+{self.module}"
+
+
+class AlembicConfig(StrEnum):
+    """Where Alembic is configured."""
+
+    REGULAR = auto()
+    SUBFOLDER = auto()
+    PYPROJECT = auto()
+    # Where its scripts are stands in pyproject.toml, and how it logs in alembic.ini.
+    BOTH = auto()
+
+
+class Paths(StrEnum):
+    """From where a service's own code is imported; the values are `prepend_sys_path`."""
+
+    REGULAR = "."
+    ROOT = "../.."
+    SOURCES = "src"
+    # Its env.py changes `sys.path` itself.
+    OWN = ""
+
+
+class Interpreter(StrEnum):
+    """What runs a service's migrations."""
+
+    REGULAR = auto()
+    OWN_PYTHON = auto()
+    OWN_ALEMBIC = auto()
+    UV_PYTHON = auto()
+    UV_ALEMBIC = auto()
+
+
+class History(StrEnum):
+    """The shape of a service's revisions."""
+
+    REGULAR = auto()
+    MERGED = auto()
+    SUBFOLDERS = auto()
+    CONCURRENT_INDEX = auto()
+
+
+# What a registry states for each interpreter but the regular one.
+COMMANDS: Mapping[Interpreter, Mapping[str, str | list[str]]] = {
+    Interpreter.REGULAR: {},
+    Interpreter.OWN_PYTHON: {"python": ".venv/bin/python"},
+    Interpreter.OWN_ALEMBIC: {"alembic": ".venv/bin/alembic"},
+    Interpreter.UV_PYTHON: {"python": ["uv", "run", "--no-sync", "python"]},
+    Interpreter.UV_ALEMBIC: {"alembic": ["uv", "run", "--no-sync", "alembic"]},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stranger:
+    """One service.
+
+    Attributes:
+        translates: Its env.py takes the regular URL and puts its own driver in.
+        interpolates: Its env.py hands the URL to `config.set_main_option`, which trips over a `%`.
+        shadows: Its folder of migrations is a package, and hides Alembic if that has its name.
+        migrations: That folder is named `migrations`.
+        loads_env_file: It looks for a `.env` in the folders above.
+        is_package: Its configuration is a package with relative imports.
+        is_heavy: Its env.py imports what it does not need.
+        transaction_each: Each of its revisions is a transaction.
+        logs: Its env.py sets up logging by the configuration file.
+    """
+
+    name: str = "orders"
+    folder: Folder = Folder.REGULAR
+    database_name: DatabaseName = DatabaseName.REGULAR
+    override: Override = Override.REGULAR
+    config: Config = Config.REGULAR
+    environment: EnvironmentVariable = EnvironmentVariable.REGULAR
+    driver: Driver = Driver.REGULAR
+    translates: bool = False
+    interpolates: bool = False
+    shadows: bool = False
+    migrations: bool = False
+    alembic_config: AlembicConfig = AlembicConfig.REGULAR
+    loads_env_file: bool = False
+    paths: Paths = Paths.REGULAR
+    is_package: bool = False
+    is_heavy: bool = False
+    interpreter: Interpreter = Interpreter.REGULAR
+    history: History = History.REGULAR
+    transaction_each: bool = False
+    logs: bool = False
+
+    def possible(self) -> "Stranger":
+        """Return the same without what contradicts something else."""
+        changes: dict[str, object] = {}
+        if self.paths is Paths.ROOT and not self.is_importable:
+            changes["paths"] = Paths.REGULAR
+        if self.config is Config.NONE:
+            changes["is_package"] = False
+        if self.alembic_config is AlembicConfig.PYPROJECT:
+            changes["logs"] = False
+        if self.driver is Driver.REGULAR:
+            changes["translates"] = False
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    @property
+    def is_importable(self) -> bool:
+        """Whether Python can import its folder from the root of the monorepo."""
+        return all(part.isidentifier() for part in self.directory.split("/"))
+
+    @cached_property
+    def directory(self) -> str:
+        return self._filled(self.folder)
+
+    @property
+    def folder_name(self) -> str:
+        return self.directory.rpartition("/")[2]
+
+    @property
+    def database(self) -> str:
+        return self._filled(self.database_name)
+
+    @property
+    def url_variable(self) -> str:
+        return self._filled(self.override)
+
+    @property
+    def environment_variable(self) -> str:
+        return self._filled(self.environment)
+
+    @property
+    def scripts(self) -> str:
+        return "migrations" if self.migrations else "alembic"
+
+    @property
+    def alembic_file(self) -> str:
+        names = {
+            AlembicConfig.SUBFOLDER: f"{self.scripts}/alembic.ini",
+            AlembicConfig.PYPROJECT: "pyproject.toml",
+        }
+        return names.get(self.alembic_config, "alembic.ini")
+
+    @property
+    def url_scheme(self) -> str:
+        """What it expects of a URL that it is given."""
+        return (Driver.REGULAR if self.translates else self.driver).scheme
+
+    @property
+    def has_own_interpreter(self) -> bool:
+        return self.interpreter is not Interpreter.REGULAR
+
+    @property
+    def hyphens(self) -> str:
+        return self.name.replace("_", "-")
+
+    def _filled(self, pattern: str) -> str:
+        words = self.name.split("_")
+        # `{folder}` stands in no pattern of a folder.
+        folder = "" if "{folder}" not in pattern else self.folder_name.upper().replace("-", "_")
+        return str(pattern).format(
+            name=self.name,
+            hyphens=self.hyphens,
+            capitals=self.name.upper(),
+            camel="".join(word.capitalize() for word in words),
+            initials="".join(word[0] for word in [*words, "service"]).upper(),
+            folder=folder,
+        )
+
+
+class ComposeFiles(StrEnum):
+    """How the compose configuration is split."""
+
+    REGULAR = auto()
+    INCLUDED = auto()
+    SEVERAL = auto()
+
+
+class ComposeNames(StrEnum):
+    """How the servers are called in the compose files."""
+
+    REGULAR = "{name}_db"
+    DB_FIRST = "db-{hyphens}"
+    POSTGRES = "postgres-{hyphens}"
+
+
+class Ports(StrEnum):
+    """How the compose files write a port."""
+
+    REGULAR = "127.0.0.1:{port}:5432"
+    SHORT = "{port}:5432"
+    VARIABLE = "${{{capitals}_DB_PORT:-{port}}}:5432"
+    # Compose's long syntax, which is no text.
+    LONG = ""
+
+
+class Password(StrEnum):
+    REGULAR = "secret-of-strangers"
+    SIGNS = "p@ss#w%rd/1"
+    QUOTES = """it's a "$ecret" of ${nobody}"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repository:
+    """A monorepo of strangers.
+
+    Attributes:
+        ports: The port of each service's server; the services that share one have the first.
+        sharing: How many of the services, from the first on, share one server.
+        containers: How many application containers each service has.
+        containers_know: The application containers have the URL in the service's own variable.
+        builds_from_root: Images are built from the root, and a Dockerfile in the service's folder.
+        fixed_names: The compose files name the containers.
+        lists: The compose files write environments as lists.
+        bystanders: The compose files have servers that belong to no service.
+    """
+
+    services: tuple[Stranger, ...]
+    ports: tuple[int, ...] = ()
+    folder: str = "repo"
+    registry: str = "services.json"
+    sharing: int = 0
+    compose_files: ComposeFiles = ComposeFiles.REGULAR
+    compose_names: ComposeNames = ComposeNames.REGULAR
+    port_style: Ports = Ports.REGULAR
+    password: Password = Password.SIGNS
+    containers: int = 1
+    containers_know: bool = True
+    builds_from_root: bool = False
+    fixed_names: bool = False
+    lists: bool = False
+    bystanders: bool = False
+
+    @property
+    def registry_is_elsewhere(self) -> bool:
+        return "/" in self.registry
+
+    def shares(self, service: Stranger) -> bool:
+        return service in self.services[: self.sharing]
+
+    def port(self, service: Stranger) -> int:
+        return self.ports[0 if self.shares(service) else self.services.index(service)]
+
+    def compose_service(self, service: Stranger) -> str:
+        name = "shared_postgres" if self.shares(service) else str(self.compose_names)
+        return name.format(name=service.name, hyphens=service.hyphens)
+
+    def volume(self, service: Stranger) -> str:
+        name = self.compose_service(service)
+        return f"{name}-data" if "-" in name else f"{name}_data"
