@@ -120,6 +120,7 @@ def _row(service: Service, root: Path) -> dict[str, Fact]:
         "directory": _relative(service.directory, root),
         "database": service.database,
         "url_variable": service.url_variable,
+        "alembic_url_variable": service.alembic_url_variable,
         "url_scheme": service.url_scheme,
         "alembic_config": _relative(service.alembic_config, root),
         "python": list(service.python),

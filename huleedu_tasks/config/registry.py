@@ -34,6 +34,8 @@ class Service:
     """One service and all that is derived for it. Paths are absolute.
 
     Attributes:
+        url_variable: What overrides its URL, and no other service's.
+        alembic_url_variable: What its `env.py` reads, and others may too; each runs alone.
         url_scheme: As SQLAlchemy names dialect and driver; for `env.py`, which may know another
             driver than the tasks do.
         python: The command that starts the interpreter of its migrations; empty for the one
@@ -48,6 +50,7 @@ class Service:
     directory: Path
     database: str
     url_variable: str
+    alembic_url_variable: str
     url_scheme: str
     alembic_config: Path
     python: tuple[str, ...]
@@ -288,13 +291,15 @@ def complete(root: Path, entry: Mapping[str, Any]) -> Service:
     directory = root / entry.get("directory", f"services/{name}_service")
     variable_stem = directory.name.upper().replace("-", "_").replace(".", "_")
     compose_service = entry.get("compose_service", f"{name}_db")
+    url_variable = entry.get("url_variable", f"{variable_stem}_DATABASE_URL")
     return Service(
         name=name,
         # JSON Schema takes 5433.0 for a whole number, as JavaScript does.
         port=int(entry["port"]),
         directory=directory,
         database=entry.get("database", f"huleedu_{name}"),
-        url_variable=entry.get("url_variable", f"{variable_stem}_DATABASE_URL"),
+        url_variable=url_variable,
+        alembic_url_variable=entry.get("alembic_url_variable", url_variable),
         url_scheme=entry.get("url_scheme", URL_SCHEME),
         alembic_config=directory / entry.get("alembic_config", "alembic.ini"),
         python=_interpreter(entry),

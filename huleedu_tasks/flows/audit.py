@@ -132,15 +132,15 @@ class Audit:
 async def _suggestion(service: Service, environment: Mapping[str, str]) -> Suggestion | None:
     """Try what the service's sources mention; return the first that its `env.py` follows."""
     tried = {}
-    for variable in (service.url_variable, *url_variables(service)):
+    for variable in (service.alembic_url_variable, *url_variables(service)):
         for scheme in (service.url_scheme, *SCHEMES):
-            other = replace(service, url_variable=variable, url_scheme=scheme)
+            other = replace(service, alembic_url_variable=variable, url_scheme=scheme)
             tried[f"{variable} {scheme}"] = other
     cases = [handed_over(other, name) for name, other in tried.items()]
     answers = await asking.ask(service, cases, environment)
     return next(
         (
-            Suggestion(url_variable=other.url_variable, url_scheme=other.url_scheme)
+            Suggestion(variable=other.alembic_url_variable, url_scheme=other.url_scheme)
             for name, other in tried.items()
             if follows(answers[name].env)
         ),

@@ -22,6 +22,8 @@ from types import ModuleType
 from typing import Any
 
 INSTRUCTIONS = "HULEEDU_PROBE"
+# What every case needs.
+LIBRARIES = ("alembic.config", "alembic.runtime.environment", "sqlalchemy.engine")
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
 # What a URL is called, the likeliest name first.
 URL_NAME = re.compile(r"(database|db|postgres(ql)?|pg|sqlalchemy)_?(ur[il]|dsn)$", re.IGNORECASE)
@@ -39,16 +41,17 @@ def main() -> None:
     worker = runpy.run_path(WORKER)
     worker["end_with_parent"]()
     instructions = json.loads(os.environ.pop(INSTRUCTIONS))
-    with worker["outside_of_service"]():
-        import sqlalchemy.engine  # noqa: F401  # to be there when the cases are forked
-
+    outside_of_service = worker["outside_of_service"]
+    with outside_of_service():
+        for name in LIBRARIES:
+            importlib.import_module(name)
     # Open as long as the process lives; each line is written at once.
     answers = open(instructions["answers"], "a", buffering=1, encoding="utf-8")  # noqa: SIM115
     for case in instructions["cases"]:
         answer = _in_a_process_of_its_own(case, instructions["configs"], worker)
         # Large libraries are loaded once, and not for each case.
         for name in answer.pop("libraries", ()):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), outside_of_service():
                 importlib.import_module(name)
         answers.write(json.dumps({"case": case["name"], **answer}) + "\n")
 

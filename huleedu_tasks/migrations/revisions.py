@@ -19,6 +19,7 @@ from huleedu_tasks.errors import Finding, MigrationError
 
 _OPTIONS = (
     "script_location",
+    "prepend_sys_path",
     "version_locations",
     "recursive_version_locations",
     "path_separator",
@@ -120,6 +121,12 @@ def read_history(service: Service) -> History:
     findings: list[Finding] = []
     revisions: dict[str, Revision] = {}
     folders = version_folders(service)
+    if not any(folder.parent.is_dir() for folder in folders):
+        raise MigrationError(
+            f"{service.alembic_config} leads to {folders[0].parent}, and there is no such folder.",
+            hint="Correct its script_location, or 'directory' in the registry, from which it "
+            "starts.",
+        )
     for path in (path for folder in folders for path in sorted(folder.glob("*.py"))):
         try:
             revision = _read_revision(path)
@@ -167,7 +174,9 @@ def version_folders(service: Service) -> list[Path]:
             f"{service.alembic_config} names no script_location.",
             hint="Set script_location in its [alembic] section.",
         )
-    folders = [_absolute(service, path) for path in _version_locations(options, str(location))]
+    folders = [
+        _absolute(service, path, options) for path in _version_locations(options, str(location))
+    ]
     if str(options.get("recursive_version_locations", "")).lower() != "true":
         return folders
     return [path for folder in folders for path in (folder, *_folders_below(folder))]
@@ -220,12 +229,17 @@ def _fill_in(value: object, here: Mapping[str, str]) -> object:
     return [_fill_in(item, here) for item in value] if isinstance(value, list) else value
 
 
-def _absolute(service: Service, location: str) -> Path:
-    # A location `package:folder` is looked for like any import: beside the service, usually.
+def _absolute(service: Service, location: str, options: Mapping[str, object]) -> Path:
     package, colon, rest = location.partition(":")
-    if colon and len(package) > 1:
-        location = f"{package.replace('.', '/')}/{rest}"
-    return service.directory / location
+    if not colon or len(package) < 2:
+        return service.directory / location
+    # `package:folder` is looked for like any import; what is installed is not looked for here.
+    relative = f"{package.replace('.', '/')}/{rest}"
+    stated = options.get("prepend_sys_path") or []
+    paths = stated if isinstance(stated, list) else re.split(rf"[,\s{os.pathsep}]+", str(stated))
+    found = (service.directory / path / relative for path in paths)
+    # Nobody has made a revision yet where only the folder above is there.
+    return next((path for path in found if path.parent.is_dir()), service.directory / relative)
 
 
 def _split(text: str, separator: str) -> list[str]:

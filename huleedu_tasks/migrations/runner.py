@@ -25,6 +25,7 @@ from huleedu_tasks.report import AppliedRevision
 WORKER = Path(__file__).with_name("worker.py")
 INSTRUCTIONS = "HULEEDU_WORKER"
 HEAD = "head"
+ENVIRONMENT_PLACE = "{environment}"
 # PostgreSQL, Appendix A: lock_not_available, query_canceled.
 _LOCK_TIMEOUT = "55P03"
 _CANCELED = "57014"
@@ -162,7 +163,7 @@ async def upgrade(
             f"Alembic ended without an error, but {service.database} is at "
             f"{named(after)}, not at {wanted}.",
             hint=f"Its env.py did not migrate, or migrated another database: it must use "
-            f"the URL in {service.url_variable}.",
+            f"the URL in {service.alembic_url_variable}.",
             output=done.output,
         )
     return Migrated(before=before, after=after, output=done.output)
@@ -278,7 +279,19 @@ def environment_of(service: Service, settings: Settings) -> dict[str, str]:
     if service.python:
         # Ours would be taken for the service's by `pdm run` and the like.
         environment.pop("VIRTUAL_ENV", None)
-    return environment | dict(service.environment)
+    return environment | stated_environment(service, str(settings.environment))
+
+
+def stated_environment(service: Service, environment: str) -> dict[str, str]:
+    """Return the variables the registry states for a service, in one environment.
+
+    Args:
+        environment: Its name, which stands where a value says `{environment}`.
+    """
+    return {
+        name: value.replace(ENVIRONMENT_PLACE, environment)
+        for name, value in service.environment.items()
+    }
 
 
 async def _run_alembic(
@@ -349,7 +362,7 @@ def _astray(
     return MigrationError(
         f"Its env.py connects to another database, {event['place']}, not to {url.database} on "
         f"{url.address} as it was told; {done}.",
-        hint=f"It must use the URL in {service.url_variable}.",
+        hint=f"It must use the URL in {service.alembic_url_variable}.",
         output=output,
     )
 
@@ -370,6 +383,7 @@ def _environment(service: Service, url: DatabaseUrl, settings: Settings) -> dict
     environment |= {
         "HULEEDU_ENVIRONMENT": str(settings.environment),
         service.url_variable: url.without_password().reveal(),
+        service.alembic_url_variable: url.without_password().reveal(),
     }
     if url.password:
         environment["PGPASSWORD"] = url.password.reveal()

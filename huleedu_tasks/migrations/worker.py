@@ -18,9 +18,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-Step = Callable[..., None]
+if TYPE_CHECKING:
+    # Not when it runs: Python 3.8 cannot.
+    Step = Callable[..., None]
 INSTRUCTIONS = "HULEEDU_WORKER"
 HERE = os.path.dirname(os.path.abspath(__file__))
 POSTGRESQL = "postgresql"
@@ -79,8 +81,10 @@ def outside_of_service() -> Iterator[None]:
     paths = [path for path in sys.path if path and os.path.abspath(path) != HERE]
     # `PYTHONPATH=.` is the service's folder here; its own code may need it, Alembic must not.
     sys.path[:] = [path for path in paths if os.path.abspath(path) != os.getcwd()]
-    yield
-    sys.path[:] = paths
+    try:
+        yield
+    finally:
+        sys.path[:] = paths
 
 
 def end_with_parent() -> None:

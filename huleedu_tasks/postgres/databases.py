@@ -158,13 +158,14 @@ def marked(comment: str, mark: Mark) -> str:
 async def current_revisions(connection: "asyncpg.Connection") -> tuple[str, ...]:
     """Return the revisions Alembic has recorded in the connection's database, sorted.
 
-    The table is looked for on the search path first, then in every schema, since `env.py` may
-    set `version_table_schema`.
+    The table is looked for on the search path first, then in every schema, and known by its only
+    column if it is called otherwise: `env.py` may set `version_table_schema` and `version_table`.
     """
     table = await connection.fetchval(
-        "SELECT c.oid::regclass::text FROM pg_class c"
-        " WHERE c.relname = 'alembic_version' AND c.relkind = 'r'"
-        " ORDER BY pg_table_is_visible(c.oid) DESC, c.oid LIMIT 1"
+        "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
+        " WHERE c.relkind = 'r' AND c.relnatts = 1 AND a.attnum = 1 AND a.attname = 'version_num'"
+        " ORDER BY c.relname = 'alembic_version' DESC, pg_table_is_visible(c.oid) DESC, c.oid"
+        " LIMIT 1"
     )
     if table is None:
         return ()

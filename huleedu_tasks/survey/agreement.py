@@ -4,6 +4,7 @@ A migration is handed its URL, so most differences do not keep it from the right
 told all the same, because the service itself is handed nothing.
 """
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from huleedu_tasks.survey.matrix import (
     Situation,
 )
 
+ANYBODYS = re.compile(r"(SQLALCHEMY_)?(DATABASE|DB|POSTGRES|POSTGRESQL|PG)_?(URL|URI|DSN)")
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "")
 PATTERN = "docs/adoption.md shows a config.py that follows all the rules."
 # Some libraries explain themselves at length.
@@ -32,7 +34,7 @@ INTERPOLATION = "interpolation"
 class Suggestion:
     """What would make a service's `env.py` follow the URL it is handed."""
 
-    url_variable: str
+    variable: str
     url_scheme: str
 
 
@@ -72,7 +74,7 @@ def differences(
 
 
 def _astray(service: Service, answer: Answer, suggestion: Suggestion | None) -> Problem:
-    variable = service.url_variable
+    variable = service.alembic_url_variable
     if isinstance(answer, Failure):
         cause = f"env.py fails when it is given its URL in {variable}: {_shortened(answer)}"
         remedy = "Mend env.py, or state the interpreter that has its libraries as 'python'."
@@ -84,12 +86,17 @@ def _astray(service: Service, answer: Answer, suggestion: Suggestion | None) -> 
         remedy = "Have it read that variable, or state the one it reads as 'url_variable'."
     if suggestion:
         stated = {
-            "url_variable": (suggestion.url_variable, service.url_variable),
+            _field(suggestion.variable): (suggestion.variable, service.alembic_url_variable),
             "url_scheme": (suggestion.url_scheme, service.url_scheme),
         }
         fields = [f'"{name}": "{new}"' for name, (new, old) in stated.items() if new != old]
         remedy = f"State {', '.join(fields)} in the registry; it was seen to follow that."
     return must_act(cause, remedy)
+
+
+def _field(variable: str) -> str:
+    """Return the field to state a variable in: others may read one without a name of its own."""
+    return "alembic_url_variable" if ANYBODYS.fullmatch(variable) else "url_variable"
 
 
 def _of_env(
@@ -125,8 +132,8 @@ def _of_env(
             does = _does(answer.env)
             yield copes(
                 f"env.py does not ask config.py: {situation} it {does}",
-                f"Alembic run by hand needs {service.url_variable}; or have env.py take its URL "
-                "from config.py.",
+                f"Alembic run by hand needs {service.alembic_url_variable}; or let env.py take its "
+                "URL from config.py.",
             )
 
 
@@ -137,7 +144,7 @@ def _of_config(
     override = found[Situation.HANDED_OVER]
     if not (isinstance(override, Address) and _is_same(override, OVERRIDE)):
         yield copes(
-            f"config.py does not read {service.url_variable}: it {_does(override)}", PATTERN
+            f"config.py does not read {service.alembic_url_variable}: it {_does(override)}", PATTERN
         )
     elif _needs_its_variable(found):
         yield copes(

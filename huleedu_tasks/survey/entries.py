@@ -21,6 +21,7 @@ FIELDS = (
     "directory",
     "database",
     "url_variable",
+    "alembic_url_variable",
     "url_scheme",
     "alembic_config",
     "python",
@@ -170,8 +171,8 @@ def _merged(proposal: Proposal, existing: Mapping[str, Any], folder: Path) -> En
     return Entry(proposal=proposal, document=document, evidence=places)
 
 
-# Where an existing entry says nothing, convention does not answer these questions.
-_SETTLING = ("database", "url_variable")
+# Where an existing entry says nothing, convention does not answer this.
+_SETTLING = ("database",)
 
 
 def _with_server(entry: Entry, everybody: Sequence[Entry]) -> Entry:

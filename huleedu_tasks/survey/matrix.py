@@ -14,6 +14,7 @@ from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.settings import EXTERNAL_PREFIX, VARIABLES, Environment, Settings
 from huleedu_tasks.config.urls import DatabaseUrl, resolve
 from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.migrations.runner import stated_environment
 
 USER = "check_user"
 PLAIN_PASSWORD = "check-password"
@@ -66,7 +67,7 @@ def matrix(service: Service) -> Iterator[Case]:
     """Return every situation for a service."""
     yield handed_over(service)
     stated = replace(OVERRIDE, scheme=service.url_scheme)
-    override = {service.url_variable: stated.reveal()}
+    override = dict.fromkeys(_variables(service), stated.reveal())
     yield _case(service, Situation.OVERRIDE, override, SPECIAL_PASSWORD)
     plain = dict(zip(_CREDENTIALS, (USER, PLAIN_PASSWORD), strict=True))
     special = {**plain, "HULEEDU_DB_PASSWORD": SPECIAL_PASSWORD}
@@ -96,10 +97,11 @@ def handed_over(service: Service, name: str = Situation.HANDED_OVER) -> Case:
     return Case(
         name=name,
         variables={
+            **stated_environment(service, str(Environment.DEVELOPMENT)),
             "HULEEDU_ENVIRONMENT": str(Environment.DEVELOPMENT),
             "HULEEDU_DB_USER": USER,
             "HULEEDU_DB_PASSWORD": DEVELOPMENT_PASSWORD,
-            service.url_variable: stated.without_password().reveal(),
+            **dict.fromkeys(_variables(service), stated.without_password().reveal()),
             "PGPASSWORD": SPECIAL_PASSWORD,
         },
         password=SPECIAL_PASSWORD,
@@ -117,7 +119,7 @@ def without_ours(
             set, and an empty value counts as not set.
     """
     ours = {variable.name for variable in VARIABLES}
-    ours |= {service.url_variable for service in registry.services}
+    ours |= {name for service in registry.services for name in _variables(service)}
     kept = {
         name: value
         for name, value in variables.items()
@@ -136,4 +138,9 @@ def _case(
     except (ConfigurationError, ValueError):
         # An unknown environment is refused before anything is resolved.
         expected = None
-    return Case(name=name, variables=variables, password=password, expected=expected)
+    stated = stated_environment(service, variables["HULEEDU_ENVIRONMENT"])
+    return Case(name=name, variables={**stated, **variables}, password=password, expected=expected)
+
+
+def _variables(service: Service) -> tuple[str, str]:
+    return service.url_variable, service.alembic_url_variable

@@ -104,9 +104,7 @@ class Survey:
             for known, asked in parts:
                 facts |= known
                 questions += asked
-            variable, question = find_variable(reading, variables)
-            facts |= {"url_variable": variable} if variable else {}
-            questions += [question] if question else []
+            facts |= find_variable(reading, variables)
             proposals.append(
                 Proposal(
                     reading=reading,

@@ -253,13 +253,20 @@ def _without_variables(text: str) -> str:
 
 
 def _add_requirement(sources: Sources, folder: Folder, root: Path) -> None:
-    """Where no URL names the driver of a synchronous service, its requirements do."""
-    if sources.engine != "sync" or any("+" in each.value for each in sources.schemes):
+    """Where no URL names the driver of a service, its requirements do.
+
+    psycopg 3 serves both kinds; an asynchronous service that requires asyncpg as well has that.
+    """
+    if any("+" in each.value for each in sources.schemes):
         return
     for file in (folder.home / "pyproject.toml", *sorted(folder.home.glob("requirements*.txt"))):
         pattern = r"(?<![\w-])(psycopg2-binary|psycopg2|psycopg)(?![\w-])"
-        named = re.findall(pattern, text_of(file))
-        for requirement in named:
+        text = text_of(file)
+        if sources.engine != "sync" and re.search(r"(?<![\w-])asyncpg(?![\w-])", text):
+            return
+        for requirement in re.findall(pattern, text):
+            if sources.engine != "sync" and requirement != "psycopg":
+                continue
             scheme = f"postgresql+{REQUIREMENTS[requirement]}"
             place = f"{shown(file, root)} requires {requirement}"
             sources.schemes.append(Sighting(value=scheme, place=place))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from huleedu_tasks.survey.questions import MARK, Fact, Question
+from huleedu_tasks.survey.questions import Fact
 from huleedu_tasks.survey.reading import Reading
 
 # A service's variables with their places, the most telling first.
@@ -15,24 +15,16 @@ def own_variables(readings: Sequence[Reading]) -> dict[Path, Places]:
     return {reading.folder.path: _ranked(reading) for reading in readings}
 
 
-def find_variable(
-    reading: Reading, variables: Mapping[Path, Places]
-) -> tuple[Fact | None, Question | None]:
-    """Return the variable no other service has too, or the question which it is."""
+def find_variable(reading: Reading, variables: Mapping[Path, Places]) -> dict[str, Fact]:
+    """Return the variable no other service has too, else the one that its `env.py` shares."""
     path = reading.folder.path
-    others = {other: places for other, places in variables.items() if other != path}
+    others = [places for other, places in variables.items() if other != path]
     for name, place in variables[path].items():
-        if not any(name in places for places in others.values()):
-            return Fact(value=name, evidence=place), None
-    if not variables[path]:
-        return None, None
-    name = next(iter(variables[path]))
-    readers = sorted(other.name for other, places in others.items() if name in places)
-    marker = (
-        f"{MARK} {name} is read by other services too ({', '.join(readers[:3])}); which variable "
-        "is this one's own?"
-    )
-    return None, Question(field="url_variable", marker=marker)
+        if not any(name in places for places in others):
+            return {"url_variable": Fact(value=name, evidence=place)}
+    for name, place in variables[path].items():
+        return {"alembic_url_variable": Fact(value=name, evidence=place)}
+    return {}
 
 
 def _ranked(reading: Reading) -> Places:

@@ -14,7 +14,7 @@ _NAME = re.compile(r"""["']([A-Z][A-Z0-9_]*_?(?:URL|URI|DSN))["']""")
 def url_variables(service: Service) -> list[str]:
     """Return the variables that may hold a URL, by the sources of `env.py` and `config.py`."""
     found = [name for path in _sources(service) for name in _NAME.findall(_text(path))]
-    return [name for name in dict.fromkeys(found) if name != service.url_variable]
+    return [name for name in dict.fromkeys(found) if name != service.alembic_url_variable]
 
 
 def _sources(service: Service) -> list[Path]:

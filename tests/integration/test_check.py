@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.documents import blocks, page
 from tests.support.monorepo import (
     ALEMBIC_INI,
     PASSWORD,
@@ -102,6 +103,7 @@ URL_LINE = "url = settings.DATABASE_URL\n"
 # For each service what is replaced in its config.py and in its env.py.
 FAULTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "regular": ({}, {}),
+    "recipe": ({}, {}),
     "deaf": ({'os.getenv("HULEEDU_ENVIRONMENT", "development").lower()': '"development"'}, {}),
     "dialect": ({"DIALECT_SERVICE_DATABASE_URL": "DIALECT_DSN"}, {}),
     "port": ({"localhost:": "localhost:1"}, {}),
@@ -152,6 +154,7 @@ SERVER = """\
 # For each service: level, whether the tasks cope, and what is said.
 EXPECTED: dict[str, list[tuple[str, bool, str]]] = {
     "regular": [],
+    "recipe": [],
     "deaf": [
         ("WARNING", True, "ignores HULEEDU_ENVIRONMENT: in production it leads to localhost"),
         ("WARNING", True, "gives a URL in production without host and password"),
@@ -237,6 +240,8 @@ def write_service(
     like = "twin" if name == "other" else name
     facts = {"variable": variable, "port": ports[like], "database": f"huleedu_{like}"}
     config = CONFIG.format(**facts)
+    if name == "recipe":
+        config = recipe(variable, ports[name])
     for old, new in in_config.items():
         assert old in config
         config = config.replace(old, new)
@@ -257,6 +262,16 @@ def write_service(
     for revision, parent in histories.get(name, {"a1": None}).items():
         text = REVISION.format(id=revision, parent=parent)
         monorepo.write(f"{folder}/alembic/versions/{revision}.py", text)
+
+
+def recipe(variable: str, port: int) -> str:
+    """Return the page's own config.py, with the three constants of a service."""
+    (text,) = (block for block in blocks(page("adoption.md"), "python") if "OVERRIDE =" in block)
+    constants = {"OVERRIDE": variable, "DATABASE": "huleedu_recipe", "PORT": str(port)}
+    for name, value in constants.items():
+        text, count = re.subn(rf"^{name} = .*$", f'{name} = "{value}"', text, flags=re.MULTILINE)
+        assert count == 1
+    return text
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,9 @@ def service(name: str = "orders", **stated: Any) -> Service:
         "directory": directory,
         "database": f"huleedu_{name}",
         "url_variable": f"{directory.name.upper()}_DATABASE_URL",
+        "alembic_url_variable": stated.get(
+            "url_variable", f"{directory.name.upper()}_DATABASE_URL"
+        ),
         "url_scheme": "postgresql+asyncpg",
         "alembic_config": directory / "alembic.ini",
         "python": (),

@@ -83,7 +83,22 @@ def test_a_straight_history_has_one_head(orders: Service, revise: Revise) -> Non
 
 
 def test_a_service_without_revisions_has_no_head(orders: Service) -> None:
+    (orders.directory / "alembic").mkdir()
     assert read_history(orders).heads == ()
+
+
+def test_a_script_location_that_leads_nowhere_is_no_empty_history(orders: Service) -> None:
+    with pytest.raises(MigrationError, match=r"leads to .*/alembic, and there is no such folder"):
+        read_history(orders)
+
+
+def test_a_package_of_scripts_is_found_where_alembic_looks_for_it(orders: Service) -> None:
+    folder = orders.directory / "src/orders/migrations"
+    folder.mkdir(parents=True)
+    orders.alembic_config.write_text(
+        "[alembic]\nscript_location = orders:migrations\nprepend_sys_path = . src\n"
+    )
+    assert version_folders(orders) == [folder / "versions"]
 
 
 def test_a_merge_joins_two_branches(orders: Service, revise: Revise) -> None:

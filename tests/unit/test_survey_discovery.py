@@ -334,12 +334,14 @@ def test_a_server_without_a_port_on_this_machine_is_marked(tmp_path: Path) -> No
     assert "publishes no port" in entries(tmp_path)["orders"]["port"]
 
 
-def test_a_variable_that_two_services_read_is_nobodys_own(tmp_path: Path) -> None:
+def test_a_variable_that_two_services_read_overrides_neither(tmp_path: Path) -> None:
     config = 'import os\nURL = os.environ["DATABASE_URL"]\n'
     write(tmp_path, service("apps/orders", config) | service("apps/users", config))
     write(tmp_path, compose(server("orders_db", 5441), server("users_db", 5442)))
-    assert "read by other services too (users)" in entries(tmp_path)["orders"]["url_variable"]
-    assert discovered(tmp_path).exit_code is ExitCode.FAILED
+    for entry in entries(tmp_path).values():
+        assert entry["alembic_url_variable"] == "DATABASE_URL"
+        assert "url_variable" not in entry
+    assert discovered(tmp_path).exit_code is ExitCode.DONE
 
 
 def test_a_variable_of_its_own_is_taken_before_one_that_others_read_too(tmp_path: Path) -> None:
