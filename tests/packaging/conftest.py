@@ -1,0 +1,35 @@
+"""The package is built once, and put into an environment for each case."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.packaging.distributions import Distributions, new_distributions
+from tests.packaging.installations import Case, Installation, cases, new_installation
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a person try every interpreter, with the newest and with the lowest libraries."""
+    parser.addoption("--every-python", action="store_true", help="install with each interpreter")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what needs an installation for each case."""
+    if "case" in metafunc.fixturenames:
+        # The option is known only where this folder is among pytest's arguments.
+        every = metafunc.config.getoption("--every-python", default=False)
+        metafunc.parametrize("case", cases(every=every), ids=str, scope="module")
+
+
+@pytest.fixture(scope="session")
+def distributions() -> Iterator[Distributions]:
+    """Return the sdist and the wheels."""
+    with new_distributions() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def installed(case: Case, distributions: Distributions) -> Iterator[Installation]:
+    """Return an environment with the wheel in it, and nothing that was not asked for."""
+    with new_installation(case, str(distributions.wheel)) as made:
+        yield made

@@ -1,0 +1,49 @@
+"""What a release consists of, built from a copy of the repository."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.packaging.installations import new_folder, run
+from tests.support.monorepo import PROJECT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distributions:
+    """What was built, all from the same files.
+
+    Attributes:
+        sdist: The archive of the sources.
+        wheel: What is installed, built from that archive, as for a release.
+        direct: The same, built from the repository, as `pip install FOLDER` does it.
+    """
+
+    sdist: Path
+    wheel: Path
+    direct: Path
+
+
+@contextmanager
+def new_distributions() -> Iterator[Distributions]:
+    """Build everything; remove it at the end."""
+    with new_folder("distributions") as folder:
+        copy = _copy_as_after_a_days_work(folder / "repository")
+        build = [sys.executable, "-m", "build", "--no-isolation", "--outdir"]
+        run(*build, folder / "release", cwd=copy)
+        run(*build, folder / "direct", "--wheel", cwd=copy)
+        (sdist,) = folder.glob("release/*.tar.gz")
+        (wheel,) = folder.glob("release/*.whl")
+        (direct,) = folder.glob("direct/*.whl")
+        yield Distributions(sdist=sdist, wheel=wheel, direct=direct)
+
+
+def _copy_as_after_a_days_work(folder: Path) -> Path:
+    shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    for name in (".env", "huleedu_tasks/.env", "huleedu_tasks/__pycache__/app.cpython-311.pyc"):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    return folder

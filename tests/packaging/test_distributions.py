@@ -1,0 +1,95 @@
+"""What a release holds: all that is needed, and nothing else."""
+
+import re
+import tarfile
+import zipfile
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+from huleedu_tasks import __version__
+from tests.packaging.distributions import Distributions
+from tests.packaging.installations import project
+from tests.support.monorepo import PROJECT
+
+PACKAGE = "huleedu_tasks"
+NAME = f"{PACKAGE}-{__version__}"
+
+
+@pytest.fixture(scope="module")
+def wheel(distributions: Distributions) -> dict[str, bytes]:
+    return contents_of_wheel(distributions.wheel)
+
+
+@pytest.fixture(scope="module")
+def sdist(distributions: Distributions) -> set[str]:
+    with tarfile.open(distributions.sdist) as archive:
+        return {name.removeprefix(f"{NAME}/") for name in archive.getnames()}
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: dict[str, bytes]) -> Message:
+    return Parser().parsestr(wheel[f"{NAME}.dist-info/METADATA"].decode())
+
+
+def contents_of_wheel(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def package_files(names: set[str]) -> set[str]:
+    return {name for name in names if name.startswith(f"{PACKAGE}/")}
+
+
+def files_of_this_package() -> set[str]:
+    paths = (PROJECT / PACKAGE).rglob("*")
+    files = [path for path in paths if path.is_file() and "__pycache__" not in path.parts]
+    return {path.relative_to(PROJECT).as_posix() for path in files}
+
+
+def test_the_wheel_holds_the_package_and_its_license(wheel: dict[str, bytes]) -> None:
+    described = {name for name in wheel if name.startswith(f"{NAME}.dist-info/")}
+    assert package_files(set(wheel)) == files_of_this_package()
+    assert set(wheel) - described == package_files(set(wheel))
+    assert {name.partition("/")[2] for name in described} == {
+        "METADATA",
+        "RECORD",
+        "WHEEL",
+        "entry_points.txt",
+        "licenses/LICENSE",
+    }
+
+
+@pytest.mark.parametrize("name", ["services.schema.json", "migrations/worker.py", "py.typed"])
+def test_what_is_no_import_is_there_too(wheel: dict[str, bytes], name: str) -> None:
+    assert f"{PACKAGE}/{name}" in wheel
+
+
+def test_the_sdist_holds_what_the_wheel_is_built_from(sdist: set[str]) -> None:
+    beside = {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml"}
+    assert sdist == beside | files_of_this_package()
+
+
+def test_the_sdist_gives_the_same_wheel_as_the_repository(
+    distributions: Distributions, wheel: dict[str, bytes]
+) -> None:
+    assert contents_of_wheel(distributions.direct) == wheel
+
+
+def test_the_readme_is_the_long_description(metadata: Message) -> None:
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_payload() == (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_picture_of_the_readme_can_be_seen_elsewhere(metadata: Message) -> None:
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]*)\)|<img[^>]*src=\"([^\"]*)\"", str(metadata))
+    assert all("".join(address).startswith("https://") for address in pictures)
+
+
+def test_the_metadata_says_what_the_repository_says(metadata: Message) -> None:
+    assert metadata["Version"] == __version__
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata.get_all("Classifier") == project()["classifiers"]
+    assert metadata["Requires-Python"] == project()["requires-python"]

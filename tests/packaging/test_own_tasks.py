@@ -1,0 +1,207 @@
+"""The tasks beside somebody's own: as the command `huleedu`, and within their namespace."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from huleedu_tasks import __version__
+from huleedu_tasks.cli.command import typed_before
+from tests.support.documents import blocks, page
+from tests.support.monorepo import Monorepo, Ran, clean_environment, new_monorepo
+from tests.support.tasks import TASKS
+from tests.unit.test_fences import HEAVY
+
+SECTION = page("adoption.md").partition("\n## Beside your own tasks\n")[2].partition("\n## ")[0]
+BESIDE, BELOW, PARTS = blocks(SECTION, "python")
+HUNG = 60.0
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Iterator[Monorepo]:
+    """Return a monorepo of one service, nothing of which runs."""
+    with new_monorepo(["parcels"]) as made:
+        yield made
+
+
+def scripted(monorepo: Monorepo, program: str, *arguments: str, cwd: str = ".") -> Ran:
+    """Run a program that was installed with the package, as a person would."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name(program), *arguments],
+        cwd=monorepo.root / cwd,
+        env={**clean_environment(), **monorepo.environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=HUNG,
+        check=False,
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def listed(ran: Ran) -> set[str]:
+    """Return the names in a list of tasks."""
+    assert ran.code == 0, ran.err
+    return set(re.findall(r"^  (\S+) ", ran.out, re.MULTILINE))
+
+
+# The command `huleedu`
+
+
+def test_huleedu_has_every_task_whatever_is_in_tasks_py(theirs: Monorepo) -> None:
+    theirs.write("tasks.py", "raise SystemExit('read')\n")
+    assert listed(scripted(theirs, "huleedu", "--list")) == set(TASKS)
+
+
+def test_huleedu_tells_its_version(theirs: Monorepo) -> None:
+    assert scripted(theirs, "huleedu", "--version").out == f"huleedu-tasks {__version__}\n"
+
+
+def test_huleedu_explains_a_task_by_its_own_name(theirs: Monorepo) -> None:
+    explained = scripted(theirs, "huleedu", "--help", "db.reset").out
+    assert explained.startswith("Usage: huleedu [--core-opts] db.reset [--options]")
+    assert "--volumes" in explained
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_huleedu_has_a_script_for_the_shell(theirs: Monorepo, shell: str) -> None:
+    script = scripted(theirs, "huleedu", "--print-completion-script", shell)
+    assert script.code == 0, script.err
+    assert "_complete_huleedu" in script.out
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("db.s", {"db.seed", "db.shell", "db.status"}), ("db.reset --vol", {"--volumes"})],
+)
+def test_the_shell_completes_what_is_typed(theirs: Monorepo, typed: str, offered: set[str]) -> None:
+    """As bash does it: the words so far in a variable, the last one as an argument."""
+    script = f"""
+        PATH={Path(sys.executable).parent}:$PATH
+        source <(huleedu --print-completion-script bash)
+        COMP_WORDS=(huleedu {typed})
+        _complete_huleedu huleedu {typed.rpartition(" ")[2]}
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    ran = subprocess.run(
+        ["bash", "-c", script],
+        cwd=theirs.root,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=HUNG,
+        check=True,
+    )
+    assert set(ran.stdout.split()) == offered, ran.stderr
+
+
+def test_huleedu_works_in_any_folder_of_the_monorepo(theirs: Monorepo) -> None:
+    ran = scripted(theirs, "huleedu", "services.list", "--json", cwd="services/parcels_service")
+    assert [service["name"] for service in ran.json["services"]] == ["parcels"]
+
+
+@pytest.mark.parametrize("flag", ["--dry", "--dry-run"])
+def test_a_dry_run_of_huleedu_changes_nothing(theirs: Monorepo, flag: str) -> None:
+    ran = scripted(theirs, "huleedu", "db.reset", flag)
+    assert ran.code == 0, ran.err
+    assert "would" in ran.out
+    assert not theirs.data_directories()
+
+
+def test_a_list_by_huleedu_loads_nothing_heavy(theirs: Monorepo) -> None:
+    script = Path(sys.executable).with_name("huleedu")
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", script, "--list"],
+        cwd=theirs.root,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}
+    assert "huleedu_tasks.cli.program" in loaded
+    # Invoke itself reads its own configuration with yaml.
+    assert {name.partition(".")[0] for name in loaded}.isdisjoint(HEAVY - {"yaml"})
+
+
+# Within their namespace: the examples of the page
+
+
+def test_all_tasks_are_beside_theirs(theirs: Monorepo) -> None:
+    theirs.write("tasks.py", BESIDE)
+    assert listed(scripted(theirs, "invoke", "--list")) == {"lint", *TASKS}
+
+
+def test_all_tasks_are_below_a_name_of_theirs(theirs: Monorepo) -> None:
+    theirs.write("tasks.py", BELOW)
+    names = {f"databases.{name}" for name in TASKS}
+    assert listed(scripted(theirs, "invoke", "--list")) == {"lint", *names}
+
+
+def test_some_tasks_are_beside_theirs(theirs: Monorepo) -> None:
+    theirs.write("tasks.py", PARTS)
+    some = {name for name in TASKS if name.startswith(("db.", "env."))}
+    assert listed(scripted(theirs, "invoke", "--list")) == {"integration", *some}
+
+
+def test_a_task_of_ours_can_come_before_one_of_theirs(theirs: Monorepo) -> None:
+    theirs.write("tasks.py", PARTS.replace("pytest tests/integration", "echo tested"))
+    ran = scripted(theirs, "invoke", "integration", "--dry")
+    assert ran.code == 0, ran.err
+    assert "would" in ran.out
+    assert "echo tested" in ran.out
+
+
+def test_nothing_of_theirs_runs_after_one_of_ours_has_failed(theirs: Monorepo) -> None:
+    theirs.write("tasks.py", PARTS.replace("pytest tests/integration", "echo tested"))
+    theirs.environment["HULEEDU_PROVIDER"] = "existing"
+    ran = scripted(theirs, "invoke", "integration")
+    theirs.environment["HULEEDU_PROVIDER"] = "embedded"
+    assert ran.code == 1
+    assert "tested" not in ran.out
+
+
+# What to type next
+
+
+@pytest.mark.parametrize(
+    ("typed", "suggested"),
+    [
+        (["huleedu", "db.status"], "`huleedu db.up`"),
+        (["invoke", "db.status"], "`invoke db.up`"),
+        (["inv", "db.status"], "`inv db.up`"),
+        (["invoke", "databases.db.status"], "`invoke databases.db.up`"),
+    ],
+    ids=" ".join,
+)
+def test_a_hint_says_what_works_there(theirs: Monorepo, typed: list[str], suggested: str) -> None:
+    theirs.write("tasks.py", BELOW if "databases" in typed[1] else BESIDE)
+    program, task = typed
+    for flags in ([], ["--json"]):
+        ran = scripted(theirs, program, task, *flags)
+        said = ran.out + ran.err
+        assert suggested in said
+        assert set(re.findall(r"`\S+ (?:databases\.)?db\.up`", said)) == {suggested}
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["/usr/bin/huleedu", "db.reset"], "huleedu "),
+        (["/usr/bin/invoke", "env.init", "db.reset", "--service", "a"], "invoke "),
+        (["/lib/invoke/__main__.py", "db.reset"], "invoke "),
+        (["invoke", "--echo", "data.base.db.reset"], "invoke data.base."),
+        # Before or after a task of somebody else's, which names none of ours.
+        (["invoke", "integration"], "invoke "),
+        # Another task that only ends alike.
+        (["invoke", "mydb.reset", "x.db.reset"], "invoke x."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_was_typed_before_a_task_is_read_from_the_command_line(
+    argv: list[str], expected: str
+) -> None:
+    assert typed_before("db.reset", argv) == expected
