@@ -35,6 +35,7 @@ UNSEEN = (
     "What nobody can see by looking: the order of seeds (seed_after), seeds elsewhere than in "
     "database/seed-scripts, extensions, and variables of a service's own (environment)."
 )
+SETTLE = "Settle what is listed above in it first."
 NEXT = "Next: `invoke services.list` shows what follows from it, `invoke services.check` compares."
 
 
@@ -82,17 +83,20 @@ class Found:
             path=str(self.path),
             written=False,
             document=document,
-            fields=tuple(row for entry in made for row in _rows(entry)),
+            fields=tuple(row for entry in made for row in _rows(entry, self._stated(entry))),
             unsettled=unsettled,
             remarks=(*self.remarks, *self._remarks(made)),
             shown=shown_text,
-            closing=(f"{COMMAND}: {self.path} is up to date.",) if same else (),
+            closing=(self._unchanged(unsettled),) if same else (),
             exit_code=ExitCode.FAILED if unsettled else ExitCode.DONE,
         )
 
     @property
     def _services(self) -> list[Document]:
         return list((self.existing or {}).get("services") or [])
+
+    def _stated(self, entry: Entry) -> Document:
+        return next((each for each in self._services if each["name"] == entry.name), {})
 
     def _document(self, made: Sequence[Entry]) -> Document:
         document = dict(self.existing or {})
@@ -113,7 +117,14 @@ class Found:
         )
         return "\n".join(lines)
 
+    def _unchanged(self, unsettled: Sequence[object]) -> str:
+        if unsettled:
+            return f"{COMMAND}: {self.path} stays as it is. {SETTLE}"
+        return f"{COMMAND}: {self.path} is up to date."
+
     def _remarks(self, made: Sequence[Entry]) -> Iterator[str]:
+        for entry in made:
+            yield from entry.differing
         found = {entry.name for entry in made}
         for each in self._services:
             if str(each["name"]) not in found:
@@ -193,7 +204,7 @@ def written(found: Discovery, path: Path) -> Discovery:
             f"{path} cannot be written: {error.strerror}",
             hint="Correct the folder's owner and permissions.",
         ) from error
-    marked = f"Replace each {MARK!r} in it first. " if found.exit_code else ""
+    marked = f"{SETTLE} " if found.exit_code else ""
     closing = (f"{COMMAND}: wrote {path}.", UNSEEN, f"{marked}{NEXT}")
     return replace(found, written=True, closing=closing)
 
@@ -292,8 +303,11 @@ def _lookalikes(folders: Sequence[Folder], root: Path) -> Iterator[str]:
             )
 
 
-def _rows(entry: Entry) -> Iterator[Mapping[str, Fact]]:
+def _rows(entry: Entry, stated: Document) -> Iterator[Mapping[str, Fact]]:
+    """Return what an entry says, as far as it does not stand there already."""
     for field, value in entry.document.items():
+        if stated.get(field) == value:
+            continue
         if field in entry.evidence or field in ("name", "port"):
             evidence = entry.evidence.get(field, "as it is stated already")
             shown_value: Any = " ".join(value) if isinstance(value, list) else value

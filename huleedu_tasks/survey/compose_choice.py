@@ -42,9 +42,13 @@ def default_files(root: Path, environment: Mapping[str, str]) -> list[Path]:
     if stated := variables.get("COMPOSE_FILE"):
         separator = variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
         return [root / name for name in stated.split(separator) if name]
-    main = [root / name for name in DEFAULT_FILES if (root / name).is_file()]
-    over = [root / name for name in OVERRIDE_FILES if (root / name).is_file()]
-    return [*main[:1], *over[:1]] if main else []
+    # Compose looks in the folders above as well, and takes the override beside what it finds.
+    for folder in (root, *root.parents):
+        main = [folder / name for name in DEFAULT_FILES if (folder / name).is_file()]
+        over = [folder / name for name in OVERRIDE_FILES if (folder / name).is_file()]
+        if main:
+            return [*main[:1], *over[:1]]
+    return []
 
 
 def find_files(root: Path, environment: Mapping[str, str], remarks: list[str]) -> list[Path]:

@@ -111,8 +111,10 @@ class _Reader:
         folder: Path,
         file: Path,
         variables: Mapping[str, str],
+        above: Sequence[object] = (),
     ) -> Declaration:
         stated = _mapping(service)
+        above = above or (service,)
         own = declaration(stated, folder, file)
         extends = stated.get("extends")
         if not extends:
@@ -123,9 +125,10 @@ class _Reader:
             folder = file.parent
             document = self._document(file, variables)
         below = _mapping(document.get("services")).get(str(base.get("service")))
-        if below is None or below is service:
+        if below is None or any(below is each for each in above):
+            # In a circle, which Compose refuses.
             return own
-        extended = self._extended(document, below, folder, file, variables)
+        extended = self._extended(document, below, folder, file, variables, (*above, below))
         return replace(extended.under(own), file=own.file)
 
     def _completed(self, service: Declaration, variables: Mapping[str, str]) -> Declaration:

@@ -42,11 +42,13 @@ class Entry:
     Attributes:
         document: What is stated.
         evidence: Where each stated field is known from.
+        differing: Where it says otherwise than what was found, in sentences.
     """
 
     proposal: Proposal
     document: Document
     evidence: Mapping[str, str]
+    differing: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -144,31 +146,34 @@ def _entry(proposal: Proposal, name: str, evidence: str, folder: Path) -> Entry:
 
 
 def _merged(proposal: Proposal, existing: Mapping[str, Any], folder: Path) -> Entry:
-    """Change an entry where what was found contradicts it, and nowhere else."""
-    document = dict(existing)
+    """Add to an entry what was found and it does not say; what it says stays.
+
+    Only a folder that is gone is replaced: the service was moved.
+    """
+    document = {key: value for key, value in existing.items() if not _is_marker(value)}
     places: dict[str, str] = {}
+    differing: list[str] = []
     markers = {question.field: question.marker for question in proposal.questions}
     for field in FIELDS:
-        if _is_marker(document.get(field)):
-            del document[field]
         fact = proposal.facts.get(field)
-        if fact and field in document:
-            places[field] = fact.evidence
+        is_gone = field == "directory" and not _service(document, folder).directory.is_dir()
         if field in markers and field not in document and field in ("port", *_SETTLING):
             document[field], places[field] = markers[field], "not settled"
-        elif fact and field == "python":
+        elif fact is None or (field == "python" and field not in document):
             # What runs a service's Python is its owners' choice, and they have chosen.
             continue
-        elif fact and (field not in document and field == "port"):
-            document[field], places[field] = fact.value, fact.evidence
-        elif fact and not _agrees(document, field, fact, folder):
-            without = {key: value for key, value in document.items() if key != field}
-            if field != "port" and _agrees(without, field, fact, folder):
-                document = without
-            else:
-                document[field] = _stated(document, field, fact, folder)
+        elif field in document and not is_gone:
+            if _agrees(document, field, fact, folder):
                 places[field] = fact.evidence
-    return Entry(proposal=proposal, document=document, evidence=places)
+            else:
+                found = _stated(document, field, fact, folder)
+                differing.append(
+                    f"{document['name']}: {field!r} is stated as {document[field]!r} and was kept; "
+                    f"found was {found!r} ({fact.evidence})."
+                )
+        elif field == "port" or not _agrees(document, field, fact, folder):
+            document[field], places[field] = _stated(document, field, fact, folder), fact.evidence
+    return Entry(proposal=proposal, document=document, evidence=places, differing=tuple(differing))
 
 
 # Where an existing entry says nothing, convention does not answer this.
@@ -188,6 +193,7 @@ def _with_server(entry: Entry, everybody: Sequence[Entry]) -> Entry:
     return Entry(
         proposal=entry.proposal,
         document={**entry.document, "compose_service": server.name},
+        differing=entry.differing,
         evidence={**entry.evidence, "compose_service": fact.evidence},
     )
 
@@ -224,20 +230,24 @@ def _is_readable(entry: object, folder: Path) -> bool:
 def _existing(
     proposal: Proposal, existing: Sequence[Mapping[str, Any]], folder: Path
 ) -> Mapping[str, Any] | None:
-    """Return the entry of the same folder, or else of the same name."""
+    """Return the entry of the same folder, or else one whose folder is gone and that is alike."""
     path = proposal.reading.folder.path
     names = {"_".join(stem(path.name)), path.name}
     for entry in existing:
         if _normal(_service(entry, folder).directory) == path:
             return entry
-    return next(
-        (
-            entry
-            for entry in existing
-            if entry["name"] in names and not _service(entry, folder).directory.is_dir()
-        ),
-        None,
-    )
+    gone = [entry for entry in existing if not _service(entry, folder).directory.is_dir()]
+    for entry in gone:
+        if entry["name"] in names or _is_same_database(_service(entry, folder), proposal):
+            return entry
+    return None
+
+
+def _is_same_database(service: Service, proposal: Proposal) -> bool:
+    """Whether a service that was moved, or renamed, is the one that was found."""
+    database = proposal.facts.get("database")
+    same_server = proposal.server is not None and proposal.server.name == service.compose_service
+    return same_server and (database is None or database.value == service.database)
 
 
 def _agrees(document: Mapping[str, Any], field: str, fact: Fact, folder: Path) -> bool:

@@ -30,6 +30,9 @@ from huleedu_tasks.survey.server_databases import (
 from huleedu_tasks.survey.sources import Sighting, local_ports_of
 from huleedu_tasks.survey.url_variable import find_variable, own_variables
 
+# PostgreSQL's own, which every developer's machine may have in use.
+FIRST_PORT = 5432
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
@@ -98,7 +101,7 @@ class Survey:
             match = chosen[path]
             facts, questions = dict(self._plain_facts(reading)), []
             parts = [
-                self._server(reading, match, likely[path]),
+                self._server(reading, match, likely[path], decisions),
                 self._database(reading, match, users, decisions),
             ]
             for known, asked in parts:
@@ -144,8 +147,19 @@ class Survey:
         if python := folder.python(self.root):
             yield "python", Fact(value=python[0], evidence=shown(python[1], self.root))
 
+    @property
+    def _free_port(self) -> int:
+        """The port after all that are in use here."""
+        ports = [each.port for each in self.servers.values() if each.port]
+        local = [port.value for r in self.readings for port in local_ports_of(r.sources)]
+        return max([FIRST_PORT, *ports, *local]) + 1
+
     def _server(
-        self, reading: Reading, match: Candidate | None, likely: Sequence[Candidate]
+        self,
+        reading: Reading,
+        match: Candidate | None,
+        likely: Sequence[Candidate],
+        decisions: Decisions,
     ) -> tuple[dict[str, Fact], list[Question]]:
         local = list(local_ports_of(reading.sources))
         own = next((each for each in local if each.own), None)
@@ -154,7 +168,9 @@ class Survey:
         if match is None:
             if own:
                 return {"port": Fact(value=own.value, evidence=own.place)}, []
-            return {}, [which_at_all(list(self.servers.values()))]
+            if chosen := decisions.get(reading, "port"):
+                return {"port": Fact(value=int(chosen), evidence="chosen by hand")}, []
+            return {}, [which_at_all(list(self.servers.values()), self._free_port)]
         server = match.server
         facts = {
             "compose_service": Fact(value=server.name, evidence="; ".join(match.reasons)),
@@ -190,4 +206,7 @@ class Survey:
             return {"database": Fact(value=fact.value, evidence=fact.place)}, []
         named = database_sightings(reading.sources)
         made = databases_made(server, self.root) if server else {}
-        return {}, [which_database(named or made, server)]
+        if not (named or made):
+            # Nobody names one: convention does, and the tasks make it.
+            return {}, []
+        return {}, [which_database(named or made)]

@@ -53,23 +53,26 @@ def which_of(servers: Sequence[Container], likely: Sequence[Candidate]) -> Quest
     )
 
 
-def which_at_all(servers: Sequence[Container]) -> Question:
-    """Ask which server, where none fits."""
+def which_at_all(servers: Sequence[Container], free_port: int) -> Question:
+    """Ask which server, where none fits.
+
+    Args:
+        servers: Those of the compose files.
+        free_port: One that none of them has: embedded servers need no container.
+    """
+    own = Choice(value=str(free_port), label=f"{free_port}: a server of its own, not in Compose")
+    others = (
+        Choice(value=each.name, label=f"{each.port or 'no port'} ({each.name})") for each in servers
+    )
     return Question(
         field="port",
-        marker=f"{MARK} which port? No PostgreSQL server of the compose files fits.",
-        choices=tuple(
-            Choice(value=each.name, label=f"{each.port or 'no port'} ({each.name})")
-            for each in servers
-        ),
+        marker=f"{MARK} which port? No PostgreSQL server of the compose files fits; {free_port} "
+        "is free.",
+        choices=(own, *others),
     )
 
 
-def which_database(named: Mapping[str, str], server: Container | None) -> Question:
+def which_database(named: Mapping[str, str]) -> Question:
     """Ask which database, of those that are named or made somewhere."""
     choices = tuple(Choice(value=name, label=f"{name}: {place}") for name, place in named.items())
-    if named:
-        marker = f"{MARK} {' or '.join(named)}?"
-    else:
-        marker = f"{MARK} which database{f' of {server.name}' if server else ''}?"
-    return Question(field="database", marker=marker, choices=choices)
+    return Question(field="database", marker=f"{MARK} {' or '.join(named)}?", choices=choices)
