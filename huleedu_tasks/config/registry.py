@@ -83,7 +83,17 @@ class Service:
             Finding(place=self.name, problem=f"its file {path} does not exist")
             for path in required
             if not path.is_file()
-        ]
+        ] + self._missing_interpreter()
+
+    def _missing_interpreter(self) -> list[Finding]:
+        # Without a slash it is looked for in PATH, when it is needed.
+        if not self.python or "/" not in self.python[0]:
+            return []
+        path = self.directory / self.python[0]
+        if path.exists():
+            return []
+        problem = f"its interpreter {path} does not exist: make its virtual environment"
+        return [Finding(place=self.name, problem=problem)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +154,8 @@ def find_registry(start: Path, explicit: str) -> Path:
             return folder / REGISTRY_FILE
     raise ConfigurationError(
         f"No {REGISTRY_FILE} in {start} or any folder above it.",
-        hint='Create one at the root of the monorepo, for example {"services": '
-        '[{"name": "orders", "port": 5433}]}; docs/registry.md lists every field.',
+        hint="`invoke services.discover` writes one from what is there; by hand it is, for "
+        'example, {"services": [{"name": "orders", "port": 5433}]} at the root of the monorepo.',
     )
 
 

@@ -215,7 +215,7 @@ class Settings:
         Raises:
             ConfigurationError: If the environment itself is unknown, on which all else depends.
         """
-        file, lines, unreadable = _read_env_file(root / ENV_FILE)
+        file, lines, unreadable = read_env_file(root / ENV_FILE)
         settings = cls(
             root=root,
             process=dict(os.environ),
@@ -411,7 +411,8 @@ def _port(text: str) -> str:
     return problem or ("" if int(text) <= LAST_PORT else f"{text!r} is more than {LAST_PORT}")
 
 
-def _read_env_file(path: Path) -> tuple[dict[str, str], dict[str, int], list[Finding]]:
+def read_env_file(path: Path) -> tuple[dict[str, str], dict[str, int], list[Finding]]:
+    """Return what a `.env` says: the values, the line of each, and what could not be read."""
     try:
         # A byte order mark, as some editors write, is no part of the first name.
         text = path.read_text(encoding="utf-8-sig")

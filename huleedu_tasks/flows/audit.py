@@ -4,24 +4,24 @@ No server is started or connected to: each service's own code is asked where it 
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from huleedu_tasks.config.registry import Registry, Service
-from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.config.settings import ENV_FILE, ProviderName, Settings, read_env_file
+from huleedu_tasks.errors import HuleEduError, MigrationError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.revisions import read_history
-from huleedu_tasks.report import Outcome, Problem, Progress, Report, Silence
+from huleedu_tasks.report import Level, Outcome, Problem, Progress, Report, Silence
 from huleedu_tasks.survey import answers as asking
 from huleedu_tasks.survey.agreement import Suggestion, differences, follows, must_act
 from huleedu_tasks.survey.answers import Address, Answers
 from huleedu_tasks.survey.composition import Composition, read_composition
 from huleedu_tasks.survey.leftovers import leftovers
-from huleedu_tasks.survey.matrix import Situation, handed_over, matrix, without_ours
+from huleedu_tasks.survey.matrix import Situation, handed_over, matrix, without_databases
 from huleedu_tasks.survey.servers import compose_differences, unregistered_servers
-from huleedu_tasks.survey.variables import url_variables
+from huleedu_tasks.survey.variables import read_variables
 
 COMMAND = "services.check"
 COLUMNS = ("env.py", "config.py", "head")
@@ -60,7 +60,8 @@ class Audit:
         outcomes = await fleet.run(self.services, one, jobs=self.jobs, progress=self.progress)
         general: list[Problem] = []
         if len(self.services) == len(self.registry.services):
-            general += unregistered_servers(self.registry, composition, environment)
+            found = unregistered_servers(self.registry, composition, environment)
+            general += self._if_compose_matters(found)
             general += leftovers(self.registry)
         return Report(
             command=COMMAND,
@@ -71,6 +72,7 @@ class Audit:
             columns=COLUMNS,
             seconds=time.monotonic() - started,
             general=tuple(general),
+            notes=composition.remarks,
         )
 
     async def _check(self, service: Service, composition: Composition) -> Outcome:
@@ -79,7 +81,8 @@ class Audit:
             for finding in service.missing_files()
         ]
         user = self.settings.get("HULEEDU_DB_USER")
-        problems = [*missing, *compose_differences(service, composition, user=user)]
+        differing = compose_differences(service, composition, user=user)
+        problems = [*missing, *self._if_compose_matters(differing)]
         facts = dict.fromkeys(COLUMNS)
         output = ""
         if service.alembic_config.is_file():
@@ -98,46 +101,68 @@ class Audit:
         outcome = Outcome(service=service.name, facts=facts, output=output)
         return outcome.judged(tuple(problems))
 
+    def _if_compose_matters(self, problems: Iterable[Problem]) -> Iterator[Problem]:
+        """Tell what is wrong with the compose files as what it is to whoever does not use them."""
+        elsewhere = (ProviderName.EMBEDDED, ProviderName.EXISTING)
+        without = self.settings.provider in elsewhere
+        for problem in problems:
+            yield replace(problem, level=Level.INFO, copes=True) if without else problem
+
     async def _ask(self, service: Service) -> tuple[list[Problem], Mapping[str, Answers]]:
-        environment = without_ours(
-            runner.environment_of(service, self.settings), self.registry, list(self.settings.file)
-        )
+        loaded = self._loaded_by(service)
+        own = runner.environment_of(service, self.settings)
+        environment = without_databases(own, self.registry, loaded)
         cases = {case.name: case for case in matrix(service)}
-        answers = await asking.ask(service, list(cases.values()), environment)
+        answers = await asking.ask(service, list(cases.values()), environment, loaded)
         suggestion = None
         if not follows(answers[Situation.HANDED_OVER].env):
             suggestion = await _suggestion(service, environment)
         return list(differences(service, cases, answers, suggestion)), answers
 
+    def _loaded_by(self, service: Service) -> dict[str, str]:
+        """Return what a service may load by itself: the `.env` of its folder and of those above."""
+        folders = [service.directory, *service.directory.parents]
+        last = next((n for n, each in enumerate(folders) if (each / ".git").exists()), 0)
+        loaded = dict(self.settings.file)
+        for folder in folders[: last + 1]:
+            values, _, _ = read_env_file(folder / ENV_FILE)
+            loaded |= values
+        return loaded
+
     def _with_doubles(self, outcome: Outcome) -> Outcome:
         """Add what shows only beside the other services: two on one database."""
-        own = self._place(outcome.service)
-        names = [service.name for service in self.services]
-        others = [name for name in names if own and self._place(name) == own]
+        own = self._address(outcome.service)
+        places = {s.name: found.place for s in self.services if (found := self._address(s.name))}
+        others = [name for name, place in places.items() if own and place == own.place]
         if len(others) < 2:
             return outcome
         problem = must_act(
-            f"{' and '.join(others)} have the same database in development: "
-            f"{self._answers[others[0]][Situation.DEVELOPMENT].config}",
+            f"{' and '.join(others)} have the same database in development: {own}",
             "Give each its own, in config.py or by the registry.",
         )
         return outcome.judged((*(outcome.problems or ()), problem))
 
-    def _place(self, name: str) -> tuple[str, int | None, str] | None:
+    def _address(self, name: str) -> Address | None:
+        """Return where a service looks for its database in development, as far as it says."""
         answers = self._answers.get(name)
-        config = answers[Situation.DEVELOPMENT].config if answers else None
-        return (config.host, config.port, config.database) if isinstance(config, Address) else None
+        found = answers[Situation.DEVELOPMENT] if answers else None
+        answer = (found.config or found.env) if found else None
+        return answer if isinstance(answer, Address) else None
 
 
 async def _suggestion(service: Service, environment: Mapping[str, str]) -> Suggestion | None:
     """Try what the service's sources mention; return the first that its `env.py` follows."""
     tried = {}
-    for variable in (service.alembic_url_variable, *url_variables(service)):
+    for variable in (service.alembic_url_variable, *read_variables(service)):
         for scheme in (service.url_scheme, *SCHEMES):
             other = replace(service, alembic_url_variable=variable, url_scheme=scheme)
             tried[f"{variable} {scheme}"] = other
     cases = [handed_over(other, name) for name, other in tried.items()]
-    answers = await asking.ask(service, cases, environment)
+    try:
+        answers = await asking.ask(service, cases, environment, {})
+    except MigrationError:
+        # What was found without a suggestion is worth more than none.
+        return None
     return next(
         (
             Suggestion(variable=other.alembic_url_variable, url_scheme=other.url_scheme)

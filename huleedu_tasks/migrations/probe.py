@@ -22,6 +22,12 @@ from types import ModuleType
 from typing import Any
 
 INSTRUCTIONS = "HULEEDU_PROBE"
+# What connects, with the functions by which it does.
+DRIVERS = {
+    "asyncpg": ("connect", "create_pool"),
+    "psycopg": ("connect",),
+    "psycopg2": ("connect",),
+}
 # What every case needs.
 LIBRARIES = ("alembic.config", "alembic.runtime.environment", "sqlalchemy.engine")
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
@@ -32,6 +38,14 @@ LIKELIEST = "DATABASE_URL"
 MAKERS = ("get_settings", "get_config", "settings", "Settings", "Config", "AppSettings")
 
 
+# Names of what is nobody's business, and pydantic's way of showing it.
+SECRET = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|DSN|UR[IL]", re.IGNORECASE)
+SHORTEST_SECRET = 4
+# What a service may load from a `.env`, once that is known.
+LOADED: dict[str, str] = {}
+INPUT_VALUE = re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL)
+
+
 class Caught(BaseException):
     """The moment before a connection; no `except Exception` of the service's own holds it."""
 
@@ -39,16 +53,18 @@ class Caught(BaseException):
 def main() -> None:
     """Run each case, and tell a file what came of it, a JSON document per line."""
     worker = runpy.run_path(WORKER)
-    worker["end_with_parent"]()
+    lifeline = worker["end_with_parent"]()
     instructions = json.loads(os.environ.pop(INSTRUCTIONS))
+    LOADED.update(instructions["loaded"])
     outside_of_service = worker["outside_of_service"]
     with outside_of_service():
-        for name in LIBRARIES:
-            importlib.import_module(name)
+        for name in (*LIBRARIES, *DRIVERS):
+            with contextlib.suppress(ImportError) if name in DRIVERS else contextlib.nullcontext():
+                importlib.import_module(name)
     # Open as long as the process lives; each line is written at once.
     answers = open(instructions["answers"], "a", buffering=1, encoding="utf-8")  # noqa: SIM115
     for case in instructions["cases"]:
-        answer = _in_a_process_of_its_own(case, instructions["configs"], worker)
+        answer = _in_a_process_of_its_own(case, instructions["configs"], worker, lifeline)
         # Large libraries are loaded once, and not for each case.
         for name in answer.pop("libraries", ()):
             with contextlib.suppress(Exception), outside_of_service():
@@ -57,12 +73,14 @@ def main() -> None:
 
 
 def _in_a_process_of_its_own(
-    case: dict[str, Any], configs: list[str], worker: dict[str, Any]
+    case: dict[str, Any], configs: list[str], worker: dict[str, Any], lifeline: int
 ) -> dict[str, Any]:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         try:
+            worker["watch"](lifeline)
+            _let_nothing_connect()
             with open(writing, "w", encoding="utf-8") as pipe:
                 json.dump(_answer(case, configs, worker), pipe)
         finally:
@@ -88,6 +106,24 @@ def _answer(case: dict[str, Any], configs: list[str], worker: dict[str, Any]) ->
     }
 
 
+def _let_nothing_connect() -> None:
+    """Have every connection refused that is not SQLAlchemy's, which is caught before."""
+    import socket
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ConnectionRefusedError("nothing is connected to while a service is only asked")
+
+    socket.socket.connect = refuse  # type: ignore[method-assign]
+    socket.socket.connect_ex = refuse  # type: ignore[method-assign]
+    for name, functions in DRIVERS.items():
+        driver = sys.modules.get(name)
+        holders = [driver, *(getattr(driver, n, None) for n in ("Connection", "AsyncConnection"))]
+        for holder in filter(None, holders):
+            for function in functions:
+                if hasattr(holder, function):
+                    setattr(holder, function, refuse)
+
+
 def _asked(ask: Any, worker: dict[str, Any]) -> dict[str, Any] | None:
     """Return an address, or why there is none."""
     try:
@@ -104,9 +140,19 @@ def _asked(ask: Any, worker: dict[str, Any]) -> dict[str, Any] | None:
                 worker["show"](error)
         words = " ".join(str(error).split())
         return {
-            "error": f"{type(error).__name__}: {words}".rstrip(": "),
-            "output": printed.getvalue(),
+            "error": _without_secrets(f"{type(error).__name__}: {words}".rstrip(": ")),
+            "output": _without_secrets(printed.getvalue()),
         }
+
+
+def _without_secrets(text: str) -> str:
+    """Mask what a service's own settings hold: nobody asked for that."""
+    settings = [*os.environ.items(), *LOADED.items()]
+    values = {value for name, value in settings if SECRET.search(name)}
+    for value in sorted(values, key=len, reverse=True):
+        if len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    return INPUT_VALUE.sub("input_value=***", text)
 
 
 def _of_env(case: dict[str, Any]) -> dict[str, Any]:
@@ -156,12 +202,19 @@ def _of_config(files: list[str], case: dict[str, Any]) -> dict[str, Any] | None:
         for module in list(sys.modules.values())
         if (file := getattr(module, "__file__", None))
     }
+    failure: BaseException | None = None
     for file in sorted(files, key=lambda file: os.path.realpath(file) not in loaded):
-        module = loaded.get(os.path.realpath(file)) or _imported(file)
-        for text in _urls(module):
-            url = make_url(text)
-            parameters = {**url.translate_connect_args(), "user": url.username}
-            return {**_address(parameters, case), "scheme": url.drivername, "file": file}
+        try:
+            module = loaded.get(os.path.realpath(file)) or _imported(file)
+            for text in _urls(module):
+                url = make_url(text)
+                parameters = {**url.translate_connect_args(), "user": url.username}
+                return {**_address(parameters, case), "scheme": url.drivername, "file": file}
+        except BaseException as error:
+            # Another file may have the URL.
+            failure = failure or error
+    if failure:
+        raise failure
     return None
 
 

@@ -87,20 +87,26 @@ def outside_of_service() -> Iterator[None]:
         sys.path[:] = paths
 
 
-def end_with_parent() -> None:
-    """End at once when whoever started us does, even by SIGKILL.
+def end_with_parent() -> int:
+    """End at once when whoever started us does, even by SIGKILL; return what is watched for that.
 
     The parent holds the other end of our standard input and writes nothing. Migrations that went
     on alone would meet the next run's.
     """
     lifeline = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    watch(lifeline)
+    return lifeline
 
-    def watch() -> None:
+
+def watch(lifeline: int) -> None:
+    """End this process as soon as nobody holds the other end of a pipe any more."""
+
+    def wait() -> None:
         os.read(lifeline, 1)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def show(error: Exception) -> None:

@@ -221,7 +221,8 @@ class Screen:
         grid = Table.grid(padding=(0, 2, 0, 0))
         for problem, services in problems.items():
             cause = self.redact(": ".join(filter(None, (", ".join(services), problem.cause))))
-            remedy = f"{COPES[problem.copes]}{problem.remedy}".strip()
+            copes = "" if problem.level is Level.INFO else COPES[problem.copes]
+            remedy = f"{copes}{problem.remedy}".strip()
             text = Text(cause).append(self.redact(f"\n{remedy}".rstrip()), style="dim")
             grid.add_row(Text(problem.level, style=LEVEL_STYLES[problem.level]), text)
         print()
@@ -350,6 +351,8 @@ def _summary(report: Report) -> str:
         if (count := sum(outcome.status is status for outcome in report.outcomes))
     ]
     behind = "; not every database is at head" if report.pending else ""
+    if errors := sum(problem.level is Level.ERROR for problem in report.general or ()):
+        behind = f"; {errors} ERROR that {'is' if errors == 1 else 'are'} no service's"
     return (
         f"{report.command}: {', '.join(counts)}{behind} in {report.seconds:.2f} s"
         f" ({report.environment}; {report.provider}: {report.provider_reason})"

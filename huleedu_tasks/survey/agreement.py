@@ -5,24 +5,21 @@ told all the same, because the service itself is handed nothing.
 """
 
 import re
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.report import Level, Problem
 from huleedu_tasks.survey.answers import Address, Answer, Answers, Failure
-from huleedu_tasks.survey.matrix import (
-    EXTERNAL_HOST,
-    OVERRIDE,
-    Case,
-    Situation,
-)
+from huleedu_tasks.survey.matrix import OVERRIDE, Case, Situation
 
-ANYBODYS = re.compile(r"(SQLALCHEMY_)?(DATABASE|DB|POSTGRES|POSTGRESQL|PG)_?(URL|URI|DSN)")
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "")
+# What stands in the alembic.ini that `alembic init` writes.
+NO_URL_YET = "sqlalchemy.dialects:driver"
+MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
 PATTERN = "docs/adoption.md shows a config.py that follows all the rules."
 # Some libraries explain themselves at length.
 SHOWN_ERROR = 150
@@ -50,7 +47,12 @@ def copes(cause: str, remedy: str, level: Level = Level.WARNING) -> Problem:
 
 def follows(answer: Answer) -> bool:
     """Whether an `env.py` goes where the tasks send it."""
-    return isinstance(answer, Address) and answer.fits and _is_same(answer, OVERRIDE)
+    return (
+        isinstance(answer, Address)
+        and answer.fits
+        and answer.password
+        and _is_same(answer, OVERRIDE)
+    )
 
 
 def differences(
@@ -74,19 +76,11 @@ def differences(
 
 
 def _astray(service: Service, answer: Answer, suggestion: Suggestion | None) -> Problem:
-    variable = service.alembic_url_variable
-    if isinstance(answer, Failure):
-        cause = f"env.py fails when it is given its URL in {variable}: {_shortened(answer)}"
-        remedy = "Mend env.py, or state the interpreter that has its libraries as 'python'."
-    elif isinstance(answer, Address) and _is_same(answer, OVERRIDE):
-        cause = f"env.py is synchronous, and is given a URL for {answer.scheme}"
-        remedy = "State its driver as 'url_scheme' in the registry, such as postgresql+psycopg."
-    else:
-        cause = f"env.py does not read {variable}: its migrations would go to {answer}"
-        remedy = "Have it read that variable, or state the one it reads as 'url_variable'."
+    cause, remedy = _why_astray(service, answer)
     if suggestion:
+        field = _field(service, suggestion.variable)
         stated = {
-            _field(suggestion.variable): (suggestion.variable, service.alembic_url_variable),
+            field: (suggestion.variable, service.alembic_url_variable),
             "url_scheme": (suggestion.url_scheme, service.url_scheme),
         }
         fields = [f'"{name}": "{new}"' for name, (new, old) in stated.items() if new != old]
@@ -94,9 +88,54 @@ def _astray(service: Service, answer: Answer, suggestion: Suggestion | None) -> 
     return must_act(cause, remedy)
 
 
-def _field(variable: str) -> str:
-    """Return the field to state a variable in: others may read one without a name of its own."""
-    return "alembic_url_variable" if ANYBODYS.fullmatch(variable) else "url_variable"
+def _why_astray(service: Service, answer: Answer) -> tuple[str, str]:
+    variable = service.alembic_url_variable
+    if isinstance(answer, Failure):
+        if NO_URL_YET in answer.error:
+            return (
+                f"env.py does not read {variable}, and alembic.ini has no URL yet",
+                f"In env.py: {set_main_option(variable)}.",
+            )
+        cause = f"env.py fails when it is given its URL in {variable}: {_shortened(answer)}"
+        return cause, _remedy_of(service, answer)
+    if isinstance(answer, Address) and _is_same(answer, OVERRIDE):
+        if not answer.fits:
+            return (
+                f"env.py is synchronous, and is given a URL for {answer.scheme}",
+                "State its driver as 'url_scheme' in the registry, such as postgresql+psycopg.",
+            )
+        return (
+            "env.py connects with another password than it is given, in the URL or in PGPASSWORD",
+            f"Have it leave the password alone: the URL in {variable} is complete.",
+        )
+    return (
+        f"env.py does not read {variable}: its migrations would go to {answer}",
+        "Have it read that variable, or state the one it reads as 'alembic_url_variable'.",
+    )
+
+
+def set_main_option(variable: str) -> str:
+    """Return the line that has an `env.py` of Alembic's own making read a variable."""
+    value = f'os.environ["{variable}"].replace("%", "%%")'
+    return f'config.set_main_option("sqlalchemy.url", {value})'
+
+
+def _remedy_of(service: Service, failure: Failure) -> str:
+    python = " ".join(service.python) or sys.executable
+    if missing := MISSING_MODULE.search(failure.error):
+        library = missing[1].partition(".")[0]
+        return (
+            f"Its migrations are run by {python}: install {library} there, or state another "
+            "interpreter as 'python'."
+        )
+    return f"Mend env.py; `{python} -m alembic current` in its folder shows the same."
+
+
+def _field(service: Service, variable: str) -> str:
+    """Return the field to state a variable in; without the service's name it may be others' too."""
+    words = re.split(r"[^A-Z0-9]+", service.name.upper())
+    own = any(word in variable for word in words if len(word) > 1)
+    return "url_variable" if own else "alembic_url_variable"
 
 
 def _of_env(
@@ -116,7 +155,7 @@ def _of_env(
         )
     elif isinstance(override, Address) and not override.password:
         yield copes(
-            f"env.py loses the password {Situation.OVERRIDE}",
+            f"env.py does not come to the right password {Situation.OVERRIDE}",
             "str() of a SQLAlchemy URL masks it: use render_as_string(hide_password=False).",
         )
     if answers[Situation.DEVELOPMENT].config is None and _needs_its_variable(_envs(answers)):
@@ -129,9 +168,9 @@ def _of_env(
     for situation in (Situation.DEVELOPMENT, Situation.PRODUCTION):
         expected, answer = cases[situation].expected, answers[situation]
         if expected and not _agrees(answer.env, expected) and not _alike(answer.env, answer.config):
-            does = _does(answer.env)
+            whom = "does not ask config.py" if answer.config else "has a way of its own"
             yield copes(
-                f"env.py does not ask config.py: {situation} it {does}",
+                f"env.py {whom}: {situation} it {_does(answer.env)}",
                 f"Alembic run by hand needs {service.alembic_url_variable}; or let env.py take its "
                 "URL from config.py.",
             )
@@ -142,6 +181,11 @@ def _of_config(
 ) -> Iterator[Problem]:
     found = {situation: answers[situation].config for situation in Situation}
     override = found[Situation.HANDED_OVER]
+    if isinstance(override, Failure) and _needs_its_variable(found):
+        yield copes(
+            f"config.py cannot be used: {_shortened(override)}", "Mend it, or install that."
+        )
+        return
     if not (isinstance(override, Address) and _is_same(override, OVERRIDE)):
         yield copes(
             f"config.py does not read {service.alembic_url_variable}: it {_does(override)}", PATTERN
@@ -169,15 +213,17 @@ def _in_development(
     if not isinstance(answer, Address) or expected is None:
         yield copes(f"config.py {_does(answer)} in development", PATTERN)
         return
-    if answer.host not in LOCAL_HOSTS:
+    if not answer.is_local:
         yield copes(f"config.py leads to {answer} in development, not to this machine", PATTERN)
         return
-    if (answer.port or 5432, answer.database) != (expected.port, expected.database):
+    if answer.place[1:] != (expected.port, expected.database):
         yield must_act(
             f"config.py leads to {answer} in development, the registry to {expected.address}/"
             f"{expected.database}",
             f"Correct 'port' or 'database' in the registry, or {_file(answer, service)}.",
         )
+    if not _alike(found[Situation.TESTING], answer):
+        yield _unknown("testing", found[Situation.TESTING])
     special = found[Situation.SPECIAL_PASSWORD]
     if answer.user != expected.user or not answer.password:
         yield copes(
@@ -197,27 +243,42 @@ def _in_production(
     cases: Mapping[str, Case], found: Mapping[Situation, Answer]
 ) -> Iterator[Problem]:
     answer, expected = found[Situation.PRODUCTION], cases[Situation.PRODUCTION].expected
-    if expected is None or _agrees(answer, expected):
+    staging, due = found[Situation.STAGING], cases[Situation.STAGING].expected
+    if expected is None or due is None:
         return
     if not isinstance(answer, Address):
         yield copes(f"config.py {_does(answer)} in production", PATTERN)
-    elif answer.host != EXTERNAL_HOST:
+        return
+    if answer.host != expected.host:
         yield copes(
             f"config.py ignores HULEEDU_ENVIRONMENT: in production it leads to {answer.host}",
             PATTERN,
         )
-    elif answer.database != expected.database:
+        return
+    if answer.database != expected.database:
         yield must_act(
             f"config.py leads to the database {answer.database!r} in production, the registry to "
             f"{expected.database!r}",
             "Correct 'database' in the registry, or config.py.",
         )
-    else:
+    elif not _agrees(answer, expected):
         yield copes(
             "config.py does not follow HULEEDU_DB_USER, HULEEDU_PROD_DB_PORT and "
             "HULEEDU_PROD_DB_PASSWORD in production",
             PATTERN,
         )
+    if not isinstance(staging, Address) or staging.host != due.host:
+        yield _unknown("staging", staging)
+    elif not _agrees(staging, replace(due, database=staging.database)):
+        yield copes(
+            "config.py does not take huleedu_user and port 5432 where no others are set", PATTERN
+        )
+
+
+def _unknown(environment: str, answer: Answer) -> Problem:
+    """Tell of an environment a service does not know; that it says so is as good."""
+    level = Level.INFO if isinstance(answer, Failure) else Level.WARNING
+    return copes(f"config.py knows no {environment}: there it {_does(answer)}", PATTERN, level)
 
 
 def _without(situation: Situation, case: Case, answer: Answer) -> Iterator[Problem]:
@@ -261,7 +322,7 @@ def _agrees(answer: Answer, expected: DatabaseUrl) -> bool:
 def _alike(one: Answer, other: Answer) -> bool:
     """Whether two answers name the same place, or both none."""
     if isinstance(one, Address) and isinstance(other, Address):
-        return (one.host, one.port, one.database) == (other.host, other.port, other.database)
+        return one.place == other.place
     return isinstance(one, Failure) and isinstance(other, Failure)
 
 

@@ -1,23 +1,29 @@
 """What a service's own `config.py` and `env.py` answer, asked in a child process."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from huleedu_tasks import process
 from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.urls import POSTGRES_PORT
 from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.survey.files import repository_files
+from huleedu_tasks.survey.files import repository_files, text_of
 from huleedu_tasks.survey.matrix import Case
 
 PROBE = Path(runner.__file__).with_name("probe.py")
 INSTRUCTIONS = "HULEEDU_PROBE"
 # Seconds for all cases of a service together; each imports what the service imports.
 TIMEOUT = 120.0
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "")
 CONFIG_NAMES = ("config.py", "settings.py")
 DEPTH = 5
+# What is not the service that runs.
+_BESIDE = frozenset({"tests", "test", "scripts", "tools", "examples", "docs", "versions"})
+_NAMES_DATABASE = re.compile(r"postgres|(DATABASE|DB|PG|SQLALCHEMY)_?(UR[IL]|DSN|HOST)", re.I)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +46,18 @@ class Address:
     file: str = ""
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port or 5432}/{self.database}"
+        return f"{self.host}:{self.port or POSTGRES_PORT}/{self.database}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine."""
+        return self.host in LOCAL_HOSTS
+
+    @property
+    def place(self) -> tuple[str, int, str]:
+        """Host, port and database, the same for the same place."""
+        host = LOCAL_HOSTS[0] if self.is_local else self.host
+        return host, self.port or POSTGRES_PORT, self.database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +90,16 @@ class Answers:
 
 
 async def ask(
-    service: Service, cases: Sequence[Case], environment: Mapping[str, str]
+    service: Service,
+    cases: Sequence[Case],
+    environment: Mapping[str, str],
+    loaded: Mapping[str, str],
 ) -> dict[str, Answers]:
     """Ask a service in each case, by the cases' names.
 
     Args:
         environment: The service's, with nothing in it that says where a database is.
+        loaded: What it may load from a `.env` besides, whose secrets are not to be shown.
 
     Raises:
         MigrationError: If it cannot be asked at all.
@@ -88,9 +109,15 @@ async def ask(
         file.touch()
         instructions = {
             "answers": str(file),
+            "loaded": dict(loaded),
             "configs": [str(path) for path in config_files(service.directory)],
             "cases": [
-                {"name": case.name, "variables": dict(case.variables), "password": case.password}
+                {
+                    "name": case.name,
+                    # Nothing is empty that could be missing instead.
+                    "variables": {n: v for n, v in case.variables.items() if v or n in environment},
+                    "password": case.password,
+                }
                 for case in cases
             ],
         }
@@ -126,9 +153,14 @@ def config_files(folder: Path) -> list[Path]:
     found = [
         path
         for path in repository_files(folder)
-        if path.name in CONFIG_NAMES and len(path.relative_to(folder).parts) <= DEPTH
+        if path.name in CONFIG_NAMES and _is_settings(path.relative_to(folder).parts)
     ]
-    return sorted(found, key=lambda path: (len(path.parts), CONFIG_NAMES.index(path.name)))
+    telling = [path for path in found if _NAMES_DATABASE.search(text_of(path))]
+    return sorted(telling, key=lambda path: (len(path.parts), CONFIG_NAMES.index(path.name)))
+
+
+def _is_settings(parts: tuple[str, ...]) -> bool:
+    return len(parts) <= DEPTH and _BESIDE.isdisjoint(parts[:-1])
 
 
 def _answer(told: Mapping[str, object] | None) -> Answer:

@@ -7,8 +7,8 @@ from pathlib import Path
 from huleedu_tasks.config.registry import SEED_FOLDER, Registry
 from huleedu_tasks.report import Level, Problem
 from huleedu_tasks.survey.agreement import copes, must_act
-from huleedu_tasks.survey.answers import config_files
-from huleedu_tasks.survey.files import repository_root, shown
+from huleedu_tasks.survey.answers import CONFIG_NAMES
+from huleedu_tasks.survey.files import repository_files, repository_root, shown, text_of
 from huleedu_tasks.survey.folders import find_folders
 
 SEED_PATTERNS = ("seed_*.py", "seed_*.sql")
@@ -18,19 +18,23 @@ MENTIONS_DATABASE = re.compile(r"postgres(ql)?(\+\w+)?://|DATABASE_UR[IL]")
 def leftovers(registry: Registry) -> Iterator[Problem]:
     """Find seeds without a service, folders with migrations, and those that should have some."""
     yield from _seeds(registry)
-    root = repository_root(registry.root) or registry.root
+    root = (repository_root(registry.root) or registry.root).resolve()
     registered = {service.directory.resolve() for service in registry.services}
-    migrating = {folder.path.resolve() for folder in find_folders(root, [])}
-    for path in sorted(migrating - registered):
-        yield must_act(
-            f"{shown(path, root)} has migrations and is not in the registry",
-            "Add it; `invoke services.discover` shows the entry.",
-        )
-    known = registered | migrating
-    for path in sorted(_siblings(registered)):
+    configured = {service.alembic_config.resolve() for service in registry.services}
+    folders = find_folders(root, [])
+    for folder in folders:
+        if folder.path not in registered and folder.config not in configured:
+            # It may be an example: only its owners know.
+            yield Problem(
+                level=Level.WARNING,
+                cause=f"{shown(folder.path, root)} has migrations and is not in the registry",
+                remedy="`invoke services.discover` adds it, if it is a service.",
+            )
+    known = registered | {folder.path for folder in folders}
+    for path in _siblings(root, registered):
         # A folder of services is none itself.
         holds = any(each.is_relative_to(path) for each in known)
-        if not holds and _mentions_database(path):
+        if not holds and _mentions_database(path, root):
             yield copes(
                 f"{shown(path, root)} names a database and has no migrations",
                 "Nothing to do, unless that database is its own: `alembic init alembic` there.",
@@ -49,12 +53,20 @@ def _seeds(registry: Registry) -> Iterator[Problem]:
             )
 
 
-def _siblings(folders: set[Path]) -> set[Path]:
-    parents = {folder.parent for folder in folders}
-    inside = (path for parent in parents if parent.is_dir() for path in parent.iterdir())
-    return {path for path in inside if path.is_dir() and not path.name.startswith(".")}
+def _siblings(root: Path, folders: set[Path]) -> list[Path]:
+    """Return the folders beside others that hold something people have written."""
+    parents = {folder.parent for folder in folders} - {root.parent}
+    inside = (
+        parent / file.relative_to(parent).parts[0]
+        for file in repository_files(root)
+        for parent in parents
+        if parent in file.parents[1:]
+    )
+    return sorted(set(inside))
 
 
-def _mentions_database(folder: Path) -> bool:
-    texts = (path.read_text(encoding="utf-8", errors="replace") for path in config_files(folder))
-    return any(MENTIONS_DATABASE.search(text) for text in texts)
+def _mentions_database(folder: Path, root: Path) -> bool:
+    files = (file for file in repository_files(root) if file.is_relative_to(folder))
+    return any(
+        file.name in CONFIG_NAMES and MENTIONS_DATABASE.search(text_of(file)) for file in files
+    )

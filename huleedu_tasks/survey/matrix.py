@@ -4,7 +4,8 @@ All values are made up, and no host in them exists (RFC 2606: `.invalid`): whate
 with them, nobody's password is shown and no server is reached.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +24,7 @@ DEVELOPMENT_PASSWORD = "check-development"
 SPECIAL_PASSWORD = "p@ss#w%rd/1 +"
 EXTERNAL_HOST = "production.invalid"
 EXTERNAL_PORT = "6432"
+STAGING_HOST = "staging.invalid"
 OVERRIDE = DatabaseUrl(
     user=USER,
     password=Secret(SPECIAL_PASSWORD),
@@ -32,6 +34,8 @@ OVERRIDE = DatabaseUrl(
 )
 _CREDENTIALS = ("HULEEDU_DB_USER", "HULEEDU_DB_PASSWORD")
 _PRODUCTION = EXTERNAL_PREFIX[Environment.PRODUCTION]
+_STAGING = EXTERNAL_PREFIX[Environment.STAGING]
+_IS_URL = re.compile(r"postgres(ql)?(\+\w+)?://")
 
 
 class Situation(StrEnum):
@@ -41,7 +45,9 @@ class Situation(StrEnum):
     OVERRIDE = "with a password in its override variable"
     DEVELOPMENT = "in development"
     SPECIAL_PASSWORD = "in development, with special characters in the password"
+    TESTING = "in testing"
     PRODUCTION = "in production"
+    STAGING = "in staging, with the usual user and port"
     NO_CREDENTIALS = "in development without credentials"
     NO_PRODUCTION = "in production without host and password"
     UNKNOWN_ENVIRONMENT = "with an unknown HULEEDU_ENVIRONMENT"
@@ -80,10 +86,21 @@ def matrix(service: Service) -> Iterator[Case]:
         f"{_PRODUCTION}_PORT": EXTERNAL_PORT,
         f"{_PRODUCTION}_PASSWORD": PLAIN_PASSWORD,
     }
+    staging = {
+        "HULEEDU_DB_USER": "",
+        "HULEEDU_DB_PASSWORD": DEVELOPMENT_PASSWORD,
+        "HULEEDU_ENVIRONMENT": str(Environment.STAGING),
+        f"{_STAGING}_HOST": STAGING_HOST,
+        f"{_STAGING}_PASSWORD": PLAIN_PASSWORD,
+    }
     nowhere = {**production, f"{_PRODUCTION}_HOST": "", f"{_PRODUCTION}_PASSWORD": ""}
     yield _case(service, Situation.DEVELOPMENT, plain)
     yield _case(service, Situation.SPECIAL_PASSWORD, special, SPECIAL_PASSWORD)
+    yield _case(
+        service, Situation.TESTING, {**plain, "HULEEDU_ENVIRONMENT": str(Environment.TESTING)}
+    )
     yield _case(service, Situation.PRODUCTION, production)
+    yield _case(service, Situation.STAGING, staging)
     yield _case(service, Situation.NO_CREDENTIALS, dict.fromkeys(_CREDENTIALS, ""))
     yield _case(service, Situation.NO_PRODUCTION, nowhere)
     yield _case(
@@ -109,23 +126,23 @@ def handed_over(service: Service, name: str = Situation.HANDED_OVER) -> Case:
     )
 
 
-def without_ours(
-    variables: Mapping[str, str], registry: Registry, loaded: Sequence[str]
+def without_databases(
+    variables: Mapping[str, str], registry: Registry, loaded: Mapping[str, str]
 ) -> dict[str, str]:
     """Return an environment in which only a case itself says where a database is.
 
     Args:
-        loaded: Names that a service may load from a `.env` by itself: it does not where they are
+        loaded: What a service may load from a `.env` by itself: it does not where a variable is
             set, and an empty value counts as not set.
     """
     ours = {variable.name for variable in VARIABLES}
     ours |= {name for service in registry.services for name in _variables(service)}
-    kept = {
-        name: value
-        for name, value in variables.items()
-        if name not in ours and not name.startswith("PG")
-    }
-    return kept | dict.fromkeys(ours & set(loaded), "")
+
+    def tells(name: str, value: str) -> bool:
+        return name in ours or name.startswith("PG") or bool(_IS_URL.match(value))
+
+    kept = {name: value for name, value in variables.items() if not tells(name, value)}
+    return kept | {name: "" for name, value in loaded.items() if tells(name, value)}
 
 
 def _case(

@@ -75,14 +75,21 @@ def unregistered_servers(
 def _missing(service: Service, composition: Composition) -> Problem:
     names: Sequence[str] = list(composition.databases)
     close = get_close_matches(service.compose_service, names, n=1) or names
+    there = f"; there are: {', '.join(close)}" if close else ", or add one"
     return must_act(
         f"the compose files have no service {service.compose_service!r}",
-        f"State its own as 'compose_service'; there are: {', '.join(close)}. {WITHOUT}",
+        f"State its own as 'compose_service'{there}. {WITHOUT}",
     )
 
 
 def _ports(service: Service, container: Container) -> Iterator[Problem]:
-    if container.port is None:
+    if container.port is None and container.ports:
+        yield copes(
+            f"the port of the compose service {container.name!r} is not known: a variable in it "
+            "is not set",
+            "Set it, in .env for example.",
+        )
+    elif container.port is None:
         yield must_act(
             f"the compose service {container.name!r} publishes no port of the server",
             f'Publish it: ports: ["127.0.0.1:{service.port}:5432"]. {WITHOUT}',

@@ -28,6 +28,7 @@ import os
 from urllib.parse import quote
 
 ENVIRONMENTS = ("development", "testing", "staging", "production")
+EXTERNAL = {{"production": "PROD", "staging": "STAGING"}}
 
 
 class Settings:
@@ -38,15 +39,16 @@ class Settings:
         environment = os.getenv("HULEEDU_ENVIRONMENT", "development").lower()
         if environment not in ENVIRONMENTS:
             raise ValueError(f"HULEEDU_ENVIRONMENT is {{environment!r}}")
-        if environment == "production":
-            self.require("HULEEDU_PROD_DB_HOST", "HULEEDU_PROD_DB_PASSWORD")
-            host, port = os.environ["HULEEDU_PROD_DB_HOST"], os.getenv("HULEEDU_PROD_DB_PORT", 5432)
-            return self.url(os.environ["HULEEDU_PROD_DB_PASSWORD"], f"{{host}}:{{port}}")
+        if environment in EXTERNAL:
+            prefix = f"HULEEDU_{{EXTERNAL[environment]}}_DB"
+            self.require(f"{{prefix}}_HOST", f"{{prefix}}_PASSWORD")
+            host, port = os.environ[f"{{prefix}}_HOST"], os.getenv(f"{{prefix}}_PORT", 5432)
+            return self.url(os.environ[f"{{prefix}}_PASSWORD"], f"{{host}}:{{port}}")
         self.require("HULEEDU_DB_USER", "HULEEDU_DB_PASSWORD")
         return self.url(os.environ["HULEEDU_DB_PASSWORD"], "localhost:{port}")
 
     def url(self, password, address):
-        user = quote(os.getenv("HULEEDU_DB_USER", "huleedu_user"), safe="")
+        user = quote(os.getenv("HULEEDU_DB_USER") or "huleedu_user", safe="")
         password = quote(password, safe="")
         return f"postgresql+asyncpg://{{user}}:{{password}}@{{address}}/{database}"
 
@@ -114,6 +116,9 @@ FAULTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     ),
     "parser": ({}, {URL_LINE: THROUGH_CONFIGPARSER}),
     "naked": ({'quote(password, safe="")': "password"}, {}),
+    "stageless": ({', "staging": "STAGING"': ""}, {}),
+    "testless": ({'("development", "testing", ': '("development", '}, {}),
+    "defaultless": ({'or "huleedu_user"': 'or "postgres"'}, {}),
     "quiet": ({"if missing :=": "if not names and", "not in ENVIRONMENTS": "is None"}, {}),
     "astray": (
         {},
@@ -175,10 +180,13 @@ EXPECTED: dict[str, list[tuple[str, bool, str]]] = {
     ],
     "parser": [("WARNING", True, "a percent sign in the URL breaks env.py")],
     "naked": [("WARNING", True, "config.py puts the password into the URL as it is")],
+    "stageless": [("INFO", True, "config.py knows no staging: there it fails: ValueError")],
+    "testless": [("INFO", True, "config.py knows no testing: there it fails: ValueError")],
+    "defaultless": [("WARNING", True, "does not take huleedu_user and port 5432 where no others")],
     "quiet": [
         ("WARNING", True, "takes a misspelled HULEEDU_ENVIRONMENT for development"),
         ("WARNING", True, "gives a URL in development without credentials, where it should refuse"),
-        ("WARNING", True, "gives a URL in production without host and password"),
+        ("INFO", True, "does not name what is missing in production without host and password"),
     ],
     "astray": [
         ("ERROR", False, "env.py does not read ASTRAY_.*: .* would go to localhost:1/elsewhere"),
@@ -317,7 +325,7 @@ def test_what_belongs_to_no_service_is_told_beside_them(checked: Ran) -> None:
     general = {each["cause"]: each["level"] for each in checked.json["general"]}
     assert general == {
         "the seed database/seed-scripts/seed_nobody.sql belongs to no service": "ERROR",
-        "services/forgotten_service has migrations and is not in the registry": "ERROR",
+        "services/forgotten_service has migrations and is not in the registry": "WARNING",
         "services/wordless_service names a database and has no migrations": "INFO",
         "the compose service 'keycloak_db' is a PostgreSQL server that no service names": "INFO",
     }
