@@ -154,7 +154,7 @@ def find_registry(start: Path, explicit: str) -> Path:
             return folder / REGISTRY_FILE
     raise ConfigurationError(
         f"No {REGISTRY_FILE} in {start} or any folder above it.",
-        hint="`invoke services.discover` writes one from what is there; by hand it is, for "
+        hint="`invoke services.discover` writes a registry from what is there; by hand it is, for "
         'example, {"services": [{"name": "orders", "port": 5433}]} at the root of the monorepo.',
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huleedu_tasks.survey.syntax import (
     constants,
+    dotted,
     env_prefix,
     inner_name,
     last_name,
@@ -76,16 +77,24 @@ class Facts:
     # It puts a variable's name together, from the service's for example.
     builds_variable: bool = False
     imports: list[tuple[str, int]] = field(default_factory=list)
+    # Why the file says nothing, where it is at fault.
+    problem: str = ""
 
 
 def read_python(path: Path) -> Facts:
-    """Read a file; one that is no Python says nothing."""
+    """Read a file; one that is no Python says nothing but that."""
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
-    except (OSError, SyntaxError, ValueError):
-        return Facts()
-    reader = _Reader(constants=dict(constants(tree)))
-    reader.visit(tree)
+        reader = _Reader(constants=dict(constants(tree)))
+        reader.visit(tree)
+    except OSError as error:
+        return Facts(problem=f"cannot be read: {error.strerror}")
+    except (RecursionError, MemoryError):
+        return Facts(problem="is nested too deeply to be read")
+    except SyntaxError as error:
+        return Facts(problem=f"is no Python: line {error.lineno or 1}: {error.msg}")
+    except ValueError:
+        return Facts(problem="is no Python")
     return reader.facts
 
 
@@ -142,7 +151,8 @@ class _Reader(ast.NodeVisitor):
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
         if isinstance(node.slice, ast.Constant):
-            self._read(node.slice.value, node, f'{ast.unparse(node.value)}["{{}}"]')
+            how = f'{dotted(node.value)}["{node.slice.value}"]'
+            self._read(node.slice.value, node, how)
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -151,8 +161,8 @@ class _Reader(ast.NodeVisitor):
         self.facts.is_sync |= name in _SYNC
         self.facts.changes_driver |= _changes_driver(node, name)
         if node.args and isinstance(node.args[0], ast.Constant):
-            quote = f'{ast.unparse(node.func)}("{{}}")'
-            self._read(node.args[0].value, node, quote, default=plain(node))
+            how = f'{dotted(node.func)}("{node.args[0].value}")'
+            self._read(node.args[0].value, node, how, default=plain(node))
         self._keywords({k.arg: k.value for k in node.keywords if k.arg}, node.lineno)
         if name in _TAKES_URL:
             outer, self._target = self._target, "database_url"
@@ -223,7 +233,7 @@ class _Reader(ast.NodeVisitor):
     ) -> None:
         if not isinstance(name, str) or not _VARIABLE.fullmatch(name) or len(name) < 2:
             return
-        self._note_read(name, node.lineno, quote.format(name), default)
+        self._note_read(name, node.lineno, quote, default)
 
     def _note_read(self, name: str, line: int, quote: str, default: str | None) -> None:
         direct = bool(URL_NAME.search(self._target))

@@ -3,6 +3,9 @@
 import ast
 from collections.abc import Iterator
 
+# In bits; a port is shorter.
+LONGEST_NUMBER = 64
+
 
 def constants(tree: ast.AST) -> Iterator[tuple[str, str]]:
     """Find what plain names and fields are set to, here or by default."""
@@ -21,7 +24,7 @@ def constants(tree: ast.AST) -> Iterator[tuple[str, str]]:
 def plain(node: ast.expr | None) -> str | None:
     """Return a text or number that is stated, or is the default of what is read."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str | int):
-        return None if isinstance(node.value, bool) else str(node.value)
+        return None if isinstance(node.value, bool) or _is_huge(node.value) else str(node.value)
     if isinstance(node, ast.BoolOp):
         return plain(node.values[-1])
     if isinstance(node, ast.Call):
@@ -32,6 +35,20 @@ def plain(node: ast.expr | None) -> str | None:
         if len(node.args) > 1 or name in ("int", "str", "Field"):
             return plain(node.args[-1]) if node.args else None
     return None
+
+
+def _is_huge(value: str | int) -> bool:
+    # Such as a key: Python refuses to write out its digits.
+    return isinstance(value, int) and value.bit_length() > LONGEST_NUMBER
+
+
+def dotted(node: ast.expr) -> str:
+    """Return a dotted name as it stands; dots for anything else, which may hold a password."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.insert(0, node.attr)
+        node = node.value
+    return ".".join([node.id, *parts]) if isinstance(node, ast.Name) else "..."
 
 
 def last_name(node: ast.expr) -> str:
