@@ -134,19 +134,22 @@ async def run(
 
 
 def output_of(command: Sequence[str | Path], *, timeout: float = 10.0) -> str:
-    """Return what a short command prints on standard output, or nothing if it fails."""
+    """Return what a short command prints on standard output, or nothing if it fails.
+
+    Names of files in it may be no UTF-8; they are decoded as Python decodes any name.
+    """
     try:
         done = subprocess.run(
             list(map(str, command)),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
             timeout=timeout,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    # A name may begin or end with a blank.
+    return os.fsdecode(done.stdout).rstrip("\r\n") if done.returncode == 0 else ""
 
 
 def spawn_server(

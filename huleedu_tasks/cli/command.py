@@ -28,6 +28,7 @@ from huleedu_tasks.report import Report, Result
 from huleedu_tasks.screen.console import Screen
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 T = TypeVar("T")
 
 HELP = {
@@ -114,6 +115,28 @@ def _nothing_on_standard_output() -> Iterator[None]:
     finally:
         os.dup2(kept, STANDARD_OUTPUT)
         os.close(kept)
+
+
+def drop(stream: int) -> None:
+    """Have what is still printed go nowhere: else Python tries again at its end, and complains."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
+def _tell(tell: Callable[Q, None], *args: Q.args, **kwargs: Q.kwargs) -> None:
+    """Tell something to whoever still reads; with `| head` nobody may, and that is no failure.
+
+    What a reader of standard error waits for is told all the same: it comes after the rest.
+    """
+    for stream in (STANDARD_OUTPUT, STANDARD_ERROR):
+        try:
+            tell(*args, **kwargs)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            drop(stream)
+        else:
+            return
 
 
 Body = Callable[Concatenate[Command, P], Result | None]
@@ -206,17 +229,19 @@ def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.
         if app.exit_code and isinstance(result, Report):
             result = result.terminated()
         if result is not None:
-            screen.show(result)
+            _tell(screen.show, result)
     except HuleEduError as error:
-        screen.error(name, error)
         code = error.exit_code
+        _tell(screen.error, name, error)
     except KeyboardInterrupt:
         code = app.exit_code or ExitCode.INTERRUPTED
-        screen.error(name, Interrupted("interrupted.", hint=RUN_AGAIN), exit_code=code)
+        interrupted = Interrupted("interrupted.", hint=RUN_AGAIN)
+        _tell(screen.error, name, interrupted, exit_code=code)
     except Exception as error:
-        screen.say(traceback.format_exc())
-        screen.error(name, HuleEduError(f"{type(error).__name__}: {error}", hint=REPORT_BUG))
         code = ExitCode.FAILED
+        _tell(screen.say, traceback.format_exc())
+        bug = HuleEduError(f"{type(error).__name__}: {error}", hint=REPORT_BUG)
+        _tell(screen.error, name, bug)
     finally:
         signal.signal(signal.SIGTERM, usual)
     code = app.exit_code or code

@@ -5,10 +5,12 @@ Unlike `invoke` it looks for no `tasks.py`, and reads none of the project's `inv
 
 import sys
 from importlib.metadata import version
+from typing import Any
 
 from invoke.program import Program
 
 from huleedu_tasks.cli import namespace
+from huleedu_tasks.cli.command import STANDARD_OUTPUT, drop
 
 DISTRIBUTION = "huleedu-tasks"
 
@@ -23,6 +25,16 @@ class HuleEdu(Program):
         """
         super().parse_core(argv)
         sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
+
+    def run(self, *arguments: Any, **options: Any) -> None:
+        """Run, and end quietly where nobody reads on, as with `huleedu --list | head`."""
+        try:
+            try:
+                super().run(*arguments, **options)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            drop(STANDARD_OUTPUT)
 
 
 program = HuleEdu(

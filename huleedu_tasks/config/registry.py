@@ -20,6 +20,8 @@ REGISTRY_FILE = "services.json"
 SEED_FOLDER = Path("database/seed-scripts")
 URL_SCHEME = "postgresql+asyncpg"
 ALEMBIC = "alembic"
+# Of lists and objects in each other; a registry has five.
+MOST_LEVELS = 50
 
 TYPE_NAMES = {
     "integer": "a whole number",
@@ -165,16 +167,10 @@ def load_registry(path: Path) -> Registry:
     Raises:
         ConfigurationError: With every finding and its place.
     """
-    import jsonschema_rs
-
     text = _read(path)
-    document, findings = _parse(path, text)
-    errors = list(jsonschema_rs.validator_for(schema()).iter_errors(document))
-    findings += [Finding(place=_place(e.instance_path), problem=_explain(e)) for e in errors]
-    entries = _sound_entries(document, [error.instance_path for error in errors])
-    services = tuple(complete(path.parent, entry) for entry in entries)
-    # Of three that are the same, the last clashes with both others in the same words.
-    findings = list(dict.fromkeys([*findings, *_contradictions(entries, services)]))
+    document, findings = parse_registry(path, text)
+    services, wrong = _completed(document, path.parent)
+    findings = [*findings, *wrong]
     if not findings:
         files = document.get("compose_files", ())
         return Registry(
@@ -187,6 +183,27 @@ def load_registry(path: Path) -> Registry:
         findings=_with_lines(text, findings),
         hint="Correct the file; docs/registry.md explains each field.",
     )
+
+
+def findings_in(document: Any, root: Path) -> list[Finding]:
+    """Return what would have a registry refused, each with its place in the document.
+
+    Args:
+        root: The folder the registry lies in, or would lie in.
+    """
+    return _completed(document, root)[1]
+
+
+def _completed(document: Any, root: Path) -> tuple[tuple[Service, ...], list[Finding]]:
+    """Return the services as far as they can be understood, and what is wrong with them."""
+    import jsonschema_rs
+
+    errors = list(jsonschema_rs.validator_for(schema()).iter_errors(document))
+    findings = [Finding(place=_place(e.instance_path), problem=_explain(e)) for e in errors]
+    entries = _sound_entries(document, [error.instance_path for error in errors])
+    services = tuple(complete(root, entry) for entry in entries)
+    # Of three that are the same, the last clashes with both others in the same words.
+    return services, list(dict.fromkeys([*findings, *_contradictions(entries, services)]))
 
 
 def schema() -> dict[str, Any]:
@@ -217,7 +234,15 @@ def _read(path: Path) -> str:
         ) from error
 
 
-def _parse(path: Path, text: str) -> tuple[Any, list[Finding]]:
+def parse_registry(path: Path, text: str) -> tuple[Any, list[Finding]]:
+    """Return the document a text is, and the keys that stand in it twice.
+
+    Args:
+        path: Where the text stands, for the error.
+
+    Raises:
+        ConfigurationError: If it is not JSON.
+    """
     duplicates: list[Finding] = []
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -232,12 +257,28 @@ def _parse(path: Path, text: str) -> tuple[Any, list[Finding]]:
         return dict(pairs)
 
     try:
-        return json.loads(text, object_pairs_hook=without_duplicates), duplicates
+        document = json.loads(text, object_pairs_hook=without_duplicates)
+        _require_levels(document, MOST_LEVELS)
     except json.JSONDecodeError as error:
         raise ConfigurationError(
             f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
             hint="Correct that line; JSON wants double quotes and no comma after the last entry.",
         ) from error
+    except (RecursionError, ValueError):
+        raise ConfigurationError(
+            f"{path} is no registry: it is nested too deeply, or has a number of too many digits.",
+            hint="Correct the file; docs/registry.md explains each field.",
+        ) from None
+    return document, duplicates
+
+
+def _require_levels(value: Any, levels: int) -> None:
+    """See that a value is not nested more deeply; those that read it next cannot go far."""
+    if not levels:
+        raise RecursionError
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for each in inside:
+        _require_levels(each, levels - 1)
 
 
 def _sound_entries(document: Any, wrong: Sequence[Sequence[str | int]]) -> list[dict[str, Any]]:

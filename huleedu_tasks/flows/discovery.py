@@ -5,14 +5,15 @@ takes the file for finished.
 """
 
 import difflib
-import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from huleedu_tasks.config.registry import findings_in, parse_registry
 from huleedu_tasks.errors import ConfigurationError, ExitCode
 from huleedu_tasks.report import Discovery, Fact
 from huleedu_tasks.servers.compose import Compose
@@ -26,7 +27,7 @@ from huleedu_tasks.survey.folders import Folder, find_folders
 from huleedu_tasks.survey.proposals import Decisions, Survey
 from huleedu_tasks.survey.questions import MARK, Question
 from huleedu_tasks.survey.reading import Reading
-from huleedu_tasks.survey.registry_text import contradictions, registry_text
+from huleedu_tasks.survey.registry_text import registry_text
 from huleedu_tasks.survey.sources import read_folder, read_sources
 
 COMMAND = "services.discover"
@@ -37,6 +38,7 @@ UNSEEN = (
 )
 SETTLE = "Settle what is listed above in it first."
 NEXT = "Next: `invoke services.list` shows what follows from it, `invoke services.check` compares."
+_OF_SERVICE = re.compile(r"services\[(?P<index>\d+)\]\.?(?P<field>.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,7 @@ class Found:
         made = self.entries(decisions)
         document = self._document(made)
         text = registry_text(document)
-        unsettled = (*_unsettled(made), *_contradictory(document))
+        unsettled = (*_unsettled(made), *_contradictory(document, self.path.parent))
         same = document == self.existing
         shown_text = "" if same else self._difference(text) if self.text else text
         return Discovery(
@@ -167,26 +169,28 @@ async def look(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
     servers = composition.databases
     applications = [*_applications(composition), *_others(root, composition, environment)]
     told = told_to(applications, servers, folders, root)
-    survey = Survey(
-        root=root,
-        readings=tuple(
-            Reading(
-                folder=folder,
-                sources=read_sources(folder, root, folders),
-                told=told[folder.path],
-            )
-            for folder in folders
-        ),
-        servers=servers,
+    readings = tuple(
+        Reading(folder=folder, sources=read_sources(folder, root, folders), told=told[folder.path])
+        for folder in folders
     )
     return Found(
         path=path,
-        survey=survey,
+        survey=Survey(
+            root=root,
+            readings=readings,
+            servers=servers,
+            stated_ports=_stated_ports(existing or {}),
+        ),
         composition=composition,
         compose_files=_files_to_state(path.parent, composition, environment),
         existing=existing,
         text=text,
-        remarks=(*composition.remarks, *remarks, *_lookalikes(folders, root)),
+        remarks=(
+            *composition.remarks,
+            *remarks,
+            *dict.fromkeys(text for each in readings for text in each.sources.problems),
+            *_lookalikes(folders, root),
+        ),
     )
 
 
@@ -220,13 +224,15 @@ def kept(found: Discovery, why: str, *, refused: bool) -> Discovery:
     return replace(found, exit_code=code, closing=(f"{COMMAND}: {why}", UNSEEN))
 
 
-def _contradictory(document: Document) -> Iterator[Mapping[str, Fact]]:
+def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact]]:
     """Tell what does not hold together although each field of it was found."""
-    for finding in contradictions(document):
+    for finding in findings_in(document, root):
+        place = _OF_SERVICE.fullmatch(finding.place)
+        service = document["services"][int(place["index"])] if place else {}
         if MARK not in finding.problem:
             yield {
-                "service": "",
-                "field": finding.place,
+                "service": str(service.get("name", "")),
+                "field": place["field"] if place else finding.place,
                 "question": finding.problem,
                 "choices": [],
             }
@@ -244,20 +250,19 @@ def _text_of(path: Path) -> str:
 
 
 def _parsed(path: Path, text: str) -> Document:
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(
-            f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
-            hint="Correct that line, or move the file away to have a new one written.",
-        ) from error
+    document, twice = parse_registry(path, text)
     if not isinstance(document, dict):
         raise ConfigurationError(
             f"{path} is no registry: it must be an object.",
             hint="Move the file away to have a new one written.",
         )
-    require_readable(document, path)
+    require_readable(document, path, twice)
     return document
+
+
+def _stated_ports(document: Document) -> frozenset[int]:
+    stated = [entry.get("port") for entry in document.get("services") or ()]
+    return frozenset(port for port in stated if isinstance(port, int))
 
 
 def _applications(composition: Composition) -> list[Container]:

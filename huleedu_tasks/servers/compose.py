@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huleedu_tasks import process
 from huleedu_tasks.errors import ConfigurationError, ServerError
@@ -22,6 +23,16 @@ UP_TIMEOUT = 1800.0
 # What Compose looks for, here and in the folders above, if nobody names a file
 # (Compose specification, "Compose file").
 DEFAULT_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
+
+
+def printed_document(output: str) -> Any:
+    """Return the document that Compose has printed.
+
+    Warnings stand before it, as both streams are read as one.
+    """
+    warnings = re.match(r"(?:(?!\{).*\n)*", output)
+    document, _ = json.JSONDecoder().raw_decode(output, warnings.end() if warnings else 0)
+    return document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +123,19 @@ class Compose:
             ConfigurationError: If the files or a variable are at fault.
             ServerError: If there is no Compose.
         """
-        done = await self._run("config", "--format", "json", timeout=CONFIG_TIMEOUT)
+        done = await self.config()
         if done.returncode != 0:
             raise explain_config(done.output)
-        # Warnings stand before the document, as both streams are read as one.
-        warnings = re.match(r"(?:(?!\{).*\n)*", done.output)
-        start = warnings.end() if warnings else 0
-        document, _ = json.JSONDecoder().raw_decode(done.output, start)
+        document = printed_document(done.output)
         return Project(name=document["name"], services=document.get("services") or {})
+
+    async def config(self) -> process.Completed:
+        """Ask for the resolved configuration, and return what Compose prints.
+
+        Raises:
+            ServerError: If it does not end.
+        """
+        return await self._run("config", "--format", "json", timeout=CONFIG_TIMEOUT)
 
     async def up(self, services: Sequence[str]) -> None:
         """Create and start containers, and nothing they depend on.

@@ -9,7 +9,7 @@ from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.servers.compose import DEFAULT_FILES
 from huleedu_tasks.survey.compose_files import ENV_FILE, env_file, read_files
 from huleedu_tasks.survey.container import PLACEHOLDER, Container, container_of
-from huleedu_tasks.survey.files import repository_files, shown
+from huleedu_tasks.survey.files import is_nameable, repository_files, shown
 
 OVERRIDE_FILES = (
     "compose.override.yml",
@@ -74,6 +74,7 @@ def compose_files(root: Path) -> list[Path]:
         for path in repository_files(root)
         if path.suffix in (".yml", ".yaml")
         and "compose" in path.name
+        and is_nameable(path)
         and len(path.relative_to(root).parts) <= DEPTH + 1
     ]
     return sorted(found, key=lambda path: (len(path.parts), path))
@@ -87,7 +88,7 @@ def _compatible(
     kept = []
     for file in files:
         names = [n for n, each in read_here([file], environment).items() if each.is_postgres]
-        others = {taken[name] for name in names if name in taken} - set(file.parent.iterdir())
+        others = {taken[name] for name in names if name in taken} - set(file.parent.glob("*"))
         if others:
             clash = shown(min(others), root)
             remarks.append(

@@ -4,6 +4,7 @@ Where Docker's command line is there it is asked instead; this also tells which 
 stands in, which Compose does not.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from huleedu_tasks.survey.env_files import assignments
 from huleedu_tasks.survey.interpolation import Interpolation
 
 ENV_FILE = ".env"
+# A document that comes to more by its aliases is an accident, or an attack.
+MOST_VALUES = 100_000
 Declarations = dict[str, Declaration]
 
 
@@ -24,12 +27,10 @@ class ReadFiles:
 
     Attributes:
         missing: Variables they require and nobody has set.
-        absent: Files they name that are not there.
     """
 
     services: Declarations
     missing: frozenset[str] = frozenset()
-    absent: tuple[Path, ...] = ()
 
 
 def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles:
@@ -47,9 +48,7 @@ def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles
     services = reader.project(
         files, folder, {**env_file(folder / ENV_FILE, variables), **variables}
     )
-    return ReadFiles(
-        services=services, missing=frozenset(reader.missing), absent=tuple(reader.absent)
-    )
+    return ReadFiles(services=services, missing=frozenset(reader.missing))
 
 
 def env_file(path: Path, outer: Mapping[str, str]) -> dict[str, str]:
@@ -66,33 +65,42 @@ class _Reader:
     """One reading, and what it comes upon."""
 
     missing: set[str] = field(default_factory=set)
-    absent: list[Path] = field(default_factory=list)
 
     def project(
-        self, files: Sequence[Path], folder: Path, variables: Mapping[str, str]
+        self,
+        files: Sequence[Path],
+        folder: Path,
+        variables: Mapping[str, str],
+        above: frozenset[Path] = frozenset(),
     ) -> Declarations:
         services: Declarations = {}
         for file in files:
             document = self._document(file, variables)
+            inside = above | {file.resolve()}
             for included, where, inner in self._includes(document, file.parent, variables):
-                services |= self.project(included, where, inner)
-            for name, service in _mapping(document.get("services")).items():
-                own = self._extended(document, service, folder, file, variables)
+                _require_no_circle(included, inside, file)
+                services |= self.project(included, where, inner, inside)
+            for name in _services(document):
+                own = self._extended(document, name, folder, file, variables)
                 services[name] = services[name].under(own) if name in services else own
         return {name: self._completed(each, variables) for name, each in services.items()}
 
     def _document(self, file: Path, variables: Mapping[str, str]) -> dict[str, Any]:
         interpolation = Interpolation(variables=variables)
         document: dict[str, Any] = {}
-        for part in _load(file):
-            document |= _mapping(_everywhere(part, interpolation))
+        try:
+            for part in _load(file):
+                document |= _mapping(_everywhere(part, interpolation))
+        except RecursionError:
+            raise _unusable(file, "is nested too deeply") from None
         self.missing |= interpolation.missing
         return document
 
     def _includes(
         self, document: Mapping[str, Any], folder: Path, variables: Mapping[str, str]
     ) -> Iterator[tuple[list[Path], Path, Mapping[str, str]]]:
-        for include in document.get("include") or ():
+        includes = document.get("include") or []
+        for include in includes if isinstance(includes, list) else [includes]:
             stated = include if isinstance(include, Mapping) else {"path": include}
             files = [folder / path for path in _texts(stated.get("path"))]
             if not files:
@@ -107,14 +115,14 @@ class _Reader:
     def _extended(
         self,
         document: Mapping[str, Any],
-        service: Any,
+        name: str,
         folder: Path,
         file: Path,
         variables: Mapping[str, str],
-        above: Sequence[object] = (),
+        below: frozenset[tuple[Path, str]] = frozenset(),
     ) -> Declaration:
-        stated = _mapping(service)
-        above = above or (service,)
+        stated = _services(document)[name]
+        below = below | {(file.resolve(), name)}
         own = declaration(stated, folder, file)
         extends = stated.get("extends")
         if not extends:
@@ -124,19 +132,18 @@ class _Reader:
             file = folder / str(base["file"])
             folder = file.parent
             document = self._document(file, variables)
-        below = _mapping(document.get("services")).get(str(base.get("service")))
-        if below is None or any(below is each for each in above):
-            # In a circle, which Compose refuses.
+        other = str(base.get("service"))
+        if other not in _services(document):
             return own
-        extended = self._extended(document, below, folder, file, variables, (*above, below))
+        if (file.resolve(), other) in below:
+            raise _unusable(file, f"has the service {other!r} extend itself")
+        extended = self._extended(document, other, folder, file, variables, below)
         return replace(extended.under(own), file=own.file)
 
     def _completed(self, service: Declaration, variables: Mapping[str, str]) -> Declaration:
         """Fill in what comes from files of variables and from outside."""
         from_files: dict[str, str | None] = {}
-        for path, required in service.env_files:
-            if required and not path.is_file():
-                self.absent.append(path)
+        for path in service.env_files:
             from_files |= env_file(path, variables)
         handed_on = {
             name: variables.get(name) if value is None else value
@@ -150,6 +157,11 @@ def _load(file: Path) -> list[Any]:
 
     class Loader(yaml.SafeLoader):
         """Everything is a text, as Compose has it: 22:22 is no number and `on` no truth."""
+
+        def construct_document(self, node: yaml.Node) -> Any:
+            if _values(node, {}) > MOST_VALUES:
+                raise _unusable(file, f"comes to more than {MOST_VALUES:,} values by its aliases")
+            return super().construct_document(node)
 
         yaml_implicit_resolvers = {  # noqa: RUF012  # as its base class has it
             first: [
@@ -182,10 +194,34 @@ def _load(file: Path) -> list[Any]:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "it cannot be parsed"
         where = f" line {mark.line + 1}:" if mark else ""
-        raise ConfigurationError(
-            f"The compose file {file} is not YAML:{where} {problem}.",
-            hint="`docker compose config` shows what Compose makes of it.",
-        ) from error
+        raise _unusable(file, f"is not YAML:{where} {problem}") from error
+    except (ValueError, AttributeError):
+        # A tag such as !!int in front of something else.
+        raise _unusable(file, "has a value that is not what its tag says") from None
+
+
+def _values(node: Any, known: dict[int, float]) -> float:
+    """Return how many values a document comes to with its aliases written out."""
+    if id(node) not in known:
+        # Whoever comes back here meanwhile is inside of it: then there is no end.
+        known[id(node)] = math.inf
+        inside = node.value if isinstance(node.value, list) else ()
+        parts = [part for each in inside for part in (each if isinstance(each, tuple) else [each])]
+        known[id(node)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(node)]
+
+
+def _require_no_circle(included: Sequence[Path], inside: frozenset[Path], file: Path) -> None:
+    for each in included:
+        if each.resolve() in inside:
+            raise _unusable(file, f"includes {each.name}, which it is included in itself")
+
+
+def _unusable(file: Path, problem: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The compose file {file} {problem}.",
+        hint="`docker compose config` shows what Compose makes of it.",
+    )
 
 
 def _everywhere(value: Any, interpolation: Interpolation) -> Any:
@@ -199,6 +235,11 @@ def _everywhere(value: Any, interpolation: Interpolation) -> Any:
     if isinstance(value, dict):
         return {key: _everywhere(each, interpolation) for key, each in value.items()}
     return value
+
+
+def _services(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    services = _mapping(document.get("services"))
+    return {str(name): _mapping(service) for name, service in services.items()}
 
 
 def _mapping(value: Any) -> dict[str, Any]:

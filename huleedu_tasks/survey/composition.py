@@ -4,7 +4,6 @@ Docker's command line is asked where it is there; it needs no engine for that. E
 read here. Both come to the same.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from huleedu_tasks import process
-from huleedu_tasks.servers.compose import CONFIG_TIMEOUT, Compose
+from huleedu_tasks.errors import ServerError
+from huleedu_tasks.servers.compose import Compose, printed_document
 from huleedu_tasks.survey.compose_choice import find_files
 from huleedu_tasks.survey.compose_files import Declarations, read_files
 from huleedu_tasks.survey.container import PLACEHOLDER, Container, container_of
@@ -86,7 +85,7 @@ async def _ask_compose(
     if not shutil.which("docker", path=environment.get("PATH")):
         return None
     compose = Compose(root=root, files=tuple(files), environment=environment)
-    document = await _config(compose, environment)
+    document = await _config(compose)
     if document is None:
         remarks.append(
             "`docker compose config` does not accept these files and says why. They were read here."
@@ -104,22 +103,20 @@ async def _ask_compose(
     }
 
 
-async def _config(compose: Compose, environment: Mapping[str, str]) -> Any:
+async def _config(compose: Compose) -> Any:
     """Ask for the configuration, with something in place of each variable that must be set."""
-    variables = dict(environment)
-    with process.scratch_folder() as folder:
-        output = folder / "config.json"
-        command = compose.command("config", "--format", "json", "--output", str(output))
-        while True:
-            done = await process.run(
-                command, cwd=compose.root, environment=variables, timeout=CONFIG_TIMEOUT
-            )
-            if done.returncode == 0 and output.is_file():
-                return json.loads(output.read_text(encoding="utf-8"))
-            missing = _REQUIRED.search(done.output)
-            if not missing or variables.get(missing[1]) == PLACEHOLDER:
-                return None
-            variables[missing[1]] = PLACEHOLDER
+    variables = dict(compose.environment)
+    while True:
+        try:
+            done = await replace(compose, environment=variables).config()
+            if done.returncode == 0:
+                return printed_document(done.output)
+        except (ServerError, ValueError):
+            return None
+        missing = _REQUIRED.search(done.output)
+        if not missing or variables.get(missing[1]) == PLACEHOLDER:
+            return None
+        variables[missing[1]] = PLACEHOLDER
 
 
 def _services(document: Any) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from huleedu_tasks.config.urls import POSTGRES_PORT
 from huleedu_tasks.survey.declarations import Declaration
 
-POSTGRES_PORT = 5432
 # What stands for a variable that must be set and is not. A number, as it may be a port.
 PLACEHOLDER = "64999"
 

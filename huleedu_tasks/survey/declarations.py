@@ -14,6 +14,7 @@ from typing import Any
 _PORT = re.compile(
     r"(?:(?P<host>\[[^\]]*\]|\d+(?:\.\d+)+):)?(?:(?P<published>[\d-]*):)?(?P<target>[\d-]+)(?:/\w+)?"
 )
+_PORT_NUMBER = re.compile(r"[0-9]{1,5}")
 _REMOTE = re.compile(r"\w+://|git@|github\.com/")
 Ports = tuple[tuple[int | None, int], ...]
 
@@ -32,14 +33,13 @@ class Declaration:
     Attributes:
         environment: None for a variable that is handed on from outside.
         build_folder: Where a relative path of its build starts; None if it is not built.
-        env_files: Each with whether it must be there.
         mounts: The source of each path in the container.
         replaced: Fields that replace those of the declaration below.
     """
 
     image: str | None = None
     environment: Mapping[str, str | None] = field(default_factory=dict)
-    env_files: tuple[tuple[Path, bool], ...] = ()
+    env_files: tuple[Path, ...] = ()
     ports: Ports = ()
     mounts: Mapping[str, str] = field(default_factory=dict)
     container_name: str | None = None
@@ -125,7 +125,7 @@ def declaration(service: Mapping[str, Any], folder: Path, file: Path | None) -> 
         dockerfile=_optional(built.get("dockerfile")),
         working_dir=_optional(plain.get("working_dir")),
         command=_command(plain.get("command")),
-        depends_on=tuple(str(name) for name in plain.get("depends_on") or ()),
+        depends_on=_names(plain.get("depends_on")),
         file=file,
         replaced=frozenset(name for key in replaced for name in _FIELDS_OF_KEY.get(key, (key,))),
     )
@@ -145,6 +145,10 @@ def _listed(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else (value,)
 
 
+def _names(stated: Any) -> tuple[str, ...]:
+    return tuple(map(str, stated if isinstance(stated, Mapping) else _listed(stated)))
+
+
 def _environment(stated: Any) -> dict[str, str | None]:
     if isinstance(stated, Mapping):
         return {str(name): None if v is None else str(v) for name, v in stated.items()}
@@ -152,11 +156,9 @@ def _environment(stated: Any) -> dict[str, str | None]:
     return {name: value if equals else None for name, equals, value in pairs}
 
 
-def _env_file(stated: Any, folder: Path) -> tuple[Path, bool]:
-    if isinstance(stated, Mapping):
-        required = str(stated.get("required", True)).lower() != "false"
-        return _path(_text(stated.get("path")), folder), required
-    return _path(str(stated), folder), True
+def _env_file(stated: Any, folder: Path) -> Path:
+    path = _text(stated.get("path")) if isinstance(stated, Mapping) else str(stated)
+    return _path(path, folder)
 
 
 def _ports(stated: Any) -> Ports:
@@ -176,7 +178,7 @@ def _ports(stated: Any) -> Ports:
 
 def _range(text: str) -> list[int]:
     first, _, last = text.partition("-")
-    if not first.isdecimal() or not (last or first).isdecimal():
+    if not all(_PORT_NUMBER.fullmatch(each) for each in (first, last or first)):
         return []
     return list(range(int(first), int(last or first) + 1))
 

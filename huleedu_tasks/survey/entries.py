@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from huleedu_tasks.config.registry import Service, complete
-from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.errors import ConfigurationError, Finding
+from huleedu_tasks.survey.files import is_folder
 from huleedu_tasks.survey.names import common_prefix, stem, words
 from huleedu_tasks.survey.proposals import Proposal
-from huleedu_tasks.survey.questions import MARK, Fact, Value
+from huleedu_tasks.survey.questions import MARK, Known, Value
 from huleedu_tasks.survey.reading import telling_name
 
 # In the order they depend on each other by convention, and are stated in.
@@ -32,6 +33,8 @@ CONVENTION = "convention"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _SERVERS_WORDS = frozenset({"db", "database", "postgres", "postgresql", "pg"})
 _ANY_PORT = 1
+# Fields that lead somewhere, which may be written in more than one way.
+_PATHS = ("directory", "alembic_config")
 Document = dict[str, Any]
 
 
@@ -74,12 +77,12 @@ def entries(
         existing: Those it has so far; what they say and nobody can see is kept.
         folder: Where the registry lies.
     """
-    old = {id(p): _existing(p, existing, folder) for p in proposals}
+    old = _existing(proposals, existing, folder)
     taken = {str(each["name"]) for each in existing}
     made = []
     namer = _Namer(proposals)
     for proposal in proposals:
-        if entry := old[id(proposal)]:
+        if entry := old.get(proposal.path):
             made.append(_merged(proposal, entry, folder))
             continue
         name, evidence = _shortest(proposal, namer.names(proposal), taken, folder)
@@ -148,15 +151,17 @@ def _entry(proposal: Proposal, name: str, evidence: str, folder: Path) -> Entry:
 def _merged(proposal: Proposal, existing: Mapping[str, Any], folder: Path) -> Entry:
     """Add to an entry what was found and it does not say; what it says stays.
 
-    Only a folder that is gone is replaced: the service was moved.
+    Only a folder that is gone is replaced: the service was moved. Where the migrations run from any
+    folder, that is the entry's choice.
     """
     document = {key: value for key, value in existing.items() if not _is_marker(value)}
     places: dict[str, str] = {}
     differing: list[str] = []
     markers = {question.field: question.marker for question in proposal.questions}
+    chosen = {"directory", "alembic_config"} if _runs_as_stated(proposal, document, folder) else ()
     for field in FIELDS:
-        fact = proposal.facts.get(field)
-        is_gone = field == "directory" and not _service(document, folder).directory.is_dir()
+        fact = None if field in chosen else proposal.facts.get(field)
+        is_gone = field == "directory" and _is_gone(_service(document, folder))
         if field in markers and field not in document and field in ("port", *_SETTLING):
             document[field], places[field] = markers[field], "not settled"
         elif fact is None or (field == "python" and field not in document):
@@ -198,17 +203,29 @@ def _with_server(entry: Entry, everybody: Sequence[Entry]) -> Entry:
     )
 
 
-def require_readable(document: Mapping[str, Any], path: Path) -> None:
+def require_readable(
+    document: Mapping[str, Any], path: Path, twice: Sequence[Finding] = ()
+) -> None:
     """See that an existing registry can be understood as far as its entries are compared.
+
+    Args:
+        twice: The keys that stand in it twice: only one of each would be left.
 
     Raises:
         ConfigurationError: If not, with the entries.
     """
-    wrong = [
-        f"services[{index}]"
-        for index, entry in enumerate(document.get("services") or [])
-        if not _is_readable(entry, path.parent)
-    ]
+    stated = document.get("services") or []
+    services = stated if isinstance(stated, list) else []
+    wrong = [] if services is stated else ["services"]
+    wrong += [f"{each.place or 'the registry'} ({each.problem})" for each in twice]
+    names: set[str] = set()
+    for index, entry in enumerate(services):
+        if not _is_readable(entry, path.parent):
+            wrong.append(f"services[{index}]")
+        elif entry["name"] in names:
+            wrong.append(f"services[{index}] (a second {entry['name']!r})")
+        else:
+            names.add(entry["name"])
     files = document.get("compose_files", [])
     if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
         wrong.append("compose_files")
@@ -223,49 +240,82 @@ def require_readable(document: Mapping[str, Any], path: Path) -> None:
 def _is_readable(entry: object, folder: Path) -> bool:
     try:
         return isinstance(entry, dict) and bool(_service(entry, folder).name.strip())
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return False
 
 
 def _existing(
-    proposal: Proposal, existing: Sequence[Mapping[str, Any]], folder: Path
-) -> Mapping[str, Any] | None:
-    """Return the entry of the same folder, or else one whose folder is gone and that is alike."""
-    path = proposal.reading.folder.path
-    names = {"_".join(stem(path.name)), path.name}
-    for entry in existing:
-        if _normal(_service(entry, folder).directory) == path:
-            return entry
-    gone = [entry for entry in existing if not _service(entry, folder).directory.is_dir()]
-    for entry in gone:
-        if entry["name"] in names or _is_same_database(_service(entry, folder), proposal):
-            return entry
-    return None
+    proposals: Sequence[Proposal], existing: Sequence[Mapping[str, Any]], folder: Path
+) -> dict[Path, Mapping[str, Any]]:
+    """Return the entry of each service that has one, by the service's folder.
+
+    It is the one of the same Alembic configuration, or else of the same folder, or else one whose
+    folder is gone and that is alike. No entry is that of two services.
+    """
+    found: dict[Path, Mapping[str, Any]] = {}
+    free = [(entry, _service(entry, folder)) for entry in existing]
+    for is_same in (_has_same_configuration, _has_same_folder, _was_moved):
+        for proposal in proposals:
+            if proposal.path in found:
+                continue
+            for position, (entry, service) in enumerate(free):
+                if is_same(service, proposal):
+                    found[proposal.path] = entry
+                    del free[position]
+                    break
+    return found
 
 
-def _is_same_database(service: Service, proposal: Proposal) -> bool:
-    """Whether a service that was moved, or renamed, is the one that was found."""
+def _has_same_configuration(service: Service, proposal: Proposal) -> bool:
+    return _is_same(service.alembic_config, proposal.reading.folder.config)
+
+
+def _has_same_folder(service: Service, proposal: Proposal) -> bool:
+    return _is_same(service.directory, proposal.path)
+
+
+def _was_moved(service: Service, proposal: Proposal) -> bool:
+    name = proposal.path.name
+    is_alike = service.name in ("_".join(stem(name)), name) or _has_same_database(service, proposal)
+    return _is_gone(service) and is_alike
+
+
+def _has_same_database(service: Service, proposal: Proposal) -> bool:
     database = proposal.facts.get("database")
     same_server = proposal.server is not None and proposal.server.name == service.compose_service
-    return same_server and (database is None or database.value == service.database)
+    # Where nobody names a database it may be any on a server that is shared.
+    return same_server and database is not None and database.value == service.database
 
 
-def _agrees(document: Mapping[str, Any], field: str, fact: Fact, folder: Path) -> bool:
+def _is_gone(service: Service) -> bool:
+    return not is_folder(service.directory)
+
+
+def _runs_as_stated(proposal: Proposal, document: Mapping[str, Any], folder: Path) -> bool:
+    service = _service(document, folder)
+    return (
+        proposal.reading.folder.runs_anywhere
+        and not _is_gone(service)
+        and _has_same_configuration(service, proposal)
+    )
+
+
+def _agrees(document: Mapping[str, Any], field: str, fact: Known, folder: Path) -> bool:
     """Whether a field follows from what is stated, or from convention."""
     service = _service(document, folder)
-    if field == "directory":
-        return _normal(service.directory) == Path(str(fact.value))
-    if field == "alembic_config":
-        return _normal(service.alembic_config) == _normal(service.directory / str(fact.value))
+    if field in _PATHS:
+        return _is_same(getattr(service, field), Path(str(fact.value)))
     if field == "python":
-        return False
+        command = (fact.value,) if isinstance(fact.value, str) else fact.value
+        return isinstance(command, Sequence) and service.python == tuple(command)
     return bool(getattr(service, field) == fact.value)
 
 
-def _stated(document: Mapping[str, Any], field: str, fact: Fact, folder: Path) -> Value:
-    if field == "directory":
-        return Path(os.path.relpath(str(fact.value), folder)).as_posix()
-    return fact.value
+def _stated(document: Mapping[str, Any], field: str, fact: Known, folder: Path) -> Value:
+    if field not in _PATHS:
+        return fact.value
+    start = folder if field == "directory" else _service(document, folder).directory
+    return Path(os.path.relpath(str(fact.value), start)).as_posix()
 
 
 def _service(document: Mapping[str, Any], folder: Path) -> Service:
@@ -278,5 +328,6 @@ def _is_marker(value: object) -> bool:
     return isinstance(value, str) and value.startswith(MARK)
 
 
-def _normal(path: Path) -> Path:
-    return Path(os.path.normpath(path))
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to the same place, whether there is anything or not."""
+    return os.path.realpath(one) == os.path.realpath(other)

@@ -18,36 +18,85 @@ GIT_TIMEOUT = 30.0
 @lru_cache(maxsize=8)
 def repository_files(root: Path) -> tuple[Path, ...]:
     """Return every file below a folder that may matter, in order; git says what is ignored."""
-    known = _files_of_git(root)
-    found = known if known is not None else _files_of_folders(root)
-    return tuple(sorted(path for path in found if _is_own(path, root)))
+    # In the middle of a merge git lists a file more than once.
+    return tuple(sorted({path for path in _files(root) if _is_own(path, root)}))
 
 
 def repository_root(start: Path) -> Path | None:
     """Return the folder with `.git` that a folder lies in, if there is one."""
     folders = (start, *start.parents)
-    return next((folder for folder in folders if (folder / ".git").exists()), None)
+    return next((folder for folder in folders if _has_git(folder)), None)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file that we may see; a name from outside may be none at all."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder that we may see."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def is_nameable(path: Path) -> bool:
+    """Whether a path can be written into a registry, which is UTF-8."""
+    return _printable(str(path)) == str(path)
 
 
 def text_of(path: Path) -> str:
     """Return a file's text, or nothing if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig", errors="replace")
-    except OSError:
+    except (OSError, ValueError):
         return ""
 
 
 def shown(path: Path, root: Path) -> str:
     """Return a path as people read it: from the root, where it lies there."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    return _printable(path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path))
 
 
-def _files_of_git(root: Path) -> list[Path] | None:
+def _printable(text: str) -> str:
+    return os.fsencode(text).decode("utf-8", "replace")
+
+
+def _files(root: Path) -> Iterator[Path]:
+    listed = _listed_by_git(root)
+    if not listed:
+        yield from _files_of_folders(root)
+        return
+    for path in listed:
+        if is_file(path):
+            yield path
+        elif _is_repository(path):
+            # A submodule, or another repository in this one, is a single entry of git's.
+            yield from _files(path)
+
+
+def _listed_by_git(root: Path) -> list[Path]:
     git = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     if repository_root(root) is None:
-        return None
-    listed = output_of(git, timeout=GIT_TIMEOUT)
-    return [root / name for name in listed.split("\0") if name] or None
+        return []
+    return [root / name for name in output_of(git, timeout=GIT_TIMEOUT).split("\0") if name]
+
+
+def _is_repository(path: Path) -> bool:
+    """Whether a folder is a repository of its own, and not another checkout of this one."""
+    if not _has_git(path) or path.is_symlink():
+        return False
+    leads_to = text_of(path / ".git").removeprefix("gitdir:").strip()
+    return Path(leads_to).parent.name != "worktrees"
+
+
+def _has_git(folder: Path) -> bool:
+    # A file leads to where the repository is.
+    return is_folder(folder / ".git") or is_file(folder / ".git")
 
 
 def _files_of_folders(root: Path) -> Iterator[Path]:
@@ -56,17 +105,14 @@ def _files_of_folders(root: Path) -> Iterator[Path]:
             folders.clear()
             continue
         folders[:] = [name for name in folders if not _is_foreign(name)]
-        for name in files:
-            yield Path(folder) / name
+        yield from filter(is_file, (Path(folder) / name for name in files))
 
 
 def _is_own(path: Path, root: Path) -> bool:
     parts = path.relative_to(root).parts[:-1]
     if any(_is_foreign(part) for part in parts):
         return False
-    return path.is_file() and not any(
-        _is_virtual(root.joinpath(*parts[: n + 1])) for n in range(len(parts))
-    )
+    return not any(_is_virtual(root.joinpath(*parts[: n + 1])) for n in range(len(parts)))
 
 
 def _is_foreign(name: str) -> bool:
@@ -75,4 +121,4 @@ def _is_foreign(name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _is_virtual(folder: Path) -> bool:
-    return (folder / VIRTUAL_ENVIRONMENT).is_file()
+    return is_file(folder / VIRTUAL_ENVIRONMENT)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huleedu_tasks.survey.files import repository_files, shown
+from huleedu_tasks.survey.files import is_file, is_nameable, repository_files, shown
 
 CONFIG = "alembic.ini"
 PYPROJECT = "pyproject.toml"
@@ -30,19 +30,23 @@ class Folder:
         path: Where its migrations are run.
         config: Alembic's configuration file.
         scripts: The folder with `env.py`.
+        root: That of the repository, which no service goes beyond.
+        runs_anywhere: Whether the configuration leads to the scripts from any folder.
         import_paths: Where its code looks for modules, as Alembic is told.
     """
 
     path: Path
     config: Path
     scripts: Path
+    root: Path
+    runs_anywhere: bool = False
     import_paths: tuple[Path, ...] = ()
 
     @property
     def home(self) -> Path:
         """The whole service's folder, where only its migrations have one of their own."""
         path = self.path
-        while path.name in TECHNICAL:
+        while path.name in TECHNICAL and path != self.root:
             path = path.parent
         return path
 
@@ -50,15 +54,16 @@ class Folder:
         """Whether a path lies in the service's folder, or is it."""
         return path is not None and path.is_relative_to(self.home)
 
-    def python(self, root: Path) -> tuple[str | list[str], Path] | None:
-        """Return what runs the service's Python if it is its own, and the file that says so."""
-        if self.home == root:
+    @property
+    def python(self) -> tuple[str | list[str], Path] | None:
+        """What runs the service's Python if it is its own, and the file that says so."""
+        if self.home == self.root:
             return None
         for name in VIRTUAL_PYTHONS:
-            if (self.home / name).is_file():
+            if is_file(self.home / name):
                 return os.path.relpath(self.home / name, self.path), self.home / name
         for name, program in LOCKS.items():
-            if (self.home / name).is_file():
+            if is_file(self.home / name):
                 return [program, "run", "python"], self.home / name
         return None
 
@@ -70,7 +75,18 @@ def find_folders(root: Path, remarks: list[str]) -> list[Folder]:
         remarks: Where it is said what looked like one and is none.
     """
     found: dict[Path, Folder] = {}
+    remarks += [
+        f"{shown(file, root)} is no configuration that can be read; its service is not known."
+        for file in repository_files(root)
+        if file.name == CONFIG and _parsed(file) is None
+    ]
     for file in _configurations(root):
+        if not is_nameable(file):
+            remarks.append(
+                f"{shown(file, root)} configures Alembic, but its name is no UTF-8, and a registry "
+                "is."
+            )
+            continue
         if not NO_SERVICES.isdisjoint(file.relative_to(root).parts[:-1]):
             remarks.append(
                 f"{shown(file, root)} configures Alembic; no service is looked for there."
@@ -109,16 +125,23 @@ def _configurations(root: Path) -> list[Path]:
 
 def _options(file: Path) -> dict[str, object] | None:
     """Return what a file tells Alembic; None if that is nothing."""
+    document = _parsed(file) or {}
+    sections = document.get("tool") if file.suffix == ".toml" else document
+    options = sections.get("alembic") if isinstance(sections, dict) else None
+    return options if isinstance(options, dict) else None
+
+
+def _parsed(file: Path) -> dict[str, object] | None:
+    """Return what a file of settings holds; None if it cannot be read."""
     try:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".toml":
-            options = tomllib.loads(text).get("tool", {}).get("alembic")
-            return options if isinstance(options, dict) else None
+            return tomllib.loads(text)
         parser = configparser.RawConfigParser(strict=False, allow_no_value=True)
         parser.read_string(text)
-    except (OSError, ValueError, configparser.Error):
+    except (OSError, ValueError, RecursionError, configparser.Error):
         return None
-    return dict(parser.items("alembic")) if parser.has_section("alembic") else None
+    return {section: dict(parser.items(section)) for section in parser.sections()}
 
 
 def ini_url(file: Path) -> str:
@@ -133,9 +156,17 @@ def _folder(file: Path, root: Path) -> Folder | None:
         return None
     for path in _working_directories(file, location, root):
         for scripts in _script_folders(location, file.parent, path):
-            if (scripts / ENV_PY).is_file():
-                paths = tuple(_import_paths(options.get("prepend_sys_path"), file.parent, path))
-                return Folder(path=path, config=file, scripts=scripts, import_paths=paths)
+            if is_file(scripts / ENV_PY):
+                return Folder(
+                    path=path,
+                    config=file,
+                    scripts=scripts,
+                    root=root,
+                    runs_anywhere=HERE in location,
+                    import_paths=tuple(
+                        _import_paths(options.get("prepend_sys_path"), file.parent, path)
+                    ),
+                )
     return None
 
 
@@ -145,7 +176,9 @@ def _working_directories(file: Path, location: str, root: Path) -> Iterator[Path
         return
     # It works from anywhere: the service is what holds both the file and the scripts.
     scripts = _normal(location.replace(HERE, str(file.parent)), file.parent)
-    yield Path(os.path.commonpath([file.parent, scripts.parent]))
+    common = Path(os.path.commonpath([file.parent, scripts.parent]))
+    if common.is_relative_to(root):
+        yield common
 
 
 def _script_folders(location: str, here: Path, path: Path) -> Iterator[Path]:

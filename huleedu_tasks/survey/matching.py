@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huleedu_tasks.survey.container import POSTGRES_PORT, Container
+from huleedu_tasks.config.urls import POSTGRES_PORT
+from huleedu_tasks.survey.container import Container
 from huleedu_tasks.survey.files import shown
 from huleedu_tasks.survey.folders import Folder
 from huleedu_tasks.survey.names import common_prefix, initials, likeness, stem

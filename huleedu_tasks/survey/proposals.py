@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 
+from huleedu_tasks.config.urls import POSTGRES_PORT
 from huleedu_tasks.survey.container import Container
 from huleedu_tasks.survey.files import shown
 from huleedu_tasks.survey.matching import (
@@ -15,7 +17,7 @@ from huleedu_tasks.survey.matching import (
 )
 from huleedu_tasks.survey.questions import (
     MARK,
-    Fact,
+    Known,
     Question,
     which_at_all,
     which_database,
@@ -24,14 +26,14 @@ from huleedu_tasks.survey.questions import (
 from huleedu_tasks.survey.reading import Reading
 from huleedu_tasks.survey.server_databases import (
     database_sightings,
-    databases_made,
+    databases_meant,
     find_database,
 )
 from huleedu_tasks.survey.sources import Sighting, local_ports_of
 from huleedu_tasks.survey.url_variable import find_variable, own_variables
 
-# PostgreSQL's own, which every developer's machine may have in use.
-FIRST_PORT = 5432
+# Behind it there is no room for another one.
+LAST_PORT = 65_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +45,14 @@ class Proposal:
     """
 
     reading: Reading
-    facts: Mapping[str, Fact]
+    facts: Mapping[str, Known]
     questions: tuple[Question, ...] = ()
     server: Container | None = None
+
+    @property
+    def path(self) -> Path:
+        """The service's folder, which no other one has."""
+        return self.reading.folder.path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +86,13 @@ class Survey:
 
     Attributes:
         servers: The PostgreSQL servers of the compose files, by name, in their order.
+        stated_ports: Those the registry states already.
     """
 
     root: Path
     readings: tuple[Reading, ...]
     servers: Mapping[str, Container]
+    stated_ports: frozenset[int] = frozenset()
 
     def propose(self, decisions: Decisions) -> list[Proposal]:
         """Settle what can be settled, in the order of the servers."""
@@ -95,13 +104,16 @@ class Survey:
         }
         users = Counter(each.server.name for each in chosen.values() if each)
         variables = own_variables(readings)
+        free_ports = self._free_ports(decisions)
         proposals = []
         for reading in readings:
             path = reading.folder.path
             match = chosen[path]
             facts, questions = dict(self._plain_facts(reading)), []
             parts = [
-                self._server(reading, match, likely[path], decisions),
+                self._server(match, reading)
+                if match
+                else self._no_server(reading, likely[path], users, free_ports, decisions),
                 self._database(reading, match, users, decisions),
             ]
             for known, asked in parts:
@@ -129,61 +141,64 @@ class Survey:
             return Candidate(server=self.servers[name], points=0, reasons=("chosen by hand",))
         return settled(likely)
 
-    def _plain_facts(self, reading: Reading) -> Iterator[tuple[str, Fact]]:
+    def _plain_facts(self, reading: Reading) -> Iterator[tuple[str, Known]]:
         folder = reading.folder
         place = shown(folder.config, self.root)
-        yield "directory", Fact(value=str(folder.path), evidence=place)
-        yield (
-            "alembic_config",
-            Fact(value=shown(folder.config, folder.path), evidence=place),
-        )
+        yield "directory", Known(value=str(folder.path), evidence=place)
+        yield "alembic_config", Known(value=str(folder.config), evidence=place)
         schemes = [
             Sighting(value=each.scheme, place=each.place)
             for each in reading.told.given
             if each.scheme and each.is_main
         ]
         if scheme := reading.sources.scheme(schemes):
-            yield "url_scheme", Fact(value=scheme.value, evidence=scheme.place)
-        if python := folder.python(self.root):
-            yield "python", Fact(value=python[0], evidence=shown(python[1], self.root))
+            yield "url_scheme", Known(value=scheme.value, evidence=scheme.place)
+        if python := folder.python:
+            yield "python", Known(value=python[0], evidence=shown(python[1], self.root))
 
-    @property
-    def _free_port(self) -> int:
-        """The port after all that are in use here."""
+    def _free_ports(self, decisions: Decisions) -> Iterator[int]:
+        """Return the ports after all that are in use here."""
         ports = [each.port for each in self.servers.values() if each.port]
         local = [port.value for r in self.readings for port in local_ports_of(r.sources)]
-        return max([FIRST_PORT, *ports, *local]) + 1
+        chosen = [int(text) for text in decisions.values.values() if text.isdecimal()]
+        used = {POSTGRES_PORT, *ports, *local, *chosen, *self.stated_ports}
+        first = max(port for port in used if port < LAST_PORT)
+        return (port for port in count(first + 1) if port not in used)
 
-    def _server(
+    def _no_server(
         self,
         reading: Reading,
-        match: Candidate | None,
         likely: Sequence[Candidate],
+        users: Mapping[str, int],
+        free_ports: Iterator[int],
         decisions: Decisions,
-    ) -> tuple[dict[str, Fact], list[Question]]:
-        local = list(local_ports_of(reading.sources))
-        own = next((each for each in local if each.own), None)
-        if match is None and likely:
+    ) -> tuple[dict[str, Known], list[Question]]:
+        if likely:
             return {}, [which_of([each.server for each in tied(likely)], likely)]
-        if match is None:
-            if own:
-                return {"port": Fact(value=own.value, evidence=own.place)}, []
-            if chosen := decisions.get(reading, "port"):
-                return {"port": Fact(value=int(chosen), evidence="chosen by hand")}, []
-            return {}, [which_at_all(list(self.servers.values()), self._free_port)]
+        if own := _own_port(reading):
+            return {"port": Known(value=own.value, evidence=own.place)}, []
+        if chosen := decisions.get(reading, "port"):
+            return {"port": Known(value=int(chosen), evidence="chosen by hand")}, []
+        # What belongs to nobody is the likeliest.
+        servers = sorted(self.servers.values(), key=lambda each: users.get(each.name, 0) > 0)
+        return {}, [which_at_all(servers, next(free_ports))]
+
+    def _server(
+        self, match: Candidate, reading: Reading
+    ) -> tuple[dict[str, Known], list[Question]]:
         server = match.server
         facts = {
-            "compose_service": Fact(value=server.name, evidence="; ".join(match.reasons)),
+            "compose_service": Known(value=server.name, evidence="; ".join(match.reasons)),
         }
         if server.data_volume and not server.data_volume.startswith("/"):
             place = self._declared(server)
-            facts["volume"] = Fact(value=server.data_volume, evidence=place)
+            facts["volume"] = Known(value=server.data_volume, evidence=place)
         if server.port:
             inside = next(inside for outside, inside in server.ports if outside == server.port)
             evidence = f'{self._declared(server)} "{server.port}:{inside}"'
-            return facts | {"port": Fact(value=server.port, evidence=evidence)}, []
-        if own:
-            return facts | {"port": Fact(value=own.value, evidence=own.place)}, []
+            return facts | {"port": Known(value=server.port, evidence=evidence)}, []
+        if own := _own_port(reading):
+            return facts | {"port": Known(value=own.value, evidence=own.place)}, []
         marker = f"{MARK} {server.name} publishes no port on this machine; which shall it be?"
         return facts, [Question(field="port", marker=marker)]
 
@@ -197,16 +212,21 @@ class Survey:
         match: Candidate | None,
         users: Mapping[str, int],
         decisions: Decisions,
-    ) -> tuple[dict[str, Fact], list[Question]]:
+    ) -> tuple[dict[str, Known], list[Question]]:
         if chosen := decisions.get(reading, "database"):
-            return {"database": Fact(value=chosen, evidence="chosen by hand")}, []
+            return {"database": Known(value=chosen, evidence="chosen by hand")}, []
         server = match.server if match else None
         shared = bool(server and users[server.name] > 1)
         if fact := find_database(reading, server, self.root, shared=shared):
-            return {"database": Fact(value=fact.value, evidence=fact.place)}, []
+            return {"database": Known(value=fact.value, evidence=fact.place)}, []
         named = database_sightings(reading.sources)
-        made = databases_made(server, self.root) if server else {}
+        made = databases_meant(server, self.root) if server else {}
         if not (named or made):
             # Nobody names one: convention does, and the tasks make it.
             return {}, []
         return {}, [which_database(named or made)]
+
+
+def _own_port(reading: Reading) -> Sighting[int] | None:
+    """Return the port on this machine that the service's own files name."""
+    return next((each for each in local_ports_of(reading.sources) if each.own), None)

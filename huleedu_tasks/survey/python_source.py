@@ -2,6 +2,7 @@
 
 import ast
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +85,10 @@ class Facts:
 def read_python(path: Path) -> Facts:
     """Read a file; one that is no Python says nothing but that."""
     try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
+        with warnings.catch_warnings():
+            # A warning shows the line it is about.
+            warnings.simplefilter("ignore")
+            tree = ast.parse(path.read_bytes(), filename=str(path))
         reader = _Reader(constants=dict(constants(tree)))
         reader.visit(tree)
     except OSError as error:
@@ -151,8 +155,7 @@ class _Reader(ast.NodeVisitor):
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
         if isinstance(node.slice, ast.Constant):
-            how = f'{dotted(node.value)}["{node.slice.value}"]'
-            self._read(node.slice.value, node, how)
+            self._read(node.slice.value, node, (f"{dotted(node.value)}[", "]"))
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -161,8 +164,8 @@ class _Reader(ast.NodeVisitor):
         self.facts.is_sync |= name in _SYNC
         self.facts.changes_driver |= _changes_driver(node, name)
         if node.args and isinstance(node.args[0], ast.Constant):
-            how = f'{dotted(node.func)}("{node.args[0].value}")'
-            self._read(node.args[0].value, node, how, default=plain(node))
+            around = (f"{dotted(node.func)}(", ")")
+            self._read(node.args[0].value, node, around, default=plain(node))
         self._keywords({k.arg: k.value for k in node.keywords if k.arg}, node.lineno)
         if name in _TAKES_URL:
             outer, self._target = self._target, "database_url"
@@ -229,11 +232,12 @@ class _Reader(ast.NodeVisitor):
             self.facts.databases.append((database.removeprefix("/"), line))
 
     def _read(
-        self, name: object, node: ast.expr, quote: str, *, default: str | None = None
+        self, name: object, node: ast.expr, around: tuple[str, str], *, default: str | None = None
     ) -> None:
         if not isinstance(name, str) or not _VARIABLE.fullmatch(name) or len(name) < 2:
             return
-        self._note_read(name, node.lineno, quote, default)
+        before, after = around
+        self._note_read(name, node.lineno, f'{before}"{name}"{after}', default)
 
     def _note_read(self, name: str, line: int, quote: str, default: str | None) -> None:
         direct = bool(URL_NAME.search(self._target))

@@ -11,7 +11,7 @@ Value = str | int | list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fact:
+class Known:
     """The value of a field, and where it is known from."""
 
     value: Value

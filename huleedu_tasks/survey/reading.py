@@ -20,6 +20,8 @@ class Reading:
 def telling_name(folder: Folder) -> str:
     """Return the name of a service's folder, or of one above it if that says nothing."""
     for path in (folder.home, *folder.home.parents):
+        if not path.is_relative_to(folder.root):
+            break
         if stem(path.name) and path.name != "src":
             return path.name
     return folder.home.name

@@ -1,12 +1,8 @@
-"""A registry as text, written as people do, and whether it would be accepted."""
+"""A registry as text, written as people do."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
-
-from huleedu_tasks.config.registry import REGISTRY_FILE, load_registry
-from huleedu_tasks.errors import ConfigurationError, Finding
-from huleedu_tasks.process import scratch_folder
 
 # A longer entry has a line for each field.
 LINE = 100
@@ -30,15 +26,3 @@ def _entry_text(entry: Mapping[str, Any]) -> str:
         return line
     inner = ",\n".join(f"      {pair}" for pair in pairs)
     return f"    {{\n{inner}\n    }}"
-
-
-def contradictions(document: Mapping[str, Any]) -> tuple[Finding, ...]:
-    """Return what would have every command refuse a registry."""
-    with scratch_folder() as folder:
-        path = folder / REGISTRY_FILE
-        path.write_text(registry_text(document), encoding="utf-8")
-        try:
-            load_registry(path)
-        except ConfigurationError as error:
-            return error.findings
-    return ()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from huleedu_tasks.survey.container import DATABASE_VARIABLES, Container
-from huleedu_tasks.survey.files import shown, text_of
+from huleedu_tasks.survey.files import is_file, is_folder, shown, text_of
 from huleedu_tasks.survey.names import common_prefix, likeness, stem
 from huleedu_tasks.survey.reading import Reading, telling_name
 from huleedu_tasks.survey.sources import Sighting, Sources
@@ -37,10 +37,22 @@ def databases_made(server: Container, root: Path) -> dict[str, str]:
     return made
 
 
+def databases_meant(server: Container, root: Path) -> dict[str, str]:
+    """Return the same without what an image makes if nobody states it, where there are others."""
+    made = databases_made(server, root)
+    if _states_database(server) or len(made) < 2:
+        return made
+    return {name: place for name, place in made.items() if name != server.database}
+
+
+def _states_database(server: Container) -> bool:
+    return any(name in server.environment for name in DATABASE_VARIABLES)
+
+
 def _scripts(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(each for each in path.iterdir() if each.suffix in SCRIPTS and each.is_file())
-    return [path] if path.suffix in SCRIPTS and path.is_file() else []
+    # It may be the name of nothing, or of what we may not see.
+    inside = path.glob("*") if is_folder(path) else [path]
+    return sorted(each for each in inside if each.suffix in SCRIPTS and is_file(each))
 
 
 def _created(script: Path) -> list[str]:
@@ -76,13 +88,14 @@ def find_database(
     if told := _told(reading, server):
         return told
     made = databases_made(server, root)
-    fitting = [*({*named} & {*made})] or _alike(reading, made)
+    meant = databases_meant(server, root)
+    alike = _alike(reading, meant) if len(made) > 1 else []
+    fitting = [*({*named} & {*made})] or alike
     if len(fitting) == 1:
         name = fitting[0]
         return Sighting(value=name, place=made[name])
     # What an image makes if nobody states it is no database of anybody's.
-    stated = any(name in server.environment for name in DATABASE_VARIABLES)
-    if not shared and server.database and (stated or not named):
+    if not shared and server.database and (_states_database(server) or not named):
         return Sighting(value=server.database, place=made[server.database])
     return only_named[0] if only_named else None
 
@@ -103,9 +116,9 @@ def _told(reading: Reading, server: Container) -> Sighting[str] | None:
 
 
 def _alike(reading: Reading, made: Mapping[str, str]) -> list[str]:
-    """Return the databases that are named as the service is."""
-    if len(made) < 2:
-        return []
+    """Return the databases that are named as the service is, or else with a word before it."""
     prefix = common_prefix(made)
     own = stem(telling_name(reading.folder))
-    return [name for name in made if likeness(own, stem(name, prefix)) == 1.0]
+    named = {name: stem(name, prefix) for name in made}
+    same = [name for name, each in named.items() if likeness(own, each) == 1.0]
+    return same or [name for name, each in named.items() if own and each[-len(own) :] == own]

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from huleedu_tasks.config.registry import URL_SCHEME
 from huleedu_tasks.survey.env_files import assignments
-from huleedu_tasks.survey.files import repository_files, shown, text_of
+from huleedu_tasks.survey.files import is_file, repository_files, shown, text_of
 from huleedu_tasks.survey.folders import ENV_PY, Folder, ini_url
 from huleedu_tasks.survey.python_source import URL_NAME, Facts, read_python
 from huleedu_tasks.survey.urls import LOCAL_HOSTS, SeenUrl, see_url
@@ -49,7 +50,6 @@ SECONDARY = re.compile(
     r"(^|_)(REPLICA|READ|READER|READONLY|RO|SLAVE|STANDBY|TESTS?|TESTING|ADMIN|DIRECT|PROD"
     r"|PRODUCTION|STAGING)(_|$)"
 )
-CONVENTIONAL_SCHEME = "postgresql+asyncpg"
 # The driver of a requirement that says nothing else of the scheme.
 REQUIREMENTS = {"psycopg2": "psycopg2", "psycopg2-binary": "psycopg2", "psycopg": "psycopg"}
 SYNCHRONOUS = ("postgresql", "postgresql+psycopg2", "postgresql+psycopg", "postgresql+pg8000")
@@ -82,6 +82,8 @@ class Sources:
     engine: str = ""
     changes_driver: bool = False
     builds_variable: bool = False
+    # Files that could not be read, each with why.
+    problems: list[str] = field(default_factory=list)
 
     @property
     def names_database(self) -> bool:
@@ -97,7 +99,7 @@ class Sources:
         if self.changes_driver:
             return None
         named = list(stated) or self.schemes
-        if any(each.value == CONVENTIONAL_SCHEME for each in named):
+        if any(each.value == URL_SCHEME for each in named):
             return None
         if self.engine == "sync":
             return next((each for each in named if each.value in SYNCHRONOUS), self._synchronous)
@@ -122,6 +124,8 @@ def read_sources(folder: Folder, root: Path, others: Sequence[Folder] = ()) -> S
     facts = _python_files(folder, root, inner)
     for path, each in facts.items():
         _add(sources, each, path, root, own=folder.contains(path))
+        if each.problem:
+            sources.problems.append(f"{shown(path, root)} {each.problem}.")
     sources.builds_variable = any(each.builds_variable for each in facts.values())
     _add_ini(sources, folder, root)
     sources.engine, sources.changes_driver = _engine(facts, folder)
@@ -186,7 +190,7 @@ def _imported(facts: Facts, path: Path, folder: Folder, root: Path) -> Iterator[
             for start in starts
             for module in (True, False)
         ]
-        found = next((file for file in candidates if file.is_file()), None)
+        found = next((file for file in candidates if is_file(file)), None)
         if found and found.is_relative_to(root) and "site-packages" not in found.parts:
             yield found
 

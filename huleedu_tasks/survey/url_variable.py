@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from huleedu_tasks.survey.questions import Fact
+from huleedu_tasks.survey.questions import Known
 from huleedu_tasks.survey.reading import Reading
 
 # A service's variables with their places, the most telling first.
@@ -15,15 +15,15 @@ def own_variables(readings: Sequence[Reading]) -> dict[Path, Places]:
     return {reading.folder.path: _ranked(reading) for reading in readings}
 
 
-def find_variable(reading: Reading, variables: Mapping[Path, Places]) -> dict[str, Fact]:
+def find_variable(reading: Reading, variables: Mapping[Path, Places]) -> dict[str, Known]:
     """Return the variable no other service has too, else the one that its `env.py` shares."""
     path = reading.folder.path
     others = [places for other, places in variables.items() if other != path]
     for name, place in variables[path].items():
         if not any(name in places for places in others):
-            return {"url_variable": Fact(value=name, evidence=place)}
+            return {"url_variable": Known(value=name, evidence=place)}
     for name, place in variables[path].items():
-        return {"alembic_url_variable": Fact(value=name, evidence=place)}
+        return {"alembic_url_variable": Known(value=name, evidence=place)}
     return {}
 
 

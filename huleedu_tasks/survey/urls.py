@@ -6,7 +6,7 @@ from dataclasses import dataclass
 # What stands for a part that only shows when the code runs.
 UNKNOWN = "\0"
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1", "host.docker.internal", ""})
-POSTGRES_PORT = 5432
+LONGEST_PORT = 5
 
 _URL = re.compile(
     r"(?:jdbc:)?(?P<scheme>postgres(?:ql)?(?:\+\w+)?)://"
@@ -47,7 +47,7 @@ def see_url(text: str) -> SeenUrl | None:
     return SeenUrl(
         scheme=found["scheme"],
         host=_known(found["host"]).strip("[]"),
-        port=int(port) if port.isdecimal() else None,
+        port=int(port) if port.isdecimal() and len(port) <= LONGEST_PORT else None,
         database=_known(found["database"] or ""),
     )
 

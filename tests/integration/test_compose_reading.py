@@ -1,9 +1,9 @@
 """Compose files read by Docker's command line and read here: both come to the same."""
 
 import os
-import shutil
 import textwrap
 from pathlib import Path
+from shutil import which
 
 import pytest
 
@@ -16,7 +16,7 @@ from huleedu_tasks.survey.composition import (
 from tests.support.compose_samples import SAMPLES
 from tests.support.monorepo import PROJECT, clean_environment
 
-pytestmark = pytest.mark.skipif(not shutil.which("docker"), reason="no command `docker`")
+pytestmark = pytest.mark.skipif(not which("docker"), reason="no command `docker`")
 
 
 @pytest.fixture
@@ -53,6 +53,29 @@ async def test_both_ways_come_to_the_same_in_this_repository() -> None:
     assert (asked.how, read.how) == (BY_COMPOSE, BY_READING)
     assert asked.containers == read.containers
     assert len(asked.databases) == 8
+
+
+async def test_compose_is_not_told_to_write_what_may_hold_passwords(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text("services: {db: {image: postgres}}\n")
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nexec {which("docker")} "$@"\n')
+    docker.chmod(0o755)
+    environment = clean_environment()
+    path = os.pathsep.join([str(docker.parent), environment["PATH"]])
+    asked = await read_composition(tmp_path, (), {**environment, "PATH": path})
+    assert asked.how == BY_COMPOSE
+    (call,) = (tmp_path / "calls").read_text().splitlines()
+    assert call.endswith("config --format json")
+
+
+async def test_warnings_of_compose_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text(
+        "version: '3'\nservices: {db: {image: 'postgres:${NOBODY_SETS_THIS}'}}\n"
+    )
+    asked, read = await both(tmp_path)
+    assert asked.how == BY_COMPOSE
+    assert asked.containers == read.containers
 
 
 async def test_what_compose_refuses_is_read_here_and_that_is_said(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pexpect
 import pytest
 
 from huleedu_tasks.config.registry import load_registry
-from tests.support.monorepo import PROJECT, Monorepo, empty_monorepo
+from tests.support.monorepo import PROJECT, Monorepo, clean_environment, empty_monorepo
 from tests.support.survey import compose, server, service, write
 from tests.support.terminal import CONTROL, typed
 
@@ -38,6 +39,20 @@ def undecided(repository: Monorepo) -> Monorepo:
     servers = [server(name, port, "shop") for name, port in (("one", 5442), ("two", 5443))]
     write(repository.root, compose(server("orders_db", 5441, "huleedu_orders"), *servers))
     return repository
+
+
+@pytest.fixture
+def grown(repository: Monorepo) -> Monorepo:
+    """Return the same with a registry, and a service that has come since."""
+    write(repository.root, service("services/users_service"))
+    servers = server("orders_db", 5441, "huleedu_orders"), server("users_db", 5442, "huleedu_users")
+    write(repository.root, compose(*servers))
+    repository.write(REGISTRY, '{"services": [{"name": "orders", "port": 5440, "seeds": []}]}')
+    return repository
+
+
+STATED = {"name": "orders", "port": 5440, "seeds": []}
+ADDED = {"name": "users", "port": 5442}
 
 
 def services(monorepo: Monorepo) -> list[dict[str, Any]]:
@@ -127,20 +142,60 @@ def test_a_dry_run_shows_the_registry_and_writes_none(
     assert not repository.path(REGISTRY).exists()
 
 
-def test_a_registry_that_differs_is_left_alone_unless_the_flag_is_given(
-    repository: Monorepo,
-) -> None:
-    before = '{"services": [{"name": "orders", "port": 5440, "seeds": []}]}'
-    repository.write(REGISTRY, before)
-    ran = repository.invoke("services.discover")
+def test_a_registry_that_differs_is_left_alone_unless_the_flag_is_given(grown: Monorepo) -> None:
+    before = grown.read(REGISTRY)
+    ran = grown.invoke("services.discover")
     assert ran.code == 3
-    assert '+    { "name": "orders", "port": 5441, "seeds": [] }' in ran.out.splitlines()
+    assert '+    { "name": "users", "port": 5442 }' in ran.out.splitlines()
     assert "pass `--overwrite`" in ran.err
-    assert repository.read(REGISTRY) == before
-    assert repository.invoke("services.discover", "--dry-run").code == 0
-    assert repository.read(REGISTRY) == before
-    assert repository.invoke("services.discover", "--overwrite").code == 0
-    assert services(repository) == [{"name": "orders", "port": 5441, "seeds": []}]
+    assert grown.read(REGISTRY) == before
+    assert grown.invoke("services.discover", "--dry-run").code == 0
+    assert grown.read(REGISTRY) == before
+    assert grown.invoke("services.discover", "--overwrite").code == 0
+    assert services(grown) == [STATED, ADDED]
+
+
+def test_what_is_stated_stays_and_what_differs_is_told(grown: Monorepo) -> None:
+    ran = grown.invoke("services.discover", "--overwrite")
+    assert ran.code == 0
+    assert "orders: 'port' is stated as 5440 and was kept; found was 5441" in ran.err
+    assert grown.invoke("services.discover").code == 0
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_nobody_has_to_read_what_is_shown(
+    grown: Monorepo, flags: list[str], unbuffered: str
+) -> None:
+    command = [sys.executable, "-m", "invoke", "services.discover", *flags]
+    code, err = without_reader(grown, *command, unbuffered=unbuffered)
+    assert code == 3
+    assert "Traceback" not in err
+    assert "report it" not in err
+    assert bool(flags) or err.count("pass `--overwrite`") == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_nobody_has_to_read_the_list_of_the_tasks(grown: Monorepo, unbuffered: str) -> None:
+    huleedu = Path(sys.executable).with_name("huleedu")
+    assert without_reader(grown, str(huleedu), "--list", unbuffered=unbuffered) == (0, "")
+
+
+def without_reader(monorepo: Monorepo, *command: str, unbuffered: str) -> tuple[int, str]:
+    """Run a command whose standard output nobody reads; return its code and standard error."""
+    left, right = os.pipe()
+    os.close(left)
+    ran = subprocess.run(
+        command,
+        cwd=monorepo.root,
+        env={**clean_environment(), **monorepo.environment, "PYTHONUNBUFFERED": unbuffered},
+        stdout=right,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(right)
+    return ran.returncode, ran.stderr
 
 
 def test_the_document_has_everything(undecided: Monorepo) -> None:
@@ -245,16 +300,16 @@ def test_a_question_that_is_interrupted_writes_nothing(undecided: Monorepo) -> N
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "port"), [("y", 0, 5441), ("n", 3, 5440), (ENTER, 3, 5440)]
+    ("answer", "code", "expected"),
+    [("y", 0, [STATED, ADDED]), ("n", 3, [STATED]), (ENTER, 3, [STATED])],
 )
 def test_a_person_agrees_before_a_registry_is_overwritten(
-    repository: Monorepo, answer: str, code: int, port: int
+    grown: Monorepo, answer: str, code: int, expected: list[dict[str, Any]]
 ) -> None:
-    repository.write(REGISTRY, '{"services": [{"name": "orders", "port": 5440}]}')
-    child = typed(repository, "services.discover")
+    child = typed(grown, "services.discover")
     child.expect("Overwrite")
-    assert "5441" in CONTROL.sub("", str(child.before))
+    assert "5442" in CONTROL.sub("", str(child.before))
     child.send(answer)
     ended, shown = screen(child)
     assert ended == code, shown
-    assert services(repository) == [{"name": "orders", "port": port}]
+    assert services(grown) == expected

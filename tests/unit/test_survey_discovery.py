@@ -11,6 +11,7 @@ from huleedu_tasks.errors import ConfigurationError, ExitCode
 from huleedu_tasks.flows.discovery import written
 from huleedu_tasks.survey.proposals import Decisions
 from tests.support.survey import (
+    ASYNC,
     SYNC,
     compose,
     discovered,
@@ -84,6 +85,9 @@ def test_what_differs_is_stated_with_its_evidence(tmp_path: Path) -> None:
         "apps/orders/uv.lock",
         "apps/orders and pg-orders are named alike",
     ]
+    write(tmp_path, {"services.json": json.dumps(discovered(tmp_path).document)})
+    assert "is up to date." in discovered(tmp_path).closing[0]
+    assert not [remark for remark in discovered(tmp_path).remarks if "was kept" in remark]
 
 
 # Which server is whose
@@ -273,6 +277,26 @@ def test_a_list_for_a_script_of_the_server_tells_the_databases(tmp_path: Path) -
     assert PASSWORD not in json.dumps(discovered(tmp_path).as_json())
 
 
+def test_the_servers_own_database_does_not_hide_whose_the_others_are(tmp_path: Path) -> None:
+    for name in ("batch_conductor", "class_roster", "essay_intake"):
+        write(tmp_path, service(f"services/{name}_service"))
+    names = ["BatchConductorDB", "ClassRosterDB", "huleedu_essay_intake"]
+    sql = "".join(f'CREATE DATABASE "{name}";\n' for name in names)
+    postgres = server("postgres", 5441).replace(
+        "POSTGRES_PASSWORD", "POSTGRES_USER: huleedu_user\n      POSTGRES_PASSWORD"
+    )
+    usual = "[postgres_data:/var/lib/postgresql/data]"
+    postgres = postgres.replace(usual, usual.replace("]", ", ./init:/docker-entrypoint-initdb.d]"))
+    waiting = [
+        application(name, f"build: services/{name}_service\ndepends_on: [postgres]")
+        for name in ("batch_conductor", "class_roster", "essay_intake")
+    ]
+    write(tmp_path, compose(postgres, *waiting) | {"init/10.sql": sql})
+    result = discovered(tmp_path)
+    assert not result.unsettled
+    assert [each.database for each in load_all(tmp_path)] == names
+
+
 def test_a_service_whose_database_nobody_tells_is_marked(tmp_path: Path) -> None:
     found = shared(tmp_path)
     assert found["orders"]["database"].startswith("FIXME: ")
@@ -324,8 +348,32 @@ def test_without_a_server_and_a_port_the_service_is_marked(tmp_path: Path) -> No
     write(tmp_path, service("apps/orders"))
     write(tmp_path, compose(server("payments_db", 5441, "payments")))
     entry = entries(tmp_path)["orders"]
-    assert entry["port"] == "FIXME: which port? No PostgreSQL server of the compose files fits."
-    assert entry["database"] == "FIXME: which database?"
+    assert entry["port"] == (
+        "FIXME: which port? No PostgreSQL server of the compose files fits; 5442 is free."
+    )
+    # Nobody names a database: then convention does.
+    assert "database" not in entry
+
+
+def test_each_service_without_a_server_is_offered_a_free_port_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, service("apps/orders") | service("apps/users"))
+    write(tmp_path, compose(server("payments_db", 5441, "payments")))
+    existing(tmp_path, {"name": "gone", "port": 5442})
+    asked = found(tmp_path).questions(Decisions())
+    assert [question.choices[0].value for _, question in asked] == ["5443", "5444"]
+    decisions = Decisions().choosing(tmp_path / "apps/orders", "port", "5444")
+    ((_, left),) = found(tmp_path).questions(decisions)
+    assert left.choices[0].value == "5445"
+
+
+def test_a_server_that_is_nobodys_is_offered_before_those_that_are_somebodys(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, service("services/orders_service") | service("apps/users"))
+    write(tmp_path, compose(server("orders_db", 5441), server("spare", 5442, "x")))
+    ((entry, question),) = found(tmp_path).questions(Decisions())
+    assert entry.name == "users"
+    assert [choice.value for choice in question.choices] == ["5443", "spare", "orders_db"]
 
 
 def test_a_server_without_a_port_on_this_machine_is_marked(tmp_path: Path) -> None:
@@ -371,7 +419,20 @@ def test_two_services_with_one_database_are_told_at_once(tmp_path: Path) -> None
     result = discovered(tmp_path)
     assert result.exit_code is ExitCode.FAILED
     (row,) = result.unsettled
+    assert (row["service"], row["field"]) == ("users", "database")
     assert row["question"] == "'shop' belongs to 'orders' already"
+
+
+def test_what_does_not_hold_together_is_told_with_the_folders_there_are(tmp_path: Path) -> None:
+    regular(tmp_path)
+    folder = "services/orders_service"
+    ini = "[alembic]\nscript_location = %(here)s/migrations\n"
+    write(tmp_path, {f"{folder}/db/alembic.ini": ini, f"{folder}/db/migrations/env.py": ASYNC})
+    existing(tmp_path, {"name": "orders", "port": 5441, "alembic_config": "db/alembic.ini"})
+    rows = discovered(tmp_path).unsettled
+    (told,) = (row for row in rows if row["field"] == "directory")
+    assert told["service"] == "services_orders_service"
+    assert told["question"] == f"'{tmp_path / folder}' belongs to 'orders' already"
 
 
 def test_a_folder_beside_the_services_without_migrations_is_told(tmp_path: Path) -> None:
@@ -424,6 +485,78 @@ def test_a_compose_file_that_is_none_is_told_and_passed_by(tmp_path: Path) -> No
     assert any("compose.tpl.yaml is not YAML" in remark for remark in discovered(tmp_path).remarks)
 
 
+LAUGHS = "\n".join(
+    ["x0: &x0 [a, a]", *(f"x{n}: &x{n} [*x{n - 1}, *x{n - 1}]" for n in range(1, 60))]
+)
+MERGED = "\n".join(
+    ["x0: &x0 {a: b}", *(f"x{n}: &x{n} {{<<: [*x{n - 1}, *x{n - 1}]}}" for n in range(1, 60))]
+)
+ODD_FILES = {
+    "include: [{name}]": "includes",
+    "include: {name}": "includes",
+    "services: {{a: {{extends: a}}}}": "has the service 'a' extend itself",
+    "services: {{a: {{extends: {{service: b}}}}, b: {{extends: a}}}}": "extend itself",
+    "services: {{a: {{extends: {{file: {name}, service: a}}}}}}": "extend itself",
+    "x: &a [*a]": "by its aliases",
+    "x: &a {{b: *a}}": "by its aliases",
+    LAUGHS: "by its aliases",
+    MERGED.replace("{", "{{").replace("}", "}}"): "by its aliases",
+    f"x: {'[' * 1000}{']' * 1000}": "is nested too deeply",
+    "x: !!int b": "is not what its tag says",
+    "x: !!timestamp b": "is not what its tag says",
+    "? [a]\n: b": "is not YAML",
+}
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "infra/compose.db.yaml"])
+@pytest.mark.parametrize(("text", "what"), ODD_FILES.items(), ids=range(len(ODD_FILES)))
+def test_a_compose_file_that_leads_nowhere_ends_in_words(
+    tmp_path: Path, name: str, text: str, what: str
+) -> None:
+    write(tmp_path, service("services/orders_service", "DB_PORT = 5441\n"))
+    write(tmp_path, {name: text.format(name=Path(name).name)})
+    if name == "compose.yaml":
+        with pytest.raises(ConfigurationError, match=what):
+            discovered(tmp_path)
+    else:
+        assert any(what in remark for remark in discovered(tmp_path).remarks)
+
+
+@pytest.mark.parametrize(
+    "service_of_it",
+    [
+        "5",
+        "[a]",
+        "{image: [a], ports: 5, volumes: {a: b}, environment: 5, build: [a], command: {a: b}}",
+        "{image: postgres, ports: ['1-99999999999:1-99999999999', {target: 99999999999}, [5432]]}",
+        "{image: postgres, depends_on: !!int 5, env_file: [[a], {path: }], extends: {service: }}",
+        "{image: postgres, environment: {POSTGRES_DB: [a], 5: {a: b}, ~: ~}}",
+    ],
+)
+def test_a_service_that_compose_would_refuse_is_read_as_far_as_it_can_be(
+    tmp_path: Path, service_of_it: str
+) -> None:
+    write(tmp_path, service("services/orders_service", "DB_PORT = 5441\n"))
+    write(tmp_path, {"compose.yaml": f"services: {{db: {service_of_it}, ~: {{}}}}"})
+    assert entries(tmp_path)
+
+
+def test_aliases_may_be_many(tmp_path: Path) -> None:
+    regular(tmp_path)
+    text = (tmp_path / "compose.yaml").read_text()
+    more = "x-env: &env {A: b}\n" + "".join(f"x-{n}: {{environment: *env}}\n" for n in range(2000))
+    write(tmp_path, {"compose.yaml": more + text})
+    assert names_of(tmp_path) == ["orders"]
+
+
+def test_a_source_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    write(tmp_path, service("services/orders_service", "X = " + " + ".join(["'a'"] * 3000)))
+    write(tmp_path, compose(server("orders_db", 5441)))
+    assert "services/orders_service/config.py is nested too deeply to be read." in (
+        discovered(tmp_path).remarks
+    )
+
+
 def test_a_registry_elsewhere_says_everything_from_its_own_folder(tmp_path: Path) -> None:
     write(tmp_path, service("services/orders_service"))
     text = "services:\n" + server("orders_db", 5441, "huleedu_orders")
@@ -449,13 +582,12 @@ def regular(root: Path) -> None:
     write(root, compose(server("orders_db", 5441, "huleedu_orders")))
 
 
-def test_what_nobody_can_see_is_kept(tmp_path: Path) -> None:
+def test_what_is_stated_is_kept_and_a_remark_tells_what_differs(tmp_path: Path) -> None:
     regular(tmp_path)
     kept = {
         "name": "shop",
         "directory": "services/orders_service",
         "compose_service": "orders_db",
-        "database": "huleedu_orders",
         "port": 5440,
         "seeds": ["a.sql"],
         "extensions": ["pg_trgm"],
@@ -465,9 +597,83 @@ def test_what_nobody_can_see_is_kept(tmp_path: Path) -> None:
     }
     existing(tmp_path, kept, **{"$schema": "x.json"})
     result = discovered(tmp_path)
-    assert result.document == {"$schema": "x.json", "services": [{**kept, "port": 5441}]}
-    assert "-" in result.shown
-    assert "5441" in result.shown
+    added = {"database": "huleedu_orders"}
+    assert result.document == {"$schema": "x.json", "services": [{**kept, **added}]}
+    assert [(row["field"], row["value"]) for row in result.fields] == list(added.items())
+    assert (
+        "shop: 'port' is stated as 5440 and was kept; found was 5441 (compose.yaml: orders_db "
+        '"5441:5432").'
+    ) in result.remarks
+
+
+def test_a_service_that_has_come_is_added_behind_those_that_are_stated(tmp_path: Path) -> None:
+    regular(tmp_path)
+    write(tmp_path, service("services/users_service"))
+    servers = server("orders_db", 5441, "huleedu_orders"), server("users_db", 5442, "huleedu_users")
+    write(tmp_path, compose(*reversed(servers)))
+    existing(tmp_path, {"name": "orders", "port": 5441, "seeds": []})
+    result = discovered(tmp_path)
+    assert result.document["services"] == [
+        {"name": "orders", "port": 5441, "seeds": []},
+        {"name": "users", "port": 5442},
+    ]
+    assert {row["service"] for row in result.fields} == {"users"}
+
+
+def test_a_service_that_was_moved_gets_its_new_folder(tmp_path: Path) -> None:
+    write(tmp_path, service("apps/shop"))
+    write(tmp_path, compose(server("orders_db", 5441, "huleedu_orders")))
+    config = 'URL = "postgresql+asyncpg://u@orders_db/huleedu_orders"'
+    write(tmp_path, {"apps/shop/config.py": config})
+    existing(tmp_path, {"name": "orders", "port": 5441, "lock_timeout": 3})
+    assert entries(tmp_path) == {
+        "orders": {"name": "orders", "port": 5441, "lock_timeout": 3, "directory": "apps/shop"}
+    }
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"alembic_config": "db/alembic.ini"},
+        {"directory": "services/orders_service/db"},
+        {"directory": "services/../services/orders_service", "alembic_config": "./db/alembic.ini"},
+    ],
+)
+def test_an_entry_is_known_by_its_alembic_configuration_wherever_it_runs(
+    tmp_path: Path, stated: dict[str, Any]
+) -> None:
+    folder = "services/orders_service/db"
+    ini = "[alembic]\nscript_location = %(here)s/migrations\n"
+    write(tmp_path, {f"{folder}/alembic.ini": ini, f"{folder}/migrations/env.py": ASYNC})
+    write(tmp_path, compose(server("orders_db", 5441, "huleedu_orders")))
+    variable = {"url_variable": "ORDERS_SERVICE_DATABASE_URL"}
+    existing(tmp_path, {"name": "orders", "port": 5441, **variable, **stated})
+    result = discovered(tmp_path)
+    assert "is up to date." in result.closing[0]
+    assert not result.remarks
+
+
+def test_an_entry_whose_migrations_do_not_run_in_its_folder_is_told(tmp_path: Path) -> None:
+    ini = "[alembic]\nscript_location = migrations\n"
+    folder = "services/orders_service"
+    write(tmp_path, {f"{folder}/migrations/alembic.ini": ini, f"{folder}/migrations/env.py": ASYNC})
+    write(tmp_path, compose(server("orders_db", 5441, "huleedu_orders")))
+    entry = {"name": "orders", "port": 5441, "directory": f"{folder}/migrations"}
+    existing(tmp_path, entry)
+    assert names_of(tmp_path) == ["orders"]
+    (remark,) = discovered(tmp_path).remarks
+    assert f"found was '{folder}'" in remark
+
+
+def test_two_services_are_never_taken_for_one_entry(tmp_path: Path) -> None:
+    folder = "services/orders_service"
+    ini = "[alembic]\nscript_location = %(here)s/migrations\n"
+    write(tmp_path, service(folder))
+    write(tmp_path, {f"{folder}/db/alembic.ini": ini, f"{folder}/db/migrations/env.py": ASYNC})
+    write(tmp_path, compose(server("orders_db", 5441), server("other_db", 5442)))
+    existing(tmp_path, {"name": "orders", "port": 5441, "alembic_config": "db/alembic.ini"})
+    documents = [each.document for each in found(tmp_path).entries(Decisions())]
+    assert len({each["name"] for each in documents}) == 2
 
 
 @pytest.mark.parametrize(
@@ -526,6 +732,12 @@ def test_a_registry_that_is_no_json_is_an_error_with_its_line(tmp_path: Path) ->
         ('{"services": [{"port": 1}, 5]}', "services[0], services[1]"),
         ('{"services": [], "compose_files": "x"}', "compose_files"),
         ("[]", "must be an object"),
+        ('{"services": 5}', "services"),
+        ('{"services": [{"name": "a", "port": 1e999}]}', "services[0]"),
+        ('{"services": [{"name": "a", "port": 1}, {"name": "a", "port": 2}]}', "a second 'a'"),
+        ('{"services": [{"name": "a", "port": 1, "port": 2}]}', "key 'port' stands twice"),
+        pytest.param("[" * 100_000 + "]" * 100_000, "nested too deeply", id="deep"),
+        pytest.param('{"services": ' + "9" * 5000 + "}", "too many digits", id="long"),
     ],
 )
 def test_a_registry_that_cannot_be_understood_is_an_error(

@@ -1,12 +1,17 @@
 """Which folders are services, and where their migrations are."""
 
+import os
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from huleedu_tasks.survey.files import repository_files
 from huleedu_tasks.survey.folders import find_folders
+from huleedu_tasks.survey.reading import telling_name
 from tests.support.survey import INI, service, write
 
 INI_OF = "[alembic]\nscript_location = {}\n"
@@ -100,6 +105,133 @@ def test_what_git_ignores_is_no_service(tmp_path: Path) -> None:
     assert folders(tmp_path) == ({"kept": "kept/alembic.ini"}, [])
 
 
+def test_a_submodule_and_another_repository_inside_are_looked_into(tmp_path: Path) -> None:
+    module = write(tmp_path / "elsewhere", service("module"))
+    root = write(tmp_path / "root", service("apps/own"))
+    for folder in (module, root):
+        git(folder, "init", "--quiet")
+    git(module, "add", ".")
+    git(module, "commit", "--quiet", "--message", "x")
+    git(root, "submodule", "--quiet", "add", str(module), "libs/module")
+    git(write(root / "nested", service("shop")), "init", "--quiet")
+    write(root, {"nested/.gitignore": "copy/\n", **service("nested/copy")})
+    assert set(folders(root)[0]) == {"apps/own", "libs/module/module", "nested/shop"}
+
+
+def test_another_checkout_of_the_same_repository_is_not_looked_into(tmp_path: Path) -> None:
+    root = write(tmp_path, service("apps/own"))
+    git(root, "init", "--quiet")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "--message", "x")
+    git(root, "worktree", "add", "--quiet", "checkouts/fix")
+    assert set(folders(root)[0]) == {"apps/own"}
+
+
+def git(folder: Path, *arguments: str) -> None:
+    names = ("user.name=x", "user.email=x@example.org", "protocol.file.allow=always")
+    settings = [word for name in names for word in ("-c", name)]
+    subprocess.run(["git", *settings, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("has_git", [True, False])
+def test_a_name_that_is_no_utf_8_or_begins_with_a_blank_is_no_obstacle(
+    tmp_path: Path, has_git: bool
+) -> None:
+    write(tmp_path, service(" blank"))
+    named = tmp_path / os.fsdecode(b"caf\xe9")
+    write(named, service("."))
+    if has_git:
+        git(tmp_path, "init", "--quiet")
+    found, remarks = folders(tmp_path)
+    assert set(found) == {" blank"}
+    assert remarks == [
+        "caf\N{REPLACEMENT CHARACTER}/alembic.ini configures Alembic, but its name is no UTF-8, "
+        "and a registry is."
+    ]
+
+
+def test_a_service_does_not_go_beyond_the_root(tmp_path: Path) -> None:
+    root = write(tmp_path / "services" / "db", service("."))
+    repository_files.cache_clear()
+    (folder,) = find_folders(root, [])
+    assert folder.home == root
+    assert telling_name(folder) == "db"
+
+
+def test_without_git_a_link_is_not_followed_and_what_is_no_file_is_none(tmp_path: Path) -> None:
+    root = write(tmp_path / "root", service("own"))
+    elsewhere = write(tmp_path / "elsewhere", service("other"))
+    (root / "link").symlink_to(elsewhere)
+    (root / "circle").symlink_to(root)
+    os.mkfifo(root / "config.py")
+    assert folders(root) == ({"own": "own/alembic.ini"}, [])
+    assert root / "config.py" not in repository_files(root)
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """Make a folder that any user may go down to, unlike those for tests."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Be nobody special for a moment: root may look into every folder."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o100])
+def test_a_folder_that_may_not_be_looked_into_is_passed_by(open_to_all: Path, mode: int) -> None:
+    write(open_to_all, service("own") | service("closed"))
+    closed = open_to_all / "closed"
+    closed.chmod(mode)
+    try:
+        with ordinary_user():
+            assert folders(open_to_all)[0] == {"own": "own/alembic.ini"}
+    finally:
+        closed.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pyproject.toml", "tool = 5\n"),
+        ("pyproject.toml", "[tool]\nalembic = 5\n"),
+        ("pyproject.toml", f"a = {'[' * 5000}{']' * 5000}\n"),
+        ("setup.ini", "alembic\n"),
+    ],
+)
+def test_settings_that_say_nothing_of_alembic_are_passed_by(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    assert folders(write(tmp_path, {f"a/{name}": text})) == ({}, [])
+
+
+def test_an_alembic_ini_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    assert folders(write(tmp_path, {"a/alembic.ini": "script_location = alembic\n"})) == (
+        {},
+        ["a/alembic.ini is no configuration that can be read; its service is not known."],
+    )
+
+
+@pytest.mark.parametrize("location", ["x" * 300, "%(here)s/../../../elsewhere", "/nowhere", "\0"])
+def test_a_script_location_that_leads_nowhere_is_told(tmp_path: Path, location: str) -> None:
+    found, remarks = folders(write(tmp_path, {"a/alembic.ini": INI_OF.format(location)}))
+    assert found == {}
+    assert remarks == [
+        "a/alembic.ini configures Alembic, but its script_location leads to no env.py."
+    ]
+
+
 def test_what_looks_like_a_service_and_is_none_is_told(tmp_path: Path) -> None:
     write(tmp_path, service("a"))
     write(
@@ -132,5 +264,5 @@ def test_the_python_of_a_service_is_its_own_environments_or_what_has_locked_it(
     write(tmp_path, service("a") | {f"a/{name}": text for name, text in files.items()})
     repository_files.cache_clear()
     (folder,) = find_folders(tmp_path, [])
-    found = folder.python(tmp_path)
+    found = folder.python
     assert (found[0] if found else None) == python

@@ -165,6 +165,52 @@ def test_the_place_of_a_variable_is_its_file_line_and_how_it_is_read(tmp_path: P
     assert sources.variables[0].place == 'orders/config.py:3 os.getenv("ORDERS_DSN")'
 
 
+@pytest.mark.parametrize(
+    ("line", "quote"),
+    [
+        ('os.environ["ORDERS_DSN"]', 'os.environ["ORDERS_DSN"]'),
+        ('self.settings.env.str("ORDERS_DSN")', 'self.settings.env.str("ORDERS_DSN")'),
+        (
+            f'dict(os.environ, X="postgresql://u:{PASSWORD}@h/db")["ORDERS_DSN"]',
+            '...["ORDERS_DSN"]',
+        ),
+        ('{**dotenv_values(".env"), **os.environ}["ORDERS_DSN"]', '...["ORDERS_DSN"]'),
+        (f'Vault("{PASSWORD}").read("ORDERS_DSN")', '...("ORDERS_DSN")'),
+    ],
+)
+def test_only_a_dotted_name_is_quoted(tmp_path: Path, line: str, quote: str) -> None:
+    sources = read(tmp_path, f"DATABASE_URL = {line}\n")
+    assert sources.variables[0].place == f"orders/config.py:1 {quote}"
+    assert PASSWORD not in repr(sources)
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ("X = " + " + ".join(["'a'"] * 3000), "is nested too deeply to be read."),
+        ("X = " + "(" * 5000 + ")" * 5000, "is"),
+        ("def broken(:", "is no Python: line 1: invalid syntax."),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_so(tmp_path: Path, config: str, problem: str) -> None:
+    (told,) = read(tmp_path, config).problems
+    assert told.startswith(f"orders/config.py {problem}")
+
+
+def test_a_key_of_thousands_of_digits_is_no_port(tmp_path: Path) -> None:
+    config = f"MODULUS = 0x{'f' * 5000}\nDB_PORT = 5441\nx[0x{'f' * 5000}]\n"
+    sources = read(tmp_path, config)
+    assert [each.value for each in local_ports_of(sources)] == [5441]
+    assert not sources.problems
+
+
+def test_no_warning_shows_a_line_of_the_file(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    read(tmp_path, f'URL = "postgresql://u:\\d{PASSWORD}@h/d"\n')
+    assert not [str(each.message) for each in recwarn]
+
+
 def test_examples_of_env_files_tell_the_variable_port_and_database(tmp_path: Path) -> None:
     line = f"ORDERS_DATABASE_URL=postgresql://u:{PASSWORD}@localhost:${{PORT:-5441}}/orders\n"
     sources = read(tmp_path, **{".env.example": f"# comment\n\n{line}"})
