@@ -66,7 +66,12 @@ def exit_code_of_alembic() -> int:
         # Alembic's own, after it has said why.
         if observer and error.code:
             observer.failed(error.__context__ or error)
-        return error.code & 0xFF if isinstance(error.code, int) else int(bool(error.code))
+        if isinstance(error.code, int):
+            return error.code & 0xFF
+        if error.code is not None:
+            # As Python itself does with what is no number.
+            sys.stderr.write(f"{error.code}\n")
+        return int(error.code is not None)
     except Exception as error:
         if observer:
             observer.failed(error)

@@ -54,7 +54,9 @@ def untouched() -> Iterator[Monorepo]:
 def test_without_a_registry_one_is_told_where_it_was_looked_for(untouched: Monorepo) -> None:
     untouched.path("services.json").unlink()
     ran = untouched.invoke("db.reset")
-    assert_explained(ran, 2, f"No services.json in {untouched.root} or any folder above", "Create")
+    assert_explained(
+        ran, 2, f"No services.json in {untouched.root} or any folder above", "discover"
+    )
 
 
 def test_a_registry_that_is_no_json_is_named_with_the_line(untouched: Monorepo) -> None:
