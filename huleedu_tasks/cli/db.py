@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huleedu_tasks import process
 from huleedu_tasks.cli.command import Command, command, whole_number
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import ConfigurationError
-from huleedu_tasks.flows.development import Development
-from huleedu_tasks.postgres.connections import connection
-from huleedu_tasks.postgres.psql import psql_arguments, psql_environment
 from huleedu_tasks.report import Listing, Message, Report, Result
 from huleedu_tasks.screen import prompts
+
+if TYPE_CHECKING:
+    from huleedu_tasks.flows.development import Development
 
 Names = Sequence[str] | None
 CONFIRM = "Name of an unmarked database to change, where nobody can be asked; may be repeated."
@@ -22,13 +22,13 @@ CONFIRM = "Name of an unmarked database to change, where nobody can be asked; ma
 @command()
 def up(app: Command, service: Names = None, json: bool = False, dry_run: bool = False) -> Result:
     """Start the servers and wait until they accept their users."""
-    return _run(app, service, "", Development.up)
+    return _run(app, service, "", lambda flows: flows.up())
 
 
 @command()
 def down(app: Command, service: Names = None, json: bool = False, dry_run: bool = False) -> Result:
     """Stop the servers, keeping their data."""
-    return _run(app, service, "", Development.down)
+    return _run(app, service, "", lambda flows: flows.down())
 
 
 @command(
@@ -74,7 +74,7 @@ def seed(
     dry_run: bool = False,
 ) -> Result:
     """Apply the seeds; a second time changes nothing."""
-    return _run(app, service, jobs, Development.seed, confirm=confirm)
+    return _run(app, service, jobs, lambda flows: flows.seed(), confirm=confirm)
 
 
 @command(check="Exit with 4 if a database is not at head.")
@@ -107,6 +107,8 @@ def url(
 @command(command="SQL, or a command of psql, to run instead of opening a shell.")
 def shell(app: Command, service: Names = None, command: str = "", dry_run: bool = False) -> None:
     """Open psql on a service's database."""
+    from huleedu_tasks.postgres.psql import psql_arguments, psql_environment
+
     chosen = _only_one(app.services(service))
     url = app.urls((chosen,))[chosen.name].url
     program = app.provider.psql()
@@ -145,10 +147,12 @@ def _run(
     app: Command,
     names: Names,
     jobs: str,
-    flow: Callable[[Development], Coroutine[Any, Any, Report]],
+    flow: "Callable[[Development], Coroutine[Any, Any, Report]]",
     *,
     confirm: Names = None,
 ) -> Report:
+    from huleedu_tasks.flows.development import Development
+
     services = app.services(names)
     flows = Development(
         settings=app.settings,
@@ -176,6 +180,8 @@ def _ask_for(names: Sequence[str]) -> Sequence[str]:
 
 async def _answers(url: DatabaseUrl) -> None:
     """See that one can log in: psql's own words name no remedy."""
+    from huleedu_tasks.postgres.connections import connection
+
     async with connection(url):
         pass
 

@@ -1,14 +1,13 @@
 """The databases of staging and production."""
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huleedu_tasks.cli.command import Command, command, whole_number
-from huleedu_tasks.cli.release import Options, production, progress, run_release
-from huleedu_tasks.flows.history import events_of, list_of
-from huleedu_tasks.flows.production import Production
-from huleedu_tasks.journal import read_runs
 from huleedu_tasks.report import Report, Result
+
+if TYPE_CHECKING:
+    from huleedu_tasks.flows.production import Production
 
 Names = Sequence[str] | None
 
@@ -59,6 +58,8 @@ def migrate(
     dry_run: bool = False,
 ) -> Result:
     """Migrate after a plan, a typed confirmation and a lock."""
+    from huleedu_tasks.cli.release import Options, run_release
+
     options = Options(
         services=service,
         plan=plan,
@@ -79,6 +80,9 @@ def migrate(
 )
 def history(app: Command, last: str = "20", run: str = "", json: bool = False) -> Result:
     """Show past runs of prod.migrate and what came of them."""
+    from huleedu_tasks.flows.history import events_of, list_of
+    from huleedu_tasks.journal import read_runs
+
     runs = read_runs(app.state)
     if run:
         return events_of(runs, run)
@@ -86,8 +90,10 @@ def history(app: Command, last: str = "20", run: str = "", json: bool = False) -
 
 
 def _run(
-    app: Command, names: Names, flow: Callable[[Production], Coroutine[Any, Any, Report]]
+    app: Command, names: Names, flow: "Callable[[Production], Coroutine[Any, Any, Report]]"
 ) -> Report:
+    from huleedu_tasks.cli.release import production, progress
+
     services = app.services(names)
     with progress(app, services) as shown:
         return app.run(flow(production(app, services, shown)))

@@ -5,12 +5,7 @@ from pathlib import Path
 
 from huleedu_tasks.cli.command import Command, command
 from huleedu_tasks.config.registry import Service
-from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.flows import discovery
-from huleedu_tasks.flows.audit import Audit
-from huleedu_tasks.report import Discovery, Fact, Listing, Result
-from huleedu_tasks.screen import prompts
-from huleedu_tasks.survey.proposals import Decisions
+from huleedu_tasks.report import Fact, Listing, Result
 
 COLUMNS = (
     "name",
@@ -22,11 +17,6 @@ COLUMNS = (
     "volume",
     "seeds",
     "missing",
-)
-LATER, LEFT_OUT = "later", "left out"
-OTHER_ANSWERS = (
-    ("Later: a marker in the file says what is missing.", LATER),
-    ("Leave this service out.", LEFT_OUT),
 )
 
 
@@ -44,6 +34,8 @@ def list_(app: Command, service: Sequence[str] | None = None, json: bool = False
 @command()
 def check(app: Command, service: Sequence[str] | None = None, json: bool = False) -> Result:
     """Show where registry, compose files and code disagree."""
+    from huleedu_tasks.flows.audit import Audit
+
     services = app.services(service)
     with app.screen.progress([each.name for each in services]) as progress:
         audit = Audit(
@@ -61,56 +53,9 @@ def discover(
     app: Command, overwrite: bool = False, json: bool = False, dry_run: bool = False
 ) -> Result:
     """Write services.json from what is there."""
-    path = app.registry_place
-    variables = Settings.read(path.parent).child_environment()
-    found = app.run(discovery.look(app.repository, path, variables))
-    app.require_not_interrupted()
-    has_person = prompts.has_person() and not json and not app.dry_run
-    result = found.result(_asked(found) if has_person else Decisions())
-    if result.closing:
-        return result
-    if app.dry_run:
-        return discovery.kept(result, "dry run: nothing was written.", refused=False)
-    if overwrite or found.existing is None:
-        return discovery.written(result, path)
-    if has_person:
-        return _agreed(app, result, path)
-    return discovery.kept(result, discovery.NOT_OVERWRITTEN.format(path=path), refused=True)
+    from huleedu_tasks.cli.discover import run_discovery
 
-
-def _asked(found: discovery.Found) -> Decisions:
-    """Ask a person what could not be settled; one answer may settle more."""
-    decisions = Decisions()
-    asked: set[tuple[Path, str]] = set()
-    while True:
-        questions = [
-            (entry, question, (entry.proposal.reading.folder.path, question.field))
-            for entry, question in found.questions(decisions)
-            if question.choices
-        ]
-        unasked = [each for each in questions if each[2] not in asked]
-        if not unasked:
-            return decisions
-        entry, question, key = unasked[0]
-        asked.add(key)
-        answer = prompts.choose(
-            f"{entry.name}: which {question.field}?",
-            [*((choice.label, choice.value) for choice in question.choices), *OTHER_ANSWERS],
-            otherwise="Without a terminal the file gets a marker for each open question.",
-        )
-        if answer == LEFT_OUT:
-            decisions = decisions.leaving_out(key[0])
-        elif answer != LATER:
-            decisions = decisions.choosing(*key, answer)
-
-
-def _agreed(app: Command, result: Discovery, path: Path) -> Result:
-    """Show a person what would change, and do it if they say so."""
-    app.screen.discovered(result)
-    brief = discovery.brief(result)
-    if prompts.agree(f"Overwrite {path}?"):
-        return discovery.written(brief, path)
-    return discovery.kept(brief, discovery.NOT_OVERWRITTEN.format(path=path), refused=True)
+    return run_discovery(app, overwrite=overwrite, may_ask=not json)
 
 
 def _row(service: Service, root: Path) -> dict[str, Fact]:

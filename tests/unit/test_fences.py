@@ -183,3 +183,7 @@ def test_a_list_of_the_tasks_loads_nothing_heavy() -> None:
     assert f"{PACKAGE}.cli" in loaded
     # Invoke itself reads its own configuration with yaml.
     assert {name.partition(".")[0] for name in loaded}.isdisjoint(HEAVY - {"yaml"})
+    # Nor is what a command does, which is imported when it runs.
+    assert not [
+        name for name in loaded if name.startswith((f"{PACKAGE}.flows.", f"{PACKAGE}.migr"))
+    ]

@@ -1,0 +1,75 @@
+"""A run of `services.discover` as a person meets it: what is asked of them, and what is written."""
+
+from pathlib import Path
+
+from huleedu_tasks.cli.command import Command
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.flows import discovery
+from huleedu_tasks.report import Discovery, Result
+from huleedu_tasks.screen import prompts
+from huleedu_tasks.survey.proposals import Decisions
+
+LATER, LEFT_OUT = "later", "left out"
+OTHER_ANSWERS = (
+    ("Later: a marker in the file says what is missing.", LATER),
+    ("Leave this service out.", LEFT_OUT),
+)
+
+
+def run_discovery(app: Command, *, overwrite: bool, may_ask: bool) -> Result:
+    """Look around, ask what could not be settled, and write what somebody has agreed to.
+
+    Args:
+        overwrite: Whether a registry that differs is replaced without a question.
+        may_ask: Whether a person at a terminal may be asked.
+    """
+    path = app.registry_place
+    variables = Settings.read(path.parent).child_environment()
+    found = app.run(discovery.look(app.repository, path, variables))
+    app.require_not_interrupted()
+    has_person = may_ask and prompts.has_person() and not app.dry_run
+    result = found.result(_asked(found) if has_person else Decisions())
+    if result.closing:
+        return result
+    if app.dry_run:
+        return discovery.kept(result, "dry run: nothing was written.", refused=False)
+    if overwrite or found.existing is None:
+        return discovery.written(result, path)
+    if has_person:
+        return _agreed(app, result, path)
+    return discovery.kept(result, discovery.NOT_OVERWRITTEN.format(path=path), refused=True)
+
+
+def _asked(found: discovery.Found) -> Decisions:
+    """Ask a person what could not be settled; one answer may settle more."""
+    decisions = Decisions()
+    asked: set[tuple[Path, str]] = set()
+    while True:
+        questions = [
+            (entry, question, (entry.proposal.reading.folder.path, question.field))
+            for entry, question in found.questions(decisions)
+            if question.choices
+        ]
+        unasked = [each for each in questions if each[2] not in asked]
+        if not unasked:
+            return decisions
+        entry, question, key = unasked[0]
+        asked.add(key)
+        answer = prompts.choose(
+            f"{entry.name}: which {question.field}?",
+            [*((choice.label, choice.value) for choice in question.choices), *OTHER_ANSWERS],
+            otherwise="Without a terminal the file gets a marker for each open question.",
+        )
+        if answer == LEFT_OUT:
+            decisions = decisions.leaving_out(key[0])
+        elif answer != LATER:
+            decisions = decisions.choosing(*key, answer)
+
+
+def _agreed(app: Command, result: Discovery, path: Path) -> Result:
+    """Show a person what would change, and do it if they say so."""
+    app.screen.discovered(result)
+    brief = discovery.brief(result)
+    if prompts.agree(f"Overwrite {path}?"):
+        return discovery.written(brief, path)
+    return discovery.kept(brief, discovery.NOT_OVERWRITTEN.format(path=path), refused=True)
