@@ -6,6 +6,7 @@ from pathlib import Path
 from huleedu_tasks.cli.command import Command, command
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.report import Fact, Listing, Result
+from huleedu_tasks.survey.files import shown
 
 COLUMNS = (
     "name",
@@ -62,12 +63,12 @@ def _row(service: Service, root: Path) -> dict[str, Fact]:
     return {
         "name": service.name,
         "port": service.port,
-        "directory": _relative(service.directory, root),
+        "directory": shown(service.directory, root),
         "database": service.database,
         "url_variable": service.url_variable,
         "alembic_url_variable": service.alembic_url_variable,
         "url_scheme": service.url_scheme,
-        "alembic_config": _relative(service.alembic_config, root),
+        "alembic_config": shown(service.alembic_config, root),
         "python": list(service.python),
         "environment": sorted(service.environment),
         "lock_timeout": service.lock_timeout,
@@ -75,11 +76,7 @@ def _row(service: Service, root: Path) -> dict[str, Fact]:
         "compose_service": service.compose_service,
         "volume": service.volume,
         "extensions": list(service.extensions),
-        "seeds": [_relative(path, root) for path in service.seeds],
+        "seeds": [shown(path, root) for path in service.seeds],
         "seed_after": list(service.seed_after),
         "missing": [finding.problem for finding in service.missing_files()],
     }
-
-
-def _relative(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -24,6 +24,7 @@ from huleedu_tasks.postgres.inspection import (
 )
 from huleedu_tasks.process import scratch_folder
 from huleedu_tasks.report import Level, PlannedRevision, Problem
+from huleedu_tasks.survey.files import shown
 
 if TYPE_CHECKING:
     import asyncpg
@@ -93,7 +94,7 @@ async def plan(validated: Validated, settings: Settings, root: Path) -> Planned:
         PlannedRevision(
             revision=each.id,
             message=each.message,
-            path=_relative(each.path, root),
+            path=shown(each.path, root),
             sha256=pin.files[each.id],
             sql=rendered.sql.get(each.id),
             problems=(
@@ -176,7 +177,3 @@ def _unrendered(revision: Revision, rendered: Rendered) -> Iterator[Problem]:
         cause=f"its SQL shows only when it runs, so what it locks is not known ({reason})",
         remedy=f"Read {revision.path.name}: most likely it asks the database for data.",
     )
-
-
-def _relative(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
