@@ -130,7 +130,9 @@ class Docked(Monorepo):
 
     def containers(self) -> dict[str, Container]:
         """Return the project's containers by compose service, running or not."""
-        found = engine().containers.list(all=True, filters={"label": f"{PROJECT}={self.project}"})
+        found = engine().containers.list(
+            all=True, filters={"label": f"{PROJECT}={self.project}"}, ignore_removed=True
+        )
         return {container.labels[SERVICE]: container for container in found}
 
     def container(self, service: str) -> Container:
