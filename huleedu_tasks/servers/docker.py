@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
-from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.config.urls import POSTGRES_PORT, DatabaseUrl
 from huleedu_tasks.errors import ConfigurationError, HuleEduError, ServerError
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASE, connection
@@ -20,8 +20,6 @@ from huleedu_tasks.servers.container_state import ContainerState
 from huleedu_tasks.servers.containers import Containers
 from huleedu_tasks.servers.engine import Engine
 from huleedu_tasks.servers.protocol import Started
-
-POSTGRES_PORT = 5432
 
 
 @dataclass(kw_only=True)

@@ -5,9 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from huleedu_tasks.config.settings import ENV_FILE
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.servers.compose import DEFAULT_FILES
-from huleedu_tasks.survey.compose_files import ENV_FILE, env_file, read_files
+from huleedu_tasks.survey.compose_files import env_file, read_files
 from huleedu_tasks.survey.container import PLACEHOLDER, Container, container_of
 from huleedu_tasks.survey.files import is_nameable, repository_files, shown
 

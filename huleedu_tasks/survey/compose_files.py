@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from huleedu_tasks.config.settings import ENV_FILE
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.survey.declarations import Declaration, Override, declaration
 from huleedu_tasks.survey.env_files import assignments
 from huleedu_tasks.survey.interpolation import Interpolation
 
-ENV_FILE = ".env"
 # A document that comes to more by its aliases is an accident, or an attack.
 MOST_VALUES = 100_000
 Declarations = dict[str, Declaration]
