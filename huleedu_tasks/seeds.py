@@ -8,9 +8,12 @@ import asyncio
 import contextlib
 import hashlib
 import inspect
+import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,38 +22,47 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import SeedError
 from huleedu_tasks.postgres.connections import connection
-from huleedu_tasks.postgres.databases import Mark, write_mark
+from huleedu_tasks.postgres.databases import Mark, read_mark, write_mark
 
 if TYPE_CHECKING:
     import asyncpg
 
 Seed = Callable[["asyncpg.Connection"], Awaitable[None]]
 ENTRY_POINT = "seed"
+_FROM_THE_START = frozenset(sys.modules)
 
 
 def fingerprint(service: Service) -> str:
-    """Return what tells whether a service's seeds have changed; empty if it has none.
-
-    A script may import its siblings, so those that are nobody's seed count too.
-    """
+    """Return what tells whether a service's seeds have changed; empty if it has none."""
     if not service.seeds:
         return ""
-    folders = {path.parent for path in service.seeds if path.suffix == ".py"}
-    modules = {path for folder in folders for path in folder.glob("*.py")}
-    shared = {path for path in modules if not path.name.startswith("seed_")}
     digest = hashlib.sha256()
-    for path in (*service.seeds, *sorted(shared - set(service.seeds))):
+    for path in seed_files(service):
         content = path.read_bytes()
         digest.update(f"{path.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]
 
 
-async def apply(service: Service, url: DatabaseUrl, *, environment: str, timeout: float) -> None:
+def seed_files(service: Service) -> list[Path]:
+    """Return a service's seeds, and the siblings a script may import: those nobody's seed is."""
+    folders = {path.parent for path in service.seeds if path.suffix == ".py"}
+    modules = {path for folder in folders for path in folder.glob("*.py")}
+    shared = {path for path in modules if not path.name.startswith("seed_")}
+    return [*service.seeds, *sorted(shared - set(service.seeds))]
+
+
+async def apply(
+    service: Service, url: DatabaseUrl, *, environment: str, timeout: float
+) -> tuple[str, ...]:
     """Apply a service's seeds and note it in the database's mark, all or nothing.
 
     Args:
         environment: The environment the mark names.
         timeout: Seconds they may take.
+
+    Returns:
+        The files of the modules that were loaded, those that another service's seeds have loaded
+        in this process among them.
 
     Raises:
         SeedError: With the failing script's traceback.
@@ -62,8 +74,10 @@ async def apply(service: Service, url: DatabaseUrl, *, environment: str, timeout
             async with asyncio.timeout(timeout), target.transaction():
                 for path in service.seeds:
                     await _apply_file(path, target)
-                mark = Mark(environment=environment, seeds=fingerprint(service))
-                await write_mark(target, url.database, mark)
+                mark = await read_mark(target, url.database) or Mark(environment=environment)
+                seeded = replace(mark, environment=environment, seeds=fingerprint(service))
+                await write_mark(target, url.database, seeded)
+                return _loaded()
         except TimeoutError:
             raise SeedError(
                 f"The seed {path.name} took longer than {timeout:g} s; nothing of it was kept.",
@@ -78,6 +92,14 @@ async def apply(service: Service, url: DatabaseUrl, *, environment: str, timeout
                 hint="Nothing of it was kept. Correct it and run `invoke db.seed`.",
                 output=_traceback_in(path, error),
             ) from None
+
+
+def _loaded() -> tuple[str, ...]:
+    """Return the files of what was loaded since this module was, but for the standard library's."""
+    stdlib = sysconfig.get_paths()["stdlib"] + os.sep
+    modules = [module for name, module in list(sys.modules.items()) if name not in _FROM_THE_START]
+    files = (getattr(module, "__file__", None) for module in modules)
+    return tuple(file for file in files if file and not file.startswith(stdlib))
 
 
 async def _apply_file(path: Path, target: "asyncpg.Connection") -> None:

@@ -34,18 +34,26 @@ def down(app: Command, service: Names = None, json: bool = False, dry_run: bool 
 @command(
     confirm=CONFIRM,
     volumes="Make the servers' data anew as well: container and volume, or data directory.",
+    fresh="Migrate and seed, although a copy of the same making may be there.",
 )
 def reset(
     app: Command,
     service: Names = None,
     volumes: bool = False,
+    fresh: bool = False,
     confirm: Names = None,
     jobs: str = "",
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
     """Recreate, migrate and seed the databases."""
-    return _run(app, service, jobs, lambda flows: flows.reset(volumes=volumes), confirm=confirm)
+    return _run(
+        app,
+        service,
+        jobs,
+        lambda flows: replace(flows, fresh=fresh).reset(volumes=volumes),
+        confirm=confirm,
+    )
 
 
 @command(confirm=CONFIRM, revision="Revision to migrate to; head if left out.")

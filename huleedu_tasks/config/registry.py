@@ -45,6 +45,7 @@ class Service:
         lock_timeout: Seconds a statement may wait for a lock; None for the setting.
         statement_timeout: Seconds a statement may take; None for the setting.
         seed_after: Names of the services that must be seeded before it.
+        inputs: Files and folders besides its own that its database is made of.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Service:
     extensions: tuple[str, ...]
     seeds: tuple[Path, ...]
     seed_after: tuple[str, ...]
+    inputs: tuple[Path, ...]
 
     @property
     def direct_url_variable(self) -> str:
@@ -362,6 +364,7 @@ def complete(root: Path, entry: Mapping[str, Any]) -> Service:
         extensions=tuple(entry.get("extensions", ())),
         seeds=_seeds(root, name, entry.get("seeds")),
         seed_after=tuple(entry.get("seed_after", ())),
+        inputs=tuple(root / path for path in entry.get("inputs", ())),
     )
 
 

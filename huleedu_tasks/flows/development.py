@@ -41,6 +41,7 @@ class Development:
         jobs: How many services are migrated at once, which costs a processor each.
         dry_run: Whether to say what would be done instead of doing it.
         confirmed: Names of databases a person has typed.
+        fresh: Whether a reset makes every database anew, whatever copies there are.
         notify: Told in a sentence what the run waits for.
     """
 
@@ -52,6 +53,7 @@ class Development:
     jobs: int
     dry_run: bool = False
     confirmed: tuple[str, ...] = ()
+    fresh: bool = False
     progress: Progress = field(default_factory=Silence)
     notify: Callable[[str], object] = str
     started: float = field(default_factory=time.monotonic)
@@ -90,6 +92,7 @@ class Development:
                 stages.renew if volumes else stages.recreate,
                 stages.upgrade(runner.HEAD),
                 stages.seed,
+                stages.keep,
             ),
         )
 
@@ -283,6 +286,8 @@ class Development:
             provider=self.provider,
             urls=urls,
             guard=Guard(settings=self.settings, provider=self.provider, confirmed=self.confirmed),
+            registry=self.registry,
+            fresh=self.fresh,
             shared_servers=[name for name, services in servers.items() if services > 1],
         )
 

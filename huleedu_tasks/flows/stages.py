@@ -1,11 +1,13 @@
 """The stages of the development flows: each takes one service from one state to the next."""
 
+import sysconfig
+import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from huleedu_tasks import seeds
-from huleedu_tasks.config.registry import Service
+from huleedu_tasks import seeds, templates
+from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import ResolvedUrl
 from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused
@@ -28,7 +30,29 @@ from huleedu_tasks.servers.protocol import Provider
 if TYPE_CHECKING:
     import asyncpg
 
-STATUS_COLUMNS = ("reachable", "current", "head", "pending", "seeded")
+STATUS_COLUMNS = ("reachable", "current", "head", "pending", "seeded", "reset")
+COPIED = "copied"
+ANEW = "made anew"
+KEPT_TEMPLATES = 3
+# Seeds run with these.
+OWN_LIBRARIES = tuple({sysconfig.get_paths()[name] for name in ("purelib", "platlib")})
+
+
+@dataclass(slots=True, kw_only=True)
+class Making:
+    """How a database is made in this run.
+
+    Attributes:
+        parts: What goes into it, as far as that is known beforehand.
+        why: Why no copy could stand for it.
+        since: When the making began, in seconds since the epoch.
+        used: What has been used so far; None as soon as that is not known.
+    """
+
+    parts: templates.Parts
+    why: str
+    since: float
+    used: runner.Used | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,19 +61,26 @@ class Stages:
 
     Attributes:
         urls: Where each service's database is, by the service's name.
+        registry: All services, and the root of the monorepo.
         shared_servers: The compose services whose server is more than one service's.
+        fresh: Whether every database is made anew, whatever copies there are.
     """
 
     settings: Settings
     provider: Provider
     urls: Mapping[str, ResolvedUrl]
     guard: Guard
+    registry: Registry
     shared_servers: Collection[str] = ()
+    fresh: bool = False
+    # Services whose database is made anew in this run, and those whose is a copy, and complete.
+    _made: dict[str, Making] = field(default_factory=dict)
+    _copied: set[str] = field(default_factory=set)
 
     @property
     def waiting(self) -> tuple[Work, ...]:
         """The stages that only wait for servers."""
-        return (self.start, self.prove, self.prove_inside, self.renew, self.recreate)
+        return (self.start, self.prove, self.prove_inside, self.renew, self.recreate, self.keep)
 
     def would(self, text: str) -> Work:
         """Return work that only says what would be done."""
@@ -97,16 +128,19 @@ class Stages:
         started = await self.provider.renew(service, url)
         if started.newborn:
             await self._keep_pristine(service)
+        scripts = await self.provider.init_scripts(service)
         async with connection(url, database=MAINTENANCE_DATABASE) as admin:
             await databases.write_mark(admin, url.database, self._mark)
+            self._begin(admin, service, scripts, "the server's data is new")
         await self._create_extensions(service)
         return Outcome(service=service.name, facts={"server": started.done})
 
     async def recreate(self, service: Service, step: Step) -> Outcome:
-        """Replace the database by one that is as new, inside the running server.
+        """Replace the database by a complete one, or else by one that is as new.
 
-        What scripts made in it at the server's birth is in the copy kept from then. Without one
-        that fits, only a new volume gives the same state.
+        A copy of one that was made of the same parts is complete; the stages after this leave it
+        alone. What scripts made in it at the server's birth is in the copy kept from then. Without
+        one that fits, only a new volume gives the same state.
         """
         step("recreating")
         # Broken revisions must not cost the data of the day before.
@@ -115,6 +149,8 @@ class Stages:
         scripts = await self.provider.init_scripts(service)
         async with connection(url, database=MAINTENANCE_DATABASE) as admin:
             await self.guard.prove_disposable(admin, service, url.database)
+            if copied := await self._copy(admin, service, scripts):
+                return copied
             pristine = await _pristine_copy(admin, url.database, scripts)
             if pristine or not scripts:
                 await databases.drop(admin, url.database)
@@ -145,10 +181,14 @@ class Stages:
         """Return work that migrates to a revision."""
 
         async def upgrade(service: Service, step: Step) -> Outcome:
+            if self._is_copied(service):
+                return Outcome(service=service.name)
             step("migrating")
             history = read_history(service)
             url = self.urls[service.name].url
             done = await runner.upgrade(service, url, self.settings, history, target)
+            if service.name in self._made and history.revisions:
+                self._made[service.name].used = done.used
             facts = {"from": runner.named(done.before), "to": runner.named(done.after)}
             detail = "already there" if done.before == done.after else "migrated"
             if not history.revisions:
@@ -173,16 +213,35 @@ class Stages:
 
     async def seed(self, service: Service, step: Step) -> Outcome:
         """Apply the seeds."""
+        if self._is_copied(service):
+            return Outcome(service=service.name)
         if not service.seeds:
             return Outcome(service=service.name, detail="no seeds")
         step("seeding")
-        await seeds.apply(
+        loaded = await seeds.apply(
             service,
             self.urls[service.name].url,
             environment=str(self.settings.environment),
             timeout=self.settings.migration_timeout,
         )
+        making = self._made.get(service.name)
+        if making and making.used:
+            making.used = making.used.and_also(loaded, OWN_LIBRARIES)
         return Outcome(service=service.name, detail="seeded")
+
+    async def keep(self, service: Service, step: Step) -> Outcome:
+        """Keep a copy of a database that was made anew, and note on it how that came."""
+        making = self._made.get(service.name)
+        if making is None:
+            return Outcome(service=service.name)
+        step("keeping a copy")
+        url = self.urls[service.name].url
+        async with connection(url, database=MAINTENANCE_DATABASE) as admin:
+            mark = await databases.read_mark(admin, url.database) or self._mark
+            mark = replace(mark, reset=f"{ANEW}: {making.why}")
+            await databases.write_mark(admin, url.database, mark)
+            await self._keep_template(admin, service, making, mark)
+        return Outcome(service=service.name)
 
     async def status(self, service: Service, step: Step) -> Outcome:
         """Ask the database where it is."""
@@ -194,6 +253,7 @@ class Stages:
             "head": runner.named(history.heads) if isinstance(history, History) else None,
             "pending": None,
             "seeded": None,
+            "reset": None,
         }
         try:
             async with connection(url) as asked:
@@ -209,6 +269,7 @@ class Stages:
             )
         facts |= {"reachable": True, "current": runner.named(current)}
         facts["seeded"] = _seeded(service, mark)
+        facts["reset"] = (mark.reset if mark else "") or None
         if not isinstance(history, History):
             return replace(fleet.failed(service, history), facts=facts)
         pending = history.pending(current)
@@ -229,6 +290,81 @@ class Stages:
             if there and await databases.read_mark(admin, url.database) is None:
                 return url.database
         return ""
+
+    # Copies that stand for making a database.
+
+    def _begin(
+        self, admin: "asyncpg.Connection", service: Service, scripts: str, why: str
+    ) -> Making | None:
+        """Note what a database is made of from now on, where a copy may be kept of it."""
+        # On a server that is somebody else's, nothing is left behind.
+        if not self.provider.proves_identity:
+            return None
+        version = ".".join(map(str, admin.get_server_version()))
+        parts = templates.parts_of(
+            service, self.settings, self.registry, server=f"{version} {scripts}"
+        )
+        making = Making(parts=parts, why=why, since=time.time(), used=runner.Used())
+        self._made[service.name] = making
+        return making
+
+    def _is_copied(self, service: Service) -> bool:
+        return service.name in self._copied
+
+    async def _copy(
+        self, admin: "asyncpg.Connection", service: Service, scripts: str
+    ) -> Outcome | None:
+        """Replace the database by a copy that stands for making it, if there is one."""
+        making = self._begin(admin, service, scripts, "--fresh")
+        if making is None or self.fresh:
+            return None
+        database = self.urls[service.name].url.database
+        making.why = "no copy yet"
+        for name, mark in (await copies.templates(admin, database)).items():
+            if mark is None or not mark.parts:
+                continue
+            changed = templates.difference(mark.parts, making.parts, self.registry.root)
+            if not changed:
+                return await self._restore(admin, service, name, mark)
+            # Of several, the newest is what people have worked with.
+            making.why = making.why if making.why != "no copy yet" else f"{changed} changed"
+        return None
+
+    async def _restore(
+        self, admin: "asyncpg.Connection", service: Service, template: str, mark: Mark
+    ) -> Outcome | None:
+        url = self.urls[service.name].url
+        await databases.drop(admin, url.database)
+        await copies.clone(admin, template, url.database)
+        plain = replace(mark, environment=self._mark.environment, parts={}, reset=COPIED)
+        await databases.write_mark(admin, url.database, plain)
+        revisions = await runner.revisions_of(url)
+        if revisions != read_history(service).heads:
+            # Nobody can write to it; whatever this is, it is not what was kept.
+            await databases.drop(admin, template)
+            self._made[service.name].why = "its copy was not at head"
+            return None
+        del self._made[service.name]
+        self._copied.add(service.name)
+        facts = {"from": runner.named(()), "to": runner.named(revisions)}
+        return Outcome(service=service.name, detail=COPIED, facts=facts)
+
+    async def _keep_template(
+        self, admin: "asyncpg.Connection", service: Service, making: Making, mark: Mark
+    ) -> None:
+        database = self.urls[service.name].url.database
+        unclear = making.used is None or templates.touched(service, making.since)
+        if making.used is None or unclear:
+            return
+        parts = templates.with_used(
+            making.parts, making.used, self.registry.root, since=making.since
+        )
+        name = copies.template_name(database, templates.key(parts))
+        await copies.keep(admin, database, name, replace(mark, parts=parts))
+        known = await copies.templates(admin, database)
+        complete = [name for name, kept in known.items() if kept and kept.parts]
+        for old in set(known) - set(complete[:KEPT_TEMPLATES]):
+            await databases.drop(admin, old)
 
     @property
     def _mark(self) -> Mark:
@@ -258,7 +394,8 @@ class Stages:
         url = self.urls[service.name].url
         async with connection(url, database=MAINTENANCE_DATABASE) as admin:
             mark = replace(self._mark, init=scripts)
-            await copies.keep_pristine(admin, url.database, mark)
+            name = copies.pristine_name(url.database)
+            await copies.keep(admin, url.database, name, mark)
 
 
 def _history_or_problem(service: Service) -> History | HuleEduError:

@@ -92,6 +92,23 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Used:
+    """What was used while a database was made.
+
+    Attributes:
+        files: The modules that were loaded.
+        folders: Where libraries are installed.
+    """
+
+    files: Sequence[str] = ()
+    folders: Sequence[str] = ()
+
+    def and_also(self, files: Sequence[str], folders: Sequence[str]) -> "Used":
+        """Return the same with more."""
+        return Used(files=[*self.files, *files], folders=sorted({*self.folders, *folders}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Migrated:
     """What a run did, as the database itself says.
 
@@ -99,11 +116,13 @@ class Migrated:
         before: The revisions it was at.
         after: The revisions it is at.
         output: What Alembic and the service's code printed.
+        used: What was loaded for it; None if that was not asked, or nothing was run.
     """
 
     before: tuple[str, ...]
     after: tuple[str, ...]
     output: str = ""
+    used: Used | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,9 +171,12 @@ async def upgrade(
             hint="Migrations go forward only; in development `invoke db.reset` starts anew.",
         )
     environment = _environment(service, url, settings)
-    if session:
-        environment[INSTRUCTIONS] = session.instructions()
-    done = await _run_alembic(service, settings, environment, ["upgrade", target])
+    with process.scratch_folder() as scratch:
+        told = scratch / "used"
+        instructions = session.instructions() if session else json.dumps({"used": str(told)})
+        environment[INSTRUCTIONS] = instructions
+        done = await _run_alembic(service, settings, environment, ["upgrade", target])
+        used = Used(**json.loads(told.read_bytes())) if told.exists() else None
     if done.returncode != 0:
         raise _failure(service, url, done, session, _remedy(before, history))
     after = await revisions_of(url)
@@ -166,7 +188,7 @@ async def upgrade(
             f"the URL in {service.alembic_url_variable}.",
             output=done.output,
         )
-    return Migrated(before=before, after=after, output=done.output)
+    return Migrated(before=before, after=after, output=done.output, used=used)
 
 
 async def render(

@@ -55,13 +55,16 @@ def main() -> None:
 
 def exit_code_of_alembic() -> int:
     """Run Alembic with this process's arguments and environment, and return how it ended."""
-    instructions = json.loads(os.environ.pop(INSTRUCTIONS, "null"))
+    instructions = json.loads(os.environ.pop(INSTRUCTIONS, "{}"))
+    used = instructions.pop("used", None)
     with outside_of_service():
         from alembic.config import main as alembic
 
         observer = Observer(**instructions) if instructions else None
     try:
         alembic(prog="alembic")
+        if used:
+            tell_used(used)
     except SystemExit as error:
         # Alembic's own, after it has said why.
         if observer and error.code:
@@ -78,6 +81,21 @@ def exit_code_of_alembic() -> int:
         show(error)
         return 1
     return 0
+
+
+def tell_used(file: str) -> None:
+    """Write down what this process has loaded, and where its libraries are installed."""
+    import sysconfig
+
+    paths = sysconfig.get_paths()
+    modules = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    files = {os.path.abspath(module) for module in modules if module}
+    told = {
+        "files": sorted(file for file in files if not file.startswith(paths["stdlib"] + os.sep)),
+        "folders": sorted({paths["purelib"], paths["platlib"]}),
+    }
+    with open(file, "w", encoding="utf-8") as written:
+        json.dump(told, written)
 
 
 @contextmanager

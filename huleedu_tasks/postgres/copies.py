@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # A name may have 63 bytes (PostgreSQL, NAMEDATALEN).
 _LONGEST_NAME = 63
 _PRISTINE = "__pristine"
+_TEMPLATE = "__made_"
+_LONGEST_KEY = 12
 # Settings that are lists, whose value `SET ... TO` would take for one name (PostgreSQL,
 # `dumputils.c`, variable_is_guc_list_quote).
 _LISTS = (
@@ -51,8 +53,13 @@ async def is_newborn(asked: "asyncpg.Connection", since: datetime) -> bool:
     return newborn
 
 
-async def clone(admin: "asyncpg.Connection", source: str, target: str) -> None:
+async def clone(
+    admin: "asyncpg.Connection", source: str, target: str, *, closed: bool = False
+) -> None:
     """Make a database as a copy of another one, to which nobody may be connected.
+
+    Args:
+        closed: Whether nobody may connect to the copy.
 
     Raises:
         asyncpg.ObjectInUseError: If somebody is.
@@ -65,6 +72,7 @@ async def clone(admin: "asyncpg.Connection", source: str, target: str) -> None:
     await admin.execute(
         f"CREATE DATABASE {quoted(target)} TEMPLATE {quoted(source)}"
         f" OWNER {quoted(row['owner'])} CONNECTION LIMIT {row['datconnlimit']}"
+        f" ALLOW_CONNECTIONS {not closed}"
     )
     await _copy_settings(admin, row["oid"], target)
     if row["granted"]:
@@ -73,8 +81,31 @@ async def clone(admin: "asyncpg.Connection", source: str, target: str) -> None:
     await admin.execute(f"COMMENT ON DATABASE {quoted(target)} IS {literal(comment)}")
 
 
-async def keep_pristine(admin: "asyncpg.Connection", database: str, mark: Mark) -> None:
-    """Keep a copy of a newborn database that nobody can connect to or change.
+def template_name(database: str, key: str) -> str:
+    """Return the name of the copy that stands for making a database.
+
+    Args:
+        key: Tells the copies of one database apart.
+    """
+    return f"{_template_prefix(database)}{key}"
+
+
+async def templates(admin: "asyncpg.Connection", database: str) -> dict[str, Mark | None]:
+    """Return the copies that stand for making a database, by name, the newest first.
+
+    One without parts in its mark is not complete.
+    """
+    prefix = _template_prefix(database)
+    rows = await admin.fetch(
+        "SELECT datname, coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database"
+        " WHERE starts_with(datname::text, $1) AND NOT datallowconn ORDER BY oid DESC",
+        prefix,
+    )
+    return {name: databases.parse_mark(name, comment) for name, comment in rows}
+
+
+async def keep(admin: "asyncpg.Connection", database: str, name: str, mark: Mark) -> bool:
+    """Keep a copy of a database that nobody can connect to or change; return whether it is there.
 
     Sessions on the database are ended, as for a reset. Should one be back at once there is no
     copy, and a reset will do without. The copy is marked last: one without a mark is not
@@ -82,15 +113,21 @@ async def keep_pristine(admin: "asyncpg.Connection", database: str, mark: Mark) 
     """
     import asyncpg
 
-    name = pristine_name(database)
     await databases.drop(admin, name)
     await _end_sessions(admin, database)
     try:
-        await clone(admin, database, name)
+        await clone(admin, database, name, closed=True)
     except asyncpg.ObjectInUseError:
-        return
-    await admin.execute(f"ALTER DATABASE {quoted(name)} WITH ALLOW_CONNECTIONS false")
+        return False
     await databases.write_mark(admin, name, mark)
+    return True
+
+
+def _template_prefix(database: str) -> str:
+    return (
+        database.encode()[: _LONGEST_NAME - len(_TEMPLATE) - _LONGEST_KEY].decode(errors="ignore")
+        + _TEMPLATE
+    )
 
 
 async def _end_sessions(admin: "asyncpg.Connection", database: str) -> None:

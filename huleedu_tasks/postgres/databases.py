@@ -1,7 +1,8 @@
 """Databases on a server: made, dropped, marked, and asked about themselves."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.errors import Finding, ServerError
@@ -22,11 +23,15 @@ class Mark:
         environment: The environment the database belongs to.
         seeds: Fingerprint of the seeds it was filled with; empty if it was not.
         init: Fingerprint of the scripts that ran at its birth, on a copy kept from then.
+        parts: What a template was made of; empty on everything else.
+        reset: How the last reset came to it: by a copy, or why not.
     """
 
     environment: str
     seeds: str = ""
     init: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    reset: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +157,8 @@ async def write_mark(connection: "asyncpg.Connection", name: str, mark: Mark) ->
 
 def marked(comment: str, mark: Mark) -> str:
     """Return a database's comment with another mark, or with its first one."""
-    return f"{comment.partition(MARK_PREFIX)[0]}{MARK_PREFIX}{json.dumps(asdict(mark))}"
+    stated = {name: value for name, value in asdict(mark).items() if value}
+    return f"{comment.partition(MARK_PREFIX)[0]}{MARK_PREFIX}{json.dumps(stated)}"
 
 
 async def current_revisions(connection: "asyncpg.Connection") -> tuple[str, ...]:

@@ -32,6 +32,7 @@ def service(name: str = "orders", **stated: Any) -> Service:
         "extensions": (),
         "seeds": (),
         "seed_after": (),
+        "inputs": (),
     }
     return Service(**{**conventional, **stated})
 

@@ -1,0 +1,164 @@
+"""Imports Alembic once, and forks a process for each run of it that is asked for.
+
+Started by its path, like `worker.py` beside it, and so with the very paths and flags that a worker
+of its own would have. Requests come as lines of JSON on standard input, news go out the same way
+on standard output. When standard input ends, so does everything here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import select
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+# What env.py files import; a library that is not there is no loss.
+LIBRARIES = (
+    "alembic.config",
+    "alembic.runtime.environment",
+    "alembic.autogenerate",
+    "logging.config",
+    "sqlalchemy.ext.asyncio",
+    "sqlalchemy.orm",
+    "sqlalchemy.dialects.postgresql.asyncpg",
+    "asyncpg",
+)
+
+
+def main() -> None:
+    """Fork a child for each request until there are no more."""
+    worker = runpy.run_path(os.path.join(HERE, "worker.py"))
+    news = os.dup(1)
+    # Whatever a library prints is no news.
+    os.dup2(2, 1)
+    with worker["outside_of_service"]():
+        _import_libraries()
+    Nursery(worker, news).serve()
+
+
+class Nursery:
+    """The children that run, by their process ids.
+
+    Args:
+        worker: The module that runs Alembic, as a dictionary.
+        news: Where it is told what becomes of them.
+    """
+
+    def __init__(self, worker: dict[str, Any], news: int) -> None:
+        self._worker = worker
+        self._news = news
+        self._children: dict[int, int] = {}
+        self._woken, self._waker = os.pipe()
+        os.set_blocking(self._waker, False)
+
+    def serve(self) -> None:
+        """Take requests, and tell of ends, until standard input ends."""
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        unread = b""
+        while True:
+            ready, _, _ = select.select([0, self._woken], [], [])
+            if self._woken in ready:
+                os.read(self._woken, 4096)
+                self._tell_of_ends()
+            if 0 in ready:
+                chunk = os.read(0, 65536)
+                if not chunk:
+                    self._end_all()
+                    return
+                *lines, unread = (unread + chunk).split(b"\n")
+                for line in lines:
+                    self._begin(json.loads(line))
+
+    def _begin(self, request: dict[str, Any]) -> None:
+        child = os.fork()
+        if not child:
+            self._become(request)
+        # The child does the same; whoever comes first, it is done when its id is told.
+        with suppress(OSError):
+            os.setpgid(child, child)
+        self._children[child] = request["id"]
+        self._tell(id=request["id"], pid=child)
+
+    def _become(self, request: dict[str, Any]) -> None:
+        """Be the process that was asked for, as if it had been started afresh."""
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            with suppress(OSError):
+                os.setpgid(0, 0)
+            _write_to(request["output"])
+            _end_with_parent()
+            os.chdir(request["cwd"])
+            os.environ.clear()
+            os.environ.update(request["environment"])
+            time.tzset()
+            sys.argv = [os.path.join(HERE, "worker.py"), *request["arguments"]]
+            code = self._worker["exit_code_of_alembic"]()
+        except BaseException as error:
+            self._worker["show"](error)
+        finally:
+            with suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _tell_of_ends(self) -> None:
+        while self._children:
+            child, status = os.waitpid(-1, os.WNOHANG)
+            if not child:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            self._tell(id=self._children.pop(child), code=code)
+
+    def _tell(self, **news: object) -> None:
+        os.write(self._news, json.dumps(news).encode() + b"\n")
+
+    def _end_all(self) -> None:
+        for child in self._children:
+            with suppress(OSError):
+                os.killpg(child, signal.SIGKILL)
+
+
+def _import_libraries() -> None:
+    import importlib
+
+    for name in LIBRARIES:
+        with suppress(ImportError):
+            importlib.import_module(name)
+
+
+def _write_to(output: str) -> None:
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+def _end_with_parent() -> None:
+    """End at once when whoever asked for this does, even by SIGKILL.
+
+    Requests are for the nursery: the child looks at the pipe without reading from it.
+    """
+    lifeline = os.dup(0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(lifeline, 0)
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()
