@@ -133,6 +133,23 @@ async def run(
     )
 
 
+async def talk_to(command: Sequence[str | Path]) -> asyncio.subprocess.Process:
+    """Start a child that reads requests from its standard input and answers on standard output.
+
+    It ends when its standard input does.
+
+    Raises:
+        OSError: If it cannot be started.
+    """
+    return await asyncio.create_subprocess_exec(
+        *map(str, command),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
 def output_of(command: Sequence[str | Path], *, timeout: float = 10.0) -> str:
     """Return what a short command prints on standard output, or nothing if it fails.
 
@@ -202,16 +219,24 @@ async def _read_into(output: bytearray, stream: asyncio.StreamReader | None) -> 
 
 
 async def _end_group(child: asyncio.subprocess.Process) -> None:
-    """End whatever is left of a child's process group, politely first."""
-    _signal_group(child.pid, signal.SIGTERM)
+    await end_group(child.pid, asyncio.ensure_future(child.wait()))
+
+
+async def end_group(pid: int, end: "asyncio.Future[int]") -> None:
+    """End whatever is left of a process group, politely first.
+
+    Args:
+        pid: Of the process that leads it.
+        end: Done as soon as that process has ended.
+    """
+    _signal_group(pid, signal.SIGTERM)
     try:
-        if child.returncode is None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(child.wait()), GRACE)
+        if not end.done():
+            await asyncio.wait([end], timeout=GRACE)
     finally:
         # Also after a second Ctrl-C, which does not let us wait any longer.
-        _signal_group(child.pid, signal.SIGKILL)
-    await child.wait()
+        _signal_group(pid, signal.SIGKILL)
+    await end
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from huleedu_tasks.flows.fleet import Work
 from huleedu_tasks.flows.stages import STATUS_COLUMNS, Stages
 from huleedu_tasks.guard import Guard, require_disposable_environment, require_own_address
 from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.report import Outcome, Progress, Report, Silence, Status
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.state import make_state_folder, unwritable
@@ -161,7 +162,7 @@ class Development:
         outcomes = self._all_interrupted
         # Ctrl-C while another command is waited for; the stages turn it into outcomes themselves.
         with suppress(asyncio.CancelledError):
-            async with self._only_run():
+            async with self._only_run(), aclosing(self._stages.workers):
                 outcomes = await self._prepare()
                 for stage in proving:
                     outcomes = await self._next(outcomes, stage)
@@ -287,6 +288,7 @@ class Development:
             urls=urls,
             guard=Guard(settings=self.settings, provider=self.provider, confirmed=self.confirmed),
             registry=self.registry,
+            workers=WarmWorkers(),
             fresh=self.fresh,
             shared_servers=[name for name, services in servers.items() if services > 1],
         )

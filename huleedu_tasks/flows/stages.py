@@ -16,6 +16,7 @@ from huleedu_tasks.flows.fleet import Step, Work
 from huleedu_tasks.guard import Guard
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.revisions import History, read_history
+from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres import copies, databases
 from huleedu_tasks.postgres.connections import (
     MAINTENANCE_DATABASE,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 STATUS_COLUMNS = ("reachable", "current", "head", "pending", "seeded", "reset")
 COPIED = "copied"
+NO_COPY = "no copy yet"
 ANEW = "made anew"
 KEPT_TEMPLATES = 3
 # Seeds run with these.
@@ -62,6 +64,7 @@ class Stages:
     Attributes:
         urls: Where each service's database is, by the service's name.
         registry: All services, and the root of the monorepo.
+        workers: Whoever runs Alembic.
         shared_servers: The compose services whose server is more than one service's.
         fresh: Whether every database is made anew, whatever copies there are.
     """
@@ -71,11 +74,17 @@ class Stages:
     urls: Mapping[str, ResolvedUrl]
     guard: Guard
     registry: Registry
+    workers: WarmWorkers
     shared_servers: Collection[str] = ()
     fresh: bool = False
     # Services whose database is made anew in this run, and those whose is a copy, and complete.
     _made: dict[str, Making] = field(default_factory=dict)
     _copied: set[str] = field(default_factory=set)
+
+    def expect_migrations(self) -> None:
+        """Begin with what takes long before a migration, while there is something to wait for."""
+        if not all(service.python for service in self.registry.services):
+            self.workers.prepare()
 
     @property
     def waiting(self) -> tuple[Work, ...]:
@@ -105,6 +114,7 @@ class Stages:
         step("starting")
         started = await self.provider.start(service, self.urls[service.name].url)
         if started.newborn:
+            self.expect_migrations()
             await self._keep_pristine(service)
         return Outcome(service=service.name, facts={"server": started.done})
 
@@ -186,7 +196,9 @@ class Stages:
             step("migrating")
             history = read_history(service)
             url = self.urls[service.name].url
-            done = await runner.upgrade(service, url, self.settings, history, target)
+            done = await runner.upgrade(
+                service, url, self.settings, history, target, workers=self.workers
+            )
             if service.name in self._made and history.revisions:
                 self._made[service.name].used = done.used
             facts = {"from": runner.named(done.before), "to": runner.named(done.after)}
@@ -319,7 +331,7 @@ class Stages:
         if making is None or self.fresh:
             return None
         database = self.urls[service.name].url.database
-        making.why = "no copy yet"
+        making.why = NO_COPY
         for name, mark in (await copies.templates(admin, database)).items():
             if mark is None or not mark.parts:
                 continue
@@ -327,7 +339,8 @@ class Stages:
             if not changed:
                 return await self._restore(admin, service, name, mark)
             # Of several, the newest is what people have worked with.
-            making.why = making.why if making.why != "no copy yet" else f"{changed} changed"
+            making.why = making.why if making.why != NO_COPY else f"{changed} changed"
+        self.expect_migrations()
         return None
 
     async def _restore(

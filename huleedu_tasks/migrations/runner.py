@@ -18,6 +18,7 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations.revisions import History
+from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.inspection import read_revisions
 from huleedu_tasks.report import AppliedRevision
@@ -147,6 +148,7 @@ async def upgrade(
     target: str = HEAD,
     *,
     session: Observation | None = None,
+    workers: WarmWorkers | None = None,
 ) -> Migrated:
     """Upgrade a service's database, and ask it afterwards where it is.
 
@@ -155,6 +157,7 @@ async def upgrade(
     Args:
         target: A revision, as `alembic upgrade` takes it.
         session: What the run is told besides.
+        workers: Whoever can run it without starting an interpreter.
 
     Raises:
         LockTimeout: If a statement has waited for a lock longer than the session allows.
@@ -175,7 +178,9 @@ async def upgrade(
         told = scratch / "used"
         instructions = session.instructions() if session else json.dumps({"used": str(told)})
         environment[INSTRUCTIONS] = instructions
-        done = await _run_alembic(service, settings, environment, ["upgrade", target])
+        done = await _run_alembic(
+            service, settings, environment, ["upgrade", target], workers=workers
+        )
         used = Used(**json.loads(told.read_bytes())) if told.exists() else None
     if done.returncode != 0:
         raise _failure(service, url, done, session, _remedy(before, history))
@@ -317,15 +322,23 @@ def stated_environment(service: Service, environment: str) -> dict[str, str]:
 
 
 async def _run_alembic(
-    service: Service, settings: Settings, environment: Mapping[str, str], arguments: list[str]
+    service: Service,
+    settings: Settings,
+    environment: Mapping[str, str],
+    arguments: list[str],
+    *,
+    workers: WarmWorkers | None = None,
 ) -> process.Completed:
-    done = await run_script(
-        service,
-        WORKER,
-        ["-c", str(service.alembic_config), *arguments],
-        environment=environment,
-        timeout=settings.migration_timeout,
-    )
+    arguments = ["-c", str(service.alembic_config), *arguments]
+    timeout = settings.migration_timeout
+    if workers and not service.python and workers.can_have(environment):
+        done = await workers.run(
+            arguments, cwd=service.directory, environment=environment, timeout=timeout
+        )
+    else:
+        done = await run_script(
+            service, WORKER, arguments, environment=environment, timeout=timeout
+        )
     if done.timed_out:
         raise MigrationError(
             f"Its migrations took longer than {settings.migration_timeout:g} s and were ended.",

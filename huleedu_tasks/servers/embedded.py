@@ -93,6 +93,7 @@ class EmbeddedServers:
         """
         async with self._lock(service.compose_service):
             cluster = self._cluster(service)
+            newborn = not cluster.exists
             if cluster.serves_its_port:
                 done = "running"
             else:
@@ -106,7 +107,7 @@ class EmbeddedServers:
                 await self._start(cluster)
                 await self._admit(service, cluster, url)
                 done = f"{done}, login renewed"
-        return Started(done=done)
+        return Started(done=done, newborn=newborn)
 
     async def stop(self, service: Service) -> str:
         """Stop a service's server if it runs, of whatever version, keeping its data."""

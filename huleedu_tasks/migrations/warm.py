@@ -1,0 +1,137 @@
+"""Runs Alembic in processes forked from one that has its libraries already.
+
+Starting an interpreter and importing Alembic and SQLAlchemy takes longer than most migrations. One
+process does it once for all services that share our interpreter; see `nursery.py`.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from huleedu_tasks import process
+
+NURSERY = Path(__file__).with_name("nursery.py")
+# What an interpreter and its libraries read only when they start.
+_READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "OPENSSL_")
+
+
+class WarmWorkers:
+    """The processes forked in one run; the one that forks them is started when it is needed."""
+
+    def __init__(self) -> None:
+        self._starting: asyncio.Task[asyncio.subprocess.Process] | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._numbers = itertools.count()
+        self._pids: dict[int, int] = {}
+        self._ends: dict[int, asyncio.Future[int]] = {}
+
+    def prepare(self) -> None:
+        """Begin to import, so that it is done when the first worker is needed."""
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+
+    @staticmethod
+    def can_have(environment: Mapping[str, str]) -> bool:
+        """Whether a fork behaves as an interpreter started in that environment would."""
+        names = {*environment, *os.environ}
+        return all(
+            environment.get(name) == os.environ.get(name)
+            for name in names
+            if name.startswith(_READ_AT_START)
+        )
+
+    async def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        environment: Mapping[str, str],
+        timeout: float,
+    ) -> process.Completed:
+        """Run Alembic to its end, as `process.run` would run the worker.
+
+        Args:
+            timeout: Seconds it may take.
+
+        Raises:
+            OSError: If the process that forks cannot be started, or has ended.
+        """
+        self.prepare()
+        assert self._starting is not None
+        nursery = await asyncio.shield(self._starting)
+        number = next(self._numbers)
+        end = self._ends[number] = asyncio.get_running_loop().create_future()
+        timed_out = False
+        with process.scratch_folder() as scratch:
+            output = scratch / "output"
+            self._ask(nursery, number, output, arguments, cwd, environment)
+            try:
+                async with asyncio.timeout(timeout):
+                    code = await asyncio.shield(end)
+            except TimeoutError:
+                timed_out, code = True, -signal.SIGKILL
+            finally:
+                await self._end(number)
+            text = output.read_bytes().decode(errors="replace") if output.exists() else ""
+        return process.Completed(returncode=code, output=text, timed_out=timed_out)
+
+    async def aclose(self) -> None:
+        """End what still runs, and the process that forks."""
+        if self._starting is None:
+            return
+        with suppress(OSError):
+            nursery = await self._starting
+            if nursery.stdin:
+                nursery.stdin.close()
+            await nursery.wait()
+        if self._reading:
+            await self._reading
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        nursery = await process.talk_to([sys.executable, NURSERY])
+        self._reading = asyncio.create_task(self._read(nursery))
+        return nursery
+
+    def _ask(
+        self,
+        nursery: asyncio.subprocess.Process,
+        number: int,
+        output: Path,
+        arguments: Sequence[str],
+        cwd: Path,
+        environment: Mapping[str, str],
+    ) -> None:
+        request = {
+            "id": number,
+            "output": str(output),
+            "arguments": list(arguments),
+            "cwd": str(cwd),
+            "environment": dict(environment),
+        }
+        if nursery.stdin is None or nursery.returncode is not None:
+            raise ProcessLookupError(None, "it has ended", str(NURSERY))
+        nursery.stdin.write(json.dumps(request).encode() + b"\n")
+
+    async def _read(self, nursery: asyncio.subprocess.Process) -> None:
+        while nursery.stdout and (line := await nursery.stdout.readline()):
+            news = json.loads(line)
+            if "pid" in news:
+                self._pids[news["id"]] = news["pid"]
+            elif not self._ends[news["id"]].done():
+                self._ends[news["id"]].set_result(news["code"])
+        for end in self._ends.values():
+            if not end.done():
+                end.set_result(-signal.SIGKILL)
+
+    async def _end(self, number: int) -> None:
+        """End whatever is left of a worker and all it started, politely first."""
+        pid, end = self._pids.get(number), self._ends[number]
+        if pid is None:
+            return
+        await process.end_group(pid, end)
