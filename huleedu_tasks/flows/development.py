@@ -162,7 +162,7 @@ class Development:
         outcomes = self._all_interrupted
         # Ctrl-C while another command is waited for; the stages turn it into outcomes themselves.
         with suppress(asyncio.CancelledError):
-            async with self._only_run(), aclosing(self._stages.workers):
+            async with self._only_run(), aclosing(self._stages):
                 outcomes = await self._prepare()
                 for stage in proving:
                     outcomes = await self._next(outcomes, stage)

@@ -2,7 +2,8 @@
 
 import sysconfig
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from huleedu_tasks.postgres.connections import (
     MAINTENANCE_DATABASE,
     DatabaseMissing,
     Unreachable,
+    close,
+    connect,
     connection,
 )
 from huleedu_tasks.postgres.databases import Mark
@@ -80,6 +83,8 @@ class Stages:
     # Services whose database is made anew in this run, and those whose is a copy, and complete.
     _made: dict[str, Making] = field(default_factory=dict)
     _copied: set[str] = field(default_factory=set)
+    _admins: "dict[str, asyncpg.Connection]" = field(default_factory=dict)
+    _histories: dict[str, History] = field(default_factory=dict)
 
     def expect_migrations(self) -> None:
         """Begin with what takes long before a migration, while there is something to wait for."""
@@ -105,7 +110,7 @@ class Stages:
     async def prove(self, service: Service, step: Step) -> Outcome:
         """Prove that the database may be changed or destroyed."""
         url = self.urls[service.name].url
-        async with connection(url, database=MAINTENANCE_DATABASE) as admin:
+        async with self._admin(service) as admin:
             await self.guard.prove_disposable(admin, service, url.database)
         return Outcome(service=service.name)
 
@@ -126,7 +131,7 @@ class Stages:
     async def prove_inside(self, service: Service, step: Step) -> Outcome:
         """Prove that a server's whole data may go, even where its password is lost."""
         step("proving")
-        read_history(service)
+        self._history(service)
         url = self.urls[service.name].url
         self.guard.prove_comments(service, await self.provider.comments_inside(service, url))
         return Outcome(service=service.name)
@@ -135,11 +140,13 @@ class Stages:
         """Make the server's data anew, as its first start made it."""
         step("recreating its volume")
         url = self.urls[service.name].url
+        if admin := self._admins.pop(service.name, None):
+            await close(admin)
         started = await self.provider.renew(service, url)
         if started.newborn:
             await self._keep_pristine(service)
         scripts = await self.provider.init_scripts(service)
-        async with connection(url, database=MAINTENANCE_DATABASE) as admin:
+        async with self._admin(service) as admin:
             await databases.write_mark(admin, url.database, self._mark)
             self._begin(admin, service, scripts, "the server's data is new")
         await self._create_extensions(service)
@@ -154,10 +161,10 @@ class Stages:
         """
         step("recreating")
         # Broken revisions must not cost the data of the day before.
-        read_history(service)
+        self._history(service)
         url = self.urls[service.name].url
         scripts = await self.provider.init_scripts(service)
-        async with connection(url, database=MAINTENANCE_DATABASE) as admin:
+        async with self._admin(service) as admin:
             await self.guard.prove_disposable(admin, service, url.database)
             if copied := await self._copy(admin, service, scripts):
                 return copied
@@ -179,7 +186,7 @@ class Stages:
     async def require_database(self, service: Service, step: Step) -> Outcome:
         """Make the database if it is missing, and mark it if a person has released it."""
         url = self.urls[service.name].url
-        async with connection(url, database=MAINTENANCE_DATABASE) as admin:
+        async with self._admin(service) as admin:
             await self.guard.prove_disposable(admin, service, url.database)
             if not await databases.exists(admin, url.database):
                 await databases.create(admin, url.database, self._mark)
@@ -194,7 +201,7 @@ class Stages:
             if self._is_copied(service):
                 return Outcome(service=service.name)
             step("migrating")
-            history = read_history(service)
+            history = self._history(service)
             url = self.urls[service.name].url
             done = await runner.upgrade(
                 service, url, self.settings, history, target, workers=self.workers
@@ -211,7 +218,7 @@ class Stages:
 
     async def require_head(self, service: Service, step: Step) -> Outcome:
         """Refuse a database its seeds are not written for."""
-        history = read_history(service)
+        history = self._history(service)
         url = self.urls[service.name].url
         async with connection(url) as asked:
             current = await databases.current_revisions(asked)
@@ -248,7 +255,7 @@ class Stages:
             return Outcome(service=service.name)
         step("keeping a copy")
         url = self.urls[service.name].url
-        async with connection(url, database=MAINTENANCE_DATABASE) as admin:
+        async with self._admin(service) as admin:
             mark = await databases.read_mark(admin, url.database) or self._mark
             mark = replace(mark, reset=f"{ANEW}: {making.why}")
             await databases.write_mark(admin, url.database, mark)
@@ -297,7 +304,7 @@ class Stages:
     async def unmarked_database(self, service: Service) -> str:
         """Return the name of the service's database if it exists without a mark."""
         url = self.urls[service.name].url
-        async with connection(url, database=MAINTENANCE_DATABASE) as admin:
+        async with self._admin(service) as admin:
             there = await databases.exists(admin, url.database)
             if there and await databases.read_mark(admin, url.database) is None:
                 return url.database
@@ -319,6 +326,30 @@ class Stages:
         making = Making(parts=parts, why=why, since=time.time(), used=runner.Used())
         self._made[service.name] = making
         return making
+
+    @asynccontextmanager
+    async def _admin(self, service: Service) -> "AsyncIterator[asyncpg.Connection]":
+        """Connect to a service's server beside its database; once in a run, until `aclose`.
+
+        A session that was ended meanwhile, with its server perhaps, is replaced by a new one.
+        """
+        url = self.urls[service.name].url
+        opened = self._admins.get(service.name)
+        if opened is None or opened.is_closed():
+            opened = self._admins[service.name] = await connect(url, database=MAINTENANCE_DATABASE)
+        yield opened
+
+    async def aclose(self) -> None:
+        """End what was kept for the whole run."""
+        for opened in self._admins.values():
+            await close(opened)
+        await self.workers.aclose()
+
+    def _history(self, service: Service) -> History:
+        """Read a service's revisions, once in a run."""
+        if service.name not in self._histories:
+            self._histories[service.name] = read_history(service)
+        return self._histories[service.name]
 
     def _is_copied(self, service: Service) -> bool:
         return service.name in self._copied
@@ -352,7 +383,7 @@ class Stages:
         plain = replace(mark, environment=self._mark.environment, parts={}, reset=COPIED)
         await databases.write_mark(admin, url.database, plain)
         revisions = await runner.revisions_of(url)
-        if revisions != read_history(service).heads:
+        if revisions != self._history(service).heads:
             # Nobody can write to it; whatever this is, it is not what was kept.
             await databases.drop(admin, template)
             self._made[service.name].why = "its copy was not at head"
@@ -405,7 +436,7 @@ class Stages:
         if not scripts:
             return
         url = self.urls[service.name].url
-        async with connection(url, database=MAINTENANCE_DATABASE) as admin:
+        async with self._admin(service) as admin:
             mark = replace(self._mark, init=scripts)
             name = copies.pristine_name(url.database)
             await copies.keep(admin, url.database, name, mark)

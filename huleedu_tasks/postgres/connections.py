@@ -72,12 +72,11 @@ async def connection(
     Raises:
         ServerError: One of the classes above, where it is one of these.
     """
-    opened = await _connect(url, database or url.database, timeout)
+    opened = await connect(url, database=database, timeout=timeout)
     try:
         yield opened
     finally:
-        # Cancelled or not: the server must not be left with a connection that blocks a DROP.
-        opened.terminate() if _is_cancelled() else await _close(opened)
+        await close(opened)
 
 
 @asynccontextmanager
@@ -115,8 +114,13 @@ async def answering(
         ) from error
 
 
-async def _connect(url: DatabaseUrl, database: str, timeout: float) -> "asyncpg.Connection":
+async def connect(
+    url: DatabaseUrl, *, database: str = "", timeout: float = CONNECT_TIMEOUT
+) -> "asyncpg.Connection":
+    """Connect until `close`; arguments and errors are those of `connection`."""
     import asyncpg
+
+    database = database or url.database
 
     try:
         return await asyncpg.connect(
@@ -188,7 +192,12 @@ def _reason(error: OSError) -> str:
     return ", ".join(dict.fromkeys(os.strerror(int(n)) for n in numbers)) or str(error)
 
 
-async def _close(opened: "asyncpg.Connection") -> None:
+async def close(opened: "asyncpg.Connection") -> None:
+    """End a connection, whatever has happened to it."""
+    # Cancelled or not: the server must not be left with a connection that blocks a DROP.
+    if _is_cancelled():
+        opened.terminate()
+        return
     try:
         await opened.close(timeout=CONNECT_TIMEOUT)
     except Exception:
