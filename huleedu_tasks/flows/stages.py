@@ -172,8 +172,7 @@ class Stages:
             if pristine or not scripts:
                 await databases.drop(admin, url.database)
                 if pristine:
-                    await copies.clone(admin, pristine, url.database)
-                    await databases.write_mark(admin, url.database, self._mark)
+                    await copies.clone(admin, pristine, url.database, self._mark)
                 else:
                     await databases.create(admin, url.database, self._mark)
         if scripts and not pristine:
@@ -337,6 +336,8 @@ class Stages:
         opened = self._admins.get(service.name)
         if opened is None or opened.is_closed():
             opened = self._admins[service.name] = await connect(url, database=MAINTENANCE_DATABASE)
+            # A mark that is lost with the server's power is lost with what it is on.
+            await opened.execute("SET synchronous_commit = off")
         yield opened
 
     async def aclose(self) -> None:
@@ -379,9 +380,8 @@ class Stages:
     ) -> Outcome | None:
         url = self.urls[service.name].url
         await databases.drop(admin, url.database)
-        await copies.clone(admin, template, url.database)
         plain = replace(mark, environment=self._mark.environment, parts={}, reset=COPIED)
-        await databases.write_mark(admin, url.database, plain)
+        await copies.clone(admin, template, url.database, plain)
         revisions = await runner.revisions_of(url)
         if revisions != self._history(service).heads:
             # Nobody can write to it; whatever this is, it is not what was kept.

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.postgres import databases
-from huleedu_tasks.postgres.databases import Mark, comment_of, literal, quoted
+from huleedu_tasks.postgres.databases import Mark, comment_of, literal, marked, quoted
 
 if TYPE_CHECKING:
     import asyncpg
@@ -54,11 +54,12 @@ async def is_newborn(asked: "asyncpg.Connection", since: datetime) -> bool:
 
 
 async def clone(
-    admin: "asyncpg.Connection", source: str, target: str, *, closed: bool = False
+    admin: "asyncpg.Connection", source: str, target: str, mark: Mark, *, closed: bool = False
 ) -> None:
     """Make a database as a copy of another one, to which nobody may be connected.
 
     Args:
+        mark: What the copy is marked with, last of all.
         closed: Whether nobody may connect to the copy.
 
     Raises:
@@ -77,7 +78,7 @@ async def clone(
     await _copy_settings(admin, row["oid"], target)
     if row["granted"]:
         await _copy_grants(admin, row["oid"], target)
-    comment = await comment_of(admin, source)
+    comment = marked(await comment_of(admin, source), mark)
     await admin.execute(f"COMMENT ON DATABASE {quoted(target)} IS {literal(comment)}")
 
 
@@ -116,10 +117,9 @@ async def keep(admin: "asyncpg.Connection", database: str, name: str, mark: Mark
     await databases.drop(admin, name)
     await _end_sessions(admin, database)
     try:
-        await clone(admin, database, name, closed=True)
+        await clone(admin, database, name, mark, closed=True)
     except asyncpg.ObjectInUseError:
         return False
-    await databases.write_mark(admin, name, mark)
     return True
 
 

@@ -75,7 +75,7 @@ class Admission:
                 if time.monotonic() > deadline:
                     raise await self._not_ready(error, timeout) from error
             if time.monotonic() > next_look:
-                await self.containers.alive(self.service)
+                await self.containers.alive(self.service, anew=True)
                 next_look = time.monotonic() + STATE_INTERVAL
             await asyncio.sleep(POLL_INTERVAL)
 

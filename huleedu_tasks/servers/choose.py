@@ -12,7 +12,7 @@ def choose(settings: Settings, registry: Registry, state: Path) -> Provider:
     """Return the provider that the settings ask for, or that is there.
 
     Args:
-        state: Folder for embedded servers.
+        state: The project's state folder.
 
     Raises:
         HuleEduError: If the one asked for cannot work here.
@@ -28,7 +28,7 @@ def choose(settings: Settings, registry: Registry, state: Path) -> Provider:
     from huleedu_tasks.servers.docker import DockerServers
 
     try:
-        return DockerServers.create(settings, registry, reason=stated)
+        return DockerServers.create(settings, registry, state, reason=stated)
     except HuleEduError as error:
         if wanted is ProviderName.DOCKER:
             raise

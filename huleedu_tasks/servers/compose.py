@@ -137,6 +137,15 @@ class Compose:
         """
         return await self._run("config", "--format", "json", timeout=CONFIG_TIMEOUT)
 
+    async def hashes(self) -> dict[str, str]:
+        """Return what Compose makes of each service's configuration; nothing if it cannot.
+
+        It notes the same on a container, and makes a new one where the two differ.
+        """
+        done = await self._run("config", "--hash", "*", timeout=CONFIG_TIMEOUT)
+        pairs = (line.split() for line in done.output.splitlines())
+        return dict(pair for pair in pairs if len(pair) == 2) if done.returncode == 0 else {}
+
     async def up(self, services: Sequence[str]) -> None:
         """Create and start containers, and nothing they depend on.
 

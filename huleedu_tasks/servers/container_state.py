@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 RUNNING = "running"
 DEFAULT_PGDATA = "/var/lib/postgresql/data"
+SERVICE_LABEL = "com.docker.compose.service"
+CONFIG_HASH_LABEL = "com.docker.compose.config-hash"
 DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
 # Where the container must publish PostgreSQL, to be at localhost.
 LOCAL_ADDRESSES = ("127.0.0.1", "::1", "0.0.0.0", "::", "")
@@ -38,6 +40,9 @@ class ContainerState:
         status: As the engine names it: `running`, `paused`, `exited`, `restarting` and so on.
         started: When it was started last.
         directory: The project directory it was made from; empty if Compose did not make it.
+        service: The compose service it was made for; empty likewise.
+        config_hash: What Compose made of that service's configuration, likewise.
+        image: The id of the image it was made from.
         published: The host's addresses and ports that lead to PostgreSQL's.
         variables: Its environment.
     """
@@ -48,6 +53,9 @@ class ContainerState:
     exit_code: int
     started: datetime
     directory: str
+    service: str
+    config_hash: str
+    image: str
     published: tuple[tuple[str, int], ...]
     variables: Mapping[str, str]
     mounts: tuple[Mount, ...]
@@ -79,6 +87,7 @@ def state_of(container: "Container") -> ContainerState:
     attributes: dict[str, Any] = container.attrs
     ports = (attributes.get("NetworkSettings") or {}).get("Ports") or {}
     configuration = attributes.get("Config") or {}
+    labels = configuration.get("Labels") or {}
     pairs = (text.partition("=") for text in configuration.get("Env") or ())
     return ContainerState(
         id=container.id or "",
@@ -86,7 +95,10 @@ def state_of(container: "Container") -> ContainerState:
         status=attributes["State"]["Status"],
         exit_code=attributes["State"]["ExitCode"],
         started=datetime.fromisoformat(attributes["State"]["StartedAt"]),
-        directory=(configuration.get("Labels") or {}).get(DIRECTORY_LABEL, ""),
+        directory=labels.get(DIRECTORY_LABEL, ""),
+        service=labels.get(SERVICE_LABEL, ""),
+        config_hash=labels.get(CONFIG_HASH_LABEL, ""),
+        image=attributes.get("Image", ""),
         published=tuple(
             (binding["HostIp"], int(binding["HostPort"])) for binding in ports.get("5432/tcp") or ()
         ),

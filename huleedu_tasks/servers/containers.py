@@ -3,9 +3,8 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from huleedu_tasks.config.registry import Service
@@ -15,6 +14,7 @@ from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASE
 from huleedu_tasks.postgres.databases import ServerIdentity
 from huleedu_tasks.servers.container_state import ContainerState
 from huleedu_tasks.servers.engine import Engine
+from huleedu_tasks.servers.memory import Memory
 
 INIT_FOLDER = "/docker-entrypoint-initdb.d"
 LIST_SCRIPTS = f"[ ! -d {INIT_FOLDER} ] || find {INIT_FOLDER} -type f -exec sha256sum {{}} +"
@@ -22,6 +22,9 @@ INITDB_BEGUN = "The files belonging to this database system will be owned by use
 INITDB_DONE = "Success. You can now start the database server"
 POLL_INTERVAL = 0.1
 LOG_LINES = 15
+# What is remembered of a container.
+IDENTIFIER = "system identifier"
+INIT_SCRIPTS = "init scripts"
 # What `pg_isready` says of a server that starts, or does not answer yet.
 NOT_YET = (1, 2)
 
@@ -41,15 +44,36 @@ class Containers:
     engine: Engine
     project: str
     directory: Path
-    _identities: dict[tuple[str, datetime], ServerIdentity] = field(default_factory=dict)
+    memory: Memory
+    _running: dict[str, ContainerState] = field(default_factory=dict)
 
-    async def find(self, service: Service) -> ContainerState | None:
+    async def look(self) -> list[ContainerState]:
+        """Ask for all containers of the project at once.
+
+        Those that run need not be asked for again in this run, unless something goes wrong.
+        """
+        found = await asyncio.to_thread(self.engine.containers, self.project)
+        self._running.clear()
+        self._running.update({each.service: each for each in found if each.runs})
+        return found
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Ask again for containers that are about to change."""
+        for name in names:
+            self._running.pop(name, None)
+
+    async def find(self, service: Service, *, anew: bool = False) -> ContainerState | None:
         """Return a service's container if there is one.
+
+        Args:
+            anew: Whether it may have changed since it was looked at.
 
         Raises:
             Refused: If it is another checkout's.
         """
-        found = await asyncio.to_thread(
+        if anew:
+            self.forget([service.compose_service])
+        found = self._running.get(service.compose_service) or await asyncio.to_thread(
             self.engine.container, self.project, service.compose_service
         )
         if found and found.directory and not _is_same(found.directory, self.directory):
@@ -61,13 +85,16 @@ class Containers:
             )
         return found
 
-    async def own(self, service: Service) -> ContainerState:
+    async def own(self, service: Service, *, anew: bool = False) -> ContainerState:
         """Return the container that is provably this checkout's own database server.
+
+        Args:
+            anew: As in `find`.
 
         Raises:
             Refused: If there is none, it belongs elsewhere, or it does not publish the port.
         """
-        container = await self.find(service)
+        container = await self.find(service, anew=anew)
         if container is None:
             raise Refused(
                 f"{service.name}: the compose project {self.project!r} has no container for "
@@ -83,13 +110,16 @@ class Containers:
             )
         return container
 
-    async def alive(self, service: Service) -> ContainerState:
+    async def alive(self, service: Service, *, anew: bool = False) -> ContainerState:
         """Return the own container, in which a server can be asked.
+
+        Args:
+            anew: As in `find`.
 
         Raises:
             ContainerDown: With its last log lines.
         """
-        container = await self.own(service)
+        container = await self.own(service, anew=anew)
         if container.status == "paused":
             raise ContainerDown(
                 f"The container {container.name} is paused.",
@@ -110,16 +140,16 @@ class Containers:
 
     async def identity(self, container: ContainerState) -> ServerIdentity | None:
         """Read which server it is from the data in the container; None if that says nothing."""
-        key = (container.id, container.started)
-        if key not in self._identities:
+        number = self.memory.recall(container, IDENTIFIER)
+        if not number:
             code, said = await self._execute(container, ["pg_controldata"], {"LC_ALL": "C"})
             number = _value_of("Database system identifier", said)
             if code != 0 or not number:
                 return None
-            self._identities[key] = ServerIdentity(
-                system_identifier=int(number), data_directory=container.data_directory
-            )
-        return self._identities[key]
+            self.memory.note(container, IDENTIFIER, number)
+        return ServerIdentity(
+            system_identifier=int(number), data_directory=container.data_directory
+        )
 
     async def comments(self, service: Service, *, timeout: float) -> Mapping[str, str]:
         """Read the databases' comments inside the container, where no password is needed.
@@ -133,7 +163,7 @@ class Containers:
         """
         deadline = time.monotonic() + timeout
         while True:
-            container = await self.alive(service)
+            container = await self.alive(service, anew=True)
             user = container.variables.get("POSTGRES_USER") or "postgres"
             psql = ["psql", "-XAt", "--field-separator-zero", "--record-separator-zero", "-U", user]
             command = [*psql, "-d", MAINTENANCE_DATABASE, "-c", databases.COMMENTS]
@@ -157,6 +187,10 @@ class Containers:
         Raises:
             ServerError: If that cannot be told.
         """
+        mounted = any(mount.path.is_relative_to(INIT_FOLDER) for mount in container.mounts)
+        known = self.memory.recall(container, INIT_SCRIPTS)
+        if known is not None and not mounted:
+            return str(known)
         code, said = await self._execute(container, ["sh", "-c", LIST_SCRIPTS], {})
         if code != 0:
             raise ServerError(
@@ -168,7 +202,11 @@ class Containers:
             # The container goes on seeing the file it was started with if an editor replaces it.
             if mount.path.is_relative_to(INIT_FOLDER) and mount.source.is_file():
                 digest.update(await asyncio.to_thread(mount.source.read_bytes))
-        return digest.hexdigest()[:16] if said else ""
+        fingerprint = digest.hexdigest()[:16] if said else ""
+        # What lies on this machine may be edited at any time; what came with the image stays.
+        if not mounted:
+            self.memory.note(container, INIT_SCRIPTS, fingerprint)
+        return fingerprint
 
     async def is_stillborn(self, container: ContainerState) -> bool:
         """Whether a container was ended while `initdb` filled its empty volume.

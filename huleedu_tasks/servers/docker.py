@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
@@ -19,6 +20,7 @@ from huleedu_tasks.servers.compose import Compose, Project
 from huleedu_tasks.servers.container_state import ContainerState
 from huleedu_tasks.servers.containers import Containers
 from huleedu_tasks.servers.engine import Engine
+from huleedu_tasks.servers.memory import Memory
 from huleedu_tasks.servers.protocol import Started
 
 
@@ -29,6 +31,7 @@ class DockerServers:
     settings: Settings
     compose: Compose
     engine: Engine
+    memory: Memory
     reason: str
     name: ProviderName = ProviderName.DOCKER
     proves_identity: bool = True
@@ -42,10 +45,13 @@ class DockerServers:
     _volumes_before: set[str] = field(default_factory=set)
 
     @classmethod
-    def create(cls, settings: Settings, registry: Registry, *, reason: str) -> "DockerServers":
+    def create(
+        cls, settings: Settings, registry: Registry, state: Path, *, reason: str
+    ) -> "DockerServers":
         """Connect to the engine.
 
         Args:
+            state: The project's state folder.
             reason: Why this provider was chosen.
 
         Raises:
@@ -55,7 +61,11 @@ class DockerServers:
         environment = {**settings.child_environment(), "DOCKER_HOST": engine.host}
         compose = Compose.create(registry.root, registry.compose_files, environment)
         return cls(
-            settings=settings, compose=compose, engine=engine, reason=f"{reason}; {engine.host}"
+            settings=settings,
+            compose=compose,
+            engine=engine,
+            memory=Memory(path=state / "containers.json"),
+            reason=f"{reason}; {engine.host}",
         )
 
     async def prepare(self, services: Sequence[Service], login: DatabaseUrl) -> None:
@@ -63,16 +73,37 @@ class DockerServers:
 
         If that fails, each is tried alone later, so that the others do not suffer.
         """
-        await self._configuration()
-        self._volumes_before = await asyncio.to_thread(self.engine.volumes)
+        hashes = asyncio.create_task(self.compose.hashes())
+        (project, containers), self._volumes_before, wanted = await asyncio.gather(
+            self._configuration(), asyncio.to_thread(self.engine.volumes), hashes
+        )
+        found = {each.service: each for each in await containers.look()}
         names = set()
         for service in services:
             with suppress(HuleEduError):
                 await self._examine(service)
                 names.add(service.compose_service)
-        if names:
+        images = {str(project.services[name].get("image")) for name in names}
+        ids = dict(
+            zip(
+                images,
+                await asyncio.gather(*(asyncio.to_thread(self.engine.image, n) for n in images)),
+                strict=True,
+            )
+        )
+        # Compose would find nothing to do: its own test, without asking it.
+        self._is_up = {
+            name
+            for name in names
+            if (each := found.get(name))
+            and each.runs
+            and each.config_hash == wanted.get(name)
+            and each.image == ids[str(project.services[name].get("image"))]
+        }
+        if rest := names - self._is_up:
+            containers.forget(rest)
             with suppress(HuleEduError):
-                await self.compose.up(sorted(names))
+                await self.compose.up(sorted(rest))
                 self._is_up = names
 
     async def start(self, service: Service, url: DatabaseUrl) -> Started:
@@ -108,6 +139,7 @@ class DockerServers:
             if name not in self._renewed and not self._was_made_now(container):
                 _, containers = await self._configuration()
                 await containers.remove(service, container)
+                containers.forget([name])
                 if data := container.data_mount:
                     self._volumes_before.discard(data.volume)
                 self._is_up.discard(name)
@@ -164,7 +196,10 @@ class DockerServers:
             if self._configured is None:
                 project = await self.compose.project()
                 containers = Containers(
-                    engine=self.engine, project=project.name, directory=self.compose.directory
+                    engine=self.engine,
+                    project=project.name,
+                    directory=self.compose.directory,
+                    memory=self.memory,
                 )
                 self._configured = project, containers
         return self._configured
@@ -200,6 +235,7 @@ class DockerServers:
             await containers.alive(service)
         if await containers.is_stillborn(container):
             await containers.remove(service, container)
+            containers.forget([service.compose_service])
 
     async def _ensure_up(self, service: Service) -> None:
         name = service.compose_service
@@ -207,6 +243,8 @@ class DockerServers:
             if name in self._is_up:
                 return
             await self._examine(service)
+            _, containers = await self._configuration()
+            containers.forget([name])
             try:
                 await self.compose.up([name])
             except HuleEduError as error:

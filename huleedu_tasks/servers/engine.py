@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huleedu_tasks.errors import Refused, ServerError
-from huleedu_tasks.servers.container_state import ContainerState, state_of
+from huleedu_tasks.servers.container_state import SERVICE_LABEL, ContainerState, state_of
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -25,7 +25,6 @@ TIMEOUT = 30
 LOG_HEAD = 2**16
 SOCKET = "unix://"
 PROJECT_LABEL = "com.docker.compose.project"
-SERVICE_LABEL = "com.docker.compose.service"
 ONE_OFF_LABEL = "com.docker.compose.oneoff"
 USE_EMBEDDED = "HULEEDU_PROVIDER=embedded works without Docker."
 
@@ -64,6 +63,21 @@ class Engine:
         found = self._list(all=True, filters={"label": [*labels, f"{ONE_OFF_LABEL}=False"]})
         # Compose keeps the old one beside the new one for a moment when it recreates it.
         return next((state for state in found if state.runs), found[0] if found else None)
+
+    def containers(self, project: str) -> list[ContainerState]:
+        """Return all containers of a compose project that are no single runs of a command."""
+        labels = [f"{PROJECT_LABEL}={project}", f"{ONE_OFF_LABEL}=False"]
+        return self._list(all=True, filters={"label": labels})
+
+    def image(self, name: str) -> str:
+        """Return the id of the image a name leads to now; empty if it is not on this machine."""
+        import docker
+
+        with _engine_errors():
+            try:
+                return str(self.client.images.get(name).id)
+            except docker.errors.ImageNotFound:
+                return ""
 
     def publisher(self, port: int) -> ContainerState | None:
         """Return the running container, of whatever project, that publishes a port."""
