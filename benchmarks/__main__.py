@@ -1,0 +1,143 @@
+"""Measures how fast the tasks are on this machine, and prints tables as Markdown.
+
+Everything happens in a scratch folder (TMPDIR says where), on free ports and in a compose project
+of its own, and is removed at the end, after Ctrl-C as well.
+"""
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.bench import Bench
+from benchmarks.containers import why_no_docker
+from benchmarks.machine import machine
+from benchmarks.measure import ENOUGH_ROUNDS
+from benchmarks.rows import ROWS
+from benchmarks.table import Line, document
+
+FAILED = 1
+INTERRUPTED = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a person has asked for.
+
+    Attributes:
+        rounds: How often everything is measured.
+        rows: The rows, in the order of the table.
+        markdown: A file for the tables, or None.
+    """
+
+    rounds: int
+    rows: tuple[str, ...]
+    markdown: Path | None
+
+
+def parse(arguments: Sequence[str]) -> Wanted:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--rounds",
+        type=_positive,
+        default=ENOUGH_ROUNDS,
+        help=f"how often everything is measured; {ENOUGH_ROUNDS} unless stated",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS)
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, too")
+    read = parser.parse_args(arguments)
+    return Wanted(
+        rounds=read.rounds,
+        rows=tuple(name for name in ROWS if name in read.only),
+        markdown=read.markdown,
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure what was asked for, and return the exit code."""
+    wanted = parse(arguments)
+    try:
+        with _scratch_folder() as scratch, _cleanup() as cleanup:
+            bench = Bench(rounds=wanted.rounds, scratch=scratch, cleanup=cleanup)
+            facts = machine(scratch)
+            lines = list(_measured(bench, wanted.rows))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    facts |= {**bench.facts, "rounds": str(wanted.rounds)}
+    text = document(facts, lines)
+    sys.stdout.write(text)
+    if wanted.markdown:
+        wanted.markdown.write_text(text, encoding="utf-8")
+    return FAILED if any(line.failed for line in lines) else 0
+
+
+def _measured(bench: Bench, rows: Sequence[str]) -> Iterator[Line]:
+    no_docker = why_no_docker()
+    for name in rows:
+        row = ROWS[name]
+        if row.docker and no_docker:
+            yield Line(row=name, measured="left out", notes=no_docker)
+            continue
+        bench.say(f"{name} ...")
+        try:
+            yield from row.measure(bench)
+        except Exception:
+            # What the other rows have measured is not lost with it.
+            bench.say(traceback.format_exc())
+            yield Line(row=name, measured="failed", failed=True)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} rounds measure nothing")
+    return number
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    # Not of TemporaryDirectory: what is removed belongs to the servers' account as well.
+    folder = Path(tempfile.mkdtemp(prefix="huleedu-benchmark-"))
+    try:
+        # The servers of root belong to another account, which must get here.
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _cleanup() -> Iterator[ExitStack]:
+    """Let signals end the run, and nothing end what must be done after it."""
+    for number in SIGNALS:
+        # A shell may have us ignore Ctrl-C, and our children with us.
+        signal.signal(number, _interrupt)
+    with ExitStack() as cleanup:
+        try:
+            yield cleanup
+        finally:
+            _ignore_signals()
+
+
+def _interrupt(*_: object) -> None:
+    _ignore_signals()
+    raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,62 @@
+"""What the rows share: the number of rounds, and monorepos made when a row first needs them."""
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from benchmarks.containers import docked_copy
+from benchmarks.measure import Side, Timing, in_turn
+from benchmarks.monorepo import Monorepo, ask, copy_of_this
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """One run of the benchmarks.
+
+    Attributes:
+        rounds: How often everything is measured.
+        scratch: The folder everything lies in.
+        cleanup: Whatever must be done at the end.
+        facts: What the rows have learnt about the machine.
+    """
+
+    rounds: int
+    scratch: Path
+    cleanup: ExitStack
+    facts: dict[str, str] = field(default_factory=dict)
+    _known: dict[str, tuple[Timing, ...]] = field(default_factory=dict)
+
+    def say(self, text: str) -> None:
+        """Tell whoever waits how far this is."""
+        sys.stderr.write(f"{text}\n")
+
+    def measure(self, *sides: Side) -> tuple[Timing, ...]:
+        """Measure sides in turn, after a warm-up."""
+        return in_turn(self.rounds, *sides)
+
+    def once(self, row: str, measure: Callable[[], tuple[Timing, ...]]) -> tuple[Timing, ...]:
+        """Measure what several rows show, when the first of them comes."""
+        if row not in self._known:
+            self._known[row] = measure()
+        return self._known[row]
+
+    @cached_property
+    def embedded(self) -> Monorepo:
+        """This repository with embedded servers, after a reset."""
+        made = copy_of_this(self.scratch, "embedded", HULEEDU_PROVIDER="embedded")
+        return self._reset(self.cleanup.enter_context(made), "embedded")
+
+    @cached_property
+    def docked(self) -> Monorepo:
+        """This repository with its databases in containers, after a reset."""
+        return self._reset(self.cleanup.enter_context(docked_copy(self.scratch)), "Docker")
+
+    def _reset(self, monorepo: Monorepo, provider: str) -> Monorepo:
+        monorepo.reset()
+        login = monorepo.login(monorepo.entries[0]["port"])
+        version: str = ask(login, "SHOW server_version")
+        self.facts[f"PostgreSQL, {provider}"] = version.partition(" ")[0]
+        return monorepo

@@ -1,0 +1,100 @@
+"""The processes that are measured: started as a person would start them, in a clean environment."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PROGRAMS = Path(sys.prefix) / "bin"
+INVOKE = str(PROGRAMS / "invoke")
+ALEMBIC = str(PROGRAMS / "alembic")
+# How long a command may take to clean up after Ctrl-C, in seconds.
+GRACE = 30.0
+SHOWN_LINES = 20
+
+
+class BenchmarkError(Exception):
+    """Something that is to be measured does not work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        out: What it printed on standard output.
+        err: What it printed on standard error.
+    """
+
+    out: str
+    err: str
+
+
+def clean_environment() -> dict[str, str]:
+    """Return our environment without anything that steers the tasks, Python or Compose."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("HULEEDU_", "PG", "COMPOSE_", "INVOKE_", "ALEMBIC_"))
+        and not name.endswith("DATABASE_URL")
+        and name != "PYTHONDONTWRITEBYTECODE"
+    }
+
+
+def run(
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    stdin: str = "",
+    on_start: Callable[[int], object] = str,
+) -> Ended:
+    """Run a command to its end.
+
+    Args:
+        environment: Variables beside those of a clean environment.
+        stdin: What it reads from its standard input.
+        on_start: Told its process id.
+
+    Raises:
+        BenchmarkError: If it fails.
+    """
+    # In a session of its own, so that Ctrl-C reaches it through us, and once.
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**clean_environment(), **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        on_start(process.pid)
+        try:
+            out, err = process.communicate(stdin)
+        except BaseException:
+            _end(process)
+            raise
+    if process.returncode != 0:
+        said = "\n".join((out + err).splitlines()[-SHOWN_LINES:])
+        raise BenchmarkError(f"{_name(command)} ended with {process.returncode}:\n{said}")
+    return Ended(out=out, err=err)
+
+
+def _name(command: Sequence[str]) -> str:
+    return " ".join([Path(command[0]).name, *command[1:]])
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Interrupt a command as Ctrl-C would, and let it clean up."""
+    try:
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=GRACE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,95 @@
+"""Monorepos whose databases are containers, of a compose project of their own."""
+
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.children import ALEMBIC, run
+from benchmarks.monorepo import COMPOSE_FILE, Monorepo, copy_of_this
+
+PROJECT_VARIABLE = "COMPOSE_PROJECT_NAME"
+SCRIPT = "reset-dev-databases.sh"
+
+# The procedure that the tasks replace, line by line, of the document "Database Environment
+# Separation". What differs: Compose is told its file; only volumes of the project at hand are
+# removed; the variables of .env are exported, as the services read no file; and Alembic is called
+# directly instead of through `pdm run`, which would take longer.
+PROCEDURE = f"""\
+set -e
+set -a; source .env; set +a
+
+docker compose -f {COMPOSE_FILE} down
+
+docker volume rm -f $(docker volume ls -q | grep -E "^${{{PROJECT_VARIABLE}}}_\
+(batch_orchestrator|essay_lifecycle|cj_assessment|class_management|file_service|spellchecker\
+|result_aggregator|nlp)_db_data")
+
+docker compose -f {COMPOSE_FILE} up -d batch_orchestrator_db essay_lifecycle_db cj_assessment_db \
+class_management_db file_service_db spellchecker_db result_aggregator_db nlp_db
+
+sleep 10
+
+services=("batch_orchestrator" "essay_lifecycle" "cj_assessment" "class_management" \
+"file_service" "spellchecker" "result_aggregator" "nlp")
+
+for service in "${{services[@]}}"; do
+    if [ -d "services/${{service}}_service" ]; then
+        (cd "services/${{service}}_service" && "{ALEMBIC}" upgrade head)
+    fi
+done
+"""
+
+
+def why_no_docker() -> str:
+    """Return why nothing can be measured with Docker here; empty if it can."""
+    if not shutil.which("docker"):
+        return "there is no `docker` on PATH"
+    if not said_by("docker", "version", "--format", "{{.Server.Version}}"):
+        return "no Docker Engine answers"
+    if not said_by("docker", "compose", "version", "--short"):
+        return "there is no Compose v2"
+    return ""
+
+
+def said_by(*command: str) -> str:
+    """Return what a command prints; nothing if it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+@contextmanager
+def docked_copy(scratch: Path) -> Iterator[Monorepo]:
+    """Copy this repository, its databases in containers; remove all of them at the end."""
+    variables = {
+        "HULEEDU_PROVIDER": "docker",
+        PROJECT_VARIABLE: f"huleedu-benchmark-{secrets.token_hex(6)}",
+    }
+    with copy_of_this(scratch, "docker", **variables) as monorepo:
+        try:
+            yield monorepo
+        finally:
+            remove_containers(monorepo)
+
+
+def remove_containers(monorepo: Monorepo) -> None:
+    """Remove the containers, volumes and networks, and what is known of them."""
+    compose(monorepo, "down", "--volumes", "--remove-orphans", "--timeout", "5")
+    monorepo.remove_servers()
+
+
+def compose(monorepo: Monorepo, *arguments: str) -> None:
+    """Run plain `docker compose`."""
+    command = ["docker", "compose", "-f", COMPOSE_FILE, *arguments]
+    run(command, cwd=monorepo.root, environment=monorepo.environment)
+
+
+def follow_procedure(monorepo: Monorepo) -> None:
+    """Reset the databases by the document's procedure."""
+    (monorepo.root / SCRIPT).write_text(PROCEDURE, encoding="utf-8")
+    run(["bash", SCRIPT], cwd=monorepo.root, environment=monorepo.environment)

@@ -1,0 +1,250 @@
+"""The rows about `invoke db.reset`."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks import floor, trace
+from benchmarks.bare import bare_servers
+from benchmarks.bench import Bench
+from benchmarks.children import BenchmarkError, run
+from benchmarks.containers import follow_procedure, remove_containers
+from benchmarks.measure import Side, Timing, in_turn
+from benchmarks.monorepo import Monorepo, ask, database_of, directory_of
+from benchmarks.table import Line, duration, ratio
+
+WARM = "`invoke db.reset`, nothing changed"
+COLD = "`invoke db.reset`, nothing there"
+FLOOR = "a script that drops and copies the same databases"
+PROCEDURE = "the shell script"
+# It takes long, ten seconds of which it sleeps.
+PROCEDURE_ROUNDS = 2
+TOO_SHORT = "failed: its pause may be too short for this machine"
+TEMPLATES = (
+    "SELECT datname::text FROM pg_database"
+    " WHERE starts_with(datname::text, $1) AND NOT datallowconn ORDER BY oid DESC LIMIT 1"
+)
+# The service that gets a new revision.
+CHANGED = "nlp"
+REVISION = """\
+\"\"\"Do nothing, for a benchmark.\"\"\"
+
+revision = "{revision}"
+down_revision = "{parent}"
+
+
+def upgrade() -> None:
+    pass
+"""
+
+
+def warm(bench: Bench) -> Iterator[Line]:
+    """Reset with embedded servers when nothing has changed, beside its floor."""
+    yield _warm_line("warm", measure_warm(bench, bench.embedded))
+
+
+def warm_docker(bench: Bench) -> Iterator[Line]:
+    """Reset with Docker when nothing has changed, beside its floor."""
+    yield _warm_line("warm-docker", _warm_docked(bench))
+
+
+def procedure(bench: Bench) -> Iterator[Line]:
+    """Follow the procedure that the tasks replace."""
+    reset, _ = _warm_docked(bench)
+    followed = _procedure(bench)
+    yield Line(
+        row="procedure",
+        measured=PROCEDURE,
+        timing=followed,
+        beside=f"{WARM} (row warm-docker)",
+        beside_timing=reset,
+        compared=ratio(followed, reset) if followed else "",
+        notes=f"{PROCEDURE_ROUNDS} rounds; seven services, no seeds" if followed else TOO_SHORT,
+        failed=followed is None,
+    )
+
+
+def cold(bench: Bench) -> Iterator[Line]:
+    """Reset with embedded servers when nothing is there, beside what must be done."""
+    monorepo = bench.embedded
+    with bare_servers(monorepo) as bare:
+        parts = {
+            "initdb": Side(run=bare.initdb, prepare=bare.renew),
+            "eight copies and starts": Side(run=bare.start),
+            "databases and migrations as SQL": Side(run=bare.migrate),
+            "seeds": Side(run=bare.seed),
+            "an interpreter with Alembic": Side(run=bare.import_libraries),
+        }
+        reset, *needed = bench.measure(
+            Side(run=monorepo.reset, prepare=monorepo.remove_servers), *parts.values()
+        )
+    total = Timing.total(needed)
+    shown = [f"{n} {duration(t.median)}" for n, t in zip(parts, needed, strict=True)]
+    yield Line(
+        row="cold",
+        measured=COLD,
+        timing=reset,
+        beside="the sum of what must be done",
+        beside_timing=total,
+        compared=ratio(reset, total),
+        notes=", ".join(shown),
+    )
+
+
+def cold_docker(bench: Bench) -> Iterator[Line]:
+    """Reset with Docker when there is neither container nor volume, beside the procedure."""
+    docked = bench.docked
+    followed = _procedure(bench)
+    (reset,) = bench.measure(Side(run=docked.reset, prepare=lambda: remove_containers(docked)))
+    yield Line(
+        row="cold-docker",
+        measured=COLD,
+        timing=reset,
+        beside=f"{PROCEDURE} (row procedure)",
+        beside_timing=followed,
+        compared=ratio(reset, followed) if followed else "",
+    )
+
+
+def revision(bench: Bench) -> Iterator[Line]:
+    """Reset after one service has got a new revision, beside a reset with nothing changed."""
+    monorepo = bench.embedded
+    with _new_revisions(monorepo) as new:
+        changed, unchanged = bench.measure(
+            Side(run=monorepo.reset, prepare=new.replace), Side(run=monorepo.reset)
+        )
+        new.replace()
+        processes = _visited(monorepo)
+    at_work = _at_work(monorepo, processes)
+    own = at_work.pop(CHANGED)
+    yield Line(
+        row="revision",
+        measured=f"`invoke db.reset`, a new revision of {CHANGED}",
+        timing=changed,
+        beside=WARM,
+        beside_timing=unchanged,
+        compared=ratio(changed, unchanged),
+        notes=f"{len(processes)} Python processes in all; at work for {CHANGED}: {own}, "
+        f"for the other services: {sum(at_work.values())}",
+    )
+
+
+def measure_warm(bench: Bench, monorepo: Monorepo) -> tuple[Timing, ...]:
+    """Measure a reset when nothing has changed, and its floor."""
+    monorepo.reset()
+    copied = _templates(monorepo)
+    return bench.measure(Side(run=monorepo.reset), Side(run=lambda: _copy_all(monorepo, copied)))
+
+
+def _warm_line(row: str, timings: Sequence[Timing]) -> Line:
+    reset, least = timings
+    return Line(
+        row=row,
+        measured=WARM,
+        timing=reset,
+        beside=FLOOR,
+        beside_timing=least,
+        compared=ratio(reset, least),
+    )
+
+
+def _warm_docked(bench: Bench) -> tuple[Timing, ...]:
+    return bench.once("warm-docker", lambda: measure_warm(bench, bench.docked))
+
+
+def _procedure(bench: Bench) -> Timing | None:
+    """Measure the procedure; None where it fails."""
+    measured = bench.once("procedure", lambda: _measure_procedure(bench))
+    return measured[0] if measured else None
+
+
+def _measure_procedure(bench: Bench) -> tuple[Timing, ...]:
+    follow = Side(run=lambda: follow_procedure(bench.docked), prepare=bench.docked.reset)
+    try:
+        return in_turn(PROCEDURE_ROUNDS, follow, warm_up=False)
+    except BenchmarkError as error:
+        bench.say(str(error))
+        return ()
+
+
+def _templates(monorepo: Monorepo) -> str:
+    """Return what the floor's script is told: which database to copy from which, and where."""
+    told = []
+    for entry in monorepo.entries:
+        database, login = database_of(entry), monorepo.login(entry["port"])
+        template = ask(login, TEMPLATES, f"{database}__made_")
+        assert template, f"a reset has kept no copy of {database}"
+        told.append({"database": database, "template": template, "login": login})
+    return json.dumps(told)
+
+
+def _copy_all(monorepo: Monorepo, told: str) -> None:
+    command = [sys.executable, str(floor.__file__)]
+    run(command, cwd=monorepo.root, environment={}, stdin=told)
+
+
+@dataclass(slots=True, kw_only=True)
+class _NewRevisions:
+    """Revisions that follow a service's last one, of which there is only one at a time.
+
+    Each has another name: a reset keeps copies of the databases that those before it have made.
+    """
+
+    folder: Path
+    parent: str
+    _number: int = 0
+    _written: list[Path] = field(default_factory=list)
+
+    def replace(self) -> None:
+        """Write the next one in place of the one before."""
+        self.remove()
+        self._number += 1
+        name = f"benchmark{self._number}"
+        path = self.folder / f"{name}.py"
+        self._written.append(path)
+        path.write_text(REVISION.format(revision=name, parent=self.parent), encoding="utf-8")
+
+    def remove(self) -> None:
+        """Remove the one there is."""
+        while self._written:
+            self._written.pop().unlink(missing_ok=True)
+
+
+@contextmanager
+def _new_revisions(monorepo: Monorepo) -> Iterator[_NewRevisions]:
+    status = json.loads(monorepo.invoke("db.status", "--service", CHANGED, "--json").out)
+    folder = monorepo.root / directory_of({"name": CHANGED}) / "alembic/versions"
+    new = _NewRevisions(folder=folder, parent=status["services"][0]["head"])
+    try:
+        yield new
+    finally:
+        new.remove()
+
+
+def _visited(monorepo: Monorepo) -> list[set[str]]:
+    """Return where each Python process of a reset has been, relative to the monorepo."""
+    folder = monorepo.root.parent / "trace"
+    folder.mkdir()
+    shutil.copy(str(trace.__file__), folder / "sitecustomize.py")
+    notes = folder / "notes"
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    monorepo.invoke("db.reset", PYTHONPATH=path, **{trace.VARIABLE: str(notes)})
+    visited: dict[str, set[str]] = {}
+    for line in notes.read_text(encoding="utf-8").splitlines():
+        process, _, place = line.partition(" ")
+        visited.setdefault(process, set()).add(os.path.relpath(place, monorepo.root))
+    shutil.rmtree(folder)
+    return list(visited.values())
+
+
+def _at_work(monorepo: Monorepo, processes: Sequence[set[str]]) -> dict[str, int]:
+    """Return how many processes have been in the folder of each service."""
+    return {
+        entry["name"]: sum(directory_of(entry) in visited for visited in processes)
+        for entry in monorepo.entries
+    }

@@ -1,0 +1,35 @@
+"""All rows, in the order of the table."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from benchmarks import many, reading, resets
+from benchmarks.bench import Bench
+from benchmarks.table import Line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row of the table, which may have several lines.
+
+    Attributes:
+        measure: Measures it.
+        docker: Whether it needs a Docker Engine.
+    """
+
+    measure: Callable[[Bench], Iterator[Line]]
+    docker: bool = False
+
+
+ROWS = {
+    "warm": Row(measure=resets.warm),
+    "warm-docker": Row(measure=resets.warm_docker, docker=True),
+    "procedure": Row(measure=resets.procedure, docker=True),
+    "cold": Row(measure=resets.cold),
+    "cold-docker": Row(measure=resets.cold_docker, docker=True),
+    "list": Row(measure=reading.listing),
+    "complete": Row(measure=reading.completion),
+    "status": Row(measure=reading.status),
+    "revision": Row(measure=resets.revision),
+    "many": Row(measure=many.many),
+}

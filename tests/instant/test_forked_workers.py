@@ -1,0 +1,311 @@
+"""A migration in a forked process is as in an interpreter of its own, whatever ran before it.
+
+All services here share one run, one after the other, so that all are forked from one process.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.instant import ANEW, amend, reset
+from tests.support.monorepo import ENV_PY, Monorepo, Ran, is_dead, new_monorepo, wait_until
+from tests.support.observe import notes, processes, statements
+from tests.support.postgres import ask
+
+FORKING = "migrations/nursery.py"
+SLEEP = "SELECT pg_sleep(600)"
+# What one process can do to itself.
+POLLUTES = """\
+import builtins, locale, logging, os, signal, socket, sys, warnings
+import sqlalchemy, sqlalchemy.ext.asyncio, sqlalchemy.pool, alembic.context, asyncpg
+import config, models
+os.environ["LEAKED"] = "yes"
+os.environ.pop("HOME", None)
+sys.path.insert(0, "/leaked")
+sys.argv.append("leaked")
+logging.basicConfig(level=1, filename=os.devnull)
+logging.disable(logging.CRITICAL)
+logging.getLogger("alembic").setLevel(1)
+os.umask(0)
+warnings.simplefilter("error")
+socket.setdefaulttimeout(0.001)
+signal.signal(signal.SIGUSR1, lambda *_: None)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+builtins.leaked = True
+sys.dont_write_bytecode = not sys.dont_write_bytecode
+sys.setrecursionlimit(3000)
+asyncpg.connect = None
+sqlalchemy.pool.NullPool.leaked = True
+sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", lambda *_: None)
+alembic.context.leaked = True
+os.chdir("/")
+"""
+# What a process can see of itself.
+TELLS = """\
+import builtins, json, logging, os, pathlib, signal, socket, sys, time, warnings
+import sqlalchemy, sqlalchemy.pool, alembic.context, asyncpg
+import config, models
+mask = os.umask(0)
+os.umask(mask)
+pathlib.Path(__file__).parents[1].joinpath("world.json").write_text(json.dumps({
+    "environ": {**os.environ},
+    "path": sys.path,
+    "argv": sys.argv[1:],
+    "cwd": os.getcwd(),
+    "umask": mask,
+    "filters": [str(each) for each in warnings.filters],
+    "levels": [logging.root.level, logging.root.manager.disable],
+    "handlers": [str(each) for each in logging.root.handlers],
+    "timeout": socket.getdefaulttimeout(),
+    "signals": {each: str(signal.getsignal(each)) for each in signal.valid_signals()},
+    "blocked": [int(each) for each in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
+    "builtins": sorted(vars(builtins)),
+    "flags": str(sys.flags),
+    "bytecode": sys.dont_write_bytecode,
+    "recursion": sys.getrecursionlimit(),
+    "leaked": [hasattr(each, "leaked") for each in (sqlalchemy.pool.NullPool, alembic.context)],
+    "connect": callable(asyncpg.connect),
+    "leads its group": os.getpgrp() == os.getpid(),
+    "stdin": sys.stdin.read(),
+    "terminal": os.isatty(0) or os.isatty(1) or os.isatty(2),
+    "zone": time.tzname,
+    "encoding": [sys.stdout.encoding, sys.getfilesystemencoding()],
+    "models": models.__file__,
+    "config": config.__file__,
+    "children": os.path.exists("/proc/self/task/%d/children" % os.getpid())
+        and open("/proc/self/task/%d/children" % os.getpid()).read(),
+}))
+"""
+ODD = {
+    "prints": "print('some words'); import sys; sys.stderr.write('{not json')",
+    "logs": "import logging; logging.basicConfig(level=0); logging.error('an error of a log')",
+    "leaves": "import sys; sys.exit(0)",
+    "leaves_with_three": "import sys; sys.exit(3)",
+    "leaves_at_once": "import os; os._exit(5)",
+    "is_killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "raises": "print('words before'); raise RuntimeError('broken here')",
+    "interrupts": "raise KeyboardInterrupt",
+    "closes": "import os, sys; sys.stdout.close(); sys.stderr.close(); os.close(1); os.close(2)",
+    "reads": "import sys; assert sys.stdin.read() == ''",
+    "threads": "import threading; threading.Thread(target=input, daemon=True).start()",
+    "finishes": "import threading, time, pathlib; file = pathlib.Path('finished').absolute(); "
+    "threading.Thread(target=lambda: (time.sleep(0.3), file.touch())).start()",
+    "tidies": "import atexit, pathlib; atexit.register(pathlib.Path('tidied').absolute().touch)",
+    "spawns": "import subprocess, pathlib; child = subprocess.Popen(['sleep', '600']); "
+    "pathlib.Path('child').write_text(str(child.pid))",
+    "multiplies": "import multiprocessing; multiprocessing.set_start_method('spawn'); "
+    "child = multiprocessing.Process(target=print, args=('from a child',)); "
+    "child.start(); child.join(); assert child.exitcode == 0",
+}
+
+
+@pytest.fixture(scope="module")
+def odd() -> Iterator[tuple[Monorepo, Ran]]:
+    """A run of one reset over services whose env.py files do what they should not."""
+    with new_monorepo([*ODD, "last"]) as made:
+        for name, statement in ODD.items():
+            made.write(f"services/{name}_service/alembic/env.py", f"{statement}\n{ENV_PY}")
+        ran = made.invoke("db.reset", "--json", "--jobs", "2")
+        yield made, ran
+
+
+def row(ran: Ran, name: str) -> dict[str, Any]:
+    """Return what a run says of a service."""
+    (found,) = (each for each in ran.json["services"] if each["service"] == name)
+    told: dict[str, Any] = found
+    return told
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["prints", "logs", "closes", "reads", "threads", "finishes", "tidies", "spawns", "multiplies"],
+)
+def test_what_an_env_py_does_beside_its_work_does_no_harm(
+    odd: tuple[Monorepo, Ran], name: str
+) -> None:
+    monorepo, ran = odd
+    assert row(ran, name)["detail"] == ANEW
+    assert notes(monorepo, name) == "first second"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("leaves", "Alembic ended without an error, but huleedu_leaves is at no revision"),
+        ("leaves_with_three", "Alembic failed with exit code 3"),
+        ("leaves_at_once", "Alembic failed with exit code 5"),
+        ("is_killed", "Alembic failed with exit code -9"),
+        ("raises", "RuntimeError: broken here"),
+        ("interrupts", "KeyboardInterrupt"),
+    ],
+)
+def test_an_env_py_that_does_not_migrate_fails_alone(
+    odd: tuple[Monorepo, Ran], name: str, told: str
+) -> None:
+    _, ran = odd
+    assert ran.code == 1
+    assert row(ran, name)["status"] == "FAILED"
+    assert told in row(ran, name)["detail"]
+
+
+def test_each_service_has_its_own_output(odd: tuple[Monorepo, Ran]) -> None:
+    _, ran = odd
+    assert "words before" in row(ran, "raises")["output"]
+    assert "env.py" in row(ran, "raises")["output"]
+    assert "some words" not in row(ran, "raises")["output"]
+    assert {name for name, status in ran.statuses.items() if status != "OK"} == {
+        "leaves",
+        "leaves_with_three",
+        "leaves_at_once",
+        "is_killed",
+        "raises",
+        "interrupts",
+    }
+
+
+def test_threads_and_exit_handlers_come_to_their_end(odd: tuple[Monorepo, Ran]) -> None:
+    monorepo, _ = odd
+    assert monorepo.path("services/finishes_service/finished").exists()
+    assert monorepo.path("services/tidies_service/tidied").exists()
+
+
+def test_nothing_that_was_started_is_left(odd: tuple[Monorepo, Ran]) -> None:
+    monorepo, _ = odd
+    child = int(monorepo.read("services/spawns_service/child"))
+    assert not psutil.pid_exists(child) or is_dead(psutil.Process(child))
+    assert not forking_processes(monorepo)
+
+
+def forking_processes(monorepo: Monorepo) -> list[int]:
+    """Return the processes that fork, and are forked, in this monorepo's runs."""
+    return [
+        found.pid
+        for found in psutil.process_iter(["cmdline"])
+        if any(FORKING in part for part in found.info["cmdline"] or ())
+        and found.environ().get("HULEEDU_STATE_DIR") == str(monorepo.state)
+    ]
+
+
+# Nothing goes from one to the next.
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Monorepo]:
+    """A service that pollutes its process, and one that tells what it sees after that."""
+    with new_monorepo(["first", "second"]) as made:
+        for name, statements_ in (("first", POLLUTES), ("second", TELLS)):
+            made.write(f"services/{name}_service/alembic/env.py", f"{statements_}\n{ENV_PY}")
+            made.write(f"services/{name}_service/models.py", f"NAME = {name!r}\n")
+        # After its own work: what it has broken it needs itself.
+        made.write("services/first_service/alembic/env.py", f"{ENV_PY}\n{POLLUTES}")
+        yield made
+
+
+def world(pair: Monorepo, **variables: str) -> dict[str, Any]:
+    ran = pair.invoke("db.reset", "--fresh", "--jobs", "1", env=variables)
+    assert ran.code == 0, ran.out + ran.err
+    told: dict[str, Any] = json.loads(pair.read("services/second_service/world.json"))
+    return told
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({}, id="nothing"),
+        pytest.param({"PYTHONPATH": f".:../libs:{os.environ.get('PYTHONPATH', '')}"}, id="a path"),
+        pytest.param({"PYTHONWARNINGS": "error::UserWarning", "TZ": "Asia/Tokyo"}, id="warnings"),
+        pytest.param({"PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}, id="flags"),
+    ],
+)
+def test_a_service_after_another_sees_what_an_interpreter_of_its_own_would_show(
+    pair: Monorepo, variables: Mapping[str, str]
+) -> None:
+    forked, registered = world(pair, **variables), pair.services
+    amend(pair, second={"python": sys.executable})
+    started = world(pair, **variables)
+    pair.register(*registered)
+    # Ours is not handed to an interpreter that may be another one.
+    forked["environ"].pop("VIRTUAL_ENV", None)
+    assert forked == started
+    assert forked["models"].endswith("second_service/models.py")
+
+
+# What goes on, and what ends in between.
+
+
+@pytest.fixture
+def small() -> Iterator[Monorepo]:
+    with new_monorepo(["one", "two"]) as made:
+        yield made
+
+
+def test_a_child_that_leaves_its_group_keeps_nobody_waiting(small: Monorepo) -> None:
+    forks = (
+        "import os, pathlib, time\n"
+        "if not os.fork():\n"
+        "    os.setsid()\n"
+        "    pathlib.Path('daemon').write_text(str(os.getpid()))\n"
+        "    time.sleep(12)\n"
+        "    os._exit(0)\n"
+    )
+    small.write("services/one_service/alembic/env.py", f"{forks}{ENV_PY}")
+    ran = small.invoke("db.reset", "--json")
+    daemon = psutil.Process(int(small.read("services/one_service/daemon")))
+    was_waited_for = is_dead(daemon)
+    if not was_waited_for:
+        daemon.kill()
+    assert ran.statuses == {"one": "OK", "two": "OK"}
+    assert not was_waited_for
+
+
+def test_the_end_of_the_process_that_forks_is_a_failure_in_words(small: Monorepo) -> None:
+    kills = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)\n"
+    small.write("services/one_service/alembic/env.py", f"{kills}{ENV_PY}")
+    ran = small.invoke("db.reset", "--json", "--jobs", "1")
+    assert ran.code == 1
+    assert "Traceback" not in ran.out + ran.err
+    assert ran.statuses["one"] == "FAILED"
+    assert len(ran.statuses) == 2
+    small.write("services/one_service/alembic/env.py", ENV_PY)
+    assert reset(small, "one").detail == ANEW
+
+
+def test_migrations_that_take_too_long_are_ended_with_all_they_started(small: Monorepo) -> None:
+    small.add_revision("one", "b2", "a1", SLEEP)
+    ran = small.invoke("db.reset", "--json", env={"HULEEDU_MIGRATION_TIMEOUT": "2"})
+    assert ran.statuses == {"one": "FAILED", "two": "OK"}
+    assert "longer than 2 s" in row(ran, "one")["detail"]
+    wait_until(lambda: not statements(small, "one", SLEEP), seconds=5)
+    assert not forking_processes(small)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_a_signal_ends_forked_migrations_and_their_sessions(
+    small: Monorepo, number: signal.Signals, code: int
+) -> None:
+    small.add_revision("two", "b2", "a1", SLEEP)
+    assert small.invoke("db.up").code == 0
+    tool = small.start("db.reset", "--json", "--jobs", "1")
+    wait_until(lambda: statements(small, "two", SLEEP) or tool.poll() is not None)
+    assert tool.poll() is None, tool.communicate()
+    assert forking_processes(small)
+    tool.send_signal(number)
+    out, err = tool.communicate(timeout=20)
+    assert tool.returncode == code
+    if code > 0:
+        one, two = Ran(code, out, err).json["services"]
+        assert (one["status"], one["detail"]) == ("ABORTED", "migrated, then interrupted")
+        assert (two["status"], two["detail"]) == ("ABORTED", "interrupted")
+        assert not forking_processes(small)
+    servers = {small.server_pid(name) for name in ("one", "two")}
+    wait_until(lambda: processes(small) == servers and not forking_processes(small))
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'huleedu_two'"
+    wait_until(lambda: ask(small.url("two", database="postgres"), sessions) == [(0,)], seconds=5)

@@ -1,0 +1,356 @@
+"""A reset is a copy as long as nothing it is made of has changed, and never longer.
+
+The edits of a module are made one after the other: the copy of the test before is the newest, and
+the reason that is told must be the one edit since.
+"""
+
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.instant import ANEW, COPIED, Reset, amend, maintain, reset, templates
+from tests.support.monorepo import ENV_PY, PASSWORD, Monorepo, new_monorepo
+from tests.support.observe import notes
+from tests.support.postgres import ask
+
+SERVICE = "services/alpha_service"
+SEEDS = "database/seed-scripts"
+ITS_FILES = "its files"
+SETTINGS = "the settings"
+ENTRY = "its registry entry"
+SEED = """\
+import sys
+from pathlib import Path
+
+import people
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+import rows
+
+TEXT = (ROOT / "data/text.csv").read_text()
+
+
+async def seed(connection):
+    names = [people.TEACHER, rows.PUPIL, TEXT]
+    for number, name in enumerate(names):
+        await connection.execute("INSERT INTO note VALUES ($1, $2)", number, name)
+"""
+REVISION = """\
+import os
+
+from alembic import op
+
+revision = "a1"
+down_revision = None
+
+
+def upgrade():
+    op.execute("CREATE TABLE note (id integer PRIMARY KEY, text text NOT NULL)")
+    op.execute(f"CREATE TABLE school AS SELECT '{os.environ.get('SCHOOL', '')}' AS name")
+"""
+SCHOOL = "SELECT name FROM school"
+Edit = Callable[[Monorepo], object]
+
+
+@pytest.fixture(scope="module")
+def school() -> Iterator[Monorepo]:
+    """A service whose database is made of files from all over its monorepo."""
+    with new_monorepo(["alpha", "other"]) as made:
+        made.write(f"{SERVICE}/data.txt", "of the service")
+        made.write(f"{SERVICE}/alembic.ini", _ini("../../libs"))
+        made.write(f"{SERVICE}/alembic/env.py", f"import shared_models\n{ENV_PY}")
+        made.write(f"{SERVICE}/alembic/versions/a1.py", REVISION)
+        made.write("libs/shared_models.py", "TABLE = 1\n")
+        made.write("tools/rows.py", "PUPIL = 'pupil'\n")
+        made.write("data/text.csv", "text")
+        made.write("data/folder/more.csv", "more")
+        made.write(f"{SEEDS}/people.py", "TEACHER = 'teacher'\n")
+        made.write(f"{SEEDS}/seed_alpha.py", SEED)
+        amend(made, alpha={"inputs": ["data/text.csv", "data/folder"]})
+        assert reset(made).detail == ANEW
+        assert notes(made, "alpha") == "teacher pupil text"
+        yield made
+
+
+def _ini(*paths: str) -> str:
+    return (
+        "[alembic]\nscript_location = alembic\npath_separator = os\n"
+        f"prepend_sys_path = {os.pathsep.join(['.', *paths])}\n"
+    )
+
+
+def appended(path: str, text: str = "\n# edited\n") -> Edit:
+    def edit(monorepo: Monorepo) -> None:
+        monorepo.path(path).write_text(monorepo.read(path) + text)
+
+    return edit
+
+
+def written(path: str, text: str) -> Edit:
+    return lambda monorepo: monorepo.write(path, text)
+
+
+def anew(part: str) -> Reset:
+    return Reset(ANEW, f"made anew: {part} changed")
+
+
+@pytest.mark.parametrize(
+    ("edit", "part"),
+    [
+        pytest.param(appended(f"{SERVICE}/alembic/versions/a1.py"), ITS_FILES, id="a revision"),
+        pytest.param(
+            lambda m: m.add_revision("alpha", "b2", "a1", "CREATE TABLE added ()"),
+            ITS_FILES,
+            id="a new revision",
+        ),
+        pytest.param(appended(f"{SERVICE}/alembic/env.py"), ITS_FILES, id="env.py"),
+        pytest.param(appended(f"{SERVICE}/config.py"), ITS_FILES, id="config.py"),
+        pytest.param(appended(f"{SERVICE}/alembic.ini"), ITS_FILES, id="alembic.ini"),
+        pytest.param(
+            appended("libs/shared_models.py"), "libs/shared_models.py", id="a shared model"
+        ),
+        pytest.param(written(f"{SERVICE}/data.txt", "other"), ITS_FILES, id="data of the service"),
+        pytest.param(written(f"{SERVICE}/new/data.txt", ""), ITS_FILES, id="a new file"),
+        pytest.param(lambda m: m.path(f"{SERVICE}/data.txt").unlink(), ITS_FILES, id="a file less"),
+        pytest.param(written("data/text.csv", "changed"), ITS_FILES, id="a stated file"),
+        pytest.param(written("data/folder/new.csv", ""), ITS_FILES, id="a stated folder"),
+        pytest.param(appended(f"{SEEDS}/seed_alpha.py"), ITS_FILES, id="a seed"),
+        pytest.param(
+            written(f"{SEEDS}/people.py", "TEACHER = 1 and 'x'\n"), ITS_FILES, id="sibling"
+        ),
+        pytest.param(written("tools/rows.py", "PUPIL = 'new'\n"), "tools/rows.py", id="far module"),
+        pytest.param(
+            lambda m: amend(m, alpha={"environment": {"A": "b"}}), ENTRY, id="stated environment"
+        ),
+        pytest.param(lambda m: amend(m, alpha={"extensions": ["pg_trgm"]}), ENTRY, id="extension"),
+        pytest.param(appended(".env", "SCHOOL=north\n"), SETTINGS, id="a value of .env"),
+    ],
+)
+def test_an_edit_of_what_a_database_is_made_of_makes_it_anew(
+    school: Monorepo, edit: Edit, part: str
+) -> None:
+    edit(school)
+    assert reset(school) == anew(part)
+
+
+def test_the_edits_have_come_into_the_database(school: Monorepo) -> None:
+    assert reset(school).detail == COPIED
+    assert notes(school, "alpha") == "x new changed"
+    assert ask(school.url("alpha"), SCHOOL) == [("north",)]
+    assert ask(school.url("alpha"), "SELECT to_regclass('added') IS NOT NULL") == [(True,)]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(appended("services/other_service/config.py"), id="another service"),
+        pytest.param(appended(f"{SEEDS}/seed_other.py"), id="another service's seed"),
+        pytest.param(lambda m: amend(m, other={"extensions": ["pg_trgm"]}), id="another's entry"),
+        pytest.param(written("README.md", "elsewhere"), id="a file elsewhere"),
+        pytest.param(written("libs/unused.py", "elsewhere"), id="a module nobody imports"),
+        pytest.param(written(f"{SERVICE}/__pycache__/x.pyc", "bytecode"), id="bytecode"),
+        pytest.param(written("libs/__pycache__/x.pyc", "bytecode"), id="shared bytecode"),
+        pytest.param(
+            lambda m: touch_all(m.path(SERVICE), m.path("libs"), m.path("tools")), id="touch"
+        ),
+        pytest.param(appended(".env", "HULEEDU_JOBS=2\n"), id="a setting of the tasks"),
+    ],
+)
+def test_what_a_database_is_not_made_of_may_change(school: Monorepo, edit: Edit) -> None:
+    edit(school)
+    assert reset(school) == Reset(COPIED, COPIED)
+
+
+def touch_all(*folders: Path) -> None:
+    for path in (file for folder in folders for file in folder.rglob("*") if file.is_file()):
+        os.utime(path)
+
+
+def test_a_monorepo_that_is_moved_keeps_its_copies(school: Monorepo) -> None:
+    moved = school.root.with_name("moved")
+    school.root.rename(moved)
+    school.root, usual = moved, school.root
+    assert reset(school).detail == COPIED
+    moved.rename(usual)
+    school.root = usual
+
+
+def test_another_password_is_the_same_database(school: Monorepo) -> None:
+    role = "ALTER ROLE huleedu_user PASSWORD '{}'"
+    maintain(school, "alpha", role.format("another"))
+    try:
+        assert reset(school, env={"HULEEDU_DB_PASSWORD": "another"}).detail == COPIED
+    finally:
+        url = school.url("alpha", database="postgres", password="another")
+        ask(url, role.format(PASSWORD))
+
+
+def test_another_user_makes_it_anew(school: Monorepo) -> None:
+    maintain(school, "alpha", f"CREATE ROLE second SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
+    user = {"HULEEDU_DB_USER": "second"}
+    assert reset(school, env=user) == anew(SETTINGS)
+    owner = "SELECT tableowner FROM pg_tables WHERE tablename = 'note'"
+    assert ask(school.url("alpha"), owner) == [("second",)]
+    assert reset(school).detail == COPIED
+    assert ask(school.url("alpha"), owner) == [("huleedu_user",)]
+
+
+def test_another_environment_makes_it_anew_and_is_marked_so(school: Monorepo) -> None:
+    testing = {"HULEEDU_ENVIRONMENT": "testing"}
+    assert reset(school, env=testing).detail == ANEW
+    assert reset(school, env=testing).detail == COPIED
+    assert reset(school).detail == COPIED
+
+
+def test_a_variable_of_this_run_is_seen_over_the_one_in_the_file(school: Monorepo) -> None:
+    """It wins over `.env` for whatever a migration or a seed reads."""
+    south = {"SCHOOL": "south"}
+    assert reset(school, env=south).detail == ANEW
+    assert ask(school.url("alpha"), SCHOOL) == [("south",)]
+    assert reset(school).detail == COPIED
+    assert ask(school.url("alpha"), SCHOOL) == [("north",)]
+
+
+def test_a_branch_and_back_again_are_both_copies(school: Monorepo) -> None:
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *who, *arguments], cwd=school.root, check=True, capture_output=True)
+
+    git("init", "--initial-branch", "trunk")
+    git("add", ".")
+    git("commit", "--message", "Begin")
+    reset(school, "alpha", "--fresh")
+    git("switch", "--create", "feature")
+    school.add_revision("alpha", "c3", "b2", "CREATE TABLE of_feature ()")
+    git("add", ".")
+    git("commit", "--message", "Add")
+    assert reset(school).detail == ANEW
+    git("switch", "trunk")
+    assert reset(school).detail == COPIED
+    assert ask(school.url("alpha"), "SELECT to_regclass('of_feature')") == [(None,)]
+    git("switch", "feature")
+    assert reset(school).detail == COPIED
+    assert ask(school.url("alpha"), "SELECT version_num FROM alembic_version") == [("c3",)]
+
+
+def test_three_copies_are_kept_and_they_are_the_newest(school: Monorepo) -> None:
+    assert len(templates(school)) <= 3
+    before = templates(school)
+    school.write("data/text.csv", "one more")
+    assert reset(school) == anew(ITS_FILES)
+    newest, *rest = templates(school)
+    assert newest not in before
+    assert rest == before[:2]
+
+
+def test_fresh_makes_anew_what_could_have_been_copied(school: Monorepo) -> None:
+    assert reset(school, "alpha", "--fresh") == Reset(ANEW, "made anew: --fresh")
+    assert reset(school).detail == COPIED
+
+
+# What is found although it lies in no usual place.
+
+
+@pytest.fixture(scope="module")
+def irregular() -> Iterator[Monorepo]:
+    """Services with their revisions and modules in unusual places."""
+    with new_monorepo(["alpha", "beta"]) as made:
+        _move(made, "alpha", "alembic", "migrations/alpha")
+        made.write(
+            "services/alpha_service/alembic.ini",
+            "[alembic]\nscript_location = ../../migrations/alpha\nprepend_sys_path = .\n",
+        )
+        _move(made, "beta", "alembic/versions", "migrations/beta")
+        made.path("services/beta_service/alembic/versions").symlink_to(made.path("migrations/beta"))
+        made.write(f"{SEEDS}/stories/__init__.py", "TEXT = 'story'\n")
+        made.write(f"{SEEDS}/seed_helpers.py", "TEXT = 'helper'\n")
+        made.write("tools/common.py", "TEXT = 'common'\n")
+        made.write("tools/tables/__init__.py", FINDS_ITS_MODULES)
+        made.write("tools/tables/one.py", "TEXT = 'one'\n")
+        made.write("tasks.py", f"{USES_TOOLS}import common\n{made.read('tasks.py')}")
+        made.write(f"{SEEDS}/seed_alpha.py", SEED_OF_MODULES)
+        made.invoke("db.reset")
+        yield made
+
+
+def _move(made: Monorepo, name: str, folder: str, target: str) -> None:
+    made.path(target).parent.mkdir(exist_ok=True)
+    made.path(f"services/{name}_service/{folder}").rename(made.path(target))
+
+
+USES_TOOLS = """\
+import sys
+from pathlib import Path
+sys.path.insert(0, str(Path(__file__).parent / "tools"))
+"""
+FINDS_ITS_MODULES = """\
+import importlib
+import pkgutil
+
+TEXT = "+".join(
+    importlib.import_module(f"{__name__}.{module.name}").TEXT
+    for module in pkgutil.iter_modules(__path__)
+)
+"""
+SEED_OF_MODULES = """\
+import common
+import seed_helpers
+import stories
+import tables
+
+TEXTS = [common.TEXT, seed_helpers.TEXT, stories.TEXT, tables.TEXT]
+
+
+async def seed(connection):
+    for number, text in enumerate(TEXTS):
+        await connection.execute("INSERT INTO note VALUES ($1, $2)", number, text)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        pytest.param("alpha", appended("migrations/alpha/env.py"), id="env.py elsewhere"),
+        pytest.param("alpha", appended("migrations/alpha/versions/a1.py"), id="revision elsewhere"),
+        pytest.param("beta", appended("migrations/beta/a1.py"), id="revision behind a link"),
+        pytest.param(
+            "alpha", written(f"{SEEDS}/stories/__init__.py", "TEXT = 'tale'\n"), id="seed's package"
+        ),
+        pytest.param(
+            "alpha", written(f"{SEEDS}/seed_helpers.py", "TEXT = 'help'\n"), id="named like a seed"
+        ),
+        pytest.param(
+            "alpha", written("tools/common.py", "TEXT = 'usual'\n"), id="loaded by tasks.py"
+        ),
+        pytest.param(
+            "alpha", written("tools/tables/two.py", "TEXT = 'two'\n"), id="new in a package"
+        ),
+    ],
+)
+def test_an_edit_in_an_unusual_place_makes_it_anew(
+    irregular: Monorepo, name: str, edit: Edit
+) -> None:
+    assert reset(irregular, name).detail == COPIED
+    edit(irregular)
+    assert reset(irregular, name).detail == ANEW
+
+
+def test_a_library_that_is_installed_for_one_service_makes_that_one_anew() -> None:
+    with new_monorepo(["alpha", "beta"]) as made:
+        folder = made.path("services/alpha_service/.venv")
+        venv.create(folder, symlinks=True, with_pip=False)
+        (packages,) = folder.glob("lib/python*/site-packages")
+        ours = next(path for path in sys.path if path.endswith("site-packages"))
+        (packages / "ours.pth").write_text(ours)
+        amend(made, alpha={"python": ".venv/bin/python"})
+        made.invoke("db.reset")
+        assert reset(made).detail == COPIED
+        (packages / "library-1.0.dist-info").mkdir()
+        assert reset(made) == anew(f"installed in {packages}")
+        assert reset(made, "beta").detail == COPIED

@@ -1,0 +1,173 @@
+"""Whatever meets a reset, or ends it at whatever moment, the next one ends in the right state.
+
+For more: `pytest tests/instant/test_interruptions.py -n 0 -k any_moment --rounds 50`.
+"""
+
+import asyncio
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import asyncpg
+import psutil
+import pytest
+
+from tests.support.instant import ANEW, COPIED, maintain, reset, templates
+from tests.support.monorepo import LIMIT, Monorepo, is_dead, new_monorepo, wait_until
+from tests.support.observe import notes, processes
+from tests.support.postgres import ask, connect
+
+NAMES = ("one", "two")
+SEEDED = "first second"
+# About what a reset of both takes here, in seconds, anew and by a copy.
+LONGEST = {True: 1.6, False: 0.6}
+STATE = (
+    "SELECT version_num, (SELECT count(*) FROM pg_class WHERE relname = 'big') FROM alembic_version"
+)
+BIG = "CREATE TABLE big AS SELECT n, repeat('x', 500) AS text FROM generate_series(1, 20000) n"
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Monorepo]:
+    """Two services with enough in them that making and copying them takes a moment."""
+    with new_monorepo(NAMES) as made:
+        for name in NAMES:
+            made.add_revision(name, "b2", "a1", BIG)
+        assert made.invoke("db.reset").code == 0
+        yield made
+
+
+def assert_right(pair: Monorepo) -> None:
+    for name in NAMES:
+        assert notes(pair, name) == SEEDED
+        assert ask(pair.url(name), STATE) == [("b2", 1)]
+
+
+def outcome(tool: "subprocess.Popen[str]") -> int:
+    tool.communicate(timeout=LIMIT)
+    return tool.returncode
+
+
+@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "anew"])
+def test_two_resets_at_once_both_end_well(pair: Monorepo, flags: tuple[str, ...]) -> None:
+    tools = [pair.start("db.reset", *flags) for _ in range(2)]
+    assert [outcome(tool) for tool in tools] == [0, 0]
+    assert_right(pair)
+    assert len(templates(pair, "one")) == 1
+    assert reset(pair, "one").detail == COPIED
+
+
+async def connect_again_and_again(url: str, statement: str) -> None:
+    """Be an application that does not give up."""
+    while True:
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            session = await connect(url)
+            try:
+                await session.execute(statement)
+                await session.execute("SELECT pg_sleep(0.05)")
+            finally:
+                session.terminate()
+
+
+@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "anew"])
+async def test_sessions_do_not_keep_a_reset_from_its_end(
+    pair: Monorepo, flags: tuple[str, ...]
+) -> None:
+    url = pair.url("one")
+    idle, busy = await connect(url), await connect(url)
+    await busy.execute("BEGIN; LOCK TABLE note")
+    again = [asyncio.create_task(connect_again_and_again(url, "SELECT 1")) for _ in range(3)]
+    done = await asyncio.to_thread(reset, pair, "one", *flags)
+    assert done.detail == (ANEW if flags else COPIED)
+    assert idle.is_closed()
+    assert busy.is_closed()
+    for task in again:
+        task.cancel()
+    await asyncio.wait(again)
+    await asyncio.to_thread(assert_right, pair)
+
+
+def test_nobody_can_connect_to_a_copy_and_so_keep_it_from_being_copied(pair: Monorepo) -> None:
+    reset(pair, "one")
+    for name in templates(pair, "one"):
+        with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
+            ask(pair.url("one", database=name), "SELECT 1")
+
+
+def test_killed_at_any_moment_a_reset_is_healed_by_the_next(pair: Monorepo, rounds: int) -> None:
+    servers = {pair.server_pid(name) for name in NAMES}
+    for number in range(2 * rounds):
+        chance, anew = random.Random(number), bool(number % 2)
+        if anew:
+            # Whatever the killed run has kept is not what this one needs.
+            pair.write("services/one_service/data.txt", str(number))
+            pair.write("services/two_service/data.txt", str(number))
+        kill_at(pair, chance.uniform(0.1, LONGEST[anew]))
+        wait_until(lambda: processes(pair) == servers)
+        ran = pair.invoke("db.reset", "--json")
+        assert ran.code == 0, (number, ran.out, ran.err)
+        assert_right(pair)
+        assert {reset(pair, name).detail for name in NAMES} == {COPIED}
+        assert_right(pair)
+        assert_no_copy_is_incomplete(pair)
+
+
+def kill_at(pair: Monorepo, seconds: float) -> None:
+    """Kill a reset after some time; what it has started must notice by itself."""
+    tool = pair.start("db.reset")
+    time.sleep(seconds)  # Any moment will do.
+    running = tool.poll() is None
+    children = psutil.Process(tool.pid).children(recursive=True) if running else []
+    tool.kill()
+    tool.communicate()
+    own = [child for child in children if child.name() != "postgres"]
+    wait_until(lambda: all(map(is_dead, own)))
+
+
+def assert_no_copy_is_incomplete(pair: Monorepo) -> None:
+    """See that what a killed run has left half done is gone as soon as a copy was kept."""
+    sql = (
+        "SELECT count(*) FROM pg_database WHERE starts_with(datname, 'huleedu_{0}__made_')"
+        " AND coalesce(shobj_description(oid, 'pg_database'), '') NOT LIKE '%\"parts\"%'"
+    )
+    left = [maintain(pair, name, sql.format(name))[0][0] for name in NAMES]
+    assert all(number <= 1 for number in left)
+    assert all(len(templates(pair, name)) <= 4 for name in NAMES)
+
+
+@pytest.mark.parametrize("statement", ["DROP DATABASE", "CREATE DATABASE", "COMMENT ON DATABASE"])
+@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "anew"])
+def test_killed_at_a_statement_a_reset_is_healed_by_the_next(
+    pair: Monorepo, statement: str, flags: tuple[str, ...]
+) -> None:
+    """A lock holds the statement until the tool is dead."""
+    reset(pair, "one")
+    asyncio.run(kill_in(pair, statement, *flags))
+    assert pair.invoke("db.reset").code == 0
+    assert_right(pair)
+    assert reset(pair, "one").detail == COPIED
+    assert_right(pair)
+
+
+async def kill_in(pair: Monorepo, statement: str, *flags: str) -> None:
+    admin = await connect(pair.url("one", database="postgres"))
+    catalog = "pg_shdescription" if statement.startswith("COMMENT") else "pg_database"
+    running = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'huleedu-tasks'"
+        f" AND wait_event_type = 'Lock' AND query LIKE '{statement}%'"
+    )
+    async with admin.transaction():
+        await admin.execute(f"LOCK TABLE {catalog} IN SHARE MODE")
+        tool = pair.start("db.reset", "--service", "one", *flags)
+        try:
+            async with asyncio.timeout(30):
+                while not await admin.fetchval(running) and tool.poll() is None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            pass
+        tool.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(tool.communicate)
+    await admin.close()
