@@ -5,7 +5,6 @@ For more: `pytest tests/instant/test_interruptions.py -n 0 -k any_moment --round
 
 import asyncio
 import random
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import pytest
 from tests.support.instant import ANEW, COPIED, maintain, reset, templates
 from tests.support.monorepo import LIMIT, Monorepo, is_dead, new_monorepo, wait_until
 from tests.support.observe import notes, processes
-from tests.support.postgres import ask, connect
+from tests.support.postgres import ask, connect, wait_for
 
 NAMES = ("one", "two")
 SEEDED = "first second"
@@ -43,7 +42,7 @@ def pair() -> Iterator[Monorepo]:
 def assert_right(pair: Monorepo) -> None:
     for name in NAMES:
         assert notes(pair, name) == SEEDED
-        assert ask(pair.url(name), STATE) == [("b2", 1)]
+        assert ask(pair.url(name), STATE) == [("b2", True)]
 
 
 def outcome(tool: "subprocess.Popen[str]") -> int:
@@ -153,21 +152,20 @@ def test_killed_at_a_statement_a_reset_is_healed_by_the_next(
 
 
 async def kill_in(pair: Monorepo, statement: str, *flags: str) -> None:
-    admin = await connect(pair.url("one", database="postgres"))
+    url = pair.url("one", database="postgres")
+    holder, asked = await connect(url), await connect(url)
     catalog = "pg_shdescription" if statement.startswith("COMMENT") else "pg_database"
-    running = (
+    waits = (
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'huleedu-tasks'"
         f" AND wait_event_type = 'Lock' AND query LIKE '{statement}%'"
     )
-    async with admin.transaction():
-        await admin.execute(f"LOCK TABLE {catalog} IN SHARE MODE")
+    async with holder.transaction():
+        await holder.execute(f"LOCK TABLE {catalog} IN SHARE MODE")
         tool = pair.start("db.reset", "--service", "one", *flags)
         try:
-            async with asyncio.timeout(30):
-                while not await admin.fetchval(running) and tool.poll() is None:  # noqa: ASYNC110
-                    await asyncio.sleep(0.005)
-        except TimeoutError:
-            pass
-        tool.send_signal(signal.SIGKILL)
-        await asyncio.to_thread(tool.communicate)
-    await admin.close()
+            await wait_for(lambda: asked.fetchval(waits), 1)
+        finally:
+            tool.kill()
+            await asyncio.to_thread(tool.communicate)
+    await holder.close()
+    await asked.close()

@@ -71,12 +71,16 @@ RESERVED = {
         # Hands PATH and the like on to a server; nothing is set by them.
         "servers/cluster.py",
         # Take what their parent has put there, in a process of their own.
+        "migrations/nursery.py",
         "migrations/probe.py",
         "migrations/worker.py",
+        # Compares a child's environment with ours: nothing is set by it.
+        "migrations/warm.py",
     },
     r"os\.(exec|spawn|posix_spawn|popen|system|fork).*|asyncio\.create_subprocess_.*": {
         "process.py",
-        # A child process that forks, so that no answer depends on one before it.
+        # Child processes that fork, so that nothing depends on what was done before.
+        "migrations/nursery.py",
         "migrations/probe.py",
     },
     r"print": {"screen/console.py"},
@@ -84,6 +88,7 @@ RESERVED = {
     r"(sys\.|os\._)?exit|SystemExit|invoke\.exceptions\.Exit": {
         "cli/command.py",
         # In a child process, whose end it is.
+        "migrations/nursery.py",
         "migrations/probe.py",
         "migrations/worker.py",
         # A script that exits is caught here.
