@@ -176,7 +176,7 @@ class BareServers:
         await admin.execute(f'CREATE DATABASE "{database_of(entry)}"')
         await admin.close()
         inside = await asyncpg.connect(database=database_of(entry), **login)
-        for statements in _transactions(self.sql[entry["name"]]):
+        for statements in transactions(self.sql[entry["name"]]):
             await inside.execute(statements)
         await inside.close()
 
@@ -219,7 +219,7 @@ def _migrations_as_sql(monorepo: Monorepo, entry: dict[str, Any]) -> str:
     return run(command, cwd=directory, environment=login).out
 
 
-def _transactions(sql: str) -> Iterator[str]:
+def transactions(sql: str) -> Iterator[str]:
     """Return what is to be sent as a whole: transactions, and the statements between them."""
     for index, part in enumerate(_TRANSACTION.split(sql)):
         if index % 2:

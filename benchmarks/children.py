@@ -13,6 +13,8 @@ INVOKE = str(PROGRAMS / "invoke")
 ALEMBIC = str(PROGRAMS / "alembic")
 # How long a command may take to clean up after Ctrl-C, in seconds.
 GRACE = 30.0
+# No command takes as long as this, unless it hangs.
+LIMIT = 900.0
 SHOWN_LINES = 20
 
 
@@ -61,6 +63,7 @@ def run(
 
     Raises:
         BenchmarkError: If it fails.
+        subprocess.TimeoutExpired: If it hangs.
     """
     # In a session of its own, so that Ctrl-C reaches it through us, and once.
     with subprocess.Popen(
@@ -75,7 +78,7 @@ def run(
     ) as process:
         on_start(process.pid)
         try:
-            out, err = process.communicate(stdin)
+            out, err = process.communicate(stdin, timeout=LIMIT)
         except BaseException:
             _end(process)
             raise

@@ -88,7 +88,7 @@ class Development:
         return await self._change(
             "db.reset",
             f"recreate {what}, migrate {{database}} to head and seed it",
-            (stages.prove_inside,) if volumes else (stages.start, stages.prove),
+            (stages.prove_inside,) if volumes else (stages.start_to_migrate, stages.prove),
             (
                 stages.renew if volumes else stages.recreate,
                 stages.upgrade(runner.HEAD),
@@ -114,7 +114,7 @@ class Development:
         return await self._change(
             "db.migrate",
             f"migrate {{database}} to {target}",
-            (stages.start, stages.prove),
+            (stages.start_to_migrate, stages.prove),
             (stages.require_database, stages.upgrade(target)),
         )
 

@@ -83,6 +83,7 @@ class Stages:
     # Services whose database is made anew in this run, and those whose is a copy, and complete.
     _made: dict[str, Making] = field(default_factory=dict)
     _copied: set[str] = field(default_factory=set)
+    _newborn: set[str] = field(default_factory=set)
     _admins: "dict[str, asyncpg.Connection]" = field(default_factory=dict)
     _histories: dict[str, History] = field(default_factory=dict)
 
@@ -94,7 +95,15 @@ class Stages:
     @property
     def waiting(self) -> tuple[Work, ...]:
         """The stages that only wait for servers."""
-        return (self.start, self.prove, self.prove_inside, self.renew, self.recreate, self.keep)
+        return (
+            self.start,
+            self.start_to_migrate,
+            self.prove,
+            self.prove_inside,
+            self.renew,
+            self.recreate,
+            self.keep,
+        )
 
     def would(self, text: str) -> Work:
         """Return work that only says what would be done."""
@@ -119,9 +128,16 @@ class Stages:
         step("starting")
         started = await self.provider.start(service, self.urls[service.name].url)
         if started.newborn:
-            self.expect_migrations()
+            self._newborn.add(service.name)
             await self._keep_pristine(service)
         return Outcome(service=service.name, facts={"server": started.done})
+
+    async def start_to_migrate(self, service: Service, step: Step) -> Outcome:
+        """Do the same, and begin to import Alembic as soon as it is clear that it is needed."""
+        outcome = await self.start(service, step)
+        if service.name in self._newborn:
+            self.expect_migrations()
+        return outcome
 
     async def stop(self, service: Service, step: Step) -> Outcome:
         """Stop the server, keeping its data."""

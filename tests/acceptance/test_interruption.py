@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.support.monorepo import Monorepo, Ran, is_dead, new_monorepo, wait_until
-from tests.support.observe import WORKER, notes, processes, statements
+from tests.support.observe import NURSERY, notes, processes, statements
 
 SLEEP = "SELECT pg_sleep(600)"
 SLOW_SEED = f"""\
@@ -84,9 +84,15 @@ def test_interrupted_migrations_end_with_their_backend_and_every_service_has_a_l
     assert (ran.code, ran.json["exit_code"]) == (code, code)
     assert ran.statuses == {"quick": "ABORTED", "slow": "ABORTED"}
     quick, slow = ran.json["services"]
-    assert (quick["detail"], slow["detail"]) == ("migrated, then interrupted", "interrupted")
+    assert (quick["detail"], slow["detail"]) == ("copied, then interrupted", "interrupted")
     wait_until(lambda: not sleeps(pair), seconds=5)
-    assert not [pid for pid in processes(pair) if WORKER in " ".join(psutil.Process(pid).cmdline())]
+    assert processes(pair) == {pair.server_pid(name) for name in ("quick", "slow")}
+    assert not [
+        found.pid
+        for found in psutil.process_iter(["cmdline"])
+        if NURSERY in " ".join(found.info["cmdline"] or ())
+        and found.environ().get("HULEEDU_STATE_DIR") == str(pair.state)
+    ]
 
 
 @pytest.mark.parametrize(("number", "code"), ENDINGS)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.monorepo import PASSWORD, USER, Monorepo, new_monorepo
 from tests.support.observe import (
-    WORKER,
+    NURSERY,
     assert_no_password,
     assert_no_password_in_files,
     assert_no_password_on_screen,
@@ -171,7 +171,7 @@ def test_every_command_works_from_a_folder_below(running: Monorepo) -> None:
 
 
 def test_progress_in_a_pipe_is_plain_lines_on_standard_error(running: Monorepo) -> None:
-    ran = running.invoke("db.reset")
+    ran = running.invoke("db.reset", "--fresh")
     assert "\x1b" not in ran.out + ran.err
     assert "\r" not in ran.out + ran.err
     head, *rows = ran.out.splitlines()
@@ -355,7 +355,7 @@ def test_the_password_is_in_no_output_no_file_and_no_command_line_of_a_whole_lif
         assert lived.code == 0, lived.err
         assert_no_password_in_files(monorepo.state)
         assert monorepo.invoke("db.down").code == 0
-    assert all(any(program in line for line in lines.seen) for program in ("initdb", WORKER))
+    assert all(any(program in line for line in lines.seen) for program in ("initdb", NURSERY))
     assert_no_password(*lines.seen, failed.out, failed.err, lived.out, lived.err)
 
 

@@ -19,6 +19,8 @@ PRINTED = {PASSWORD, quote(PASSWORD, safe=""), quote(PASSWORD), quote_plus(PASSW
 NOTES = "SELECT string_agg(text, ' ' ORDER BY id) FROM note"
 BETWEEN_LOOKS = 0.01
 WORKER = "migrations/worker.py"
+# Forks such workers.
+NURSERY = "migrations/nursery.py"
 
 
 @dataclass(frozen=True)
