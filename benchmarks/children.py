@@ -83,7 +83,7 @@ def run(
             _end(process)
             raise
     if process.returncode != 0:
-        said = "\n".join((out + err).splitlines()[-SHOWN_LINES:])
+        said = "\n".join(line for text in (out, err) for line in text.splitlines()[-SHOWN_LINES:])
         raise BenchmarkError(f"{_name(command)} ended with {process.returncode}:\n{said}")
     return Ended(out=out, err=err)
 

@@ -1,0 +1,160 @@
+"""What the benchmarks make of what they measured; nothing here is measured."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import parse
+from benchmarks.bare import transactions
+from benchmarks.measure import ENOUGH_ROUNDS, Side, Timing, in_turn
+from benchmarks.rows import ROWS
+from benchmarks.table import Line, difference, document, duration, markdown, ratio
+from tests.support.documents import code, page, rows
+
+
+def timing(median: float) -> Timing:
+    """Return a time that was always the same."""
+    return Timing(median=median, fastest=median, slowest=median)
+
+
+# Arguments
+
+
+def test_without_arguments_every_row_is_measured_often_enough() -> None:
+    wanted = parse([])
+    assert wanted.rows == tuple(ROWS)
+    assert wanted.rounds == ENOUGH_ROUNDS == 7
+    assert wanted.markdown is None
+
+
+def test_rows_that_are_named_come_in_the_order_of_the_table() -> None:
+    assert parse(["--only", "many", "cold", "warm"]).rows == ("warm", "cold", "many")
+
+
+def test_rounds_and_a_file_can_be_stated() -> None:
+    wanted = parse(["--rounds", "9", "--markdown", "tables.md"])
+    assert wanted.rounds == 9
+    assert wanted.markdown == Path("tables.md")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--only", "lukewarm"], "lukewarm"),
+        (["--rounds", "0"], "0 rounds measure nothing"),
+        (["--rounds", "many"], "many"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        parse(arguments)
+    assert refused.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+# Arithmetic
+
+
+def test_one_round_that_was_disturbed_does_not_move_the_median() -> None:
+    assert Timing.of([0.3, 9.0, 0.1, 0.2, 0.4]) == Timing(median=0.3, fastest=0.1, slowest=9.0)
+    assert Timing.of([1.0, 2.0]).median == 1.5
+
+
+def test_what_is_done_one_after_another_adds_up() -> None:
+    parts = [
+        Timing(median=1.0, fastest=0.5, slowest=2.0),
+        Timing(median=2.0, fastest=1.5, slowest=4.0),
+    ]
+    assert Timing.total(parts) == Timing(median=3.0, fastest=2.0, slowest=6.0)
+
+
+def test_two_times_are_compared_by_their_medians() -> None:
+    assert ratio(timing(3.0), timing(2.0)) == "1.50 times"
+    assert difference(timing(0.25), timing(0.2)) == "+50 ms"
+    assert difference(timing(0.2), timing(0.25)) == "-50 ms"
+
+
+def test_sides_take_turns_and_the_warm_up_does_not_count() -> None:
+    done: list[str] = []
+    sides = [
+        Side(run=lambda: done.append("run a"), prepare=lambda: done.append("prepare a")),
+        Side(run=lambda: done.append("run b")),
+    ]
+    timings = in_turn(2, *sides)
+    assert done == ["prepare a", "run a", "run b"] * 3
+    assert len(timings) == len(sides)
+    assert all(0 <= each.fastest <= each.median <= each.slowest for each in timings)
+
+
+def test_without_a_warm_up_there_is_no_round_more() -> None:
+    done: list[str] = []
+    in_turn(2, Side(run=lambda: done.append("run")), warm_up=False)
+    assert done == ["run", "run"]
+
+
+# The migrations as SQL
+
+
+def test_a_statement_between_transactions_is_sent_by_itself() -> None:
+    sql = (
+        "BEGIN;\n\nCREATE TABLE a ();\n\nCREATE TABLE b ();\n\nCOMMIT;\n\n"
+        "DROP INDEX CONCURRENTLY i;\n\nCREATE INDEX CONCURRENTLY i ON a (x);\n\n"
+        "BEGIN;\n\nDROP TABLE b;\n\nCOMMIT;\n\n"
+    )
+    assert [part.strip() for part in transactions(sql)] == [
+        "BEGIN;\n\nCREATE TABLE a ();\n\nCREATE TABLE b ();\n\nCOMMIT;",
+        "DROP INDEX CONCURRENTLY i",
+        "CREATE INDEX CONCURRENTLY i ON a (x)",
+        "BEGIN;\n\nDROP TABLE b;\n\nCOMMIT;",
+    ]
+
+
+# The tables
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0004, "0 ms"), (0.1234, "123 ms"), (1.0, "1.00 s"), (83.456, "83.46 s")],
+)
+def test_a_time_is_written_as_people_read_it(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_table_is_markdown() -> None:
+    assert markdown(("a", "b"), [("1", "x | y"), ("2", "two\nlines")]) == (
+        "| a | b |\n| --- | --- |\n| 1 | x \\| y |\n| 2 | two lines |\n"
+    )
+
+
+def test_the_document_has_the_machine_and_a_line_for_each_measurement() -> None:
+    measured = Line(
+        row="warm",
+        measured="a reset",
+        timing=Timing(median=1.5, fastest=1.25, slowest=2.0),
+        beside="the floor",
+        beside_timing=timing(0.5),
+        compared=ratio(timing(1.5), timing(0.5)),
+    )
+    left_out = Line(row="warm-docker", measured="left out", notes="no Docker Engine answers")
+    text = document({"Python": "3.11.7"}, [measured, left_out])
+    assert rows(text, "machine", "") == [["Python", "3.11.7"]]
+    columns = ("row", "measured", "median (range)", "beside it", "median (range)")
+    assert rows(text, *columns, "compared", "notes") == [
+        [
+            "warm",
+            "a reset",
+            "1.50 s (1.25 s to 2.00 s)",
+            "the floor",
+            "500 ms (500 ms to 500 ms)",
+            "3.00 times",
+            "",
+        ],
+        ["warm-docker", "left out", "", "", "", "", "no Docker Engine answers"],
+    ]
+
+
+def test_the_page_explains_every_row() -> None:
+    explained = rows(page("performance.md"), "row", "measures", "beside it")
+    assert [code(name) for name, _, _ in explained] == list(ROWS)

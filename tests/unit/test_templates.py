@@ -1,0 +1,297 @@
+"""What a database is made of: told apart part by part, and nothing else counts."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from huleedu_tasks import templates
+from huleedu_tasks.config.registry import Registry, Service
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.migrations.runner import Used
+from tests.support.values import service
+
+LONG_AGO = 1_000_000_000.0
+SERVER = "15.18 final"
+
+
+class Place:
+    """A service in a monorepo in a temporary folder, last changed long ago."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.write("services/orders_service/alembic.ini", "[alembic]")
+        self.write("services/orders_service/config.py", "PORT = 1")
+
+    def write(self, path: str, text: str, *, changed: float = LONG_AGO) -> Path:
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        os.utime(file, (changed, changed))
+        return file
+
+    def service(self, **stated: object) -> Service:
+        directory = self.root / "services/orders_service"
+        return service("orders", **{"directory": directory, **stated})
+
+    def parts(
+        self,
+        *,
+        server: str = SERVER,
+        process: dict[str, str] | None = None,
+        file: dict[str, str] | None = None,
+        **stated: object,
+    ) -> templates.Parts:
+        settings = Settings(root=self.root, process=process or {}, file=file or {}, lines={})
+        made = self.service(**stated)
+        registry = Registry(path=self.root / "services.json", services=(made,))
+        return templates.parts_of(made, settings, registry, server=server)
+
+    def changed(self, before: templates.Parts, **now: object) -> str:
+        """Return the part that is another one now."""
+        return templates.difference(before, self.parts(**now), self.root)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_nothing_has_changed_where_nothing_was_done(place: Place) -> None:
+    assert place.changed(place.parts()) == ""
+
+
+@pytest.mark.parametrize(
+    ("stated", "part"),
+    [
+        ({"extensions": ("pg_trgm",)}, "its registry entry"),
+        ({"environment": {"A": "b"}}, "its registry entry"),
+        ({"python": ("python3",)}, "its registry entry"),
+        ({"seed_after": ("other",)}, "its registry entry"),
+        ({"file": {"TENANT": "north"}}, "the settings"),
+        ({"process": {"HULEEDU_ENVIRONMENT": "testing"}}, "the settings"),
+        ({"process": {"HULEEDU_DB_USER": "somebody"}}, "the settings"),
+        ({"server": "16.0 final"}, "the server"),
+    ],
+)
+def test_what_is_stated_is_a_part(place: Place, stated: dict[str, object], part: str) -> None:
+    assert place.changed(place.parts(), **stated) == part
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"file": {"HULEEDU_DB_PASSWORD": "a"}},
+        {"process": {"HULEEDU_DB_PASSWORD": "a"}},
+        {"process": {"HULEEDU_JOBS": "3"}},
+        {"process": {"PATH": "/elsewhere"}},
+    ],
+)
+def test_how_it_is_made_is_no_part(place: Place, stated: dict[str, object]) -> None:
+    assert place.changed(place.parts(), **stated) == ""
+
+
+def test_a_variable_that_wins_over_the_file_is_what_counts(place: Place) -> None:
+    before = place.parts(file={"TENANT": "north"})
+    assert place.changed(before, file={"TENANT": "north"}, process={"TENANT": "south"})
+    assert not place.changed(before, file={"TENANT": "south"}, process={"TENANT": "north"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda p: p.write("services/orders_service/config.py", "PORT = 2"), id="edit"),
+        pytest.param(lambda p: p.write("services/orders_service/deep/new", ""), id="a new file"),
+        pytest.param(lambda p: p.write("services/orders_service/.env", "A=b"), id="hidden file"),
+        pytest.param(
+            lambda p: (p.root / "services/orders_service/config.py").rename(
+                p.root / "services/orders_service/conf.py"
+            ),
+            id="another name",
+        ),
+        pytest.param(
+            lambda p: (p.root / "services/orders_service/config.py").unlink(), id="a file less"
+        ),
+    ],
+)
+def test_its_files_are_a_part(place: Place, change: Callable[[Place], object]) -> None:
+    before = place.parts()
+    change(place)
+    assert place.changed(before) == "its files"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "services/other_service/config.py",
+        "services/orders_service/__pycache__/config.pyc",
+        "services/orders_service/node_modules/a.js",
+        "services/orders_service/.git/index",
+        "README.md",
+    ],
+)
+def test_what_lies_elsewhere_or_is_made_by_tools_is_no_part(place: Place, path: str) -> None:
+    before = place.parts()
+    place.write(path, "new")
+    assert place.changed(before) == ""
+
+
+def test_a_virtual_environment_in_a_service_is_no_part_of_its_files(place: Place) -> None:
+    before = place.parts()
+    place.write("services/orders_service/env/pyvenv.cfg", "")
+    place.write("services/orders_service/env/lib/library.py", "")
+    assert place.changed(before) == ""
+
+
+def test_a_service_whose_folder_is_a_virtual_environment_keeps_its_own_files(
+    place: Place,
+) -> None:
+    place.write("services/orders_service/pyvenv.cfg", "")
+    before = place.parts()
+    place.write("services/orders_service/config.py", "PORT = 3")
+    assert place.changed(before) == "its files"
+
+
+def test_a_folder_behind_a_link_is_a_part(place: Place) -> None:
+    revision = place.write("migrations/versions/a1.py", "revision = 'a1'")
+    (place.root / "services/orders_service/versions").symlink_to(revision.parent)
+    before = place.parts()
+    place.write("migrations/versions/a1.py", "revision = 'a2'")
+    assert place.changed(before) == "its files"
+
+
+@pytest.mark.parametrize("path", ["data/rows.csv", "data"])
+def test_what_is_stated_as_an_input_is_a_part(place: Place, path: str) -> None:
+    place.write("data/rows.csv", "1")
+    inputs = (place.root / path,)
+    before = place.parts(inputs=inputs)
+    assert place.changed(before, inputs=inputs) == ""
+    place.write("data/rows.csv", "2")
+    assert place.changed(before, inputs=inputs) == "its files"
+
+
+def test_an_input_that_is_not_there_is_a_part_as_soon_as_it_is(place: Place) -> None:
+    inputs = (place.root / "data",)
+    before = place.parts(inputs=inputs)
+    place.write("data/rows.csv", "2")
+    assert place.changed(before, inputs=inputs) == "its files"
+
+
+def test_a_touch_is_no_change_but_of_a_file_too_large_to_read(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(templates, "LARGE", 20)
+    place.write("services/orders_service/small", "few words")
+    large = place.write("services/orders_service/large", "many words " * 10)
+    before = place.parts()
+    place.write("services/orders_service/small", "few words", changed=LONG_AGO + 1)
+    assert place.changed(before) == ""
+    os.utime(large, (LONG_AGO + 1, LONG_AGO + 1))
+    assert place.changed(before) == "its files"
+
+
+def test_of_very_many_files_the_time_is_enough(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(templates, "MANY", 1)
+    before = place.parts()
+    place.write("services/orders_service/config.py", "PORT = 1", changed=LONG_AGO + 1)
+    assert place.changed(before) == "its files"
+
+
+def test_a_monorepo_at_another_place_is_made_of_the_same(place: Place, tmp_path: Path) -> None:
+    before = place.parts()
+    moved = Place(tmp_path / "moved")
+    assert moved.changed(before) == ""
+
+
+# What turns out to be used.
+
+
+def used_by(place: Place, *files: Path, since: float = LONG_AGO + 10) -> templates.Parts:
+    used = Used(files=[str(file) for file in files], folders=[str(place.root / "site-packages")])
+    return templates.with_used(place.parts(), used, place.root, since=since)
+
+
+def test_a_module_that_was_used_is_a_part_wherever_it_lies(place: Place) -> None:
+    module = place.write("libs/shared.py", "A = 1")
+    before = used_by(place, module)
+    assert place.changed(before) == ""
+    place.write("libs/shared.py", "A = 2")
+    assert place.changed(before) == "libs/shared.py"
+    module.unlink()
+    assert place.changed(before) == "libs/shared.py"
+
+
+def test_a_module_that_was_edited_while_it_was_used_is_never_the_same(place: Place) -> None:
+    module = place.write("libs/shared.py", "A = 1")
+    before = used_by(place, module, since=LONG_AGO - 10)
+    assert place.changed(before) == "libs/shared.py"
+
+
+def test_libraries_are_a_part_by_what_is_installed_and_not_by_their_files(place: Place) -> None:
+    library = place.write("site-packages/library/__init__.py", "")
+    (place.root / "site-packages/library-1.0.dist-info").mkdir()
+    before = used_by(place, library)
+    assert not any("library" in name for name in before)
+    place.write("site-packages/library/__init__.py", "edited")
+    assert place.changed(before) == ""
+    (place.root / "site-packages/library-1.0.dist-info").rename(
+        place.root / "site-packages/library-1.1.dist-info"
+    )
+    assert place.changed(before) == f"installed in {place.root / 'site-packages'}"
+
+
+def test_the_modules_of_this_package_are_no_part(place: Place) -> None:
+    assert used_by(place, Path(templates.__file__)).keys() == used_by(place).keys()
+
+
+def test_a_template_that_does_not_name_a_part_of_today_does_not_stand_for_it(place: Place) -> None:
+    parts = place.parts()
+    older = {name: digest for name, digest in parts.items() if name != "the server"}
+    assert templates.difference(older, parts, place.root) == "the server"
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"), [(LONG_AGO - 1, True), (LONG_AGO, True), (LONG_AGO + 1, False)]
+)
+def test_a_service_is_touched_if_one_of_its_files_was(
+    place: Place, moment: float, expected: bool
+) -> None:
+    assert templates.touched(place.service(), moment) is expected
+
+
+def test_a_file_that_is_gone_is_touched(place: Place) -> None:
+    assert templates.was_touched([place.root / "gone"], time.time())
+
+
+# What a copy is called and what its mark holds.
+
+
+DIGESTS = st.dictionaries(st.text(min_size=1), st.text(min_size=1), min_size=1)
+
+
+@given(DIGESTS)
+def test_the_key_depends_on_every_part_and_not_on_their_order(parts: dict[str, str]) -> None:
+    key = templates.key(parts)
+    assert key == templates.key(dict(reversed(parts.items())))
+    name = next(iter(parts))
+    assert key != templates.key({**parts, name: parts[name] + "x"})
+    assert key != templates.key({n: d for n, d in parts.items() if n != name})
+    assert len(key) == 12
+    assert key.isalnum()
+
+
+def test_no_part_tells_a_password_or_a_value(place: Place) -> None:
+    secret = "s3cret"
+    parts = place.parts(
+        process={"HULEEDU_DB_PASSWORD": secret},
+        file={"TOKEN": secret},
+        environment={"KEY": secret},
+    )
+    assert not any(secret in text for pair in parts.items() for text in pair)
+    assert all(len(digest) == 16 for digest in parts.values())
