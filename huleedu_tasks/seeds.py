@@ -8,19 +8,21 @@ import asyncio
 import contextlib
 import hashlib
 import inspect
-import os
 import sys
-import sysconfig
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
+from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import SeedError
+from huleedu_tasks.migrations.runner import Used
+from huleedu_tasks.migrations.worker import Reads
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import Mark, read_mark, write_mark
 
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 
 Seed = Callable[["asyncpg.Connection"], Awaitable[None]]
 ENTRY_POINT = "seed"
-_FROM_THE_START = frozenset(sys.modules)
+# Of the service whose seeds run; those of several run at once.
+_reads: ContextVar[Reads] = ContextVar("reads")
 
 
 def fingerprint(service: Service) -> str:
@@ -51,9 +54,7 @@ def seed_files(service: Service) -> list[Path]:
     return [*service.seeds, *sorted(shared - set(service.seeds))]
 
 
-async def apply(
-    service: Service, url: DatabaseUrl, *, environment: str, timeout: float
-) -> tuple[str, ...]:
+async def apply(service: Service, url: DatabaseUrl, *, environment: str, timeout: float) -> Used:
     """Apply a service's seeds and note it in the database's mark, all or nothing.
 
     Args:
@@ -61,23 +62,25 @@ async def apply(
         timeout: Seconds they may take.
 
     Returns:
-        The files of the modules that were loaded, those that another service's seeds have loaded
-        in this process among them.
+        What they have used; the modules that another service's seeds have loaded in this process
+        are among it.
 
     Raises:
         SeedError: With the failing script's traceback.
         ServerError: If the database cannot be reached.
     """
+    reads = Reads()
     async with connection(url) as target:
         path = service.seeds[0]
         try:
             async with asyncio.timeout(timeout), target.transaction():
                 for path in service.seeds:
-                    await _apply_file(path, target)
+                    with _listening(reads):
+                        await _apply_file(path, target)
                 mark = await read_mark(target, url.database) or Mark(environment=environment)
                 seeded = replace(mark, environment=environment, seeds=fingerprint(service))
                 await write_mark(target, url.database, seeded)
-                return _loaded()
+                return Used(files=reads.files, folders=reads.folders, sessions=1)
         except TimeoutError:
             raise SeedError(
                 f"The seed {path.name} took longer than {timeout:g} s; nothing of it was kept.",
@@ -94,17 +97,32 @@ async def apply(
             ) from None
 
 
-def _loaded() -> tuple[str, ...]:
-    """Return the files of what was loaded since this module was, but for the standard library's."""
-    stdlib = sysconfig.get_paths()["stdlib"] + os.sep
-    modules = [module for name, module in list(sys.modules.items()) if name not in _FROM_THE_START]
-    files = (getattr(module, "__file__", None) for module in modules)
-    return tuple(file for file in files if file and not file.startswith(stdlib))
+@contextlib.contextmanager
+def _listening(reads: Reads) -> Iterator[None]:
+    """Note what the current task, and what it calls, reads."""
+    _install_hook()
+    before = _reads.set(reads)
+    try:
+        yield
+    finally:
+        _reads.reset(before)
+
+
+@cache
+def _install_hook() -> None:
+    """Listen for as long as this process lives: a hook cannot be taken away again."""
+
+    def hear(event: str, arguments: Sequence[Any]) -> None:
+        if reads := _reads.get(None):
+            reads.hear(event, arguments)
+
+    sys.addaudithook(hear)
 
 
 async def _apply_file(path: Path, target: "asyncpg.Connection") -> None:
     if path.suffix == ".sql":
-        await target.execute(_sql(path))
+        # asyncpg 0.32 does not know what to make of a text without any statement.
+        await target.execute(f"{_sql(path)}\n;SELECT")
     else:
         await _load(path)(target)
 

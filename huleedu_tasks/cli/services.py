@@ -78,6 +78,6 @@ def _row(service: Service, root: Path) -> dict[str, Fact]:
         "extensions": list(service.extensions),
         "seeds": [shown(path, root) for path in service.seeds],
         "seed_after": list(service.seed_after),
-        "inputs": [_relative(path, root) for path in service.inputs],
+        "inputs": [shown(path, root) for path in service.inputs],
         "missing": [finding.problem for finding in service.missing_files()],
     }

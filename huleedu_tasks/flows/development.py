@@ -18,6 +18,7 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import ResolvedUrl, resolve_all
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, Refused
 from huleedu_tasks.flows import fleet
+from huleedu_tasks.flows.copying import Copying
 from huleedu_tasks.flows.fleet import Work
 from huleedu_tasks.flows.stages import STATUS_COLUMNS, Stages
 from huleedu_tasks.guard import Guard, require_disposable_environment, require_own_address
@@ -93,7 +94,6 @@ class Development:
                 stages.renew if volumes else stages.recreate,
                 stages.upgrade(runner.HEAD),
                 stages.seed,
-                stages.keep,
             ),
         )
 
@@ -287,9 +287,14 @@ class Development:
             provider=self.provider,
             urls=urls,
             guard=Guard(settings=self.settings, provider=self.provider, confirmed=self.confirmed),
-            registry=self.registry,
+            copying=Copying(
+                settings=self.settings,
+                registry=self.registry,
+                # On a server that is somebody else's, nothing is left behind.
+                leaves_copies=self.provider.proves_identity,
+                fresh=self.fresh,
+            ),
             workers=WarmWorkers(),
-            fresh=self.fresh,
             shared_servers=[name for name, services in servers.items() if services > 1],
         )
 

@@ -1,22 +1,22 @@
 """The stages of the development flows: each takes one service from one state to the next."""
 
-import sysconfig
-import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from huleedu_tasks import seeds, templates
-from huleedu_tasks.config.registry import Registry, Service
+from huleedu_tasks import seeds
+from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import ResolvedUrl
 from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused
 from huleedu_tasks.flows import fleet
+from huleedu_tasks.flows.copying import COPIED, Copying
 from huleedu_tasks.flows.fleet import Step, Work
 from huleedu_tasks.guard import Guard
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.revisions import History, read_history
+from huleedu_tasks.migrations.runner import Used
 from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres import copies, databases
 from huleedu_tasks.postgres.connections import (
@@ -35,29 +35,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 STATUS_COLUMNS = ("reachable", "current", "head", "pending", "seeded", "reset")
-COPIED = "copied"
-NO_COPY = "no copy yet"
-ANEW = "made anew"
-KEPT_TEMPLATES = 3
-# Seeds run with these.
-OWN_LIBRARIES = tuple({sysconfig.get_paths()[name] for name in ("purelib", "platlib")})
-
-
-@dataclass(slots=True, kw_only=True)
-class Making:
-    """How a database is made in this run.
-
-    Attributes:
-        parts: What goes into it, as far as that is known beforehand.
-        why: Why no copy could stand for it.
-        since: When the making began, in seconds since the epoch.
-        used: What has been used so far; None as soon as that is not known.
-    """
-
-    parts: templates.Parts
-    why: str
-    since: float
-    used: runner.Used | None
+NEW_DATA = "the server's data is new"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,22 +44,19 @@ class Stages:
 
     Attributes:
         urls: Where each service's database is, by the service's name.
-        registry: All services, and the root of the monorepo.
+        copying: What is known of copies.
         workers: Whoever runs Alembic.
         shared_servers: The compose services whose server is more than one service's.
-        fresh: Whether every database is made anew, whatever copies there are.
     """
 
     settings: Settings
     provider: Provider
     urls: Mapping[str, ResolvedUrl]
     guard: Guard
-    registry: Registry
+    copying: Copying
     workers: WarmWorkers
     shared_servers: Collection[str] = ()
-    fresh: bool = False
-    # Services whose database is made anew in this run, and those whose is a copy, and complete.
-    _made: dict[str, Making] = field(default_factory=dict)
+    # Services whose database is a copy, and complete.
     _copied: set[str] = field(default_factory=set)
     _newborn: set[str] = field(default_factory=set)
     _admins: "dict[str, asyncpg.Connection]" = field(default_factory=dict)
@@ -89,7 +64,7 @@ class Stages:
 
     def expect_migrations(self) -> None:
         """Begin with what takes long before a migration, while there is something to wait for."""
-        if not all(service.python for service in self.registry.services):
+        if not all(service.python for service in self.copying.registry.services):
             self.workers.prepare()
 
     @property
@@ -102,7 +77,6 @@ class Stages:
             self.prove_inside,
             self.renew,
             self.recreate,
-            self.keep,
         )
 
     def would(self, text: str) -> Work:
@@ -164,7 +138,8 @@ class Stages:
         scripts = await self.provider.init_scripts(service)
         async with self._admin(service) as admin:
             await databases.write_mark(admin, url.database, self._mark)
-            self._begin(admin, service, scripts, "the server's data is new")
+            sessions = await copies.sessions_of(admin, url.database) or 0
+            self.copying.begin(admin, service, scripts, why=NEW_DATA, sessions=sessions)
         await self._create_extensions(service)
         return Outcome(service=service.name, facts={"server": started.done})
 
@@ -182,7 +157,8 @@ class Stages:
         scripts = await self.provider.init_scripts(service)
         async with self._admin(service) as admin:
             await self.guard.prove_disposable(admin, service, url.database)
-            if copied := await self._copy(admin, service, scripts):
+            self.copying.begin(admin, service, scripts)
+            if copied := await self._restore(admin, service):
                 return copied
             pristine = await _pristine_copy(admin, url.database, scripts)
             if pristine or not scripts:
@@ -221,8 +197,8 @@ class Stages:
             done = await runner.upgrade(
                 service, url, self.settings, history, target, workers=self.workers
             )
-            if service.name in self._made and history.revisions:
-                self._made[service.name].used = done.used
+            if making := self.copying.making(service):
+                making.add(done.used)
             facts = {"from": runner.named(done.before), "to": runner.named(done.after)}
             detail = "already there" if done.before == done.after else "migrated"
             if not history.revisions:
@@ -249,33 +225,20 @@ class Stages:
         """Apply the seeds."""
         if self._is_copied(service):
             return Outcome(service=service.name)
-        if not service.seeds:
-            return Outcome(service=service.name, detail="no seeds")
-        step("seeding")
-        loaded = await seeds.apply(
-            service,
-            self.urls[service.name].url,
-            environment=str(self.settings.environment),
-            timeout=self.settings.migration_timeout,
-        )
-        making = self._made.get(service.name)
-        if making and making.used:
-            making.used = making.used.and_also(loaded, OWN_LIBRARIES)
-        return Outcome(service=service.name, detail="seeded")
-
-    async def keep(self, service: Service, step: Step) -> Outcome:
-        """Keep a copy of a database that was made anew, and note on it how that came."""
-        making = self._made.get(service.name)
-        if making is None:
-            return Outcome(service=service.name)
-        step("keeping a copy")
-        url = self.urls[service.name].url
-        async with self._admin(service) as admin:
-            mark = await databases.read_mark(admin, url.database) or self._mark
-            mark = replace(mark, reset=f"{ANEW}: {making.why}")
-            await databases.write_mark(admin, url.database, mark)
-            await self._keep_template(admin, service, making, mark)
-        return Outcome(service=service.name)
+        if service.seeds:
+            step("seeding")
+            used = await seeds.apply(
+                service,
+                self.urls[service.name].url,
+                environment=str(self.settings.environment),
+                timeout=self.settings.migration_timeout,
+            )
+            if making := self.copying.making(service):
+                making.add(used)
+        if self.copying.making(service):
+            step("keeping a copy")
+            await self._keep_template(service)
+        return Outcome(service=service.name, detail="seeded" if service.seeds else "no seeds")
 
     async def status(self, service: Service, step: Step) -> Outcome:
         """Ask the database where it is."""
@@ -325,23 +288,6 @@ class Stages:
                 return url.database
         return ""
 
-    # Copies that stand for making a database.
-
-    def _begin(
-        self, admin: "asyncpg.Connection", service: Service, scripts: str, why: str
-    ) -> Making | None:
-        """Note what a database is made of from now on, where a copy may be kept of it."""
-        # On a server that is somebody else's, nothing is left behind.
-        if not self.provider.proves_identity:
-            return None
-        version = ".".join(map(str, admin.get_server_version()))
-        parts = templates.parts_of(
-            service, self.settings, self.registry, server=f"{version} {scripts}"
-        )
-        making = Making(parts=parts, why=why, since=time.time(), used=runner.Used())
-        self._made[service.name] = making
-        return making
-
     @asynccontextmanager
     async def _admin(self, service: Service) -> "AsyncIterator[asyncpg.Connection]":
         """Connect to a service's server beside its database; once in a run, until `aclose`.
@@ -371,60 +317,25 @@ class Stages:
     def _is_copied(self, service: Service) -> bool:
         return service.name in self._copied
 
-    async def _copy(
-        self, admin: "asyncpg.Connection", service: Service, scripts: str
-    ) -> Outcome | None:
+    async def _restore(self, admin: "asyncpg.Connection", service: Service) -> Outcome | None:
         """Replace the database by a copy that stands for making it, if there is one."""
-        making = self._begin(admin, service, scripts, "--fresh")
-        if making is None or self.fresh:
-            return None
-        database = self.urls[service.name].url.database
-        making.why = NO_COPY
-        for name, mark in (await copies.templates(admin, database)).items():
-            if mark is None or not mark.parts:
-                continue
-            changed = templates.difference(mark.parts, making.parts, self.registry.root)
-            if not changed:
-                return await self._restore(admin, service, name, mark)
-            # Of several, the newest is what people have worked with.
-            making.why = making.why if making.why != NO_COPY else f"{changed} changed"
-        self.expect_migrations()
-        return None
-
-    async def _restore(
-        self, admin: "asyncpg.Connection", service: Service, template: str, mark: Mark
-    ) -> Outcome | None:
         url = self.urls[service.name].url
+        fitting = await self.copying.fitting(admin, service, url.database)
+        if fitting is None:
+            self.expect_migrations()
+            return None
+        template, mark = fitting
         await databases.drop(admin, url.database)
-        plain = replace(mark, environment=self._mark.environment, parts={}, reset=COPIED)
-        await copies.clone(admin, template, url.database, plain)
+        await copies.clone(admin, template, url.database, replace(mark, parts={}, reset=COPIED))
         revisions = await runner.revisions_of(url)
         if revisions != self._history(service).heads:
             # Nobody can write to it; whatever this is, it is not what was kept.
             await databases.drop(admin, template)
-            self._made[service.name].why = "its copy was not at head"
-            return None
-        del self._made[service.name]
+            return await self._restore(admin, service)
+        self.copying.end(service)
         self._copied.add(service.name)
         facts = {"from": runner.named(()), "to": runner.named(revisions)}
         return Outcome(service=service.name, detail=COPIED, facts=facts)
-
-    async def _keep_template(
-        self, admin: "asyncpg.Connection", service: Service, making: Making, mark: Mark
-    ) -> None:
-        database = self.urls[service.name].url.database
-        unclear = making.used is None or templates.touched(service, making.since)
-        if making.used is None or unclear:
-            return
-        parts = templates.with_used(
-            making.parts, making.used, self.registry.root, since=making.since
-        )
-        name = copies.template_name(database, templates.key(parts))
-        await copies.keep(admin, database, name, replace(mark, parts=parts))
-        known = await copies.templates(admin, database)
-        complete = [name for name, kept in known.items() if kept and kept.parts]
-        for old in set(known) - set(complete[:KEPT_TEMPLATES]):
-            await databases.drop(admin, old)
 
     @property
     def _mark(self) -> Mark:
@@ -445,6 +356,15 @@ class Stages:
         async with connection(self.urls[service.name].url) as owner:
             for name in service.extensions:
                 await databases.create_extension(owner, name)
+        if making := self.copying.making(service):
+            making.add(Used(sessions=1))
+
+    async def _keep_template(self, service: Service) -> None:
+        """Keep a copy of a database that is complete now, so that a reset can be that."""
+        url = self.urls[service.name].url
+        async with self._admin(service) as admin:
+            mark = await databases.read_mark(admin, url.database) or self._mark
+            await self.copying.keep(admin, service, url, mark)
 
     async def _keep_pristine(self, service: Service) -> None:
         """Copy a newborn database that scripts have filled, so that a reset can be a copy."""

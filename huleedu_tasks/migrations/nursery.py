@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # What env.py files import; a library that is not there is no loss.
@@ -87,29 +87,24 @@ class Nursery:
         self._children[child] = request["id"]
         self._tell(id=request["id"], pid=child)
 
-    def _become(self, request: dict[str, Any]) -> None:
+    def _become(self, request: dict[str, Any]) -> NoReturn:
         """Be the process that was asked for, as if it had been started afresh."""
-        code = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            with suppress(OSError):
-                os.setpgid(0, 0)
-            _write_to(request["output"])
-            _end_with_parent()
-            os.chdir(request["cwd"])
-            os.environ.clear()
-            os.environ.update(request["environment"])
-            time.tzset()
-            sys.argv = [os.path.join(HERE, "worker.py"), *request["arguments"]]
-            code = self._worker["exit_code_of_alembic"]()
-        except BaseException as error:
-            self._worker["show"](error)
-        finally:
-            with suppress(Exception):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        with suppress(OSError):
+            os.setpgid(0, 0)
+        _write_to(request["output"])
+        # Whatever it starts and leaves behind must not keep those waiting who read our news.
+        for file in (self._news, self._woken, self._waker):
+            os.close(file)
+        _end_with_parent()
+        os.chdir(request["cwd"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        time.tzset()
+        sys.argv = [os.path.join(HERE, "worker.py"), *request["arguments"]]
+        # Up to the end of `main`: threads and exit handlers come to theirs as in any process.
+        sys.exit(self._worker["exit_code_of_alembic"]())
 
     def _tell_of_ends(self) -> None:
         while self._children:

@@ -9,6 +9,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,16 +98,21 @@ class Used:
     """What was used while a database was made.
 
     Attributes:
-        files: The modules that were loaded.
-        folders: Where libraries are installed.
+        files: What was read, the modules that were loaded among it.
+        folders: Where it was asked what there is.
+        sessions: How often the database was connected to.
     """
 
     files: Sequence[str] = ()
     folders: Sequence[str] = ()
+    sessions: int = 0
 
-    def and_also(self, files: Sequence[str], folders: Sequence[str]) -> "Used":
-        """Return the same with more."""
-        return Used(files=[*self.files, *files], folders=sorted({*self.folders, *folders}))
+    def __add__(self, other: "Used") -> "Used":
+        return Used(
+            files=[*self.files, *other.files],
+            folders=[*self.folders, *other.folders],
+            sessions=self.sessions + other.sessions,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +123,7 @@ class Migrated:
         before: The revisions it was at.
         after: The revisions it is at.
         output: What Alembic and the service's code printed.
-        used: What was loaded for it; None if that was not asked, or nothing was run.
+        used: What was used for it; None if that was not told.
     """
 
     before: tuple[str, ...]
@@ -167,7 +173,7 @@ async def upgrade(
     before = await revisions_of(url)
     wanted = history.resolve(target)
     if wanted and before == (wanted,):
-        return Migrated(before=before, after=before)
+        return Migrated(before=before, after=before, used=Used(sessions=1))
     if wanted and history.is_past(before, wanted):
         raise MigrationError(
             f"{service.database} is at {named(before)}, which is past {wanted}; nothing was run.",
@@ -181,7 +187,7 @@ async def upgrade(
         done = await _run_alembic(
             service, settings, environment, ["upgrade", target], workers=workers
         )
-        used = Used(**json.loads(told.read_bytes())) if told.exists() else None
+        used = _used(told, url.database)
     if done.returncode != 0:
         raise _failure(service, url, done, session, _remedy(before, history))
     after = await revisions_of(url)
@@ -331,11 +337,14 @@ async def _run_alembic(
 ) -> process.Completed:
     arguments = ["-c", str(service.alembic_config), *arguments]
     timeout = settings.migration_timeout
+    done = None
     if workers and not service.python and workers.can_have(environment):
-        done = await workers.run(
-            arguments, cwd=service.directory, environment=environment, timeout=timeout
-        )
-    else:
+        # Should nothing be left that forks, an interpreter of its own does as well.
+        with suppress(OSError):
+            done = await workers.run(
+                arguments, cwd=service.directory, environment=environment, timeout=timeout
+            )
+    if done is None:
         done = await run_script(
             service, WORKER, arguments, environment=environment, timeout=timeout
         )
@@ -346,6 +355,16 @@ async def _run_alembic(
             output=done.output,
         )
     return done
+
+
+def _used(told: Path, database: str) -> Used | None:
+    """Return what a worker has told, with our own sessions: that before and that after it."""
+    if not told.exists():
+        return None
+    facts = json.loads(told.read_bytes())
+    # A URL that names no database leads to that of the user's name, or of PGDATABASE.
+    sessions = sum(facts["sessions"].get(name, 0) for name in (database, ""))
+    return Used(files=facts["files"], folders=facts["folders"], sessions=sessions + 2)
 
 
 def _failure(

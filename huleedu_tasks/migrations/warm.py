@@ -40,11 +40,14 @@ class WarmWorkers:
     def can_have(environment: Mapping[str, str]) -> bool:
         """Whether a fork behaves as an interpreter started in that environment would."""
         names = {*environment, *os.environ}
-        return all(
+        are_the_same = all(
             environment.get(name) == os.environ.get(name)
             for name in names
             if name.startswith(_READ_AT_START)
         )
+        # A relative one means the service's folder, and ours is another.
+        paths = environment.get("PYTHONPATH", "")
+        return are_the_same and (not paths or all(map(os.path.isabs, paths.split(os.pathsep))))
 
     async def run(
         self,
@@ -86,7 +89,7 @@ class WarmWorkers:
         if self._starting is None:
             return
         with suppress(OSError):
-            nursery = await self._starting
+            nursery = await asyncio.shield(self._starting)
             if nursery.stdin:
                 nursery.stdin.close()
             await nursery.wait()
@@ -114,7 +117,7 @@ class WarmWorkers:
             "cwd": str(cwd),
             "environment": dict(environment),
         }
-        if nursery.stdin is None or nursery.returncode is not None:
+        if nursery.stdin is None or self._reading is None or self._reading.done():
             raise ProcessLookupError(None, "it has ended", str(NURSERY))
         nursery.stdin.write(json.dumps(request).encode() + b"\n")
 

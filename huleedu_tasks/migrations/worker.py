@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ NO_STATEMENT = re.compile(
 )
 # PostgreSQL, Appendix A: in_failed_sql_transaction. The error before it is the cause.
 AFTERMATH = "25P02"
-
+INSTALLED = ("site-packages", "dist-packages")
+# What the system makes up as it is read.
+NO_FILES = ("/proc/", "/sys/")
 
 IDENTITY = """\
 SELECT extract(epoch FROM pg_postmaster_start_time())::text, oid::bigint FROM pg_database
@@ -56,15 +58,16 @@ def main() -> None:
 def exit_code_of_alembic() -> int:
     """Run Alembic with this process's arguments and environment, and return how it ended."""
     instructions = json.loads(os.environ.pop(INSTRUCTIONS, "{}"))
-    used = instructions.pop("used", None)
+    told = instructions.pop("used", None)
     with outside_of_service():
         from alembic.config import main as alembic
 
         observer = Observer(**instructions) if instructions else None
+        used = Used(told) if told else None
     try:
         alembic(prog="alembic")
         if used:
-            tell_used(used)
+            used.tell()
     except SystemExit as error:
         # Alembic's own, after it has said why.
         if observer and error.code:
@@ -83,19 +86,103 @@ def exit_code_of_alembic() -> int:
     return 0
 
 
-def tell_used(file: str) -> None:
-    """Write down what this process has loaded, and where its libraries are installed."""
+class Reads:
+    """What is read while it listens, as far as Python itself opens it (Python, Audit events)."""
+
+    def __init__(self) -> None:
+        self._files: set[str] = set()
+        self._folders: set[str] = set()
+
+    def hear(self, event: str, arguments: Sequence[Any]) -> None:
+        """Take an audit event; it must not raise, or what is being done would fail."""
+        if event == "open":
+            path, _, flags = arguments
+            # What may be made here is no input.
+            if not flags & (os.O_WRONLY | os.O_CREAT):
+                self._add(path, self._files)
+        elif event in ("os.listdir", "os.scandir"):
+            # To import a module is not to ask what else lies beside it.
+            caller = sys._getframe(1).f_code.co_filename  # noqa: SLF001  # nothing else tells
+            if not caller.startswith("<frozen importlib"):
+                self._add(arguments[0] or ".", self._folders)
+
+    @property
+    def files(self) -> list[str]:
+        """The files that were read, and those of all modules that are loaded."""
+        modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+        loaded = {os.path.abspath(file) for file in modules if isinstance(file, str)}
+        return [
+            file for file in sorted({*map(source_of, self._files), *loaded}) if may_change(file)
+        ]
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders whose entries were asked for."""
+        return [folder for folder in sorted(self._folders) if may_change(folder)]
+
+    @staticmethod
+    def _add(path: object, paths: set[str]) -> None:
+        # A number is an open file's; and there may be no working directory any more.
+        if isinstance(path, (str, bytes, os.PathLike)):
+            with suppress(OSError, ValueError):
+                paths.add(os.path.abspath(os.fsdecode(path)))
+
+
+def source_of(path: str) -> str:
+    """Return the source a file of bytecode was made from; any other file is its own."""
+    from importlib.util import source_from_cache
+
+    try:
+        source = source_from_cache(path) if path.endswith(".pyc") else path
+    except ValueError:
+        return path
+    return source if os.path.exists(source) else path
+
+
+def may_change(path: str) -> bool:
+    """Whether a path is neither the standard library's nor made up by the system."""
     import sysconfig
 
+    if path.startswith(NO_FILES):
+        return False
     paths = sysconfig.get_paths()
-    modules = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    files = {os.path.abspath(module) for module in modules if module}
-    told = {
-        "files": sorted(file for file in files if not file.startswith(paths["stdlib"] + os.sep)),
-        "folders": sorted({paths["purelib"], paths["platlib"]}),
-    }
-    with open(file, "w", encoding="utf-8") as written:
-        json.dump(told, written)
+    inside = path.startswith((paths["stdlib"] + os.sep, paths["platstdlib"] + os.sep))
+    return not inside or any(name in path.split(os.sep) for name in INSTALLED)
+
+
+class Used:
+    """Notes what a database is made of, and which sessions there were for it.
+
+    Args:
+        file: Where that is written down.
+    """
+
+    def __init__(self, file: str) -> None:
+        from sqlalchemy import event
+        from sqlalchemy.engine import Engine
+
+        self._file = file
+        self._reads = Reads()
+        self._sessions: dict[str, int] = {}
+        sys.addaudithook(self._reads.hear)
+        event.listen(Engine, "do_connect", self._connecting)
+
+    def tell(self) -> None:
+        """Write it down, with where the libraries are installed."""
+        import sysconfig
+
+        paths = sysconfig.get_paths()
+        told = {
+            "files": self._reads.files,
+            "folders": [*self._reads.folders, paths["purelib"], paths["platlib"]],
+            "sessions": self._sessions,
+        }
+        with open(self._file, "w", encoding="utf-8") as written:
+            json.dump(told, written)
+
+    def _connecting(self, dialect: Any, record: Any, words: Any, named: dict[str, Any]) -> None:
+        database = str(named.get("database") or named.get("dbname") or "")
+        self._sessions[database] = self._sessions.get(database, 0) + 1
 
 
 @contextmanager

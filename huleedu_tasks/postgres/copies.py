@@ -4,9 +4,11 @@ PostgreSQL copies everything inside a database, and not what is said about it: i
 grants, its comment and its connection limit (PostgreSQL, 23.3 Template Databases).
 """
 
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from huleedu_tasks.errors import ServerError
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.databases import Mark, comment_of, literal, marked, quoted
 
@@ -18,6 +20,7 @@ _LONGEST_NAME = 63
 _PRISTINE = "__pristine"
 _TEMPLATE = "__made_"
 _LONGEST_KEY = 12
+_COUNTS_SESSIONS = (15,)
 # Settings that are lists, whose value `SET ... TO` would take for one name (PostgreSQL,
 # `dumputils.c`, variable_is_guc_list_quote).
 _LISTS = (
@@ -94,7 +97,7 @@ def template_name(database: str, key: str) -> str:
 async def templates(admin: "asyncpg.Connection", database: str) -> dict[str, Mark | None]:
     """Return the copies that stand for making a database, by name, the newest first.
 
-    One without parts in its mark is not complete.
+    One without parts in its mark is not complete; nor is one whose mark cannot be read.
     """
     prefix = _template_prefix(database)
     rows = await admin.fetch(
@@ -102,25 +105,69 @@ async def templates(admin: "asyncpg.Connection", database: str) -> dict[str, Mar
         " WHERE starts_with(datname::text, $1) AND NOT datallowconn ORDER BY oid DESC",
         prefix,
     )
-    return {name: databases.parse_mark(name, comment) for name, comment in rows}
+    return {name: _readable_mark(name, comment) for name, comment in rows}
 
 
-async def keep(admin: "asyncpg.Connection", database: str, name: str, mark: Mark) -> bool:
+async def keep(
+    admin: "asyncpg.Connection",
+    database: str,
+    name: str,
+    mark: Mark,
+    *,
+    sessions: int | None = None,
+) -> bool:
     """Keep a copy of a database that nobody can connect to or change; return whether it is there.
 
-    Sessions on the database are ended, as for a reset. Should one be back at once there is no
-    copy, and a reset will do without. The copy is marked last: one without a mark is not
-    complete, and not used.
+    Sessions on the database are ended, as for a reset. Should one be back at once, or have been
+    there before, there is no copy, and a reset will do without. The copy is marked last: one
+    without its mark is not complete, and not used.
+
+    Args:
+        sessions: How many there have been on the database if all were ours; None if whatever is
+            in it shall be in the copy.
     """
     import asyncpg
 
     await databases.drop(admin, name)
     await _end_sessions(admin, database)
     try:
-        await clone(admin, database, name, mark, closed=True)
+        await clone(admin, database, name, replace(mark, init="", parts={}), closed=True)
     except asyncpg.ObjectInUseError:
         return False
+    if sessions not in (None, await sessions_of(admin, database) or sessions):
+        await databases.drop(admin, name)
+        return False
+    await databases.write_mark(admin, name, mark)
     return True
+
+
+async def sessions_of(admin: "asyncpg.Connection", database: str) -> int | None:
+    """Return how many sessions there have been on a database; those that go on may be left out.
+
+    None if the server does not count them, or not before it tells (PostgreSQL, 28.2 The
+    Cumulative Statistics System, has it so since 15).
+    """
+    if admin.get_server_version() < _COUNTS_SESSIONS:
+        return None
+    counted: int | None = await admin.fetchval(
+        "SELECT sessions FROM pg_stat_database WHERE datname = $1", database
+    )
+    return counted
+
+
+async def has_unlogged_tables(connection: "asyncpg.Connection") -> bool:
+    """Whether a crash of the server would empty tables of the connection's own database."""
+    found: bool = await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM pg_class WHERE relpersistence = 'u')"
+    )
+    return found
+
+
+def _readable_mark(database: str, comment: str) -> Mark | None:
+    try:
+        return databases.parse_mark(database, comment)
+    except ServerError:
+        return None
 
 
 def _template_prefix(database: str) -> str:

@@ -1,7 +1,7 @@
 """The monorepo's own database containers, as its compose files define them."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -83,22 +83,16 @@ class DockerServers:
             with suppress(HuleEduError):
                 await self._examine(service)
                 names.add(service.compose_service)
-        images = {str(project.services[name].get("image")) for name in names}
-        ids = dict(
-            zip(
-                images,
-                await asyncio.gather(*(asyncio.to_thread(self.engine.image, n) for n in images)),
-                strict=True,
-            )
-        )
+        images = {name: str(project.services[name].get("image") or "") for name in names}
+        ids = await self._image_ids({*images.values()})
         # Compose would find nothing to do: its own test, without asking it.
         self._is_up = {
             name
-            for name in names
+            for name, image in images.items()
             if (each := found.get(name))
             and each.runs
             and each.config_hash == wanted.get(name)
-            and each.image == ids[str(project.services[name].get("image"))]
+            and each.image == ids[image]
         }
         if rest := names - self._is_up:
             containers.forget(rest)
@@ -203,6 +197,16 @@ class DockerServers:
                 )
                 self._configured = project, containers
         return self._configured
+
+    async def _image_ids(self, names: Collection[str]) -> dict[str, str]:
+        """Return which image each name leads to now; an empty text where that cannot be told."""
+        found = await asyncio.gather(
+            *(asyncio.to_thread(self.engine.image, name) for name in names), return_exceptions=True
+        )
+        return {
+            name: image if isinstance(image, str) else ""
+            for name, image in zip(names, found, strict=True)
+        }
 
     async def _own(self, service: Service) -> ContainerState:
         _, containers = await self._configuration()

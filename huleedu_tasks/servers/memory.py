@@ -45,11 +45,18 @@ class Memory:
     @property
     def _known(self) -> dict[str, Facts]:
         if self._facts is None:
-            try:
-                self._facts = dict(json.loads(self.path.read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError):
-                self._facts = {}
+            self._facts = _facts_in(self.path)
         return self._facts
+
+
+def _facts_in(path: Path) -> dict[str, Facts]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    # Somebody may have written to it by hand.
+    pairs = known.items() if isinstance(known, dict) else ()
+    return {key: facts for key, facts in pairs if isinstance(facts, dict)}
 
 
 def _key(container: ContainerState) -> str:

@@ -101,6 +101,14 @@ def test_a_variable_that_wins_over_the_file_is_what_counts(place: Place) -> None
     assert not place.changed(before, file={"TENANT": "south"}, process={"TENANT": "north"})
 
 
+def test_a_variable_that_its_files_name_is_a_part_though_no_file_has_it(place: Place) -> None:
+    place.write("services/orders_service/config.py", "os.environ.get('REGION')")
+    before = place.parts(process={"REGION": "north", "SHELL": "sh"})
+    assert place.changed(before, process={"REGION": "north", "SHELL": "fish"}) == ""
+    assert place.changed(before, process={"REGION": "south"}) == "the settings"
+    assert place.changed(before) == "the settings"
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -156,14 +164,6 @@ def test_a_service_whose_folder_is_a_virtual_environment_keeps_its_own_files(
     assert place.changed(before) == "its files"
 
 
-def test_a_folder_behind_a_link_is_a_part(place: Place) -> None:
-    revision = place.write("migrations/versions/a1.py", "revision = 'a1'")
-    (place.root / "services/orders_service/versions").symlink_to(revision.parent)
-    before = place.parts()
-    place.write("migrations/versions/a1.py", "revision = 'a2'")
-    assert place.changed(before) == "its files"
-
-
 @pytest.mark.parametrize("path", ["data/rows.csv", "data"])
 def test_what_is_stated_as_an_input_is_a_part(place: Place, path: str) -> None:
     place.write("data/rows.csv", "1")
@@ -212,12 +212,16 @@ def test_a_monorepo_at_another_place_is_made_of_the_same(place: Place, tmp_path:
 # What turns out to be used.
 
 
-def used_by(place: Place, *files: Path, since: float = LONG_AGO + 10) -> templates.Parts:
-    used = Used(files=[str(file) for file in files], folders=[str(place.root / "site-packages")])
-    return templates.with_used(place.parts(), used, place.root, since=since)
+def used_by(
+    place: Place, *files: Path, folders: tuple[Path, ...] = (), since: float | None = None
+) -> templates.Parts:
+    """Return the parts of a making that began, if nothing else is said, after all was written."""
+    used = Used(files=[str(file) for file in files], folders=[str(each) for each in folders])
+    begin = time.time() + 10 if since is None else since
+    return templates.with_used(place.parts(), place.service(), used, place.root, since=begin)
 
 
-def test_a_module_that_was_used_is_a_part_wherever_it_lies(place: Place) -> None:
+def test_a_file_that_was_used_is_a_part_wherever_it_lies(place: Place) -> None:
     module = place.write("libs/shared.py", "A = 1")
     before = used_by(place, module)
     assert place.changed(before) == ""
@@ -227,46 +231,79 @@ def test_a_module_that_was_used_is_a_part_wherever_it_lies(place: Place) -> None
     assert place.changed(before) == "libs/shared.py"
 
 
-def test_a_module_that_was_edited_while_it_was_used_is_never_the_same(place: Place) -> None:
-    module = place.write("libs/shared.py", "A = 1")
-    before = used_by(place, module, since=LONG_AGO - 10)
+def test_a_file_that_was_edited_while_it_was_used_is_never_the_same(place: Place) -> None:
+    before = used_by(place, place.write("libs/shared.py", "A = 1"), since=time.time() - 10)
     assert place.changed(before) == "libs/shared.py"
+
+
+def test_a_file_that_was_put_in_the_place_of_another_one_meanwhile_is_an_edit(
+    place: Place,
+) -> None:
+    used, other = place.write("libs/shared.py", "A = 1"), place.write("libs/other.py", "A = 2")
+    begin = time.time() - 0.1
+    # Its content is as old as before.
+    other.rename(used)
+    before = used_by(place, used, since=begin)
+    assert place.changed(before) == "libs/shared.py"
+
+
+def test_a_folder_that_was_looked_into_is_a_part_by_its_names(place: Place) -> None:
+    place.write("data/one.csv", "1")
+    before = used_by(place, folders=(place.root / "data",))
+    place.write("data/one.csv", "2")
+    place.write("data/__pycache__/one.pyc", "")
+    place.write("data/.one.csv.swp", "")
+    assert place.changed(before) == ""
+    place.write("data/two.csv", "")
+    assert place.changed(before) == "what lies in data"
+
+
+def test_a_folder_behind_a_link_is_a_part_once_it_was_looked_into(place: Place) -> None:
+    place.write("migrations/versions/a1.py", "revision = 'a1'")
+    link = place.root / "services/orders_service/versions"
+    link.symlink_to(place.root / "migrations/versions")
+    before = used_by(place, link / "a1.py", folders=(link, place.service().directory))
+    assert place.changed(before) == ""
+    place.write("migrations/versions/a2.py", "revision = 'a2'")
+    assert place.changed(before) == "what lies in services/orders_service/versions"
+    place.write("migrations/versions/a1.py", "revision = 'a2'")
+    assert place.changed(before) == "services/orders_service/versions/a1.py"
+
+
+def test_what_is_known_anyway_is_no_part_of_its_own(place: Place) -> None:
+    env = place.write(".env", "A=b")
+    known = place.service().directory / "config.py"
+    assert used_by(place, env, known, Path(templates.__file__)).keys() == place.parts().keys()
 
 
 def test_libraries_are_a_part_by_what_is_installed_and_not_by_their_files(place: Place) -> None:
     library = place.write("site-packages/library/__init__.py", "")
     (place.root / "site-packages/library-1.0.dist-info").mkdir()
-    before = used_by(place, library)
+    before = used_by(place, library, folders=(library.parent,))
     assert not any("library" in name for name in before)
     place.write("site-packages/library/__init__.py", "edited")
     assert place.changed(before) == ""
     (place.root / "site-packages/library-1.0.dist-info").rename(
         place.root / "site-packages/library-1.1.dist-info"
     )
-    assert place.changed(before) == f"installed in {place.root / 'site-packages'}"
+    assert place.changed(before) == "what is installed in site-packages"
 
 
-def test_the_modules_of_this_package_are_no_part(place: Place) -> None:
-    assert used_by(place, Path(templates.__file__)).keys() == used_by(place).keys()
+def test_our_own_libraries_are_a_part_unless_a_service_has_its_own(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another virtual environment is known by its path; the folder noted is as it was."""
+    of_its_own = place.parts(python=("python3",))
+    before = place.parts()
+    monkeypatch.setattr(templates, "_own_libraries", lambda: [place.root / "other/site-packages"])
+    assert place.changed(before) == "what is installed in other/site-packages"
+    assert place.changed(of_its_own, python=("python3",)) == ""
 
 
 def test_a_template_that_does_not_name_a_part_of_today_does_not_stand_for_it(place: Place) -> None:
     parts = place.parts()
     older = {name: digest for name, digest in parts.items() if name != "the server"}
     assert templates.difference(older, parts, place.root) == "the server"
-
-
-@pytest.mark.parametrize(
-    ("moment", "expected"), [(LONG_AGO - 1, True), (LONG_AGO, True), (LONG_AGO + 1, False)]
-)
-def test_a_service_is_touched_if_one_of_its_files_was(
-    place: Place, moment: float, expected: bool
-) -> None:
-    assert templates.touched(place.service(), moment) is expected
-
-
-def test_a_file_that_is_gone_is_touched(place: Place) -> None:
-    assert templates.was_touched([place.root / "gone"], time.time())
 
 
 # What a copy is called and what its mark holds.

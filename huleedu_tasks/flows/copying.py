@@ -1,0 +1,173 @@
+"""Copies that stand for making a database: whether there is one, and whether one may be kept.
+
+A copy is used only where everything a database is made of is what it was, and kept only of a
+database to which nobody else has been connected while it was made.
+"""
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeGuard
+
+from huleedu_tasks import templates
+from huleedu_tasks.config.registry import Registry, Service
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.migrations.runner import Used
+from huleedu_tasks.postgres import copies, databases
+from huleedu_tasks.postgres.connections import connection
+from huleedu_tasks.postgres.databases import Mark
+
+if TYPE_CHECKING:
+    import asyncpg
+
+COPIED = "copied"
+ANEW = "made anew"
+FRESH = "--fresh"
+NO_COPY = "no copy yet"
+KEPT_TEMPLATES = 3
+
+
+@dataclass(slots=True, kw_only=True)
+class Making:
+    """How a database is made in this run.
+
+    Attributes:
+        server: What the server is, and what it puts into a new database.
+        parts: What goes into it, as far as that is known beforehand.
+        why: Why no copy stands for it.
+        since: When the making began, in seconds since the epoch.
+        used: What has been used so far; None as soon as that is not known.
+    """
+
+    server: str
+    parts: templates.Parts
+    why: str
+    since: float
+    used: Used | None
+
+    def add(self, used: Used | None) -> None:
+        """Note what has been used as well."""
+        self.used = self.used + used if self.used and used else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copying:
+    """What is known of the databases that are made in this run.
+
+    Attributes:
+        leaves_copies: Whether they may be left on the servers.
+        fresh: Whether every database is made anew, whatever copies there are.
+    """
+
+    settings: Settings
+    registry: Registry
+    leaves_copies: bool
+    fresh: bool
+    _making: dict[str, Making] = field(default_factory=dict)
+
+    def making(self, service: Service) -> Making | None:
+        """Return how a service's database is being made; None if it is not."""
+        return self._making.get(service.name)
+
+    def begin(
+        self,
+        admin: "asyncpg.Connection",
+        service: Service,
+        scripts: str,
+        *,
+        why: str = FRESH,
+        sessions: int = 0,
+    ) -> None:
+        """Note what a database is made of from now on.
+
+        Args:
+            scripts: What tells whether the scripts of its birth have changed.
+            sessions: How many there have been on it already.
+        """
+        if not self.leaves_copies:
+            return
+        version = ".".join(map(str, admin.get_server_version()))
+        server = f"{version} {scripts}"
+        self._making[service.name] = Making(
+            server=server,
+            # Before the files are read: what is changed meanwhile was changed after that.
+            since=time.time(),
+            parts=self._parts(service, server),
+            why=why,
+            used=Used(sessions=sessions),
+        )
+
+    def end(self, service: Service) -> None:
+        """Forget what would have been made, and is there."""
+        self._making.pop(service.name, None)
+
+    async def fitting(
+        self, admin: "asyncpg.Connection", service: Service, database: str
+    ) -> tuple[str, Mark] | None:
+        """Return the copy that stands for making a database, with its mark, if there is one."""
+        making = self.making(service)
+        if making is None or self.fresh:
+            return None
+        reasons = []
+        for name, mark in (await copies.templates(admin, database)).items():
+            if not _is_complete(mark) or mark.environment != str(self.settings.environment):
+                continue
+            changed = templates.difference(mark.parts, making.parts, self.registry.root)
+            if not changed:
+                return name, mark
+            reasons.append(f"{changed} changed")
+        # Of several, the newest is what people have worked with.
+        making.why = reasons[0] if reasons else NO_COPY
+        return None
+
+    async def keep(
+        self, admin: "asyncpg.Connection", service: Service, url: DatabaseUrl, mark: Mark
+    ) -> None:
+        """Keep a copy of a database that was made anew, and note on it how that came."""
+        making = self._making[service.name]
+        how = f"{ANEW}: {making.why}"
+        if why_not := await self._keep(admin, service, url, making, replace(mark, reset=how)):
+            how = f"{how}; no copy kept: {why_not}"
+        await databases.write_mark(admin, url.database, replace(mark, reset=how))
+        await self._drop_old(admin, url.database)
+
+    async def _keep(
+        self,
+        admin: "asyncpg.Connection",
+        service: Service,
+        url: DatabaseUrl,
+        making: Making,
+        mark: Mark,
+    ) -> str:
+        """Keep a copy, or return why that cannot be."""
+        async with connection(url) as owner:
+            making.add(Used(sessions=1))
+            if await copies.has_unlogged_tables(owner):
+                return "a crash would empty its unlogged tables"
+        if making.used is None:
+            return "it was not told what it is made of"
+        now = self._parts(service, making.server)
+        if changed := templates.difference(making.parts, now, self.registry.root):
+            return f"{changed} changed meanwhile"
+        parts = templates.with_used(
+            making.parts, service, making.used, self.registry.root, since=making.since
+        )
+        name = copies.template_name(url.database, templates.key(parts))
+        was_kept = await copies.keep(
+            admin, url.database, name, replace(mark, parts=parts), sessions=making.used.sessions
+        )
+        return "" if was_kept else "others were connected to it"
+
+    async def _drop_old(self, admin: "asyncpg.Connection", database: str) -> None:
+        known = await copies.templates(admin, database)
+        complete = [name for name, mark in known.items() if _is_complete(mark)]
+        for old in set(known) - set(complete[:KEPT_TEMPLATES]):
+            await databases.drop(admin, old)
+
+    def _parts(self, service: Service, server: str) -> templates.Parts:
+        return templates.parts_of(service, self.settings, self.registry, server=server)
+
+
+def _is_complete(mark: Mark | None) -> TypeGuard[Mark]:
+    """Whether a copy was marked with what it is made of, which is done last."""
+    return mark is not None and bool(mark.parts)
