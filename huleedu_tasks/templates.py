@@ -66,7 +66,8 @@ def with_used(parts: Parts, service: Service, used: Used, root: Path, *, since: 
     """
     known = {*_files(service), root / ENV_FILE}
     files = [path for path in map(Path, used.files) if path not in known]
-    folders = [path for path in map(Path, used.folders) if not _is_inside(path, service)]
+    known |= {path.parent for path in known} | {service.directory}
+    folders = [path for path in map(Path, used.folders) if path not in known]
     names = [
         *(_part_of(path, root) for path in files if not path.is_relative_to(_OURS)),
         *(_part_of(path, root, LISTED) for path in folders if not path.is_relative_to(_OURS)),
@@ -131,11 +132,6 @@ def _part_of(path: Path, root: Path, kind: str = "") -> str:
     folders = (each for each in (path, *path.parents) if each.name in LIBRARY_FOLDERS)
     library = next(folders, None)
     return f"{INSTALLED}{_name(library, root)}" if library else f"{kind}{_name(path, root)}"
-
-
-def _is_inside(folder: Path, service: Service) -> bool:
-    """Whether a folder's files are known as the service's own, each with its name."""
-    return folder.resolve().is_relative_to(service.directory.resolve())
 
 
 def _files(service: Service) -> list[Path]:

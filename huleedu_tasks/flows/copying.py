@@ -116,7 +116,7 @@ class Copying:
             if not changed:
                 return name, mark
             reasons.append(f"{changed} changed")
-        # Of several, the newest is what people have worked with.
+        # Of several, that used last is what people have worked with.
         making.why = reasons[0] if reasons else NO_COPY
         return None
 
@@ -153,9 +153,9 @@ class Copying:
             making.parts, service, making.used, self.registry.root, since=making.since
         )
         name = copies.template_name(url.database, templates.key(parts))
-        was_kept = await copies.keep(
-            admin, url.database, name, replace(mark, parts=parts), sessions=making.used.sessions
-        )
+        complete = replace(mark, parts=parts, used=time.time())
+        sessions = making.used.sessions
+        was_kept = await copies.keep(admin, url.database, name, complete, sessions=sessions)
         return "" if was_kept else "others were connected to it"
 
     async def _drop_old(self, admin: "asyncpg.Connection", database: str) -> None:

@@ -1,5 +1,6 @@
 """The stages of the development flows: each takes one service from one state to the next."""
 
+import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -326,7 +327,9 @@ class Stages:
             return None
         template, mark = fitting
         await databases.drop(admin, url.database)
-        await copies.clone(admin, template, url.database, replace(mark, parts={}, reset=COPIED))
+        plain = replace(mark, parts={}, used=0.0, reset=COPIED)
+        await copies.clone(admin, template, url.database, plain)
+        await databases.write_mark(admin, template, replace(mark, used=time.time()))
         revisions = await runner.revisions_of(url)
         if revisions != self._history(service).heads:
             # Nobody can write to it; whatever this is, it is not what was kept.

@@ -95,17 +95,18 @@ def template_name(database: str, key: str) -> str:
 
 
 async def templates(admin: "asyncpg.Connection", database: str) -> dict[str, Mark | None]:
-    """Return the copies that stand for making a database, by name, the newest first.
+    """Return the copies that stand for making a database, by name, that used last first.
 
     One without parts in its mark is not complete; nor is one whose mark cannot be read.
     """
     prefix = _template_prefix(database)
     rows = await admin.fetch(
         "SELECT datname, coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database"
-        " WHERE starts_with(datname::text, $1) AND NOT datallowconn ORDER BY oid DESC",
+        " WHERE starts_with(datname::text, $1) AND NOT datallowconn",
         prefix,
     )
-    return {name: _readable_mark(name, comment) for name, comment in rows}
+    found = {name: _readable_mark(name, comment) for name, comment in rows}
+    return dict(sorted(found.items(), key=_last_used, reverse=True))
 
 
 async def keep(
@@ -161,6 +162,11 @@ async def has_unlogged_tables(connection: "asyncpg.Connection") -> bool:
         "SELECT EXISTS (SELECT FROM pg_class WHERE relpersistence = 'u')"
     )
     return found
+
+
+def _last_used(template: tuple[str, Mark | None]) -> float:
+    _, mark = template
+    return mark.used if mark else 0.0
 
 
 def _readable_mark(database: str, comment: str) -> Mark | None:

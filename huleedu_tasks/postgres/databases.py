@@ -24,6 +24,7 @@ class Mark:
         seeds: Fingerprint of the seeds it was filled with; empty if it was not.
         init: Fingerprint of the scripts that ran at its birth, on a copy kept from then.
         parts: What a template was made of; empty on everything else.
+        used: When a template was made or copied last, in seconds since the epoch; else 0.
         reset: How the last reset came to it: by a copy, or why not.
     """
 
@@ -31,6 +32,7 @@ class Mark:
     seeds: str = ""
     init: str = ""
     parts: Mapping[str, str] = field(default_factory=dict)
+    used: float = 0.0
     reset: str = ""
 
 

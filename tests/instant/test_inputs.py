@@ -239,14 +239,22 @@ def test_a_branch_and_back_again_are_both_copies(school: Monorepo) -> None:
     assert ask(school.url("alpha"), "SELECT version_num FROM alembic_version") == [("c3",)]
 
 
-def test_three_copies_are_kept_and_they_are_the_newest(school: Monorepo) -> None:
-    assert len(templates(school)) <= 3
-    before = templates(school)
-    school.write("data/text.csv", "one more")
-    assert reset(school) == anew(ITS_FILES)
-    newest, *rest = templates(school)
-    assert newest not in before
-    assert rest == before[:2]
+def test_three_copies_are_kept_and_they_are_those_used_last(school: Monorepo) -> None:
+    texts = [f"text {number}" for number in range(4)]
+    for text in texts[:3]:
+        school.write("data/text.csv", text)
+        assert reset(school).detail == ANEW
+    # The oldest is what the others were tried beside.
+    school.write("data/text.csv", texts[0])
+    assert reset(school).detail == COPIED
+    school.write("data/text.csv", texts[3])
+    assert reset(school).detail == ANEW
+    assert len(templates(school)) == 3
+    for text in (texts[0], texts[2], texts[3]):
+        school.write("data/text.csv", text)
+        assert reset(school).detail == COPIED
+    school.write("data/text.csv", texts[1])
+    assert reset(school).detail == ANEW
 
 
 def test_fresh_makes_anew_what_could_have_been_copied(school: Monorepo) -> None:
