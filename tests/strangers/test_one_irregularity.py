@@ -84,7 +84,9 @@ def test_no_server_has_a_database_of_another_service(
     for service in written.repository.services:
         own = [each for each in written.repository.services if port(each) == port(service)]
         found = ask(written.url(service), DATABASES)
-        assert sorted(found) == sorted((each.database,) for each in own)
+        # The copies a reset keeps have the name of what they are copies of.
+        names = {name.partition("__made_")[0] for (name,) in found}
+        assert names == {each.database for each in own}
 
 
 @pytest.mark.parametrize("place", MONOREPOS)
