@@ -10,29 +10,25 @@ import hashlib
 import inspect
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import SeedError
 from huleedu_tasks.migrations.runner import Used
-from huleedu_tasks.migrations.worker import Reads
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import Mark, read_mark, write_mark
+from huleedu_tasks.reads import listening, read_for
 
 if TYPE_CHECKING:
     import asyncpg
 
 Seed = Callable[["asyncpg.Connection"], Awaitable[None]]
 ENTRY_POINT = "seed"
-# Of the service whose seeds run; those of several run at once.
-_reads: ContextVar[Reads] = ContextVar("reads")
 
 
 def fingerprint(service: Service) -> str:
@@ -62,25 +58,24 @@ async def apply(service: Service, url: DatabaseUrl, *, environment: str, timeout
         timeout: Seconds they may take.
 
     Returns:
-        What they have used; the modules that another service's seeds have loaded in this process
-        are among it.
+        What they have used.
 
     Raises:
         SeedError: With the failing script's traceback.
         ServerError: If the database cannot be reached.
     """
-    reads = Reads()
     async with connection(url) as target:
         path = service.seeds[0]
         try:
             async with asyncio.timeout(timeout), target.transaction():
-                for path in service.seeds:
-                    with _listening(reads):
+                with listening() as reads:
+                    for path in service.seeds:
                         await _apply_file(path, target)
                 mark = await read_mark(target, url.database) or Mark(environment=environment)
                 seeded = replace(mark, environment=environment, seeds=fingerprint(service))
                 await write_mark(target, url.database, seeded)
-                return Used(files=reads.files, folders=reads.folders, sessions=1)
+                files, folders = read_for(reads)
+                return Used(files=files, folders=folders, sessions=1)
         except TimeoutError:
             raise SeedError(
                 f"The seed {path.name} took longer than {timeout:g} s; nothing of it was kept.",
@@ -95,28 +90,6 @@ async def apply(service: Service, url: DatabaseUrl, *, environment: str, timeout
                 hint="Nothing of it was kept. Correct it and run `invoke db.seed`.",
                 output=_traceback_in(path, error),
             ) from None
-
-
-@contextlib.contextmanager
-def _listening(reads: Reads) -> Iterator[None]:
-    """Note what the current task, and what it calls, reads."""
-    _install_hook()
-    before = _reads.set(reads)
-    try:
-        yield
-    finally:
-        _reads.reset(before)
-
-
-@cache
-def _install_hook() -> None:
-    """Listen for as long as this process lives: a hook cannot be taken away again."""
-
-    def hear(event: str, arguments: Sequence[Any]) -> None:
-        if reads := _reads.get(None):
-            reads.hear(event, arguments)
-
-    sys.addaudithook(hear)
 
 
 async def _apply_file(path: Path, target: "asyncpg.Connection") -> None:

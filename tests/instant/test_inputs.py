@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.instant import ANEW, COPIED, Reset, amend, maintain, reset, templates
+from tests.support.instant import (
+    ANEW,
+    COPIED,
+    Reset,
+    amend,
+    maintain,
+    reset,
+    resets,
+    templates,
+)
 from tests.support.monorepo import ENV_PY, PASSWORD, Monorepo, new_monorepo
 from tests.support.observe import notes
 from tests.support.postgres import ask
@@ -347,6 +356,66 @@ def test_an_edit_in_an_unusual_place_makes_it_anew(
     assert reset(irregular, name).detail == COPIED
     edit(irregular)
     assert reset(irregular, name).detail == ANEW
+
+
+SHARED = """\
+from functools import cache
+from pathlib import Path
+
+DATA = Path(__file__).parents[1] / "data"
+TEXT = DATA.joinpath("at_import.csv").read_text()
+
+
+@cache
+def later():
+    return DATA.joinpath("later.csv").read_text()
+"""
+SEED_OF_SHARED = """\
+import asyncio
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "libs"))
+import shared
+
+
+async def seed(connection):
+    for number, text in enumerate([shared.TEXT, shared.later()]):
+        await connection.execute("INSERT INTO note VALUES ($1, $2)", number, text)
+    in_a_thread = Path(__file__).parents[2].joinpath("data/{name}.csv").read_text
+    text = await asyncio.get_running_loop().run_in_executor(None, in_a_thread)
+    await connection.execute("INSERT INTO note VALUES (2, $1)", text)
+"""
+
+
+@pytest.fixture(scope="module")
+def sharing() -> Iterator[Monorepo]:
+    """Services whose seeds share a module that reads data once."""
+    names = ["alpha", "beta"]
+    with new_monorepo(names) as made:
+        made.write("libs/shared.py", SHARED)
+        for name in names:
+            made.write(f"{SEEDS}/seed_{name}.py", SEED_OF_SHARED.format(name=name))
+        for name in ("at_import", "later", *names):
+            made.write(f"data/{name}.csv", name)
+        made.invoke("db.reset")
+        yield made
+
+
+@pytest.mark.parametrize("file", ["at_import", "later"])
+def test_data_that_a_shared_module_has_read_is_a_part_of_each_who_shares_it(
+    sharing: Monorepo, file: str
+) -> None:
+    assert {each.detail for each in resets(sharing).values()} == {COPIED}
+    sharing.write(f"data/{file}.csv", "changed")
+    assert {each.detail for each in resets(sharing).values()} == {ANEW}
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+def test_data_that_a_thread_has_read_is_a_part(sharing: Monorepo, name: str) -> None:
+    resets(sharing)
+    sharing.write(f"data/{name}.csv", "changed")
+    assert reset(sharing, name).detail == ANEW
 
 
 def test_a_library_that_is_installed_for_one_service_makes_that_one_anew() -> None:

@@ -24,6 +24,7 @@ FLOORS = [
     "servers",
     "backups",
     "seeds",
+    "reads",
     "migrations",
     "postgres",
     "journal",
