@@ -3,20 +3,24 @@
 import secrets
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.children import ALEMBIC, run
+from benchmarks.children import PROGRAMS, run
 from benchmarks.monorepo import COMPOSE_FILE, Monorepo, copy_of_this
 
 PROJECT_VARIABLE = "COMPOSE_PROJECT_NAME"
 SCRIPT = "reset-dev-databases.sh"
 
+# Alembic is called through PDM as it is written, or directly where there is none.
+PDM = shutil.which("pdm")
+ALEMBIC = f"{PDM} run alembic" if PDM else str(PROGRAMS / "alembic")
+PYPROJECT = '[project]\nname = "monorepo"\nversion = "1"\nrequires-python = ">=3.11"\n'
 # The procedure that the tasks replace, line by line, of the document "Database Environment
 # Separation". What differs: Compose is told its file; only volumes of the project at hand are
-# removed; the variables of .env are exported, as the services read no file; and Alembic is called
-# directly instead of through `pdm run`, which would take longer.
+# removed; and the variables of .env are exported, as the services read no file.
 PROCEDURE = f"""\
 set -e
 set -a; source .env; set +a
@@ -37,7 +41,7 @@ services=("batch_orchestrator" "essay_lifecycle" "cj_assessment" "class_manageme
 
 for service in "${{services[@]}}"; do
     if [ -d "services/${{service}}_service" ]; then
-        (cd "services/${{service}}_service" && "{ALEMBIC}" upgrade head)
+        (cd "services/${{service}}_service" && {ALEMBIC} upgrade head)
     fi
 done
 """
@@ -92,4 +96,6 @@ def compose(monorepo: Monorepo, *arguments: str) -> None:
 def follow_procedure(monorepo: Monorepo) -> None:
     """Reset the databases by the document's procedure."""
     (monorepo.root / SCRIPT).write_text(PROCEDURE, encoding="utf-8")
-    run(["bash", SCRIPT], cwd=monorepo.root, environment=monorepo.environment)
+    (monorepo.root / "pyproject.toml").write_text(PYPROJECT, encoding="utf-8")
+    environment = {**monorepo.environment, "VIRTUAL_ENV": sys.prefix}
+    run(["bash", SCRIPT], cwd=monorepo.root, environment=environment)

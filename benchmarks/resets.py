@@ -13,7 +13,7 @@ from benchmarks import floor, trace
 from benchmarks.bare import bare_servers
 from benchmarks.bench import Bench
 from benchmarks.children import BenchmarkError, run
-from benchmarks.containers import follow_procedure, remove_containers
+from benchmarks.containers import PDM, follow_procedure, remove_containers
 from benchmarks.measure import Side, Timing, in_turn
 from benchmarks.monorepo import Monorepo, ask, database_of, directory_of
 from benchmarks.table import Line, duration, ratio
@@ -24,6 +24,7 @@ FLOOR = "a script that drops and copies the same databases"
 PROCEDURE = "the shell script"
 # It takes long, ten seconds of which it sleeps.
 PROCEDURE_ROUNDS = 2
+THROUGH = "`pdm run alembic`" if PDM else "Alembic called directly, as there is no `pdm`"
 TOO_SHORT = "failed: its pause may be too short for this machine"
 TEMPLATES = (
     "SELECT datname::text FROM pg_database"
@@ -64,7 +65,9 @@ def procedure(bench: Bench) -> Iterator[Line]:
         beside=f"{WARM} (row warm-docker)",
         beside_timing=reset,
         compared=ratio(followed, reset) if followed else "",
-        notes=f"{PROCEDURE_ROUNDS} rounds; seven services, no seeds" if followed else TOO_SHORT,
+        notes=f"{PROCEDURE_ROUNDS} rounds; seven services, no seeds; {THROUGH}"
+        if followed
+        else TOO_SHORT,
         failed=followed is None,
     )
 

@@ -3,6 +3,7 @@
 Files, project name and interpolation are Compose's own business; here it is asked.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -23,6 +24,8 @@ UP_TIMEOUT = 1800.0
 # What Compose looks for, here and in the folders above, if nobody names a file
 # (Compose specification, "Compose file").
 DEFAULT_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
+# What it reads beside such a file, if it is there.
+OVERRIDE_FILES = tuple(name.replace(".", ".override.") for name in DEFAULT_FILES)
 
 
 def printed_document(output: str) -> Any:
@@ -40,11 +43,14 @@ class Project:
     """The compose configuration, as Compose resolves it.
 
     Attributes:
-        services: The configuration of each service, by name.
+        services: The image and the ports of each service, by its name; no variable of it.
+        hashes: What Compose makes of each service's configuration; nothing if it cannot tell. It
+            notes the same on a container, and makes a new one where the two differ.
     """
 
     name: str
     services: Mapping[str, Mapping[str, object]]
+    hashes: Mapping[str, str]
 
     def published_ports(self, service: str, target: int) -> list[str]:
         """Return the host's ports that lead to a container's port; one may be a range."""
@@ -97,14 +103,25 @@ class Compose:
     @property
     def first_file(self) -> Path | None:
         """The first compose file, or None if there is none; one that is named may be missing."""
-        if self.files:
-            return self.files[0]
-        if stated := self.environment.get("COMPOSE_FILE"):
-            separator = self.environment.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
-            return self.root / stated.split(separator)[0]
+        if self._named_files:
+            return self._named_files[0]
         folders = (self.root, *self.root.parents)
         found = (folder / name for folder in folders for name in DEFAULT_FILES)
         return next((path for path in found if path.is_file()), None)
+
+    @property
+    def possible_files(self) -> list[Path]:
+        """Every file that Compose reads, and some that it would read if they were there."""
+        names = (*DEFAULT_FILES, *OVERRIDE_FILES)
+        return self._named_files or [self.directory / name for name in names]
+
+    @property
+    def _named_files(self) -> list[Path]:
+        if self.files:
+            return [*self.files]
+        stated = self.environment.get("COMPOSE_FILE")
+        separator = self.environment.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
+        return [self.root / name for name in stated.split(separator)] if stated else []
 
     @property
     def directory(self) -> Path:
@@ -123,11 +140,15 @@ class Compose:
             ConfigurationError: If the files or a variable are at fault.
             ServerError: If there is no Compose.
         """
-        done = await self.config()
+        done, hashes = await asyncio.gather(self.config(), self._hashes())
         if done.returncode != 0:
             raise explain_config(done.output)
         document = printed_document(done.output)
-        return Project(name=document["name"], services=document.get("services") or {})
+        services = (document.get("services") or {}).items()
+        needed = {
+            name: {key: each.get(key) for key in ("image", "ports")} for name, each in services
+        }
+        return Project(name=document["name"], services=needed, hashes=hashes)
 
     async def config(self) -> process.Completed:
         """Ask for the resolved configuration, and return what Compose prints.
@@ -137,11 +158,7 @@ class Compose:
         """
         return await self._run("config", "--format", "json", timeout=CONFIG_TIMEOUT)
 
-    async def hashes(self) -> dict[str, str]:
-        """Return what Compose makes of each service's configuration; nothing if it cannot.
-
-        It notes the same on a container, and makes a new one where the two differ.
-        """
+    async def _hashes(self) -> dict[str, str]:
         done = await self._run("config", "--hash", "*", timeout=CONFIG_TIMEOUT)
         pairs = (line.split() for line in done.output.splitlines())
         return dict(pair for pair in pairs if len(pair) == 2) if done.returncode == 0 else {}

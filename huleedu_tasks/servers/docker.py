@@ -17,6 +17,7 @@ from huleedu_tasks.servers.admission import Admission
 from huleedu_tasks.servers.binaries import find_program
 from huleedu_tasks.servers.complaints import explain_up
 from huleedu_tasks.servers.compose import Compose, Project
+from huleedu_tasks.servers.compose_answers import ComposeAnswers
 from huleedu_tasks.servers.container_state import ContainerState
 from huleedu_tasks.servers.containers import Containers
 from huleedu_tasks.servers.engine import Engine
@@ -31,6 +32,7 @@ class DockerServers:
     settings: Settings
     compose: Compose
     engine: Engine
+    answers: ComposeAnswers
     memory: Memory
     reason: str
     name: ProviderName = ProviderName.DOCKER
@@ -64,6 +66,7 @@ class DockerServers:
             settings=settings,
             compose=compose,
             engine=engine,
+            answers=ComposeAnswers(compose=compose, path=state / "compose.json"),
             memory=Memory(path=state / "containers.json"),
             reason=f"{reason}; {engine.host}",
         )
@@ -73,9 +76,8 @@ class DockerServers:
 
         If that fails, each is tried alone later, so that the others do not suffer.
         """
-        hashes = asyncio.create_task(self.compose.hashes())
-        (project, containers), self._volumes_before, wanted = await asyncio.gather(
-            self._configuration(), asyncio.to_thread(self.engine.volumes), hashes
+        (project, containers), self._volumes_before = await asyncio.gather(
+            self._configuration(), asyncio.to_thread(self.engine.volumes)
         )
         found = {each.service: each for each in await containers.look()}
         names = set()
@@ -91,7 +93,7 @@ class DockerServers:
             for name, image in images.items()
             if (each := found.get(name))
             and each.runs
-            and each.config_hash == wanted.get(name)
+            and each.config_hash == project.hashes.get(name)
             and each.image == ids[image]
         }
         if rest := names - self._is_up:
@@ -188,7 +190,7 @@ class DockerServers:
     async def _configuration(self) -> tuple[Project, Containers]:
         async with self._reading:
             if self._configured is None:
-                project = await self.compose.project()
+                project = await self.answers.project()
                 containers = Containers(
                     engine=self.engine,
                     project=project.name,

@@ -5,6 +5,7 @@ when it runs again, so that nothing here is ever out of date.
 """
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,28 +36,32 @@ class Memory:
     def note(self, container: ContainerState, fact: str, value: object) -> None:
         """Remember something of a container that runs."""
         self._known.setdefault(_key(container), {})[fact] = value
-        latest = dict(list(self._known.items())[-MOST:])
-        partial = self.path.with_suffix(".partial")
-        # Whoever cannot write asks again the next time.
-        with suppress(OSError):
-            partial.write_text(json.dumps(latest), encoding="utf-8")
-            partial.replace(self.path)
+        write_document(self.path, dict(list(self._known.items())[-MOST:]))
 
     @property
     def _known(self) -> dict[str, Facts]:
         if self._facts is None:
-            self._facts = _facts_in(self.path)
+            # Somebody may have written to it by hand.
+            known = read_document(self.path).items()
+            self._facts = {key: facts for key, facts in known if isinstance(facts, dict)}
         return self._facts
 
 
-def _facts_in(path: Path) -> dict[str, Facts]:
+def read_document(path: Path) -> dict[str, Any]:
+    """Return what was written to a file; nothing if that cannot be read."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    # Somebody may have written to it by hand.
-    pairs = known.items() if isinstance(known, dict) else ()
-    return {key: facts for key, facts in pairs if isinstance(facts, dict)}
+    return known if isinstance(known, dict) else {}
+
+
+def write_document(path: Path, document: Mapping[str, object]) -> None:
+    """Write a file as a whole or not at all; whoever cannot write asks again the next time."""
+    partial = path.with_suffix(".partial")
+    with suppress(OSError):
+        partial.write_text(json.dumps(document), encoding="utf-8")
+        partial.replace(path)
 
 
 def _key(container: ContainerState) -> str:

@@ -76,11 +76,11 @@ def compose_commands(lines: CommandLines, docked: Docked) -> set[str]:
     return {word for words in said for word in words if word in ("up", "stop", "config", "create")}
 
 
-def test_what_runs_as_it_is_defined_is_not_brought_up_again(plain: Docked) -> None:
+def test_of_what_runs_as_it_is_defined_compose_is_not_even_asked(plain: Docked) -> None:
     lives = plain.lives()
     with watched_command_lines(between=0.002) as lines:
         assert reset(plain).detail == COPIED
-    assert "up" not in compose_commands(lines, plain)
+    assert not compose_commands(lines, plain)
     assert plain.lives() == lives
 
 

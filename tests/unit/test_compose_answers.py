@@ -1,0 +1,179 @@
+"""Compose is asked again whenever it may answer otherwise, and what it said holds no secret."""
+
+from pathlib import Path
+
+import pytest
+
+from huleedu_tasks import process
+from huleedu_tasks.servers.compose import Compose
+from huleedu_tasks.servers.compose_answers import ComposeAnswers, key_of
+
+SECRET = "s3cret"
+TEXT = """\
+services:
+  orders_db: &database
+    image: postgres:15
+    environment: [POSTGRES_PASSWORD=${PASSWORD}, PASSED_ON]
+    ports: ["5433:5432"]
+  file_service_db: {<<: *database}
+"""
+CONFIG = """\
+{"name": "shop", "services": {"orders_db": {"image": "postgres:15", "ports": [],
+"environment": {"POSTGRES_PASSWORD": "s3cret"}}}}
+"""
+
+
+def compose(root: Path, *files: str, **environment: str) -> Compose:
+    return Compose(root=root, files=tuple(root / name for name in files), environment=environment)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "compose.yaml").write_text(TEXT)
+    return tmp_path
+
+
+def test_nothing_that_compose_reads_has_changed(root: Path) -> None:
+    key = key_of(compose(root, PASSWORD=SECRET, SHLVL="1"))
+    assert key == key_of(compose(root, PASSWORD=SECRET, SHLVL="2", TERM="xterm"))
+    assert SECRET not in key
+    assert len(key) == 64
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PASSWORD": "another"},
+        {"PASSED_ON": "value"},
+        {"COMPOSE_PROJECT_NAME": "shop"},
+        {"COMPOSE_PROFILES": "all"},
+        {"DOCKER_HOST": "unix:///elsewhere"},
+        {"HOME": "/elsewhere"},
+        {"COMPOSE_FILE": "compose.yaml"},
+    ],
+)
+def test_a_variable_that_compose_looks_at_is_another_question(
+    root: Path, environment: dict[str, str]
+) -> None:
+    assert key_of(compose(root)) != key_of(compose(root, **environment))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("compose.yaml", f"{TEXT}# more\n"),
+        ("compose.yml", "services: {}"),
+        ("docker-compose.yml", "services: {}"),
+        ("compose.override.yaml", "services: {}"),
+        ("docker-compose.override.yml", "services: {}"),
+        (".env", "PASSWORD=another"),
+    ],
+)
+def test_a_file_that_compose_reads_is_another_question(root: Path, name: str, text: str) -> None:
+    before = key_of(compose(root))
+    (root / name).write_text(text)
+    assert key_of(compose(root)) not in ("", before)
+
+
+def test_of_files_that_are_named_no_other_is_read(root: Path) -> None:
+    for name in ("one.yml", "two.yml"):
+        (root / name).write_text(TEXT)
+    named, stated = compose(root, "one.yml"), compose(root, COMPOSE_FILE="one.yml:two.yml")
+    before, both = key_of(named), key_of(stated)
+    (root / "compose.yaml").write_text("services: {}")
+    assert (key_of(named), key_of(stated)) == (before, both)
+    (root / "two.yml").write_text("services: {}")
+    assert key_of(named) == before
+    assert key_of(stated) != both
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "include: [other.yaml]",
+        "x: {extends: {service: base}}",
+        "env_file: .env.db",
+        '"env_file": .env.db',
+        "configs: {settings: {file: ./settings.conf}}",
+        "label_file : labels",
+        r'"incl\u0075de": [other.yaml]',
+    ],
+)
+def test_files_that_lead_to_others_are_asked_about_each_time(root: Path, line: str) -> None:
+    (root / "compose.yaml").write_text(f"{TEXT}{line}\n")
+    assert key_of(compose(root)) == ""
+
+
+def test_further_files_of_variables_are_asked_about_each_time(root: Path) -> None:
+    assert key_of(compose(root, COMPOSE_ENV_FILES="a.env,b.env")) == ""
+
+
+def test_another_version_of_the_programs_is_another_question(root: Path) -> None:
+    programs = root / "bin"
+    programs.mkdir()
+    docker = programs / "docker"
+    keys = set()
+    for text in ("first", "second version"):
+        docker.write_text(text)
+        docker.chmod(0o755)
+        keys.add(key_of(compose(root, PATH=str(programs))))
+    assert len(keys) == 2
+
+
+class Asked:
+    """Stands for Compose's command line, and counts how often it is asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, hashes: str = "orders_db abc\n") -> None:
+        self.times = 0
+        self.hashes = hashes
+        monkeypatch.setattr(process, "run", self.run)
+
+    async def run(self, command: list[str], **_: object) -> process.Completed:
+        self.times += 1
+        said = self.hashes if "--hash" in command else CONFIG
+        return process.Completed(returncode=0, output=said)
+
+
+async def test_what_was_answered_is_not_asked_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Asked(monkeypatch)
+    answers = ComposeAnswers(compose=compose(root), path=root / "answers.json")
+    first = await answers.project()
+    assert await answers.project() == first
+    assert asked.times == 2
+    assert (first.name, first.hashes) == ("shop", {"orders_db": "abc"})
+    (root / "compose.yaml").write_text(f"{TEXT}# more\n")
+    await answers.project()
+    assert asked.times == 4
+
+
+async def test_no_variable_of_a_container_is_written_down(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Asked(monkeypatch)
+    path = root / "answers.json"
+    await ComposeAnswers(compose=compose(root, PASSWORD=SECRET), path=path).project()
+    assert SECRET not in path.read_text()
+    assert "postgres:15" in path.read_text()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"key": 1}', '{"project": {}}'])
+async def test_answers_that_cannot_be_read_are_asked_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    asked = Asked(monkeypatch)
+    path = root / "answers.json"
+    path.write_text(text)
+    await ComposeAnswers(compose=compose(root), path=path).project()
+    assert asked.times == 2
+
+
+async def test_an_answer_without_hashes_is_not_kept(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Asked(monkeypatch, hashes="")
+    answers = ComposeAnswers(compose=compose(root), path=root / "answers.json")
+    await answers.project()
+    await answers.project()
+    assert asked.times == 4
