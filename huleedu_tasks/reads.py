@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from huleedu_tasks.migrations.worker import INSTALLED, Reads, may_change
+from huleedu_tasks.migrations.runner import Used
+from huleedu_tasks.migrations.worker import Reads, is_installed, may_change
 
 _current: ContextVar[Reads] = ContextVar("reads")
 
@@ -28,11 +29,11 @@ class _Process:
     def hear(self, event: str, arguments: Sequence[Any]) -> None:
         """Take an audit event."""
         if reads := _current.get(None):
-            reads.hear(event, arguments)
+            reads.hear(event, arguments, depth=2)
         elif threading.current_thread() is not threading.main_thread():
             # Nobody knows for whom a thread works.
             for each in self.heard:
-                each.hear(event, arguments)
+                each.hear(event, arguments, depth=2)
 
     def shares_modules(self) -> bool:
         """Whether modules were loaded since that are neither installed nor forgotten again."""
@@ -42,8 +43,7 @@ class _Process:
             if name not in self.modules
         )
         return any(
-            isinstance(file, str) and may_change(file) and not any(n in file for n in INSTALLED)
-            for file in files
+            isinstance(file, str) and may_change(file) and not is_installed(file) for file in files
         )
 
 
@@ -59,11 +59,14 @@ def listening() -> Iterator[Reads]:
         _current.reset(before)
 
 
-def read_for(reads: Reads) -> tuple[list[str], list[str]]:
-    """Return the files and folders that may have a part in what was done in one `with` block."""
+def used_for(reads: Reads) -> Used:
+    """Return what may have a part in what was done in one `with` block."""
     every = _process().heard if _process().shares_modules() else [reads]
-    files = {file for each in every for file in each.files}
-    return sorted(files), sorted({folder for each in every for folder in each.folders})
+    return Used(
+        files=sorted({file for each in every for file in each.files}),
+        folders=sorted({folder for each in every for folder in each.folders}),
+        addresses=sorted(reads.addresses),
+    )
 
 
 @cache

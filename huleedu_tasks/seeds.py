@@ -22,7 +22,7 @@ from huleedu_tasks.errors import SeedError
 from huleedu_tasks.migrations.runner import Used
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import Mark, read_mark, write_mark
-from huleedu_tasks.reads import listening, read_for
+from huleedu_tasks.reads import listening, used_for
 
 if TYPE_CHECKING:
     import asyncpg
@@ -74,8 +74,7 @@ async def apply(service: Service, url: DatabaseUrl, *, environment: str, timeout
                 mark = await read_mark(target, url.database) or Mark(environment=environment)
                 seeded = replace(mark, environment=environment, seeds=fingerprint(service))
                 await write_mark(target, url.database, seeded)
-                files, folders = read_for(reads)
-                return Used(files=files, folders=folders, sessions=1)
+                return used_for(reads) + Used(sessions=1)
         except TimeoutError:
             raise SeedError(
                 f"The seed {path.name} took longer than {timeout:g} s; nothing of it was kept.",

@@ -10,8 +10,8 @@ import json
 import os
 import re
 import sysconfig
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from stat import S_ISREG
 
@@ -25,17 +25,94 @@ from huleedu_tasks.seeds import seed_files
 # all of them where there are very many.
 LARGE = 2**22
 MANY = 5000
+# In larger ones nobody looks for names of variables, in bytes.
+READABLE = 2**18
 VIRTUAL_ENVIRONMENT = "pyvenv.cfg"
 INSTALLED = "what is installed in "
 LISTED = "what lies in "
+ITS_FILES = "its files"
 _KEY_LENGTH = 12
-_DISTRIBUTIONS = "*-info"
+_DISTRIBUTION = "-info"
+_PATHS = (".pth", ".egg-link")
+_EDITABLE = "__editable__"
 _MISSING = "missing"
-_TOUCHED = "changed while it was used"
-_NOBODYS = frozenset({"__pycache__", "node_modules", *LIBRARY_FOLDERS})
+# What tools leave behind in any folder.
+_NOBODYS = frozenset(
+    {"__pycache__", "node_modules", ".DS_Store", ".coverage", "coverage.xml", *LIBRARY_FOLDERS}
+)
+_NOBODYS_ENDINGS = (".pyc", ".log", ".swp", "~")
+# What may be a variable's name, or the beginning of several as `env_prefix` has it.
+_NAME = re.compile(rb"[A-Za-z][A-Za-z0-9]*_\w*|[A-Z][A-Z0-9]+")
+# They tell where somebody types, and what cannot be seen in a database.
+_OF_A_TERMINAL = frozenset({"COLUMNS", "LINES", "OLDPWD", "PWD", "SHLVL", "TERM", "_"})
 _OURS = Path(__file__).parent
-_VARIABLE = re.compile(rb"\b[A-Z][A-Z0-9_]+\b")
 Parts = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Present:
+    """What there is now.
+
+    Attributes:
+        root: The root of the monorepo.
+        variables: What a migration or a seed finds in its environment, but for what says how
+            these tasks work.
+    """
+
+    root: Path
+    variables: Mapping[str, str]
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Present":
+        """Return what there is for a run with these settings."""
+        nobodys = {variable.name for variable in VARIABLES} | _OF_A_TERMINAL
+        environment = settings.child_environment().items()
+        variables = {name: value for name, value in environment if name not in nobodys}
+        return cls(root=settings.root, variables=variables)
+
+    def name(self, path: Path) -> str:
+        """Return a path as it is noted: a folder that is moved as a whole is the same monorepo."""
+        inside = path.is_relative_to(self.root)
+        return path.relative_to(self.root).as_posix() if inside else str(path)
+
+    def digest_of(self, name: str) -> str:
+        """Return the digest of a part that is known by its name: a file, or what is in a folder."""
+        if name.startswith(INSTALLED):
+            return _digest(_distributions(self.root / name.removeprefix(INSTALLED)))
+        if name.startswith(LISTED):
+            return _digest(_entries(self.root / name.removeprefix(LISTED)))
+        return _digest(self.content(self.root / name))
+
+    def content(self, path: Path, limit: int = LARGE) -> Iterator[str]:
+        """Tell what is in a file, and in the variables it names.
+
+        Args:
+            limit: Bytes above which it is not read.
+        """
+        try:
+            facts = path.stat()
+            if not S_ISREG(facts.st_mode):
+                # A device or a pipe has no end.
+                yield _MISSING
+            elif facts.st_size > limit:
+                yield f"{facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"
+            else:
+                text = path.read_bytes()
+                yield hashlib.sha256(text).hexdigest()
+                yield from self._named_in(text)
+        except OSError:
+            yield _MISSING
+
+    def _named_in(self, text: bytes) -> Iterator[str]:
+        """Tell the values of those variables whose names, or beginnings, stand in a text."""
+        if len(text) > READABLE:
+            return
+        words = {word.lower() for word in _NAME.findall(text)}
+        beginnings = tuple(word for word in words if word.endswith(b"_"))
+        for name, value in sorted(self.variables.items()):
+            sought = os.fsencode(name).lower()
+            if sought in words or sought.startswith(beginnings):
+                yield f"{name}={value}"
 
 
 def parts_of(service: Service, settings: Settings, registry: Registry, *, server: str) -> Parts:
@@ -44,49 +121,54 @@ def parts_of(service: Service, settings: Settings, registry: Registry, *, server
     Args:
         server: What the server is, and what it puts into a new database.
     """
-    root = registry.root
-    files = _files(service)
+    present = Present.of(settings)
     # An interpreter of its own tells only later where its libraries are.
     folders = [] if service.python else _own_libraries()
+    libraries = [_part_of(folder, present) for folder in folders]
     return {
-        "its registry entry": _digest(_stated(service, root)),
-        "its files": _digest(_contents(files, root)),
-        "the settings": _digest(_settings(settings, files)),
+        "its registry entry": _digest(_stated(service, registry.root)),
+        ITS_FILES: _digest(_contents(_files(service), present)),
+        "the settings": _digest(_settings(settings, present)),
         "the server": _digest([server]),
-        **{name: _digest_of(name, root) for name in (_part_of(each, root) for each in folders)},
+        **{name: present.digest_of(name) for name in libraries},
     }
 
 
-def with_used(parts: Parts, service: Service, used: Used, root: Path, *, since: float) -> Parts:
-    """Return the parts with what has turned out to be used while the database was made.
+def with_used(parts: Parts, service: Service, used: Used, present: Present) -> Parts:
+    """Return the parts with what has turned out to be used while the database was made."""
+    files, folders = _beside(service, used, present.root)
+    names = {
+        *(_part_of(path, present) for path in files),
+        *(_part_of(path, present, LISTED) for path in folders),
+    }
+    return {**parts, **{name: present.digest_of(name) for name in sorted(names)}}
+
+
+def changed_since(service: Service, used: Used, present: Present, since: float) -> str:
+    """Return a file beside the service's own that was changed while it was used; or nothing.
 
     Args:
-        since: When the making began, in seconds since the epoch. What was changed after that may
-            have been read before or after, and counts as changed.
+        since: When that began, in seconds since the epoch.
     """
-    known = {*_files(service), root / ENV_FILE}
-    files = [path for path in map(Path, used.files) if path not in known]
-    known |= {path.parent for path in known} | {service.directory}
-    folders = [path for path in map(Path, used.folders) if path not in known]
-    names = [
-        *(_part_of(path, root) for path in files if not path.is_relative_to(_OURS)),
-        *(_part_of(path, root, LISTED) for path in folders if not path.is_relative_to(_OURS)),
-    ]
-    edited = {_name(path, root) for path in files if _was_touched(path, since)}
-    found = {name: _TOUCHED if name in edited else _digest_of(name, root) for name in sorted(names)}
-    return {**parts, **found}
+    files, folders = _beside(service, used, present.root)
+    entries = (folder / name for folder in folders for name in _entries(folder))
+    return _first_touched((*files, *entries), since, present)
 
 
-def difference(noted: Parts, parts: Parts, root: Path) -> str:
+def own_change_since(service: Service, present: Present, since: float) -> str:
+    """Return one of the service's own files that was changed after a moment; or nothing."""
+    return _first_touched(_files(service), since, present)
+
+
+def difference(noted: Parts, parts: Parts, present: Present) -> str:
     """Return the first part that is another one now, or nothing if a copy may stand for it all.
 
     Args:
         noted: The parts a template was made of.
         parts: Those of now, as `parts_of` tells them.
-        root: The root of the monorepo.
     """
     for name, digest in noted.items():
-        now = parts[name] if name in parts else _digest_of(name, root)
+        now = parts[name] if name in parts else present.digest_of(name)
         if now != digest:
             return name
     return next((name for name in parts if name not in noted), "")
@@ -99,27 +181,17 @@ def key(parts: Parts) -> str:
 
 def _stated(service: Service, root: Path) -> Iterator[str]:
     for field in fields(service):
-        # A folder that is moved as a whole is the same monorepo.
         yield f"{field.name} {getattr(service, field.name)!r}".replace(str(root), "")
 
 
-def _settings(settings: Settings, files: Iterable[Path]) -> Iterator[str]:
-    """Return what a migration or a seed may look at; a password is not among it.
-
-    That is every variable of `.env`, and of all the others those that the files name.
-    """
-    ours = {variable.name for variable in VARIABLES}
-    names = (settings.file.keys() | _named_in(files, settings.process.keys())) - ours
-    values = settings.child_environment()
+def _settings(settings: Settings, present: Present) -> Iterator[str]:
+    """Tell what a migration or a seed may look at; a password is not among it."""
     yield f"{settings.environment} {settings.get('HULEEDU_DB_USER')}"
-    yield from (f"{name}={values[name]}" for name in sorted(names))
-
-
-def _named_in(files: Iterable[Path], variables: Collection[str]) -> set[str]:
-    """Return those variables whose names stand in one of several files of Python."""
-    sources = [path for path in files if path.suffix == ".py"]
-    words = {word for path in sources for word in _VARIABLE.findall(_read(path))}
-    return {name for name in variables if name.encode() in words}
+    names = settings.file.keys() & present.variables.keys()
+    yield from (f"{name}={present.variables[name]}" for name in sorted(names))
+    # Some settings classes read them as well.
+    for path in sorted(settings.root.glob(f"{ENV_FILE}.*")):
+        yield from (path.name, *present.content(path))
 
 
 def _own_libraries() -> list[Path]:
@@ -127,11 +199,27 @@ def _own_libraries() -> list[Path]:
     return [Path(paths["purelib"]), Path(paths["platlib"])]
 
 
-def _part_of(path: Path, root: Path, kind: str = "") -> str:
+def _part_of(path: Path, present: Present, kind: str = "") -> str:
     """Return the name of the part a path is, or of the installed libraries it is one of."""
     folders = (each for each in (path, *path.parents) if each.name in LIBRARY_FOLDERS)
     library = next(folders, None)
-    return f"{INSTALLED}{_name(library, root)}" if library else f"{kind}{_name(path, root)}"
+    return f"{INSTALLED}{present.name(library)}" if library else f"{kind}{present.name(path)}"
+
+
+def _beside(service: Service, used: Used, root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files and folders that were used, but for those that are known anyway."""
+    own = [service.directory, *service.inputs]
+    walked = {path for each in own for path in _files_at(each)}
+    known = {*_files(service), root / ENV_FILE}
+    folders = {*own, *(path.parent for path in walked)}
+    return (
+        [path for path in map(Path, used.files) if path not in known and not _is_ours(path)],
+        [path for path in map(Path, used.folders) if path not in folders and not _is_ours(path)],
+    )
+
+
+def _is_ours(path: Path) -> bool:
+    return path.is_relative_to(_OURS)
 
 
 def _files(service: Service) -> list[Path]:
@@ -148,28 +236,18 @@ def _files_at(path: Path) -> Iterator[Path]:
         if VIRTUAL_ENVIRONMENT in files and Path(folder) != path:
             folders.clear()
             continue
-        folders[:] = [name for name in folders if name not in _NOBODYS and name[0] != "."]
-        yield from (Path(folder, name) for name in files)
+        folders[:] = [name for name in folders if not _is_nobodys(name) and name[0] != "."]
+        yield from (Path(folder, name) for name in files if not _is_nobodys(name))
 
 
-def _contents(files: Sequence[Path], root: Path) -> Iterator[str]:
+def _is_nobodys(name: str) -> bool:
+    return name in _NOBODYS or name.endswith(_NOBODYS_ENDINGS)
+
+
+def _contents(files: Sequence[Path], present: Present) -> Iterator[str]:
     limit = LARGE if len(files) <= MANY else 0
     for path in files:
-        yield f"{_name(path, root)} {_content(path, limit)}"
-
-
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-
-
-def _digest_of(name: str, root: Path) -> str:
-    """Return the digest of a part that is known by its name: a file, or what is in a folder."""
-    if name.startswith(INSTALLED):
-        folder = root / name.removeprefix(INSTALLED)
-        return _digest(sorted(path.name for path in folder.glob(_DISTRIBUTIONS)))
-    if name.startswith(LISTED):
-        return _digest(_entries(root / name.removeprefix(LISTED)))
-    return _digest([_content(root / name, LARGE)])
+        yield " ".join((present.name(path), *present.content(path, limit)))
 
 
 def _entries(folder: Path) -> list[str]:
@@ -177,37 +255,45 @@ def _entries(folder: Path) -> list[str]:
         names = [path.name for path in folder.iterdir()]
     except OSError:
         return [_MISSING]
-    return sorted(name for name in names if name not in _NOBODYS and name[0] != ".")
+    return sorted(name for name in names if not _is_nobodys(name) and name[0] != ".")
+
+
+def _distributions(folder: Path) -> Iterator[str]:
+    """Tell what is installed in a folder: a version may be installed again with other files."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if entry.name.endswith(_DISTRIBUTION):
+            yield f"{entry.name} {_age(Path(entry.path, 'RECORD'))}"
+        elif entry.name.endswith(_PATHS) or entry.name.startswith(_EDITABLE):
+            yield f"{entry.name} {_age(Path(entry.path))}"
+
+
+def _age(path: Path) -> str:
+    try:
+        facts = path.stat()
+    except OSError:
+        return _MISSING
+    return f"{facts.st_size} {facts.st_mtime_ns}"
+
+
+def _first_touched(paths: Iterable[Path], since: float, present: Present) -> str:
+    return next((present.name(path) for path in paths if _was_touched(path, since)), "")
 
 
 def _was_touched(path: Path, since: float) -> bool:
     try:
         facts = path.stat()
     except OSError:
-        return True
+        # What is not there is known as that.
+        return False
     # A file that was moved here keeps the time of its content, and not that of its entry.
     return max(facts.st_mtime, facts.st_ctime) >= since
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
-
-
-def _content(path: Path, limit: int) -> str:
-    try:
-        facts = path.stat()
-        if not S_ISREG(facts.st_mode):
-            # A device or a pipe has no end.
-            return _MISSING
-        if facts.st_size > limit:
-            return f"{facts.st_size} {facts.st_mtime_ns}"
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return _MISSING
-
-
 def _digest(texts: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+    text = "\n".join(texts)
+    # Names of files and values of variables need not be UTF-8.
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]

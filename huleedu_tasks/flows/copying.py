@@ -112,7 +112,7 @@ class Copying:
         for name, mark in (await copies.templates(admin, database)).items():
             if not _is_complete(mark) or mark.environment != str(self.settings.environment):
                 continue
-            changed = templates.difference(mark.parts, making.parts, self.registry.root)
+            changed = templates.difference(mark.parts, making.parts, self._present)
             if not changed:
                 return name, mark
             reasons.append(f"{changed} changed")
@@ -120,10 +120,19 @@ class Copying:
         making.why = reasons[0] if reasons else NO_COPY
         return None
 
+    async def make_room(self, admin: "asyncpg.Connection", database: str) -> None:
+        """Drop the copies that would keep a migration from dropping a role, or making it anew."""
+        for name in await copies.templates(admin, database):
+            if await copies.holds_roles(admin, name):
+                await databases.drop(admin, name)
+
     async def keep(
         self, admin: "asyncpg.Connection", service: Service, url: DatabaseUrl, mark: Mark
     ) -> None:
-        """Keep a copy of a database that was made anew, and note on it how that came."""
+        """Keep a copy of a database that was made anew, and note on it how that came.
+
+        All seeds must have been applied: one may have written to another service's database.
+        """
         making = self._making[service.name]
         how = f"{ANEW}: {making.why}"
         if why_not := await self._keep(admin, service, url, making, replace(mark, reset=how)):
@@ -144,25 +153,39 @@ class Copying:
             making.add(Used(sessions=1))
             if await copies.has_unlogged_tables(owner):
                 return "a crash would empty its unlogged tables"
-        if making.used is None:
-            return "it was not told what it is made of"
-        now = self._parts(service, making.server)
-        if changed := templates.difference(making.parts, now, self.registry.root):
-            return f"{changed} changed meanwhile"
-        parts = templates.with_used(
-            making.parts, service, making.used, self.registry.root, since=making.since
-        )
+        if why_not := self._why_unknown(service, making):
+            return why_not
+        assert making.used is not None
+        parts = templates.with_used(making.parts, service, making.used, self._present)
         name = copies.template_name(url.database, templates.key(parts))
         complete = replace(mark, parts=parts, used=time.time())
         sessions = making.used.sessions
-        was_kept = await copies.keep(admin, url.database, name, complete, sessions=sessions)
-        return "" if was_kept else "others were connected to it"
+        return await copies.keep(admin, url.database, name, complete, sessions=sessions)
+
+    def _why_unknown(self, service: Service, making: Making) -> str:
+        """Return why it is not known what a database was made of; or nothing if it is."""
+        used, now = making.used, self._parts(service, making.server)
+        if used is None:
+            return "it was not told what it is made of"
+        if used.addresses:
+            return f"it was made with what {used.addresses[0].replace(' ', ' at ')} has answered"
+        if len(used.files) > templates.MANY:
+            return f"more than {templates.MANY} files were read; 'inputs' may name their folder"
+        if changed := templates.difference(making.parts, now, self._present):
+            own = templates.own_change_since(service, self._present, making.since)
+            return f"{own if changed == templates.ITS_FILES and own else changed} changed meanwhile"
+        changed = templates.changed_since(service, used, self._present, making.since)
+        return f"{changed} changed meanwhile" if changed else ""
 
     async def _drop_old(self, admin: "asyncpg.Connection", database: str) -> None:
         known = await copies.templates(admin, database)
         complete = [name for name, mark in known.items() if _is_complete(mark)]
         for old in set(known) - set(complete[:KEPT_TEMPLATES]):
             await databases.drop(admin, old)
+
+    @property
+    def _present(self) -> templates.Present:
+        return templates.Present.of(self.settings)
 
     def _parts(self, service: Service, server: str) -> templates.Parts:
         return templates.parts_of(service, self.settings, self.registry, server=server)

@@ -95,6 +95,7 @@ class Development:
                 stages.upgrade(runner.HEAD),
                 stages.seed,
             ),
+            stages.keep,
         )
 
     async def migrate(self, target: str) -> Report:
@@ -151,9 +152,17 @@ class Development:
     # How the flows are put together.
 
     async def _change(
-        self, command: str, would: str, proving: Sequence[Work], changing: Sequence[Work]
+        self,
+        command: str,
+        would: str,
+        proving: Sequence[Work],
+        changing: Sequence[Work],
+        ending: Work | None = None,
     ) -> Report:
-        """Do the stages that prove and then those that change; a refusal stops all between."""
+        """Do the stages that prove and then those that change; a refusal stops all between.
+
+        What is done for later runs, ending this one, changes nothing of how it has ended.
+        """
         self._require_files()
         columns = () if command == "db.seed" else REVISION_COLUMNS
         if self.dry_run:
@@ -169,19 +178,23 @@ class Development:
                 outcomes = self._all_or_none(outcomes)
                 for stage in changing:
                     outcomes = await self._next(outcomes, stage)
+                if ending:
+                    await self._next(outcomes, ending, Silence())
         return self._report(command, outcomes, columns=columns)
 
     async def _run(self, work: Work) -> tuple[Outcome, ...]:
         return await fleet.run(self.services, work, jobs=self._waiting_jobs, progress=self.progress)
 
-    async def _next(self, outcomes: Sequence[Outcome], stage: Work) -> tuple[Outcome, ...]:
+    async def _next(
+        self, outcomes: Sequence[Outcome], stage: Work, progress: Progress | None = None
+    ) -> tuple[Outcome, ...]:
         seed_after = {service.name: service.seed_after for service in self.services}
         return await fleet.run_next(
             self.services,
             outcomes,
             stage,
             jobs=self._waiting_jobs if stage in self._stages.waiting else self.jobs,
-            progress=self.progress,
+            progress=progress or self.progress,
             after=seed_after if stage == self._stages.seed else None,
         )
 

@@ -78,6 +78,7 @@ class Stages:
             self.prove_inside,
             self.renew,
             self.recreate,
+            self.keep,
         )
 
     def would(self, text: str) -> Work:
@@ -139,7 +140,7 @@ class Stages:
         scripts = await self.provider.init_scripts(service)
         async with self._admin(service) as admin:
             await databases.write_mark(admin, url.database, self._mark)
-            sessions = await copies.sessions_of(admin, url.database) or 0
+            sessions = await copies.sessions_of(admin, url.database)
             self.copying.begin(admin, service, scripts, why=NEW_DATA, sessions=sessions)
         await self._create_extensions(service)
         return Outcome(service=service.name, facts={"server": started.done})
@@ -236,10 +237,16 @@ class Stages:
             )
             if making := self.copying.making(service):
                 making.add(used)
-        if self.copying.making(service):
-            step("keeping a copy")
-            await self._keep_template(service)
         return Outcome(service=service.name, detail="seeded" if service.seeds else "no seeds")
+
+    async def keep(self, service: Service, step: Step) -> Outcome:
+        """Keep a copy of a database that is complete now, so that a reset can be that."""
+        if self.copying.making(service):
+            url = self.urls[service.name].url
+            async with self._admin(service) as admin:
+                mark = await databases.read_mark(admin, url.database) or self._mark
+                await self.copying.keep(admin, service, url, mark)
+        return Outcome(service=service.name)
 
     async def status(self, service: Service, step: Step) -> Outcome:
         """Ask the database where it is."""
@@ -307,7 +314,7 @@ class Stages:
         """End what was kept for the whole run."""
         for opened in self._admins.values():
             await close(opened)
-        await self.workers.aclose()
+        await fleet.whatever_happens(self.workers.aclose())
 
     def _history(self, service: Service) -> History:
         """Read a service's revisions, once in a run."""
@@ -324,11 +331,12 @@ class Stages:
         fitting = await self.copying.fitting(admin, service, url.database)
         if fitting is None:
             self.expect_migrations()
+            await self.copying.make_room(admin, url.database)
             return None
         template, mark = fitting
-        await databases.drop(admin, url.database)
         plain = replace(mark, parts={}, used=0.0, reset=COPIED)
-        await copies.clone(admin, template, url.database, plain)
+        if not await copies.restore(admin, template, url.database, plain):
+            return await self._restore(admin, service)
         await databases.write_mark(admin, template, replace(mark, used=time.time()))
         revisions = await runner.revisions_of(url)
         if revisions != self._history(service).heads:
@@ -361,13 +369,6 @@ class Stages:
                 await databases.create_extension(owner, name)
         if making := self.copying.making(service):
             making.add(Used(sessions=1))
-
-    async def _keep_template(self, service: Service) -> None:
-        """Keep a copy of a database that is complete now, so that a reset can be that."""
-        url = self.urls[service.name].url
-        async with self._admin(service) as admin:
-            mark = await databases.read_mark(admin, url.database) or self._mark
-            await self.copying.keep(admin, service, url, mark)
 
     async def _keep_pristine(self, service: Service) -> None:
         """Copy a newborn database that scripts have filled, so that a reset can be a copy."""

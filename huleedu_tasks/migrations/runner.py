@@ -100,17 +100,21 @@ class Used:
     Attributes:
         files: What was read, the modules that were loaded among it.
         folders: Where it was asked what there is.
+        addresses: What was connected to besides the database's own server: a port and a host, or
+            a path.
         sessions: How often the database was connected to.
     """
 
     files: Sequence[str] = ()
     folders: Sequence[str] = ()
+    addresses: Sequence[str] = ()
     sessions: int = 0
 
     def __add__(self, other: "Used") -> "Used":
         return Used(
             files=[*self.files, *other.files],
             folders=[*self.folders, *other.folders],
+            addresses=[*self.addresses, *other.addresses],
             sessions=self.sessions + other.sessions,
         )
 
@@ -187,7 +191,7 @@ async def upgrade(
         done = await _run_alembic(
             service, settings, environment, ["upgrade", target], workers=workers
         )
-        used = _used(told, url.database)
+        used = _used(told, url)
     if done.returncode != 0:
         raise _failure(service, url, done, session, _remedy(before, history))
     after = await revisions_of(url)
@@ -357,14 +361,18 @@ async def _run_alembic(
     return done
 
 
-def _used(told: Path, database: str) -> Used | None:
+def _used(told: Path, url: DatabaseUrl) -> Used | None:
     """Return what a worker has told, with our own sessions: that before and that after it."""
     if not told.exists():
         return None
     facts = json.loads(told.read_bytes())
-    # A URL that names no database leads to that of the user's name, or of PGDATABASE.
-    sessions = sum(facts["sessions"].get(name, 0) for name in (database, ""))
-    return Used(files=facts["files"], folders=facts["folders"], sessions=sessions + 2)
+    sessions = sum(facts["sessions"].get(place, 0) for place in (f"{url.port} {url.database}", ""))
+    return Used(
+        files=facts["files"],
+        folders=facts["folders"],
+        addresses=[each for each in facts["addresses"] if each.split()[0] != str(url.port)],
+        sessions=sessions + 2,
+    )
 
 
 def _failure(

@@ -18,7 +18,16 @@ from huleedu_tasks import process
 
 NURSERY = Path(__file__).with_name("nursery.py")
 # What an interpreter and its libraries read only when they start.
-_READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "OPENSSL_")
+_READ_AT_START = (
+    "PYTHON",
+    "LD_",
+    "LC_",
+    "LANG",
+    "MALLOC_",
+    "OPENSSL_",
+    "SQLALCHEMY_",
+    "DISABLE_SQLALCHEMY_",
+)
 
 
 class WarmWorkers:

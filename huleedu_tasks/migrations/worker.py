@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ NO_STATEMENT = re.compile(
 # PostgreSQL, Appendix A: in_failed_sql_transaction. The error before it is the cause.
 AFTERMATH = "25P02"
 INSTALLED = ("site-packages", "dist-packages")
+PLACE = "huleedu_tasks.place"
+DEFAULT_PORT = 5432
 # What the system makes up as it is read.
 NO_FILES = ("/proc/", "/sys/")
 
@@ -90,21 +93,41 @@ class Reads:
     """What is read while it listens, as far as Python itself opens it (Python, Audit events)."""
 
     def __init__(self) -> None:
+        self.addresses: set[str] = set()
         self._files: set[str] = set()
+        self._made: set[str] = set()
         self._folders: set[str] = set()
 
-    def hear(self, event: str, arguments: Sequence[Any]) -> None:
-        """Take an audit event; it must not raise, or what is being done would fail."""
-        if event == "open":
-            path, _, flags = arguments
-            # What may be made here is no input.
-            if not flags & (os.O_WRONLY | os.O_CREAT):
-                self._add(path, self._files)
-        elif event in ("os.listdir", "os.scandir"):
-            # To import a module is not to ask what else lies beside it.
-            caller = sys._getframe(1).f_code.co_filename  # noqa: SLF001  # nothing else tells
-            if not caller.startswith("<frozen importlib"):
-                self._add(arguments[0] or ".", self._folders)
+    def hear(self, event: str, arguments: Sequence[Any], *, depth: int = 1) -> None:
+        """Take an audit event.
+
+        Args:
+            depth: How many frames above this one it comes from.
+        """
+        # What is raised here would be raised by what is being done; anybody may send an event.
+        with suppress(Exception):
+            if event == "open":
+                self._hear_open(*arguments)
+            elif event in ("os.listdir", "os.scandir"):
+                # To import a module is not to ask what else lies beside it.
+                caller = sys._getframe(depth).f_code.co_filename  # noqa: SLF001  # it alone tells
+                if not caller.startswith("<frozen importlib"):
+                    self._add(arguments[0] or ".", self._folders)
+            elif event == "sqlite3.connect":
+                self._add(arguments[0], self._files)
+            elif event == "subprocess.Popen":
+                for word in (arguments[0], *arguments[1]):
+                    if os.path.isfile(word):
+                        self._add(word, self._files)
+            elif event == "socket.connect":
+                self.addresses.add(address_of(arguments[1]))
+
+    def _hear_open(self, path: object, mode: object, flags: int) -> None:
+        if not flags & (os.O_WRONLY | os.O_CREAT):
+            self._add(path, self._files)
+        elif flags & os.O_CREAT:
+            # What is read after it was made here is no input.
+            self._add(path, self._made)
 
     @property
     def files(self) -> list[str]:
@@ -120,12 +143,17 @@ class Reads:
         """The folders whose entries were asked for."""
         return [folder for folder in sorted(self._folders) if may_change(folder)]
 
-    @staticmethod
-    def _add(path: object, paths: set[str]) -> None:
-        # A number is an open file's; and there may be no working directory any more.
+    def _add(self, path: object, paths: set[str]) -> None:
+        # A number is an open file's.
         if isinstance(path, (str, bytes, os.PathLike)):
-            with suppress(OSError, ValueError):
-                paths.add(os.path.abspath(os.fsdecode(path)))
+            found = os.path.abspath(os.fsdecode(path))
+            if found not in self._made:
+                paths.add(found)
+
+
+def address_of(place: Any) -> str:
+    """Return the port and the host of a socket's address, or the path of one in the file system."""
+    return f"{place[1]} {place[0]}" if isinstance(place, tuple) else os.fsdecode(place)
 
 
 def source_of(path: str) -> str:
@@ -141,13 +169,23 @@ def source_of(path: str) -> str:
 
 def may_change(path: str) -> bool:
     """Whether a path is neither the standard library's nor made up by the system."""
-    import sysconfig
-
     if path.startswith(NO_FILES):
         return False
+    return not path.startswith(standard_library()) or is_installed(path)
+
+
+@lru_cache(maxsize=None)  # noqa: UP033  # a service's interpreter may be older
+def standard_library() -> tuple[str, ...]:
+    """Return how the paths of the standard library's files begin."""
+    import sysconfig
+
     paths = sysconfig.get_paths()
-    inside = path.startswith((paths["stdlib"] + os.sep, paths["platstdlib"] + os.sep))
-    return not inside or any(name in path.split(os.sep) for name in INSTALLED)
+    return paths["stdlib"] + os.sep, paths["platstdlib"] + os.sep
+
+
+def is_installed(path: str) -> bool:
+    """Whether a path is that of an installed library."""
+    return any(name in path.split(os.sep) for name in INSTALLED)
 
 
 class Used:
@@ -166,6 +204,7 @@ class Used:
         self._sessions: dict[str, int] = {}
         sys.addaudithook(self._reads.hear)
         event.listen(Engine, "do_connect", self._connecting)
+        event.listen(Engine, "connect", self._connected)
 
     def tell(self) -> None:
         """Write it down, with where the libraries are installed."""
@@ -175,14 +214,24 @@ class Used:
         told = {
             "files": self._reads.files,
             "folders": [*self._reads.folders, paths["purelib"], paths["platlib"]],
+            "addresses": sorted(self._reads.addresses),
             "sessions": self._sessions,
         }
-        with open(self._file, "w", encoding="utf-8") as written:
-            json.dump(told, written)
+        # Whoever reads it does without what cannot be written down.
+        with suppress(OSError):
+            partial = f"{self._file}.partial"
+            with open(partial, "w", encoding="utf-8") as written:
+                json.dump(told, written)
+            os.rename(partial, self._file)
 
     def _connecting(self, dialect: Any, record: Any, words: Any, named: dict[str, Any]) -> None:
-        database = str(named.get("database") or named.get("dbname") or "")
-        self._sessions[database] = self._sessions.get(database, 0) + 1
+        database = named.get("database") or named.get("dbname") or ""
+        record.info[PLACE] = f"{named.get('port') or DEFAULT_PORT} {database}" if database else ""
+
+    def _connected(self, connection: Any, record: Any) -> None:
+        # An engine with a function of its own to connect does not tell where to.
+        place = record.info.get(PLACE, "")
+        self._sessions[place] = self._sessions.get(place, 0) + 1
 
 
 @contextmanager

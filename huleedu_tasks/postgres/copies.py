@@ -4,6 +4,7 @@ PostgreSQL copies everything inside a database, and not what is said about it: i
 grants, its comment and its connection limit (PostgreSQL, 23.3 Template Databases).
 """
 
+import hashlib
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ _PRISTINE = "__pristine"
 _TEMPLATE = "__made_"
 _LONGEST_KEY = 12
 _COUNTS_SESSIONS = (15,)
+_OTHERS = "others were connected to it"
+_UNCOUNTED = "a server before PostgreSQL 15 does not tell who was connected to it"
 # Settings that are lists, whose value `SET ... TO` would take for one name (PostgreSQL,
 # `dumputils.c`, variable_is_guc_list_quote).
 _LISTS = (
@@ -116,8 +119,8 @@ async def keep(
     mark: Mark,
     *,
     sessions: int | None = None,
-) -> bool:
-    """Keep a copy of a database that nobody can connect to or change; return whether it is there.
+) -> str:
+    """Keep a copy of a database that nobody can connect to or change; or return why there is none.
 
     Sessions on the database are ended, as for a reset. Should one be back at once, or have been
     there before, there is no copy, and a reset will do without. The copy is marked last: one
@@ -129,31 +132,68 @@ async def keep(
     """
     import asyncpg
 
+    if sessions is not None and admin.get_server_version() < _COUNTS_SESSIONS:
+        return _UNCOUNTED
     await databases.drop(admin, name)
     await _end_sessions(admin, database)
     try:
         await clone(admin, database, name, replace(mark, init="", parts={}), closed=True)
+        if sessions is not None and sessions != await sessions_of(admin, database):
+            await databases.drop(admin, name)
+            return _OTHERS
     except asyncpg.ObjectInUseError:
-        return False
-    if sessions not in (None, await sessions_of(admin, database) or sessions):
+        return _OTHERS
+    except asyncpg.PostgresError as error:
         await databases.drop(admin, name)
-        return False
+        return f"it could not be copied: {error}"
     await databases.write_mark(admin, name, mark)
+    return ""
+
+
+async def restore(admin: "asyncpg.Connection", template: str, database: str, mark: Mark) -> bool:
+    """Replace a database by a copy of a template; return whether that could be done.
+
+    If not, neither of the two is there any more.
+    """
+    import asyncpg
+
+    await databases.drop(admin, database)
+    try:
+        await clone(admin, template, database, mark)
+    except asyncpg.PostgresError:
+        for name in (database, template):
+            await databases.drop(admin, name)
+        return False
     return True
 
 
-async def sessions_of(admin: "asyncpg.Connection", database: str) -> int | None:
+async def sessions_of(admin: "asyncpg.Connection", database: str) -> int:
     """Return how many sessions there have been on a database; those that go on may be left out.
 
-    None if the server does not count them, or not before it tells (PostgreSQL, 28.2 The
-    Cumulative Statistics System, has it so since 15).
+    0 if the server does not count them, or not before it tells (PostgreSQL, 28.2 The Cumulative
+    Statistics System, has it so since 15).
     """
     if admin.get_server_version() < _COUNTS_SESSIONS:
-        return None
+        return 0
     counted: int | None = await admin.fetchval(
         "SELECT sessions FROM pg_stat_database WHERE datname = $1", database
     )
-    return counted
+    return counted or 0
+
+
+async def holds_roles(admin: "asyncpg.Connection", database: str) -> bool:
+    """Whether something in a database belongs to a role other than its owner, or is granted to it.
+
+    Such a role cannot be dropped as long as the database is there (PostgreSQL, 22.4 Dropping
+    Roles).
+    """
+    found: bool = await admin.fetchval(
+        "SELECT EXISTS (SELECT FROM pg_shdepend JOIN pg_database AS d ON d.oid = dbid"
+        " OR (classid = 'pg_database'::regclass AND objid = d.oid)"
+        " WHERE datname = $1 AND refclassid = 'pg_authid'::regclass AND refobjid <> datdba)",
+        database,
+    )
+    return found
 
 
 async def has_unlogged_tables(connection: "asyncpg.Connection") -> bool:
@@ -177,10 +217,12 @@ def _readable_mark(database: str, comment: str) -> Mark | None:
 
 
 def _template_prefix(database: str) -> str:
-    return (
-        database.encode()[: _LONGEST_NAME - len(_TEMPLATE) - _LONGEST_KEY].decode(errors="ignore")
-        + _TEMPLATE
-    )
+    room = _LONGEST_NAME - len(_TEMPLATE) - _LONGEST_KEY
+    if len(database.encode()) <= room:
+        return database + _TEMPLATE
+    # Others may begin as it does.
+    digest = hashlib.sha256(database.encode()).hexdigest()[:_LONGEST_KEY]
+    return database.encode()[: room - len(digest)].decode(errors="ignore") + digest + _TEMPLATE
 
 
 async def _end_sessions(admin: "asyncpg.Connection", database: str) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.errors import Finding, ServerError
@@ -34,6 +34,9 @@ class Mark:
     parts: Mapping[str, str] = field(default_factory=dict)
     used: float = 0.0
     reset: str = ""
+
+
+_NOTED = {each.name for each in fields(Mark)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +141,10 @@ def parse_mark(database: str, comment: str) -> Mark | None:
     if MARK_PREFIX not in comment:
         return None
     try:
-        return Mark(**json.loads(comment.rpartition(MARK_PREFIX)[2]))
-    except (ValueError, TypeError) as error:
+        stated = json.loads(comment.rpartition(MARK_PREFIX)[2])
+        # A newer version may note more.
+        return Mark(**{name: stated[name] for name in stated.keys() & _NOTED})
+    except (ValueError, TypeError, AttributeError) as error:
         raise ServerError(
             f"The mark on database {database!r} cannot be read.",
             findings=[Finding(place="its comment", problem=repr(comment))],

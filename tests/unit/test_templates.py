@@ -46,14 +46,25 @@ class Place:
         file: dict[str, str] | None = None,
         **stated: object,
     ) -> templates.Parts:
-        settings = Settings(root=self.root, process=process or {}, file=file or {}, lines={})
+        settings = self._settings(process or {}, file or {})
         made = self.service(**stated)
         registry = Registry(path=self.root / "services.json", services=(made,))
         return templates.parts_of(made, settings, registry, server=server)
 
     def changed(self, before: templates.Parts, **now: object) -> str:
         """Return the part that is another one now."""
-        return templates.difference(before, self.parts(**now), self.root)  # type: ignore[arg-type]
+        process, file = now.get("process"), now.get("file")
+        present = self.present(process=process, file=file)  # type: ignore[arg-type]
+        return templates.difference(before, self.parts(**now), present)  # type: ignore[arg-type]
+
+    def present(
+        self, *, process: dict[str, str] | None = None, file: dict[str, str] | None = None
+    ) -> templates.Present:
+        """Return what there is now."""
+        return templates.Present.of(self._settings(process or {}, file or {}))
+
+    def _settings(self, process: dict[str, str], file: dict[str, str]) -> Settings:
+        return Settings(root=self.root, process=process, file=file, lines=dict.fromkeys(file, 1))
 
 
 @pytest.fixture
@@ -101,11 +112,38 @@ def test_a_variable_that_wins_over_the_file_is_what_counts(place: Place) -> None
     assert not place.changed(before, file={"TENANT": "south"}, process={"TENANT": "north"})
 
 
-def test_a_variable_that_its_files_name_is_a_part_though_no_file_has_it(place: Place) -> None:
-    place.write("services/orders_service/config.py", "os.environ.get('REGION')")
-    before = place.parts(process={"REGION": "north", "SHELL": "sh"})
-    assert place.changed(before, process={"REGION": "north", "SHELL": "fish"}) == ""
-    assert place.changed(before, process={"REGION": "south"}) == "the settings"
+@pytest.mark.parametrize(
+    ("name", "text", "variable"),
+    [
+        ("config.py", "os.environ.get('REGION')", "REGION"),
+        ("conf.yaml", "tenant: ${ORDERS_TENANT}", "ORDERS_TENANT"),
+        ("config.py", "class Settings: seed_text: str", "SEED_TEXT"),
+        ("config.py", "env_prefix='orders_'", "ORDERS_PORT"),
+    ],
+)
+def test_a_variable_that_a_file_names_is_a_part_though_only_the_shell_has_it(
+    place: Place, name: str, text: str, variable: str
+) -> None:
+    place.write(f"services/orders_service/{name}", text)
+    far = place.write(f"libs/{name}", text)
+    before = used_by(place, far)
+    assert place.changed(before, process={"SHELL": "fish", "COLUMNS": "80"}) == ""
+    assert place.changed(before, process={variable: "south"}) == "its files"
+    place.write(f"services/orders_service/{name}", "")
+    before = used_by(place, far)
+    assert place.changed(before, process={variable: "south"}) == f"libs/{name}"
+
+
+def test_what_says_how_the_tasks_work_is_no_part_though_a_file_names_it(place: Place) -> None:
+    place.write("services/orders_service/config.py", "HULEEDU_DB_PASSWORD, HULEEDU_JOBS")
+    before = place.parts()
+    process = {"HULEEDU_DB_PASSWORD": "another", "HULEEDU_JOBS": "3"}
+    assert place.changed(before, process=process) == ""
+
+
+def test_other_env_files_of_the_root_are_a_part(place: Place) -> None:
+    before = place.parts()
+    place.write(".env.local", "TENANT=north")
     assert place.changed(before) == "the settings"
 
 
@@ -212,13 +250,14 @@ def test_a_monorepo_at_another_place_is_made_of_the_same(place: Place, tmp_path:
 # What turns out to be used.
 
 
-def used_by(
-    place: Place, *files: Path, folders: tuple[Path, ...] = (), since: float | None = None
-) -> templates.Parts:
-    """Return the parts of a making that began, if nothing else is said, after all was written."""
+def used_by(place: Place, *files: Path, folders: tuple[Path, ...] = ()) -> templates.Parts:
     used = Used(files=[str(file) for file in files], folders=[str(each) for each in folders])
-    begin = time.time() + 10 if since is None else since
-    return templates.with_used(place.parts(), place.service(), used, place.root, since=begin)
+    return templates.with_used(place.parts(), place.service(), used, place.present())
+
+
+def changed_since(place: Place, since: float, *files: Path, folders: tuple[Path, ...] = ()) -> str:
+    used = Used(files=[str(file) for file in files], folders=[str(each) for each in folders])
+    return templates.changed_since(place.service(), used, place.present(), since)
 
 
 def test_a_file_that_was_used_is_a_part_wherever_it_lies(place: Place) -> None:
@@ -231,9 +270,11 @@ def test_a_file_that_was_used_is_a_part_wherever_it_lies(place: Place) -> None:
     assert place.changed(before) == "libs/shared.py"
 
 
-def test_a_file_that_was_edited_while_it_was_used_is_never_the_same(place: Place) -> None:
-    before = used_by(place, place.write("libs/shared.py", "A = 1"), since=time.time() - 10)
-    assert place.changed(before) == "libs/shared.py"
+def test_what_was_edited_while_it_was_used_is_named(place: Place) -> None:
+    module = place.write("libs/shared.py", "A = 1")
+    assert changed_since(place, time.time() - 10, module) == "libs/shared.py"
+    assert changed_since(place, time.time() + 10, module) == ""
+    assert changed_since(place, time.time() - 10, place.root / "libs/gone.py") == ""
 
 
 def test_a_file_that_was_put_in_the_place_of_another_one_meanwhile_is_an_edit(
@@ -243,8 +284,45 @@ def test_a_file_that_was_put_in_the_place_of_another_one_meanwhile_is_an_edit(
     begin = time.time() - 0.1
     # Its content is as old as before.
     other.rename(used)
-    before = used_by(place, used, since=begin)
-    assert place.changed(before) == "libs/shared.py"
+    assert changed_since(place, begin, used) == "libs/shared.py"
+
+
+def test_a_file_that_is_new_in_a_folder_that_was_looked_into_is_an_edit(place: Place) -> None:
+    place.write("data/one.csv", "1")
+    folders = (place.root / "data",)
+    assert changed_since(place, time.time() + 10, folders=folders) == ""
+    begin = time.time() - 0.1
+    place.write("data/__pycache__/one.pyc", "")
+    place.write("data/two.csv", "")
+    assert changed_since(place, begin, folders=folders) in ("data/one.csv", "data/two.csv")
+
+
+def test_one_of_its_own_files_that_was_changed_is_named(place: Place) -> None:
+    service, present = place.service(), place.present()
+    assert templates.own_change_since(service, present, time.time() + 10) == ""
+    named = templates.own_change_since(service, present, time.time() - 10)
+    assert named.startswith("services/orders_service/")
+
+
+def test_what_is_not_there_is_a_part_as_soon_as_it_is(place: Place) -> None:
+    before = used_by(place, place.root / "libs/local.py")
+    assert place.changed(before) == ""
+    place.write("libs/local.py", "A = 1")
+    assert place.changed(before) == "libs/local.py"
+
+
+def test_a_pipe_has_no_end_and_is_not_read(place: Place) -> None:
+    before = place.parts()
+    os.mkfifo(place.root / "services/orders_service/pipe.py")
+    assert place.changed(before) == "its files"
+
+
+def test_a_name_that_is_no_utf_8_is_a_name(place: Place) -> None:
+    before = place.parts()
+    odd = os.fsdecode(os.fsencode(place.root / "services/orders_service") + b"/\xff.py")
+    Path(odd).write_text("REGION")
+    now = place.parts(process={"REGION": os.fsdecode(b"\xff")})
+    assert now["its files"] != before["its files"]
 
 
 def test_a_folder_that_was_looked_into_is_a_part_by_its_names(place: Place) -> None:
@@ -289,6 +367,19 @@ def test_libraries_are_a_part_by_what_is_installed_and_not_by_their_files(place:
     assert place.changed(before) == "what is installed in site-packages"
 
 
+@pytest.mark.parametrize(
+    "path", ["shared-1.0.dist-info/RECORD", "__editable__.shared.pth", "shared.egg-link"]
+)
+def test_a_library_that_is_installed_again_or_from_elsewhere_is_another_one(
+    place: Place, path: str
+) -> None:
+    place.write(f"site-packages/{path}", "one")
+    before = used_by(place, place.write("site-packages/shared.py", ""))
+    assert place.changed(before) == ""
+    place.write(f"site-packages/{path}", "another")
+    assert place.changed(before) == "what is installed in site-packages"
+
+
 def test_our_own_libraries_are_a_part_unless_a_service_has_its_own(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,7 +394,7 @@ def test_our_own_libraries_are_a_part_unless_a_service_has_its_own(
 def test_a_template_that_does_not_name_a_part_of_today_does_not_stand_for_it(place: Place) -> None:
     parts = place.parts()
     older = {name: digest for name, digest in parts.items() if name != "the server"}
-    assert templates.difference(older, parts, place.root) == "the server"
+    assert templates.difference(older, parts, place.present()) == "the server"
 
 
 # What a copy is called and what its mark holds.
