@@ -1,7 +1,7 @@
 """What is read in this process on behalf of one service, while others are worked on as well.
 
-Seeds run in one process and share its modules. What stays loaded may hold on to what it has read
-for another service, and then counts for every one.
+Seeds run in one process and share its modules. What a module has read for one service while it was
+imported, or keeps in a cache, counts for every one.
 """
 
 import sys
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 from huleedu_tasks.migrations.runner import Used
@@ -25,26 +26,26 @@ class _Process:
 
     modules: frozenset[str] = field(default_factory=lambda: frozenset(sys.modules))
     heard: list[Reads] = field(default_factory=list)
+    # By the file of the module that was being imported.
+    imports: dict[str, Reads] = field(default_factory=dict)
 
     def hear(self, event: str, arguments: Sequence[Any]) -> None:
         """Take an audit event."""
+        if event not in Reads.EVENTS:
+            return
         if reads := _current.get(None):
             reads.hear(event, arguments, depth=2)
+            if importing := _being_imported():
+                self.imports.setdefault(importing, Reads()).hear(event, arguments, depth=2)
         elif threading.current_thread() is not threading.main_thread():
             # Nobody knows for whom a thread works.
             for each in self.heard:
                 each.hear(event, arguments, depth=2)
 
-    def shares_modules(self) -> bool:
-        """Whether modules were loaded since that are neither installed nor forgotten again."""
-        files = (
-            getattr(module, "__file__", None)
-            for name, module in list(sys.modules.items())
-            if name not in self.modules
-        )
-        return any(
-            isinstance(file, str) and may_change(file) and not is_installed(file) for file in files
-        )
+    def shared_modules(self) -> list[ModuleType]:
+        """Return the modules loaded since that are neither installed nor forgotten again."""
+        added = (module for name, module in list(sys.modules.items()) if name not in self.modules)
+        return [module for module in added if _is_edited_in_place(module)]
 
 
 @contextmanager
@@ -61,7 +62,12 @@ def listening() -> Iterator[Reads]:
 
 def used_for(reads: Reads) -> Used:
     """Return what may have a part in what was done in one `with` block."""
-    every = _process().heard if _process().shares_modules() else [reads]
+    process = _process()
+    modules = process.shared_modules()
+    imports = process.imports
+    every = [reads, *(imports[m.__file__] for m in modules if m.__file__ in imports)]
+    if any(map(_has_cache, modules)):
+        every = process.heard
     return Used(
         files=sorted({file for each in every for file in each.files}),
         folders=sorted({folder for each in every for folder in each.folders}),
@@ -75,3 +81,21 @@ def _process() -> _Process:
     process = _Process()
     sys.addaudithook(process.hear)
     return process
+
+
+def _being_imported() -> str:
+    """Return the file of the module whose own lines run at this moment; or nothing."""
+    frame = sys._getframe(2)  # noqa: SLF001  # nothing else tells
+    while frame.f_back and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    return frame.f_code.co_filename if frame.f_back else ""
+
+
+def _is_edited_in_place(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and may_change(file) and not is_installed(file)
+
+
+def _has_cache(module: ModuleType) -> bool:
+    """Whether a function of a module keeps what it has returned (functools.lru_cache)."""
+    return any(hasattr(value, "cache_info") for value in list(vars(module).values()))

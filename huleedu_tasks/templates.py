@@ -127,8 +127,9 @@ def parts_of(service: Service, settings: Settings, registry: Registry, *, server
     libraries = [_part_of(folder, present) for folder in folders]
     return {
         "its registry entry": _digest(_stated(service, registry.root)),
-        ITS_FILES: _digest(_contents(_files(service), present)),
+        # Before the files that name a variable of them.
         "the settings": _digest(_settings(settings, present)),
+        ITS_FILES: _digest(_contents(_files(service), present)),
         "the server": _digest([server]),
         **{name: present.digest_of(name) for name in libraries},
     }

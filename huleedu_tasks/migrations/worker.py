@@ -92,6 +92,17 @@ def exit_code_of_alembic() -> int:
 class Reads:
     """What is read while it listens, as far as Python itself opens it (Python, Audit events)."""
 
+    EVENTS = frozenset(
+        {
+            "open",
+            "os.listdir",
+            "os.scandir",
+            "socket.connect",
+            "sqlite3.connect",
+            "subprocess.Popen",
+        }
+    )
+
     def __init__(self) -> None:
         self.addresses: set[str] = set()
         self._files: set[str] = set()

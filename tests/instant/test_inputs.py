@@ -382,10 +382,13 @@ import shared
 async def seed(connection):
     for number, text in enumerate([shared.TEXT, shared.later()]):
         await connection.execute("INSERT INTO note VALUES ($1, $2)", number, text)
-    in_a_thread = Path(__file__).parents[2].joinpath("data/{name}.csv").read_text
-    text = await asyncio.get_running_loop().run_in_executor(None, in_a_thread)
+    read = Path(__file__).parents[2].joinpath("data/{name}.csv").read_text
+    text = {reading}
     await connection.execute("INSERT INTO note VALUES (2, $1)", text)
 """
+
+
+IN_A_THREAD = "await asyncio.get_running_loop().run_in_executor(None, read)"
 
 
 @pytest.fixture(scope="module")
@@ -395,7 +398,8 @@ def sharing() -> Iterator[Monorepo]:
     with new_monorepo(names) as made:
         made.write("libs/shared.py", SHARED)
         for name in names:
-            made.write(f"{SEEDS}/seed_{name}.py", SEED_OF_SHARED.format(name=name))
+            seed = SEED_OF_SHARED.format(name=name, reading=IN_A_THREAD)
+            made.write(f"{SEEDS}/seed_{name}.py", seed)
         for name in ("at_import", "later", *names):
             made.write(f"data/{name}.csv", name)
         made.invoke("db.reset")
@@ -416,6 +420,23 @@ def test_data_that_a_thread_has_read_is_a_part(sharing: Monorepo, name: str) -> 
     resets(sharing)
     sharing.write(f"data/{name}.csv", "changed")
     assert reset(sharing, name).detail == ANEW
+
+
+def test_a_shared_module_without_a_cache_does_not_make_one_of_all() -> None:
+    names = ["alpha", "beta"]
+    with new_monorepo(names) as made:
+        made.write("libs/shared.py", SHARED.replace("@cache", ""))
+        for name in names:
+            seed = SEED_OF_SHARED.format(name=name, reading="read()")
+            made.write(f"{SEEDS}/seed_{name}.py", seed)
+        for name in ("at_import", "later", *names):
+            made.write(f"data/{name}.csv", name)
+        made.invoke("db.reset")
+        made.write("data/alpha.csv", "changed")
+        details = {name: each.detail for name, each in resets(made).items()}
+        assert details == {"alpha": ANEW, "beta": COPIED}
+        made.write("data/at_import.csv", "changed")
+        assert {each.detail for each in resets(made).values()} == {ANEW}
 
 
 def test_a_library_that_is_installed_for_one_service_makes_that_one_anew() -> None:
