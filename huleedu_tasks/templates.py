@@ -11,11 +11,11 @@ import os
 import re
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from stat import S_ISREG
 
-from huleedu_tasks.config.registry import Registry, Service
+from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import ENV_FILE, VARIABLES, Settings
 from huleedu_tasks.migrations.runner import Used
 from huleedu_tasks.migrations.worker import INSTALLED as LIBRARY_FOLDERS
@@ -61,6 +61,8 @@ class Present:
 
     root: Path
     variables: Mapping[str, str]
+    # What every service has, by its name.
+    _installed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: Settings) -> "Present":
@@ -78,7 +80,10 @@ class Present:
     def digest_of(self, name: str) -> str:
         """Return the digest of a part that is known by its name: a file, or what is in a folder."""
         if name.startswith(INSTALLED):
-            return _digest(_distributions(self.root / name.removeprefix(INSTALLED)))
+            if name not in self._installed:
+                folder = self.root / name.removeprefix(INSTALLED)
+                self._installed[name] = _digest(_distributions(folder))
+            return self._installed[name]
         if name.startswith(LISTED):
             return _digest(_entries(self.root / name.removeprefix(LISTED)))
         return _digest(self.content(self.root / name))
@@ -115,18 +120,17 @@ class Present:
                 yield f"{name}={value}"
 
 
-def parts_of(service: Service, settings: Settings, registry: Registry, *, server: str) -> Parts:
+def parts_of(service: Service, settings: Settings, present: Present, *, server: str) -> Parts:
     """Return what goes into a service's database before it is made, each part with its digest.
 
     Args:
         server: What the server is, and what it puts into a new database.
     """
-    present = Present.of(settings)
     # An interpreter of its own tells only later where its libraries are.
     folders = [] if service.python else _own_libraries()
     libraries = [_part_of(folder, present) for folder in folders]
     return {
-        "its registry entry": _digest(_stated(service, registry.root)),
+        "its registry entry": _digest(_stated(service, present.root)),
         # Before the files that name a variable of them.
         "the settings": _digest(_settings(settings, present)),
         ITS_FILES: _digest(_contents(_files(service), present)),
@@ -181,8 +185,8 @@ def key(parts: Parts) -> str:
 
 
 def _stated(service: Service, root: Path) -> Iterator[str]:
-    for field in fields(service):
-        yield f"{field.name} {getattr(service, field.name)!r}".replace(str(root), "")
+    for each in fields(service):
+        yield f"{each.name} {getattr(service, each.name)!r}".replace(str(root), "")
 
 
 def _settings(settings: Settings, present: Present) -> Iterator[str]:

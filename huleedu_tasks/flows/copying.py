@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeGuard
 
 from huleedu_tasks import templates
-from huleedu_tasks.config.registry import Registry, Service
+from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.migrations.runner import Used
@@ -57,10 +57,11 @@ class Copying:
     Attributes:
         leaves_copies: Whether they may be left on the servers.
         fresh: Whether every database is made anew, whatever copies there are.
+        present: What there is at the beginning.
     """
 
     settings: Settings
-    registry: Registry
+    present: templates.Present
     leaves_copies: bool
     fresh: bool
     _making: dict[str, Making] = field(default_factory=dict)
@@ -92,7 +93,7 @@ class Copying:
             server=server,
             # Before the files are read: what is changed meanwhile was changed after that.
             since=time.time(),
-            parts=self._parts(service, server),
+            parts=self._parts(service, server, self.present),
             why=why,
             used=Used(sessions=sessions),
         )
@@ -104,16 +105,23 @@ class Copying:
     async def fitting(
         self, admin: "asyncpg.Connection", service: Service, database: str
     ) -> tuple[str, Mark] | None:
-        """Return the copy that stands for making a database, with its mark, if there is one."""
+        """Return the copy that stands for making a database, with its mark, if there is one.
+
+        It is noted that it is used.
+        """
         making = self.making(service)
         if making is None or self.fresh:
             return None
-        reasons = []
+        reasons: list[str] = []
         for name, mark in (await copies.templates(admin, database)).items():
             if not _is_complete(mark) or mark.environment != str(self.settings.environment):
                 continue
-            changed = templates.difference(mark.parts, making.parts, self._present)
+            changed = templates.difference(mark.parts, making.parts, self.present)
             if not changed:
+                # The first one was used last anyway, whenever that was.
+                if reasons:
+                    used = replace(mark, used=time.time())
+                    await databases.write_mark(admin, name, used)
                 return name, mark
             reasons.append(f"{changed} changed")
         # Of several, that used last is what people have worked with.
@@ -156,7 +164,7 @@ class Copying:
         if why_not := self._why_unknown(service, making):
             return why_not
         assert making.used is not None
-        parts = templates.with_used(making.parts, service, making.used, self._present)
+        parts = templates.with_used(making.parts, service, making.used, self._present_now)
         name = copies.template_name(url.database, templates.key(parts))
         complete = replace(mark, parts=parts, used=time.time())
         sessions = making.used.sessions
@@ -164,17 +172,18 @@ class Copying:
 
     def _why_unknown(self, service: Service, making: Making) -> str:
         """Return why it is not known what a database was made of; or nothing if it is."""
-        used, now = making.used, self._parts(service, making.server)
+        used, present = making.used, self._present_now
+        now = self._parts(service, making.server, present)
         if used is None:
             return "it was not told what it is made of"
         if used.addresses:
             return f"it was made with what {used.addresses[0].replace(' ', ' at ')} has answered"
         if len(used.files) > templates.MANY:
             return f"more than {templates.MANY} files were read; 'inputs' may name their folder"
-        if changed := templates.difference(making.parts, now, self._present):
-            own = templates.own_change_since(service, self._present, making.since)
+        if changed := templates.difference(making.parts, now, present):
+            own = templates.own_change_since(service, present, making.since)
             return f"{own if changed == templates.ITS_FILES and own else changed} changed meanwhile"
-        changed = templates.changed_since(service, used, self._present, making.since)
+        changed = templates.changed_since(service, used, present, making.since)
         return f"{changed} changed meanwhile" if changed else ""
 
     async def _drop_old(self, admin: "asyncpg.Connection", database: str) -> None:
@@ -184,11 +193,12 @@ class Copying:
             await databases.drop(admin, old)
 
     @property
-    def _present(self) -> templates.Present:
+    def _present_now(self) -> templates.Present:
+        """What there is when databases have been made, which takes its time."""
         return templates.Present.of(self.settings)
 
-    def _parts(self, service: Service, server: str) -> templates.Parts:
-        return templates.parts_of(service, self.settings, self.registry, server=server)
+    def _parts(self, service: Service, server: str, present: templates.Present) -> templates.Parts:
+        return templates.parts_of(service, self.settings, present, server=server)
 
 
 def _is_complete(mark: Mark | None) -> TypeGuard[Mark]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from huleedu_tasks import templates
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import ResolvedUrl, resolve_all
@@ -172,7 +173,10 @@ class Development:
         # Ctrl-C while another command is waited for; the stages turn it into outcomes themselves.
         with suppress(asyncio.CancelledError):
             async with self._only_run(), aclosing(self._stages):
-                outcomes = await self._prepare()
+                will_migrate = self._stages.start_to_migrate in proving
+                outcomes = await self._prepare(
+                    self._stages.expect_migrations if will_migrate else str
+                )
                 for stage in proving:
                     outcomes = await self._next(outcomes, stage)
                 outcomes = self._all_or_none(outcomes)
@@ -198,12 +202,12 @@ class Development:
             after=seed_after if stage == self._stages.seed else None,
         )
 
-    async def _prepare(self) -> tuple[Outcome, ...]:
+    async def _prepare(self, on_new: Callable[[], object] = str) -> tuple[Outcome, ...]:
         """Do what all servers need once; nothing is known of any service yet."""
         make_state_folder(self.state)
         login = self._urls[self.services[0].name].url
         try:
-            await self.provider.prepare(self.services, login)
+            await self.provider.prepare(self.services, login, on_new=on_new)
         except asyncio.CancelledError:
             return self._all_interrupted
         return fleet.begun(self.services)
@@ -300,9 +304,10 @@ class Development:
             provider=self.provider,
             urls=urls,
             guard=Guard(settings=self.settings, provider=self.provider, confirmed=self.confirmed),
+            registry=self.registry,
             copying=Copying(
                 settings=self.settings,
-                registry=self.registry,
+                present=templates.Present.of(self.settings),
                 # On a server that is somebody else's, nothing is left behind.
                 leaves_copies=self.provider.proves_identity,
                 fresh=self.fresh,

@@ -1,13 +1,12 @@
 """The stages of the development flows: each takes one service from one state to the next."""
 
-import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from huleedu_tasks import seeds
-from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import ResolvedUrl
 from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused
@@ -45,6 +44,7 @@ class Stages:
 
     Attributes:
         urls: Where each service's database is, by the service's name.
+        registry: All services.
         copying: What is known of copies.
         workers: Whoever runs Alembic.
         shared_servers: The compose services whose server is more than one service's.
@@ -54,6 +54,7 @@ class Stages:
     provider: Provider
     urls: Mapping[str, ResolvedUrl]
     guard: Guard
+    registry: Registry
     copying: Copying
     workers: WarmWorkers
     shared_servers: Collection[str] = ()
@@ -65,7 +66,7 @@ class Stages:
 
     def expect_migrations(self) -> None:
         """Begin with what takes long before a migration, while there is something to wait for."""
-        if not all(service.python for service in self.copying.registry.services):
+        if not all(service.python for service in self.registry.services):
             self.workers.prepare()
 
     @property
@@ -157,13 +158,17 @@ class Stages:
         self._history(service)
         url = self.urls[service.name].url
         scripts = await self.provider.init_scripts(service)
+        untouched = not scripts and await self._is_untouched(service)
         async with self._admin(service) as admin:
             await self.guard.prove_disposable(admin, service, url.database)
-            self.copying.begin(admin, service, scripts)
+            sessions = await copies.sessions_of(admin, url.database) if untouched else 0
+            self.copying.begin(admin, service, scripts, sessions=sessions)
             if copied := await self._restore(admin, service):
                 return copied
             pristine = await _pristine_copy(admin, url.database, scripts)
-            if pristine or not scripts:
+            if untouched:
+                await databases.write_mark(admin, url.database, self._mark)
+            elif pristine or not scripts:
                 await databases.drop(admin, url.database)
                 if pristine:
                     await copies.clone(admin, pristine, url.database, self._mark)
@@ -316,6 +321,13 @@ class Stages:
             await close(opened)
         await fleet.whatever_happens(self.workers.aclose())
 
+    async def _is_untouched(self, service: Service) -> bool:
+        """Whether this run has made the server, and nobody has made anything in the database."""
+        if service.name not in self._newborn:
+            return False
+        async with connection(self.urls[service.name].url) as owner:
+            return await databases.is_untouched(owner)
+
     def _history(self, service: Service) -> History:
         """Read a service's revisions, once in a run."""
         if service.name not in self._histories:
@@ -337,7 +349,6 @@ class Stages:
         plain = replace(mark, parts={}, used=0.0, reset=COPIED)
         if not await copies.restore(admin, template, url.database, plain):
             return await self._restore(admin, service)
-        await databases.write_mark(admin, template, replace(mark, used=time.time()))
         revisions = await runner.revisions_of(url)
         if revisions != self._history(service).heads:
             # Nobody can write to it; whatever this is, it is not what was kept.

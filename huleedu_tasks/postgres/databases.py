@@ -105,6 +105,21 @@ async def create(connection: "asyncpg.Connection", name: str, mark: Mark) -> Non
     await write_mark(connection, name, mark)
 
 
+async def is_untouched(connection: "asyncpg.Connection") -> bool:
+    """Whether nothing was made in the connection's own database since it was created.
+
+    What comes with PostgreSQL has lower numbers (PostgreSQL, 74.2 OID Assignment).
+    """
+    untouched: bool = await connection.fetchval(
+        "SELECT NOT EXISTS (SELECT oid FROM pg_class WHERE oid >= 16384"
+        " UNION ALL SELECT oid FROM pg_namespace WHERE oid >= 16384"
+        " UNION ALL SELECT oid FROM pg_proc WHERE oid >= 16384"
+        " UNION ALL SELECT oid FROM pg_type WHERE oid >= 16384"
+        " UNION ALL SELECT oid FROM pg_extension WHERE oid >= 16384)"
+    )
+    return untouched
+
+
 async def create_extension(connection: "asyncpg.Connection", name: str) -> None:
     """Create an extension in the connection's own database if it is not there.
 

@@ -208,6 +208,8 @@ class Cluster:
                     "--encoding=UTF8",
                     "--locale=C.UTF-8",
                     "--auth=trust",
+                    # Each server's data is a copy of it, and most of that is the log of changes.
+                    "--wal-segsize=1",
                     "--no-sync",
                     "--no-instructions",
                 ],

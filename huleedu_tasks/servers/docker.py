@@ -1,7 +1,7 @@
 """The monorepo's own database containers, as its compose files define them."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,7 +71,9 @@ class DockerServers:
             reason=f"{reason}; {engine.host}",
         )
 
-    async def prepare(self, services: Sequence[Service], login: DatabaseUrl) -> None:
+    async def prepare(
+        self, services: Sequence[Service], login: DatabaseUrl, *, on_new: Callable[[], object]
+    ) -> None:
         """Create and start the containers of all services at once.
 
         If that fails, each is tried alone later, so that the others do not suffer.
@@ -96,6 +98,8 @@ class DockerServers:
             and each.config_hash == project.hashes.get(name)
             and each.image == ids[image]
         }
+        if names - found.keys():
+            on_new()
         if rest := names - self._is_up:
             containers.forget(rest)
             with suppress(HuleEduError):

@@ -7,7 +7,7 @@ its major version, since no other version can read it.
 import os
 import pwd
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -77,10 +77,13 @@ class EmbeddedServers:
             reason=f"{reason}; PostgreSQL {binaries.version} from {binaries.source}",
         )
 
-    async def prepare(self, services: Sequence[Service], login: DatabaseUrl) -> None:
+    async def prepare(
+        self, services: Sequence[Service], login: DatabaseUrl, *, on_new: Callable[[], object]
+    ) -> None:
         """Make the cluster that all others are copies of, unless it is there."""
         clusters = [self._cluster(service) for service in services]
         if not all(cluster.exists for cluster in clusters):
+            on_new()
             async with self._lock(TEMPLATE):
                 if not self._template.exists:
                     await self._create_template(login)

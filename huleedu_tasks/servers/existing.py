@@ -1,6 +1,6 @@
 """Servers somebody else runs, as a CI job's service containers: nothing is started or stopped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from huleedu_tasks.config.registry import Service
@@ -21,7 +21,9 @@ class ExistingServers:
     name: ProviderName = ProviderName.EXISTING
     proves_identity: bool = False
 
-    async def prepare(self, services: Sequence[Service], login: DatabaseUrl) -> None:
+    async def prepare(
+        self, services: Sequence[Service], login: DatabaseUrl, *, on_new: Callable[[], object]
+    ) -> None:
         """Do nothing: the servers are not ours."""
 
     async def start(self, service: Service, url: DatabaseUrl) -> Started:

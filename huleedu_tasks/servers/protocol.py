@@ -1,6 +1,6 @@
 """What every provider of development servers can do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,11 +38,14 @@ class Provider(Protocol):
     def proves_identity(self) -> bool:
         """Whether it can tell its own servers from strangers at the same address."""
 
-    async def prepare(self, services: Sequence[Service], login: DatabaseUrl) -> None:
+    async def prepare(
+        self, services: Sequence[Service], login: DatabaseUrl, *, on_new: Callable[[], object]
+    ) -> None:
         """Do what all servers need once, before any of them starts.
 
         Args:
             login: User and password the servers are made with, in any service's URL.
+            on_new: Called as soon as it is clear that a server will be made, which takes long.
         """
 
     async def start(self, service: Service, url: DatabaseUrl) -> Started:

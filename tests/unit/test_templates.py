@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from huleedu_tasks import templates
-from huleedu_tasks.config.registry import Registry, Service
+from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.migrations.runner import Used
 from tests.support.values import service
@@ -47,9 +47,8 @@ class Place:
         **stated: object,
     ) -> templates.Parts:
         settings = self._settings(process or {}, file or {})
-        made = self.service(**stated)
-        registry = Registry(path=self.root / "services.json", services=(made,))
-        return templates.parts_of(made, settings, registry, server=server)
+        present = templates.Present.of(settings)
+        return templates.parts_of(self.service(**stated), settings, present, server=server)
 
     def changed(self, before: templates.Parts, **now: object) -> str:
         """Return the part that is another one now."""
