@@ -155,7 +155,11 @@ def changed_since(service: Service, used: Used, present: Present, since: float) 
     Args:
         since: When that began, in seconds since the epoch.
     """
-    files, folders = _beside(service, used, present.root)
+    # What is installed is known by that, and compiled when it is first used.
+    files, folders = (
+        [path for path in paths if not _part_of(path, present).startswith(INSTALLED)]
+        for paths in _beside(service, used, present.root)
+    )
     entries = (folder / name for folder in folders for name in _entries(folder))
     return _first_touched((*files, *entries), since, present)
 

@@ -22,6 +22,11 @@ def rounds(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--rounds"))
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Run one more at once than there are processors: each waits for servers a third of its time."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_configure() -> None:
     """Let Ctrl-C reach the commands under test, even where a shell runs us in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

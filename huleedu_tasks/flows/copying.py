@@ -25,6 +25,8 @@ ANEW = "made anew"
 FRESH = "--fresh"
 NO_COPY = "no copy yet"
 KEPT_TEMPLATES = 3
+# How far a file's time may lag behind the clock, in seconds (Linux stamps files once in a tick).
+CLOCK_TICK = 0.02
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,7 +94,7 @@ class Copying:
         self._making[service.name] = Making(
             server=server,
             # Before the files are read: what is changed meanwhile was changed after that.
-            since=time.time(),
+            since=time.time() - CLOCK_TICK,
             parts=self._parts(service, server, self.present),
             why=why,
             used=Used(sessions=sessions),

@@ -2,13 +2,15 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from tests.support.instant import ANEW, COPIED, resets
-from tests.support.monorepo import ENV_PY, Monorepo, new_monorepo
+from tests.support.monorepo import ENV_PY, PROJECT, Monorepo, new_monorepo
 from tests.support.observe import NURSERY
 
 NAMES = tuple("abcdefgh")
@@ -59,7 +61,7 @@ class Watched:
         witness, file = self.monorepo.path("witness"), self.monorepo.path("witness/told")
         self.monorepo.write("witness/sitecustomize.py", WITNESS.format(file=str(file)))
         file.unlink(missing_ok=True)
-        path = os.pathsep.join([str(witness), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join(filter(None, (str(witness), os.environ.get("PYTHONPATH"))))
         ran = self.monorepo.invoke(*arguments, env={"PYTHONPATH": path})
         assert ran.code == 0, ran.out + ran.err
         told = [json.loads(line) for line in file.read_text().splitlines()]
@@ -154,3 +156,18 @@ def test_a_server_that_is_new_does_not_keep_up_waiting() -> None:
         finally:
             tool.kill()
         assert tool.returncode == 0
+
+
+def test_the_benchmarks_measure_what_they_say() -> None:
+    """One round of some rows; how long it took says nothing here."""
+    rows = ("warm", "list", "revision")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--rounds", "1", "--only", *rows],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()[-len(rows) :]] == list(rows)
+    assert "at work for nlp: 1, for the other services: 0" in done.stdout

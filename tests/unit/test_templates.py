@@ -296,6 +296,12 @@ def test_a_file_that_is_new_in_a_folder_that_was_looked_into_is_an_edit(place: P
     assert changed_since(place, begin, folders=folders) in ("data/one.csv", "data/two.csv")
 
 
+def test_what_is_installed_is_compiled_when_it_is_used_and_that_is_no_edit(place: Place) -> None:
+    module = place.write("site-packages/library/__init__.py", "")
+    folders = (place.root / "site-packages", module.parent)
+    assert changed_since(place, time.time() - 10, module, folders=folders) == ""
+
+
 def test_one_of_its_own_files_that_was_changed_is_named(place: Place) -> None:
     service, present = place.service(), place.present()
     assert templates.own_change_since(service, present, time.time() + 10) == ""
