@@ -23,7 +23,7 @@ def rounds(request: pytest.FixtureRequest) -> int:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run one more at once than there are processors: each waits for servers a third of its time."""
+    """Run one more at once than there are processors: each waits for a third of its time."""
     return (os.cpu_count() or 1) + 1
 
 
