@@ -19,6 +19,7 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import ENV_FILE, VARIABLES, Settings
 from huleedu_tasks.migrations.runner import Used
 from huleedu_tasks.migrations.worker import INSTALLED as LIBRARY_FOLDERS
+from huleedu_tasks.migrations.worker import is_installed
 from huleedu_tasks.seeds import seed_files
 
 # Files above this size, in bytes, are known by their size and the time of their last change; so are
@@ -157,7 +158,7 @@ def changed_since(service: Service, used: Used, present: Present, since: float) 
     """
     # What is installed is known by that, and compiled when it is first used.
     files, folders = (
-        [path for path in paths if not _part_of(path, present).startswith(INSTALLED)]
+        [path for path in paths if not is_installed(str(path))]
         for paths in _beside(service, used, present.root)
     )
     entries = (folder / name for folder in folders for name in _entries(folder))
@@ -217,10 +218,9 @@ def _part_of(path: Path, present: Present, kind: str = "") -> str:
 
 def _beside(service: Service, used: Used, root: Path) -> tuple[list[Path], list[Path]]:
     """Return the files and folders that were used, but for those that are known anyway."""
-    own = [service.directory, *service.inputs]
-    walked = {path for each in own for path in _files_at(each)}
-    known = {*_files(service), root / ENV_FILE}
-    folders = {*own, *(path.parent for path in walked)}
+    walked = list(_walked(service))
+    known = {*walked, *_named(service), root / ENV_FILE}
+    folders = {service.directory, *service.inputs, *(path.parent for path in walked)}
     return (
         [path for path in map(Path, used.files) if path not in known and not _is_ours(path)],
         [path for path in map(Path, used.folders) if path not in folders and not _is_ours(path)],
@@ -233,8 +233,16 @@ def _is_ours(path: Path) -> bool:
 
 def _files(service: Service) -> list[Path]:
     """Return every file that may have a part in it, ignored by git or not."""
-    inside = (file for path in (service.directory, *service.inputs) for file in _files_at(path))
-    return sorted({*inside, *seed_files(service), service.alembic_config})
+    return sorted({*_walked(service), *_named(service)})
+
+
+def _walked(service: Service) -> Iterator[Path]:
+    for path in (service.directory, *service.inputs):
+        yield from _files_at(path)
+
+
+def _named(service: Service) -> list[Path]:
+    return [*seed_files(service), service.alembic_config]
 
 
 def _files_at(path: Path) -> Iterator[Path]:

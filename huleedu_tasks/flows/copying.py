@@ -163,25 +163,27 @@ class Copying:
             making.add(Used(sessions=1))
             if await copies.has_unlogged_tables(owner):
                 return "a crash would empty its unlogged tables"
-        if why_not := self._why_unknown(service, making):
+        # Making it has taken its time: what there was at the beginning may be another by now.
+        present = templates.Present.of(self.settings)
+        if why_not := self._why_unknown(service, making, present):
             return why_not
         assert making.used is not None
-        parts = templates.with_used(making.parts, service, making.used, self._present_now)
+        parts = templates.with_used(making.parts, service, making.used, present)
         name = copies.template_name(url.database, templates.key(parts))
         complete = replace(mark, parts=parts, used=time.time())
         sessions = making.used.sessions
         return await copies.keep(admin, url.database, name, complete, sessions=sessions)
 
-    def _why_unknown(self, service: Service, making: Making) -> str:
+    def _why_unknown(self, service: Service, making: Making, present: templates.Present) -> str:
         """Return why it is not known what a database was made of; or nothing if it is."""
-        used, present = making.used, self._present_now
-        now = self._parts(service, making.server, present)
+        used = making.used
         if used is None:
             return "it was not told what it is made of"
         if used.addresses:
             return f"it was made with what {used.addresses[0].replace(' ', ' at ')} has answered"
         if len(used.files) > templates.MANY:
             return f"more than {templates.MANY} files were read; 'inputs' may name their folder"
+        now = self._parts(service, making.server, present)
         if changed := templates.difference(making.parts, now, present):
             own = templates.own_change_since(service, present, making.since)
             return f"{own if changed == templates.ITS_FILES and own else changed} changed meanwhile"
@@ -193,11 +195,6 @@ class Copying:
         complete = [name for name, mark in known.items() if _is_complete(mark)]
         for old in set(known) - set(complete[:KEPT_TEMPLATES]):
             await databases.drop(admin, old)
-
-    @property
-    def _present_now(self) -> templates.Present:
-        """What there is when databases have been made, which takes its time."""
-        return templates.Present.of(self.settings)
 
     def _parts(self, service: Service, server: str, present: templates.Present) -> templates.Parts:
         return templates.parts_of(service, self.settings, present, server=server)

@@ -90,13 +90,14 @@ class Development:
         return await self._change(
             "db.reset",
             f"recreate {what}, migrate {{database}} to head and seed it",
-            (stages.prove_inside,) if volumes else (stages.start_to_migrate, stages.prove),
+            (stages.prove_inside,) if volumes else (stages.start, stages.prove),
             (
                 stages.renew if volumes else stages.recreate,
                 stages.upgrade(runner.HEAD),
                 stages.seed,
             ),
             stages.keep,
+            on_new=stages.expect_migrations,
         )
 
     async def migrate(self, target: str) -> Report:
@@ -116,8 +117,9 @@ class Development:
         return await self._change(
             "db.migrate",
             f"migrate {{database}} to {target}",
-            (stages.start_to_migrate, stages.prove),
+            (stages.start, stages.prove),
             (stages.require_database, stages.upgrade(target)),
+            on_new=stages.expect_migrations,
         )
 
     async def seed(self) -> Report:
@@ -159,10 +161,13 @@ class Development:
         proving: Sequence[Work],
         changing: Sequence[Work],
         ending: Work | None = None,
+        *,
+        on_new: Callable[[], object] = str,
     ) -> Report:
         """Do the stages that prove and then those that change; a refusal stops all between.
 
-        What is done for later runs, ending this one, changes nothing of how it has ended.
+        What is done for later runs, ending this one, changes nothing of how it has ended. What is
+        to be done as soon as a server will be made anew is done while that is waited for.
         """
         self._require_files()
         columns = () if command == "db.seed" else REVISION_COLUMNS
@@ -173,10 +178,7 @@ class Development:
         # Ctrl-C while another command is waited for; the stages turn it into outcomes themselves.
         with suppress(asyncio.CancelledError):
             async with self._only_run(), aclosing(self._stages):
-                will_migrate = self._stages.start_to_migrate in proving
-                outcomes = await self._prepare(
-                    self._stages.expect_migrations if will_migrate else str
-                )
+                outcomes = await self._prepare(on_new)
                 for stage in proving:
                     outcomes = await self._next(outcomes, stage)
                 outcomes = self._all_or_none(outcomes)

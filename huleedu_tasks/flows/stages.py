@@ -74,7 +74,6 @@ class Stages:
         """The stages that only wait for servers."""
         return (
             self.start,
-            self.start_to_migrate,
             self.prove,
             self.prove_inside,
             self.renew,
@@ -108,13 +107,6 @@ class Stages:
             self._newborn.add(service.name)
             await self._keep_pristine(service)
         return Outcome(service=service.name, facts={"server": started.done})
-
-    async def start_to_migrate(self, service: Service, step: Step) -> Outcome:
-        """Do the same, and begin to import Alembic as soon as it is clear that it is needed."""
-        outcome = await self.start(service, step)
-        if service.name in self._newborn:
-            self.expect_migrations()
-        return outcome
 
     async def stop(self, service: Service, step: Step) -> Outcome:
         """Stop the server, keeping its data."""

@@ -13,7 +13,6 @@ import runpy
 import select
 import signal
 import sys
-import threading
 import time
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -97,7 +96,7 @@ class Nursery:
         # Whatever it starts and leaves behind must not keep those waiting who read our news.
         for file in (self._news, self._woken, self._waker):
             os.close(file)
-        _end_with_parent()
+        self._worker["end_with_parent"]()
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["environment"])
@@ -136,23 +135,6 @@ def _write_to(output: str) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
-
-
-def _end_with_parent() -> None:
-    """End at once when whoever asked for this does, even by SIGKILL.
-
-    Requests are for the nursery: the child looks at the pipe without reading from it.
-    """
-    lifeline = os.dup(0)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-
-    def watch() -> None:
-        poll = select.poll()
-        poll.register(lifeline, 0)
-        poll.poll()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import select
 import sys
 import threading
 import time
@@ -270,10 +271,15 @@ def end_with_parent() -> int:
 
 
 def watch(lifeline: int) -> None:
-    """End this process as soon as nobody holds the other end of a pipe any more."""
+    """End this process as soon as nobody holds the other end of a pipe any more.
+
+    Nothing is read from it: a process that was forked shares it with whoever does.
+    """
 
     def wait() -> None:
-        os.read(lifeline, 1)
+        poll = select.poll()
+        poll.register(lifeline, 0)
+        poll.poll()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
