@@ -36,6 +36,8 @@ class HuleEduError(Exception):
 
     Args:
         message: The cause, in one sentence that names the place.
+        code: The stable name of this kind of failure, for example `port-in-use`; empty if it has
+            none. It is shown behind the message and stands in the JSON document.
         hint: What to type or change next.
         findings: Every single problem, where several were found at once.
         output: What a child process or a script printed before it failed.
@@ -47,12 +49,14 @@ class HuleEduError(Exception):
         self,
         message: str,
         *,
+        code: str = "",
         hint: str = "",
         findings: Sequence[Finding] = (),
         output: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.code = code
         self.hint = hint
         self.findings = tuple(findings)
         self.output = output

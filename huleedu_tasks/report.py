@@ -35,17 +35,21 @@ class Problem:
 
     Attributes:
         copes: Whether the tasks do what is right in spite of it; None where that says nothing.
+        code: The stable name of this kind of problem; empty if it has none.
     """
 
     level: Level
     cause: str
     remedy: str = ""
     copes: bool | None = None
+    code: str = ""
 
     def as_json(self) -> dict[str, object]:
         """Return what stands in the JSON document."""
         copes = {} if self.copes is None else {"copes": self.copes}
-        return {"level": str(self.level), "cause": self.cause, "remedy": self.remedy, **copes}
+        code = {"code": self.code} if self.code else {}
+        problem = {"level": str(self.level), "cause": self.cause, "remedy": self.remedy}
+        return {**problem, **code, **copes}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,7 @@ class Outcome:
     Attributes:
         detail: The reason, in a sentence; for a failure its cause.
         hint: What to do next.
+        code: The stable name of the failure; empty if it has none.
         seconds: How long it took.
         output: What the service's own code printed, shown in full if it failed.
         facts: What a command has to tell about the service beyond that.
@@ -114,6 +119,7 @@ class Outcome:
     status: Status = Status.OK
     detail: str = ""
     hint: str = ""
+    code: str = ""
     seconds: float = 0.0
     output: str = ""
     facts: Mapping[str, Fact] = field(default_factory=dict)
@@ -160,7 +166,7 @@ class Outcome:
                 for name, items in (("problems", self.problems), ("revisions", self.revisions))
                 if items is not None
             },
-            **({} if self else {"output": self.output}),
+            **({} if self else {"code": self.code, "output": self.output}),
         }
 
 

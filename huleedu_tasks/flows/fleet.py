@@ -140,6 +140,7 @@ def failed(service: Service, error: HuleEduError) -> Outcome:
         status=Status.FAILED,
         detail=" ".join([error.message, *(f"{text}." for text in findings)]),
         hint=error.hint,
+        code=error.code,
         output=error.output,
         exit_code=error.exit_code,
     )

@@ -89,6 +89,7 @@ class Screen:
                     "exit_code": int(exit_code or error.exit_code),
                     "error": {
                         "message": error.message,
+                        "code": error.code,
                         "findings": [
                             {"place": finding.place, "problem": finding.problem}
                             for finding in error.findings
@@ -100,7 +101,7 @@ class Screen:
             )
             return
         place = "" if error.message.startswith(command) else f"{command}: "
-        self.say(f"{place}{error.message}")
+        self.say(_with_code(f"{place}{error.message}", error.code))
         for finding in error.findings:
             self.say(f"  - {finding}")
         if error.output:
@@ -190,7 +191,8 @@ class Screen:
         lines = (line for line in (revision.sql or "").splitlines() if line.strip())
         print("".join(self.redact(f"      {line}\n") for line in lines), end="")
         for problem in revision.problems:
-            print(self.redact(f"    {problem.level}: {problem.cause}"))
+            said = _with_code(problem.cause, problem.code)
+            print(self.redact(f"    {problem.level}: {said}"))
             if problem.remedy:
                 print(self.redact(f"      {problem.remedy}"))
 
@@ -200,7 +202,7 @@ class Screen:
             str(outcome.status),
             *_cells(outcome.facts, report.columns),
             *(() if report.places else (f"{outcome.seconds:.2f} s",)),
-            self.redact(outcome.detail),
+            self.redact(_with_code(outcome.detail, outcome.code)),
         ]
 
     def _print_places(self, report: Report) -> None:
@@ -220,7 +222,8 @@ class Screen:
             return
         grid = Table.grid(padding=(0, 2, 0, 0))
         for problem, services in problems.items():
-            cause = self.redact(": ".join(filter(None, (", ".join(services), problem.cause))))
+            said = _with_code(problem.cause, problem.code)
+            cause = self.redact(": ".join(filter(None, (", ".join(services), said))))
             copes = "" if problem.level is Level.INFO else COPES[problem.copes]
             remedy = f"{copes}{problem.remedy}".strip()
             text = Text(cause).append(self.redact(f"\n{remedy}".rstrip()), style="dim")
@@ -253,7 +256,8 @@ class PlainProgress:
     def done(self, outcome: Outcome) -> None:
         """Say at once what went wrong; the report tells the rest."""
         if outcome.status in (Status.FAILED, Status.ABORTED):
-            self._screen.say(f"{outcome.service}: {outcome.status} {outcome.detail}")
+            said = _with_code(outcome.detail, outcome.code)
+            self._screen.say(f"{outcome.service}: {outcome.status} {said}")
 
 
 @dataclass(slots=True)
@@ -342,6 +346,11 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def _with_code(text: str, code: str) -> str:
+    """Return a message with the stable code of its kind behind it."""
+    return f"{text} [{code}]" if code else text
 
 
 def _summary(report: Report) -> str:

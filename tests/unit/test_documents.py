@@ -178,6 +178,6 @@ def test_every_report_has_the_fields_the_page_lists(sample: dict[str, Any]) -> N
     failed = Outcome(service="", status=Status.FAILED)
     assert own == set(failed.as_json())
     for service in sample["services"]:
-        assert own - set(service) <= {"output"}
-        assert ("output" in service) is (service["status"] != Status.OK)
+        assert own - set(service) <= {"code", "output"}
+        assert ("code" in service) is ("output" in service) is (service["status"] != Status.OK)
         assert all(f"`{extra}`" in text for extra in set(service) - own)

@@ -160,7 +160,10 @@ def test_a_document_stays_json_whatever_is_masked(capsys: Capture, password: str
 
 def test_an_error_is_a_document_where_json_is_asked_for(capsys: Capture) -> None:
     error = ConfigurationError(
-        "It is wrong.", hint="Correct it.", findings=[Finding(place="X", problem="is not set")]
+        "It is wrong.",
+        code="odd",
+        hint="Correct it.",
+        findings=[Finding(place="X", problem="is not set")],
     )
     Screen(as_json=True).error("db.up", error)
     captured = capsys.readouterr()
@@ -171,6 +174,7 @@ def test_an_error_is_a_document_where_json_is_asked_for(capsys: Capture) -> None
         "exit_code": 2,
         "error": {
             "message": "It is wrong.",
+            "code": "odd",
             "findings": [{"place": "X", "problem": "is not set"}],
             "hint": "Correct it.",
             "output": "",
