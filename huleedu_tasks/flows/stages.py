@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from huleedu_tasks import seeds
+from huleedu_tasks import process, seeds
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import ResolvedUrl
@@ -16,7 +16,7 @@ from huleedu_tasks.flows.fleet import Step, Work
 from huleedu_tasks.guard import Guard
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.revisions import History, read_history
-from huleedu_tasks.migrations.runner import Used
+from huleedu_tasks.migrations.runner import Observation, Used
 from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres import copies, databases
 from huleedu_tasks.postgres.connections import (
@@ -193,9 +193,19 @@ class Stages:
             step("migrating")
             history = self._history(service)
             url = self.urls[service.name].url
-            done = await runner.upgrade(
-                service, url, self.settings, history, target, workers=self.workers
-            )
+            with process.scratch_folder() as scratch:
+                session = Observation(
+                    events=scratch / "events", target=await self._place(service, url.database)
+                )
+                done = await runner.upgrade(
+                    service,
+                    url,
+                    self.settings,
+                    history,
+                    target,
+                    session=session,
+                    workers=self.workers,
+                )
             if making := self.copying.making(service):
                 making.add(done.used)
             facts = {"from": runner.named(done.before), "to": runner.named(done.after)}
@@ -319,6 +329,12 @@ class Stages:
             return False
         async with connection(self.urls[service.name].url) as owner:
             return await databases.is_untouched(owner)
+
+    async def _place(self, service: Service, database: str) -> tuple[str, int]:
+        """Return which database is proven, as its server tells on the connection that proved it."""
+        async with self._admin(service) as admin:
+            await self.guard.prove_disposable(admin, service, database)
+            return await databases.place(admin, database)
 
     def _history(self, service: Service) -> History:
         """Read a service's revisions, once in a run."""

@@ -100,7 +100,7 @@ def _answer(case: dict[str, Any], configs: list[str], worker: dict[str, Any]) ->
     before = set(sys.modules)
     os.environ.update(case["variables"])
     return {
-        "env": _asked(lambda: _of_env(case), worker),
+        "env": _asked(lambda: _of_env(case, worker), worker),
         "config": _asked(lambda: _of_config(configs, case), worker),
         "libraries": sorted(_libraries(set(sys.modules) - before)),
     }
@@ -155,7 +155,7 @@ def _without_secrets(text: str) -> str:
     return INPUT_VALUE.sub("input_value=***", text)
 
 
-def _of_env(case: dict[str, Any]) -> dict[str, Any]:
+def _of_env(case: dict[str, Any], worker: dict[str, Any]) -> dict[str, Any]:
     import alembic.config
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -173,6 +173,8 @@ def _of_env(case: dict[str, Any]) -> dict[str, Any]:
         raise Caught
 
     event.listen(Engine, "do_connect", catch)
+    if case["url"]:
+        worker["hand_over_url"](case["url"])
     try:
         with contextlib.redirect_stdout(sys.stderr):
             alembic.config.main(argv=[*sys.argv[1:], "current"], prog="alembic")

@@ -6,21 +6,24 @@ the password. asyncpg and psycopg both read PGPASSWORD.
 """
 
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from huleedu_tasks import process
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
-from huleedu_tasks.errors import MigrationError
+from huleedu_tasks.errors import HuleEduError, MigrationError, Refused, ServerError
 from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres.connections import connection
+from huleedu_tasks.postgres.databases import parse_mark
 from huleedu_tasks.postgres.inspection import read_revisions
 from huleedu_tasks.report import AppliedRevision
 
@@ -34,6 +37,8 @@ _CANCELED = "57014"
 # The same code stands for pg_cancel_backend().
 _BY_TIMEOUT = "statement timeout"
 _SHOWN_STATEMENT = 120
+# Names that may say where a database is.
+_NAMES_DATABASE = re.compile(r"DATABASE|DB|PG|POSTGRES|SQL|DSN|UR[IL]", re.IGNORECASE)
 
 
 class LockTimeout(MigrationError):
@@ -52,23 +57,33 @@ class Observation:
     """
 
     events: Path
-    settings: Mapping[str, str]
+    settings: Mapping[str, str] = field(default_factory=dict)
     wishes: Mapping[str, str] = field(default_factory=dict)
     target: tuple[str, int]
 
-    def instructions(self, start: Sequence[str] | None = None) -> str:
-        """Return what the worker reads."""
+    def instructions(
+        self, url: str, *, used: Path | None = None, start: Sequence[str] | None = None
+    ) -> str:
+        """Return what the worker reads.
+
+        Args:
+            url: What takes the place of the URL in the service's Alembic configuration.
+            used: A file that gets what was used; None to note nothing of it.
+            start: The revisions to render SQL from; None to run it.
+        """
         return json.dumps(
             {
+                "used": str(used) if used else None,
                 "events": str(self.events),
                 "settings": dict(self.settings),
                 "wishes": dict(self.wishes),
                 "target": self.target,
+                "url": url,
                 "start": start,
             }
         )
 
-    def told(self) -> list[dict[str, str | float | bool]]:
+    def told(self) -> list[dict[str, Any]]:
         """Return what has been told so far, in order."""
         if not self.events.exists():
             return []
@@ -157,7 +172,7 @@ async def upgrade(
     history: History,
     target: str = HEAD,
     *,
-    session: Observation | None = None,
+    session: Observation,
     workers: WarmWorkers | None = None,
 ) -> Migrated:
     """Upgrade a service's database, and ask it afterwards where it is.
@@ -166,12 +181,13 @@ async def upgrade(
 
     Args:
         target: A revision, as `alembic upgrade` takes it.
-        session: What the run is told besides.
+        session: Which database was proven, and where the run tells what it does.
         workers: Whoever can run it without starting an interpreter.
 
     Raises:
         LockTimeout: If a statement has waited for a lock longer than the session allows.
         MigrationError: If Alembic fails, takes too long, or leaves the database elsewhere.
+        Refused: If the service's code connects to another database; no revision ran.
         ServerError: If the database cannot be asked.
     """
     before = await revisions_of(url)
@@ -186,8 +202,7 @@ async def upgrade(
     environment = _environment(service, url, settings)
     with process.scratch_folder() as scratch:
         told = scratch / "used"
-        instructions = session.instructions() if session else json.dumps({"used": str(told)})
-        environment[INSTRUCTIONS] = instructions
+        environment[INSTRUCTIONS] = session.instructions(_handed_over(url), used=told)
         done = await _run_alembic(
             service, settings, environment, ["upgrade", target], workers=workers
         )
@@ -220,10 +235,10 @@ async def render(
         session: Should `env.py` connect all the same, its settings must keep it from writing.
 
     Raises:
-        MigrationError: If `env.py` connects to another database.
+        Refused: If `env.py` connects to another database.
     """
     environment = _environment(service, url, settings)
-    environment[INSTRUCTIONS] = session.instructions(list(start))
+    environment[INSTRUCTIONS] = session.instructions(_handed_over(url), start=list(start))
     # A revision may open a connection of its own; libpq's drivers read this one, asyncpg does not.
     options = (f"-c {name}={value}" for name, value in session.settings.items())
     environment["PGOPTIONS"] = " ".join([environment.get("PGOPTIONS", ""), *options]).strip()
@@ -235,8 +250,8 @@ async def render(
         problem, output = error.message, error.output
     told = session.told()
     for event in told:
-        if event["event"] == "astray":
-            raise _astray(service, url, event, was_run=False, output=output)
+        if event["event"] == "mismatch":
+            raise _mismatch(service, url, event, was_run=False, output=output)
     return Rendered(
         sql={str(e["revision"]): str(e["sql"]) for e in told if e["event"] == "sql"},
         unrendered={
@@ -379,12 +394,12 @@ def _failure(
     service: Service,
     url: DatabaseUrl,
     done: process.Completed,
-    session: Observation | None,
+    session: Observation,
     hint: str,
-) -> MigrationError:
-    told = {str(each["event"]): each for each in (session.told() if session else [])}
-    if astray := told.get("astray"):
-        return _astray(service, url, astray, was_run="begun" in told, output=done.output)
+) -> HuleEduError:
+    told = {str(each["event"]): each for each in session.told()}
+    if mismatch := told.get("mismatch"):
+        return _mismatch(service, url, mismatch, was_run="begun" in told, output=done.output)
     cause = f"Alembic failed with exit code {done.returncode}: {cause_in(done.output)}"
     failed = told.get("failed", {})
     if failed.get("revision"):
@@ -404,7 +419,7 @@ def _failure(
         hint = (
             "HULEEDU_STATEMENT_TIMEOUT, or 'statement_timeout' in the registry, allows more time."
         )
-    if session and session.kept:
+    if session.kept:
         hint = (
             "See what of it is there (`invoke prod.validate` names invalid indexes), and undo it "
             "or let the revision pass over it; then run the same command again."
@@ -412,21 +427,63 @@ def _failure(
     return kind(cause, hint=hint, output=done.output)
 
 
-def _astray(
+def _mismatch(
     service: Service,
     url: DatabaseUrl,
-    event: Mapping[str, object],
+    event: Mapping[str, Any],
     *,
     was_run: bool,
     output: str,
-) -> MigrationError:
-    done = "none of its revisions ran there" if was_run else "nothing was run"
-    return MigrationError(
-        f"Its env.py connects to another database, {event['place']}, not to {url.database} on "
-        f"{url.address} as it was told; {done}.",
-        hint=f"It must use the URL in {service.alembic_url_variable}.",
+) -> Refused:
+    where = "A revision or env.py" if was_run else "Its env.py"
+    done = "no further revision was run" if was_run else "nothing was run"
+    return Refused(
+        f"{where} connected to {event['database']} on {event['address']}{_tagged(event)}, not to "
+        f"{url.database} on {url.address}; {done}.",
+        code="target-mismatch",
+        hint=_how_to_follow(service, event),
         output=output,
     )
+
+
+def _tagged(event: Mapping[str, Any]) -> str:
+    """Name the environment of the database that was connected to, where that is known."""
+    with suppress(ServerError):
+        if tag := parse_mark(event["database"], event["comment"]):
+            return f", whose environment tag is {tag.environment}"
+    return ""
+
+
+def _how_to_follow(service: Service, event: Mapping[str, Any]) -> str:
+    """Say which variable led to another database, and what to change."""
+    ours = service.alembic_url_variable
+    read = [name for name in event["read"] if _NAMES_DATABASE.search(name)]
+    led = [name for name in event["led"] if name != ours]
+    # A URL variable says it all; without one, the parts do together.
+    named = led if event["all_were_read"] else [name for name in led if name in read] or led
+    if ours in event["read"] or (event["all_were_read"] and not named):
+        return (
+            f"{ours} held the right URL, and env.py read it. Remove what makes env.py connect "
+            f"elsewhere{_from(named)}, or state the difference in the registry."
+        )
+    if len(named) == 1:
+        return (
+            f'env.py read {named[0]}, not {ours}. State "url_variable": "{named[0]}" for '
+            f'{service.name} in the registry, or "alembic_url_variable" if other services read '
+            "it too."
+        )
+    return (
+        f"env.py did not read {ours}; it read {', '.join(named or read) or 'no such variable'}. "
+        f'State the variable with its URL as "url_variable" for {service.name} in the registry.'
+    )
+
+
+def _from(variables: Sequence[str]) -> str:
+    return f" ({', '.join(variables)})" if variables else ""
+
+
+def _handed_over(url: DatabaseUrl) -> str:
+    return url.without_password().reveal()
 
 
 def _from_directory(service: Service, python: tuple[str, ...]) -> list[str]:
@@ -444,8 +501,8 @@ def _environment(service: Service, url: DatabaseUrl, settings: Settings) -> dict
         environment = {n: v for n, v in environment.items() if n in own or not n.startswith("PG")}
     environment |= {
         "HULEEDU_ENVIRONMENT": str(settings.environment),
-        service.url_variable: url.without_password().reveal(),
-        service.alembic_url_variable: url.without_password().reveal(),
+        service.url_variable: _handed_over(url),
+        service.alembic_url_variable: _handed_over(url),
     }
     if url.password:
         environment["PGPASSWORD"] = url.password.reveal()

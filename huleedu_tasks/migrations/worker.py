@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 INSTRUCTIONS = "HULEEDU_WORKER"
 HERE = os.path.dirname(os.path.abspath(__file__))
 POSTGRESQL = "postgresql"
+MAIN_URL = "sqlalchemy.url"
 # A statement that leaves nothing behind, and stands alone; a SELECT may call what does.
 HARMLESS = re.compile(r"\s*(SHOW|SET)\b[^;]*;?\s*$", re.IGNORECASE)
 COMMIT = re.compile(r"(^|;)\s*(COMMIT|END)\b", re.IGNORECASE)
@@ -43,15 +44,6 @@ DEFAULT_PORT = 5432
 # What the system makes up as it is read.
 NO_FILES = ("/proc/", "/sys/")
 
-IDENTITY = """\
-SELECT extract(epoch FROM pg_postmaster_start_time())::text, oid::bigint FROM pg_database
-WHERE datname = current_database()
-"""
-
-
-class WrongDatabase(Exception):
-    """The service's own code leads elsewhere."""
-
 
 def main() -> None:
     """Become `alembic`."""
@@ -63,6 +55,7 @@ def exit_code_of_alembic() -> int:
     """Run Alembic with this process's arguments and environment, and return how it ended."""
     instructions = json.loads(os.environ.pop(INSTRUCTIONS, "{}"))
     told = instructions.pop("used", None)
+    targets = beside("targets")
     with outside_of_service():
         from alembic.config import main as alembic
 
@@ -72,6 +65,9 @@ def exit_code_of_alembic() -> int:
         alembic(prog="alembic")
         if used:
             used.tell()
+    except targets.WrongDatabase as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     except SystemExit as error:
         # Alembic's own, after it has said why.
         if observer and error.code:
@@ -88,6 +84,24 @@ def exit_code_of_alembic() -> int:
         show(error)
         return 1
     return 0
+
+
+def beside(name: str) -> Any:
+    """Load a module that lies beside this one, under a name no service's own module has.
+
+    Args:
+        name: The name of its file, without its ending.
+    """
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    unique = f"_huleedu_{name}"
+    if unique not in sys.modules:
+        spec = spec_from_file_location(unique, os.path.join(HERE, f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[unique] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[unique])
+    return sys.modules[unique]
 
 
 class Reads:
@@ -322,6 +336,9 @@ class Observer:
         settings: Settings of PostgreSQL for each session; the server must take them.
         wishes: Settings that a server may refuse.
         target: The server's start and the database's number, as the server tells them.
+        url: The URL that takes the place of `sqlalchemy.url` in the service's configuration; one
+            that is handed over by a variable alone would leave an `env.py` as Alembic writes it
+            where it was.
         start: The revisions to render SQL from, since offline nobody asks the database.
     """
 
@@ -332,6 +349,7 @@ class Observer:
         settings: dict[str, str],
         wishes: dict[str, str],
         target: Sequence[object],
+        url: str,
         start: Sequence[str] | None,
     ) -> None:
         from alembic.runtime.environment import EnvironmentContext
@@ -342,12 +360,14 @@ class Observer:
         self._file = open(events, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         self._settings = settings
         self._wishes = wishes
-        self._target = list(target)
+        targets = beside("targets")
+        self._target = targets.Target(target, self._tell, targets.ReadVariables())
         self._start = start
         # The revision whose own code runs at this moment.
         self._running: str | None = None
         self._unfinished_work = False
         self._kept_in_part = False
+        hand_over_url(url)
         self._observe_steps(EnvironmentContext)
         event.listen(Engine, "do_connect", self._note_dialect)
         event.listen(Engine, "connect", self._set_up)
@@ -393,18 +413,10 @@ class Observer:
         Raises:
             WrongDatabase: If `env.py` has connected elsewhere.
         """
-        driver = connection.connection.dbapi_connection
-        cursor = driver.cursor()
-        cursor.execute(IDENTITY)
-        found, url = list(cursor.fetchone()), connection.engine.url
-        cursor.close()
-        if not connection.in_transaction():
-            # Alembic would take what we have begun for the service's own transaction.
-            driver.rollback()
-        if found != self._target:
-            place = f"{url.database} on {url.host}:{url.port}"
-            self._tell("astray", place=place)
-            raise WrongDatabase(f"env.py has connected to another database: {place}")
+        # Alembic would take what we begin for the service's own transaction.
+        self._target.require(
+            connection.connection.dbapi_connection, ends=not connection.in_transaction()
+        )
 
     def _observed_steps(self, plain: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
         def steps(heads: Any, context: Any) -> Iterator[Any]:
@@ -420,6 +432,7 @@ class Observer:
         plain, revision = step.migration_fn, step.revision.revision
 
         def run(**options: Any) -> None:
+            self._target.require_hit()
             self._tell("begun", revision=revision)
             started = time.monotonic()
             self._running, self._unfinished_work = revision, False
@@ -450,9 +463,11 @@ class Observer:
         record.info[POSTGRESQL] = dialect.name == POSTGRESQL
 
     def _set_up(self, connection: Any, record: Any) -> None:
-        if not record.info.get(POSTGRESQL):
+        if not record.info.get(POSTGRESQL) and not self._target.is_postgresql(connection):
             return
         for settings, needed in ((self._settings, True), (self._wishes, False)):
+            if not settings:
+                continue
             cursor = connection.cursor()
             try:
                 for name, value in settings.items():
@@ -465,6 +480,7 @@ class Observer:
                     raise
             finally:
                 cursor.close()
+        self._target.require(connection)
 
     def _executing(self, connection: Any, cursor: object, statement: str, *others: object) -> None:
         said = NO_STATEMENT.sub(" ", statement)
@@ -489,6 +505,35 @@ class Observer:
         if not self._kept_in_part:
             self._kept_in_part = True
             self._tell("kept", revision=self._running)
+
+
+def hand_over_url(url: str) -> None:
+    """Have every configuration that names a URL name this one instead, before env.py runs."""
+    from alembic.runtime.environment import EnvironmentContext
+
+    environment: Any = EnvironmentContext
+    initialise = environment.__init__
+
+    def observed(context: Any, config: Any, *args: Any, **options: Any) -> None:
+        initialise(context, config, *args, **options)
+        replace_main_url(config, url)
+
+    environment.__init__ = observed
+
+
+def replace_main_url(config: Any, url: str) -> None:
+    """Have a configuration name a URL, with the driver it names itself, if it names one at all.
+
+    Args:
+        config: Alembic's.
+    """
+    stated = config.file_config.get(config.config_ini_section, MAIN_URL, raw=True, fallback="")
+    if not stated:
+        return
+    scheme, _, rest = url.partition("://")
+    own = stated.partition("://")[0]
+    driver = own if own.startswith(POSTGRESQL) else scheme
+    config.set_main_option(MAIN_URL, f"{driver}://{rest}".replace("%", "%%"))
 
 
 def _database_error(error: BaseException) -> BaseException | None:

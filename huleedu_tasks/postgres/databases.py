@@ -88,6 +88,22 @@ async def identity(connection: "asyncpg.Connection") -> ServerIdentity:
     )
 
 
+async def place(connection: "asyncpg.Connection", name: str) -> tuple[str, int]:
+    """Return what tells a database from every other one that runs: server's start, and its oid.
+
+    Raises:
+        ServerError: If the server has no database of that name.
+    """
+    row = await connection.fetchrow(
+        "SELECT extract(epoch FROM pg_postmaster_start_time())::text, oid FROM pg_database"
+        " WHERE datname = $1",
+        name,
+    )
+    if row is None:
+        raise ServerError(f"The server has no database {name!r}.", code="database-missing")
+    return row[0], row[1]
+
+
 async def exists(connection: "asyncpg.Connection", name: str) -> bool:
     """Whether the server has a database of that name."""
     found = await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", name)

@@ -91,11 +91,6 @@ def _astray(service: Service, answer: Answer, suggestion: Suggestion | None) -> 
 def _why_astray(service: Service, answer: Answer) -> tuple[str, str]:
     variable = service.alembic_url_variable
     if isinstance(answer, Failure):
-        if NO_URL_YET in answer.error:
-            return (
-                f"env.py does not read {variable}, and alembic.ini has no URL yet",
-                f"In env.py: {set_main_option(variable)}.",
-            )
         cause = f"env.py fails when it is given its URL in {variable}: {_shortened(answer)}"
         return cause, _remedy_of(service, answer)
     if isinstance(answer, Address) and _is_same(answer, OVERRIDE):
@@ -112,12 +107,6 @@ def _why_astray(service: Service, answer: Answer) -> tuple[str, str]:
         f"env.py does not read {variable}: its migrations would go to {answer}",
         "Have it read that variable, or state the one it reads as 'alembic_url_variable'.",
     )
-
-
-def set_main_option(variable: str) -> str:
-    """Return the line that has an `env.py` of Alembic's own making read a variable."""
-    value = f'os.environ["{variable}"].replace("%", "%%")'
-    return f'config.set_main_option("sqlalchemy.url", {value})'
 
 
 def _remedy_of(service: Service, failure: Failure) -> str:
@@ -142,6 +131,16 @@ def _of_env(
     service: Service, cases: Mapping[str, Case], answers: Mapping[str, Answers]
 ) -> Iterator[Problem]:
     override = answers[Situation.OVERRIDE].env
+    if _reads_no_variable(answers):
+        place = override if isinstance(override, Address) else "nowhere"
+        yield copes(
+            f"env.py takes its URL from {service.alembic_config.name}, which leads to {place}; the "
+            "tasks replace it",
+            f"Alembic run by hand needs the right URL there: `invoke db.url --service "
+            f"{service.name} --show-password`.",
+            Level.INFO,
+        )
+        return
     if isinstance(override, Failure) and INTERPOLATION in override.error:
         yield copes(
             "a percent sign in the URL breaks env.py, as ConfigParser takes it for its own: "
@@ -302,6 +301,16 @@ def _file(answer: Address, service: Service) -> str:
 
 def _envs(answers: Mapping[str, Answers]) -> dict[Situation, Answer]:
     return {situation: answers[situation].env for situation in Situation}
+
+
+def _reads_no_variable(answers: Mapping[str, Answers]) -> bool:
+    """Whether an `env.py` goes to one place, or nowhere, whatever the environment says."""
+    others = [answers[name].env for name in set(Situation) - {Situation.HANDED_OVER}]
+    if all(isinstance(other, Failure) and NO_URL_YET in other.error for other in others):
+        return True
+    return len({other.place if isinstance(other, Address) else None for other in others}) == 1 and (
+        isinstance(others[0], Address)
+    )
 
 
 def _needs_its_variable(found: Mapping[Situation, Answer]) -> bool:

@@ -117,6 +117,7 @@ async def ask(
                     # Nothing is empty that could be missing instead.
                     "variables": {n: v for n, v in case.variables.items() if v or n in environment},
                     "password": case.password,
+                    "url": case.url,
                 }
                 for case in cases
             ],

@@ -59,12 +59,15 @@ class Case:
 
     Attributes:
         variables: What is set besides the service's own environment; empty counts as not set.
+        url: What takes the place of the URL in the service's Alembic configuration; empty for
+            nothing.
         password: The password the service must come to.
         expected: Where the resolver says it must come to; None if it must refuse.
     """
 
     name: str
     variables: Mapping[str, str]
+    url: str = ""
     password: str = PLAIN_PASSWORD
     expected: DatabaseUrl | None = None
 
@@ -111,14 +114,16 @@ def matrix(service: Service) -> Iterator[Case]:
 def handed_over(service: Service, name: str = Situation.HANDED_OVER) -> Case:
     """Return the case of a migration: the URL without its password, and that in PGPASSWORD."""
     stated = replace(OVERRIDE, scheme=service.url_scheme)
+    url = stated.without_password().reveal()
     return Case(
         name=name,
+        url=url,
         variables={
             **stated_environment(service, str(Environment.DEVELOPMENT)),
             "HULEEDU_ENVIRONMENT": str(Environment.DEVELOPMENT),
             "HULEEDU_DB_USER": USER,
             "HULEEDU_DB_PASSWORD": DEVELOPMENT_PASSWORD,
-            **dict.fromkeys(_variables(service), stated.without_password().reveal()),
+            **dict.fromkeys(_variables(service), url),
             "PGPASSWORD": SPECIAL_PASSWORD,
         },
         password=SPECIAL_PASSWORD,

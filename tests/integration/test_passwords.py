@@ -19,10 +19,9 @@ from hypothesis import strategies as st
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl, parse_url, resolve
-from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.revisions import read_history
 from huleedu_tasks.postgres.connections import connection
 from tests.support.flows import app_of, without_initdb
+from tests.support.migrating import migrate
 from tests.support.monorepo import USER, Monorepo, new_monorepo
 from tests.support.postgres import connect
 
@@ -205,10 +204,7 @@ async def migrate_all(vault: Vault, read: Settings) -> list[str]:
     for url in urls:
         async with connection(url) as owner:
             await owner.execute("DROP TABLE IF EXISTS note, alembic_version")
-    runs = [
-        runner.upgrade(service, url, read, read_history(service))
-        for service, url in zip(vault.services, urls, strict=True)
-    ]
+    runs = [migrate(service, url, read) for service, url in zip(vault.services, urls, strict=True)]
     migrated = await asyncio.gather(*runs)
     assert [done.after for done in migrated] == [("a1",)] * len(urls)
     return [done.output for done in migrated]

@@ -1,44 +1,16 @@
 """What a run of Alembic is told besides, and what it tells: settings, the place, parts, and SQL."""
 
 import json
-import textwrap
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from itertools import count
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from huleedu_tasks.config.registry import Service
-from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.config.urls import DatabaseUrl
-from huleedu_tasks.errors import MigrationError
-from huleedu_tasks.flows.planning import READ_ONLY
-from huleedu_tasks.migrations.revisions import History, read_history
-from huleedu_tasks.migrations.runner import (
-    LockTimeout,
-    Migrated,
-    Observation,
-    Rendered,
-    applied,
-    render,
-    upgrade,
-)
-from huleedu_tasks.postgres.connections import connection
-from huleedu_tasks.postgres.inspection import identify
-from tests.support.flows import app_of, without_initdb
-from tests.support.monorepo import ENV_PY, REVISION, Monorepo, empty_monorepo, free_ports
-from tests.support.postgres import Row, connect, fetch
+from huleedu_tasks.migrations.runner import LockTimeout, applied
+from tests.support.alembic_bench import TOLD, Bench, new_bench, sql
+from tests.support.monorepo import ENV_PY
 
-SERVER = "anchor"
-SHARED = "shared_db"
 NOTE = "CREATE TABLE note (id integer PRIMARY KEY, text text NOT NULL)"
 ONE = "INSERT INTO note VALUES (1, 'one')"
-AT_A1 = (
-    "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)",
-    "INSERT INTO alembic_version VALUES ('a1')",
-)
 BUSY = "ALTER TABLE busy ADD COLUMN more text"
 CONFIGURE = "context.configure(connection=connection)"
 PER_MIGRATION = ENV_PY.replace(
@@ -81,7 +53,6 @@ async def first():
 asyncio.run(first())
 """
 SETTINGS = ("application_name", "lock_timeout", "statement_timeout")
-TOLD = {"application_name": "the run", "lock_timeout": "700ms", "statement_timeout": "41s"}
 RECORD = "INSERT INTO told VALUES " + ", ".join(
     f"({name!r}, current_setting({name!r}))" for name in SETTINGS
 )
@@ -94,132 +65,10 @@ def before_migrating(does: str) -> str:
     return ENV_PY.replace("asyncio.run(main())", f"{FIRST.format(does=does)}\nasyncio.run(main())")
 
 
-@dataclass(frozen=True)
-class Case:
-    """A service with a database of its own, and where a run of its migrations tells."""
-
-    service: Service
-    url: DatabaseUrl
-    settings: Settings
-    events: Path
-
-    @property
-    def history(self) -> History:
-        return read_history(self.service)
-
-    @property
-    def plain_url(self) -> str:
-        return self.url.reveal().replace("+asyncpg", "")
-
-    async def ask(self, *sql: str) -> list[Row]:
-        return await fetch(self.plain_url, *sql)
-
-    async def revisions(self) -> list[str]:
-        return [row[0] for row in await self.ask("SELECT version_num FROM alembic_version")]
-
-    async def session(
-        self, settings: Mapping[str, str] = TOLD, wishes: Mapping[str, str] | None = None
-    ) -> Observation:
-        async with connection(self.url) as asked:
-            identity = await identify(asked)
-        return Observation(
-            events=self.events, settings=settings, wishes=wishes or {}, target=identity.place
-        )
-
-    async def upgrade(self, target: str = "head", session: Observation | None = None) -> Migrated:
-        session = session or await self.session()
-        return await upgrade(
-            self.service, self.url, self.settings, self.history, target, session=session
-        )
-
-    async def failing(self, session: Observation | None = None) -> MigrationError:
-        with pytest.raises(MigrationError) as caught:
-            await self.upgrade(session=session)
-        return caught.value
-
-    async def kept(self) -> str:
-        """Return the revision of which the last run says that a part stays."""
-        return (await self.session()).kept
-
-    async def render(self, *start: str) -> Rendered:
-        session = await self.session(READ_ONLY)
-        return await render(self.service, self.url, self.settings, session, start)
-
-    @asynccontextmanager
-    async def locked(self, table: str, mode: str = "ACCESS SHARE") -> AsyncIterator[None]:
-        """Have somebody else hold a lock on a table."""
-        holder = await connect(self.plain_url)
-        try:
-            await holder.execute(f"BEGIN; LOCK TABLE {table} IN {mode} MODE")
-            yield
-        finally:
-            await holder.close()
-
-
-class Bench:
-    """Services with databases on one server that runs, each made for one test."""
-
-    def __init__(self, monorepo: Monorepo) -> None:
-        self.monorepo = monorepo
-        self._numbers = count(1)
-
-    async def case(self, env_py: str = ENV_PY, **revisions: str) -> Case:
-        """Make a service with a database, and revisions that follow one another.
-
-        Args:
-            revisions: The bodies of `upgrade()`, by revision.
-        """
-        name = f"service{next(self._numbers)}"
-        port = self.monorepo.port(SERVER)
-        self.monorepo.add_service(name, port, compose_service=SHARED)
-        self.write(name, "env.py", env_py)
-        parent: str | None = None
-        for revision, body in revisions.items():
-            self.revise(name, revision, parent, body)
-            parent = revision
-        maintenance = self.monorepo.url(SERVER, database="postgres")
-        await fetch(maintenance, f"CREATE DATABASE huleedu_{name}")
-        app = app_of(self.monorepo)
-        (service,) = app.services([name])
-        return Case(
-            service=service,
-            url=app.urls((service,))[name].url,
-            settings=app.settings,
-            events=self.monorepo.root.parent / f"{name}-events",
-        )
-
-    async def migrated(self, env_py: str, *statements: str) -> Case:
-        """Make a service whose database is at revision `a1`, as if it had run."""
-        case = await self.case(env_py, a1=sql(*statements))
-        await case.ask(*statements, *AT_A1)
-        return case
-
-    def write(self, name: str, path: str, text: str) -> Path:
-        return self.monorepo.write(f"services/{name}_service/alembic/{path}", text)
-
-    def revise(
-        self, name: str, revision: str, parent: str | tuple[str, ...] | None, body: str
-    ) -> Path:
-        text = REVISION.format(
-            message=f"Revision {revision}",
-            id=revision,
-            parent=parent,
-            upgrade=textwrap.indent(body, "    "),
-        )
-        return self.write(name, f"versions/{revision}.py", text)
-
-
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
-    with empty_monorepo() as monorepo:
-        monorepo.add_service(SERVER, *free_ports(1), compose_service=SHARED)
-        assert without_initdb(monorepo).invoke("db.up").code == 0
-        yield Bench(monorepo)
-
-
-def sql(*statements: str) -> str:
-    """Return the body of a revision that runs statements."""
-    return "\n".join(f"op.execute({statement!r})" for statement in statements)
+    with new_bench() as made:
+        yield made
 
 
 # Settings.
@@ -278,48 +127,6 @@ async def test_a_setting_that_the_server_refuses_ends_the_run_before_any_revisio
     error = await case.failing(await case.session({"no_such_setting": "on"}))
     assert "no_such_setting" in error.message
     assert await case.ask("SELECT to_regclass('note')") == [(None,)]
-
-
-# The place.
-
-
-@pytest.mark.parametrize("env_py", [ENV_PY, OUTER], ids=["connect", "begin"])
-async def test_an_env_py_that_leads_elsewhere_is_refused_and_nothing_is_changed_there(
-    bench: Bench, env_py: str
-) -> None:
-    decoy = await bench.case()
-    case = await bench.case(
-        env_py.replace("database_url()", f"'{decoy.url.reveal()}'"), a1=sql(NOTE)
-    )
-    with pytest.raises(MigrationError, match="connects to another database") as caught:
-        await case.upgrade()
-    error = caught.value
-    assert (
-        f"{decoy.url.database} on {decoy.url.address}, not to {case.url.database}" in error.message
-    )
-    assert case.service.url_variable in error.hint
-    for database in (decoy, case):
-        made = await database.ask("SELECT to_regclass('note'), to_regclass('alembic_version')")
-        assert made == [(None, None)]
-
-
-async def test_another_name_of_the_same_server_is_the_same_database(bench: Bench) -> None:
-    env_py = ENV_PY.replace("database_url()", "database_url().replace('localhost', '127.0.0.1')")
-    case = await bench.case(env_py, a1=sql(NOTE))
-    assert (await case.upgrade()).after == ("a1",)
-
-
-async def test_a_second_database_of_an_env_py_is_refused_and_it_is_not_said_that_nothing_was_run(
-    bench: Bench,
-) -> None:
-    decoy = await bench.case()
-    elsewhere = ENV_PY.replace("database_url()", f"'{decoy.url.reveal()}'")
-    case = await bench.case(f"{ENV_PY}\n\n{elsewhere}", a1=sql(NOTE))
-    with pytest.raises(MigrationError, match="connects to another database") as caught:
-        await case.upgrade()
-    assert await decoy.ask("SELECT to_regclass('note')") == [(None,)]
-    assert await case.revisions() == ["a1"]
-    assert "nothing was run" not in caught.value.message
 
 
 # What stays of a revision that fails.
@@ -658,12 +465,3 @@ async def test_an_env_py_that_breaks_is_told_with_its_cause(bench: Bench) -> Non
     rendered = await case.render()
     assert rendered.problem == "LookupError: no such region"
     assert rendered.sql == rendered.unrendered == {}
-
-
-async def test_an_env_py_that_leads_elsewhere_writes_no_sql(bench: Bench) -> None:
-    decoy = await bench.case()
-    case = await bench.case(
-        ENV_PY.replace("database_url()", f"'{decoy.url.reveal()}'"), a1=sql(NOTE)
-    )
-    with pytest.raises(MigrationError, match="another database"):
-        await case.render()

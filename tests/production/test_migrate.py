@@ -215,9 +215,10 @@ def test_a_service_that_connects_elsewhere_is_stopped_before_anything_runs(
     finally:
         rehearsal.monorepo.write(config, usual)
         rehearsal.monorepo.write(env, as_it_was)
-    assert ran.code == 1
+    assert ran.code == 3
     found = told(ran, "alpha")
-    assert "connects to another database, huleedu_beta on localhost:" in found["detail"]
+    assert found["code"] == "target-mismatch"
+    assert "connected to huleedu_beta on localhost:" in found["detail"]
     assert "ALPHA_SERVICE_DATABASE_URL" in found["hint"]
     assert rehearsal.all_at() == dict.fromkeys(SERVICES, "a1")
 

@@ -22,12 +22,11 @@ import trustme
 from huleedu_tasks import process
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.urls import DatabaseUrl
-from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.revisions import read_history
 from huleedu_tasks.postgres.databases import Mark, write_mark
 from huleedu_tasks.servers.cluster import Cluster
 from huleedu_tasks.servers.embedded import EmbeddedServers, server_account
 from tests.support.flows import app_of
+from tests.support.migrating import migrate
 from tests.support.monorepo import (
     PASSWORD,
     USER,
@@ -289,10 +288,7 @@ async def _populate(production: Production) -> None:
     app = app_of(production.monorepo, **production.variables)
     urls = app.urls(app.registry.services)
     await asyncio.gather(
-        *(
-            runner.upgrade(each, urls[each.name].url, app.settings, read_history(each))
-            for each in app.registry.services
-        )
+        *(migrate(each, urls[each.name].url, app.settings) for each in app.registry.services)
     )
 
 

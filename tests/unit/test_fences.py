@@ -74,6 +74,7 @@ RESERVED = {
         # Take what their parent has put there, in a process of their own.
         "migrations/nursery.py",
         "migrations/probe.py",
+        "migrations/targets.py",
         "migrations/worker.py",
         # Compares a child's environment with ours: nothing is set by it.
         "migrations/warm.py",

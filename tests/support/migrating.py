@@ -1,0 +1,38 @@
+"""Migrating a service without the command line, with the database it is meant for proven."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.revisions import read_history
+from huleedu_tasks.migrations.runner import Migrated, Observation
+from huleedu_tasks.postgres.connections import connection
+from huleedu_tasks.postgres.inspection import identify
+from huleedu_tasks.process import scratch_folder
+
+
+async def observation_of(
+    url: DatabaseUrl,
+    events: Path,
+    settings: Mapping[str, str] | None = None,
+    optional_settings: Mapping[str, str] | None = None,
+) -> Observation:
+    """Return what a run on the database of a URL is told, with that database as its target."""
+    async with connection(url) as asked:
+        identity = await identify(asked)
+    return Observation(
+        events=events,
+        settings=settings or {},
+        wishes=optional_settings or {},
+        target=identity.place,
+    )
+
+
+async def migrate(service: Service, url: DatabaseUrl, settings: Settings) -> Migrated:
+    """Migrate a service's database to head."""
+    with scratch_folder() as folder:
+        session = await observation_of(url, folder / "events")
+        return await runner.upgrade(service, url, settings, read_history(service), session=session)
