@@ -14,6 +14,7 @@ from huleedu_tasks.flows.release import COMMAND, Prepared, Release
 from huleedu_tasks.flows.saving import Backups
 from huleedu_tasks.guard import require_external_environment
 from huleedu_tasks.journal import Record, new_record, unwritten_record
+from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
 from huleedu_tasks.report import Progress, Report
 from huleedu_tasks.screen import prompts
 from huleedu_tasks.servers.binaries import find_program
@@ -71,6 +72,9 @@ def production(app: Command, services: tuple[Service, ...], shown: Progress) -> 
         settings=app.unchecked_settings,
         services=services,
         root=app.registry.root,
+        answers=AlembicAnswers(
+            settings=app.unchecked_settings, state=None if app.dry_run else app.state
+        ),
         redact=app.redact,
         progress=shown,
     )

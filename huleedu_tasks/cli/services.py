@@ -36,6 +36,7 @@ def list_(app: Command, service: Sequence[str] | None = None, json: bool = False
 def check(app: Command, service: Sequence[str] | None = None, json: bool = False) -> Result:
     """Show where registry, compose files and code disagree."""
     from huleedu_tasks.flows.audit import Audit
+    from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
 
     services = app.services(service)
     with app.screen.progress([each.name for each in services]) as progress:
@@ -43,6 +44,9 @@ def check(app: Command, service: Sequence[str] | None = None, json: bool = False
             settings=app.unchecked_settings,
             registry=app.registry,
             services=services,
+            alembic=AlembicAnswers(
+                settings=app.unchecked_settings, state=app.state if app.state.exists() else None
+            ),
             jobs=app.unchecked_settings.jobs,
             progress=progress,
         )

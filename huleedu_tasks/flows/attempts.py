@@ -22,6 +22,7 @@ from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.migrations.runner import LockTimeout, Migrated, Observation, named
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import answering
+from huleedu_tasks.postgres.databases import VersionTable
 from huleedu_tasks.postgres.inspection import Identity, read_revisions
 from huleedu_tasks.report import Outcome, Status
 
@@ -170,6 +171,9 @@ class Attempts:
                 # Not to what may be the head by then.
                 *self.pin.after,
                 session=observation,
+                tables=self.target.answers.known_version_tables(
+                    self.target.service, self.target.url
+                ),
             )
         )
         over = asyncio.Event()
@@ -230,7 +234,16 @@ class Attempts:
         async with reach(self.target) as asked:
             async with answering(self.target.url.address):
                 await locks.end_runs(asked, locks.run_name(self.record.run))
-            return await read_revisions(asked)
+            tables = self._version_tables
+            if tables is None:
+                return await self.target.read_revisions(asked)
+            return self.history.least_advanced(await read_revisions(asked, tables))
+
+    @property
+    def _version_tables(self) -> tuple[VersionTable, ...] | None:
+        """The version tables that the last run of Alembic configured; None if there was none."""
+        last = self.observations[-1] if self.observations else None
+        return (last.version_tables if last else ()) or None
 
     def _observation(self, number: int) -> Observation:
         service = self.target.service

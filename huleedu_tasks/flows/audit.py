@@ -5,6 +5,7 @@ No server is started or connected to: each service's own code is asked where it 
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from huleedu_tasks.config.registry import Registry, Service
@@ -12,7 +13,7 @@ from huleedu_tasks.config.settings import ENV_FILE, ProviderName, Settings, read
 from huleedu_tasks.errors import HuleEduError, MigrationError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.revisions import read_history
+from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
 from huleedu_tasks.report import Level, Outcome, Problem, Progress, Report, Silence
 from huleedu_tasks.survey import answers as asking
 from huleedu_tasks.survey.agreement import Suggestion, differences, follows, must_act
@@ -35,12 +36,14 @@ class Audit:
 
     Attributes:
         services: Those to look at; what belongs to no service is told if they are all.
+        alembic: What each service's Alembic says.
         jobs: How many services are asked at once.
     """
 
     settings: Settings
     registry: Registry
     services: tuple[Service, ...]
+    alembic: AlembicAnswers
     jobs: int
     progress: Progress = field(default_factory=Silence)
     _answers: dict[str, Mapping[str, Answers]] = field(default_factory=dict)
@@ -57,7 +60,8 @@ class Audit:
             step("asking its config.py and env.py")
             return await self._check(service, composition)
 
-        outcomes = await fleet.run(self.services, one, jobs=self.jobs, progress=self.progress)
+        async with aclosing(self.alembic):
+            outcomes = await fleet.run(self.services, one, jobs=self.jobs, progress=self.progress)
         general: list[Problem] = []
         if len(self.services) == len(self.registry.services):
             found = unregistered_servers(self.registry, composition, environment)
@@ -86,7 +90,7 @@ class Audit:
         facts = dict.fromkeys(COLUMNS)
         output = ""
         if service.alembic_config.is_file():
-            facts["head"], history_problems = _history(service)
+            facts["head"], history_problems = await self._history(service)
             problems += history_problems
             try:
                 found, answers = await self._ask(service)
@@ -100,6 +104,14 @@ class Audit:
                 output = _output(answers)
         outcome = Outcome(service=service.name, facts=facts, output=output)
         return outcome.judged(tuple(problems))
+
+    async def _history(self, service: Service) -> tuple[str | None, Iterator[Problem]]:
+        try:
+            return runner.named((await self.alembic.history(service)).heads), iter(())
+        except HuleEduError as error:
+            texts = [str(finding) for finding in error.findings] or [error.message]
+            remedy = error.hint.removeprefix("Nothing was run. ") or "Correct it."
+            return None, (must_act(text, remedy) for text in texts)
 
     def _if_compose_matters(self, problems: Iterable[Problem]) -> Iterator[Problem]:
         """Tell what is wrong with the compose files as what it is to whoever does not use them."""
@@ -171,15 +183,6 @@ async def _suggestion(service: Service, environment: Mapping[str, str]) -> Sugge
         ),
         None,
     )
-
-
-def _history(service: Service) -> tuple[str | None, Iterator[Problem]]:
-    try:
-        return runner.named(read_history(service).heads), iter(())
-    except HuleEduError as error:
-        texts = [str(finding) for finding in error.findings] or [error.message]
-        remedy = error.hint.removeprefix("Nothing was run. ") or "Correct it."
-        return None, (must_act(text, remedy) for text in texts)
 
 
 def _shown(answers: Mapping[str, Answers]) -> dict[str, str | None]:

@@ -24,7 +24,7 @@ from huleedu_tasks.flows.fleet import Work
 from huleedu_tasks.flows.stages import STATUS_COLUMNS, Stages
 from huleedu_tasks.guard import Guard, require_disposable_environment, require_own_address
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.warm import WarmWorkers
+from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
 from huleedu_tasks.report import Outcome, Progress, Report, Silence, Status
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.state import make_state_folder, unwritable
@@ -140,7 +140,8 @@ class Development:
             check: Whether the exit code shall say that one is not at head.
         """
         self._require_development("db.status")
-        outcomes = await self._run(self._stages.status)
+        async with aclosing(self._stages):
+            outcomes = await self._run(self._stages.status)
         behind = any(outcome.facts.get("pending") != 0 for outcome in outcomes)
         report = self._report("db.status", outcomes, columns=STATUS_COLUMNS)
         return replace(report, pending=check and behind)
@@ -314,7 +315,7 @@ class Development:
                 leaves_copies=self.provider.proves_identity,
                 fresh=self.fresh,
             ),
-            workers=WarmWorkers(),
+            answers=AlembicAnswers(settings=self.settings, state=self.state),
             shared_servers=[name for name, services in servers.items() if services > 1],
         )
 

@@ -11,8 +11,9 @@ from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.flows.pins import Pin, stale
 from huleedu_tasks.flows.validation import Target, Validated, reach
 from huleedu_tasks.migrations import runner, squawk
+from huleedu_tasks.migrations.alembic_answers import READ_ONLY
 from huleedu_tasks.migrations.hazards import find_hazards
-from huleedu_tasks.migrations.revisions import History, Revision, read_history
+from huleedu_tasks.migrations.revisions import History, Revision
 from huleedu_tasks.migrations.runner import Observation, Rendered
 from huleedu_tasks.postgres.databases import parse_mark
 from huleedu_tasks.postgres.inspection import (
@@ -20,7 +21,6 @@ from huleedu_tasks.postgres.inspection import (
     Identity,
     identify,
     read_relations,
-    read_revisions,
 )
 from huleedu_tasks.process import scratch_folder
 from huleedu_tasks.report import Level, PlannedRevision, Problem
@@ -28,9 +28,6 @@ from huleedu_tasks.survey.files import shown
 
 if TYPE_CHECKING:
     import asyncpg
-
-# Whatever an `env.py` does while SQL is written, it changes nothing.
-READ_ONLY = {"default_transaction_read_only": "on", "statement_timeout": "30s"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +77,8 @@ async def plan(validated: Validated, settings: Settings, root: Path) -> Planned:
     """
     target, facts = validated.target, validated.facts
     assert facts is not None
-    history, current = _known(target, facts)
-    pin = _pin(target, history, facts.identity, current)
+    history, current = _known(validated)
+    pin = _pin(target, facts.identity, current)
     pending = history.between(current, history.heads)
     marks = facts.may_mark and parse_mark(pin.database, facts.comment) is None
     if not pending:
@@ -114,22 +111,24 @@ async def pin_now(target: Target, connection: "asyncpg.Connection") -> Pin:
     Raises:
         HuleEduError: If the database or the files cannot be read.
     """
-    history = read_history(target.service)
+    now = replace(target, history=await target.read_history())
     identity = await identify(connection)
-    return _pin(target, history, identity, await read_revisions(connection))
+    return _pin(now, identity, await now.read_revisions(connection))
 
 
-def _known(target: Target, facts: Facts) -> tuple[History, tuple[str, ...]]:
-    for known in (target.history, facts.revisions):
+def _known(validated: Validated) -> tuple[History, tuple[str, ...]]:
+    for known in (validated.target.history, validated.revisions):
         if isinstance(known, HuleEduError):
             raise known
-    assert isinstance(target.history, History)
-    assert isinstance(facts.revisions, tuple)
-    return target.history, facts.revisions
+    assert isinstance(validated.target.history, History)
+    assert isinstance(validated.revisions, tuple)
+    return validated.target.history, validated.revisions
 
 
-def _pin(target: Target, history: History, identity: Identity, current: tuple[str, ...]) -> Pin:
+def _pin(target: Target, identity: Identity, current: tuple[str, ...]) -> Pin:
     number = identity.system_identifier
+    history = target.history
+    assert isinstance(history, History)
     return Pin(
         service=target.service.name,
         server=target.url.address,

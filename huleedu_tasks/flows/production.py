@@ -5,8 +5,10 @@ with all that was found about it, and a configuration that is wrong is reported 
 anything is connected to.
 """
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,9 +40,9 @@ from huleedu_tasks.flows.validation import (
 )
 from huleedu_tasks.guard import require_external_environment
 from huleedu_tasks.journal import commit_of
-from huleedu_tasks.migrations.revisions import History, read_history
+from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
+from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.migrations.runner import named
-from huleedu_tasks.postgres.inspection import read_revisions
 from huleedu_tasks.report import Fact, Level, Outcome, Progress, Report, Silence
 
 # Each costs a connection of a server that others use.
@@ -57,15 +59,19 @@ class Production:
     Attributes:
         settings: Unchecked: what is wrong with them is reported with all else that is.
         root: The root of the monorepo.
+        answers: What each service's Alembic says.
         redact: Masks every password in what is written.
     """
 
     settings: Settings
     services: tuple[Service, ...]
     root: Path
+    answers: AlembicAnswers
     redact: Callable[[str], str] = str
     progress: Progress = field(default_factory=Silence)
     started: float = field(default_factory=time.monotonic)
+    # The revisions of each service, or why they cannot be read, by its name.
+    histories: dict[str, History | HuleEduError] = field(default_factory=dict)
 
     async def validate(self, *, offline: bool) -> Report:
         """Find everything that stands in the way of a migration.
@@ -77,10 +83,11 @@ class Production:
             ConfigurationError: With everything that is wrong with the configuration.
         """
         self.require_configuration("prod.validate")
-        if offline:
-            outcomes = tuple(map(self._offline, self.services))
-        else:
-            outcomes, _ = await self._validate_all()
+        async with self.asking():
+            if offline:
+                outcomes = tuple(map(self._offline, self.services))
+            else:
+                outcomes, _ = await self._validate_all()
         return self.report("prod.validate", outcomes, VALIDATE_COLUMNS)
 
     async def status(self, *, check: bool) -> Report:
@@ -93,7 +100,8 @@ class Production:
             ConfigurationError: With everything that is wrong with the configuration.
         """
         self.require_configuration("prod.status")
-        outcomes = await self._run(self._status)
+        async with self.asking():
+            outcomes = await self._run(self._status)
         behind = any(outcome.facts.get("pending") != 0 for outcome in outcomes)
         report = self.report("prod.status", outcomes, STATUS_COLUMNS)
         return replace(report, pending=check and behind)
@@ -108,7 +116,8 @@ class Production:
             ConfigurationError: With everything that is wrong with the configuration.
         """
         self.require_configuration("prod.plan")
-        outcomes, planned = await self.plan_all()
+        async with self.asking():
+            outcomes, planned = await self.plan_all()
         report = self.report("prod.plan", outcomes, PLAN_COLUMNS)
         if out is None:
             return report
@@ -144,6 +153,20 @@ class Production:
         )
         return outcomes, planned
 
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator[None]:
+        """Read every service's revisions, and have Alembic at hand for the `with` block."""
+        async with aclosing(self.answers):
+            found = await asyncio.gather(*map(self._history, self.services))
+            self.histories.update(zip((each.name for each in self.services), found, strict=True))
+            yield
+
+    async def _history(self, service: Service) -> History | HuleEduError:
+        try:
+            return await self.answers.history(service, self._urls[service.name].url)
+        except HuleEduError as error:
+            return error
+
     # What is done for each service.
 
     async def _validate_all(self) -> tuple[tuple[Outcome, ...], dict[str, Validated]]:
@@ -176,7 +199,7 @@ class Production:
         step("asking its database")
         try:
             async with reach(target) as asked:
-                revisions = await read_revisions(asked)
+                revisions = await target.read_revisions(asked)
         except ServerError as error:
             return replace(fleet.failed(service, error), facts=_address(target))
         facts = _revision_facts(target.history, revisions)
@@ -197,7 +220,8 @@ class Production:
             environment=str(environment),
             variables=prefix,
             open_allowed=self.settings.get(f"{prefix}_SSLMODE") == DISABLED,
-            history=_history(service),
+            history=self.histories[service.name],
+            answers=self.answers,
         )
 
     def _usual(self, service: Service) -> ResolvedUrl | None:
@@ -290,13 +314,6 @@ class Production:
         return resolve_each(self.services, self.settings, resolve_direct)
 
 
-def _history(service: Service) -> History | HuleEduError:
-    try:
-        return read_history(service)
-    except HuleEduError as error:
-        return error
-
-
 def _planned(validated: Validated, planned: Planned) -> Outcome:
     pin = planned.pin
     details = (
@@ -321,8 +338,8 @@ def _validated(validated: Validated) -> Outcome:
     shown = _address(target)
     if facts is not None:
         shown |= {"tls": tls_state(target, facts), "version": facts.version}
-        if not isinstance(facts.revisions, HuleEduError):
-            shown |= _revision_facts(target.history, facts.revisions)
+        if not isinstance(validated.revisions, HuleEduError):
+            shown |= _revision_facts(target.history, validated.revisions)
     return Outcome(service=target.service.name, facts=shown).judged(validated.problems)
 
 

@@ -7,7 +7,7 @@ was or where it should be, and a record that says which.
 import asyncio
 import platform
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,6 @@ from huleedu_tasks.flows.production import PLAN_COLUMNS, Production
 from huleedu_tasks.flows.saving import Backups
 from huleedu_tasks.flows.validation import Target, reach
 from huleedu_tasks.journal import Record
-from huleedu_tasks.migrations.revisions import read_history
 from huleedu_tasks.migrations.runner import named
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import answering
@@ -121,7 +120,8 @@ class Release:
             Refused: If a plan from a file no longer holds.
         """
         self.production.require_configuration(COMMAND)
-        outcomes, found = await self.production.plan_all()
+        async with self.production.asking():
+            outcomes, found = await self.production.plan_all()
         planned = {s.name: found[s.name] for s in self._services if s.name in found}
         report = self.production.report(COMMAND, self._all_or_none(outcomes), PLAN_COLUMNS)
         prepared = Prepared(report=report, by_name=planned)
@@ -143,6 +143,7 @@ class Release:
             BackupError: If a backup fails; nothing is changed.
         """
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(aclosing(self.production.answers))
             held = {
                 each.pin.service: await stack.enter_async_context(self._locked(each))
                 for each in prepared.changing
@@ -311,7 +312,7 @@ class Release:
     ) -> Outcome:
         pin, target = planned.pin, self._target(planned)
         step("migrating")
-        history = read_history(target.service)
+        history = await target.read_history()
         attempts = Attempts(
             target=target,
             settings=self._settings,

@@ -15,9 +15,9 @@ from huleedu_tasks.flows.copying import COPIED, Copying
 from huleedu_tasks.flows.fleet import Step, Work
 from huleedu_tasks.guard import Guard
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.revisions import History, read_history
+from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
+from huleedu_tasks.migrations.revisions import NO_HISTORY, History
 from huleedu_tasks.migrations.runner import Observation, Used
-from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres import copies, databases
 from huleedu_tasks.postgres.connections import (
     MAINTENANCE_DATABASE,
@@ -46,7 +46,7 @@ class Stages:
         urls: Where each service's database is, by the service's name.
         registry: All services.
         copying: What is known of copies.
-        workers: Whoever runs Alembic.
+        answers: What each service's Alembic says, and the processes that run it.
         shared_servers: The compose services whose server is more than one service's.
     """
 
@@ -56,7 +56,7 @@ class Stages:
     guard: Guard
     registry: Registry
     copying: Copying
-    workers: WarmWorkers
+    answers: AlembicAnswers
     shared_servers: Collection[str] = ()
     # Services whose database is a copy, and complete.
     _copied: set[str] = field(default_factory=set)
@@ -67,7 +67,7 @@ class Stages:
     def expect_migrations(self) -> None:
         """Begin with what takes long before a migration, while there is something to wait for."""
         if not all(service.python for service in self.registry.services):
-            self.workers.prepare()
+            self.answers.workers.prepare()
 
     @property
     def waiting(self) -> tuple[Work, ...]:
@@ -116,7 +116,7 @@ class Stages:
     async def prove_inside(self, service: Service, step: Step) -> Outcome:
         """Prove that a server's whole data may go, even where its password is lost."""
         step("proving")
-        self._history(service)
+        await self._history(service)
         url = self.urls[service.name].url
         self.guard.prove_comments(service, await self.provider.comments_inside(service, url))
         return Outcome(service=service.name)
@@ -147,7 +147,7 @@ class Stages:
         """
         step("recreating")
         # Broken revisions must not cost the data of the day before.
-        self._history(service)
+        await self._history(service)
         url = self.urls[service.name].url
         scripts = await self.provider.init_scripts(service)
         untouched = not scripts and await self._is_untouched(service)
@@ -191,7 +191,7 @@ class Stages:
             if self._is_copied(service):
                 return Outcome(service=service.name)
             step("migrating")
-            history = self._history(service)
+            history = await self._history(service)
             url = self.urls[service.name].url
             with process.scratch_folder() as scratch:
                 session = Observation(
@@ -204,8 +204,11 @@ class Stages:
                     history,
                     target,
                     session=session,
-                    workers=self.workers,
+                    tables=self.answers.known_version_tables(service, url),
+                    workers=self.answers.workers,
                 )
+            if done.reported:
+                self.answers.learn(service, url, done.reported)
             if making := self.copying.making(service):
                 making.add(done.used)
             facts = {"from": runner.named(done.before), "to": runner.named(done.after)}
@@ -218,10 +221,10 @@ class Stages:
 
     async def require_head(self, service: Service, step: Step) -> Outcome:
         """Refuse a database its seeds are not written for."""
-        history = self._history(service)
+        history = await self._history(service)
         url = self.urls[service.name].url
         async with connection(url) as asked:
-            current = await databases.current_revisions(asked)
+            current = await self.answers.current(service, url, asked, history)
         if current != history.heads:
             raise Refused(
                 f"{url.database} is at {runner.named(current)}, and its seeds are written for "
@@ -258,7 +261,7 @@ class Stages:
     async def status(self, service: Service, step: Step) -> Outcome:
         """Ask the database where it is."""
         url = self.urls[service.name].url
-        history = _history_or_problem(service)
+        history = await self._history_or_problem(service)
         facts: dict[str, Fact] = {
             "reachable": False,
             "current": None,
@@ -269,7 +272,9 @@ class Stages:
         }
         try:
             async with connection(url) as asked:
-                current = await databases.current_revisions(asked)
+                current = await self.answers.current(
+                    service, url, asked, history if isinstance(history, History) else NO_HISTORY
+                )
                 mark = await databases.read_mark(asked, url.database)
         except (Unreachable, DatabaseMissing) as error:
             return Outcome(
@@ -321,7 +326,7 @@ class Stages:
         """End what was kept for the whole run."""
         for opened in self._admins.values():
             await close(opened)
-        await fleet.whatever_happens(self.workers.aclose())
+        await fleet.whatever_happens(self.answers.aclose())
 
     async def _is_untouched(self, service: Service) -> bool:
         """Whether this run has made the server, and nobody has made anything in the database."""
@@ -336,11 +341,24 @@ class Stages:
             await self.guard.prove_disposable(admin, service, database)
             return await databases.place(admin, database)
 
-    def _history(self, service: Service) -> History:
-        """Read a service's revisions, once in a run."""
+    async def _history(self, service: Service) -> History:
+        """Return a service's revisions, read once in a run."""
         if service.name not in self._histories:
-            self._histories[service.name] = read_history(service)
+            url = self.urls[service.name].url
+            self._histories[service.name] = await self.answers.history(service, url)
         return self._histories[service.name]
+
+    async def _history_or_problem(self, service: Service) -> History | HuleEduError:
+        try:
+            if findings := service.missing_files():
+                raise ConfigurationError(
+                    "Files are missing.",
+                    findings=findings,
+                    hint="Create them, or correct the registry.",
+                )
+            return await self._history(service)
+        except HuleEduError as error:
+            return error
 
     def _is_copied(self, service: Service) -> bool:
         return service.name in self._copied
@@ -357,8 +375,10 @@ class Stages:
         plain = replace(mark, parts={}, used=0.0, reset=COPIED)
         if not await copies.restore(admin, template, url.database, plain):
             return await self._restore(admin, service)
-        revisions = await runner.revisions_of(url)
-        if revisions != self._history(service).heads:
+        history = await self._history(service)
+        async with connection(url) as asked:
+            revisions = await self.answers.current(service, url, asked, history)
+        if revisions != history.heads:
             # Nobody can write to it; whatever this is, it is not what was kept.
             await databases.drop(admin, template)
             return await self._restore(admin, service)
@@ -399,19 +419,6 @@ class Stages:
             mark = replace(self._mark, init=scripts)
             name = copies.pristine_name(url.database)
             await copies.keep(admin, url.database, name, mark)
-
-
-def _history_or_problem(service: Service) -> History | HuleEduError:
-    try:
-        if findings := service.missing_files():
-            raise ConfigurationError(
-                "Files are missing.",
-                findings=findings,
-                hint="Create them, or correct the registry.",
-            )
-        return read_history(service)
-    except HuleEduError as error:
-        return error
 
 
 def _seeded(service: Service, mark: Mark | None) -> str:

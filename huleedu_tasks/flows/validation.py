@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
 from huleedu_tasks.errors import HuleEduError, ServerError
-from huleedu_tasks.migrations.revisions import History
+from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
+from huleedu_tasks.migrations.revisions import NO_HISTORY, History
 from huleedu_tasks.migrations.runner import named
 from huleedu_tasks.postgres.connections import (
     CertificateRefused,
@@ -46,6 +47,7 @@ class Target:
         variables: How the names of that environment's variables begin.
         open_allowed: Whether the environment says that connections need no encryption.
         history: The service's revisions, or why they cannot be read.
+        answers: What each service's Alembic says.
     """
 
     service: Service
@@ -54,12 +56,34 @@ class Target:
     variables: str
     open_allowed: bool
     history: History | HuleEduError
+    answers: AlembicAnswers
     usual: ResolvedUrl | None = None
 
     @property
     def url(self) -> DatabaseUrl:
         """Where it is."""
         return self.resolved.url
+
+    async def read_history(self) -> History:
+        """Return the service's revisions, as its files are now.
+
+        Raises:
+            MigrationError: If they cannot be read.
+        """
+        return await self.answers.history(self.service, self.url)
+
+    async def read_revisions(self, connection: "asyncpg.Connection") -> tuple[str, ...]:
+        """Return the revisions its database is at, as its own version tables say.
+
+        Args:
+            connection: To that database.
+
+        Raises:
+            ServerError: If they cannot be read.
+            Refused: If `env.py` connects to another database.
+        """
+        history = self.history if isinstance(self.history, History) else NO_HISTORY
+        return await self.answers.current(self.service, self.url, connection, history)
 
     def variable(self, part: str) -> str:
         """Return the variable that states a part of the URL."""
@@ -78,11 +102,13 @@ class Validated:
 
     Attributes:
         facts: What the database told about itself, or None if it could not be asked.
+        revisions: Those it is at, or why they cannot be read.
     """
 
     target: Target
     problems: tuple[Problem, ...]
     facts: Facts | None = None
+    revisions: tuple[str, ...] | HuleEduError = ()
 
 
 async def validate(target: Target) -> Validated:
@@ -94,11 +120,21 @@ async def validate(target: Target) -> Validated:
                 extensions=target.service.extensions,
                 old_after=OLD_TRANSACTION_SECONDS,
             )
+            revisions = await _revisions_or_problem(target, asked)
     except ServerError as error:
         problems = (_error(error.message.rstrip("."), error.hint), *history_problems(target))
         return Validated(target=target, problems=problems)
-    problems = (*judge(target, facts), *await _detour(target, facts))
-    return Validated(target=target, problems=problems, facts=facts)
+    problems = (*judge(target, facts, revisions), *await _detour(target, facts))
+    return Validated(target=target, problems=problems, facts=facts, revisions=revisions)
+
+
+async def _revisions_or_problem(
+    target: Target, asked: "asyncpg.Connection"
+) -> tuple[str, ...] | HuleEduError:
+    try:
+        return await target.read_revisions(asked)
+    except HuleEduError as error:
+        return error
 
 
 @asynccontextmanager
@@ -116,14 +152,20 @@ async def reach(target: Target) -> "AsyncIterator[asyncpg.Connection]":
         raise
 
 
-def judge(target: Target, facts: Facts) -> Iterator[Problem]:
-    """Find what stands in the way, in what a database has told."""
+def judge(
+    target: Target, facts: Facts, revisions: tuple[str, ...] | HuleEduError
+) -> Iterator[Problem]:
+    """Find what stands in the way, in what a database has told.
+
+    Args:
+        revisions: Those it is at, or why they cannot be read.
+    """
     yield from _transport(target, facts)
     yield from _server(target, facts)
     yield from _role(target, facts)
     yield from _mark(target, facts)
     yield from history_problems(target)
-    yield from _revisions(target, facts)
+    yield from _revisions(target, revisions)
     yield from _locks(target, facts)
 
 
@@ -312,16 +354,16 @@ def _mark(target: Target, facts: Facts) -> Iterator[Problem]:
         )
 
 
-def _revisions(target: Target, facts: Facts) -> Iterator[Problem]:
-    if isinstance(facts.revisions, ServerError):
-        yield _error(facts.revisions.message, facts.revisions.hint)
+def _revisions(target: Target, revisions: tuple[str, ...] | HuleEduError) -> Iterator[Problem]:
+    if isinstance(revisions, HuleEduError):
+        yield _error(revisions.message.rstrip("."), revisions.hint, revisions.code)
         return
     if isinstance(target.history, HuleEduError):
         return
-    pending = target.history.pending(facts.revisions)
+    pending = target.history.pending(revisions)
     if pending is None:
         yield _error(
-            f"the database is at {named(facts.revisions)}, which this code does not know",
+            f"the database is at {named(revisions)}, which this code does not know",
             "Deploy from the branch that has migrated it last.",
         )
     elif pending:
@@ -364,8 +406,8 @@ def _some(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else shown
 
 
-def _error(cause: str, remedy: str) -> Problem:
-    return Problem(level=Level.ERROR, cause=cause, remedy=remedy)
+def _error(cause: str, remedy: str, code: str = "") -> Problem:
+    return Problem(level=Level.ERROR, cause=cause, remedy=remedy, code=code)
 
 
 def _warning(cause: str, remedy: str) -> Problem:

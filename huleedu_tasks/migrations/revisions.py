@@ -1,7 +1,9 @@
 """A service's revisions, read from its files without running or importing them.
 
-Only what Alembic itself takes literally is read (`revision`, `down_revision` and so on), so that
-asking for a head costs milliseconds and no import of Alembic.
+This is a fast path, for the files that Alembic itself writes: asking for a head costs milliseconds
+and no import of Alembic. Alembic imports each file and takes whatever its module holds in the end;
+where a file or a configuration leaves any doubt what that is, Alembic must be asked
+(`alembic_answers.py`).
 """
 
 import ast
@@ -17,15 +19,29 @@ from pathlib import Path
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import Finding, MigrationError
 
+PYPROJECT = "pyproject.toml"
 _OPTIONS = (
     "script_location",
     "prepend_sys_path",
     "version_locations",
     "recursive_version_locations",
+    "sourceless",
     "path_separator",
     "version_path_separator",
 )
-_FIELDS = ("revision", "down_revision", "depends_on")
+_FIELDS = frozenset({"revision", "down_revision", "depends_on", "branch_labels"})
+# Options that have Alembic look elsewhere, or for other files.
+_UNUSUAL = ("version_locations", "recursive_version_locations", "sourceless")
+# As Alembic names what it passes over (alembic/script/base.py).
+_PASSED_OVER = (".#", "__init__")
+# What may bind a name without naming it in a statement.
+_INDIRECT = re.compile(
+    rb"globals|locals\(|vars\(|exec\(|setattr|__dict__|sys\.modules|import_module"
+)
+
+
+class NotUnderstood(MigrationError):
+    """Only Alembic itself can tell what a file or a configuration comes to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +72,18 @@ class History:
         """The revisions nothing follows, sorted."""
         followed = {parent for r in self.revisions.values() for parent in r.parents}
         return tuple(sorted(set(self.revisions) - followed))
+
+    def least_advanced(self, by_table: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+        """Return the revisions of the version table that has most before it.
+
+        One that is at a revision unknown here comes before all others; no table has no revision.
+        """
+
+        def left(current: tuple[str, ...]) -> float:
+            pending = self.pending(current)
+            return float("inf") if pending is None else pending
+
+        return max(by_table.values(), key=left, default=())
 
     def pending(self, current: Sequence[str]) -> int | None:
         """Return how many revisions lead from the current ones to the head.
@@ -111,54 +139,95 @@ class History:
         return [*revision.parents, *depends_on]
 
 
+NO_HISTORY = History(revisions={})
+
+
 def read_history(service: Service) -> History:
     """Read a service's revisions.
 
     Raises:
-        MigrationError: With every finding: a file that is no Python, a parent that is missing,
+        NotUnderstood: If Alembic must be asked instead.
+        MigrationError: With every finding: a file that is not Python, a parent that is missing,
             an id that stands twice, a circle, two heads.
     """
     findings: list[Finding] = []
-    revisions: dict[str, Revision] = {}
-    folders = version_folders(service)
-    if not any(folder.parent.is_dir() for folder in folders):
-        raise MigrationError(
-            f"{service.alembic_config} leads to {folders[0].parent}, and there is no such folder.",
-            hint="Correct its script_location, or 'directory' in the registry, from which it "
-            "starts.",
-        )
-    for path in (path for folder in folders for path in sorted(folder.glob("*.py"))):
+    revisions: list[Revision] = []
+    for path in _revision_files(_plain_version_folder(service)):
         try:
-            revision = _read_revision(path)
+            revisions.append(_read_revision(path))
         except SyntaxError as error:
             place = f"{path}, line {error.lineno}"
             findings.append(Finding(place=place, problem=f"is not Python: {error.msg}"))
-            continue
-        except ValueError as error:
-            findings.append(Finding(place=str(path), problem=str(error)))
-            continue
-        if revision is None:
-            continue
-        if earlier := revisions.get(revision.id):
-            problem = f"revision {revision.id} stands in {earlier.path.name} too"
-            findings.append(Finding(place=str(path), problem=problem))
-        revisions[revision.id] = revision
     if findings:
         raise MigrationError(
             "Its revisions cannot be read.",
+            code="revisions-unreadable",
             findings=findings,
             hint="Nothing was run. Correct the files.",
         )
-    history = History(revisions=revisions)
+    history = history_of(revisions)
+    if unknown := [
+        name for r in revisions for name in r.depends_on if name not in history.revisions
+    ]:
+        # It may be a branch label, or the beginning of an id.
+        raise NotUnderstood(f"depends_on names {unknown[0]}, which is not a revision id")
+    return history
+
+
+def history_of(revisions: Sequence[Revision]) -> History:
+    """Return revisions as one history.
+
+    Raises:
+        MigrationError: With every finding: a parent that is missing, an id that stands twice, a
+            circle, two heads.
+    """
+    findings: list[Finding] = []
+    by_id: dict[str, Revision] = {}
+    for revision in revisions:
+        if earlier := by_id.get(revision.id):
+            problem = f"revision {revision.id} stands in {earlier.path.name} too"
+            findings.append(Finding(place=str(revision.path), problem=problem))
+        by_id[revision.id] = revision
+    history = History(revisions=by_id)
     # What follows from a finding is no finding of its own.
-    findings = [*_gaps(history)] or [*_circles(history)] or [*_heads_findings(history)]
+    findings = findings or [*_gaps(history)] or [*_circles(history)] or [*_heads_findings(history)]
     if findings:
         raise MigrationError(
             "Its revisions do not form one history.",
+            code="history-broken",
             findings=findings,
             hint="Nothing was run. Correct the files; `alembic merge heads` joins two heads.",
         )
     return history
+
+
+def script_folder(service: Service) -> Path:
+    """Return the folder of a service's `env.py`, as its Alembic configuration states it.
+
+    Raises:
+        NotUnderstood: If only Alembic can tell.
+        MigrationError: If the configuration names no script location, or there is no such folder.
+    """
+    options = _alembic_options(service)
+    location = str(options.get("script_location") or "")
+    if not location:
+        raise MigrationError(
+            f"{service.alembic_config} names no script_location.",
+            code="script-location-missing",
+            hint="Set script_location in its [alembic] section.",
+        )
+    if ":" in location or not location.isascii() or _is_in_pyproject(options):
+        raise NotUnderstood(f"script_location {location!r} is for Alembic to find")
+    folder = service.directory / location
+    if not folder.is_dir():
+        raise MigrationError(
+            f"{service.alembic_config} names the script_location {folder}, which is not a "
+            "directory.",
+            code="script-location-missing",
+            hint="Correct its script_location, or 'directory' in the registry, from which it "
+            "starts.",
+        )
+    return folder
 
 
 def version_folders(service: Service) -> list[Path]:
@@ -182,6 +251,40 @@ def version_folders(service: Service) -> list[Path]:
     return [path for folder in folders for path in (folder, *_folders_below(folder))]
 
 
+def _plain_version_folder(service: Service) -> Path:
+    """Return the only folder with revision files.
+
+    Raises:
+        NotUnderstood: If the configuration may name others, or other files.
+        MigrationError: As `script_folder`.
+    """
+    folder = script_folder(service)
+    options = _alembic_options(service)
+    if unusual := [name for name in _UNUSUAL if options.get(name)]:
+        raise NotUnderstood(f"{unusual[0]} is for Alembic to read")
+    return folder / "versions"
+
+
+def _revision_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that Alembic loads.
+
+    Raises:
+        NotUnderstood: If one is not an ordinary file: Alembic looks at what a link names.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+    files = [each for each in entries if not each.name.startswith(_PASSED_OVER)]
+    if links := [each.name for each in files if each.is_symlink()]:
+        raise NotUnderstood(f"{links[0]} is a symbolic link")
+    return [Path(each.path) for each in files if each.name.endswith(".py") and not each.is_dir()]
+
+
+def _is_in_pyproject(options: Mapping[str, object]) -> bool:
+    return PYPROJECT in options
+
+
 def _version_locations(options: Mapping[str, object], script_location: str) -> list[str]:
     stated = options.get("version_locations")
     if not stated:
@@ -200,7 +303,7 @@ def _folders_below(folder: Path) -> list[Path]:
 def _alembic_options(service: Service) -> dict[str, object]:
     """Read the options of alembic.ini, over those of a pyproject.toml beside it."""
     options: dict[str, object] = {}
-    pyproject = service.directory / "pyproject.toml"
+    pyproject = service.directory / PYPROJECT
     here = {"here": str(service.alembic_config.parent)}
     try:
         if pyproject.is_file():
@@ -209,6 +312,8 @@ def _alembic_options(service: Service) -> dict[str, object]:
                 key: _fill_in(value, {"here": str(service.directory)})
                 for key, value in tool.get("alembic", {}).items()
             }
+            if options:
+                options[PYPROJECT] = True
         if service.alembic_config.suffix != ".toml":
             parser = configparser.ConfigParser(here)
             parser.read(service.alembic_config, encoding="utf-8")
@@ -249,52 +354,104 @@ def _split(text: str, separator: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _read_revision(path: Path) -> Revision | None:
+def _read_revision(path: Path) -> Revision:
+    """Read a file that Alembic would import.
+
+    Raises:
+        SyntaxError: If it is not Python.
+        NotUnderstood: If only an import tells what its module holds.
+    """
     # Bytes: a byte order mark and a coding line are Python's to understand.
-    tree = ast.parse(path.read_bytes(), filename=str(path))
-    values = dict(_literals(tree))
+    text = path.read_bytes()
+    try:
+        tree = ast.parse(text, filename=str(path))
+    except ValueError as error:
+        raise NotUnderstood(f"{path.name}: {error}") from None
+    if _INDIRECT.search(text):
+        raise NotUnderstood(f"{path.name} may bind names indirectly")
+    values = _literals(tree, path)
     identifier = values.get("revision")
-    if identifier is None:
-        return None
-    if not isinstance(identifier, str):
-        raise ValueError("its revision is no text")
+    if not isinstance(identifier, str) or "down_revision" not in values:
+        raise NotUnderstood(f"{path.name} states no revision and down_revision as strings")
     docstring = ast.get_docstring(tree) or ""
     return Revision(
         id=identifier,
-        parents=_as_tuple(values.get("down_revision")),
-        depends_on=_as_tuple(values.get("depends_on")),
+        parents=_as_tuple(values["down_revision"], path),
+        depends_on=_as_tuple(values.get("depends_on"), path),
         message=docstring.partition("\n")[0].strip(),
         path=path,
     )
 
 
-def _literals(tree: ast.Module) -> Iterator[tuple[str, object]]:
+def _literals(tree: ast.Module, path: Path) -> dict[str, object]:
+    """Return the values of the names Alembic looks for.
+
+    Raises:
+        NotUnderstood: If one is bound by anything but the assignment of a literal.
+    """
+    values: dict[str, object] = {}
     for node in tree.body:
-        targets: list[ast.expr]
-        if isinstance(node, ast.Assign):
-            targets, value = node.targets, node.value
-        elif isinstance(node, ast.AnnAssign) and node.value:
-            targets, value = [node.target], node.value
-        else:
-            continue
-        for target in targets:
-            if isinstance(target, ast.Name) and target.id in _FIELDS:
-                try:
-                    yield target.id, ast.literal_eval(value)
-                except ValueError:
-                    raise ValueError(
-                        f"its {target.id} is computed in line {node.lineno}; write it literally"
-                    ) from None
+        bound = _bound_by(node)
+        if "*" in bound:
+            raise NotUnderstood(f"{path.name} imports names it does not list")
+        for name in bound & _FIELDS:
+            values[name] = _literal(node, name, path)
+    # A bare annotation binds nothing.
+    return {name: value for name, value in values.items() if value is not ...}
 
 
-def _as_tuple(value: object) -> tuple[str, ...]:
+def _literal(node: ast.stmt, name: str, path: Path) -> object:
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    is_plain = isinstance(node, (ast.Assign, ast.AnnAssign)) and all(
+        isinstance(target, ast.Name) for target in targets
+    )
+    value = getattr(node, "value", None)
+    if is_plain and value is None:
+        return ...
+    try:
+        if is_plain and value is not None:
+            return ast.literal_eval(value)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        pass
+    raise NotUnderstood(f"{path.name} computes {name} in line {node.lineno}")
+
+
+def _bound_by(node: ast.AST) -> set[str]:
+    """Return the names a statement of a module may bind there; `*` for names it does not list.
+
+    The bodies of functions and classes have names of their own, but for those they call global.
+    """
+    bound: set[str] = set()
+    todo: list[tuple[ast.AST, bool]] = [(node, False)]
+    while todo:
+        each, is_inside = todo.pop()
+        if isinstance(each, ast.Global):
+            bound.update(each.names)
+        elif not is_inside:
+            bound.update(_names_bound_at(each))
+        is_scope = isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+        todo += [(child, is_inside or is_scope) for child in ast.iter_child_nodes(each)]
+    return bound
+
+
+def _names_bound_at(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Name) and isinstance(node.ctx, (ast.Store, ast.Del)):
+        yield node.id
+    elif isinstance(node, ast.alias):
+        yield (node.asname or node.name).partition(".")[0]
+    elif name := getattr(node, "name", None) or getattr(node, "rest", None):
+        # Functions, classes, exceptions that are caught, and what a pattern captures.
+        yield str(name)
+
+
+def _as_tuple(value: object, path: Path) -> tuple[str, ...]:
     if value is None:
         return ()
     if isinstance(value, str):
         return (value,)
     if isinstance(value, (tuple, list)) and all(isinstance(item, str) for item in value):
         return tuple(value)
-    raise ValueError(f"{value!r} is no revision")
+    raise NotUnderstood(f"{path.name} names {value!r} as a revision")
 
 
 def _gaps(history: History) -> Iterator[Finding]:

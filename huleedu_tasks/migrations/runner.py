@@ -20,10 +20,10 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, MigrationError, Refused, ServerError
-from huleedu_tasks.migrations.revisions import History
+from huleedu_tasks.migrations.revisions import History, Revision
 from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres.connections import connection
-from huleedu_tasks.postgres.databases import parse_mark
+from huleedu_tasks.postgres.databases import VersionTable, parse_mark
 from huleedu_tasks.postgres.inspection import read_revisions
 from huleedu_tasks.report import AppliedRevision
 
@@ -62,7 +62,12 @@ class Observation:
     target: tuple[str, int]
 
     def instructions(
-        self, url: str, *, used: Path | None = None, start: Sequence[str] | None = None
+        self,
+        url: str,
+        *,
+        used: Path | None = None,
+        start: Sequence[str] | None = None,
+        is_asking: bool = False,
     ) -> str:
         """Return what the worker reads.
 
@@ -70,9 +75,11 @@ class Observation:
             url: What takes the place of the URL in the service's Alembic configuration.
             used: A file that gets what was used; None to note nothing of it.
             start: The revisions to render SQL from; None to run it.
+            is_asking: Whether `env.py` is only asked what it configures.
         """
         return json.dumps(
             {
+                "is_asking": is_asking,
                 "used": str(used) if used else None,
                 "events": str(self.events),
                 "settings": dict(self.settings),
@@ -90,6 +97,23 @@ class Observation:
         # The last line may still be in the making.
         whole, _, _ = self.events.read_text(encoding="utf-8").rpartition("\n")
         return [json.loads(line) for line in whole.splitlines()]
+
+    @property
+    def version_tables(self) -> tuple[VersionTable, ...]:
+        """The version tables that `env.py` has configured, in order; empty if it has none."""
+        configured = [event for event in self.told() if event["event"] == "configured"]
+        return tuple(dict.fromkeys(map(_version_table, configured)))
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """The revisions the database was at, as Alembic itself read them first."""
+        found = (event["revisions"] for event in self.told() if event["event"] == "before")
+        return tuple(next(found, ()))
+
+    @property
+    def queried_first(self) -> bool:
+        """Whether `env.py` asked the database before it configured Alembic."""
+        return any(event["event"] == "queried" for event in self.told())
 
     @property
     def begun(self) -> str:
@@ -118,12 +142,16 @@ class Used:
         addresses: What was connected to besides the database's own server: a port and a host, or
             a path.
         sessions: How often the database was connected to.
+        variables: The environment variables that were read by name.
+        all_variables: Whether something went through the whole environment.
     """
 
     files: Sequence[str] = ()
     folders: Sequence[str] = ()
     addresses: Sequence[str] = ()
     sessions: int = 0
+    variables: Sequence[str] = ()
+    all_variables: bool = False
 
     def __add__(self, other: "Used") -> "Used":
         return Used(
@@ -131,6 +159,8 @@ class Used:
             folders=[*self.folders, *other.folders],
             addresses=[*self.addresses, *other.addresses],
             sessions=self.sessions + other.sessions,
+            variables=[*self.variables, *other.variables],
+            all_variables=self.all_variables or other.all_variables,
         )
 
 
@@ -141,14 +171,44 @@ class Migrated:
     Attributes:
         before: The revisions it was at.
         after: The revisions it is at.
+        reported: The version tables it is recorded in, as `env.py` configured them.
         output: What Alembic and the service's code printed.
         used: What was used for it; None if that was not told.
     """
 
     before: tuple[str, ...]
     after: tuple[str, ...]
+    reported: "ReportedTables | None" = None
     output: str = ""
     used: Used | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedRevisions:
+    """What Alembic's own script directory holds.
+
+    Attributes:
+        contradictions: What Alembic warns of and then passes over, in its words.
+        used: What was read for it; None if that was not told.
+    """
+
+    revisions: tuple[Revision, ...]
+    contradictions: tuple[str, ...]
+    used: Used | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedTables:
+    """What a service's `env.py` configures.
+
+    Attributes:
+        queried_first: Whether that may depend on what the database answered.
+        used: What was read for it; None if that was not told.
+    """
+
+    tables: tuple[VersionTable, ...]
+    queried_first: bool
+    used: Used | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +233,7 @@ async def upgrade(
     target: str = HEAD,
     *,
     session: Observation,
+    tables: Sequence[VersionTable] | None = None,
     workers: WarmWorkers | None = None,
 ) -> Migrated:
     """Upgrade a service's database, and ask it afterwards where it is.
@@ -181,6 +242,7 @@ async def upgrade(
 
     Args:
         target: A revision, as `alembic upgrade` takes it.
+        tables: The version tables that `env.py` configures; None if only the run itself tells.
         session: Which database was proven, and where the run tells what it does.
         workers: Whoever can run it without starting an interpreter.
 
@@ -190,11 +252,11 @@ async def upgrade(
         Refused: If the service's code connects to another database; no revision ran.
         ServerError: If the database cannot be asked.
     """
-    before = await revisions_of(url)
     wanted = history.resolve(target)
+    before = await revisions_of(url, tables, history) if tables else None
     if wanted and before == (wanted,):
         return Migrated(before=before, after=before, used=Used(sessions=1))
-    if wanted and history.is_past(before, wanted):
+    if wanted and before and history.is_past(before, wanted):
         raise MigrationError(
             f"{service.database} is at {named(before)}, which is past {wanted}; nothing was run.",
             hint="Migrations go forward only; in development `invoke db.reset` starts anew.",
@@ -208,8 +270,10 @@ async def upgrade(
         )
         used = _used(told, url)
     if done.returncode != 0:
-        raise _failure(service, url, done, session, _remedy(before, history))
-    after = await revisions_of(url)
+        at = session.before if before is None else before
+        raise _failure(service, url, done, session, _remedy(at, history))
+    tables = session.version_tables or tables
+    after = await revisions_of(url, tables, history)
     if wanted and after != (wanted,):
         raise MigrationError(
             f"Alembic ended without an error, but {service.database} is at "
@@ -218,7 +282,15 @@ async def upgrade(
             f"the URL in {service.alembic_url_variable}.",
             output=done.output,
         )
-    return Migrated(before=before, after=after, output=done.output, used=used)
+    return Migrated(
+        before=session.before if before is None else before,
+        after=after,
+        reported=ReportedTables(
+            tables=session.version_tables, queried_first=session.queried_first, used=used
+        ),
+        output=done.output,
+        used=used,
+    )
 
 
 async def render(
@@ -261,6 +333,92 @@ async def render(
     )
 
 
+async def report_revisions(
+    service: Service, url: DatabaseUrl | None, settings: Settings, *, workers: WarmWorkers
+) -> ReportedRevisions:
+    """Have Alembic load a service's revision files; nothing is connected to.
+
+    Args:
+        url: What the service's variables name meanwhile; None for nothing.
+
+    Raises:
+        MigrationError: If Alembic cannot load them, in its words.
+    """
+    environment = _environment(service, url, settings) if url else environment_of(service, settings)
+    with process.scratch_folder() as scratch:
+        told, used = scratch / "revisions", scratch / "used"
+        environment[INSTRUCTIONS] = json.dumps({"revisions": str(told), "used": str(used)})
+        done = await _run_alembic(service, settings, environment, ["heads"], workers=workers)
+        if done.returncode != 0 or not told.exists():
+            raise MigrationError(
+                f"Alembic cannot load the revisions: {cause_in(done.output)}",
+                code="revisions-unreadable",
+                hint="Nothing was run. Correct the file or the configuration that it names.",
+                output=done.output,
+            )
+        facts = json.loads(told.read_bytes())
+        found = [
+            Revision(
+                id=each["id"],
+                parents=tuple(each["parents"]),
+                depends_on=tuple(each["depends_on"]),
+                message=each["message"],
+                path=Path(each["path"]),
+            )
+            for each in facts["revisions"]
+        ]
+        return ReportedRevisions(
+            revisions=tuple(found),
+            contradictions=tuple(facts["contradictions"]),
+            used=_used(used, url),
+        )
+
+
+async def report_version_tables(
+    service: Service,
+    url: DatabaseUrl,
+    settings: Settings,
+    session: Observation,
+    *,
+    workers: WarmWorkers,
+) -> ReportedTables:
+    """Have a service's `env.py` configure Alembic on its database, and change nothing there.
+
+    Args:
+        session: Its settings must keep it from writing.
+
+    Raises:
+        MigrationError: If `env.py` fails, or configures nothing.
+        Refused: If it connects to another database.
+    """
+    environment = _environment(service, url, settings)
+    with process.scratch_folder() as scratch:
+        used = scratch / "used"
+        environment[INSTRUCTIONS] = session.instructions(
+            _handed_over(url), used=used, is_asking=True
+        )
+        done = await _run_alembic(service, settings, environment, ["current"], workers=workers)
+        found = _used(used, url)
+    for event in session.told():
+        if event["event"] == "mismatch":
+            raise _mismatch(service, url, event, was_run=False, output=done.output)
+    tables = session.version_tables
+    if done.returncode != 0 or not tables:
+        raise MigrationError(
+            f"env.py does not say which version table it uses: {cause_in(done.output)}",
+            code="version-table-unknown",
+            hint="Correct env.py; `alembic current` in the service's directory shows the same.",
+            output=done.output,
+        )
+    return ReportedTables(tables=tables, queried_first=session.queried_first, used=found)
+
+
+def _version_table(event: Mapping[str, Any]) -> VersionTable:
+    # A schema that is stated needs no search path.
+    path = () if event["schema"] else tuple(event["search_path"])
+    return VersionTable(name=event["table"], schema=event["schema"], search_path=path)
+
+
 def applied(
     sessions: Sequence[Observation], history: History, before: Sequence[str], after: Sequence[str]
 ) -> tuple[AppliedRevision, ...]:
@@ -281,14 +439,19 @@ def named(revisions: tuple[str, ...]) -> str:
     return ", ".join(revisions) or "no revision"
 
 
-async def revisions_of(url: DatabaseUrl) -> tuple[str, ...]:
+async def revisions_of(
+    url: DatabaseUrl, tables: Sequence[VersionTable] | None, history: History
+) -> tuple[str, ...]:
     """Ask a database for its revisions.
 
+    Args:
+        tables: The version tables that `env.py` configures; None if that is not known.
+
     Raises:
-        ServerError: If it cannot be asked.
+        ServerError: If it cannot be asked, or there are several tables that may be the one.
     """
     async with connection(url) as asked:
-        return await read_revisions(asked)
+        return history.least_advanced(await read_revisions(asked, tables))
 
 
 async def run_script(
@@ -376,17 +539,21 @@ async def _run_alembic(
     return done
 
 
-def _used(told: Path, url: DatabaseUrl) -> Used | None:
+def _used(told: Path, url: DatabaseUrl | None) -> Used | None:
     """Return what a worker has told, with our own sessions: that before and that after it."""
     if not told.exists():
         return None
     facts = json.loads(told.read_bytes())
-    sessions = sum(facts["sessions"].get(place, 0) for place in (f"{url.port} {url.database}", ""))
+    places = (f"{url.port} {url.database}" if url else "", "")
+    own_port = str(url.port) if url else ""
+    sessions = sum(facts["sessions"].get(place, 0) for place in dict.fromkeys(places))
     return Used(
         files=facts["files"],
         folders=facts["folders"],
-        addresses=[each for each in facts["addresses"] if each.split()[0] != str(url.port)],
+        addresses=[each for each in facts["addresses"] if each.split()[0] != own_port],
         sessions=sessions + 2,
+        variables=facts["variables"],
+        all_variables=facts["all_variables"],
     )
 
 

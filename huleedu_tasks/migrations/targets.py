@@ -89,6 +89,7 @@ class Target:
         expected: The server's start and the database's number, as the server tells them.
         tell: Told of a connection to another database.
         variables: What was read of the environment.
+        settings: Settings of PostgreSQL for each session that is opened without SQLAlchemy.
     """
 
     def __init__(
@@ -96,7 +97,9 @@ class Target:
         expected: Sequence[object],
         tell: Callable[..., None],
         variables: ReadVariables,
+        settings: dict[str, str],
     ) -> None:
+        self.settings = [f"SET {name} = '{value}'" for name, value in settings.items()]
         self._expected = list(expected)
         self._tell = tell
         self._variables = variables
@@ -117,7 +120,7 @@ class Target:
         cursor = connection.cursor()
         try:
             cursor.execute(IDENTITY)
-            row = _values(cursor.fetchone())
+            row = values_of(cursor.fetchone())
         finally:
             cursor.close()
         if ends and not getattr(connection, "autocommit", False):
@@ -162,7 +165,7 @@ class Target:
         raise WrongDatabase(f"connected to another database: {database} on {address}")
 
 
-def _values(row: Any) -> list[Any]:
+def values_of(row: Any) -> list[Any]:
     """Return the columns of a row, of whatever kind the connection's rows are."""
     return list(row.values() if hasattr(row, "values") else row)
 
@@ -260,7 +263,9 @@ def _watch_asyncpg(driver: Any, target: Target) -> None:
         place = getattr(connection, "_addr", None)
         address = f"{place[0]}:{place[1]}" if isinstance(place, tuple) else str(place or "")
         try:
-            target.compare(_values(await connection.fetchrow(IDENTITY)), address)
+            for setting in target.settings:
+                await connection.execute(setting)
+            target.compare(values_of(await connection.fetchrow(IDENTITY)), address)
         except WrongDatabase:
             connection.terminate()
             raise
@@ -281,11 +286,13 @@ def _watch_psycopg(driver: Any, target: Target) -> None:
 
     async def connect_async(cls: Any, *args: Any, **options: Any) -> Any:
         connection = await of_async_class(cls, *args, **options)
+        for setting in target.settings:
+            await connection.execute(setting)
         row = await (await connection.execute(IDENTITY)).fetchone()
         if not connection.autocommit:
-            await connection.rollback()
+            await connection.commit()
         try:
-            target.compare(_values(row), f"{connection.info.host}:{connection.info.port}")
+            target.compare(values_of(row), f"{connection.info.host}:{connection.info.port}")
         except WrongDatabase:
             await connection.close()
             raise
@@ -311,6 +318,13 @@ def _watch_psycopg2(driver: Any, target: Target) -> None:
 
 def _require_or_close(connection: Any, target: Target) -> None:
     info = connection.info
+    if target.settings:
+        cursor = connection.cursor()
+        cursor.execute("; ".join(target.settings))
+        cursor.close()
+        if not connection.autocommit:
+            # Else the settings go with the first rollback.
+            connection.commit()
     try:
         target.require(connection, f"{info.host}:{info.port}")
     except WrongDatabase:

@@ -31,6 +31,9 @@ POSTGRESQL = "postgresql"
 MAIN_URL = "sqlalchemy.url"
 # A statement that leaves nothing behind, and stands alone; a SELECT may call what does.
 HARMLESS = re.compile(r"\s*(SHOW|SET)\b[^;]*;?\s*$", re.IGNORECASE)
+READING = re.compile(
+    r"\s*(SELECT|SHOW|SET|VALUES|TABLE|WITH|BEGIN|COMMIT|ROLLBACK)\b", re.IGNORECASE
+)
 COMMIT = re.compile(r"(^|;)\s*(COMMIT|END)\b", re.IGNORECASE)
 # What only looks like statements: comments, bodies of functions, strings.
 NO_STATEMENT = re.compile(
@@ -55,14 +58,19 @@ def exit_code_of_alembic() -> int:
     """Run Alembic with this process's arguments and environment, and return how it ended."""
     instructions = json.loads(os.environ.pop(INSTRUCTIONS, "{}"))
     told = instructions.pop("used", None)
+    revisions = instructions.pop("revisions", None)
     targets = beside("targets")
+    variables = targets.ReadVariables() if told or instructions else None
     with outside_of_service():
         from alembic.config import main as alembic
 
-        observer = Observer(**instructions) if instructions else None
-        used = Used(told) if told else None
+        observer = Observer(variables=variables, **instructions) if instructions else None
+        report = beside("reports").RevisionsReport(revisions) if revisions else None
+        used = Used(told, variables) if told else None
     try:
         alembic(prog="alembic")
+        if report:
+            report.tell()
         if used:
             used.tell()
     except targets.WrongDatabase as error:
@@ -219,13 +227,15 @@ class Used:
 
     Args:
         file: Where that is written down.
+        variables: What is read of the environment.
     """
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, variables: Any) -> None:
         from sqlalchemy import event
         from sqlalchemy.engine import Engine
 
         self._file = file
+        self._variables = variables
         self._reads = Reads()
         self._sessions: dict[str, int] = {}
         sys.addaudithook(self._reads.hear)
@@ -242,6 +252,8 @@ class Used:
             "folders": [*self._reads.folders, paths["purelib"], paths["platlib"]],
             "addresses": sorted(self._reads.addresses),
             "sessions": self._sessions,
+            "variables": self._variables.names,
+            "all_variables": self._variables.all_were_read,
         }
         # Whoever reads it does without what cannot be written down.
         with suppress(OSError):
@@ -333,24 +345,29 @@ class Observer:
 
     Args:
         events: The file.
+        variables: What is read of the environment.
         settings: Settings of PostgreSQL for each session; the server must take them.
         wishes: Settings that a server may refuse.
         target: The server's start and the database's number, as the server tells them.
         url: The URL that takes the place of `sqlalchemy.url` in the service's configuration; one
             that is handed over by a variable alone would leave an `env.py` as Alembic writes it
             where it was.
-        start: The revisions to render SQL from, since offline nobody asks the database.
+        start: The revisions to render SQL from; None to run what is asked for.
+        is_asking: Whether `env.py` is only asked what it configures: what it would write itself,
+            such as a schema that may be missing, is passed over.
     """
 
     def __init__(
         self,
         *,
+        variables: Any,
         events: str,
         settings: dict[str, str],
         wishes: dict[str, str],
         target: Sequence[object],
         url: str,
         start: Sequence[str] | None,
+        is_asking: bool = False,
     ) -> None:
         from alembic.runtime.environment import EnvironmentContext
         from sqlalchemy import event
@@ -361,18 +378,21 @@ class Observer:
         self._settings = settings
         self._wishes = wishes
         targets = beside("targets")
-        self._target = targets.Target(target, self._tell, targets.ReadVariables())
+        self._target = targets.Target(target, self._tell, variables, settings)
         self._start = start
         # The revision whose own code runs at this moment.
         self._running: str | None = None
         self._unfinished_work = False
         self._kept_in_part = False
+        self._is_configured = False
         hand_over_url(url)
         self._observe_steps(EnvironmentContext)
         event.listen(Engine, "do_connect", self._note_dialect)
         event.listen(Engine, "connect", self._set_up)
         event.listen(Engine, "before_cursor_execute", self._executing)
         event.listen(Engine, "commit", self._committing)
+        if is_asking:
+            event.listen(Engine, "before_cursor_execute", pass_over_writes, retval=True)
 
     def failed(self, error: BaseException) -> None:
         """Tell how Alembic ended, and whether a part of a revision stays nevertheless."""
@@ -401,9 +421,12 @@ class Observer:
             if self._start is not None:
                 context.context_opts["starting_rev"] = tuple(self._start) or "base"
             connection = args[0] if args else options.get("connection")
-            if connection is not None and connection.dialect.name == POSTGRESQL:
+            is_online = connection is not None and connection.dialect.name == POSTGRESQL
+            if is_online:
                 self._require_target(connection)
             configure(context, *args, **options)
+            if is_online:
+                self._tell_version_table(connection, context.get_context())
 
         environment.configure = observed
 
@@ -418,8 +441,29 @@ class Observer:
             connection.connection.dbapi_connection, ends=not connection.in_transaction()
         )
 
+    def _tell_version_table(self, connection: Any, context: Any) -> None:
+        """Tell which version table was configured, and where one without a schema is looked for."""
+        driver = connection.connection.dbapi_connection
+        cursor = driver.cursor()
+        try:
+            cursor.execute("SELECT array_to_json(current_schemas(false))::text, current_user::text")
+            row = beside("targets").values_of(cursor.fetchone())
+        finally:
+            cursor.close()
+        if not connection.in_transaction():
+            driver.rollback()
+        self._is_configured = True
+        self._tell(
+            "configured",
+            table=context.version_table,
+            schema=context.version_table_schema,
+            search_path=json.loads(row[0]),
+            role=row[1],
+        )
+
     def _observed_steps(self, plain: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
         def steps(heads: Any, context: Any) -> Iterator[Any]:
+            self._tell("before", revisions=sorted(_as_tuple(heads)))
             for step in plain(heads, context):
                 run = self._rendering if context.as_sql else self._running_step
                 step.migration_fn = run(step, context)
@@ -484,6 +528,9 @@ class Observer:
 
     def _executing(self, connection: Any, cursor: object, statement: str, *others: object) -> None:
         said = NO_STATEMENT.sub(" ", statement)
+        if not self._is_configured and not HARMLESS.match(said):
+            # What follows may depend on what the database answers.
+            self._tell("queried")
         if not self._running or HARMLESS.match(said):
             return
         driver = connection.connection.dbapi_connection
@@ -505,6 +552,15 @@ class Observer:
         if not self._kept_in_part:
             self._kept_in_part = True
             self._tell("kept", revision=self._running)
+
+
+def pass_over_writes(
+    connection: object, cursor: object, statement: str, parameters: Any, *others: object
+) -> tuple[str, Any]:
+    """Return a statement that reads as it is, and one that does nothing for any other."""
+    if READING.match(NO_STATEMENT.sub(" ", statement)):
+        return statement, parameters
+    return "SELECT 1 WHERE false", ()
 
 
 def hand_over_url(url: str) -> None:
@@ -534,6 +590,13 @@ def replace_main_url(config: Any, url: str) -> None:
     own = stated.partition("://")[0]
     driver = own if own.startswith(POSTGRESQL) else scheme
     config.set_main_option(MAIN_URL, f"{driver}://{rest}".replace("%", "%%"))
+
+
+def _as_tuple(value: Any) -> tuple[str, ...]:
+    """Return revisions as a tuple, in whatever form Alembic has them."""
+    if not value:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(map(str, value))
 
 
 def _database_error(error: BaseException) -> BaseException | None:

@@ -1,7 +1,7 @@
 """Databases on a server: made, dropped, marked, and asked about themselves."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,24 @@ class Mark:
     parts: Mapping[str, str] = field(default_factory=dict)
     used: float = 0.0
     reset: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionTable:
+    """The table in which Alembic records the revisions of a database.
+
+    Attributes:
+        schema: The schema that `env.py` states; None if it states none.
+        search_path: Where one without a schema is looked for; empty for our own search path.
+    """
+
+    name: str = "alembic_version"
+    schema: str | None = None
+    search_path: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        names = [self.name] if self.schema is None else [self.schema, self.name]
+        return ".".join(map(quoted, names))
 
 
 _NOTED = {each.name for each in fields(Mark)}
@@ -199,22 +217,31 @@ def marked(comment: str, mark: Mark) -> str:
     return f"{comment.partition(MARK_PREFIX)[0]}{MARK_PREFIX}{json.dumps(stated)}"
 
 
-async def current_revisions(connection: "asyncpg.Connection") -> tuple[str, ...]:
+async def current_revisions(
+    connection: "asyncpg.Connection", tables: Sequence[VersionTable]
+) -> dict[str, tuple[str, ...]]:
     """Return the revisions Alembic has recorded in the connection's database, sorted.
 
-    The table is looked for on the search path first, then in every schema, and known by its only
-    column if it is called otherwise: `env.py` may set `version_table_schema` and `version_table`.
+    Args:
+        tables: The version tables that `env.py` configures; one that is missing has no revision.
+
+    Returns:
+        The revisions in each table, by the table as SQL writes it.
     """
-    table = await connection.fetchval(
-        "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
-        " WHERE c.relkind = 'r' AND c.relnatts = 1 AND a.attnum = 1 AND a.attname = 'version_num'"
-        " ORDER BY c.relname = 'alembic_version' DESC, pg_table_is_visible(c.oid) DESC, c.oid"
-        " LIMIT 1"
-    )
-    if table is None:
-        return ()
-    rows = await connection.fetch(f"SELECT version_num FROM {table}")
-    return tuple(sorted(row["version_num"] for row in rows))
+    found = {}
+    for table in tables:
+        name = await connection.fetchval(
+            _LOOK_UP, table.name, table.schema, list(table.search_path) or None
+        )
+        rows = await connection.fetch(f"SELECT version_num FROM {name}") if name else []
+        found[str(table)] = tuple(sorted(row["version_num"] for row in rows))
+    return found
+
+
+async def version_table_candidates(connection: "asyncpg.Connection") -> tuple[VersionTable, ...]:
+    """Return every table of the connection's database that may be Alembic's, sorted."""
+    rows = await connection.fetch(_CANDIDATES)
+    return tuple(VersionTable(name=row["name"], schema=row["schema"]) for row in rows)
 
 
 async def comment_of(connection: "asyncpg.Connection", name: str) -> str:
@@ -228,3 +255,24 @@ async def comment_of(connection: "asyncpg.Connection", name: str) -> str:
 async def comments(connection: "asyncpg.Connection") -> dict[str, str]:
     """Return the comment of every database on a server, by its name."""
     return dict(await connection.fetch(COMMENTS))
+
+
+# One that is told without a schema is where the search path finds it first.
+_LOOK_UP = """\
+SELECT format('%I.%I', n.nspname, c.relname)
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relname = $1 AND c.relkind IN ('r', 'p', 'v', 'f')
+  AND CASE WHEN $2::text IS NOT NULL THEN n.nspname = $2
+           ELSE n.nspname = ANY (coalesce($3::text[], current_schemas(true)::text[])) END
+ORDER BY array_position(coalesce($3::text[], current_schemas(true)::text[]), n.nspname::text)
+LIMIT 1
+"""
+
+_CANDIDATES = """\
+SELECT n.nspname AS schema, c.relname AS name
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'version_num' AND NOT attisdropped
+WHERE c.relkind IN ('r', 'p') AND a.atttypid IN ('varchar'::regtype, 'text'::regtype)
+  AND n.nspname NOT LIKE 'pg\\_%'
+ORDER BY 1, 2
+"""

@@ -4,14 +4,19 @@ Everything is asked in one read-only transaction: a role that may only read can 
 pooler keeps us on one server meanwhile.
 """
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from huleedu_tasks.errors import ServerError
 from huleedu_tasks.postgres.connections import answering
-from huleedu_tasks.postgres.databases import comment_of, current_revisions
+from huleedu_tasks.postgres.databases import (
+    VersionTable,
+    comment_of,
+    current_revisions,
+    version_table_candidates,
+)
 
 if TYPE_CHECKING:
     import asyncpg
@@ -80,7 +85,6 @@ class Facts:
         extensions_forbidden: Those that can be had, but not created by this role.
         hidden_sessions: How many sessions do not show this role what they do.
         free_connections: How many more the role can open.
-        revisions: Alembic's, or why they cannot be read.
         may_mark: Whether the role may comment on the database, which its owner may.
     """
 
@@ -99,7 +103,6 @@ class Facts:
     old_sessions: tuple[Session, ...]
     hidden_sessions: int
     free_connections: int
-    revisions: tuple[str, ...] | ServerError
     comment: str
     may_mark: bool
 
@@ -158,18 +161,29 @@ async def _answering(connection: "asyncpg.Connection") -> AsyncIterator[None]:
         yield
 
 
-async def read_revisions(connection: "asyncpg.Connection") -> tuple[str, ...]:
-    """Return the revisions Alembic has recorded, without waiting for somebody who changes them.
+async def read_revisions(
+    connection: "asyncpg.Connection", tables: Sequence[VersionTable] | None
+) -> dict[str, tuple[str, ...]]:
+    """Return the revisions Alembic has recorded, without waiting for a session that changes them.
+
+    Args:
+        tables: The version tables that `env.py` configures; None if that is not known.
+
+    Returns:
+        The revisions in each version table, by its name; an empty dictionary if there is none.
 
     Raises:
-        ServerError: If they are locked, or the role may not read them.
+        ServerError: If they are locked, the role may not read them, or several tables may be the
+            one that is meant.
     """
     import asyncpg
 
     try:
         async with answering(), connection.transaction(readonly=True):
             await connection.execute("SET LOCAL lock_timeout = '1s'")
-            return await current_revisions(connection)
+            if tables is None:
+                tables = await _only_candidate(connection)
+            return await current_revisions(connection, tables)
     except ServerError as error:
         if isinstance(error.__cause__, asyncpg.LockNotAvailableError):
             raise ServerError(
@@ -182,6 +196,18 @@ async def read_revisions(connection: "asyncpg.Connection") -> tuple[str, ...]:
                 hint="GRANT USAGE on the schema and SELECT on the table to the role.",
             ) from None
         raise
+
+
+async def _only_candidate(connection: "asyncpg.Connection") -> tuple[VersionTable, ...]:
+    found = await version_table_candidates(connection)
+    if len(found) > 1:
+        raise ServerError(
+            f"Which version table env.py uses is not known: {', '.join(map(str, found))}.",
+            code="version-table-unknown",
+            hint="Correct env.py so that `alembic current` works; then Alembic itself says which "
+            "it is.",
+        )
+    return found
 
 
 async def _facts(
@@ -202,16 +228,8 @@ async def _facts(
         extensions_forbidden=tuple(name for name, creatable in available.items() if not creatable),
         invalid_indexes=await _names(connection, _INVALID_INDEXES),
         old_sessions=tuple(Session(**session) for session in sessions),
-        revisions=await _revisions(connection),
         comment=comment,
     )
-
-
-async def _revisions(connection: "asyncpg.Connection") -> tuple[str, ...] | ServerError:
-    try:
-        return await read_revisions(connection)
-    except ServerError as error:
-        return error
 
 
 async def _identity(connection: "asyncpg.Connection") -> Identity:

@@ -55,7 +55,7 @@ OWNERS = {
     # One lock for a project's databases, one for each server.
     "filelock": {"flows/development.py", "servers/embedded.py"},
     # In a process of its own, maybe with another interpreter.
-    "alembic": {"migrations/probe.py", "migrations/worker.py"},
+    "alembic": {"migrations/probe.py", "migrations/reports.py", "migrations/worker.py"},
     "sqlalchemy": {"migrations/probe.py", "migrations/worker.py"},
     "greenlet": {"migrations/probe.py"},
     "sqlglot": {"migrations/hazards.py"},

@@ -8,7 +8,12 @@ import pytest
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import MigrationError
-from huleedu_tasks.migrations.revisions import History, read_history, version_folders
+from huleedu_tasks.migrations.revisions import (
+    History,
+    NotUnderstood,
+    read_history,
+    version_folders,
+)
 from tests.support.values import service
 
 Put = Callable[[str, str], Path]
@@ -88,8 +93,9 @@ def test_a_service_without_revisions_has_no_head(orders: Service) -> None:
 
 
 def test_a_script_location_that_leads_nowhere_is_no_empty_history(orders: Service) -> None:
-    with pytest.raises(MigrationError, match=r"leads to .*/alembic, and there is no such folder"):
+    with pytest.raises(MigrationError, match=r"/alembic, which is not a directory") as caught:
         read_history(orders)
+    assert caught.value.code == "script-location-missing"
 
 
 def test_a_package_of_scripts_is_found_where_alembic_looks_for_it(orders: Service) -> None:
@@ -130,7 +136,7 @@ def test_what_a_revision_depends_on_counts_as_before_it(orders: Service, revise:
     revise("a")
     revise("x", "a")
     revise("b", "a", depends_on="x")
-    revise("m", ("b", "x"), depends_on=("a label of a branch",))
+    revise("m", ("b", "x"))
     history = read_history(orders)
     assert history.pending(("b",)) == 1
     assert history.pending(("x",)) == 2
@@ -224,7 +230,7 @@ def test_what_a_revision_depends_on_lies_on_the_way_and_before_it(
     revise("b", "a", depends_on="y")
     revise("x", "a")
     revise("y", "x")
-    revise("m", ("b", "y"), depends_on="a label of a branch")
+    revise("m", ("b", "y"))
     assert way(orders, ("a",), ("b",)) == ["x", "y", "b"]
     assert way(orders, ("b",), ("m",)) == ["m"]
     assert way(orders, ("x",), ("m",)) == ["y", "b", "m"]
@@ -278,21 +284,105 @@ def test_a_target_is_resolved_as_alembic_would(
         'revision: str\nrevision = "a"\ndown_revision = None\n',
         'revision = identifier = "a"\ndown_revision = ()\n',
         '\ufeffrevision = "a"\ndown_revision = []\n',
-        '# -*- coding: utf-8 -*-\nrevision = "a"  # å\n',
+        '# -*- coding: utf-8 -*-\nrevision = "a"  # å\ndown_revision = None\n',
+        'down_revision = "x"\nrevision = "a"\nif True:\n    other = 1\ndown_revision = None\n',
     ],
-    ids=["annotated", "annotated before", "two names", "byte order mark", "no down_revision"],
+    ids=["annotated", "annotated before", "two names", "byte order mark", "a coding", "twice"],
 )
 def test_a_revision_is_read_however_it_is_written(orders: Service, put: Put, text: str) -> None:
     put(f"{VERSIONS}/a.py", text)
     assert read_history(orders).heads == ("a",)
 
 
-def test_what_is_no_revision_is_passed_over(orders: Service, put: Put, revise: Revise) -> None:
+def test_what_alembic_passes_over_is_passed_over(orders: Service, put: Put, revise: Revise) -> None:
     revise("a")
     put(f"{VERSIONS}/__init__.py", "")
-    put(f"{VERSIONS}/helpers.py", "def revision(): ...\n")
+    put(f"{VERSIONS}/__init__old.py", "revision = 'b'\ndown_revision = 'a'\n")
+    put(f"{VERSIONS}/.#b.py", "revision = 'b'\ndown_revision = 'a'\n")
     put(f"{VERSIONS}/notes.txt", "revision = 'b'")
+    put(f"{VERSIONS}/b.py~", "revision = 'b'")
+    put(f"{VERSIONS}/below.py/b.py", "revision = 'b'\ndown_revision = 'a'\n")
+    (orders.directory / VERSIONS / ".#c.py").symlink_to("an-editor@a-laptop.4711")
     assert set(read_history(orders).revisions) == {"a"}
+
+
+# What only Alembic can tell.
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "def revision(): ...\n",
+        'revision = "b"\n',
+        'revision, down_revision = "b", "a"\n',
+        '[revision, down_revision] = "b", "a"\n',
+        'revision = "b"\ndown_revision = make("a")\n',
+        'revision = "b" + "1"\ndown_revision = "a"\n',
+        'revision = f"b"\ndown_revision = "a"\n',
+        'revision = 5\ndown_revision = "a"\n',
+        'revision = "b"\ndown_revision = 5\n',
+        'revision = "b"\ndown_revision = "a"\ndepends_on = "a label of a branch"\n',
+        'try:\n    revision = "b"\nfinally:\n    down_revision = "a"\n',
+        'if True:\n    revision = "b"\ndown_revision = "a"\n',
+        'revision = "x"\ndown_revision = "a"\nfor revision in ("b",):\n    pass\n',
+        'revision = "x"\ndown_revision = "a"\nwith open("f") as revision:\n    pass\n',
+        'revision = "x"\ndown_revision = "a"\nrevision += "b"\n',
+        'revision = "x"\ndown_revision = "a"\nprint(revision := "b")\n',
+        'revision = "x"\ndown_revision = "a"\nfrom ids import b as revision\n',
+        'revision = "x"\ndown_revision = "a"\nfrom ids import *\n',
+        'revision = "x"\ndown_revision = "a"\nimport revision\n',
+        'revision = "x"\ndown_revision = "a"\nclass revision: ...\n',
+        'revision = "x"\ndown_revision = "a"\ndel down_revision\n',
+        'revision = "x"\ndown_revision = "a"\nmatch 1:\n    case revision: ...\n',
+        'revision = "x"\ndown_revision = "a"\nglobals()["revision"] = "b"\n',
+        'revision = "x"\ndown_revision = "a"\nvars()["revision"] = "b"\n',
+        'revision = "x"\ndown_revision = "a"\nexec("revision = 2")\n',
+        'revision = "x"\ndown_revision = "a"\ndef f():\n    global revision\n    revision = 1\n',
+        'revision: str\ndown_revision = "a"\n',
+    ],
+)
+def test_a_file_that_only_its_import_explains_is_not_guessed(
+    orders: Service, put: Put, revise: Revise, text: str
+) -> None:
+    revise("a")
+    put(f"{VERSIONS}/b.py", text)
+    with pytest.raises(NotUnderstood):
+        read_history(orders)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "script_location = orders:migrations",
+        "script_location = alembic\nversion_locations = one two",
+        "script_location = alembic\nrecursive_version_locations = true",
+        "script_location = alembic\nsourceless = true",
+    ],
+)
+def test_an_unusual_configuration_is_not_guessed(
+    orders: Service, put: Put, revise: Revise, options: str
+) -> None:
+    revise("a")
+    put("alembic.ini", f"[alembic]\n{options}\n")
+    with pytest.raises(NotUnderstood):
+        read_history(orders)
+
+
+def test_a_revision_behind_a_link_is_not_guessed(orders: Service, revise: Revise) -> None:
+    path = revise("a")
+    (path.parent / "b.py").symlink_to(path)
+    with pytest.raises(NotUnderstood):
+        read_history(orders)
+
+
+def test_a_configuration_in_pyproject_is_not_guessed(
+    orders: Service, put: Put, revise: Revise
+) -> None:
+    revise("a")
+    put("pyproject.toml", '[tool.alembic]\nversion_locations = ["elsewhere"]\n')
+    with pytest.raises(NotUnderstood):
+        read_history(orders)
 
 
 # What does not hold together.
@@ -335,19 +425,18 @@ def test_every_file_that_cannot_be_read_is_named_once(
     orders: Service, put: Put, revise: Revise
 ) -> None:
     revise("a")
+    put(f"{VERSIONS}/c.py", "revision = 'c'\n\ndef upgrade(:\n")
+    put(f"{VERSIONS}/d.py", "revision = 'd\n")
+    found = dict(findings(orders))
+    assert list(found) == ["c.py, line 3", "d.py, line 1"]
+    assert all(problem.startswith("is not Python: ") for problem in found.values())
+
+
+def test_an_id_that_stands_twice_is_named(orders: Service, put: Put, revise: Revise) -> None:
+    revise("a")
     put(f"{VERSIONS}/b1.py", "revision = 'b'\ndown_revision = 'a'\n")
     put(f"{VERSIONS}/b2.py", "revision = 'b'\ndown_revision = 'a'\n")
-    put(f"{VERSIONS}/c.py", "revision = 'c'\n\ndef upgrade(:\n")
-    put(f"{VERSIONS}/d.py", "revision = 'd'\ndown_revision = make('c')\n")
-    put(f"{VERSIONS}/e.py", "revision = 5\n")
-    put(f"{VERSIONS}/f.py", "revision = 'f'\ndown_revision = 5\n")
-    found = dict(findings(orders))
-    assert list(found) == ["b2.py", "c.py, line 3", "d.py", "e.py", "f.py"]
-    assert found["b2.py"] == "revision b stands in b1.py too"
-    assert found["c.py, line 3"].startswith("is not Python: ")
-    assert found["d.py"] == "its down_revision is computed in line 2; write it literally"
-    assert (found["e.py"], found["f.py"]) == ("its revision is no text", "5 is no revision")
-    assert len(findings(orders)) == len(found)
+    assert findings(orders) == [("b2.py", "revision b stands in b1.py too")]
 
 
 # Where they lie.
@@ -402,15 +491,6 @@ def test_alembic_ini_wins_over_pyproject(orders: Service, put: Put) -> None:
     assert relative(orders) == ["alembic/versions"]
 
 
-def test_revisions_of_all_folders_are_one_history(
-    orders: Service, put: Put, revise: Revise
-) -> None:
-    put("alembic.ini", f"{INI}version_locations = one two\n")
-    revise("a", folder="one")
-    revise("b", "a", folder="two")
-    assert read_history(orders).heads == ("b",)
-
-
 @pytest.mark.parametrize(
     "text", ["", "[alembic]\n", "[alembic\n", "[alembic]\nscript_location = %(x)s"]
 )
@@ -424,6 +504,31 @@ def test_a_configuration_without_a_location_is_an_error(
 
 def relative(service: Service) -> list[str]:
     return [str(path.relative_to(service.directory)) for path in version_folders(service)]
+
+
+# Several version tables.
+
+
+@pytest.mark.parametrize(
+    ("tables", "current"),
+    [
+        ({}, ()),
+        ({"t": ("b",)}, ("b",)),
+        ({"t": ("b",), "u": ("b",)}, ("b",)),
+        ({"t": ("b",), "u": ("a",)}, ("a",)),
+        ({"t": ("a",), "u": ("b",), "v": ()}, ()),
+        ({"t": ("b",), "u": ("made elsewhere",)}, ("made elsewhere",)),
+    ],
+)
+def test_a_database_is_where_its_least_advanced_version_table_is(
+    orders: Service,
+    revise: Revise,
+    tables: dict[str, tuple[str, ...]],
+    current: tuple[str, ...],
+) -> None:
+    revise("a")
+    revise("b", "a")
+    assert read_history(orders).least_advanced(tables) == current
 
 
 def test_a_long_history_is_counted_without_recursion() -> None:

@@ -15,6 +15,7 @@ from huleedu_tasks.flows.validation import (
     judge,
     same_database,
 )
+from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
 from huleedu_tasks.migrations.revisions import History, Revision
 from huleedu_tasks.postgres.inspection import Facts, Identity
 from huleedu_tasks.report import Level, Outcome, Problem, Report, Status
@@ -39,7 +40,6 @@ SOUND = Facts(
     old_sessions=(),
     hidden_sessions=0,
     free_connections=FEW_CONNECTIONS,
-    revisions=("a1",),
     comment=MARK,
     may_mark=True,
 )
@@ -55,11 +55,13 @@ def target(name: str = "orders") -> Target:
         variables="HULEEDU_PROD_DB",
         open_allowed=False,
         history=History(revisions={"a1": HEAD}),
+        answers=AlembicAnswers(settings=settings(), state=None),
     )
 
 
-def judged(**facts: Any) -> list[tuple[Level, str]]:
-    return [(each.level, each.cause) for each in judge(target(), replace(SOUND, **facts))]
+def judged(revisions: tuple[str, ...] = ("a1",), **facts: Any) -> list[tuple[Level, str]]:
+    found = judge(target(), replace(SOUND, **facts), revisions)
+    return [(problem.level, problem.cause) for problem in found]
 
 
 def test_sound_facts_at_every_threshold_are_no_problem() -> None:

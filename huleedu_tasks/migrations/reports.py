@@ -1,0 +1,82 @@
+"""Reports which revisions Alembic's own script directory holds.
+
+Loaded by its path in the process that runs Alembic, like `worker.py` beside it: the interpreter may
+be the service's own, and older than ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from typing import Any
+
+# What Alembic warns of where files contradict each other, and then goes on (alembic/script).
+CONTRADICTIONS = ("is present more than once", "is not present")
+
+
+class RevisionsReport:
+    """Keeps the script directory that Alembic makes, and writes down what it holds.
+
+    Args:
+        file: Where it is written, as JSON.
+    """
+
+    def __init__(self, file: str) -> None:
+        from alembic.script import ScriptDirectory
+
+        self._file = file
+        self._directory: Any = None
+        self._contradictions: list[str] = []
+        self._keep_directory(ScriptDirectory)
+        self._hear_warnings()
+
+    def tell(self) -> None:
+        """Write down every revision, from the heads to the bases."""
+        scripts = [] if self._directory is None else self._directory.walk_revisions()
+        told = {
+            "revisions": [self._told(script) for script in scripts],
+            "contradictions": self._contradictions,
+        }
+        partial = f"{self._file}.partial"
+        with open(partial, "w", encoding="utf-8") as written:
+            json.dump(told, written)
+        os.rename(partial, self._file)
+
+    def _told(self, script: Any) -> dict[str, Any]:
+        # A branch label or the beginning of an id stands for the revisions it resolves to.
+        needed = [self._directory.get_revisions(name) for name in _tuple(script.dependencies)]
+        return {
+            "id": str(script.revision),
+            "parents": [str(name) for name in _tuple(script.down_revision)],
+            "depends_on": [str(each.revision) for found in needed for each in found],
+            "message": str(script.doc or "").partition("\n")[0],
+            "path": str(script.path),
+        }
+
+    def _keep_directory(self, kind: Any) -> None:
+        plain = kind.from_config.__func__
+
+        def from_config(cls: Any, config: Any) -> Any:
+            self._directory = plain(cls, config)
+            return self._directory
+
+        kind.from_config = classmethod(from_config)
+
+    def _hear_warnings(self) -> None:
+        plain: Any = warnings.showwarning
+
+        def hear(message: Any, *args: Any, **options: Any) -> None:
+            if any(words in str(message) for words in CONTRADICTIONS):
+                self._contradictions.append(str(message))
+            plain(message, *args, **options)
+
+        warnings.simplefilter("always", UserWarning)
+        setattr(sys.modules["warnings"], "showwarning", hear)  # noqa: B010  # not a method here
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, (tuple, list, set, frozenset)) else (value,)
