@@ -268,7 +268,8 @@ async def upgrade(
         done = await _run_alembic(
             service, settings, environment, ["upgrade", target], workers=workers
         )
-        used = _used(told, url)
+        # Our own sessions: that after it, and that before it where there was one.
+        used = _used(told, url, own_sessions=1 if before is None else 2)
     if done.returncode != 0:
         at = session.before if before is None else before
         raise _failure(service, url, done, session, _remedy(at, history))
@@ -539,8 +540,12 @@ async def _run_alembic(
     return done
 
 
-def _used(told: Path, url: DatabaseUrl | None) -> Used | None:
-    """Return what a worker has told, with our own sessions: that before and that after it."""
+def _used(told: Path, url: DatabaseUrl | None, *, own_sessions: int = 0) -> Used | None:
+    """Return what a worker has told; None if it has not told anything.
+
+    Args:
+        own_sessions: How many sessions we had on the database ourselves meanwhile.
+    """
     if not told.exists():
         return None
     facts = json.loads(told.read_bytes())
@@ -551,7 +556,7 @@ def _used(told: Path, url: DatabaseUrl | None) -> Used | None:
         files=facts["files"],
         folders=facts["folders"],
         addresses=[each for each in facts["addresses"] if each.split()[0] != own_port],
-        sessions=sessions + 2,
+        sessions=sessions + own_sessions,
         variables=facts["variables"],
         all_variables=facts["all_variables"],
     )

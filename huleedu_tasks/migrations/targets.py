@@ -104,6 +104,8 @@ class Target:
         self._tell = tell
         self._variables = variables
         self.was_missed = False
+        # How many connections were opened by a driver, by SQLAlchemy or not.
+        self.opened = 0
         _watch_drivers(self)
 
     def require(self, connection: Any, address: str = "", *, ends: bool = True) -> None:
@@ -259,6 +261,7 @@ def _watch_asyncpg(driver: Any, target: Target) -> None:
 
     async def connect(*args: Any, **options: Any) -> Any:
         connection = await plain(*args, **options)
+        target.opened += 1
         # A path for a Unix socket.
         place = getattr(connection, "_addr", None)
         address = f"{place[0]}:{place[1]}" if isinstance(place, tuple) else str(place or "")
@@ -281,11 +284,13 @@ def _watch_psycopg(driver: Any, target: Target) -> None:
 
     def connect(cls: Any, *args: Any, **options: Any) -> Any:
         connection = of_class(cls, *args, **options)
+        target.opened += 1
         _require_or_close(connection, target)
         return connection
 
     async def connect_async(cls: Any, *args: Any, **options: Any) -> Any:
         connection = await of_async_class(cls, *args, **options)
+        target.opened += 1
         for setting in target.settings:
             await connection.execute(setting)
         row = await (await connection.execute(IDENTITY)).fetchone()
@@ -308,6 +313,7 @@ def _watch_psycopg2(driver: Any, target: Target) -> None:
 
     def connect(*args: Any, **options: Any) -> Any:
         connection = plain(*args, **options)
+        target.opened += 1
         # An asynchronous one is not connected yet.
         if not connection.async_:
             _require_or_close(connection, target)

@@ -385,6 +385,7 @@ class Observer:
         self._unfinished_work = False
         self._kept_in_part = False
         self._is_configured = False
+        self._engine_connections = 0
         hand_over_url(url)
         self._observe_steps(EnvironmentContext)
         event.listen(Engine, "do_connect", self._note_dialect)
@@ -453,6 +454,9 @@ class Observer:
         if not connection.in_transaction():
             driver.rollback()
         self._is_configured = True
+        if self._target.opened > self._engine_connections:
+            # What was asked on a connection without SQLAlchemy is not heard.
+            self._tell("queried")
         self._tell(
             "configured",
             table=context.version_table,
@@ -509,6 +513,7 @@ class Observer:
     def _set_up(self, connection: Any, record: Any) -> None:
         if not record.info.get(POSTGRESQL) and not self._target.is_postgresql(connection):
             return
+        self._engine_connections += 1
         for settings, needed in ((self._settings, True), (self._wishes, False)):
             if not settings:
                 continue
