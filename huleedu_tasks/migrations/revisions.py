@@ -34,9 +34,10 @@ _FIELDS = frozenset({"revision", "down_revision", "depends_on", "branch_labels"}
 _UNUSUAL = ("version_locations", "recursive_version_locations", "sourceless")
 # As Alembic names what it passes over (alembic/script/base.py).
 _PASSED_OVER = (".#", "__init__")
-# What may bind a name without naming it in a statement.
+# What may bind a name without a statement of the module itself that does.
 _INDIRECT = re.compile(
     rb"globals|locals\(|vars\(|exec\(|setattr|__dict__|sys\.modules|import_module"
+    rb"|\bglobal\b[^\n]*\b(revision|down_revision|depends_on|branch_labels)\b"
 )
 
 
@@ -416,21 +417,18 @@ def _literal(node: ast.stmt, name: str, path: Path) -> object:
     raise NotUnderstood(f"{path.name} computes {name} in line {node.lineno}")
 
 
-def _bound_by(node: ast.AST) -> set[str]:
+def _bound_by(node: ast.stmt) -> set[str]:
     """Return the names a statement of a module may bind there; `*` for names it does not list.
 
-    The bodies of functions and classes have names of their own, but for those they call global.
+    The bodies of functions and classes have names of their own.
     """
     bound: set[str] = set()
-    todo: list[tuple[ast.AST, bool]] = [(node, False)]
+    todo: list[ast.AST] = [node]
     while todo:
-        each, is_inside = todo.pop()
-        if isinstance(each, ast.Global):
-            bound.update(each.names)
-        elif not is_inside:
-            bound.update(_names_bound_at(each))
-        is_scope = isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-        todo += [(child, is_inside or is_scope) for child in ast.iter_child_nodes(each)]
+        part = todo.pop()
+        bound.update(_names_bound_at(part))
+        if not isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            todo += ast.iter_child_nodes(part)
     return bound
 
 
