@@ -168,14 +168,14 @@ class Reads:
         """The files that were read, and those of all modules that are loaded."""
         modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         loaded = {os.path.abspath(file) for file in modules if isinstance(file, str)}
-        return [
-            file for file in sorted({*map(source_of, self._files), *loaded}) if may_change(file)
-        ]
+        # A copy: another thread may add to the set meanwhile.
+        read = map(source_of, self._files.copy())
+        return [file for file in sorted({*read, *loaded}) if may_change(file)]
 
     @property
     def folders(self) -> list[str]:
         """The folders whose entries were asked for."""
-        return [folder for folder in sorted(self._folders) if may_change(folder)]
+        return [folder for folder in sorted(self._folders.copy()) if may_change(folder)]
 
     def _add(self, path: object, paths: set[str]) -> None:
         # A number is an open file's.
