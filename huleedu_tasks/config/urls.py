@@ -52,6 +52,11 @@ class DatabaseUrl:
         return f"{_bracketed(self.host)}:{self.port}"
 
     @property
+    def place(self) -> str:
+        """The database and its server, as people write them."""
+        return f"{self.database} on {self.address}"
+
+    @property
     def is_local(self) -> bool:
         """Whether the host is one of this machine's own loopback names."""
         return self.host in ("localhost", "127.0.0.1", "::1")

@@ -26,6 +26,7 @@ from huleedu_tasks.config.urls import (
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, HuleEduError, ServerError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.fleet import Step, Work
+from huleedu_tasks.flows.following import following_problems
 from huleedu_tasks.flows.pins import write_plan
 from huleedu_tasks.flows.planning import Planned, plan
 from huleedu_tasks.flows.validation import (
@@ -43,7 +44,7 @@ from huleedu_tasks.journal import commit_of
 from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
 from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.migrations.runner import named
-from huleedu_tasks.report import Fact, Level, Outcome, Progress, Report, Silence
+from huleedu_tasks.report import Fact, Level, Outcome, Problem, Progress, Report, Silence
 
 # Each costs a connection of a server that others use.
 CONNECTIONS = 8
@@ -87,7 +88,7 @@ class Production:
             if offline:
                 outcomes = tuple(map(self._offline, self.services))
             else:
-                outcomes, _ = await self._validate_all()
+                outcomes, _ = await self._validate_all(asks_all=True)
         return self.report("prod.validate", outcomes, VALIDATE_COLUMNS)
 
     async def status(self, *, check: bool) -> Report:
@@ -169,13 +170,28 @@ class Production:
 
     # What is done for each service.
 
-    async def _validate_all(self) -> tuple[tuple[Outcome, ...], dict[str, Validated]]:
+    async def _validate_all(
+        self, *, asks_all: bool = False
+    ) -> tuple[tuple[Outcome, ...], dict[str, Validated]]:
+        """Ask every database, and the `env.py` of those that have something pending.
+
+        Args:
+            asks_all: Whether the others are asked too.
+        """
         found: dict[str, Validated] = {}
+        # Each imports what its service imports.
+        turns = asyncio.Semaphore(self.settings.jobs)
 
         async def ask(service: Service, step: Step) -> Outcome:
             step("asking its database")
-            found[service.name] = await validate(self.target(service))
-            return _validated(found[service.name])
+            validated = await validate(self.target(service))
+            if asks_all or validated.is_behind:
+                async with turns:
+                    step("asking its env.py")
+                    problems = await self._following(service)
+                validated = replace(validated, problems=(*validated.problems, *problems))
+            found[service.name] = validated
+            return _validated(validated)
 
         outcomes = await self._run(ask)
         # This only shows when all are known.
@@ -187,6 +203,10 @@ class Production:
             for outcome in outcomes
         )
         return judged, found
+
+    async def _following(self, service: Service) -> tuple[Problem, ...]:
+        resolved, workers = self._urls[service.name], self.answers.workers
+        return await following_problems(service, resolved, self.settings, workers)
 
     def _offline(self, service: Service) -> Outcome:
         target = self.target(service)

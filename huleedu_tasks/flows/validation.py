@@ -110,6 +110,14 @@ class Validated:
     facts: Facts | None = None
     revisions: tuple[str, ...] | HuleEduError = ()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether a migration would run Alembic, as far as that is known."""
+        if self.facts is None or isinstance(self.revisions, HuleEduError):
+            return False
+        history = self.target.history
+        return not isinstance(history, HuleEduError) and bool(history.pending(self.revisions))
+
 
 async def validate(target: Target) -> Validated:
     """Ask a database everything that could keep it from being migrated."""

@@ -38,6 +38,8 @@ _CANCELED = "57014"
 # The same code stands for pg_cancel_backend().
 _BY_TIMEOUT = "statement timeout"
 _SHOWN_STATEMENT = 120
+# What an env.py may take until it connects, when it is only asked where.
+ASKING_SECONDS = 30.0
 # Names that may say where a database is.
 _NAMES_DATABASE = re.compile(r"DATABASE|DB|PG|POSTGRES|SQL|DSN|UR[IL]", re.IGNORECASE)
 
@@ -210,6 +212,30 @@ class ReportedTables:
     tables: tuple[VersionTable, ...]
     queried_first: bool
     used: Used | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedConnection:
+    """The first connection that a service's `env.py` would open; none was opened.
+
+    Attributes:
+        address: Its host and port; empty if `env.py` would connect to nothing.
+        follows: Whether it is to the database of the URL that `env.py` was given.
+        driver: The library that would connect.
+        complaint: What the driver says of parameters that it does not take; empty if it takes all.
+        how_to_follow: Which variable `env.py` read instead, and what to change.
+        refused: An address that `env.py` tried to reach before; empty if none.
+        failure: The error that `env.py` ended with; empty if it connects.
+    """
+
+    address: str = ""
+    database: str = ""
+    follows: bool = False
+    driver: str = ""
+    complaint: str = ""
+    how_to_follow: str = ""
+    refused: str = ""
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -413,6 +439,36 @@ async def report_version_tables(
     return ReportedTables(tables=tables, queried_first=session.queried_first, used=found)
 
 
+async def report_connection(
+    service: Service, url: DatabaseUrl, settings: Settings, *, workers: WarmWorkers
+) -> ReportedConnection:
+    """Ask a service's `env.py` where it would connect; it connects to nothing.
+
+    Raises:
+        MigrationError: If it takes too long, or its interpreter cannot be started.
+    """
+    environment = _environment(service, url, settings)
+    with process.scratch_folder() as scratch:
+        file = scratch / "connection"
+        asking = {"asking": {"file": str(file), "url": url.reveal()}}
+        environment[INSTRUCTIONS] = json.dumps(asking)
+        done = await _run_alembic(
+            service, settings, environment, ["current"], workers=workers, timeout=ASKING_SECONDS
+        )
+        told = json.loads(file.read_bytes()) if file.exists() else {}
+    if "address" not in told:
+        failure = cause_in(done.output) if done.returncode else ""
+        return ReportedConnection(refused=told.get("refused", ""), failure=failure)
+    return ReportedConnection(
+        address=told["address"],
+        database=told["database"],
+        follows=told["follows"],
+        driver=told["driver"],
+        complaint=Redactor([url.password])(told["complaint"]),
+        how_to_follow=_how_to_follow(service, told),
+    )
+
+
 def _version_table(event: Mapping[str, Any]) -> VersionTable:
     # A schema that is stated needs no search path.
     path = () if event["schema"] else tuple(event["search_path"])
@@ -516,9 +572,10 @@ async def _run_alembic(
     arguments: list[str],
     *,
     workers: WarmWorkers | None = None,
+    timeout: float | None = None,
 ) -> process.Completed:
     arguments = ["-c", str(service.alembic_config), *arguments]
-    timeout = settings.migration_timeout
+    timeout = timeout or settings.migration_timeout
     done = None
     if workers and not service.python and workers.can_have(environment):
         # Should nothing be left that forks, an interpreter of its own does as well.
@@ -534,7 +591,7 @@ async def _run_alembic(
     done = replace(done, output=mask(done.output))
     if done.timed_out:
         raise MigrationError(
-            f"Its migrations took longer than {settings.migration_timeout:g} s and were ended.",
+            f"Its migrations took longer than {timeout:g} s and were ended.",
             hint="See what it waits for; HULEEDU_MIGRATION_TIMEOUT allows more time.",
             output=done.output,
         )

@@ -59,14 +59,18 @@ def exit_code_of_alembic() -> int:
     instructions = json.loads(os.environ.pop(INSTRUCTIONS, "{}"))
     told = instructions.pop("used", None)
     revisions = instructions.pop("revisions", None)
+    asking = instructions.pop("asking", None)
     targets = beside("targets")
-    variables = targets.ReadVariables() if told or instructions else None
+    variables = targets.ReadVariables() if told or instructions or asking else None
     with outside_of_service():
         from alembic.config import main as alembic
 
         accept_percent_signs()
         observer = Observer(variables=variables, **instructions) if instructions else None
         report = beside("reports").RevisionsReport(revisions) if revisions else None
+        if asking:
+            hand_over_url(asking["url"])
+            beside("asking").Asking(asking["file"], asking["url"], targets, variables)
         used = Used(told, variables) if told else None
     try:
         alembic(prog="alembic")

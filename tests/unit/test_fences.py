@@ -56,7 +56,7 @@ OWNERS = {
     "filelock": {"flows/development.py", "servers/embedded.py"},
     # In a process of its own, maybe with another interpreter.
     "alembic": {"migrations/probe.py", "migrations/reports.py", "migrations/worker.py"},
-    "sqlalchemy": {"migrations/probe.py", "migrations/worker.py"},
+    "sqlalchemy": {"migrations/asking.py", "migrations/probe.py", "migrations/worker.py"},
     "greenlet": {"migrations/probe.py"},
     "sqlglot": {"migrations/hazards.py"},
     "dotenv": {"config/settings.py", "survey/env_files.py"},
@@ -72,6 +72,7 @@ RESERVED = {
         # Hands PATH and the like on to a server; nothing is set by them.
         "servers/cluster.py",
         # Take what their parent has put there, in a process of their own.
+        "migrations/asking.py",
         "migrations/nursery.py",
         "migrations/probe.py",
         "migrations/targets.py",
@@ -90,6 +91,7 @@ RESERVED = {
     r"(sys\.|os\._)?exit|SystemExit|invoke\.exceptions\.Exit": {
         "cli/command.py",
         # In a child process, whose end it is.
+        "migrations/asking.py",
         "migrations/nursery.py",
         "migrations/probe.py",
         "migrations/worker.py",

@@ -1,0 +1,97 @@
+"""Whether each service's `env.py` would follow its URL, asked of `env.py` and of its driver."""
+
+import re
+from collections.abc import Iterator
+
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.config.urls import ResolvedUrl
+from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.migrations.runner import ReportedConnection, report_connection
+from huleedu_tasks.migrations.warm import WarmWorkers
+from huleedu_tasks.report import Level, Problem
+
+# What SQLAlchemy says of a dialect or a driver that it does not know.
+UNKNOWN_DRIVER = re.compile(r"Can't load plugin: sqlalchemy\.dialects:([\w.+]+)")
+MISSING_DRIVER = re.compile(r"No module named '([^']+)'")
+# asyncpg's name for libpq's sslmode, and the other way round.
+TLS_NAMES = {"asyncpg": ("sslmode", "ssl"), "psycopg": ("ssl", "sslmode")}
+
+
+async def following_problems(
+    service: Service, resolved: ResolvedUrl, settings: Settings, workers: WarmWorkers
+) -> tuple[Problem, ...]:
+    """Ask a service's `env.py` where it would connect with its URL; nothing is connected to."""
+    variable = resolved.source if resolved.is_override else service.alembic_url_variable
+    try:
+        found = await report_connection(service, resolved.url, settings, workers=workers)
+    except HuleEduError as error:
+        cause = f"env.py could not be asked where it connects: {error.message.rstrip('.')}"
+        return (_problem(Level.WARNING, cause, error.hint, "env-py-not-asked"),)
+    return tuple(_judge(service, resolved, found, variable))
+
+
+def _judge(
+    service: Service, resolved: ResolvedUrl, found: ReportedConnection, variable: str
+) -> Iterator[Problem]:
+    if not found.address:
+        yield _without_connection(service, resolved, found, variable)
+        return
+    if not found.follows:
+        place = f"{found.database} on {found.address}"
+        cause = f"env.py would connect to {place}, not to {resolved.url.place}"
+        yield _error(cause, found.how_to_follow, "target-mismatch")
+    if found.complaint:
+        yield _error(
+            f"{found.driver} does not take the URL in {variable}: {found.complaint}",
+            _other_parameter(found, variable),
+            "url-parameter-refused",
+        )
+
+
+def _without_connection(
+    service: Service, resolved: ResolvedUrl, found: ReportedConnection, variable: str
+) -> Problem:
+    by_hand = "`alembic current` in the service's directory shows the same."
+    if found.refused:
+        return _problem(
+            Level.WARNING,
+            f"env.py needs {found.refused} before it connects to its database, so that it could "
+            "not be asked where it connects",
+            "Nothing is wrong with that; the migration itself compares every connection.",
+            "env-py-not-asked",
+        )
+    if not found.failure:
+        return _error("env.py ended without connecting to a database", by_hand, "env-py-failed")
+    cause = f"env.py fails with the URL in {variable}: {found.failure}"
+    if UNKNOWN_DRIVER.search(found.failure):
+        remedy = f"SQLAlchemy does not know {resolved.url.scheme}://: {_state_scheme(resolved)}"
+        return _error(cause, remedy, "url-driver-unknown")
+    if missing := MISSING_DRIVER.search(found.failure):
+        remedy = (
+            f"Install {missing[1].partition('.')[0]} where its migrations run, or "
+            f"{_state_scheme(resolved)[0].lower()}{_state_scheme(resolved)[1:]}"
+        )
+        return _error(cause, remedy, "env-py-failed")
+    return _error(cause, f"Correct env.py or {variable}; {by_hand}", "env-py-failed")
+
+
+def _state_scheme(resolved: ResolvedUrl) -> str:
+    if resolved.is_override:
+        return f"Begin {resolved.source} with postgresql+asyncpg:// or the driver env.py uses."
+    return "State the driver env.py uses as 'url_scheme' in the registry."
+
+
+def _other_parameter(found: ReportedConnection, variable: str) -> str:
+    wrong, right = TLS_NAMES.get(found.driver, TLS_NAMES["psycopg"])
+    if re.search(rf"['\"]{wrong}['\"]", found.complaint):
+        return f"Write {right}= instead of {wrong}= in {variable}: that is {found.driver}'s name."
+    return f"Remove the parameter from {variable}, or have env.py take it out of the URL."
+
+
+def _error(cause: str, remedy: str, code: str) -> Problem:
+    return _problem(Level.ERROR, cause, remedy, code)
+
+
+def _problem(level: Level, cause: str, remedy: str, code: str) -> Problem:
+    return Problem(level=level, cause=cause, remedy=remedy, code=code)
