@@ -3,14 +3,14 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.errors import ExitCode, HuleEduError, MigrationError, ServerError
+from huleedu_tasks.errors import ExitCode, HuleEduError, MigrationError, Refused, ServerError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.fleet import Step
 from huleedu_tasks.flows.pins import Pin, stale
@@ -19,6 +19,7 @@ from huleedu_tasks.flows.validation import Target, reach
 from huleedu_tasks.journal import Record
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.revisions import History
+from huleedu_tasks.migrations.rollback import PARTIAL_HINT, Fate, Unfinished, unfinished
 from huleedu_tasks.migrations.runner import LockTimeout, Migrated, Observation, named
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import answering
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 BETWEEN_LOOKS = 0.2
 LONGEST_PAUSE = 30.0
+# PostgreSQL, Appendix A: connection exceptions, and a session ended by an administrator.
+SESSION_ENDS = ("08", "57P")
 # The server looks this often whether its client is still there; not every one can.
 WISHES = {"client_connection_check_interval": "500ms"}
 
@@ -70,6 +73,9 @@ class Attempts:
     blockers: tuple[locks.Blocker, ...] = ()
     observations: list[Observation] = field(default_factory=list)
     told: str = ""
+    token: int = 0
+    # One question at a time on the connection that holds the lock.
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self) -> Ended:
         """Migrate, and ask the database where it is, whatever has happened."""
@@ -77,9 +83,13 @@ class Attempts:
         try:
             outcome = await self._until_done()
         except HuleEduError as error:
-            outcome = fleet.failed(self.target.service, error)
+            outcome = fleet.failed(self.target.service, await self._explained(error))
         except asyncio.CancelledError:
             outcome = fleet.interrupted(self.target.service.name)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            outcome = fleet.unforeseen(self.target.service, error)
         # Whoever interrupts once more waits for this; else nobody would know what was done.
         outcome, at = await fleet.whatever_happens(self._conclude(outcome))
         return Ended(outcome=outcome, at=at, seconds=time.monotonic() - started)
@@ -87,11 +97,14 @@ class Attempts:
     async def _conclude(self, outcome: Outcome) -> tuple[Outcome, tuple[str, ...] | None]:
         """Have all rolled back that is not done, and say where the database is."""
         try:
-            at = await self._settle()
-        except ServerError as error:
-            where = f"where {self.pin.database} is cannot be told: {error.message}"
-            return replace(outcome, detail=_joined(outcome, where), revisions=()), None
+            at, lost = await self._settle()
+        except Exception as error:
+            why = error.message if isinstance(error, HuleEduError) else f"{error!r}"
+            return self._not_known(outcome, why), None
         applied = runner.applied(self.observations, self.history, self.pin.before, at)
+        if outcome.code == locks.LOST:
+            # Another run may have applied the others.
+            applied = tuple(each for each in applied if each.seconds is not None)
         outcome = replace(outcome, revisions=applied)
         if outcome and at == self.pin.after:
             return replace(outcome, detail=_counted(len(applied))), at
@@ -100,20 +113,31 @@ class Attempts:
             outcome = replace(
                 outcome, status=Status.FAILED, exit_code=ExitCode.FAILED, detail=detail
             )
-        return replace(outcome, detail=_joined(outcome, self._where(at))), at
-
-    def _where(self, at: tuple[str, ...]) -> str:
+        if lost and lost.fate is Fate.PARTIAL:
+            outcome = replace(outcome, hint=PARTIAL_HINT)
         where = f"{self.pin.database} is at {named(at)}"
-        last = self.observations[-1] if self.observations else None
-        if last and last.kept:
-            return (
-                f"{where}, and a part of revision {last.kept} may stay: it commits before its end"
-            )
-        lost = last and last.begun and last.begun not in at
-        return f"{where}, and nothing stays of revision {last.begun}" if last and lost else where
+        where = f"{where}, and {lost}" if lost else where
+        return replace(outcome, detail=_joined(outcome, where)), at
+
+    def _not_known(self, outcome: Outcome, why: str) -> Outcome:
+        asks = f"`invoke prod.status --service {self.pin.service}` asks again"
+        where = f"the revision of {self.pin.database} is not known: {why.rstrip('.')}; {asks}"
+        status, code = outcome.status, outcome.exit_code
+        if outcome:
+            # What was not seen is no success.
+            status, code = Status.FAILED, ExitCode.FAILED
+        return replace(
+            outcome,
+            status=status,
+            exit_code=code,
+            detail=_joined(outcome, where),
+            revisions=(),
+        )
 
     async def _until_done(self) -> Outcome:
-        """Try again as long as nothing but somebody's lock stands in the way."""
+        """Try again as long as nothing but another session's lock stands in the way."""
+        async with self._on_lock():
+            self.token = await locks.take_token(self.lock, place=self._place)
         last = self.settings.lock_attempts
         number = 1
         while True:
@@ -123,10 +147,36 @@ class Attempts:
                 return Outcome(service=self.pin.service, output=migrated.output)
             except LockTimeout as error:
                 error.message = f"{error.message}; {self._who_blocks()}"
-                if number >= last or self.observations[-1].kept:
+                if number >= last or not await self._was_rolled_back():
                     raise
             await self._pause(number, last)
             number += 1
+
+    async def _was_rolled_back(self) -> bool:
+        """Whether the server says that nothing of the last attempt is left."""
+        try:
+            _, lost = await self._settle()
+        except ServerError:
+            return False
+        return lost is None or lost.fate is Fate.ROLLED_BACK
+
+    async def _explained(self, error: HuleEduError) -> HuleEduError:
+        """Return the loss of the lock as the cause of what has failed because of it."""
+        if isinstance(error, Refused) or not self.token:
+            return error
+        try:
+            async with self._on_lock():
+                if await locks.is_held(self.lock, self.token):
+                    return error
+        except HuleEduError:
+            pass
+        lost = locks.lock_lost(self._place, f"its migration was ended: {error.message.rstrip('.')}")
+        lost.output = error.output
+        return lost
+
+    @property
+    def _place(self) -> str:
+        return f"{self.pin.database} on {self.target.url.address}"
 
     async def _require_plan(self, *, first: bool) -> None:
         """See that what is about to run is what was agreed to, down to each file.
@@ -136,6 +186,7 @@ class Attempts:
 
         Raises:
             MigrationError: If it is not.
+            Refused: If the lock is lost.
         """
         async with self._on_lock():
             now = await pin_now(self.target, self.lock)
@@ -154,7 +205,7 @@ class Attempts:
             "waited too long", service=self.pin.service, attempt=number, blockers=blockers
         )
         again = f"rolled back, and again in {pause:.0f} s"
-        self.step(f"attempt {number} of {last}: {blockers}; {again}")
+        self._say(f"attempt {number} of {last}: {blockers}; {again}")
         await asyncio.sleep(pause)
 
     async def _attempt(self, number: int) -> Migrated:
@@ -174,6 +225,7 @@ class Attempts:
                 tables=self.target.answers.known_version_tables(
                     self.target.service, self.target.url
                 ),
+                read=self._read,
             )
         )
         over = asyncio.Event()
@@ -183,6 +235,11 @@ class Attempts:
             if not migrating.done():
                 watching.result()
             return await migrating
+        except Refused as error:
+            if error.code == locks.LOST:
+                # Nothing more is asked there; it may not even answer.
+                self.lock.terminate()
+            raise
         finally:
             migrating.cancel()
             # A question that is cut off would leave the lock's connection busy.
@@ -193,17 +250,15 @@ class Attempts:
         """Tell which revision runs and whom it waits for, until it is over.
 
         Raises:
-            ServerError: If the connection that holds the lock is lost.
+            Refused: If the connection that holds the lock is lost.
         """
         name = locks.run_name(self.record.run)
         while not await _is_set(over, within=BETWEEN_LOOKS):
             try:
                 async with self._on_lock():
                     blockers = await locks.blockers(self.lock, name)
-            except ServerError as error:
-                if self.lock.is_closed() or isinstance(error.__cause__, TimeoutError):
-                    raise
-                # Somebody has cancelled the question, and not the lock.
+            except ServerError:
+                # Another session has cancelled the question, and not the lock.
                 continue
             self.blockers = blockers or self.blockers
             waits = ", ".join(blocker.name for blocker in blockers)
@@ -214,36 +269,73 @@ class Attempts:
     async def _on_lock(self) -> AsyncIterator[None]:
         """Ask on the connection that holds the lock: where it is lost, so is the lock."""
         try:
-            async with answering(self.target.url.address):
+            async with self.asking, answering(self.target.url.address):
                 yield
         except ServerError as error:
-            raise ServerError(
-                "The connection with the lock is lost, so the migration was ended: "
-                f"{error.message}",
-                hint="Run the same command again; it begins where the database is.",
-            ) from error.__cause__
+            if not self._is_lost(error):
+                raise
+            done = f"its migration was ended: {error.message.rstrip('.')}"
+            raise locks.lock_lost(self._place, done) from error.__cause__
+
+    def _is_lost(self, error: ServerError) -> bool:
+        """Whether the lock's session does not answer any more, and not only to a question."""
+        cause = error.__cause__
+        state = str(getattr(cause, "sqlstate", None) or "")
+        return (
+            self.lock.is_closed()
+            or isinstance(cause, TimeoutError)
+            or state.startswith(SESSION_ENDS)
+        )
 
     def _tell(self, text: str) -> None:
         """Say what is new; in a log each step is a line."""
         if text != self.told:
             self.told = text
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        # Who only looks on does not end a migration in its middle.
+        with suppress(Exception):
             self.step(text)
 
-    async def _settle(self) -> tuple[str, ...]:
-        """End what is left of our sessions, so that all is rolled back, and ask where we are."""
-        async with reach(self.target) as asked:
+    async def _settle(self) -> tuple[tuple[str, ...], Unfinished | None]:
+        """End what is left of our sessions, so that all is rolled back, and ask where we are.
+
+        Raises:
+            ServerError: If the database does not say.
+        """
+        async with self._asked() as asked:
             async with answering(self.target.url.address):
                 await locks.end_runs(asked, locks.run_name(self.record.run))
-            tables = self._version_tables
-            if tables is None:
-                return await self.target.read_revisions(asked)
+            at = await self._revisions(asked)
+            if not self.observations:
+                return at, None
+            recorded = [each.id for each in self.history.between((), at)]
+            return at, await unfinished(self.observations[-1], asked, recorded)
+
+    @asynccontextmanager
+    async def _asked(self) -> "AsyncIterator[asyncpg.Connection]":
+        """Connect to the database, or ask on the lock's connection where it lets nobody else in."""
+        async with AsyncExitStack() as stack:
+            try:
+                asked = await stack.enter_async_context(reach(self.target))
+            except ServerError:
+                if self.lock.is_closed():
+                    raise
+                await stack.enter_async_context(self.asking)
+                asked = self.lock
+            yield asked
+
+    async def _read(self, tables: Sequence[VersionTable] | None) -> tuple[str, ...]:
+        async with self._asked() as asked:
             return self.history.least_advanced(await read_revisions(asked, tables))
 
-    @property
-    def _version_tables(self) -> tuple[VersionTable, ...] | None:
-        """The version tables that the last run of Alembic configured; None if there was none."""
+    async def _revisions(self, asked: "asyncpg.Connection") -> tuple[str, ...]:
+        """Ask for the revisions in the version tables that Alembic has configured last."""
         last = self.observations[-1] if self.observations else None
-        return (last.version_tables if last else ()) or None
+        if last and last.version_tables:
+            return self.history.least_advanced(await read_revisions(asked, last.version_tables))
+        return await self.target.read_revisions(asked)
 
     def _observation(self, number: int) -> Observation:
         service = self.target.service
@@ -261,6 +353,7 @@ class Attempts:
             },
             wishes=WISHES,
             target=self.identity.place,
+            lock=locks.held_expression(self.token),
         )
 
     def _who_blocks(self) -> str:

@@ -146,6 +146,14 @@ def failed(service: Service, error: HuleEduError) -> Outcome:
     )
 
 
+def unforeseen(service: Service, error: BaseException) -> Outcome:
+    """Return the outcome of work that raised what no error of ours is: a bug, or no memory."""
+    if isinstance(error, KeyboardInterrupt):
+        return interrupted(service.name)
+    output = "".join(traceback.format_exception(error))
+    return failed(service, HuleEduError(f"{type(error).__name__}: {error}", output=output))
+
+
 async def _outcome_of(service: Service, work: Work, progress: Progress) -> Outcome:
     started = time.monotonic()
     try:
@@ -154,10 +162,7 @@ async def _outcome_of(service: Service, work: Work, progress: Progress) -> Outco
         outcome = failed(service, error)
     except Exception as error:
         # A bug here, or a driver's error nobody foresaw: the other services go on.
-        unforeseen = HuleEduError(
-            f"{type(error).__name__}: {error}", output="".join(traceback.format_exception(error))
-        )
-        outcome = failed(service, unforeseen)
+        outcome = unforeseen(service, error)
     return replace(outcome, seconds=time.monotonic() - started)
 
 

@@ -9,9 +9,10 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import VersionTable, parse_mark
 from huleedu_tasks.postgres.inspection import read_revisions
+from huleedu_tasks.postgres.locks import lock_lost
 from huleedu_tasks.report import AppliedRevision
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -40,6 +42,8 @@ _BY_TIMEOUT = "statement timeout"
 _SHOWN_STATEMENT = 120
 # What an env.py may take until it connects, when it is only asked where.
 ASKING_SECONDS = 30.0
+# Returns the revisions of a database, as its version tables say.
+Read = Callable[[Sequence[VersionTable] | None], Awaitable[tuple[str, ...]]]
 # Names that may say where a database is.
 _NAMES_DATABASE = re.compile(r"DATABASE|DB|PG|POSTGRES|SQL|DSN|UR[IL]", re.IGNORECASE)
 
@@ -57,12 +61,14 @@ class Observation:
         settings: Settings of PostgreSQL for each of its sessions.
         wishes: Settings that a server may refuse.
         target: The database that is meant: its server's start, and its number there.
+        lock: An SQL expression that is true while the run holds its lock; empty without one.
     """
 
     events: Path
     settings: Mapping[str, str] = field(default_factory=dict)
     wishes: Mapping[str, str] = field(default_factory=dict)
     target: tuple[str, int]
+    lock: str = ""
 
     def instructions(
         self,
@@ -90,6 +96,7 @@ class Observation:
                 "target": self.target,
                 "url": url,
                 "start": start,
+                "lock": self.lock,
             }
         )
 
@@ -117,6 +124,11 @@ class Observation:
     def queried_first(self) -> bool:
         """Whether `env.py` asked the database before it configured Alembic."""
         return any(event["event"] == "queried" for event in self.told())
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the worker let nothing more run, even if `env.py` went on."""
+        return any(event["event"] in ("mismatch", "lock lost") for event in self.told())
 
     @property
     def begun(self) -> str:
@@ -262,6 +274,7 @@ async def upgrade(
     session: Observation,
     tables: Sequence[VersionTable] | None = None,
     workers: WarmWorkers | None = None,
+    read: Read | None = None,
 ) -> Migrated:
     """Upgrade a service's database, and ask it afterwards where it is.
 
@@ -272,15 +285,18 @@ async def upgrade(
         tables: The version tables that `env.py` configures; None if only the run itself tells.
         session: Which database was proven, and where the run tells what it does.
         workers: Whoever can run it without starting an interpreter.
+        read: Returns the revisions of the database; None to connect for that.
 
     Raises:
         LockTimeout: If a statement has waited for a lock longer than the session allows.
         MigrationError: If Alembic fails, takes too long, or leaves the database elsewhere.
-        Refused: If the service's code connects to another database; no revision ran.
+        Refused: If the service's code connects to another database, or the run loses its lock;
+            no further revision ran.
         ServerError: If the database cannot be asked.
     """
     wanted = history.resolve(target)
-    before = await revisions_of(url, tables, history) if tables else None
+    read = read or partial(revisions_of, url, history)
+    before = await read(tables) if tables else None
     if wanted and before == (wanted,):
         return Migrated(before=before, after=before, used=Used(sessions=1))
     if wanted and before and history.is_past(before, wanted):
@@ -297,11 +313,11 @@ async def upgrade(
         )
         # Our own sessions: that after it, and that before it where there was one.
         used = _used(told, url, own_sessions=1 if before is None else 2)
-    if done.returncode != 0:
+    if done.returncode != 0 or session.was_stopped:
         at = session.before if before is None else before
         raise _failure(service, url, done, session, _remedy(at, history))
     tables = session.version_tables or tables
-    after = await revisions_of(url, tables, history)
+    after = await read(tables)
     if wanted and after != (wanted,):
         raise MigrationError(
             f"Alembic ended without an error, but {service.database} is at "
@@ -496,7 +512,7 @@ def named(revisions: tuple[str, ...]) -> str:
 
 
 async def revisions_of(
-    url: DatabaseUrl, tables: Sequence[VersionTable] | None, history: History
+    url: DatabaseUrl, history: History, tables: Sequence[VersionTable] | None
 ) -> tuple[str, ...]:
     """Ask a database for its revisions.
 
@@ -630,6 +646,9 @@ def _failure(
     told = {str(each["event"]): each for each in session.told()}
     if mismatch := told.get("mismatch"):
         return _mismatch(service, url, mismatch, was_run="begun" in told, output=done.output)
+    if "lock lost" in told:
+        done_so_far = "no further revision was run" if "begun" in told else "nothing was run"
+        return lock_lost(f"{url.database} on {url.address}", done_so_far)
     cause = f"Alembic failed with exit code {done.returncode}: {cause_in(done.output)}"
     failed = told.get("failed", {})
     if failed.get("revision"):

@@ -23,7 +23,8 @@ IDENTITY = """\
 SELECT extract(epoch FROM pg_postmaster_start_time())::text AS started, oid::bigint AS number,
        current_database()::text AS name, coalesce(host(inet_server_addr()), '') AS host,
        coalesce(inet_server_port(), 0) AS port,
-       coalesce(shobj_description(oid, 'pg_database'), '') AS comment
+       coalesce(shobj_description(oid, 'pg_database'), '') AS comment,
+       {lock} AS held
 FROM pg_database WHERE datname = current_database()
 """
 IDENTIFYING = 2
@@ -36,8 +37,16 @@ DATABASE_NAME = re.compile(r"DB|DATABASE|NAME", re.IGNORECASE)
 FOREIGN = ("PYTHON", "LC_", "LANG", "SQLALCHEMY_", "HULEEDU_WORKER")
 
 
-class WrongDatabase(BaseException):
-    """The service's own code connected to another database; no `except Exception` holds it."""
+class MayNotRun(BaseException):
+    """Nothing may be done any more; no `except Exception` of the service's own code holds it."""
+
+
+class WrongDatabase(MayNotRun):
+    """The service's own code connected to another database."""
+
+
+class LockLost(MayNotRun):
+    """The run does not hold its advisory lock any more, as the server sees it."""
 
 
 class ReadVariables:
@@ -90,6 +99,8 @@ class Target:
         tell: Told of a connection to another database.
         variables: What was read of the environment.
         settings: Settings of PostgreSQL for each session that is opened without SQLAlchemy.
+        lock: An SQL expression that is true while the run holds its lock; `true` without one.
+        heard: Called when a connection is opened by a driver, by SQLAlchemy or not.
     """
 
     def __init__(
@@ -98,15 +109,26 @@ class Target:
         tell: Callable[..., None],
         variables: ReadVariables,
         settings: dict[str, str],
+        *,
+        lock: str = "true",
+        heard: Callable[[], None] = lambda: None,
     ) -> None:
+        self.identity = IDENTITY.format(lock=lock)
         self.settings = [f"SET {name} = '{value}'" for name, value in settings.items()]
         self._expected = list(expected)
         self._tell = tell
         self._variables = variables
+        self._heard = heard
         self.was_missed = False
+        self.lock_was_lost = False
         # How many connections were opened by a driver, by SQLAlchemy or not.
         self.opened = 0
         _watch_drivers(self)
+
+    def note_opened(self) -> None:
+        """Count a connection that was opened by a driver."""
+        self.opened += 1
+        self._heard()
 
     def require(self, connection: Any, address: str = "", *, ends: bool = True) -> None:
         """Let nothing be done on another database.
@@ -118,10 +140,11 @@ class Target:
 
         Raises:
             WrongDatabase: If the connection is to another database, or one before was.
+            LockLost: If the run does not hold its lock.
         """
         cursor = connection.cursor()
         try:
-            cursor.execute(IDENTITY)
+            cursor.execute(self.identity)
             row = values_of(cursor.fetchone())
         finally:
             cursor.close()
@@ -139,19 +162,36 @@ class Target:
 
         Raises:
             WrongDatabase: If one was, although the service's own code went on.
+            LockLost: If the run had lost its lock before.
         """
         if self.was_missed:
             raise WrongDatabase("connected to another database before")
+        if self.lock_was_lost:
+            self.lose_lock()
+
+    def lose_lock(self) -> None:
+        """Let nothing more be done by this run.
+
+        Raises:
+            LockLost: Always.
+        """
+        if not self.lock_was_lost:
+            self.lock_was_lost = True
+            self._tell("lock lost")
+        raise LockLost("the run does not hold its advisory lock any more")
 
     def compare(self, row: Sequence[Any], address: str) -> None:
         """Compare what a server tells of a connection.
 
         Raises:
             WrongDatabase: As `require`.
+            LockLost: As `require`.
         """
+        _, _, database, host, port, comment, held = row
         if list(row[:IDENTIFYING]) == self._expected and not self.was_missed:
+            if not held or self.lock_was_lost:
+                self.lose_lock()
             return
-        _, _, database, host, port, comment = row
         address = address or (f"{host}:{port}" if host else "a Unix socket")
         if not self.was_missed:
             self.was_missed = True
@@ -261,15 +301,15 @@ def _watch_asyncpg(driver: Any, target: Target) -> None:
 
     async def connect(*args: Any, **options: Any) -> Any:
         connection = await plain(*args, **options)
-        target.opened += 1
+        target.note_opened()
         # A path for a Unix socket.
         place = getattr(connection, "_addr", None)
         address = f"{place[0]}:{place[1]}" if isinstance(place, tuple) else str(place or "")
         try:
             for setting in target.settings:
                 await connection.execute(setting)
-            target.compare(values_of(await connection.fetchrow(IDENTITY)), address)
-        except WrongDatabase:
+            target.compare(values_of(await connection.fetchrow(target.identity)), address)
+        except MayNotRun:
             connection.terminate()
             raise
         return connection
@@ -284,21 +324,21 @@ def _watch_psycopg(driver: Any, target: Target) -> None:
 
     def connect(cls: Any, *args: Any, **options: Any) -> Any:
         connection = of_class(cls, *args, **options)
-        target.opened += 1
+        target.note_opened()
         _require_or_close(connection, target)
         return connection
 
     async def connect_async(cls: Any, *args: Any, **options: Any) -> Any:
         connection = await of_async_class(cls, *args, **options)
-        target.opened += 1
+        target.note_opened()
         for setting in target.settings:
             await connection.execute(setting)
-        row = await (await connection.execute(IDENTITY)).fetchone()
+        row = await (await connection.execute(target.identity)).fetchone()
         if not connection.autocommit:
             await connection.commit()
         try:
             target.compare(values_of(row), f"{connection.info.host}:{connection.info.port}")
-        except WrongDatabase:
+        except MayNotRun:
             await connection.close()
             raise
         return connection
@@ -313,7 +353,7 @@ def _watch_psycopg2(driver: Any, target: Target) -> None:
 
     def connect(*args: Any, **options: Any) -> Any:
         connection = plain(*args, **options)
-        target.opened += 1
+        target.note_opened()
         # An asynchronous one is not connected yet.
         if not connection.async_:
             _require_or_close(connection, target)
@@ -333,6 +373,6 @@ def _require_or_close(connection: Any, target: Target) -> None:
             connection.commit()
     try:
         target.require(connection, f"{info.host}:{info.port}")
-    except WrongDatabase:
+    except MayNotRun:
         connection.close()
         raise

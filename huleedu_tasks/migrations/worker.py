@@ -78,7 +78,7 @@ def exit_code_of_alembic() -> int:
             report.tell()
         if used:
             used.tell()
-    except targets.WrongDatabase as error:
+    except targets.MayNotRun as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except SystemExit as error:
@@ -360,6 +360,7 @@ class Observer:
         start: The revisions to render SQL from; None to run what is asked for.
         is_asking: Whether `env.py` is only asked what it configures: what it would write itself,
             such as a schema that may be missing, is passed over.
+        lock: An SQL expression that is true while the run holds its lock; empty without one.
     """
 
     def __init__(
@@ -373,6 +374,7 @@ class Observer:
         url: str,
         start: Sequence[str] | None,
         is_asking: bool = False,
+        lock: str = "",
     ) -> None:
         from alembic.runtime.environment import EnvironmentContext
         from sqlalchemy import event
@@ -383,7 +385,9 @@ class Observer:
         self._settings = settings
         self._wishes = wishes
         targets = beside("targets")
-        self._target = targets.Target(target, self._tell, variables, settings)
+        self._target = targets.Target(
+            target, self._tell, variables, settings, lock=lock or "true", heard=self._opened
+        )
         self._start = start
         # The revision whose own code runs at this moment.
         self._running: str | None = None
@@ -391,6 +395,7 @@ class Observer:
         self._kept_in_part = False
         self._is_configured = False
         self._engine_connections = 0
+        self._fence = self._fence_of(lock, url) if lock else None
         hand_over_url(url)
         self._observe_steps(EnvironmentContext)
         event.listen(Engine, "do_connect", self._note_dialect)
@@ -410,6 +415,17 @@ class Observer:
             message=words[0] if cause and words else ": ".join([type(error).__name__, *words]),
             sqlstate=_sqlstate(cause) if cause else None,
             statement=str(getattr(error, "statement", None) or ""),
+        )
+
+    def _fence_of(self, lock: str, url: str) -> Any:
+        return beside("fence").Fence(
+            lock=lock,
+            name=self._settings.get("application_name", ""),
+            url=url,
+            tell=self._tell,
+            keep=self._keep,
+            lose=self._target.lose_lock,
+            committed=self._committed,
         )
 
     def _tell(self, event: str, **facts: object) -> None:
@@ -486,10 +502,16 @@ class Observer:
 
         def run(**options: Any) -> None:
             self._target.require_hit()
+            if self._fence:
+                self._fence.enter(context.connection, revision)
             self._tell("begun", revision=revision)
             started = time.monotonic()
             self._running, self._unfinished_work = revision, False
-            plain(**options)
+            try:
+                plain(**options)
+            finally:
+                if self._fence:
+                    self._fence.leave()
             self._running = None
             self._tell("run", revision=revision, seconds=round(time.monotonic() - started, 3))
 
@@ -519,6 +541,7 @@ class Observer:
         if not record.info.get(POSTGRESQL) and not self._target.is_postgresql(connection):
             return
         self._engine_connections += 1
+        self._opened()
         for settings, needed in ((self._settings, True), (self._wishes, False)):
             if not settings:
                 continue
@@ -544,24 +567,39 @@ class Observer:
         if not self._running or HARMLESS.match(said):
             return
         driver = connection.connection.dbapi_connection
+        if self._fence:
+            self._fence.executing(driver)
         commits = getattr(driver, "autocommit", False) or COMMIT.search(said)
         if commits and (self._unfinished_work or not COMMIT.match(said)):
             self._keep()
         self._unfinished_work = True
 
     def _committing(self, connection: object) -> None:
-        if not self._running:
-            # Between two revisions: what was run is recorded in alembic_version as well.
-            self._kept_in_part = False
-            self._tell("committed")
-        elif self._unfinished_work:
+        if self._running:
+            if self._unfinished_work:
+                self._keep()
+        elif not self._fence:
+            # With one, the end of a commit is told and not its beginning.
+            self._committed()
+
+    def _committed(self) -> None:
+        """Tell that what was run is recorded in the version table as well."""
+        if self._running:
+            # It has failed, and env.py commits nevertheless.
+            return
+        self._kept_in_part = False
+        self._tell("committed")
+
+    def _opened(self) -> None:
+        """Take note of a connection: what is written on one of a revision's own may stay."""
+        if self._running:
             self._keep()
 
-    def _keep(self) -> None:
-        """Tell, before it happens, that something will stay whatever comes of the revision."""
+    def _keep(self, revision: str = "") -> None:
+        """Tell, before it happens, that something may stay whatever comes of a revision."""
         if not self._kept_in_part:
             self._kept_in_part = True
-            self._tell("kept", revision=self._running)
+            self._tell("kept", revision=revision or self._running)
 
 
 def pass_over_writes(

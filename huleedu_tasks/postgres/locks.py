@@ -7,18 +7,23 @@ keep `CREATE INDEX CONCURRENTLY` waiting for that statement.
 
 import asyncio
 import random
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.errors import Refused, ServerError
+from huleedu_tasks.postgres.connections import answering
 
 if TYPE_CHECKING:
     import asyncpg
 
 # Any two numbers that nobody else uses: "hule", and the first of our locks.
 LOCK = (0x68756C65, 1)
+# Held beside it by one run, under a random number of its own: a fencing token.
+FENCE = LOCK[0] + 1
+LOST = "lock-lost"
 HOLDER_PREFIX = "huleedu-tasks lock "
 RUN_PREFIX = "huleedu-tasks run "
 BETWEEN_TRIES = (0.1, 0.3)
@@ -77,6 +82,72 @@ async def acquire(
         await asyncio.sleep(random.uniform(*BETWEEN_TRIES))
     name = f"{HOLDER_PREFIX}{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {holder}"
     await connection.execute("SELECT set_config('application_name', $1, false)", _short(name))
+
+
+async def take_token(connection: "asyncpg.Connection", *, place: str) -> int:
+    """Have the session that holds the lock hold a fencing token as well, and return that.
+
+    Args:
+        place: The database in words, for messages.
+
+    Raises:
+        Refused: If it does not hold the lock any more.
+    """
+    token = 1 + secrets.randbelow(2**31 - 1)
+    await connection.execute("SELECT pg_advisory_lock($1, $2)", FENCE, token)
+    if not await is_held(connection, token):
+        raise lock_lost(place, "nothing was run")
+    return token
+
+
+async def is_held(connection: "asyncpg.Connection", token: int) -> bool:
+    """Whether the session with a token holds the lock, as the server sees it."""
+    held: bool = await connection.fetchval(f"SELECT {held_expression(token)}")
+    return held
+
+
+def held_expression(token: int) -> str:
+    """Return an SQL expression that is true while the session with a token holds the lock.
+
+    Any session of the database may ask it, of whatever role.
+    """
+    return f"""\
+EXISTS (
+  SELECT FROM pg_locks AS lock JOIN pg_locks AS token USING (pid, locktype, database, objsubid)
+  WHERE locktype = 'advisory' AND objsubid = 2
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND lock.granted AND lock.classid = {LOCK[0]}::oid AND lock.objid = {LOCK[1]}::oid
+    AND token.granted AND token.classid = {FENCE}::oid AND token.objid = {token}::oid
+)"""
+
+
+def lock_lost(place: str, done: str) -> Refused:
+    """Return the refusal to go on without the lock.
+
+    Args:
+        place: The database in words.
+        done: What was done, or was not.
+    """
+    return Refused(
+        f"The run lost its advisory lock on {place}; {done}.",
+        code=LOST,
+        hint="See whether another run migrates; then run the same command again: it begins where "
+        "the database is.",
+    )
+
+
+async def transaction_status(connection: "asyncpg.Connection", number: int) -> str:
+    """Return what became of a transaction: `committed`, `aborted` or `in progress`.
+
+    Returns:
+        An empty string if the server does not remember it.
+
+    Raises:
+        ServerError: If the server does not answer, or does not know the transaction.
+    """
+    async with answering():
+        status: str | None = await connection.fetchval("SELECT txid_status($1)", number)
+    return status or ""
 
 
 async def require_hold(
