@@ -119,6 +119,7 @@ class Development:
             f"migrate {{database}} to {target}",
             (stages.start, stages.prove),
             (stages.require_database, stages.upgrade(target)),
+            stages.finish,
             on_new=stages.expect_migrations,
         )
 
@@ -131,6 +132,7 @@ class Development:
             "seed {database}",
             (stages.start, stages.prove),
             (stages.require_head, stages.seed),
+            stages.finish,
         )
 
     async def status(self, *, check: bool) -> Report:
@@ -187,7 +189,8 @@ class Development:
                     outcomes = await self._next(outcomes, stage)
                 if ending:
                     await self._next(outcomes, ending, Silence())
-        return self._report(command, outcomes, columns=columns)
+        report = self._report(command, outcomes, columns=columns)
+        return replace(report, notes=self._stages.kept_predecessors())
 
     async def _run(self, work: Work) -> tuple[Outcome, ...]:
         return await fleet.run(self.services, work, jobs=self._waiting_jobs, progress=self.progress)

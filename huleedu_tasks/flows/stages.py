@@ -9,7 +9,7 @@ from huleedu_tasks import process, seeds
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import ResolvedUrl
-from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused
+from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused, ServerError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.copying import COPIED, Copying
 from huleedu_tasks.flows.fleet import Step, Work
@@ -18,16 +18,17 @@ from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
 from huleedu_tasks.migrations.revisions import NO_HISTORY, History
 from huleedu_tasks.migrations.runner import Observation, Used
-from huleedu_tasks.postgres import copies, databases
+from huleedu_tasks.postgres import copies, databases, replacing
 from huleedu_tasks.postgres.connections import (
-    MAINTENANCE_DATABASE,
+    MAINTENANCE_DATABASES,
     DatabaseMissing,
     Unreachable,
     close,
-    connect,
+    connect_beside,
     connection,
 )
 from huleedu_tasks.postgres.databases import Mark
+from huleedu_tasks.postgres.inspection import read_revisions
 from huleedu_tasks.report import Fact, Outcome, Status
 from huleedu_tasks.servers.protocol import Provider
 
@@ -61,6 +62,10 @@ class Stages:
     # Services whose database is a copy, and complete.
     _copied: set[str] = field(default_factory=set)
     _newborn: set[str] = field(default_factory=set)
+    # Services whose database was replaced, and is not complete yet.
+    _unfinished: set[str] = field(default_factory=set)
+    # Those of which the database of before is still there.
+    _kept: set[str] = field(default_factory=set)
     _admins: "dict[str, asyncpg.Connection]" = field(default_factory=dict)
     _histories: dict[str, History] = field(default_factory=dict)
 
@@ -141,11 +146,13 @@ class Stages:
     async def recreate(self, service: Service, step: Step) -> Outcome:
         """Replace the database by a complete one, or else by one that is as new.
 
-        A copy of one that was made of the same parts is complete; the stages after this leave it
-        alone. What scripts made in it at the server's birth is in the copy kept from then. Without
-        one that fits, only a new volume gives the same state.
+        The one of before is dropped when its successor is complete. A copy of one that was made of
+        the same parts is; the stages after this leave it alone. What scripts made in it at the
+        server's birth is in the copy kept from then. Without one that fits, only a new volume
+        gives the same state.
         """
         step("recreating")
+        detail = ""
         # Broken revisions must not cost the data of the day before.
         await self._history(service)
         url = self.urls[service.name].url
@@ -161,17 +168,20 @@ class Stages:
             if untouched:
                 await databases.write_mark(admin, url.database, self._mark)
             elif pristine or not scripts:
-                await databases.drop(admin, url.database)
-                if pristine:
-                    await copies.clone(admin, pristine, url.database, self._mark)
-                else:
-                    await databases.create(admin, url.database, self._mark)
+                mark = replace(self._mark, unfinished=True)
+                async with replacing.building(admin, url.database) as successor:
+                    if pristine:
+                        await copies.clone(admin, pristine, successor, mark)
+                    else:
+                        await databases.create(admin, successor, mark)
+                detail = await self._put_in_place(admin, service)
+                await self._drop_if_in_the_way(admin, service)
         if scripts and not pristine:
             self._require_own_server(service)
             await self.prove_inside(service, step)
             return await self.renew(service, step)
         await self._create_extensions(service)
-        return Outcome(service=service.name)
+        return Outcome(service=service.name, detail=detail)
 
     async def require_database(self, service: Service, step: Step) -> Outcome:
         """Make the database if it is missing, and mark it if a person has released it."""
@@ -251,12 +261,34 @@ class Stages:
 
     async def keep(self, service: Service, step: Step) -> Outcome:
         """Keep a copy of a database that is complete now, so that a reset can be that."""
+        url = self.urls[service.name].url
+        if service.name in self._unfinished:
+            await self.finish(service, step)
+            async with self._admin(service) as admin:
+                await self._drop_predecessor(admin, service)
         if self.copying.making(service):
-            url = self.urls[service.name].url
             async with self._admin(service) as admin:
                 mark = await databases.read_mark(admin, url.database) or self._mark
                 await self.copying.keep(admin, service, url, mark)
         return Outcome(service=service.name)
+
+    async def finish(self, service: Service, step: Step) -> Outcome:
+        """Note on a database that it is complete, where a reset has left it unfinished."""
+        database = self.urls[service.name].url.database
+        async with self._admin(service) as admin:
+            mark = await databases.read_mark(admin, database)
+            if mark and mark.unfinished:
+                await databases.write_mark(admin, database, replace(mark, unfinished=False))
+        return Outcome(service=service.name)
+
+    def kept_predecessors(self) -> tuple[str, ...]:
+        """Say of each database that was replaced, and whose successor is not complete, where it is.
+
+        Returns:
+            A sentence for each.
+        """
+        databases_of = {name: self.urls[name].url.database for name in sorted(self._kept)}
+        return tuple(_take_back(name, database) for name, database in databases_of.items())
 
     async def status(self, service: Service, step: Step) -> Outcome:
         """Ask the database where it is."""
@@ -317,7 +349,9 @@ class Stages:
         url = self.urls[service.name].url
         opened = self._admins.get(service.name)
         if opened is None or opened.is_closed():
-            opened = self._admins[service.name] = await connect(url, database=MAINTENANCE_DATABASE)
+            opened = self._admins[service.name] = await connect_beside(
+                url, used=[other.url.database for other in self.urls.values()]
+            )
             # A mark that is lost with the server's power is lost with what it is on.
             await opened.execute("SET synchronous_commit = off")
         yield opened
@@ -373,19 +407,73 @@ class Stages:
             return None
         template, mark = fitting
         plain = replace(mark, parts={}, used=0.0, reset=COPIED)
-        if not await copies.restore(admin, template, url.database, plain):
-            return await self._restore(admin, service)
-        history = await self._history(service)
-        async with connection(url) as asked:
-            revisions = await self.answers.current(service, url, asked, history)
-        if revisions != history.heads:
+        told = await self._replace_by_copy(admin, service, template, plain)
+        if told is None:
             # Nobody can write to it; whatever this is, it is not what was kept.
             await databases.drop(admin, template)
             return await self._restore(admin, service)
+        await self._drop_predecessor(admin, service)
         self.copying.end(service)
         self._copied.add(service.name)
-        facts = {"from": runner.named(()), "to": runner.named(revisions)}
-        return Outcome(service=service.name, detail=COPIED, facts=facts)
+        history = await self._history(service)
+        facts = {"from": runner.named(()), "to": runner.named(history.heads)}
+        detail = ", ".join(filter(None, (COPIED, told)))
+        return Outcome(service=service.name, detail=detail, facts=facts)
+
+    async def _replace_by_copy(
+        self, admin: "asyncpg.Connection", service: Service, template: str, mark: Mark
+    ) -> str | None:
+        """Put a copy of a template in the database's place.
+
+        It is verified before that, unless only `env.py` itself can tell where its revision is.
+
+        Returns:
+            What there is to say of it; None if the template is unfit.
+        """
+        url = self.urls[service.name].url
+        history = await self._history(service)
+        tables = self.answers.known_version_tables(service, url)
+        try:
+            async with replacing.building(admin, url.database) as successor:
+                await copies.clone(admin, template, successor, mark)
+                if tables:
+                    async with connection(url, database=successor) as asked:
+                        found = await read_revisions(asked, tables)
+                    _require_heads(history, history.least_advanced(found))
+        except ServerError:
+            return None
+        told = await self._put_in_place(admin, service)
+        if not tables:
+            async with connection(url) as asked:
+                current = await self.answers.current(service, url, asked, history)
+            return told if current == history.heads else None
+        return told
+
+    async def _put_in_place(self, admin: "asyncpg.Connection", service: Service) -> str:
+        """Replace the database by its successor; return what there is to say of it."""
+        replaced = await replacing.put_in_place(
+            admin,
+            self.urls[service.name].url.database,
+            is_unfinished=service.name in self._unfinished,
+        )
+        self._unfinished.add(service.name)
+        if replaced.is_kept:
+            self._kept.add(service.name)
+        if not replaced.slots:
+            return ""
+        return f"replication slot {', '.join(replaced.slots)} went with the old database"
+
+    async def _drop_predecessor(self, admin: "asyncpg.Connection", service: Service) -> None:
+        await replacing.drop_predecessor(admin, self.urls[service.name].url.database)
+        self._unfinished.discard(service.name)
+        self._kept.discard(service.name)
+
+    async def _drop_if_in_the_way(self, admin: "asyncpg.Connection", service: Service) -> None:
+        """Drop the predecessor if it would keep a migration from dropping a role."""
+        name = replacing.predecessor_name(self.urls[service.name].url.database)
+        if service.name in self._kept and await copies.holds_roles(admin, name):
+            await databases.drop(admin, name)
+            self._kept.discard(service.name)
 
     @property
     def _mark(self) -> Mark:
@@ -419,6 +507,22 @@ class Stages:
             mark = replace(self._mark, init=scripts)
             name = copies.pristine_name(url.database)
             await copies.keep(admin, url.database, name, mark)
+
+
+def _require_heads(history: History, found: tuple[str, ...]) -> None:
+    if found != history.heads:
+        raise ServerError(f"The copy is at {runner.named(found)}, not at head.")
+
+
+def _take_back(service: str, database: str) -> str:
+    kept = replacing.predecessor_name(database)
+    beside = next(name for name in MAINTENANCE_DATABASES if name != database)
+    return (
+        f"{service}: its previous database is kept as {kept!r} until a reset succeeds. To restore"
+        f" it: 1. `invoke db.shell --service {service}` 2. \\c {beside}"
+        f" 3. DROP DATABASE {databases.quoted(database)} WITH (FORCE);"
+        f" 4. ALTER DATABASE {databases.quoted(kept)} RENAME TO {databases.quoted(database)};"
+    )
 
 
 def _seeded(service: Service, mark: Mark | None) -> str:

@@ -5,7 +5,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 APPLICATION_NAME = "huleedu-tasks"
 CONNECT_TIMEOUT = 10.0
 ANSWER_TIMEOUT = 30.0
-# Exists in every cluster initdb made, and is nobody's own.
-MAINTENANCE_DATABASE = "postgres"
+# Those that initdb makes; which of them a service uses itself is not connected to.
+MAINTENANCE_DATABASES = ("postgres", "template1")
 # PGSSLMODE and PGTARGETSESSIONATTRS, where a developer has them, are meant for servers elsewhere.
 _ON_THIS_MACHINE = {"ssl": "prefer", "target_session_attrs": "any"}
 _OTHER_AUTHORITY = (
@@ -45,6 +45,10 @@ class LoginRefused(ServerError):
 
 class DatabaseMissing(ServerError):
     """The server has no database of that name."""
+
+
+class DatabaseClosed(ServerError):
+    """The database exists, and accepts no connections."""
 
 
 class NameUnknown(Unreachable):
@@ -77,6 +81,46 @@ async def connection(
         yield opened
     finally:
         await close(opened)
+
+
+@asynccontextmanager
+async def maintenance_connection(url: DatabaseUrl) -> "AsyncIterator[asyncpg.Connection]":
+    """Connect beside the URL's database, for the time of a `with` block.
+
+    Raises:
+        ServerError: As `connect`.
+    """
+    opened = await connect_beside(url)
+    try:
+        yield opened
+    finally:
+        await close(opened)
+
+
+async def connect_beside(url: DatabaseUrl, *, used: Collection[str] = ()) -> "asyncpg.Connection":
+    """Connect to a database of a server that is not the URL's, until `close`.
+
+    Args:
+        used: Further databases that are not connected to.
+
+    Raises:
+        ServerError: As `connect`, for the first database that was tried.
+    """
+    first: ServerError | None = None
+    for database in MAINTENANCE_DATABASES:
+        if database in (url.database, *used):
+            continue
+        try:
+            return await connect(url, database=database)
+        except (DatabaseMissing, DatabaseClosed, LoginRefused) as error:
+            # One may be closed to this user, or dropped, and the next one not.
+            first = first or error
+    raise first or ServerError(
+        f"{url.address} has no database from which {url.database!r} can be replaced.",
+        code="no-maintenance-database",
+        hint="State another 'database' in the registry for one of the services named "
+        f"{' or '.join(MAINTENANCE_DATABASES)}.",
+    )
 
 
 @asynccontextmanager
@@ -152,6 +196,13 @@ async def connect(
         raise DatabaseMissing(
             f"{url.address} has no database {database!r}.",
             hint="`invoke db.reset` creates it in development.",
+        ) from None
+    except asyncpg.ObjectNotInPrerequisiteStateError:
+        raise DatabaseClosed(
+            f"{url.address} has closed the database {database!r} to connections.",
+            code="database-closed",
+            hint=f'Run ALTER DATABASE "{database}" ALLOW_CONNECTIONS true on the server, connected '
+            "to another database.",
         ) from None
     except ssl.SSLError as error:
         raise CertificateRefused(

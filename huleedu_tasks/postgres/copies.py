@@ -150,23 +150,6 @@ async def keep(
     return ""
 
 
-async def restore(admin: "asyncpg.Connection", template: str, database: str, mark: Mark) -> bool:
-    """Replace a database by a copy of a template; return whether that could be done.
-
-    If not, neither of the two is there any more.
-    """
-    import asyncpg
-
-    await databases.drop(admin, database)
-    try:
-        await clone(admin, template, database, mark)
-    except asyncpg.PostgresError:
-        for name in (database, template):
-            await databases.drop(admin, name)
-        return False
-    return True
-
-
 async def sessions_of(admin: "asyncpg.Connection", database: str) -> int:
     """Return how many sessions there have been on a database; those that go on may be left out.
 

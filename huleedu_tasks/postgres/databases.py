@@ -26,6 +26,7 @@ class Mark:
         parts: What a template was made of; empty on everything else.
         used: When a template was made or copied last, in seconds since the epoch; else 0.
         reset: How the last reset came to it: by a copy, or why not.
+        unfinished: Whether a reset has put it in place, and has not migrated and seeded it yet.
     """
 
     environment: str
@@ -34,6 +35,7 @@ class Mark:
     parts: Mapping[str, str] = field(default_factory=dict)
     used: float = 0.0
     reset: str = ""
+    unfinished: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,12 +132,23 @@ async def exists(connection: "asyncpg.Connection", name: str) -> bool:
 
 async def drop(connection: "asyncpg.Connection", name: str) -> None:
     """Drop a database if it is there, ending every session on it."""
-    await connection.execute(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)")
+    import asyncpg
+
+    statement = f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)"
+    try:
+        await connection.execute(statement)
+    except asyncpg.WrongObjectTypeError:
+        # It was declared a template, which PostgreSQL does not drop.
+        await connection.execute(f"ALTER DATABASE {quoted(name)} IS_TEMPLATE false")
+        await connection.execute(statement)
 
 
 async def create(connection: "asyncpg.Connection", name: str, mark: Mark) -> None:
-    """Create an empty database and mark it."""
-    await connection.execute(f"CREATE DATABASE {quoted(name)}")
+    """Create an empty database and mark it.
+
+    Nobody is connected to `template0`, or has changed it, and it has no collation version.
+    """
+    await connection.execute(f"CREATE DATABASE {quoted(name)} TEMPLATE template0")
     await write_mark(connection, name, mark)
 
 

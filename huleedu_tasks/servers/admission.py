@@ -15,10 +15,10 @@ from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import Refused, ServerError
 from huleedu_tasks.postgres import copies, databases
 from huleedu_tasks.postgres.connections import (
-    MAINTENANCE_DATABASE,
     DatabaseMissing,
     LoginRefused,
     connection,
+    maintenance_connection,
 )
 from huleedu_tasks.postgres.databases import Mark, ServerIdentity
 from huleedu_tasks.servers.container_state import ContainerState
@@ -99,7 +99,7 @@ class Admission:
                 return await self._accept(user)
         except DatabaseMissing:
             # A server two services share was made with the database of one of them.
-            async with connection(self.url, database=MAINTENANCE_DATABASE) as admin:
+            async with maintenance_connection(self.url) as admin:
                 newborn = await self._accept(admin)
                 await databases.create(admin, self.url.database, self.mark)
                 return newborn

@@ -10,7 +10,7 @@ from pathlib import Path
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import HuleEduError, Refused, ServerError
 from huleedu_tasks.postgres import databases
-from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASE
+from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASES
 from huleedu_tasks.postgres.databases import ServerIdentity
 from huleedu_tasks.servers.container_state import ContainerState
 from huleedu_tasks.servers.engine import Engine
@@ -166,7 +166,7 @@ class Containers:
             container = await self.alive(service, anew=True)
             user = container.variables.get("POSTGRES_USER") or "postgres"
             psql = ["psql", "-XAt", "--field-separator-zero", "--record-separator-zero", "-U", user]
-            command = [*psql, "-d", MAINTENANCE_DATABASE, "-c", databases.COMMENTS]
+            command = [*psql, "-d", MAINTENANCE_DATABASES[0], "-c", databases.COMMENTS]
             # Asked before: it may become ready between the two questions.
             was_starting = await self._is_starting(container)
             code, said = await self._execute(container, command, {})

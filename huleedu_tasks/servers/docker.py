@@ -11,7 +11,7 @@ from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import POSTGRES_PORT, DatabaseUrl
 from huleedu_tasks.errors import ConfigurationError, HuleEduError, ServerError
 from huleedu_tasks.postgres import databases
-from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASE, connection
+from huleedu_tasks.postgres.connections import maintenance_connection
 from huleedu_tasks.postgres.databases import Mark, ServerIdentity
 from huleedu_tasks.servers.admission import Admission
 from huleedu_tasks.servers.binaries import find_program
@@ -168,7 +168,7 @@ class DockerServers:
             return {}
         # Nobody may be let in: the password may be the very thing that is lost.
         with suppress(ServerError):
-            async with connection(admission.url, database=MAINTENANCE_DATABASE) as asked:
+            async with maintenance_connection(admission.url) as asked:
                 told = await databases.identity(asked)
                 await admission.expect_own(told, admission.container)
         timeout = self.settings.start_timeout

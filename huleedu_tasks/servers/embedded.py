@@ -20,10 +20,10 @@ from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import ConfigurationError, ServerError
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import (
-    MAINTENANCE_DATABASE,
     DatabaseMissing,
     LoginRefused,
     connection,
+    maintenance_connection,
 )
 from huleedu_tasks.postgres.databases import Mark, ServerIdentity
 from huleedu_tasks.process import Account
@@ -139,7 +139,7 @@ class EmbeddedServers:
         """Start the server, which lets the present password in, and read the comments."""
         await self.start(service, url)
         own = replace(url, host="localhost", port=service.port)
-        async with connection(own, database=MAINTENANCE_DATABASE) as admin:
+        async with maintenance_connection(own) as admin:
             return await databases.comments(admin)
 
     async def init_scripts(self, service: Service) -> str:
@@ -232,7 +232,7 @@ class EmbeddedServers:
             async with connection(own) as user:
                 await _expect_identity(user, service, cluster)
         except DatabaseMissing:
-            async with connection(own, database=MAINTENANCE_DATABASE) as admin:
+            async with maintenance_connection(own) as admin:
                 await _expect_identity(admin, service, cluster)
                 mark = Mark(environment=str(self.settings.environment))
                 await databases.create(admin, url.database, mark)

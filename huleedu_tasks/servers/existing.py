@@ -7,7 +7,7 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import ProviderName
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import Refused
-from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASE, connection
+from huleedu_tasks.postgres.connections import maintenance_connection
 from huleedu_tasks.postgres.databases import ServerIdentity
 from huleedu_tasks.servers.binaries import find_program
 from huleedu_tasks.servers.protocol import Started
@@ -28,7 +28,7 @@ class ExistingServers:
 
     async def start(self, service: Service, url: DatabaseUrl) -> Started:
         """Ask the server whether it accepts the user; the database may yet be missing."""
-        async with connection(url, database=MAINTENANCE_DATABASE):
+        async with maintenance_connection(url):
             return Started(done="answers")
 
     async def stop(self, service: Service) -> str:

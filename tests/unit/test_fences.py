@@ -45,8 +45,10 @@ OWNERS = {
         "postgres/connections.py",
         "postgres/copies.py",
         "postgres/databases.py",
+        "postgres/failures.py",
         "postgres/inspection.py",
         "postgres/locks.py",
+        "postgres/replacing.py",
     },
     "docker": {"servers/engine.py"},
     # What the Docker SDK talks with, and lets through where it fails.

@@ -1,0 +1,228 @@
+"""Replaces a database by another one that exists already: never less than one of the two is there.
+
+The successor is built under a name of its own. Two renames in one transaction put it in the place
+of its predecessor, which is kept under another name until it is dropped.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from huleedu_tasks.errors import Finding, Refused, ServerError
+from huleedu_tasks.postgres import databases
+from huleedu_tasks.postgres.databases import literal, quoted
+from huleedu_tasks.postgres.failures import code_of, explain, message_of
+
+if TYPE_CHECKING:
+    import asyncpg
+
+# A name may have 63 bytes (PostgreSQL, NAMEDATALEN).
+_LONGEST_NAME = 63
+_SUCCESSOR = "__new"
+_PREDECESSOR = "__old"
+_DIGEST = 8
+# A rename waits 5 s for other sessions to end; one may have connected just before.
+_ATTEMPTS = 3
+_SYSTEM = ("template0", "template1")
+_BLOCKED = "55006"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replaced:
+    """What has become of a database whose successor took its place.
+
+    Attributes:
+        is_kept: Whether there is a predecessor.
+        slots: The replication slots that will be dropped together with it.
+    """
+
+    is_kept: bool
+    slots: Sequence[str]
+
+
+def successor_name(database: str) -> str:
+    """Return the name under which the successor of a database is built."""
+    return _own_name(database, _SUCCESSOR)
+
+
+def predecessor_name(database: str) -> str:
+    """Return the name under which a replaced database is kept."""
+    return _own_name(database, _PREDECESSOR)
+
+
+async def discard_successor(admin: "asyncpg.Connection", database: str) -> str:
+    """Return the name of a database's successor, which is not there afterwards.
+
+    Raises:
+        Refused: If the database is one of the server's own templates.
+    """
+    if database in _SYSTEM:
+        raise Refused(
+            f"{database} is a template of the server itself; it is not replaced.",
+            code="system-database",
+            hint="State another 'database' in the registry.",
+        )
+    name = successor_name(database)
+    await databases.drop(admin, name)
+    return name
+
+
+async def put_in_place(
+    admin: "asyncpg.Connection", database: str, *, is_unfinished: bool = False
+) -> Replaced:
+    """Give a database's successor its name, and keep the database as its predecessor.
+
+    Args:
+        is_unfinished: Whether the database is known to be unfinished; else its mark tells. An
+            earlier predecessor, which holds the data of before, is then kept instead of it.
+
+    Raises:
+        ServerError: If something holds the database. It is still there under its name.
+    """
+    successor, predecessor = successor_name(database), predecessor_name(database)
+    async with _keeping(admin, database):
+        found = await admin.fetchrow(_FOUND, database, predecessor)
+        if found["prepared"] or found["subscriptions"]:
+            raise await _held(admin, database, "other objects of the server depend on it")
+        mark = databases.parse_mark(database, found["comment"] or "")
+        is_unfinished = is_unfinished or bool(mark and mark.unfinished)
+        if found["kept"]:
+            await databases.drop(admin, database if is_unfinished else predecessor)
+        is_left = found["there"] and not (found["kept"] and is_unfinished)
+        renames = [(database, predecessor)] if is_left else []
+        await _rename(admin, [*renames, (successor, database)])
+    return Replaced(is_kept=found["kept"] or found["there"], slots=tuple(found["slots"]))
+
+
+async def drop_predecessor(admin: "asyncpg.Connection", database: str) -> None:
+    """Drop what a database has replaced.
+
+    Raises:
+        ServerError: If something holds it.
+    """
+    import asyncpg
+
+    name = predecessor_name(database)
+    try:
+        await databases.drop(admin, name)
+    except asyncpg.PostgresError as error:
+        raise await _held(admin, name, message_of(error), was="dropped") from error
+
+
+@asynccontextmanager
+async def building(admin: "asyncpg.Connection", database: str) -> AsyncIterator[str]:
+    """Have a database's successor built in a `with` block; its name is passed to it.
+
+    Raises:
+        ServerError: If it cannot be built. It is gone then, and the database is as it was.
+    """
+    name = await discard_successor(admin, database)
+    try:
+        yield name
+    except BaseException as error:
+        with suppress(Exception):
+            await databases.drop(admin, name)
+        doing = f"The successor of database {database!r} could not be created; nothing was changed"
+        if explained := explain(error, doing):
+            raise explained from error
+        raise
+
+
+@asynccontextmanager
+async def _keeping(admin: "asyncpg.Connection", database: str) -> AsyncIterator[None]:
+    import asyncpg
+
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        with suppress(Exception):
+            await databases.drop(admin, successor_name(database))
+        if getattr(error, "sqlstate", "") == _BLOCKED or code_of(error) == "permission-denied":
+            raise await _held(admin, database, message_of(error)) from error
+        doing = f"Database {database!r} could not be replaced, and was left as it was"
+        raise (explain(error, doing) or error) from error
+
+
+async def _rename(admin: "asyncpg.Connection", renames: Sequence[tuple[str, str]]) -> None:
+    """Rename databases, all or none, ending the sessions on each."""
+    import asyncpg
+
+    names = ", ".join(literal(name) for name, _ in renames)
+    statements = [
+        # The server ends its own workers itself; they belong to no user.
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        f" WHERE datname IN ({names}) AND usesysid IS NOT NULL AND pid <> pg_backend_pid()",
+        *(f"ALTER DATABASE {quoted(old)} RENAME TO {quoted(new)}" for old, new in renames),
+    ]
+    for attempt in range(_ATTEMPTS):
+        try:
+            # One message is one transaction.
+            await admin.execute("; ".join(statements))
+        except asyncpg.ObjectInUseError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            return
+
+
+async def _held(
+    admin: "asyncpg.Connection", database: str, reason: str, *, was: str = "replaced"
+) -> ServerError:
+    """Return the failure that names what holds a database."""
+    rows = await admin.fetch(_HOLDERS, database)
+    statements = "; ".join(dict.fromkeys(row["remedy"] for row in rows))
+    return ServerError(
+        f"Database {database!r} could not be {was}, and was left as it was: {reason}.",
+        code="database-in-use",
+        findings=[Finding(place=row["kind"], problem=row["what"]) for row in rows],
+        hint=f"Run in `invoke db.shell`: {statements}. Then run the command again."
+        if statements
+        else "Stop what uses it, and run the command again.",
+    )
+
+
+def _own_name(database: str, ending: str) -> str:
+    if len((database + ending).encode()) <= _LONGEST_NAME:
+        return database + ending
+    # Others may begin as it does.
+    digest = hashlib.sha256(database.encode()).hexdigest()[:_DIGEST]
+    room = _LONGEST_NAME - len(ending) - _DIGEST
+    return database.encode()[:room].decode(errors="ignore") + digest + ending
+
+
+_FOUND = """\
+SELECT
+  EXISTS (SELECT FROM pg_database WHERE datname = $1) AS there,
+  (SELECT coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE datname = $1)
+    AS comment,
+  EXISTS (SELECT FROM pg_database WHERE datname = $2) AS kept,
+  EXISTS (SELECT FROM pg_prepared_xacts WHERE database = $1) AS prepared,
+  EXISTS (SELECT FROM pg_subscription JOIN pg_database AS d ON d.oid = subdbid WHERE datname = $1)
+    AS subscriptions,
+  ARRAY(SELECT slot_name::text FROM pg_replication_slots WHERE database = $1) AS slots
+"""
+
+_HOLDERS = """\
+SELECT 'session ' || pid AS kind,
+       concat_ws(', ', 'application_name ' || quote_literal(coalesce(application_name, '')),
+                 'user ' || coalesce(usename, 'unknown'),
+                 coalesce('from ' || host(client_addr), 'from the server itself'),
+                 backend_type) AS what,
+       format('SELECT pg_terminate_backend(%s)', pid) AS remedy
+FROM pg_stat_activity WHERE datname = $1 AND usesysid IS NOT NULL AND pid <> pg_backend_pid()
+UNION ALL
+SELECT 'replication slot ' || slot_name,
+       coalesce('used by pid ' || active_pid, 'not active'),
+       format('SELECT pg_drop_replication_slot(%L)', slot_name)
+FROM pg_replication_slots WHERE database = $1
+UNION ALL
+SELECT 'subscription ' || subname, 'must be dropped first',
+       format('ALTER SUBSCRIPTION %1$I DISABLE; ALTER SUBSCRIPTION %1$I SET (slot_name = NONE);'
+              ' DROP SUBSCRIPTION %1$I', subname)
+FROM pg_subscription JOIN pg_database AS d ON d.oid = subdbid WHERE datname = $1
+UNION ALL
+SELECT 'prepared transaction ' || gid, 'of user ' || owner, format('ROLLBACK PREPARED %L', gid)
+FROM pg_prepared_xacts WHERE database = $1
+"""
