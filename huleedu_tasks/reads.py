@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from huleedu_tasks.migrations.runner import Used
-from huleedu_tasks.migrations.worker import Reads, is_installed, may_change
+from huleedu_tasks.migrations.tracking import Reads, is_installed, may_change
 
 _current: ContextVar[Reads] = ContextVar("reads")
 
@@ -72,6 +72,9 @@ def used_for(reads: Reads) -> Used:
         files=sorted({file for each in every for file in each.files}),
         folders=sorted({folder for each in every for folder in each.folders}),
         addresses=sorted(reads.addresses),
+        untracked=sorted(reads.untracked),
+        # Which of them are read is not heard in this process.
+        all_variables=True,
     )
 
 

@@ -12,10 +12,12 @@ from huleedu_tasks import templates
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.migrations.inputs import Inputs, Present
 from huleedu_tasks.migrations.runner import Used
 from huleedu_tasks.postgres import copies, databases
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import Mark
+from huleedu_tasks.postgres.server_state import server_state
 
 if TYPE_CHECKING:
     import asyncpg
@@ -34,15 +36,15 @@ class Making:
     """How a database is made in this run.
 
     Attributes:
-        server: What the server is, and what it puts into a new database.
+        scripts: What tells whether the scripts of its birth have changed.
         parts: What goes into it, as far as that is known beforehand.
         why: Why no copy stands for it.
         since: When the making began, in seconds since the epoch.
         used: What has been used so far; None as soon as that is not known.
     """
 
-    server: str
-    parts: templates.Parts
+    scripts: str
+    parts: Inputs
     why: str
     since: float
     used: Used | None
@@ -63,7 +65,7 @@ class Copying:
     """
 
     settings: Settings
-    present: templates.Present
+    present: Present
     leaves_copies: bool
     fresh: bool
     _making: dict[str, Making] = field(default_factory=dict)
@@ -72,7 +74,7 @@ class Copying:
         """Return how a service's database is being made; None if it is not."""
         return self._making.get(service.name)
 
-    def begin(
+    async def begin(
         self,
         admin: "asyncpg.Connection",
         service: Service,
@@ -89,13 +91,12 @@ class Copying:
         """
         if not self.leaves_copies:
             return
-        version = ".".join(map(str, admin.get_server_version()))
-        server = f"{version} {scripts}"
+        # Before the files are read: what is changed meanwhile was changed after that.
+        since = time.time() - CLOCK_TICK
         self._making[service.name] = Making(
-            server=server,
-            # Before the files are read: what is changed meanwhile was changed after that.
-            since=time.time() - CLOCK_TICK,
-            parts=self._parts(service, server, self.present),
+            scripts=scripts,
+            since=since,
+            parts=await self._parts(admin, service, scripts, self.present),
             why=why,
             used=Used(sessions=sessions),
         )
@@ -164,8 +165,11 @@ class Copying:
             if await copies.has_unlogged_tables(owner):
                 return "a crash would empty its unlogged tables"
         # Making it has taken its time: what there was at the beginning may be another by now.
-        present = templates.Present.of(self.settings)
-        if why_not := self._why_unknown(service, making, present):
+        present = Present.of(self.settings)
+        now = await self._parts(admin, service, making.scripts, present)
+        # A role that the migrations make is there from now on.
+        making.parts = {**making.parts, templates.ROLES: now[templates.ROLES]}
+        if why_not := self._why_unknown(service, making, present, now):
             return why_not
         assert making.used is not None
         parts = templates.with_used(making.parts, service, making.used, present)
@@ -174,16 +178,18 @@ class Copying:
         sessions = making.used.sessions
         return await copies.keep(admin, url.database, name, complete, sessions=sessions)
 
-    def _why_unknown(self, service: Service, making: Making, present: templates.Present) -> str:
+    @staticmethod
+    def _why_unknown(service: Service, making: Making, present: Present, now: Inputs) -> str:
         """Return why it is not known what a database was made of; or nothing if it is."""
         used = making.used
         if used is None:
             return "it was not told what it is made of"
+        if used.untracked:
+            return used.untracked[0]
         if used.addresses:
             return f"it was made with what {used.addresses[0].replace(' ', ' at ')} has answered"
         if len(used.files) > templates.MANY:
             return f"more than {templates.MANY} files were read; 'inputs' may name their folder"
-        now = self._parts(service, making.server, present)
         if changed := templates.difference(making.parts, now, present):
             own = templates.own_change_since(service, present, making.since)
             return f"{own if changed == templates.ITS_FILES and own else changed} changed meanwhile"
@@ -196,8 +202,12 @@ class Copying:
         for old in set(known) - set(complete[:KEPT_TEMPLATES]):
             await databases.drop(admin, old)
 
-    def _parts(self, service: Service, server: str, present: templates.Present) -> templates.Parts:
-        return templates.parts_of(service, self.settings, present, server=server)
+    async def _parts(
+        self, admin: "asyncpg.Connection", service: Service, scripts: str, present: Present
+    ) -> Inputs:
+        state = await server_state(admin)
+        server = f"{state.settings} {scripts}"
+        return templates.parts_of(service, self.settings, present, server=server, roles=state.roles)
 
 
 def _is_complete(mark: Mark | None) -> TypeGuard[Mark]:

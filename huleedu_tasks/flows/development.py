@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from huleedu_tasks import templates
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import ResolvedUrl, resolve_all
@@ -25,6 +24,7 @@ from huleedu_tasks.flows.stages import STATUS_COLUMNS, Stages
 from huleedu_tasks.guard import Guard, require_disposable_environment, require_own_address
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
+from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.report import Outcome, Progress, Report, Silence, Status
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.state import make_state_folder, unwritable
@@ -313,7 +313,7 @@ class Development:
             registry=self.registry,
             copying=Copying(
                 settings=self.settings,
-                present=templates.Present.of(self.settings),
+                present=Present.of(self.settings),
                 # On a server that is somebody else's, nothing is left behind.
                 leaves_copies=self.provider.proves_identity,
                 fresh=self.fresh,

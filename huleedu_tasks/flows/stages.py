@@ -139,7 +139,7 @@ class Stages:
         async with self._admin(service) as admin:
             await databases.write_mark(admin, url.database, self._mark)
             sessions = await copies.sessions_of(admin, url.database)
-            self.copying.begin(admin, service, scripts, why=NEW_DATA, sessions=sessions)
+            await self.copying.begin(admin, service, scripts, why=NEW_DATA, sessions=sessions)
         await self._create_extensions(service)
         return Outcome(service=service.name, facts={"server": started.done})
 
@@ -161,7 +161,7 @@ class Stages:
         async with self._admin(service) as admin:
             await self.guard.prove_disposable(admin, service, url.database)
             sessions = await copies.sessions_of(admin, url.database) if untouched else 0
-            self.copying.begin(admin, service, scripts, sessions=sessions)
+            await self.copying.begin(admin, service, scripts, sessions=sessions)
             if copied := await self._restore(admin, service):
                 return copied
             pristine = await _pristine_copy(admin, url.database, scripts)

@@ -18,7 +18,7 @@ from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import Finding, HuleEduError, MigrationError, ServerError
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.env_py import stated_version_table
-from huleedu_tasks.migrations.inputs import digests_of, is_unchanged
+from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.migrations.revisions import (
     History,
     NotUnderstood,
@@ -42,7 +42,7 @@ READ_ONLY = {"default_transaction_read_only": "on", "statement_timeout": "30s"}
 FOLDER = "alembic"
 REVISIONS, VERSION_TABLES = "revisions", "version-tables"
 # Of the files that answers are remembered in; another one is not read.
-FORMAT = 1
+FORMAT = 2
 ONLY_THE_OWNER = 0o600
 
 
@@ -57,6 +57,7 @@ class AlembicAnswers:
     settings: Settings
     state: Path | None
     _workers: WarmWorkers | None = field(default=None, repr=False)
+    _installed: dict[str, str] = field(default_factory=dict, repr=False)
 
     async def history(self, service: Service, url: DatabaseUrl | None = None) -> History:
         """Return a service's revisions, as its files are now.
@@ -185,7 +186,9 @@ class AlembicAnswers:
             state=self.state,
             name=where,
             about=about,
-            environment=runner.environment_of(service, self.settings),
+            present=Present.of(
+                self.settings, runner.environment_of(service, self.settings), self._installed
+            ),
         )
 
 
@@ -197,13 +200,13 @@ class Question:
         state: The state folder; None to remember nothing.
         name: The file's name.
         about: What was asked of which service.
-        environment: What the service's code finds there.
+        present: What the service's code finds now.
     """
 
     state: Path | None
     name: str
     about: list[str]
-    environment: Mapping[str, str]
+    present: Present
 
     def remembered(self) -> list[dict[str, Any]] | None:
         """Return the answer, or None if there is none or it may be another one now."""
@@ -211,19 +214,19 @@ class Question:
         with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(self._path(self.state).read_bytes()) if self.state else {}
             is_ours = (document["format"], document["about"]) == (FORMAT, self.about)
-            if is_ours and is_unchanged(document["inputs"], self.environment):
+            if is_ours and not self.present.changed(document["inputs"]):
                 answer: list[dict[str, Any]] = document["answer"]
                 return answer
         return None
 
     def remember(self, answer: list[dict[str, Any]], used: Used | None) -> None:
         """Remember an answer with everything that was used for it; None: that is not known."""
-        if self.state is None or used is None:
+        if self.state is None or used is None or used.untracked:
             return
         document = {
             "format": FORMAT,
             "about": self.about,
-            "inputs": dict(digests_of(used, self.environment)),
+            "inputs": dict(self.present.inputs(used)),
             "answer": answer,
         }
         # Without it the next command asks once more.

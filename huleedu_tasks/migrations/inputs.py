@@ -1,60 +1,269 @@
-"""What an answer of a service's own code depends on, so that it can be remembered until it changes.
+"""What a service's own code has read, each input by its name, with a digest of what it is now.
 
-An answer depends on the files that were read, the folders that were listed, the libraries that are
-installed, and the environment variables that were read. It is remembered with a digest of each.
+A database that was built, and an answer of Alembic's, can stand for the next one as long as every
+input is the same.
 """
 
 import hashlib
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
+from huleedu_tasks.config.settings import VARIABLES, Settings
 from huleedu_tasks.migrations.runner import Used
-from huleedu_tasks.migrations.worker import is_installed
+from huleedu_tasks.migrations.tracking import INSTALLED as LIBRARIES
+from huleedu_tasks.migrations.tracking import is_installed
 
-# Their values are not written down, in no form; nor does a version table depend on them.
+# Files above this size, in bytes, are known by their size and the time of their last change.
+LARGE = 2**22
+INSTALLED = "what is installed in "
+LISTED = "what lies in "
+STATUS = "the status of "
+MODULES = "the modules in "
+VARIABLE = "the variable "
+VARIABLES_SET = "which variables are set"
+INTERPRETER = "the time zone, the locale or PYTHON*"
+MISSING = "missing"
+BYTECODE = "__pycache__"
+LOCAL_TIME = Path("/etc/localtime")
+_DISTRIBUTION = "-info"
+_PATHS = (".pth", ".egg-link")
+_EDITABLE = "__editable__"
+# An interpreter and its C libraries read these themselves.
+_READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ")
+# They say how output looks. A password is no input; this one is handed over by these tasks.
+_NO_INPUTS = frozenset({"COLORTERM", "COLUMNS", "LINES", "PGPASSWORD", "TERM"})
+# They differ from one terminal to the next. One that is read by its name counts.
+_OF_A_SESSION = re.compile(
+    r"_|OLDPWD|PWD|SHLVL|WINDOWID|DISPLAY|STY|(DBUS|GPG|ITERM|KITTY|KONSOLE|SSH|TERM|TERMINAL"
+    r"|TMUX|VSCODE|VTE|WEZTERM|XDG_SESSION)(_\w+)?"
+)
 _SECRET = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|DSN|UR[IL]", re.IGNORECASE)
-# What differs from one shell to the next, and is no input of anything.
-_OF_A_SHELL = frozenset({"COLUMNS", "LINES", "OLDPWD", "PWD", "SHLVL", "TERM", "_"})
-FILE, LISTING, TIME, VARIABLE = "file", "listing", "time", "variable"
-_MISSING = "missing"
-Digests = Mapping[str, str]
+# Too few digits to find a secret by: every 65536th text has the same.
+_DIGITS, _DIGITS_OF_A_SECRET = 16, 4
+Inputs = Mapping[str, str]
 
 
-def digests_of(used: Used, environment: Mapping[str, str]) -> Digests:
-    """Return everything that was used, each with a digest of what it is now."""
-    return {name: _digest_of(name, environment) for name in sorted(_names(used, environment))}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Present:
+    """The inputs as they are now: each is looked at once.
+
+    Attributes:
+        root: The root of the monorepo.
+        variables: What a service's code finds in its environment, but for what says how these
+            tasks work.
+        installed: The digests of installed libraries, by the input's name.
+    """
+
+    root: Path
+    variables: Mapping[str, str]
+    installed: dict[str, str] = field(default_factory=dict)
+    _known: dict[str, str] = field(default_factory=dict)
+    _real_folders: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        environment: Mapping[str, str] | None = None,
+        installed: dict[str, str] | None = None,
+    ) -> "Present":
+        """Return what there is for a run with these settings.
+
+        Args:
+            environment: What a service's code finds there; None for what the settings say.
+            installed: What is known of installed libraries already.
+        """
+        own = {variable.name for variable in VARIABLES} | _NO_INPUTS
+        found = settings.child_environment() if environment is None else environment
+        variables = {name: value for name, value in found.items() if name not in own}
+        return cls(
+            root=settings.root,
+            variables=variables,
+            installed={} if installed is None else installed,
+        )
+
+    def name(self, path: Path | str) -> str:
+        """Return a path as it is noted: a folder that is moved as a whole is the same monorepo."""
+        return _below(str(path), str(self.root))
+
+    def inputs(self, used: Used) -> Inputs:
+        """Return everything that was used, each with its digest."""
+        return {name: self.digest_of(name) for name in self._names(used)}
+
+    def digest_of(self, name: str) -> str:
+        """Return the digest of an input that is known by its name: of a file, unless it says."""
+        known = self.installed if name.startswith(INSTALLED) else self._known
+        if name not in known:
+            is_secret = name.startswith(VARIABLE) and _SECRET.search(name)
+            known[name] = digest(self._look_at(name))[: _DIGITS_OF_A_SECRET if is_secret else None]
+        return known[name]
+
+    def changed(self, noted: Inputs) -> str:
+        """Return the first input that is another one now, or an empty string."""
+        return next((shown(name) for name, was in noted.items() if self.digest_of(name) != was), "")
+
+    def content(self, path: Path, limit: int = LARGE) -> Iterator[str]:
+        """Tell what is in a file, and where links lead on the way to it.
+
+        Args:
+            limit: Bytes above which it is not read.
+        """
+        yield self._behind_links(path)
+        try:
+            facts = path.stat()
+            if not S_ISREG(facts.st_mode):
+                # A device or a pipe has no end.
+                yield MISSING
+            elif facts.st_size > limit:
+                yield f"{facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"
+            else:
+                yield hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError:
+            yield MISSING
+
+    def input_of(self, path: Path | str, kind: str = "") -> str:
+        """Return the name of the input a path is, or of the installed libraries it is one of."""
+        text = str(path)
+        if is_installed(text):
+            folders = (each for each in (Path(path), *Path(path).parents) if each.name in LIBRARIES)
+            return f"{INSTALLED}{self.name(next(folders))}"
+        return f"{kind}{self.name(text)}"
+
+    def _names(self, used: Used) -> list[str]:
+        files = {self.input_of(path) for path in used.files}
+        others = {
+            *(self.input_of(path, LISTED) for path in used.folders),
+            *(self.input_of(path, STATUS) for path in used.statuses),
+            *(
+                f"{self.input_of(folder, MODULES)}\n{' '.join(sorted(set(names)))}"
+                for folder, names in used.modules.items()
+            ),
+            *(f"{VARIABLE}{name}" for name in {*used.variables} - _NO_INPUTS),
+            INTERPRETER,
+        }
+        if used.all_variables:
+            others |= {VARIABLES_SET, *(f"{VARIABLE}{name}" for name in self._session_free())}
+        return sorted(files) + sorted(others)
+
+    def _look_at(self, name: str) -> Iterable[str]:
+        kinds: dict[str, Callable[[str], Iterable[str]]] = {
+            INSTALLED: self._installed,
+            LISTED: self._listing,
+            STATUS: self._status,
+            MODULES: self._modules,
+            VARIABLE: self._variable,
+            VARIABLES_SET: self._variable_names,
+            INTERPRETER: self._interpreter,
+        }
+        kind = next((kind for kind in kinds if name.startswith(kind)), "")
+        return kinds.get(kind, self._file)(name.removeprefix(kind))
+
+    def _file(self, rest: str) -> Iterator[str]:
+        return self.content(self.root / rest)
+
+    def _installed(self, rest: str) -> Iterator[str]:
+        return _distributions(self.root / rest)
+
+    def _variable_names(self, _: str) -> list[str]:
+        return sorted(self._session_free())
+
+    def _session_free(self) -> Iterator[str]:
+        return (name for name in self.variables if not _OF_A_SESSION.fullmatch(name))
+
+    def _variable(self, name: str) -> Iterator[str]:
+        yield f"={self.variables[name]}" if name in self.variables else MISSING
+
+    def _interpreter(self, _: str) -> Iterator[str]:
+        for name, value in sorted(self.variables.items()):
+            if name.startswith(_READ_AT_START):
+                yield f"{name}={value}"
+        yield from self.content(LOCAL_TIME)
+
+    def _status(self, rest: str) -> Iterator[str]:
+        path = self.root / rest
+        yield self._behind_links(path)
+        try:
+            mode = path.stat().st_mode
+            yield "directory" if S_ISDIR(mode) else "file" if S_ISREG(mode) else "other"
+        except OSError:
+            yield MISSING
+
+    def _listing(self, rest: str) -> Iterator[str]:
+        yield self._behind_links(self.root / rest)
+        yield from entries(self.root / rest)
+
+    def _modules(self, rest: str) -> Iterator[str]:
+        folder, _, names = rest.partition("\n")
+        sought = set(names.split(" "))
+        yield self._behind_links(self.root / folder)
+        for entry in entries(self.root / folder):
+            if re.split(r"[./]", entry)[0] in sought:
+                yield entry
+
+    def _behind_links(self, path: Path) -> str:
+        """Return where a path leads; an empty string if no link is on its way."""
+        found = Path(self._real(str(path.parent)), path.name)
+        link = ""
+        if found.is_symlink():
+            link, found = str(found.readlink()), Path(os.path.realpath(found))
+        place = _below(str(found), self._real(str(self.root)))
+        return f"{link} {place}" if place != self.name(path) else ""
+
+    def _real(self, folder: str) -> str:
+        if folder not in self._real_folders:
+            self._real_folders[folder] = os.path.realpath(folder)
+        return self._real_folders[folder]
 
 
-def is_unchanged(digests: Digests, environment: Mapping[str, str]) -> bool:
-    """Whether everything is what it was when the digests were made."""
-    return all(_digest_of(name, environment) == digest for name, digest in digests.items())
+def shown(name: str) -> str:
+    """Return an input's name without what only its digest needs."""
+    return name.partition("\n")[0]
 
 
-def _names(used: Used, environment: Mapping[str, str]) -> Iterator[str]:
-    yield from (f"{FILE} {path}" for path in used.files if not is_installed(path))
-    for folder in used.folders:
-        # A library that is installed or removed changes its folder's own time.
-        yield f"{TIME if is_installed(folder) else LISTING} {folder}"
-    variables = {*used.variables, *(environment if used.all_variables else ())}
-    for name in variables - _OF_A_SHELL:
-        if not _SECRET.search(name):
-            yield f"{VARIABLE} {name}"
-
-
-def _digest_of(name: str, environment: Mapping[str, str]) -> str:
-    kind, _, rest = name.partition(" ")
-    if kind == VARIABLE:
-        return _hash(environment.get(rest, _MISSING).encode(errors="surrogateescape"))
-    path = Path(rest)
+def entries(folder: Path) -> list[str]:
+    """Return what is in a directory, but for bytecode: names, a slash behind directories."""
     try:
-        if kind == LISTING:
-            names = sorted(each.name for each in path.iterdir() if each.name != "__pycache__")
-            return _hash("\n".join(names).encode(errors="surrogateescape"))
-        return str(path.stat().st_mtime_ns) if kind == TIME else _hash(path.read_bytes())
+        found = list(os.scandir(folder))
     except OSError:
-        return _MISSING
+        return [MISSING]
+    return sorted(
+        f"{entry.name}/" if entry.is_dir() else entry.name
+        for entry in found
+        if entry.name != BYTECODE
+    )
 
 
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+def digest(texts: Iterable[str]) -> str:
+    """Return the digest of some texts together."""
+    text = "\n".join(texts)
+    # Names of files and values of variables need not be UTF-8.
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:_DIGITS]
+
+
+def _below(path: str, root: str) -> str:
+    return path[len(root) + 1 :] if path.startswith(f"{root}{os.sep}") else path
+
+
+def _distributions(folder: Path) -> Iterator[str]:
+    """Tell what is installed in a folder: a version may be installed again with other files."""
+    try:
+        found = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in found:
+        if entry.name.endswith(_DISTRIBUTION):
+            yield f"{entry.name} {_age(Path(entry.path, 'RECORD'))}"
+        elif entry.name.endswith(_PATHS) or entry.name.startswith(_EDITABLE):
+            yield f"{entry.name} {_age(Path(entry.path))}"
+
+
+def _age(path: Path) -> str:
+    try:
+        facts = path.stat()
+    except OSError:
+        return MISSING
+    return f"{facts.st_size} {facts.st_mtime_ns}"

@@ -154,8 +154,11 @@ class Used:
     Attributes:
         files: What was read, the modules that were loaded among it.
         folders: Where it was asked what there is.
+        statuses: Paths of which it was only asked what they are.
+        modules: The names of modules that were looked for, by the directory.
         addresses: What was connected to besides the database's own server: a port and a host, or
             a path.
+        untracked: What was used whose own inputs cannot be tracked, each as a clause.
         sessions: How often the database was connected to.
         variables: The environment variables that were read by name.
         all_variables: Whether something went through the whole environment.
@@ -163,7 +166,10 @@ class Used:
 
     files: Sequence[str] = ()
     folders: Sequence[str] = ()
+    statuses: Sequence[str] = ()
+    modules: Mapping[str, Sequence[str]] = field(default_factory=dict)
     addresses: Sequence[str] = ()
+    untracked: Sequence[str] = ()
     sessions: int = 0
     variables: Sequence[str] = ()
     all_variables: bool = False
@@ -172,7 +178,13 @@ class Used:
         return Used(
             files=[*self.files, *other.files],
             folders=[*self.folders, *other.folders],
+            statuses=[*self.statuses, *other.statuses],
+            modules={
+                folder: [*self.modules.get(folder, ()), *other.modules.get(folder, ())]
+                for folder in {*self.modules, *other.modules}
+            },
             addresses=[*self.addresses, *other.addresses],
+            untracked=[*self.untracked, *other.untracked],
             sessions=self.sessions + other.sessions,
             variables=[*self.variables, *other.variables],
             all_variables=self.all_variables or other.all_variables,
@@ -629,6 +641,9 @@ def _used(told: Path, url: DatabaseUrl | None, *, own_sessions: int = 0) -> Used
     return Used(
         files=facts["files"],
         folders=facts["folders"],
+        statuses=facts["statuses"],
+        modules=facts["modules"],
+        untracked=facts["untracked"],
         addresses=[each for each in facts["addresses"] if each.split()[0] != own_port],
         sessions=sessions + own_sessions,
         variables=facts["variables"],

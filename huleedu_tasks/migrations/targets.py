@@ -71,23 +71,33 @@ class ReadVariables:
                 notes.note(name)
                 return plain.__getitem__(self, name)
 
-            def __iter__(self) -> Iterator[str]:
+            def __iter__(self) -> Iterator[Any]:
                 notes.all_were_read = True
                 for name in plain.__iter__(self):
-                    notes.iterated = name
+                    notes.iterated = os.fsdecode(name)
                     yield name
 
-        os.environ.__class__ = Environment
+            def __len__(self) -> int:
+                notes.all_were_read = True
+                length: int = plain.__len__(self)
+                return length
+
+        os.environ.__class__ = os.environb.__class__ = Environment
 
     def note(self, name: object) -> None:
         """Note that a variable was asked for."""
         # Whoever goes through all of them asks for the value of each.
-        if isinstance(name, str) and name != self.iterated:
-            self._names.setdefault(name)
+        if isinstance(name, (str, bytes)) and os.fsdecode(name) != self.iterated:
+            self._names.setdefault(os.fsdecode(name))
+
+    @property
+    def all_names(self) -> list[str]:
+        """The names that were asked for, in order."""
+        return list(self._names)
 
     @property
     def names(self) -> list[str]:
-        """The names that were asked for, in order."""
+        """The names that were asked for and may be the service's own, in order."""
         return [name for name in self._names if not name.startswith(FOREIGN)]
 
 

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,11 +40,8 @@ NO_STATEMENT = re.compile(
 )
 # PostgreSQL, Appendix A: in_failed_sql_transaction. The error before it is the cause.
 AFTERMATH = "25P02"
-INSTALLED = ("site-packages", "dist-packages")
 PLACE = "huleedu_tasks.place"
 DEFAULT_PORT = 5432
-# What the system makes up as it is read.
-NO_FILES = ("/proc/", "/sys/")
 
 
 def main() -> None:
@@ -117,116 +113,6 @@ def beside(name: str) -> Any:
     return sys.modules[unique]
 
 
-class Reads:
-    """What is read while it listens, as far as Python itself opens it (Python, Audit events)."""
-
-    EVENTS = frozenset(
-        {
-            "open",
-            "os.listdir",
-            "os.scandir",
-            "socket.connect",
-            "sqlite3.connect",
-            "subprocess.Popen",
-        }
-    )
-
-    def __init__(self) -> None:
-        self.addresses: set[str] = set()
-        self._files: set[str] = set()
-        self._made: set[str] = set()
-        self._folders: set[str] = set()
-
-    def hear(self, event: str, arguments: Sequence[Any], *, depth: int = 1) -> None:
-        """Take an audit event.
-
-        Args:
-            depth: How many frames above this one it comes from.
-        """
-        # What is raised here would be raised by what is being done; anybody may send an event.
-        with suppress(Exception):
-            if event == "open":
-                self._hear_open(*arguments)
-            elif event in ("os.listdir", "os.scandir"):
-                # To import a module is not to ask what else lies beside it.
-                caller = sys._getframe(depth).f_code.co_filename  # noqa: SLF001  # it alone tells
-                if not caller.startswith("<frozen importlib"):
-                    self._add(arguments[0] or ".", self._folders)
-            elif event == "sqlite3.connect":
-                self._add(arguments[0], self._files)
-            elif event == "subprocess.Popen":
-                for word in (arguments[0], *arguments[1]):
-                    if os.path.isfile(word):
-                        self._add(word, self._files)
-            elif event == "socket.connect":
-                self.addresses.add(address_of(arguments[1]))
-
-    def _hear_open(self, path: object, mode: object, flags: int) -> None:
-        if not flags & (os.O_WRONLY | os.O_CREAT):
-            self._add(path, self._files)
-        elif flags & os.O_CREAT:
-            # What is read after it was made here is no input.
-            self._add(path, self._made)
-
-    @property
-    def files(self) -> list[str]:
-        """The files that were read, and those of all modules that are loaded."""
-        modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-        loaded = {os.path.abspath(file) for file in modules if isinstance(file, str)}
-        # A copy: another thread may add to the set meanwhile.
-        read = map(source_of, self._files.copy())
-        return [file for file in sorted({*read, *loaded}) if may_change(file)]
-
-    @property
-    def folders(self) -> list[str]:
-        """The folders whose entries were asked for."""
-        return [folder for folder in sorted(self._folders.copy()) if may_change(folder)]
-
-    def _add(self, path: object, paths: set[str]) -> None:
-        # A number is an open file's.
-        if isinstance(path, (str, bytes, os.PathLike)):
-            found = os.path.abspath(os.fsdecode(path))
-            if found not in self._made:
-                paths.add(found)
-
-
-def address_of(place: Any) -> str:
-    """Return the port and the host of a socket's address, or the path of one in the file system."""
-    return f"{place[1]} {place[0]}" if isinstance(place, tuple) else os.fsdecode(place)
-
-
-def source_of(path: str) -> str:
-    """Return the source a file of bytecode was made from; any other file is its own."""
-    from importlib.util import source_from_cache
-
-    try:
-        source = source_from_cache(path) if path.endswith(".pyc") else path
-    except ValueError:
-        return path
-    return source if os.path.exists(source) else path
-
-
-def may_change(path: str) -> bool:
-    """Whether a path is neither the standard library's nor made up by the system."""
-    if path.startswith(NO_FILES):
-        return False
-    return not path.startswith(standard_library()) or is_installed(path)
-
-
-@lru_cache(maxsize=None)  # noqa: UP033  # a service's interpreter may be older
-def standard_library() -> tuple[str, ...]:
-    """Return how the paths of the standard library's files begin."""
-    import sysconfig
-
-    paths = sysconfig.get_paths()
-    return paths["stdlib"] + os.sep, paths["platstdlib"] + os.sep
-
-
-def is_installed(path: str) -> bool:
-    """Whether a path is that of an installed library."""
-    return any(name in path.split(os.sep) for name in INSTALLED)
-
-
 class Used:
     """Notes what a database is made of, and which sessions there were for it.
 
@@ -239,13 +125,17 @@ class Used:
         from sqlalchemy import event
         from sqlalchemy.engine import Engine
 
+        tracking = beside("tracking")
         self._file = file
         self._variables = variables
-        self._reads = Reads()
+        self._reads = tracking.Reads()
         self._sessions: dict[str, int] = {}
         sys.addaudithook(self._reads.hear)
+        tracking.watch_questions(self._reads)
+        tracking.drop_stale_bytecode()
         event.listen(Engine, "do_connect", self._connecting)
         event.listen(Engine, "connect", self._connected)
+        event.listen(Engine, "before_cursor_execute", self._executing)
 
     def tell(self) -> None:
         """Write it down, with where the libraries are installed."""
@@ -255,9 +145,12 @@ class Used:
         told = {
             "files": self._reads.files,
             "folders": [*self._reads.folders, paths["purelib"], paths["platlib"]],
+            "statuses": self._reads.statuses,
+            "modules": self._reads.modules,
             "addresses": sorted(self._reads.addresses),
+            "untracked": sorted(self._reads.untracked),
             "sessions": self._sessions,
-            "variables": self._variables.names,
+            "variables": self._variables.all_names,
             "all_variables": self._variables.all_were_read,
         }
         # Whoever reads it does without what cannot be written down.
@@ -275,6 +168,9 @@ class Used:
         # An engine with a function of its own to connect does not tell where to.
         place = record.info.get(PLACE, "")
         self._sessions[place] = self._sessions.get(place, 0) + 1
+
+    def _executing(self, connection: object, cursor: object, statement: str, *_: object) -> None:
+        self._reads.executed(statement)
 
 
 @contextmanager

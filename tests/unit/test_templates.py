@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from huleedu_tasks import templates
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.migrations.inputs import Inputs, Present
 from huleedu_tasks.migrations.runner import Used
 from tests.support.values import service
 
@@ -42,15 +43,18 @@ class Place:
         self,
         *,
         server: str = SERVER,
+        roles: str = "",
         process: dict[str, str] | None = None,
         file: dict[str, str] | None = None,
         **stated: object,
-    ) -> templates.Parts:
+    ) -> Inputs:
         settings = self._settings(process or {}, file or {})
-        present = templates.Present.of(settings)
-        return templates.parts_of(self.service(**stated), settings, present, server=server)
+        present = Present.of(settings)
+        return templates.parts_of(
+            self.service(**stated), settings, present, server=server, roles=roles
+        )
 
-    def changed(self, before: templates.Parts, **now: object) -> str:
+    def changed(self, before: Inputs, **now: object) -> str:
         """Return the part that is another one now."""
         process, file = now.get("process"), now.get("file")
         present = self.present(process=process, file=file)  # type: ignore[arg-type]
@@ -58,9 +62,9 @@ class Place:
 
     def present(
         self, *, process: dict[str, str] | None = None, file: dict[str, str] | None = None
-    ) -> templates.Present:
+    ) -> Present:
         """Return what there is now."""
-        return templates.Present.of(self._settings(process or {}, file or {}))
+        return Present.of(self._settings(process or {}, file or {}))
 
     def _settings(self, process: dict[str, str], file: dict[str, str]) -> Settings:
         return Settings(root=self.root, process=process, file=file, lines=dict.fromkeys(file, 1))
@@ -86,6 +90,7 @@ def test_nothing_has_changed_where_nothing_was_done(place: Place) -> None:
         ({"process": {"HULEEDU_ENVIRONMENT": "testing"}}, "the settings"),
         ({"process": {"HULEEDU_DB_USER": "somebody"}}, "the settings"),
         ({"server": "16.0 final"}, "the server"),
+        ({"roles": "reader"}, "the server's roles"),
     ],
 )
 def test_what_is_stated_is_a_part(place: Place, stated: dict[str, object], part: str) -> None:
@@ -111,33 +116,52 @@ def test_a_variable_that_wins_over_the_file_is_what_counts(place: Place) -> None
     assert not place.changed(before, file={"TENANT": "south"}, process={"TENANT": "north"})
 
 
+def test_a_variable_that_was_read_is_a_part_by_its_value(place: Place) -> None:
+    before = used(place, variables=["REGION", "COLUMNS"])
+    assert place.changed(before, process={"SHELL": "fish", "COLUMNS": "80"}) == ""
+    assert place.changed(before, process={"REGION": ""}) == "the variable REGION"
+    before = used(place, variables=["REGION"], process={"REGION": "north"})
+    assert place.changed(before, process={"REGION": "north"}) == ""
+    assert place.changed(before, process={"REGION": "south"}) == "the variable REGION"
+
+
 @pytest.mark.parametrize(
-    ("name", "text", "variable"),
+    ("now", "part"),
     [
-        ("config.py", "os.environ.get('REGION')", "REGION"),
-        ("conf.yaml", "tenant: ${ORDERS_TENANT}", "ORDERS_TENANT"),
-        ("config.py", "class Settings: seed_text: str", "SEED_TEXT"),
-        ("config.py", "env_prefix='orders_'", "ORDERS_PORT"),
+        ({"tenants": "2", "A": "b"}, "which variables are set"),
+        ({"tenants": "5"}, "the variable tenants"),
+        ({"tenants": "2", "PWD": "/home", "SSH_TTY": "/dev/pts/1", "TERM": "dumb"}, ""),
     ],
 )
-def test_a_variable_that_a_file_names_is_a_part_though_only_the_shell_has_it(
-    place: Place, name: str, text: str, variable: str
+def test_where_something_went_through_all_variables_each_is_a_part(
+    place: Place, now: dict[str, str], part: str
 ) -> None:
-    place.write(f"services/orders_service/{name}", text)
-    far = place.write(f"libs/{name}", text)
-    before = used_by(place, far)
-    assert place.changed(before, process={"SHELL": "fish", "COLUMNS": "80"}) == ""
-    assert place.changed(before, process={variable: "south"}) == "its files"
-    place.write(f"services/orders_service/{name}", "")
-    before = used_by(place, far)
-    assert place.changed(before, process={variable: "south"}) == f"libs/{name}"
+    before = used(place, all_variables=True, process={"tenants": "2"})
+    assert place.changed(before, process=now) == part
 
 
-def test_what_says_how_the_tasks_work_is_no_part_though_a_file_names_it(place: Place) -> None:
-    place.write("services/orders_service/config.py", "HULEEDU_DB_PASSWORD, HULEEDU_JOBS")
-    before = place.parts()
-    process = {"HULEEDU_DB_PASSWORD": "another", "HULEEDU_JOBS": "3"}
-    assert place.changed(before, process=process) == ""
+def test_a_variable_of_a_terminal_that_was_read_by_its_name_is_a_part(place: Place) -> None:
+    before = used(place, variables=["PWD"])
+    assert place.changed(before, process={"PWD": "/home"}) == "the variable PWD"
+
+
+@pytest.mark.parametrize("name", ["TZ", "LANG", "LC_ALL", "PYTHONPATH", "PYTHONHASHSEED"])
+def test_what_an_interpreter_reads_when_it_starts_is_always_a_part(place: Place, name: str) -> None:
+    part = "the time zone, the locale or PYTHON*"
+    assert place.changed(used(place), process={name: "other"}) == part
+
+
+def test_of_a_secret_that_was_read_too_little_is_noted_to_find_it_by(place: Place) -> None:
+    process = {"API_TOKEN": "secret", "REGION": "north"}
+    noted = used(place, variables=["API_TOKEN", "REGION"], process=process)
+    assert len(noted["the variable API_TOKEN"]) == 4
+    assert len(noted["the variable REGION"]) == 16
+
+
+def test_what_says_how_the_tasks_work_is_no_part_though_it_was_read(place: Place) -> None:
+    names = ["HULEEDU_DB_PASSWORD", "HULEEDU_JOBS", "PGPASSWORD"]
+    before = used(place, variables=names, all_variables=True)
+    assert place.changed(before, process=dict.fromkeys(names, "another")) == ""
 
 
 def test_other_env_files_of_the_root_are_a_part(place: Place) -> None:
@@ -249,14 +273,37 @@ def test_a_monorepo_at_another_place_is_made_of_the_same(place: Place, tmp_path:
 # What turns out to be used.
 
 
-def used_by(place: Place, *files: Path, folders: tuple[Path, ...] = ()) -> templates.Parts:
-    used = Used(files=[str(file) for file in files], folders=[str(each) for each in folders])
-    return templates.with_used(place.parts(), place.service(), used, place.present())
+def used(
+    place: Place,
+    *,
+    files: Sequence[Path] = (),
+    folders: Sequence[Path] = (),
+    statuses: Sequence[Path] = (),
+    modules: dict[str, list[str]] | None = None,
+    variables: Sequence[str] = (),
+    all_variables: bool = False,
+    process: dict[str, str] | None = None,
+) -> Inputs:
+    """Return the parts of a database for which something was used."""
+    found = Used(
+        files=[str(file) for file in files],
+        folders=[str(folder) for folder in folders],
+        statuses=[str(path) for path in statuses],
+        modules={str(place.root / folder): names for folder, names in (modules or {}).items()},
+        variables=variables,
+        all_variables=all_variables,
+    )
+    parts, present = place.parts(process=process), place.present(process=process)
+    return templates.with_used(parts, place.service(), found, present)
+
+
+def used_by(place: Place, *files: Path, folders: tuple[Path, ...] = ()) -> Inputs:
+    return used(place, files=files, folders=folders)
 
 
 def changed_since(place: Place, since: float, *files: Path, folders: tuple[Path, ...] = ()) -> str:
-    used = Used(files=[str(file) for file in files], folders=[str(each) for each in folders])
-    return templates.changed_since(place.service(), used, place.present(), since)
+    found = Used(files=[str(file) for file in files], folders=[str(each) for each in folders])
+    return templates.changed_since(place.service(), found, place.present(), since)
 
 
 def test_a_file_that_was_used_is_a_part_wherever_it_lies(place: Place) -> None:
@@ -335,10 +382,118 @@ def test_a_folder_that_was_looked_into_is_a_part_by_its_names(place: Place) -> N
     before = used_by(place, folders=(place.root / "data",))
     place.write("data/one.csv", "2")
     place.write("data/__pycache__/one.pyc", "")
-    place.write("data/.one.csv.swp", "")
     assert place.changed(before) == ""
-    place.write("data/two.csv", "")
+    place.write("data/.hidden", "")
     assert place.changed(before) == "what lies in data"
+
+
+@pytest.mark.parametrize("name", ["two.csv", ".two.csv", "two.log", "two~", "node_modules/two"])
+def test_every_name_in_a_folder_that_was_looked_into_counts(place: Place, name: str) -> None:
+    place.write("data/one.csv", "1")
+    before = used_by(place, folders=(place.root / "data",))
+    place.write(f"data/{name}", "")
+    assert place.changed(before) == "what lies in data"
+
+
+def test_a_folder_of_the_service_that_was_looked_into_is_a_part_with_its_hidden_files(
+    place: Place,
+) -> None:
+    place.write("services/orders_service/data/one.log", "1")
+    before = used_by(place, folders=(place.root / "services/orders_service/data",))
+    place.write("services/orders_service/data/two.log", "")
+    assert place.changed(before) == "what lies in services/orders_service/data"
+
+
+@pytest.mark.parametrize("path", ["local.toml", "data", "data/deep/file"])
+def test_what_was_only_asked_for_is_a_part_by_what_it_is(place: Place, path: str) -> None:
+    before = used(place, statuses=[place.root / path])
+    assert place.changed(before) == ""
+    written = place.write(path, "1")
+    assert place.changed(before) == f"the status of {path}"
+    before = used(place, statuses=[place.root / path])
+    written.write_text("another content")
+    assert place.changed(before) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("shared.py", "the modules in libs"),
+        ("shared/__init__.py", "the modules in libs"),
+        ("shared.cpython-311-x86_64-linux-gnu.so", "the modules in libs"),
+        ("unused.py", ""),
+        ("__pycache__/shared.cpython-311.pyc", ""),
+    ],
+)
+def test_a_module_that_may_come_first_is_a_part(place: Place, path: str, part: str) -> None:
+    place.write("libs/other.py", "")
+    before = used(place, modules={"libs": ["shared", "missing"]})
+    place.write(f"libs/{path}", "")
+    assert place.changed(before) == part
+
+
+# Where links lead.
+
+
+def relink(place: Place, path: str, target: str) -> Path:
+    link = place.root / path
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    return link
+
+
+@pytest.fixture
+def versions(place: Place) -> Place:
+    """Two directories of the same data, and a link to one of them."""
+    for version in ("v1", "v2"):
+        place.write(f"data/{version}/rows.csv", "1")
+    relink(place, "data/now", "v1")
+    return place
+
+
+@pytest.mark.parametrize(
+    ("noted", "part"),
+    [
+        ({"files": ["data/now/rows.csv"]}, "data/now/rows.csv"),
+        ({"folders": ["data/now"]}, "what lies in data/now"),
+        ({"statuses": ["data/now"]}, "the status of data/now"),
+        ({"statuses": ["data/now/rows.csv"]}, "the status of data/now/rows.csv"),
+    ],
+)
+def test_a_link_on_the_way_is_a_part_by_its_target(
+    versions: Place, noted: dict[str, list[str]], part: str
+) -> None:
+    paths = {kind: [versions.root / path for path in found] for kind, found in noted.items()}
+    before = used(versions, **paths)  # type: ignore[arg-type]
+    assert versions.changed(before) == ""
+    relink(versions, "data/now", "v2")
+    assert versions.changed(before) == part
+
+
+def test_a_link_to_a_module_directory_is_a_part_by_its_target(versions: Place) -> None:
+    before = used(versions, modules={"data/now": ["rows"]})
+    relink(versions, "data/now", "v2")
+    assert versions.changed(before) == "the modules in data/now"
+
+
+@pytest.mark.parametrize("name", ["data", "rows.csv"])
+def test_a_link_among_its_files_is_a_part_by_its_target(versions: Place, name: str) -> None:
+    path = f"services/orders_service/{name}"
+    target = "../../data/{}" if name == "data" else "../../data/{}/rows.csv"
+    relink(versions, path, target.format("v1"))
+    before = versions.parts()
+    assert versions.changed(before) == ""
+    relink(versions, path, target.format("v2"))
+    assert versions.changed(before) == "its files"
+
+
+def test_links_do_not_tell_where_the_monorepo_lies(versions: Place, tmp_path: Path) -> None:
+    before = used_by(versions, versions.root / "data/now/rows.csv")
+    moved = Place(tmp_path / "moved")
+    moved.write("data/v1/rows.csv", "1")
+    relink(moved, "data/now", "v1")
+    assert moved.changed(before) == ""
 
 
 def test_a_folder_behind_a_link_is_a_part_once_it_was_looked_into(place: Place) -> None:
@@ -356,7 +511,7 @@ def test_a_folder_behind_a_link_is_a_part_once_it_was_looked_into(place: Place) 
 def test_what_is_known_anyway_is_no_part_of_its_own(place: Place) -> None:
     env = place.write(".env", "A=b")
     known = place.service().directory / "config.py"
-    assert used_by(place, env, known, Path(templates.__file__)).keys() == place.parts().keys()
+    assert used_by(place, env, known, Path(templates.__file__)) == used_by(place)
 
 
 def test_libraries_are_a_part_by_what_is_installed_and_not_by_their_files(place: Place) -> None:
