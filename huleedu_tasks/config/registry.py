@@ -445,7 +445,9 @@ def _clashes(
         # What follows by convention from a name that stands twice is no finding of its own.
         own = field == "name" or field in entry or service.name != earlier.name
         # Two services may share a server, which is compared below.
-        allowed = field == "compose_service" and service.port == earlier.port
+        # A port that is not settled yet is replaced by a number below one.
+        is_open = min(service.port, earlier.port) < 1
+        allowed = field == "compose_service" and (service.port == earlier.port or is_open)
         if same and own and not allowed:
             yield clash(field)
     if service.port != earlier.port:

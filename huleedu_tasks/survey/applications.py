@@ -9,6 +9,7 @@ from huleedu_tasks.survey.container import Container
 from huleedu_tasks.survey.files import shown
 from huleedu_tasks.survey.folders import Folder
 from huleedu_tasks.survey.names import stem
+from huleedu_tasks.survey.python_source import names_database
 from huleedu_tasks.survey.sources import SECONDARY
 from huleedu_tasks.survey.urls import UNKNOWN, see_url
 
@@ -143,7 +144,13 @@ def _parts(application: Container, hosts: Mapping[str, str], root: Path) -> Iter
         if not HOST_VARIABLE.search(variable) or value not in hosts:
             continue
         server = hosts[value]
-        names = [each for name, each in environment.items() if DATABASE_VARIABLE.search(name)]
+        names = [
+            database
+            for name, database in environment.items()
+            if DATABASE_VARIABLE.search(name)
+            if DATABASE_VARIABLE.search(name)
+            and (names_database(name, database) or UNKNOWN in database)
+        ]
         yield Given(
             container=application.name,
             variable="",

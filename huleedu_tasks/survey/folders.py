@@ -3,14 +3,16 @@
 import configparser
 import os
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from huleedu_tasks.errors import Finding
 from huleedu_tasks.survey.files import is_file, is_nameable, repository_files, shown
 
 CONFIG = "alembic.ini"
 PYPROJECT = "pyproject.toml"
+ALEMBIC = "alembic"
 ENV_PY = "env.py"
 HERE = "%(here)s"
 # What lies there is no service of this repository, or not one that runs.
@@ -68,45 +70,68 @@ class Folder:
         return None
 
 
-def find_folders(root: Path, remarks: list[str]) -> list[Folder]:
+def find_folders(root: Path, not_taken: list[Finding]) -> list[Folder]:
     """Return every folder with migrations, in the order of their paths.
 
     Args:
-        remarks: Where it is said what looked like one and is none.
+        not_taken: Each file that configures Alembic and makes no service, with the reason, is
+            added to it.
     """
     found: dict[Path, Folder] = {}
-    remarks += [
-        f"{shown(file, root)} is no configuration that can be read; its service is not known."
-        for file in repository_files(root)
-        if file.name == CONFIG and _parsed(file) is None
-    ]
+    for file in repository_files(root):
+        if file.name == CONFIG and _parsed(file) is None:
+            problem = "cannot be parsed, so its service is not known"
+            not_taken.append(Finding(place=shown(file, root), problem=problem))
     for file in _configurations(root):
-        if not is_nameable(file):
-            remarks.append(
-                f"{shown(file, root)} configures Alembic, but its name is no UTF-8, and a registry "
-                "is."
-            )
-            continue
-        if not NO_SERVICES.isdisjoint(file.relative_to(root).parts[:-1]):
-            remarks.append(
-                f"{shown(file, root)} configures Alembic; no service is looked for there."
-            )
-            continue
         folder = _folder(file, root)
-        if folder is None:
-            remarks.append(
-                f"{shown(file, root)} configures Alembic, but its script_location leads to no "
-                f"{ENV_PY}."
-            )
-        elif folder.path in found:
-            first = found[folder.path]
-            remarks.append(
-                f"{shown(file, root)} configures migrations of {shown(folder.path, root)} too, as "
-                f"{first.config.name} does, which was taken: an entry has one configuration."
-            )
-        else:
+        if problem := _why_not_taken(file, root, folder, found):
+            not_taken.append(Finding(place=shown(file, root), problem=problem))
+        elif folder:
             found[folder.path] = folder
     return [found[path] for path in sorted(found)]
+
+
+def _why_not_taken(
+    file: Path, root: Path, folder: Folder | None, found: Mapping[Path, Folder]
+) -> str:
+    """Return why a configuration makes no service; empty if it does."""
+    if not is_nameable(file):
+        return "configures Alembic, but its name is not UTF-8, and a registry is"
+    if not NO_SERVICES.isdisjoint(file.relative_to(root).parts[:-1]):
+        return "configures Alembic in a folder of tests or templates, which holds no service"
+    if folder is None:
+        return _why_no_folder(file)
+    if folder.path in found:
+        first = found[folder.path].config.name
+        return (
+            f"configures migrations of {shown(folder.path, root)} too, as {first} does, which was "
+            "taken: an entry has one configuration"
+        )
+    return ""
+
+
+def _why_no_folder(file: Path) -> str:
+    if (_options(file) or {}).get("script_location"):
+        return f"configures Alembic, but its script_location holds no {ENV_PY}"
+    if sections := _sections(file):
+        named = " and ".join(f"[{name}]" for name in sections)
+        return f"has the sections {named} for `alembic --name`, which are not supported"
+    if is_file(file.with_name(ENV_PY)):
+        return (
+            "has no script_location, as Flask-Migrate writes it: `flask db` passes it from the "
+            "application. Flask-Migrate is not supported unless script_location is stated"
+        )
+    return "has no script_location"
+
+
+def _sections(file: Path) -> list[str]:
+    """Return the sections, beside [alembic], that name a script_location."""
+    document = _parsed(file) or {} if file.suffix == ".ini" else {}
+    return [
+        name
+        for name, options in document.items()
+        if name != ALEMBIC and isinstance(options, dict) and "script_location" in options
+    ]
 
 
 def _configurations(root: Path) -> list[Path]:
@@ -115,7 +140,7 @@ def _configurations(root: Path) -> list[Path]:
         path
         for path in repository_files(root)
         if path.suffix == ".ini" or path.name == PYPROJECT
-        if _options(path) is not None
+        if _options(path) is not None or (path.name == CONFIG and _sections(path))
     ]
     inis = {path.parent for path in files if path.suffix == ".ini"}
     # Alembic reads the pyproject.toml beside an alembic.ini by itself.
@@ -127,7 +152,7 @@ def _options(file: Path) -> dict[str, object] | None:
     """Return what a file tells Alembic; None if that is nothing."""
     document = _parsed(file) or {}
     sections = document.get("tool") if file.suffix == ".toml" else document
-    options = sections.get("alembic") if isinstance(sections, dict) else None
+    options = sections.get(ALEMBIC) if isinstance(sections, dict) else None
     return options if isinstance(options, dict) else None
 
 

@@ -382,6 +382,51 @@ def test_a_server_without_a_port_on_this_machine_is_marked(tmp_path: Path) -> No
     assert "publishes no port" in entries(tmp_path)["orders"]["port"]
 
 
+def test_services_on_a_server_without_a_port_have_one_question(tmp_path: Path) -> None:
+    told = "environment: {{{}_DATABASE_URL: 'postgresql+asyncpg://u:p@db/{}'}}\nbuild: ./{}"
+    write(tmp_path, service("one") | service("two"))
+    write(
+        tmp_path,
+        compose(
+            server("db", None, "start"),
+            *(application(name, told.format(name.upper(), name, name)) for name in ("one", "two")),
+        ),
+    )
+    (question,) = discovered(tmp_path).unsettled
+    assert (question["service"], question["field"]) == ("one, two", "port")
+    assert "5433 is free" in str(question["question"])
+    seen = found(tmp_path)
+    entry, asked = seen.questions(Decisions())[1]
+    answer = Decisions().choosing(entry.proposal.path, asked.field, asked.choices[0].value)
+    settled = seen.result(answer)
+    assert not settled.unsettled
+    document: Any = settled.document
+    assert [stated["port"] for stated in document["services"]] == [5433, 5433]
+
+
+@pytest.mark.parametrize("variable", ["REDIS_DB", "SHOP_CACHE_DB", "MONGO_DB_NAME", "SHOP_DB"])
+def test_a_number_or_another_systems_name_is_not_a_database(tmp_path: Path, variable: str) -> None:
+    value = "0" if variable == "SHOP_DB" else "other"
+    settings = f'import os\n\nother_db = os.environ.get("{variable}", "{value}")\n'
+    write(tmp_path, service("shop", settings))
+    told = f"build: ./shop\nenvironment: {{POSTGRES_HOST: db, {variable}: '{value}'}}"
+    write(tmp_path, compose(server("db", 5441, "shop_main"), application("shop", told)))
+    (entry,) = entries(tmp_path).values()
+    assert entry["database"] == "shop_main"
+
+
+def test_a_part_of_a_url_is_not_stated_as_the_urls_variable(tmp_path: Path) -> None:
+    settings = """
+        import os
+
+        DATABASE_URL = "postgresql+asyncpg://u@localhost:5441/" + os.environ["BILLING_DB"]
+    """
+    write(tmp_path, service("billing", settings))
+    write(tmp_path, compose(server("billing_db", 5441, "billing")))
+    (entry,) = entries(tmp_path).values()
+    assert not {"url_variable", "alembic_url_variable"} & entry.keys()
+
+
 def test_a_variable_that_two_services_read_overrides_neither(tmp_path: Path) -> None:
     config = 'import os\nURL = os.environ["DATABASE_URL"]\n'
     write(tmp_path, service("apps/orders", config) | service("apps/users", config))
