@@ -6,7 +6,7 @@ prescribes, then an error that names every variable that is missing.
 
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -45,10 +45,6 @@ class DatabaseUrl:
     def reveal(self) -> str:
         """Return the URL with its password, everything percent-encoded."""
         return self._text(quote(self.password.reveal(), safe="") if self.password else None)
-
-    def without_password(self) -> "DatabaseUrl":
-        """Return the same address with no password in it."""
-        return replace(self, password=Secret(""))
 
     @property
     def address(self) -> str:

@@ -27,7 +27,10 @@ DRIVERS = {
     "asyncpg": ("connect", "create_pool"),
     "psycopg": ("connect",),
     "psycopg2": ("connect",),
+    "pg8000": ("connect",),
 }
+# Those that take a password they are not given from PGPASSWORD.
+READING_PGPASSWORD = ("asyncpg", "psycopg", "psycopg2")
 # What every case needs.
 LIBRARIES = ("alembic.config", "alembic.runtime.environment", "sqlalchemy.engine")
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
@@ -165,7 +168,7 @@ def _of_env(case: dict[str, Any], worker: dict[str, Any]) -> dict[str, Any]:
     def catch(dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> None:
         caught.append(
             {
-                **_address(parameters, case),
+                **_address(parameters, case, dialect.driver),
                 "scheme": f"{dialect.name}+{dialect.driver}",
                 "fits": not getattr(dialect, "is_async", False) or _is_asynchronous(),
             }
@@ -174,6 +177,8 @@ def _of_env(case: dict[str, Any], worker: dict[str, Any]) -> dict[str, Any]:
 
     event.listen(Engine, "do_connect", catch)
     if case["url"]:
+        # As in a migration; without that it is seen what env.py does by itself.
+        worker["accept_percent_signs"]()
         worker["hand_over_url"](case["url"])
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -211,7 +216,7 @@ def _of_config(files: list[str], case: dict[str, Any]) -> dict[str, Any] | None:
             for text in _urls(module):
                 url = make_url(text)
                 parameters = {**url.translate_connect_args(), "user": url.username}
-                return {**_address(parameters, case), "scheme": url.drivername, "file": file}
+                return {**_address(parameters, case, ""), "scheme": url.drivername, "file": file}
         except BaseException as error:
             # Another file may have the URL.
             failure = failure or error
@@ -220,9 +225,11 @@ def _of_config(files: list[str], case: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _address(parameters: dict[str, Any], case: dict[str, Any]) -> dict[str, Any]:
+def _address(parameters: dict[str, Any], case: dict[str, Any], driver: str) -> dict[str, Any]:
     """Return where a driver would connect; of the password only whether it is the right one."""
-    password = parameters.get("password") or os.environ.get("PGPASSWORD")
+    password = parameters.get("password")
+    if not password and driver.partition("_")[0] in READING_PGPASSWORD:
+        password = os.environ.get("PGPASSWORD")
     port = parameters.get("port")
     return {
         "user": parameters.get("user") or "",

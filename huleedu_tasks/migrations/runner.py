@@ -1,8 +1,8 @@
 """Runs a service's migrations in a child process, with its `env.py` and `config.py` unchanged.
 
-The override variable carries the URL without its password, and PGPASSWORD the password as it is:
-a `%` in a URL breaks `config.set_main_option` in many an `env.py`, and its traceback would show
-the password. asyncpg and psycopg both read PGPASSWORD.
+The override variable carries the complete URL, in the environment of that process only; PGPASSWORD
+carries the password too, for code that connects without the URL. What the process prints is masked
+before anything else sees it.
 """
 
 import json
@@ -11,12 +11,13 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from huleedu_tasks import process
 from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.secret import Redactor, Secret
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, MigrationError, Refused, ServerError
@@ -264,7 +265,7 @@ async def upgrade(
     environment = _environment(service, url, settings)
     with process.scratch_folder() as scratch:
         told = scratch / "used"
-        environment[INSTRUCTIONS] = session.instructions(_handed_over(url), used=told)
+        environment[INSTRUCTIONS] = session.instructions(url.reveal(), used=told)
         done = await _run_alembic(
             service, settings, environment, ["upgrade", target], workers=workers
         )
@@ -311,7 +312,7 @@ async def render(
         Refused: If `env.py` connects to another database.
     """
     environment = _environment(service, url, settings)
-    environment[INSTRUCTIONS] = session.instructions(_handed_over(url), start=list(start))
+    environment[INSTRUCTIONS] = session.instructions(url.reveal(), start=list(start))
     # A revision may open a connection of its own; libpq's drivers read this one, asyncpg does not.
     options = (f"-c {name}={value}" for name, value in session.settings.items())
     environment["PGOPTIONS"] = " ".join([environment.get("PGOPTIONS", ""), *options]).strip()
@@ -395,9 +396,7 @@ async def report_version_tables(
     environment = _environment(service, url, settings)
     with process.scratch_folder() as scratch:
         used = scratch / "used"
-        environment[INSTRUCTIONS] = session.instructions(
-            _handed_over(url), used=used, is_asking=True
-        )
+        environment[INSTRUCTIONS] = session.instructions(url.reveal(), used=used, is_asking=True)
         done = await _run_alembic(service, settings, environment, ["current"], workers=workers)
         found = _used(used, url)
     for event in session.told():
@@ -531,6 +530,8 @@ async def _run_alembic(
         done = await run_script(
             service, WORKER, arguments, environment=environment, timeout=timeout
         )
+    mask = Redactor([Secret(environment.get("PGPASSWORD", "")), *settings.secrets()])
+    done = replace(done, output=mask(done.output))
     if done.timed_out:
         raise MigrationError(
             f"Its migrations took longer than {settings.migration_timeout:g} s and were ended.",
@@ -655,7 +656,7 @@ def _from(variables: Sequence[str]) -> str:
 
 
 def _handed_over(url: DatabaseUrl) -> str:
-    return url.without_password().reveal()
+    return url.reveal()
 
 
 def _from_directory(service: Service, python: tuple[str, ...]) -> list[str]:
@@ -673,8 +674,8 @@ def _environment(service: Service, url: DatabaseUrl, settings: Settings) -> dict
         environment = {n: v for n, v in environment.items() if n in own or not n.startswith("PG")}
     environment |= {
         "HULEEDU_ENVIRONMENT": str(settings.environment),
-        service.url_variable: _handed_over(url),
-        service.alembic_url_variable: _handed_over(url),
+        service.url_variable: url.reveal(),
+        service.alembic_url_variable: url.reveal(),
     }
     if url.password:
         environment["PGPASSWORD"] = url.password.reveal()

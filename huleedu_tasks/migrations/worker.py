@@ -64,6 +64,7 @@ def exit_code_of_alembic() -> int:
     with outside_of_service():
         from alembic.config import main as alembic
 
+        accept_percent_signs()
         observer = Observer(variables=variables, **instructions) if instructions else None
         report = beside("reports").RevisionsReport(revisions) if revisions else None
         used = Used(told, variables) if told else None
@@ -566,6 +567,28 @@ def pass_over_writes(
     if READING.match(NO_STATEMENT.sub(" ", statement)):
         return statement, parameters
     return "SELECT 1 WHERE false", ()
+
+
+def accept_percent_signs() -> None:
+    """Have ConfigParser store a URL with a percent sign, which it takes for an interpolation.
+
+    Every password with a special character has one, and the error would show the password.
+    """
+    import configparser
+
+    interpolation: Any = configparser.BasicInterpolation
+    plain = interpolation.before_set
+
+    def before_set(parser: Any, *where: Any) -> Any:
+        try:
+            return plain(parser, *where)
+        except ValueError:
+            value = where[-1]
+            if "://" not in value:
+                raise
+            return value.replace("%", "%%")
+
+    interpolation.before_set = before_set
 
 
 def hand_over_url(url: str) -> None:

@@ -112,9 +112,9 @@ def matrix(service: Service) -> Iterator[Case]:
 
 
 def handed_over(service: Service, name: str = Situation.HANDED_OVER) -> Case:
-    """Return the case of a migration: the URL without its password, and that in PGPASSWORD."""
+    """Return the case of a migration: the complete URL, and its password in PGPASSWORD too."""
     stated = replace(OVERRIDE, scheme=service.url_scheme)
-    url = stated.without_password().reveal()
+    url = stated.reveal()
     return Case(
         name=name,
         url=url,

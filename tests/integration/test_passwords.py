@@ -230,6 +230,43 @@ def watched_arguments() -> Iterator[set[str]]:
     watching.join()
 
 
+# An env.py that takes its URL apart, and lets the driver connect by the parts.
+DRIVER_ENV_PY = """\
+import os
+
+from alembic import context
+from sqlalchemy import URL, create_engine
+from sqlalchemy.engine import make_url
+
+url = make_url(os.environ["BETA_SERVICE_DATABASE_URL"])
+config = context.config
+config.set_main_option("sqlalchemy.url", url.render_as_string(hide_password=False))
+os.environ.pop("PGPASSWORD", None)
+parts = {"username": url.username, "password": url.password, "host": url.host, "port": url.port}
+engine = create_engine(URL.create("postgresql+DRIVER", **parts, database=url.database))
+with engine.connect() as connection:
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+    print("migrated with", config.get_main_option("sqlalchemy.url"), repr(url.password))
+"""
+
+
+@pytest.mark.parametrize("driver", ["pg8000", "psycopg2", "psycopg"])
+def test_each_driver_logs_in_by_the_url_alone(vault: Vault, driver: str) -> None:
+    path = vault.monorepo.path("services/beta_service/alembic/env.py")
+    unchanged = path.read_text()
+    path.write_text(DRIVER_ENV_PY.replace("DRIVER", driver))
+    for password in (HOSTILE[0], "two words, 'quotes' and $HOME + ü", HOSTILE[2]):
+        read = vault.settings(password)
+        vault.loop.run(vault.set_password(password))
+        outputs = vault.loop.run(migrate_all(vault, read))
+        assert "migrated with" in outputs[1]
+        for form in (password, quote(password, safe="")):
+            assert form not in outputs[1]
+    path.write_text(unchanged)
+
+
 FAILING_ENV_PY = """\
 import os
 
