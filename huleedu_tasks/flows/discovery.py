@@ -167,7 +167,7 @@ async def look(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
     applications = [*_applications(composition), *_others(root, composition, environment)]
     told = told_to(applications, servers, folders, root)
     readings = tuple(
-        Reading(folder=folder, sources=read_sources(folder, root, folders), told=told[folder.path])
+        Reading(folder=folder, sources=read_sources(folder, root, folders), told=told[folder.key])
         for folder in folders
     )
     return Found(

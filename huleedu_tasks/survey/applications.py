@@ -60,16 +60,16 @@ def told_to(
     folders: Sequence[Folder],
     root: Path,
 ) -> dict[Path, Told]:
-    """Return what the containers of each service are told, by its folder."""
+    """Return what the containers of each service are told, by its folder's key."""
     runs = owners(applications, folders, root)
     known = given(applications, servers, root)
     waiting = waited_for(applications, servers, root)
 
     def is_of(container: str, folder: Folder) -> bool:
-        return container in runs and runs[container].path == folder.path
+        return container in runs and runs[container].key == folder.key
 
     return {
-        folder.path: Told(
+        folder.key: Told(
             given=tuple(each for each in known if is_of(each.container, folder)),
             waits_for=tuple(
                 pair for name in waiting if is_of(name, folder) for pair in waiting[name]
@@ -88,9 +88,9 @@ def owners(
         for folder in folders:
             known = points.setdefault(application.name, {})
             found = _belongs(application, folder, root)
-            known[folder.path] = known.get(folder.path, 0) + found
-    by_path = {folder.path: folder for folder in folders}
-    return {name: by_path[best] for name, each in points.items() if (best := _unique_best(each))}
+            known[folder.key] = known.get(folder.key, 0) + found
+    by_key = {folder.key: folder for folder in folders}
+    return {name: by_key[best] for name, each in points.items() if (best := _unique_best(each))}
 
 
 def given(

@@ -13,6 +13,7 @@ from huleedu_tasks.survey.files import is_file, is_nameable, repository_files, s
 CONFIG = "alembic.ini"
 PYPROJECT = "pyproject.toml"
 ALEMBIC = "alembic"
+LOCATION = "script_location"
 ENV_PY = "env.py"
 HERE = "%(here)s"
 # What lies there is no service of this repository, or not one that runs.
@@ -34,6 +35,7 @@ class Folder:
         scripts: The folder with `env.py`.
         root: That of the repository, which no service goes beyond.
         runs_anywhere: Whether the configuration leads to the scripts from any folder.
+        section: The section of the configuration.
         import_paths: Where its code looks for modules, as Alembic is told.
     """
 
@@ -41,8 +43,14 @@ class Folder:
     config: Path
     scripts: Path
     root: Path
+    section: str = ALEMBIC
     runs_anywhere: bool = False
     import_paths: tuple[Path, ...] = ()
+
+    @property
+    def key(self) -> Path:
+        """What tells it from other folders: where its scripts lie, and its section."""
+        return self.scripts if self.section == ALEMBIC else self.scripts / f"[{self.section}]"
 
     @property
     def home(self) -> Path:
@@ -83,12 +91,14 @@ def find_folders(root: Path, not_taken: list[Finding]) -> list[Folder]:
             problem = "cannot be parsed, so its service is not known"
             not_taken.append(Finding(place=shown(file, root), problem=problem))
     for file in _configurations(root):
-        folder = _folder(file, root)
-        if problem := _why_not_taken(file, root, folder, found):
-            not_taken.append(Finding(place=shown(file, root), problem=problem))
-        elif folder:
-            found[folder.path] = folder
-    return [found[path] for path in sorted(found)]
+        sections = [name for name in _sections(file) if _folder(file, root, name)]
+        for section in sections or [ALEMBIC]:
+            folder = _folder(file, root, section)
+            if problem := _why_not_taken(file, root, folder, found):
+                not_taken.append(Finding(place=shown(file, root), problem=problem))
+            elif folder:
+                found[folder.key] = folder
+    return sorted(found.values(), key=lambda folder: (folder.path, folder.key))
 
 
 def _why_not_taken(
@@ -101,8 +111,8 @@ def _why_not_taken(
         return "configures Alembic in a folder of tests or templates, which holds no service"
     if folder is None:
         return _why_no_folder(file)
-    if folder.path in found:
-        first = found[folder.path].config.name
+    if folder.key in found:
+        first = found[folder.key].config.name
         return (
             f"configures migrations of {shown(folder.path, root)} too, as {first} does, which was "
             "taken: an entry has one configuration"
@@ -111,11 +121,8 @@ def _why_not_taken(
 
 
 def _why_no_folder(file: Path) -> str:
-    if (_options(file) or {}).get("script_location"):
+    if _sections(file):
         return f"configures Alembic, but its script_location holds no {ENV_PY}"
-    if sections := _sections(file):
-        named = " and ".join(f"[{name}]" for name in sections)
-        return f"has the sections {named} for `alembic --name`, which are not supported"
     if is_file(file.with_name(ENV_PY)):
         return (
             "has no script_location, as Flask-Migrate writes it: `flask db` passes it from the "
@@ -125,12 +132,15 @@ def _why_no_folder(file: Path) -> str:
 
 
 def _sections(file: Path) -> list[str]:
-    """Return the sections, beside [alembic], that name a script_location."""
-    document = _parsed(file) or {} if file.suffix == ".ini" else {}
+    """Return the sections that state a script_location; others are for `alembic --name`."""
+    document = _parsed(file) or {}
+    if file.suffix == ".toml":
+        return [ALEMBIC] if (_options(file) or {}).get(LOCATION) else []
+    beside = (_options(file.with_name(PYPROJECT)) or {}).get(LOCATION)
     return [
         name
         for name, options in document.items()
-        if name != ALEMBIC and isinstance(options, dict) and "script_location" in options
+        if isinstance(options, dict) and (LOCATION in options or (name == ALEMBIC and beside))
     ]
 
 
@@ -148,11 +158,11 @@ def _configurations(root: Path) -> list[Path]:
     return sorted(kept, key=lambda path: (path.parent, path.name != CONFIG, path.name))
 
 
-def _options(file: Path) -> dict[str, object] | None:
+def _options(file: Path, section: str = ALEMBIC) -> dict[str, object] | None:
     """Return what a file tells Alembic; None if that is nothing."""
     document = _parsed(file) or {}
     sections = document.get("tool") if file.suffix == ".toml" else document
-    options = sections.get(ALEMBIC) if isinstance(sections, dict) else None
+    options = sections.get(section) if isinstance(sections, dict) else None
     return options if isinstance(options, dict) else None
 
 
@@ -169,14 +179,14 @@ def _parsed(file: Path) -> dict[str, object] | None:
     return {section: dict(parser.items(section)) for section in parser.sections()}
 
 
-def ini_url(file: Path) -> str:
+def ini_url(folder: Folder) -> str:
     """Return the database URL an Alembic configuration states, or nothing."""
-    return str((_options(file) or {}).get("sqlalchemy.url") or "")
+    return str((_options(folder.config, folder.section) or {}).get("sqlalchemy.url") or "")
 
 
-def _folder(file: Path, root: Path) -> Folder | None:
-    options = {**(_options(file.with_name(PYPROJECT)) or {}), **(_options(file) or {})}
-    location = str(options.get("script_location") or "")
+def _folder(file: Path, root: Path, section: str) -> Folder | None:
+    options = {**(_options(file.with_name(PYPROJECT)) or {}), **(_options(file, section) or {})}
+    location = str(options.get(LOCATION) or "")
     if not location:
         return None
     for path in _working_directories(file, location, root):
@@ -187,6 +197,7 @@ def _folder(file: Path, root: Path) -> Folder | None:
                     config=file,
                     scripts=scripts,
                     root=root,
+                    section=section,
                     runs_anywhere=HERE in location,
                     import_paths=tuple(
                         _import_paths(options.get("prepend_sys_path"), file.parent, path)

@@ -50,9 +50,9 @@ class Proposal:
     server: Container | None = None
 
     @property
-    def path(self) -> Path:
-        """The service's folder, which no other one has."""
-        return self.reading.folder.path
+    def key(self) -> Path:
+        """What tells the service from every other one."""
+        return self.reading.folder.key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class Decisions:
 
     def get(self, reading: Reading, name: str) -> str:
         """Return what was chosen, or nothing."""
-        return self.values.get((reading.folder.path, name), "")
+        return self.values.get((reading.folder.key, name), "")
 
     def choosing(self, path: Path, name: str, value: str) -> "Decisions":
         """Return the same with one more field chosen."""
@@ -96,10 +96,10 @@ class Survey:
 
     def propose(self, decisions: Decisions) -> list[Proposal]:
         """Settle what can be settled, in the order of the servers."""
-        readings = [r for r in self.readings if r.folder.path not in decisions.left_out]
+        readings = [r for r in self.readings if r.folder.key not in decisions.left_out]
         likely = candidates(readings, self.servers, self.root)
         chosen = {
-            each.folder.path: self._chosen(each, likely[each.folder.path], decisions)
+            each.folder.key: self._chosen(each, likely[each.folder.key], decisions)
             for each in readings
         }
         users = Counter(each.server.name for each in chosen.values() if each)
@@ -108,7 +108,7 @@ class Survey:
         asked_ports = _AskedPorts(free_ports, chosen, decisions)
         proposals = []
         for reading in readings:
-            path = reading.folder.path
+            path = reading.folder.key
             match = chosen[path]
             facts, questions = dict(self._plain_facts(reading)), []
             parts = [
@@ -147,6 +147,7 @@ class Survey:
         place = shown(folder.config, self.root)
         yield "directory", Known(value=str(folder.path), evidence=place)
         yield "alembic_config", Known(value=str(folder.config), evidence=place)
+        yield "alembic_section", Known(value=folder.section, evidence=f"{place} [{folder.section}]")
         schemes = [
             Sighting(value=each.scheme, place=each.place)
             for each in reading.told.given
