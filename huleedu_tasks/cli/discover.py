@@ -46,7 +46,7 @@ def _asked(found: discovery.Found) -> Decisions:
     asked: set[tuple[Path, str]] = set()
     while True:
         questions = [
-            (entry, question, (entry.proposal.reading.folder.path, question.field))
+            (entry, question, (entry.proposal.key, question.field))
             for entry, question in found.questions(decisions)
             if question.choices
         ]

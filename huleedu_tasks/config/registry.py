@@ -6,6 +6,7 @@ does not keep `services.list` from showing it.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,6 +21,8 @@ REGISTRY_FILE = "services.json"
 SEED_FOLDER = Path("database/seed-scripts")
 URL_SCHEME = "postgresql+asyncpg"
 ALEMBIC = "alembic"
+# What a value of `environment` may hold in braces (placeholders.py fills it in).
+PLACEHOLDERS = ("environment", "host", "port", "user", "password", "database", "url")
 # Of lists and objects in each other; a registry has five.
 MOST_LEVELS = 50
 
@@ -44,6 +47,8 @@ class Service:
             that runs this process.
         lock_timeout: Seconds a statement may wait for a lock; None for the setting.
         statement_timeout: Seconds a statement may take; None for the setting.
+        alembic_section: The section of its Alembic configuration (`alembic --name`).
+        alembic_x_arguments: What its `env.py` is passed as `alembic -x`.
         seed_after: Names of the services that must be seeded before it.
         inputs: Files and folders besides its own that its database is made of.
     """
@@ -56,6 +61,8 @@ class Service:
     alembic_url_variable: str
     url_scheme: str
     alembic_config: Path
+    alembic_section: str
+    alembic_x_arguments: tuple[str, ...]
     python: tuple[str, ...]
     environment: Mapping[str, str]
     lock_timeout: int | None
@@ -66,6 +73,13 @@ class Service:
     seeds: tuple[Path, ...]
     seed_after: tuple[str, ...]
     inputs: tuple[Path, ...]
+
+    @property
+    def alembic_arguments(self) -> list[str]:
+        """The arguments before every Alembic command: configuration, section, `-x`."""
+        section = ["--name", self.alembic_section] if self.alembic_section != ALEMBIC else []
+        passed = [word for argument in self.alembic_x_arguments for word in ("-x", argument)]
+        return ["-c", str(self.alembic_config), *section, *passed]
 
     @property
     def direct_url_variable(self) -> str:
@@ -355,6 +369,8 @@ def complete(root: Path, entry: Mapping[str, Any]) -> Service:
         alembic_url_variable=entry.get("alembic_url_variable", url_variable),
         url_scheme=entry.get("url_scheme", URL_SCHEME),
         alembic_config=directory / entry.get("alembic_config", "alembic.ini"),
+        alembic_section=entry.get("alembic_section", ALEMBIC),
+        alembic_x_arguments=tuple(entry.get("alembic_x_arguments", ())),
         python=_interpreter(entry),
         environment=dict(entry.get("environment", {})),
         lock_timeout=entry.get("lock_timeout"),
@@ -398,6 +414,7 @@ def _contradictions(
     """Find what each entry may say alone and two of them may not say together."""
     for index, service in enumerate(services):
         yield from _unclear_interpreter(f"services[{index}]", entries[index])
+        yield from _unknown_placeholders(f"services[{index}].environment", service)
         for earlier_index, earlier in enumerate(services[:index]):
             yield from _clashes(index, service, entries[index], earlier, entries[earlier_index])
         names = {other.name for other in services}
@@ -420,11 +437,24 @@ def _unclear_interpreter(place: str, entry: Mapping[str, Any]) -> Iterator[Findi
         yield Finding(place=f"{place}.alembic", problem="states what 'python' states too; keep one")
     command = _command(entry["alembic"])
     if Path(command[-1]).name != ALEMBIC:
-        problem = f"must end with the program {ALEMBIC!r}, without arguments, not {command[-1]!r}"
+        problem = (
+            f"must end with the program {ALEMBIC!r}, without arguments, not {command[-1]!r}; state "
+            "--name as 'alembic_section' and -x as 'alembic_x_arguments'"
+        )
         yield Finding(place=f"{place}.alembic", problem=problem)
     elif command == (ALEMBIC,):
         problem = "says nothing of where that program is: write a path, or the command before it"
         yield Finding(place=f"{place}.alembic", problem=problem)
+
+
+def _unknown_placeholders(place: str, service: Service) -> Iterator[Finding]:
+    for name, value in service.environment.items():
+        word = value[1:-1] if re.fullmatch(r"\{[a-z_]+\}", value) else ""
+        if word and word not in PLACEHOLDERS:
+            known = ", ".join(f"{{{each}}}" for each in PLACEHOLDERS)
+            yield Finding(
+                place=f"{place}.{name}", problem=f"unknown placeholder {value}; known: {known}"
+            )
 
 
 def _clashes(
@@ -442,10 +472,15 @@ def _clashes(
 
     for field in ("name", "url_variable", "directory", "compose_service"):
         same = getattr(service, field) == getattr(earlier, field)
+        if field == "directory":
+            # One folder may hold several histories, each with a configuration of its own.
+            same = same and service.alembic_arguments == earlier.alembic_arguments
         # What follows by convention from a name that stands twice is no finding of its own.
         own = field == "name" or field in entry or service.name != earlier.name
         # Two services may share a server, which is compared below.
-        allowed = field == "compose_service" and service.port == earlier.port
+        # A port that is not settled yet is replaced by a number below one.
+        is_open = min(service.port, earlier.port) < 1
+        allowed = field == "compose_service" and (service.port == earlier.port or is_open)
         if same and own and not allowed:
             yield clash(field)
     if service.port != earlier.port:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+from huleedu_tasks.config.placeholders import fills_in
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ENV_FILE, ProviderName, Settings, read_env_file
 from huleedu_tasks.errors import HuleEduError, MigrationError
@@ -16,11 +17,23 @@ from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
 from huleedu_tasks.report import Level, Outcome, Problem, Progress, Report, Silence
 from huleedu_tasks.survey import answers as asking
-from huleedu_tasks.survey.agreement import Suggestion, differences, follows, must_act
+from huleedu_tasks.survey.agreement import (
+    Suggestion,
+    differences,
+    encodes_nothing,
+    follows,
+    must_act,
+)
 from huleedu_tasks.survey.answers import Address, Answers
 from huleedu_tasks.survey.composition import Composition, read_composition
 from huleedu_tasks.survey.leftovers import leftovers
-from huleedu_tasks.survey.matrix import Situation, handed_over, matrix, without_databases
+from huleedu_tasks.survey.matrix import (
+    PLAIN_PASSWORD,
+    Situation,
+    handed_over,
+    matrix,
+    without_databases,
+)
 from huleedu_tasks.survey.servers import compose_differences, unregistered_servers
 from huleedu_tasks.survey.variables import read_variables
 
@@ -126,10 +139,14 @@ class Audit:
         environment = without_databases(own, self.registry, loaded)
         cases = {case.name: case for case in matrix(service)}
         answers = await asking.ask(service, list(cases.values()), environment, loaded)
-        suggestion = None
+        suggestion, problems = None, []
         if not follows(answers[Situation.HANDED_OVER].env):
-            suggestion = await _suggestion(service, environment)
-        return list(differences(service, cases, answers, suggestion)), answers
+            if plain := await _with_plain_password(service, environment):
+                answers[Situation.HANDED_OVER] = plain
+                problems.append(encodes_nothing(service))
+            else:
+                suggestion = await _suggestion(service, environment)
+        return [*problems, *differences(service, cases, answers, suggestion)], answers
 
     def _loaded_by(self, service: Service) -> dict[str, str]:
         """Return what a service may load by itself: the `.env` of its folder and of those above."""
@@ -160,6 +177,18 @@ class Audit:
         found = answers[Situation.DEVELOPMENT] if answers else None
         answer = (found.config or found.env) if found else None
         return answer if isinstance(answer, Address) else None
+
+
+async def _with_plain_password(service: Service, environment: Mapping[str, str]) -> Answers | None:
+    """Return what a service answers that is configured by parts, if only the password is at fault.
+
+    It goes into a URL there, in the service's own code.
+    """
+    if not fills_in(service.environment, "password"):
+        return None
+    case = handed_over(service, password=PLAIN_PASSWORD)
+    answers = (await asking.ask(service, [case], environment, {}))[case.name]
+    return answers if follows(answers.env) else None
 
 
 async def _suggestion(service: Service, environment: Mapping[str, str]) -> Suggestion | None:

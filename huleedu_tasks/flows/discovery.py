@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from huleedu_tasks.config.registry import findings_in, parse_registry
-from huleedu_tasks.errors import ConfigurationError, ExitCode
+from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding
 from huleedu_tasks.report import Discovery, Fact
 from huleedu_tasks.servers.compose import Compose
 from huleedu_tasks.survey.applications import told_to
@@ -156,21 +156,18 @@ async def look(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
     remarks: list[str] = []
     text = _text_of(path)
     existing = _parsed(path, text) if text else None
-    folders = find_folders(root, remarks)
+    not_taken: list[Finding] = []
+    folders = find_folders(root, not_taken)
     if not folders:
-        raise ConfigurationError(
-            f"No service was found in {root}: nothing there configures Alembic.",
-            hint="A service has an alembic.ini, or [tool.alembic] in its pyproject.toml, whose "
-            "script_location leads to an env.py. `invoke services.discover` looks below the "
-            "nearest folder with .git.",
-        )
+        raise _no_service(root, not_taken)
+    remarks += [f"{each.place} {each.problem}." for each in not_taken]
     stated = [path.parent / file for file in (existing or {}).get("compose_files", ())]
     composition = await read_composition(root, stated, environment)
     servers = composition.databases
     applications = [*_applications(composition), *_others(root, composition, environment)]
     told = told_to(applications, servers, folders, root)
     readings = tuple(
-        Reading(folder=folder, sources=read_sources(folder, root, folders), told=told[folder.path])
+        Reading(folder=folder, sources=read_sources(folder, root, folders), told=told[folder.key])
         for folder in folders
     )
     return Found(
@@ -222,6 +219,19 @@ def kept(found: Discovery, why: str, *, refused: bool) -> Discovery:
     """Return what was found where nothing was written."""
     code = ExitCode.REFUSED if refused else found.exit_code
     return replace(found, exit_code=code, closing=(f"{COMMAND}: {why}", UNSEEN))
+
+
+def _no_service(root: Path, not_taken: Sequence[Finding]) -> ConfigurationError:
+    reason = "nothing in it configures Alembic"
+    if not_taken:
+        reason = f"none of its Alembic configurations ({len(not_taken)}) can be used"
+    return ConfigurationError(
+        f"No service was found in {root}: {reason}.",
+        code="no-service-found",
+        findings=not_taken,
+        hint="A service has an alembic.ini, or [tool.alembic] in its pyproject.toml, whose "
+        "script_location leads to an env.py. docs/adoption.md lists what is not supported.",
+    )
 
 
 def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact]]:
@@ -329,8 +339,12 @@ def _unsettled(made: Sequence[Entry]) -> Iterator[Mapping[str, Fact]]:
         questions = {question.field: question for question in entry.proposal.questions}
         for field, marker in entry.markers.items():
             choices = questions[field].choices if field in questions else ()
+            # The port of a server that several services share is one question.
+            sharing = [other.name for other in made if other.markers.get(field) == marker]
+            if field == "port" and sharing[0] != entry.name:
+                continue
             yield {
-                "service": entry.name,
+                "service": ", ".join(sharing) if field == "port" else entry.name,
                 "field": field,
                 "question": marker.removeprefix(MARK).strip(),
                 "choices": [choice.label for choice in choices],

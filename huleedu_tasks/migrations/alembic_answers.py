@@ -179,7 +179,7 @@ class AlembicAnswers:
 
     def _question(self, service: Service, kind: str, url: DatabaseUrl | None = None) -> "Question":
         where = f"{service.name}.{kind}.{self.settings.environment}.json"
-        about = [str(service.directory), str(service.alembic_config), *service.python]
+        about = [str(service.directory), *service.alembic_arguments, *service.python]
         if url is not None:
             about += [str(self.settings.environment), f"{url.user} {url.address} {url.database}"]
         return Question(
@@ -187,7 +187,7 @@ class AlembicAnswers:
             name=where,
             about=about,
             present=Present.of(
-                self.settings, runner.environment_of(service, self.settings), self._installed
+                self.settings, runner.environment_of(service, self.settings, url), self._installed
             ),
         )
 

@@ -141,11 +141,22 @@ def _asked(ask: Any, worker: dict[str, Any]) -> dict[str, Any] | None:
         with contextlib.redirect_stderr(printed):
             if isinstance(error, Exception):
                 worker["show"](error)
-        words = " ".join(str(error).split())
         return {
-            "error": _without_secrets(f"{type(error).__name__}: {words}".rstrip(": ")),
+            "error": _without_secrets(_in_one_line(error)),
             "output": _without_secrets(printed.getvalue()),
         }
+
+
+def _in_one_line(error: BaseException) -> str:
+    """Return an exception with the first of those that caused it."""
+    root = error
+    while inner := root.__cause__ or (None if root.__suppress_context__ else root.__context__):
+        root = inner
+    shown, caused = (
+        f"{type(each).__name__}: {' '.join(str(each).split())}".rstrip(": ")
+        for each in (error, root)
+    )
+    return shown if str(root) in str(error) else f"{shown} (caused by {caused})"
 
 
 def _without_secrets(text: str) -> str:

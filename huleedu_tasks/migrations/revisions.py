@@ -215,7 +215,7 @@ def script_folder(service: Service) -> Path:
         raise MigrationError(
             f"{service.alembic_config} names no script_location.",
             code="script-location-missing",
-            hint="Set script_location in its [alembic] section.",
+            hint=f"Set script_location in its [{service.alembic_section}] section.",
         )
     if ":" in location or not location.isascii() or _is_in_pyproject(options):
         raise NotUnderstood(f"script_location {location!r} is for Alembic to find")
@@ -242,7 +242,7 @@ def version_folders(service: Service) -> list[Path]:
     if not location:
         raise MigrationError(
             f"{service.alembic_config} names no script_location.",
-            hint="Set script_location in its [alembic] section.",
+            hint=f"Set script_location in its [{service.alembic_section}] section.",
         )
     folders = [
         _absolute(service, path, options) for path in _version_locations(options, str(location))
@@ -318,9 +318,9 @@ def _alembic_options(service: Service) -> dict[str, object]:
         if service.alembic_config.suffix != ".toml":
             parser = configparser.ConfigParser(here)
             parser.read(service.alembic_config, encoding="utf-8")
-            if parser.has_section("alembic"):
+            if parser.has_section(service.alembic_section):
                 for name in _OPTIONS:
-                    if value := parser.get("alembic", name, fallback=""):
+                    if value := parser.get(service.alembic_section, name, fallback=""):
                         options[name] = value
     except (OSError, ValueError, configparser.Error) as error:
         raise MigrationError(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from huleedu_tasks import process
+from huleedu_tasks.config.placeholders import fill_in
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.secret import Redactor, Secret
 from huleedu_tasks.config.settings import Settings
@@ -30,10 +31,15 @@ from huleedu_tasks.postgres.inspection import read_revisions
 from huleedu_tasks.postgres.locks import lock_lost
 from huleedu_tasks.report import AppliedRevision
 
+_TRACEBACK = "Traceback (most recent call last):\n"
+# What stands between exceptions that caused each other (Python's traceback module).
+_LINK = re.compile(
+    r"The above exception was the direct cause of the following exception:"
+    r"|During handling of the above exception, another exception occurred:"
+)
 WORKER = Path(__file__).with_name("worker.py")
 INSTRUCTIONS = "HULEEDU_WORKER"
 HEAD = "head"
-ENVIRONMENT_PLACE = "{environment}"
 # PostgreSQL, Appendix A: lock_not_available, query_canceled.
 _LOCK_TIMEOUT = "55P03"
 _CANCELED = "57014"
@@ -572,25 +578,19 @@ async def run_script(
         ) from error
 
 
-def environment_of(service: Service, settings: Settings) -> dict[str, str]:
-    """Return what a service's own code finds in its environment, wherever its database is."""
+def environment_of(
+    service: Service, settings: Settings, url: DatabaseUrl | None = None
+) -> dict[str, str]:
+    """Return what a service's own code finds in its environment.
+
+    Args:
+        url: Its database, for the variables that hold a part of its URL; None leaves those out.
+    """
     environment = settings.child_environment()
     if service.python:
         # Ours would be taken for the service's by `pdm run` and the like.
         environment.pop("VIRTUAL_ENV", None)
-    return environment | stated_environment(service, str(settings.environment))
-
-
-def stated_environment(service: Service, environment: str) -> dict[str, str]:
-    """Return the variables the registry states for a service, in one environment.
-
-    Args:
-        environment: Its name, which stands where a value says `{environment}`.
-    """
-    return {
-        name: value.replace(ENVIRONMENT_PLACE, environment)
-        for name, value in service.environment.items()
-    }
+    return environment | fill_in(service.environment, str(settings.environment), url)
 
 
 async def _run_alembic(
@@ -602,7 +602,7 @@ async def _run_alembic(
     workers: WarmWorkers | None = None,
     timeout: float | None = None,
 ) -> process.Completed:
-    arguments = ["-c", str(service.alembic_config), *arguments]
+    arguments = [*service.alembic_arguments, *arguments]
     timeout = timeout or settings.migration_timeout
     done = None
     if workers and not service.python and workers.can_have(environment):
@@ -758,7 +758,7 @@ def _from_directory(service: Service, python: tuple[str, ...]) -> list[str]:
 
 
 def _environment(service: Service, url: DatabaseUrl, settings: Settings) -> dict[str, str]:
-    environment = environment_of(service, settings)
+    environment = environment_of(service, settings, url)
     if url.is_local:
         # The developer's PGSSLMODE and the like are meant for servers elsewhere.
         own = service.environment
@@ -785,9 +785,26 @@ def _remedy(before: tuple[str, ...], history: History) -> str:
 
 
 def cause_in(output: str) -> str:
-    """Return the line that names the cause: a traceback's exception, else the last one."""
-    _, traceback, rest = output.rpartition("Traceback (most recent call last):\n")
-    lines = [line for line in rest.splitlines() if line.strip()]
+    """Return the line that names the cause: a traceback's exception, else the last line.
+
+    Of exceptions that caused each other it is the last one, with the first in brackets.
+    """
+    raised: list[str] = []
+    for text in _LINK.split(output):
+        if text.count(_TRACEBACK) > 1:
+            # The last one has nothing to do with those before it.
+            raised = []
+        raised += filter(None, [_exception_in(text)])
+    if not raised:
+        lines = [line for line in output.splitlines() if line.strip()]
+        return (lines[-1:] or ["it printed nothing"])[0].strip()
+    shown, root = raised[-1], raised[0]
+    return shown if root == shown else f"{shown} (caused by {root})"
+
+
+def _exception_in(text: str) -> str:
+    """Return the first line of a traceback's exception; empty if there is no traceback."""
+    _, traceback, rest = text.rpartition(_TRACEBACK)
     # SQLAlchemy's exceptions go on for lines; the frames before them are indented.
-    raised = [line for line in lines if traceback and not line.startswith(" ")]
-    return (raised[:1] or lines[-1:] or ["it printed nothing"])[0].strip()
+    lines = (line.strip() for line in rest.splitlines() if line and not line.startswith(" "))
+    return next(filter(None, lines), "") if traceback else ""

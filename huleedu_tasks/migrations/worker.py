@@ -232,7 +232,7 @@ def show(error: Exception) -> None:
         for name in ("__cause__", "__context__"):
             inner = getattr(link, name)
             # A library that says the same in other words.
-            if inner is not None and not own(inner):
+            if inner is not None and not own(inner) and str(inner) in str(link):
                 setattr(link, name, None)
         link = link.__cause__ or link.__context__
     sys.stderr.write("".join(summary.format()))

@@ -8,6 +8,7 @@ answers while the image still initialises a new volume on a temporary server.
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.registry import Service
@@ -23,6 +24,7 @@ from huleedu_tasks.postgres.connections import (
 from huleedu_tasks.postgres.databases import Mark, ServerIdentity
 from huleedu_tasks.servers.container_state import ContainerState
 from huleedu_tasks.servers.containers import ContainerDown, Containers, if_damaged
+from huleedu_tasks.servers.login_advice import explain_login
 
 if TYPE_CHECKING:
     import asyncpg
@@ -41,6 +43,7 @@ class Admission:
         container: As it was when it was brought up.
         url: The database, at the container's own port.
         mark: What a database made here is marked with.
+        sharing: The names of all services on the server.
     """
 
     containers: Containers
@@ -48,6 +51,7 @@ class Admission:
     container: ContainerState
     url: DatabaseUrl
     mark: Mark
+    sharing: tuple[str, ...] = ()
 
     async def wait(self, timeout: float) -> bool:
         """Log in, and make the database if the server has none of that name.
@@ -59,7 +63,7 @@ class Admission:
             Whether the server is still as new as the image has made it.
 
         Raises:
-            LoginRefused: If the volume has another user or password.
+            LoginRefused: If the server refuses the user or the password.
             ContainerDown: If the container does not run, or has died meanwhile.
             Refused: If another server answers.
             ServerError: If time is over.
@@ -70,7 +74,7 @@ class Admission:
             try:
                 return await self._try()
             except LoginRefused as error:
-                raise self._born_with_another_password(error) from error
+                raise await self._explained(error) from error
             except ServerError as error:
                 if time.monotonic() > deadline:
                     raise await self._not_ready(error, timeout) from error
@@ -123,13 +127,14 @@ class Admission:
         await self.expect_own(told, now)
         return await copies.is_newborn(asked, now.started)
 
-    def _born_with_another_password(self, error: LoginRefused) -> LoginRefused:
-        return LoginRefused(
-            f"{error.message.rstrip('.')}. The volume of {self.container.name} was made with "
-            "another user or password: the image uses POSTGRES_USER and POSTGRES_PASSWORD only "
-            "when a volume is new.",
-            hint="Put the old ones back into .env, or lose its data: `invoke db.reset --volumes "
-            f"--service {self.service.name}`.",
+    async def _explained(self, error: LoginRefused) -> LoginRefused:
+        return await asyncio.to_thread(
+            explain_login,
+            error,
+            self.container,
+            self.url,
+            read_file=partial(self.containers.engine.read_file, self.container),
+            sharing=self.sharing,
         )
 
     async def _not_ready(self, error: ServerError, timeout: float) -> ServerError:

@@ -30,6 +30,7 @@ class DockerServers:
     """The database containers of one compose project, during one run."""
 
     settings: Settings
+    registry: Registry
     compose: Compose
     engine: Engine
     answers: ComposeAnswers
@@ -64,6 +65,7 @@ class DockerServers:
         compose = Compose.create(registry.root, registry.compose_files, environment)
         return cls(
             settings=settings,
+            registry=registry,
             compose=compose,
             engine=engine,
             answers=ComposeAnswers(compose=compose, path=state / "compose.json"),
@@ -135,8 +137,9 @@ class DockerServers:
         """Remove a service's container and data once, unless this run has made them; start anew."""
         name = service.compose_service
         async with self._lock(service):
-            container = await self._own(service)
-            if name not in self._renewed and not self._was_made_now(container):
+            # Another service on this server may have removed the container in this run already.
+            container = None if name in self._renewed else await self._own(service)
+            if container and not self._was_made_now(container):
                 _, containers = await self._configuration()
                 await containers.remove(service, container)
                 containers.forget([name])
@@ -278,6 +281,15 @@ class DockerServers:
             # An override may point elsewhere: what is started here is reached at its own port.
             url=replace(url, host="localhost", port=service.port),
             mark=Mark(environment=str(self.settings.environment)),
+            sharing=self._sharing(service),
+        )
+
+    def _sharing(self, service: Service) -> tuple[str, ...]:
+        """Return the names of all services on a service's server."""
+        return tuple(
+            other.name
+            for other in self.registry.services
+            if other.compose_service == service.compose_service
         )
 
 

@@ -112,6 +112,14 @@ class Engine:
             )
         return done.exit_code, done.output.decode(errors="replace")
 
+    def read_file(self, container: ContainerState, path: str) -> str | None:
+        """Return the text of a file in a running container; None if it cannot be read."""
+        try:
+            code, content = self.execute(container, ["cat", path], {})
+        except ServerError:
+            return None
+        return content if code == 0 else None
+
     def log_tail(self, container: ContainerState, lines: int) -> str:
         """Return a container's last log lines."""
         with _engine_errors():

@@ -16,6 +16,7 @@ from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.report import Level, Problem
 from huleedu_tasks.survey.answers import Address, Answer, Answers, Failure
 from huleedu_tasks.survey.matrix import OVERRIDE, Case, Situation
+from huleedu_tasks.survey.modules import PYTHONPATH, import_folder, python_path
 
 # What stands in the alembic.ini that `alembic init` writes.
 NO_URL_YET = "sqlalchemy.dialects:driver"
@@ -88,6 +89,15 @@ def _astray(service: Service, answer: Answer, suggestion: Suggestion | None) -> 
     return must_act(cause, remedy)
 
 
+def encodes_nothing(service: Service) -> Problem:
+    """Return the finding for an `env.py` that puts a password into its URL without encoding it."""
+    return copes(
+        "env.py does not percent-encode the password in its URL; passwords with special "
+        "characters such as @, #, % or / will fail",
+        f"Encode it in the code of {service.name}: urllib.parse.quote(password, safe='').",
+    )
+
+
 def _why_astray(service: Service, answer: Answer) -> tuple[str, str]:
     variable = service.alembic_url_variable
     if isinstance(answer, Failure):
@@ -113,6 +123,12 @@ def _remedy_of(service: Service, failure: Failure) -> str:
     python = " ".join(service.python) or sys.executable
     if missing := MISSING_MODULE.search(failure.error):
         library = missing[1].partition(".")[0]
+        if folder := import_folder(missing[1], service.directory):
+            path = python_path(service, folder)
+            return (
+                f"{library} lies in this repository, in {folder}: state "
+                f'"environment": {{"{PYTHONPATH}": "{path}"}} in the registry.'
+            )
         return (
             f"Its migrations are run by {python}: install {library} there, or state another "
             "interpreter as 'python'."

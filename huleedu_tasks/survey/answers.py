@@ -125,7 +125,7 @@ async def ask(
         done = await runner.run_script(
             service,
             PROBE,
-            ["-c", str(service.alembic_config)],
+            service.alembic_arguments,
             environment={**environment, INSTRUCTIONS: json.dumps(instructions)},
             timeout=TIMEOUT,
         )

@@ -9,6 +9,7 @@ from huleedu_tasks.survey.container import Container
 from huleedu_tasks.survey.files import shown
 from huleedu_tasks.survey.folders import Folder
 from huleedu_tasks.survey.names import stem
+from huleedu_tasks.survey.python_source import names_database
 from huleedu_tasks.survey.sources import SECONDARY
 from huleedu_tasks.survey.urls import UNKNOWN, see_url
 
@@ -59,16 +60,16 @@ def told_to(
     folders: Sequence[Folder],
     root: Path,
 ) -> dict[Path, Told]:
-    """Return what the containers of each service are told, by its folder."""
+    """Return what the containers of each service are told, by its folder's key."""
     runs = owners(applications, folders, root)
     known = given(applications, servers, root)
     waiting = waited_for(applications, servers, root)
 
     def is_of(container: str, folder: Folder) -> bool:
-        return container in runs and runs[container].path == folder.path
+        return container in runs and runs[container].key == folder.key
 
     return {
-        folder.path: Told(
+        folder.key: Told(
             given=tuple(each for each in known if is_of(each.container, folder)),
             waits_for=tuple(
                 pair for name in waiting if is_of(name, folder) for pair in waiting[name]
@@ -87,9 +88,9 @@ def owners(
         for folder in folders:
             known = points.setdefault(application.name, {})
             found = _belongs(application, folder, root)
-            known[folder.path] = known.get(folder.path, 0) + found
-    by_path = {folder.path: folder for folder in folders}
-    return {name: by_path[best] for name, each in points.items() if (best := _unique_best(each))}
+            known[folder.key] = known.get(folder.key, 0) + found
+    by_key = {folder.key: folder for folder in folders}
+    return {name: by_key[best] for name, each in points.items() if (best := _unique_best(each))}
 
 
 def given(
@@ -143,7 +144,13 @@ def _parts(application: Container, hosts: Mapping[str, str], root: Path) -> Iter
         if not HOST_VARIABLE.search(variable) or value not in hosts:
             continue
         server = hosts[value]
-        names = [each for name, each in environment.items() if DATABASE_VARIABLE.search(name)]
+        names = [
+            database
+            for name, database in environment.items()
+            if DATABASE_VARIABLE.search(name)
+            if DATABASE_VARIABLE.search(name)
+            and (names_database(name, database) or UNKNOWN in database)
+        ]
         yield Given(
             container=application.name,
             variable="",

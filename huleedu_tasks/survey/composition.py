@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from huleedu_tasks.errors import ServerError
+from huleedu_tasks.errors import HuleEduError, ServerError
+from huleedu_tasks.servers.complaints import explain_config
 from huleedu_tasks.servers.compose import Compose, printed_document
 from huleedu_tasks.survey.compose_choice import find_files
 from huleedu_tasks.survey.compose_files import Declarations, read_files
@@ -85,13 +86,15 @@ async def _ask_compose(
     if not shutil.which("docker", path=environment.get("PATH")):
         return None
     compose = Compose(root=root, files=tuple(files), environment=environment)
-    document = await _config(compose)
-    if document is None:
+    try:
+        services = _services(await _config(compose))
+    except HuleEduError as error:
+        reason = error.message.rstrip(".")
         remarks.append(
-            "`docker compose config` does not accept these files and says why. They were read here."
+            f"`docker compose config` does not accept the compose files yet ({reason}); they were "
+            "read without it."
         )
         return None
-    services = _services(document)
     # Compose sorts them by name; the order of the files says more.
     names = sorted(services, key=lambda name: list(read).index(name) if name in read else len(read))
     return {
@@ -104,19 +107,27 @@ async def _ask_compose(
 
 
 async def _config(compose: Compose) -> Any:
-    """Ask for the configuration, with something in place of each variable that must be set."""
+    """Ask for the configuration, with something in place of each variable that must be set.
+
+    Raises:
+        HuleEduError: With Compose's own reason, if it does not accept the files.
+    """
     variables = dict(compose.environment)
     while True:
-        try:
-            done = await replace(compose, environment=variables).config()
-            if done.returncode == 0:
-                return printed_document(done.output)
-        except (ServerError, ValueError):
-            return None
+        done = await replace(compose, environment=variables).config()
+        if done.returncode == 0:
+            return _printed(done.output)
         missing = _REQUIRED.search(done.output)
         if not missing or variables.get(missing[1]) == PLACEHOLDER:
-            return None
+            raise explain_config(done.output)
         variables[missing[1]] = PLACEHOLDER
+
+
+def _printed(output: str) -> Any:
+    try:
+        return printed_document(output)
+    except ValueError as error:
+        raise ServerError("it printed no JSON document") from error
 
 
 def _services(document: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ FIELDS = (
     "alembic_url_variable",
     "url_scheme",
     "alembic_config",
+    "alembic_section",
     "python",
     "compose_service",
     "volume",
@@ -82,7 +83,7 @@ def entries(
     made = []
     namer = _Namer(proposals)
     for proposal in proposals:
-        if entry := old.get(proposal.path):
+        if entry := old.get(proposal.key):
             made.append(_merged(proposal, entry, folder))
             continue
         name, evidence = _shortest(proposal, namer.names(proposal), taken, folder)
@@ -256,26 +257,28 @@ def _existing(
     free = [(entry, _service(entry, folder)) for entry in existing]
     for is_same in (_has_same_configuration, _has_same_folder, _was_moved):
         for proposal in proposals:
-            if proposal.path in found:
+            if proposal.key in found:
                 continue
             for position, (entry, service) in enumerate(free):
                 if is_same(service, proposal):
-                    found[proposal.path] = entry
+                    found[proposal.key] = entry
                     del free[position]
                     break
     return found
 
 
 def _has_same_configuration(service: Service, proposal: Proposal) -> bool:
-    return _is_same(service.alembic_config, proposal.reading.folder.config)
+    folder = proposal.reading.folder
+    same_section = service.alembic_section == folder.section
+    return same_section and _is_same(service.alembic_config, folder.config)
 
 
 def _has_same_folder(service: Service, proposal: Proposal) -> bool:
-    return _is_same(service.directory, proposal.path)
+    return _is_same(service.directory, proposal.reading.folder.path)
 
 
 def _was_moved(service: Service, proposal: Proposal) -> bool:
-    name = proposal.path.name
+    name = proposal.reading.folder.path.name
     is_alike = service.name in ("_".join(stem(name)), name) or _has_same_database(service, proposal)
     return _is_gone(service) and is_alike
 

@@ -3,14 +3,17 @@
 import configparser
 import os
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from huleedu_tasks.errors import Finding
 from huleedu_tasks.survey.files import is_file, is_nameable, repository_files, shown
 
 CONFIG = "alembic.ini"
 PYPROJECT = "pyproject.toml"
+ALEMBIC = "alembic"
+LOCATION = "script_location"
 ENV_PY = "env.py"
 HERE = "%(here)s"
 # What lies there is no service of this repository, or not one that runs.
@@ -32,6 +35,7 @@ class Folder:
         scripts: The folder with `env.py`.
         root: That of the repository, which no service goes beyond.
         runs_anywhere: Whether the configuration leads to the scripts from any folder.
+        section: The section of the configuration.
         import_paths: Where its code looks for modules, as Alembic is told.
     """
 
@@ -39,8 +43,14 @@ class Folder:
     config: Path
     scripts: Path
     root: Path
+    section: str = ALEMBIC
     runs_anywhere: bool = False
     import_paths: tuple[Path, ...] = ()
+
+    @property
+    def key(self) -> Path:
+        """What tells it from other folders: where its scripts lie, and its section."""
+        return self.scripts if self.section == ALEMBIC else self.scripts / f"[{self.section}]"
 
     @property
     def home(self) -> Path:
@@ -68,45 +78,70 @@ class Folder:
         return None
 
 
-def find_folders(root: Path, remarks: list[str]) -> list[Folder]:
+def find_folders(root: Path, not_taken: list[Finding]) -> list[Folder]:
     """Return every folder with migrations, in the order of their paths.
 
     Args:
-        remarks: Where it is said what looked like one and is none.
+        not_taken: Each file that configures Alembic and makes no service, with the reason, is
+            added to it.
     """
     found: dict[Path, Folder] = {}
-    remarks += [
-        f"{shown(file, root)} is no configuration that can be read; its service is not known."
-        for file in repository_files(root)
-        if file.name == CONFIG and _parsed(file) is None
-    ]
+    for file in repository_files(root):
+        if file.name == CONFIG and _parsed(file) is None:
+            problem = "cannot be parsed, so its service is not known"
+            not_taken.append(Finding(place=shown(file, root), problem=problem))
     for file in _configurations(root):
-        if not is_nameable(file):
-            remarks.append(
-                f"{shown(file, root)} configures Alembic, but its name is no UTF-8, and a registry "
-                "is."
-            )
-            continue
-        if not NO_SERVICES.isdisjoint(file.relative_to(root).parts[:-1]):
-            remarks.append(
-                f"{shown(file, root)} configures Alembic; no service is looked for there."
-            )
-            continue
-        folder = _folder(file, root)
-        if folder is None:
-            remarks.append(
-                f"{shown(file, root)} configures Alembic, but its script_location leads to no "
-                f"{ENV_PY}."
-            )
-        elif folder.path in found:
-            first = found[folder.path]
-            remarks.append(
-                f"{shown(file, root)} configures migrations of {shown(folder.path, root)} too, as "
-                f"{first.config.name} does, which was taken: an entry has one configuration."
-            )
-        else:
-            found[folder.path] = folder
-    return [found[path] for path in sorted(found)]
+        sections = [name for name in _sections(file) if _folder(file, root, name)]
+        for section in sections or [ALEMBIC]:
+            folder = _folder(file, root, section)
+            if problem := _why_not_taken(file, root, folder, found):
+                not_taken.append(Finding(place=shown(file, root), problem=problem))
+            elif folder:
+                found[folder.key] = folder
+    return sorted(found.values(), key=lambda folder: (folder.path, folder.key))
+
+
+def _why_not_taken(
+    file: Path, root: Path, folder: Folder | None, found: Mapping[Path, Folder]
+) -> str:
+    """Return why a configuration makes no service; empty if it does."""
+    if not is_nameable(file):
+        return "configures Alembic, but its name is not UTF-8, and a registry is"
+    if not NO_SERVICES.isdisjoint(file.relative_to(root).parts[:-1]):
+        return "configures Alembic in a folder of tests or templates, which holds no service"
+    if folder is None:
+        return _why_no_folder(file)
+    if folder.key in found:
+        first = found[folder.key].config.name
+        return (
+            f"configures migrations of {shown(folder.path, root)} too, as {first} does, which was "
+            "taken: an entry has one configuration"
+        )
+    return ""
+
+
+def _why_no_folder(file: Path) -> str:
+    if _sections(file):
+        return f"configures Alembic, but its script_location holds no {ENV_PY}"
+    if is_file(file.with_name(ENV_PY)):
+        return (
+            "has no script_location, as Flask-Migrate writes it: `flask db` passes it from the "
+            "application. Flask-Migrate is not supported unless script_location is stated"
+        )
+    return "has no script_location"
+
+
+def _sections(file: Path) -> list[str]:
+    """Return the sections that state a script_location; others are for `alembic --name`."""
+    document = _parsed(file) or {}
+    if file.suffix == ".toml":
+        return [ALEMBIC] if (_options(file) or {}).get(LOCATION) else []
+    beside = (_options(file.with_name(PYPROJECT)) or {}).get(LOCATION)
+    return [
+        name
+        for name, options in document.items()
+        if isinstance(options, dict) and (LOCATION in options or (name == ALEMBIC and beside))
+    ]
 
 
 def _configurations(root: Path) -> list[Path]:
@@ -115,7 +150,7 @@ def _configurations(root: Path) -> list[Path]:
         path
         for path in repository_files(root)
         if path.suffix == ".ini" or path.name == PYPROJECT
-        if _options(path) is not None
+        if _options(path) is not None or (path.name == CONFIG and _sections(path))
     ]
     inis = {path.parent for path in files if path.suffix == ".ini"}
     # Alembic reads the pyproject.toml beside an alembic.ini by itself.
@@ -123,11 +158,11 @@ def _configurations(root: Path) -> list[Path]:
     return sorted(kept, key=lambda path: (path.parent, path.name != CONFIG, path.name))
 
 
-def _options(file: Path) -> dict[str, object] | None:
+def _options(file: Path, section: str = ALEMBIC) -> dict[str, object] | None:
     """Return what a file tells Alembic; None if that is nothing."""
     document = _parsed(file) or {}
     sections = document.get("tool") if file.suffix == ".toml" else document
-    options = sections.get("alembic") if isinstance(sections, dict) else None
+    options = sections.get(section) if isinstance(sections, dict) else None
     return options if isinstance(options, dict) else None
 
 
@@ -144,14 +179,14 @@ def _parsed(file: Path) -> dict[str, object] | None:
     return {section: dict(parser.items(section)) for section in parser.sections()}
 
 
-def ini_url(file: Path) -> str:
+def ini_url(folder: Folder) -> str:
     """Return the database URL an Alembic configuration states, or nothing."""
-    return str((_options(file) or {}).get("sqlalchemy.url") or "")
+    return str((_options(folder.config, folder.section) or {}).get("sqlalchemy.url") or "")
 
 
-def _folder(file: Path, root: Path) -> Folder | None:
-    options = {**(_options(file.with_name(PYPROJECT)) or {}), **(_options(file) or {})}
-    location = str(options.get("script_location") or "")
+def _folder(file: Path, root: Path, section: str) -> Folder | None:
+    options = {**(_options(file.with_name(PYPROJECT)) or {}), **(_options(file, section) or {})}
+    location = str(options.get(LOCATION) or "")
     if not location:
         return None
     for path in _working_directories(file, location, root):
@@ -162,6 +197,7 @@ def _folder(file: Path, root: Path) -> Folder | None:
                     config=file,
                     scripts=scripts,
                     root=root,
+                    section=section,
                     runs_anywhere=HERE in location,
                     import_paths=tuple(
                         _import_paths(options.get("prepend_sys_path"), file.parent, path)

@@ -63,7 +63,7 @@ def candidates(
             _candidate(reading, server, servers, prefixes, root) for server in servers.values()
         ]
         likely = [each for each in scored if each.points >= THRESHOLD]
-        found[reading.folder.path] = sorted(likely, key=lambda each: -each.points)
+        found[reading.folder.key] = sorted(likely, key=lambda each: -each.points)
     return found
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from huleedu_tasks.config.placeholders import fill_in
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.settings import EXTERNAL_PREFIX, VARIABLES, Environment, Settings
 from huleedu_tasks.config.urls import DatabaseUrl, resolve
 from huleedu_tasks.errors import ConfigurationError
-from huleedu_tasks.migrations.runner import stated_environment
 
 USER = "check_user"
 PLAIN_PASSWORD = "check-password"
@@ -111,22 +111,24 @@ def matrix(service: Service) -> Iterator[Case]:
     )
 
 
-def handed_over(service: Service, name: str = Situation.HANDED_OVER) -> Case:
-    """Return the case of a migration: the complete URL, and its password in PGPASSWORD too."""
-    stated = replace(OVERRIDE, scheme=service.url_scheme)
+def handed_over(
+    service: Service, name: str = Situation.HANDED_OVER, *, password: str = SPECIAL_PASSWORD
+) -> Case:
+    """Return the case of a migration: the variables as the tasks set them."""
+    stated = replace(OVERRIDE, scheme=service.url_scheme, password=Secret(password))
     url = stated.reveal()
     return Case(
         name=name,
         url=url,
         variables={
-            **stated_environment(service, str(Environment.DEVELOPMENT)),
+            **fill_in(service.environment, str(Environment.DEVELOPMENT), stated),
             "HULEEDU_ENVIRONMENT": str(Environment.DEVELOPMENT),
             "HULEEDU_DB_USER": USER,
             "HULEEDU_DB_PASSWORD": DEVELOPMENT_PASSWORD,
             **dict.fromkeys(_variables(service), url),
-            "PGPASSWORD": SPECIAL_PASSWORD,
+            "PGPASSWORD": password,
         },
-        password=SPECIAL_PASSWORD,
+        password=password,
         expected=stated,
     )
 
@@ -160,7 +162,7 @@ def _case(
     except (ConfigurationError, ValueError):
         # An unknown environment is refused before anything is resolved.
         expected = None
-    stated = stated_environment(service, variables["HULEEDU_ENVIRONMENT"])
+    stated = fill_in(service.environment, variables["HULEEDU_ENVIRONMENT"], expected)
     return Case(name=name, variables={**stated, **variables}, password=password, expected=expected)
 
 

@@ -16,12 +16,12 @@ from huleedu_tasks.survey.matching import (
     tied,
 )
 from huleedu_tasks.survey.questions import (
-    MARK,
     Known,
     Question,
     which_at_all,
     which_database,
     which_of,
+    which_port,
 )
 from huleedu_tasks.survey.reading import Reading
 from huleedu_tasks.survey.server_databases import (
@@ -50,9 +50,9 @@ class Proposal:
     server: Container | None = None
 
     @property
-    def path(self) -> Path:
-        """The service's folder, which no other one has."""
-        return self.reading.folder.path
+    def key(self) -> Path:
+        """What tells the service from every other one."""
+        return self.reading.folder.key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class Decisions:
 
     def get(self, reading: Reading, name: str) -> str:
         """Return what was chosen, or nothing."""
-        return self.values.get((reading.folder.path, name), "")
+        return self.values.get((reading.folder.key, name), "")
 
     def choosing(self, path: Path, name: str, value: str) -> "Decisions":
         """Return the same with one more field chosen."""
@@ -96,22 +96,23 @@ class Survey:
 
     def propose(self, decisions: Decisions) -> list[Proposal]:
         """Settle what can be settled, in the order of the servers."""
-        readings = [r for r in self.readings if r.folder.path not in decisions.left_out]
+        readings = [r for r in self.readings if r.folder.key not in decisions.left_out]
         likely = candidates(readings, self.servers, self.root)
         chosen = {
-            each.folder.path: self._chosen(each, likely[each.folder.path], decisions)
+            each.folder.key: self._chosen(each, likely[each.folder.key], decisions)
             for each in readings
         }
         users = Counter(each.server.name for each in chosen.values() if each)
         variables = own_variables(readings)
         free_ports = self._free_ports(decisions)
+        asked_ports = _AskedPorts(free_ports, chosen, decisions)
         proposals = []
         for reading in readings:
-            path = reading.folder.path
+            path = reading.folder.key
             match = chosen[path]
             facts, questions = dict(self._plain_facts(reading)), []
             parts = [
-                self._server(match, reading)
+                self._server(match, reading, asked_ports)
                 if match
                 else self._no_server(reading, likely[path], users, free_ports, decisions),
                 self._database(reading, match, users, decisions),
@@ -146,6 +147,7 @@ class Survey:
         place = shown(folder.config, self.root)
         yield "directory", Known(value=str(folder.path), evidence=place)
         yield "alembic_config", Known(value=str(folder.config), evidence=place)
+        yield "alembic_section", Known(value=folder.section, evidence=f"{place} [{folder.section}]")
         schemes = [
             Sighting(value=each.scheme, place=each.place)
             for each in reading.told.given
@@ -184,7 +186,7 @@ class Survey:
         return {}, [which_at_all(servers, next(free_ports))]
 
     def _server(
-        self, match: Candidate, reading: Reading
+        self, match: Candidate, reading: Reading, ports: "_AskedPorts"
     ) -> tuple[dict[str, Known], list[Question]]:
         server = match.server
         facts = {
@@ -199,8 +201,9 @@ class Survey:
             return facts | {"port": Known(value=server.port, evidence=evidence)}, []
         if own := _own_port(reading):
             return facts | {"port": Known(value=own.value, evidence=own.place)}, []
-        marker = f"{MARK} {server.name} publishes no port on this machine; which shall it be?"
-        return facts, [Question(field="port", marker=marker)]
+        if chosen := ports.chosen.get(server.name):
+            return facts | {"port": Known(value=chosen, evidence="chosen by hand")}, []
+        return facts, [which_port(server, ports.free(server.name))]
 
     def _declared(self, server: Container) -> str:
         file = shown(server.file, self.root) if server.file else "compose files"
@@ -225,6 +228,34 @@ class Survey:
             # Nobody names one: convention does, and the tasks make it.
             return {}, []
         return {}, [which_database(named or made)]
+
+
+class _AskedPorts:
+    """The ports of servers that publish none: one question for each server, whoever shares it.
+
+    Attributes:
+        chosen: The answers there are, by the server's name.
+    """
+
+    def __init__(
+        self,
+        free_ports: Iterator[int],
+        matches: Mapping[Path, Candidate | None],
+        decisions: Decisions,
+    ) -> None:
+        self.chosen = {
+            match.server.name: int(value)
+            for (path, field_name), value in decisions.values.items()
+            if field_name == "port" and value.isdecimal() and (match := matches.get(path))
+        }
+        self._free_ports = free_ports
+        self._proposed: dict[str, int] = {}
+
+    def free(self, server: str) -> int:
+        """Return the free port that is proposed for a server."""
+        if server not in self._proposed:
+            self._proposed[server] = next(self._free_ports)
+        return self._proposed[server]
 
 
 def _own_port(reading: Reading) -> Sighting[int] | None:

@@ -33,6 +33,11 @@ OTHERS = re.compile(
     r"(^|_)(SENTRY|REDIS|RABBIT|RABBITMQ|AMQP|BROKER|KAFKA|CELERY|MONGO|MONGODB|S3|MINIO|ELASTIC"
     r"|ELASTICSEARCH|CLICKHOUSE|MYSQL|HTTP|HTTPS|CACHE)(_|$)"
 )
+# A part of a URL that is composed of several variables.
+PART_OF_URL = re.compile(
+    r"(USER|USERNAME|PASSWORD|PASS|HOST|HOSTNAME|SERVER|PORT|NAME|ENVIRONMENT|DRIVER|SCHEME|SCHEMA"
+    r"|SSLMODE|_DB|_DATABASE)$"
+)
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 _DATABASE_WORDS = r"(db|database|postgres|postgresql|pg|sql)"
 PORT_NAME = re.compile(rf"(^|_){_DATABASE_WORDS}_?port$|^port_?{_DATABASE_WORDS}$", re.IGNORECASE)
@@ -211,7 +216,7 @@ class _Reader(ast.NodeVisitor):
             return
         if PORT_NAME.search(name) and text.isdecimal():
             self.facts.ports.append((int(text), line))
-        elif DATABASE_NAME.search(name) and re.fullmatch(r"[\w-]+", text):
+        elif DATABASE_NAME.search(name) and names_database(name, text):
             self.facts.databases.append((text, line))
 
     def _keywords(self, stated: Mapping[str, ast.expr], line: int) -> None:
@@ -248,14 +253,13 @@ class _Reader(ast.NodeVisitor):
             or (around and URL_SUFFIX.search(name))
             or (default and see_url(default))
         ) and not OTHERS.search(name)
-        # In a URL that is put together, its parts are read.
-        is_part = re.search(r"(USER|USERNAME|PASSWORD|PASS|HOST|PORT|NAME|ENVIRONMENT)$", name)
+        is_part = PART_OF_URL.search(name) and not (default and see_url(default))
         self.facts.reads.append(
             Read(name=name, line=line, quote=quote, is_url=is_url and not is_part)
         )
         if default and PORT_NAME.search(name) and default.isdecimal():
             self.facts.ports.append((int(default), line))
-        if default and DATABASE_NAME.search(name) and re.fullmatch(r"[\w-]+", default):
+        if default and DATABASE_NAME.search(name) and names_database(name, default):
             self.facts.databases.append((default, line))
 
     def _field(self, name: str, node: ast.AnnAssign) -> None:
@@ -290,6 +294,15 @@ class _Reader(ast.NodeVisitor):
             elif isinstance(value, ast.FormattedValue):
                 parts.append(self._constants.get(inner_name(value.value), UNKNOWN))
         return "".join(parts)
+
+
+def names_database(variable: str, value: str) -> bool:
+    """Whether a variable that is named like a database's holds the name of a PostgreSQL one.
+
+    `REDIS_DB=0` does not: neither its name nor a number fits.
+    """
+    is_name = re.fullmatch(r"[\w-]+", value) and not value.isdecimal()
+    return bool(is_name) and not OTHERS.search(variable.upper())
 
 
 def _changes_driver(node: ast.Call, name: str) -> bool:

@@ -72,6 +72,22 @@ def which_at_all(servers: Sequence[Container], free_port: int) -> Question:
     )
 
 
+def which_port(server: Container, free_port: int) -> Question:
+    """Ask for the port of a server that publishes none.
+
+    Args:
+        free_port: One that nothing in the repository uses.
+    """
+    return Question(
+        field="port",
+        marker=f"{MARK} {server.name} publishes no port on this machine. Which one? {free_port} is "
+        "free.",
+        choices=(
+            Choice(value=str(free_port), label=f"{free_port}: publish it in the compose file"),
+        ),
+    )
+
+
 def which_database(named: Mapping[str, str]) -> Question:
     """Ask which database, of those that are named or made somewhere."""
     choices = tuple(Choice(value=name, label=f"{name}: {place}") for name, place in named.items())

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from huleedu_tasks.survey.applications import Told
-from huleedu_tasks.survey.folders import Folder
+from huleedu_tasks.survey.folders import ALEMBIC, Folder
 from huleedu_tasks.survey.names import stem
 from huleedu_tasks.survey.sources import Sources
 
@@ -18,7 +18,12 @@ class Reading:
 
 
 def telling_name(folder: Folder) -> str:
-    """Return the name of a service's folder, or of one above it if that says nothing."""
+    """Return the name of a service's folder, or of one above it if that says nothing.
+
+    One of several histories in a folder is named by its section.
+    """
+    if folder.section != ALEMBIC:
+        return folder.section
     for path in (folder.home, *folder.home.parents):
         if not path.is_relative_to(folder.root):
             break

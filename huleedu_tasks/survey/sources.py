@@ -231,7 +231,7 @@ def _described(url: SeenUrl) -> str:
 
 
 def _add_ini(sources: Sources, folder: Folder, root: Path) -> None:
-    if url := see_url(ini_url(folder.config)):
+    if url := see_url(ini_url(folder)):
         place = f"{shown(folder.config, root)} sqlalchemy.url = {_described(url)}"
         sources.urls.append(Sighting(value=url, place=place))
         sources.schemes.append(Sighting(value=url.scheme, place=place))

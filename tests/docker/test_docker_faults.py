@@ -243,10 +243,10 @@ def test_an_init_script_that_fails_though_compose_starts_the_container_again(pai
 
 
 @pytest.mark.parametrize("command", ["db.up", "db.reset", "db.migrate"])
-def test_a_volume_born_with_another_password(pair: Docked, command: str) -> None:
+def test_a_volume_that_was_initialised_with_another_password(pair: Docked, command: str) -> None:
     another = {"HULEEDU_DB_PASSWORD": OTHER_PASSWORD}
     ran = pair.invoke(command, "--service", "alpha", env=another)
-    texts = ["was made with another user or password", "db.reset --volumes --service alpha"]
+    texts = ["[volume-credentials]", "db.reset --volumes --service alpha"]
     told(ran, 1, *texts)
 
 

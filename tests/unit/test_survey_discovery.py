@@ -329,11 +329,11 @@ def test_two_servers_that_fit_alike_are_a_marker_that_every_command_refuses(tmp_
 def test_the_answer_to_a_question_settles_the_server(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders", 'NAME = "postgresql+asyncpg://u@h/shop"'))
     write(tmp_path, compose(server("one", 5441, "shop"), server("two", 5442, "shop")))
-    decisions = Decisions().choosing(tmp_path / "apps/orders", "port", "two")
+    decisions = Decisions().choosing(tmp_path / "apps/orders/alembic", "port", "two")
     (entry,) = found(tmp_path).entries(decisions)
     assert entry.document["port"] == 5442
     assert not found(tmp_path).questions(decisions)
-    assert not found(tmp_path).entries(Decisions().leaving_out(tmp_path / "apps/orders"))
+    assert not found(tmp_path).entries(Decisions().leaving_out(tmp_path / "apps/orders/alembic"))
 
 
 def test_without_a_server_the_sources_may_tell_enough(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_each_service_without_a_server_is_offered_a_free_port_of_its_own(tmp_pat
     existing(tmp_path, {"name": "gone", "port": 5442})
     asked = found(tmp_path).questions(Decisions())
     assert [question.choices[0].value for _, question in asked] == ["5443", "5444"]
-    decisions = Decisions().choosing(tmp_path / "apps/orders", "port", "5444")
+    decisions = Decisions().choosing(tmp_path / "apps/orders/alembic", "port", "5444")
     ((_, left),) = found(tmp_path).questions(decisions)
     assert left.choices[0].value == "5445"
 
@@ -380,6 +380,51 @@ def test_a_server_without_a_port_on_this_machine_is_marked(tmp_path: Path) -> No
     write(tmp_path, service("apps/orders"))
     write(tmp_path, compose(server("orders_db", None)))
     assert "publishes no port" in entries(tmp_path)["orders"]["port"]
+
+
+def test_services_on_a_server_without_a_port_have_one_question(tmp_path: Path) -> None:
+    told = "environment: {{{}_DATABASE_URL: 'postgresql+asyncpg://u:p@db/{}'}}\nbuild: ./{}"
+    write(tmp_path, service("one") | service("two"))
+    write(
+        tmp_path,
+        compose(
+            server("db", None, "start"),
+            *(application(name, told.format(name.upper(), name, name)) for name in ("one", "two")),
+        ),
+    )
+    (question,) = discovered(tmp_path).unsettled
+    assert (question["service"], question["field"]) == ("one, two", "port")
+    assert "5433 is free" in str(question["question"])
+    seen = found(tmp_path)
+    entry, asked = seen.questions(Decisions())[1]
+    answer = Decisions().choosing(entry.proposal.key, asked.field, asked.choices[0].value)
+    settled = seen.result(answer)
+    assert not settled.unsettled
+    document: Any = settled.document
+    assert [stated["port"] for stated in document["services"]] == [5433, 5433]
+
+
+@pytest.mark.parametrize("variable", ["REDIS_DB", "SHOP_CACHE_DB", "MONGO_DB_NAME", "SHOP_DB"])
+def test_a_number_or_another_systems_name_is_not_a_database(tmp_path: Path, variable: str) -> None:
+    value = "0" if variable == "SHOP_DB" else "other"
+    settings = f'import os\n\nother_db = os.environ.get("{variable}", "{value}")\n'
+    write(tmp_path, service("shop", settings))
+    told = f"build: ./shop\nenvironment: {{POSTGRES_HOST: db, {variable}: '{value}'}}"
+    write(tmp_path, compose(server("db", 5441, "shop_main"), application("shop", told)))
+    (entry,) = entries(tmp_path).values()
+    assert entry["database"] == "shop_main"
+
+
+def test_a_part_of_a_url_is_not_stated_as_the_urls_variable(tmp_path: Path) -> None:
+    settings = """
+        import os
+
+        DATABASE_URL = "postgresql+asyncpg://u@localhost:5441/" + os.environ["BILLING_DB"]
+    """
+    write(tmp_path, service("billing", settings))
+    write(tmp_path, compose(server("billing_db", 5441, "billing")))
+    (entry,) = entries(tmp_path).values()
+    assert not {"url_variable", "alembic_url_variable"} & entry.keys()
 
 
 def test_a_variable_that_two_services_read_overrides_neither(tmp_path: Path) -> None:
@@ -430,9 +475,25 @@ def test_what_does_not_hold_together_is_told_with_the_folders_there_are(tmp_path
     write(tmp_path, {f"{folder}/db/alembic.ini": ini, f"{folder}/db/migrations/env.py": ASYNC})
     existing(tmp_path, {"name": "orders", "port": 5441, "alembic_config": "db/alembic.ini"})
     rows = discovered(tmp_path).unsettled
-    (told,) = (row for row in rows if row["field"] == "directory")
+    (told,) = (row for row in rows if row["field"] == "url_variable")
     assert told["service"] == "services_orders_service"
-    assert told["question"] == f"'{tmp_path / folder}' belongs to 'orders' already"
+    assert told["question"] == "'ORDERS_SERVICE_DATABASE_URL' belongs to 'orders' already"
+
+
+def test_sections_and_second_configurations_of_a_folder_are_services_of_their_own(
+    tmp_path: Path,
+) -> None:
+    ini = "[core]\nscript_location = core\n[audit]\nscript_location = audit\n"
+    write(tmp_path, {"alembic.ini": ini, "core/env.py": ASYNC, "audit/env.py": ASYNC})
+    write(tmp_path, {"extra.ini": "[alembic]\nscript_location = extra\n", "extra/env.py": ASYNC})
+    write(tmp_path, compose(server("core_db", 5441, "core"), server("audit_db", 5442, "audit")))
+    found_ones = entries(tmp_path).values()
+    assert {(e.get("alembic_config"), e.get("alembic_section")) for e in found_ones} == {
+        (None, "core"),
+        (None, "audit"),
+        ("extra.ini", None),
+    }
+    assert {entry["directory"] for entry in found_ones} == {"."}
 
 
 def test_a_folder_beside_the_services_without_migrations_is_told(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from huleedu_tasks.errors import Finding
 from huleedu_tasks.survey.files import repository_files
 from huleedu_tasks.survey.folders import find_folders
 from huleedu_tasks.survey.reading import telling_name
@@ -22,12 +23,12 @@ HERE = "[alembic]\nscript_location = %(here)s{}\n"
 def folders(root: Path) -> tuple[dict[str, str], list[str]]:
     """Return the configuration of each service by its folder, and what was remarked."""
     repository_files.cache_clear()
-    remarks: list[str] = []
-    found = find_folders(root, remarks)
+    not_taken: list[Finding] = []
+    found = find_folders(root, not_taken)
     paths = {
         f.path.relative_to(root).as_posix(): f.config.relative_to(root).as_posix() for f in found
     }
-    return paths, remarks
+    return paths, [f"{each.place} {each.problem}." for each in not_taken]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_a_name_that_is_no_utf_8_or_begins_with_a_blank_is_no_obstacle(
     found, remarks = folders(tmp_path)
     assert set(found) == {" blank"}
     assert remarks == [
-        "caf\N{REPLACEMENT CHARACTER}/alembic.ini configures Alembic, but its name is no UTF-8, "
+        "caf\N{REPLACEMENT CHARACTER}/alembic.ini configures Alembic, but its name is not UTF-8, "
         "and a registry is."
     ]
 
@@ -219,7 +220,7 @@ def test_settings_that_say_nothing_of_alembic_are_passed_by(
 def test_an_alembic_ini_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     assert folders(write(tmp_path, {"a/alembic.ini": "script_location = alembic\n"})) == (
         {},
-        ["a/alembic.ini is no configuration that can be read; its service is not known."],
+        ["a/alembic.ini cannot be parsed, so its service is not known."],
     )
 
 
@@ -227,9 +228,24 @@ def test_an_alembic_ini_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 def test_a_script_location_that_leads_nowhere_is_told(tmp_path: Path, location: str) -> None:
     found, remarks = folders(write(tmp_path, {"a/alembic.ini": INI_OF.format(location)}))
     assert found == {}
-    assert remarks == [
-        "a/alembic.ini configures Alembic, but its script_location leads to no env.py."
-    ]
+    assert remarks == ["a/alembic.ini configures Alembic, but its script_location holds no env.py."]
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"a/alembic.ini": "[alembic]\n", "a/env.py": "from flask import current_app"}, "Flask"),
+        ({"a/alembic.ini": "[alembic]\n"}, "has no script_location"),
+        ({"a/alembic.ini": "[core]\nscript_location = core\n"}, "holds no env.py"),
+    ],
+)
+def test_a_configuration_that_makes_no_service_has_its_reason(
+    tmp_path: Path, files: dict[str, str], reason: str
+) -> None:
+    found, (remark,) = folders(write(tmp_path, files))
+    assert found == {}
+    assert remark.startswith("a/alembic.ini")
+    assert reason in remark
 
 
 def test_what_looks_like_a_service_and_is_none_is_told(tmp_path: Path) -> None:
@@ -242,8 +258,9 @@ def test_what_looks_like_a_service_and_is_none_is_told(tmp_path: Path) -> None:
     assert remarks == [
         "a/alembic_audit.ini configures migrations of a too, as alembic.ini does, which was taken: "
         "an entry has one configuration.",
-        "a/tests/fixture/alembic.ini configures Alembic; no service is looked for there.",
-        "b/alembic.ini configures Alembic, but its script_location leads to no env.py.",
+        "a/tests/fixture/alembic.ini configures Alembic in a folder of tests or templates, which "
+        "holds no service.",
+        "b/alembic.ini configures Alembic, but its script_location holds no env.py.",
     ]
 
 

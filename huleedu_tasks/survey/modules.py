@@ -1,0 +1,46 @@
+"""Where in the repository a module lies that a service's interpreter did not find."""
+
+import os
+from pathlib import Path
+
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.survey.files import repository_files, repository_root
+
+PYTHONPATH = "PYTHONPATH"
+_TESTS = frozenset({"tests", "test"})
+
+
+def import_folder(module: str, near: Path) -> Path | None:
+    """Return the folder that makes a module of this repository importable.
+
+    Args:
+        module: Its dotted name.
+        near: A folder of the repository.
+
+    Returns:
+        The folder nearest to the root; None if the module is not in the repository.
+    """
+    root = repository_root(near) or near
+    name = module.partition(".")[0]
+    found = set()
+    for path in repository_files(root):
+        if path.suffix != ".py" or not _TESTS.isdisjoint(path.relative_to(root).parts):
+            continue
+        if path.stem == name and not (path.parent / "__init__.py").exists():
+            found.add(path.parent)
+        found |= {
+            parent.parent
+            for parent in path.parents
+            if parent.name == name
+            and parent.is_relative_to(root)
+            and parent != root
+            and not (parent.parent / "__init__.py").exists()
+        }
+    return min(found, key=lambda folder: (len(folder.parts), folder), default=None)
+
+
+def python_path(service: Service, folder: Path) -> str:
+    """Return the service's PYTHONPATH with one more folder, relative to its own."""
+    relative = Path(os.path.relpath(folder, service.directory)).as_posix()
+    stated = service.environment.get(PYTHONPATH, "")
+    return os.pathsep.join(filter(None, [stated, relative]))
