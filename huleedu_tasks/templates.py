@@ -20,7 +20,7 @@ from huleedu_tasks.config.settings import ENV_FILE, VARIABLES, Settings
 from huleedu_tasks.migrations.runner import Used
 from huleedu_tasks.migrations.worker import INSTALLED as LIBRARY_FOLDERS
 from huleedu_tasks.migrations.worker import is_installed
-from huleedu_tasks.seeds import seed_files
+from huleedu_tasks.seeds.files import seed_files
 
 # Files above this size, in bytes, are known by their size and the time of their last change; so are
 # all of them where there are very many.

@@ -498,6 +498,16 @@ def environment_of(service: Service, settings: Settings) -> dict[str, str]:
     return environment | stated_environment(service, str(settings.environment))
 
 
+def environment_at(service: Service, url: DatabaseUrl, settings: Settings) -> dict[str, str]:
+    """Return what a service's own code finds in its environment where its database is given."""
+    return _environment(service, url, settings)
+
+
+def used_at(told: Path, url: DatabaseUrl) -> Used | None:
+    """Return what a process has written down that it used; None if it has not."""
+    return _used(told, url)
+
+
 def stated_environment(service: Service, environment: str) -> dict[str, str]:
     """Return the variables the registry states for a service, in one environment.
 

@@ -228,19 +228,17 @@ class Used:
     Args:
         file: Where that is written down.
         variables: What is read of the environment.
+        counts_sessions: Whether SQLAlchemy, which is imported for it, tells of its sessions.
     """
 
-    def __init__(self, file: str, variables: Any) -> None:
-        from sqlalchemy import event
-        from sqlalchemy.engine import Engine
-
+    def __init__(self, file: str, variables: Any, *, counts_sessions: bool = True) -> None:
         self._file = file
         self._variables = variables
         self._reads = Reads()
         self._sessions: dict[str, int] = {}
         sys.addaudithook(self._reads.hear)
-        event.listen(Engine, "do_connect", self._connecting)
-        event.listen(Engine, "connect", self._connected)
+        if counts_sessions:
+            self._count_sessions()
 
     def tell(self) -> None:
         """Write it down, with where the libraries are installed."""
@@ -261,6 +259,13 @@ class Used:
             with open(partial, "w", encoding="utf-8") as written:
                 json.dump(told, written)
             os.rename(partial, self._file)
+
+    def _count_sessions(self) -> None:
+        from sqlalchemy import event
+        from sqlalchemy.engine import Engine
+
+        event.listen(Engine, "do_connect", self._connecting)
+        event.listen(Engine, "connect", self._connected)
 
     def _connecting(self, dialect: Any, record: Any, words: Any, named: dict[str, Any]) -> None:
         database = named.get("database") or named.get("dbname") or ""

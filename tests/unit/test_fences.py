@@ -24,7 +24,6 @@ FLOORS = [
     "servers",
     "backups",
     "seeds",
-    "reads",
     "migrations",
     "postgres",
     "journal",
@@ -47,6 +46,8 @@ OWNERS = {
         "postgres/databases.py",
         "postgres/inspection.py",
         "postgres/locks.py",
+        # In a process of its own, on the connection it was given.
+        "seeds/child.py",
     },
     "docker": {"servers/engine.py"},
     # What the Docker SDK talks with, and lets through where it fails.
@@ -76,6 +77,7 @@ RESERVED = {
         "migrations/probe.py",
         "migrations/targets.py",
         "migrations/worker.py",
+        "seeds/child.py",
         # Compares a child's environment with ours: nothing is set by it.
         "migrations/warm.py",
     },
@@ -94,7 +96,7 @@ RESERVED = {
         "migrations/probe.py",
         "migrations/worker.py",
         # A script that exits is caught here.
-        "seeds.py",
+        "seeds/child.py",
     },
 }
 
