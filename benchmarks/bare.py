@@ -1,6 +1,6 @@
 """What a cold reset cannot do without, done by PostgreSQL's programs and asyncpg alone.
 
-Only the seeds are applied by the tasks' own code: they are Python, and whatever runs them would
+Only the seeds are loaded by the tasks' own code: they are Python, and whatever runs them would
 do the same.
 """
 
@@ -33,11 +33,12 @@ from benchmarks.monorepo import (
     directory_of,
     free_ports,
 )
-from huleedu_tasks import seeds
-from huleedu_tasks.config.registry import load_registry
+from huleedu_tasks.config.registry import Service, load_registry
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.process import Account
+from huleedu_tasks.seeds.scripts import loaded
 from huleedu_tasks.servers.embedded import server_account
 
 START_TIMEOUT = 60.0
@@ -116,15 +117,13 @@ class BareServers:
     def seed(self) -> None:
         """Apply each service's seeds, all at once."""
         services = load_registry(self.monorepo.root / "services.json").services
-        _at_once(
-            seeds.apply(
-                service,
-                self._url(service.name, service.database),
-                environment="development",
-                timeout=START_TIMEOUT,
-            )
-            for service in services
-        )
+        _at_once(self._seed(service) for service in services)
+
+    async def _seed(self, service: Service) -> None:
+        async with connection(self._url(service.name, service.database)) as session:
+            for path in service.seeds:
+                with loaded(path) as seed:
+                    await seed(session)
 
     def import_libraries(self) -> None:
         """Start one interpreter that imports what migrations are run with."""

@@ -26,7 +26,7 @@ from huleedu_tasks.migrations.inputs import (
 from huleedu_tasks.migrations.runner import Used
 from huleedu_tasks.migrations.tracking import INSTALLED as LIBRARY_FOLDERS
 from huleedu_tasks.migrations.tracking import is_installed
-from huleedu_tasks.seeds import seed_files
+from huleedu_tasks.seeds.files import seed_files
 
 # Of very many files, size and time are enough.
 MANY = 5000

@@ -133,6 +133,7 @@ class Development:
             (stages.start, stages.prove),
             (stages.require_head, stages.seed),
             stages.finish,
+            first=stages.expect_seeds,
         )
 
     async def status(self, *, check: bool) -> Report:
@@ -165,12 +166,14 @@ class Development:
         changing: Sequence[Work],
         ending: Work | None = None,
         *,
+        first: Callable[[], object] = str,
         on_new: Callable[[], object] = str,
     ) -> Report:
         """Do the stages that prove and then those that change; a refusal stops all between.
 
         What is done for later runs, ending this one, changes nothing of how it has ended. What is
-        to be done as soon as a server will be made anew is done while that is waited for.
+        to be done first, or as soon as a server will be made anew, is done while servers are
+        waited for.
         """
         self._require_files()
         columns = () if command == "db.seed" else REVISION_COLUMNS
@@ -181,6 +184,7 @@ class Development:
         # Ctrl-C while another command is waited for; the stages turn it into outcomes themselves.
         with suppress(asyncio.CancelledError):
             async with self._only_run(), aclosing(self._stages):
+                first()
                 outcomes = await self._prepare(on_new)
                 for stage in proving:
                     outcomes = await self._next(outcomes, stage)
@@ -320,6 +324,7 @@ class Development:
             ),
             answers=AlembicAnswers(settings=self.settings, state=self.state),
             shared_servers=[name for name, services in servers.items() if services > 1],
+            notify=self.notify,
         )
 
     @property

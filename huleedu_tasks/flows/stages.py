@@ -1,11 +1,11 @@
 """The stages of the development flows: each takes one service from one state to the next."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from huleedu_tasks import process, seeds
+from huleedu_tasks import process
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import ResolvedUrl
@@ -30,6 +30,8 @@ from huleedu_tasks.postgres.connections import (
 from huleedu_tasks.postgres.databases import Mark
 from huleedu_tasks.postgres.inspection import read_revisions
 from huleedu_tasks.report import Fact, Outcome, Status
+from huleedu_tasks.seeds import applying
+from huleedu_tasks.seeds.files import fingerprint
 from huleedu_tasks.servers.protocol import Provider
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class Stages:
         copying: What is known of copies.
         answers: What each service's Alembic says, and the processes that run it.
         shared_servers: The compose services whose server is more than one service's.
+        notify: Told what seeds have printed.
     """
 
     settings: Settings
@@ -59,6 +62,7 @@ class Stages:
     copying: Copying
     answers: AlembicAnswers
     shared_servers: Collection[str] = ()
+    notify: Callable[[str], object] = str
     # Services whose database is a copy, and complete.
     _copied: set[str] = field(default_factory=set)
     _newborn: set[str] = field(default_factory=set)
@@ -73,6 +77,11 @@ class Stages:
         """Begin with what takes long before a migration, while there is something to wait for."""
         if not all(service.python for service in self.registry.services):
             self.answers.workers.prepare()
+
+    def expect_seeds(self) -> None:
+        """Begin with what takes long before seeds, while there is something to wait for."""
+        if any(service.seeds for service in self.registry.services):
+            self.answers.workers.prepare(applying.CHILD)
 
     @property
     def waiting(self) -> tuple[Work, ...]:
@@ -249,14 +258,18 @@ class Stages:
             return Outcome(service=service.name)
         if service.seeds:
             step("seeding")
-            used = await seeds.apply(
+            url = self.urls[service.name].url
+            applied = await applying.apply(
                 service,
-                self.urls[service.name].url,
-                environment=str(self.settings.environment),
-                timeout=self.settings.migration_timeout,
+                url,
+                self.settings,
+                target=await self._place(service, url.database),
+                workers=self.answers.workers,
             )
+            if applied.output.strip():
+                self.notify(f"{service.name}: its seeds printed:\n{applied.output.rstrip()}")
             if making := self.copying.making(service):
-                making.add(used)
+                making.add(applied.used)
         return Outcome(service=service.name, detail="seeded" if service.seeds else "no seeds")
 
     async def keep(self, service: Service, step: Step) -> Outcome:
@@ -531,7 +544,7 @@ def _seeded(service: Service, mark: Mark | None) -> str:
         return "no seeds"
     if mark is None or not mark.seeds:
         return "no"
-    return "yes" if mark.seeds == seeds.fingerprint(service) else "changed since"
+    return "yes" if mark.seeds == fingerprint(service) else "changed since"
 
 
 async def _pristine_copy(admin: "asyncpg.Connection", database: str, scripts: str) -> str:

@@ -1,4 +1,4 @@
-"""Imports Alembic once, and forks a process for each run of it that is asked for.
+"""Imports Alembic once, and forks a process for each run of it, or of seeds, that is asked for.
 
 Started by its path, like `worker.py` beside it, and so with the very paths and flags that a worker
 of its own would have. Requests come as lines of JSON on standard input, news go out the same way
@@ -7,17 +7,24 @@ on standard output. When standard input ends, so does everything here.
 
 from __future__ import annotations
 
+import atexit
+import gc
+import io
 import json
 import os
 import runpy
 import select
 import signal
 import sys
+import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+# What seeds use; it is there before anything is asked for.
+DRIVER = "asyncpg"
 # What env.py files import; a library that is not there is no loss.
 LIBRARIES = (
     "alembic.config",
@@ -27,7 +34,6 @@ LIBRARIES = (
     "sqlalchemy.ext.asyncio",
     "sqlalchemy.orm",
     "sqlalchemy.dialects.postgresql.asyncpg",
-    "asyncpg",
 )
 
 
@@ -38,7 +44,7 @@ def main() -> None:
     # Whatever a library prints is no news.
     os.dup2(2, 1)
     with worker["outside_of_service"]():
-        _import_libraries()
+        _import_libraries([DRIVER])
     Nursery(worker, news).serve()
 
 
@@ -54,6 +60,7 @@ class Nursery:
         self._worker = worker
         self._news = news
         self._children: dict[int, int] = {}
+        self._has_libraries = False
         self._woken, self._waker = os.pipe()
         os.set_blocking(self._waker, False)
 
@@ -74,9 +81,22 @@ class Nursery:
                     return
                 *lines, unread = (unread + chunk).split(b"\n")
                 for line in lines:
-                    self._begin(json.loads(line))
+                    self._take(json.loads(line))
+
+    def _take(self, request: dict[str, Any]) -> None:
+        """Import what a request needs, and fork unless that is all it asks for."""
+        if module := request.get("module"):
+            _import_from(request["path"], module)
+        elif not self._has_libraries:
+            self._has_libraries = True
+            with self._worker["outside_of_service"]():
+                _import_libraries(LIBRARIES)
+        if "id" in request:
+            self._begin(request)
 
     def _begin(self, request: dict[str, Any]) -> None:
+        # What the child does not touch it does not copy.
+        gc.freeze()
         child = os.fork()
         if not child:
             self._become(request)
@@ -101,9 +121,12 @@ class Nursery:
         os.environ.clear()
         os.environ.update(request["environment"])
         time.tzset()
+        if module := request.get("module"):
+            sys.path[:] = request["path"]
+            sys.argv = [module, *request["arguments"]]
+            _leave(sys.modules[module].main())
         sys.argv = [os.path.join(HERE, "worker.py"), *request["arguments"]]
-        # Up to the end of `main`: threads and exit handlers come to theirs as in any process.
-        sys.exit(self._worker["exit_code_of_alembic"]())
+        _leave(self._worker["exit_code_of_alembic"]())
 
     def _tell_of_ends(self) -> None:
         while self._children:
@@ -122,12 +145,42 @@ class Nursery:
                 os.killpg(child, signal.SIGKILL)
 
 
-def _import_libraries() -> None:
+def _import_from(path: list[str], module: str) -> None:
+    """Import a module as a process with that path would."""
     import importlib
 
-    for name in LIBRARIES:
+    own = list(sys.path)
+    sys.path[:] = path
+    try:
+        importlib.import_module(module)
+    finally:
+        sys.path[:] = own
+
+
+def _import_libraries(names: Sequence[str]) -> None:
+    import importlib
+
+    for name in names:
         with suppress(ImportError):
             importlib.import_module(name)
+
+
+def _leave(code: int) -> NoReturn:
+    """End a forked process as Python does, but for taking apart every module that was imported.
+
+    Threads and exit handlers come to their end, and files are written out.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001  # as Python itself
+    atexit._run_exitfuncs()  # noqa: SLF001
+    # Those of the process that forked are not among them.
+    for thing in gc.get_objects():
+        if issubclass(type(thing), io.IOBase):
+            with suppress(Exception):
+                thing.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code)
 
 
 def _write_to(output: str) -> None:

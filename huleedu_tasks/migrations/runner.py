@@ -593,6 +593,16 @@ def environment_of(
     return environment | fill_in(service.environment, str(settings.environment), url)
 
 
+def environment_at(service: Service, url: DatabaseUrl, settings: Settings) -> dict[str, str]:
+    """Return what a service's own code finds in its environment where its database is given."""
+    return _environment(service, url, settings)
+
+
+def used_at(told: Path, url: DatabaseUrl) -> Used | None:
+    """Return what a process has written down that it used; None if it has not."""
+    return _used(told, url)
+
+
 async def _run_alembic(
     service: Service,
     settings: Settings,

@@ -1,4 +1,4 @@
-"""Runs Alembic in processes forked from one that has its libraries already.
+"""Runs Alembic, and seeds, in processes forked from one that has the libraries already.
 
 Starting an interpreter and importing Alembic and SQLAlchemy takes longer than most migrations. One
 process does it once for all services that share our interpreter; see `nursery.py`.
@@ -40,10 +40,14 @@ class WarmWorkers:
         self._pids: dict[int, int] = {}
         self._ends: dict[int, asyncio.Future[int]] = {}
 
-    def prepare(self) -> None:
-        """Begin to import, so that it is done when the first worker is needed."""
+    def prepare(self, module: str = "") -> None:
+        """Begin to import, so that it is done when the first worker is needed.
+
+        Args:
+            module: The module it will run; empty string for Alembic.
+        """
         if self._starting is None:
-            self._starting = asyncio.create_task(self._start())
+            self._starting = asyncio.create_task(self._start(_needs(module)))
 
     @staticmethod
     def can_have(environment: Mapping[str, str]) -> bool:
@@ -65,16 +69,18 @@ class WarmWorkers:
         cwd: Path,
         environment: Mapping[str, str],
         timeout: float,
+        module: str = "",
     ) -> process.Completed:
-        """Run Alembic to its end, as `process.run` would run the worker.
+        """Run Alembic, or a module of ours, to its end, as `process.run` would run the worker.
 
         Args:
             timeout: Seconds it may take.
+            module: A module whose `main` is run instead of Alembic, on our own `sys.path`.
 
         Raises:
             OSError: If the process that forks cannot be started, or has ended.
         """
-        self.prepare()
+        self.prepare(module)
         assert self._starting is not None
         nursery = await asyncio.shield(self._starting)
         number = next(self._numbers)
@@ -82,7 +88,17 @@ class WarmWorkers:
         timed_out = False
         with process.scratch_folder() as scratch:
             output = scratch / "output"
-            self._ask(nursery, number, output, arguments, cwd, environment)
+            self._ask(
+                nursery,
+                {
+                    "id": number,
+                    "output": str(output),
+                    "arguments": list(arguments),
+                    "cwd": str(cwd),
+                    "environment": dict(environment),
+                    **_needs(module),
+                },
+            )
             try:
                 async with asyncio.timeout(timeout):
                     code = await asyncio.shield(end)
@@ -105,27 +121,13 @@ class WarmWorkers:
         if self._reading:
             await self._reading
 
-    async def _start(self) -> asyncio.subprocess.Process:
+    async def _start(self, needs: Mapping[str, object]) -> asyncio.subprocess.Process:
         nursery = await process.talk_to([sys.executable, NURSERY])
         self._reading = asyncio.create_task(self._read(nursery))
+        self._ask(nursery, needs)
         return nursery
 
-    def _ask(
-        self,
-        nursery: asyncio.subprocess.Process,
-        number: int,
-        output: Path,
-        arguments: Sequence[str],
-        cwd: Path,
-        environment: Mapping[str, str],
-    ) -> None:
-        request = {
-            "id": number,
-            "output": str(output),
-            "arguments": list(arguments),
-            "cwd": str(cwd),
-            "environment": dict(environment),
-        }
+    def _ask(self, nursery: asyncio.subprocess.Process, request: Mapping[str, object]) -> None:
         if nursery.stdin is None or self._reading is None or self._reading.done():
             raise ProcessLookupError(None, "it has ended", str(NURSERY))
         nursery.stdin.write(json.dumps(request).encode() + b"\n")
@@ -147,3 +149,8 @@ class WarmWorkers:
         if pid is None:
             return
         await process.end_group(pid, end)
+
+
+def _needs(module: str) -> dict[str, object]:
+    """Return what a request says of what must be imported for it."""
+    return {"module": module, "path": list(map(os.path.abspath, sys.path))} if module else {}

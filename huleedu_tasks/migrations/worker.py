@@ -119,12 +119,10 @@ class Used:
     Args:
         file: Where that is written down.
         variables: What is read of the environment.
+        counts_sessions: Whether SQLAlchemy, which is imported for it, tells of its sessions.
     """
 
-    def __init__(self, file: str, variables: Any) -> None:
-        from sqlalchemy import event
-        from sqlalchemy.engine import Engine
-
+    def __init__(self, file: str, variables: Any, *, counts_sessions: bool = True) -> None:
         tracking = beside("tracking")
         self._file = file
         self._variables = variables
@@ -133,9 +131,8 @@ class Used:
         sys.addaudithook(self._reads.hear)
         tracking.watch_questions(self._reads)
         tracking.drop_stale_bytecode()
-        event.listen(Engine, "do_connect", self._connecting)
-        event.listen(Engine, "connect", self._connected)
-        event.listen(Engine, "before_cursor_execute", self._executing)
+        if counts_sessions:
+            self._count_sessions()
 
     def tell(self) -> None:
         """Write it down, with where the libraries are installed."""
@@ -160,6 +157,14 @@ class Used:
                 json.dump(told, written)
             os.rename(partial, self._file)
 
+    def _count_sessions(self) -> None:
+        from sqlalchemy import event
+        from sqlalchemy.engine import Engine
+
+        event.listen(Engine, "do_connect", self._connecting)
+        event.listen(Engine, "connect", self._connected)
+        event.listen(Engine, "before_cursor_execute", self._executing)
+
     def _connecting(self, dialect: Any, record: Any, words: Any, named: dict[str, Any]) -> None:
         database = named.get("database") or named.get("dbname") or ""
         record.info[PLACE] = f"{named.get('port') or DEFAULT_PORT} {database}" if database else ""
@@ -170,6 +175,10 @@ class Used:
         self._sessions[place] = self._sessions.get(place, 0) + 1
 
     def _executing(self, connection: object, cursor: object, statement: str, *_: object) -> None:
+        self.executed(statement)
+
+    def executed(self, statement: str) -> None:
+        """Note a statement of SQL."""
         self._reads.executed(statement)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.instant import ANEW, COPIED, Reset, amend, maintain, reset, resets
+from tests.support.instant import ANEW, COPIED, Reset, maintain, reset, resets
 from tests.support.monorepo import ENV_PY, Monorepo, new_monorepo
 from tests.support.observe import notes
 from tests.support.postgres import ask
@@ -47,8 +47,7 @@ import sys
 sys.path.insert(0, str(ROOT / 'tools/texts.zip'))
 def texts():
     import zipped
-    # Else all that other seeds read might have a part in it.
-    return [sys.modules.pop('zipped').TEXT]
+    return [zipped.TEXT]
 """
 ASKS = """
 import subprocess
@@ -60,17 +59,6 @@ import sqlite3
 def texts():
     with sqlite3.connect(ROOT / 'reference.db') as reference:
         return [text for (text,) in reference.execute('SELECT text FROM note ORDER BY text')]
-"""
-STRAYS = """\
-import asyncpg
-
-async def seed(connection):
-    other = await asyncpg.connect({url!r})
-    rows = await other.fetch("SELECT text FROM note")
-    await other.execute("INSERT INTO note VALUES (77, 'of strays') ON CONFLICT DO NOTHING")
-    await other.close()
-    for number, row in enumerate(rows):
-        await connection.execute("INSERT INTO note VALUES ($1, $2)", number, row["text"])
 """
 # What each env.py does before its work.
 TRIES_ANOTHER = """\
@@ -95,7 +83,7 @@ SEED_OF = {
     "program": ASKS,
     "sqlite": SQLITE,
 }
-NAMES = (*SEED_OF, "strays", "visited", "roles", "setting", "attempts", "events", "logs", "odd")
+NAMES = (*SEED_OF, "roles", "setting", "attempts", "events", "logs", "odd")
 
 
 def write_archive(made: Monorepo, text: str) -> None:
@@ -125,9 +113,6 @@ def made() -> Iterator[Monorepo]:
         made.write("asked.txt", "asked")
         write_archive(made, "zipped")
         write_reference(made, "first")
-        url = made.url("visited")
-        made.write(f"{SEEDS}/seed_strays.py", STRAYS.format(url=url))
-        amend(made, strays={"seed_after": ["visited"]})
         made.add_revision("roles", "b2", "a1", *ROLE)
         database = "ALTER DATABASE huleedu_setting SET temp_tablespaces = 'nowhere'"
         made.add_revision("setting", "b2", "a1", database)
@@ -175,17 +160,6 @@ def test_what_is_no_input_does_not_keep_a_copy_from_being_kept_and_used(
 ) -> None:
     assert how(made, name) == "made anew: no copy yet"
     assert reset(made, name) == Reset(COPIED, COPIED)
-
-
-def test_a_seed_that_asks_another_database_is_applied_each_time(made: Monorepo) -> None:
-    assert how(made, "strays").startswith(f"{NO_COPY}it was made with what")
-    assert how(made, "visited") == f"{NO_COPY}others were connected to it"
-    # It alone, and both of them.
-    assert reset(made, "strays").detail == ANEW
-    both = resets(made, "visited", "strays")
-    assert {each.detail for each in both.values()} == {ANEW}
-    assert notes(made, "visited") == "first second of strays"
-    assert notes(made, "strays") == "first second"
 
 
 def test_a_role_that_migrations_make_anew_can_be_dropped_though_there_are_copies(

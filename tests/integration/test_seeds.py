@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.monorepo import SEED, Monorepo
+from tests.support.monorepo import PASSWORD, SEED, USER, Monorepo, Ran
 from tests.support.postgres import ask
 
 NOTES = "SELECT text FROM note ORDER BY id"
@@ -315,3 +315,127 @@ def test_a_seed_that_was_changed_shows_in_the_status(school: Monorepo) -> None:
     assert seeded() == "changed since"
     assert school.invoke("db.seed", "--service", "alpha").code == 0
     assert seeded() == "yes"
+
+
+# A process of its own.
+
+
+def seed_of(school: Monorepo, text: str, *, name: str = "alpha") -> None:
+    school.write(f"database/seed-scripts/seed_{name}.py", text)
+
+
+def failed_seed(ran: Ran) -> dict[str, Any]:
+    """Return the outcome of the one service whose seeds failed."""
+    assert ran.statuses == {"alpha": "FAILED", "beta": "OK", "gamma": "OK"}
+    outcome: dict[str, Any] = ran.json["services"][0]
+    return outcome
+
+
+BLOCKING = {
+    "sleeps": "import time; time.sleep(600)",
+    "loops": "\n    while True: pass",
+    "holds the interpreter": "import re; re.match('(a*)*b', 'a' * 60)",
+    "passes over SIGTERM": "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    "    while True: time.sleep(1)",
+}
+
+
+@pytest.mark.parametrize("body", BLOCKING.values(), ids=BLOCKING)
+def test_a_seed_that_blocks_its_process_is_ended_in_time(school: Monorepo, body: str) -> None:
+    write_seed(school, f'await connection.execute("{THIRD}"); {body}')
+    ran = school.invoke("db.seed", "--json", env={"HULEEDU_MIGRATION_TIMEOUT": "1"})
+    assert failed_seed(ran)["code"] == "seed-timeout"
+    assert ask(school.url("alpha"), NOTES) == SEEDED
+
+
+AS_A_MODULE = """\
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from dataclasses import dataclass
+from typing import get_type_hints
+
+
+@dataclass
+class Note:
+    number: int
+    text: str = "third"
+
+
+def note(number):
+    return pickle.loads(pickle.dumps(Note(number)))
+
+
+async def seed(connection):
+    assert get_type_hints(Note) == {"number": int, "text": str}
+    with multiprocessing.get_context("%s").Pool(1) as pool:
+        (made,) = pool.map(note, [3])
+    await connection.execute("INSERT INTO note VALUES ($1, $2)", made.number, made.text)
+"""
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("file", ["seed.py", "json.py", "my-seed.v2.py"])
+def test_a_seed_is_a_module_that_can_be_looked_up(school: Monorepo, start: str, file: str) -> None:
+    if (start, file) in {("spawn", "json.py"), ("spawn", "my-seed.v2.py")}:
+        pytest.skip("no interpreter can import a module of that name")
+    school.write(f"seeds/{file}", AS_A_MODULE % start)
+    amend(school, alpha={"seeds": [f"seeds/{file}"]})
+    ran = school.invoke("db.seed", "--service", "alpha", env={"HULEEDU_MIGRATION_TIMEOUT": "20"})
+    assert ran.code == 0, ran.out
+    assert ask(school.url("alpha"), NOTES) == [*SEEDED, ("third",)]
+
+
+def test_a_seed_that_ends_its_process_leaves_nothing(school: Monorepo) -> None:
+    write_seed(school, f'await connection.execute("{THIRD}"); import os; os._exit(0)')
+    assert failed_seed(school.invoke("db.seed", "--json"))["code"] == "seed-failed"
+    assert ask(school.url("alpha"), NOTES) == SEEDED
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'await connection.execute("COMMIT")',
+        'await connection.execute("COMMIT; BEGIN")',
+        "\n    try: await connection.execute('SELECT 1/0')\n    except Exception: pass",
+    ],
+)
+def test_a_seed_that_ends_the_transaction_is_not_taken_for_applied(
+    school: Monorepo, body: str
+) -> None:
+    write_seed(school, body)
+    assert failed_seed(school.invoke("db.seed", "--json"))["code"] == "seed-transaction"
+
+
+def connecting_to(school: Monorepo, name: str) -> str:
+    """Return an expression by which a seed connects to a service's database on its own."""
+    place = f"port={school.port(name)}, user={USER!r}, database='huleedu_{name}'"
+    return f"await __import__('asyncpg').connect(host='localhost', {place})"
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_a_seed_that_connects_to_another_database_is_refused(school: Monorepo, holds: bool) -> None:
+    away = connecting_to(school, "beta")
+    held = f"\n    try: {away}\n    except BaseException: pass"
+    write_seed(school, f'await connection.execute("{THIRD}"); {held if holds else away}')
+    ran = school.invoke("db.seed", "--json", "--service", "alpha")
+    assert (ran.code, ran.json["services"][0]["code"]) == (3, "target-mismatch")
+    assert "huleedu_beta" in ran.json["services"][0]["detail"]
+    assert ask(school.url("alpha"), NOTES) == ask(school.url("beta"), NOTES) == SEEDED
+
+
+def test_a_seed_may_connect_to_its_own_database_and_has_no_password_to_show(
+    school: Monorepo,
+) -> None:
+    write_seed(
+        school,
+        f"own = {connecting_to(school, 'alpha')}\n"
+        "    import pathlib, sys\n"
+        "    print(await own.fetchval('SELECT 40 + 2'), sys.argv)\n"
+        "    print(pathlib.Path('/proc/self/cmdline').read_bytes())",
+    )
+    ran = school.invoke("db.seed", "--service", "alpha")
+    assert ran.code == 0, ran.out
+    assert "42 [" in ran.err
+    assert PASSWORD not in ran.out + ran.err

@@ -24,7 +24,6 @@ FLOORS = [
     "servers",
     "backups",
     "seeds",
-    "reads",
     "migrations",
     "postgres",
     "journal",
@@ -49,6 +48,8 @@ OWNERS = {
         "postgres/inspection.py",
         "postgres/locks.py",
         "postgres/replacing.py",
+        # In a process of its own, on the connection it was given.
+        "seeds/child.py",
     },
     "docker": {"servers/engine.py"},
     # What the Docker SDK talks with, and lets through where it fails.
@@ -79,6 +80,7 @@ RESERVED = {
         "migrations/probe.py",
         "migrations/targets.py",
         "migrations/worker.py",
+        "seeds/child.py",
         # Compares a child's environment with ours: nothing is set by it.
         "migrations/warm.py",
     },
@@ -98,7 +100,7 @@ RESERVED = {
         "migrations/probe.py",
         "migrations/worker.py",
         # A script that exits is caught here.
-        "seeds.py",
+        "seeds/child.py",
     },
 }
 

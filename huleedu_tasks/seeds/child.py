@@ -1,0 +1,207 @@
+"""Applies the seeds of one service, in a process that does nothing else.
+
+It is forked from one that has the libraries already; see `migrations/nursery.py`. A seed that
+blocks, exits or changes its process harms nobody else, and can be ended.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huleedu_tasks.config.secret import Secret
+from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.errors import HuleEduError, SeedError, ServerError
+from huleedu_tasks.migrations.targets import ReadVariables, Target, WrongDatabase
+from huleedu_tasks.migrations.worker import INSTRUCTIONS, Used
+from huleedu_tasks.postgres.connections import connection
+from huleedu_tasks.postgres.databases import Mark, read_mark, write_mark
+from huleedu_tasks.seeds import scripts
+
+if TYPE_CHECKING:
+    import asyncpg
+
+# What a session keeps from one statement to the next (PostgreSQL, DISCARD ALL), as far as a
+# transaction allows.
+RESET = """\
+CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DEALLOCATE ALL; UNLISTEN *;
+SELECT pg_advisory_unlock_all(); DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES;
+"""
+# Where a server has it: a statement of a process that was ended does not go on.
+ENDS_WITH_CLIENT = """\
+SELECT set_config(name, '500ms', false) FROM pg_settings
+WHERE name = 'client_connection_check_interval'
+"""
+TRANSACTION = "SELECT txid_current()::text"
+
+
+def main() -> int:
+    """Apply the seeds that the environment states, and return this process's exit code."""
+    instructions = json.loads(os.environ.pop(INSTRUCTIONS))
+    # Seeds do not leave bytecode beside them.
+    sys.dont_write_bytecode = True
+    url = _url(instructions["url"])
+    variables = ReadVariables()
+    used = Used(instructions["used"], variables, counts_sessions=False)
+    events = _Events(instructions["events"])
+    target = Target(instructions["target"], events.tell, variables, {})
+    seeding = Seeding(
+        url=url,
+        root=Path(instructions["root"]),
+        seeds=[Path(path) for path in instructions["seeds"]],
+        environment=instructions["environment"],
+        fingerprint=instructions["fingerprint"],
+        events=events,
+        target=target,
+        used=used,
+    )
+    try:
+        asyncio.run(seeding.apply())
+    except WrongDatabase:
+        # It was told when it happened.
+        return 1
+    except HuleEduError as error:
+        events.failed(error)
+        return 1
+    used.tell()
+    events.tell("done", sessions=target.opened)
+    return 0
+
+
+class _Events:
+    """Tells a file what happens, a JSON document per line."""
+
+    def __init__(self, path: str) -> None:
+        # Open as long as the process lives; each line is written at once.
+        self._file = Path(path).open("a", buffering=1, encoding="utf-8")  # noqa: SIM115
+
+    def tell(self, event: str, **facts: object) -> None:
+        self._file.write(json.dumps({"event": event, **facts}) + "\n")
+
+    def failed(self, error: HuleEduError) -> None:
+        facts = {"message": error.message, "hint": error.hint, "code": error.code}
+        is_server = isinstance(error, ServerError)
+        self.tell("failed", **facts, output=error.output, is_server=is_server)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seeding:
+    """The seeds of one service.
+
+    Attributes:
+        root: The root of the monorepo: files inside it are named from there.
+        seeds: The files, in order.
+        environment: The environment the tag names.
+        fingerprint: Of the seeds.
+        events: Told what happens.
+        target: The database that was proven.
+        used: Told of every statement.
+    """
+
+    url: DatabaseUrl
+    root: Path
+    seeds: list[Path]
+    environment: str
+    fingerprint: str
+    events: _Events
+    target: Target
+    used: Used
+
+    async def apply(self) -> None:
+        """Apply all seeds, and note it in the database's environment tag; all or nothing.
+
+        Raises:
+            SeedError: If one fails.
+            ServerError: If the database cannot be reached.
+            WrongDatabase: If a seed has connected to another database.
+        """
+        async with connection(self.url) as session:
+            transaction = session.transaction()
+            await transaction.start()
+            await session.execute(ENDS_WITH_CLIENT)
+            session.add_query_logger(lambda record: self.used.executed(record.query))
+            number = await session.fetchval(TRANSACTION)
+            for path in self.seeds:
+                self.events.tell("begun", seed=self._name(path))
+                await self._apply_file(path, session)
+                self.target.require_hit()
+                await self._require_transaction(path, session, number)
+            mark = await read_mark(session, self.url.database) or Mark(environment="")
+            seeded = replace(mark, environment=self.environment, seeds=self.fingerprint)
+            await write_mark(session, self.url.database, seeded)
+            await self._commit(transaction)
+
+    async def _apply_file(self, path: Path, session: "asyncpg.Connection") -> None:
+        try:
+            if path.suffix == ".sql":
+                await session.execute(_sql(path))
+            else:
+                with scripts.loaded(path) as seed:
+                    await seed(session)
+        except HuleEduError:
+            raise
+        # A script may raise anything, and exit.
+        except (Exception, SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:
+            raise SeedError(
+                f"The seed {self._name(path)} failed: {type(error).__name__}: {error}",
+                code="seed-failed",
+                hint="Nothing of it was kept. Correct it and run `invoke db.seed`.",
+                output=scripts.traceback_in(path, error),
+            ) from None
+
+    async def _require_transaction(
+        self, path: Path, session: "asyncpg.Connection", number: str
+    ) -> None:
+        """Require that a seed has neither ended our transaction nor left an error in it."""
+        import asyncpg
+
+        ended = True
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError):
+            await session.execute(RESET + ENDS_WITH_CLIENT)
+            ended = await session.fetchval(TRANSACTION) != number
+        if session.is_closed():
+            raise ServerError(
+                f"{self.url.address} ended the connection during the seed {self._name(path)}.",
+                hint="Read the server's log. Nothing of the seeds was kept.",
+            )
+        if ended:
+            raise SeedError(
+                f"The seed {self._name(path)} ended the transaction of the seeds, or left an error "
+                "in it.",
+                code="seed-transaction",
+                hint="Remove BEGIN, COMMIT and ROLLBACK from it; use `connection.transaction()` "
+                "for a part that may fail. What it committed was kept.",
+            )
+
+    async def _commit(self, transaction: Any) -> None:
+        import asyncpg
+
+        try:
+            await transaction.commit()
+        except asyncpg.PostgresError as error:
+            raise SeedError(
+                f"The seeds failed when they were committed: {error}",
+                code="seed-failed",
+                hint="Nothing of them was kept. A deferred constraint is checked at the end.",
+                output=str(getattr(error, "detail", None) or ""),
+            ) from None
+
+    def _name(self, path: Path) -> str:
+        inside = path.is_relative_to(self.root)
+        return path.relative_to(self.root).as_posix() if inside else str(path)
+
+
+def _sql(path: Path) -> str:
+    return f"{path.read_text(encoding='utf-8-sig')}\n;SELECT"
+
+
+def _url(stated: Mapping[str, Any]) -> DatabaseUrl:
+    """Return a URL from its parts, with the password that the environment holds."""
+    password = Secret(os.environ.get("PGPASSWORD", ""))
+    query = tuple((name, value) for name, value in stated["query"])
+    return DatabaseUrl(**{**stated, "query": query, "password": password})

@@ -1,0 +1,25 @@
+"""Which files a service's seeds are made of."""
+
+import hashlib
+from pathlib import Path
+
+from huleedu_tasks.config.registry import Service
+
+
+def fingerprint(service: Service) -> str:
+    """Return what tells whether a service's seeds have changed; empty string if it has none."""
+    if not service.seeds:
+        return ""
+    digest = hashlib.sha256()
+    for path in seed_files(service):
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def seed_files(service: Service) -> list[Path]:
+    """Return a service's seeds, and the siblings a script may import: those nobody's seed is."""
+    folders = {path.parent for path in service.seeds if path.suffix == ".py"}
+    modules = {path for folder in folders for path in folder.glob("*.py")}
+    shared = {path for path in modules if not path.name.startswith("seed_")}
+    return [*service.seeds, *sorted(shared - set(service.seeds))]
