@@ -336,6 +336,11 @@ class Settings:
         """Return every password these settings know."""
         return [self.secret(variable.name) for variable in VARIABLES if variable.secret]
 
+    def names(self) -> list[str]:
+        """Return every value that may be shown."""
+        public = [variable.name for variable in VARIABLES if not variable.secret]
+        return [text for name in public if (text := self.get(name))]
+
     def _path(self, name: str) -> Path | None:
         text = self.get(name)
         return self.root / Path(text).expanduser() if text else None

@@ -41,11 +41,7 @@ LIKELIEST = "DATABASE_URL"
 MAKERS = ("get_settings", "get_config", "settings", "Settings", "Config", "AppSettings")
 
 
-# Names of what is nobody's business, and pydantic's way of showing it.
-SECRET = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|DSN|UR[IL]", re.IGNORECASE)
-SHORTEST_SECRET = 4
-# What a service may load from a `.env`, once that is known.
-LOADED: dict[str, str] = {}
+# pydantic's way of showing a value, which may be a secret.
 INPUT_VALUE = re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL)
 
 
@@ -58,7 +54,6 @@ def main() -> None:
     worker = runpy.run_path(WORKER)
     lifeline = worker["end_with_parent"]()
     instructions = json.loads(os.environ.pop(INSTRUCTIONS))
-    LOADED.update(instructions["loaded"])
     outside_of_service = worker["outside_of_service"]
     with outside_of_service():
         for name in (*LIBRARIES, *DRIVERS):
@@ -143,18 +138,14 @@ def _asked(ask: Any, worker: dict[str, Any]) -> dict[str, Any] | None:
                 worker["show"](error)
         words = " ".join(str(error).split())
         return {
-            "error": _without_secrets(f"{type(error).__name__}: {words}".rstrip(": ")),
-            "output": _without_secrets(printed.getvalue()),
+            "error": _without_input(f"{type(error).__name__}: {words}".rstrip(": ")),
+            "output": _without_input(printed.getvalue()),
+            # The service may have loaded some; whoever shows the rest masks what is secret of it.
+            "variables": dict(os.environ),
         }
 
 
-def _without_secrets(text: str) -> str:
-    """Mask what a service's own settings hold: nobody asked for that."""
-    settings = [*os.environ.items(), *LOADED.items()]
-    values = {value for name, value in settings if SECRET.search(name)}
-    for value in sorted(values, key=len, reverse=True):
-        if len(value) >= SHORTEST_SECRET:
-            text = text.replace(value, "***")
+def _without_input(text: str) -> str:
     return INPUT_VALUE.sub("input_value=***", text)
 
 
