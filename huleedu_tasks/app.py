@@ -7,12 +7,13 @@ from pathlib import Path
 
 from huleedu_tasks.config.registry import (
     REGISTRY_FILE,
+    URL_SCHEME,
     Registry,
     Service,
     find_registry,
     load_registry,
 )
-from huleedu_tasks.config.secret import Redactor
+from huleedu_tasks.config.secret import Redactor, Secret
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import (
     ResolvedUrl,
@@ -103,12 +104,18 @@ class App:
 
     @cached_property
     def _redactor(self) -> Redactor:
-        secrets = []
+        secrets: list[Secret] = []
+        names = [str(self.start), URL_SCHEME]
         # What cannot be resolved holds no password that was used.
         with suppress(HuleEduError):
             settings = self.unchecked_settings
             secrets += settings.secrets()
+            names += settings.names()
+            services = self.registry.services
+            names += [str(self.registry_path), *(n for s in services for n in s.names)]
             for one in (resolve, resolve_direct):
-                resolved, _ = resolve_each(self.registry.services, settings, one)
-                secrets += [each.url.password for each in resolved.values()]
-        return Redactor(secrets)
+                resolved, _ = resolve_each(services, settings, one)
+                for url in (each.url for each in resolved.values()):
+                    secrets += url.secrets
+                    names += [url.user, url.host, url.database, url.scheme]
+        return Redactor(secrets, names)

@@ -22,13 +22,19 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that is wrong, and where."""
+    """One thing that is wrong, and where.
+
+    Attributes:
+        code: The stable name of this kind of finding; empty if it has none.
+    """
 
     place: str
     problem: str
+    code: str = ""
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.problem}" if self.place else self.problem
+        said = f"{self.place}: {self.problem}" if self.place else self.problem
+        return f"{said} [{self.code}]" if self.code else said
 
 
 class HuleEduError(Exception):

@@ -12,6 +12,7 @@ PASSWORD_VARIABLE = "HULEEDU_DB_PASSWORD"
 DEVELOPMENT_USER = "huleedu_user"
 PASSWORD_BYTES = 24
 ONLY_THE_OWNER = 0o600
+_NEEDS_NO_QUOTES = re.compile(r"[\w./:@%+,=-]*", re.ASCII)
 
 
 def write_env_file(root: Path) -> Path | None:
@@ -49,10 +50,22 @@ def write_env_file(root: Path) -> Path | None:
 
 def with_password(example: str, password: str) -> str:
     """Return the text of `env.example` with the development password filled in."""
-    line = f"{PASSWORD_VARIABLE}={password}"
+    line = f"{PASSWORD_VARIABLE}={quoted(password)}"
     pattern = rf"^[ \t]*(?:export[ \t]+)?{PASSWORD_VARIABLE}[ \t]*=.*$"
-    filled, found = re.subn(pattern, line, example, count=1, flags=re.MULTILINE)
+    filled, found = re.subn(pattern, lambda _: line, example, count=1, flags=re.MULTILINE)
     return filled if found else f"{example.rstrip()}\n{line}\n"
+
+
+def quoted(value: str) -> str:
+    """Return a value as a line of `.env` must state it, so that it is read back the same."""
+    if _NEEDS_NO_QUOTES.fullmatch(value):
+        return value
+    escaped = value.replace("\\", "\\\\")
+    if "\r" in value or "\n" in value:
+        escaped = escaped.replace('"', '\\"').replace("\r", "\\r").replace("\n", "\\n")
+        # Between double quotes a reference is filled in: here by its own dollar sign.
+        return '"' + escaped.replace("${", "${HULEEDU_DOLLAR:-$}{") + '"'
+    return "'" + escaped.replace("'", "\\'") + "'"
 
 
 def minimal_example() -> str:

@@ -87,6 +87,13 @@ class Service:
         stem = self.url_variable.removesuffix("DATABASE_URL").removesuffix("_")
         return f"{stem}_DIRECT_DATABASE_URL".removeprefix("_")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it and its files are called, in sentences and in output."""
+        paths = (self.directory, self.alembic_config, *self.seeds)
+        stated = (self.name, self.database, self.url_variable, self.compose_service, self.volume)
+        return (*stated, *map(str, paths))
+
     def missing_files(self, *, seeds: bool = True) -> list[Finding]:
         """Return a finding for each file the service cannot do without and does not have.
 

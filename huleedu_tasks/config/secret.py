@@ -1,10 +1,34 @@
 """A text that must not be shown: masked wherever it is printed, revealed only by name."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from json import dumps
-from urllib.parse import quote, quote_plus
+from pathlib import Path
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 MASK = "***"
+# Parameters of a URL that hold a secret.
+SECRET_PARAMETERS = frozenset({"password", "sslpassword"})
+# Letters in words, or digits: what names, paths and sentences are made of.
+_WORDS = re.compile(r"[^\W\d_]+(?:[_.-][^\W\d_]+)*|\d+")
+_PLAIN = re.compile(r"[\w.-]*|\W*")
+_SHORTEST_PLAIN = 6
+_SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|DSN|UR[IL]", re.IGNORECASE)
+# A shell's folders.
+_NO_SECRETS = frozenset({"PWD", "OLDPWD"})
+_LONGEST_WORDS = 19
+# The password of a URL, unless it is a placeholder.
+_IN_URL = re.compile(
+    r"(?P<before>[a-zA-Z][\w+.-]*://[^\s/?#:@'\"]*:)(?!PASSWORD@|\*+@|\.+@|[$<{\[])[^\s/?#@'\"]+(?=@)"
+)
+_IN_QUERY = re.compile(
+    rf"(?P<before>[?&](?:{'|'.join(sorted(SECRET_PARAMETERS))})=)(?!\*+)[^\s&#'\"]+", re.IGNORECASE
+)
+# What stands before a password that is stated by name: in libpq's way, in JSON, Python and SQL.
+_NAMED = (
+    r"(?P<before>(?:pass(?:word|wd|phrase)?|pwd|secret)['\"\])]*"
+    r"(?:\s*[=:,]|\s)\s*[\[(]?[rbuE]?['\"]?)"
+)
 
 
 class Secret:
@@ -38,23 +62,82 @@ class Secret:
 class Redactor:
     """Replaces known secrets in text that somebody else wrote.
 
+    A secret is looked for in each form in which programs print it: as it is, percent-encoded, in
+    JSON, and as a Python literal. One that is an ordinary word is masked only where a password
+    stands: in a URL, and behind the word `password`. Every URL's password is masked.
+
     Args:
-        secrets: The secrets to look for, in each form in which programs print them: as they
-            are, percent-encoded, in JSON, and as a Python literal.
+        names: What must stay readable, such as names of services and paths; a secret that is a
+            part of one counts as an ordinary word.
     """
 
-    # A shorter secret would blank out ordinary words, and protects nothing.
-    SHORTEST = 3
-
-    def __init__(self, secrets: Iterable[Secret]) -> None:
-        forms = {form for secret in secrets for form in _printed_forms(secret.reveal())}
-        self._forms = sorted((f for f in forms if len(f) >= self.SHORTEST), key=len, reverse=True)
+    def __init__(self, secrets: Iterable[Secret], names: Iterable[str] = ()) -> None:
+        known = "\n".join(names).lower()
+        anywhere: set[str] = set()
+        named: set[str] = set()
+        for text in filter(None, (secret.reveal() for secret in secrets)):
+            (named if is_ordinary(text, known) else anywhere).update(_printed_forms(text))
+        self._anywhere = _longest_first(anywhere)
+        self._named = _after_its_name(_longest_first(named)) if named else None
 
     def __call__(self, text: str) -> str:
         """Return the text with every known secret masked."""
-        for form in self._forms:
+        for form in self._anywhere:
             text = text.replace(form, MASK)
+        if self._named:
+            text = self._named.sub(rf"\g<before>{MASK}", text)
+        return masked_urls(text)
+
+
+def is_ordinary(text: str, names: str = "") -> bool:
+    """Whether a secret may also be a word of a sentence, or a part of a name.
+
+    Args:
+        names: Names in lower case, in lines.
+    """
+    if text.lower() in names or (_PLAIN.fullmatch(text) and len(text) < _SHORTEST_PLAIN):
+        return True
+    return bool(_WORDS.fullmatch(text)) and len(text) <= _LONGEST_WORDS
+
+
+def masked_urls(text: str) -> str:
+    """Return a text with each URL's password masked, before the host and in the query."""
+    if "://" not in text:
         return text
+    text = _IN_URL.sub(rf"\g<before>{MASK}", text)
+    return _IN_QUERY.sub(rf"\g<before>{MASK}", text)
+
+
+def secrets_in(variables: Mapping[str, str]) -> list[Secret]:
+    """Return what is secret among environment variables, as their names and values tell."""
+    found = []
+    for name, value in variables.items():
+        if not _SECRET_NAME.search(name) or name in _NO_SECRETS:
+            continue
+        if "://" in value:
+            found += _secrets_of_url(value)
+        elif not Path(value).is_absolute():
+            found.append(Secret(value))
+    return found
+
+
+def _secrets_of_url(text: str) -> list[Secret]:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return [Secret(text)]
+    # Without a password the user's name is one, as in the DSN of a service that takes reports.
+    stated = parts.password or parts.username or ""
+    return [Secret(unquote(stated))]
+
+
+def _longest_first(forms: set[str]) -> list[str]:
+    return sorted(forms, key=len, reverse=True)
+
+
+def _after_its_name(forms: list[str]) -> re.Pattern[str]:
+    either = "|".join(map(re.escape, forms))
+    return re.compile(rf"{_NAMED}(?:{either})(?!\w)", re.IGNORECASE)
 
 
 def redacted(value: object, redact: Callable[[str], str]) -> object:
@@ -75,6 +158,7 @@ def _printed_forms(text: str) -> tuple[str, ...]:
     return (
         text,
         quote(text, safe=""),
+        _small_escapes(quote(text, safe="")),
         quote(text),
         quote_plus(text),
         # As SQLAlchemy renders a URL.
@@ -88,3 +172,7 @@ def _printed_forms(text: str) -> tuple[str, ...]:
         text.replace("%", "%%"),
         quote(text, safe="").replace("%", "%%"),
     )
+
+
+def _small_escapes(quoted: str) -> str:
+    return re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), quoted)

@@ -1,10 +1,11 @@
 """The settings: the only reader of the process environment and of `.env`.
 
-Real environment variables win over `.env`, and an empty value counts as not set. Values in
-`.env` are taken literally: a `$` in a password is a dollar sign, never an interpolation.
+Real environment variables win over `.env`, and an empty value counts as not set. `${NAME}` in
+`.env` is filled in, but for values in single quotes; a `$` alone is a dollar sign.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,6 +13,7 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
+from huleedu_tasks.config.references import References
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.errors import ConfigurationError, Finding
 
@@ -166,6 +168,8 @@ VARIABLES = (
 
 _BY_NAME = {variable.name: variable for variable in VARIABLES}
 _NEARLY_THE_SAME = 0.9
+_URL_VARIABLE = "DATABASE_URL"
+_IN_SINGLE_QUOTES = re.compile(r"\s*(?:export\s+)?(?:'[^']*'|[^=#\s]+)\s*=[^\S\r\n]*'")
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -215,10 +219,11 @@ class Settings:
         Raises:
             ConfigurationError: If the environment itself is unknown, on which all else depends.
         """
-        file, lines, unreadable = read_env_file(root / ENV_FILE)
+        process = dict(os.environ)
+        file, lines, unreadable = read_env_file(root / ENV_FILE, process)
         settings = cls(
             root=root,
-            process=dict(os.environ),
+            process=process,
             file=file,
             lines=lines,
             unreadable=tuple(unreadable),
@@ -336,6 +341,11 @@ class Settings:
         """Return every password these settings know."""
         return [self.secret(variable.name) for variable in VARIABLES if variable.secret]
 
+    def names(self) -> list[str]:
+        """Return every value that may be shown."""
+        public = [variable.name for variable in VARIABLES if not variable.secret]
+        return [text for name in public if (text := self.get(name))]
+
     def _path(self, name: str) -> Path | None:
         text = self.get(name)
         return self.root / Path(text).expanduser() if text else None
@@ -411,8 +421,14 @@ def _port(text: str) -> str:
     return problem or ("" if int(text) <= LAST_PORT else f"{text!r} is more than {LAST_PORT}")
 
 
-def read_env_file(path: Path) -> tuple[dict[str, str], dict[str, int], list[Finding]]:
-    """Return what a `.env` says: the values, the line of each, and what could not be read."""
+def read_env_file(
+    path: Path, process: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, int], list[Finding]]:
+    """Return what a `.env` says: the values, the line of each, and what could not be read.
+
+    Args:
+        process: The variables of the process, which win where a value refers to one.
+    """
     try:
         # A byte order mark, as some editors write, is no part of the first name.
         text = path.read_text(encoding="utf-8-sig")
@@ -424,10 +440,12 @@ def read_env_file(path: Path) -> tuple[dict[str, str], dict[str, int], list[Find
     except UnicodeDecodeError as error:
         problem = f"is not UTF-8 (byte {error.start}); save it in that encoding"
         return {}, {}, [Finding(place=str(path), problem=problem)]
-    return _parse_env_file(text)
+    return _parse_env_file(text, process)
 
 
-def _parse_env_file(text: str) -> tuple[dict[str, str], dict[str, int], list[Finding]]:
+def _parse_env_file(
+    text: str, process: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, int], list[Finding]]:
     import io
 
     # The parser below `dotenv_values`, which keeps what that drops: the line of each value,
@@ -446,6 +464,24 @@ def _parse_env_file(text: str) -> tuple[dict[str, str], dict[str, int], list[Fin
             problem = "is not NAME=value; a value with a quote or a # in it needs quotes around it"
             findings.append(Finding(place=place, problem=problem))
         elif binding.key is not None:
-            values[binding.key] = binding.value or ""
+            value = binding.value or ""
+            if not _IN_SINGLE_QUOTES.match(statement):
+                references = References(variables={**values, **process})
+                value = references.fill_in(value)
+                findings += _unset_references(binding.key, line, references.unset)
+            values[binding.key] = value
             lines[binding.key] = line
     return values, lines, findings
+
+
+def _unset_references(key: str, line: int, unset: Sequence[str]) -> Iterator[Finding]:
+    """Find what leaves a hole in a value of ours; other tools read other values."""
+    if key not in _BY_NAME and not key.endswith(_URL_VARIABLE):
+        return
+    for name in dict.fromkeys(unset):
+        yield Finding(
+            place=f"{key} ({ENV_FILE} line {line})",
+            problem=f"refers to ${{{name}}}, which is set neither above nor in the environment; "
+            "where it is meant as it stands, put the value in single quotes",
+            code="env-reference-unset",
+        )

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from huleedu_tasks.config.registry import URL_SCHEME, Service
-from huleedu_tasks.config.secret import MASK, Secret
+from huleedu_tasks.config.secret import MASK, SECRET_PARAMETERS, Secret, masked_urls
 from huleedu_tasks.config.settings import EXTERNAL_PREFIX, Environment, Settings
 from huleedu_tasks.errors import ConfigurationError, Finding
 
@@ -40,11 +40,22 @@ class DatabaseUrl:
     query: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        return self._text(MASK if self.password else None)
+        query = [
+            (name, MASK if name in SECRET_PARAMETERS else masked_urls(value))
+            for name, value in self.query
+        ]
+        return self._text(MASK if self.password else None, query)
 
     def reveal(self) -> str:
         """Return the URL with its password, everything percent-encoded."""
-        return self._text(quote(self.password.reveal(), safe="") if self.password else None)
+        password = quote(self.password.reveal(), safe="") if self.password else None
+        return self._text(password, self.query)
+
+    @property
+    def secrets(self) -> list[Secret]:
+        """Everything in it that must not be shown."""
+        stated = [Secret(value) for name, value in self.query if name in SECRET_PARAMETERS]
+        return [self.password, *stated]
 
     @property
     def address(self) -> str:
@@ -69,12 +80,12 @@ class DatabaseUrl:
         named = {"sslmode" if name == "ssl" else name: value for name, value in pairs.items()}
         return {name: value for name, value in (inner | named).items() if name.startswith("ssl")}
 
-    def _text(self, password: str | None) -> str:
+    def _text(self, password: str | None, pairs: Sequence[tuple[str, str]]) -> str:
         # quote_plus would write a space as +, which a server takes for a plus sign.
         user = quote(self.user, safe="")
         login = user if password is None else f"{user}:{password}"
         database = quote(self.database, safe="")
-        query = f"?{urlencode(self.query, quote_via=quote, safe='/')}" if self.query else ""
+        query = f"?{urlencode(pairs, quote_via=quote, safe='/*')}" if pairs else ""
         return f"{self.scheme}://{login}@{self.address}/{database}{query}"
 
 

@@ -154,7 +154,7 @@ class Audit:
         last = next((n for n, each in enumerate(folders) if (each / ".git").exists()), 0)
         loaded = dict(self.settings.file)
         for folder in folders[: last + 1]:
-            values, _, _ = read_env_file(folder / ENV_FILE)
+            values, _, _ = read_env_file(folder / ENV_FILE, self.settings.process)
             loaded |= values
         return loaded
 

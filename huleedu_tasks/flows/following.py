@@ -1,10 +1,11 @@
 """Whether each service's `env.py` would follow its URL, asked of `env.py` and of its driver."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from huleedu_tasks.config.registry import Service
-from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.config.settings import EXTERNAL_PREFIX, Settings
 from huleedu_tasks.config.urls import ResolvedUrl
 from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.migrations.runner import ReportedConnection, report_connection
@@ -19,20 +20,36 @@ TLS_NAMES = {"asyncpg": ("sslmode", "ssl"), "psycopg": ("ssl", "sslmode")}
 
 
 async def following_problems(
-    service: Service, resolved: ResolvedUrl, settings: Settings, workers: WarmWorkers
+    service: Service,
+    resolved: ResolvedUrl,
+    settings: Settings,
+    workers: WarmWorkers,
+    *,
+    known: Sequence[Problem] = (),
 ) -> tuple[Problem, ...]:
-    """Ask a service's `env.py` where it would connect with its URL; nothing is connected to."""
+    """Ask a service's `env.py` where it would connect with its URL; nothing is connected to.
+
+    Args:
+        known: What was found about it already, which is not repeated.
+    """
     variable = resolved.source if resolved.is_override else service.alembic_url_variable
     try:
         found = await report_connection(service, resolved.url, settings, workers=workers)
     except HuleEduError as error:
         cause = f"env.py could not be asked where it connects: {error.message.rstrip('.')}"
         return (_problem(Level.WARNING, cause, error.hint, "env-py-not-asked"),)
-    return tuple(_judge(service, resolved, found, variable))
+    said = found.complaint.partition(": ")[2].rstrip(".")
+    if said and any(said in " ".join(problem.cause.split()) for problem in known):
+        found = replace(found, complaint="")
+    return tuple(_judge(service, resolved, settings, found, variable))
 
 
 def _judge(
-    service: Service, resolved: ResolvedUrl, found: ReportedConnection, variable: str
+    service: Service,
+    resolved: ResolvedUrl,
+    settings: Settings,
+    found: ReportedConnection,
+    variable: str,
 ) -> Iterator[Problem]:
     if not found.address:
         yield _without_connection(service, resolved, found, variable)
@@ -44,7 +61,7 @@ def _judge(
     if found.complaint:
         yield _error(
             f"{found.driver} does not take the URL in {variable}: {found.complaint}",
-            _other_parameter(found, variable),
+            _other_parameter(found, resolved, settings),
             "url-parameter-refused",
         )
 
@@ -82,7 +99,14 @@ def _state_scheme(resolved: ResolvedUrl) -> str:
     return "State the driver env.py uses as 'url_scheme' in the registry."
 
 
-def _other_parameter(found: ReportedConnection, variable: str) -> str:
+def _other_parameter(found: ReportedConnection, resolved: ResolvedUrl, settings: Settings) -> str:
+    variable = resolved.source
+    if not resolved.is_override:
+        prefix = EXTERNAL_PREFIX.get(settings.environment, "")
+        return (
+            f"Correct {prefix}_SSLMODE and {prefix}_SSLROOTCERT, which put it into the URL, or "
+            "'url_scheme' in the registry."
+        )
     wrong, right = TLS_NAMES.get(found.driver, TLS_NAMES["psycopg"])
     if re.search(rf"['\"]{wrong}['\"]", found.complaint):
         return f"Write {right}= instead of {wrong}= in {variable}: that is {found.driver}'s name."

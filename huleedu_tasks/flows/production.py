@@ -188,7 +188,7 @@ class Production:
             if asks_all or validated.is_behind:
                 async with turns:
                     step("asking its env.py")
-                    problems = await self._following(service)
+                    problems = await self._following(validated)
                 validated = replace(validated, problems=(*validated.problems, *problems))
             found[service.name] = validated
             return _validated(validated)
@@ -204,9 +204,11 @@ class Production:
         )
         return judged, found
 
-    async def _following(self, service: Service) -> tuple[Problem, ...]:
-        resolved, workers = self._urls[service.name], self.answers.workers
-        return await following_problems(service, resolved, self.settings, workers)
+    async def _following(self, validated: Validated) -> tuple[Problem, ...]:
+        target, workers = validated.target, self.answers.workers
+        return await following_problems(
+            target.service, target.resolved, self.settings, workers, known=validated.problems
+        )
 
     def _offline(self, service: Service) -> Outcome:
         target = self.target(service)

@@ -41,11 +41,7 @@ LIKELIEST = "DATABASE_URL"
 MAKERS = ("get_settings", "get_config", "settings", "Settings", "Config", "AppSettings")
 
 
-# Names of what is nobody's business, and pydantic's way of showing it.
-SECRET = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|DSN|UR[IL]", re.IGNORECASE)
-SHORTEST_SECRET = 4
-# What a service may load from a `.env`, once that is known.
-LOADED: dict[str, str] = {}
+# pydantic's way of showing a value, which may be a secret.
 INPUT_VALUE = re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL)
 
 
@@ -58,7 +54,6 @@ def main() -> None:
     worker = runpy.run_path(WORKER)
     lifeline = worker["end_with_parent"]()
     instructions = json.loads(os.environ.pop(INSTRUCTIONS))
-    LOADED.update(instructions["loaded"])
     outside_of_service = worker["outside_of_service"]
     with outside_of_service():
         for name in (*LIBRARIES, *DRIVERS):
@@ -142,8 +137,10 @@ def _asked(ask: Any, worker: dict[str, Any]) -> dict[str, Any] | None:
             if isinstance(error, Exception):
                 worker["show"](error)
         return {
-            "error": _without_secrets(_in_one_line(error)),
-            "output": _without_secrets(printed.getvalue()),
+            "error": _without_input(_in_one_line(error)),
+            "output": _without_input(printed.getvalue()),
+            # The service may have loaded some; whoever shows the rest masks what is secret of it.
+            "variables": dict(os.environ),
         }
 
 
@@ -159,13 +156,7 @@ def _in_one_line(error: BaseException) -> str:
     return shown if str(root) in str(error) else f"{shown} (caused by {caused})"
 
 
-def _without_secrets(text: str) -> str:
-    """Mask what a service's own settings hold: nobody asked for that."""
-    settings = [*os.environ.items(), *LOADED.items()]
-    values = {value for name, value in settings if SECRET.search(name)}
-    for value in sorted(values, key=len, reverse=True):
-        if len(value) >= SHORTEST_SECRET:
-            text = text.replace(value, "***")
+def _without_input(text: str) -> str:
     return INPUT_VALUE.sub("input_value=***", text)
 
 

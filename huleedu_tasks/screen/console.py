@@ -92,6 +92,7 @@ class Screen:
                         "code": error.code,
                         "findings": [
                             {"place": finding.place, "problem": finding.problem}
+                            | ({"code": finding.code} if finding.code else {})
                             for finding in error.findings
                         ],
                         "hint": error.hint,

@@ -5,9 +5,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huleedu_tasks import process
 from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.secret import Redactor, secrets_in
 from huleedu_tasks.config.urls import POSTGRES_PORT
 from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations import runner
@@ -109,7 +111,6 @@ async def ask(
         file.touch()
         instructions = {
             "answers": str(file),
-            "loaded": dict(loaded),
             "configs": [str(path) for path in config_files(service.directory)],
             "cases": [
                 {
@@ -131,16 +132,21 @@ async def ask(
         )
         lines = file.read_text(encoding="utf-8").splitlines()
     found = {each["case"]: each for each in map(json.loads, lines)}
+    mask = _mask(service, {**loaded, **environment})
     if len(found) < len(cases):
         cause = f"took longer than {TIMEOUT:g} s" if done.timed_out else "ended before its time"
         raise MigrationError(
-            f"Its interpreter {cause} when its env.py was asked: {runner.cause_in(done.output)}",
+            f"Its interpreter {cause} when its env.py was asked: "
+            f"{mask(runner.cause_in(done.output))}",
             hint="Correct 'python' or 'alembic' of this service in the registry, if it is the "
             "wrong one or lacks a library.",
-            output=done.output,
+            output=mask(done.output),
         )
     return {
-        name: Answers(env=_answer(each["env"]), config=_answer(each["config"]))
+        name: Answers(
+            env=_answer(each["env"], service, loaded),
+            config=_answer(each["config"], service, loaded),
+        )
         for name, each in found.items()
     }
 
@@ -164,7 +170,15 @@ def _is_settings(parts: tuple[str, ...]) -> bool:
     return len(parts) <= DEPTH and _BESIDE.isdisjoint(parts[:-1])
 
 
-def _answer(told: Mapping[str, object] | None) -> Answer:
+def _mask(service: Service, variables: Mapping[str, str]) -> Redactor:
+    return Redactor(secrets_in(variables), [*service.names, str(Path.cwd())])
+
+
+def _answer(told: Mapping[str, Any] | None, service: Service, loaded: Mapping[str, str]) -> Answer:
     if told is None:
         return None
-    return Failure(**told) if "error" in told else Address(**told)  # type: ignore[arg-type]
+    if "error" not in told:
+        return Address(**told)
+    stated = {name: value for name, value in told.get("variables", {}).items() if value}
+    mask = _mask(service, {**loaded, **stated})
+    return Failure(error=mask(told["error"]), output=mask(told["output"]))

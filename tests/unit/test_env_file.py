@@ -1,11 +1,14 @@
 """A developer's `.env`: written once, for the owner only, with a password nobody has."""
 
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from huleedu_tasks.config.env_file import with_password, write_env_file
+from huleedu_tasks.config.env_file import quoted, with_password, write_env_file
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ConfigurationError
 from tests.support.monorepo import PROJECT
@@ -73,3 +76,14 @@ def test_a_folder_that_is_not_there_is_an_error_that_says_so(tmp_path: Path) -> 
 )
 def test_the_password_is_put_where_its_line_is(example: str, filled: str) -> None:
     assert with_password(example, "new") == filled
+
+
+@given(value=st.text(st.characters(codec="utf-8", exclude_characters="\0")))
+@example("pa${HOME} 'it' # \\")
+@example('two\r\nlines ${HOME} "\\n"')
+def test_a_value_is_read_back_as_it_was(value: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ".env"
+        path.write_bytes(f"A=1\nX={quoted(value)}\nB=2\n".encode())
+        read = Settings.read(Path(folder))
+    assert (read.file["X"], read.file["B"]) == (value, "2")

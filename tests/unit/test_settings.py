@@ -100,7 +100,20 @@ def test_the_whole_ladder_from_nothing_set_to_the_override_in_the_environment(lo
         ("X=no#comment", "no#comment"),
         ("X='a # b'", "a # b"),
         ('X="a # b"', "a # b"),
-        ("X=pa$$word$HOME${HOME}", "pa$$word$HOME${HOME}"),
+        ("X=pa$$word$HOME", "pa$$word$HOME"),
+        ("X=pa${A B}${", "pa${A B}${"),
+        ("X='pa${HOME}'", "pa${HOME}"),
+        ("export X = 'pa${HOME}' # why", "pa${HOME}"),
+        ("X=\"it is '${GIVEN}'\"", "it is 'seen'"),
+        ("GIVEN=file\nX=a${GIVEN}b", "aseenb"),
+        ("OWN=own\nX=${OWN}/${OWN}", "own/own"),
+        ("OWN=own\nX='${OWN}'", "${OWN}"),
+        ("OWN=own\nX=${OWN:-no}${NONE:-yes}${NONE-yes}", "ownyesyes"),
+        ("OWN=\nX=${OWN:-empty}${OWN-set}", "empty"),
+        ("OWN=own\nX=${OWN:+there}${NONE:+not}", "there"),
+        ("OWN=own\nX=${NONE:-${OWN}}!", "own!"),
+        ("X=${NONE}${LATER}", ""),
+        ("OWN='a${B}'\nX=${OWN}", "a${B}"),
         ('X="pa$HOME"', "pa$HOME"),
         ("X=it's", "it's"),
         ("X='it\\'s'", "it's"),
@@ -121,10 +134,19 @@ def test_the_whole_ladder_from_nothing_set_to_the_override_in_the_environment(lo
 def test_a_line_of_env_is_read_as_the_page_says(
     load: Load, line: str, value: str, ending: str, mark: str
 ) -> None:
-    text = mark + f"{line}\n# a comment\nY=2\n".replace("\n", ending)
-    settings = load(text)
+    text = mark + f"{line}\n# a comment\nY=2\nLATER=3\n".replace("\n", ending)
+    settings = load(text, GIVEN="seen")
     assert settings.get("X") == value
     assert settings.get("Y") == "2"
+
+
+def test_a_reference_to_nothing_is_a_finding_in_a_value_of_ours_only(load: Load) -> None:
+    text = "OTHER=${NONE}\nHULEEDU_DB_PASSWORD=a${NONE}b\nX_DATABASE_URL=${GONE:?}\n"
+    found = failure(load, text).findings
+    assert [(each.place, each.code) for each in found] == [
+        ("HULEEDU_DB_PASSWORD (.env line 2)", "env-reference-unset"),
+        ("X_DATABASE_URL (.env line 3)", "env-reference-unset"),
+    ]
 
 
 def test_a_value_tells_where_it_comes_from(load: Load) -> None:

@@ -87,6 +87,14 @@ def test_a_password_is_masked_wherever_a_url_is_printed() -> None:
     assert str(secret) == "postgresql+asyncpg://huleedu_user:***@localhost:5435/huleedu_orders"
 
 
+@pytest.mark.parametrize("name", ["password", "sslpassword"])
+def test_a_password_in_the_query_is_masked(name: str) -> None:
+    made = url(query=((name, "hunter2"), ("dsn", "postgresql://u:hunter3@h/d")))
+    assert "hunter" not in str(made)
+    assert "hunter2" in made.reveal()
+    assert Secret("hunter2") in made.secrets
+
+
 def test_without_its_password_a_url_has_neither_password_nor_mask() -> None:
     text = "postgresql+asyncpg://huleedu_user@localhost:5435/huleedu_orders"
     bare = url(password=Secret(""))
