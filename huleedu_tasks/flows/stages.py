@@ -28,7 +28,6 @@ from huleedu_tasks.postgres.connections import (
     connection,
 )
 from huleedu_tasks.postgres.databases import Mark
-from huleedu_tasks.postgres.inspection import read_revisions
 from huleedu_tasks.report import Fact, Outcome, Status
 from huleedu_tasks.servers.protocol import Provider
 
@@ -423,31 +422,22 @@ class Stages:
     async def _replace_by_copy(
         self, admin: "asyncpg.Connection", service: Service, template: str, mark: Mark
     ) -> str | None:
-        """Put a copy of a template in the database's place.
-
-        It is verified before that, unless only `env.py` itself can tell where its revision is.
+        """Put a copy of a template in the database's place, and verify it there.
 
         Returns:
             What there is to say of it; None if the template is unfit.
         """
         url = self.urls[service.name].url
-        history = await self._history(service)
-        tables = self.answers.known_version_tables(service, url)
         try:
             async with replacing.building(admin, url.database) as successor:
                 await copies.clone(admin, template, successor, mark)
-                if tables:
-                    async with connection(url, database=successor) as asked:
-                        found = await read_revisions(asked, tables)
-                    _require_heads(history, history.least_advanced(found))
         except ServerError:
             return None
         told = await self._put_in_place(admin, service)
-        if not tables:
-            async with connection(url) as asked:
-                current = await self.answers.current(service, url, asked, history)
-            return told if current == history.heads else None
-        return told
+        history = await self._history(service)
+        async with connection(url) as asked:
+            current = await self.answers.current(service, url, asked, history)
+        return told if current == history.heads else None
 
     async def _put_in_place(self, admin: "asyncpg.Connection", service: Service) -> str:
         """Replace the database by its successor; return what there is to say of it."""
@@ -507,11 +497,6 @@ class Stages:
             mark = replace(self._mark, init=scripts)
             name = copies.pristine_name(url.database)
             await copies.keep(admin, url.database, name, mark)
-
-
-def _require_heads(history: History, found: tuple[str, ...]) -> None:
-    if found != history.heads:
-        raise ServerError(f"The copy is at {runner.named(found)}, not at head.")
 
 
 def _take_back(service: str, database: str) -> str:

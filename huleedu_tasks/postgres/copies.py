@@ -22,6 +22,7 @@ _PRISTINE = "__pristine"
 _TEMPLATE = "__made_"
 _LONGEST_KEY = 12
 _COUNTS_SESSIONS = (15,)
+_STRATEGIES = (15,)
 _OTHERS = "others were connected to it"
 _UNCOUNTED = "a server before PostgreSQL 15 does not tell who was connected to it"
 # Settings that are lists, whose value `SET ... TO` would take for one name (PostgreSQL,
@@ -72,20 +73,30 @@ async def clone(
         asyncpg.ObjectInUseError: If somebody is.
     """
     row = await admin.fetchrow(
-        "SELECT oid, pg_get_userbyid(datdba) AS owner, datconnlimit, datacl IS NOT NULL AS granted"
-        " FROM pg_database WHERE datname = $1",
+        "SELECT oid, pg_get_userbyid(datdba) AS owner, datconnlimit, datacl IS NOT NULL AS granted,"
+        " current_setting('fsync') = 'on' AS is_durable FROM pg_database WHERE datname = $1",
         source,
     )
     await admin.execute(
         f"CREATE DATABASE {quoted(target)} TEMPLATE {quoted(source)}"
         f" OWNER {quoted(row['owner'])} CONNECTION LIMIT {row['datconnlimit']}"
-        f" ALLOW_CONNECTIONS {not closed}"
+        f" ALLOW_CONNECTIONS {not closed}{_strategy(admin, is_durable=row['is_durable'])}"
     )
     await _copy_settings(admin, row["oid"], target)
     if row["granted"]:
         await _copy_grants(admin, row["oid"], target)
     comment = marked(await comment_of(admin, source), mark)
     await admin.execute(f"COMMENT ON DATABASE {quoted(target)} IS {literal(comment)}")
+
+
+def _strategy(admin: "asyncpg.Connection", *, is_durable: bool) -> str:
+    """Return the option that makes a copy quickest.
+
+    Files that need not be flushed are copied faster than they are logged, and leave no dirty
+    buffers for the checkpoint of the next DROP DATABASE.
+    """
+    has_strategies = admin.get_server_version() >= _STRATEGIES
+    return "" if is_durable or not has_strategies else " STRATEGY file_copy"
 
 
 def template_name(database: str, key: str) -> str:
