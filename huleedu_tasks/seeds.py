@@ -64,7 +64,7 @@ async def apply(service: Service, url: DatabaseUrl, *, environment: str, timeout
         SeedError: With the failing script's traceback.
         ServerError: If the database cannot be reached.
     """
-    async with connection(url) as target:
+    async with connection(url, uncounted=True) as target:
         path = service.seeds[0]
         try:
             async with asyncio.timeout(timeout), target.transaction():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 COPIED = "copied"
 ANEW = "made anew"
 FRESH = "--fresh"
+NOTHING_YET = copies.Activity()
 NO_COPY = "no copy yet"
 KEPT_TEMPLATES = 3
 # How far a file's time may lag behind the clock, in seconds (Linux stamps files once in a tick).
@@ -39,6 +40,7 @@ class Making:
         why: Why no copy stands for it.
         since: When the making began, in seconds since the epoch.
         used: What has been used so far; None as soon as that is not known.
+        writes: What the server had counted of writes to the database when it was new.
     """
 
     server: str
@@ -46,6 +48,7 @@ class Making:
     why: str
     since: float
     used: Used | None
+    writes: int
 
     def add(self, used: Used | None) -> None:
         """Note what has been used as well."""
@@ -79,13 +82,13 @@ class Copying:
         scripts: str,
         *,
         why: str = FRESH,
-        sessions: int = 0,
+        before: copies.Activity = NOTHING_YET,
     ) -> None:
         """Note what a database is made of from now on.
 
         Args:
             scripts: What tells whether the scripts of its birth have changed.
-            sessions: How many there have been on it already.
+            before: What there has been on it already.
         """
         if not self.leaves_copies:
             return
@@ -97,7 +100,8 @@ class Copying:
             since=time.time() - CLOCK_TICK,
             parts=self._parts(service, server, self.present),
             why=why,
-            used=Used(sessions=sessions),
+            used=Used(sessions=before.sessions),
+            writes=before.writes,
         )
 
     def end(self, service: Service) -> None:
@@ -172,7 +176,9 @@ class Copying:
         name = copies.template_name(url.database, templates.key(parts))
         complete = replace(mark, parts=parts, used=time.time())
         sessions = making.used.sessions
-        return await copies.keep(admin, url.database, name, complete, sessions=sessions)
+        return await copies.keep(
+            admin, url.database, name, complete, sessions=sessions, writes=making.writes
+        )
 
     def _why_unknown(self, service: Service, making: Making, present: templates.Present) -> str:
         """Return why it is not known what a database was made of; or nothing if it is."""

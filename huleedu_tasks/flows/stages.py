@@ -11,7 +11,7 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import ResolvedUrl
 from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused, ServerError
 from huleedu_tasks.flows import fleet
-from huleedu_tasks.flows.copying import COPIED, Copying
+from huleedu_tasks.flows.copying import COPIED, NOTHING_YET, Copying
 from huleedu_tasks.flows.fleet import Step, Work
 from huleedu_tasks.guard import Guard
 from huleedu_tasks.migrations import runner
@@ -21,6 +21,7 @@ from huleedu_tasks.migrations.runner import Observation, Used
 from huleedu_tasks.postgres import copies, databases, replacing
 from huleedu_tasks.postgres.connections import (
     MAINTENANCE_DATABASES,
+    UNCOUNTED,
     DatabaseMissing,
     Unreachable,
     close,
@@ -137,8 +138,8 @@ class Stages:
         scripts = await self.provider.init_scripts(service)
         async with self._admin(service) as admin:
             await databases.write_mark(admin, url.database, self._mark)
-            sessions = await copies.sessions_of(admin, url.database)
-            self.copying.begin(admin, service, scripts, why=NEW_DATA, sessions=sessions)
+            before = await copies.activity(admin, url.database)
+            self.copying.begin(admin, service, scripts, why=NEW_DATA, before=before)
         await self._create_extensions(service)
         return Outcome(service=service.name, facts={"server": started.done})
 
@@ -159,8 +160,8 @@ class Stages:
         untouched = not scripts and await self._is_untouched(service)
         async with self._admin(service) as admin:
             await self.guard.prove_disposable(admin, service, url.database)
-            sessions = await copies.sessions_of(admin, url.database) if untouched else 0
-            self.copying.begin(admin, service, scripts, sessions=sessions)
+            before = await copies.activity(admin, url.database) if untouched else NOTHING_YET
+            self.copying.begin(admin, service, scripts, before=before)
             if copied := await self._restore(admin, service):
                 return copied
             pristine = await _pristine_copy(admin, url.database, scripts)
@@ -204,7 +205,9 @@ class Stages:
             url = self.urls[service.name].url
             with process.scratch_folder() as scratch:
                 session = Observation(
-                    events=scratch / "events", target=await self._place(service, url.database)
+                    events=scratch / "events",
+                    wishes=UNCOUNTED,
+                    target=await self._place(service, url.database),
                 )
                 done = await runner.upgrade(
                     service,
@@ -481,7 +484,7 @@ class Stages:
     async def _create_extensions(self, service: Service) -> None:
         if not service.extensions:
             return
-        async with connection(self.urls[service.name].url) as owner:
+        async with connection(self.urls[service.name].url, uncounted=True) as owner:
             for name in service.extensions:
                 await databases.create_extension(owner, name)
         if making := self.copying.making(service):

@@ -5,7 +5,7 @@ grants, its comment and its connection limit (PostgreSQL, 23.3 Template Database
 """
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,20 @@ _LISTS = (
     "temp_tablespaces",
     "unix_socket_directories",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """What a server has counted for a database.
+
+    Attributes:
+        sessions: How many there have been; those that go on may be left out.
+        writes: Rows inserted, updated and deleted, in tables and in PostgreSQL's own catalogs. A
+            session with `track_counts = off` adds nothing to it.
+    """
+
+    sessions: int = 0
+    writes: int = 0
 
 
 def pristine_name(database: str) -> str:
@@ -130,16 +144,19 @@ async def keep(
     mark: Mark,
     *,
     sessions: int | None = None,
+    writes: int = 0,
 ) -> str:
     """Keep a copy of a database that nobody can connect to or change; or return why there is none.
 
-    Sessions on the database are ended, as for a reset. Should one be back at once, or have been
-    there before, there is no copy, and a reset will do without. The copy is marked last: one
-    without its mark is not complete, and not used.
+    Sessions on the database are ended, as for a reset. There is no copy if a session of somebody
+    else's may have written to it: if there were more sessions than ours, and rows were written by
+    others than those of ours that are not counted. The copy is marked last: one without its mark
+    is not complete, and not used.
 
     Args:
         sessions: How many there have been on the database if all were ours; None if whatever is
             in it shall be in the copy.
+        writes: What was counted when it was new.
     """
     import asyncpg
 
@@ -149,7 +166,7 @@ async def keep(
     await _end_sessions(admin, database)
     try:
         await clone(admin, database, name, replace(mark, init="", parts={}), closed=True)
-        if sessions is not None and sessions != await sessions_of(admin, database):
+        if sessions is not None and not await _is_ours(admin, database, sessions, writes):
             await databases.drop(admin, name)
             return _OTHERS
     except asyncpg.ObjectInUseError:
@@ -161,18 +178,26 @@ async def keep(
     return ""
 
 
-async def sessions_of(admin: "asyncpg.Connection", database: str) -> int:
-    """Return how many sessions there have been on a database; those that go on may be left out.
+async def activity(admin: "asyncpg.Connection", database: str) -> Activity:
+    """Return what there has been on a database so far.
 
-    0 if the server does not count them, or not before it tells (PostgreSQL, 28.2 The Cumulative
+    A server counts a session's writes when it ends at the latest (PostgreSQL, 28.2 The Cumulative
     Statistics System, has it so since 15).
     """
     if admin.get_server_version() < _COUNTS_SESSIONS:
-        return 0
-    counted: int | None = await admin.fetchval(
-        "SELECT sessions FROM pg_stat_database WHERE datname = $1", database
+        return Activity()
+    row = await admin.fetchrow(
+        "SELECT sessions, tup_inserted + tup_updated + tup_deleted AS writes FROM pg_stat_database"
+        " WHERE datname = $1",
+        database,
     )
-    return counted or 0
+    return Activity(**row) if row else Activity()
+
+
+async def _is_ours(admin: "asyncpg.Connection", database: str, sessions: int, writes: int) -> bool:
+    """Whether nobody else has written to a database. That a healthcheck connects does no harm."""
+    counted = await activity(admin, database)
+    return counted.sessions == sessions or counted.writes == writes
 
 
 async def holds_roles(admin: "asyncpg.Connection", database: str) -> bool:
