@@ -24,6 +24,7 @@ from invoke.tasks import Task, task
 
 from huleedu_tasks.app import App
 from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, Interrupted
+from huleedu_tasks.postgres.failures import explained
 from huleedu_tasks.report import Report, Result
 from huleedu_tasks.screen.console import Screen
 
@@ -77,7 +78,8 @@ class Command(App):
                     own.cancel()
 
             loop.add_signal_handler(signal.SIGTERM, terminate)
-            result = await work
+            with explained():
+                result = await work
             self.interrupted = bool(own and own.cancelling())
             return result
 

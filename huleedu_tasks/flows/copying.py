@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 COPIED = "copied"
 ANEW = "made anew"
 FRESH = "--fresh"
+NOTHING_YET = copies.Activity()
 NO_COPY = "no copy yet"
 KEPT_TEMPLATES = 3
 # How far a file's time may lag behind the clock, in seconds (Linux stamps files once in a tick).
@@ -41,6 +42,7 @@ class Making:
         why: Why no copy stands for it.
         since: When the making began, in seconds since the epoch.
         used: What has been used so far; None as soon as that is not known.
+        writes: What the server had counted of writes to the database when it was new.
     """
 
     scripts: str
@@ -48,6 +50,7 @@ class Making:
     why: str
     since: float
     used: Used | None
+    writes: int
 
     def add(self, used: Used | None) -> None:
         """Note what has been used as well."""
@@ -81,13 +84,13 @@ class Copying:
         scripts: str,
         *,
         why: str = FRESH,
-        sessions: int = 0,
+        before: copies.Activity = NOTHING_YET,
     ) -> None:
         """Note what a database is made of from now on.
 
         Args:
             scripts: What tells whether the scripts of its birth have changed.
-            sessions: How many there have been on it already.
+            before: What there has been on it already.
         """
         if not self.leaves_copies:
             return
@@ -98,7 +101,8 @@ class Copying:
             since=since,
             parts=await self._parts(admin, service, scripts, self.present),
             why=why,
-            used=Used(sessions=sessions),
+            used=Used(sessions=before.sessions),
+            writes=before.writes,
         )
 
     def end(self, service: Service) -> None:
@@ -176,7 +180,9 @@ class Copying:
         name = copies.template_name(url.database, templates.key(parts))
         complete = replace(mark, parts=parts, used=time.time())
         sessions = making.used.sessions
-        return await copies.keep(admin, url.database, name, complete, sessions=sessions)
+        return await copies.keep(
+            admin, url.database, name, complete, sessions=sessions, writes=making.writes
+        )
 
     @staticmethod
     def _why_unknown(service: Service, making: Making, present: Present, now: Inputs) -> str:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ExitCode, HuleEduError
+from huleedu_tasks.postgres.failures import explained
 from huleedu_tasks.report import Outcome, Progress, Status
 
 T = TypeVar("T")
@@ -157,7 +158,8 @@ def unforeseen(service: Service, error: BaseException) -> Outcome:
 async def _outcome_of(service: Service, work: Work, progress: Progress) -> Outcome:
     started = time.monotonic()
     try:
-        outcome = await work(service, lambda text: progress.step(service.name, text))
+        with explained():
+            outcome = await work(service, lambda text: progress.step(service.name, text))
     except HuleEduError as error:
         outcome = failed(service, error)
     except Exception as error:

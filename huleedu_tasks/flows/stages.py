@@ -11,7 +11,7 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import ResolvedUrl
 from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused, ServerError
 from huleedu_tasks.flows import fleet
-from huleedu_tasks.flows.copying import COPIED, Copying
+from huleedu_tasks.flows.copying import COPIED, NOTHING_YET, Copying
 from huleedu_tasks.flows.fleet import Step, Work
 from huleedu_tasks.guard import Guard
 from huleedu_tasks.migrations import runner
@@ -21,6 +21,7 @@ from huleedu_tasks.migrations.runner import Observation, Used
 from huleedu_tasks.postgres import copies, databases, replacing
 from huleedu_tasks.postgres.connections import (
     MAINTENANCE_DATABASES,
+    UNCOUNTED,
     DatabaseMissing,
     Unreachable,
     close,
@@ -28,7 +29,6 @@ from huleedu_tasks.postgres.connections import (
     connection,
 )
 from huleedu_tasks.postgres.databases import Mark
-from huleedu_tasks.postgres.inspection import read_revisions
 from huleedu_tasks.report import Fact, Outcome, Status
 from huleedu_tasks.seeds import applying
 from huleedu_tasks.seeds.files import fingerprint
@@ -147,8 +147,8 @@ class Stages:
         scripts = await self.provider.init_scripts(service)
         async with self._admin(service) as admin:
             await databases.write_mark(admin, url.database, self._mark)
-            sessions = await copies.sessions_of(admin, url.database)
-            await self.copying.begin(admin, service, scripts, why=NEW_DATA, sessions=sessions)
+            before = await copies.activity(admin, url.database)
+            await self.copying.begin(admin, service, scripts, why=NEW_DATA, before=before)
         await self._create_extensions(service)
         return Outcome(service=service.name, facts={"server": started.done})
 
@@ -169,8 +169,8 @@ class Stages:
         untouched = not scripts and await self._is_untouched(service)
         async with self._admin(service) as admin:
             await self.guard.prove_disposable(admin, service, url.database)
-            sessions = await copies.sessions_of(admin, url.database) if untouched else 0
-            await self.copying.begin(admin, service, scripts, sessions=sessions)
+            before = await copies.activity(admin, url.database) if untouched else NOTHING_YET
+            await self.copying.begin(admin, service, scripts, before=before)
             if copied := await self._restore(admin, service):
                 return copied
             pristine = await _pristine_copy(admin, url.database, scripts)
@@ -214,7 +214,9 @@ class Stages:
             url = self.urls[service.name].url
             with process.scratch_folder() as scratch:
                 session = Observation(
-                    events=scratch / "events", target=await self._place(service, url.database)
+                    events=scratch / "events",
+                    wishes=UNCOUNTED,
+                    target=await self._place(service, url.database),
                 )
                 done = await runner.upgrade(
                     service,
@@ -436,31 +438,22 @@ class Stages:
     async def _replace_by_copy(
         self, admin: "asyncpg.Connection", service: Service, template: str, mark: Mark
     ) -> str | None:
-        """Put a copy of a template in the database's place.
-
-        It is verified before that, unless only `env.py` itself can tell where its revision is.
+        """Put a copy of a template in the database's place, and verify it there.
 
         Returns:
             What there is to say of it; None if the template is unfit.
         """
         url = self.urls[service.name].url
-        history = await self._history(service)
-        tables = self.answers.known_version_tables(service, url)
         try:
             async with replacing.building(admin, url.database) as successor:
                 await copies.clone(admin, template, successor, mark)
-                if tables:
-                    async with connection(url, database=successor) as asked:
-                        found = await read_revisions(asked, tables)
-                    _require_heads(history, history.least_advanced(found))
         except ServerError:
             return None
         told = await self._put_in_place(admin, service)
-        if not tables:
-            async with connection(url) as asked:
-                current = await self.answers.current(service, url, asked, history)
-            return told if current == history.heads else None
-        return told
+        history = await self._history(service)
+        async with connection(url) as asked:
+            current = await self.answers.current(service, url, asked, history)
+        return told if current == history.heads else None
 
     async def _put_in_place(self, admin: "asyncpg.Connection", service: Service) -> str:
         """Replace the database by its successor; return what there is to say of it."""
@@ -504,7 +497,7 @@ class Stages:
     async def _create_extensions(self, service: Service) -> None:
         if not service.extensions:
             return
-        async with connection(self.urls[service.name].url) as owner:
+        async with connection(self.urls[service.name].url, uncounted=True) as owner:
             for name in service.extensions:
                 await databases.create_extension(owner, name)
         if making := self.copying.making(service):
@@ -520,11 +513,6 @@ class Stages:
             mark = replace(self._mark, init=scripts)
             name = copies.pristine_name(url.database)
             await copies.keep(admin, url.database, name, mark)
-
-
-def _require_heads(history: History, found: tuple[str, ...]) -> None:
-    if found != history.heads:
-        raise ServerError(f"The copy is at {runner.named(found)}, not at head.")
 
 
 def _take_back(service: str, database: str) -> str:

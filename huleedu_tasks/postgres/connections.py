@@ -5,13 +5,14 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import ServerError
+from huleedu_tasks.postgres.failures import explain
 
 if TYPE_CHECKING:
     import asyncpg
@@ -23,6 +24,9 @@ ANSWER_TIMEOUT = 30.0
 MAINTENANCE_DATABASES = ("postgres", "template1")
 # PGSSLMODE and PGTARGETSESSIONATTRS, where a developer has them, are meant for servers elsewhere.
 _ON_THIS_MACHINE = {"ssl": "prefer", "target_session_attrs": "any"}
+# What such a session writes is not counted, so that what others write can be told from it. Only a
+# superuser may ask for that.
+UNCOUNTED = {"track_counts": "off"}
 _OTHER_AUTHORITY = (
     "Name the file with the authority that has signed it; your provider offers it for download."
 )
@@ -65,18 +69,23 @@ class CertificateRefused(ServerError):
 
 @asynccontextmanager
 async def connection(
-    url: DatabaseUrl, *, database: str = "", timeout: float = CONNECT_TIMEOUT
+    url: DatabaseUrl,
+    *,
+    database: str = "",
+    timeout: float = CONNECT_TIMEOUT,
+    uncounted: bool = False,
 ) -> "AsyncIterator[asyncpg.Connection]":
     """Connect for the time of a `with` block.
 
     Args:
         database: Another database than the URL's, on the same server.
         timeout: Seconds the server may take to accept the connection.
+        uncounted: Whether the session asks for `UNCOUNTED`, which a server may refuse.
 
     Raises:
         ServerError: One of the classes above, where it is one of these.
     """
-    opened = await connect(url, database=database, timeout=timeout)
+    opened = await connect(url, database=database, timeout=timeout, uncounted=uncounted)
     try:
         yield opened
     finally:
@@ -144,6 +153,7 @@ async def answering(
     except TimeoutError as error:
         raise ServerError(
             f"{server} has not answered within {timeout:g} s.",
+            code="server-timeout",
             hint="See what it is busy with: SELECT * FROM pg_stat_activity.",
         ) from error
     except (
@@ -153,18 +163,32 @@ async def answering(
         asyncpg.InternalClientError,
         OSError,
     ) as error:
-        raise ServerError(
-            f"{server} did not answer to the end: {error}.", hint="Read the server's log."
+        doing = f"{server} did not answer to the end"
+        raise explain(error, doing) or ServerError(
+            f"{doing}: {error}.", code="connection-lost", hint="Read the server's log."
         ) from error
 
 
 async def connect(
-    url: DatabaseUrl, *, database: str = "", timeout: float = CONNECT_TIMEOUT
+    url: DatabaseUrl,
+    *,
+    database: str = "",
+    timeout: float = CONNECT_TIMEOUT,
+    uncounted: bool = False,
 ) -> "asyncpg.Connection":
     """Connect until `close`; arguments and errors are those of `connection`."""
-    import asyncpg
-
     database = database or url.database
+    if uncounted:
+        # A startup parameter outlasts RESET ALL, and is refused with the whole connection.
+        with suppress(LoginRefused):
+            return await _connect(url, database, timeout, UNCOUNTED)
+    return await _connect(url, database, timeout, {})
+
+
+async def _connect(
+    url: DatabaseUrl, database: str, timeout: float, settings: Mapping[str, str]
+) -> "asyncpg.Connection":
+    import asyncpg
 
     try:
         return await asyncpg.connect(
@@ -178,7 +202,7 @@ async def connect(
             **(_ON_THIS_MACHINE if url.is_local and not url.tls else {}),
             # A pooler may hand each statement to another session, which knows no cached ones.
             statement_cache_size=0,
-            server_settings={"application_name": APPLICATION_NAME},
+            server_settings={"application_name": APPLICATION_NAME, **settings},
         )
     except (
         asyncpg.InvalidPasswordError,
@@ -187,6 +211,7 @@ async def connect(
     ) as error:
         raise LoginRefused(
             f"{url.address} refused the login of {url.user!r}: {error}",
+            code="login-refused",
             hint="If you have changed them in .env: `invoke db.up` makes an embedded server adopt "
             "them. Otherwise compare them with those the server was made with."
             if url.is_local
@@ -195,6 +220,7 @@ async def connect(
     except asyncpg.InvalidCatalogNameError:
         raise DatabaseMissing(
             f"{url.address} has no database {database!r}.",
+            code="database-missing",
             hint="`invoke db.reset` creates it in development.",
         ) from None
     except asyncpg.ObjectNotInPrerequisiteStateError:
@@ -207,28 +233,38 @@ async def connect(
     except ssl.SSLError as error:
         raise CertificateRefused(
             f"The certificate of {url.address} is not accepted: {_certificate_reason(error)}.",
+            code="certificate-refused",
             hint=_CERTIFICATE_HINTS.get(getattr(error, "verify_code", 0), _OTHER_AUTHORITY),
         ) from None
     except (OSError, TimeoutError) as error:
         raise _unreachable(url, error, timeout) from None
     except asyncpg.PostgresError as error:
-        raise ServerError(f"{url.address} does not accept connections: {error}") from None
-    except (asyncpg.InterfaceError, ValueError) as error:
-        raise ServerError(f"No connection can be made to {url}: {error}") from None
+        doing = f"{url.address} did not accept the connection"
+        raise (explain(error, doing) or error) from None
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError, ValueError) as error:
+        raise ServerError(
+            f"No connection can be made to {url}: {error}",
+            code="connection-invalid",
+            hint="Correct the URL's parameters (`invoke db.url` shows where it comes from).",
+        ) from None
 
 
 def _unreachable(url: DatabaseUrl, error: OSError, timeout: float) -> ServerError:
     if isinstance(error, socket.gaierror):
         return NameUnknown(
             f"The host name {url.host!r} leads to no address: {error.strerror}.",
+            code="host-unknown",
             hint="Correct the name, or ask whoever runs this network's DNS.",
         )
     if "rejected SSL upgrade" in str(error):
         return NotOffered(
-            f"{url.address} offers no TLS.", hint="Have it turned on in the server's settings."
+            f"{url.address} offers no TLS.",
+            code="tls-not-offered",
+            hint="Have it turned on in the server's settings.",
         )
     return Unreachable(
         f"Nothing answers at {url.address}: {_reason(error) or f'silent for {timeout:g} s'}.",
+        code="server-unreachable",
         hint="`invoke db.up` starts the development servers.",
     )
 

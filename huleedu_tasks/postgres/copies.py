@@ -5,7 +5,7 @@ grants, its comment and its connection limit (PostgreSQL, 23.3 Template Database
 """
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ _PRISTINE = "__pristine"
 _TEMPLATE = "__made_"
 _LONGEST_KEY = 12
 _COUNTS_SESSIONS = (15,)
+_STRATEGIES = (15,)
 _OTHERS = "others were connected to it"
 _UNCOUNTED = "a server before PostgreSQL 15 does not tell who was connected to it"
 # Settings that are lists, whose value `SET ... TO` would take for one name (PostgreSQL,
@@ -34,6 +35,20 @@ _LISTS = (
     "temp_tablespaces",
     "unix_socket_directories",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """What a server has counted for a database.
+
+    Attributes:
+        sessions: How many there have been; those that go on may be left out.
+        writes: Rows inserted, updated and deleted, in tables and in PostgreSQL's own catalogs. A
+            session with `track_counts = off` adds nothing to it.
+    """
+
+    sessions: int = 0
+    writes: int = 0
 
 
 def pristine_name(database: str) -> str:
@@ -72,20 +87,30 @@ async def clone(
         asyncpg.ObjectInUseError: If somebody is.
     """
     row = await admin.fetchrow(
-        "SELECT oid, pg_get_userbyid(datdba) AS owner, datconnlimit, datacl IS NOT NULL AS granted"
-        " FROM pg_database WHERE datname = $1",
+        "SELECT oid, pg_get_userbyid(datdba) AS owner, datconnlimit, datacl IS NOT NULL AS granted,"
+        " current_setting('fsync') = 'on' AS is_durable FROM pg_database WHERE datname = $1",
         source,
     )
     await admin.execute(
         f"CREATE DATABASE {quoted(target)} TEMPLATE {quoted(source)}"
         f" OWNER {quoted(row['owner'])} CONNECTION LIMIT {row['datconnlimit']}"
-        f" ALLOW_CONNECTIONS {not closed}"
+        f" ALLOW_CONNECTIONS {not closed}{_strategy(admin, is_durable=row['is_durable'])}"
     )
     await _copy_settings(admin, row["oid"], target)
     if row["granted"]:
         await _copy_grants(admin, row["oid"], target)
     comment = marked(await comment_of(admin, source), mark)
     await admin.execute(f"COMMENT ON DATABASE {quoted(target)} IS {literal(comment)}")
+
+
+def _strategy(admin: "asyncpg.Connection", *, is_durable: bool) -> str:
+    """Return the option that makes a copy quickest.
+
+    Files that need not be flushed are copied faster than they are logged, and leave no dirty
+    buffers for the checkpoint of the next DROP DATABASE.
+    """
+    has_strategies = admin.get_server_version() >= _STRATEGIES
+    return "" if is_durable or not has_strategies else " STRATEGY file_copy"
 
 
 def template_name(database: str, key: str) -> str:
@@ -119,16 +144,19 @@ async def keep(
     mark: Mark,
     *,
     sessions: int | None = None,
+    writes: int = 0,
 ) -> str:
     """Keep a copy of a database that nobody can connect to or change; or return why there is none.
 
-    Sessions on the database are ended, as for a reset. Should one be back at once, or have been
-    there before, there is no copy, and a reset will do without. The copy is marked last: one
-    without its mark is not complete, and not used.
+    Sessions on the database are ended, as for a reset. There is no copy if a session of somebody
+    else's may have written to it: if there were more sessions than ours, and rows were written by
+    others than those of ours that are not counted. The copy is marked last: one without its mark
+    is not complete, and not used.
 
     Args:
         sessions: How many there have been on the database if all were ours; None if whatever is
             in it shall be in the copy.
+        writes: What was counted when it was new.
     """
     import asyncpg
 
@@ -138,7 +166,7 @@ async def keep(
     await _end_sessions(admin, database)
     try:
         await clone(admin, database, name, replace(mark, init="", parts={}), closed=True)
-        if sessions is not None and sessions != await sessions_of(admin, database):
+        if sessions is not None and not await _is_ours(admin, database, sessions, writes):
             await databases.drop(admin, name)
             return _OTHERS
     except asyncpg.ObjectInUseError:
@@ -150,18 +178,26 @@ async def keep(
     return ""
 
 
-async def sessions_of(admin: "asyncpg.Connection", database: str) -> int:
-    """Return how many sessions there have been on a database; those that go on may be left out.
+async def activity(admin: "asyncpg.Connection", database: str) -> Activity:
+    """Return what there has been on a database so far.
 
-    0 if the server does not count them, or not before it tells (PostgreSQL, 28.2 The Cumulative
+    A server counts a session's writes when it ends at the latest (PostgreSQL, 28.2 The Cumulative
     Statistics System, has it so since 15).
     """
     if admin.get_server_version() < _COUNTS_SESSIONS:
-        return 0
-    counted: int | None = await admin.fetchval(
-        "SELECT sessions FROM pg_stat_database WHERE datname = $1", database
+        return Activity()
+    row = await admin.fetchrow(
+        "SELECT sessions, tup_inserted + tup_updated + tup_deleted AS writes FROM pg_stat_database"
+        " WHERE datname = $1",
+        database,
     )
-    return counted or 0
+    return Activity(**row) if row else Activity()
+
+
+async def _is_ours(admin: "asyncpg.Connection", database: str, sessions: int, writes: int) -> bool:
+    """Whether nobody else has written to a database. That a healthcheck connects does no harm."""
+    counted = await activity(admin, database)
+    return counted.sessions == sessions or counted.writes == writes
 
 
 async def holds_roles(admin: "asyncpg.Connection", database: str) -> bool:

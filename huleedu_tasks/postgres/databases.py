@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.errors import Finding, ServerError
+from huleedu_tasks.postgres.failures import details_of, message_of
 
 if TYPE_CHECKING:
     import asyncpg
@@ -100,7 +101,11 @@ async def identity(connection: "asyncpg.Connection") -> ServerIdentity:
             " FROM pg_control_system()"
         )
     except asyncpg.PostgresError as error:
-        raise ServerError(f"The server does not tell which one it is: {error}") from error
+        raise ServerError(
+            f"The server does not tell which one it is: {message_of(error)}.",
+            code="identity-unknown",
+            hint="Use a superuser, or grant the user pg_read_all_settings.",
+        ) from error
     return ServerIdentity(
         # PostgreSQL shows the unsigned number of pg_control as a signed one.
         system_identifier=row["system_identifier"] % 2**64,
@@ -179,7 +184,9 @@ async def create_extension(connection: "asyncpg.Connection", name: str) -> None:
         await connection.execute(f"CREATE EXTENSION IF NOT EXISTS {quoted(name)}")
     except asyncpg.PostgresError as error:
         raise ServerError(
-            f"The extension {name!r} cannot be created: {error}",
+            f"The extension {name!r} could not be created: {message_of(error)}.",
+            code="extension-missing",
+            findings=details_of(error),
             hint="Install it on the server (Debian: postgresql-contrib), or correct 'extensions'"
             " in the registry.",
         ) from error

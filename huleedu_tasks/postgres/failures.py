@@ -1,9 +1,10 @@
 """PostgreSQL's errors as failures with a cause, a stable code and what to type next."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from huleedu_tasks.errors import Finding, ServerError
+from huleedu_tasks.errors import Finding, HuleEduError, ServerError
 
 if TYPE_CHECKING:
     import asyncpg
@@ -33,6 +34,26 @@ _COLLATION_KNOWN = (
 _SESSION_LOST = "connection-lost"
 
 
+@contextmanager
+def explained(doing: str = "") -> Iterator[None]:
+    """Raise the driver's errors of a `with` block as failures of ours, and all others as they are.
+
+    Args:
+        doing: As for `explain`.
+
+    Raises:
+        ServerError: For what PostgreSQL or a connection to it raised.
+    """
+    try:
+        yield
+    except HuleEduError:
+        raise
+    except Exception as error:
+        if failure := explain(error, doing):
+            raise failure from error
+        raise
+
+
 def explain(error: BaseException, doing: str = "") -> ServerError | None:
     """Return a driver's error as a failure of ours.
 
@@ -46,7 +67,9 @@ def explain(error: BaseException, doing: str = "") -> ServerError | None:
 
     if isinstance(error, asyncpg.PostgresError):
         return _from_server(error, doing)
-    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | ConnectionError):
+    lost = asyncpg.InterfaceError, asyncpg.InternalClientError, ConnectionError
+    # What is lost with a pipe is no server.
+    if isinstance(error, lost) and not isinstance(error, BrokenPipeError):
         return ServerError(
             f"{doing or 'The connection to the server failed'}: {error}.",
             code=_SESSION_LOST,

@@ -120,7 +120,7 @@ class Seeding:
             ServerError: If the database cannot be reached.
             WrongDatabase: If a seed has connected to another database.
         """
-        async with connection(self.url) as session:
+        async with connection(self.url, uncounted=True) as session:
             transaction = session.transaction()
             await transaction.start()
             await session.execute(ENDS_WITH_CLIENT)
