@@ -121,8 +121,7 @@ def revision(bench: Bench) -> Iterator[Line]:
         changed, unchanged = bench.measure(
             Side(run=monorepo.reset, prepare=new.replace), Side(run=monorepo.reset)
         )
-        new.replace()
-        processes = _visited(monorepo)
+        processes = _visited(monorepo, new)
     at_work = _at_work(monorepo, processes)
     own = at_work.pop(CHANGED)
     yield Line(
@@ -229,14 +228,19 @@ def _new_revisions(monorepo: Monorepo) -> Iterator[_NewRevisions]:
         new.remove()
 
 
-def _visited(monorepo: Monorepo) -> list[set[str]]:
+def _visited(monorepo: Monorepo, new: _NewRevisions) -> list[set[str]]:
     """Return where each Python process of a reset has been, relative to the monorepo."""
     folder = monorepo.root.parent / "trace"
     folder.mkdir()
     shutil.copy(str(trace.__file__), folder / "sitecustomize.py")
     notes = folder / "notes"
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
-    monorepo.invoke("db.reset", PYTHONPATH=path, **{trace.VARIABLE: str(notes)})
+    traced = {"PYTHONPATH": path, trace.VARIABLE: str(notes)}
+    # These variables are inputs as well: what was built without them is built once more.
+    monorepo.invoke("db.reset", **traced)
+    notes.unlink()
+    new.replace()
+    monorepo.invoke("db.reset", **traced)
     visited: dict[str, set[str]] = {}
     for line in notes.read_text(encoding="utf-8").splitlines():
         process, _, place = line.partition(" ")

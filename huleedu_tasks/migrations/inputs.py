@@ -15,7 +15,7 @@ from stat import S_ISDIR, S_ISREG
 from huleedu_tasks.config.settings import VARIABLES, Settings
 from huleedu_tasks.migrations.runner import Used
 from huleedu_tasks.migrations.tracking import INSTALLED as LIBRARIES
-from huleedu_tasks.migrations.tracking import is_installed
+from huleedu_tasks.migrations.tracking import is_installed, source_of
 
 # Files above this size, in bytes, are known by their size and the time of their last change.
 LARGE = 2**22
@@ -38,7 +38,7 @@ _READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ")
 _NO_INPUTS = frozenset({"COLORTERM", "COLUMNS", "LINES", "PGPASSWORD", "TERM"})
 # They differ from one terminal to the next. One that is read by its name counts.
 _OF_A_SESSION = re.compile(
-    r"_|OLDPWD|PWD|SHLVL|WINDOWID|DISPLAY|STY|(DBUS|GPG|ITERM|KITTY|KONSOLE|SSH|TERM|TERMINAL"
+    r"_|OLDPWD|PWD|PYTEST_CURRENT_TEST|SHLVL|WINDOWID|DISPLAY|STY|(DBUS|GPG|ITERM|KITTY|KONSOLE|SSH|TERM|TERMINAL"
     r"|TMUX|VSCODE|VTE|WEZTERM|XDG_SESSION)(_\w+)?"
 )
 _SECRET = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|DSN|UR[IL]", re.IGNORECASE)
@@ -225,7 +225,10 @@ def shown(name: str) -> str:
 
 
 def entries(folder: Path) -> list[str]:
-    """Return what is in a directory, but for bytecode: names, a slash behind directories."""
+    """Return what is in a directory: names, a slash behind directories.
+
+    Bytecode is no part of it as long as its source is there.
+    """
     try:
         found = list(os.scandir(folder))
     except OSError:
@@ -233,7 +236,7 @@ def entries(folder: Path) -> list[str]:
     return sorted(
         f"{entry.name}/" if entry.is_dir() else entry.name
         for entry in found
-        if entry.name != BYTECODE
+        if entry.name != BYTECODE and source_of(entry.path) == entry.path
     )
 
 
@@ -245,6 +248,8 @@ def digest(texts: Iterable[str]) -> str:
 
 
 def _below(path: str, root: str) -> str:
+    if path == root:
+        return "."
     return path[len(root) + 1 :] if path.startswith(f"{root}{os.sep}") else path
 
 

@@ -202,6 +202,7 @@ def test_another_password_is_the_same_database(school: Monorepo) -> None:
 
 def test_another_user_makes_it_anew(school: Monorepo) -> None:
     maintain(school, "alpha", f"CREATE ROLE second SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
+    assert reset(school) == anew("the server's roles")
     user = {"HULEEDU_DB_USER": "second"}
     assert reset(school, env=user) == anew(SETTINGS)
     owner = "SELECT tableowner FROM pg_tables WHERE tablename = 'note'"

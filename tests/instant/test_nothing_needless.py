@@ -58,11 +58,10 @@ class Watched:
 
     def watch(self, *arguments: str) -> Seen:
         """Run a command, and see what Python does."""
-        witness, file = self.monorepo.path("witness"), self.monorepo.path("witness/told")
+        file = self.monorepo.path("witness/told")
         self.monorepo.write("witness/sitecustomize.py", WITNESS.format(file=str(file)))
         file.unlink(missing_ok=True)
-        path = os.pathsep.join(filter(None, (str(witness), os.environ.get("PYTHONPATH"))))
-        ran = self.monorepo.invoke(*arguments, env={"PYTHONPATH": path})
+        ran = self.monorepo.invoke(*arguments)
         assert ran.code == 0, ran.out + ran.err
         told = [json.loads(line) for line in file.read_text().splitlines()]
         (modules,) = (
@@ -83,6 +82,11 @@ class Watched:
 def watched() -> Iterator[Watched]:
     with new_monorepo(NAMES) as made:
         made.path("traces").mkdir()
+        # In every run, for it is an input of a migration.
+        path = os.pathsep.join(
+            filter(None, (str(made.path("witness")), os.environ.get("PYTHONPATH")))
+        )
+        made.environment["PYTHONPATH"] = path
         for name in NAMES:
             env = f"services/{name}_service/alembic/env.py"
             made.write(env, TRACES.format(name) + ENV_PY)

@@ -138,7 +138,6 @@ def how(made: Monorepo, name: str) -> str:
         ("beside", lambda m: m.write(f"{SEEDS}/second.csv", "second"), "first second"),
         ("atroot", lambda m: m.write("second.csv", "second"), "first second"),
         ("optional", lambda m: m.write("optional.txt", "there"), "there"),
-        ("program", lambda m: m.write("asked.txt", "changed"), "changed"),
         ("archive", lambda m: write_archive(m, "packed"), "packed"),
         ("sqlite", lambda m: write_reference(m, "second"), "first second"),
     ],
@@ -160,6 +159,13 @@ def test_what_is_no_input_does_not_keep_a_copy_from_being_kept_and_used(
 ) -> None:
     assert how(made, name) == "made anew: no copy yet"
     assert reset(made, name) == Reset(COPIED, COPIED)
+
+
+def test_a_seed_that_starts_a_program_is_applied_each_time(made: Monorepo) -> None:
+    assert how(made, "program") == f"{NO_COPY}it started cat, which may read anything"
+    made.write("asked.txt", "changed")
+    assert reset(made, "program").detail == ANEW
+    assert notes(made, "program") == "changed"
 
 
 def test_a_role_that_migrations_make_anew_can_be_dropped_though_there_are_copies(
