@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.errors import ExitCode, HuleEduError, MigrationError, ServerError
+from huleedu_tasks.errors import ExitCode, HuleEduError, Refused, ServerError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.fleet import Step
 from huleedu_tasks.flows.pins import Pin, stale
@@ -19,7 +19,13 @@ from huleedu_tasks.flows.validation import Target, reach
 from huleedu_tasks.journal import Record
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.revisions import History
-from huleedu_tasks.migrations.runner import LockTimeout, Migrated, Observation, named
+from huleedu_tasks.migrations.runner import (
+    ApprovedInputs,
+    LockTimeout,
+    Migrated,
+    Observation,
+    named,
+)
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import answering
 from huleedu_tasks.postgres.databases import VersionTable
@@ -56,6 +62,7 @@ class Attempts:
         lock: The connection that holds the lock, on which the database is watched.
         identity: Which database is meant.
         folder: Where the runs of Alembic tell what they do.
+        inputs: The files that must be loaded as they were approved; None to compare none.
     """
 
     target: Target
@@ -67,6 +74,7 @@ class Attempts:
     record: Record
     folder: Path
     step: Step
+    inputs: ApprovedInputs | None = None
     blockers: tuple[locks.Blocker, ...] = ()
     observations: list[Observation] = field(default_factory=list)
     told: str = ""
@@ -135,15 +143,16 @@ class Attempts:
             first: Whether the database must be where it was; later it may have come further.
 
         Raises:
-            MigrationError: If it is not.
+            Refused: If it is not.
         """
         async with self._on_lock():
             now = await pin_now(self.target, self.lock)
         expected = self.pin if first else self.pin.from_where(now)
         if changes := stale(expected, now):
             changed = "; ".join(changes).removeprefix(f"{self.pin.service}: ")
-            raise MigrationError(
+            raise Refused(
                 f"Nothing was run, for it would not be what was agreed to: {changed}.",
+                code="plan-changed",
                 hint="Run the same command again; it makes a new plan.",
             )
 
@@ -261,6 +270,7 @@ class Attempts:
             },
             wishes=WISHES,
             target=self.identity.place,
+            inputs=self.inputs,
         )
 
     def _who_blocks(self) -> str:

@@ -46,6 +46,23 @@ class LockTimeout(MigrationError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovedInputs:
+    """The files that the SQL of an approved plan was made from.
+
+    Attributes:
+        root: The directory that their paths start in.
+        digests: The SHA-256 of each, by its path.
+    """
+
+    root: Path
+    digests: Mapping[str, str]
+
+    def as_json(self) -> dict[str, object]:
+        """Return what the worker reads."""
+        return {"root": str(self.root), "digests": dict(self.digests)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """What a run of Alembic is told, and where it tells what it does.
 
@@ -54,12 +71,14 @@ class Observation:
         settings: Settings of PostgreSQL for each of its sessions.
         wishes: Settings that a server may refuse.
         target: The database that is meant: its server's start, and its number there.
+        inputs: The files that a run must load as they were approved; None to compare none.
     """
 
     events: Path
     settings: Mapping[str, str] = field(default_factory=dict)
     wishes: Mapping[str, str] = field(default_factory=dict)
     target: tuple[str, int]
+    inputs: ApprovedInputs | None = None
 
     def instructions(
         self,
@@ -87,6 +106,7 @@ class Observation:
                 "target": self.target,
                 "url": url,
                 "start": start,
+                "inputs": self.inputs.as_json() if self.inputs else None,
             }
         )
 
@@ -218,11 +238,13 @@ class Rendered:
     Attributes:
         unrendered: Those that have none, each with the reason.
         output: What was printed, if Alembic itself failed.
+        used: What was read for it; None if that was not told.
     """
 
     sql: Mapping[str, str]
     unrendered: Mapping[str, str]
     problem: str = ""
+    used: Used | None = None
 
 
 async def upgrade(
@@ -311,7 +333,10 @@ async def render(
         Refused: If `env.py` connects to another database.
     """
     environment = _environment(service, url, settings)
-    environment[INSTRUCTIONS] = session.instructions(_handed_over(url), start=list(start))
+    told_used = session.events.with_name(f"{session.events.name}-used")
+    environment[INSTRUCTIONS] = session.instructions(
+        _handed_over(url), used=told_used, start=list(start)
+    )
     # A revision may open a connection of its own; libpq's drivers read this one, asyncpg does not.
     options = (f"-c {name}={value}" for name, value in session.settings.items())
     environment["PGOPTIONS"] = " ".join([environment.get("PGOPTIONS", ""), *options]).strip()
@@ -331,6 +356,7 @@ async def render(
             str(e["revision"]): str(e["reason"]) for e in told if e["event"] == "unrendered"
         },
         problem=problem,
+        used=_used(told_used, url),
     )
 
 
@@ -572,6 +598,8 @@ def _failure(
     told = {str(each["event"]): each for each in session.told()}
     if mismatch := told.get("mismatch"):
         return _mismatch(service, url, mismatch, was_run="begun" in told, output=done.output)
+    if changed := told.get("changed"):
+        return _changed_input(str(changed["path"]), was_run="begun" in told)
     cause = f"Alembic failed with exit code {done.returncode}: {cause_in(done.output)}"
     failed = told.get("failed", {})
     if failed.get("revision"):
@@ -615,6 +643,15 @@ def _mismatch(
         code="target-mismatch",
         hint=_how_to_follow(service, event),
         output=output,
+    )
+
+
+def _changed_input(path: str, *, was_run: bool) -> Refused:
+    done = "no further revision was run" if was_run else "nothing was run"
+    return Refused(
+        f"{path} was changed after the plan was approved; {done}.",
+        code="plan-changed",
+        hint="Run `invoke prod.plan` again and have the new plan approved.",
     )
 
 

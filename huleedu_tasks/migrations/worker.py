@@ -71,9 +71,7 @@ def exit_code_of_alembic() -> int:
         alembic(prog="alembic")
         if report:
             report.tell()
-        if used:
-            used.tell()
-    except targets.WrongDatabase as error:
+    except (targets.WrongDatabase, beside("pinned").ChangedInput) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except SystemExit as error:
@@ -91,6 +89,10 @@ def exit_code_of_alembic() -> int:
             observer.failed(error)
         show(error)
         return 1
+    finally:
+        # What was read decides, too, where Alembic fails.
+        if used:
+            used.tell()
     return 0
 
 
@@ -355,6 +357,7 @@ class Observer:
         start: The revisions to render SQL from; None to run what is asked for.
         is_asking: Whether `env.py` is only asked what it configures: what it would write itself,
             such as a schema that may be missing, is passed over.
+        inputs: The files of an approved plan: `root` and `digests`; None to compare none.
     """
 
     def __init__(
@@ -368,6 +371,7 @@ class Observer:
         url: str,
         start: Sequence[str] | None,
         is_asking: bool = False,
+        inputs: dict[str, Any] | None = None,
     ) -> None:
         from alembic.runtime.environment import EnvironmentContext
         from sqlalchemy import event
@@ -379,6 +383,9 @@ class Observer:
         self._wishes = wishes
         targets = beside("targets")
         self._target = targets.Target(target, self._tell, variables, settings)
+        self._inputs = beside("pinned").PinnedInputs(
+            **(inputs or {"root": "", "digests": {}}), tell=self._tell
+        )
         self._start = start
         # The revision whose own code runs at this moment.
         self._running: str | None = None
@@ -481,6 +488,7 @@ class Observer:
 
         def run(**options: Any) -> None:
             self._target.require_hit()
+            self._inputs.require_unchanged()
             self._tell("begun", revision=revision)
             started = time.monotonic()
             self._running, self._unfinished_work = revision, False
