@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.errors import ExitCode, HuleEduError, Refused, ServerError
+from huleedu_tasks.errors import ExitCode, HuleEduError, Interrupted, Refused, ServerError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.fleet import Step
 from huleedu_tasks.flows.pins import Pin, stale
@@ -63,6 +63,7 @@ class Attempts:
         identity: Which database is meant.
         folder: Where the runs of Alembic tell what they do.
         inputs: The files that must be loaded as they were approved; None to compare none.
+        go_on: A file; no further revision is begun once it is gone. None to run all.
     """
 
     target: Target
@@ -75,6 +76,7 @@ class Attempts:
     folder: Path
     step: Step
     inputs: ApprovedInputs | None = None
+    go_on: Path | None = None
     blockers: tuple[locks.Blocker, ...] = ()
     observations: list[Observation] = field(default_factory=list)
     told: str = ""
@@ -84,6 +86,8 @@ class Attempts:
         started = time.monotonic()
         try:
             outcome = await self._until_done()
+        except Interrupted:
+            outcome = fleet.interrupted(self.target.service.name)
         except HuleEduError as error:
             outcome = fleet.failed(self.target.service, error)
         except asyncio.CancelledError:
@@ -271,6 +275,7 @@ class Attempts:
             wishes=WISHES,
             target=self.identity.place,
             inputs=self.inputs,
+            go_on=self.go_on,
         )
 
     def _who_blocks(self) -> str:

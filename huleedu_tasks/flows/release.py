@@ -8,7 +8,7 @@ import asyncio
 import platform
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from huleedu_tasks.flows.pins import Pin, stale
 from huleedu_tasks.flows.planning import Planned, changes_of_work, pin_now
 from huleedu_tasks.flows.production import PLAN_COLUMNS, Production
 from huleedu_tasks.flows.saving import Backups
+from huleedu_tasks.flows.stopping import GO_ON, Stop
 from huleedu_tasks.flows.validation import Target, reach
 from huleedu_tasks.journal import Record
 from huleedu_tasks.migrations.runner import ApprovedInputs, named
@@ -100,6 +101,7 @@ class Release:
         keep_going: Whether the others go on after one has failed.
         pins: What a plan from a file holds fast; None without one.
         notify: Told in a sentence what the run waits for.
+        stop: Asked before each revision whether the run is to stop there.
     """
 
     production: Production
@@ -109,6 +111,7 @@ class Release:
     keep_going: bool = False
     pins: tuple[Pin, ...] | None = None
     notify: Callable[[str], object] = str
+    stop: Stop = field(default_factory=Stop)
 
     def shown_by(self, progress: Progress) -> "Release":
         """Return the same run, shown by somebody else."""
@@ -160,7 +163,8 @@ class Release:
                 notify=self.notify,
             )
             folder = stack.enter_context(scratch_folder())
-            changed = await self._change(to_do, held, folder)
+            with self.stop.listening(folder):
+                changed = await self._change(to_do, held, folder)
         outcomes = {**prepared.unchanged, **already, **changed}
         report = self.production.report(
             COMMAND, tuple(outcomes[service.name] for service in self._services), COLUMNS
@@ -325,7 +329,7 @@ class Release:
 
         for service in self._in_order(to_do):
             pin = to_do[service.name].pin
-            if stopped is None and fleet.is_interrupted():
+            if stopped is None and (fleet.is_interrupted() or self.stop.is_requested):
                 stopped = fleet.interrupted("the run")
             if stopped is not None and not self._goes_on(stopped):
                 how = "failed" if stopped.status is Status.FAILED else "was interrupted"
@@ -358,6 +362,7 @@ class Release:
             record=self.record,
             folder=folder,
             step=step,
+            go_on=folder / GO_ON,
             inputs=ApprovedInputs(root=self.production.root, digests=pin.approval.inputs),
         )
         self.record.add("migrating", service=pin.service, before=pin.before, after=pin.after)

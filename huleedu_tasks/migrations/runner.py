@@ -19,7 +19,7 @@ from huleedu_tasks import process
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
-from huleedu_tasks.errors import HuleEduError, MigrationError, Refused, ServerError
+from huleedu_tasks.errors import HuleEduError, Interrupted, MigrationError, Refused, ServerError
 from huleedu_tasks.migrations.revisions import History, Revision
 from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres.connections import connection
@@ -72,6 +72,7 @@ class Observation:
         wishes: Settings that a server may refuse.
         target: The database that is meant: its server's start, and its number there.
         inputs: The files that a run must load as they were approved; None to compare none.
+        go_on: A file; no further revision is begun once it is gone. None to run all.
     """
 
     events: Path
@@ -79,6 +80,7 @@ class Observation:
     wishes: Mapping[str, str] = field(default_factory=dict)
     target: tuple[str, int]
     inputs: ApprovedInputs | None = None
+    go_on: Path | None = None
 
     def instructions(
         self,
@@ -107,6 +109,7 @@ class Observation:
                 "url": url,
                 "start": start,
                 "inputs": self.inputs.as_json() if self.inputs else None,
+                "go_on": str(self.go_on) if self.go_on else None,
             }
         )
 
@@ -116,7 +119,12 @@ class Observation:
             return []
         # The last line may still be in the making.
         whole, _, _ = self.events.read_text(encoding="utf-8").rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        events = []
+        for line in whole.splitlines():
+            # On a full disk one may have been cut off.
+            with suppress(ValueError):
+                events.append(json.loads(line))
+        return events
 
     @property
     def version_tables(self) -> tuple[VersionTable, ...]:
@@ -141,6 +149,11 @@ class Observation:
         return next(
             (str(e["revision"]) for e in reversed(self.told()) if e["event"] == "begun"), ""
         )
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether revisions were left out because the run was to stop."""
+        return any(event["event"] == "stopped" for event in self.told())
 
     @property
     def kept(self) -> str:
@@ -269,6 +282,7 @@ async def upgrade(
         workers: Whoever can run it without starting an interpreter.
 
     Raises:
+        Interrupted: If it was to stop, and has left out revisions.
         LockTimeout: If a statement has waited for a lock longer than the session allows.
         MigrationError: If Alembic fails, takes too long, or leaves the database elsewhere.
         Refused: If the service's code connects to another database; no revision ran.
@@ -295,6 +309,8 @@ async def upgrade(
     if done.returncode != 0:
         at = session.before if before is None else before
         raise _failure(service, url, done, session, _remedy(at, history))
+    if session.was_stopped:
+        raise Interrupted("stopped before the next revision")
     tables = session.version_tables or tables
     after = await revisions_of(url, tables, history)
     if wanted and after != (wanted,):

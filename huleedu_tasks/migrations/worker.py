@@ -358,6 +358,7 @@ class Observer:
         is_asking: Whether `env.py` is only asked what it configures: what it would write itself,
             such as a schema that may be missing, is passed over.
         inputs: The files of an approved plan: `root` and `digests`; None to compare none.
+        go_on: A file; no further revision is begun once it is gone. None to run all.
     """
 
     def __init__(
@@ -372,6 +373,7 @@ class Observer:
         start: Sequence[str] | None,
         is_asking: bool = False,
         inputs: dict[str, Any] | None = None,
+        go_on: str | None = None,
     ) -> None:
         from alembic.runtime.environment import EnvironmentContext
         from sqlalchemy import event
@@ -387,6 +389,7 @@ class Observer:
             **(inputs or {"root": "", "digests": {}}), tell=self._tell
         )
         self._start = start
+        self._go_on = go_on
         # The revision whose own code runs at this moment.
         self._running: str | None = None
         self._unfinished_work = False
@@ -415,7 +418,12 @@ class Observer:
         )
 
     def _tell(self, event: str, **facts: object) -> None:
-        self._file.write(json.dumps({"event": event, **facts}) + "\n")
+        try:
+            self._file.write(json.dumps({"event": event, **facts}) + "\n")
+        except OSError:
+            # On a full disk a revision that runs goes on; no other one begins unobserved.
+            if event == "begun":
+                raise
 
     def _observe_steps(self, environment: Any) -> None:
         """Have `context.configure` run the command's steps as ours."""
@@ -476,6 +484,10 @@ class Observer:
         def steps(heads: Any, context: Any) -> Iterator[Any]:
             self._tell("before", revisions=sorted(_as_tuple(heads)))
             for step in plain(heads, context):
+                if self._go_on and not os.path.exists(self._go_on):
+                    # Alembic commits what was run, as at the end.
+                    self._tell("stopped")
+                    return
                 run = self._rendering if context.as_sql else self._running_step
                 step.migration_fn = run(step, context)
                 yield step
