@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     REFUSED = 3
     PENDING = 4
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 

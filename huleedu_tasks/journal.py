@@ -55,10 +55,12 @@ class Record:
     def add(self, event: str, **facts: object) -> None:
         """Write down that something has happened; what cannot be written stops nothing."""
         line = {"time": _now().isoformat(timespec="milliseconds"), "event": event, **facts}
-        text = json.dumps(redacted(line, self._redact), ensure_ascii=False)
+        text = json.dumps(redacted(line, self._redact), ensure_ascii=False, default=str)
+        # A file's name may be no UTF-8; JSON knows this escape.
+        content = f"{text}\n".encode(errors="backslashreplace")
         for file in tuple(self._files):
             try:
-                file.write(f"{text}\n".encode())
+                _write_all(file, content)
             except OSError as error:
                 self._files.remove(file)
                 self.problems.append(
@@ -201,6 +203,12 @@ def _events(lines: Iterator[str]) -> Iterator[Event]:
         # A machine that went down may have left half a line.
         with contextlib.suppress(ValueError):
             yield json.loads(line)
+
+
+def _write_all(file: FileIO, content: bytes) -> None:
+    """Write to the end; a disk that is nearly full takes a part."""
+    while content:
+        content = content[file.write(content) or 0 :]
 
 
 def _folder(state: Path) -> Path:

@@ -250,6 +250,7 @@ class Report:
         for code in (
             ExitCode.TERMINATED,
             ExitCode.INTERRUPTED,
+            ExitCode.HUNG_UP,
             ExitCode.REFUSED,
             ExitCode.USAGE,
             ExitCode.FAILED,
@@ -258,9 +259,12 @@ class Report:
                 return code
         return ExitCode.PENDING if self.pending else ExitCode.DONE
 
-    def terminated(self) -> "Report":
-        """Return the report of a run that was interrupted by SIGTERM and not by Ctrl-C."""
-        code = ExitCode.TERMINATED
+    def ended_by(self, code: ExitCode) -> "Report":
+        """Return the report of a run that was interrupted by a signal and not by Ctrl-C.
+
+        Args:
+            code: What stands for that signal.
+        """
         outcomes = [
             replace(o, exit_code=code) if o.exit_code is ExitCode.INTERRUPTED else o
             for o in self.outcomes

@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from invoke.context import Context
 from invoke.exceptions import Exit
@@ -27,9 +27,17 @@ from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, Int
 from huleedu_tasks.postgres.failures import explained
 from huleedu_tasks.report import Report, Result
 from huleedu_tasks.screen.console import Screen
+from huleedu_tasks.screen.streams import (
+    STANDARD_ERROR,
+    STANDARD_OUTPUT,
+    Streams,
+    lasting_streams,
+)
+
+if TYPE_CHECKING:
+    from huleedu_tasks.flows.stopping import Stop
 
 P = ParamSpec("P")
-Q = ParamSpec("Q")
 T = TypeVar("T")
 
 HELP = {
@@ -43,8 +51,8 @@ REPORT_BUG = "This is a mistake in huleedu-tasks: please report it with the line
 REPEATABLE = ("service", "confirm", "first", "host")
 # How every message names a task.
 INVOKE = re.compile(r"`invoke (?=[a-z]+\.[a-z])")
-STANDARD_OUTPUT = 1
-STANDARD_ERROR = 2
+# How a process ends that is told to by one of these signals.
+ENDED_BY = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HUNG_UP}
 
 
 class Command(App):
@@ -56,6 +64,13 @@ class Command(App):
         self.exit_code: ExitCode | None = None
         self.interrupted = False
 
+    @functools.cached_property
+    def stop(self) -> "Stop":
+        """What has work stop at a good place."""
+        from huleedu_tasks.flows.stopping import Stop
+
+        return Stop()
+
     def require_not_interrupted(self) -> None:
         """End where work came to a result although somebody has interrupted it meanwhile.
 
@@ -66,18 +81,26 @@ class Command(App):
             raise KeyboardInterrupt
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run the asynchronous part, once; SIGTERM ends it as Ctrl-C does."""
+        """Run the asynchronous part, once; SIGTERM and SIGHUP end it as Ctrl-C does.
+
+        Where work can stop at a good place, SIGHUP has it stop there.
+        """
 
         async def main() -> T:
             loop = asyncio.get_running_loop()
             own = asyncio.current_task()
 
-            def terminate() -> None:
-                self.exit_code = ExitCode.TERMINATED
+            def end(number: signal.Signals) -> None:
+                if number is signal.SIGHUP and self.stop.is_listened_to:
+                    self.stop.request()
+                    self.exit_code = self.exit_code or ENDED_BY[number]
+                    return
+                self.exit_code = ENDED_BY[number]
                 if own:
                     own.cancel()
 
-            loop.add_signal_handler(signal.SIGTERM, terminate)
+            for number in _heard_signals():
+                loop.add_signal_handler(number, end, number)
             with explained():
                 result = await work
             self.interrupted = bool(own and own.cancelling())
@@ -90,16 +113,22 @@ class Command(App):
             raise KeyboardInterrupt from None
         finally:
             # The loop has put the default back, which ends a question without a word.
-            self.end_on_sigterm()
+            self.end_on_signals()
 
-    def end_on_sigterm(self) -> None:
-        """Have SIGTERM end what is not asynchronous as Ctrl-C does."""
+    def end_on_signals(self) -> None:
+        """Have SIGTERM and SIGHUP end what is not asynchronous as Ctrl-C does."""
 
-        def terminate(*_: object) -> None:
-            self.exit_code = ExitCode.TERMINATED
+        def end(number: int, _: object) -> None:
+            self.exit_code = ENDED_BY[signal.Signals(number)]
             raise KeyboardInterrupt
 
-        signal.signal(signal.SIGTERM, terminate)
+        for number in _heard_signals():
+            signal.signal(number, end)
+
+
+def _heard_signals() -> list[signal.Signals]:
+    """Return the signals that end a command; `nohup` has SIGHUP ignored, and it stays so."""
+    return [number for number in ENDED_BY if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextlib.contextmanager
@@ -117,28 +146,6 @@ def _nothing_on_standard_output() -> Iterator[None]:
     finally:
         os.dup2(kept, STANDARD_OUTPUT)
         os.close(kept)
-
-
-def drop(stream: int) -> None:
-    """Have what is still printed go nowhere: else Python tries again at its end, and complains."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream)
-    os.close(nowhere)
-
-
-def _tell(tell: Callable[Q, None], *args: Q.args, **kwargs: Q.kwargs) -> None:
-    """Tell something to whoever still reads; with `| head` nobody may, and that is no failure.
-
-    What a reader of standard error waits for is told all the same: it comes after the rest.
-    """
-    for stream in (STANDARD_OUTPUT, STANDARD_ERROR):
-        try:
-            tell(*args, **kwargs)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            drop(stream)
-        else:
-            return
 
 
 Body = Callable[Concatenate[Command, P], Result | None]
@@ -220,33 +227,65 @@ def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.
     app = Command(start=Path.cwd(), dry_run=dry_run, screen=screen)
     typed = f"`{typed_before(name, sys.argv)}"
     screen.redact = lambda text: INVOKE.sub(lambda _: typed, app.redact(text))
-    usual = signal.getsignal(signal.SIGTERM)
-    app.end_on_sigterm()
+    usual = {number: signal.getsignal(number) for number in _heard_signals()}
+    with lasting_streams() as streams:
+        app.end_on_signals()
+        try:
+            code = _done(name, app, body, *args, **kwargs)
+        finally:
+            for number, handler in usual.items():
+                signal.signal(number, handler)
+        sys.stdout.flush()
+        code = _with_lost_output(
+            code, name, streams, screen, changes="dry_run" in inspect.signature(body).parameters
+        )
+    # Exit(0) would end the session, and skip the tasks named after this one.
+    if code is not ExitCode.DONE:
+        raise Exit(code=int(code))
+
+
+def _done(name: str, app: Command, body: Body[P], *args: P.args, **kwargs: P.kwargs) -> ExitCode:
+    """Do what was typed, show what comes of it, and return what the process ends with."""
+    screen = app.screen
     try:
         _require_values(sys.argv)
         # Standard output is for the result; a seed that prints must not get in between.
         with contextlib.redirect_stdout(sys.stderr):
             result = body(app, *args, **kwargs)
-        code = ExitCode.DONE if result is None else result.exit_code
         if app.exit_code and isinstance(result, Report):
-            result = result.terminated()
+            result = result.ended_by(app.exit_code)
         if result is not None:
-            _tell(screen.show, result)
+            screen.show(result)
+        code = ExitCode.DONE if result is None else result.exit_code
+        # What was done to its end before a hang-up is done.
+        return code if app.stop.is_requested else app.exit_code or code
     except HuleEduError as error:
-        code = error.exit_code
-        _tell(screen.error, name, error)
+        screen.error(name, error)
+        return app.exit_code or error.exit_code
     except KeyboardInterrupt:
         code = app.exit_code or ExitCode.INTERRUPTED
-        interrupted = Interrupted("interrupted.", hint=RUN_AGAIN)
-        _tell(screen.error, name, interrupted, exit_code=code)
+        screen.error(name, Interrupted("interrupted.", hint=RUN_AGAIN), exit_code=code)
+        return code
     except Exception as error:
-        code = ExitCode.FAILED
-        _tell(screen.say, traceback.format_exc())
+        screen.say(traceback.format_exc())
         bug = HuleEduError(f"{type(error).__name__}: {error}", hint=REPORT_BUG)
-        _tell(screen.error, name, bug)
-    finally:
-        signal.signal(signal.SIGTERM, usual)
-    code = app.exit_code or code
-    # Exit(0) would end the session, and skip the tasks named after this one.
-    if code is not ExitCode.DONE:
-        raise Exit(code=int(code))
+        screen.error(name, bug)
+        return app.exit_code or ExitCode.FAILED
+
+
+def _with_lost_output(
+    code: ExitCode, name: str, streams: Streams, screen: Screen, *, changes: bool
+) -> ExitCode:
+    """Say that the result could not be written; only where it is all there is, that is a failure.
+
+    Args:
+        changes: Whether the command changes something, which is done whoever reads of it.
+    """
+    if streams.lost is None:
+        return code
+    screen.say(
+        f"{name}: The result was not written to standard output: {streams.lost.strerror}. "
+        "[output-lost]"
+    )
+    screen.say("What to do: Make room there, or send the output elsewhere.")
+    return code if changes or code is not ExitCode.DONE else ExitCode.FAILED

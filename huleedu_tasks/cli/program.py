@@ -10,7 +10,7 @@ from typing import Any
 from invoke.program import Program
 
 from huleedu_tasks.cli import namespace
-from huleedu_tasks.cli.command import STANDARD_OUTPUT, drop
+from huleedu_tasks.screen.streams import STANDARD_OUTPUT, drop
 
 DISTRIBUTION = "huleedu-tasks"
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from huleedu_tasks.backups import Dumper
 from huleedu_tasks.cli.command import Command
@@ -18,6 +18,11 @@ from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
 from huleedu_tasks.report import Progress, Report
 from huleedu_tasks.screen import prompts
 from huleedu_tasks.servers.binaries import find_program
+
+UNWRITTEN = (
+    "What to do: Make room there and keep this output: it has what the record lacks. "
+    "`invoke prod.status` tells where each database is."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +61,14 @@ def run_release(app: Command, options: Options) -> Report:
                 backups=backups,
                 pins=pins,
                 notify=app.screen.say,
+                stop=app.stop,
             )
             prepared = app.run(release.prepare()) if services else None
         if prepared is None:
             report = release.nothing_planned()
         else:
             report = _carried_out(app, options, release, prepared)
-        _end(app, record, report)
-        return report
+        return _ended(app, record, report)
 
 
 def production(app: Command, services: tuple[Service, ...], shown: Progress) -> Production:
@@ -239,9 +244,14 @@ def _recorded(app: Command, report: str) -> Iterator[Record]:
             raise
 
 
-def _end(app: Command, record: Record, report: Report) -> None:
+def _ended(app: Command, record: Record, report: Report) -> Report:
+    """Write down how a run has ended, and return its report with what could not be written."""
     outcomes = {each.service: f"{each.status} {each.detail}" for each in report.outcomes}
-    code = app.exit_code or report.exit_code
+    code = report.exit_code if app.stop.is_requested else app.exit_code or report.exit_code
     record.end(code, dry_run=report.dry_run, services=outcomes)
-    for problem in record.problems:
-        app.screen.say(problem)
+    if not record.problems:
+        return report
+    if app.screen.as_json:
+        for problem in record.problems:
+            app.screen.say(problem)
+    return replace(report, notes=(*report.notes, *record.problems, UNWRITTEN))

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.errors import ExitCode, HuleEduError, MigrationError, Refused, ServerError
+from huleedu_tasks.errors import (
+    ExitCode,
+    HuleEduError,
+    Interrupted,
+    Refused,
+    ServerError,
+)
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.fleet import Step
 from huleedu_tasks.flows.pins import Pin, stale
@@ -20,7 +26,13 @@ from huleedu_tasks.journal import Record
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.migrations.rollback import PARTIAL_HINT, Fate, Unfinished, unfinished
-from huleedu_tasks.migrations.runner import LockTimeout, Migrated, Observation, named
+from huleedu_tasks.migrations.runner import (
+    ApprovedInputs,
+    LockTimeout,
+    Migrated,
+    Observation,
+    named,
+)
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import answering
 from huleedu_tasks.postgres.databases import VersionTable
@@ -59,6 +71,8 @@ class Attempts:
         lock: The connection that holds the lock, on which the database is watched.
         identity: Which database is meant.
         folder: Where the runs of Alembic tell what they do.
+        inputs: The files that must be loaded as they were approved; None to compare none.
+        go_on: A file; no further revision is begun once it is gone. None to run all.
     """
 
     target: Target
@@ -70,6 +84,8 @@ class Attempts:
     record: Record
     folder: Path
     step: Step
+    inputs: ApprovedInputs | None = None
+    go_on: Path | None = None
     blockers: tuple[locks.Blocker, ...] = ()
     observations: list[Observation] = field(default_factory=list)
     told: str = ""
@@ -82,6 +98,8 @@ class Attempts:
         started = time.monotonic()
         try:
             outcome = await self._until_done()
+        except Interrupted:
+            outcome = fleet.interrupted(self.target.service.name)
         except HuleEduError as error:
             outcome = fleet.failed(self.target.service, await self._explained(error))
         except asyncio.CancelledError:
@@ -186,15 +204,16 @@ class Attempts:
 
         Raises:
             MigrationError: If it is not.
-            Refused: If the lock is lost.
+            Refused: If it is not, or the lock is lost.
         """
         async with self._on_lock():
             now = await pin_now(self.target, self.lock)
         expected = self.pin if first else self.pin.from_where(now)
         if changes := stale(expected, now):
             changed = "; ".join(changes).removeprefix(f"{self.pin.service}: ")
-            raise MigrationError(
+            raise Refused(
                 f"Nothing was run, for it would not be what was agreed to: {changed}.",
+                code="plan-changed",
                 hint="Run the same command again; it makes a new plan.",
             )
 
@@ -354,6 +373,8 @@ class Attempts:
             wishes=WISHES,
             target=self.identity.place,
             lock=locks.held_expression(self.token),
+            inputs=self.inputs,
+            go_on=self.go_on,
         )
 
     def _who_blocks(self) -> str:

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from huleedu_tasks.config.secret import redacted
 from huleedu_tasks.errors import ConfigurationError, Refused
+from huleedu_tasks.flows.approval import Approval
 from huleedu_tasks.migrations.runner import named
 
 SCHEMA_VERSION = 1
@@ -22,6 +23,7 @@ class Pin:
         before: The revisions the database is at.
         after: Those it shall be at.
         files: A hash of each revision's file, by revision, in the order they run.
+        approval: The SQL that would run, and what it was made from; empty unless it was rendered.
     """
 
     service: str
@@ -32,6 +34,7 @@ class Pin:
     before: tuple[str, ...]
     after: tuple[str, ...]
     files: Mapping[str, str]
+    approval: Approval = field(default_factory=Approval)
 
     def changes_since(self, now: "Pin") -> Iterator[str]:
         """Say what is no longer as it was pinned."""
@@ -61,8 +64,10 @@ class Pin:
         return replace(self, before=now.before, files=left)
 
     def as_json(self) -> dict[str, object]:
-        """Return what stands in the plan's file."""
-        return asdict(self) | {"before": list(self.before), "after": list(self.after)}
+        """Return what stands in the plan's file, apart from the SQL and what it was made from."""
+        facts = asdict(self) | {"before": list(self.before), "after": list(self.after)}
+        del facts["approval"]
+        return facts
 
 
 def stale(planned: Pin, now: Pin) -> list[str]:
@@ -138,6 +143,10 @@ def read_plan(path: Path, *, environment: str) -> tuple[Pin, ...]:
 
 
 def _pin_in(entry: Mapping[str, Any]) -> Pin:
-    fields = {name: entry[name] for name in Pin.__dataclass_fields__}
+    fields = {name: entry[name] for name in Pin.__dataclass_fields__ if name != "approval"}
     fields |= {"before": tuple(entry["before"]), "after": tuple(entry["after"])}
-    return Pin(**fields | {"files": dict(entry["files"].items())})
+    approval = Approval(
+        sql={each["revision"]: each["sql"] for each in entry["revisions"]},
+        inputs=dict(entry["inputs"].items()),
+    )
+    return Pin(**fields | {"files": dict(entry["files"].items()), "approval": approval})

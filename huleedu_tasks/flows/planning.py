@@ -1,28 +1,26 @@
 """What would run on a database that is not ours to lose."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.flows.approval import approval_of
 from huleedu_tasks.flows.pins import Pin, stale
 from huleedu_tasks.flows.validation import Target, Validated, reach
-from huleedu_tasks.migrations import runner, squawk
-from huleedu_tasks.migrations.alembic_answers import READ_ONLY
+from huleedu_tasks.migrations import squawk
 from huleedu_tasks.migrations.hazards import find_hazards
 from huleedu_tasks.migrations.revisions import History, Revision
-from huleedu_tasks.migrations.runner import Observation, Rendered
+from huleedu_tasks.migrations.runner import Rendered
 from huleedu_tasks.postgres.databases import parse_mark
 from huleedu_tasks.postgres.inspection import (
-    Facts,
     Identity,
     identify,
     read_relations,
 )
-from huleedu_tasks.process import scratch_folder
 from huleedu_tasks.report import Level, PlannedRevision, Problem
 from huleedu_tasks.survey.files import shown
 
@@ -57,7 +55,11 @@ class Planned:
 
     def as_json(self) -> dict[str, object]:
         """Return what stands in the plan's file."""
-        return {**self.pin.as_json(), "revisions": [each.as_json() for each in self.revisions]}
+        return {
+            **self.pin.as_json(),
+            "inputs": dict(self.pin.approval.inputs),
+            "revisions": [each.as_json() for each in self.revisions],
+        }
 
     def is_done(self, now: Pin) -> bool:
         """Whether the database has come, meanwhile, to exactly where this plan leads."""
@@ -83,7 +85,10 @@ async def plan(validated: Validated, settings: Settings, root: Path) -> Planned:
     marks = facts.may_mark and parse_mark(pin.database, facts.comment) is None
     if not pending:
         return Planned(pin=pin, identity=facts.identity, revisions=(), marks=marks)
-    rendered = await _render(target, settings, facts, current)
+    approval, rendered = await approval_of(
+        target, settings, root, identity=facts.identity, current=current
+    )
+    pin = replace(pin, approval=approval)
     async with reach(target) as asked:
         relations = await read_relations(asked)
     found = await _lint(rendered, pending, settings, root)
@@ -103,6 +108,38 @@ async def plan(validated: Validated, settings: Settings, root: Path) -> Planned:
         for each in pending
     ]
     return Planned(pin=pin, identity=facts.identity, revisions=tuple(revisions), marks=marks)
+
+
+async def changes_of_work(
+    planned: Pin,
+    now: Planned,
+    target: Target,
+    settings: Settings,
+    root: Path,
+    *,
+    redact: Callable[[str], str],
+) -> list[str]:
+    """Return where the SQL that would run, or what it is made from, is not what was approved.
+
+    Args:
+        planned: What was approved, of the same database at the same revisions.
+        now: What would run at this moment.
+        redact: Masks every password, as in the plan's file.
+
+    Raises:
+        Refused: If `env.py` connects to another database.
+    """
+    approved, rendered = (each.approval.masked(redact) for each in (planned, now.pin))
+    changes = [*approved.changed_inputs(rendered)]
+    again = None
+    if not changes and any(approved.changed_sql(rendered)):
+        # The time, for one, is another one each time, and was not approved.
+        repeated, _ = await approval_of(
+            target, settings, root, identity=now.identity, current=now.pin.before
+        )
+        again = repeated.masked(redact)
+    changes += approved.changed_sql(rendered, again)
+    return [f"{planned.service}: {change}" for change in changes]
 
 
 async def pin_now(target: Target, connection: "asyncpg.Connection") -> Pin:
@@ -143,18 +180,6 @@ def _pin(target: Target, identity: Identity, current: tuple[str, ...]) -> Pin:
             for each in history.between(current, history.heads)
         },
     )
-
-
-async def _render(
-    target: Target, settings: Settings, facts: Facts, current: tuple[str, ...]
-) -> Rendered:
-    with scratch_folder() as folder:
-        session = Observation(
-            events=folder / "events",
-            settings=READ_ONLY,
-            target=facts.identity.place,
-        )
-        return await runner.render(target.service, target.url, settings, session, current)
 
 
 async def _lint(

@@ -8,7 +8,7 @@ import asyncio
 import platform
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,17 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode, Finding, Refused, ServerError
 from huleedu_tasks.flows import fleet
+from huleedu_tasks.flows.approval import approval_of
 from huleedu_tasks.flows.attempts import Attempts
 from huleedu_tasks.flows.fleet import Step
 from huleedu_tasks.flows.pins import Pin, stale
-from huleedu_tasks.flows.planning import Planned, pin_now
+from huleedu_tasks.flows.planning import Planned, changes_of_work, pin_now
 from huleedu_tasks.flows.production import PLAN_COLUMNS, Production
 from huleedu_tasks.flows.saving import Backups
+from huleedu_tasks.flows.stopping import GO_ON, Stop
 from huleedu_tasks.flows.validation import Target, reach
 from huleedu_tasks.journal import Record
-from huleedu_tasks.migrations.runner import named
+from huleedu_tasks.migrations.runner import ApprovedInputs, named
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import answering
 from huleedu_tasks.postgres.databases import Mark, read_mark, write_mark
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 COMMAND = "prod.migrate"
 COLUMNS = ("database", "from", "to")
+PLAN_CHANGED = "plan-changed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,7 @@ class Release:
         keep_going: Whether the others go on after one has failed.
         pins: What a plan from a file holds fast; None without one.
         notify: Told in a sentence what the run waits for.
+        stop: Asked before each revision whether the run is to stop there.
     """
 
     production: Production
@@ -107,6 +111,7 @@ class Release:
     keep_going: bool = False
     pins: tuple[Pin, ...] | None = None
     notify: Callable[[str], object] = str
+    stop: Stop = field(default_factory=Stop)
 
     def shown_by(self, progress: Progress) -> "Release":
         """Return the same run, shown by somebody else."""
@@ -126,7 +131,7 @@ class Release:
         report = self.production.report(COMMAND, self._all_or_none(outcomes), PLAN_COLUMNS)
         prepared = Prepared(report=report, by_name=planned)
         if report.exit_code is ExitCode.DONE:
-            self._require_pins(planned)
+            await self._require_pins(planned)
             self.record.add(
                 "planned",
                 services=[
@@ -158,7 +163,8 @@ class Release:
                 notify=self.notify,
             )
             folder = stack.enter_context(scratch_folder())
-            changed = await self._change(to_do, held, folder)
+            with self.stop.listening(folder):
+                changed = await self._change(to_do, held, folder)
         outcomes = {**prepared.unchanged, **already, **changed}
         report = self.production.report(
             COMMAND, tuple(outcomes[service.name] for service in self._services), COLUMNS
@@ -207,17 +213,45 @@ class Release:
             for outcome in outcomes
         )
 
-    def _require_pins(self, planned: Mapping[str, Planned]) -> None:
+    async def _require_pins(self, planned: Mapping[str, Planned]) -> None:
         """Refuse whatever is not exactly the plan from the file."""
         if self.pins is None:
             return
         changes = [text for pin in self.pins for text in stale(pin, planned[pin.service].pin)]
+        for pin in self.pins if not changes else ():
+            changes += await self._changes_of_work(pin, planned[pin.service])
         if changes:
             raise Refused(
                 "The plan no longer holds; nothing was changed.",
+                code=PLAN_CHANGED,
                 findings=[Finding(place="", problem=change) for change in changes],
                 hint="Make a new one, `invoke prod.plan --out FILE`, and have it looked at again.",
             )
+
+    async def _changes_of_work(self, pin: Pin, now: Planned) -> list[str]:
+        return await changes_of_work(
+            pin,
+            now,
+            self._target(now),
+            self._settings,
+            self.production.root,
+            redact=self.production.redact,
+        )
+
+    async def _rendered_again(self, planned: Planned) -> list[str]:
+        """Render the SQL once more, and return where it is not what was agreed to."""
+        if not planned.revisions:
+            return []
+        target = self._target(planned)
+        approval, _ = await approval_of(
+            target,
+            self._settings,
+            self.production.root,
+            identity=planned.identity,
+            current=planned.pin.before,
+        )
+        now = replace(planned, pin=replace(planned.pin, approval=approval))
+        return await self._changes_of_work(planned.pin, now)
 
     @asynccontextmanager
     async def _locked(self, planned: Planned) -> "AsyncIterator[asyncpg.Connection]":
@@ -261,9 +295,14 @@ class Release:
                 done[each.pin.service] = replace(outcome, detail=detail)
             else:
                 moved += stale(each.pin, now)
+        left = [each for each in prepared.changing if each.pin.service not in done]
+        if not moved:
+            for changes in await asyncio.gather(*map(self._rendered_again, left)):
+                moved += changes
         if moved:
             raise Refused(
                 "Something has moved since the plan was made; nothing was changed.",
+                code=PLAN_CHANGED,
                 findings=[Finding(place="", problem=change) for change in moved],
                 hint="Run the same command again; it makes a new plan.",
             )
@@ -290,7 +329,7 @@ class Release:
 
         for service in self._in_order(to_do):
             pin = to_do[service.name].pin
-            if stopped is None and fleet.is_interrupted():
+            if stopped is None and (fleet.is_interrupted() or self.stop.is_requested):
                 stopped = fleet.interrupted("the run")
             if stopped is not None and not self._goes_on(stopped):
                 how = "failed" if stopped.status is Status.FAILED else "was interrupted"
@@ -323,6 +362,8 @@ class Release:
             record=self.record,
             folder=folder,
             step=step,
+            go_on=folder / GO_ON,
+            inputs=ApprovedInputs(root=self.production.root, digests=pin.approval.inputs),
         )
         self.record.add("migrating", service=pin.service, before=pin.before, after=pin.after)
         ended = await attempts.run()

@@ -22,7 +22,7 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.secret import Redactor, Secret
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
-from huleedu_tasks.errors import HuleEduError, MigrationError, Refused, ServerError
+from huleedu_tasks.errors import HuleEduError, Interrupted, MigrationError, Refused, ServerError
 from huleedu_tasks.migrations.revisions import History, Revision
 from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres.connections import connection
@@ -59,6 +59,23 @@ class LockTimeout(MigrationError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovedInputs:
+    """The files that the SQL of an approved plan was made from.
+
+    Attributes:
+        root: The directory that their paths start in.
+        digests: The SHA-256 of each, by its path.
+    """
+
+    root: Path
+    digests: Mapping[str, str]
+
+    def as_json(self) -> dict[str, object]:
+        """Return what the worker reads."""
+        return {"root": str(self.root), "digests": dict(self.digests)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """What a run of Alembic is told, and where it tells what it does.
 
@@ -68,6 +85,8 @@ class Observation:
         wishes: Settings that a server may refuse.
         target: The database that is meant: its server's start, and its number there.
         lock: An SQL expression that is true while the run holds its lock; empty without one.
+        inputs: The files that a run must load as they were approved; None to compare none.
+        go_on: A file; no further revision is begun once it is gone. None to run all.
     """
 
     events: Path
@@ -75,6 +94,8 @@ class Observation:
     wishes: Mapping[str, str] = field(default_factory=dict)
     target: tuple[str, int]
     lock: str = ""
+    inputs: ApprovedInputs | None = None
+    go_on: Path | None = None
 
     def instructions(
         self,
@@ -103,6 +124,8 @@ class Observation:
                 "url": url,
                 "start": start,
                 "lock": self.lock,
+                "inputs": self.inputs.as_json() if self.inputs else None,
+                "go_on": str(self.go_on) if self.go_on else None,
             }
         )
 
@@ -112,7 +135,12 @@ class Observation:
             return []
         # The last line may still be in the making.
         whole, _, _ = self.events.read_text(encoding="utf-8").rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        events = []
+        for line in whole.splitlines():
+            # On a full disk one may have been cut off.
+            with suppress(ValueError):
+                events.append(json.loads(line))
+        return events
 
     @property
     def version_tables(self) -> tuple[VersionTable, ...]:
@@ -132,9 +160,10 @@ class Observation:
         return any(event["event"] == "queried" for event in self.told())
 
     @property
-    def was_stopped(self) -> bool:
+    def was_refused(self) -> bool:
         """Whether the worker let nothing more run, even if `env.py` went on."""
-        return any(event["event"] in ("mismatch", "lock lost") for event in self.told())
+        refusals = ("mismatch", "lock lost", "changed")
+        return any(event["event"] in refusals for event in self.told())
 
     @property
     def begun(self) -> str:
@@ -142,6 +171,11 @@ class Observation:
         return next(
             (str(e["revision"]) for e in reversed(self.told()) if e["event"] == "begun"), ""
         )
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether revisions were left out because the run was to stop."""
+        return any(event["event"] == "stopped" for event in self.told())
 
     @property
     def kept(self) -> str:
@@ -275,11 +309,13 @@ class Rendered:
     Attributes:
         unrendered: Those that have none, each with the reason.
         output: What was printed, if Alembic itself failed.
+        used: What was read for it; None if that was not told.
     """
 
     sql: Mapping[str, str]
     unrendered: Mapping[str, str]
     problem: str = ""
+    used: Used | None = None
 
 
 async def upgrade(
@@ -306,6 +342,7 @@ async def upgrade(
         read: Returns the revisions of the database; None to connect for that.
 
     Raises:
+        Interrupted: If it was to stop, and has left out revisions.
         LockTimeout: If a statement has waited for a lock longer than the session allows.
         MigrationError: If Alembic fails, takes too long, or leaves the database elsewhere.
         Refused: If the service's code connects to another database, or the run loses its lock;
@@ -331,9 +368,11 @@ async def upgrade(
         )
         # Our own sessions: that after it, and that before it where there was one.
         used = _used(told, url, own_sessions=1 if before is None else 2)
-    if done.returncode != 0 or session.was_stopped:
+    if done.returncode != 0 or session.was_refused:
         at = session.before if before is None else before
         raise _failure(service, url, done, session, _remedy(at, history))
+    if session.was_stopped:
+        raise Interrupted("stopped before the next revision")
     tables = session.version_tables or tables
     after = await read(tables)
     if wanted and after != (wanted,):
@@ -372,7 +411,10 @@ async def render(
         Refused: If `env.py` connects to another database.
     """
     environment = _environment(service, url, settings)
-    environment[INSTRUCTIONS] = session.instructions(url.reveal(), start=list(start))
+    told_used = session.events.with_name(f"{session.events.name}-used")
+    environment[INSTRUCTIONS] = session.instructions(
+        url.reveal(), used=told_used, start=list(start)
+    )
     # A revision may open a connection of its own; libpq's drivers read this one, asyncpg does not.
     options = (f"-c {name}={value}" for name, value in session.settings.items())
     environment["PGOPTIONS"] = " ".join([environment.get("PGOPTIONS", ""), *options]).strip()
@@ -392,6 +434,7 @@ async def render(
             str(e["revision"]): str(e["reason"]) for e in told if e["event"] == "unrendered"
         },
         problem=problem,
+        used=_used(told_used, url),
     )
 
 
@@ -674,6 +717,8 @@ def _failure(
     if "lock lost" in told:
         done_so_far = "no further revision was run" if "begun" in told else "nothing was run"
         return lock_lost(f"{url.database} on {url.address}", done_so_far)
+    if changed := told.get("changed"):
+        return _changed_input(str(changed["path"]), was_run="begun" in told)
     cause = f"Alembic failed with exit code {done.returncode}: {cause_in(done.output)}"
     failed = told.get("failed", {})
     if failed.get("revision"):
@@ -717,6 +762,15 @@ def _mismatch(
         code="target-mismatch",
         hint=_how_to_follow(service, event),
         output=output,
+    )
+
+
+def _changed_input(path: str, *, was_run: bool) -> Refused:
+    done = "no further revision was run" if was_run else "nothing was run"
+    return Refused(
+        f"{path} was changed after the plan was approved; {done}.",
+        code="plan-changed",
+        hint="Run `invoke prod.plan` again and have the new plan approved.",
     )
 
 

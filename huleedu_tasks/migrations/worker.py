@@ -72,9 +72,7 @@ def exit_code_of_alembic() -> int:
         alembic(prog="alembic")
         if report:
             report.tell()
-        if used:
-            used.tell()
-    except targets.MayNotRun as error:
+    except (targets.MayNotRun, beside("pinned").ChangedInput) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except SystemExit as error:
@@ -92,6 +90,10 @@ def exit_code_of_alembic() -> int:
             observer.failed(error)
         show(error)
         return 1
+    finally:
+        # What was read decides, too, where Alembic fails.
+        if used:
+            used.tell()
     return 0
 
 
@@ -266,6 +268,8 @@ class Observer:
         is_asking: Whether `env.py` is only asked what it configures: what it would write itself,
             such as a schema that may be missing, is passed over.
         lock: An SQL expression that is true while the run holds its lock; empty without one.
+        inputs: The files of an approved plan: `root` and `digests`; None to compare none.
+        go_on: A file; no further revision is begun once it is gone. None to run all.
     """
 
     def __init__(
@@ -280,6 +284,8 @@ class Observer:
         start: Sequence[str] | None,
         is_asking: bool = False,
         lock: str = "",
+        inputs: dict[str, Any] | None = None,
+        go_on: str | None = None,
     ) -> None:
         from alembic.runtime.environment import EnvironmentContext
         from sqlalchemy import event
@@ -293,7 +299,11 @@ class Observer:
         self._target = targets.Target(
             target, self._tell, variables, settings, lock=lock or "true", heard=self._opened
         )
+        self._inputs = beside("pinned").PinnedInputs(
+            **(inputs or {"root": "", "digests": {}}), tell=self._tell
+        )
         self._start = start
+        self._go_on = go_on
         # The revision whose own code runs at this moment.
         self._running: str | None = None
         self._unfinished_work = False
@@ -334,7 +344,12 @@ class Observer:
         )
 
     def _tell(self, event: str, **facts: object) -> None:
-        self._file.write(json.dumps({"event": event, **facts}) + "\n")
+        try:
+            self._file.write(json.dumps({"event": event, **facts}) + "\n")
+        except OSError:
+            # On a full disk a revision that runs goes on; no other one begins unobserved.
+            if event == "begun":
+                raise
 
     def _observe_steps(self, environment: Any) -> None:
         """Have `context.configure` run the command's steps as ours."""
@@ -395,6 +410,10 @@ class Observer:
         def steps(heads: Any, context: Any) -> Iterator[Any]:
             self._tell("before", revisions=sorted(_as_tuple(heads)))
             for step in plain(heads, context):
+                if self._go_on and not os.path.exists(self._go_on):
+                    # Alembic commits what was run, as at the end.
+                    self._tell("stopped")
+                    return
                 run = self._rendering if context.as_sql else self._running_step
                 step.migration_fn = run(step, context)
                 yield step
@@ -407,6 +426,7 @@ class Observer:
 
         def run(**options: Any) -> None:
             self._target.require_hit()
+            self._inputs.require_unchanged()
             if self._fence:
                 self._fence.enter(context.connection, revision)
             self._tell("begun", revision=revision)

@@ -309,6 +309,10 @@ def test_a_plan_in_a_file_pins_each_database_and_each_revisions_file(
         assert (document["schema_version"], document["environment"]) == (1, "production")
         alpha, gamma = document["services"]
         assert (gamma["service"], gamma["revisions"][0]["sql"]) == ("gamma", None)
+        inputs = alpha.pop("inputs")
+        assert {path.name for path in behind} < {Path(name).name for name in inputs}
+        assert {"env.py", "alembic.ini", "config.py"} < {Path(name).name for name in inputs}
+        assert all(production.monorepo.path(name).is_file() for name in inputs)
     ((oid, number),) = ask(
         production.admin(),
         "SELECT oid::bigint, system_identifier FROM pg_database, pg_control_system()"

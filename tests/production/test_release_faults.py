@@ -113,9 +113,7 @@ def test_a_second_signal_does_not_keep_the_first_from_being_told(rehearsal: Rehe
         child.send_signal(signal.SIGTERM)
         ran = outcome(child)
     assert ran.code == 143, ran.err
-    assert (
-        "huleedu_alpha is at a1, and revision c3 was rolled back" in told(ran, "alpha")["detail"]
-    )
+    assert "huleedu_alpha is at a1, and revision c3 was rolled back" in told(ran, "alpha")["detail"]
     (path,) = rehearsal.runs.glob("*")
     assert '"not migrated"' in path.read_text()
 
@@ -132,8 +130,9 @@ def test_a_database_that_does_not_say_where_it_is_keeps_nobody_waiting(
         assert time.monotonic() - signalled < 3 * SOON
     assert ran.code == 143, ran.err
     alpha = told(ran, "alpha")
-    assert "the revision of huleedu_alpha is not known: its revision cannot be read" in (
-        alpha["detail"]
+    assert (
+        "the revision of huleedu_alpha is not known: its revision cannot be read"
+        in (alpha["detail"])
     )
     assert "`invoke prod.status --service alpha` asks again" in alpha["detail"]
     assert alpha["to"] is None

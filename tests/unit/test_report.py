@@ -81,7 +81,7 @@ def test_success_is_reported_only_where_every_service_did_well(
 
 
 def test_a_terminated_run_says_so_where_it_was_interrupted() -> None:
-    ended = report(OK, FAILED, INTERRUPTED).terminated()
+    ended = report(OK, FAILED, INTERRUPTED).ended_by(ExitCode.TERMINATED)
     codes = [each.exit_code for each in ended.outcomes]
     assert codes == [ExitCode.DONE, ExitCode.FAILED, ExitCode.TERMINATED]
     assert ended.exit_code is ExitCode.TERMINATED
