@@ -24,8 +24,7 @@ def run_discovery(app: Command, *, overwrite: bool, may_ask: bool) -> Result:
         may_ask: Whether a person at a terminal may be asked.
     """
     path = app.registry_place
-    variables = Settings.read(path.parent).child_environment()
-    found = app.run(discovery.look(app.repository, path, variables))
+    found = app.run(discovery.look(app.repository, path, Settings.read(path.parent)))
     app.require_not_interrupted()
     has_person = may_ask and prompts.has_person() and not app.dry_run
     result = found.result(_asked(found) if has_person else Decisions())

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from huleedu_tasks.config.placeholders import fills_in
 from huleedu_tasks.config.registry import Registry, Service
-from huleedu_tasks.config.settings import ENV_FILE, ProviderName, Settings, read_env_file
+from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.errors import HuleEduError, MigrationError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.migrations import runner
@@ -34,13 +34,12 @@ from huleedu_tasks.survey.matrix import (
     matrix,
     without_databases,
 )
+from huleedu_tasks.survey.observing import SCHEMES, loaded_by
 from huleedu_tasks.survey.servers import compose_differences, unregistered_servers
 from huleedu_tasks.survey.variables import read_variables
 
 COMMAND = "services.check"
 COLUMNS = ("env.py", "config.py", "head")
-# What a synchronous env.py may have instead of asyncpg, and the other way round.
-SCHEMES = ("postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg", "postgresql")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +133,7 @@ class Audit:
             yield replace(problem, level=Level.INFO, copes=True) if without else problem
 
     async def _ask(self, service: Service) -> tuple[list[Problem], Mapping[str, Answers]]:
-        loaded = self._loaded_by(service)
+        loaded = loaded_by(service, self.settings)
         own = runner.environment_of(service, self.settings)
         environment = without_databases(own, self.registry, loaded)
         cases = {case.name: case for case in matrix(service)}
@@ -147,16 +146,6 @@ class Audit:
             else:
                 suggestion = await _suggestion(service, environment)
         return [*problems, *differences(service, cases, answers, suggestion)], answers
-
-    def _loaded_by(self, service: Service) -> dict[str, str]:
-        """Return what a service may load by itself: the `.env` of its folder and of those above."""
-        folders = [service.directory, *service.directory.parents]
-        last = next((n for n, each in enumerate(folders) if (each / ".git").exists()), 0)
-        loaded = dict(self.settings.file)
-        for folder in folders[: last + 1]:
-            values, _, _ = read_env_file(folder / ENV_FILE, self.settings.process)
-            loaded |= values
-        return loaded
 
     def _with_doubles(self, outcome: Outcome) -> Outcome:
         """Add what shows only beside the other services: two on one database."""

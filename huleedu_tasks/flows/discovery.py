@@ -1,9 +1,11 @@
 """Makes a registry of what is there: folders with migrations, their sources, the compose files.
 
-Nothing of the monorepo is run. What cannot be settled is asked, or marked so that no command
+Each service's `env.py` is asked which variables it follows, in a process in which nothing can be
+connected to. What cannot be settled is a question to the user, or is marked so that no command
 takes the file for finished.
 """
 
+import asyncio
 import difflib
 import os
 import re
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from huleedu_tasks.config.registry import findings_in, parse_registry
+from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding
 from huleedu_tasks.report import Discovery, Fact
 from huleedu_tasks.servers.compose import Compose
@@ -21,9 +24,17 @@ from huleedu_tasks.survey.applications import told_to
 from huleedu_tasks.survey.compose_choice import compose_files, read_here
 from huleedu_tasks.survey.composition import Composition, read_composition
 from huleedu_tasks.survey.container import Container
-from huleedu_tasks.survey.entries import CONVENTION, Document, Entry, entries, require_readable
+from huleedu_tasks.survey.entries import (
+    CONVENTION,
+    Document,
+    Entry,
+    entries,
+    require_readable,
+    service_of,
+)
 from huleedu_tasks.survey.files import repository_files, shown
 from huleedu_tasks.survey.folders import Folder, find_folders
+from huleedu_tasks.survey.observing import Observed, loaded_by, observe
 from huleedu_tasks.survey.proposals import Decisions, Survey
 from huleedu_tasks.survey.questions import MARK, Question
 from huleedu_tasks.survey.reading import Reading
@@ -127,6 +138,12 @@ class Found:
     def _remarks(self, made: Sequence[Entry]) -> Iterator[str]:
         for entry in made:
             yield from entry.differing
+            seen = self.survey.observed.get(entry.proposal.key)
+            if seen and seen.failure:
+                yield (
+                    f"{entry.name}: env.py could not tell what it follows ({seen.failure}); its "
+                    "variables were read from its files."
+                )
         found = {entry.name for entry in made}
         for each in self._services:
             if str(each["name"]) not in found:
@@ -140,8 +157,39 @@ class Found:
                 yield f"The PostgreSQL server {name}{database} belongs to none of the services."
 
 
-async def look(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
-    """Read everything.
+async def look(root: Path, path: Path, settings: Settings) -> Found:
+    """Read everything, and ask each service's own code what it follows.
+
+    Args:
+        root: The folder of the whole monorepo.
+        path: Where the registry lies, or would lie.
+        settings: What the compose files and the services find in their environment.
+
+    Raises:
+        ConfigurationError: As `read`.
+    """
+    found = await read(root, path, settings.child_environment())
+    return replace(found, survey=replace(found.survey, observed=await _observed(found, settings)))
+
+
+async def _observed(found: Found, settings: Settings) -> dict[Path, Observed]:
+    slots = asyncio.Semaphore(settings.jobs)
+
+    async def one(entry: Entry) -> Observed:
+        service = service_of(entry, found.path.parent)
+        loaded = loaded_by(service, settings)
+        async with slots:
+            return await observe(
+                service, entry.proposal.reading.sources.reads, settings.process, loaded
+            )
+
+    made = found.entries(Decisions())
+    seen = await asyncio.gather(*(one(entry) for entry in made))
+    return {entry.proposal.key: each for entry, each in zip(made, seen, strict=True)}
+
+
+async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
+    """Read everything; no code of the monorepo is run.
 
     Args:
         root: The folder of the whole monorepo.
@@ -326,6 +374,8 @@ def _rows(entry: Entry, stated: Document) -> Iterator[Mapping[str, Fact]]:
         if field in entry.evidence or field in ("name", "port"):
             evidence = entry.evidence.get(field, "as it is stated already")
             shown_value: Any = " ".join(value) if isinstance(value, list) else value
+            if isinstance(value, dict):
+                shown_value = " ".join(f"{name}={each}" for name, each in value.items())
             yield {
                 "service": entry.name,
                 "field": field,

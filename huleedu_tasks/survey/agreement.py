@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from huleedu_tasks.config.placeholders import fills_in
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.report import Level, Problem
@@ -168,7 +169,7 @@ def _of_env(
             f"env.py fails {Situation.OVERRIDE}: {_shortened(override)}",
             "Alembic run by hand needs it; see its output with `alembic current`.",
         )
-    elif isinstance(override, Address) and not override.password:
+    elif isinstance(override, Address) and not override.password and not _takes_parts(service):
         yield copes(
             f"env.py does not come to the right password {Situation.OVERRIDE}",
             "str() of a SQLAlchemy URL masks it: use render_as_string(hide_password=False).",
@@ -317,6 +318,11 @@ def _file(answer: Address, service: Service) -> str:
 
 def _envs(answers: Mapping[str, Answers]) -> dict[Situation, Answer]:
     return {situation: answers[situation].env for situation in Situation}
+
+
+def _takes_parts(service: Service) -> bool:
+    """Whether a service takes its password from a variable of its own."""
+    return fills_in(service.environment, "password")
 
 
 def _reads_no_variable(answers: Mapping[str, Answers]) -> bool:

@@ -26,6 +26,7 @@ FIELDS = (
     "url_scheme",
     "alembic_config",
     "alembic_section",
+    "environment",
     "python",
     "compose_service",
     "volume",
@@ -311,6 +312,8 @@ def _agrees(document: Mapping[str, Any], field: str, fact: Known, folder: Path) 
     if field == "python":
         command = (fact.value,) if isinstance(fact.value, str) else fact.value
         return isinstance(command, Sequence) and service.python == tuple(command)
+    if isinstance(fact.value, dict):
+        return fact.value.items() <= service.environment.items()
     return bool(getattr(service, field) == fact.value)
 
 
@@ -319,6 +322,11 @@ def _stated(document: Mapping[str, Any], field: str, fact: Known, folder: Path) 
         return fact.value
     start = folder if field == "directory" else _service(document, folder).directory
     return Path(os.path.relpath(str(fact.value), start)).as_posix()
+
+
+def service_of(entry: Entry, folder: Path) -> Service:
+    """Return the service of an entry, whatever is still a question in it."""
+    return _service(entry.document, folder)
 
 
 def _service(document: Mapping[str, Any], folder: Path) -> Service:

@@ -15,6 +15,7 @@ from huleedu_tasks.survey.matching import (
     settled,
     tied,
 )
+from huleedu_tasks.survey.observing import Observed
 from huleedu_tasks.survey.questions import (
     Known,
     Question,
@@ -32,6 +33,8 @@ from huleedu_tasks.survey.server_databases import (
 from huleedu_tasks.survey.sources import Sighting, local_ports_of
 from huleedu_tasks.survey.url_variable import find_variable, own_variables
 
+# Evidence of what asking has shown.
+SEEN = "env.py was asked: it follows {}"
 # Behind it there is no room for another one.
 LAST_PORT = 65_000
 
@@ -87,12 +90,15 @@ class Survey:
     Attributes:
         servers: The PostgreSQL servers of the compose files, by name, in their order.
         stated_ports: Those the registry states already.
+        observed: What was seen of each service's `env.py`, by the folder's key; nothing of those
+            that were not asked.
     """
 
     root: Path
     readings: tuple[Reading, ...]
     servers: Mapping[str, Container]
     stated_ports: frozenset[int] = frozenset()
+    observed: Mapping[Path, Observed] = field(default_factory=dict)
 
     def propose(self, decisions: Decisions) -> list[Proposal]:
         """Settle what can be settled, in the order of the servers."""
@@ -103,7 +109,7 @@ class Survey:
             for each in readings
         }
         users = Counter(each.server.name for each in chosen.values() if each)
-        variables = own_variables(readings)
+        variables = own_variables(readings) | self._seen_variables()
         free_ports = self._free_ports(decisions)
         asked_ports = _AskedPorts(free_ports, chosen, decisions)
         proposals = []
@@ -120,7 +126,7 @@ class Survey:
             for known, asked in parts:
                 facts |= known
                 questions += asked
-            facts |= find_variable(reading, variables)
+            facts |= find_variable(reading, variables) | self._seen(reading)
             proposals.append(
                 Proposal(
                     reading=reading,
@@ -133,6 +139,32 @@ class Survey:
         return sorted(
             proposals, key=lambda p: order.index(p.server.name) if p.server else len(order)
         )
+
+    def _seen_variables(self) -> dict[Path, dict[str, str]]:
+        """Return the variable that each `env.py` was seen to follow; none where it follows none."""
+        return {
+            key: {seen.variable: SEEN.format(seen.variable)} if seen.variable else {}
+            for key, seen in self.observed.items()
+            if not seen.failure
+        }
+
+    def _seen(self, reading: Reading) -> dict[str, Known]:
+        """Return the other fields that follow from what was seen."""
+        seen = self.observed.get(reading.folder.key)
+        if seen is None:
+            return {}
+        facts = {}
+        environment = dict(seen.parts)
+        if seen.python_path:
+            environment["PYTHONPATH"] = seen.python_path
+        if environment:
+            evidence = SEEN.format(", ".join(environment))
+            facts["environment"] = Known(value=environment, evidence=evidence)
+        if seen.scheme:
+            used = seen.variable or "sqlalchemy.url"
+            evidence = f"env.py was asked: it uses {used} with this driver"
+            facts["url_scheme"] = Known(value=seen.scheme, evidence=evidence)
+        return facts
 
     def _chosen(
         self, reading: Reading, likely: Sequence[Candidate], decisions: Decisions

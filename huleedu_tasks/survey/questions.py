@@ -7,7 +7,7 @@ from huleedu_tasks.survey.container import Container
 from huleedu_tasks.survey.matching import Candidate
 
 MARK = "FIXME:"
-Value = str | int | list[str]
+Value = str | int | list[str] | dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

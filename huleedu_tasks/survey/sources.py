@@ -74,6 +74,8 @@ class Sources:
     """Everything found, the most telling first."""
 
     variables: list[Sighting[str]] = field(default_factory=list)
+    # Every variable that is read, whatever it holds.
+    reads: set[str] = field(default_factory=set)
     urls: list[Sighting[SeenUrl]] = field(default_factory=list)
     ports: list[Sighting[int]] = field(default_factory=list)
     local_ports: list[Sighting[int]] = field(default_factory=list)
@@ -211,6 +213,7 @@ def _add(sources: Sources, facts: Facts, path: Path, root: Path, *, own: bool) -
     def sighting(value: T, line: int, how: str) -> Sighting[T]:
         return Sighting(value=value, place=f"{name}:{line} {how}", own=own)
 
+    sources.reads |= {read.name for read in facts.reads}
     sources.variables += [sighting(r.name, r.line, r.quote) for r in facts.reads if r.is_url]
     sources.urls += [sighting(url, line, _described(url)) for url, line in facts.urls]
     if own:

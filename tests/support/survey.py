@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huleedu_tasks.flows.discovery import Found, look
+from huleedu_tasks.flows.discovery import Found, read
 from huleedu_tasks.report import Discovery
 from huleedu_tasks.survey.proposals import Decisions
 
@@ -57,8 +57,8 @@ def compose(*services: str) -> dict[str, str]:
 
 
 def found(root: Path, registry: str = "services.json") -> Found:
-    """Read a monorepo as where Docker is not installed."""
-    return asyncio.run(look(root, root / registry, {"PATH": ""}))
+    """Read the files of a monorepo as where Docker is not installed."""
+    return asyncio.run(read(root, root / registry, {"PATH": ""}))
 
 
 def discovered(root: Path, registry: str = "services.json") -> Discovery:
