@@ -301,6 +301,8 @@ class Production:
         # The usual URL counts even where there is a way around it.
         _, usual = resolve_each(stated, self.settings, resolve)
         _, direct = self._resolved
+        # A way around it may also lead to the primary of several hosts.
+        usual = [error for error in usual if error.code != "url-several-hosts"]
         return findings_of([*usual, *direct])
 
     def _same_address(self) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
 from huleedu_tasks.migrations.revisions import NO_HISTORY, History
 from huleedu_tasks.migrations.runner import named
 from huleedu_tasks.postgres.connections import (
+    WHITE_SPACE,
     CertificateRefused,
     DatabaseMissing,
     LoginRefused,
@@ -33,7 +34,7 @@ OLD_TRANSACTION_SECONDS = 5.0
 FEW_CONNECTIONS = 5
 SHOWN_NAMES = 3
 DISABLED = "disable"
-VERIFIED, UNVERIFIED, OPEN = "verified", "unverified", "none"
+VERIFIED, UNVERIFIED, OPEN, SOCKET = "verified", "unverified", "none", "socket"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +131,10 @@ async def validate(target: Target) -> Validated:
             )
             revisions = await _revisions_or_problem(target, asked)
     except ServerError as error:
-        problems = (_error(error.message.rstrip("."), error.hint), *history_problems(target))
+        problems = (
+            _error(error.message.rstrip("."), error.hint, error.code),
+            *history_problems(target),
+        )
         return Validated(target=target, problems=problems)
     problems = (*judge(target, facts, revisions), *await _detour(target, facts))
     return Validated(target=target, problems=problems, facts=facts, revisions=revisions)
@@ -210,6 +214,8 @@ def same_database(validated: Sequence[Validated]) -> dict[str, Problem]:
 def tls_state(target: Target, facts: Facts) -> str:
     """Return what a connection's encryption is worth."""
     tls = target.url.tls
+    if target.url.is_socket:
+        return SOCKET
     if not facts.encrypted:
         return OPEN
     # As libpq has it, a root certificate makes `require` the same as `verify-ca`.
@@ -238,6 +244,11 @@ def _way_in(target: Target, error: ServerError) -> str:
     usual = error.hint or f"Check {target.variable('HOST')}, and read the server's log."
     if url.tls.get("sslmode", "").startswith("verify") and "sslrootcert" not in url.tls:
         usual = f"Name the file of certificate authorities in {target.variable('SSLROOTCERT')}."
+    if error.code == WHITE_SPACE:
+        return (
+            f"Remove the white space from {target.variable('PASSWORD')}, if the server does not "
+            "have it: `echo` adds a line break to a secret, `printf %s` does not."
+        )
     return remedies.get(type(error), usual)
 
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from huleedu_tasks.config.hosts import edge_of
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import ServerError
 
@@ -23,6 +24,8 @@ ANSWER_TIMEOUT = 30.0
 MAINTENANCE_DATABASE = "postgres"
 # PGSSLMODE and PGTARGETSESSIONATTRS, where a developer has them, are meant for servers elsewhere.
 _ON_THIS_MACHINE = {"ssl": "prefer", "target_session_attrs": "any"}
+# The code of a login that is refused with a password that begins or ends with white space.
+WHITE_SPACE = "password-white-space"
 _OTHER_AUTHORITY = (
     "Name the file with the authority that has signed it; your provider offers it for download."
 )
@@ -141,8 +144,11 @@ async def connect(
         asyncpg.InvalidAuthorizationSpecificationError,
         asyncpg.InsufficientPrivilegeError,
     ) as error:
+        edge = edge_of(url.password.reveal())
         raise LoginRefused(
-            f"{url.address} refused the login of {url.user!r}: {error}",
+            f"{url.address} refused the login of {url.user!r}: {error}"
+            + (f"; the password {edge}" if edge else ""),
+            code=WHITE_SPACE if edge else "",
             hint="If you have changed them in .env: `invoke db.up` makes an embedded server adopt "
             "them. Otherwise compare them with those the server was made with."
             if url.is_local

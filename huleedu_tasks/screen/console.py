@@ -104,7 +104,7 @@ class Screen:
         place = "" if error.message.startswith(command) else f"{command}: "
         self.say(_with_code(f"{place}{error.message}", error.code))
         for finding in error.findings:
-            self.say(f"  - {finding}")
+            self.say(f"  - {_with_code(str(finding), finding.code)}")
         if error.output:
             self.say(error.output.rstrip())
         if error.hint:
