@@ -11,6 +11,13 @@ def is_socket(host: str) -> bool:
     return host.startswith("/")
 
 
+def host_of(address: str) -> str:
+    """Return the host of an address with a port; the directory of a Unix socket's file."""
+    if is_socket(address):
+        return address.rpartition("/")[0]
+    return address.rpartition(":")[0].strip("[]")
+
+
 def host_problem(text: str) -> str:
     """Return why a text is not a valid host; empty string if it is one.
 

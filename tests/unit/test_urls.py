@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from huleedu_tasks.config.hosts import host_of
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.urls import DatabaseUrl, parse_url, resolve, resolve_all
 from huleedu_tasks.errors import ConfigurationError
@@ -187,6 +188,11 @@ def test_what_moves_a_connection_counts_wherever_it_stands(
     assert str(parsed) == "postgresql+asyncpg://" + (
         shown or f"u:***@/d?host={directory}&port={port}"
     )
+
+
+@pytest.mark.parametrize("host", ["db.example.com", "10.0.0.1", "::1", "/run/pg"])
+def test_the_host_is_found_again_in_an_address(host: str) -> None:
+    assert host_of(url(host=host).address) == host
 
 
 def test_pg8000_gets_a_socket_by_its_own_parameter() -> None:
