@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from huleedu_tasks.config.hosts import edge_of
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
 from huleedu_tasks.errors import HuleEduError, ServerError
@@ -93,7 +94,8 @@ class Target:
     def tls_mode(self, mode: str) -> str:
         """Say how to set the TLS mode."""
         if self.resolved.is_override:
-            return f"add ?ssl={mode} to {self.resolved.source}"
+            name = "ssl" if self.url.scheme.endswith("+asyncpg") else "sslmode"
+            return f"add ?{name}={mode} to {self.resolved.source}"
         return f"set {self.variables}_SSLMODE={mode}"
 
 
@@ -194,6 +196,25 @@ def history_problems(target: Target) -> Iterator[Problem]:
         )
 
 
+def password_problems(target: Target) -> Iterator[Problem]:
+    """Find white space around a password that no server was asked about."""
+    if edge := edge_of(target.url.password.reveal()):
+        variable = target.variable("PASSWORD")
+        yield Problem(
+            level=Level.WARNING,
+            cause=f"the password in {variable} {edge}",
+            remedy=_without_white_space(variable),
+            code=WHITE_SPACE,
+        )
+
+
+def _without_white_space(variable: str) -> str:
+    return (
+        f"Remove the white space from {variable}, if the server does not have it: `echo` adds a "
+        "line break to a secret, `printf %s` does not."
+    )
+
+
 def same_database(validated: Sequence[Validated]) -> dict[str, Problem]:
     """Return, by name, the services that have arrived at the database of one before them."""
     problems = {}
@@ -245,10 +266,7 @@ def _way_in(target: Target, error: ServerError) -> str:
     if url.tls.get("sslmode", "").startswith("verify") and "sslrootcert" not in url.tls:
         usual = f"Name the file of certificate authorities in {target.variable('SSLROOTCERT')}."
     if error.code == WHITE_SPACE:
-        return (
-            f"Remove the white space from {target.variable('PASSWORD')}, if the server does not "
-            "have it: `echo` adds a line break to a secret, `printf %s` does not."
-        )
+        return _without_white_space(target.variable("PASSWORD"))
     return remedies.get(type(error), usual)
 
 
