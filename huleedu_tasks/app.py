@@ -115,7 +115,5 @@ class App:
             names += [str(self.registry_path), *(n for s in services for n in s.names)]
             for one in (resolve, resolve_direct):
                 resolved, _ = resolve_each(services, settings, one)
-                for url in (each.url for each in resolved.values()):
-                    secrets += url.secrets
-                    names += [url.user, url.host, url.database, url.scheme]
+                secrets += [secret for each in resolved.values() for secret in each.url.secrets]
         return Redactor(secrets, names)

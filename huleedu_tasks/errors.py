@@ -34,8 +34,7 @@ class Finding:
     code: str = ""
 
     def __str__(self) -> str:
-        said = f"{self.place}: {self.problem}" if self.place else self.problem
-        return f"{said} [{self.code}]" if self.code else said
+        return f"{self.place}: {self.problem}" if self.place else self.problem
 
 
 class HuleEduError(Exception):

@@ -13,13 +13,14 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
+from huleedu_tasks.config.hosts import host_problem
 from huleedu_tasks.config.references import References
 from huleedu_tasks.config.secret import Secret
+from huleedu_tasks.config.url_parts import LAST_PORT
 from huleedu_tasks.errors import ConfigurationError, Finding
 
 ENV_FILE = ".env"
 ENV_EXAMPLE = "env.example"
-LAST_PORT = 65535
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
@@ -366,13 +367,16 @@ class Settings:
             "HULEEDU_BACKUP_TIMEOUT": lambda text: _number(text, at_least=1),
             **{f"{prefix}_PORT": _port for prefix in EXTERNAL_PREFIX.values()},
             **{f"{prefix}_SSLMODE": _ssl_mode for prefix in EXTERNAL_PREFIX.values()},
+            **{f"{prefix}_HOST": host_problem for prefix in EXTERNAL_PREFIX.values()},
+            "HULEEDU_DB_USER": _line_break,
         }
         findings = list(self.unreadable)
         for name, check in checks.items():
             text = self.get(name)
             if text and (problem := check(text)):
                 place = f"{name} ({self.value(name).source})"
-                findings.append(Finding(place=place, problem=problem))
+                code = _CODES.get(check, "")
+                findings.append(Finding(place=place, problem=problem, code=code))
         return [*findings, *self._misspelled()]
 
     def _misspelled(self) -> Iterator[Finding]:
@@ -419,6 +423,16 @@ def _ssl_mode(text: str) -> str:
 def _port(text: str) -> str:
     problem = _number(text, at_least=1, whole=True)
     return problem or ("" if int(text) <= LAST_PORT else f"{text!r} is more than {LAST_PORT}")
+
+
+def _line_break(text: str) -> str:
+    return f"{text!r} ends with a line break" if text.endswith(("\n", "\r")) else ""
+
+
+_CODES: dict[Callable[[str], str], str] = {
+    host_problem: "host-invalid",
+    _line_break: "setting-line-break",
+}
 
 
 def read_env_file(

@@ -8,18 +8,29 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
+from huleedu_tasks.config.hosts import is_socket
 from huleedu_tasks.config.registry import URL_SCHEME, Service
 from huleedu_tasks.config.secret import MASK, SECRET_PARAMETERS, Secret, masked_urls
 from huleedu_tasks.config.settings import EXTERNAL_PREFIX, Environment, Settings
+from huleedu_tasks.config.url_parts import POSTGRES_PORT as POSTGRES_PORT
+from huleedu_tasks.config.url_parts import InvalidUrl, url_parts
 from huleedu_tasks.errors import ConfigurationError, Finding
 
 EXTERNAL_DEFAULT_USER = "huleedu_user"
-POSTGRES_PORT = 5432
 # With a root certificate and no mode: asyncpg would prefer TLS, and verify nothing.
 STRICTEST_TLS = "verify-full"
 _BARE_DSN = "postgresql://?"
+_FORM = (
+    f"Write it as {URL_SCHEME}://USER:PASSWORD@HOST:PORT/DATABASE, with special characters of the "
+    "password percent-encoded."
+)
+_HINTS = {
+    "url-several-hosts": "The tasks act on one server. State the URL of the primary alone, or keep "
+    "this one and state that in {SERVICE}_DIRECT_DATABASE_URL.",
+    "url-parameter-unsupported": f"State host, port and database in the URL itself. {_FORM}",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +70,20 @@ class DatabaseUrl:
 
     @property
     def address(self) -> str:
-        """Host and port, as people write them."""
+        """Host and port, as people write them; the file of a Unix socket."""
+        if self.is_socket:
+            return f"{self.host}/.s.PGSQL.{self.port}"
         return f"{_bracketed(self.host)}:{self.port}"
 
     @property
     def place(self) -> str:
         """The database and its server, as people write them."""
         return f"{self.database} on {self.address}"
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether the server is reached by a Unix socket."""
+        return is_socket(self.host)
 
     @property
     def is_local(self) -> bool:
@@ -85,8 +103,19 @@ class DatabaseUrl:
         user = quote(self.user, safe="")
         login = user if password is None else f"{user}:{password}"
         database = quote(self.database, safe="")
+        pairs = [*self._socket, *pairs]
         query = f"?{urlencode(pairs, quote_via=quote, safe='/*')}" if pairs else ""
-        return f"{self.scheme}://{login}@{self.address}/{database}{query}"
+        server = "" if self.is_socket else self.address
+        return f"{self.scheme}://{login}@{server}/{database}{query}"
+
+    @property
+    def _socket(self) -> list[tuple[str, str]]:
+        """The parameters that name a Unix socket, as the driver knows them."""
+        if not self.is_socket:
+            return []
+        if self.scheme.endswith("+pg8000"):
+            return [("unix_sock", self.address)]
+        return [("host", self.host), ("port", str(self.port))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,34 +150,22 @@ def parse_url(text: str, *, variable: str) -> DatabaseUrl:
     Raises:
         ConfigurationError: If it is no such URL. The text is not repeated: it may hold a password.
     """
-    problem = ""
     try:
-        parts = urlsplit(text.strip())
-        port = parts.port or POSTGRES_PORT
-    except ValueError:
-        # What Python says of it repeats a part, and that may be the password.
-        problem = "is no URL"
-    else:
-        if parts.scheme.partition("+")[0] not in ("postgresql", "postgres"):
-            problem = "does not begin with postgresql+asyncpg://"
-        elif parts.fragment:
-            problem = "has a bare # in it"
-        elif not parts.hostname or not parts.path.strip("/") or not parts.username:
-            problem = "lacks a user, a host or a database"
-    if problem:
+        parts = url_parts(text)
+    except InvalidUrl as invalid:
         raise ConfigurationError(
-            f"{variable} {problem}.",
-            hint=f"Write it as {URL_SCHEME}://USER:PASSWORD@HOST:PORT/DATABASE, with special "
-            "characters of the password percent-encoded.",
+            f"{variable} {invalid.problem}.",
+            code=invalid.code,
+            hint=_HINTS.get(invalid.code, _FORM),
         ) from None
     return DatabaseUrl(
         scheme=parts.scheme,
-        user=unquote(parts.username or ""),
-        password=Secret(unquote(parts.password or "")),
-        host=parts.hostname or "",
-        port=port,
-        database=unquote(parts.path.removeprefix("/")),
-        query=tuple(parse_qsl(parts.query, keep_blank_values=True)),
+        user=parts.user,
+        password=Secret(parts.password),
+        host=parts.host,
+        port=parts.port,
+        database=parts.database,
+        query=parts.query,
     )
 
 
@@ -214,7 +231,7 @@ def resolve_all(services: Sequence[Service], settings: Settings) -> dict[str, Re
 
 def findings_of(errors: Sequence[ConfigurationError]) -> list[Finding]:
     """Return what several errors have found, each of it once."""
-    found = (e.findings or (Finding(place="", problem=e.message),) for e in errors)
+    found = (e.findings or (Finding(place="", problem=e.message, code=e.code),) for e in errors)
     return list(dict.fromkeys(finding for findings in found for finding in findings))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from huleedu_tasks.config.hosts import host_of
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.flows.approval import approval_of
@@ -46,7 +47,7 @@ class Planned:
     @property
     def host(self) -> str:
         """The host of its server, in lower case, without the port."""
-        return self.pin.server.rpartition(":")[0].strip("[]").lower()
+        return host_of(self.pin.server).lower()
 
     @property
     def changes(self) -> bool:

@@ -34,6 +34,7 @@ from huleedu_tasks.flows.validation import (
     Target,
     Validated,
     history_problems,
+    password_problems,
     reach,
     same_database,
     tls_state,
@@ -212,7 +213,8 @@ class Production:
 
     def _offline(self, service: Service) -> Outcome:
         target = self.target(service)
-        return _validated(Validated(target=target, problems=tuple(history_problems(target))))
+        problems = (*history_problems(target), *password_problems(target))
+        return _validated(Validated(target=target, problems=problems))
 
     async def _status(self, service: Service, step: Step) -> Outcome:
         target = self.target(service)
@@ -301,6 +303,8 @@ class Production:
         # The usual URL counts even where there is a way around it.
         _, usual = resolve_each(stated, self.settings, resolve)
         _, direct = self._resolved
+        # A way around it may also lead to the primary of several hosts.
+        usual = [error for error in usual if error.code != "url-several-hosts"]
         return findings_of([*usual, *direct])
 
     def _same_address(self) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from huleedu_tasks.config.hosts import edge_of
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
 from huleedu_tasks.errors import HuleEduError, ServerError
@@ -12,6 +13,7 @@ from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
 from huleedu_tasks.migrations.revisions import NO_HISTORY, History
 from huleedu_tasks.migrations.runner import named
 from huleedu_tasks.postgres.connections import (
+    WHITE_SPACE,
     CertificateRefused,
     DatabaseMissing,
     LoginRefused,
@@ -33,7 +35,7 @@ OLD_TRANSACTION_SECONDS = 5.0
 FEW_CONNECTIONS = 5
 SHOWN_NAMES = 3
 DISABLED = "disable"
-VERIFIED, UNVERIFIED, OPEN = "verified", "unverified", "none"
+VERIFIED, UNVERIFIED, OPEN, SOCKET = "verified", "unverified", "none", "socket"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,8 @@ class Target:
     def tls_mode(self, mode: str) -> str:
         """Say how to set the TLS mode."""
         if self.resolved.is_override:
-            return f"add ?ssl={mode} to {self.resolved.source}"
+            name = "ssl" if self.url.scheme.endswith("+asyncpg") else "sslmode"
+            return f"add ?{name}={mode} to {self.resolved.source}"
         return f"set {self.variables}_SSLMODE={mode}"
 
 
@@ -130,7 +133,10 @@ async def validate(target: Target) -> Validated:
             )
             revisions = await _revisions_or_problem(target, asked)
     except ServerError as error:
-        problems = (_error(error.message.rstrip("."), error.hint), *history_problems(target))
+        problems = (
+            _error(error.message.rstrip("."), error.hint, error.code),
+            *history_problems(target),
+        )
         return Validated(target=target, problems=problems)
     problems = (*judge(target, facts, revisions), *await _detour(target, facts))
     return Validated(target=target, problems=problems, facts=facts, revisions=revisions)
@@ -190,6 +196,25 @@ def history_problems(target: Target) -> Iterator[Problem]:
         )
 
 
+def password_problems(target: Target) -> Iterator[Problem]:
+    """Find white space around a password that no server was asked about."""
+    if edge := edge_of(target.url.password.reveal()):
+        variable = target.variable("PASSWORD")
+        yield Problem(
+            level=Level.WARNING,
+            cause=f"the password in {variable} {edge}",
+            remedy=_without_white_space(variable),
+            code=WHITE_SPACE,
+        )
+
+
+def _without_white_space(variable: str) -> str:
+    return (
+        f"Remove the white space from {variable}, if the server does not have it: `echo` adds a "
+        "line break to a secret, `printf %s` does not."
+    )
+
+
 def same_database(validated: Sequence[Validated]) -> dict[str, Problem]:
     """Return, by name, the services that have arrived at the database of one before them."""
     problems = {}
@@ -210,6 +235,8 @@ def same_database(validated: Sequence[Validated]) -> dict[str, Problem]:
 def tls_state(target: Target, facts: Facts) -> str:
     """Return what a connection's encryption is worth."""
     tls = target.url.tls
+    if target.url.is_socket:
+        return SOCKET
     if not facts.encrypted:
         return OPEN
     # As libpq has it, a root certificate makes `require` the same as `verify-ca`.
@@ -238,6 +265,8 @@ def _way_in(target: Target, error: ServerError) -> str:
     usual = error.hint or f"Check {target.variable('HOST')}, and read the server's log."
     if url.tls.get("sslmode", "").startswith("verify") and "sslrootcert" not in url.tls:
         usual = f"Name the file of certificate authorities in {target.variable('SSLROOTCERT')}."
+    if error.code == WHITE_SPACE:
+        return _without_white_space(target.variable("PASSWORD"))
     return remedies.get(type(error), usual)
 
 

@@ -35,7 +35,7 @@ DRIVERS = ("asyncpg", "psycopg", "psycopg2", "pg8000")
 # Parameters by the names that drivers have for them, with libpq's variable.
 HOST, PORT, DATABASE, USER = "host", "port", "database", "user"
 NAMES = {
-    HOST: (("hostaddr", "host"), "PGHOST"),
+    HOST: (("hostaddr", "unix_sock", "host"), "PGHOST"),
     PORT: (("port",), "PGPORT"),
     DATABASE: (("database", "dbname"), "PGDATABASE"),
     USER: (("user", "username"), "PGUSER"),

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from huleedu_tasks.config.hosts import edge_of
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import ServerError
 from huleedu_tasks.postgres.failures import explain
@@ -27,6 +28,8 @@ _ON_THIS_MACHINE = {"ssl": "prefer", "target_session_attrs": "any"}
 # What such a session writes is not counted, so that what others write can be told from it. Only a
 # superuser may ask for that.
 UNCOUNTED = {"track_counts": "off"}
+# The code of a login that is refused with a password that begins or ends with white space.
+WHITE_SPACE = "password-white-space"
 _OTHER_AUTHORITY = (
     "Name the file with the authority that has signed it; your provider offers it for download."
 )
@@ -209,9 +212,11 @@ async def _connect(
         asyncpg.InvalidAuthorizationSpecificationError,
         asyncpg.InsufficientPrivilegeError,
     ) as error:
+        edge = edge_of(url.password.reveal())
         raise LoginRefused(
-            f"{url.address} refused the login of {url.user!r}: {error}",
-            code="login-refused",
+            f"{url.address} refused the login of {url.user!r}: {error}"
+            + (f"; the password {edge}" if edge else ""),
+            code=WHITE_SPACE if edge else "login-refused",
             hint="If you have changed them in .env: `invoke db.up` makes an embedded server adopt "
             "them. Otherwise compare them with those the server was made with."
             if url.is_local

@@ -29,6 +29,7 @@ from huleedu_tasks.report import (
     Result,
     Status,
 )
+from huleedu_tasks.screen.characters import visible, visible_json
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -71,7 +72,7 @@ class Screen:
         elif isinstance(result, Listing):
             self._print_table(result.columns, [_cells(row, result.columns) for row in result.rows])
         else:
-            print(self.redact(str(result)))
+            print(self._shown(str(result)))
 
     def error(
         self, command: str, error: HuleEduError, *, exit_code: ExitCode | None = None
@@ -104,7 +105,7 @@ class Screen:
         place = "" if error.message.startswith(command) else f"{command}: "
         self.say(_with_code(f"{place}{error.message}", error.code))
         for finding in error.findings:
-            self.say(f"  - {finding}")
+            self.say(f"  - {_with_code(str(finding), finding.code)}")
         if error.output:
             self.say(error.output.rstrip())
         if error.hint:
@@ -113,7 +114,7 @@ class Screen:
     def say(self, text: str) -> None:
         """Print a line on standard error, behind what is on standard output already."""
         sys.stdout.flush()
-        print(self.redact(text), file=sys.stderr, flush=True)
+        print(self._shown(text), file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, services: Sequence[str]) -> Iterator[Progress]:
@@ -123,13 +124,18 @@ class Screen:
             return
         from rich.live import Live
 
-        table = LiveProgress(services, self.redact)
+        table = LiveProgress(services, self._shown)
         console = _console(sys.stderr)
         with Live(table, console=console, refresh_per_second=REFRESH_PER_SECOND, transient=True):
             yield table
 
+    def _shown(self, text: str) -> str:
+        """Return a text as it may stand on a terminal, whoever wrote it."""
+        return visible(self.redact(text))
+
     def _print_json(self, document: Mapping[str, object]) -> None:
-        print(json.dumps(redacted(document, self.redact), indent=2, ensure_ascii=False))
+        text = json.dumps(redacted(document, self.redact), indent=2, ensure_ascii=False)
+        print(visible_json(text))
 
     def preview(self, report: Report) -> None:
         """Print what is about to be done, before the result there will be of it."""
@@ -139,8 +145,8 @@ class Screen:
         self._print_outcomes(report)
         for outcome in report.outcomes:
             if outcome.status is Status.FAILED and outcome.output:
-                print(f"\n--- {outcome.service}: its own output", flush=True)
-                print(self.redact(outcome.output.rstrip()))
+                print(self._shown(f"\n--- {outcome.service}: its own output"), flush=True)
+                print(self._shown(outcome.output.rstrip()))
         for hint in dict.fromkeys(o.hint for o in report.outcomes if o.hint):
             self.say(f"What to do: {hint}")
         for note in report.notes:
@@ -158,7 +164,7 @@ class Screen:
         if found.fields:
             self._print_table(columns, [_cells(row, columns) for row in found.fields])
         if found.shown:
-            print(f"\n{self.redact(found.shown.rstrip())}\n", flush=True)
+            print(f"\n{self._shown(found.shown.rstrip())}\n", flush=True)
         for row in found.unsettled:
             place = ": ".join(str(row[name]) for name in ("service", "field") if row[name])
             self.say(f"Not settled: {place}: {row['question']}")
@@ -179,23 +185,24 @@ class Screen:
         if not outcome.revisions:
             return
         facts = outcome.facts
-        print(f"\n{outcome.service}: {_cell(facts.get('from'))} -> {_cell(facts.get('to'))}")
+        place = f"{_cell(facts.get('from'))} -> {_cell(facts.get('to'))}"
+        print(self._shown(f"\n{outcome.service}: {place}"))
         for revision in outcome.revisions:
             if isinstance(revision, AppliedRevision):
                 taken = "" if revision.seconds is None else f"{revision.seconds:.2f} s"
-                print(self.redact(f"  {revision.revision}  {taken}  {revision.message}"))
+                print(self._shown(f"  {revision.revision}  {taken}  {revision.message}"))
             else:
                 self._print_planned(revision)
 
     def _print_planned(self, revision: PlannedRevision) -> None:
-        print(self.redact(f"  {revision.revision}  {revision.message}  ({revision.path})"))
+        print(self._shown(f"  {revision.revision}  {revision.message}  ({revision.path})"))
         lines = (line for line in (revision.sql or "").splitlines() if line.strip())
-        print("".join(self.redact(f"      {line}\n") for line in lines), end="")
+        print("".join(self._shown(f"      {line}\n") for line in lines), end="")
         for problem in revision.problems:
             said = _with_code(problem.cause, problem.code)
-            print(self.redact(f"    {problem.level}: {said}"))
+            print(self._shown(f"    {problem.level}: {said}"))
             if problem.remedy:
-                print(self.redact(f"      {problem.remedy}"))
+                print(self._shown(f"      {problem.remedy}"))
 
     def _row(self, report: Report, outcome: Outcome) -> list[str]:
         return [
@@ -203,16 +210,16 @@ class Screen:
             str(outcome.status),
             *_cells(outcome.facts, report.columns),
             *(() if report.places else (f"{outcome.seconds:.2f} s",)),
-            self.redact(_with_code(outcome.detail, outcome.code)),
+            self._shown(_with_code(outcome.detail, outcome.code)),
         ]
 
     def _print_places(self, report: Report) -> None:
         if not report.places:
             return
-        print(self.redact(f"{report.environment.upper()}: {report.provider_reason}"))
+        print(self._shown(f"{report.environment.upper()}: {report.provider_reason}"))
         if len(report.places) > 1:
             for server, services in report.places.items():
-                print(self.redact(f"  {server}: {', '.join(services)}"))
+                print(self._shown(f"  {server}: {', '.join(services)}"))
         print()
 
     def _print_problems(self, problems: Mapping[Problem, Sequence[str]]) -> None:
@@ -224,16 +231,16 @@ class Screen:
         grid = Table.grid(padding=(0, 2, 0, 0))
         for problem, services in problems.items():
             said = _with_code(problem.cause, problem.code)
-            cause = self.redact(": ".join(filter(None, (", ".join(services), said))))
+            cause = self._shown(": ".join(filter(None, (", ".join(services), said))))
             copes = "" if problem.level is Level.INFO else COPES[problem.copes]
             remedy = f"{copes}{problem.remedy}".strip()
-            text = Text(cause).append(self.redact(f"\n{remedy}".rstrip()), style="dim")
+            text = Text(cause).append(self._shown(f"\n{remedy}".rstrip()), style="dim")
             grid.add_row(Text(problem.level, style=LEVEL_STYLES[problem.level]), text)
         print()
         self._print(grid, soft_wrap=False)
 
     def _print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        self._print(_table(columns, [[self.redact(cell) for cell in row] for row in rows]))
+        self._print(_table(columns, [[self._shown(cell) for cell in row] for row in rows]))
 
     def _print(self, table: "Table", *, soft_wrap: bool = True) -> None:
         terminal = sys.stdout.isatty()

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from huleedu_tasks.errors import Refused
+from huleedu_tasks.screen.characters import visible
 
 
 def has_person() -> bool:
@@ -31,7 +32,7 @@ def type_name(name: str, *, why: str, flag: str) -> None:
     import questionary
 
     try:
-        typed = questionary.text(f"{why} Type {name} to go on:").unsafe_ask()
+        typed = questionary.text(visible(f"{why} Type {name} to go on:")).unsafe_ask()
     except EOFError:
         typed = ""
     if typed.strip() != name:
@@ -50,7 +51,7 @@ def agree(question: str) -> bool:
     import questionary
 
     try:
-        return bool(questionary.confirm(question, default=False).unsafe_ask())
+        return bool(questionary.confirm(visible(question), default=False).unsafe_ask())
     except EOFError:
         return False
 
@@ -68,8 +69,8 @@ def choose(question: str, choices: Sequence[tuple[str, str]], *, otherwise: str)
     """
     import questionary
 
-    options = [questionary.Choice(title=shown, value=value) for shown, value in choices]
+    options = [questionary.Choice(title=visible(shown), value=value) for shown, value in choices]
     try:
-        return str(questionary.select(question, choices=options).unsafe_ask())
+        return str(questionary.select(visible(question), choices=options).unsafe_ask())
     except EOFError:
         raise Refused("Nothing was chosen, and nothing was changed.", hint=otherwise) from None

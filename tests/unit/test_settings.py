@@ -140,6 +140,60 @@ def test_a_line_of_env_is_read_as_the_page_says(
     assert settings.get("Y") == "2"
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "https://db.example.com",
+        "db.example.com:5432",
+        "[::1]",
+        "::1]",
+        "1:2:3",
+        "db example.com",
+        "db.example.com\n",
+        " db",
+        "db..example.com",
+        ".db",
+        "-db.example.com",
+        "db.example_com",
+        "user@db",
+        "db/name",
+        "10.0.0.256",
+        "10.0.1",
+        "one,two",
+        "a" * 64,
+        "db\x1b[2K",
+    ],
+)
+def test_a_host_that_is_no_host_is_a_finding(load: Load, host: str) -> None:
+    (found,) = failure(load, "", HULEEDU_PROD_DB_HOST=host).findings
+    assert (found.place, found.code) == ("HULEEDU_PROD_DB_HOST (environment)", "host-invalid")
+    assert "\n" not in found.problem
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "db.example.com",
+        "db.example.com.",
+        "my_service_db",
+        "a_b.svc.cluster.local",
+        "xn--bcher-kva.example",
+        "10.0.0.255",
+        "::1",
+        "fe80::1%eth0",
+        "/var/run/postgresql",
+    ],
+)
+def test_a_host_is_taken_as_it_is(load: Load, host: str) -> None:
+    assert load("", HULEEDU_PROD_DB_HOST=host).get("HULEEDU_PROD_DB_HOST") == host
+
+
+def test_a_user_that_ends_with_a_line_break_is_a_finding(load: Load) -> None:
+    (found,) = failure(load, "", HULEEDU_DB_USER="app\n").findings
+    assert found.code == "setting-line-break"
+
+
 def test_a_reference_to_nothing_is_a_finding_in_a_value_of_ours_only(load: Load) -> None:
     text = "OTHER=${NONE}\nHULEEDU_DB_PASSWORD=a${NONE}b\nX_DATABASE_URL=${GONE:?}\n"
     found = failure(load, text).findings

@@ -2,12 +2,13 @@
 
 import re
 import traceback
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from huleedu_tasks.config.hosts import host_of
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.urls import DatabaseUrl, parse_url, resolve, resolve_all
 from huleedu_tasks.errors import ConfigurationError
@@ -154,6 +155,79 @@ def test_an_override_that_is_no_url_is_an_error_without_its_text(stated: str) ->
     assert "percent-encoded" in error.hint
     said = f"{error.message} {error.hint} {error.findings}"
     assert "hunter2" not in said + "".join(traceback.format_exception(error)).rpartition("\n\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("stated", "host", "port", "shown"),
+    [
+        ("u:p@/d?host=/var/run/postgresql", "/var/run/postgresql", 5432, ""),
+        (
+            "u:p@/d?host=/cloudsql/My-Project:eu:db&port=6000",
+            "/cloudsql/My-Project:eu:db",
+            6000,
+            "",
+        ),
+        ("u:p@%2Fvar%2FRun:6000/d", "/var/Run", 6000, ""),
+        ("u:p@/d?unix_sock=/run/pg/.s.PGSQL.5433", "/run/pg", 5433, ""),
+        ("u:p@h:1/d?host=other&port=2", "other", 2, "u:***@other:2/d"),
+        ("u:p@h/d?host=other:7", "other", 7, "u:***@other:7/d"),
+        ("h/d?user=u&password=p", "h", 5432, "u:***@h:5432/d"),
+        ("u:p@h?dbname=d", "h", 5432, "u:***@h:5432/d"),
+        ("u:p@h/x?database=d&ssl=require", "h", 5432, "u:***@h:5432/d?ssl=require"),
+        ("u:p@h/d?password=q%25", "h", 5432, "u:***@h:5432/d"),
+    ],
+)
+def test_what_moves_a_connection_counts_wherever_it_stands(
+    stated: str, host: str, port: int, shown: str
+) -> None:
+    parsed = parse_url(f"postgresql+asyncpg://{stated}", variable=VARIABLE)
+    assert (parsed.user, parsed.host, parsed.port, parsed.database) == ("u", host, port, "d")
+    assert parse_url(parsed.reveal(), variable=VARIABLE) == parsed
+    assert parsed.is_socket is host.startswith("/")
+    directory = quote(host, safe="/")
+    assert str(parsed) == "postgresql+asyncpg://" + (
+        shown or f"u:***@/d?host={directory}&port={port}"
+    )
+
+
+@pytest.mark.parametrize("host", ["db.example.com", "10.0.0.1", "::1", "/run/pg"])
+def test_the_host_is_found_again_in_an_address(host: str) -> None:
+    assert host_of(url(host=host).address) == host
+
+
+def test_pg8000_gets_a_socket_by_its_own_parameter() -> None:
+    parsed = parse_url("postgresql+pg8000://u@/d?host=/run/pg", variable=VARIABLE)
+    assert parsed.reveal() == "postgresql+pg8000://u@/d?unix_sock=/run/pg/.s.PGSQL.5432"
+    assert parse_url(parsed.reveal(), variable=VARIABLE) == parsed
+
+
+@pytest.mark.parametrize(
+    ("stated", "code"),
+    [
+        ("postgresql://u:p@h1,h2/d", "url-several-hosts"),
+        ("postgresql://u:p@h1:1,h2:2/d", "url-several-hosts"),
+        ("postgresql://u:p@/d?host=h1,h2", "url-several-hosts"),
+        ("postgresql://u:p@/d?host=h1&host=h2", "url-several-hosts"),
+        ("postgresql:///d", "url-incomplete"),
+        ("postgresql://h/d", "url-incomplete"),
+        ("postgresql://u@h", "url-incomplete"),
+        ("postgresql://u@/d", "url-incomplete"),
+        ("postgresql://u@a..b/d", "url-host-invalid"),
+        ("postgresql://u@-a/d", "url-host-invalid"),
+        ("postgresql://u@a b/d", "url-host-invalid"),
+        ("postgresql://u@h/d?service=x", "url-parameter-unsupported"),
+        ("postgresql://u@h/d?hostaddr=10.0.0.1", "url-parameter-unsupported"),
+        ("postgresql://u@h:0/d", "url-invalid"),
+        ("postgresql://u@h:99999/d", "url-invalid"),
+        ("mysql://u@h/d", "url-invalid"),
+    ],
+)
+def test_a_url_that_cannot_be_followed_has_a_code(stated: str, code: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_url(stated, variable=VARIABLE)
+    assert caught.value.code == code
+    assert VARIABLE in caught.value.message
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("prefix", ["PROD", "STAGING"])
