@@ -19,7 +19,13 @@ from huleedu_tasks.flows.validation import Target, reach
 from huleedu_tasks.journal import Record
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.revisions import History
-from huleedu_tasks.migrations.rollback import PARTIAL_HINT, Fate, Unfinished, unfinished
+from huleedu_tasks.migrations.rollback import (
+    PARTIAL_HINT,
+    Fate,
+    Unfinished,
+    open_transaction,
+    unfinished,
+)
 from huleedu_tasks.migrations.runner import LockTimeout, Migrated, Observation, named
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import answering
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 BETWEEN_LOOKS = 0.2
+LAST_LOOK = 2.0
 LONGEST_PAUSE = 30.0
 # PostgreSQL, Appendix A: connection exceptions, and a session ended by an administrator.
 SESSION_ENDS = ("08", "57P")
@@ -74,6 +81,8 @@ class Attempts:
     observations: list[Observation] = field(default_factory=list)
     told: str = ""
     token: int = 0
+    # The transaction that was open when we ended the last attempt.
+    open_at_end: int | None = None
     # One question at a time on the connection that holds the lock.
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -212,7 +221,7 @@ class Attempts:
         """Run Alembic once, and end it should the lock be lost meanwhile."""
         observation = self._observation(number)
         self.observations.append(observation)
-        self.blockers = ()
+        self.blockers, self.open_at_end = (), None
         migrating = asyncio.ensure_future(
             runner.upgrade(
                 self.target.service,
@@ -241,10 +250,19 @@ class Attempts:
                 self.lock.terminate()
             raise
         finally:
+            if not migrating.done():
+                await fleet.whatever_happens(self._look(observation))
             migrating.cancel()
             # A question that is cut off would leave the lock's connection busy.
             over.set()
             await asyncio.gather(migrating, watching, return_exceptions=True)
+
+    async def _look(self, observation: Observation) -> None:
+        """See whether the transaction of a revision is open, before the run is ended."""
+        # Who does not answer soon does not keep it from being ended.
+        with suppress(HuleEduError, TimeoutError):
+            async with asyncio.timeout(LAST_LOOK), self._asked() as asked:
+                self.open_at_end = await open_transaction(observation, asked)
 
     async def _watch(self, observation: Observation, over: asyncio.Event) -> None:
         """Tell which revision runs and whom it waits for, until it is over.
@@ -311,7 +329,8 @@ class Attempts:
             if not self.observations:
                 return at, None
             recorded = [each.id for each in self.history.between((), at)]
-            return at, await unfinished(self.observations[-1], asked, recorded)
+            last = self.observations[-1]
+            return at, await unfinished(last, asked, recorded, open_at_end=self.open_at_end)
 
     @asynccontextmanager
     async def _asked(self) -> "AsyncIterator[asyncpg.Connection]":
