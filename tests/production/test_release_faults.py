@@ -275,14 +275,15 @@ def test_a_run_that_slept_through_the_loss_of_its_lock_does_nothing_more(
     rehearsal.revise("alpha", "c3", "b2")
     env = rehearsal.monorepo.path("services/alpha_service/alembic/env.py")
     usual = env.read_text()
-    reached = rehearsal.monorepo.root / "reached"
-    waits = f"import time\nopen({str(reached)!r}, 'w').close()\ntime.sleep(1)\n"
+    # There from the backup on, as env.py is asked for its SQL before.
+    gate, reached = (rehearsal.monorepo.root / name for name in ("gate", "reached"))
     env.write_text(
-        usual.replace("asyncio.run(main())", f"{waits}asyncio.run(main())")
-        if "asyncio.run(main())" in usual
-        else f"{waits}{usual}"
+        "import pathlib, time\n"
+        f"if pathlib.Path({str(gate)!r}).exists():\n"
+        f"    pathlib.Path({str(gate)!r}).rename({str(reached)!r})\n"
+        f"    time.sleep(1)\n{usual}"
     )
-    sleeper = rehearsal.start()
+    sleeper = rehearsal.start("--backup-command", f"touch {gate}")
     try:
         wait_until(reached.exists)
         asleep = [psutil.Process(sleeper.pid), *psutil.Process(sleeper.pid).children()]
@@ -293,7 +294,6 @@ def test_a_run_that_slept_through_the_loss_of_its_lock_does_nothing_more(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = 'huleedu_alpha' AND application_name LIKE 'huleedu-tasks lock %'",
         )
-        env.write_text(usual)
         other = rehearsal.start()
         wait_until(lambda: rehearsal.running("alpha", "pg_sleep(1)"))
         for process in asleep:
