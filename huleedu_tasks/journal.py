@@ -58,12 +58,11 @@ class Record:
         text = json.dumps(redacted(line, self._redact), ensure_ascii=False)
         for file in tuple(self._files):
             try:
-                file.write(f"{text}\n".encode())
-            except OSError as error:
+                file.write(f"{text}\n".encode(errors="backslashreplace"))
+            except (OSError, ValueError) as error:
                 self._files.remove(file)
-                self.problems.append(
-                    f"The record in {file.name} is not complete: {error.strerror}."
-                )
+                why = getattr(error, "strerror", None) or error
+                self.problems.append(f"The record in {file.name} is not complete: {why}.")
                 continue
             # A pipe has no disk behind it.
             with contextlib.suppress(OSError):

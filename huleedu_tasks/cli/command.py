@@ -64,8 +64,12 @@ class Command(App):
         if self.interrupted or self.exit_code:
             raise KeyboardInterrupt
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run the asynchronous part, once; SIGTERM ends it as Ctrl-C does."""
+    def run(self, work: Coroutine[Any, Any, T], *, patient: bool = False) -> T:
+        """Run the asynchronous part, once; SIGTERM ends it as Ctrl-C does.
+
+        Args:
+            patient: Whether a second Ctrl-C, too, waits until it has ended.
+        """
 
         async def main() -> T:
             loop = asyncio.get_running_loop()
@@ -77,6 +81,9 @@ class Command(App):
                     own.cancel()
 
             loop.add_signal_handler(signal.SIGTERM, terminate)
+            if patient and own:
+                # Else the second one raises wherever the loop is.
+                loop.add_signal_handler(signal.SIGINT, own.cancel)
             result = await work
             self.interrupted = bool(own and own.cancelling())
             return result

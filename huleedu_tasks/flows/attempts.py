@@ -91,20 +91,18 @@ class Attempts:
         started = time.monotonic()
         try:
             outcome = await self._until_done()
-        except HuleEduError as error:
-            outcome = fleet.failed(self.target.service, await self._explained(error))
-        except asyncio.CancelledError:
-            outcome = fleet.interrupted(self.target.service.name)
         except GeneratorExit:
             raise
         except BaseException as error:
-            outcome = fleet.unforeseen(self.target.service, error)
+            outcome = fleet.unfinished(self.target.service, error)
         # Whoever interrupts once more waits for this; else nobody would know what was done.
         outcome, at = await fleet.whatever_happens(self._conclude(outcome))
         return Ended(outcome=outcome, at=at, seconds=time.monotonic() - started)
 
     async def _conclude(self, outcome: Outcome) -> tuple[Outcome, tuple[str, ...] | None]:
         """Have all rolled back that is not done, and say where the database is."""
+        if outcome.status is Status.FAILED:
+            outcome = await self._explained(outcome)
         try:
             at, lost = await self._settle()
         except Exception as error:
@@ -126,7 +124,7 @@ class Attempts:
             outcome = replace(outcome, hint=PARTIAL_HINT)
         where = f"{self.pin.database} is at {named(at)}"
         where = f"{where}, and {lost}" if lost else where
-        return replace(outcome, detail=_joined(outcome, where)), at
+        return replace(outcome, detail=fleet.joined(outcome, where)), at
 
     def _not_known(self, outcome: Outcome, why: str) -> Outcome:
         asks = f"`invoke prod.status --service {self.pin.service}` asks again"
@@ -139,7 +137,7 @@ class Attempts:
             outcome,
             status=status,
             exit_code=code,
-            detail=_joined(outcome, where),
+            detail=fleet.joined(outcome, where),
             revisions=(),
         )
 
@@ -169,19 +167,17 @@ class Attempts:
             return False
         return lost is None or lost.fate is Fate.ROLLED_BACK
 
-    async def _explained(self, error: HuleEduError) -> HuleEduError:
-        """Return the loss of the lock as the cause of what has failed because of it."""
-        if isinstance(error, Refused) or not self.token:
-            return error
-        try:
+    async def _explained(self, outcome: Outcome) -> Outcome:
+        """Name the loss of the lock as the cause of what has failed because of it."""
+        if outcome.exit_code is ExitCode.REFUSED or not self.token:
+            return outcome
+        with suppress(Exception):
             async with self._on_lock():
                 if await locks.is_held(self.lock, self.token):
-                    return error
-        except HuleEduError:
-            pass
-        lost = locks.lock_lost(self._place, f"its migration was ended: {error.message.rstrip('.')}")
-        lost.output = error.output
-        return lost
+                    return outcome
+        done = f"its migration was ended: {outcome.detail.rstrip('.')}"
+        lost = fleet.failed(self.target.service, locks.lock_lost(self._place, done))
+        return replace(lost, output=outcome.output)
 
     @property
     def _place(self) -> str:
@@ -397,7 +393,3 @@ def _counted(count: int) -> str:
     if not count:
         return "nothing was pending"
     return "1 revision applied" if count == 1 else f"{count} revisions applied"
-
-
-def _joined(outcome: Outcome, more: str) -> str:
-    return f"{outcome.detail.rstrip('.')}; {more}"
