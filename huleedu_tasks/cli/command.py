@@ -80,10 +80,13 @@ class Command(App):
         if self.interrupted or self.exit_code:
             raise KeyboardInterrupt
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[Any, Any, T], *, patient: bool = False) -> T:
         """Run the asynchronous part, once; SIGTERM and SIGHUP end it as Ctrl-C does.
 
         Where work can stop at a good place, SIGHUP has it stop there.
+
+        Args:
+            patient: Whether a second Ctrl-C, too, waits until it has ended.
         """
 
         async def main() -> T:
@@ -101,6 +104,9 @@ class Command(App):
 
             for number in _heard_signals():
                 loop.add_signal_handler(number, end, number)
+            if patient and own:
+                # Else the second one raises wherever the loop is.
+                loop.add_signal_handler(signal.SIGINT, own.cancel)
             with explained():
                 result = await work
             self.interrupted = bool(own and own.cancelling())

@@ -105,7 +105,7 @@ def _carried_out(app: Command, options: Options, release: Release, prepared: Pre
         app.screen.say(warning)
     _confirm(options, prepared, release.record)
     with progress(app, release.production.services) as shown:
-        return app.run(release.shown_by(shown).carry_out(prepared))
+        return app.run(release.shown_by(shown).carry_out(prepared), patient=True)
 
 
 def _confirm(options: Options, prepared: Prepared, record: Record) -> None:

@@ -13,7 +13,6 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import (
     ExitCode,
     HuleEduError,
-    Interrupted,
     Refused,
     ServerError,
 )
@@ -25,7 +24,13 @@ from huleedu_tasks.flows.validation import Target, reach
 from huleedu_tasks.journal import Record
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.revisions import History
-from huleedu_tasks.migrations.rollback import PARTIAL_HINT, Fate, Unfinished, unfinished
+from huleedu_tasks.migrations.rollback import (
+    PARTIAL_HINT,
+    Fate,
+    Unfinished,
+    open_transaction,
+    unfinished,
+)
 from huleedu_tasks.migrations.runner import (
     ApprovedInputs,
     LockTimeout,
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 BETWEEN_LOOKS = 0.2
+LAST_LOOK = 2.0
 LONGEST_PAUSE = 30.0
 # PostgreSQL, Appendix A: connection exceptions, and a session ended by an administrator.
 SESSION_ENDS = ("08", "57P")
@@ -90,6 +96,8 @@ class Attempts:
     observations: list[Observation] = field(default_factory=list)
     told: str = ""
     token: int = 0
+    # The transaction that was open when we ended the last attempt.
+    open_at_end: int | None = None
     # One question at a time on the connection that holds the lock.
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -98,22 +106,18 @@ class Attempts:
         started = time.monotonic()
         try:
             outcome = await self._until_done()
-        except Interrupted:
-            outcome = fleet.interrupted(self.target.service.name)
-        except HuleEduError as error:
-            outcome = fleet.failed(self.target.service, await self._explained(error))
-        except asyncio.CancelledError:
-            outcome = fleet.interrupted(self.target.service.name)
         except GeneratorExit:
             raise
         except BaseException as error:
-            outcome = fleet.unforeseen(self.target.service, error)
+            outcome = fleet.unfinished(self.target.service, error)
         # Whoever interrupts once more waits for this; else nobody would know what was done.
         outcome, at = await fleet.whatever_happens(self._conclude(outcome))
         return Ended(outcome=outcome, at=at, seconds=time.monotonic() - started)
 
     async def _conclude(self, outcome: Outcome) -> tuple[Outcome, tuple[str, ...] | None]:
         """Have all rolled back that is not done, and say where the database is."""
+        if outcome.status is Status.FAILED:
+            outcome = await self._explained(outcome)
         try:
             at, lost = await self._settle()
         except Exception as error:
@@ -135,7 +139,7 @@ class Attempts:
             outcome = replace(outcome, hint=PARTIAL_HINT)
         where = f"{self.pin.database} is at {named(at)}"
         where = f"{where}, and {lost}" if lost else where
-        return replace(outcome, detail=_joined(outcome, where)), at
+        return replace(outcome, detail=fleet.joined(outcome, where)), at
 
     def _not_known(self, outcome: Outcome, why: str) -> Outcome:
         asks = f"`invoke prod.status --service {self.pin.service}` asks again"
@@ -148,7 +152,7 @@ class Attempts:
             outcome,
             status=status,
             exit_code=code,
-            detail=_joined(outcome, where),
+            detail=fleet.joined(outcome, where),
             revisions=(),
         )
 
@@ -178,19 +182,17 @@ class Attempts:
             return False
         return lost is None or lost.fate is Fate.ROLLED_BACK
 
-    async def _explained(self, error: HuleEduError) -> HuleEduError:
-        """Return the loss of the lock as the cause of what has failed because of it."""
-        if isinstance(error, Refused) or not self.token:
-            return error
-        try:
+    async def _explained(self, outcome: Outcome) -> Outcome:
+        """Name the loss of the lock as the cause of what has failed because of it."""
+        if outcome.exit_code is ExitCode.REFUSED or not self.token:
+            return outcome
+        with suppress(Exception):
             async with self._on_lock():
                 if await locks.is_held(self.lock, self.token):
-                    return error
-        except HuleEduError:
-            pass
-        lost = locks.lock_lost(self._place, f"its migration was ended: {error.message.rstrip('.')}")
-        lost.output = error.output
-        return lost
+                    return outcome
+        done = f"its migration was ended: {outcome.detail.rstrip('.')}"
+        lost = fleet.failed(self.target.service, locks.lock_lost(self._place, done))
+        return replace(lost, output=outcome.output)
 
     @property
     def _place(self) -> str:
@@ -231,7 +233,7 @@ class Attempts:
         """Run Alembic once, and end it should the lock be lost meanwhile."""
         observation = self._observation(number)
         self.observations.append(observation)
-        self.blockers = ()
+        self.blockers, self.open_at_end = (), None
         migrating = asyncio.ensure_future(
             runner.upgrade(
                 self.target.service,
@@ -260,10 +262,19 @@ class Attempts:
                 self.lock.terminate()
             raise
         finally:
+            if not migrating.done():
+                await fleet.whatever_happens(self._look(observation))
             migrating.cancel()
             # A question that is cut off would leave the lock's connection busy.
             over.set()
             await asyncio.gather(migrating, watching, return_exceptions=True)
+
+    async def _look(self, observation: Observation) -> None:
+        """See whether the transaction of a revision is open, before the run is ended."""
+        # Who does not answer soon does not keep it from being ended.
+        with suppress(HuleEduError, TimeoutError):
+            async with asyncio.timeout(LAST_LOOK), self._asked() as asked:
+                self.open_at_end = await open_transaction(observation, asked)
 
     async def _watch(self, observation: Observation, over: asyncio.Event) -> None:
         """Tell which revision runs and whom it waits for, until it is over.
@@ -330,7 +341,8 @@ class Attempts:
             if not self.observations:
                 return at, None
             recorded = [each.id for each in self.history.between((), at)]
-            return at, await unfinished(self.observations[-1], asked, recorded)
+            last = self.observations[-1]
+            return at, await unfinished(last, asked, recorded, open_at_end=self.open_at_end)
 
     @asynccontextmanager
     async def _asked(self) -> "AsyncIterator[asyncpg.Connection]":
@@ -399,7 +411,3 @@ def _counted(count: int) -> str:
     if not count:
         return "nothing was pending"
     return "1 revision applied" if count == 1 else f"{count} revisions applied"
-
-
-def _joined(outcome: Outcome, more: str) -> str:
-    return f"{outcome.detail.rstrip('.')}; {more}"

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from huleedu_tasks.config.registry import Service
-from huleedu_tasks.errors import ExitCode, HuleEduError
+from huleedu_tasks.errors import ExitCode, HuleEduError, Interrupted
 from huleedu_tasks.postgres.failures import explained
 from huleedu_tasks.report import Outcome, Progress, Status
 
@@ -147,12 +147,23 @@ def failed(service: Service, error: HuleEduError) -> Outcome:
     )
 
 
-def unforeseen(service: Service, error: BaseException) -> Outcome:
-    """Return the outcome of work that raised what no error of ours is: a bug, or no memory."""
-    if isinstance(error, KeyboardInterrupt):
+def unfinished(service: Service, error: BaseException) -> Outcome:
+    """Return the outcome of work that has raised, whatever that was.
+
+    Beside our own errors and an interruption that is a bug here, a driver's error that was not
+    foreseen, or no memory.
+    """
+    if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, Interrupted)):
         return interrupted(service.name)
+    if isinstance(error, HuleEduError):
+        return failed(service, error)
     output = "".join(traceback.format_exception(error))
     return failed(service, HuleEduError(f"{type(error).__name__}: {error}", output=output))
+
+
+def joined(outcome: Outcome, more: str) -> str:
+    """Return the detail of an outcome with another sentence."""
+    return f"{outcome.detail.rstrip('.')}; {more}"
 
 
 async def _outcome_of(service: Service, work: Work, progress: Progress) -> Outcome:
@@ -160,11 +171,9 @@ async def _outcome_of(service: Service, work: Work, progress: Progress) -> Outco
     try:
         with explained():
             outcome = await work(service, lambda text: progress.step(service.name, text))
-    except HuleEduError as error:
-        outcome = failed(service, error)
     except Exception as error:
-        # A bug here, or a driver's error nobody foresaw: the other services go on.
-        outcome = unforeseen(service, error)
+        # The other services go on.
+        outcome = unfinished(service, error)
     return replace(outcome, seconds=time.monotonic() - started)
 
 

@@ -1,5 +1,6 @@
 """The stages of the development flows: each takes one service from one state to the next."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -218,16 +219,22 @@ class Stages:
                     wishes=UNCOUNTED,
                     target=await self._place(service, url.database),
                 )
-                done = await runner.upgrade(
-                    service,
-                    url,
-                    self.settings,
-                    history,
-                    target,
-                    session=session,
-                    tables=self.answers.known_version_tables(service, url),
-                    workers=self.answers.workers,
-                )
+                try:
+                    done = await runner.upgrade(
+                        service,
+                        url,
+                        self.settings,
+                        history,
+                        target,
+                        session=session,
+                        tables=self.answers.known_version_tables(service, url),
+                        workers=self.answers.workers,
+                    )
+                except (Exception, asyncio.CancelledError) as error:
+                    if not session.begun:
+                        raise
+                    asks = self._placed(service, history, session, error)
+                    return await fleet.whatever_happens(asks)
             if done.reported:
                 self.answers.learn(service, url, done.reported)
             if making := self.copying.making(service):
@@ -239,6 +246,27 @@ class Stages:
             return Outcome(service=service.name, detail=detail, facts=facts, output=done.output)
 
         return upgrade
+
+    async def _placed(
+        self, service: Service, history: History, session: Observation, error: BaseException
+    ) -> Outcome:
+        """Return the outcome of a migration that did not end, with where its database is."""
+        outcome = fleet.unfinished(service, error)
+        database = self.urls[service.name].url.database
+        try:
+            at = runner.named(
+                await runner.revisions_of(
+                    self.urls[service.name].url, history, session.version_tables or None
+                )
+            )
+        except HuleEduError as reason:
+            where = (
+                f"the revision of {database} is not known: {reason.message.rstrip('.')}; "
+                f"`invoke db.status --service {service.name}` asks again"
+            )
+            return replace(outcome, detail=fleet.joined(outcome, where))
+        where = f"{database} is at {at}"
+        return replace(outcome, detail=fleet.joined(outcome, where), facts={"to": at})
 
     async def require_head(self, service: Service, step: Step) -> Outcome:
         """Refuse a database its seeds are not written for."""

@@ -13,7 +13,7 @@ from huleedu_tasks.postgres.locks import transaction_status
 if TYPE_CHECKING:
     import asyncpg
 
-ABORTED = "aborted"
+ABORTED, IN_PROGRESS = "aborted", "in progress"
 PARTIAL_HINT = (
     "See what of it is there (`invoke prod.validate` names invalid indexes), and undo it or let "
     "the revision pass over it; then run the same command again."
@@ -38,8 +38,22 @@ class Unfinished:
         return f"revision {self.revision} {self.fate.value}"
 
 
+async def open_transaction(session: Observation, connection: "asyncpg.Connection") -> int | None:
+    """Return the id of the transaction of the last revision, if the server says it is open.
+
+    Args:
+        connection: Another one to the same server.
+    """
+    ids = _ids(session.told(), session.begun)
+    return ids[-1] if ids and await _status(connection, ids[-1]) == IN_PROGRESS else None
+
+
 async def unfinished(
-    session: Observation, connection: "asyncpg.Connection", recorded: Sequence[str]
+    session: Observation,
+    connection: "asyncpg.Connection",
+    recorded: Sequence[str],
+    *,
+    open_at_end: int | None = None,
 ) -> Unfinished | None:
     """Return what a run of Alembic has begun and not finished; None if there is nothing.
 
@@ -49,26 +63,37 @@ async def unfinished(
     Args:
         connection: To its database; the run has no session there any more.
         recorded: The revisions that are applied, as the database says.
+        open_at_end: The id of the transaction that was open when we ended the run; None if it
+            ended by itself, or had none.
     """
     kept = session.kept
     if kept and kept not in recorded:
         return Unfinished(revision=kept, fate=Fate.PARTIAL)
     if not session.begun or session.begun in recorded:
         return None
-    was_rolled_back = await _was_rolled_back(session.told(), session.begun, connection)
-    fate = Fate.ROLLED_BACK if was_rolled_back else Fate.PARTIAL
+    is_only = _had_one_transaction(session.told(), session.begun, open_at_end)
+    ids = _ids(session.told(), session.begun)
+    aborted = [await _status(connection, number) == ABORTED for number in ids]
+    fate = Fate.ROLLED_BACK if is_only and all(aborted) else Fate.PARTIAL
     return Unfinished(revision=session.begun, fate=fate)
 
 
-async def _was_rolled_back(
-    told: Sequence[Mapping[str, Any]], revision: str, connection: "asyncpg.Connection"
+def _had_one_transaction(
+    told: Sequence[Mapping[str, Any]], revision: str, open_at_end: int | None
 ) -> bool:
-    of_revision = [event for event in told if event.get("revision") == revision]
-    ends = [bool(event["is_only"]) for event in of_revision if event["event"] == "rolled back"]
-    ids = [int(event["id"]) for event in of_revision if event["event"] == "transaction"]
-    if not all(ends) or not (ends or ids):
-        return False
-    return all([await _status(connection, number) == ABORTED for number in ids])
+    """Whether a revision has ended in the transaction that it began in."""
+    ends = [bool(e["is_only"]) for e in told if _is(e, "rolled back", revision)]
+    if ends:
+        return all(ends)
+    return open_at_end is not None and _ids(told, revision) == [open_at_end]
+
+
+def _ids(told: Sequence[Mapping[str, Any]], revision: str) -> list[int]:
+    return [int(event["id"]) for event in told if _is(event, "transaction", revision)]
+
+
+def _is(event: Mapping[str, Any], name: str, revision: str) -> bool:
+    return event["event"] == name and event.get("revision") == revision
 
 
 async def _status(connection: "asyncpg.Connection", number: int) -> str:

@@ -15,7 +15,7 @@ from huleedu_tasks.config.urls import parse_url
 from huleedu_tasks.errors import Refused
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import connection
-from tests.support.monorepo import LIMIT, Ran, wait_until
+from tests.support.monorepo import LIMIT, USER, Ran, wait_until
 from tests.support.observe import (
     assert_no_password,
     assert_no_password_on_screen,
@@ -266,6 +266,78 @@ def test_a_run_that_loses_its_lock_ends_its_migration(rehearsal: Rehearsal) -> N
     assert told(ran, "alpha")["code"] == "lock-lost"
     assert "revision c3 was rolled back" in told(ran, "alpha")["detail"]
     assert rehearsal.at("alpha") == "a1"
+
+
+def test_a_run_that_slept_through_the_loss_of_its_lock_does_nothing_more(
+    rehearsal: Rehearsal,
+) -> None:
+    rehearsal.revise("alpha", "b2", "a1", "SELECT pg_sleep(1)")
+    rehearsal.revise("alpha", "c3", "b2")
+    env = rehearsal.monorepo.path("services/alpha_service/alembic/env.py")
+    usual = env.read_text()
+    # There from the backup on, as env.py is asked for its SQL before.
+    gate, reached = (rehearsal.monorepo.root / name for name in ("gate", "reached"))
+    env.write_text(
+        "import pathlib, time\n"
+        f"if pathlib.Path({str(gate)!r}).exists():\n"
+        f"    pathlib.Path({str(gate)!r}).rename({str(reached)!r})\n"
+        f"    time.sleep(1)\n{usual}"
+    )
+    sleeper = rehearsal.start("--backup-command", f"touch {gate}")
+    try:
+        wait_until(reached.exists)
+        asleep = [psutil.Process(sleeper.pid), *psutil.Process(sleeper.pid).children()]
+        for process in asleep:
+            process.suspend()
+        ask(
+            admin_url(rehearsal.production.main, "postgres"),
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = 'huleedu_alpha' AND application_name LIKE 'huleedu-tasks lock %'",
+        )
+        other = rehearsal.start()
+        wait_until(lambda: rehearsal.running("alpha", "pg_sleep(1)"))
+        for process in asleep:
+            process.resume()
+        slept = outcome(sleeper)
+    finally:
+        env.write_text(usual)
+        reached.unlink(missing_ok=True)
+        sleeper.kill()
+    assert slept.code == 3, slept.err
+    assert told(slept, "alpha")["code"] == "lock-lost"
+    assert told(slept, "alpha")["revisions"] == []
+    assert outcome(other).code == 0
+    assert rehearsal.at("alpha") == "c3"
+
+
+@pytest.mark.parametrize("connections", ["all", "later"])
+def test_where_the_server_lets_nobody_else_in_the_session_of_the_lock_is_asked(
+    rehearsal: Rehearsal, connections: str
+) -> None:
+    # Alembic's own connection is there already, or is refused as well.
+    full = "ALTER ROLE {user} CONNECTION LIMIT 1"
+    closes = full.format(user=USER)
+    rehearsal.monorepo.write("close.sql", closes)
+    admin = rehearsal.production.admin()
+    rehearsal.revise("alpha", "b2", "a1", *([] if connections == "all" else ["SELECT pg_sleep(2)"]))
+    flags = ("--backup-command", f"psql '{admin}' -f close.sql") if connections == "all" else ()
+    child = rehearsal.start("--service", "alpha", *flags)
+    try:
+        if connections == "later":
+            wait_until(lambda: rehearsal.running("alpha", "pg_sleep(2)"))
+            ask(admin, closes)
+        ran = outcome(child)
+    finally:
+        ask(admin, f"ALTER ROLE {USER} CONNECTION LIMIT -1")
+    alpha = told(ran, "alpha")
+    if connections == "all":
+        assert ran.code == 1
+        assert "too many connections for role" in alpha["detail"] + alpha["output"]
+        assert "huleedu_alpha is at a1" in alpha["detail"]
+        assert alpha["to"] == "a1"
+    else:
+        assert ran.code == 0, ran.err
+        assert alpha["to"] == "b2"
 
 
 @MODES

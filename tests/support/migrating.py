@@ -19,8 +19,14 @@ async def observation_of(
     events: Path,
     settings: Mapping[str, str] | None = None,
     optional_settings: Mapping[str, str] | None = None,
+    *,
+    lock: str = "",
 ) -> Observation:
-    """Return what a run on the database of a URL is told, with that database as its target."""
+    """Return what a run on the database of a URL is told, with that database as its target.
+
+    Args:
+        lock: An SQL expression that is true while the run holds its lock; empty without one.
+    """
     async with connection(url) as asked:
         identity = await identify(asked)
     return Observation(
@@ -28,6 +34,7 @@ async def observation_of(
         settings=settings or {},
         wishes=optional_settings or {},
         target=identity.place,
+        lock=lock,
     )
 
 

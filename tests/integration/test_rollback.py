@@ -1,0 +1,401 @@
+"""A revision was rolled back only if the server says so, and begins only while the lock is held."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+import pytest
+
+from huleedu_tasks.errors import ExitCode, HuleEduError
+from huleedu_tasks.migrations.rollback import Fate, Unfinished, open_transaction, unfinished
+from huleedu_tasks.migrations.runner import LockTimeout, Observation
+from huleedu_tasks.postgres import locks
+from huleedu_tasks.postgres.connections import connection
+from tests.support.alembic_bench import Bench, Case, new_bench, sql
+from tests.support.migrating import observation_of
+from tests.support.monorepo import ENV_PY
+from tests.support.postgres import wait_for
+
+LOG = "CREATE TABLE log (n integer)"
+ONE = "INSERT INTO log VALUES (1)"
+BUSY = "ALTER TABLE busy ADD COLUMN more text"
+SETTINGS = {"application_name": "huleedu-tasks run of a test", "lock_timeout": "300ms"}
+SYNCHRONOUS = """\
+from alembic import context
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from config import database_url
+
+engine = create_engine(database_url().replace("asyncpg", "{driver}"), poolclass=NullPool)
+with engine.connect() as connection:
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+    connection.commit()
+"""
+DRIVERS = {
+    "asyncpg": ENV_PY,
+    "psycopg2": SYNCHRONOUS.format(driver="psycopg2"),
+    "psycopg": SYNCHRONOUS.format(driver="psycopg"),
+    "an asynchronous psycopg": ENV_PY.replace(
+        "database_url()", "database_url().replace('asyncpg', 'psycopg_async')"
+    ),
+}
+CONFIGURE = "context.configure(connection=connection"
+MODES = {
+    "one transaction": lambda env_py: env_py,
+    "a transaction each": lambda env_py: env_py.replace(
+        CONFIGURE, f"{CONFIGURE}, transaction_per_migration=True"
+    ),
+    "a transaction of its own": lambda env_py: (
+        env_py.replace("engine.connect()", "engine.begin()")
+        .replace("        await connection.commit()\n", "")
+        .replace("    connection.commit()\n", "")
+    ),
+}
+BY_DRIVER = pytest.mark.parametrize("driver", DRIVERS)
+BY_MODE = pytest.mark.parametrize("mode", MODES)
+PSYCOPG2 = DRIVERS["psycopg2"]
+PER_MIGRATION = MODES["a transaction each"](PSYCOPG2)
+RAW = "raw = op.get_bind().connection.dbapi_connection\ncursor = raw.cursor()\n"
+CONNECT = """\
+import os
+from config import database_url
+url = database_url().replace("+asyncpg", "")
+"""
+BLOCK = "with op.get_context().autocommit_block():\n    op.execute({sql!r})"
+# What each does before it waits for a lock; all of it stays.
+STAYS = {
+    "a commit of the driver": f"{RAW}cursor.execute({ONE!r})\nraw.commit()",
+    "a rollback and a commit of the driver": (
+        f"{RAW}raw.rollback()\ncursor.execute({ONE!r})\nraw.commit()"
+    ),
+    "a COMMIT that the driver was told": (
+        f"{RAW}cursor.execute({ONE!r})\ncursor.execute('COMMIT')"
+    ),
+    "a COMMIT AND CHAIN that the driver was told": (
+        f"{RAW}cursor.execute({ONE!r})\ncursor.execute('COMMIT AND CHAIN')"
+    ),
+    "a procedure that commits": (
+        f"{RAW}raw.commit()\nraw.autocommit = True\n"
+        f"cursor.execute('DO $$ BEGIN {ONE}; COMMIT; END $$')\nraw.autocommit = False"
+    ),
+    "a rollback of SQLAlchemy's, then a commit": (
+        f"op.get_bind().connection.rollback()\n{RAW}cursor.execute({ONE!r})\nraw.commit()"
+    ),
+    "an autocommit block": BLOCK.format(sql=ONE),
+    "a prepared transaction": (
+        f"{RAW}cursor.execute({ONE!r})\ncursor.execute(\"PREPARE TRANSACTION 'later'\")\n"
+        "raw.rollback()\nraw.autocommit = True\ncursor.execute(\"COMMIT PREPARED 'later'\")\n"
+        "raw.autocommit = False"
+    ),
+    "a session of psycopg2": (
+        f"{CONNECT}import psycopg2\nown = psycopg2.connect(url)\n"
+        f"own.cursor().execute({ONE!r})\nown.commit()\nown.close()"
+    ),
+    "a session of psycopg": (
+        f"{CONNECT}import psycopg\nwith psycopg.connect(url) as own:\n    own.execute({ONE!r})"
+    ),
+    "a session of asyncpg": (
+        f"{CONNECT}import asyncio, asyncpg\n"
+        "async def own():\n    opened = await asyncpg.connect(url)\n"
+        f"    await opened.execute({ONE!r})\n    await opened.close()\nasyncio.run(own())"
+    ),
+    "a session of pg8000": (
+        f"{CONNECT}import pg8000.dbapi\nfrom urllib.parse import urlsplit\nat = urlsplit(url)\n"
+        "own = pg8000.dbapi.connect(at.username, host=at.hostname, port=at.port,\n"
+        "    database=at.path[1:], password=os.environ['PGPASSWORD'])\n"
+        f"own.cursor().execute({ONE!r})\nown.commit()\nown.close()"
+    ),
+    "a session of another engine": (
+        f"{CONNECT}import sqlalchemy\n"
+        "with sqlalchemy.create_engine(url.replace(':', '+psycopg:', 1)).begin() as own:\n"
+        f"    own.exec_driver_sql({ONE!r})"
+    ),
+    "a program": f"{CONNECT}import subprocess\nsubprocess.run(['psql', '-qc', {ONE!r}, url])",
+}
+WAITS = sql(BUSY)
+WAITS_RAW = f"{RAW}cursor.execute({BUSY!r})"
+KILLED = "import os\nos._exit(9)"
+ENDS = {
+    "a statement that waits": WAITS,
+    "a statement of the driver that waits": WAITS_RAW,
+    "an exception": "raise KeyError",
+}
+
+
+@dataclass
+class Run:
+    """A run that holds its lock, on a database at `a1`."""
+
+    case: Case
+    held: asyncpg.Connection
+    session: Observation
+
+    async def failing(self) -> HuleEduError:
+        with pytest.raises(HuleEduError) as caught:
+            await self.case.upgrade(session=self.session)
+        return caught.value
+
+    async def unfinished(self, open_at_end: int | None = None) -> Unfinished | None:
+        await locks.end_runs(self.held, SETTINGS["application_name"])
+        at = await self.case.revisions()
+        recorded = [each.id for each in self.case.history.between((), at)]
+        return await unfinished(self.session, self.held, recorded, open_at_end=open_at_end)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with new_bench() as made:
+        yield made
+
+
+@asynccontextmanager
+async def held_run(case: Case) -> AsyncIterator[Run]:
+    async with connection(case.url) as held:
+        await locks.acquire(held, place="here", holder="test", wait=0, notify=str)
+        token = await locks.take_token(held, place="here")
+        session = await observation_of(
+            case.url, case.events, SETTINGS, lock=locks.held_expression(token)
+        )
+        yield Run(case, held, session)
+
+
+async def begun(bench: Bench, env_py: str, **revisions: str) -> Case:
+    case = await bench.migrated(env_py, LOG, "CREATE TABLE busy ()")
+    parent = "a1"
+    for revision, body in revisions.items():
+        bench.revise(case.service.name, revision, parent, body)
+        parent = revision
+    return case
+
+
+def rolled_back(revision: str) -> Unfinished:
+    return Unfinished(revision=revision, fate=Fate.ROLLED_BACK)
+
+
+def partial(revision: str) -> Unfinished:
+    return Unfinished(revision=revision, fate=Fate.PARTIAL)
+
+
+# What was rolled back.
+
+
+@BY_DRIVER
+@BY_MODE
+async def test_what_waits_too_long_for_a_lock_was_rolled_back(
+    bench: Bench, driver: str, mode: str
+) -> None:
+    env_py = MODES[mode](DRIVERS[driver])
+    case = await begun(bench, env_py, b2=sql(ONE), c3=sql(ONE, BUSY))
+    async with held_run(case) as run:
+        async with case.locked("busy"):
+            error = await run.failing()
+        assert isinstance(error, LockTimeout), error.message
+        assert await run.unfinished() == rolled_back("c3")
+    each = mode == "a transaction each"
+    assert await case.ask("TABLE log") == ([(1,)] if each else [])
+
+
+@BY_MODE
+@pytest.mark.parametrize("end", ENDS)
+async def test_however_it_ends_it_was_rolled_back(bench: Bench, mode: str, end: str) -> None:
+    case = await begun(bench, MODES[mode](PSYCOPG2), b2=f"{sql(ONE)}\n{ENDS[end]}")
+    async with held_run(case) as run:
+        async with case.locked("busy"):
+            await run.failing()
+        assert await run.unfinished() == rolled_back("b2")
+    assert await case.ask("TABLE log") == []
+
+
+@BY_DRIVER
+async def test_what_only_the_commit_refuses_was_rolled_back(bench: Bench, driver: str) -> None:
+    deferred = "CREATE TABLE one (n integer UNIQUE DEFERRABLE INITIALLY DEFERRED)"
+    case = await begun(bench, DRIVERS[driver], b2=sql(deferred, "INSERT INTO one VALUES (1), (1)"))
+    async with held_run(case) as run:
+        await run.failing()
+        assert await run.unfinished() == rolled_back("b2")
+
+
+async def test_a_first_statement_may_set_the_transaction(bench: Bench) -> None:
+    serializable = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"
+    # Before the first revision Alembic itself has asked something.
+    case = await begun(bench, PER_MIGRATION, b2=sql(ONE), c3=sql(serializable, ONE))
+    async with held_run(case) as run:
+        assert (await case.upgrade(session=run.session)).after == ("c3",)
+        assert await run.unfinished() is None
+
+
+async def test_a_savepoint_is_no_transaction(bench: Bench) -> None:
+    nested = f"with op.get_bind().begin_nested():\n    op.execute({ONE!r})"
+    case = await begun(bench, PSYCOPG2, b2=f"{nested}\n{WAITS}")
+    async with held_run(case) as run, case.locked("busy"):
+        await run.failing()
+        assert await run.unfinished() == rolled_back("b2")
+
+
+@BY_MODE
+async def test_of_a_process_that_ended_by_itself_nothing_is_claimed(
+    bench: Bench, mode: str
+) -> None:
+    case = await begun(bench, MODES[mode](PSYCOPG2), b2=f"{sql(ONE)}\n{KILLED}")
+    async with held_run(case) as run:
+        await run.failing()
+        assert await run.unfinished() == partial("b2")
+
+
+@BY_DRIVER
+@BY_MODE
+async def test_a_process_that_was_ended_in_its_transaction_was_rolled_back(
+    bench: Bench, driver: str, mode: str
+) -> None:
+    hangs = sql(ONE, "SELECT pg_sleep(60)")
+    case = await begun(bench, MODES[mode](DRIVERS[driver]), b2=hangs)
+    async with held_run(case) as run:
+        migrating = asyncio.ensure_future(case.upgrade(session=run.session))
+        sleeps = "SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%'"
+        asks = f"{sleeps} AND pid <> pg_backend_pid()"
+        await wait_for(lambda: run.held.fetchval(asks), True)
+        transaction = await open_transaction(run.session, run.held)
+        assert transaction is not None
+        migrating.cancel()
+        await asyncio.gather(migrating, return_exceptions=True)
+        assert await run.unfinished(transaction) == rolled_back("b2")
+
+
+# What was not.
+
+
+@pytest.mark.parametrize("does", STAYS)
+@pytest.mark.parametrize("end", [WAITS, WAITS_RAW, KILLED], ids=["waits", "driver", "killed"])
+async def test_what_was_committed_meanwhile_is_not_said_to_be_rolled_back(
+    bench: Bench, does: str, end: str
+) -> None:
+    case = await begun(bench, PSYCOPG2, b2=f"{STAYS[does]}\n{end}")
+    async with held_run(case) as run:
+        async with case.locked("busy"):
+            await run.failing()
+        assert await run.unfinished() == partial("b2")
+
+
+@pytest.mark.parametrize("does", [name for name in STAYS if "session" not in name])
+async def test_nor_is_it_with_a_transaction_for_each(bench: Bench, does: str) -> None:
+    case = await begun(bench, PER_MIGRATION, b2=f"{STAYS[does]}\n{WAITS}")
+    async with held_run(case) as run:
+        async with case.locked("busy"):
+            await run.failing()
+        assert await run.unfinished() == partial("b2")
+
+
+@BY_DRIVER
+async def test_a_driver_of_each_kind_tells_of_its_own_commit(bench: Bench, driver: str) -> None:
+    raw = "raw = op.get_bind().connection.dbapi_connection\n"
+    does = f"{raw}op.execute({ONE!r})\nraw.commit()\n{WAITS}"
+    case = await begun(bench, DRIVERS[driver], b2=does)
+    async with held_run(case) as run, case.locked("busy"):
+        await run.failing()
+        assert await run.unfinished() == partial("b2")
+
+
+async def test_a_revision_before_it_that_has_committed_in_part_is_named(bench: Bench) -> None:
+    does = STAYS["a commit of the driver"]
+    case = await begun(bench, PSYCOPG2, b2=does, c3=WAITS)
+    async with held_run(case) as run, case.locked("busy"):
+        await run.failing()
+        assert await run.unfinished() == partial("b2")
+
+
+async def test_a_session_that_env_py_has_left_open_may_have_written(bench: Bench) -> None:
+    opened = f"import psycopg2\n{CONNECT}import config\nconfig.own = psycopg2.connect(url)\n"
+    does = f"import config\nconfig.own.cursor().execute({ONE!r})\nconfig.own.commit()\n{WAITS}"
+    case = await begun(bench, f"{opened}{PSYCOPG2}", b2=does)
+    async with held_run(case) as run, case.locked("busy"):
+        await run.failing()
+        assert await run.unfinished() == partial("b2")
+
+
+async def test_a_session_that_env_py_has_closed_does_not_count(bench: Bench) -> None:
+    opened = f"import psycopg2\n{CONNECT}psycopg2.connect(url).close()\n"
+    case = await begun(bench, f"{opened}{PSYCOPG2}", b2=f"{sql(ONE)}\n{WAITS}")
+    async with held_run(case) as run, case.locked("busy"):
+        await run.failing()
+        assert await run.unfinished() == rolled_back("b2")
+
+
+async def test_a_failure_that_env_py_swallows_and_commits_is_told(bench: Bench) -> None:
+    outer = MODES["a transaction of its own"](PSYCOPG2).replace(
+        "        context.run_migrations()",
+        "        try:\n            context.run_migrations()\n        except KeyError:\n"
+        "            pass",
+    )
+    case = await begun(bench, outer, b2=f"{sql(ONE)}\nraise KeyError")
+    async with held_run(case) as run:
+        await run.failing()
+        assert await run.unfinished() == partial("b2")
+    assert await case.ask("TABLE log") == [(1,)]
+
+
+# The lock.
+
+
+@BY_DRIVER
+@BY_MODE
+async def test_no_revision_begins_after_the_lock_is_lost(
+    bench: Bench, driver: str, mode: str
+) -> None:
+    ends = "SELECT pg_terminate_backend(pid), pg_sleep(0.2) FROM pg_locks l"
+    where = "WHERE l.locktype = 'advisory' AND l.pid <> pg_backend_pid() AND l.objid = 1"
+    database = "(SELECT oid FROM pg_database WHERE datname = current_database())"
+    loses = sql(f"{ends} {where} AND l.database = {database}")
+    case = await begun(bench, MODES[mode](DRIVERS[driver]), b2=loses, c3=sql(ONE))
+    async with held_run(case) as run:
+        error = await run.failing()
+    assert (error.code, error.exit_code) == ("lock-lost", ExitCode.REFUSED)
+    assert await case.ask("TABLE log") == []
+
+
+async def test_another_run_that_holds_the_lock_does_not_count(bench: Bench) -> None:
+    case = await begun(bench, PSYCOPG2, b2=sql(ONE))
+    async with held_run(case) as run:
+        await run.held.execute("SELECT pg_advisory_unlock_all()")
+        async with held_run(case):
+            error = await run.failing()
+            assert error.code == "lock-lost"
+            assert "nothing was run" in error.message
+    assert await case.ask("TABLE log") == []
+
+
+async def test_without_the_lock_env_py_does_not_even_connect(bench: Bench) -> None:
+    writes = f"import psycopg2\n{CONNECT}own = psycopg2.connect(url)\n"
+    writes += f"own.cursor().execute({ONE!r})\nown.commit()\n"
+    case = await begun(bench, f"{writes}{PSYCOPG2}", b2=sql(ONE))
+    async with held_run(case) as run:
+        await run.held.execute("SELECT pg_advisory_unlock_all()")
+        error = await run.failing()
+    assert error.code == "lock-lost"
+    assert await case.ask("TABLE log") == []
+
+
+async def test_an_env_py_that_goes_on_nevertheless_is_told_so(bench: Bench) -> None:
+    swallows = PSYCOPG2.replace("with engine", "try:\n  with engine", 1)
+    head, _, tail = swallows.partition("try:\n")
+    body = "\n".join(f"  {line}" for line in tail.removeprefix("  ").splitlines())
+    env_py = f"{head}try:\n{body}\nexcept BaseException:\n  pass\n"
+    case = await begun(bench, env_py, b2=sql(ONE))
+    async with held_run(case) as run:
+        await run.held.execute("SELECT pg_advisory_unlock_all()")
+        assert (await run.failing()).code == "lock-lost"
+
+
+async def test_a_role_that_env_py_takes_sees_the_lock(bench: Bench) -> None:
+    role = "    connection.exec_driver_sql('SET ROLE stranger')\n    context.configure"
+    case = await begun(bench, PSYCOPG2.replace("    context.configure", role), b2=sql(ONE))
+    await case.ask(
+        "CREATE ROLE stranger",
+        "GRANT ALL ON ALL TABLES IN SCHEMA public TO stranger",
+    )
+    async with held_run(case) as run:
+        assert (await case.upgrade(session=run.session)).after == ("b2",)
