@@ -26,7 +26,7 @@ _DIGEST = 8
 # A rename waits 5 s for other sessions to end; one may have connected just before.
 _ATTEMPTS = 3
 _SYSTEM = ("template0", "template1")
-_BLOCKED = "55006"
+_BLOCKED = ("database-in-use", "permission-denied")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,17 +132,26 @@ async def building(admin: "asyncpg.Connection", database: str) -> AsyncIterator[
 
 @asynccontextmanager
 async def _keeping(admin: "asyncpg.Connection", database: str) -> AsyncIterator[None]:
-    import asyncpg
-
+    """Explain what keeps a database from being replaced; its successor is dropped then."""
     try:
         yield
-    except asyncpg.PostgresError as error:
+    except BaseException as error:
+        failure = await _explained(admin, database, error)
         with suppress(Exception):
             await databases.drop(admin, successor_name(database))
-        if getattr(error, "sqlstate", "") == _BLOCKED or code_of(error) == "permission-denied":
-            raise await _held(admin, database, message_of(error)) from error
-        doing = f"Database {database!r} could not be replaced, and was left as it was"
-        raise (explain(error, doing) or error) from error
+        if failure:
+            raise failure from error
+        raise
+
+
+async def _explained(
+    admin: "asyncpg.Connection", database: str, error: BaseException
+) -> ServerError | None:
+    import asyncpg
+
+    if isinstance(error, asyncpg.PostgresError) and code_of(error) in _BLOCKED:
+        return await _held(admin, database, message_of(error))
+    return explain(error, f"Database {database!r} could not be replaced, and was left as it was")
 
 
 async def _rename(admin: "asyncpg.Connection", renames: Sequence[tuple[str, str]]) -> None:
