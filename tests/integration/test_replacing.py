@@ -131,6 +131,30 @@ def test_a_migration_that_fails_leaves_the_data_of_before_until_a_reset_succeeds
     assert notes(alone, "alpha") == SEEDED
 
 
+def test_killed_while_a_failed_reset_is_repeated_the_data_of_before_is_there(
+    alone: Monorepo,
+) -> None:
+    alone.add_revision("alpha", "b2", "a1", "SELECT nothing")
+    assert alone.invoke("db.reset").code == 1
+    for number in range(1, 20):
+        ran = alone.invoke("db.reset", env={"DIES_AFTER": str(number)})
+        assert alone.invoke("db.up").code == 0
+        assert has_data(alone, OLD)
+        if ran.code == 1:
+            break
+        assert ran.code == -9
+    assert 3 < number < 19
+
+
+def test_an_empty_database_does_not_take_the_place_of_what_is_kept(alone: Monorepo) -> None:
+    alone.add_revision("alpha", "b2", "a1", "SELECT nothing")
+    assert alone.invoke("db.reset").code == 1
+    maintain(alone, "alpha", f"DROP DATABASE {DATABASE}")
+    assert alone.invoke("db.up").code == 0
+    assert alone.invoke("db.reset").code == 1
+    assert has_data(alone, OLD)
+
+
 def test_what_is_kept_can_be_put_back_as_the_note_says(alone: Monorepo) -> None:
     alone.add_revision("alpha", "b2", "a1", "SELECT nothing")
     (note,) = alone.invoke("db.reset", "--json").json["notes"]
