@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from huleedu_tasks import process
@@ -488,7 +489,7 @@ class Stages:
         replaced = await replacing.put_in_place(
             admin,
             self.urls[service.name].url.database,
-            is_unfinished=service.name in self._unfinished,
+            is_unfinished=partial(self._is_unfinished, admin, service),
         )
         self._unfinished.add(service.name)
         if replaced.is_kept:
@@ -496,6 +497,15 @@ class Stages:
         if not replaced.slots:
             return ""
         return f"replication slot {', '.join(replaced.slots)} went with the old database"
+
+    async def _is_unfinished(self, admin: "asyncpg.Connection", service: Service) -> bool:
+        """Whether a database is what a failed reset has left, or an empty one."""
+        url = self.urls[service.name].url
+        mark = await databases.read_mark(admin, url.database)
+        if service.name in self._unfinished or (mark and mark.unfinished):
+            return True
+        async with connection(url) as owner:
+            return await databases.is_untouched(owner)
 
     async def _drop_predecessor(self, admin: "asyncpg.Connection", service: Service) -> None:
         await replacing.drop_predecessor(admin, self.urls[service.name].url.database)

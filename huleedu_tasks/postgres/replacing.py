@@ -5,7 +5,7 @@ of its predecessor, which is kept under another name until it is dropped.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 63
 _SUCCESSOR = "__new"
 _PREDECESSOR = "__old"
+_BETWEEN = "__swap"
 _DIGEST = 8
 # A rename waits 5 s for other sessions to end; one may have connected just before.
 _ATTEMPTS = 3
 _SYSTEM = ("template0", "template1")
-_BLOCKED = "55006"
+_BLOCKED = ("database-in-use", "permission-denied")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +71,16 @@ async def discard_successor(admin: "asyncpg.Connection", database: str) -> str:
 
 
 async def put_in_place(
-    admin: "asyncpg.Connection", database: str, *, is_unfinished: bool = False
+    admin: "asyncpg.Connection",
+    database: str,
+    *,
+    is_unfinished: Callable[[], Awaitable[bool]],
 ) -> Replaced:
     """Give a database's successor its name, and keep the database as its predecessor.
 
     Args:
-        is_unfinished: Whether the database is known to be unfinished; else its mark tells. An
-            earlier predecessor, which holds the data of before, is then kept instead of it.
+        is_unfinished: Asked where there is a predecessor already: whether the database has
+            nothing worth keeping yet, so that this predecessor is kept instead of it.
 
     Raises:
         ServerError: If something holds the database. It is still there under its name.
@@ -86,13 +90,17 @@ async def put_in_place(
         found = await admin.fetchrow(_FOUND, database, predecessor)
         if found["prepared"] or found["subscriptions"]:
             raise await _held(admin, database, "other objects of the server depend on it")
-        mark = databases.parse_mark(database, found["comment"] or "")
-        is_unfinished = is_unfinished or bool(mark and mark.unfinished)
-        if found["kept"]:
-            await databases.drop(admin, database if is_unfinished else predecessor)
-        is_left = found["there"] and not (found["kept"] and is_unfinished)
-        renames = [(database, predecessor)] if is_left else []
-        await _rename(admin, [*renames, (successor, database)])
+        renames = [(successor, database)]
+        if found["there"] and found["kept"] and await is_unfinished():
+            # Under the successor's name it is dropped, if not now then by the next run.
+            renames = _exchange(database, successor)
+        elif found["there"]:
+            if found["kept"]:
+                await databases.drop(admin, predecessor)
+            renames = [(database, predecessor), (successor, database)]
+        await _rename(admin, renames)
+        if len(renames) > 2:
+            await databases.drop(admin, successor)
     return Replaced(is_kept=found["kept"] or found["there"], slots=tuple(found["slots"]))
 
 
@@ -132,17 +140,26 @@ async def building(admin: "asyncpg.Connection", database: str) -> AsyncIterator[
 
 @asynccontextmanager
 async def _keeping(admin: "asyncpg.Connection", database: str) -> AsyncIterator[None]:
-    import asyncpg
-
+    """Explain what keeps a database from being replaced; its successor is dropped then."""
     try:
         yield
-    except asyncpg.PostgresError as error:
+    except BaseException as error:
+        failure = await _explained(admin, database, error)
         with suppress(Exception):
             await databases.drop(admin, successor_name(database))
-        if getattr(error, "sqlstate", "") == _BLOCKED or code_of(error) == "permission-denied":
-            raise await _held(admin, database, message_of(error)) from error
-        doing = f"Database {database!r} could not be replaced, and was left as it was"
-        raise (explain(error, doing) or error) from error
+        if failure:
+            raise failure from error
+        raise
+
+
+async def _explained(
+    admin: "asyncpg.Connection", database: str, error: BaseException
+) -> ServerError | None:
+    import asyncpg
+
+    if isinstance(error, asyncpg.PostgresError) and code_of(error) in _BLOCKED:
+        return await _held(admin, database, message_of(error))
+    return explain(error, f"Database {database!r} could not be replaced, and was left as it was")
 
 
 async def _rename(admin: "asyncpg.Connection", renames: Sequence[tuple[str, str]]) -> None:
@@ -183,6 +200,11 @@ async def _held(
     )
 
 
+def _exchange(one: str, other: str) -> list[tuple[str, str]]:
+    between = _own_name(one, _BETWEEN)
+    return [(other, between), (one, other), (between, one)]
+
+
 def _own_name(database: str, ending: str) -> str:
     if len((database + ending).encode()) <= _LONGEST_NAME:
         return database + ending
@@ -195,8 +217,6 @@ def _own_name(database: str, ending: str) -> str:
 _FOUND = """\
 SELECT
   EXISTS (SELECT FROM pg_database WHERE datname = $1) AS there,
-  (SELECT coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE datname = $1)
-    AS comment,
   EXISTS (SELECT FROM pg_database WHERE datname = $2) AS kept,
   EXISTS (SELECT FROM pg_prepared_xacts WHERE database = $1) AS prepared,
   EXISTS (SELECT FROM pg_subscription JOIN pg_database AS d ON d.oid = subdbid WHERE datname = $1)
