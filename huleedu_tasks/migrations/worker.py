@@ -127,6 +127,7 @@ class Used:
         self._sessions: dict[str, int] = {}
         sys.addaudithook(self._reads.hear)
         tracking.watch_questions(self._reads)
+        tracking.watch_asyncpg(self._reads)
         tracking.drop_stale_bytecode()
         event.listen(Engine, "do_connect", self._connecting)
         event.listen(Engine, "connect", self._connected)
