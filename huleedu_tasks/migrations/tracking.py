@@ -6,13 +6,17 @@ be the service's own, and older than ours.
 
 from __future__ import annotations
 
+import dis
 import os
 import pathlib
 import re
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, wraps
+from importlib.util import source_from_cache
+from types import CodeType
 from typing import Any
 
 INSTALLED = ("site-packages", "dist-packages")
@@ -40,6 +44,19 @@ CLOCK = re.compile(
     re.IGNORECASE,
 )
 SHOWN_STATEMENT = 60
+RANDOM = "the clock or random values"
+# A revision or a seed: the names its module defines.
+SCRIPTS = frozenset({"down_revision", "seed"})
+# What is called, and what it is called of.
+CLOCKS_OF = {
+    "now": {"date", "datetime", "dt", "timezone"},
+    "today": {"date", "datetime", "dt"},
+    "utcnow": {"datetime", "dt"},
+}
+CLOCKS = frozenset({"ctime", "gmtime", "localtime", "strftime", "time", "time_ns"})
+RANDOM_CALLS = frozenset(
+    {"token_bytes", "token_hex", "token_urlsafe", "urandom", "uuid1", "uuid4", "SystemRandom"}
+)
 
 
 class Reads:
@@ -52,6 +69,7 @@ class Reads:
 
     EVENTS = frozenset(
         {
+            "exec",
             "import",
             "open",
             "os.chdir",
@@ -90,6 +108,8 @@ class Reads:
         with suppress(Exception):
             if event == "open":
                 self._hear_open(*arguments)
+            elif event == "exec":
+                self._hear_script(arguments[0])
             elif event == "import":
                 self._imported.add(arguments[0])
                 self._search_paths.add(tuple(arguments[2] or ()))
@@ -130,9 +150,14 @@ class Reads:
         for part in NO_STATEMENT.sub(" ", statement).split(";"):
             if WRITES_DATA.match(part) and CLOCK.search(part):
                 shown = " ".join(part.split())[:SHOWN_STATEMENT]
-                self.untracked.add(f"a statement read the clock or random values ({shown})")
+                self.untracked.add(f"a statement reads {RANDOM} ({shown})")
         if statement.lstrip()[:2].upper() == "DO" and CLOCK.search(statement):
-            self.untracked.add("a DO block read the clock or random values")
+            self.untracked.add(f"a DO block reads {RANDOM}")
+
+    def _hear_script(self, code: CodeType) -> None:
+        is_script = code.co_name == "<module>" and not SCRIPTS.isdisjoint(code.co_names)
+        if is_script and any(map(reads_clock, _codes(code))):
+            self.untracked.add(f"{os.path.basename(code.co_filename)} reads {RANDOM}")
 
     def _hear_open(self, path: object, mode: object, flags: int, folder: int | None = None) -> None:
         if not flags & os.O_CREAT:
@@ -252,6 +277,52 @@ def _replace(name: str, note: Callable[..., None]) -> None:
         setattr(accessor, name, staticmethod(ask))
 
 
+def watch_asyncpg(reads: Reads) -> None:
+    """Have the statements noted that asyncpg is given, if it is loaded."""
+    connection: Any = getattr(sys.modules.get("asyncpg.connection"), "Connection", None)
+    for name in ("execute", "_execute", "_executemany", "_prepare"):
+        if hasattr(connection, name):
+            setattr(connection, name, _noting_statements(getattr(connection, name), reads))
+
+
+def _noting_statements(plain: Callable[..., Any], reads: Reads) -> Callable[..., Any]:
+    @wraps(plain)
+    def run(connection: Any, query: str, *arguments: Any, **named: Any) -> Any:
+        with suppress(Exception):
+            reads.executed(query)
+        return plain(connection, query, *arguments, **named)
+
+    return run
+
+
+def reads_clock(code: CodeType) -> bool:
+    """Whether code calls what returns another value each time."""
+    names = set(code.co_names)
+    if names.isdisjoint({*CLOCKS_OF, *CLOCKS, *RANDOM_CALLS, "random", "secrets"}):
+        return False
+    # A seeded generator returns the same again.
+    is_seeded = not names.isdisjoint({"Random", "seed"})
+    owner = ""
+    for instruction in dis.get_instructions(code):
+        name = instruction.argval if instruction.opname.startswith("LOAD_") else ""
+        name = name if isinstance(name, str) else ""
+        if owner in CLOCKS_OF.get(name, ()) or (owner == "time" and name in CLOCKS):
+            return True
+        if name in RANDOM_CALLS or (name and owner == "secrets"):
+            return True
+        if name and owner == "random" and not is_seeded:
+            return True
+        owner = name
+    return False
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            yield from _codes(value)
+
+
 def drop_stale_bytecode() -> None:
     """Let no module be loaded from bytecode that is older than the last change of its source.
 
@@ -261,6 +332,8 @@ def drop_stale_bytecode() -> None:
 
     loading: Any = _bootstrap_external
     plain = loading.cache_from_source
+    # Before it is asked for each module, those it imports itself among them.
+    standard_library()
 
     def cache_from_source(path: str, *arguments: Any, **named: Any) -> str:
         cached: str = plain(path, *arguments, **named)
@@ -289,8 +362,6 @@ def address_of(place: Any) -> str:
 
 def source_of(path: str) -> str:
     """Return the source a file of bytecode was made from; any other file is its own."""
-    from importlib.util import source_from_cache
-
     try:
         source = source_from_cache(path) if path.endswith(".pyc") else path
     except ValueError:
@@ -308,8 +379,6 @@ def may_change(path: str) -> bool:
 @lru_cache(maxsize=None)  # noqa: UP033  # a service's interpreter may be older
 def standard_library() -> tuple[str, ...]:
     """Return how the paths of the standard library's files begin."""
-    import sysconfig
-
     paths = sysconfig.get_paths()
     return paths["stdlib"] + os.sep, paths["platstdlib"] + os.sep
 

@@ -132,6 +132,7 @@ class Used:
         self._sessions: dict[str, int] = {}
         sys.addaudithook(self._reads.hear)
         tracking.watch_questions(self._reads)
+        tracking.watch_asyncpg(self._reads)
         tracking.drop_stale_bytecode()
         if counts_sessions:
             self._count_sessions()

@@ -1,0 +1,357 @@
+"""What a process reads is noted, however it reads it; in a child, for audit hooks stay."""
+
+import asyncio
+import json
+import os
+import py_compile
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from huleedu_tasks import process
+from huleedu_tasks.migrations import targets, tracking
+
+OBSERVED = """\
+import importlib.util, json, os, sys
+from pathlib import Path
+
+def load(name, path):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+tracking = load("tracking", {tracking!r})
+variables = load("targets", {targets!r}).ReadVariables()
+reads = tracking.Reads()
+sys.addaudithook(reads.hear)
+tracking.watch_questions(reads)
+tracking.drop_stale_bytecode()
+sys.path[:0] = ["first", "second"]
+"""
+TOLD = """
+names = ("files", "folders", "statuses", "modules", "untracked", "addresses")
+told = {name: getattr(reads, name) for name in names}
+told.update(variables=variables.all_names, all_variables=variables.all_were_read)
+print(json.dumps(told, default=sorted))
+"""
+
+
+def observe(folder: Path, code: str, **variables: str) -> dict[str, Any]:
+    """Run code in a directory and return what was noted of it, with paths relative to that."""
+    told: dict[str, Any] = json.loads(
+        output(folder, f"{code}\n{TOLD}", **variables).splitlines()[-1]
+    )
+    inside = f"{folder}{os.sep}"
+    for kind in ("files", "folders", "statuses"):
+        found = [path.removeprefix(inside) for path in told[kind] if path.startswith(inside)]
+        told[kind] = sorted(found)
+    return told
+
+
+def output(folder: Path, code: str, **variables: str) -> str:
+    """Run code that is observed, and return what it prints."""
+    head = OBSERVED.format(tracking=tracking.__file__, targets=targets.__file__)
+    command = [sys.executable, "-c", f"{head}{code}"]
+    environment = {"PATH": os.environ["PATH"], **variables}
+    running = process.run(command, cwd=folder, environment=environment, timeout=60)
+    done = asyncio.run(running)
+    assert done.returncode == 0, done.output
+    return done.output
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory with a file, a link to it, and directories to import from."""
+    folder = tmp_path / "place"
+    for name in ("first", "second", "data"):
+        (folder / name).mkdir(parents=True)
+    (folder / "data/rows.txt").write_text("1")
+    (folder / "now").symlink_to("data")
+    (folder / "second/shared.py").write_text("N = 1\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "open('data/rows.txt').read()",
+        "open('data/rows.txt', 'r+').read()",
+        "open('data/rows.txt', 'a+').read()",
+        "Path('data/rows.txt').read_text()",
+        "os.read(os.open('data/rows.txt', os.O_RDONLY), 9)",
+        "os.read(os.open(b'data/rows.txt', os.O_RDWR | os.O_CREAT), 9)",
+        "d = os.open('data', os.O_RDONLY); os.read(os.open('rows.txt', os.O_RDONLY, dir_fd=d), 9)",
+        "os.chdir('data'); open('rows.txt').read()",
+        "import sqlite3; sqlite3.connect('file:data/rows.txt?mode=ro', uri=True)",
+        "import sqlite3; sqlite3.connect('data/rows.txt')",
+    ],
+)
+def test_a_file_is_noted_however_it_is_opened(place: Path, code: str) -> None:
+    assert "data/rows.txt" in observe(place, code)["files"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "open('data/new.txt', 'w').write('1'); open('data/new.txt').read()",
+        "open('data/new.txt', 'x').write('1'); open('data/new.txt').read()",
+        "os.mkdir('made'); open('made/new.txt', 'a+').read(); os.listdir('made')",
+        "open('data/rows.txt', 'a').write('1')",
+    ],
+)
+def test_what_is_written_here_is_not_read(place: Path, code: str) -> None:
+    told = observe(place, code)
+    assert (told["files"], told["folders"]) == ([], [])
+
+
+def test_what_was_appended_to_and_then_read_is_noted(place: Path) -> None:
+    code = "open('data/rows.txt', 'a').write('1'); open('data/rows.txt').read()"
+    assert observe(place, code)["files"] == ["data/rows.txt"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "os.listdir('data')",
+        "list(os.scandir(b'data'))",
+        "list(Path('data').iterdir())",
+        "list(Path('data').glob('*.csv'))",
+        "list(os.walk('data'))",
+        "os.listdir(os.open('data', os.O_RDONLY))",
+        "list(os.fwalk('data'))",
+        "import glob; glob.glob('data/*')",
+    ],
+)
+def test_a_directory_is_noted_however_it_is_listed(place: Path, code: str) -> None:
+    assert "data" in observe(place, code)["folders"]
+
+
+def test_the_directory_one_is_in_is_noted(place: Path) -> None:
+    told = observe(place, "os.chdir('data'); os.listdir()")
+    assert told["folders"] == ["data"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "os.path.exists('data/none')",
+        "Path('data/none').exists()",
+        "Path('data/none').is_dir()",
+        "os.path.isfile('data/none')",
+        "os.path.lexists('data/none')",
+        "os.access('data/none', os.R_OK)",
+        "import shutil; shutil.which('data/none')",
+        "d = os.open('data', os.O_RDONLY)\ntry: os.stat('none', dir_fd=d)\nexcept OSError: pass",
+    ],
+)
+def test_what_was_looked_for_is_noted(place: Path, code: str) -> None:
+    assert "data/none" in observe(place, code)["statuses"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "Path('now').resolve()",
+        "os.path.realpath('now/rows.txt')",
+        "os.readlink('now')",
+        "os.chdir('now')",
+        "Path('now').is_symlink()",
+    ],
+)
+def test_a_link_is_noted_by_its_own_path(place: Path, code: str) -> None:
+    assert "now" in observe(place, code)["statuses"]
+
+
+def test_what_questions_return_is_what_they_returned_before(place: Path) -> None:
+    code = """
+assert os.stat("data") == os.stat(path="data")
+assert os.stat in os.supports_dir_fd and os.open in os.supports_dir_fd
+import shutil
+assert shutil.rmtree.avoids_symlink_attacks
+for wrong in (lambda: os.stat(), lambda: os.readlink("data"), lambda: os.stat("none")):
+    try:
+        wrong()
+    except (TypeError, OSError):
+        continue
+    raise AssertionError
+"""
+    observe(place, code)
+
+
+@pytest.mark.parametrize("name", ["shared", "missing"])
+def test_a_module_that_was_looked_for_is_noted_for_each_directory(place: Path, name: str) -> None:
+    code = f"try: import {name}\nexcept ImportError: pass"
+    modules = observe(place, code)["modules"]
+    assert name in modules[str(place / "first")]
+    assert name in modules[str(place / "second")]
+
+
+def test_a_module_that_was_looked_for_in_a_package_is_noted_there(place: Path) -> None:
+    (place / "first/package").mkdir()
+    (place / "first/package/__init__.py").write_text("")
+    code = "try: import package.local\nexcept ImportError: pass"
+    assert observe(place, code)["modules"][str(place / "first/package")] == ["local"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import subprocess; subprocess.run(['true'])",
+        "os.system('true')",
+        "os.posix_spawn('/bin/true', ['true'], {})",
+        "pid = os.fork()\nif not pid: os._exit(0)\nos.waitpid(pid, 0)",
+    ],
+)
+def test_a_process_that_was_started_cannot_be_tracked(place: Path, code: str) -> None:
+    (reason,) = observe(place, code)["untracked"]
+    assert reason.endswith("which may read anything")
+
+
+def test_a_library_that_asks_about_the_machine_is_no_such_process(place: Path) -> None:
+    told = observe(place, "import ctypes.util, platform; ctypes.util.find_library('c')")
+    assert told["untracked"] == []
+
+
+# The environment.
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "os.environ['REGION']",
+        "os.environ.get('REGION')",
+        "os.getenv('REGION')",
+        "os.getenvb(b'REGION')",
+        "os.environb[b'REGION']",
+        "'REGION' in os.environ",
+        "os.path.expandvars('$REGION')",
+        "'{REGION}'.format_map(os.environ)",
+        "os.environ.setdefault('REGION', '1')",
+    ],
+)
+def test_a_variable_that_was_read_by_its_name_is_noted(place: Path, code: str) -> None:
+    told = observe(place, code, REGION="north")
+    assert "REGION" in told["variables"]
+    assert not told["all_variables"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "os.environ.copy()",
+        "dict(os.environ)",
+        "list(os.environ)",
+        "len(os.environ)",
+        "{name.lower() for name in os.environ}",
+        "os.environb.copy()",
+        "os.environ | {}",
+    ],
+)
+def test_it_is_noted_that_all_variables_were_read(place: Path, code: str) -> None:
+    assert observe(place, code)["all_variables"]
+
+
+# Bytecode and the clock.
+
+
+def test_bytecode_that_is_older_than_its_source_is_not_loaded(place: Path) -> None:
+    source = place / "first/edited.py"
+    source.write_text("N = 1\n")
+    os.utime(source, (1_700_000_000, 1_700_000_000))
+    told = "import edited; print('N is', edited.N)"
+    assert "N is 1" in output(place, told)
+    source.write_text("N = 2\n")
+    os.utime(source, (1_700_000_000, 1_700_000_000))
+    assert "N is 2" in output(place, told)
+    assert "N is 2" in output(place, told)
+
+
+def test_bytecode_without_a_source_is_noted_itself(place: Path) -> None:
+    source = place / "first/compiled.py"
+    source.write_text("N = 1\n")
+    py_compile.compile(str(source), cfile=str(place / "first/compiled.pyc"))
+    source.unlink()
+    assert "first/compiled.pyc" in observe(place, "import compiled")["files"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "datetime.now()",
+        "datetime.datetime.now(datetime.timezone.utc)",
+        "datetime.utcnow()",
+        "date.today()",
+        "time.time()",
+        "uuid.uuid4()",
+        "uuid4()",
+        "random.choice([1, 2])",
+        "secrets.token_hex()",
+        "os.urandom(4)",
+        "[datetime.now() for _ in range(3)]",
+        "(lambda: time.time_ns())()",
+    ],
+)
+def test_a_revision_that_reads_the_clock_cannot_be_tracked(place: Path, body: str) -> None:
+    (place / "first/a1.py").write_text(f"down_revision = None\n\ndef upgrade():\n    {body}\n")
+    assert observe(place, "import a1")["untracked"] == ["a1.py reads the clock or random values"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "sa.func.now()",
+        "sa.Column('at', sa.DateTime(), server_default=sa.func.now())",
+        "datetime(2024, 1, 1).isoformat()",
+        "random.Random(4).choice([1, 2])",
+        "uuid.UUID(int=1)",
+        "time.sleep(0)",
+    ],
+)
+def test_a_revision_with_a_default_or_a_given_time_can_be(place: Path, body: str) -> None:
+    (place / "first/a1.py").write_text(f"down_revision = None\n\ndef upgrade():\n    {body}\n")
+    assert observe(place, "import a1")["untracked"] == []
+
+
+def test_another_module_with_a_clock_can_be_tracked(place: Path) -> None:
+    text = "import datetime\n\ndef utcnow():\n    return datetime.datetime.now()\n"
+    (place / "first/models.py").write_text(text)
+    assert observe(place, "import models")["untracked"] == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "is_tracked"),
+    [
+        ("INSERT INTO t VALUES (now())", False),
+        ("insert into t values (1, current_date + 7)", False),
+        ("UPDATE t SET id = gen_random_uuid()", False),
+        ("CREATE TABLE t AS SELECT now() AS n", False),
+        ("CREATE MATERIALIZED VIEW v AS SELECT random()", False),
+        ("WITH n AS (SELECT clock_timestamp() AS at) INSERT INTO t SELECT at FROM n", False),
+        ("SELECT now()", False),
+        ("CREATE TABLE t (id int); INSERT INTO t VALUES (now())", False),
+        ("INSERT INTO t VALUES ('now'::timestamptz)", False),
+        ("DO $$ BEGIN INSERT INTO t VALUES (now()); END $$", False),
+        ("CREATE TABLE t (at timestamptz DEFAULT now())", True),
+        ("ALTER TABLE t ALTER at SET DEFAULT current_timestamp", True),
+        ("CREATE FUNCTION f() RETURNS int AS $$ SELECT now() $$ LANGUAGE sql", True),
+        ("CREATE VIEW v (at) AS SELECT 1 -- now()", True),
+        ("INSERT INTO t VALUES ('now() is a function')", True),
+        ("INSERT INTO t (current) VALUES (1)", True),
+        ("SELECT known()", True),
+    ],
+)
+def test_a_statement_that_writes_the_time_cannot_be_tracked(sql: str, is_tracked: bool) -> None:
+    reads = tracking.Reads()
+    reads.executed(sql)
+    assert bool(reads.untracked) != is_tracked
+
+
+def test_a_log_of_a_database_is_noted_beside_it(place: Path) -> None:
+    sqlite3.connect(place / "data/reference.db").close()
+    told = observe(place, "import sqlite3; sqlite3.connect('data/reference.db')")
+    assert {"data/reference.db", "data/reference.db-wal"} <= set(told["files"])
