@@ -348,6 +348,15 @@ def test_a_seed_that_blocks_its_process_is_ended_in_time(school: Monorepo, body:
     assert ask(school.url("alpha"), NOTES) == SEEDED
 
 
+def test_much_that_a_seed_prints_is_kept_within_bounds(school: Monorepo) -> None:
+    write_seed(school, "for number in range(10**6): print('line', number)\n    raise ValueError")
+    output = failed_seed(school.invoke("db.seed", "--json"))["output"]
+    assert output.startswith("line 0\n")
+    assert "bytes of output are left out here" in output
+    assert "line 999999\nTraceback" in output
+    assert len(output) < 300_000
+
+
 AS_A_MODULE = """\
 from __future__ import annotations
 
