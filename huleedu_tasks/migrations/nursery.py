@@ -112,11 +112,11 @@ class Nursery:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with suppress(OSError):
             os.setpgid(0, 0)
-        _write_to(request["output"])
         # Whatever it starts and leaves behind must not keep those waiting who read our news.
         for file in (self._news, self._woken, self._waker):
             os.close(file)
         self._worker["end_with_parent"]()
+        _write_to(request["output"])
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["environment"])
@@ -184,7 +184,8 @@ def _leave(code: int) -> NoReturn:
 
 
 def _write_to(output: str) -> None:
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    """Print into a pipe with a name."""
+    file = os.open(output, os.O_WRONLY)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)

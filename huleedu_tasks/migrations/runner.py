@@ -613,6 +613,7 @@ async def run_script(
             environment=environment,
             timeout=timeout,
             lifeline=True,
+            keeps=process.PRINTED,
         )
     except OSError as error:
         raise MigrationError(

@@ -87,27 +87,30 @@ class WarmWorkers:
         end = self._ends[number] = asyncio.get_running_loop().create_future()
         timed_out = False
         with process.scratch_folder() as scratch:
-            output = scratch / "output"
-            self._ask(
-                nursery,
-                {
-                    "id": number,
-                    "output": str(output),
-                    "arguments": list(arguments),
-                    "cwd": str(cwd),
-                    "environment": dict(environment),
-                    **_needs(module),
-                },
-            )
-            try:
-                async with asyncio.timeout(timeout):
-                    code = await asyncio.shield(end)
-            except TimeoutError:
-                timed_out, code = True, -signal.SIGKILL
-            finally:
-                await self._end(number)
-            text = output.read_bytes().decode(errors="replace") if output.exists() else ""
-        return process.Completed(returncode=code, output=text, timed_out=timed_out)
+            pipe = scratch / "output"
+            os.mkfifo(pipe, 0o600)
+            reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+            async with process.reading_from(reading, keeps=process.PRINTED) as output:
+                self._ask(
+                    nursery,
+                    {
+                        "id": number,
+                        "output": str(pipe),
+                        "arguments": list(arguments),
+                        "cwd": str(cwd),
+                        "environment": dict(environment),
+                        **_needs(module),
+                    },
+                )
+                try:
+                    async with asyncio.timeout(timeout):
+                        code = await asyncio.shield(end)
+                except TimeoutError:
+                    timed_out, code = True, -signal.SIGKILL
+                finally:
+                    await self._end(number)
+                await output.wait()
+        return process.Completed(returncode=code, output=output.text, timed_out=timed_out)
 
     async def aclose(self) -> None:
         """End what still runs, and the process that forks."""

@@ -21,7 +21,7 @@ from huleedu_tasks.migrations.targets import ReadVariables, Target, WrongDatabas
 from huleedu_tasks.migrations.worker import INSTRUCTIONS, Used
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import Mark, read_mark, write_mark
-from huleedu_tasks.seeds import scripts
+from huleedu_tasks.seeds import scripts, sql
 
 if TYPE_CHECKING:
     import asyncpg
@@ -139,7 +139,7 @@ class Seeding:
     async def _apply_file(self, path: Path, session: "asyncpg.Connection") -> None:
         try:
             if path.suffix == ".sql":
-                await session.execute(_sql(path))
+                await sql.run_file(session, path, self._name(path))
             else:
                 with scripts.loaded(path) as seed:
                     await seed(session)
@@ -194,10 +194,6 @@ class Seeding:
     def _name(self, path: Path) -> str:
         inside = path.is_relative_to(self.root)
         return path.relative_to(self.root).as_posix() if inside else str(path)
-
-
-def _sql(path: Path) -> str:
-    return f"{path.read_text(encoding='utf-8-sig')}\n;SELECT"
 
 
 def _url(stated: Mapping[str, Any]) -> DatabaseUrl:

@@ -348,6 +348,15 @@ def test_a_seed_that_blocks_its_process_is_ended_in_time(school: Monorepo, body:
     assert ask(school.url("alpha"), NOTES) == SEEDED
 
 
+def test_much_that_a_seed_prints_is_kept_within_bounds(school: Monorepo) -> None:
+    write_seed(school, "for number in range(10**6): print('line', number)\n    raise ValueError")
+    output = failed_seed(school.invoke("db.seed", "--json"))["output"]
+    assert output.startswith("line 0\n")
+    assert "bytes of output are left out here" in output
+    assert "line 999999\nTraceback" in output
+    assert len(output) < 300_000
+
+
 AS_A_MODULE = """\
 from __future__ import annotations
 
@@ -439,3 +448,95 @@ def test_a_seed_may_connect_to_its_own_database_and_has_no_password_to_show(
     assert ran.code == 0, ran.out
     assert "42 [" in ran.err
     assert PASSWORD not in ran.out + ran.err
+
+
+# SQL.
+
+
+def sql_seeds(school: Monorepo, *texts: str) -> Ran:
+    """Run seeds in SQL, each in a file of its own: `seeds/1.sql` and so on."""
+    names = [f"seeds/{number}.sql" for number, _ in enumerate(texts, 1)]
+    for name, text in zip(names, texts, strict=True):
+        school.write(name, text)
+    amend(school, alpha={"seeds": names})
+    return school.invoke("db.seed", "--json", "--service", "alpha")
+
+
+DUMP = """\
+\\restrict random
+SET client_encoding = 'UTF8';
+SET row_security = off;
+SELECT pg_catalog.set_config('search_path', '', false);
+ALTER TABLE public.note DISABLE TRIGGER ALL;
+DELETE FROM public.note WHERE id = 3;
+COPY public.note (id, text) FROM stdin;
+3\ta; 'b' \\\\ \\tåäö
+\\.
+
+
+ALTER TABLE public.note ENABLE TRIGGER ALL;
+\\unrestrict random
+"""
+
+
+def test_a_dump_is_a_seed_and_its_settings_end_with_it(school: Monorepo) -> None:
+    ran = sql_seeds(school, DUMP, "UPDATE note SET text = text || '!' WHERE id = 3")
+    assert ran.code == 0, ran.out
+    assert ask(school.url("alpha"), NOTES)[-1] == ("a; 'b' \\ \tåäö!",)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "SET search_path = ''",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+        "SET statement_timeout = 1; SET lock_timeout = 1",
+        "SET LOCAL search_path = ''",
+        "SET ROLE pg_monitor",
+        "SET SESSION AUTHORIZATION pg_monitor",
+        "CREATE TEMP TABLE note (id int, text text)",
+        "PREPARE q AS SELECT 1",
+        "SET standard_conforming_strings = off; SET client_encoding = 'LATIN1'",
+    ],
+)
+def test_what_a_file_sets_for_its_session_does_not_reach_the_next(
+    school: Monorepo, setting: str
+) -> None:
+    third = "PREPARE q AS SELECT pg_sleep(0.01); EXECUTE q; INSERT INTO note VALUES (3, 'å\\')"
+    ran = sql_seeds(school, setting, third)
+    assert ran.code == 0, ran.out
+    assert ask(school.url("alpha"), NOTES) == [*SEEDED, ("å\\",)]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("SELECT 1;\n\nSELECT\n  no_such_column;\n", 4),
+        ("SELECT 1;\n\nINSERT INTO note\nVALUES (1, 'again');\nSELECT 2;", 3),
+        ("SELECT 'åäö\n';\nSELECT FROM nothing;", 3),
+        ("\\restrict x\nSELECT 1;\nDO $$\nBEGIN\n  RAISE 'stop';\nEND$$;\n", 3),
+        ("COPY note FROM stdin;\n3\tthird\nthree\tfourth\n\\.\n", 3),
+        ("SELECT 1;\nCOPY note FROM stdin;\n1\tagain\n\\.\n", 3),
+        ("SELECT 1;\nSELECT (2;\n", 2),
+    ],
+)
+def test_an_error_in_sql_has_its_line(school: Monorepo, text: str, line: int) -> None:
+    failed = sql_seeds(school, THIRD, text).json["services"][0]
+    assert f"seeds/2.sql failed in line {line}: " in failed["detail"]
+    assert failed["code"] == "seed-failed"
+    assert "child.py" not in failed["output"]
+    assert ask(school.url("alpha"), NOTES) == SEEDED
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("COMMIT;", "seed-transaction"),
+        ("\\connect other", "seed-psql-command"),
+    ],
+)
+def test_what_cannot_stand_in_a_seed_is_refused(school: Monorepo, text: str, code: str) -> None:
+    ran = sql_seeds(school, THIRD, f"SELECT 1;\n{text}\n")
+    failed = ran.json["services"][0]
+    assert (failed["code"], "line 2" in failed["detail"]) == (code, True), failed
+    assert ask(school.url("alpha"), NOTES) == SEEDED

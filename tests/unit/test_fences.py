@@ -50,6 +50,7 @@ OWNERS = {
         "postgres/replacing.py",
         # In a process of its own, on the connection it was given.
         "seeds/child.py",
+        "seeds/sql.py",
     },
     "docker": {"servers/engine.py"},
     # What the Docker SDK talks with, and lets through where it fails.
