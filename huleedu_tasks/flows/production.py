@@ -28,6 +28,7 @@ from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.fleet import Step, Work
 from huleedu_tasks.flows.pins import write_plan
 from huleedu_tasks.flows.planning import Planned, plan
+from huleedu_tasks.flows.rights import judge_rights
 from huleedu_tasks.flows.validation import (
     DISABLED,
     Target,
@@ -174,7 +175,8 @@ class Production:
 
         async def ask(service: Service, step: Step) -> Outcome:
             step("asking its database")
-            found[service.name] = await validate(self.target(service))
+            validated = await validate(self.target(service))
+            found[service.name] = await judge_rights(validated, self.settings, self.root)
             return _validated(found[service.name])
 
         outcomes = await self._run(ask)

@@ -16,12 +16,12 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode, Finding, Refused, ServerError
 from huleedu_tasks.flows import fleet
-from huleedu_tasks.flows.approval import approval_of
 from huleedu_tasks.flows.attempts import Attempts
 from huleedu_tasks.flows.fleet import Step
 from huleedu_tasks.flows.pins import Pin, stale
 from huleedu_tasks.flows.planning import Planned, changes_of_work, pin_now
 from huleedu_tasks.flows.production import PLAN_COLUMNS, Production
+from huleedu_tasks.flows.rendering import approval_of
 from huleedu_tasks.flows.saving import Backups
 from huleedu_tasks.flows.stopping import GO_ON, Stop
 from huleedu_tasks.flows.validation import Target, reach

@@ -237,11 +237,15 @@ class ReportedTables:
     Attributes:
         queried_first: Whether that may depend on what the database answered.
         used: What was read for it; None if that was not told.
+        role: The role that revisions would run as; empty if that was not told.
+        search_path: Where they would look for names.
     """
 
     tables: tuple[VersionTable, ...]
     queried_first: bool
     used: Used | None
+    role: str = ""
+    search_path: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -453,7 +457,14 @@ async def report_version_tables(
             hint="Correct env.py; `alembic current` in the service's directory shows the same.",
             output=done.output,
         )
-    return ReportedTables(tables=tables, queried_first=session.queried_first, used=found)
+    acting = next((event for event in session.told() if event["event"] == "acting"), {})
+    return ReportedTables(
+        tables=tables,
+        queried_first=session.queried_first,
+        used=found,
+        role=acting.get("role", ""),
+        search_path=tuple(acting.get("search_path", ())),
+    )
 
 
 def _version_table(event: Mapping[str, Any]) -> VersionTable:
