@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 CODE = "missing-rights"
 # What is known of the session ends there.
 _CHANGES_SESSION = re.compile(
-    r"\b(ROLE|AUTHORIZATION|SEARCH_PATH)\b|^\s*(RESET\s+ALL|DISCARD)\b", re.IGNORECASE
+    r"^\s*(SET|RESET|DISCARD)\b[^;]*\b(ROLE|AUTHORIZATION|SEARCH_PATH|ALL)\b"
+    r"|\bset_config\s*\(\s*'(role|session_authorization|search_path)'",
+    re.IGNORECASE | re.MULTILINE,
 )
 _IN_A_SCHEMA = ("TABLE", "VIEW", "SEQUENCE", "FUNCTION", "PROCEDURE", "TYPE")
 _OWNED = ("TABLE", "VIEW", "INDEX", "SEQUENCE")
@@ -103,8 +105,6 @@ def needs_of(sql: Mapping[str, str | None]) -> Needs:
     Args:
         sql: By revision, in the order they run; None where that shows only when it runs.
     """
-    from sqlglot import exp
-
     # It warns of statements it only keeps as text.
     logging.getLogger(LIBRARY).setLevel(logging.ERROR)
     needs = Needs()
@@ -113,8 +113,7 @@ def needs_of(sql: Mapping[str, str | None]) -> Needs:
             needs.is_known = False
             return needs
         for words, statement in parsed_statements(text):
-            sets = statement is None or isinstance(statement, (exp.Command, exp.Set))
-            if sets and _CHANGES_SESSION.search(words):
+            if _CHANGES_SESSION.search(words):
                 needs.is_known = False
                 return needs
             if statement is not None:
