@@ -324,6 +324,8 @@ async def _facts(
 ) -> Facts:
     row = dict(await connection.fetchrow(_ONE_ROW))
     pid = row.pop("pid")
+    if row["encrypted"] is None:
+        row["encrypted"] = await _is_encrypted(connection)
     comment = await comment_of(connection, row.pop("database"))
     available = dict(await connection.fetch(_EXTENSIONS, list(extensions)))
     sessions: list[Any] = await connection.fetch(_OLD_SESSIONS, old_after)
@@ -359,6 +361,19 @@ async def _system_identifier(connection: "asyncpg.Connection") -> int | None:
     return number % 2**64
 
 
+async def _is_encrypted(connection: "asyncpg.Connection") -> bool:
+    """Ask as the login: another role that is set for it does not see its sessions."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute("SET LOCAL ROLE NONE")
+        return bool(
+            await connection.fetchval("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+        )
+    finally:
+        await transaction.rollback()
+
+
 async def _names(connection: "asyncpg.Connection", query: str) -> tuple[str, ...]:
     return tuple(row[0] for row in await connection.fetch(query))
 
@@ -377,7 +392,7 @@ WITH other AS (
 )
 SELECT d.datname AS database,
        current_setting('server_version_num')::int / 10000 AS version,
-       coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false) AS encrypted,
+       (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()) AS encrypted,
        pg_is_in_recovery() AS in_recovery,
        current_setting('default_transaction_read_only')::bool AS read_only,
        pg_backend_pid() AS pid,
