@@ -61,11 +61,10 @@ class Record:
         for file in tuple(self._files):
             try:
                 _write_all(file, content)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 self._files.remove(file)
-                self.problems.append(
-                    f"The record in {file.name} is not complete: {error.strerror}."
-                )
+                why = getattr(error, "strerror", None) or error
+                self.problems.append(f"The record in {file.name} is not complete: {why}.")
                 continue
             # A pipe has no disk behind it.
             with contextlib.suppress(OSError):

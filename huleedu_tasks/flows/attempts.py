@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.errors import ExitCode, HuleEduError, Interrupted, Refused, ServerError
+from huleedu_tasks.errors import ExitCode, HuleEduError, Refused, ServerError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.fleet import Step
 from huleedu_tasks.flows.pins import Pin, stale
@@ -86,8 +86,6 @@ class Attempts:
         started = time.monotonic()
         try:
             outcome = await self._until_done()
-        except Interrupted:
-            outcome = fleet.interrupted(self.target.service.name)
         except HuleEduError as error:
             outcome = fleet.failed(self.target.service, error)
         except asyncio.CancelledError:

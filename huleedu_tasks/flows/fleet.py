@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from huleedu_tasks.config.registry import Service
-from huleedu_tasks.errors import ExitCode, HuleEduError
+from huleedu_tasks.errors import ExitCode, HuleEduError, Interrupted
 from huleedu_tasks.report import Outcome, Progress, Status
 
 T = TypeVar("T")
@@ -134,6 +134,8 @@ def interrupted_after(outcome: Outcome) -> Outcome:
 
 def failed(service: Service, error: HuleEduError) -> Outcome:
     """Return the outcome of work that raised an expected error."""
+    if isinstance(error, Interrupted):
+        return interrupted(service.name)
     findings = [str(finding) for finding in error.findings]
     return Outcome(
         service=service.name,

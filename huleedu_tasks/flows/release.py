@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 COMMAND = "prod.migrate"
 COLUMNS = ("database", "from", "to")
 PLAN_CHANGED = "plan-changed"
+NOTHING_PENDING = "nothing was pending"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,6 +351,11 @@ class Release:
         self, planned: Planned, held: "asyncpg.Connection", folder: Path, step: Step
     ) -> Outcome:
         pin, target = planned.pin, self._target(planned)
+        if not planned.revisions:
+            # It was looked at behind the lock: there is nothing for Alembic to do.
+            outcome = Outcome(service=pin.service, detail=NOTHING_PENDING, revisions=())
+            outcome = replace(outcome, facts={"to": named(pin.after)})
+            return await self._mark(outcome, held, target)
         step("migrating")
         history = await target.read_history()
         attempts = Attempts(

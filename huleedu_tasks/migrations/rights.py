@@ -128,20 +128,20 @@ def find_missing_rights(needs: Needs, rights: Rights) -> Iterator[Problem]:
         place = schema or next(iter(rights.search_path), "")
         if not place:
             yield _problem(
-                f"{rights.role!r} may not create tables in any schema of its search path, as "
-                f"{_by(revision)} does",
+                f"{rights.role!r} may not create tables in any schema of its search path, which "
+                f"{_by(revision)} needs",
                 f"Create a schema of its own, or GRANT USAGE, CREATE ON SCHEMA public TO {role}.",
             )
         # One that is not there is no question of rights.
         elif not rights.may_create_in.get(place, True):
             yield _problem(
-                f"{rights.role!r} may not create in the schema {quoted(place)}, as "
-                f"{_by(revision)} does",
+                f"{rights.role!r} may not create in the schema {quoted(place)}, which "
+                f"{_by(revision)} needs",
                 f"GRANT USAGE, CREATE ON SCHEMA {quoted(place)} TO {role}.",
             )
     if needs.creates_schemas and not rights.may_create_schemas:
         yield _problem(
-            f"{rights.role!r} may not create schemas, as revision {needs.creates_schemas} does",
+            f"{rights.role!r} may not create schemas, which revision {needs.creates_schemas} needs",
             f"GRANT CREATE ON DATABASE {quoted(rights.database)} TO {role}, or have the schema "
             "created once by an administrator.",
         )
@@ -164,7 +164,7 @@ def _not_owned(
 
 
 def _by(revision: str) -> str:
-    return f"revision {revision}" if revision else "Alembic, for its version table,"
+    return f"revision {revision}" if revision else "Alembic's version table"
 
 
 def _problem(cause: str, remedy: str) -> Problem:

@@ -151,7 +151,7 @@ class Observation:
         )
 
     @property
-    def was_stopped(self) -> bool:
+    def stopped_early(self) -> bool:
         """Whether revisions were left out because the run was to stop."""
         return any(event["event"] == "stopped" for event in self.told())
 
@@ -313,7 +313,7 @@ async def upgrade(
     if done.returncode != 0:
         at = session.before if before is None else before
         raise _failure(service, url, done, session, _remedy(at, history))
-    if session.was_stopped:
+    if session.stopped_early:
         raise Interrupted("stopped before the next revision")
     tables = session.version_tables or tables
     after = await revisions_of(url, tables, history)
