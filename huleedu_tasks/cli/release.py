@@ -246,6 +246,7 @@ def _recorded(app: Command, report: str) -> Iterator[Record]:
 
 def _ended(app: Command, record: Record, report: Report) -> Report:
     """Write down how a run has ended, and return its report with what could not be written."""
+    report = report.ended_by(app.exit_code) if app.exit_code else report
     outcomes = {each.service: f"{each.status} {each.detail}" for each in report.outcomes}
     code = report.exit_code if app.stop.is_requested else app.exit_code or report.exit_code
     record.end(code, dry_run=report.dry_run, services=outcomes)

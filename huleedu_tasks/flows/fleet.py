@@ -135,6 +135,8 @@ def interrupted_after(outcome: Outcome) -> Outcome:
 
 def failed(service: Service, error: HuleEduError) -> Outcome:
     """Return the outcome of work that raised an expected error."""
+    if isinstance(error, Interrupted):
+        return interrupted(service.name)
     findings = [str(finding) for finding in error.findings]
     return Outcome(
         service=service.name,
@@ -153,7 +155,7 @@ def unfinished(service: Service, error: BaseException) -> Outcome:
     Beside our own errors and an interruption that is a bug here, a driver's error that was not
     foreseen, or no memory.
     """
-    if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, Interrupted)):
+    if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)):
         return interrupted(service.name)
     if isinstance(error, HuleEduError):
         return failed(service, error)

@@ -34,7 +34,7 @@ class Pin:
     before: tuple[str, ...]
     after: tuple[str, ...]
     files: Mapping[str, str]
-    approval: Approval = field(default_factory=Approval)
+    approval: Approval = field(default_factory=Approval, compare=False)
 
     def changes_since(self, now: "Pin") -> Iterator[str]:
         """Say what is no longer as it was pinned."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from huleedu_tasks.config.hosts import host_of
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import HuleEduError
-from huleedu_tasks.flows.approval import approval_of
 from huleedu_tasks.flows.pins import Pin, stale
+from huleedu_tasks.flows.rendering import approval_of
 from huleedu_tasks.flows.validation import Target, Validated, reach
 from huleedu_tasks.migrations import squawk
 from huleedu_tasks.migrations.hazards import find_hazards
@@ -86,7 +86,7 @@ async def plan(validated: Validated, settings: Settings, root: Path) -> Planned:
     marks = facts.may_mark and parse_mark(pin.database, facts.comment) is None
     if not pending:
         return Planned(pin=pin, identity=facts.identity, revisions=(), marks=marks)
-    approval, rendered = await approval_of(
+    approval, rendered = validated.rendering or await approval_of(
         target, settings, root, identity=facts.identity, current=current
     )
     pin = replace(pin, approval=approval)

@@ -29,6 +29,7 @@ from huleedu_tasks.flows.fleet import Step, Work
 from huleedu_tasks.flows.following import following_problems
 from huleedu_tasks.flows.pins import write_plan
 from huleedu_tasks.flows.planning import Planned, plan
+from huleedu_tasks.flows.rights import judge_rights
 from huleedu_tasks.flows.validation import (
     DISABLED,
     Target,
@@ -191,8 +192,8 @@ class Production:
                     step("asking its env.py")
                     problems = await self._following(validated)
                 validated = replace(validated, problems=(*validated.problems, *problems))
-            found[service.name] = validated
-            return _validated(validated)
+            found[service.name] = await judge_rights(validated, self.settings, self.root)
+            return _validated(found[service.name])
 
         outcomes = await self._run(ask)
         # This only shows when all are known.

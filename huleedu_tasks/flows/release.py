@@ -16,12 +16,12 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode, Finding, Refused, ServerError
 from huleedu_tasks.flows import fleet
-from huleedu_tasks.flows.approval import approval_of
 from huleedu_tasks.flows.attempts import Attempts
 from huleedu_tasks.flows.fleet import Step
 from huleedu_tasks.flows.pins import Pin, stale
 from huleedu_tasks.flows.planning import Planned, changes_of_work, pin_now
 from huleedu_tasks.flows.production import PLAN_COLUMNS, Production
+from huleedu_tasks.flows.rendering import approval_of
 from huleedu_tasks.flows.saving import Backups
 from huleedu_tasks.flows.stopping import GO_ON, Stop
 from huleedu_tasks.flows.validation import Target, reach
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 COMMAND = "prod.migrate"
 COLUMNS = ("database", "from", "to")
 PLAN_CHANGED = "plan-changed"
+NOTHING_PENDING = "nothing was pending"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,6 +351,11 @@ class Release:
         self, planned: Planned, held: "asyncpg.Connection", folder: Path, step: Step
     ) -> Outcome:
         pin, target = planned.pin, self._target(planned)
+        if not planned.revisions:
+            # It was looked at behind the lock: there is nothing for Alembic to do.
+            outcome = Outcome(service=pin.service, detail=NOTHING_PENDING, revisions=())
+            outcome = replace(outcome, facts={"to": named(pin.after)})
+            return await self._mark(outcome, held, target)
         step("migrating")
         history = await target.read_history()
         attempts = Attempts(

@@ -9,9 +9,10 @@ from huleedu_tasks.config.hosts import edge_of
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
 from huleedu_tasks.errors import HuleEduError, ServerError
+from huleedu_tasks.flows.approval import Approval
 from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
 from huleedu_tasks.migrations.revisions import NO_HISTORY, History
-from huleedu_tasks.migrations.runner import named
+from huleedu_tasks.migrations.runner import Rendered, named
 from huleedu_tasks.postgres.connections import (
     WHITE_SPACE,
     CertificateRefused,
@@ -106,12 +107,14 @@ class Validated:
     Attributes:
         facts: What the database told about itself, or None if it could not be asked.
         revisions: Those it is at, or why they cannot be read.
+        rendering: The SQL of what is pending; None unless it was rendered already.
     """
 
     target: Target
     problems: tuple[Problem, ...]
     facts: Facts | None = None
     revisions: tuple[str, ...] | HuleEduError = ()
+    rendering: tuple[Approval, Rendered] | None = None
 
     @property
     def is_behind(self) -> bool:
@@ -176,7 +179,8 @@ def judge(
     """
     yield from _transport(target, facts)
     yield from _server(target, facts)
-    yield from _role(target, facts)
+    yield from role_problems(target, facts)
+    yield from _extensions(target, facts)
     yield from _mark(target, facts)
     yield from history_problems(target)
     yield from _revisions(target, revisions)
@@ -342,7 +346,8 @@ def _server(target: Target, facts: Facts) -> Iterator[Problem]:
         )
 
 
-def _role(target: Target, facts: Facts) -> Iterator[Problem]:
+def role_problems(target: Target, facts: Facts) -> Iterator[Problem]:
+    """Find what a role has no right to where it usually works."""
     user = target.url.user
     if not facts.may_create:
         schema = quoted(facts.schema or "public")
@@ -356,6 +361,10 @@ def _role(target: Target, facts: Facts) -> Iterator[Problem]:
             f"{user!r} does not own {_some(facts.not_owned)}, and only an owner may alter them",
             f"ALTER TABLE {facts.not_owned[0]} OWNER TO {quoted(user)}, or GRANT the owning role.",
         )
+
+
+def _extensions(target: Target, facts: Facts) -> Iterator[Problem]:
+    user = target.url.user
     for name in facts.extensions_missing:
         yield _error(
             f"the server does not have the extension {name!r}",

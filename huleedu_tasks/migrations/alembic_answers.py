@@ -104,20 +104,34 @@ class AlembicAnswers:
         """
         if (known := self.known_version_tables(service, url)) is not None:
             return known
+        try:
+            found = await self.ask_tables(service, url, connection)
+        except MigrationError:
+            return None
+        self._remember_tables(service, url, found)
+        return found.tables
+
+    async def ask_tables(
+        self, service: Service, url: DatabaseUrl, connection: "asyncpg.Connection"
+    ) -> ReportedTables:
+        """Have a service's `env.py` say which version tables it configures, and as which role.
+
+        Args:
+            connection: To its database; it says which one `env.py` must connect to.
+
+        Raises:
+            MigrationError: If `env.py` cannot be asked.
+            Refused: If `env.py` connects to another database.
+        """
         with scratch_folder() as folder:
             session = Observation(
                 events=folder / "events",
                 settings=READ_ONLY,
                 target=await place(connection, url.database),
             )
-            try:
-                found = await runner.report_version_tables(
-                    service, url, self.settings, session, workers=self.workers
-                )
-            except MigrationError:
-                return None
-        self._remember_tables(service, url, found)
-        return found.tables
+            return await runner.report_version_tables(
+                service, url, self.settings, session, workers=self.workers
+            )
 
     def known_version_tables(
         self, service: Service, url: DatabaseUrl

@@ -52,6 +52,21 @@ def find_hazards(sql: str, relations: Mapping[str, Relation]) -> tuple[Problem, 
     return tuple(dict.fromkeys(found))
 
 
+def parsed_statements(sql: str) -> "Iterator[tuple[str, exp.Expr | None]]":
+    """Return each statement with what it was parsed to; None where it was not understood."""
+    import sqlglot
+    from sqlglot.errors import SqlglotError
+
+    for statement in _statements(sql):
+        named = _UNNAMED_CHECK.sub("ADD CONSTRAINT unnamed CHECK", statement)
+        try:
+            for each in sqlglot.parse(named, dialect="postgres"):
+                if each:
+                    yield statement, each
+        except SqlglotError:
+            yield statement, None
+
+
 def described(relation: Relation) -> str:
     """Return a relation with what is in it, as people read it."""
     rows = f"about {relation.rows} rows, " if relation.rows else ""

@@ -173,7 +173,7 @@ class Observation:
         )
 
     @property
-    def was_stopped(self) -> bool:
+    def stopped_early(self) -> bool:
         """Whether revisions were left out because the run was to stop."""
         return any(event["event"] == "stopped" for event in self.told())
 
@@ -271,11 +271,15 @@ class ReportedTables:
     Attributes:
         queried_first: Whether that may depend on what the database answered.
         used: What was read for it; None if that was not told.
+        role: The role that revisions would run as; empty if that was not told.
+        search_path: Where they would look for names.
     """
 
     tables: tuple[VersionTable, ...]
     queried_first: bool
     used: Used | None
+    role: str = ""
+    search_path: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,7 +375,7 @@ async def upgrade(
     if done.returncode != 0 or session.was_refused:
         at = session.before if before is None else before
         raise _failure(service, url, done, session, _remedy(at, history))
-    if session.was_stopped:
+    if session.stopped_early:
         raise Interrupted("stopped before the next revision")
     tables = session.version_tables or tables
     after = await read(tables)
@@ -513,7 +517,14 @@ async def report_version_tables(
             hint="Correct env.py; `alembic current` in the service's directory shows the same.",
             output=done.output,
         )
-    return ReportedTables(tables=tables, queried_first=session.queried_first, used=found)
+    acting = next((event for event in session.told() if event["event"] == "acting"), {})
+    return ReportedTables(
+        tables=tables,
+        queried_first=session.queried_first,
+        used=found,
+        role=acting.get("role", ""),
+        search_path=tuple(acting.get("search_path", ())),
+    )
 
 
 async def report_connection(

@@ -305,6 +305,7 @@ class Observer:
         )
         self._start = start
         self._go_on = go_on
+        self._is_asking = is_asking
         # The revision whose own code runs at this moment.
         self._running: str | None = None
         self._unfinished_work = False
@@ -407,9 +408,23 @@ class Observer:
             role=row[1],
         )
 
+    def _tell_session(self, connection: Any) -> None:
+        """Tell as whom and where revisions would run: env.py has set up all it wants by now."""
+        if connection.dialect.name != POSTGRESQL:
+            return
+        cursor = connection.connection.dbapi_connection.cursor()
+        try:
+            cursor.execute("SELECT array_to_json(current_schemas(false))::text, current_user::text")
+            row = beside("targets").values_of(cursor.fetchone())
+        finally:
+            cursor.close()
+        self._tell("acting", search_path=json.loads(row[0]), role=row[1])
+
     def _observed_steps(self, plain: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
         def steps(heads: Any, context: Any) -> Iterator[Any]:
             self._tell("before", revisions=sorted(_as_tuple(heads)))
+            if self._is_asking and context.connection is not None:
+                self._tell_session(context.connection)
             for step in plain(heads, context):
                 if self._go_on and not os.path.exists(self._go_on):
                     # Alembic commits what was run, as at the end.

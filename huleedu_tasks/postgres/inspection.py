@@ -4,7 +4,7 @@ Everything is asked in one read-only transaction: a role that may only read can 
 pooler keeps us on one server meanwhile.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from huleedu_tasks.postgres.databases import (
     VersionTable,
     comment_of,
     current_revisions,
+    quoted,
     version_table_candidates,
 )
 
@@ -107,6 +108,48 @@ class Facts:
     may_mark: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnRelation:
+    """A relation, as far as a role has rights on it.
+
+    Attributes:
+        shown: Its name with its schema, quoted where that is needed.
+        is_owned: Whether the role has the rights of its owner.
+        is_schema_owned: Whether it has those of its schema's owner.
+    """
+
+    shown: str
+    is_owned: bool
+    is_schema_owned: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rights:
+    """What a role may do in some schemas of a database.
+
+    Attributes:
+        search_path: Where names without a schema are looked for, in order.
+        may_create_in: Whether it may create something, by schema; no schema that is missing.
+        relations: The relations in these schemas, by schema and name.
+    """
+
+    role: str
+    database: str
+    search_path: tuple[str, ...]
+    may_create_in: Mapping[str, bool]
+    may_create_schemas: bool
+    relations: Mapping[tuple[str, str], OwnRelation]
+
+    def relation(self, schema: str, name: str) -> OwnRelation | None:
+        """Return a relation, or None if there is none.
+
+        Args:
+            schema: Its schema; empty for the first of the search path that has one of this name.
+        """
+        places = ((place, name) for place in ((schema,) if schema else self.search_path))
+        return next((self.relations[p] for p in places if p in self.relations), None)
+
+
 async def inspect(
     connection: "asyncpg.Connection", *, extensions: Collection[str], old_after: float
 ) -> Facts:
@@ -154,6 +197,54 @@ async def read_relations(connection: "asyncpg.Connection") -> dict[str, Relation
     return found
 
 
+async def read_rights(
+    connection: "asyncpg.Connection",
+    *,
+    role: str,
+    search_path: Sequence[str],
+    schemas: Collection[str],
+) -> Rights:
+    """Ask a database what a role may do.
+
+    Args:
+        role: Empty for that of the connection.
+        search_path: As the session of that role has it.
+        schemas: Further schemas that are asked about.
+
+    Raises:
+        ServerError: If it does not answer.
+    """
+    async with _answering(connection):
+        role = role or await connection.fetchval("SELECT current_user::text")
+        places = list({*search_path, *schemas})
+        database, may_create_schemas = await connection.fetchrow(_DATABASE_RIGHTS, role)
+        created = await connection.fetch(_SCHEMA_RIGHTS, role, places)
+        relations = await connection.fetch(_RELATION_RIGHTS, role, places)
+    return Rights(
+        role=role,
+        database=database,
+        search_path=tuple(search_path),
+        may_create_in=dict(created),
+        may_create_schemas=may_create_schemas,
+        relations={
+            (row["schema"], row["name"]): OwnRelation(
+                shown=row["shown"], is_owned=row["owned"], is_schema_owned=row["schema_owned"]
+            )
+            for row in relations
+        },
+    )
+
+
+async def read_search_path(connection: "asyncpg.Connection") -> tuple[str, ...]:
+    """Return the schemas in which a connection looks for names, in order.
+
+    Raises:
+        ServerError: If the database does not answer.
+    """
+    async with _answering(connection):
+        return tuple(await connection.fetchval("SELECT current_schemas(false)::text[]"))
+
+
 @asynccontextmanager
 async def _answering(connection: "asyncpg.Connection") -> AsyncIterator[None]:
     """Ask in one read-only transaction, and not for ever."""
@@ -183,7 +274,7 @@ async def read_revisions(
             await connection.execute("SET LOCAL lock_timeout = '1s'")
             if tables is None:
                 tables = await _only_candidate(connection)
-            return await current_revisions(connection, tables)
+            return await _read_tables(connection, tables)
     except ServerError as error:
         if isinstance(error.__cause__, asyncpg.LockNotAvailableError):
             raise ServerError(
@@ -196,6 +287,24 @@ async def read_revisions(
                 hint="GRANT USAGE on the schema and SELECT on the table to the role.",
             ) from None
         raise
+
+
+async def _read_tables(
+    connection: "asyncpg.Connection", tables: Sequence[VersionTable]
+) -> dict[str, tuple[str, ...]]:
+    """Read version tables, as their owner where the login itself may not but `env.py` may."""
+    import asyncpg
+
+    try:
+        async with connection.transaction():
+            return await current_revisions(connection, tables)
+    except asyncpg.InsufficientPrivilegeError:
+        owners = await connection.fetch(_OWNERS, [table.name for table in tables])
+        if len(owners) != 1:
+            raise
+        (owner,) = owners[0]
+        await connection.execute(f"SET LOCAL ROLE {quoted(owner)}")
+        return await current_revisions(connection, tables)
 
 
 async def _only_candidate(connection: "asyncpg.Connection") -> tuple[VersionTable, ...]:
@@ -215,6 +324,8 @@ async def _facts(
 ) -> Facts:
     row = dict(await connection.fetchrow(_ONE_ROW))
     pid = row.pop("pid")
+    if row["encrypted"] is None:
+        row["encrypted"] = await _is_encrypted(connection)
     comment = await comment_of(connection, row.pop("database"))
     available = dict(await connection.fetch(_EXTENSIONS, list(extensions)))
     sessions: list[Any] = await connection.fetch(_OLD_SESSIONS, old_after)
@@ -250,6 +361,19 @@ async def _system_identifier(connection: "asyncpg.Connection") -> int | None:
     return number % 2**64
 
 
+async def _is_encrypted(connection: "asyncpg.Connection") -> bool:
+    """Ask as the login: another role that is set for it does not see its sessions."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute("SET LOCAL ROLE NONE")
+        return bool(
+            await connection.fetchval("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+        )
+    finally:
+        await transaction.rollback()
+
+
 async def _names(connection: "asyncpg.Connection", query: str) -> tuple[str, ...]:
     return tuple(row[0] for row in await connection.fetch(query))
 
@@ -268,7 +392,7 @@ WITH other AS (
 )
 SELECT d.datname AS database,
        current_setting('server_version_num')::int / 10000 AS version,
-       coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false) AS encrypted,
+       (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()) AS encrypted,
        pg_is_in_recovery() AS in_recovery,
        current_setting('default_transaction_read_only')::bool AS read_only,
        pg_backend_pid() AS pid,
@@ -313,6 +437,31 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S')
   AND NOT pg_has_role(c.relowner, 'USAGE')
   AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = c.oid AND d.deptype = 'e')
 ORDER BY 1
+"""
+
+_OWNERS = """\
+SELECT DISTINCT pg_get_userbyid(relowner)::text FROM pg_class
+WHERE relname = ANY ($1::text[]) AND relkind IN ('r', 'p', 'v') AND pg_has_role(relowner, 'MEMBER')
+"""
+
+_DATABASE_RIGHTS = """\
+SELECT current_database()::text,
+       has_database_privilege($1::text::name, current_database()::text, 'CREATE')
+"""
+
+_SCHEMA_RIGHTS = """\
+SELECT nspname::text, has_schema_privilege($1::text::name, oid, 'CREATE')
+       AND has_schema_privilege($1::text::name, oid, 'USAGE')
+FROM pg_namespace WHERE nspname = ANY ($2::text[])
+"""
+
+_RELATION_RIGHTS = """\
+SELECT n.nspname::text AS schema, c.relname::text AS name,
+       format('%I.%I', n.nspname, c.relname) AS shown,
+       pg_has_role($1::text::name, c.relowner, 'USAGE') AS owned,
+       pg_has_role($1::text::name, n.nspowner, 'USAGE') AS schema_owned
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = ANY ($2::text[]) AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'i', 'I', 'f')
 """
 
 _RELATIONS = """\

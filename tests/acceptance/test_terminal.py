@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.monorepo import Monorepo, new_monorepo, wait_until
+from tests.support.monorepo import LIMIT, Monorepo, new_monorepo, wait_until
 from tests.support.observe import statements
 from tests.support.terminal import CONTROL, seen, typed
 
@@ -47,6 +47,15 @@ def test_a_failed_service_has_its_output_below_the_table(terminal: Monorepo) -> 
     assert re.search(r"^alpha +OK .*\nbeta +FAILED ", table, re.M)
     assert "RuntimeError: [no] pencils" in output
     assert "What to do: Nothing of it was kept." in output
+
+
+def test_a_reset_outlasts_the_readers_of_its_output(terminal: Monorepo) -> None:
+    process = terminal.start("db.reset", "--fresh")
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
+    assert process.wait(LIMIT) == 0
+    assert terminal.invoke("db.status", "--check").code == 0
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])

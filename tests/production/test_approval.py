@@ -158,6 +158,24 @@ def test_the_time_in_the_sql_is_no_change(
 # Without one.
 
 
+def test_an_empty_plan_starts_no_upgrade(
+    rehearsal: Rehearsal, service: Callable[[str, str], Path]
+) -> None:
+    """The mark alone is left to do, and env.py does not state its version table literally."""
+    text = rehearsal.monorepo.read(f"{SERVICE}/alembic/env.py")
+    noted = 'import sys\nprint(*sys.argv, file=open("started", "a"))\n'
+    table = "context.configure(connection=connection, version_table='alembic' + '_version')"
+    text = text.replace("context.configure(connection=connection)", table)
+    service("alembic/env.py", f"{noted}{text}")
+    ask(rehearsal.production.admin(), "COMMENT ON DATABASE huleedu_alpha IS 'Our essays.'")
+    ran = rehearsal.migrate("--service", "alpha")
+    started = rehearsal.monorepo.path(f"{SERVICE}/started")
+    assert ran.code == 0, ran.err
+    assert "nothing was pending, marked as production" in told(ran, "alpha")["detail"]
+    assert "upgrade" not in started.read_text()
+    started.unlink()
+
+
 def test_what_moves_between_the_answer_and_the_run_is_refused(
     rehearsal: Rehearsal, service: Callable[[str, str], Path]
 ) -> None:

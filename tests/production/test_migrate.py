@@ -180,7 +180,8 @@ def test_a_canary_goes_first_and_its_failure_stops_all(rehearsal: Rehearsal) -> 
 def test_something_in_the_way_of_one_service_keeps_all_from_beginning(
     rehearsal: Rehearsal,
 ) -> None:
-    rehearsal.grow("alpha", "beta")
+    rehearsal.grow("alpha", sql="ALTER TABLE note ADD COLUMN colour text")
+    rehearsal.grow("beta")
     with rehearsal.production.changed(
         "ALTER TABLE note OWNER TO postgres_admin", f"ALTER TABLE note OWNER TO {USER}"
     ):

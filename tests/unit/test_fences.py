@@ -62,7 +62,7 @@ OWNERS = {
     "alembic": {"migrations/probe.py", "migrations/reports.py", "migrations/worker.py"},
     "sqlalchemy": {"migrations/asking.py", "migrations/probe.py", "migrations/worker.py"},
     "greenlet": {"migrations/probe.py"},
-    "sqlglot": {"migrations/hazards.py"},
+    "sqlglot": {"migrations/hazards.py", "migrations/rights.py"},
     "dotenv": {"config/settings.py", "survey/env_files.py"},
     "jsonschema_rs": {"config/registry.py"},
     "yaml": {"config/registry.py", "survey/compose_files.py"},

@@ -1,0 +1,182 @@
+"""Which rights a plan's SQL needs, and which of them the role that runs it does not have.
+
+Only what is certain is claimed: a statement that is not understood needs nothing, and after one
+that changes the role or the search path nothing more is known.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from huleedu_tasks.migrations.hazards import LIBRARY, parsed_statements
+from huleedu_tasks.postgres.databases import quoted
+from huleedu_tasks.postgres.inspection import Rights
+from huleedu_tasks.report import Level, Problem
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+
+CODE = "missing-rights"
+# What is known of the session ends there.
+_CHANGES_SESSION = re.compile(
+    r"^\s*(SET|RESET|DISCARD)\b[^;]*\b(ROLE|AUTHORIZATION|SEARCH_PATH|ALL)\b"
+    r"|\bset_config\s*\(\s*'(role|session_authorization|search_path)'",
+    re.IGNORECASE | re.MULTILINE,
+)
+_IN_A_SCHEMA = ("TABLE", "VIEW", "SEQUENCE", "FUNCTION", "PROCEDURE", "TYPE")
+_OWNED = ("TABLE", "VIEW", "INDEX", "SEQUENCE")
+# A schema, empty for the first of the search path, and a name in it.
+Name = tuple[str, str]
+
+
+@dataclass(slots=True, kw_only=True)
+class Needs:
+    """What the SQL of several revisions needs, each with the first revision that does.
+
+    Attributes:
+        creates_in: The schemas in which something is created.
+        creates_schemas: The revision that creates a schema; empty if none does.
+        alters: The relations that only their owner may alter.
+        drops: The relations that only their owner, or that of their schema, may drop.
+        is_known: Whether nothing was met after which nothing is known.
+    """
+
+    creates_in: dict[str, str] = field(default_factory=dict)
+    creates_schemas: str = ""
+    alters: dict[Name, str] = field(default_factory=dict)
+    drops: dict[Name, str] = field(default_factory=dict)
+    is_known: bool = True
+    _made: set[Name] = field(default_factory=set)
+    _made_schemas: set[str] = field(default_factory=set)
+
+    @property
+    def schemas(self) -> set[str]:
+        """The schemas that are named."""
+        named = {schema for schema, _ in (*self.alters, *self.drops)}
+        return {*self.creates_in, *named} - {""}
+
+    def add(self, revision: str, statement: "exp.Expr") -> None:
+        """Add what a statement needs."""
+        from sqlglot import exp
+
+        if isinstance(statement, exp.Create):
+            self._add_create(revision, statement)
+        elif isinstance(statement, exp.Alter) and statement.kind in _OWNED:
+            self._add_owned(self.alters, revision, statement.this)
+        elif isinstance(statement, exp.Drop) and statement.args["kind"] in _OWNED:
+            for table in statement.args["tables"]:
+                self._add_owned(self.drops, revision, table)
+
+    def create_in(self, schema: str, revision: str) -> None:
+        """Add that something is created in a schema."""
+        if schema not in self._made_schemas:
+            self.creates_in.setdefault(schema, revision)
+
+    def _add_create(self, revision: str, statement: "exp.Create") -> None:
+        from sqlglot import exp
+
+        table = statement.find(exp.Table)
+        if table is None or statement.find(exp.TemporaryProperty):
+            return
+        schema, name = _name_of(table)
+        if statement.kind == "SCHEMA":
+            self.creates_schemas = self.creates_schemas or revision
+            self._made_schemas.add(schema or name)
+        elif statement.kind == "INDEX":
+            self._add_owned(self.alters, revision, table)
+        elif statement.kind in _IN_A_SCHEMA:
+            self.create_in(schema, revision)
+            self._made.add((schema, name))
+
+    def _add_owned(self, names: dict[Name, str], revision: str, table: "exp.Expr") -> None:
+        from sqlglot import exp
+
+        if isinstance(table, exp.Table):
+            name = _name_of(table)
+            if name not in self._made and name[0] not in self._made_schemas:
+                names.setdefault(name, revision)
+
+
+def needs_of(sql: Mapping[str, str | None]) -> Needs:
+    """Return what the SQL of revisions needs.
+
+    Args:
+        sql: By revision, in the order they run; None where that shows only when it runs.
+    """
+    # It warns of statements it only keeps as text.
+    logging.getLogger(LIBRARY).setLevel(logging.ERROR)
+    needs = Needs()
+    for revision, text in sql.items():
+        if text is None:
+            needs.is_known = False
+            return needs
+        for words, statement in parsed_statements(text):
+            if _CHANGES_SESSION.search(words):
+                needs.is_known = False
+                return needs
+            if statement is not None:
+                needs.add(revision, statement)
+    return needs
+
+
+def find_missing_rights(needs: Needs, rights: Rights) -> Iterator[Problem]:
+    """Find what a role may not do although the plan does it."""
+    role = quoted(rights.role)
+    for schema, revision in needs.creates_in.items():
+        place = schema or next(iter(rights.search_path), "")
+        if not place:
+            yield _problem(
+                f"{rights.role!r} may not create tables in any schema of its search path, which "
+                f"{_by(revision)} needs",
+                f"Create a schema of its own, or GRANT USAGE, CREATE ON SCHEMA public TO {role}.",
+            )
+        # One that is not there is no question of rights.
+        elif not rights.may_create_in.get(place, True):
+            yield _problem(
+                f"{rights.role!r} may not create in the schema {quoted(place)}, which "
+                f"{_by(revision)} needs",
+                f"GRANT USAGE, CREATE ON SCHEMA {quoted(place)} TO {role}.",
+            )
+    if needs.creates_schemas and not rights.may_create_schemas:
+        yield _problem(
+            f"{rights.role!r} may not create schemas, which revision {needs.creates_schemas} needs",
+            f"GRANT CREATE ON DATABASE {quoted(rights.database)} TO {role}, or have the schema "
+            "created once by an administrator.",
+        )
+    yield from _not_owned(needs.alters, rights, "alters", of_schema=False)
+    yield from _not_owned(needs.drops, rights, "drops", of_schema=True)
+
+
+def _not_owned(
+    names: Mapping[Name, str], rights: Rights, verb: str, *, of_schema: bool
+) -> Iterator[Problem]:
+    for (schema, name), revision in names.items():
+        relation = rights.relation(schema, name)
+        if relation is None or relation.is_owned or (of_schema and relation.is_schema_owned):
+            continue
+        yield _problem(
+            f"{rights.role!r} does not own {relation.shown}, which revision {revision} {verb}",
+            f"ALTER TABLE {relation.shown} OWNER TO {quoted(rights.role)}, or GRANT the owning "
+            "role.",
+        )
+
+
+def _by(revision: str) -> str:
+    return f"revision {revision}" if revision else "Alembic's version table"
+
+
+def _problem(cause: str, remedy: str) -> Problem:
+    return Problem(level=Level.ERROR, cause=cause, remedy=remedy, code=CODE)
+
+
+def _name_of(table: "exp.Table") -> Name:
+    return _folded(table.args.get("db")), _folded(table.args.get("this"))
+
+
+def _folded(identifier: "exp.Expr | None") -> str:
+    """Return an identifier as PostgreSQL has it: in lower case, unless it is quoted."""
+    if identifier is None:
+        return ""
+    return identifier.name if identifier.args.get("quoted") else identifier.name.lower()

@@ -1,0 +1,146 @@
+"""Who looks on is no part of the work: a migration outlasts the readers of its output."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.monorepo import LIMIT, clean_environment, wait_until
+from tests.support.rehearsal import YES, Rehearsal
+
+SLEEPS = "SELECT pg_sleep(2)"
+FULL = Path("/dev/full")
+
+
+def started(rehearsal: Rehearsal, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
+    """Start a command whose streams the test decides on."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    monorepo = rehearsal.monorepo
+    return subprocess.Popen(
+        [sys.executable, "-m", "invoke", *arguments],
+        cwd=monorepo.root,
+        env={**clean_environment(), **monorepo.environment, **rehearsal.production.variables},
+        stdin=subprocess.DEVNULL,
+        text=True,
+        **streams,
+    )
+
+
+def migrating(rehearsal: Rehearsal, **options: Any) -> "subprocess.Popen[str]":
+    """Start to migrate alpha, which takes a while, and then beta."""
+    rehearsal.grow("alpha", sql=SLEEPS)
+    rehearsal.grow("beta")
+    services = ("--service", "alpha", "--service", "beta")
+    return started(rehearsal, "prod.migrate", *YES, *services, **options)
+
+
+def events(rehearsal: Rehearsal) -> list[dict[str, Any]]:
+    """Return what the only run has written down."""
+    (path,) = rehearsal.runs.glob("*.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def both_at(rehearsal: Rehearsal) -> tuple[str, str]:
+    """Return where both services are."""
+    return rehearsal.at("alpha"), rehearsal.at("beta")
+
+
+def test_readers_that_go_away_in_the_middle_end_nothing(rehearsal: Rehearsal) -> None:
+    run = migrating(rehearsal)
+    wait_until(lambda: rehearsal.running("alpha", "pg_sleep"))
+    for stream in (run.stdout, run.stderr):
+        assert stream is not None
+        stream.close()
+    assert run.wait(LIMIT) == 0
+    assert both_at(rehearsal) == ("b2", "b2")
+    assert [each["service"] for each in events(rehearsal) if each["event"] == "migrated"] == [
+        "alpha",
+        "beta",
+    ]
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_full_disk_under_the_output_ends_nothing(rehearsal: Rehearsal, stream: str) -> None:
+    with FULL.open("w") as full:
+        run = migrating(rehearsal, **{stream: full})
+        out, err = run.communicate(timeout=LIMIT)
+    assert run.returncode == 0, err
+    assert both_at(rehearsal) == ("b2", "b2")
+    if stream == "stdout":
+        assert "No space left on device" in err
+        assert "[output-lost]" in err
+        assert "Traceback" not in err
+    else:
+        assert "1 revision applied" in out
+
+
+def test_a_result_that_is_all_there_is_must_be_written(rehearsal: Rehearsal) -> None:
+    with FULL.open("w") as full:
+        run = started(rehearsal, "prod.status", "--json", stdout=full)
+        _, err = run.communicate(timeout=LIMIT)
+    assert run.returncode == 1
+    assert "[output-lost]" in err
+    assert "Traceback" not in err
+
+
+def test_a_hang_up_stops_before_the_next_revision(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha", revisions=("b2", "c3"), sql=SLEEPS)
+    rehearsal.grow("beta")
+    run = rehearsal.start("--service", "alpha", "--service", "beta")
+    wait_until(lambda: rehearsal.running("alpha", "pg_sleep"))
+    run.send_signal(signal.SIGHUP)
+    out, err = run.communicate(timeout=LIMIT)
+    assert run.returncode == 129, err
+    document = json.loads(out)
+    assert document["exit_code"] == 129
+    alpha, beta = document["services"]
+    assert (alpha["status"], beta["status"]) == ("ABORTED", "ABORTED")
+    assert "huleedu_alpha is at b2" in alpha["detail"]
+    assert both_at(rehearsal) == ("b2", "a1")
+    assert (events(rehearsal)[-1]["event"], events(rehearsal)[-1]["outcome"]) == (
+        "ended",
+        "HUNG_UP",
+    )
+    assert rehearsal.migrate().code == 0
+    assert both_at(rehearsal) == ("c3", "b2")
+
+
+def test_a_hang_up_in_the_last_revision_leaves_nothing_to_stop(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha", sql=SLEEPS)
+    run = rehearsal.start()
+    wait_until(lambda: rehearsal.running("alpha", "pg_sleep"))
+    run.send_signal(signal.SIGHUP)
+    _, err = run.communicate(timeout=LIMIT)
+    assert run.returncode == 0, err
+    assert rehearsal.at("alpha") == "b2"
+    assert events(rehearsal)[-1]["outcome"] == "DONE"
+
+
+def test_a_hang_up_that_is_ignored_stays_so(rehearsal: Rehearsal) -> None:
+    def ignore() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    run = migrating(rehearsal, preexec_fn=ignore)
+    wait_until(lambda: rehearsal.running("alpha", "pg_sleep"))
+    run.send_signal(signal.SIGHUP)
+    _, err = run.communicate(timeout=LIMIT)
+    assert run.returncode == 0, err
+    assert both_at(rehearsal) == ("b2", "b2")
+
+
+def test_a_record_that_is_lost_on_the_way_is_told_with_what_to_do(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha")
+    fifo = rehearsal.monorepo.root / "lost"
+    fifo.unlink(missing_ok=True)
+    subprocess.run(["mkfifo", fifo], check=True)
+    reading = ["sh", "-c", 'exec cat "$0" >/dev/null', str(fifo)]
+    with subprocess.Popen(reading) as reader:
+        ran = rehearsal.migrate("--report", "lost", "--backup-command", f"kill {reader.pid}")
+    fifo.unlink()
+    assert ran.code == 0, ran.err
+    assert any("What to do: Make room" in note for note in ran.json["notes"])
+    assert rehearsal.at("alpha") == "b2"
