@@ -1,5 +1,6 @@
 """The composition root: settings, registry, provider and state folder, wired once and lazily."""
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -12,9 +13,10 @@ from huleedu_tasks.config.registry import (
     Service,
     find_registry,
     load_registry,
+    stated_prefix,
 )
 from huleedu_tasks.config.secret import Redactor, Secret
-from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.config.settings import PREFIX, Settings
 from huleedu_tasks.config.urls import (
     ResolvedUrl,
     resolve,
@@ -27,6 +29,9 @@ from huleedu_tasks.servers.choose import choose
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.state import state_folder
 from huleedu_tasks.survey.files import repository_root
+
+# The beginning of a setting's name in a message; HULEEDU_REGISTRY says where the prefix stands.
+_SETTING = re.compile(rf"\b{PREFIX}_(?=[A-Z])(?!REGISTRY\b)")
 
 
 class App:
@@ -71,14 +76,26 @@ class App:
         return load_registry(self.registry_path)
 
     @cached_property
+    def prefix(self) -> str:
+        """What the names of all settings begin with."""
+        return stated_prefix(self.registry_path)
+
+    def own_words(self, text: str) -> str:
+        """Return a text with the names of settings as they are written in this repository."""
+        with suppress(ConfigurationError):
+            if self.prefix != PREFIX:
+                return _SETTING.sub(f"{self.prefix}_", text)
+        return text
+
+    @cached_property
     def settings(self) -> Settings:
         """All settings."""
-        return Settings.load(self.registry_path.parent)
+        return Settings.load(self.registry_path.parent, prefix=self.prefix)
 
     @cached_property
     def unchecked_settings(self) -> Settings:
         """All settings, for a command that tells what is wrong with them together with more."""
-        return Settings.read(self.registry_path.parent)
+        return Settings.read(self.registry_path.parent, prefix=self.prefix)
 
     @cached_property
     def provider(self) -> Provider:
@@ -88,7 +105,8 @@ class App:
     @cached_property
     def state(self) -> Path:
         """The folder everything is written to that is not the developer's own."""
-        return state_folder(self.registry_path.parent, self.unchecked_settings.state_directory)
+        stated = self.unchecked_settings.state_directory or self.registry.state_directory
+        return state_folder(self.registry_path.parent, stated, prefix=self.prefix)
 
     def services(self, names: Sequence[str] | None) -> tuple[Service, ...]:
         """Return the selected services, or all."""

@@ -4,26 +4,27 @@ import hashlib
 import os
 from pathlib import Path
 
+from huleedu_tasks.config.settings import PREFIX
 from huleedu_tasks.errors import ServerError
 
-FOLDER = ".huleedu"
 # For root, where the servers' account cannot go down to the project.
 ROOT_FOLDER = Path("/var/lib/huleedu-tasks")
 _SEARCHABLE_BY_ALL = 0o001
 _MODE = 0o755
 
 
-def state_folder(root: Path, stated: Path | None) -> Path:
+def state_folder(root: Path, stated: Path | None, *, prefix: str = PREFIX) -> Path:
     """Return where a project's state lies.
 
     Args:
         root: The root of the monorepo.
         stated: The folder that was set, or None for the usual one.
+        prefix: What the names of settings begin with, which names the folder.
     """
     if stated:
         return stated
     if os.geteuid() != 0 or is_reachable(root):
-        return root / FOLDER
+        return root / f".{prefix.lower()}"
     digest = hashlib.sha256(str(root).encode()).hexdigest()[:12]
     return ROOT_FOLDER / f"{root.name}-{digest}"
 

@@ -232,7 +232,7 @@ def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.
     screen = Screen(as_json=bool(kwargs.get("json")))
     app = Command(start=Path.cwd(), dry_run=dry_run, screen=screen)
     typed = f"`{typed_before(name, sys.argv)}"
-    screen.redact = lambda text: INVOKE.sub(lambda _: typed, app.redact(text))
+    screen.redact = lambda text: INVOKE.sub(lambda _: typed, app.own_words(app.redact(text)))
     usual = {number: signal.getsignal(number) for number in _heard_signals()}
     with lasting_streams() as streams:
         app.end_on_signals()

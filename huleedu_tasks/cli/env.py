@@ -3,28 +3,45 @@
 from pathlib import Path
 
 from huleedu_tasks.cli.command import Command, command
-from huleedu_tasks.config.env_file import write_env_file
+from huleedu_tasks.config.env_file import add_lines, write_env_file
 from huleedu_tasks.config.settings import ENV_FILE, VARIABLES
+from huleedu_tasks.errors import Refused
 from huleedu_tasks.process import output_of
-from huleedu_tasks.report import Listing, Message, Result
+from huleedu_tasks.report import Fact, Listing, Message, Result
+from huleedu_tasks.screen import prompts
 
 
 @command()
 def init(app: Command, json: bool = False, dry_run: bool = False) -> Result:
-    """Write .env with a generated password, unless it exists."""
-    root = app.registry_path.parent
-    path = root / ENV_FILE
-    if path.exists():
-        text = f"{path} is there already; left as it is."
-        return Message(command="env.init", text=text, facts={"path": str(path), "written": False})
+    """Write .env with a development login, or add what it lacks."""
+    from huleedu_tasks.flows.env_init import missing_login
+
+    path = app.registry_path.parent / ENV_FILE
+    is_there = path.exists()
+    login = app.run(missing_login(app.registry, app.unchecked_settings))
+    if is_there and not login.values:
+        return _said(path, f"{path} has all it needs; left as it is.")
     if app.dry_run:
-        text = f"dry run: would write {path}."
-        return Message(command="env.init", text=text, facts={"path": str(path), "written": False})
-    written = write_env_file(root) is not None
-    text = f"Wrote {path} with a new development password, readable by you only."
+        what = f"add {login.shown} to {path}" if is_there else f"write {path}"
+        return _said(path, f"dry run: would {what}.")
+    if is_there:
+        if prompts.has_person() and not prompts.agree(f"Add {login.shown} to {path}?"):
+            raise Refused(f"{path} was left as it is.", hint=f"Add {login.shown} by hand.")
+        add_lines(path, login.values)
+        text = f"Added {login.shown} to {path}; nothing else in it was changed."
+    elif write_env_file(path.parent, login.values) is None:
+        return _said(path, f"{path} is there already; left as it is.")
+    else:
+        source = "a new development password" if login.is_generated else "the compose files' login"
+        text = f"Wrote {path} with {source}, readable by you only."
     if _git_would_take(path):
         text += f" Git does not ignore it yet: add {path.name} to .gitignore."
-    return Message(command="env.init", text=text, facts={"path": str(path), "written": written})
+    return _said(path, text, is_written=True)
+
+
+def _said(path: Path, text: str, *, is_written: bool = False) -> Message:
+    facts: dict[str, Fact] = {"path": str(path), "written": is_written}
+    return Message(command="env.init", text=text, facts=facts)
 
 
 @command()

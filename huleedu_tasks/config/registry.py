@@ -15,12 +15,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from huleedu_tasks.config.settings import PREFIX
 from huleedu_tasks.errors import ConfigurationError, Finding
 
 REGISTRY_FILE = "services.json"
 SEED_FOLDER = Path("database/seed-scripts")
 URL_SCHEME = "postgresql+asyncpg"
 ALEMBIC = "alembic"
+USER_VARIABLE = "HULEEDU_DB_USER"
+PASSWORD_VARIABLE = "HULEEDU_DB_PASSWORD"  # the name of a variable
+# Where a service's name stands in `database_name`.
+NAME_PLACE = "{name}"
 # What a value of `environment` may hold in braces (placeholders.py fills it in).
 PLACEHOLDERS = ("environment", "host", "port", "user", "password", "database", "url")
 # Of lists and objects in each other; a registry has five.
@@ -41,6 +46,8 @@ class Service:
     Attributes:
         url_variable: What overrides its URL, and no other service's.
         alembic_url_variable: What its `env.py` reads, and others may too; each runs alone.
+        user_variable: What holds the user of its database, where that is its own.
+        password_variable: What holds that user's password.
         url_scheme: As SQLAlchemy names dialect and driver; for `env.py`, which may know another
             driver than the tasks do.
         python: The command that starts the interpreter of its migrations; empty for the one
@@ -60,6 +67,8 @@ class Service:
     url_variable: str
     alembic_url_variable: str
     url_scheme: str
+    user_variable: str
+    password_variable: str
     alembic_config: Path
     alembic_section: str
     alembic_x_arguments: tuple[str, ...]
@@ -123,11 +132,18 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registry:
-    """All services, in the order of the file."""
+    """All services, in the order of the file.
+
+    Attributes:
+        prefix: What the names of all settings begin with.
+        state_directory: Where the tasks keep their state; None for the convention.
+    """
 
     path: Path
     services: tuple[Service, ...]
     compose_files: tuple[Path, ...] = ()
+    prefix: str = PREFIX
+    state_directory: Path | None = None
 
     @property
     def root(self) -> Path:
@@ -196,10 +212,13 @@ def load_registry(path: Path) -> Registry:
     findings = [*findings, *wrong]
     if not findings:
         files = document.get("compose_files", ())
+        state = document.get("state_directory")
         return Registry(
             path=path,
             services=services,
             compose_files=tuple(path.parent / file for file in files),
+            prefix=document.get("prefix", PREFIX),
+            state_directory=path.parent / state if state else None,
         )
     raise ConfigurationError(
         f"{path} has {len(findings)} error{'s' * (len(findings) > 1)}.",
@@ -224,7 +243,8 @@ def _completed(document: Any, root: Path) -> tuple[tuple[Service, ...], list[Fin
     errors = list(jsonschema_rs.validator_for(schema()).iter_errors(document))
     findings = [Finding(place=_place(e.instance_path), problem=_explain(e)) for e in errors]
     entries = _sound_entries(document, [error.instance_path for error in errors])
-    services = tuple(complete(root, entry) for entry in entries)
+    convention = database_convention(document)
+    services = tuple(complete(root, entry, convention) for entry in entries)
     # Of three that are the same, the last clashes with both others in the same words.
     return services, list(dict.fromkeys([*findings, *_contradictions(entries, services)]))
 
@@ -355,11 +375,32 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
     return f"Did you mean {close[0]!r}?" if close else ""
 
 
-def complete(root: Path, entry: Mapping[str, Any]) -> Service:
+def database_convention(document: Any) -> str:
+    """Return what a database is called where its entry does not say; it holds `{name}`."""
+    stated = document if isinstance(document, dict) else {}
+    convention, prefix = stated.get("database_name"), stated.get("prefix")
+    if isinstance(convention, str) and NAME_PLACE in convention:
+        return convention
+    word = prefix.lower() if isinstance(prefix, str) else PREFIX.lower()
+    return f"{word}_{NAME_PLACE}"
+
+
+def stated_prefix(path: Path) -> str:
+    """Return the prefix that a registry states, or the usual one; its errors are told elsewhere."""
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8-sig"))["prefix"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return PREFIX
+    is_sound = isinstance(stated, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*[A-Z0-9]", stated)
+    return stated if is_sound else PREFIX
+
+
+def complete(root: Path, entry: Mapping[str, Any], convention: str = "huleedu_{name}") -> Service:
     """Return a service as convention has it, but for what its entry states.
 
     Args:
         root: The folder of the registry.
+        convention: What a database is called, with `{name}` in it.
     """
     name = entry["name"]
     directory = root / entry.get("directory", f"services/{name}_service")
@@ -371,10 +412,12 @@ def complete(root: Path, entry: Mapping[str, Any]) -> Service:
         # JSON Schema takes 5433.0 for a whole number, as JavaScript does.
         port=int(entry["port"]),
         directory=directory,
-        database=entry.get("database", f"huleedu_{name}"),
+        database=entry.get("database", convention.replace(NAME_PLACE, name)),
         url_variable=url_variable,
         alembic_url_variable=entry.get("alembic_url_variable", url_variable),
         url_scheme=entry.get("url_scheme", URL_SCHEME),
+        user_variable=entry.get("user_variable", USER_VARIABLE),
+        password_variable=entry.get("password_variable", PASSWORD_VARIABLE),
         alembic_config=directory / entry.get("alembic_config", "alembic.ini"),
         alembic_section=entry.get("alembic_section", ALEMBIC),
         alembic_x_arguments=tuple(entry.get("alembic_x_arguments", ())),

@@ -19,6 +19,8 @@ from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.url_parts import LAST_PORT
 from huleedu_tasks.errors import ConfigurationError, Finding
 
+# What the names of all settings begin with, where the registry states no other.
+PREFIX = "HULEEDU"
 ENV_FILE = ".env"
 ENV_EXAMPLE = "env.example"
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -192,6 +194,7 @@ class Settings:
         file: The values of `.env`.
         lines: The line in `.env` each of them stands in.
         unreadable: What of `.env` could not be read.
+        prefix: What the names of the settings begin with here; `HULEEDU` is the fallback.
     """
 
     root: Path
@@ -199,23 +202,30 @@ class Settings:
     file: Mapping[str, str]
     lines: Mapping[str, int]
     unreadable: tuple[Finding, ...] = ()
+    prefix: str = PREFIX
 
     @classmethod
-    def load(cls, root: Path) -> "Settings":
+    def load(cls, root: Path, *, prefix: str = PREFIX) -> "Settings":
         """Read the process environment and `root/.env`, and check every setting.
+
+        Args:
+            prefix: What the names of the settings begin with, as the registry states it.
 
         Raises:
             ConfigurationError: With all findings at once, if a value is not acceptable or a
                 line of `.env` cannot be read.
         """
-        settings = cls.read(root)
+        settings = cls.read(root, prefix=prefix)
         if findings := settings.findings():
             raise _unacceptable(findings)
         return settings
 
     @classmethod
-    def read(cls, root: Path) -> "Settings":
+    def read(cls, root: Path, *, prefix: str = PREFIX) -> "Settings":
         """Read the same for somebody who adds the findings to others of their own.
+
+        Args:
+            prefix: As in `load`.
 
         Raises:
             ConfigurationError: If the environment itself is unknown, on which all else depends.
@@ -228,6 +238,7 @@ class Settings:
             file=file,
             lines=lines,
             unreadable=tuple(unreadable),
+            prefix=prefix,
         )
         if _one_of(Environment, settings.get("HULEEDU_ENVIRONMENT")):
             raise _unacceptable(settings.findings())
@@ -250,11 +261,19 @@ class Settings:
         """Return a variable's value, or an empty text."""
         return self.value(name).text
 
+    def own_name(self, name: str) -> str:
+        """Return a setting's name as it is written here; any other name is returned as it is."""
+        if name not in _BY_NAME or _BY_NAME[name].process_only:
+            return name
+        return f"{self.prefix}{name.removeprefix(PREFIX)}"
+
     def _stated(self, name: str) -> tuple[str, str]:
-        if name in self.process:
-            return self.process[name], "environment"
-        if name in self.file and not (name in _BY_NAME and _BY_NAME[name].process_only):
-            return self.file[name], f"{ENV_FILE} line {self.lines[name]}"
+        file = {} if name in _BY_NAME and _BY_NAME[name].process_only else self.file
+        for spelled in dict.fromkeys((self.own_name(name), name)):
+            if spelled in self.process:
+                return self.process[spelled], "environment"
+            if spelled in file:
+                return file[spelled], f"{ENV_FILE} line {self.lines[spelled]}"
         return "", ""
 
     def shown(self, name: str) -> str:
@@ -381,8 +400,9 @@ class Settings:
 
     def _misspelled(self) -> Iterator[Finding]:
         """Find names that are nearly one of ours: what was meant would quietly be the default."""
-        for name in sorted({*self.process, *self.file} - set(_BY_NAME)):
-            close = get_close_matches(name, list(_BY_NAME), n=1, cutoff=_NEARLY_THE_SAME)
+        known = {*_BY_NAME, *map(self.own_name, _BY_NAME)}
+        for name in sorted({*self.process, *self.file} - known):
+            close = get_close_matches(name, sorted(known), n=1, cutoff=_NEARLY_THE_SAME)
             if close:
                 place = f"{name} ({self._stated(name)[1]})"
                 yield Finding(place=place, problem=f"is not known; did you mean {close[0]}?")

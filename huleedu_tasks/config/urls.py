@@ -11,14 +11,18 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode
 
 from huleedu_tasks.config.hosts import is_socket
-from huleedu_tasks.config.registry import URL_SCHEME, Service
+from huleedu_tasks.config.registry import (
+    PASSWORD_VARIABLE,
+    URL_SCHEME,
+    USER_VARIABLE,
+    Service,
+)
 from huleedu_tasks.config.secret import MASK, SECRET_PARAMETERS, Secret, masked_urls
 from huleedu_tasks.config.settings import EXTERNAL_PREFIX, Environment, Settings
 from huleedu_tasks.config.url_parts import POSTGRES_PORT as POSTGRES_PORT
 from huleedu_tasks.config.url_parts import InvalidUrl, url_parts
 from huleedu_tasks.errors import ConfigurationError, Finding
 
-EXTERNAL_DEFAULT_USER = "huleedu_user"
 # With a root certificate and no mode: asyncpg would prefer TLS, and verify nothing.
 STRICTEST_TLS = "verify-full"
 _BARE_DSN = "postgresql://?"
@@ -256,10 +260,10 @@ def _stated(variable: str, settings: Settings) -> ResolvedUrl | None:
 
 
 def _local_url(service: Service, settings: Settings) -> DatabaseUrl:
-    _require(settings, "HULEEDU_DB_USER", "HULEEDU_DB_PASSWORD")
+    _require(settings, service.user_variable, service.password_variable)
     return DatabaseUrl(
-        user=settings.get("HULEEDU_DB_USER"),
-        password=settings.secret("HULEEDU_DB_PASSWORD"),
+        user=settings.get(service.user_variable),
+        password=settings.secret(service.password_variable),
         host="localhost",
         port=service.port,
         database=service.database,
@@ -269,18 +273,26 @@ def _local_url(service: Service, settings: Settings) -> DatabaseUrl:
 
 def _external_url(service: Service, settings: Settings) -> DatabaseUrl:
     prefix = EXTERNAL_PREFIX[settings.environment]
-    _require(settings, f"{prefix}_HOST", f"{prefix}_PASSWORD")
+    # What `.env` says of them is meant for development.
+    own_user = _of_process(settings, service.user_variable, but=USER_VARIABLE)
+    own_password = _of_process(settings, service.password_variable, but=PASSWORD_VARIABLE)
+    _require(settings, f"{prefix}_HOST", *([] if own_password else [f"{prefix}_PASSWORD"]))
     if wrong := [found for found in settings.findings() if found.place.startswith(prefix)]:
         raise ConfigurationError("The settings have errors.", findings=wrong)
     return DatabaseUrl(
-        user=settings.get("HULEEDU_DB_USER") or EXTERNAL_DEFAULT_USER,
-        password=settings.secret(f"{prefix}_PASSWORD"),
+        user=own_user or settings.get(USER_VARIABLE) or f"{settings.prefix.lower()}_user",
+        password=Secret(own_password) if own_password else settings.secret(f"{prefix}_PASSWORD"),
         host=settings.get(f"{prefix}_HOST"),
         port=int(settings.get(f"{prefix}_PORT")),
         database=service.database,
         scheme=service.url_scheme,
         query=_tls_query(settings, prefix, service.url_scheme),
     )
+
+
+def _of_process(settings: Settings, name: str, *, but: str) -> str:
+    """Return a variable of this process; empty if it is not set, or is everybody's."""
+    return "" if name == but else settings.process.get(name, "")
 
 
 def _tls_query(settings: Settings, prefix: str, scheme: str) -> tuple[tuple[str, str], ...]:

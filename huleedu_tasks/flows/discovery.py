@@ -26,6 +26,7 @@ from huleedu_tasks.survey.composition import Composition, read_composition
 from huleedu_tasks.survey.container import Container
 from huleedu_tasks.survey.entries import (
     CONVENTION,
+    Basis,
     Document,
     Entry,
     entries,
@@ -35,6 +36,7 @@ from huleedu_tasks.survey.entries import (
 from huleedu_tasks.survey.files import repository_files, shown
 from huleedu_tasks.survey.folders import Folder, find_folders
 from huleedu_tasks.survey.observing import Observed, loaded_by, observe
+from huleedu_tasks.survey.own_names import named_after
 from huleedu_tasks.survey.proposals import Decisions, Survey
 from huleedu_tasks.survey.questions import MARK, Question
 from huleedu_tasks.survey.reading import Reading
@@ -81,7 +83,7 @@ class Found:
 
     def entries(self, decisions: Decisions) -> list[Entry]:
         """Return the registry's entries for the services that were found."""
-        return entries(self.survey.propose(decisions), self._services, self.path.parent)
+        return entries(self.survey.propose(decisions), self._services, self.basis)
 
     def result(self, decisions: Decisions) -> Discovery:
         """Return the registry, and how it differs from the one there is; nothing is written."""
@@ -105,6 +107,18 @@ class Found:
         )
 
     @property
+    def basis(self) -> Basis:
+        """What the entries are completed by."""
+        return Basis.of(self.path.parent, self._heading)
+
+    @property
+    def _heading(self) -> Document:
+        """What the registry says beside its services."""
+        if self.existing is not None:
+            return {name: value for name, value in self.existing.items() if name != "services"}
+        return named_after(self.survey, self.path.parent)
+
+    @property
     def _services(self) -> list[Document]:
         return list((self.existing or {}).get("services") or [])
 
@@ -112,7 +126,7 @@ class Found:
         return next((each for each in self._services if each["name"] == entry.name), {})
 
     def _document(self, made: Sequence[Entry]) -> Document:
-        document = dict(self.existing or {})
+        document = self._heading
         if self.compose_files and "compose_files" not in document:
             document["compose_files"] = list(self.compose_files)
         by_name = {entry.name: entry.document for entry in made}
@@ -120,7 +134,6 @@ class Found:
         kept = [by_name.get(str(each["name"]), each) for each in self._services]
         names = {str(each["name"]) for each in self._services}
         services = [*kept, *(entry.document for entry in made if entry.name not in names)]
-        document.pop("services", None)
         return {**document, "services": services}
 
     def _difference(self, text: str) -> str:
@@ -176,7 +189,7 @@ async def _observed(found: Found, settings: Settings) -> dict[Path, Observed]:
     slots = asyncio.Semaphore(settings.jobs)
 
     async def one(entry: Entry) -> Observed:
-        service = service_of(entry, found.path.parent)
+        service = service_of(entry, found.basis)
         loaded = loaded_by(service, settings)
         async with slots:
             return await observe(

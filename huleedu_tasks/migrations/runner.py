@@ -841,6 +841,7 @@ def _environment(service: Service, url: DatabaseUrl, settings: Settings) -> dict
         environment = {n: v for n, v in environment.items() if n in own or not n.startswith("PG")}
     environment |= {
         "HULEEDU_ENVIRONMENT": str(settings.environment),
+        settings.own_name("HULEEDU_ENVIRONMENT"): str(settings.environment),
         service.url_variable: url.reveal(),
         service.alembic_url_variable: url.reveal(),
     }

@@ -17,6 +17,7 @@ _POSTGRES_IMAGE = re.compile(
 )
 DATABASE_VARIABLES = ("POSTGRES_DB", "POSTGRESQL_DATABASE", "POSTGRESQL_DB")
 _USER_VARIABLES = ("POSTGRES_USER", "POSTGRESQL_USERNAME", "POSTGRESQL_USER")
+_PASSWORD_VARIABLES = ("POSTGRES_PASSWORD", "POSTGRESQL_PASSWORD")
 _SERVERS_OWN = (*DATABASE_VARIABLES, *_USER_VARIABLES, "POSTGRES_PASSWORD")
 # What a client of a server elsewhere is told.
 _CLIENTS_OWN = ("POSTGRES_HOST", "POSTGRES_SERVER", "POSTGRES_HOSTNAME", "PGHOST")
@@ -67,6 +68,12 @@ class Container:
     def user(self) -> str:
         """The user it makes; empty if that is not known."""
         return self._first(_USER_VARIABLES)
+
+    @property
+    def login(self) -> tuple[str, str]:
+        """The user and the password it makes; either is empty if it is not known."""
+        user = self.user or self._default(_USER_VARIABLES)
+        return user, self._first(_PASSWORD_VARIABLES)
 
     @property
     def port(self) -> int | None:

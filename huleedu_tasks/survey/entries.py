@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huleedu_tasks.config.registry import Service, complete
+from huleedu_tasks.config.registry import Service, complete, database_convention
 from huleedu_tasks.errors import ConfigurationError, Finding
 from huleedu_tasks.survey.files import is_folder
 from huleedu_tasks.survey.names import common_prefix, stem, words
@@ -38,6 +38,24 @@ _ANY_PORT = 1
 # Fields that lead somewhere, which may be written in more than one way.
 _PATHS = ("directory", "alembic_config")
 Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What a registry completes its entries by.
+
+    Attributes:
+        folder: Where the registry lies.
+        convention: What a database is called, with `{name}` in it.
+    """
+
+    folder: Path
+    convention: str
+
+    @classmethod
+    def of(cls, folder: Path, document: Mapping[str, Any]) -> "Basis":
+        """Return that of a registry."""
+        return cls(folder=folder, convention=database_convention(document))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,25 +89,25 @@ class Entry:
 
 
 def entries(
-    proposals: Sequence[Proposal], existing: Sequence[Mapping[str, Any]], folder: Path
+    proposals: Sequence[Proposal], existing: Sequence[Mapping[str, Any]], basis: Basis
 ) -> list[Entry]:
     """Make the entries of a registry.
 
     Args:
         existing: Those it has so far; what they say and nobody can see is kept.
-        folder: Where the registry lies.
+        basis: What a registry completes its entries by.
     """
-    old = _existing(proposals, existing, folder)
+    old = _existing(proposals, existing, basis)
     taken = {str(each["name"]) for each in existing}
     made = []
     namer = _Namer(proposals)
     for proposal in proposals:
         if entry := old.get(proposal.key):
-            made.append(_merged(proposal, entry, folder))
+            made.append(_merged(proposal, entry, basis))
             continue
-        name, evidence = _shortest(proposal, namer.names(proposal), taken, folder)
+        name, evidence = _shortest(proposal, namer.names(proposal), taken, basis)
         taken.add(name)
-        made.append(_entry(proposal, name, evidence, folder))
+        made.append(_entry(proposal, name, evidence, basis))
     order = [str(each["name"]) for each in existing]
     made.sort(key=lambda each: order.index(each.name) if each.name in order else len(order))
     return [_with_server(each, made) for each in made]
@@ -125,7 +143,7 @@ class _Namer:
 
 
 def _shortest(
-    proposal: Proposal, names: Iterator[tuple[str, str]], taken: set[str], folder: Path
+    proposal: Proposal, names: Iterator[tuple[str, str]], taken: set[str], basis: Basis
 ) -> tuple[str, str]:
     """Return the name with which the fewest fields must be stated."""
     free = [(n, why) for n, why in names if _NAME.fullmatch(n) and n not in taken]
@@ -133,10 +151,10 @@ def _shortest(
         base = "_".join(words(proposal.reading.folder.home.name)) or "service"
         name = next(f"{base}_{n}" for n in range(2, 10_000) if f"{base}_{n}" not in taken)
         return (name if _NAME.fullmatch(name) else f"service_{name}"), "the folder's name"
-    return min(free, key=lambda pair: len(_entry(proposal, pair[0], pair[1], folder).document))
+    return min(free, key=lambda pair: len(_entry(proposal, pair[0], pair[1], basis).document))
 
 
-def _entry(proposal: Proposal, name: str, evidence: str, folder: Path) -> Entry:
+def _entry(proposal: Proposal, name: str, evidence: str, basis: Basis) -> Entry:
     document: Document = {"name": name}
     places = {"name": evidence}
     markers = {question.field: question.marker for question in proposal.questions}
@@ -145,12 +163,12 @@ def _entry(proposal: Proposal, name: str, evidence: str, folder: Path) -> Entry:
             document[field], places[field] = markers[field], "not settled"
             continue
         fact = proposal.facts.get(field)
-        if fact and (field == "port" or not _agrees(document, field, fact, folder)):
-            document[field], places[field] = _stated(document, field, fact, folder), fact.evidence
+        if fact and (field == "port" or not _agrees(document, field, fact, basis)):
+            document[field], places[field] = _stated(document, field, fact, basis), fact.evidence
     return Entry(proposal=proposal, document=document, evidence=places)
 
 
-def _merged(proposal: Proposal, existing: Mapping[str, Any], folder: Path) -> Entry:
+def _merged(proposal: Proposal, existing: Mapping[str, Any], basis: Basis) -> Entry:
     """Add to an entry what was found and it does not say; what it says stays.
 
     Only a folder that is gone is replaced: the service was moved. Where the migrations run from any
@@ -160,26 +178,26 @@ def _merged(proposal: Proposal, existing: Mapping[str, Any], folder: Path) -> En
     places: dict[str, str] = {}
     differing: list[str] = []
     markers = {question.field: question.marker for question in proposal.questions}
-    chosen = {"directory", "alembic_config"} if _runs_as_stated(proposal, document, folder) else ()
+    chosen = {"directory", "alembic_config"} if _runs_as_stated(proposal, document, basis) else ()
     for field in FIELDS:
         fact = None if field in chosen else proposal.facts.get(field)
-        is_gone = field == "directory" and _is_gone(_service(document, folder))
+        is_gone = field == "directory" and _is_gone(_service(document, basis))
         if field in markers and field not in document and field in ("port", *_SETTLING):
             document[field], places[field] = markers[field], "not settled"
         elif fact is None or (field == "python" and field not in document):
             # What runs a service's Python is its owners' choice, and they have chosen.
             continue
         elif field in document and not is_gone:
-            if _agrees(document, field, fact, folder):
+            if _agrees(document, field, fact, basis):
                 places[field] = fact.evidence
             else:
-                found = _stated(document, field, fact, folder)
+                found = _stated(document, field, fact, basis)
                 differing.append(
                     f"{document['name']}: {field!r} is stated as {document[field]!r} and was kept; "
                     f"found was {found!r} ({fact.evidence})."
                 )
-        elif field == "port" or not _agrees(document, field, fact, folder):
-            document[field], places[field] = _stated(document, field, fact, folder), fact.evidence
+        elif field == "port" or not _agrees(document, field, fact, basis):
+            document[field], places[field] = _stated(document, field, fact, basis), fact.evidence
     return Entry(proposal=proposal, document=document, evidence=places, differing=tuple(differing))
 
 
@@ -222,7 +240,7 @@ def require_readable(
     wrong += [f"{each.place or 'the registry'} ({each.problem})" for each in twice]
     names: set[str] = set()
     for index, entry in enumerate(services):
-        if not _is_readable(entry, path.parent):
+        if not _is_readable(entry, Basis.of(path.parent, document)):
             wrong.append(f"services[{index}]")
         elif entry["name"] in names:
             wrong.append(f"services[{index}] (a second {entry['name']!r})")
@@ -239,15 +257,15 @@ def require_readable(
         )
 
 
-def _is_readable(entry: object, folder: Path) -> bool:
+def _is_readable(entry: object, basis: Basis) -> bool:
     try:
-        return isinstance(entry, dict) and bool(_service(entry, folder).name.strip())
+        return isinstance(entry, dict) and bool(_service(entry, basis).name.strip())
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return False
 
 
 def _existing(
-    proposals: Sequence[Proposal], existing: Sequence[Mapping[str, Any]], folder: Path
+    proposals: Sequence[Proposal], existing: Sequence[Mapping[str, Any]], basis: Basis
 ) -> dict[Path, Mapping[str, Any]]:
     """Return the entry of each service that has one, by the service's folder.
 
@@ -255,7 +273,7 @@ def _existing(
     folder is gone and that is alike. No entry is that of two services.
     """
     found: dict[Path, Mapping[str, Any]] = {}
-    free = [(entry, _service(entry, folder)) for entry in existing]
+    free = [(entry, _service(entry, basis)) for entry in existing]
     for is_same in (_has_same_configuration, _has_same_folder, _was_moved):
         for proposal in proposals:
             if proposal.key in found:
@@ -295,8 +313,8 @@ def _is_gone(service: Service) -> bool:
     return not is_folder(service.directory)
 
 
-def _runs_as_stated(proposal: Proposal, document: Mapping[str, Any], folder: Path) -> bool:
-    service = _service(document, folder)
+def _runs_as_stated(proposal: Proposal, document: Mapping[str, Any], basis: Basis) -> bool:
+    service = _service(document, basis)
     return (
         proposal.reading.folder.runs_anywhere
         and not _is_gone(service)
@@ -304,9 +322,9 @@ def _runs_as_stated(proposal: Proposal, document: Mapping[str, Any], folder: Pat
     )
 
 
-def _agrees(document: Mapping[str, Any], field: str, fact: Known, folder: Path) -> bool:
+def _agrees(document: Mapping[str, Any], field: str, fact: Known, basis: Basis) -> bool:
     """Whether a field follows from what is stated, or from convention."""
-    service = _service(document, folder)
+    service = _service(document, basis)
     if field in _PATHS:
         return _is_same(getattr(service, field), Path(str(fact.value)))
     if field == "python":
@@ -317,22 +335,22 @@ def _agrees(document: Mapping[str, Any], field: str, fact: Known, folder: Path) 
     return bool(getattr(service, field) == fact.value)
 
 
-def _stated(document: Mapping[str, Any], field: str, fact: Known, folder: Path) -> Value:
+def _stated(document: Mapping[str, Any], field: str, fact: Known, basis: Basis) -> Value:
     if field not in _PATHS:
         return fact.value
-    start = folder if field == "directory" else _service(document, folder).directory
+    start = basis.folder if field == "directory" else _service(document, basis).directory
     return Path(os.path.relpath(str(fact.value), start)).as_posix()
 
 
-def service_of(entry: Entry, folder: Path) -> Service:
+def service_of(entry: Entry, basis: Basis) -> Service:
     """Return the service of an entry, whatever is still a question in it."""
-    return _service(entry.document, folder)
+    return _service(entry.document, basis)
 
 
-def _service(document: Mapping[str, Any], folder: Path) -> Service:
+def _service(document: Mapping[str, Any], basis: Basis) -> Service:
     """Complete an entry by convention, whatever is still a question in it."""
     plain = {key: value for key, value in document.items() if not _is_marker(value)}
-    return complete(folder, {"port": _ANY_PORT, **plain})
+    return complete(basis.folder, {"port": _ANY_PORT, **plain}, basis.convention)
 
 
 def _is_marker(value: object) -> bool:

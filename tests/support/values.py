@@ -23,6 +23,8 @@ def service(name: str = "orders", **stated: Any) -> Service:
         ),
         "url_scheme": "postgresql+asyncpg",
         "alembic_config": directory / "alembic.ini",
+        "user_variable": "HULEEDU_DB_USER",
+        "password_variable": "HULEEDU_DB_PASSWORD",
         "alembic_section": "alembic",
         "alembic_x_arguments": (),
         "python": (),

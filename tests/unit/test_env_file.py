@@ -8,12 +8,22 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from huleedu_tasks.config.env_file import quoted, with_password, write_env_file
+from huleedu_tasks.config.env_file import (
+    add_lines,
+    new_password,
+    quoted,
+    with_values,
+    write_env_file,
+)
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ConfigurationError
 from tests.support.monorepo import PROJECT
 
 EXAMPLE = (PROJECT / "env.example").read_text(encoding="utf-8")
+
+
+def login() -> dict[str, str]:
+    return {"HULEEDU_DB_USER": "huleedu_user", "HULEEDU_DB_PASSWORD": new_password()}
 
 
 def password(root: Path) -> str:
@@ -26,7 +36,7 @@ def test_it_has_all_that_development_needs_and_only_the_owner_reads_it(
 ) -> None:
     if example:
         (tmp_path / "env.example").write_text(example)
-    path = write_env_file(tmp_path)
+    path = write_env_file(tmp_path, login())
     assert path == tmp_path / ".env"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     settings = Settings.load(tmp_path)
@@ -36,7 +46,7 @@ def test_it_has_all_that_development_needs_and_only_the_owner_reads_it(
 
 def test_all_else_in_the_example_is_kept(tmp_path: Path) -> None:
     (tmp_path / "env.example").write_text(f"OTHER=1\n{EXAMPLE}# last\n")
-    write_env_file(tmp_path)
+    write_env_file(tmp_path, login())
     written = (tmp_path / ".env").read_text()
     blank = written.replace(password(tmp_path), "")
     assert blank == f"OTHER=1\n{EXAMPLE}# last\n"
@@ -45,21 +55,35 @@ def test_all_else_in_the_example_is_kept(tmp_path: Path) -> None:
 def test_one_that_is_there_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_text("MINE=1\n")
-    assert write_env_file(tmp_path) is None
+    assert write_env_file(tmp_path, login()) is None
     assert path.read_text() == "MINE=1\n"
+
+
+def test_lines_are_added_to_one_that_is_there(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("MINE='1'  # kept")
+    add_lines(path, {"HULEEDU_DB_USER": "dev", "HULEEDU_DB_PASSWORD": "it's"})
+    assert path.read_text().startswith("MINE='1'  # kept\nHULEEDU_DB_USER=dev\n")
+    assert password(tmp_path) == "it's"
+
+
+def test_the_other_name_of_an_example_is_known(tmp_path: Path) -> None:
+    (tmp_path / ".env.example").write_text("SECRET_KEY=changeme\n")
+    write_env_file(tmp_path, login())
+    assert (tmp_path / ".env").read_text().startswith("SECRET_KEY=changeme\nHULEEDU_DB_USER=")
 
 
 def test_no_two_passwords_are_the_same(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
-        write_env_file(folder)
+        write_env_file(folder, login())
     assert len({password(folder) for folder in folders}) == 2
 
 
 def test_a_folder_that_is_not_there_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be written"):
-        write_env_file(tmp_path / "nowhere")
+        write_env_file(tmp_path / "nowhere", login())
 
 
 @pytest.mark.parametrize(
@@ -75,7 +99,7 @@ def test_a_folder_that_is_not_there_is_an_error_that_says_so(tmp_path: Path) -> 
     ],
 )
 def test_the_password_is_put_where_its_line_is(example: str, filled: str) -> None:
-    assert with_password(example, "new") == filled
+    assert with_values(example, {"HULEEDU_DB_PASSWORD": "new"}) == filled
 
 
 @given(value=st.text(st.characters(codec="utf-8", exclude_characters="\0")))

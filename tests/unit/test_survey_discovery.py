@@ -56,12 +56,14 @@ def test_the_name_is_the_one_with_which_the_fewest_fields_are_stated(tmp_path: P
 
 
 def test_what_differs_is_stated_with_its_evidence(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "acme"
     config = 'import os\n\nDATABASE_URL = os.environ["ORDERS_DSN"]\n'
     write(tmp_path, service("apps/orders", config, env=SYNC) | {"apps/orders/uv.lock": ""})
     write(tmp_path, {"apps/orders/requirements.txt": "psycopg[binary]\n"})
     servers = "services:\n" + server("pg-orders", 5441, "shop_orders")
     write(tmp_path, {"docker-compose.infrastructure.yml": servers})
     assert discovered(tmp_path).document == {
+        "prefix": "ACME",
         "compose_files": ["docker-compose.infrastructure.yml"],
         "services": [
             {
@@ -245,9 +247,39 @@ def shared(root: Path, *, told: bool = False) -> dict[str, dict[str, Any]]:
 
 def test_three_services_may_share_a_server_as_their_applications_know(tmp_path: Path) -> None:
     found = shared(tmp_path, told=True)
-    assert {name: entry["database"] for name, entry in found.items()} == DATABASES
+    assert databases(tmp_path) == DATABASES
     assert {entry["compose_service"] for entry in found.values()} == {"postgres"}
     assert len(load_all(tmp_path)) == 3
+
+
+def databases(root: Path) -> dict[str, str]:
+    """Return each service's database, stated or by the registry's own convention."""
+    return {service.name: service.database for service in load_all(root)}
+
+
+def test_what_databases_have_in_common_becomes_their_convention(tmp_path: Path) -> None:
+    shared(tmp_path, told=True)
+    document = discovered(tmp_path).document
+    assert document["prefix"] == "SHOP"
+    assert all("database" not in entry for entry in entries(tmp_path).values())
+    write(tmp_path, {"services.json": json.dumps({**document, "prefix": "OTHER"})})
+    assert discovered(tmp_path).document["prefix"] == "OTHER"
+
+
+@pytest.mark.parametrize(
+    ("folder", "prefix"),
+    [
+        ("acme", "ACME"),
+        ("full-stack-fastapi-template", "FULL"),
+        ("1st", None),
+        ("my.shop", "MY_SHOP"),
+    ],
+)
+def test_settings_are_named_after_the_repository_where_databases_have_nothing_in_common(
+    tmp_path: Path, folder: str, prefix: str | None
+) -> None:
+    root = write(tmp_path / folder, service("apps/orders") | compose(server("db", 5441, "orders")))
+    assert discovered(root).document.get("prefix") == prefix
 
 
 def load_all(root: Path) -> tuple[Any, ...]:
@@ -263,8 +295,7 @@ def test_a_script_of_the_server_tells_the_databases(tmp_path: Path) -> None:
     usual = "[postgres_data:/var/lib/postgresql/data]"
     with_script = usual.replace("]", ", ./init:/docker-entrypoint-initdb.d]")
     write(tmp_path, {"compose.yaml": text.replace(usual, with_script), "init/10.sql": sql})
-    assert {name: e["database"] for name, e in entries(tmp_path).items()} == DATABASES
-    assert evidence(tmp_path, "orders", "database") == "init/10.sql makes shop_orders"
+    assert databases(tmp_path) == DATABASES
 
 
 def test_a_list_for_a_script_of_the_server_tells_the_databases(tmp_path: Path) -> None:
@@ -273,7 +304,7 @@ def test_a_list_for_a_script_of_the_server_tells_the_databases(tmp_path: Path) -
     names = ",".join(f"{name}:{PASSWORD}" for name in DATABASES.values())
     line = f"POSTGRES_PASSWORD: secret\n      POSTGRES_MULTIPLE_DATABASES: {names}"
     write(tmp_path, {"compose.yaml": text.replace("POSTGRES_PASSWORD: secret", line, 1)})
-    assert {name: e["database"] for name, e in entries(tmp_path).items()} == DATABASES
+    assert databases(tmp_path) == DATABASES
     assert PASSWORD not in json.dumps(discovered(tmp_path).as_json())
 
 
