@@ -32,7 +32,9 @@ class HuleEdu(Program):
             try:
                 super().run(*arguments, **options)
             finally:
-                sys.stdout.flush()
+                # Python has none where it was closed.
+                if sys.stdout is not None:
+                    sys.stdout.flush()
         except BrokenPipeError:
             drop(STANDARD_OUTPUT)
 

@@ -37,9 +37,10 @@ class Approval:
             again: Rendered once more: what differs between the two is never the same, such as the
                 time, and tells nothing.
         """
+        if list(self.sql) != list(now.sql):
+            yield f"the plan has the SQL of {_all(self.sql)}, and {_all(now.sql)} would run"
+            return
         for revision, sql in self.sql.items():
-            if revision not in now.sql:
-                continue
             rendered = now.sql[revision]
             if sql is None and rendered is not None:
                 yield f"the SQL of revision {revision} can be rendered now, and could not before"
@@ -54,6 +55,10 @@ class Approval:
         """Return it as it stands in the plan's file, where every password is masked."""
         sql = {name: None if text is None else redact(text) for name, text in self.sql.items()}
         return replace(self, sql=sql)
+
+
+def _all(revisions: Mapping[str, object]) -> str:
+    return ", ".join(revisions) or "no revision"
 
 
 def _changed_line(planned: str, now: str, again: str | None) -> str:

@@ -1,6 +1,7 @@
 """Whether a role may do what is pending, as the role and in the schemas that `env.py` acts with."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.flows.rendering import approval_of
 from huleedu_tasks.flows.validation import Target, Validated, reach, role_problems
 from huleedu_tasks.migrations.revisions import History
-from huleedu_tasks.migrations.rights import find_missing_rights, needs_of
+from huleedu_tasks.migrations.rights import find_missing_rights, find_unwritable, needs_of
 from huleedu_tasks.migrations.runner import ReportedTables
 from huleedu_tasks.postgres.databases import VersionTable
 from huleedu_tasks.postgres.inspection import Facts, Rights, read_rights, read_search_path
@@ -37,11 +38,12 @@ async def judge_rights(validated: Validated, settings: Settings, root: Path) -> 
         if not pending:
             found = tuple(role_problems(target, await _at_home(target, facts)))
         else:
-            approval, rendered = await approval_of(
-                target, settings, root, identity=facts.identity, current=current
+            rendering, reported = await asyncio.gather(
+                approval_of(target, settings, root, identity=facts.identity, current=current),
+                _reported(target),
             )
-            validated = replace(validated, rendering=(approval, rendered))
-            found = await _for_plan(target, facts, approval.sql)
+            validated = replace(validated, rendering=rendering)
+            found = await _for_plan(target, facts, current, rendering[0].sql, reported)
     except HuleEduError:
         # What connects elsewhere, or fails, is told by the steps that follow.
         return validated
@@ -50,15 +52,21 @@ async def judge_rights(validated: Validated, settings: Settings, root: Path) -> 
 
 
 async def _for_plan(
-    target: Target, facts: Facts, sql: Mapping[str, str | None]
+    target: Target,
+    facts: Facts,
+    current: tuple[str, ...],
+    sql: Mapping[str, str | None],
+    reported: ReportedTables | None,
 ) -> tuple[Problem, ...]:
     needs = needs_of(sql)
-    rights, reported = await _rights(target, facts, needs.schemas)
+    rights = await _rights(target, reported, needs.schemas)
+    found: list[Problem] = []
     for table in reported.tables if reported else ():
-        place = table.schema or next(iter(table.search_path), "")
+        place = table.schema or ""
         if rights.relation(place, table.name) is None:
-            needs.create_in(table.schema or "", "")
-    found = list(find_missing_rights(needs, rights))
+            needs.create_in(place, "")
+        found += find_unwritable((place, table.name), rights, current)
+    found += find_missing_rights(needs, rights)
     if not needs.is_known:
         found += role_problems(target, _facts_at(facts, rights, _home(rights, reported)))
     if needs.is_known and reported:
@@ -68,27 +76,32 @@ async def _for_plan(
 
 async def _at_home(target: Target, facts: Facts) -> Facts:
     """Return the facts as they are for the role and the schemas that env.py works with."""
-    rights, reported = await _rights(target, facts, ())
+    reported = await _reported(target)
+    rights = await _rights(target, reported, ())
     return _facts_at(facts, rights, _home(rights, reported))
 
 
-async def _rights(
-    target: Target, facts: Facts, schemas: Sequence[str] | set[str]
-) -> tuple[Rights, ReportedTables | None]:
-    """Return the rights of the role that acts, and what env.py says; None if it does not."""
-    async with reach(target) as asked:
-        try:
+async def _reported(target: Target) -> ReportedTables | None:
+    """Return what env.py says of the session that revisions would run in; None if nothing."""
+    try:
+        async with reach(target) as asked:
             reported = await target.answers.ask_tables(target.service, target.url, asked)
-        except HuleEduError:
-            reported = None
-        told = reported if reported and reported.role else None
-        rights = await read_rights(
+    except HuleEduError:
+        return None
+    return reported if reported.role else None
+
+
+async def _rights(
+    target: Target, reported: ReportedTables | None, schemas: Collection[str]
+) -> Rights:
+    """Return the rights of the role that acts; of the login, if env.py does not say."""
+    async with reach(target) as asked:
+        return await read_rights(
             asked,
-            role=told.role if told else "",
-            search_path=told.search_path if told else await read_search_path(asked),
+            role=reported.role if reported else "",
+            search_path=reported.search_path if reported else await read_search_path(asked),
             schemas={*schemas, *_schemas_of(reported.tables if reported else ())},
         )
-    return rights, told
 
 
 def _home(rights: Rights, reported: ReportedTables | None) -> set[str]:

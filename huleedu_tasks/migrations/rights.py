@@ -149,6 +149,23 @@ def find_missing_rights(needs: Needs, rights: Rights) -> Iterator[Problem]:
     yield from _not_owned(needs.drops, rights, "drops", of_schema=True)
 
 
+def find_unwritable(
+    table: tuple[str, str], rights: Rights, current: tuple[str, ...]
+) -> Iterator[Problem]:
+    """Find whether a role may not record revisions in a version table that is there.
+
+    Args:
+        table: Its schema and its name.
+        current: The revisions it records; Alembic adds the first one, and changes it later.
+    """
+    relation = rights.relation(*table)
+    if relation and not (relation.may_update if current else relation.may_insert):
+        yield _problem(
+            f"{rights.role!r} may not record revisions in {relation.shown}",
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON {relation.shown} TO {quoted(rights.role)}.",
+        )
+
+
 def _not_owned(
     names: Mapping[Name, str], rights: Rights, verb: str, *, of_schema: bool
 ) -> Iterator[Problem]:

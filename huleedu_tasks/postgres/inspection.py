@@ -116,11 +116,15 @@ class OwnRelation:
         shown: Its name with its schema, quoted where that is needed.
         is_owned: Whether the role has the rights of its owner.
         is_schema_owned: Whether it has those of its schema's owner.
+        may_insert: Whether the role may add rows.
+        may_update: Whether it may change rows.
     """
 
     shown: str
     is_owned: bool
     is_schema_owned: bool
+    may_insert: bool
+    may_update: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +232,11 @@ async def read_rights(
         may_create_schemas=may_create_schemas,
         relations={
             (row["schema"], row["name"]): OwnRelation(
-                shown=row["shown"], is_owned=row["owned"], is_schema_owned=row["schema_owned"]
+                shown=row["shown"],
+                is_owned=row["owned"],
+                is_schema_owned=row["schema_owned"],
+                may_insert=row["may_insert"],
+                may_update=row["may_update"],
             )
             for row in relations
         },
@@ -459,7 +467,9 @@ _RELATION_RIGHTS = """\
 SELECT n.nspname::text AS schema, c.relname::text AS name,
        format('%I.%I', n.nspname, c.relname) AS shown,
        pg_has_role($1::text::name, c.relowner, 'USAGE') AS owned,
-       pg_has_role($1::text::name, n.nspowner, 'USAGE') AS schema_owned
+       pg_has_role($1::text::name, n.nspowner, 'USAGE') AS schema_owned,
+       has_table_privilege($1::text::name, c.oid, 'INSERT') AS may_insert,
+       has_table_privilege($1::text::name, c.oid, 'UPDATE') AS may_update
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = ANY ($2::text[]) AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'i', 'I', 'f')
 """

@@ -1,27 +1,32 @@
 """Who looks on is no part of the work: a migration outlasts the readers of its output."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.production.test_confirmation import asked
 from tests.support.monorepo import LIMIT, clean_environment, wait_until
-from tests.support.rehearsal import YES, Rehearsal
+from tests.support.rehearsal import HOST, YES, Rehearsal
 
 SLEEPS = "SELECT pg_sleep(2)"
 FULL = Path("/dev/full")
 
 
-def started(rehearsal: Rehearsal, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
+def started(
+    rehearsal: Rehearsal, *arguments: str, before: Sequence[str] = (), **options: Any
+) -> "subprocess.Popen[str]":
     """Start a command whose streams the test decides on."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     monorepo = rehearsal.monorepo
     return subprocess.Popen(
-        [sys.executable, "-m", "invoke", *arguments],
+        [*before, sys.executable, "-m", "invoke", *arguments],
         cwd=monorepo.root,
         env={**clean_environment(), **monorepo.environment, **rehearsal.production.variables},
         stdin=subprocess.DEVNULL,
@@ -107,6 +112,27 @@ def test_a_hang_up_stops_before_the_next_revision(rehearsal: Rehearsal) -> None:
     )
     assert rehearsal.migrate().code == 0
     assert both_at(rehearsal) == ("c3", "b2")
+
+
+def test_a_terminal_that_is_closed_is_a_hang_up(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha", revisions=("b2", "c3"), sql=SLEEPS)
+    child = asked(rehearsal)
+    child.sendline(HOST)
+    wait_until(lambda: rehearsal.running("alpha", "pg_sleep"))
+    child.ptyproc.fileobj.close()
+    child.closed = child.ptyproc.closed = True
+    _, status = os.waitpid(child.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    assert rehearsal.at("alpha") == "b2"
+    assert events(rehearsal)[-1]["outcome"] == "HUNG_UP"
+
+
+def test_closed_streams_are_nobody(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha")
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+    run = started(rehearsal, "prod.migrate", *YES, "--service", "alpha", before=closed)
+    assert run.wait(LIMIT) == 0
+    assert rehearsal.at("alpha") == "b2"
 
 
 def test_a_hang_up_in_the_last_revision_leaves_nothing_to_stop(rehearsal: Rehearsal) -> None:

@@ -135,13 +135,26 @@ def test_a_lesser_role_that_env_py_takes_is_judged(production: Production) -> No
     do = (
         f"CREATE ROLE {OWNER}",
         f"GRANT {OWNER} TO {USER}",
-        f"GRANT SELECT ON alembic_version TO {OWNER}",
+        f"GRANT SELECT, INSERT, UPDATE ON alembic_version TO {OWNER}",
     )
     undo = (f"DROP OWNED BY {OWNER}", f"DROP ROLE {OWNER}")
     with changed(production, do, undo, SETS_ROLE), pending(production, b2="CREATE TABLE a ()"):
         ran = production.validate("alpha")
     cause = f"'{OWNER}' may not create in the schema \"public\", which revision b2 needs"
     assert (ran.code, missing(ran)) == (1, [("ERROR", cause)])
+
+
+def test_a_version_table_that_may_only_be_read_is_an_error(production: Production) -> None:
+    do = (
+        "ALTER TABLE alembic_version OWNER TO postgres_admin",
+        f"GRANT SELECT ON alembic_version TO {USER}",
+    )
+    undo = (f"ALTER TABLE alembic_version OWNER TO {USER}",)
+    with changed(production, do, undo), pending(production, b2="CREATE TABLE a ()"):
+        ran = production.validate("alpha")
+    cause = f"'{USER}' may not record revisions in public.alembic_version"
+    assert ran.code == 1
+    assert ("ERROR", cause) in [(each["level"], each["cause"]) for each in problems(ran)]
 
 
 def test_what_cannot_be_known_is_a_warning(production: Production) -> None:
