@@ -35,6 +35,9 @@ class LastingStream:
 
     def write(self, text: str) -> int:
         """Write, with the characters escaped that the stream's encoding does not have."""
+        if not _blocks(self._number):
+            self._attempt(lambda: self._write_in_parts(text))
+            return len(text)
         try:
             self._attempt(lambda: self._stream.write(text))
         except UnicodeEncodeError:
@@ -58,23 +61,21 @@ class LastingStream:
     def _attempt(self, act: Callable[[], object]) -> None:
         try:
             act()
-        except BlockingIOError as error:
-            self._wait(error)
         except OSError as error:
             self._drop(error)
 
-    def _wait(self, error: OSError) -> None:
-        """Wait for the reader of a pipe that does not block, and write what is held back."""
-        while select.select([], [self._number], [], PATIENCE)[1]:
-            try:
-                self._stream.flush()
-            except BlockingIOError:
-                continue
-            except OSError as later:
-                error = later
-                break
-            return
-        self._drop(error)
+    def _write_in_parts(self, text: str) -> None:
+        """Write to a pipe that does not block, waiting for its reader.
+
+        Python's own buffer loses what does not fit into such a pipe.
+        """
+        self._stream.flush()
+        rest = text.encode(self._stream.encoding or "ascii", "backslashreplace")
+        while rest:
+            if not select.select([], [self._number], [], PATIENCE)[1]:
+                raise BlockingIOError(errno.EAGAIN, "the reader of the pipe does not read")
+            with suppress(BlockingIOError):
+                rest = rest[os.write(self._number, rest) :]
 
     def _drop(self, error: OSError) -> None:
         self.problem = self.problem or error
@@ -122,6 +123,13 @@ def drop(number: int) -> None:
         if nowhere != number:
             os.dup2(nowhere, number)
             os.close(nowhere)
+
+
+def _blocks(number: int) -> bool:
+    try:
+        return os.get_blocking(number)
+    except OSError:
+        return True
 
 
 def _open_closed_ones() -> None:
