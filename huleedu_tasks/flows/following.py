@@ -12,6 +12,8 @@ from huleedu_tasks.migrations.runner import ReportedConnection, report_connectio
 from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.report import Level, Problem
 
+# The code of an env.py that ends with an error of its own.
+ENV_PY_FAILED = "env-py-failed"
 # What SQLAlchemy says of a dialect or a driver that it does not know.
 UNKNOWN_DRIVER = re.compile(r"Can't load plugin: sqlalchemy\.dialects:([\w.+]+)")
 MISSING_DRIVER = re.compile(r"No module named '([^']+)'")
@@ -79,7 +81,7 @@ def _without_connection(
             "env-py-not-asked",
         )
     if not found.failure:
-        return _error("env.py ended without connecting to a database", by_hand, "env-py-failed")
+        return _error("env.py ended without connecting to a database", by_hand, ENV_PY_FAILED)
     cause = f"env.py fails with the URL in {variable}: {found.failure}"
     if UNKNOWN_DRIVER.search(found.failure):
         remedy = f"SQLAlchemy does not know {resolved.url.scheme}://: {_state_scheme(resolved)}"
@@ -89,8 +91,8 @@ def _without_connection(
             f"Install {missing[1].partition('.')[0]} where its migrations run, or "
             f"{_state_scheme(resolved)[0].lower()}{_state_scheme(resolved)[1:]}"
         )
-        return _error(cause, remedy, "env-py-failed")
-    return _error(cause, f"Correct env.py or {variable}; {by_hand}", "env-py-failed")
+        return _error(cause, remedy, ENV_PY_FAILED)
+    return _error(cause, f"Correct env.py or {variable}; {by_hand}", ENV_PY_FAILED)
 
 
 def _state_scheme(resolved: ResolvedUrl) -> str:
