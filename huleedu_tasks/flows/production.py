@@ -26,7 +26,7 @@ from huleedu_tasks.config.urls import (
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, HuleEduError, ServerError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.fleet import Step, Work
-from huleedu_tasks.flows.following import ENV_PY_FAILED, following_problems
+from huleedu_tasks.flows.following import as_of_a_plan, following_problems
 from huleedu_tasks.flows.pins import write_plan
 from huleedu_tasks.flows.planning import Planned, plan
 from huleedu_tasks.flows.validation import (
@@ -119,8 +119,7 @@ class Production:
         """
         self.require_configuration("prod.plan")
         async with self.asking():
-            # A plan names what has no SQL, with the cause; `prod.migrate` does not begin.
-            outcomes, planned = await self.plan_all(failing_env_py=Level.WARNING)
+            outcomes, planned = await self.plan_all()
         report = self.report("prod.plan", outcomes, PLAN_COLUMNS)
         if out is None:
             return report
@@ -136,15 +135,9 @@ class Production:
         )
         return replace(report, notes=(f"The plan is in {out}.",))
 
-    async def plan_all(
-        self, *, failing_env_py: Level = Level.ERROR
-    ) -> tuple[tuple[Outcome, ...], dict[str, Planned]]:
-        """Validate all services, and work out what would run on those that are well.
-
-        Args:
-            failing_env_py: What it counts as if an `env.py` ends with an error of its own.
-        """
-        outcomes, found = await self._validate_all(failing_env_py=failing_env_py)
+    async def plan_all(self) -> tuple[tuple[Outcome, ...], dict[str, Planned]]:
+        """Validate all services, and work out what would run on those that are well."""
+        outcomes, found = await self._validate_all()
         planned: dict[str, Planned] = {}
 
         async def work_out(service: Service, step: Step) -> Outcome:
@@ -179,13 +172,13 @@ class Production:
     # What is done for each service.
 
     async def _validate_all(
-        self, *, asks_all: bool = False, failing_env_py: Level = Level.ERROR
+        self, *, asks_all: bool = False
     ) -> tuple[tuple[Outcome, ...], dict[str, Validated]]:
         """Ask every database, and the `env.py` of those that have something pending.
 
         Args:
-            asks_all: Whether the others are asked too.
-            failing_env_py: As for `plan_all`.
+            asks_all: Whether the others are asked too, and whether what only env.py says of itself
+                is an error. A migration compares its connections when it runs.
         """
         found: dict[str, Validated] = {}
         # Each imports what its service imports.
@@ -197,10 +190,9 @@ class Production:
             if asks_all or validated.is_behind:
                 async with turns:
                     step("asking its env.py")
-                    problems = [
-                        replace(each, level=failing_env_py) if each.code == ENV_PY_FAILED else each
-                        for each in await self._following(validated)
-                    ]
+                    problems = await self._following(validated)
+                if not asks_all:
+                    problems = tuple(map(as_of_a_plan, problems))
                 validated = replace(validated, problems=(*validated.problems, *problems))
             found[service.name] = validated
             return _validated(validated)
