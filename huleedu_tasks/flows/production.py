@@ -197,6 +197,9 @@ class Production:
             found[service.name] = validated
             return _validated(validated)
 
+        if asks_all:
+            # What they are asked in imports its libraries meanwhile.
+            self.answers.workers.prepare()
         outcomes = await self._run(ask)
         # This only shows when all are known.
         shared = same_database([found[s.name] for s in self.services if s.name in found])
