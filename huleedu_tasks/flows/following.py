@@ -12,6 +12,8 @@ from huleedu_tasks.migrations.runner import ReportedConnection, report_connectio
 from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.report import Level, Problem
 
+# The codes of what is certain to fail, whatever else env.py does.
+PARAMETER_REFUSED, DRIVER_UNKNOWN = "url-parameter-refused", "url-driver-unknown"
 # What SQLAlchemy says of a dialect or a driver that it does not know.
 UNKNOWN_DRIVER = re.compile(r"Can't load plugin: sqlalchemy\.dialects:([\w.+]+)")
 MISSING_DRIVER = re.compile(r"No module named '([^']+)'")
@@ -44,6 +46,12 @@ async def following_problems(
     return tuple(_judge(service, resolved, settings, found, variable))
 
 
+def as_of_a_plan(problem: Problem) -> Problem:
+    """Return a problem as it counts where the migration itself will meet it before any change."""
+    is_certain = problem.code in (PARAMETER_REFUSED, DRIVER_UNKNOWN)
+    return problem if is_certain else replace(problem, level=Level.WARNING)
+
+
 def _judge(
     service: Service,
     resolved: ResolvedUrl,
@@ -62,7 +70,7 @@ def _judge(
         yield _error(
             f"{found.driver} does not take the URL in {variable}: {found.complaint}",
             _other_parameter(found, resolved, settings),
-            "url-parameter-refused",
+            PARAMETER_REFUSED,
         )
 
 
@@ -83,7 +91,7 @@ def _without_connection(
     cause = f"env.py fails with the URL in {variable}: {found.failure}"
     if UNKNOWN_DRIVER.search(found.failure):
         remedy = f"SQLAlchemy does not know {resolved.url.scheme}://: {_state_scheme(resolved)}"
-        return _error(cause, remedy, "url-driver-unknown")
+        return _error(cause, remedy, DRIVER_UNKNOWN)
     if missing := MISSING_DRIVER.search(found.failure):
         remedy = (
             f"Install {missing[1].partition('.')[0]} where its migrations run, or "

@@ -26,7 +26,7 @@ from huleedu_tasks.config.urls import (
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, HuleEduError, ServerError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.fleet import Step, Work
-from huleedu_tasks.flows.following import following_problems
+from huleedu_tasks.flows.following import as_of_a_plan, following_problems
 from huleedu_tasks.flows.pins import write_plan
 from huleedu_tasks.flows.planning import Planned, plan
 from huleedu_tasks.flows.rights import judge_rights
@@ -178,7 +178,8 @@ class Production:
         """Ask every database, and the `env.py` of those that have something pending.
 
         Args:
-            asks_all: Whether the others are asked too.
+            asks_all: Whether the others are asked too, and whether what only env.py says of itself
+                is an error. A migration compares its connections when it runs.
         """
         found: dict[str, Validated] = {}
         # Each imports what its service imports.
@@ -191,10 +192,15 @@ class Production:
                 async with turns:
                     step("asking its env.py")
                     problems = await self._following(validated)
+                if not asks_all:
+                    problems = tuple(map(as_of_a_plan, problems))
                 validated = replace(validated, problems=(*validated.problems, *problems))
             found[service.name] = await judge_rights(validated, self.settings, self.root)
             return _validated(found[service.name])
 
+        if asks_all:
+            # What they are asked in imports its libraries meanwhile.
+            self.answers.workers.prepare()
         outcomes = await self._run(ask)
         # This only shows when all are known.
         shared = same_database([found[s.name] for s in self.services if s.name in found])

@@ -382,7 +382,7 @@ def test_an_env_py_that_prints_url_and_password_shows_neither_password(
 ) -> None:
     port = aftermath.monorepo.port("shows")
     assert aftermath.output("shows").splitlines()[:3] == [
-        f"url: postgresql+asyncpg://{USER}@localhost:{port}/huleedu_shows",
+        f"url: postgresql+asyncpg://{USER}:***@localhost:{port}/huleedu_shows",
         "password: *** '***'",
         "stopped by its env.py",
     ]

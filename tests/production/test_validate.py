@@ -146,6 +146,19 @@ def test_what_keeps_from_reaching_a_database_is_named(production: Production, fa
     assert ran.json["services"][0].get("version") is None
 
 
+@pytest.mark.parametrize("parameter", ["sslmode", "channel_binding"])
+def test_a_parameter_that_the_driver_does_not_take_is_found_before_a_migration(
+    production: Production, parameter: str
+) -> None:
+    url = production.url(production.main.port, tls={**production.verified(), parameter: "require"})
+    ran = production.validate("alpha", **{OVERRIDE: url})
+    found = [problem for problem in problems(ran) if problem["level"] == "ERROR"]
+    assert [problem["code"] for problem in found] == ["url-parameter-refused"]
+    assert parameter in found[0]["cause"]
+    assert OVERRIDE in found[0]["remedy"]
+    assert ran.code == 1
+
+
 def test_a_certificate_of_another_authority_is_not_accepted(
     production: Production, tmp_path: Path
 ) -> None:
