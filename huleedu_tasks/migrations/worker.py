@@ -355,7 +355,8 @@ class Observer:
         start: The revisions to render SQL from; None to run what is asked for.
         is_asking: Whether `env.py` is only asked what it configures: what it would write itself,
             such as a schema that may be missing, is passed over.
-        lock: An SQL expression that is true while the run holds its lock; empty without one.
+        lock: SQL expressions: whether the run holds its lock, and how many other sessions it has;
+            None without a lock.
     """
 
     def __init__(
@@ -369,19 +370,25 @@ class Observer:
         url: str,
         start: Sequence[str] | None,
         is_asking: bool = False,
-        lock: str = "",
+        lock: dict[str, str] | None = None,
     ) -> None:
         from alembic.runtime.environment import EnvironmentContext
         from sqlalchemy import event
         from sqlalchemy.engine import Engine
 
         # Open as long as the process lives; each line is written at once.
-        self._file = open(events, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        self._file = open(events, "ab", buffering=0)  # noqa: SIM115
+        self._is_heard = True
         self._settings = settings
         self._wishes = wishes
         targets = beside("targets")
         self._target = targets.Target(
-            target, self._tell, variables, settings, lock=lock or "true", heard=self._opened
+            target,
+            self._tell,
+            variables,
+            settings,
+            lock=lock["held"] if lock else "true",
+            heard=self._opened,
         )
         self._start = start
         # The revision whose own code runs at this moment.
@@ -412,10 +419,9 @@ class Observer:
             statement=str(getattr(error, "statement", None) or ""),
         )
 
-    def _fence_of(self, lock: str, url: str) -> Any:
+    def _fence_of(self, lock: dict[str, str], url: str) -> Any:
         return beside("fence").Fence(
-            lock=lock,
-            name=self._settings.get("application_name", ""),
+            **lock,
             url=url,
             tell=self._tell,
             keep=self._keep,
@@ -424,7 +430,15 @@ class Observer:
         )
 
     def _tell(self, event: str, **facts: object) -> None:
-        self._file.write(json.dumps({"event": event, **facts}) + "\n")
+        """Tell something; a disk that is full does not end a migration in its middle.
+
+        What follows is not told either: half of it could be taken for all.
+        """
+        line = (json.dumps({"event": event, **facts}) + "\n").encode()
+        try:
+            self._is_heard = self._is_heard and self._file.write(line) == len(line)
+        except OSError:
+            self._is_heard = False
 
     def _observe_steps(self, environment: Any) -> None:
         """Have `context.configure` run the command's steps as ours."""
