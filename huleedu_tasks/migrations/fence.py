@@ -122,7 +122,9 @@ class Fence:
     def executing(self, driver: Any) -> None:
         """Tell the transaction's id before the first statement of a revision."""
         if driver is self._driver and self._number is not None and not self._has_transaction_id:
-            self._tell_transaction()
+            # In a transaction that has failed the statement itself will say so.
+            with suppress(Exception):
+                self._tell_transaction()
 
     def is_own(self, driver: Any) -> bool:
         """Whether a connection is Alembic's own."""
