@@ -95,7 +95,7 @@ class Attempts:
     blockers: tuple[locks.Blocker, ...] = ()
     observations: list[Observation] = field(default_factory=list)
     told: str = ""
-    token: int = 0
+    hold: locks.Hold | None = None
     # The transaction that was open when we ended the last attempt.
     open_at_end: int | None = None
     # One question at a time on the connection that holds the lock.
@@ -159,7 +159,7 @@ class Attempts:
     async def _until_done(self) -> Outcome:
         """Try again as long as nothing but another session's lock stands in the way."""
         async with self._on_lock():
-            self.token = await locks.take_token(self.lock, place=self._place)
+            self.hold = await locks.take_token(self.lock, place=self._place)
         last = self.settings.lock_attempts
         number = 1
         while True:
@@ -184,11 +184,11 @@ class Attempts:
 
     async def _explained(self, outcome: Outcome) -> Outcome:
         """Name the loss of the lock as the cause of what has failed because of it."""
-        if outcome.exit_code is ExitCode.REFUSED or not self.token:
+        if outcome.exit_code is ExitCode.REFUSED or not self.hold:
             return outcome
         with suppress(Exception):
             async with self._on_lock():
-                if await locks.is_held(self.lock, self.token):
+                if await locks.is_held(self.lock, self.hold):
                     return outcome
         done = f"its migration was ended: {outcome.detail.rstrip('.')}"
         lost = fleet.failed(self.target.service, locks.lock_lost(self._place, done))
@@ -336,7 +336,7 @@ class Attempts:
         """
         async with self._asked() as asked:
             async with answering(self.target.url.address):
-                await locks.end_runs(asked, locks.run_name(self.record.run))
+                await locks.end_runs(asked, locks.run_name(self.record.run), self.hold)
             at = await self._revisions(asked)
             if not self.observations:
                 return at, None
@@ -384,7 +384,7 @@ class Attempts:
             },
             wishes=WISHES,
             target=self.identity.place,
-            lock=locks.held_expression(self.token),
+            hold=self.hold,
             inputs=self.inputs,
             go_on=self.go_on,
         )

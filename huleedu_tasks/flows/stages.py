@@ -260,14 +260,17 @@ class Stages:
                     self.urls[service.name].url, history, session.version_tables or None
                 )
             )
-        except HuleEduError as reason:
+        except Exception as reason:
             where = (
-                f"the revision of {database} is not known: {reason.message.rstrip('.')}; "
+                f"the revision of {database} is not known: {str(reason).rstrip('.')}; "
                 f"`invoke db.status --service {service.name}` asks again"
             )
             return replace(outcome, detail=fleet.joined(outcome, where))
-        where = f"{database} is at {at}"
-        return replace(outcome, detail=fleet.joined(outcome, where), facts={"to": at})
+        detail = fleet.joined(outcome, f"{database} is at {at}")
+        if outcome.status is Status.ABORTED:
+            # A reset begins anew from wherever it is.
+            detail = outcome.detail
+        return replace(outcome, detail=detail, facts={"to": at})
 
     async def require_head(self, service: Service, step: Step) -> Outcome:
         """Refuse a database its seeds are not written for."""

@@ -17,10 +17,8 @@ from urllib.parse import urlsplit
 # transaction, whoever has begun it and whether it writes.
 STATE = """\
 SELECT split_part(own.virtualtransaction, '/', 2)::bigint AS number,
-       {lock} AS held,
-       (SELECT count(*) FROM pg_stat_activity AS other
-        WHERE other.pid <> own.pid AND other.datname = current_database()
-          AND other.application_name = '{name}') AS others
+       {held} AS held,
+       {others} AS others
 FROM pg_locks AS own
 WHERE own.pid = pg_backend_pid() AND own.locktype = 'virtualxid'
   AND own.virtualxid = own.virtualtransaction
@@ -49,8 +47,8 @@ class Fence:
     """Lets a revision begin only while the run's lock is held, and tells how its work has ended.
 
     Args:
-        lock: An SQL expression that is true while the run holds its lock.
-        name: The `application_name` of the run's sessions.
+        held: An SQL expression that is true while the run holds its lock.
+        others: An SQL expression that counts the other sessions of the run.
         url: The URL of the database.
         tell: Told what the server says.
         keep: Told of a revision of which something may stay whatever comes of it.
@@ -61,15 +59,15 @@ class Fence:
     def __init__(
         self,
         *,
-        lock: str,
-        name: str,
+        held: str,
+        others: str,
         url: str,
         tell: Callable[..., None],
         keep: Callable[[str], None],
         lose: Callable[[], None],
         committed: Callable[[], None],
     ) -> None:
-        self._state_sql = STATE.format(lock=lock, name=name.replace("'", "''"))
+        self._state_sql = STATE.format(held=held, others=others)
         self._port = urlsplit(url).port or DEFAULT_PORT
         self._tell = tell
         self._keep = keep
@@ -124,7 +122,9 @@ class Fence:
     def executing(self, driver: Any) -> None:
         """Tell the transaction's id before the first statement of a revision."""
         if driver is self._driver and self._number is not None and not self._has_transaction_id:
-            self._tell_transaction()
+            # In a transaction that has failed the statement itself will say so.
+            with suppress(Exception):
+                self._tell_transaction()
 
     def is_own(self, driver: Any) -> bool:
         """Whether a connection is Alembic's own."""

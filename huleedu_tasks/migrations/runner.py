@@ -28,7 +28,7 @@ from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import VersionTable, parse_mark
 from huleedu_tasks.postgres.inspection import read_revisions
-from huleedu_tasks.postgres.locks import lock_lost
+from huleedu_tasks.postgres.locks import Hold, lock_lost
 from huleedu_tasks.report import AppliedRevision
 
 _TRACEBACK = "Traceback (most recent call last):\n"
@@ -84,7 +84,7 @@ class Observation:
         settings: Settings of PostgreSQL for each of its sessions.
         wishes: Settings that a server may refuse.
         target: The database that is meant: its server's start, and its number there.
-        lock: An SQL expression that is true while the run holds its lock; empty without one.
+        hold: The hold of the run on its lock; None without one.
         inputs: The files that a run must load as they were approved; None to compare none.
         go_on: A file; no further revision is begun once it is gone. None to run all.
     """
@@ -93,7 +93,7 @@ class Observation:
     settings: Mapping[str, str] = field(default_factory=dict)
     wishes: Mapping[str, str] = field(default_factory=dict)
     target: tuple[str, int]
-    lock: str = ""
+    hold: Hold | None = None
     inputs: ApprovedInputs | None = None
     go_on: Path | None = None
 
@@ -123,7 +123,9 @@ class Observation:
                 "target": self.target,
                 "url": url,
                 "start": start,
-                "lock": self.lock,
+                "lock": {"held": self.hold.joined, "others": self.hold.others}
+                if self.hold
+                else None,
                 "inputs": self.inputs.as_json() if self.inputs else None,
                 "go_on": str(self.go_on) if self.go_on else None,
             }

@@ -268,7 +268,8 @@ class Observer:
         start: The revisions to render SQL from; None to run what is asked for.
         is_asking: Whether `env.py` is only asked what it configures: what it would write itself,
             such as a schema that may be missing, is passed over.
-        lock: An SQL expression that is true while the run holds its lock; empty without one.
+        lock: SQL expressions: whether the run holds its lock, and how many other sessions it has;
+            None without a lock.
         inputs: The files of an approved plan: `root` and `digests`; None to compare none.
         go_on: A file; no further revision is begun once it is gone. None to run all.
     """
@@ -284,7 +285,7 @@ class Observer:
         url: str,
         start: Sequence[str] | None,
         is_asking: bool = False,
-        lock: str = "",
+        lock: dict[str, str] | None = None,
         inputs: dict[str, Any] | None = None,
         go_on: str | None = None,
     ) -> None:
@@ -293,12 +294,18 @@ class Observer:
         from sqlalchemy.engine import Engine
 
         # Open as long as the process lives; each line is written at once.
-        self._file = open(events, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        self._file = open(events, "ab", buffering=0)  # noqa: SIM115
+        self._is_heard = True
         self._settings = settings
         self._wishes = wishes
         targets = beside("targets")
         self._target = targets.Target(
-            target, self._tell, variables, settings, lock=lock or "true", heard=self._opened
+            target,
+            self._tell,
+            variables,
+            settings,
+            lock=lock["held"] if lock else "true",
+            heard=self._opened,
         )
         self._inputs = beside("pinned").PinnedInputs(
             **(inputs or {"root": "", "digests": {}}), tell=self._tell
@@ -334,10 +341,9 @@ class Observer:
             statement=str(getattr(error, "statement", None) or ""),
         )
 
-    def _fence_of(self, lock: str, url: str) -> Any:
+    def _fence_of(self, lock: dict[str, str], url: str) -> Any:
         return beside("fence").Fence(
-            lock=lock,
-            name=self._settings.get("application_name", ""),
+            **lock,
             url=url,
             tell=self._tell,
             keep=self._keep,
@@ -346,12 +352,18 @@ class Observer:
         )
 
     def _tell(self, event: str, **facts: object) -> None:
+        """Tell something; a disk that is full does not end a migration in its middle.
+
+        What follows is not told either: half of it could be taken for all.
+        """
+        line = (json.dumps({"event": event, **facts}) + "\n").encode()
         try:
-            self._file.write(json.dumps({"event": event, **facts}) + "\n")
+            self._is_heard = self._is_heard and self._file.write(line) == len(line)
         except OSError:
-            # On a full disk a revision that runs goes on; no other one begins unobserved.
-            if event == "begun":
-                raise
+            self._is_heard = False
+        if event == "begun" and not self._is_heard:
+            # A revision that runs goes on; no other one begins unobserved.
+            raise OSError("what happens cannot be written down")
 
     def _observe_steps(self, environment: Any) -> None:
         """Have `context.configure` run the command's steps as ours."""

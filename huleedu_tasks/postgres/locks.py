@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LOCK = (0x68756C65, 1)
 # Held beside it by one run, under a random number of its own: a fencing token.
 FENCE = LOCK[0] + 1
+# Held by every session that a run's migrations open, under the run's token and shared.
+SESSION = LOCK[0] + 2
 LOST = "lock-lost"
 HOLDER_PREFIX = "huleedu-tasks lock "
 RUN_PREFIX = "huleedu-tasks run "
@@ -84,8 +86,43 @@ async def acquire(
     await connection.execute("SELECT set_config('application_name', $1, false)", _short(name))
 
 
-async def take_token(connection: "asyncpg.Connection", *, place: str) -> int:
-    """Have the session that holds the lock hold a fencing token as well, and return that.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """The hold of one run on the lock, in SQL that any session of the database may ask.
+
+    Attributes:
+        token: The run's number, which the session with the lock holds as a lock of its own.
+    """
+
+    token: int
+
+    @property
+    def is_held(self) -> str:
+        """An expression that is true while the session with the token holds the lock."""
+        return f"""\
+EXISTS (
+  SELECT FROM pg_locks AS lock JOIN pg_locks AS token USING (pid, locktype, database, objsubid)
+  WHERE {_ADVISORY}
+    AND lock.granted AND lock.classid = {LOCK[0]}::oid AND lock.objid = {LOCK[1]}::oid
+    AND token.granted AND token.classid = {FENCE}::oid AND token.objid = {self.token}::oid
+)"""
+
+    @property
+    def joined(self) -> str:
+        """The same; the session that asks becomes one of the run's, under whatever name."""
+        return f"pg_try_advisory_lock_shared({SESSION}, {self.token}) AND {self.is_held}"
+
+    @property
+    def others(self) -> str:
+        """How many sessions the run has besides the one that asks."""
+        return f"""\
+(SELECT count(DISTINCT pid) FROM pg_locks
+ WHERE {_ADVISORY} AND classid = {SESSION}::oid AND objid = {self.token}::oid
+   AND pid <> pg_backend_pid())"""
+
+
+async def take_token(connection: "asyncpg.Connection", *, place: str) -> Hold:
+    """Have the session that holds the lock hold a fencing token as well.
 
     Args:
         place: The database in words, for messages.
@@ -93,32 +130,17 @@ async def take_token(connection: "asyncpg.Connection", *, place: str) -> int:
     Raises:
         Refused: If it does not hold the lock any more.
     """
-    token = 1 + secrets.randbelow(2**31 - 1)
-    await connection.execute("SELECT pg_advisory_lock($1, $2)", FENCE, token)
-    if not await is_held(connection, token):
+    hold = Hold(token=1 + secrets.randbelow(2**31 - 1))
+    await connection.execute("SELECT pg_advisory_lock($1, $2)", FENCE, hold.token)
+    if not await is_held(connection, hold):
         raise lock_lost(place, "nothing was run")
-    return token
+    return hold
 
 
-async def is_held(connection: "asyncpg.Connection", token: int) -> bool:
+async def is_held(connection: "asyncpg.Connection", hold: Hold) -> bool:
     """Whether the session with a token holds the lock, as the server sees it."""
-    held: bool = await connection.fetchval(f"SELECT {held_expression(token)}")
+    held: bool = await connection.fetchval(f"SELECT {hold.is_held}")
     return held
-
-
-def held_expression(token: int) -> str:
-    """Return an SQL expression that is true while the session with a token holds the lock.
-
-    Any session of the database may ask it, of whatever role.
-    """
-    return f"""\
-EXISTS (
-  SELECT FROM pg_locks AS lock JOIN pg_locks AS token USING (pid, locktype, database, objsubid)
-  WHERE locktype = 'advisory' AND objsubid = 2
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND lock.granted AND lock.classid = {LOCK[0]}::oid AND lock.objid = {LOCK[1]}::oid
-    AND token.granted AND token.classid = {FENCE}::oid AND token.objid = {token}::oid
-)"""
 
 
 def lock_lost(place: str, done: str) -> Refused:
@@ -172,7 +194,9 @@ async def require_hold(
     )
 
 
-async def end_runs(connection: "asyncpg.Connection", prefix: str = RUN_PREFIX) -> None:
+async def end_runs(
+    connection: "asyncpg.Connection", prefix: str = RUN_PREFIX, hold: Hold | None = None
+) -> None:
     """End what runs have left behind in a connection's database, and wait until it is gone.
 
     Whoever holds the lock knows that nobody else migrates: a session that still does belongs to
@@ -180,6 +204,7 @@ async def end_runs(connection: "asyncpg.Connection", prefix: str = RUN_PREFIX) -
 
     Args:
         prefix: How the sessions' names begin.
+        hold: Whose sessions are ended, whatever they are named; None for those of all runs.
 
     Raises:
         ServerError: If the server does not end them.
@@ -187,7 +212,8 @@ async def end_runs(connection: "asyncpg.Connection", prefix: str = RUN_PREFIX) -
     import asyncpg
 
     deadline = time.monotonic() + ENDING_SECONDS
-    while pids := [row["pid"] for row in await connection.fetch(_RUNS, f"{prefix}%")]:
+    token = hold.token if hold else None
+    while pids := [row["pid"] for row in await connection.fetch(_RUNS, f"{prefix}%", token)]:
         try:
             await connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", pids
@@ -267,9 +293,17 @@ WHERE locktype = 'advisory' AND granted AND objsubid = 2
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
-_RUNS = """\
+_ADVISORY = """\
+locktype = 'advisory' AND objsubid = 2
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+
+# A session may have been given another name by what it runs.
+_RUNS = f"""\
 SELECT pid FROM pg_stat_activity
 WHERE datname = current_database() AND application_name LIKE $1
+UNION
+SELECT pid FROM pg_locks
+WHERE {_ADVISORY} AND classid = {SESSION}::oid AND coalesce(objid = $2::int::oid, true)
 """
 
 # A prepared transaction has no session, and counts as number 0.

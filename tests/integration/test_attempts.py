@@ -144,3 +144,14 @@ async def test_a_lock_that_is_lost_is_the_cause_of_what_failed_for_it(bench: Ben
     assert (done.outcome.code, done.outcome.exit_code) == ("lock-lost", ExitCode.REFUSED)
     assert done.at == ("a1",)
     assert done.outcome.detail.endswith("and revision b2 was rolled back")
+
+
+async def test_a_migration_of_development_that_fails_tells_where_its_database_is(
+    bench: Bench,
+) -> None:
+    case = await begun(bench, ONE, "SELECT no_such_column")
+    ran = bench.monorepo.invoke("db.migrate", "--service", case.service.name, "--json")
+    assert ran.code == 1
+    (found,) = ran.json["services"]
+    assert found["to"] == "a1"
+    assert found["detail"].endswith(f"{case.url.database} is at a1")

@@ -157,10 +157,8 @@ def bench() -> Iterator[Bench]:
 async def held_run(case: Case) -> AsyncIterator[Run]:
     async with connection(case.url) as held:
         await locks.acquire(held, place="here", holder="test", wait=0, notify=str)
-        token = await locks.take_token(held, place="here")
-        session = await observation_of(
-            case.url, case.events, SETTINGS, lock=locks.held_expression(token)
-        )
+        hold = await locks.take_token(held, place="here")
+        session = await observation_of(case.url, case.events, SETTINGS, hold=hold)
         yield Run(case, held, session)
 
 
@@ -399,3 +397,32 @@ async def test_a_role_that_env_py_takes_sees_the_lock(bench: Bench) -> None:
     )
     async with held_run(case) as run:
         assert (await case.upgrade(session=run.session)).after == ("b2",)
+
+
+async def test_who_takes_the_lock_ends_a_statement_in_flight_whatever_its_session_is_named(
+    bench: Bench,
+) -> None:
+    hangs = sql("SET application_name = 'nightly'", "SELECT pg_sleep(61)", ONE)
+    case = await begun(bench, PER_MIGRATION, b2=hangs)
+    async with held_run(case) as run:
+        migrating = asyncio.ensure_future(run.failing())
+        sleeps = "SELECT count(*)::int FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(61)'"
+        await wait_for(lambda: run.held.fetchval(sleeps), 1)
+        await run.held.execute("SELECT pg_advisory_unlock_all()")
+        async with held_run(case) as other:
+            await locks.end_runs(other.held)
+            assert await other.held.fetchval(sleeps) == 0
+            await migrating
+    assert await case.ask("TABLE log") == []
+
+
+async def test_a_disk_that_is_full_ends_no_migration_and_nothing_is_claimed(bench: Bench) -> None:
+    full = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+    case = await begun(bench, PSYCOPG2, b2=f"{full}{sql(ONE)}")
+    async with held_run(case) as run:
+        assert (await case.upgrade(session=run.session)).after == ("b2",)
+        bench.revise(case.service.name, "c3", "b2", f"{full}{sql(ONE)}\n{WAITS}")
+        async with case.locked("busy"):
+            error = await run.failing()
+        assert not isinstance(error, LockTimeout)
+        assert await run.unfinished() == partial("c3")

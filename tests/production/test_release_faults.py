@@ -106,13 +106,17 @@ def test_a_signal_ends_the_statement_and_rolls_back(
     mended(rehearsal)
 
 
-def test_a_second_signal_does_not_keep_the_first_from_being_told(rehearsal: Rehearsal) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_does_not_keep_the_first_from_being_told(
+    rehearsal: Rehearsal, number: signal.Signals, code: int
+) -> None:
     with begun(rehearsal) as child:
-        child.send_signal(signal.SIGTERM)
+        child.send_signal(number)
+        child.send_signal(number)
         wait_until(lambda: not psutil.Process(child.pid).children())
-        child.send_signal(signal.SIGTERM)
+        child.send_signal(number)
         ran = outcome(child)
-    assert ran.code == 143, ran.err
+    assert ran.code == code, ran.err
     assert "huleedu_alpha is at a1, and revision c3 was rolled back" in told(ran, "alpha")["detail"]
     (path,) = rehearsal.runs.glob("*")
     assert '"not migrated"' in path.read_text()

@@ -11,6 +11,7 @@ from huleedu_tasks.migrations.revisions import read_history
 from huleedu_tasks.migrations.runner import Migrated, Observation
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.inspection import identify
+from huleedu_tasks.postgres.locks import Hold
 from huleedu_tasks.process import scratch_folder
 
 
@@ -20,12 +21,12 @@ async def observation_of(
     settings: Mapping[str, str] | None = None,
     optional_settings: Mapping[str, str] | None = None,
     *,
-    lock: str = "",
+    hold: Hold | None = None,
 ) -> Observation:
     """Return what a run on the database of a URL is told, with that database as its target.
 
     Args:
-        lock: An SQL expression that is true while the run holds its lock; empty without one.
+        hold: The hold of the run on its lock; None without one.
     """
     async with connection(url) as asked:
         identity = await identify(asked)
@@ -34,7 +35,7 @@ async def observation_of(
         settings=settings or {},
         wishes=optional_settings or {},
         target=identity.place,
-        lock=lock,
+        hold=hold,
     )
 
 
