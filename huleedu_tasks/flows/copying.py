@@ -42,7 +42,8 @@ class Making:
         why: Why no copy stands for it.
         since: When the making began, in seconds since the epoch.
         used: What has been used so far; None as soon as that is not known.
-        writes: What the server had counted of writes to the database when it was new.
+        writes: What the server had counted of writes to the database when it was new; None if
+            others may have written to it before.
     """
 
     scripts: str
@@ -50,7 +51,7 @@ class Making:
     why: str
     since: float
     used: Used | None
-    writes: int
+    writes: int | None
 
     def add(self, used: Used | None) -> None:
         """Note what has been used as well."""

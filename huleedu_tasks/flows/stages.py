@@ -150,6 +150,8 @@ class Stages:
         async with self._admin(service) as admin:
             await databases.write_mark(admin, url.database, self._mark)
             before = await copies.activity(admin, url.database)
+            # What others have written since the server's start cannot be told from the scripts'.
+            before = replace(before, writes=None)
             await self.copying.begin(admin, service, scripts, why=NEW_DATA, before=before)
         await self._create_extensions(service)
         return Outcome(service=service.name, facts={"server": started.done})
@@ -168,15 +170,14 @@ class Stages:
         await self._history(service)
         url = self.urls[service.name].url
         scripts = await self.provider.init_scripts(service)
-        untouched = not scripts and await self._is_untouched(service)
         async with self._admin(service) as admin:
             await self.guard.prove_disposable(admin, service, url.database)
-            before = await copies.activity(admin, url.database) if untouched else NOTHING_YET
-            await self.copying.begin(admin, service, scripts, before=before)
+            untouched = None if scripts else await self._untouched(admin, service)
+            await self.copying.begin(admin, service, scripts, before=untouched or NOTHING_YET)
             if copied := await self._restore(admin, service):
                 return copied
             pristine = await _pristine_copy(admin, url.database, scripts)
-            if untouched:
+            if untouched is not None:
                 await databases.write_mark(admin, url.database, self._mark)
             elif pristine or not scripts:
                 mark = replace(self._mark, unfinished=True)
@@ -409,12 +410,22 @@ class Stages:
             await close(opened)
         await fleet.whatever_happens(self.answers.aclose())
 
-    async def _is_untouched(self, service: Service) -> bool:
-        """Whether this run has made the server, and nobody has made anything in the database."""
+    async def _untouched(
+        self, admin: "asyncpg.Connection", service: Service
+    ) -> copies.Activity | None:
+        """Return what there has been on a database in which nobody has made anything yet.
+
+        Returns:
+            None if somebody has, or if this run has not made the server.
+        """
         if service.name not in self._newborn:
-            return False
-        async with connection(self.urls[service.name].url) as owner:
-            return await databases.is_untouched(owner)
+            return None
+        url = self.urls[service.name].url
+        # Asked before it is looked at: what is written in between is counted.
+        before = await copies.activity(admin, url.database)
+        async with connection(url) as owner:
+            untouched = await databases.is_untouched(owner)
+        return replace(before, sessions=before.sessions + 1) if untouched else None
 
     async def _place(self, service: Service, database: str) -> tuple[str, int]:
         """Return which database is proven, as its server tells on the connection that proved it."""

@@ -44,11 +44,11 @@ class Activity:
     Attributes:
         sessions: How many there have been; those that go on may be left out.
         writes: Rows inserted, updated and deleted, in tables and in PostgreSQL's own catalogs. A
-            session with `track_counts = off` adds nothing to it.
+            session with `track_counts = off` adds nothing to it. None if that is not known.
     """
 
     sessions: int = 0
-    writes: int = 0
+    writes: int | None = 0
 
 
 def pristine_name(database: str) -> str:
@@ -144,7 +144,7 @@ async def keep(
     mark: Mark,
     *,
     sessions: int | None = None,
-    writes: int = 0,
+    writes: int | None = None,
 ) -> str:
     """Keep a copy of a database that nobody can connect to or change; or return why there is none.
 
@@ -156,7 +156,7 @@ async def keep(
     Args:
         sessions: How many there have been on the database if all were ours; None if whatever is
             in it shall be in the copy.
-        writes: What was counted when it was new.
+        writes: What was counted when it was new; None if others may have written before that.
     """
     import asyncpg
 
@@ -194,7 +194,9 @@ async def activity(admin: "asyncpg.Connection", database: str) -> Activity:
     return Activity(**row) if row else Activity()
 
 
-async def _is_ours(admin: "asyncpg.Connection", database: str, sessions: int, writes: int) -> bool:
+async def _is_ours(
+    admin: "asyncpg.Connection", database: str, sessions: int, writes: int | None
+) -> bool:
     """Whether nobody else has written to a database. That a healthcheck connects does no harm."""
     counted = await activity(admin, database)
     return counted.sessions == sessions or counted.writes == writes
