@@ -73,6 +73,7 @@ def used_for(reads: Reads) -> Used:
         folders=sorted({folder for each in every for folder in each.folders}),
         addresses=sorted(reads.addresses),
         untracked=sorted(reads.untracked),
+        clocks=sorted(reads.clocks),
         # Which of them are read is not heard in this process.
         all_variables=True,
     )
