@@ -191,8 +191,8 @@ class Copying:
         used = making.used
         if used is None:
             return "it was not told what it is made of"
-        if used.untracked:
-            return used.untracked[0]
+        if reasons := [*used.untracked, *used.clocks]:
+            return reasons[0]
         if used.addresses:
             return f"it was made with what {used.addresses[0].replace(' ', ' at ')} has answered"
         if len(used.files) > templates.MANY:

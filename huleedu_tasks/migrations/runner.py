@@ -201,6 +201,7 @@ class Used:
         addresses: What was connected to besides the database's own server: a port and a host, or
             a path.
         untracked: What was used whose own inputs cannot be tracked, each as a clause.
+        clocks: What returns another value each time, each as a clause.
         sessions: How often the database was connected to.
         variables: The environment variables that were read by name.
         all_variables: Whether something went through the whole environment.
@@ -212,6 +213,7 @@ class Used:
     modules: Mapping[str, Sequence[str]] = field(default_factory=dict)
     addresses: Sequence[str] = ()
     untracked: Sequence[str] = ()
+    clocks: Sequence[str] = ()
     sessions: int = 0
     variables: Sequence[str] = ()
     all_variables: bool = False
@@ -227,6 +229,7 @@ class Used:
             },
             addresses=[*self.addresses, *other.addresses],
             untracked=[*self.untracked, *other.untracked],
+            clocks=[*self.clocks, *other.clocks],
             sessions=self.sessions + other.sessions,
             variables=[*self.variables, *other.variables],
             all_variables=self.all_variables or other.all_variables,
@@ -711,6 +714,7 @@ def _used(told: Path, url: DatabaseUrl | None, *, own_sessions: int = 0) -> Used
         statuses=facts["statuses"],
         modules=facts["modules"],
         untracked=facts["untracked"],
+        clocks=facts["clocks"],
         addresses=[each for each in facts["addresses"] if each.split()[0] != own_port],
         sessions=sessions + own_sessions,
         variables=facts["variables"],

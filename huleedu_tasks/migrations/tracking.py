@@ -65,6 +65,7 @@ class Reads:
     Attributes:
         addresses: What was connected to: a port and a host, or a path.
         untracked: What was used whose own inputs nobody can track, each as a clause.
+        clocks: What returns another value each time, each as a clause.
     """
 
     EVENTS = frozenset(
@@ -89,6 +90,7 @@ class Reads:
     def __init__(self) -> None:
         self.addresses: set[str] = set()
         self.untracked: set[str] = set()
+        self.clocks: set[str] = set()
         self._files: set[str] = set()
         self._made: set[str] = set()
         self._folders: set[str] = set()
@@ -150,14 +152,14 @@ class Reads:
         for part in NO_STATEMENT.sub(" ", statement).split(";"):
             if WRITES_DATA.match(part) and CLOCK.search(part):
                 shown = " ".join(part.split())[:SHOWN_STATEMENT]
-                self.untracked.add(f"a statement reads {RANDOM} ({shown})")
+                self.clocks.add(f"a statement reads {RANDOM} ({shown})")
         if statement.lstrip()[:2].upper() == "DO" and CLOCK.search(statement):
-            self.untracked.add(f"a DO block reads {RANDOM}")
+            self.clocks.add(f"a DO block reads {RANDOM}")
 
     def _hear_script(self, code: CodeType) -> None:
         is_script = code.co_name == "<module>" and not SCRIPTS.isdisjoint(code.co_names)
         if is_script and any(map(reads_clock, _codes(code))):
-            self.untracked.add(f"{os.path.basename(code.co_filename)} reads {RANDOM}")
+            self.clocks.add(f"{os.path.basename(code.co_filename)} reads {RANDOM}")
 
     def _hear_open(self, path: object, mode: object, flags: int, folder: int | None = None) -> None:
         if not flags & os.O_CREAT:

@@ -143,12 +143,13 @@ class Used:
 
         paths = sysconfig.get_paths()
         told = {
-            "files": self._reads.files,
+            "files": [*self._reads.files, sys.executable],
             "folders": [*self._reads.folders, paths["purelib"], paths["platlib"]],
             "statuses": self._reads.statuses,
             "modules": self._reads.modules,
             "addresses": sorted(self._reads.addresses),
             "untracked": sorted(self._reads.untracked),
+            "clocks": sorted(self._reads.clocks),
             "sessions": self._sessions,
             "variables": self._variables.all_names,
             "all_variables": self._variables.all_were_read,

@@ -34,7 +34,7 @@ tracking.drop_stale_bytecode()
 sys.path[:0] = ["first", "second"]
 """
 TOLD = """
-names = ("files", "folders", "statuses", "modules", "untracked", "addresses")
+names = ("files", "folders", "statuses", "modules", "untracked", "clocks", "addresses")
 told = {name: getattr(reads, name) for name in names}
 told.update(variables=variables.all_names, all_variables=variables.all_were_read)
 print(json.dumps(told, default=sorted))
@@ -298,7 +298,7 @@ def test_bytecode_without_a_source_is_noted_itself(place: Path) -> None:
 )
 def test_a_revision_that_reads_the_clock_cannot_be_tracked(place: Path, body: str) -> None:
     (place / "first/a1.py").write_text(f"down_revision = None\n\ndef upgrade():\n    {body}\n")
-    assert observe(place, "import a1")["untracked"] == ["a1.py reads the clock or random values"]
+    assert observe(place, "import a1")["clocks"] == ["a1.py reads the clock or random values"]
 
 
 @pytest.mark.parametrize(
@@ -314,13 +314,13 @@ def test_a_revision_that_reads_the_clock_cannot_be_tracked(place: Path, body: st
 )
 def test_a_revision_with_a_default_or_a_given_time_can_be(place: Path, body: str) -> None:
     (place / "first/a1.py").write_text(f"down_revision = None\n\ndef upgrade():\n    {body}\n")
-    assert observe(place, "import a1")["untracked"] == []
+    assert observe(place, "import a1")["clocks"] == []
 
 
 def test_another_module_with_a_clock_can_be_tracked(place: Path) -> None:
     text = "import datetime\n\ndef utcnow():\n    return datetime.datetime.now()\n"
     (place / "first/models.py").write_text(text)
-    assert observe(place, "import models")["untracked"] == []
+    assert observe(place, "import models")["clocks"] == []
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_another_module_with_a_clock_can_be_tracked(place: Path) -> None:
 def test_a_statement_that_writes_the_time_cannot_be_tracked(sql: str, is_tracked: bool) -> None:
     reads = tracking.Reads()
     reads.executed(sql)
-    assert bool(reads.untracked) != is_tracked
+    assert bool(reads.clocks) != is_tracked
 
 
 def test_a_log_of_a_database_is_noted_beside_it(place: Path) -> None:
