@@ -14,8 +14,9 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import FileIO
+from io import FileIO, TextIOWrapper
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from huleedu_tasks.config.secret import redacted
@@ -27,7 +28,10 @@ FOLDER = "runs"
 SUFFIX = ".jsonl"
 SCHEMA_VERSION = 1
 BEGAN, ENDED = "began", "ended"
-RUNNING, KILLED = "RUNNING", "KILLED"
+RUNNING, KILLED, UNREADABLE = "RUNNING", "KILLED", "UNREADABLE"
+_ONLY_THE_OWNER = 0o600
+# What a first line says besides its time and event, in every version.
+_WHO_AND_WHERE = ("run", "environment", "user", "host")
 
 Event = dict[str, Any]
 
@@ -114,7 +118,7 @@ def new_record(
         copies = [stack.enter_context(_opened(copy))] if copy else []
         path = _folder(state) / f"{run}{SUFFIX}"
         try:
-            own = stack.enter_context(path.open("xb", buffering=0))
+            own = stack.enter_context(open(path, "xb", buffering=0, opener=_private))
         except OSError as error:
             raise unwritable(path, error) from error
         fcntl.flock(own, fcntl.LOCK_EX)
@@ -144,11 +148,13 @@ class Run:
 
     Attributes:
         is_running: Whether its process still lives.
+        problem: Why its record cannot be read; empty string if it can.
     """
 
     path: Path
-    events: tuple[Event, ...]
-    is_running: bool
+    events: tuple[Event, ...] = ()
+    is_running: bool = False
+    problem: str = ""
 
     @property
     def id(self) -> str:
@@ -163,6 +169,8 @@ class Run:
     @property
     def outcome(self) -> str:
         """How it has ended; a run that was killed could not say so itself."""
+        if self.problem:
+            return UNREADABLE
         last = self.events[-1]
         if last["event"] == ENDED:
             return str(last["outcome"])
@@ -174,10 +182,25 @@ class Run:
 
 
 def read_runs(state: Path) -> list[Run]:
-    """Return all runs there are records of, the latest first."""
-    paths = sorted((state / FOLDER).glob(f"*{SUFFIX}"), reverse=True)
-    runs = (_read(path) for path in paths)
-    return [run for run in runs if run.events and run.events[0]["event"] == BEGAN]
+    """Return all runs there are records of, the latest first.
+
+    A record that cannot be read is among them, with the reason.
+
+    Raises:
+        ConfigurationError: If the folder cannot be read.
+    """
+    folder = state / FOLDER
+    try:
+        names = sorted((name for name in os.listdir(folder) if name.endswith(SUFFIX)), reverse=True)  # noqa: PTH208
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigurationError(
+            f"The records of runs in {folder} cannot be read: {error.strerror}.",
+            code="record-unreadable",
+            hint="Correct its owner and permissions, or run this as its owner.",
+        ) from error
+    return [_read(folder / name) for name in names]
 
 
 def commit_of(root: Path) -> str | None:
@@ -186,22 +209,62 @@ def commit_of(root: Path) -> str | None:
 
 
 def _read(path: Path) -> Run:
-    # What a machine that went down has left may end within a character.
-    with path.open(encoding="utf-8", errors="replace") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            is_running = False
-        except BlockingIOError:
-            is_running = True
-        events = tuple(_events(file))
-    return Run(path=path, events=events, is_running=is_running)
+    try:
+        # What a machine that went down has left may end within a character.
+        with open(path, encoding="utf-8", errors="replace", opener=_regular) as file:
+            is_running = _is_locked(file)
+            events = tuple(_events(file))
+    except OSError as error:
+        return Run(path=path, problem=error.strerror or str(error))
+    return Run(path=path, events=events, is_running=is_running, problem=_problem_in(events))
+
+
+def _is_locked(file: TextIOWrapper) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        # A file system without locks.
+        return False
+    return False
 
 
 def _events(lines: Iterator[str]) -> Iterator[Event]:
     for line in lines:
-        # A machine that went down may have left half a line.
-        with contextlib.suppress(ValueError):
-            yield json.loads(line)
+        # A machine that went down may have left half a line, or anything.
+        with contextlib.suppress(ValueError, RecursionError):
+            event = json.loads(line)
+            if isinstance(event, dict) and _are_strings(event, "time", "event"):
+                yield event
+
+
+def _problem_in(events: Sequence[Event]) -> str:
+    """Return why events are no record of a run; empty string if they are."""
+    if not events:
+        return "it holds no event"
+    if events[0]["event"] != BEGAN:
+        return "its first event does not say how the run began"
+    if missing := [name for name in _WHO_AND_WHERE if not _are_strings(events[0], name)]:
+        return f"its first event does not state {', '.join(missing)}"
+    return ""
+
+
+def _are_strings(event: Event, *names: str) -> bool:
+    return all(isinstance(event.get(name), str) for name in names)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, _ONLY_THE_OWNER)
+
+
+def _regular(path: str, flags: int) -> int:
+    """Open a file, and nothing that would let us wait for whoever writes to it."""
+    opened = os.open(path, flags | os.O_NONBLOCK)
+    if not S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise OSError(0, "it is no file")
+    return opened
 
 
 def _write_all(file: FileIO, content: bytes) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.state import open_private
 
 # How long a child may take to clean up after SIGTERM, in seconds.
 GRACE = 3.0
@@ -26,6 +27,7 @@ PRINTED = 2**17
 # The same for programs whose output is read.
 ANSWERED = 2**24
 _PRIVATE = 0o077
+_LOG_MODE = 0o600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,9 +290,14 @@ def spawn_server(
 ) -> "subprocess.Popen[bytes]":
     """Start a child that outlives us and writes to a log file.
 
-    A pipe would break, and end the server, as soon as nobody reads it any more.
+    A pipe would break, and end the server, as soon as nobody reads it any more. The log holds
+    whole statements, and is its owner's alone.
+
+    Raises:
+        OSError: If the log cannot be written, or the child cannot be started.
     """
-    with log.open("ab") as sink:
+    with os.fdopen(open_private(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as sink:
+        os.fchmod(sink.fileno(), _LOG_MODE)
         return subprocess.Popen(
             list(map(str, command)),
             cwd=cwd,

@@ -1,8 +1,10 @@
 """The state folder: everything written that is not the developer's own, and nothing outside it."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
+from stat import S_ISREG
 
 from huleedu_tasks.config.settings import PREFIX
 from huleedu_tasks.errors import ServerError
@@ -10,7 +12,10 @@ from huleedu_tasks.errors import ServerError
 # For root, where the servers' account cannot go down to the project.
 ROOT_FOLDER = Path("/var/lib/huleedu-tasks")
 _SEARCHABLE_BY_ALL = 0o001
-_MODE = 0o755
+# The servers' account goes down it; nobody sees what is there.
+_MODE = 0o711
+_PRIVATE_FOLDER = 0o700
+_PRIVATE_FILE = 0o600
 
 
 def state_folder(root: Path, stated: Path | None, *, prefix: str = PREFIX) -> Path:
@@ -53,11 +58,27 @@ def make_folder(path: Path) -> Path:
     """Create a folder and those above it; where we are root, a server's account may go down it."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    if os.geteuid() == 0:
-        # Whatever the umask says.
-        for folder in missing:
-            folder.chmod(_MODE)
+    # Whatever the umask says.
+    for folder in missing:
+        folder.chmod(_MODE if os.geteuid() == 0 else _PRIVATE_FOLDER)
     return path
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Open a file of ours, or of an account without privileges, that nobody else may read.
+
+    Whoever owns the folder could have put a link, a pipe or another's file there.
+
+    Raises:
+        OSError: If it is no file, or a link.
+    """
+    # A pipe would let us wait for whoever has its other end.
+    opened = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, _PRIVATE_FILE)
+    facts = os.fstat(opened)
+    if not S_ISREG(facts.st_mode) or facts.st_nlink > 1:
+        os.close(opened)
+        raise OSError(errno.ELOOP, "it is a link, or no file", str(path))
+    return opened
 
 
 def unwritable(path: Path, error: OSError) -> ServerError:

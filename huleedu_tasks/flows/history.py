@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from huleedu_tasks.errors import ConfigurationError
-from huleedu_tasks.journal import ENDED, Event, Run
+from huleedu_tasks.journal import ENDED, UNREADABLE, Event, Run
 from huleedu_tasks.report import Fact, Listing, Status
 
 COMMAND = "prod.history"
@@ -31,11 +31,40 @@ def events_of(runs: Sequence[Run], name: str) -> Listing:
         raise ConfigurationError(
             f"{len(found) or 'No'} runs begin with {name!r}.", hint=f"The latest: {known}."
         )
-    rows = tuple(map(_event_row, found[0].events))
+    (run,) = found
+    if run.problem:
+        raise ConfigurationError(
+            f"The record {run.path} cannot be read: {run.problem}.",
+            code="record-unreadable",
+            hint="Correct its permissions, or remove it.",
+        )
+    rows = tuple(map(_event_row, run.events))
     return Listing(command=COMMAND, key="events", columns=EVENT_COLUMNS, rows=rows)
 
 
 def _row(run: Run) -> dict[str, Fact]:
+    """Return a run's row; a record of another shape than ours must not hide the others."""
+    if run.problem:
+        return _unreadable_row(run, run.problem)
+    try:
+        return _readable_row(run)
+    except (KeyError, TypeError, AttributeError) as error:
+        return _unreadable_row(run, f"an event has another shape: {type(error).__name__}: {error}")
+
+
+def _unreadable_row(run: Run, problem: str) -> dict[str, Fact]:
+    nothing = dict.fromkeys(("environment", "who", "commit", "began", "ended", "pid"))
+    return {
+        "run": run.id,
+        **nothing,
+        "outcome": UNREADABLE,
+        "migrated": [],
+        "detail": f"{run.path}: {problem}",
+        "path": str(run.path),
+    }
+
+
+def _readable_row(run: Run) -> dict[str, Fact]:
     began, last = run.began, run.events[-1]
     failed = [f"{event['service']}: {event['detail']}" for event in run.of("not migrated")]
     return {
@@ -43,12 +72,12 @@ def _row(run: Run) -> dict[str, Fact]:
         "environment": began["environment"],
         "outcome": run.outcome,
         "who": f"{began['user']}@{began['host']}",
-        "commit": began["commit"],
-        "migrated": [event["service"] for event in run.of("migrated")],
+        "commit": began.get("commit"),
+        "migrated": [str(event["service"]) for event in run.of("migrated")],
         "detail": "; ".join([*failed, *_unfinished(run)]) or _last_words(run),
         "began": began["time"],
         "ended": last["time"],
-        "pid": began["pid"],
+        "pid": began.get("pid"),
         "path": str(run.path),
     }
 

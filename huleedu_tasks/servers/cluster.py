@@ -22,7 +22,7 @@ from huleedu_tasks.postgres.databases import ServerIdentity, literal, quoted
 from huleedu_tasks.process import Account
 from huleedu_tasks.servers.binaries import Binaries
 from huleedu_tasks.servers.ports import holder
-from huleedu_tasks.state import unwritable
+from huleedu_tasks.state import open_private, unwritable
 
 if TYPE_CHECKING:
     import subprocess
@@ -76,8 +76,7 @@ class Cluster:
         `global/pg_control` begins with the system identifier (PostgreSQL, `pg_control.h`).
         """
         try:
-            with (self.data / "global/pg_control").open("rb") as file:
-                (number,) = struct.unpack("=Q", file.read(8))
+            (number,) = struct.unpack("=Q", _read(self.data / "global/pg_control", 8))
         except (OSError, struct.error):
             return None
         return ServerIdentity(system_identifier=number, data_directory=str(self.data))
@@ -92,13 +91,28 @@ class Cluster:
 
         pid = self._pid()
         if pid is None:
-            return None
+            return self._unnamed_server()
         try:
             found = psutil.Process(pid)
             alive = found.status() != psutil.STATUS_ZOMBIE
             return found if alive and str(self.data) in found.cmdline() else None
-        except psutil.Error:
+        except (psutil.Error, OverflowError):
             return None
+
+    def _unnamed_server(self) -> "psutil.Process | None":
+        """Return the server that runs although its pid file is damaged; None if none does."""
+        import psutil
+
+        if not self._pid_path.is_symlink() and not self._pid_path.exists():
+            return None
+        for found in psutil.process_iter():
+            try:
+                words = found.cmdline()
+                if "-D" in words and str(self.data) in words and found.is_running():
+                    return found
+            except psutil.Error:
+                continue
+        return None
 
     @property
     def serves_its_port(self) -> bool:
@@ -118,7 +132,10 @@ class Cluster:
         Raises:
             ServerError: With the log's last lines, or the process that has the port.
         """
-        self._disown_stale_pid_file()
+        try:
+            self._heal_pid_file()
+        except OSError as error:
+            raise unwritable(self._pid_path, error) from error
         _limit(self.log)
         deadline = time.monotonic() + timeout
         while True:
@@ -314,17 +331,27 @@ class Cluster:
             "`invoke db.reset`.",
         )
 
-    def _disown_stale_pid_file(self) -> None:
-        """Have PostgreSQL see that the process in its pid file is not its server any more.
+    def _heal_pid_file(self) -> None:
+        """Have PostgreSQL see that its pid file names no server that runs.
+
+        What no server has written is removed: a machine that went down may have left anything,
+        and PostgreSQL would not start.
 
         A zombie, and a stranger with the server's old number, are alive to it. It knows that the
         number of its own parent, which we are, is no server's. The file stays: the rest of it
         tells PostgreSQL whether old backends still use the directory.
         """
-        if self._pid() is not None and self.server() is None:
-            path = self.data / "postmaster.pid"
-            _, *rest = path.read_text().splitlines(keepends=True)
-            path.write_text("".join([f"{os.getpid()}\n", *rest]))
+        if self.server() is not None:
+            return
+        if self._pid() is None:
+            _remove(self._pid_path)
+            return
+        _, *rest = _read(self._pid_path).splitlines(keepends=True)
+        _overwrite(self._pid_path, b"".join([b"%d\n" % os.getpid(), *rest]))
+
+    @property
+    def _pid_path(self) -> Path:
+        return self.data / "postmaster.pid"
 
     def _pid(self) -> int | None:
         text = self._pid_file_line(1)
@@ -332,7 +359,7 @@ class Cluster:
 
     def _pid_file_line(self, number: int) -> str:
         try:
-            lines = (self.data / "postmaster.pid").read_text().splitlines()
+            lines = _read(self._pid_path).decode("latin-1").splitlines()
         except OSError:
             return ""
         return lines[number - 1].strip() if len(lines) >= number else ""
@@ -359,11 +386,35 @@ def _give(path: Path, account: Account | None) -> None:
 
 
 def _only_passwords(hba: Path) -> None:
-    hba.write_text(
-        "# Everybody logs in with a password, over TCP, from this machine.\n"
-        "host all all 127.0.0.1/32 scram-sha-256\n"
-        "host all all ::1/128 scram-sha-256\n"
+    _overwrite(
+        hba,
+        b"# Everybody logs in with a password, over TCP, from this machine.\n"
+        b"host all all 127.0.0.1/32 scram-sha-256\n"
+        b"host all all ::1/128 scram-sha-256\n",
     )
+
+
+# Files in a folder of the server's account, which could have put a link there.
+
+
+def _read(path: Path, size: int = -1) -> bytes:
+    with os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:
+        return file.read(size)
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    """Replace what is in a file, which keeps its owner."""
+    with os.fdopen(open_private(path, os.O_WRONLY), "wb") as file:
+        file.truncate()
+        file.write(content)
+
+
+def _remove(path: Path) -> None:
+    """Remove whatever has a name; what a link leads to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _limit(log: Path) -> None:
@@ -372,7 +423,7 @@ def _limit(log: Path) -> None:
 
 
 def _tail(log: Path, offset: int) -> str:
-    with log.open("rb") as file:
+    with os.fdopen(open_private(log, os.O_RDONLY), "rb") as file:
         file.seek(offset)
         text = file.read().decode(errors="replace")
     return "\n".join(text.splitlines()[-LOG_TAIL_LINES:])

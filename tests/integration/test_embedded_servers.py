@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -496,3 +497,84 @@ def test_two_first_ups_at_once_both_succeed(monorepo: Monorepo) -> None:
     assert [process.communicate(timeout=60) and process.returncode for process in both] == [0, 0]
     services = load_registry(monorepo.path("services.json")).services
     wait_until(lambda: all(is_listening("127.0.0.1", service.port) for service in services))
+
+
+# Debris.
+
+
+DAMAGE = {
+    "empty": b"",
+    "NULs": b"\0" * 64,
+    "no text": b"\xff\xfe\x80\n" * 8,
+    "another text": b"hello\n",
+    "a huge number": b"9" * 40 + b"\n/data\n",
+    "a number and no text": b"1\n\xff\xfe\0\0\n",
+    "no server's number": b"0\n",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_pid_file_heals(home: Monorepo, content: bytes) -> None:
+    ready(home)
+    psutil.Process(home.server_pid("alpha")).kill()
+    (data_of(home, "alpha") / "postmaster.pid").write_bytes(content)
+    assert up(home)["alpha"] == "started"
+    assert ask(home.url("alpha"), NOTES) == SEEDED
+
+
+def test_a_server_that_runs_with_a_damaged_pid_file_is_found(home: Monorepo) -> None:
+    ready(home)
+    server = psutil.Process(home.server_pid("alpha"))
+    (data_of(home, "alpha") / "postmaster.pid").write_bytes(b"")
+    assert up(home)["alpha"] == "started"
+    wait_until(lambda: is_dead(server))
+    assert ask(home.url("alpha"), NOTES) == SEEDED
+
+
+def test_the_pid_file_of_another_server_heals_and_that_server_goes_on(home: Monorepo) -> None:
+    ready(home)
+    other = psutil.Process(home.server_pid("beta"))
+    psutil.Process(home.server_pid("alpha")).kill()
+    content = (data_of(home, "beta") / "postmaster.pid").read_bytes()
+    (data_of(home, "alpha") / "postmaster.pid").write_bytes(content)
+    assert up(home) == {"alpha": "started", "beta": "running"}
+    assert other.is_running()
+    assert ask(home.url("alpha"), NOTES) == SEEDED
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "folder", "pipe"])
+def test_nothing_is_written_through_a_link_in_place_of_the_pid_file(
+    home: Monorepo, kind: str
+) -> None:
+    ready(home)
+    assert home.invoke("db.down").code == 0
+    precious = home.state / "precious"
+    precious.write_text("1\nprecious\n")
+    pid_file = data_of(home, "alpha") / "postmaster.pid"
+    if kind == "link":
+        pid_file.symlink_to(precious)
+    elif kind == "hard link":
+        pid_file.hardlink_to(precious)
+    elif kind == "folder":
+        pid_file.mkdir()
+    else:
+        os.mkfifo(pid_file)
+    assert up(home)["alpha"] == "started"
+    assert precious.read_text() == "1\nprecious\n"
+
+
+def test_a_log_is_its_owners_alone_and_is_not_written_through_a_link(home: Monorepo) -> None:
+    ready(home)
+    log = data_of(home, "alpha").with_name("server.log")
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert stat.S_IMODE(home.state.stat().st_mode) & 0o066 == 0
+    assert home.invoke("db.down").code == 0
+    kept, precious = log.with_name("kept"), home.state / "precious"
+    precious.write_text("")
+    log.rename(kept)
+    log.symlink_to(precious)
+    try:
+        assert home.invoke("db.up", "--service", "alpha").code == 1
+        assert precious.read_text() == ""
+    finally:
+        kept.replace(log)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -258,13 +259,68 @@ def test_half_a_last_line_is_no_reason_to_lose_the_others(tmp_path: Path, half: 
     assert (again.events, again.outcome) == (run.events, "KILLED")
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"time": "now", "event": "locked"}\n'])
-def test_a_file_that_does_not_begin_as_a_record_is_passed_over(tmp_path: Path, text: str) -> None:
+BEGAN = (
+    '{"time": "t", "event": "began", "run": "r", "environment": "e", "user": "u", "host": "h"}\n'
+)
+ODD = {
+    "empty": "",
+    "half a line": "{",
+    "another first event": '{"time": "now", "event": "locked"}\n',
+    "a first event with less in it": '{"time": "now", "event": "began"}\n',
+    "no object": "null\n1\n[]\n",
+    "other types": BEGAN.replace('"e"', "1"),
+    "an event of another shape": BEGAN + '{"time": "t", "event": "migrated"}\n',
+    "services of another shape": BEGAN + '{"time": "t", "event": "ended", "services": 1}\n',
+    "deep": "[" * 100_000,
+    "NULs": "\0" * 4096,
+}
+
+
+def odd_record(odd: Path, kind: str) -> None:
+    """Make something of the name of a record that is none."""
+    if kind == "a folder":
+        odd.mkdir()
+    elif kind == "a link to nowhere":
+        odd.symlink_to("nowhere")
+    elif kind == "a link to itself":
+        odd.symlink_to(odd.name)
+    elif kind == "a pipe":
+        os.mkfifo(odd)
+    else:
+        odd.write_text(ODD[kind])
+
+
+@pytest.mark.parametrize(
+    "kind", [*ODD, "a folder", "a link to nowhere", "a link to itself", "a pipe"]
+)
+def test_a_record_that_cannot_be_read_is_listed_and_hides_no_other(
+    tmp_path: Path, kind: str
+) -> None:
     with recorded(tmp_path) as record:
         record.end(ExitCode.DONE)
-    record.path.with_name("odd.jsonl").write_text(text)
+    odd = record.path.with_name("odd.jsonl")
+    odd_record(odd, kind)
     record.path.with_name("notes.txt").write_text("not a record")
-    assert [run.id for run in read_runs(tmp_path)] == [record.run]
+    rows = {str(row["run"]): row for row in list_of(read_runs(tmp_path)).rows}
+    assert {name: row["outcome"] for name, row in rows.items()} == {
+        record.run: "DONE",
+        "odd": "UNREADABLE",
+    }
+    assert str(rows["odd"]["detail"]).startswith(f"{odd}: ")
+    assert rows["odd"].keys() == rows[record.run].keys()
+
+
+def test_a_record_that_cannot_be_read_is_an_error_where_it_is_asked_for(tmp_path: Path) -> None:
+    runs = history(tmp_path, "20250101T000000Z-a")
+    runs[0].path.write_text("{")
+    with pytest.raises(ConfigurationError) as caught:
+        events_of(read_runs(tmp_path), "2025")
+    assert caught.value.code == "record-unreadable"
+
+
+def test_a_record_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
+    with recorded(tmp_path) as record:
+        assert stat.S_IMODE(record.path.stat().st_mode) == 0o600
 
 
 def test_where_nothing_was_ever_run_there_are_no_runs(tmp_path: Path) -> None:
