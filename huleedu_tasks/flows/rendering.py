@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from huleedu_tasks.config.settings import Settings
@@ -16,12 +17,14 @@ from huleedu_tasks.migrations.runner import Observation, Rendered
 from huleedu_tasks.migrations.tracking import is_installed
 from huleedu_tasks.postgres.inspection import Identity
 from huleedu_tasks.process import scratch_folder
-from huleedu_tasks.survey.files import repository_root
+from huleedu_tasks.survey.files import VIRTUAL_ENVIRONMENT, is_file, repository_root
 
 # Ours; another version of it renders the same SQL or other SQL, as any library.
 _PACKAGE = Path(__file__).parents[1]
 _ENVIRONMENT_FILE = ".env"
 _SOURCE = ".py"
+# What an installation writes, in the repository too if that is installed in place.
+_METADATA = (".egg-info", ".dist-info")
 
 
 async def approval_of(
@@ -92,8 +95,18 @@ def _is_input(path: str, name: str, *, inside: bool) -> bool:
     if not inside:
         return path.endswith(_SOURCE)
     parts = Path(name).parts
-    is_hidden = any(part.startswith(".") and part != ".." for part in parts)
-    return not is_hidden and not parts[-1].endswith(_ENVIRONMENT_FILE)
+    is_foreign = any(
+        (part.startswith(".") and part != "..") or part.endswith(_METADATA) for part in parts
+    )
+    if is_foreign or parts[-1].endswith(_ENVIRONMENT_FILE):
+        return False
+    return not any(_is_virtual(str(folder)) for folder in Path(path).parents)
+
+
+@lru_cache(maxsize=4096)
+def _is_virtual(folder: str) -> bool:
+    """Whether a directory is that of a virtual environment."""
+    return is_file(Path(folder, VIRTUAL_ENVIRONMENT))
 
 
 def _name(path: str, root: Path) -> str:

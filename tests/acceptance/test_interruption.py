@@ -20,7 +20,7 @@ ASKS_FOR_TIME = """\
 import pathlib, signal
 signal.signal(signal.SIGTERM, lambda *_: pathlib.Path({path!r}).touch())
 """
-ENDINGS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+ENDINGS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 Tool = subprocess.Popen[str]
 
 

@@ -388,7 +388,7 @@ def test_somebody_who_takes_longer_is_named_and_the_revision_tried_again(
     rehearsal: Rehearsal,
 ) -> None:
     _alter(rehearsal)
-    with locked(rehearsal, "alpha", 8):
+    with locked(rehearsal, "alpha", 16):
         ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="1", HULEEDU_LOCK_ATTEMPTS="9")
     assert ran.code == 0, ran.err
     assert re.search(r"attempt 1 of 9: it is held by pid \d+ \(postgres_admin the-test", ran.err)
