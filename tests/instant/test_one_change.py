@@ -39,6 +39,35 @@ def upgrade():
     op.execute(table)
     op.execute("INSERT INTO seen DEFAULT VALUES")
 """
+# A seed reads the same, where it is no statement.
+TABLES = """\
+from alembic import op
+
+revision = "a1"
+down_revision = None
+
+
+def upgrade():
+    op.execute("CREATE TABLE note (id integer PRIMARY KEY, text text NOT NULL)")
+    op.execute("CREATE TABLE seen (text text)")
+"""
+SEED = """\
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parents[2] / "data/{name}"
+
+
+def seen():
+    {code}
+
+
+async def seed(connection):
+    await connection.execute("INSERT INTO seen VALUES ($1)", str(seen()))
+"""
+NO_SEED = "async def seed(connection): pass\n"
+SHARE_OF_SEEDS = 0.5
 LONG_AGO = 1_700_000_000
 Environment = Mapping[str, str]
 
@@ -235,22 +264,22 @@ def test_after_one_change_a_reset_makes_what_one_from_nothing_makes(
     made: Monorepo, rounds: int
 ) -> None:
     for number in range(rounds):
-        chosen = random.Random(number).sample(sorted(INPUTS.keys() - OF_EVERY_SERVICE), len(NAMES))
-        _check(made, dict(zip(NAMES, chosen, strict=True)))
+        drawn = random.Random(number)
+        chosen = drawn.sample(sorted(INPUTS.keys() - OF_EVERY_SERVICE), len(NAMES))
+        _check(made, dict(zip(NAMES, chosen, strict=True)), drawn)
 
 
 def test_after_a_change_for_the_interpreter_it_does_too(made: Monorepo, rounds: int) -> None:
     for number in range(rounds):
         chosen = sorted(OF_EVERY_SERVICE)[number % len(OF_EVERY_SERVICE)]
-        _check(made, {NAMES[0]: chosen})
+        _check(made, {NAMES[0]: chosen}, random.Random(number))
 
 
-def _check(made: Monorepo, inputs: Mapping[str, str]) -> None:
+def _check(made: Monorepo, inputs: Mapping[str, str], drawn: random.Random) -> None:
     """Build each service's database from an input, change that, and reset it in two ways."""
     first = _give(made, inputs, 1)
     for name, chosen in inputs.items():
-        text = REVISION.format(name=name, code=INPUTS[chosen].code)
-        made.write(f"services/{name}_service/alembic/versions/a1.py", text)
+        _write_reader(made, name, INPUTS[chosen].code, drawn)
     resets(made, *inputs, env=first)
     assert {each.detail for each in resets(made, *inputs, env=first).values()} == {COPIED}, inputs
     before = _seen(made, inputs)
@@ -263,6 +292,15 @@ def _check(made: Monorepo, inputs: Mapping[str, str]) -> None:
     # Each change is one that can be seen.
     assert not set(before.items()) & set(from_nothing.items())
     _give(made, inputs, 1)
+
+
+def _write_reader(made: Monorepo, name: str, code: str, drawn: random.Random) -> None:
+    """Have a revision or a seed read an input; a statement of `op` is a revision's."""
+    is_seed = "op." not in code and drawn.random() < SHARE_OF_SEEDS
+    revision = TABLES if is_seed else REVISION.format(name=name, code=code)
+    made.write(f"services/{name}_service/alembic/versions/a1.py", revision)
+    seed = SEED.format(name=name, code=code) if is_seed else NO_SEED
+    made.write(f"database/seed-scripts/seed_{name}.py", seed)
 
 
 def _give(made: Monorepo, inputs: Mapping[str, str], number: int) -> Environment:
