@@ -1,5 +1,6 @@
 """The composition root: settings, registry, provider and state folder, wired once and lazily."""
 
+import asyncio
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -48,8 +49,18 @@ class App:
 
     @cached_property
     def registry_path(self) -> Path:
-        """Where the registry lies; its folder is the root of the monorepo."""
-        return find_registry(self.start, Settings.registry_path())
+        """Where the registry lies; its folder is the root of the monorepo.
+
+        In a repository without one it is where it would lie.
+        """
+        explicit = Settings.registry_path()
+        root = repository_root(self.start)
+        try:
+            return find_registry(self.start, explicit)
+        except ConfigurationError:
+            if explicit or root is None:
+                raise
+            return root / REGISTRY_FILE
 
     @cached_property
     def registry_place(self) -> Path:
@@ -72,18 +83,35 @@ class App:
 
     @cached_property
     def registry(self) -> Registry:
-        """All services."""
-        return load_registry(self.registry_path)
+        """All services; without a registry those that discovery finds."""
+        if self.registry_path.is_file():
+            return load_registry(self.registry_path)
+        return self.discovered_registry()
+
+    def discovered_registry(self) -> Registry:
+        """Return the registry that `services.discover` would write.
+
+        Raises:
+            ConfigurationError: If it finds no service, or has open questions.
+        """
+        from huleedu_tasks.flows.discovery import discovered
+
+        path = self.registry_path
+        return asyncio.run(discovered(self.repository, path, Settings.read(path.parent)))
 
     @cached_property
     def prefix(self) -> str:
         """What the names of all settings begin with."""
-        return stated_prefix(self.registry_path)
+        if self.registry_path.is_file():
+            return stated_prefix(self.registry_path)
+        return self.registry.prefix
 
     def own_words(self, text: str) -> str:
         """Return a text with the names of settings as they are written in this repository."""
+        # Nothing is discovered for a message.
         with suppress(ConfigurationError):
-            if self.prefix != PREFIX:
+            is_known = "registry" in self.__dict__ or self.registry_path.is_file()
+            if is_known and self.prefix != PREFIX:
                 return _SETTING.sub(f"{self.prefix}_", text)
         return text
 

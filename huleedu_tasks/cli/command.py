@@ -23,6 +23,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
 from huleedu_tasks.app import App
+from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, Interrupted
 from huleedu_tasks.postgres.failures import explained
 from huleedu_tasks.report import Report, Result
@@ -70,6 +71,18 @@ class Command(App):
         from huleedu_tasks.flows.stopping import Stop
 
         return Stop()
+
+    def discovered_registry(self) -> Registry:
+        """Say that there is no registry, and which services were discovered instead."""
+        registry = super().discovered_registry()
+        # What is shown is masked by what the registry says.
+        self.__dict__["registry"] = registry
+        names = ", ".join(f"{each.name} (port {each.port})" for each in registry.services)
+        self.screen.say(
+            f"No {registry.path.name} here; discovered: {names}. `invoke services.discover` writes "
+            "it."
+        )
+        return registry
 
     def require_not_interrupted(self) -> None:
         """End where work came to a result although somebody has interrupted it meanwhile.

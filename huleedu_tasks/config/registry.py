@@ -208,22 +208,38 @@ def load_registry(path: Path) -> Registry:
     """
     text = _read(path)
     document, findings = parse_registry(path, text)
+    return registry_of(document, path, text=text, findings=findings)
+
+
+def registry_of(
+    document: Any, path: Path, *, text: str = "", findings: Sequence[Finding] = ()
+) -> Registry:
+    """Return the registry a document is.
+
+    Args:
+        path: Where it lies, or would lie.
+        text: Its text, for the lines of what is wrong.
+        findings: What is wrong with the text.
+
+    Raises:
+        ConfigurationError: With every finding and its place.
+    """
     services, wrong = _completed(document, path.parent)
-    findings = [*findings, *wrong]
-    if not findings:
-        files = document.get("compose_files", ())
-        state = document.get("state_directory")
-        return Registry(
-            path=path,
-            services=services,
-            compose_files=tuple(path.parent / file for file in files),
-            prefix=document.get("prefix", PREFIX),
-            state_directory=path.parent / state if state else None,
+    if findings or wrong:
+        found = [*findings, *wrong]
+        raise ConfigurationError(
+            f"{path} has {len(found)} error{'s' * (len(found) > 1)}.",
+            findings=_with_lines(text, found),
+            hint="Correct the file; docs/registry.md explains each field.",
         )
-    raise ConfigurationError(
-        f"{path} has {len(findings)} error{'s' * (len(findings) > 1)}.",
-        findings=_with_lines(text, findings),
-        hint="Correct the file; docs/registry.md explains each field.",
+    files = document.get("compose_files", ())
+    state = document.get("state_directory")
+    return Registry(
+        path=path,
+        services=services,
+        compose_files=tuple(path.parent / file for file in files),
+        prefix=document.get("prefix", PREFIX),
+        state_directory=path.parent / state if state else None,
     )
 
 

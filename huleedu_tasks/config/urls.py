@@ -6,7 +6,7 @@ prescribes, then an error that names every variable that is missing.
 
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -176,12 +176,16 @@ def parse_url(text: str, *, variable: str) -> DatabaseUrl:
 def resolve(service: Service, settings: Settings) -> ResolvedUrl:
     """Return the URL of a service's database in the current environment.
 
+    In development an override that names the compose service as its host leads to the port that
+    the service publishes: such a line of `.env` is meant for the other containers.
+
     Raises:
         ConfigurationError: If the override is no URL, or variables are missing: all are named.
     """
-    if override := _stated(service.url_variable, settings):
-        return override
     environment = settings.environment
+    if override := _stated(service.url_variable, settings):
+        inside = environment.is_disposable and override.url.host == service.compose_service
+        return _published(override, service) if inside else override
     if environment.is_disposable:
         return ResolvedUrl(url=_local_url(service, settings), source=str(environment))
     return ResolvedUrl(url=_external_url(service, settings), source=str(environment))
@@ -257,6 +261,12 @@ def _stated(variable: str, settings: Settings) -> ResolvedUrl | None:
     if not text:
         return None
     return ResolvedUrl(url=parse_url(text, variable=variable), source=variable, stated=Secret(text))
+
+
+def _published(override: ResolvedUrl, service: Service) -> ResolvedUrl:
+    """Return a URL that is meant for containers as it is reached from this machine."""
+    url = replace(override.url, host="localhost", port=service.port)
+    return replace(override, url=url, stated=Secret(url.reveal()))
 
 
 def _local_url(service: Service, settings: Settings) -> DatabaseUrl:

@@ -31,6 +31,7 @@ from huleedu_tasks.survey.matrix import (
     PLAIN_PASSWORD,
     Situation,
     handed_over,
+    hiding,
     matrix,
     without_databases,
 )
@@ -135,8 +136,9 @@ class Audit:
     async def _ask(self, service: Service) -> tuple[list[Problem], Mapping[str, Answers]]:
         loaded = loaded_by(service, self.settings)
         own = runner.environment_of(service, self.settings)
-        environment = without_databases(own, self.registry, loaded)
-        cases = {case.name: case for case in matrix(service)}
+        environment = without_databases(own, self.registry)
+        hidden = hiding(loaded, self.registry)
+        cases = {case.name: case for case in matrix(service, hidden)}
         answers = await asking.ask(service, list(cases.values()), environment, loaded)
         suggestion, problems = None, []
         if not follows(answers[Situation.HANDED_OVER].env):

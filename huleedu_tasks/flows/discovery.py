@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from huleedu_tasks.config.registry import findings_in, parse_registry
+from huleedu_tasks.config.registry import Registry, findings_in, parse_registry, registry_of
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding
 from huleedu_tasks.report import Discovery, Fact
@@ -250,6 +250,30 @@ async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
             *_lookalikes(folders, root),
         ),
     )
+
+
+async def discovered(root: Path, path: Path, settings: Settings) -> Registry:
+    """Return the registry that would be written, for a repository that has none.
+
+    Args:
+        root: The folder of the whole monorepo.
+        path: Where the registry would lie.
+
+    Raises:
+        ConfigurationError: If there is no service, or something is not settled.
+    """
+    result = (await look(root, path, settings)).result(Decisions())
+    if result.unsettled:
+        raise ConfigurationError(
+            f"There is no {path.name} in {path.parent}, and what is there leaves questions open.",
+            code="registry-missing",
+            findings=[
+                Finding(place=f"{row['service']}: {row['field']}", problem=str(row["question"]))
+                for row in result.unsettled
+            ],
+            hint="`invoke services.discover` asks them, and writes the file.",
+        )
+    return registry_of(result.document, path)
 
 
 def written(found: Discovery, path: Path) -> Discovery:

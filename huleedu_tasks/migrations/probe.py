@@ -45,6 +45,16 @@ MAKERS = ("get_settings", "get_config", "settings", "Settings", "Config", "AppSe
 INPUT_VALUE = re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL)
 
 
+# Seconds for one case; whatever takes longer waits for something.
+SECONDS = 20
+WAITING = "it waits for its database before Alembic connects"
+TOO_LONG = f"it did not connect within {SECONDS} s"
+
+
+class Waits(BaseException):
+    """Code that was refused a connection sleeps, to try again; nobody will let it in."""
+
+
 class Caught(BaseException):
     """The moment before a connection; no `except Exception` of the service's own holds it."""
 
@@ -62,7 +72,8 @@ def main() -> None:
     # Open as long as the process lives; each line is written at once.
     answers = open(instructions["answers"], "a", buffering=1, encoding="utf-8")  # noqa: SIM115
     for case in instructions["cases"]:
-        answer = _in_a_process_of_its_own(case, instructions["configs"], worker, lifeline)
+        configs = instructions["configs"], instructions["loaded_configs"]
+        answer = _in_a_process_of_its_own(case, configs, worker, lifeline)
         # Large libraries are loaded once, and not for each case.
         for name in answer.pop("libraries", ()):
             with contextlib.suppress(Exception), outside_of_service():
@@ -71,7 +82,10 @@ def main() -> None:
 
 
 def _in_a_process_of_its_own(
-    case: dict[str, Any], configs: list[str], worker: dict[str, Any], lifeline: int
+    case: dict[str, Any],
+    configs: tuple[list[str], list[str]],
+    worker: dict[str, Any],
+    lifeline: int,
 ) -> dict[str, Any]:
     reading, writing = os.pipe()
     child = os.fork()
@@ -94,23 +108,45 @@ def _in_a_process_of_its_own(
     return answer
 
 
-def _answer(case: dict[str, Any], configs: list[str], worker: dict[str, Any]) -> dict[str, Any]:
+def _answer(
+    case: dict[str, Any], configs: tuple[list[str], list[str]], worker: dict[str, Any]
+) -> dict[str, Any]:
     before = set(sys.modules)
     os.environ.update(case["variables"])
     return {
         "env": _asked(lambda: _of_env(case, worker), worker),
-        "config": _asked(lambda: _of_config(configs, case), worker),
+        "config": _asked(lambda: _of_config(*configs, case), worker),
         "libraries": sorted(_libraries(set(sys.modules) - before)),
     }
 
 
 def _let_nothing_connect() -> None:
     """Have every connection refused that is not SQLAlchemy's, which is caught before."""
+    import asyncio
+    import signal
     import socket
+    import time
+
+    refused = []
 
     def refuse(*_: Any, **__: Any) -> Any:
+        refused.append(True)
         raise ConnectionRefusedError("nothing is connected to while a service is only asked")
 
+    def watched(plain: Any) -> Any:
+        def sleep(*args: Any, **options: Any) -> Any:
+            if refused:
+                raise Waits(WAITING)
+            return plain(*args, **options)
+
+        return sleep
+
+    def too_long(*_: object) -> None:
+        raise Waits(TOO_LONG)
+
+    time.sleep, asyncio.sleep = watched(time.sleep), watched(asyncio.sleep)
+    signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(SECONDS)
     socket.socket.connect = refuse  # type: ignore[method-assign]
     socket.socket.connect_ex = refuse  # type: ignore[method-assign]
     for name, functions in DRIVERS.items():
@@ -202,8 +238,15 @@ def _is_asynchronous() -> bool:
     return greenlet.getcurrent().parent is not None
 
 
-def _of_config(files: list[str], case: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the URL of the first file that has one; what `env.py` has loaded comes first."""
+def _of_config(
+    files: list[str], if_loaded: list[str], case: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Return the URL of the first file that has one; what `env.py` has loaded comes first.
+
+    Args:
+        files: Those that name a database.
+        if_loaded: Those that are asked only if they have been loaded already.
+    """
     from sqlalchemy.engine import make_url
 
     loaded = {
@@ -212,7 +255,8 @@ def _of_config(files: list[str], case: dict[str, Any]) -> dict[str, Any] | None:
         if (file := getattr(module, "__file__", None))
     }
     failure: BaseException | None = None
-    for file in sorted(files, key=lambda file: os.path.realpath(file) not in loaded):
+    own = [file for file in if_loaded if os.path.realpath(file) in loaded]
+    for file in [*own, *(file for file in files if file not in own)]:
         try:
             module = loaded.get(os.path.realpath(file)) or _imported(file)
             for text in _urls(module):

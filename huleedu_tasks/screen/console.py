@@ -46,6 +46,8 @@ COPES = {None: "", True: "The tasks cope with it. ", False: "Somebody must act. 
 REFRESH_PER_SECOND = 10
 # Wider than any line: a pipe has no edge to wrap at.
 PIPE_WIDTH = 100_000
+# What stands for a value that is not there.
+NOTHING = "-"
 Redact = Callable[[str], str]
 
 
@@ -176,7 +178,11 @@ class Screen:
         # What the databases are called takes the room of how long each was asked.
         time_taken = () if report.places else ("time",)
         columns = ("service", "status", *report.columns, *time_taken, "detail")
-        self._print_table(columns, [self._row(report, outcome) for outcome in report.outcomes])
+        rows = [self._row(report, outcome) for outcome in report.outcomes]
+        if len(rows) == 1:
+            print(self._shown(_sentence(columns, rows[0])))
+        else:
+            self._print_table(columns, rows)
         for outcome in report.outcomes:
             self._print_revisions(outcome)
         self._print_problems(report.problems)
@@ -249,6 +255,18 @@ class Screen:
         if isinstance(console.file, io.StringIO):
             for line in console.file.getvalue().splitlines():
                 print(line.rstrip())
+
+
+def _sentence(columns: Sequence[str], row: Sequence[str]) -> str:
+    """Return a row as a line of its own: a table of one row is none."""
+    service, status, *facts = row
+    named = zip(columns[2:], facts, strict=True)
+    said = [
+        value if name in ("time", "detail") else f"{name} {value}"
+        for name, value in named
+        if value not in ("", NOTHING)
+    ]
+    return ", ".join([f"{service}: {status}", *said])
 
 
 class PlainProgress:
@@ -350,7 +368,7 @@ def _cells(facts: Mapping[str, object], columns: Sequence[str]) -> list[str]:
 
 def _cell(value: object) -> str:
     if value is None:
-        return "-"
+        return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)

@@ -16,7 +16,7 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.report import Level, Problem
 from huleedu_tasks.survey.answers import Address, Answer, Answers, Failure
-from huleedu_tasks.survey.matrix import OVERRIDE, Case, Situation
+from huleedu_tasks.survey.matrix import HIDDEN_HOST, OVERRIDE, Case, Situation
 from huleedu_tasks.survey.modules import PYTHONPATH, import_folder, python_path
 
 # What stands in the alembic.ini that `alembic init` writes.
@@ -174,7 +174,11 @@ def _of_env(
             f"env.py does not come to the right password {Situation.OVERRIDE}",
             "str() of a SQLAlchemy URL masks it: use render_as_string(hide_password=False).",
         )
-    if answers[Situation.DEVELOPMENT].config is None and _needs_its_variable(_envs(answers)):
+    configs = {situation: answers[situation].config for situation in Situation}
+    if _needs_its_variable(_envs(answers)) and _needs_its_variable(configs):
+        # The same is told of config.py.
+        return
+    if _needs_its_variable(_envs(answers)) and configs[Situation.DEVELOPMENT] is None:
         yield copes(
             "env.py connects only where its variable is set, and there is no config.py",
             "Alembic run by hand needs that variable: `invoke db.url --show-password`.",
@@ -207,10 +211,12 @@ def _of_config(
             f"config.py does not read {service.alembic_url_variable}: it {_does(override)}", PATTERN
         )
     elif _needs_its_variable(found):
+        yield from _led_by_env_file(service, cases, found[Situation.DEVELOPMENT])
         yield copes(
-            "config.py gives a URL only where its variable is set: HULEEDU_ENVIRONMENT does not "
-            "move it",
-            f"Set the variable wherever the service runs; or follow the rules: {PATTERN}",
+            f"config.py takes its URL from {service.alembic_url_variable} alone: "
+            "HULEEDU_ENVIRONMENT does not move it",
+            "Set that variable wherever the service runs.",
+            Level.INFO,
         )
         return
     yield from _in_development(service, cases, found)
@@ -220,6 +226,27 @@ def _of_config(
     unknown = found[Situation.UNKNOWN_ENVIRONMENT]
     if isinstance(unknown, Address):
         yield copes("config.py takes a misspelled HULEEDU_ENVIRONMENT for development", PATTERN)
+
+
+def _led_by_env_file(
+    service: Service, cases: Mapping[str, Case], answer: Answer
+) -> Iterator[Problem]:
+    """Tell of a `.env` of the service's own that leads it elsewhere in development."""
+    expected = cases[Situation.DEVELOPMENT].expected
+    if not isinstance(answer, Address) or expected is None:
+        return
+    place = f"{expected.address}/{expected.database}"
+    if answer.host == service.compose_service or answer.place[1:] == (
+        expected.port,
+        expected.database,
+    ):
+        return
+    variable = service.alembic_url_variable
+    yield copes(
+        f"config.py leads to {answer} in development, the registry to {place}",
+        f"A .env sets {variable}: the service, and Alembic by hand, follow that. Correct it, or "
+        "the registry.",
+    )
 
 
 def _in_development(
@@ -336,9 +363,17 @@ def _reads_no_variable(answers: Mapping[str, Answers]) -> bool:
 
 
 def _needs_its_variable(found: Mapping[Situation, Answer]) -> bool:
-    """Whether there is no URL at all without the override variable."""
-    others = set(Situation) - {Situation.HANDED_OVER, Situation.OVERRIDE}
-    return all(isinstance(found[situation], Failure) for situation in others)
+    """Whether there is no URL at all without the override variable.
+
+    In development a `.env` of the service's own may set it.
+    """
+    others = set(Situation) - {Situation.HANDED_OVER, Situation.OVERRIDE, Situation.DEVELOPMENT}
+    return all(_has_none(found[situation]) for situation in others)
+
+
+def _has_none(answer: Answer) -> bool:
+    is_hidden = isinstance(answer, Address) and answer.host == HIDDEN_HOST
+    return is_hidden or isinstance(answer, Failure)
 
 
 def _is_same(answer: Address, expected: DatabaseUrl) -> bool:

@@ -112,11 +112,16 @@ async def ask(
         instructions = {
             "answers": str(file),
             "configs": [str(path) for path in config_files(service.directory)],
+            # Where `env.py` has loaded them; nothing else is imported on suspicion.
+            "loaded_configs": [str(path) for path in _settings_files(service.directory)],
             "cases": [
                 {
                     "name": case.name,
                     # Nothing is empty that could be missing instead.
-                    "variables": {n: v for n, v in case.variables.items() if v or n in environment},
+                    "variables": {
+                        **case.hidden,
+                        **{n: v for n, v in case.variables.items() if v or n in environment},
+                    },
                     "password": case.password,
                     "url": case.url,
                 }
@@ -157,13 +162,16 @@ def config_files(folder: Path) -> list[Path]:
     Args:
         folder: The service's.
     """
-    found = [
+    telling = [path for path in _settings_files(folder) if _NAMES_DATABASE.search(text_of(path))]
+    return sorted(telling, key=lambda path: (len(path.parts), CONFIG_NAMES.index(path.name)))
+
+
+def _settings_files(folder: Path) -> list[Path]:
+    return [
         path
         for path in repository_files(folder)
         if path.name in CONFIG_NAMES and _is_settings(path.relative_to(folder).parts)
     ]
-    telling = [path for path in found if _NAMES_DATABASE.search(text_of(path))]
-    return sorted(telling, key=lambda path: (len(path.parts), CONFIG_NAMES.index(path.name)))
 
 
 def _is_settings(parts: tuple[str, ...]) -> bool:

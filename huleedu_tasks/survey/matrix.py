@@ -6,14 +6,20 @@ with them, nobody's password is shown and no server is reached.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 from huleedu_tasks.config.placeholders import fill_in
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.secret import Secret
-from huleedu_tasks.config.settings import EXTERNAL_PREFIX, VARIABLES, Environment, Settings
+from huleedu_tasks.config.settings import (
+    EXTERNAL_PREFIX,
+    PREFIX,
+    VARIABLES,
+    Environment,
+    Settings,
+)
 from huleedu_tasks.config.urls import DatabaseUrl, resolve
 from huleedu_tasks.errors import ConfigurationError
 
@@ -35,7 +41,9 @@ OVERRIDE = DatabaseUrl(
 _CREDENTIALS = ("HULEEDU_DB_USER", "HULEEDU_DB_PASSWORD")
 _PRODUCTION = EXTERNAL_PREFIX[Environment.PRODUCTION]
 _STAGING = EXTERNAL_PREFIX[Environment.STAGING]
-_IS_URL = re.compile(r"postgres(ql)?(\+\w+)?://")
+_IS_URL = re.compile(r"(postgres(?:ql)?(?:\+\w+)?)://.*", re.DOTALL)
+HIDDEN_HOST = "hidden.invalid"
+HIDDEN_URL = rf"\1://{USER}:{PLAIN_PASSWORD}@{HIDDEN_HOST}:5432/hidden"
 
 
 class Situation(StrEnum):
@@ -63,6 +71,7 @@ class Case:
             nothing.
         password: The password the service must come to.
         expected: Where the resolver says it must come to; None if it must refuse.
+        hidden: Made-up values of variables that the service would load by itself.
     """
 
     name: str
@@ -70,10 +79,22 @@ class Case:
     url: str = ""
     password: str = PLAIN_PASSWORD
     expected: DatabaseUrl | None = None
+    hidden: Mapping[str, str] = field(default_factory=dict)
 
 
-def matrix(service: Service) -> Iterator[Case]:
-    """Return every situation for a service."""
+def matrix(service: Service, hidden: Mapping[str, str]) -> Iterator[Case]:
+    """Return every situation for a service.
+
+    Args:
+        hidden: What takes the place of what the service would load by itself (`hiding`); in
+            development it loads its own.
+    """
+    for case in _situations(service):
+        shown = case.name in (Situation.DEVELOPMENT, Situation.HANDED_OVER)
+        yield case if shown else replace(case, hidden=hidden)
+
+
+def _situations(service: Service) -> Iterator[Case]:
     yield handed_over(service)
     stated = replace(OVERRIDE, scheme=service.url_scheme)
     override = dict.fromkeys(_variables(service), stated.reveal())
@@ -133,23 +154,30 @@ def handed_over(
     )
 
 
-def without_databases(
-    variables: Mapping[str, str], registry: Registry, loaded: Mapping[str, str]
-) -> dict[str, str]:
-    """Return an environment in which only a case itself says where a database is.
+def without_databases(variables: Mapping[str, str], registry: Registry) -> dict[str, str]:
+    """Return an environment in which only a case itself says where a database is."""
+    return {name: v for name, v in variables.items() if not _tells(name, v, registry)}
 
-    Args:
-        loaded: What a service may load from a `.env` by itself: it does not where a variable is
-            set, and an empty value counts as not set.
+
+def hiding(loaded: Mapping[str, str], registry: Registry) -> dict[str, str]:
+    """Return what to set so that a service does not take its database from a `.env` of its own.
+
+    A service loads nothing where a variable is set. Ours count as not set if they are empty; a URL
+    gets a valid one that leads nowhere.
     """
+    return {
+        name: _IS_URL.sub(HIDDEN_URL, value) if _IS_URL.match(value) else ""
+        for name, value in loaded.items()
+        if _tells(name, value, registry)
+    }
+
+
+def _tells(name: str, value: str, registry: Registry) -> bool:
+    """Whether a variable says where a database is."""
     ours = {variable.name for variable in VARIABLES}
-    ours |= {name for service in registry.services for name in _variables(service)}
-
-    def tells(name: str, value: str) -> bool:
-        return name in ours or name.startswith("PG") or bool(_IS_URL.match(value))
-
-    kept = {name: value for name, value in variables.items() if not tells(name, value)}
-    return kept | {name: "" for name, value in loaded.items() if tells(name, value)}
+    ours |= {f"{registry.prefix}{each.removeprefix(PREFIX)}" for each in ours}
+    ours |= {each for service in registry.services for each in _variables(service)}
+    return name in ours or name.startswith("PG") or bool(_IS_URL.match(value))
 
 
 def _case(

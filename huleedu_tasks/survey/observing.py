@@ -16,7 +16,7 @@ from huleedu_tasks.survey import answers as asking
 from huleedu_tasks.survey.agreement import MISSING_MODULE
 from huleedu_tasks.survey.answers import Address, Answer, Failure
 from huleedu_tasks.survey.env_files import assignments
-from huleedu_tasks.survey.matrix import Case, without_databases
+from huleedu_tasks.survey.matrix import Case, hiding, without_databases
 from huleedu_tasks.survey.modules import PYTHONPATH, import_folder, python_path
 from huleedu_tasks.survey.python_source import OTHERS, URL_NAME
 
@@ -74,7 +74,8 @@ async def observe(
     registry = Registry(path=service.directory / "unused", services=(service,))
     environment = {
         **_example(service),
-        **without_databases({**loaded, **variables}, registry, loaded),
+        **without_databases({**loaded, **variables}, registry),
+        **hiding(loaded, registry),
         **dict.fromkeys(candidates.names, ""),
     }
     paths: list[str] = []

@@ -197,7 +197,9 @@ EXPECTED: dict[str, list[tuple[str, bool, str]]] = {
         ("INFO", True, "does not name what is missing in development .*HULEEDU_DB_USER and HUL"),
         ("INFO", True, "does not name what is missing in production"),
     ],
-    "obedient": [("WARNING", True, "config.py gives a URL only where its variable is set")],
+    "obedient": [
+        ("INFO", True, "config.py takes its URL from OBEDIENT_SERVICE_DATABASE_URL alone")
+    ],
     "alone": [("INFO", True, "env.py connects only where its variable is set, and there is no")],
     "twin": [("ERROR", False, "twin and other have the same database in development")],
     "other": [
