@@ -108,10 +108,8 @@ class App:
 
     def own_words(self, text: str) -> str:
         """Return a text with the names of settings as they are written in this repository."""
-        # Nothing is discovered for a message.
         with suppress(ConfigurationError):
-            is_known = "registry" in self.__dict__ or self.registry_path.is_file()
-            if is_known and self.prefix != PREFIX:
+            if self._knows_registry and self.prefix != PREFIX:
                 return _SETTING.sub(f"{self.prefix}_", text)
         return text
 
@@ -146,7 +144,21 @@ class App:
 
     def redact(self, text: str) -> str:
         """Mask every password this run knows of."""
-        return self._redactor(text)
+        return self._redactor(text) if self._knows_registry else self._early_redactor(text)
+
+    @cached_property
+    def _early_redactor(self) -> Redactor:
+        """Masks what is known before the services are."""
+        with suppress(HuleEduError):
+            return Redactor(Settings.read(self.registry_place.parent).secrets())
+        return Redactor([])
+
+    @property
+    def _knows_registry(self) -> bool:
+        """Whether the services are known; they are not discovered for a message."""
+        with suppress(ConfigurationError):
+            return "registry" in self.__dict__ or self.registry_path.is_file()
+        return True
 
     @cached_property
     def _redactor(self) -> Redactor:

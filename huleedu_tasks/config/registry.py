@@ -24,6 +24,7 @@ URL_SCHEME = "postgresql+asyncpg"
 ALEMBIC = "alembic"
 USER_VARIABLE = "HULEEDU_DB_USER"
 PASSWORD_VARIABLE = "HULEEDU_DB_PASSWORD"  # the name of a variable
+ONE_EACH = "each service needs a database of its own (docs/adoption.md)"
 # Where a service's name stands in `database_name`.
 NAME_PLACE = "{name}"
 # What a value of `environment` may hold in braces (placeholders.py fills it in).
@@ -557,7 +558,7 @@ def _clashes(
             "port", "; if the two share one server, state the same 'compose_service' for both"
         )
     elif service.database == earlier.database:
-        yield clash("database")
+        yield clash("database", f"; {ONE_EACH}")
 
 
 def _with_lines(text: str, findings: Sequence[Finding]) -> list[Finding]:

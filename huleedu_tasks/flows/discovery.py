@@ -15,7 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from huleedu_tasks.config.registry import Registry, findings_in, parse_registry, registry_of
+from huleedu_tasks.config.registry import (
+    ONE_EACH,
+    Registry,
+    findings_in,
+    parse_registry,
+    registry_of,
+)
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding
 from huleedu_tasks.report import Discovery, Fact
@@ -321,16 +327,28 @@ def _no_service(root: Path, not_taken: Sequence[Finding]) -> ConfigurationError:
 
 def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact]]:
     """Tell what does not hold together although each field of it was found."""
+    sharing: dict[str, list[str]] = {}
     for finding in findings_in(document, root):
         place = _OF_SERVICE.fullmatch(finding.place)
         service = document["services"][int(place["index"])] if place else {}
-        if MARK not in finding.problem:
+        name = str(service.get("name", ""))
+        if place and place["field"] == "database" and ONE_EACH in finding.problem:
+            first, other = re.findall(r"'([^']*)'", finding.problem)[:2]
+            sharing.setdefault(first, [other]).append(name)
+        elif MARK not in finding.problem:
             yield {
-                "service": str(service.get("name", "")),
+                "service": name,
                 "field": place["field"] if place else finding.place,
                 "question": finding.problem,
                 "choices": [],
             }
+    for database, names in sharing.items():
+        yield {
+            "service": ", ".join(dict.fromkeys(names)),
+            "field": "database",
+            "question": f"all have the database {database!r}; {ONE_EACH}",
+            "choices": [],
+        }
 
 
 def _text_of(path: Path) -> str:

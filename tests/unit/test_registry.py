@@ -339,7 +339,8 @@ def two_services(write: Write) -> Registry:
                 {**A, "port": 1, "compose_service": "shared", "database": "x"},
                 {**B, "port": 1, "compose_service": "shared", "database": "x"},
             ],
-            "line 3, services[1].database: 'x' belongs to 'a' already",
+            "line 3, services[1].database: 'x' belongs to 'a' already; each service needs a "
+            "database of its own (docs/adoption.md)",
         ),
         (
             [A, {**B, "seed_after": ["aa"]}],
