@@ -1,15 +1,16 @@
 """The choice of who provides the development servers."""
 
+import shutil
 from pathlib import Path
 
 from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.errors import HuleEduError
-from huleedu_tasks.servers.protocol import Provider
+from huleedu_tasks.servers.protocol import CONTAINERS_FILE, EMBEDDED_FOLDER, Provider
 
 
 def choose(settings: Settings, registry: Registry, state: Path) -> Provider:
-    """Return the provider that the settings ask for, or that is there.
+    """Return the provider that the settings ask for, that the data lies in, or that is there.
 
     Args:
         state: The project's state folder.
@@ -25,6 +26,10 @@ def choose(settings: Settings, registry: Registry, state: Path) -> Provider:
         return ExistingServers(reason=stated)
     if wanted is ProviderName.EMBEDDED:
         return _embedded(settings, registry, state, stated)
+    if wanted is ProviderName.AUTO and _keeps_to_embedded(state):
+        other = "; Docker is installed too" if shutil.which("docker") else ""
+        kept = f"{stated}; the data of this checkout is in embedded servers{other}"
+        return _embedded(settings, registry, state, kept)
     from huleedu_tasks.servers.docker import DockerServers
 
     try:
@@ -34,6 +39,11 @@ def choose(settings: Settings, registry: Registry, state: Path) -> Provider:
             raise
         why_not = error.message.rstrip(".")
         return _embedded(settings, registry, state, f"{stated}; no Docker: {why_not}")
+
+
+def _keeps_to_embedded(state: Path) -> bool:
+    """Whether this checkout's data lies in embedded servers, and none ever lay in containers."""
+    return (state / EMBEDDED_FOLDER).is_dir() and not (state / CONTAINERS_FILE).exists()
 
 
 def _embedded(settings: Settings, registry: Registry, state: Path, reason: str) -> Provider:

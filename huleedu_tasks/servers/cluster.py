@@ -321,7 +321,8 @@ class Cluster:
         if "Address already in use" in said:
             return ServerError(
                 f"Port {self.port} is taken by {holder(self.port)}.",
-                hint="Stop it, or give the service another port in the registry and in its "
+                code="port-in-use",
+                hint="Stop it (`invoke db.down` in another checkout stops its servers), or give the service another port in the registry and in its "
                 "config.py.",
             )
         return ServerError(

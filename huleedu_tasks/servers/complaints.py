@@ -41,9 +41,12 @@ def explain_up(output: str, engine: Engine, *, image: str, port: int) -> HuleEdu
     """
 
     def port_taken(found: re.Match[str], output: str) -> HuleEduError:
+        other = engine.publisher(port)
+        stop = f"Stop it: `docker stop {other.name}`" if other else "Stop it"
         return ServerError(
             f"Port {port} is taken by {_holder(engine, port)}.",
-            hint="Stop it, or publish another port in the compose file and state it in the "
+            code="port-in-use",
+            hint=f"{stop}; or publish another port in the compose file and state it in the "
             "registry.",
         )
 

@@ -22,7 +22,7 @@ from huleedu_tasks.servers.container_state import ContainerState
 from huleedu_tasks.servers.containers import Containers
 from huleedu_tasks.servers.engine import Engine
 from huleedu_tasks.servers.memory import Memory
-from huleedu_tasks.servers.protocol import Started
+from huleedu_tasks.servers.protocol import CONTAINERS_FILE, Started
 
 
 @dataclass(kw_only=True)
@@ -69,7 +69,7 @@ class DockerServers:
             compose=compose,
             engine=engine,
             answers=ComposeAnswers(compose=compose, path=state / "compose.json"),
-            memory=Memory(path=state / "containers.json"),
+            memory=Memory(path=state / CONTAINERS_FILE),
             reason=f"{reason}; {engine.host}",
         )
 

@@ -29,7 +29,7 @@ from huleedu_tasks.postgres.databases import Mark, ServerIdentity
 from huleedu_tasks.process import Account
 from huleedu_tasks.servers.binaries import Binaries, find_binaries, find_program, package_folder
 from huleedu_tasks.servers.cluster import Cluster
-from huleedu_tasks.servers.protocol import Started
+from huleedu_tasks.servers.protocol import EMBEDDED_FOLDER, Started
 from huleedu_tasks.state import is_reachable, make_folder, unwritable
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class EmbeddedServers:
         binaries = find_binaries(settings, extensions)
         return cls(
             settings=settings,
-            folder=state / "embedded",
+            folder=state / EMBEDDED_FOLDER,
             binaries=binaries,
             account=server_account(),
             reason=f"{reason}; PostgreSQL {binaries.version} from {binaries.source}",

@@ -1,6 +1,10 @@
 """Who listens on a port."""
 
 import contextlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 
 def holder(port: int) -> str:
@@ -17,5 +21,14 @@ def holder(port: int) -> str:
             if found.pid is None:
                 return unknown
             with contextlib.suppress(psutil.Error):
-                return f"pid {found.pid} ({psutil.Process(found.pid).name()})"
+                process = psutil.Process(found.pid)
+                return f"pid {found.pid} ({process.name()}{_data_of(process)})"
     return unknown
+
+
+def _data_of(process: "psutil.Process") -> str:
+    """Say where a PostgreSQL server has its data; empty for any other process."""
+    words = process.cmdline()
+    if "postgres" not in process.name() or "-D" not in words[:-1]:
+        return ""
+    return f", with its data in {words[words.index('-D') + 1]}"

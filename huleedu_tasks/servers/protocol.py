@@ -9,6 +9,10 @@ from huleedu_tasks.config.settings import ProviderName
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.postgres.databases import ServerIdentity
 
+# What the providers keep in the state folder: the servers' data, and what is known of containers.
+EMBEDDED_FOLDER = "embedded"
+CONTAINERS_FILE = "containers.json"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
