@@ -322,8 +322,8 @@ class Cluster:
             return ServerError(
                 f"Port {self.port} is taken by {holder(self.port)}.",
                 code="port-in-use",
-                hint="Stop it (`invoke db.down` in another checkout stops its servers), or give the service another port in the registry and in its "
-                "config.py.",
+                hint="Stop it (`invoke db.down` in another checkout stops its servers), or give "
+                "the service another port in the registry and in its config.py.",
             )
         return ServerError(
             f"The server on port {self.port} did not start.",
