@@ -18,7 +18,8 @@ def import_folder(module: str, near: Path) -> Path | None:
         near: A folder of the repository.
 
     Returns:
-        The folder nearest to the root; None if the module is not in the repository.
+        The folder nearest to the root, of those below which the whole name leads to something if
+        there are any; None if the module is not in the repository.
     """
     root = repository_root(near) or near
     name = module.partition(".")[0]
@@ -36,11 +37,18 @@ def import_folder(module: str, near: Path) -> Path | None:
             and parent != root
             and not (parent.parent / "__init__.py").exists()
         }
-    return min(found, key=lambda folder: (len(folder.parts), folder), default=None)
+    inside = Path(*module.split("."))
+
+    def rank(folder: Path) -> tuple[bool, int, Path]:
+        path = folder / inside
+        is_whole = path.is_dir() or path.with_name(f"{path.name}.py").is_file()
+        return not is_whole, len(folder.parts), folder
+
+    return min(found, key=rank, default=None)
 
 
 def python_path(service: Service, folder: Path) -> str:
     """Return the service's PYTHONPATH with one more folder, relative to its own."""
     relative = Path(os.path.relpath(folder, service.directory)).as_posix()
-    stated = service.environment.get(PYTHONPATH, "")
-    return os.pathsep.join(filter(None, [stated, relative]))
+    stated = filter(None, service.environment.get(PYTHONPATH, "").split(os.pathsep))
+    return os.pathsep.join(dict.fromkeys([*stated, relative]))
