@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from huleedu_tasks.survey.applications import Told
-from huleedu_tasks.survey.folders import ALEMBIC, Folder
+from huleedu_tasks.survey.folders import ALEMBIC, CONFIG, PYPROJECT, TECHNICAL, Folder
 from huleedu_tasks.survey.names import stem
 from huleedu_tasks.survey.sources import Sources
+
+USUAL_FILES = (CONFIG, PYPROJECT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,10 +22,12 @@ class Reading:
 def telling_name(folder: Folder) -> str:
     """Return the name of a service's folder, or of one above it if that says nothing.
 
-    One of several histories in a folder is named by its section.
+    One of several histories in a folder is named by its section, or by the folder of its scripts.
     """
     if folder.section != ALEMBIC:
         return folder.section
+    if folder.config.name not in USUAL_FILES and folder.scripts.name not in TECHNICAL:
+        return folder.scripts.name
     for path in (folder.home, *folder.home.parents):
         if not path.is_relative_to(folder.root):
             break

@@ -220,7 +220,11 @@ def sections(root: Path, port: int) -> ByHand:
         for name in ("core", "audit")
     )
     write(root, {"compose.yaml": compose(port, more)})
-    return {name: {"port": port, "compose_service": "db"} for name in ("core", "audit")}
+    # The folder is the same, so that nothing tells whose container is whose.
+    return {
+        name: {"port": port, "compose_service": "db", "database": name}
+        for name in ("core", "audit")
+    }
 
 
 def x_argument(root: Path, port: int) -> ByHand:
@@ -275,23 +279,24 @@ def from_ini(root: Path, port: int) -> ByHand:
 
 def two_configurations(root: Path, port: int) -> ByHand:
     """Two configuration files in one folder, each with scripts of its own."""
-    write(root, history("api", env_py('os.environ["API_DATABASE_URL"]'), "note"))
-    write(root, {"api/alembic_audit.ini": "[alembic]\nscript_location = %(here)s/audit\n"})
+    write(root, history("notes", env_py('os.environ["NOTES_DATABASE_URL"]'), "note"))
+    write(root, {"notes/alembic_audit.ini": "[alembic]\nscript_location = %(here)s/audit\n"})
     write(
         root,
         {
-            "api/audit/env.py": env_py('os.environ["AUDIT_DATABASE_URL"]'),
-            "api/audit/versions/b1.py": REVISION.format(id="b1", table="entry"),
+            "notes/audit/env.py": env_py('os.environ["AUDIT_DATABASE_URL"]'),
+            "notes/audit/versions/b1.py": REVISION.format(id="b1", table="entry"),
         },
     )
     applications = "".join(
         f"  {name}_app:\n    image: app\n    environment:\n"
         f"      {name.upper()}_DATABASE_URL: postgresql+asyncpg://dev:dev-pw@db/{name}\n"
-        for name in ("api", "audit")
+        for name in ("notes", "audit")
     )
     write(root, {"compose.yaml": compose(port, applications)})
     return {
-        name: {"port": port, "compose_service": "db", "database": name} for name in ("api", "audit")
+        name: {"port": port, "compose_service": "db", "database": name}
+        for name in ("notes", "audit")
     }
 
 
