@@ -13,7 +13,7 @@ from huleedu_tasks.screen import prompts
 
 @command()
 def init(app: Command, json: bool = False, dry_run: bool = False) -> Result:
-    """Write .env with a development login, or add what it lacks."""
+    """Write .env with a development login, or add to it."""
     from huleedu_tasks.flows.env_init import missing_login
 
     path = app.registry_path.parent / ENV_FILE

@@ -515,13 +515,12 @@ def _unclear_interpreter(place: str, entry: Mapping[str, Any]) -> Iterator[Findi
 
 
 def _unknown_placeholders(place: str, service: Service) -> Iterator[Finding]:
+    """Find what is nearly a placeholder; any other braces are the service's own."""
     for name, value in service.environment.items():
         word = value[1:-1] if re.fullmatch(r"\{[a-z_]+\}", value) else ""
-        if word and word not in PLACEHOLDERS:
-            known = ", ".join(f"{{{each}}}" for each in PLACEHOLDERS)
-            yield Finding(
-                place=f"{place}.{name}", problem=f"unknown placeholder {value}; known: {known}"
-            )
+        if word and word not in PLACEHOLDERS and (hint := _suggestion(word, PLACEHOLDERS)):
+            problem = f"unknown placeholder {value}. {hint}"
+            yield Finding(place=f"{place}.{name}", problem=problem)
 
 
 def _clashes(

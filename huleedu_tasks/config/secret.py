@@ -10,7 +10,7 @@ MASK = "***"
 # Parameters of a URL that hold a secret.
 SECRET_PARAMETERS = frozenset({"password", "sslpassword"})
 # Letters in words, or digits: what names, paths and sentences are made of.
-_WORDS = re.compile(r"[^\W\d_]+(?:[_.-][^\W\d_]+)*|\d+")
+_WORDS = re.compile(r"[^\W\d_]+|[A-Za-z]+(?:[_.-][A-Za-z]+)*|\d+")
 _PLAIN = re.compile(r"[\w.-]*|\W*")
 _SHORTEST_PLAIN = 6
 _SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|DSN|UR[IL]", re.IGNORECASE)

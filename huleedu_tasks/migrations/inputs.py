@@ -208,8 +208,12 @@ class Present:
         """Return where a path leads; an empty string if no link is on its way."""
         found = Path(self._real(str(path.parent)), path.name)
         link = ""
-        if found.is_symlink():
-            link, found = str(found.readlink()), Path(os.path.realpath(found))
+        try:
+            if found.is_symlink():
+                link, found = str(found.readlink()), Path(os.path.realpath(found))
+        except OSError:
+            # On the way lies what this account may not enter.
+            return MISSING
         place = _below(str(found), self._real(str(self.root)))
         return f"{link} {place}" if place != self.name(path) else ""
 
@@ -234,10 +238,18 @@ def entries(folder: Path) -> list[str]:
     except OSError:
         return [MISSING]
     return sorted(
-        f"{entry.name}/" if entry.is_dir() else entry.name
+        f"{entry.name}/" if _is_directory(entry) else entry.name
         for entry in found
         if entry.name != BYTECODE and source_of(entry.path) == entry.path
     )
+
+
+def _is_directory(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to what this account may not see.
+        return False
 
 
 def digest(texts: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ def holder(port: int) -> str:
                 return unknown
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(found.pid)
-                return f"pid {found.pid} ({process.name()}{_data_of(process)})"
+                return f"pid {found.pid} ({process.name()}){_data_of(process)}"
     return unknown
 
 

@@ -97,18 +97,22 @@ def test_env_init_fills_the_example_with_a_password_only_its_owner_can_read(new:
     assert stat.S_IMODE(new.path(".env").stat().st_mode) == 0o600
 
 
-def test_a_second_env_init_leaves_the_file_alone_and_says_so(new: Monorepo) -> None:
+def test_env_init_adds_what_a_file_lacks_and_changes_nothing_else(new: Monorepo) -> None:
     new.write(".env", "MINE=1\n")
-    ran = new.invoke("env.init")
-    assert (ran.code, new.read(".env")) == (0, "MINE=1\n")
-    assert "is there already; left as it is" in ran.out
+    added = new.invoke("env.init")
+    written = new.read(".env")
+    assert added.code == 0
+    assert written.startswith("MINE=1\nHULEEDU_DB_USER=huleedu_user\nHULEEDU_DB_PASSWORD=")
+    assert "HULEEDU_DB_PASSWORD=***" in added.out
+    again = new.invoke("env.init")
+    assert (again.code, new.read(".env")) == (0, written)
+    assert "left as it is" in again.out
 
 
 @pytest.mark.parametrize(
     ("example", "variables", "words"),
     [
-        # Nobody makes a file there, not even root.
-        (EXAMPLE, {"HULEEDU_REGISTRY": "/proc/version"}, "/proc/.env cannot be written"),
+        (EXAMPLE, {"HULEEDU_REGISTRY": "/proc/version"}, "/proc/version is not JSON"),
         ("caf\u00e9", {}, "env.example cannot be read"),
     ],
 )

@@ -95,7 +95,7 @@ def test_a_copy_of_another_environment_is_not_used(alone: Monorepo, template: st
         f"SELECT shobj_description(oid, 'pg_database') FROM pg_database"
         f" WHERE datname = '{template}'",
     )
-    other = comment.replace('"development"', '"production"')
+    other = comment.replace('"development"', '"production"').replace("'", "''")
     maintain(alone, "alpha", *comment_on(template, f"'{other}'"))
     assert reset(alone).detail == ANEW
     assert notes(alone, "alpha") == SEEDED
