@@ -174,6 +174,8 @@ async def keep(
     except asyncpg.PostgresError as error:
         await databases.drop(admin, name)
         return f"it could not be copied: {error}"
+    # Else a crash within a second may take the mark away, and with it the copy.
+    await admin.execute("SET synchronous_commit = on")
     await databases.write_mark(admin, name, mark)
     return ""
 

@@ -258,15 +258,16 @@ class Screen:
 
 
 def _sentence(columns: Sequence[str], row: Sequence[str]) -> str:
-    """Return a row as a line of its own: a table of one row is none."""
-    service, status, *facts = row
-    named = zip(columns[2:], facts, strict=True)
+    """Return a row as a line, and its detail as another: a table of one row is none."""
+    service, status, *facts, detail = row
+    named = zip(columns[2:-1], facts, strict=True)
     said = [
-        value if name in ("time", "detail") else f"{name} {value}"
+        value if name == "time" else f"{name} {value}"
         for name, value in named
         if value not in ("", NOTHING)
     ]
-    return ", ".join([f"{service}: {status}", *said])
+    line = ", ".join([f"{service}: {status}", *said])
+    return f"{line}\n  {detail}" if detail else line
 
 
 class PlainProgress:
