@@ -26,7 +26,7 @@ class References:
         """Return a text with its references replaced."""
         filled, position = [], 0
         while found := _START.search(text, position):
-            end = _closing_brace(text, found.end())
+            end = closing_brace(text, found.end())
             # Without an end, or with something odd in it, it is a text like any other.
             if end < 0 or (not found["operator"] and end != found.end()):
                 filled.append(text[position : found.end()])
@@ -50,7 +50,7 @@ class References:
         return value or ""
 
 
-def _closing_brace(text: str, start: int) -> int:
+def closing_brace(text: str, start: int) -> int:
     """Return where the brace that was opened before is closed; -1 if it is not."""
     depth = 1
     for position in range(start, len(text)):

@@ -28,12 +28,12 @@ SELECT extract(epoch FROM pg_postmaster_start_time())::text AS started, oid::big
 FROM pg_database WHERE datname = current_database()
 """
 IDENTIFYING = 2
-# Variables that no service reads to learn where its database is.
 DEFAULT_PORT = 5432
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 HOST_NAME = re.compile(r"HOST|SERVER|ADDR", re.IGNORECASE)
 PORT_NAME = re.compile(r"PORT", re.IGNORECASE)
 DATABASE_NAME = re.compile(r"DB|DATABASE|NAME", re.IGNORECASE)
+# How variables begin that no service reads to learn where its database is.
 FOREIGN = ("PYTHON", "LC_", "LANG", "SQLALCHEMY_", "HULEEDU_WORKER")
 
 

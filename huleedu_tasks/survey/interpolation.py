@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from huleedu_tasks.config.references import closing_brace
+
 _START = re.compile(r"\$(?:(?P<dollar>\$)|(?P<name>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*))")
 _OPERATOR = re.compile(r":?[-?+]")
 
@@ -30,7 +32,9 @@ class Interpolation:
             elif found["name"]:
                 replaced.append(self.variables.get(found["name"], ""))
             else:
-                end = _closing_brace(text, position)
+                end = closing_brace(text, position)
+                # Without one, all that follows is the alternative.
+                end = len(text) if end < 0 else end
                 replaced.append(self._braced(found["braced"], text[position:end]))
                 position = end + 1
         return "".join([*replaced, text[position:]])
@@ -51,15 +55,3 @@ class Interpolation:
         if not is_set:
             self.missing.add(name)
         return value
-
-
-def _closing_brace(text: str, start: int) -> int:
-    depth = 1
-    for position in range(start, len(text)):
-        if text.startswith("${", position):
-            depth += 1
-        elif text[position] == "}":
-            depth -= 1
-        if depth == 0:
-            return position
-    return len(text)
