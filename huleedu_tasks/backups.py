@@ -86,6 +86,7 @@ def _create(path: Path) -> None:
     except OSError as error:
         raise BackupError(
             f"{path} cannot be written: {error.strerror}",
+            code="backup-directory-invalid",
             hint="Name a folder with room that is yours with --backup-dir.",
         ) from error
 
@@ -94,12 +95,14 @@ def _require_success(what: str, done: process.Completed, timeout: float) -> None
     if done.timed_out:
         raise BackupError(
             f"{what} took longer than {timeout:g} s.",
+            code="backup-timeout",
             hint="HULEEDU_BACKUP_TIMEOUT allows more time.",
             output=done.output,
         )
     if done.returncode != 0:
         raise BackupError(
             f"{what} failed with exit code {done.returncode}.",
+            code="backup-failed",
             hint="Nothing was changed. Its own output names the cause.",
             output=done.output,
         )

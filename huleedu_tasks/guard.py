@@ -31,6 +31,7 @@ def require_disposable_environment(settings: Settings, command: str) -> None:
     source = settings.value("HULEEDU_ENVIRONMENT").source
     raise Refused(
         f"{command} does not run in {settings.environment} (HULEEDU_ENVIRONMENT from {source}).",
+        code="environment-refused",
         hint="It is for development and testing. Unset HULEEDU_ENVIRONMENT if you are there.",
     )
 
@@ -45,6 +46,7 @@ def require_external_environment(settings: Settings, command: str) -> None:
         return
     raise Refused(
         f"{command} does not run in {settings.environment}.",
+        code="environment-refused",
         hint="Set HULEEDU_ENVIRONMENT=production, or staging, for this command.",
     )
 
@@ -61,6 +63,7 @@ def require_own_address(service: Service, resolved: ResolvedUrl, provider: Provi
     raise Refused(
         f"{service.name}: {resolved.source} points to {url.address}, not to the {provider.name} "
         f"server on localhost:{service.port}.",
+        code="override-mismatch",
         hint=f"Unset {resolved.source}, or set HULEEDU_PROVIDER=existing to work on that server.",
     )
 
@@ -115,12 +118,14 @@ class Guard:
             raise Refused(
                 f"{service.name}: the {self.provider.name} provider has no server of its own "
                 "to compare with.",
+                code="server-not-running",
                 hint="Run `invoke db.up`.",
             )
         if await _identity_of(admin) != own:
             raise Refused(
                 f"{service.name}: the server that answers on port {service.port} is not the "
                 f"{self.provider.name} server in {own.data_directory}.",
+                code="server-mismatch",
                 hint="A tunnel, a proxy or another PostgreSQL listens there. Stop it, then run "
                 "`invoke db.up`.",
             )
@@ -134,6 +139,7 @@ class Guard:
             raise Refused(
                 f"{service.name}: database {database!r} carries no development mark, and nothing "
                 f"else proves that it is disposable ({self.provider.reason}).",
+                code="environment-tag-missing",
                 hint="Type its name when asked on a terminal, or pass "
                 f"`--confirm {database}`; from then on it carries the mark.",
             )
@@ -143,12 +149,15 @@ class Guard:
         try:
             mark = databases.parse_mark(database, comment)
         except ServerError as error:
-            raise Refused(f"{service.name}: {error.message}", hint=error.hint) from error
+            raise Refused(
+                f"{service.name}: {error.message}", code=error.code, hint=error.hint
+            ) from error
         # Development and testing use the same servers in turn, and both are disposable.
         disposable = [member for member in Environment if member.is_disposable]
         if mark is not None and mark.environment not in disposable:
             raise Refused(
                 f"{service.name}: database {database!r} is marked as {mark.environment}.",
+                code="environment-tag-mismatch",
                 hint="It is not this command's to change. If the mark is wrong, correct it with "
                 "COMMENT ON DATABASE.",
             )

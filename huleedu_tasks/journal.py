@@ -83,6 +83,7 @@ class Record:
         if self.problems:
             raise ConfigurationError(
                 f"{' '.join(self.problems)} Nothing was changed.",
+                code="record-unwritable",
                 hint="Make room, or name another file with --report.",
             )
 
@@ -287,6 +288,7 @@ def _opened(copy: Path) -> FileIO:
     except OSError as error:
         raise ConfigurationError(
             f"--report {copy} cannot be written: {error.strerror}; nothing was done.",
+            code="report-unwritable",
             hint="Name a file in a folder that is there and yours.",
         ) from error
 

@@ -139,6 +139,7 @@ def scratch_folder() -> Iterator[Path]:
     except OSError as error:
         raise ConfigurationError(
             f"No temporary folder can be made: {error.strerror or error}.",
+            code="temporary-directory-unwritable",
             hint="Let TMPDIR name a folder that can be written.",
         ) from error
     with folder as name:

@@ -85,6 +85,7 @@ def unwritable(path: Path, error: OSError) -> ServerError:
     """Return the error for a place in the state folder that could not be written."""
     return ServerError(
         f"{error.filename or path} cannot be written: {error.strerror or error}",
+        code="state-unwritable",
         hint="Correct its owner and permissions (a run as root may have made it) or make room on"
         " the disk, or set HULEEDU_STATE_DIR to another folder.",
     )

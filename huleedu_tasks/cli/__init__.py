@@ -6,6 +6,10 @@ import sys
 # libraries anew. What Python itself was told (-B, PYTHONDONTWRITEBYTECODE) stands.
 sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
+from huleedu_tasks.cli.windows import require_posix  # noqa: E402  # likewise
+
+require_posix()
+
 from invoke.collection import Collection  # noqa: E402  # must come after the line above
 
 from huleedu_tasks.cli import db, env, prod, services  # noqa: E402  # likewise

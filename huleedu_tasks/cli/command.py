@@ -50,6 +50,8 @@ HELP = {
 RUN_AGAIN = "Run the same command again; it begins from any state."
 REPORT_BUG = "This is a mistake in huleedu-tasks: please report it with the lines above."
 REPEATABLE = ("service", "confirm", "first", "host")
+# What a result that could not be written is called.
+OUTPUT_LOST_CODE = "output-lost"
 # How every message names a task.
 INVOKE = re.compile(r"`invoke (?=[a-z]+\.[a-z])")
 # How a process ends that is told to by one of these signals.
@@ -208,6 +210,7 @@ def whole_number(flag: str, text: str, *, at_least: int) -> int:
         return int(text)
     raise ConfigurationError(
         f"{flag} takes a whole number of at least {at_least}, not {text!r}.",
+        code="argument-invalid",
         hint=f"Leave {flag} out for the usual.",
     )
 
@@ -222,6 +225,7 @@ def _require_values(arguments: Sequence[str]) -> None:
         if argument in flags and following.startswith("--"):
             raise ConfigurationError(
                 f"{argument} needs a value and has none; nothing was done.",
+                code="argument-invalid",
                 hint=f"Write `{argument} NAME`, or leave it out.",
             )
 
@@ -283,11 +287,15 @@ def _done(name: str, app: Command, body: Body[P], *args: P.args, **kwargs: P.kwa
         return app.exit_code or error.exit_code
     except KeyboardInterrupt:
         code = app.exit_code or ExitCode.INTERRUPTED
-        screen.error(name, Interrupted("interrupted.", hint=RUN_AGAIN), exit_code=code)
+        screen.error(
+            name, Interrupted("interrupted.", code="interrupted", hint=RUN_AGAIN), exit_code=code
+        )
         return code
     except Exception as error:
         screen.say(traceback.format_exc())
-        bug = HuleEduError(f"{type(error).__name__}: {error}", hint=REPORT_BUG)
+        bug = HuleEduError(
+            f"{type(error).__name__}: {error}", code="internal-error", hint=REPORT_BUG
+        )
         screen.error(name, bug)
         return app.exit_code or ExitCode.FAILED
 
@@ -304,7 +312,7 @@ def _with_lost_output(
         return code
     screen.say(
         f"{name}: The result was not written to standard output: {streams.lost.strerror}. "
-        "[output-lost]"
+        f"[{OUTPUT_LOST_CODE}]"
     )
     screen.say("What to do: Make room there, or send the output elsewhere.")
     return code if changes or code is not ExitCode.DONE else ExitCode.FAILED

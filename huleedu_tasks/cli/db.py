@@ -68,7 +68,9 @@ def migrate(
 ) -> Result:
     """Migrate the databases to head, or to a revision."""
     if not revision:
-        raise ConfigurationError("--revision is empty.", hint="Leave it out to migrate to head.")
+        raise ConfigurationError(
+            "--revision is empty.", code="argument-invalid", hint="Leave it out to migrate to head."
+        )
     return _run(app, service, jobs, lambda flows: flows.migrate(revision), confirm=confirm)
 
 
@@ -123,6 +125,7 @@ def shell(app: Command, service: Names = None, command: str = "", dry_run: bool 
     if not program:
         raise ConfigurationError(
             "There is no psql on this machine.",
+            code="psql-missing",
             hint="Install PostgreSQL's client, or set HULEEDU_POSTGRES_BIN to a folder with psql.",
         )
     if app.dry_run:
@@ -199,5 +202,6 @@ def _only_one(services: tuple[Service, ...]) -> Service:
         return services[0]
     raise ConfigurationError(
         f"db.shell opens one database, not {len(services)}.",
+        code="service-ambiguous",
         hint=f"Name the one: --service {services[0].name}, for example.",
     )

@@ -26,7 +26,11 @@ def init(app: Command, json: bool = False, dry_run: bool = False) -> Result:
         return _said(path, f"dry run: would {what}.")
     if is_there:
         if prompts.has_person() and not prompts.agree(f"Add {login.shown} to {path}?"):
-            raise Refused(f"{path} was left as it is.", hint=f"Add {login.shown} by hand.")
+            raise Refused(
+                f"{path} was left as it is.",
+                code="not-confirmed",
+                hint=f"Add {login.shown} by hand.",
+            )
         add_lines(path, login.values)
         text = f"Added {login.shown} to {path}; nothing else in it was changed."
     elif write_env_file(path.parent, login.values) is None:

@@ -124,6 +124,7 @@ def _confirm(options: Options, prepared: Prepared, record: Record) -> None:
     else:
         raise Refused(
             f"{prepared.environment}: nobody can be asked here, and nothing was changed.",
+            code="terminal-required",
             hint=f"Without a terminal, pass `{flags}`.",
         )
     record.add("confirmed", by="arguments" if options.yes else "person", hosts=hosts)
@@ -143,6 +144,7 @@ def _require_hosts(options: Options, prepared: Prepared, flags: str) -> None:
         raise Refused(
             f"{prepared.environment}: --yes needs the very hosts: {'; '.join(problems)}. Nothing "
             "was changed.",
+            code="host-not-confirmed",
             hint=f"If that is what you mean: `{flags}`.",
         )
 
@@ -153,11 +155,14 @@ def _require_hosts(options: Options, prepared: Prepared, flags: str) -> None:
 def _require_arguments(options: Options) -> None:
     if options.hosts and not options.yes:
         raise ConfigurationError(
-            "--host goes with --yes.", hint="On a terminal leave it out, and type the host."
+            "--host goes with --yes.",
+            code="argument-conflict",
+            hint="On a terminal leave it out, and type the host.",
         )
     if options.plan and options.services:
         raise ConfigurationError(
             "--plan says which services are migrated; --service does not go with it.",
+            code="argument-conflict",
             hint="Make a plan of fewer: `invoke prod.plan --service NAME --out FILE`.",
         )
 
@@ -167,6 +172,7 @@ def _require_files_apart(app: Command, options: Options) -> None:
     if options.plan and app.start / options.plan == app.start / options.report:
         raise ConfigurationError(
             "--report and --plan name the same file; nothing was done.",
+            code="argument-conflict",
             hint="Name another file with --report.",
         )
 
@@ -186,6 +192,7 @@ def _first(app: Command, options: Options, services: Sequence[Service]) -> tuple
     if others := [each.name for each in first if each not in services]:
         raise ConfigurationError(
             f"--first names {', '.join(others)}, which is not among the services of this run.",
+            code="service-not-selected",
             hint="Name it with --service as well, or leave --first out.",
         )
     return tuple(each.name for each in first)
@@ -198,12 +205,15 @@ def _backups(app: Command, options: Options) -> Backups:
     if missing := [name for name, path in programs.items() if not path]:
         raise ConfigurationError(
             f"--backup-dir needs {' and '.join(missing)}, and this machine has none.",
+            code="pg-dump-missing",
             hint="Install PostgreSQL's client of the server's version, or use --backup-command.",
         )
     folder = app.start / options.backup_folder
     if not folder.is_dir():
         raise ConfigurationError(
-            f"--backup-dir {folder} is no folder.", hint="Create it, readable by you only."
+            f"--backup-dir {folder} is no folder.",
+            code="backup-directory-invalid",
+            hint="Create it, readable by you only.",
         )
     return Backups(
         root=app.registry.root,

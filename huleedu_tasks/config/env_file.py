@@ -41,6 +41,7 @@ def write_env_file(root: Path, values: Mapping[str, str]) -> Path | None:
     except OSError as error:
         raise ConfigurationError(
             f"{path} cannot be written: {error.strerror}",
+            code="env-file-unwritable",
             hint="Correct the folder's owner and permissions.",
         ) from error
     try:
@@ -49,7 +50,9 @@ def write_env_file(root: Path, values: Mapping[str, str]) -> Path | None:
     except OSError as error:
         path.unlink()
         raise ConfigurationError(
-            f"{path} cannot be written: {error.strerror}", hint="Make room on the disk."
+            f"{path} cannot be written: {error.strerror}",
+            code="env-file-unwritable",
+            hint="Make room on the disk.",
         ) from error
     return path
 
@@ -67,7 +70,9 @@ def add_lines(path: Path, values: Mapping[str, str]) -> None:
             file.write(start + "".join(f"{_line(name, values[name])}\n" for name in values))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{path} cannot be written: {error}", hint="It must be a writable file in UTF-8."
+            f"{path} cannot be written: {error}",
+            code="env-file-unwritable",
+            hint="It must be a writable file in UTF-8.",
         ) from error
 
 
@@ -118,5 +123,7 @@ def _template(root: Path) -> str:
         return example.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{example} cannot be read: {error}", hint="It must be a readable file in UTF-8."
+            f"{example} cannot be read: {error}",
+            code="env-example-unreadable",
+            hint="It must be a readable file in UTF-8.",
         ) from error

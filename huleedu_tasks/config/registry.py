@@ -166,6 +166,7 @@ class Registry:
         if unknown:
             raise ConfigurationError(
                 f"No service is named {', '.join(map(repr, unknown))} in {self.path}.",
+                code="service-unknown",
                 hint=_suggestion(unknown[0], list(known))
                 or f"Known: {', '.join(service.name for service in self.services)}.",
             )
@@ -188,6 +189,7 @@ def find_registry(start: Path, explicit: str) -> Path:
         if not path.is_file():
             raise ConfigurationError(
                 f"HULEEDU_REGISTRY names {path}, and there is no such file.",
+                code="registry-missing",
                 hint="Correct HULEEDU_REGISTRY, or unset it to search from this folder upwards.",
             )
         return path
@@ -196,6 +198,7 @@ def find_registry(start: Path, explicit: str) -> Path:
             return folder / REGISTRY_FILE
     raise ConfigurationError(
         f"No {REGISTRY_FILE} in {start} or any folder above it.",
+        code="registry-missing",
         hint="`invoke services.discover` writes a registry from what is there; by hand it is, for "
         'example, {"services": [{"name": "orders", "port": 5433}]} at the root of the monorepo.',
     )
@@ -230,6 +233,7 @@ def registry_of(
         found = [*findings, *wrong]
         raise ConfigurationError(
             f"{path} has {len(found)} error{'s' * (len(found) > 1)}.",
+            code="registry-invalid",
             findings=_with_lines(text, found),
             hint="Correct the file; docs/registry.md explains each field.",
         )
@@ -290,7 +294,9 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{path} cannot be read: {error}", hint="It must be a readable file in UTF-8."
+            f"{path} cannot be read: {error}",
+            code="registry-unreadable",
+            hint="It must be a readable file in UTF-8.",
         ) from error
 
 
@@ -322,11 +328,13 @@ def parse_registry(path: Path, text: str) -> tuple[Any, list[Finding]]:
     except json.JSONDecodeError as error:
         raise ConfigurationError(
             f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
+            code="registry-invalid",
             hint="Correct that line; JSON wants double quotes and no comma after the last entry.",
         ) from error
     except (RecursionError, ValueError):
         raise ConfigurationError(
             f"{path} is no registry: it is nested too deeply, or has a number of too many digits.",
+            code="registry-invalid",
             hint="Correct the file; docs/registry.md explains each field.",
         ) from None
     return document, duplicates

@@ -411,6 +411,7 @@ class Settings:
 def _unacceptable(findings: Sequence[Finding]) -> ConfigurationError:
     return ConfigurationError(
         "The settings have errors.",
+        code="settings-invalid",
         findings=findings,
         hint="Correct them; docs/environment.md explains each variable.",
     )

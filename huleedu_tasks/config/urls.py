@@ -231,6 +231,7 @@ def resolve_all(services: Sequence[Service], settings: Settings) -> dict[str, Re
     if errors:
         raise ConfigurationError(
             f"The database URLs of the {settings.environment} environment cannot be resolved.",
+            code="url-unresolved",
             findings=findings_of(errors),
             hint=errors[-1].hint,
         )
@@ -288,7 +289,9 @@ def _external_url(service: Service, settings: Settings) -> DatabaseUrl:
     own_password = _of_process(settings, service.password_variable, but=PASSWORD_VARIABLE)
     _require(settings, f"{prefix}_HOST", *([] if own_password else [f"{prefix}_PASSWORD"]))
     if wrong := [found for found in settings.findings() if found.place.startswith(prefix)]:
-        raise ConfigurationError("The settings have errors.", findings=wrong)
+        raise ConfigurationError(
+            "The settings have errors.", code="settings-invalid", findings=wrong
+        )
     return DatabaseUrl(
         user=own_user or settings.get(USER_VARIABLE) or f"{settings.prefix.lower()}_user",
         password=Secret(own_password) if own_password else settings.secret(f"{prefix}_PASSWORD"),
@@ -331,6 +334,7 @@ def _require(settings: Settings, *names: str) -> None:
         environment: Environment = settings.environment
         raise ConfigurationError(
             f"The {environment} environment needs {' and '.join(missing)}.",
+            code="setting-missing",
             findings=[Finding(place=name, problem="is not set") for name in missing],
             hint="Set them in .env, which `invoke env.init` writes where there is none, or in the "
             "environment."

@@ -133,7 +133,11 @@ class Attempts:
         if outcome:
             detail = f"it was to go to {named(self.pin.after)}"
             outcome = replace(
-                outcome, status=Status.FAILED, exit_code=ExitCode.FAILED, detail=detail
+                outcome,
+                status=Status.FAILED,
+                exit_code=ExitCode.FAILED,
+                code="revision-not-reached",
+                detail=detail,
             )
         if lost and lost.fate is Fate.PARTIAL:
             outcome = replace(outcome, hint=PARTIAL_HINT)
@@ -144,17 +148,15 @@ class Attempts:
     def _not_known(self, outcome: Outcome, why: str) -> Outcome:
         asks = f"`invoke prod.status --service {self.pin.service}` asks again"
         where = f"the revision of {self.pin.database} is not known: {why.rstrip('.')}; {asks}"
-        status, code = outcome.status, outcome.exit_code
         if outcome:
             # What was not seen is no success.
-            status, code = Status.FAILED, ExitCode.FAILED
-        return replace(
-            outcome,
-            status=status,
-            exit_code=code,
-            detail=fleet.joined(outcome, where),
-            revisions=(),
-        )
+            outcome = replace(
+                outcome,
+                status=Status.FAILED,
+                exit_code=ExitCode.FAILED,
+                code="revision-unverified",
+            )
+        return replace(outcome, detail=fleet.joined(outcome, where), revisions=())
 
     async def _until_done(self) -> Outcome:
         """Try again as long as nothing but another session's lock stands in the way."""

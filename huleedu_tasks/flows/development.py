@@ -106,11 +106,13 @@ class Development:
         if target == "base" or target.startswith("-"):
             raise ConfigurationError(
                 f"db.migrate goes forward only, and {target!r} goes back.",
+                code="downgrade-unsupported",
                 hint="`invoke db.reset` begins anew; `alembic downgrade` goes back by hand.",
             )
         if len(self.services) > 1 and not _fits_every_service(target):
             raise ConfigurationError(
                 f"Revision {target!r} belongs to one service, and {len(self.services)} were named.",
+                code="service-ambiguous",
                 hint=f"Name it: --service {self.services[0].name}, for example.",
             )
         stages = self._stages
@@ -279,6 +281,7 @@ class Development:
         if findings:
             raise ConfigurationError(
                 "The registry names files that are not there; nothing was done.",
+                code="file-missing",
                 findings=findings,
                 hint="Create them, or correct the registry: 'directory', 'alembic_config' and "
                 "'seeds' state what convention does not.",
@@ -295,6 +298,7 @@ class Development:
         if findings:
             raise Refused(
                 "--volumes would destroy databases of services that were not named.",
+                code="volume-shared",
                 findings=findings,
                 hint="Name them with --service as well, or leave --volumes out.",
             )

@@ -294,6 +294,7 @@ def written(found: Discovery, path: Path) -> Discovery:
     except OSError as error:
         raise ConfigurationError(
             f"{path} cannot be written: {error.strerror}",
+            code="registry-unwritable",
             hint="Correct the folder's owner and permissions.",
         ) from error
     marked = f"{SETTLE} " if found.exit_code else ""
@@ -358,7 +359,9 @@ def _text_of(path: Path) -> str:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{path} cannot be read: {error}", hint="It must be a readable file in UTF-8."
+            f"{path} cannot be read: {error}",
+            code="registry-unreadable",
+            hint="It must be a readable file in UTF-8.",
         ) from error
 
 
@@ -367,6 +370,7 @@ def _parsed(path: Path, text: str) -> Document:
     if not isinstance(document, dict):
         raise ConfigurationError(
             f"{path} is no registry: it must be an object.",
+            code="registry-invalid",
             hint="Move the file away to have a new one written.",
         )
     require_readable(document, path, twice)

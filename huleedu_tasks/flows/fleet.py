@@ -160,7 +160,10 @@ def unfinished(service: Service, error: BaseException) -> Outcome:
     if isinstance(error, HuleEduError):
         return failed(service, error)
     output = "".join(traceback.format_exception(error))
-    return failed(service, HuleEduError(f"{type(error).__name__}: {error}", output=output))
+    return failed(
+        service,
+        HuleEduError(f"{type(error).__name__}: {error}", code="internal-error", output=output),
+    )
 
 
 def joined(outcome: Outcome, more: str) -> str:

@@ -29,7 +29,9 @@ def events_of(runs: Sequence[Run], name: str) -> Listing:
     if len(found) != 1:
         known = ", ".join(run.id for run in runs[:5]) or "none"
         raise ConfigurationError(
-            f"{len(found) or 'No'} runs begin with {name!r}.", hint=f"The latest: {known}."
+            f"{len(found) or 'No'} runs begin with {name!r}.",
+            code="run-unknown",
+            hint=f"The latest: {known}.",
         )
     (run,) = found
     if run.problem:

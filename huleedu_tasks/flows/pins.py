@@ -104,6 +104,7 @@ def write_plan(
     except OSError as error:
         raise ConfigurationError(
             f"--out {path} cannot be written: {error.strerror}.",
+            code="plan-unwritable",
             hint="Name a file in a folder that is there and yours.",
         ) from error
 
@@ -127,16 +128,19 @@ def read_plan(path: Path, *, environment: str) -> tuple[Pin, ...]:
     except OSError as error:
         raise ConfigurationError(
             f"--plan {path} cannot be read: {error.strerror}.",
+            code="plan-unreadable",
             hint="`invoke prod.plan --out FILE` writes a plan.",
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"--plan {path} holds no plan: {type(error).__name__} {error}.",
+            code="plan-unreadable",
             hint="`invoke prod.plan --out FILE` writes one.",
         ) from None
     if made_in != environment:
         raise Refused(
             f"The plan in {path} was made for {made_in}, and this is {environment}.",
+            code="plan-environment-mismatch",
             hint=f"Make one here: `invoke prod.plan --out {path.name}`.",
         )
     return pins

@@ -300,6 +300,7 @@ class Production:
             raise ConfigurationError(
                 f"The {self.settings.environment.upper()} configuration has errors; nothing was "
                 "connected to.",
+                code="settings-invalid",
                 # Some of them keep every service from being resolved.
                 findings=list(dict.fromkeys(findings)),
                 hint="Correct them; `invoke env.show` tells where each value comes from.",

@@ -393,13 +393,17 @@ class Release:
         try:
             async with answering(target.url.address):
                 if await _other_mark(target, held):
-                    raise ServerError("it has got the mark of another environment meanwhile")
+                    raise ServerError(
+                        "it has got the mark of another environment meanwhile",
+                        code="environment-tag-mismatch",
+                    )
                 await write_mark(held, target.url.database, Mark(environment=target.environment))
         except ServerError as error:
             return replace(
                 outcome,
                 status=Status.FAILED,
                 detail=f"{outcome.detail}, and not {marked}: {error.message}",
+                code=error.code,
                 hint="Run the same command again.",
             )
         except asyncio.CancelledError:

@@ -283,6 +283,7 @@ class Stages:
             raise Refused(
                 f"{url.database} is at {runner.named(current)}, and its seeds are written for "
                 f"{runner.named(history.heads)}.",
+                code="database-not-at-head",
                 hint="Run `invoke db.migrate` first.",
             )
         return Outcome(service=service.name)
@@ -445,6 +446,7 @@ class Stages:
             if findings := service.missing_files():
                 raise ConfigurationError(
                     "Files are missing.",
+                    code="file-missing",
                     findings=findings,
                     hint="Create them, or correct the registry.",
                 )
@@ -543,6 +545,7 @@ class Stages:
                 f"{service.name}: scripts have filled its database when the server was new, so "
                 f"it can only be recreated with {service.compose_service!r} as a whole, which "
                 "other services share.",
+                code="server-shared",
                 hint="`invoke db.reset --volumes` recreates them together.",
             )
 

@@ -192,7 +192,7 @@ def history_problems(target: Target) -> Iterator[Problem]:
     history = target.history
     if isinstance(history, HuleEduError):
         for cause in [str(finding) for finding in history.findings] or [history.message]:
-            yield _error(cause, history.hint)
+            yield _error(cause, history.hint, history.code)
     elif not history.revisions:
         yield _warning(
             "it has no revision files",
@@ -232,6 +232,7 @@ def same_database(validated: Sequence[Validated]) -> dict[str, Problem]:
             problems[name] = _error(
                 f"its database is that of {first} as well",
                 "Correct the variables or the registry: one database belongs to one service.",
+                "database-shared",
             )
     return problems
 
@@ -296,6 +297,7 @@ async def _detour(target: Target, facts: Facts) -> list[Problem]:
         _error(
             f"{source} leads to another database than the service's own URL, {target.usual.url}",
             f"Correct {source}: the service would not see what is migrated there.",
+            "direct-url-mismatch",
         )
     ]
 
@@ -308,6 +310,7 @@ def _transport(target: Target, facts: Facts) -> Iterator[Problem]:
             "the connection is not encrypted",
             f"To encrypt it, {target.tls_mode('verify-full')}; if the network is trusted, "
             f"{target.tls_mode(DISABLED)}.",
+            "tls-off",
         )
     if state == UNVERIFIED:
         certificates = "" if target.resolved.is_override else f" and {target.variables}_SSLROOTCERT"
@@ -319,6 +322,7 @@ def _transport(target: Target, facts: Facts) -> Iterator[Problem]:
         yield _error(
             "a pooler stands in between, where locks and session settings do not hold",
             f"Name the server itself in {target.service.direct_url_variable}.",
+            "lock-not-effective",
         )
 
 
@@ -332,11 +336,13 @@ def _server(target: Target, facts: Facts) -> Iterator[Problem]:
         yield _error(
             "the server is a standby, which takes no changes",
             f"Name the primary server in {target.variable('HOST')}.",
+            "server-is-standby",
         )
     if facts.read_only:
         yield _error(
             "transactions are read-only by default here",
             "See default_transaction_read_only: of the server, the database or the role.",
+            "server-read-only",
         )
     if facts.free_connections < FEW_CONNECTIONS:
         yield _warning(
@@ -355,11 +361,13 @@ def role_problems(target: Target, facts: Facts) -> Iterator[Problem]:
         yield _error(
             f"{user!r} may not create tables in {where}",
             f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {quoted(user)}.",
+            "missing-rights",
         )
     if facts.not_owned:
         yield _error(
             f"{user!r} does not own {_some(facts.not_owned)}, and only an owner may alter them",
             f"ALTER TABLE {facts.not_owned[0]} OWNER TO {quoted(user)}, or GRANT the owning role.",
+            "missing-rights",
         )
 
 
@@ -369,11 +377,13 @@ def _extensions(target: Target, facts: Facts) -> Iterator[Problem]:
         yield _error(
             f"the server does not have the extension {name!r}",
             "Have it installed, or correct 'extensions' in the registry.",
+            "extension-missing",
         )
     for name in facts.extensions_forbidden:
         yield _error(
             f"{user!r} may not create the extension {name!r}",
             f"Have it created once by an administrator: CREATE EXTENSION {quoted(name)}.",
+            "extension-missing",
         )
 
 
@@ -381,7 +391,7 @@ def _mark(target: Target, facts: Facts) -> Iterator[Problem]:
     try:
         mark = parse_mark(target.url.database, facts.comment)
     except ServerError as error:
-        yield _error(f"{error.message.rstrip('.')}: {facts.comment!r}", error.hint)
+        yield _error(f"{error.message.rstrip('.')}: {facts.comment!r}", error.hint, error.code)
         return
     if mark is None and facts.may_mark:
         yield _info(f"carries no mark yet; the first migration marks it as {target.environment}")
@@ -397,6 +407,7 @@ def _mark(target: Target, facts: Facts) -> Iterator[Problem]:
             f"is marked as {mark.environment}, not as {target.environment}",
             f"Compare {target.variable('HOST')} with the databases; correct a wrong mark with "
             "COMMENT ON DATABASE.",
+            "environment-tag-mismatch",
         )
 
 
@@ -411,6 +422,7 @@ def _revisions(target: Target, revisions: tuple[str, ...] | HuleEduError) -> Ite
         yield _error(
             f"the database is at {named(revisions)}, which this code does not know",
             "Deploy from the branch that has migrated it last.",
+            "revision-unknown",
         )
     elif pending:
         yield _info("1 revision is pending" if pending == 1 else f"{pending} revisions are pending")
@@ -452,7 +464,7 @@ def _some(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else shown
 
 
-def _error(cause: str, remedy: str, code: str = "") -> Problem:
+def _error(cause: str, remedy: str, code: str) -> Problem:
     return Problem(level=Level.ERROR, cause=cause, remedy=remedy, code=code)
 
 

@@ -242,6 +242,7 @@ def version_folders(service: Service) -> list[Path]:
     if not location:
         raise MigrationError(
             f"{service.alembic_config} names no script_location.",
+            code="script-location-missing",
             hint=f"Set script_location in its [{service.alembic_section}] section.",
         )
     folders = [
@@ -324,7 +325,8 @@ def _alembic_options(service: Service) -> dict[str, object]:
                         options[name] = value
     except (OSError, ValueError, configparser.Error) as error:
         raise MigrationError(
-            f"The Alembic configuration of {service.directory} cannot be read: {error}"
+            f"The Alembic configuration of {service.directory} cannot be read: {error}",
+            code="alembic-config-unreadable",
         ) from error
     return options
 

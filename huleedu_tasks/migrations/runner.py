@@ -366,6 +366,7 @@ async def upgrade(
     if wanted and before and history.is_past(before, wanted):
         raise MigrationError(
             f"{service.database} is at {named(before)}, which is past {wanted}; nothing was run.",
+            code="downgrade-unsupported",
             hint="Migrations go forward only; in development `invoke db.reset` starts anew.",
         )
     environment = _environment(service, url, settings)
@@ -381,13 +382,14 @@ async def upgrade(
         at = session.before if before is None else before
         raise _failure(service, url, done, session, _remedy(at, history))
     if session.stopped_early:
-        raise Interrupted("stopped before the next revision")
+        raise Interrupted("stopped before the next revision", code="interrupted")
     tables = session.version_tables or tables
     after = await read(tables)
     if wanted and after != (wanted,):
         raise MigrationError(
             f"Alembic ended without an error, but {service.database} is at "
             f"{named(after)}, not at {wanted}.",
+            code="revision-not-reached",
             hint=f"Its env.py did not migrate, or migrated another database: it must use "
             f"the URL in {service.alembic_url_variable}.",
             output=done.output,
@@ -634,6 +636,7 @@ async def run_script(
     except OSError as error:
         raise MigrationError(
             f"{python[0]!r} cannot be started: {error.strerror}",
+            code="interpreter-missing",
             hint="Correct 'python' or 'alembic' of this service in the registry.",
         ) from error
 
@@ -690,6 +693,7 @@ async def _run_alembic(
     if done.timed_out:
         raise MigrationError(
             f"Its migrations took longer than {timeout:g} s and were ended.",
+            code="migration-timeout",
             hint="See what it waits for; HULEEDU_MIGRATION_TIMEOUT allows more time.",
             output=done.output,
         )
@@ -742,9 +746,9 @@ def _failure(
     if failed.get("revision"):
         cause = f"Revision {failed['revision']} failed: {failed['message']}"
     statement = textwrap.shorten(str(failed.get("statement")), _SHOWN_STATEMENT, placeholder=" ...")
-    kind = MigrationError
+    kind, code = MigrationError, "migration-failed"
     if failed.get("sqlstate") == _LOCK_TIMEOUT:
-        kind = LockTimeout
+        kind, code = LockTimeout, "lock-timeout"
         cause = f"A statement has waited too long for a lock: {statement}"
         hint = (
             "Run the same command again once it is released, or end its holder with "
@@ -752,6 +756,7 @@ def _failure(
             "else waits behind it."
         )
     elif failed.get("sqlstate") == _CANCELED and _BY_TIMEOUT in str(failed["message"]):
+        code = "statement-timeout"
         cause = f"A statement has taken too long: {statement}"
         hint = (
             "HULEEDU_STATEMENT_TIMEOUT, or 'statement_timeout' in the registry, allows more time."
@@ -761,7 +766,7 @@ def _failure(
             "See what of it is there (`invoke prod.validate` names invalid indexes), and undo it "
             "or let the revision pass over it; then run the same command again."
         )
-    return kind(cause, hint=hint, output=done.output)
+    return kind(cause, code=code, hint=hint, output=done.output)
 
 
 def _mismatch(

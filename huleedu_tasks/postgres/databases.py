@@ -216,6 +216,7 @@ def parse_mark(database: str, comment: str) -> Mark | None:
     except (ValueError, TypeError, AttributeError) as error:
         raise ServerError(
             f"The mark on database {database!r} cannot be read.",
+            code="environment-tag-unreadable",
             findings=[Finding(place="its comment", problem=repr(comment))],
             hint="A newer version of huleedu-tasks may have written it; if not, correct it with"
             " COMMENT ON DATABASE.",

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 # By SQLSTATE, or by its class (PostgreSQL, Appendix A): the code, and the hint.
-_KNOWN = {
+_CODES = {
     "08": ("connection-lost", "Read the server's log (`invoke db.logs`), and run it again."),
     "28": ("login-refused", "Compare user and password with those the server was made with."),
     "3D000": ("database-missing", "`invoke db.reset` creates it in development."),
@@ -24,14 +24,14 @@ _KNOWN = {
     "57": ("server-stopping", "Wait until the server accepts connections (`invoke db.up`)."),
     "58": ("server-system-error", "Read the server's log (`invoke db.logs`)."),
 }
-_UNKNOWN = ("server-error", "Read the server's log (`invoke db.logs`).")
+_OTHER_CODE = ("server-error", "Read the server's log (`invoke db.logs`).")
 _COLLATION = "collation version mismatch"
-_COLLATION_KNOWN = (
+_COLLATION_CODE = (
     "collation-mismatch",
     "The server's C library or ICU was updated. `invoke db.reset --volumes` makes its data anew;"
     " ALTER DATABASE ... REFRESH COLLATION VERSION keeps it, after REINDEX.",
 )
-_SESSION_LOST = "connection-lost"
+_LOST_CODE = "connection-lost"
 
 
 @contextmanager
@@ -72,8 +72,8 @@ def explain(error: BaseException, doing: str = "") -> ServerError | None:
     if isinstance(error, lost) and not isinstance(error, BrokenPipeError):
         return ServerError(
             f"{doing or 'The connection to the server failed'}: {error}.",
-            code=_SESSION_LOST,
-            hint=_KNOWN["08"][1],
+            code=_LOST_CODE,
+            hint=_CODES["08"][1],
         )
     return None
 
@@ -110,6 +110,6 @@ def _from_server(error: "asyncpg.PostgresError", doing: str) -> ServerError:
 
 def _known(error: "asyncpg.PostgresError") -> tuple[str, str]:
     if _COLLATION in str(error):
-        return _COLLATION_KNOWN
+        return _COLLATION_CODE
     state = getattr(error, "sqlstate", None) or ""
-    return _KNOWN.get(state) or _KNOWN.get(state[:2]) or _UNKNOWN
+    return _CODES.get(state) or _CODES.get(state[:2]) or _OTHER_CODE

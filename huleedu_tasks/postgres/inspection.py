@@ -287,11 +287,13 @@ async def read_revisions(
         if isinstance(error.__cause__, asyncpg.LockNotAvailableError):
             raise ServerError(
                 "its revision cannot be read: alembic_version is locked",
+                code="version-table-locked",
                 hint="A migration runs at this moment: wait for it to end.",
             ) from None
         if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
             raise ServerError(
                 f"its revision cannot be read: {error.__cause__}",
+                code="version-table-unreadable",
                 hint="GRANT USAGE on the schema and SELECT on the table to the role.",
             ) from None
         raise

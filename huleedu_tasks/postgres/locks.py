@@ -74,6 +74,7 @@ async def acquire(
             raise Refused(
                 f"{place} is being migrated by {other or 'somebody who does not show'}; waited "
                 f"{wait:g} s for it.",
+                code="migration-running",
                 hint="Wait until that run has ended; HULEEDU_RUN_WAIT says how many seconds to "
                 "wait.",
             )
@@ -190,6 +191,7 @@ async def require_hold(
         return
     raise Refused(
         f"A lock on {place} keeps nobody out: a pooler hands its sessions to several clients.",
+        code="lock-not-effective",
         hint=f"Name the server itself in {variable}.",
     )
 
@@ -224,6 +226,7 @@ async def end_runs(
         if not allowed or time.monotonic() >= deadline:
             raise ServerError(
                 f"Sessions that migrate do not end: pid {', '.join(map(str, pids))}.",
+                code="sessions-not-ended",
                 hint="They belong to a run of another role or hang; have an administrator end them "
                 "with pg_terminate_backend(pid).",
             )

@@ -38,6 +38,7 @@ def type_name(name: str, *, why: str, flag: str) -> None:
     if typed.strip() != name:
         raise Refused(
             f"{name!r} was not typed; nothing was changed.",
+            code="not-confirmed",
             hint=f"Without a terminal, pass `{flag}`.",
         )
 
@@ -73,4 +74,6 @@ def choose(question: str, choices: Sequence[tuple[str, str]], *, otherwise: str)
     try:
         return str(questionary.select(visible(question), choices=options).unsafe_ask())
     except EOFError:
-        raise Refused("Nothing was chosen, and nothing was changed.", hint=otherwise) from None
+        raise Refused(
+            "Nothing was chosen, and nothing was changed.", code="not-confirmed", hint=otherwise
+        ) from None

@@ -167,6 +167,7 @@ class Seeding:
         if session.is_closed():
             raise ServerError(
                 f"{self.url.address} ended the connection during the seed {self._name(path)}.",
+                code="connection-lost",
                 hint="Read the server's log. Nothing of the seeds was kept.",
             )
         if ended:

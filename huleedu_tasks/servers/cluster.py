@@ -149,6 +149,7 @@ class Cluster:
                 child.wait()
                 raise ServerError(
                     f"The server on port {self.port} was not ready after {timeout:g} s.",
+                    code="server-not-ready",
                     output=said,
                     hint=f"Read {self.log}; HULEEDU_START_TIMEOUT allows more time.",
                 )
@@ -173,6 +174,7 @@ class Cluster:
                 return True
         raise ServerError(
             f"The server on port {self.port} (pid {server.pid}) does not stop.",
+            code="server-not-stopped",
             hint=f"Read {self.log}, and end the process by hand.",
         )
 
@@ -202,6 +204,7 @@ class Cluster:
         if done.returncode != 0 or "ERROR:" in done.output:
             raise ServerError(
                 f"The login of {user!r} could not be set in {self.data}.",
+                code="initdb-failed",
                 output=Redactor([password])(done.output),
             )
 
@@ -238,6 +241,7 @@ class Cluster:
             if done.returncode != 0:
                 raise ServerError(
                     f"initdb could not make {self.data}.",
+                    code="initdb-failed",
                     output=done.output,
                     hint="Its own words above name the cause; a full disk is the usual one.",
                 )
@@ -282,6 +286,7 @@ class Cluster:
         if done.returncode != 0:
             raise ServerError(
                 f"The data directory {self.data} could not be made.",
+                code="initdb-failed",
                 output=done.output,
                 hint="Make room on the disk, or set HULEEDU_STATE_DIR to a folder on another one.",
             )
@@ -327,6 +332,7 @@ class Cluster:
             )
         return ServerError(
             f"The server on port {self.port} did not start.",
+            code="server-not-started",
             output=said,
             hint=f"Its log is {self.log}. If the data is damaged, remove {self.data} and run "
             "`invoke db.reset`.",

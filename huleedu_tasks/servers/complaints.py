@@ -21,6 +21,7 @@ def explain_config(output: str) -> HuleEduError:
     """Make an error of what Compose has against its files."""
     return _explain(output, [*_GENERAL, *_OF_FILES]) or ConfigurationError(
         f"Docker Compose cannot use the compose files: {_last_line(output)}",
+        code="compose-file-invalid",
         hint="`docker compose config` shows what Compose makes of them.",
     )
 
@@ -28,7 +29,7 @@ def explain_config(output: str) -> HuleEduError:
 def explain_command(output: str) -> HuleEduError:
     """Make an error of what Compose, or the engine behind it, complained of at work."""
     return _explain(output, _GENERAL) or ServerError(
-        f"Docker Compose failed: {_last_line(output)}", output=output
+        f"Docker Compose failed: {_last_line(output)}", code="compose-failed", output=output
     )
 
 
@@ -55,6 +56,7 @@ def explain_up(output: str, engine: Engine, *, image: str, port: int) -> HuleEdu
         whose = f" of the checkout {other.directory}" if other and other.directory else ""
         return Refused(
             f"The container name {found[1]} is taken by a container{whose}.",
+            code="container-name-taken",
             hint="The compose file fixes that name with 'container_name', so only one checkout "
             "can run at a time: `docker compose down` in the other one.",
         )
@@ -62,6 +64,7 @@ def explain_up(output: str, engine: Engine, *, image: str, port: int) -> HuleEdu
     def no_image(found: re.Match[str], output: str) -> HuleEduError:
         return ServerError(
             f"The image {image} is not on this machine and cannot be pulled: {_last_line(output)}",
+            code="image-unavailable",
             hint="Check its name in the compose file, the network, and `docker login`.",
         )
 
@@ -95,14 +98,18 @@ def _no_compose(found: re.Match[str], output: str) -> HuleEduError:
     if shutil.which("docker-compose"):
         return ServerError(
             "Only Compose v1 (`docker-compose`) is installed, which is not supported.",
+            code="compose-missing",
             hint=INSTALL_COMPOSE,
         )
-    return ServerError("Docker is installed without Compose.", hint=INSTALL_COMPOSE)
+    return ServerError(
+        "Docker is installed without Compose.", code="compose-missing", hint=INSTALL_COMPOSE
+    )
 
 
 def _no_permission(found: re.Match[str], output: str) -> HuleEduError:
     return ServerError(
         "The Docker Engine's socket may not be used by this account.",
+        code="docker-permission-denied",
         hint="Join its group (usually `sudo usermod -aG docker $USER`, then log in again). "
         + USE_EMBEDDED,
     )
@@ -111,6 +118,7 @@ def _no_permission(found: re.Match[str], output: str) -> HuleEduError:
 def _no_engine(found: re.Match[str], output: str) -> HuleEduError:
     return ServerError(
         f"The Docker Engine does not answer: {_last_line(output)}",
+        code="docker-unreachable",
         hint=f"Start Docker. {USE_EMBEDDED}",
     )
 
@@ -118,6 +126,7 @@ def _no_engine(found: re.Match[str], output: str) -> HuleEduError:
 def _missing_variable(found: re.Match[str], output: str) -> HuleEduError:
     return ConfigurationError(
         f"The compose files need the variable {found[1]}: {_last_line(output)}",
+        code="compose-variable-unset",
         hint="Run `invoke env.init`, or set it in .env or the environment.",
     )
 
@@ -125,6 +134,7 @@ def _missing_variable(found: re.Match[str], output: str) -> HuleEduError:
 def _missing_file(found: re.Match[str], output: str) -> HuleEduError:
     return ConfigurationError(
         f"The compose file {found[1]} does not exist.",
+        code="compose-file-missing",
         hint="Correct 'compose_files' in the registry, or COMPOSE_FILE.",
     )
 

@@ -90,12 +90,14 @@ class Compose:
         if compose.first_file is None:
             raise ConfigurationError(
                 f"There is no compose file in {root}.",
+                code="compose-file-missing",
                 hint=f"Name it as 'compose_files' in the registry, or in COMPOSE_FILE. "
                 f"{USE_EMBEDDED}",
             )
         if not shutil.which("docker", path=environment.get("PATH")):
             raise ServerError(
                 "The command `docker` is not on PATH.",
+                code="docker-missing",
                 hint=f"Install Docker's command line and Compose v2. {USE_EMBEDDED}",
             )
         return compose
@@ -190,6 +192,7 @@ class Compose:
         if done.timed_out:
             raise ServerError(
                 f"`docker compose {arguments[0]}` did not end in {timeout:g} s.",
+                code="compose-timeout",
                 hint="See whether the Docker Engine is overloaded: `docker ps`.",
                 output=done.output,
             )

@@ -80,6 +80,7 @@ class Containers:
             raise Refused(
                 f"{service.name}: the container {found.name} belongs to the checkout "
                 f"{found.directory}, not to {self.directory}.",
+                code="checkout-conflict",
                 hint="Both have the same project name. Set COMPOSE_PROJECT_NAME in one of them, "
                 "or work in the other.",
             )
@@ -99,12 +100,14 @@ class Containers:
             raise Refused(
                 f"{service.name}: the compose project {self.project!r} has no container for "
                 f"{service.compose_service!r}.",
+                code="container-missing",
                 hint="Run `invoke db.up`.",
             )
         if container.runs and not container.publishes(service.port):
             raise Refused(
                 f"{service.name}: the container {container.name} does not publish port "
                 f"{service.port} at localhost.",
+                code="port-mismatch",
                 hint="Run `invoke db.up`, which applies the compose file, or compare the ports of "
                 "compose file and registry.",
             )
@@ -123,12 +126,14 @@ class Containers:
         if container.status == "paused":
             raise ContainerDown(
                 f"The container {container.name} is paused.",
+                code="container-paused",
                 hint=f"`docker unpause {container.name}`.",
             )
         if not container.runs:
             raise ContainerDown(
                 f"The container {container.name} is {container.status} (exit code "
                 f"{container.exit_code}).",
+                code="container-stopped",
                 output=await self.log_tail(container),
                 hint=f"Its last log lines name the cause. {if_damaged(container)}",
             )
@@ -177,6 +182,7 @@ class Containers:
                 raise Refused(
                     f"{service.name}: whose databases are in the container {container.name} "
                     f"cannot be read: {said.strip()}",
+                    code="container-unreadable",
                     hint=f"If they may go, remove them by hand: {_by_hand(container)}.",
                 )
             await asyncio.sleep(POLL_INTERVAL)
@@ -195,6 +201,7 @@ class Containers:
         if code != 0:
             raise ServerError(
                 f"The scripts in {INIT_FOLDER} of {container.name} cannot be read: {said.strip()}",
+                code="init-scripts-unreadable",
                 hint="Make them readable for the container.",
             )
         digest = hashlib.sha256("\n".join(sorted(said.splitlines())).encode())
@@ -232,6 +239,7 @@ class Containers:
             raise ServerError(
                 f"{service.name}: the data of {container.name} lies in the folder {data.source} "
                 "and not in a volume; it is not removed from here.",
+                code="data-not-in-volume",
                 hint=f"If it may go: `docker rm --force {container.name}`, empty that folder, and "
                 "run `invoke db.reset`.",
             )

@@ -304,6 +304,7 @@ def _require_agreement(project: Project, service: Service) -> None:
         known = ", ".join(project.services) or "none at all"
         raise ConfigurationError(
             f"The compose files have no service {name!r} for {service.name}; they have {known}.",
+            code="compose-service-missing",
             hint="Add it to them, or state 'compose_service' in the registry.",
         )
     published = project.published_ports(name, POSTGRES_PORT)
@@ -311,5 +312,6 @@ def _require_agreement(project: Project, service: Service) -> None:
         raise ConfigurationError(
             f"The compose service {name!r} publishes {', '.join(published) or 'no port'}, and the "
             f"registry says {service.port}.",
+            code="port-mismatch",
             hint="Make the two agree.",
         )

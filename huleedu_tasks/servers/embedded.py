@@ -156,7 +156,9 @@ class EmbeddedServers:
         files = sorted({self._cluster(service).log for service in services})
         if missing := [file for file in files if not file.exists()]:
             raise ConfigurationError(
-                f"There is no log {missing[0]} yet.", hint="`invoke db.up` starts the servers."
+                f"There is no log {missing[0]} yet.",
+                code="log-missing",
+                hint="`invoke db.up` starts the servers.",
             )
         following = ["-F"] if follow else []
         return ["tail", "-n", str(lines), *following, *map(str, files)]
@@ -198,6 +200,7 @@ class EmbeddedServers:
             raise ServerError(
                 f"Another process has worked on the server {name!r} for more than "
                 f"{self.settings.start_timeout:g} s.",
+                code="server-locked",
                 hint="Wait for it to end; HULEEDU_START_TIMEOUT allows more time.",
             ) from None
         except OSError as error:
@@ -280,6 +283,7 @@ def server_account() -> Account | None:
         return Account(name=name, uid=entry.pw_uid, gid=entry.pw_gid)
     raise ConfigurationError(
         f"PostgreSQL does not run as root, and there is no account {' or '.join(UNPRIVILEGED)}.",
+        code="root-unsupported",
         hint="Run this as an ordinary user, or create one of these accounts.",
     )
 
@@ -291,5 +295,6 @@ async def _expect_identity(
         raise ServerError(
             f"localhost:{service.port} is answered by another server than the embedded one in "
             f"{cluster.data}.",
+            code="server-mismatch",
             hint=f"See what else listens on port {service.port}, on ::1 for example.",
         )

@@ -50,6 +50,7 @@ class Engine:
             raise Refused(
                 f"The Docker Engine at {host} is reached over a network, and nothing proves that "
                 "it is on this machine.",
+                code="docker-remote",
                 hint="Unset DOCKER_HOST or change the context (`docker context use default`). "
                 + USE_EMBEDDED,
             )
@@ -163,12 +164,14 @@ class Engine:
         if labels.get(PROJECT_LABEL) != project:
             raise ServerError(
                 f"The volume {name} was not made by Compose for the project {project!r}.",
+                code="volume-foreign",
                 hint=f"It was left alone. If it may go: `docker volume rm {name}`.",
             )
         others = [user.name for user in self.users_of(name) if user.id != container.id]
         if others:
             raise ServerError(
                 f"The volume {name} is also used by the container {', '.join(others)}.",
+                code="volume-in-use",
                 hint=f"It was left alone. Remove that one first: `docker rm {' '.join(others)}`.",
             )
 
@@ -208,7 +211,11 @@ def engine_host(environment: Mapping[str, str]) -> str:
     name = environment.get("DOCKER_CONTEXT") or get_current_context_name()
     context = ContextAPI.get_context(name)
     if context is None:
-        raise ServerError(f"There is no Docker context {name!r}.", hint="See `docker context ls`.")
+        raise ServerError(
+            f"There is no Docker context {name!r}.",
+            code="docker-context-missing",
+            hint="See `docker context ls`.",
+        )
     # `http+unix` is the SDK's own name for a socket.
     return str(context.Host).replace("http+unix://", SOCKET)
 
@@ -223,6 +230,7 @@ def _client(host: str, path: Path) -> "DockerClient":
     except (docker.errors.DockerException, requests.RequestException) as error:
         raise ServerError(
             f"No Docker Engine answers at {path}: {_reason(error)}.",
+            code="docker-unreachable",
             hint=f"Start Docker. {USE_EMBEDDED}",
         ) from error
     return client
@@ -234,11 +242,13 @@ def _check_socket(path: Path) -> None:
     except PermissionError:
         raise ServerError(
             f"The Docker Engine's socket {path} lies in a folder this account may not enter.",
+            code="docker-permission-denied",
             hint=f"Is it another account's own engine? See DOCKER_HOST. {USE_EMBEDDED}",
         ) from None
     except OSError:
         raise ServerError(
             f"No Docker Engine answers: there is no socket {path}.",
+            code="docker-unreachable",
             hint=f"Start Docker. {USE_EMBEDDED}",
         ) from None
     if not os.access(path, os.R_OK | os.W_OK):
@@ -247,6 +257,7 @@ def _check_socket(path: Path) -> None:
         join = f"`sudo usermod -aG {group} $USER`, then log in again."
         raise ServerError(
             f"The Docker Engine's socket {path} {open_to}, and not to this account.",
+            code="docker-permission-denied",
             hint=f"{join if mode & stat.S_IWGRP else f'Look at it: `ls -l {path}`.'} "
             f"{USE_EMBEDDED}",
         )
@@ -270,6 +281,7 @@ def _engine_errors() -> Iterator[None]:
     except (docker.errors.DockerException, requests.RequestException) as error:
         raise ServerError(
             f"The Docker Engine failed: {_reason(error)}.",
+            code="docker-failed",
             hint="See whether it still runs: `docker info`.",
         ) from error
 

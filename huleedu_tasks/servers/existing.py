@@ -63,5 +63,6 @@ class ExistingServers:
 def _not_ours(what: str) -> Refused:
     return Refused(
         f"Whoever runs an existing server has its files: {what} from here.",
+        code="provider-unsupported",
         hint="Ask there, or use HULEEDU_PROVIDER=docker or embedded.",
     )

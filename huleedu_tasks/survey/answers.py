@@ -143,6 +143,7 @@ async def ask(
         raise MigrationError(
             f"Its interpreter {cause} when its env.py was asked: "
             f"{mask(runner.cause_in(done.output))}",
+            code="env-py-failed",
             hint="Correct 'python' or 'alembic' of this service in the registry, if it is the "
             "wrong one or lacks a library.",
             output=mask(done.output),

@@ -188,6 +188,7 @@ def _load(file: Path) -> list[Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"The compose file {file} cannot be read: {getattr(error, 'strerror', None) or error}.",
+            code="compose-file-unreadable",
             hint="Correct its name where it is stated, or its permissions.",
         ) from error
     except yaml.YAMLError as error:
@@ -220,6 +221,7 @@ def _require_no_circle(included: Sequence[Path], inside: frozenset[Path], file: 
 def _unusable(file: Path, problem: str) -> ConfigurationError:
     return ConfigurationError(
         f"The compose file {file} {problem}.",
+        code="compose-file-invalid",
         hint="`docker compose config` shows what Compose makes of it.",
     )
 

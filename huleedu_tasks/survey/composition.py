@@ -127,7 +127,7 @@ def _printed(output: str) -> Any:
     try:
         return printed_document(output)
     except ValueError as error:
-        raise ServerError("it printed no JSON document") from error
+        raise ServerError("it printed no JSON document", code="compose-failed") from error
 
 
 def _services(document: Any) -> dict[str, Any]:

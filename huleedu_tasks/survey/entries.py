@@ -252,6 +252,7 @@ def require_readable(
     if wrong:
         raise ConfigurationError(
             f"{path} cannot be compared: {', '.join(wrong)} cannot be understood.",
+            code="registry-invalid",
             hint="`invoke services.list` tells every error. Correct them, or move the file away to "
             "have a new one written.",
         )

@@ -95,6 +95,8 @@ RESERVED = {
     r"input|sys\.stdin.*": {"screen/prompts.py"},
     r"(sys\.|os\._)?exit|SystemExit|invoke\.exceptions\.Exit": {
         "cli/command.py",
+        # Before Invoke has a task.
+        "cli/windows.py",
         # In a child process, whose end it is.
         "migrations/asking.py",
         "migrations/nursery.py",

@@ -1,0 +1,29 @@
+"""The refusal to start on native Windows."""
+
+import sys
+
+from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.screen.console import Screen
+
+
+def require_posix(platform: str = sys.platform) -> None:
+    """End the process with a message on native Windows.
+
+    Signals, sockets, file locks and forked processes are used as POSIX defines them, so that other
+    modules of this package cannot even be imported there.
+
+    Args:
+        platform: What `sys.platform` says.
+
+    Raises:
+        SystemExit: With exit code 2, on Windows.
+    """
+    if platform != "win32":
+        return
+    error = ConfigurationError(
+        "Windows is not supported, only Linux, macOS and WSL 2.",
+        code="windows-unsupported",
+        hint="Install WSL 2 (`wsl --install`), and run the same command in its shell.",
+    )
+    Screen().error("huleedu-tasks", error)
+    raise SystemExit(int(error.exit_code))
