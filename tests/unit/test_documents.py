@@ -30,7 +30,7 @@ TYPES = {
     "list of objects": {"type": "array", "items": {"type": "object"}},
     "object of texts": {"type": "object", "additionalProperties": {"type": "string"}},
 }
-SAMPLES = [json.loads(block) for block in blocks(page("exit-codes.md"), "json")]
+SAMPLES = [json.loads(block) for block in blocks(page("json.md"), "json")]
 REPORTS = [sample for sample in SAMPLES if "provider" in sample]
 
 
@@ -134,20 +134,19 @@ def test_every_script_of_the_page_is_a_seed() -> None:
         assert names == ["seed"]
 
 
-# docs/exit-codes.md
+# docs/exit-codes.md and docs/json.md
 
 
 def test_the_page_has_every_exit_code() -> None:
-    table = rows(page("exit-codes.md"), "code", "name", "means")
+    table = rows(page("exit-codes.md"), "status", "name", "meaning")
     assert [(int(number), code(name)) for number, name, _ in table] == [
         (each.value, each.name) for each in ExitCode
     ]
 
 
 def test_the_page_has_every_status() -> None:
-    assert [code(name) for name, _ in rows(page("exit-codes.md"), "status", "means")] == list(
-        Status
-    )
+    table = rows(page("exit-codes.md"), "status", "meaning")
+    assert [code(name) for name, _ in table] == list(Status)
 
 
 def test_the_page_shows_the_document_of_every_command_that_prints_one() -> None:
@@ -168,7 +167,7 @@ def test_every_sample_has_what_all_documents_have(sample: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("sample", REPORTS, ids=lambda sample: str(sample["command"]))
 def test_every_report_has_the_fields_the_page_lists(sample: dict[str, Any]) -> None:
-    text = page("exit-codes.md")
+    text = page("json.md")
     fields = {code(field) for field, *_ in rows(text, "field", "type", "meaning")}
     report = Report(command="", environment="", provider="", provider_reason="", outcomes=())
     general = {"general"} if sample["command"] == "services.check" else set()
