@@ -137,11 +137,11 @@ class Guard:
         marked = self._accept_mark(service, database, comment)
         if not (marked or self.provider.proves_identity or database in self.confirmed):
             raise Refused(
-                f"{service.name}: database {database!r} carries no development mark, and nothing "
+                f"{service.name}: database {database!r} has no development tag, and nothing "
                 f"else proves that it is disposable ({self.provider.reason}).",
                 code="environment-tag-missing",
                 hint="Type its name when asked on a terminal, or pass "
-                f"`--confirm {database}`; from then on it carries the mark.",
+                f"`--confirm {database}`; from then on it has the tag.",
             )
 
     def _accept_mark(self, service: Service, database: str, comment: str) -> bool:
@@ -156,9 +156,9 @@ class Guard:
         disposable = [member for member in Environment if member.is_disposable]
         if mark is not None and mark.environment not in disposable:
             raise Refused(
-                f"{service.name}: database {database!r} is marked as {mark.environment}.",
+                f"{service.name}: database {database!r} is tagged as {mark.environment}.",
                 code="environment-tag-mismatch",
-                hint="It is not this command's to change. If the mark is wrong, correct it with "
+                hint="It is not this command's to change. If the tag is wrong, correct it with "
                 "COMMENT ON DATABASE.",
             )
         return mark is not None

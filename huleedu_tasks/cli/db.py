@@ -184,7 +184,7 @@ def _run(
 
 def _ask_for(names: Sequence[str]) -> Sequence[str]:
     for name in names:
-        why = f"Database {name!r} carries no development mark. May it be changed or destroyed?"
+        why = f"Database {name!r} has no development tag. May it be changed or destroyed?"
         prompts.type_name(name, why=why, flag=f"--confirm {name}")
     return names
 

@@ -123,7 +123,7 @@ def _confirm(options: Options, prepared: Prepared, record: Record) -> None:
             prompts.type_name(host, why=prepared.question(host), flag=flags)
     else:
         raise Refused(
-            f"{prepared.environment}: nobody can be asked here, and nothing was changed.",
+            f"{prepared.environment}: standard input is not a terminal; nothing was changed.",
             code="terminal-required",
             hint=f"Without a terminal, pass `{flags}`.",
         )
@@ -133,17 +133,13 @@ def _confirm(options: Options, prepared: Prepared, record: Record) -> None:
 def _require_hosts(options: Options, prepared: Prepared, flags: str) -> None:
     given = {name.lower() for name in options.hosts}
     problems = [
-        *(
-            f"{name} would be changed and is not named"
-            for name in prepared.hosts
-            if name not in given
-        ),
+        *(f"{name} is missing" for name in prepared.hosts if name not in given),
         *(f"no service is on {name}" for name in sorted(given - set(prepared.all_hosts))),
     ]
     if problems:
         raise Refused(
-            f"{prepared.environment}: --yes needs the very hosts: {'; '.join(problems)}. Nothing "
-            "was changed.",
+            f"{prepared.environment}: --yes requires --host for every host to be changed: "
+            f"{'; '.join(problems)}. Nothing was changed.",
             code="host-not-confirmed",
             hint=f"If that is what you mean: `{flags}`.",
         )

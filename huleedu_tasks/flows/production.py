@@ -352,7 +352,7 @@ def _planned(validated: Validated, planned: Planned) -> Outcome:
     pin = planned.pin
     details = (
         "" if planned.revisions else "nothing pending",
-        f"will be marked as {validated.target.environment}" if planned.marks else "",
+        f"will be tagged as {validated.target.environment}" if planned.marks else "",
     )
     return Outcome(
         service=pin.service,

@@ -79,7 +79,7 @@ class Prepared:
             f"{_count(len(migrated), 'database')}"
             if migrated
             else "",
-            f"{_count(marked, 'database')} will be marked as {self.report.environment}"
+            f"{_count(marked, 'database')} will be tagged as {self.report.environment}"
             if marked
             else "",
         )
@@ -389,12 +389,12 @@ class Release:
 
     async def _mark(self, outcome: Outcome, held: "asyncpg.Connection", target: Target) -> Outcome:
         """Mark a database that is migrated, which it stays whatever comes of this."""
-        marked = f"marked as {target.environment}"
+        marked = f"tagged as {target.environment}"
         try:
             async with answering(target.url.address):
                 if await _other_mark(target, held):
                     raise ServerError(
-                        "it has got the mark of another environment meanwhile",
+                        "it was tagged as another environment's meanwhile",
                         code="environment-tag-mismatch",
                     )
                 await write_mark(held, target.url.database, Mark(environment=target.environment))
@@ -444,7 +444,7 @@ async def _other_mark(target: Target, held: "asyncpg.Connection") -> list[str]:
         mark = await read_mark(held, target.url.database)
     if mark is None or mark.environment == target.environment:
         return []
-    return [f"{target.service.name}: is marked as {mark.environment} now"]
+    return [f"{target.service.name}: is tagged as {mark.environment} now"]
 
 
 def _placed(outcome: Outcome, pin: Pin) -> Outcome:

@@ -315,12 +315,13 @@ def _transport(target: Target, facts: Facts) -> Iterator[Problem]:
     if state == UNVERIFIED:
         certificates = "" if target.resolved.is_override else f" and {target.variables}_SSLROOTCERT"
         yield _warning(
-            "the connection is encrypted, but the server could be anybody",
+            "TLS is on, but the server certificate is not verified",
             f"To have it prove who it is, {target.tls_mode('verify-full')}{certificates}.",
         )
     if facts.through_pooler:
         yield _error(
-            "a pooler stands in between, where locks and session settings do not hold",
+            "the connection goes through a pooler, where locks and session settings are not "
+            "effective",
             f"Name the server itself in {target.service.direct_url_variable}.",
             "lock-not-effective",
         )
@@ -394,18 +395,20 @@ def _mark(target: Target, facts: Facts) -> Iterator[Problem]:
         yield _error(f"{error.message.rstrip('.')}: {facts.comment!r}", error.hint, error.code)
         return
     if mark is None and facts.may_mark:
-        yield _info(f"carries no mark yet; the first migration marks it as {target.environment}")
+        yield _info(
+            f"has no environment tag yet; the first migration sets it to {target.environment}"
+        )
     elif mark is None:
         comment = literal(marked(facts.comment, Mark(environment=target.environment)))
         yield _warning(
-            f"carries no mark that keeps it from being taken for another environment's, and "
-            f"{target.url.user!r} may not set one: it does not own the database",
+            f"has no environment tag, and {target.url.user!r} may not set it: it does not own the "
+            "database",
             f"Have its owner run: COMMENT ON DATABASE {quoted(target.url.database)} IS {comment}.",
         )
     elif mark.environment != target.environment:
         yield _error(
-            f"is marked as {mark.environment}, not as {target.environment}",
-            f"Compare {target.variable('HOST')} with the databases; correct a wrong mark with "
+            f"is tagged as {mark.environment}, not as {target.environment}",
+            f"Compare {target.variable('HOST')} with the databases; correct a wrong tag with "
             "COMMENT ON DATABASE.",
             "environment-tag-mismatch",
         )

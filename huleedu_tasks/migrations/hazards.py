@@ -189,14 +189,14 @@ def _alter_filled(statement: "exp.Expr", action: "exp.Expr", table: Relation) ->
     where = described(table)
     if isinstance(action, exp.AlterColumn) and action.args.get("dtype"):
         yield _warning(
-            f"changes the type of {action.name!r} in {where}, which may write the table anew while "
-            "nobody can read it",
+            f"changes the type of {action.name!r} in {where}, which may rewrite the table while "
+            "reads and writes are blocked",
             "Add a column of the new type, fill it in batches, and let the code change over.",
         )
     elif isinstance(action, exp.AlterColumn) and action.args.get("allow_null") is False:
         yield _warning(
-            f"makes {action.name!r} NOT NULL in {where}, which reads the whole table while nobody "
-            "can use it, and fails where a row has none",
+            f"makes {action.name!r} NOT NULL in {where}, which reads the whole table while reads "
+            "and writes are blocked, and fails if a row has none",
             f"First ADD CONSTRAINT ... CHECK ({action.name} IS NOT NULL) NOT VALID and VALIDATE "
             "it; with that, SET NOT NULL reads nothing.",
         )
@@ -210,8 +210,8 @@ def _alter_filled(statement: "exp.Expr", action: "exp.Expr", table: Relation) ->
         yield _unique(where)
     elif isinstance(action, exp.ColumnDef) and _is_computed(action):
         yield _warning(
-            f"adds {action.name!r} to {where} with a value made for each row, and nobody can use "
-            "the table while all of it is written anew",
+            f"adds {action.name!r} to {where} with a value computed for each row: reads and writes "
+            "are blocked while the table is rewritten",
             "Add it without a default, fill it in batches, and set the default for new rows.",
         )
     elif isinstance(action, exp.AddConstraint) and not statement.args["not_valid"]:
@@ -222,15 +222,15 @@ def _constraint(constraint: "exp.Expr", *, where: str) -> Problem:
     if constraint.find(*_unique_kinds()):
         return _unique(where)
     return _warning(
-        f"adds a constraint to {where}, and nobody can write while all rows are checked",
+        f"adds a constraint to {where}, and writes are blocked while all rows are checked",
         _NOT_VALID,
     )
 
 
 def _unique(where: str) -> Problem:
     return _warning(
-        f"adds a unique constraint to {where}, and nobody can use the table while its index is "
-        "built",
+        f"adds a unique constraint to {where}, and reads and writes are blocked while its "
+        "index is built",
         "CREATE UNIQUE INDEX CONCURRENTLY first, then ADD CONSTRAINT ... USING INDEX.",
     )
 
@@ -247,7 +247,7 @@ def _create_index(statement: "exp.Expr", relations: Mapping[str, Relation]) -> I
     for table in _filled([statement.this.args["table"]], relations):
         name = f"the index {statement.this.name!r}" if statement.this.name else "an index"
         yield _warning(
-            f"builds {name} on {described(table)}, and nobody can write meanwhile",
+            f"builds {name} on {described(table)}, and writes are blocked meanwhile",
             "Build it concurrently: postgresql_concurrently=True, in an autocommit_block().",
         )
 

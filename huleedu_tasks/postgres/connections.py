@@ -33,7 +33,7 @@ WHITE_SPACE = "password-white-space"
 _OTHER_AUTHORITY = (
     "Name the file with the authority that has signed it; your provider offers it for download."
 )
-_OTHER_NAME = "Connect by a name that stands in the certificate; anything else could be anybody."
+_OTHER_NAME = "Connect with a name that the certificate lists."
 # By OpenSSL's numbers (x509_vfy.h): expired, and not made for this name or this address.
 _CERTIFICATE_HINTS = {
     10: "Have the server's certificate renewed.",

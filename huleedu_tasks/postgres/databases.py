@@ -215,7 +215,7 @@ def parse_mark(database: str, comment: str) -> Mark | None:
         return Mark(**{name: stated[name] for name in stated.keys() & _NOTED})
     except (ValueError, TypeError, AttributeError) as error:
         raise ServerError(
-            f"The mark on database {database!r} cannot be read.",
+            f"The environment tag of database {database!r} cannot be read.",
             code="environment-tag-unreadable",
             findings=[Finding(place="its comment", problem=repr(comment))],
             hint="A newer version of huleedu-tasks may have written it; if not, correct it with"

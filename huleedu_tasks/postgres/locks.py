@@ -190,7 +190,8 @@ async def require_hold(
     if pid == connection.get_server_pid() and not await _try(other):
         return
     raise Refused(
-        f"A lock on {place} keeps nobody out: a pooler hands its sessions to several clients.",
+        f"The advisory lock on {place} is not effective: a connection pooler shares its "
+        "session between clients.",
         code="lock-not-effective",
         hint=f"Name the server itself in {variable}.",
     )

@@ -42,7 +42,7 @@ STYLES = {
     Status.ABORTED: "yellow",
 }
 LEVEL_STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.INFO: "cyan"}
-COPES = {None: "", True: "The tasks cope with it. ", False: "Somebody must act. "}
+COPES = {None: "", True: "Handled automatically. ", False: "Action required. "}
 REFRESH_PER_SECOND = 10
 # Wider than any line: a pipe has no edge to wrap at.
 PIPE_WIDTH = 100_000

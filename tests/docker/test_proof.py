@@ -162,7 +162,7 @@ def test_an_engine_behind_a_network_is_refused(
 
 @pytest.fixture
 def marked(docked: Docked) -> Iterator[Docked]:
-    """A server on which another database than the service's own is marked as production's."""
+    """A server on which another database than the service's own is tagged as production's."""
     admin = docked.url("alpha", database="postgres")
     assert docked.invoke("db.up").code == 0
     ask(admin, "CREATE DATABASE elsewhere", f"COMMENT ON DATABASE elsewhere IS '{PRODUCTION}'")
@@ -177,7 +177,7 @@ def test_a_volume_with_another_environments_database_is_refused(
     """Compose recreates the container for a new password, and keeps the volume."""
     before = database(marked, "alpha")
     ran = marked.invoke("db.reset", "--volumes", env={"HULEEDU_DB_PASSWORD": password})
-    refused(ran, "database 'elsewhere' is marked as production")
+    refused(ran, "database 'elsewhere' is tagged as production")
     assert database(marked, "alpha") == before
 
 
@@ -188,7 +188,7 @@ def test_a_script_that_has_changed_is_no_reason_to_destroy_another_environments_
     mounts = marked.defined["alpha_db"]["volumes"]
     marked.define(alpha_db={"volumes": [*mounts, f"{script}:{SCRIPTS}/init.sql:ro"]})
     birth = marked.birth("alpha_db")
-    refused(marked.invoke("db.reset"), "database 'elsewhere' is marked as production")
+    refused(marked.invoke("db.reset"), "database 'elsewhere' is tagged as production")
     assert marked.birth("alpha_db") == birth
     marked.define(alpha_db={"volumes": mounts})
 

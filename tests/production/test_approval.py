@@ -171,7 +171,7 @@ def test_an_empty_plan_starts_no_upgrade(
     ran = rehearsal.migrate("--service", "alpha")
     started = rehearsal.monorepo.path(f"{SERVICE}/started")
     assert ran.code == 0, ran.err
-    assert "nothing was pending, marked as production" in told(ran, "alpha")["detail"]
+    assert "nothing was pending, tagged as production" in told(ran, "alpha")["detail"]
     assert "upgrade" not in started.read_text()
     started.unlink()
 

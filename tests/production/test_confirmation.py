@@ -53,7 +53,7 @@ def test_the_question_tells_what_will_be_done_and_where(rehearsal: Rehearsal) ->
     ask(rehearsal.production.admin("huleedu_theta"), "COMMENT ON DATABASE huleedu_theta IS NULL")
     child = asked(rehearsal)
     assert (
-        "PRODUCTION: 3 revisions will be applied to 2 databases, and 1 database will be marked as "
+        "PRODUCTION: 3 revisions will be applied to 2 databases, and 1 database will be tagged as "
         "production on localhost."
     ) in " ".join(CONTROL.sub("", str(child.before)).split())
     child.sendcontrol("c")
@@ -124,7 +124,7 @@ def test_what_is_piped_in_is_no_person(rehearsal: Rehearsal, source: str) -> Non
         check=False,
     )
     assert ran.returncode == 3
-    assert "nobody can be asked here" in ran.stderr
+    assert "standard input is not a terminal" in ran.stderr
     assert f"--yes --host {HOST}" in ran.stderr
     assert rehearsal.all_at() == UNTOUCHED
 

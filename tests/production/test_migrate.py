@@ -88,7 +88,7 @@ def test_staging_works_the_same_and_every_screen_says_so(rehearsal: Rehearsal) -
     only = ("--service", "alpha")
     refused = rehearsal.invoke("prod.migrate", *only, **variables)
     assert refused.code == 3
-    assert "STAGING: nobody can be asked here" in refused.err
+    assert "STAGING: standard input is not a terminal" in refused.err
     ran = rehearsal.invoke("prod.migrate", *YES, *only, **variables)
     assert ran.code == 0, ran.err
     assert ran.out.startswith(f"STAGING: localhost:{port}\n")
@@ -366,11 +366,11 @@ def test_an_unmarked_database_is_marked_and_no_reset_touches_it_from_then_on(
 ) -> None:
     ask(rehearsal.production.admin(), "COMMENT ON DATABASE huleedu_alpha IS 'Our essays.'")
     planned = rehearsal.invoke("prod.plan", "--json")
-    assert told(planned, "alpha")["detail"] == "nothing pending, will be marked as production"
+    assert told(planned, "alpha")["detail"] == "nothing pending, will be tagged as production"
     assert rehearsal.invoke("prod.migrate").code == 3
     ran = rehearsal.migrate()
     assert ran.code == 0
-    assert "marked as production" in told(ran, "alpha")["detail"]
+    assert "tagged as production" in told(ran, "alpha")["detail"]
     assert rehearsal.comment("alpha").startswith(f"Our essays.{MARK[:-1]}")
     development = {
         "HULEEDU_ENVIRONMENT": "development",
@@ -383,7 +383,7 @@ def test_an_unmarked_database_is_marked_and_no_reset_touches_it_from_then_on(
         "db.reset", "--service", "alpha", "--confirm", "huleedu_alpha", **development
     )
     assert reset.code == 3
-    assert "is marked as production" in reset.out
+    assert "is tagged as production" in reset.out
     assert rehearsal.at("alpha") == "a1"
 
 

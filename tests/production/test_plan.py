@@ -267,7 +267,7 @@ FAULTS = {
     "another environment's mark": (
         MARK.format("staging"),
         MARK.format("production"),
-        "is marked as staging, not as production",
+        "is tagged as staging, not as production",
     ),
 }
 
@@ -387,7 +387,7 @@ def test_a_database_without_a_mark_is_in_the_plan_though_no_revision_is_pending(
         ran = plan(production, "--json", "--out", str(out))
     assert ran.code == 0
     assert planned(ran)["detail"].startswith("nothing pending")
-    assert "marked as production" in planned(ran)["detail"]
+    assert "tagged as production" in planned(ran)["detail"]
     (alpha,) = json.loads(out.read_text())["services"]
     assert (alpha["service"], alpha["files"], alpha["revisions"]) == ("alpha", {}, [])
 

@@ -118,7 +118,7 @@ UNREACHED: dict[str, tuple[Variables, Fault]] = {
     ),
     "another host name": (
         lambda _: {HOST: "127.0.0.1"},
-        error("IP address mismatch", "Connect by a name that stands in the certificate"),
+        error("IP address mismatch", "Connect with a name that the certificate lists"),
     ),
     "another password": (
         lambda _: {"HULEEDU_PROD_DB_PASSWORD": "not the password"},
@@ -207,12 +207,12 @@ TRANSPORT: dict[str, tuple[Variables, tuple[Fault, ...], str]] = {
     ),
     "an encrypted connection to anybody": (
         lambda _: {MODE: "require", ROOT: ""},
-        (warning("the server could be anybody", f"set {MODE}=verify-full and {ROOT}"),),
+        (warning("the server certificate is not verified", f"set {MODE}=verify-full and {ROOT}"),),
         "unverified",
     ),
     "an encrypted override to anybody": (
         lambda p: {OVERRIDE: p.url(p.main.port, tls={"ssl": "require"})},
-        (warning("the server could be anybody", f"add ?ssl=verify-full to {OVERRIDE}"),),
+        (warning("the server certificate is not verified", f"add ?ssl=verify-full to {OVERRIDE}"),),
         "unverified",
     ),
     "an authority without a name": (lambda _: {MODE: "verify-ca"}, (), "verified"),
@@ -240,7 +240,7 @@ def test_a_pooler_in_between_is_an_error_unless_there_is_a_way_around_it(
     with bouncer(production, mode) as port:
         pooled = {PORT: str(port)}
         ran = production.validate("alpha", **pooled)
-        assert_found(ran, error("a pooler stands in between", DIRECT))
+        assert_found(ran, error("goes through a pooler", DIRECT))
         around = production.url(production.main.port, tls=production.verified())
         ran = production.validate("alpha", **pooled, **{DIRECT: around})
         assert_found(ran)
@@ -310,19 +310,19 @@ SEEDED: dict[str, tuple[str, str, tuple[Fault, ...]]] = {
     "development's mark": (
         """COMMENT ON DATABASE huleedu_alpha IS 'huleedu-tasks {"environment": "development"}'""",
         """COMMENT ON DATABASE huleedu_alpha IS 'huleedu-tasks {"environment": "production"}'""",
-        (error("is marked as development, not as production", "COMMENT ON DATABASE"),),
+        (error("is tagged as development, not as production", "COMMENT ON DATABASE"),),
     ),
     "a mark that cannot be read": (
         "COMMENT ON DATABASE huleedu_alpha IS 'huleedu-tasks {'",
         """COMMENT ON DATABASE huleedu_alpha IS 'huleedu-tasks {"environment": "production"}'""",
         (error("cannot be read: 'huleedu-tasks {'", "COMMENT ON DATABASE"),),
     ),
-    "no mark": (
+    "no environment tag": (
         "COMMENT ON DATABASE huleedu_alpha IS 'Our essays.'",
         """COMMENT ON DATABASE huleedu_alpha IS 'huleedu-tasks {"environment": "production"}'""",
         (
             warning(
-                f"'{USER}' may not set one: it does not own the database",
+                f"'{USER}' may not set it: it does not own the database",
                 'COMMENT ON DATABASE "huleedu_alpha" IS E\'Our essays.huleedu-tasks {"environment"',
             ),
         ),
@@ -501,7 +501,7 @@ def test_staging_has_variables_of_its_own_and_every_screen_says_so(production: P
         assert ran.out.startswith(f"STAGING: localhost:{production.main.port}\n")
         assert "(staging; external: " in ran.err
     ran = production.validate(**nobody | staging)
-    marked = error("is marked as production, not as staging", "Compare HULEEDU_STAGING_DB_HOST")
+    marked = error("is tagged as production, not as staging", "Compare HULEEDU_STAGING_DB_HOST")
     for name in ran.statuses:
         assert_found(ran, marked, service=name)
 

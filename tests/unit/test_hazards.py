@@ -68,32 +68,32 @@ FILLED: list[tuple[str, str, tuple[str, ...]]] = [
     ),
     (
         "ALTER TABLE note ADD CONSTRAINT known CHECK (id > 0)",
-        f"adds a constraint to {FULL}, and nobody can write",
+        f"adds a constraint to {FULL}, and writes are blocked",
         NOT_VALID,
     ),
     (
         "ALTER TABLE note ADD CONSTRAINT known FOREIGN KEY (id) REFERENCES blank (id)",
-        f"adds a constraint to {FULL}, and nobody can write",
+        f"adds a constraint to {FULL}, and writes are blocked",
         NOT_VALID,
     ),
     (
         "ALTER TABLE note ADD FOREIGN KEY (id) REFERENCES blank (id) ON DELETE CASCADE",
-        f"adds a constraint to {FULL}, and nobody can write",
+        f"adds a constraint to {FULL}, and writes are blocked",
         NOT_VALID,
     ),
     (
         "ALTER TABLE note ADD CONSTRAINT once UNIQUE (text)",
-        f"adds a unique constraint to {FULL}, and nobody can use the table",
+        f"adds a unique constraint to {FULL}, and reads and writes are blocked",
         USING_INDEX,
     ),
     (
         "ALTER TABLE note ADD PRIMARY KEY (id)",
-        f"adds a unique constraint to {FULL}, and nobody can use the table",
+        f"adds a unique constraint to {FULL}, and reads and writes are blocked",
         USING_INDEX,
     ),
     (
         "CREATE INDEX by_text ON note (text)",
-        f"builds the index 'by_text' on {FULL}, and nobody can write meanwhile",
+        f"builds the index 'by_text' on {FULL}, and writes are blocked meanwhile",
         CONCURRENTLY,
     ),
     (
@@ -109,7 +109,7 @@ FILLED: list[tuple[str, str, tuple[str, ...]]] = [
     ),
     (
         "ALTER TABLE note ADD CHECK (id > 0)",
-        f"adds a constraint to {FULL}, and nobody can write",
+        f"adds a constraint to {FULL}, and writes are blocked",
         NOT_VALID,
     ),
     ("ALTER TABLE note ADD COLUMN more text UNIQUE", FULL, ()),
