@@ -158,7 +158,7 @@ def test_a_closed_input_is_no_person(rehearsal: Rehearsal) -> None:
         (("--yes", "--host"), 2),
     ],
 )
-def test_arguments_must_name_the_very_host(
+def test_arguments_must_name_the_exact_host(
     rehearsal: Rehearsal, flags: tuple[str, ...], code: int
 ) -> None:
     rehearsal.grow("alpha")
@@ -177,7 +177,7 @@ def test_each_of_several_hosts_must_be_named(rehearsal: Rehearsal) -> None:
     variables = {"BETA_SERVICE_DATABASE_URL": other}
     refused = rehearsal.invoke("prod.migrate", *YES, **variables)
     assert refused.code == 3
-    assert "127.0.0.1 would be changed and is not named" in refused.err
+    assert "127.0.0.1 is missing" in refused.err
     assert rehearsal.all_at() == UNTOUCHED
     assert rehearsal.invoke("prod.migrate", *YES, "--host", "127.0.0.1", **variables).code == 0
     assert rehearsal.at("beta") == "b2"

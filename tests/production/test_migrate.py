@@ -533,7 +533,7 @@ def test_refusals_are_recorded_too(rehearsal: Rehearsal) -> None:
     rehearsal.invoke("prod.migrate", "--yes", "--host", "elsewhere")
     outcomes = [(run["outcome"], run["detail"]) for run in rehearsal.history()]
     assert [outcome for outcome, _ in outcomes] == ["REFUSED", "REFUSED"]
-    assert f"{HOST} would be changed and is not named" in outcomes[0][1]
+    assert f"{HOST} is missing" in outcomes[0][1]
 
 
 def test_one_run_is_shown_with_all_that_is_written_down_of_it(rehearsal: Rehearsal) -> None:
