@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,7 @@ def registry_of(
             f"{path} has {len(found)} error{'s' * (len(found) > 1)}.",
             code="registry-invalid",
             findings=_with_lines(text, found),
-            hint="Correct the file; docs/registry.md explains each field.",
+            hint=f"Correct the file; {_schema_file()} describes each field.",
         )
     files = document.get("compose_files", ())
     state = document.get("state_directory")
@@ -272,9 +273,12 @@ def _completed(document: Any, root: Path) -> tuple[tuple[Service, ...], list[Fin
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of the registry, as shipped with the package."""
-    file = resources.files("huleedu_tasks") / "services.schema.json"
-    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    document: dict[str, Any] = json.loads(_schema_file().read_text(encoding="utf-8"))
     return document
+
+
+def _schema_file() -> Traversable:
+    return resources.files("huleedu_tasks") / "services.schema.json"
 
 
 def seeding_order(services: Sequence[Service]) -> tuple[Service, ...]:
@@ -335,7 +339,7 @@ def parse_registry(path: Path, text: str) -> tuple[Any, list[Finding]]:
         raise ConfigurationError(
             f"{path} is no registry: it is nested too deeply, or has a number of too many digits.",
             code="registry-invalid",
-            hint="Correct the file; docs/registry.md explains each field.",
+            hint=f"Correct the file; {_schema_file()} describes each field.",
         ) from None
     return document, duplicates
 

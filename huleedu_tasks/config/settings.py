@@ -413,7 +413,7 @@ def _unacceptable(findings: Sequence[Finding]) -> ConfigurationError:
         "The settings have errors.",
         code="settings-invalid",
         findings=findings,
-        hint="Correct them; docs/environment.md explains each variable.",
+        hint="Correct them; `invoke env.show` shows each variable and where it comes from.",
     )
 
 

@@ -322,7 +322,7 @@ def _no_service(root: Path, not_taken: Sequence[Finding]) -> ConfigurationError:
         code="no-service-found",
         findings=not_taken,
         hint="A service has an alembic.ini, or [tool.alembic] in its pyproject.toml, whose "
-        "script_location leads to an env.py. docs/adoption.md lists what is not supported.",
+        "script_location is a directory with an env.py.",
     )
 
 

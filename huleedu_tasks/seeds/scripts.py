@@ -65,7 +65,7 @@ def _seed_in(path: Path) -> Seed:
         raise SeedError(
             f"{path} defines no `async def {ENTRY_POINT}(connection)`.",
             code="seed-invalid",
-            hint="docs/seeds.md shows one.",
+            hint="Define it; it is called with an asyncpg connection.",
         )
     return seed
 

@@ -22,7 +22,10 @@ from huleedu_tasks.survey.modules import PYTHONPATH, import_folder, python_path
 # What stands in the alembic.ini that `alembic init` writes.
 NO_URL_YET = "sqlalchemy.dialects:driver"
 MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
-PATTERN = "docs/adoption.md shows a config.py that follows all the rules."
+PATTERN = (
+    "Let config.py read the override variable first, then HULEEDU_ENVIRONMENT, and raise an error "
+    "if a variable is missing."
+)
 # Some libraries explain themselves at length.
 SHOWN_ERROR = 150
 # What ConfigParser says of a percent sign.
