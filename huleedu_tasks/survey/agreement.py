@@ -17,11 +17,10 @@ from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.report import Level, Problem
 from huleedu_tasks.survey.answers import Address, Answer, Answers, Failure
 from huleedu_tasks.survey.matrix import HIDDEN_HOST, OVERRIDE, Case, Situation
-from huleedu_tasks.survey.modules import PYTHONPATH, import_folder, python_path
+from huleedu_tasks.survey.modules import missing_module_hint
 
 # What stands in the alembic.ini that `alembic init` writes.
 NO_URL_YET = "sqlalchemy.dialects:driver"
-MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
 PATTERN = "docs/adoption.md shows a config.py that follows all the rules."
 # Some libraries explain themselves at length.
 SHOWN_ERROR = 150
@@ -121,19 +120,9 @@ def _why_astray(service: Service, answer: Answer) -> tuple[str, str]:
 
 
 def _remedy_of(service: Service, failure: Failure) -> str:
+    if hint := missing_module_hint(service, failure.error):
+        return hint
     python = " ".join(service.python) or sys.executable
-    if missing := MISSING_MODULE.search(failure.error):
-        library = missing[1].partition(".")[0]
-        if folder := import_folder(missing[1], service.directory):
-            path = python_path(service, folder)
-            return (
-                f"{library} lies in this repository, in {folder}: state "
-                f'"environment": {{"{PYTHONPATH}": "{path}"}} in the registry.'
-            )
-        return (
-            f"Its migrations are run by {python}: install {library} there, or state another "
-            "interpreter as 'python'."
-        )
     return f"Mend env.py; `{python} -m alembic current` in its folder shows the same."
 
 
