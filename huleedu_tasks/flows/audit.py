@@ -139,7 +139,7 @@ class Audit:
         own = runner.environment_of(service, self.settings)
         environment = without_databases(own, self.registry)
         hidden = hiding(loaded, self.registry)
-        cases = {case.name: case for case in matrix(service, hidden)}
+        cases = {case.name: case for case in matrix(service, hidden, self.registry.prefix)}
         answers = await asking.ask(service, list(cases.values()), environment, loaded)
         suggestion, problems = None, []
         if not follows(answers[Situation.HANDED_OVER].env):
