@@ -56,6 +56,7 @@ class _Session:
             "seeds": [str(path) for path in self.service.seeds],
             "environment": str(self.settings.environment),
             "fingerprint": fingerprint(self.service),
+            "shared_by": self.service.name if self.service.shared_database else "",
             "target": self.target,
             "used": str(self._used),
             "events": str(self._events),
