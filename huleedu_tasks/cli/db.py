@@ -53,6 +53,7 @@ def reset(
         jobs,
         lambda flows: replace(flows, fresh=fresh).reset(volumes=volumes),
         confirm=confirm,
+        is_whole=True,
     )
 
 
@@ -161,6 +162,7 @@ def _run(
     flow: "Callable[[Development], Coroutine[Any, Any, Report]]",
     *,
     confirm: Names = None,
+    is_whole: bool = False,
 ) -> Report:
     from huleedu_tasks.flows.development import Development
 
@@ -176,9 +178,11 @@ def _run(
         confirmed=tuple(confirm or ()),
         notify=app.screen.say,
     )
+    if is_whole:
+        flows = flows.with_whole_databases()
     if confirm is not None and not app.dry_run and prompts.has_person():
         flows = replace(flows, confirmed=(*flows.confirmed, *_ask_for(app.run(flows.unproven()))))
-    with app.screen.progress([service.name for service in services]) as progress:
+    with app.screen.progress([service.name for service in flows.services]) as progress:
         return app.run(flow(replace(flows, progress=progress)))
 
 
