@@ -32,7 +32,7 @@ from huleedu_tasks.postgres.connections import (
     connection,
 )
 from huleedu_tasks.postgres.databases import Mark, VersionTable
-from huleedu_tasks.report import Fact, Outcome, Status
+from huleedu_tasks.report import Fact, Outcome, State, Status
 from huleedu_tasks.seeds import applying
 from huleedu_tasks.seeds.files import fingerprint
 from huleedu_tasks.servers.protocol import Provider
@@ -389,6 +389,7 @@ class Stages:
             return Outcome(
                 service=service.name,
                 status=Status.SKIPPED,
+                state=State.UNREACHABLE,
                 detail=error.message,
                 hint=error.hint,
                 facts=facts,
@@ -400,13 +401,19 @@ class Stages:
             return replace(fleet.failed(service, history), facts=facts)
         pending = history.pending(current)
         facts["pending"] = pending
-        detail = (
-            f"revision {runner.named(current)} is unknown here: another branch of the code "
-            "made it; `invoke db.reset` starts anew"
-            if pending is None
-            else ""
-        )
-        return Outcome(service=service.name, facts=facts, detail=detail)
+        done = Outcome(service=service.name, facts=facts)
+        if pending is None:
+            detail = f"revision {runner.named(current)} is not in the code of {service.name}"
+            if owner := await self._owner_of(current, service):
+                detail += f"; it is a revision of {owner}, whose migrations ran on this database"
+            hint = (
+                "Switch to the branch of the code that has the revision, or rebuild the database: "
+                f"`invoke db.reset --service {service.name}`."
+            )
+            return replace(done, state=State.UNKNOWN_REVISION, detail=detail, hint=hint)
+        if pending:
+            return replace(done, state=State.BEHIND, hint="Run `invoke db.migrate`.")
+        return done
 
     async def unmarked_database(self, service: Service) -> str:
         """Return the name of the service's database if it exists without a mark."""
@@ -482,6 +489,14 @@ class Stages:
             return await self._history(service)
         except HuleEduError as error:
             return error
+
+    async def _owner_of(self, revisions: tuple[str, ...], service: Service) -> str:
+        """Return the name of another service that has a revision; empty string if none has."""
+        for other in self.registry.services:
+            history = await self._history_or_problem(other) if other != service else None
+            if isinstance(history, History) and not history.revisions.keys().isdisjoint(revisions):
+                return other.name
+        return ""
 
     def _is_copied(self, service: Service) -> bool:
         return self.sharing.leader(service).name in self._copied
