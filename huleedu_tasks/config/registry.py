@@ -306,11 +306,23 @@ def seeding_order(services: Sequence[Service]) -> tuple[Service, ...]:
 
 
 def migrating_order(services: Sequence[Service]) -> tuple[Service, ...]:
-    """Return the services so that each comes after those it must be migrated after.
+    """Return the services so that each comes right after those it must be migrated after.
 
-    Otherwise the order given is kept.
+    Otherwise the order given is kept. A loaded registry has no circle.
     """
-    return _ordered(services, MIGRATE_AFTER)
+    by_name = {service.name: service for service in services}
+    ordered: dict[str, Service] = {}
+
+    def add(service: Service) -> None:
+        if service.name not in ordered:
+            for name in service.migrate_after:
+                if name in by_name:
+                    add(by_name[name])
+            ordered[service.name] = service
+
+    for service in services:
+        add(service)
+    return tuple(ordered.values())
 
 
 def seeding_predecessors(services: Sequence[Service]) -> dict[str, Sequence[str]]:

@@ -155,7 +155,8 @@ class Audit:
         own = self._address(outcome.service)
         places = {s.name: found.place for s in self.services if (found := self._address(s.name))}
         others = [name for name, place in places.items() if own and place == own.place]
-        if len(others) < 2:
+        sharing = {service.name for service in self.services if service.shared_database}
+        if len(others) < 2 or sharing.issuperset(others):
             return outcome
         problem = must_act(
             f"{' and '.join(others)} have the same database in development: {own}",

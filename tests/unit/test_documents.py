@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 from huleedu_tasks.config.registry import load_registry, schema
 from huleedu_tasks.config.settings import VARIABLES, Settings, Variable
 from huleedu_tasks.errors import ExitCode
-from huleedu_tasks.report import SCHEMA_VERSION, Outcome, Report, Status
+from huleedu_tasks.report import SCHEMA_VERSION, Outcome, Report, State, Status
 from tests.support.documents import blocks, code, page, rows
 from tests.support.monorepo import PROJECT
 from tests.support.tasks import ARGUMENTS

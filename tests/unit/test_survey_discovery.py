@@ -496,7 +496,44 @@ def test_two_services_with_one_database_are_told_at_once(tmp_path: Path) -> None
     assert result.exit_code is ExitCode.FAILED
     (row,) = result.unsettled
     assert (row["service"], row["field"]) == ("orders, users", "database")
-    assert "service needs a database of its own" in str(row["question"])
+    assert "give each a version table of its own" in str(row["question"])
+
+
+ENV_PY = """\
+from alembic import context
+
+context.configure(connection=connect(){})
+"""
+
+
+def test_histories_of_one_database_are_stated_with_their_order(tmp_path: Path) -> None:
+    config = 'URL = "postgresql+asyncpg://u@localhost:5441/shop"'
+    options = {
+        "core": "",
+        "orders": ', version_table="orders_version"',
+        "users": ', version_table_schema="users"',
+    }
+    for name, option in options.items():
+        write(tmp_path, service(f"apps/{name}", config))
+        (env_py,) = (tmp_path / f"apps/{name}").rglob("env.py")
+        env_py.write_text(ENV_PY.format(option))
+    create = 'op.execute("CREATE SCHEMA IF NOT EXISTS users")'
+    versions = next((tmp_path / "apps/orders").rglob("env.py")).parent / "versions"
+    write(tmp_path, {f"{versions.relative_to(tmp_path)}/a1.py": create})
+    write(tmp_path, compose(server("db", 5441, "shop")))
+    result = discovered(tmp_path)
+    assert result.exit_code is ExitCode.DONE, result.unsettled
+    stated = {
+        n: (e["shared_database"], e.get("migrate_after")) for n, e in entries(tmp_path).items()
+    }
+    assert stated == {
+        "core": (True, None),
+        "orders": (True, ["core"]),
+        "users": (True, ["orders"]),
+    }
+    evidence = {(row["service"], row["field"]): row["evidence"] for row in result.fields}
+    assert evidence["users", "migrate_after"] == "orders creates the schema users"
+    assert "whose history is in" in str(evidence["orders", "shared_database"])
 
 
 def test_what_does_not_hold_together_is_told_with_the_folders_there_are(tmp_path: Path) -> None:
