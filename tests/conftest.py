@@ -1,12 +1,14 @@
 """Fixtures all tiers share."""
 
+import compileall
 import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.monorepo import Monorepo, copy_of_this_monorepo, new_monorepo
+from tests.support import fork_server
+from tests.support.monorepo import PROJECT, Monorepo, copy_of_this_monorepo, new_monorepo
 
 ROUNDS = 2
 
@@ -14,6 +16,11 @@ ROUNDS = 2
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a person run what is repeated at random more often than CI does."""
     parser.addoption("--rounds", type=int, default=ROUNDS, help="of each test that is repeated")
+    parser.addoption(
+        "--fresh-interpreters",
+        action="store_true",
+        help="start an interpreter for each command, instead of forking one that has imported it",
+    )
 
 
 @pytest.fixture
@@ -27,9 +34,15 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
-def pytest_configure() -> None:
-    """Let Ctrl-C reach the commands under test, even where a shell runs us in the background."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare the process, and once the package, for the commands under test."""
+    # Ctrl-C must reach them, even where a shell runs us in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    fork_server.is_wanted = not config.getoption("--fresh-interpreters")
+    if not hasattr(config, "workerinput"):
+        # Invoke switches the writing of bytecode off: each command would compile anew what only
+        # commands import.
+        compileall.compile_dir(PROJECT / "huleedu_tasks", quiet=1)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
