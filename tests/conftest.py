@@ -3,7 +3,9 @@
 import compileall
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
 
 import pytest
 
@@ -17,10 +19,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a person run what is repeated at random more often than CI does."""
     parser.addoption("--rounds", type=int, default=ROUNDS, help="of each test that is repeated")
     parser.addoption(
+        "--every-combination",
+        action="store_true",
+        help="run what is tried in combinations in all of them, instead of each value once",
+    )
+    parser.addoption(
         "--fresh-interpreters",
         action="store_true",
         help="start an interpreter for each command, instead of forking one that has imported it",
     )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Fill in the parameters of a test that is marked with `combinations`."""
+    every = bool(metafunc.config.getoption("--every-combination"))
+    for marker in metafunc.definition.iter_markers("combinations"):
+        axes = [list(values) for values in marker.kwargs.values()]
+        metafunc.parametrize(tuple(marker.kwargs), chosen_combinations(axes, every=every))
+
+
+def chosen_combinations(axes: Sequence[Sequence[Any]], *, every: bool) -> list[tuple[Any, ...]]:
+    """Return all combinations of some values, or so few that each value is in at least one."""
+    if every:
+        return list(product(*axes))
+    return [
+        tuple(values[number % len(values)] for values in axes)
+        for number in range(max(len(values) for values in axes))
+    ]
 
 
 @pytest.fixture

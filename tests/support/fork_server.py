@@ -34,11 +34,11 @@ CHUNK = 1 << 16
 # service's own interpreter stay out, as they do in a command.
 PACKAGES = ("cli", "config", "flows", "postgres", "screen", "seeds", "servers", "survey")
 LIBRARIES = (
+    "invoke.main",
     "asyncpg",
     "docker",
     "dotenv",
     "filelock",
-    "invoke.main",
     "jsonschema_rs",
     "psutil",
     "rich.live",
@@ -220,10 +220,13 @@ def _reap() -> None:
 def _import_everything() -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
+        # Invoke has switched it off; what only commands import would never be written.
+        sys.dont_write_bytecode = False
     for package in PACKAGES:
         module = importlib.import_module(f"huleedu_tasks.{package}")
         for found in pkgutil.walk_packages(module.__path__, f"{module.__name__}."):
             importlib.import_module(found.name)
+    sys.dont_write_bytecode = True
 
 
 if __name__ == "__main__":
