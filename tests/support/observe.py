@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from urllib.parse import quote, quote_plus
 
 import psutil
 
+from tests.support.fork_server import fresh_interpreters
 from tests.support.monorepo import PASSWORD, Monorepo, Ran
 from tests.support.postgres import ask, connect
 
@@ -91,11 +92,14 @@ class CommandLines:
 
 
 @contextmanager
-def watched_command_lines(between: float = BETWEEN_LOOKS) -> Iterator[CommandLines]:
+def watched_command_lines(
+    between: float = BETWEEN_LOOKS, *, forks: bool = False
+) -> Iterator[CommandLines]:
     """Read `/proc/*/cmdline` again and again until the block ends.
 
     Args:
         between: Seconds between two looks.
+        forks: Whether our own commands may be forked, which have no command line of their own.
     """
     lines = CommandLines()
     over = threading.Event()
@@ -109,7 +113,8 @@ def watched_command_lines(between: float = BETWEEN_LOOKS) -> Iterator[CommandLin
     watcher = threading.Thread(target=look)
     watcher.start()
     try:
-        yield lines
+        with nullcontext() if forks else fresh_interpreters():
+            yield lines
     finally:
         over.set()
         watcher.join()
