@@ -6,7 +6,6 @@ and proven again on the very connection that destroys.
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, Refused
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.copying import Copying
 from huleedu_tasks.flows.fleet import Work
+from huleedu_tasks.flows.renewals import Renewals
 from huleedu_tasks.flows.stages import STATUS_COLUMNS, Stages
 from huleedu_tasks.guard import Guard, require_disposable_environment, require_own_address
 from huleedu_tasks.migrations import runner
@@ -90,7 +90,7 @@ class Development:
         return await self._change(
             "db.reset",
             f"recreate {what}, migrate {{database}} to head and seed it",
-            (stages.prove_inside,) if volumes else (stages.start, stages.prove),
+            (stages.prove_inside,) if volumes else stages.proving_reset,
             (
                 stages.renew if volumes else stages.recreate,
                 stages.upgrade(runner.HEAD),
@@ -194,7 +194,7 @@ class Development:
                 if ending:
                     await self._next(outcomes, ending, Silence())
         report = self._report(command, outcomes, columns=columns)
-        return replace(report, notes=self._stages.kept_predecessors())
+        return replace(report, notes=self._stages.notes())
 
     async def _run(self, work: Work) -> tuple[Outcome, ...]:
         return await fleet.run(self.services, work, jobs=self._waiting_jobs, progress=self.progress)
@@ -308,7 +308,6 @@ class Development:
         return self._stages_with(self._urls)
 
     def _stages_with(self, urls: Mapping[str, ResolvedUrl]) -> Stages:
-        servers = Counter(service.compose_service for service in self.registry.services)
         return Stages(
             settings=self.settings,
             provider=self.provider,
@@ -323,7 +322,7 @@ class Development:
                 fresh=self.fresh,
             ),
             answers=AlembicAnswers(settings=self.settings, state=self.state),
-            shared_servers=[name for name, services in servers.items() if services > 1],
+            renewals=Renewals(settings=self.settings, registry=self.registry, urls=urls),
             notify=self.notify,
         )
 
