@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from huleedu_tasks.config.registry import Registry, Service
-from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import ResolvedUrl, resolve_all
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, Refused
 from huleedu_tasks.flows import fleet
@@ -28,6 +28,7 @@ from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.report import Outcome, Progress, Report, Silence, Status
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.state import make_state_folder, unwritable
+from huleedu_tasks.survey import init_scripts
 
 # What only waits for servers costs no processor; connections are what bounds it.
 WAITING_JOBS = 16
@@ -193,6 +194,7 @@ class Development:
                     outcomes = await self._next(outcomes, stage)
                 if ending:
                     await self._next(outcomes, ending, Silence())
+        outcomes = tuple(map(self._with_missing_objects, outcomes))
         report = self._report(command, outcomes, columns=columns)
         return replace(report, notes=self._stages.notes())
 
@@ -252,6 +254,19 @@ class Development:
             yield
         finally:
             await lock.release(force=True)
+
+    def _with_missing_objects(self, outcome: Outcome) -> Outcome:
+        """Name the init script that creates what a migration or a seed has missed."""
+        if outcome.status is not Status.FAILED or self.provider.name is not ProviderName.EMBEDDED:
+            return outcome
+        (service,) = self.registry.select([outcome.service])
+        created = init_scripts.created_by_scripts(self.registry, self.settings, service)
+        text = f"{outcome.detail}\n{outcome.output}"
+        missing = init_scripts.missing_object(created, text)
+        if not missing:
+            return outcome
+        hint = init_scripts.missing_hint(service, missing)
+        return replace(outcome, hint=hint, code=init_scripts.CODE)
 
     def _report(
         self, command: str, outcomes: tuple[Outcome, ...], columns: tuple[str, ...] = ()
