@@ -26,6 +26,7 @@ from huleedu_tasks.survey.agreement import (
 )
 from huleedu_tasks.survey.answers import Address, Answers
 from huleedu_tasks.survey.composition import Composition, read_composition
+from huleedu_tasks.survey.init_scripts import created_on, not_run
 from huleedu_tasks.survey.leftovers import leftovers
 from huleedu_tasks.survey.matrix import (
     PLAIN_PASSWORD,
@@ -100,6 +101,8 @@ class Audit:
         user = self.settings.get("HULEEDU_DB_USER")
         differing = compose_differences(service, composition, user=user)
         problems = [*missing, *self._if_compose_matters(differing)]
+        created = created_on(composition.containers, service, self.registry.root)
+        problems += not_run(service, created, self.settings.provider)
         facts = dict.fromkeys(COLUMNS)
         output = ""
         if service.alembic_config.is_file():

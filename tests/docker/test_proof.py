@@ -230,4 +230,4 @@ def test_data_in_a_folder_is_reset_in_place_and_the_folder_left_alone() -> None:
     with new_docked("alpha") as docked:
         docked.define(alpha_db={"volumes": [f"./data:{DATA}"]})
         assert docked.invoke("db.reset").code == 0
-        left_alone(docked, f"lies in the folder {docked.root}/data")
+        left_alone(docked, f"is in the directory {docked.root}/data")
