@@ -15,11 +15,12 @@ def import_folder(module: str, near: Path) -> Path | None:
 
     Args:
         module: Its dotted name.
-        near: A folder of the repository.
+        near: The service's folder.
 
     Returns:
-        The folder nearest to the root, of those below which the whole name leads to something if
-        there are any; None if the module is not in the repository.
+        Of the folders in which the whole name leads to something, if there are any: one of the
+        service's own, else one with a regular package of that name, else the one nearest to the
+        root. None if the module is not in the repository.
     """
     root = repository_root(near) or near
     name = module.partition(".")[0]
@@ -39,10 +40,13 @@ def import_folder(module: str, near: Path) -> Path | None:
         }
     inside = Path(*module.split("."))
 
-    def rank(folder: Path) -> tuple[bool, int, Path]:
+    def rank(folder: Path) -> tuple[bool, bool, bool, int, Path]:
         path = folder / inside
         is_whole = path.is_dir() or path.with_name(f"{path.name}.py").is_file()
-        return not is_whole, len(folder.parts), folder
+        is_own = folder.is_relative_to(near)
+        # A folder without __init__.py gives way to a package, as it does on import.
+        is_regular = (folder / name / "__init__.py").is_file() or (folder / f"{name}.py").is_file()
+        return not is_whole, not is_own, not is_regular, len(folder.parts), folder
 
     return min(found, key=rank, default=None)
 
