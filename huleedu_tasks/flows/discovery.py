@@ -39,7 +39,7 @@ from huleedu_tasks.survey.entries import (
     require_readable,
     service_of,
 )
-from huleedu_tasks.survey.files import repository_files, shown
+from huleedu_tasks.survey.files import is_in_repository, repository_files, shown
 from huleedu_tasks.survey.folders import Folder, find_folders
 from huleedu_tasks.survey.histories import unordered, with_sharing
 from huleedu_tasks.survey.observing import Observed, loaded_by, observe
@@ -181,6 +181,21 @@ class Found:
             if name not in used | asked:
                 database = f" ({server.database})" if server.database else ""
                 yield f"The PostgreSQL server {name}{database} belongs to none of the services."
+
+
+def require_repository(folder: Path) -> None:
+    """See that a folder is one to look around in.
+
+    Raises:
+        ConfigurationError: If it is in no repository.
+    """
+    if not is_in_repository(folder):
+        raise ConfigurationError(
+            f"{folder} is not in a repository: neither it nor a folder above it has .git, and it "
+            "has no file of a repository's root, such as pyproject.toml or compose.yaml.",
+            code="not-a-repository",
+            hint="Change to the root of the repository. If it has no .git: `git init`.",
+        )
 
 
 async def look(root: Path, path: Path, settings: Settings) -> Found:

@@ -55,6 +55,22 @@ def test_the_name_is_the_one_with_which_the_fewest_fields_are_stated(tmp_path: P
     }
 
 
+def test_histories_that_run_from_the_root_are_named_by_where_they_are_configured(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "acme"
+    for folder in ("alembic", "services/auth/alembic", "services/ingest/alembic"):
+        ini = f"[alembic]\nscript_location = {folder}\n"
+        write(root, {f"{folder}/../alembic.ini": ini, f"{folder}/env.py": ASYNC})
+    write(root, {".git/HEAD": ""})
+    assert set(names_of(root)) == {"acme", "auth", "ingest"}
+
+
+def test_a_folder_of_packages_names_no_service(tmp_path: Path) -> None:
+    root = write(tmp_path / "acme", service("packages/api"))
+    assert names_of(root) == ["acme"]
+
+
 def test_what_differs_is_stated_with_its_evidence(tmp_path: Path) -> None:
     tmp_path = tmp_path / "acme"
     config = 'import os\n\nDATABASE_URL = os.environ["ORDERS_DSN"]\n'
