@@ -58,6 +58,8 @@ class Service:
         statement_timeout: Seconds a statement may take; None for the setting.
         alembic_section: The section of its Alembic configuration (`alembic --name`).
         alembic_x_arguments: What its `env.py` is passed as `alembic -x`.
+        alembic_engine: Its database's name in the option `databases` of its Alembic configuration,
+            as the template `multidb` has it; an empty string if that names none.
         seed_after: Names of the services that must be seeded before it.
         inputs: Files and folders besides its own that its database is made of.
     """
@@ -74,6 +76,7 @@ class Service:
     alembic_config: Path
     alembic_section: str
     alembic_x_arguments: tuple[str, ...]
+    alembic_engine: str
     python: tuple[str, ...]
     environment: Mapping[str, str]
     lock_timeout: int | None
@@ -91,6 +94,11 @@ class Service:
         section = ["--name", self.alembic_section] if self.alembic_section != ALEMBIC else []
         passed = [word for argument in self.alembic_x_arguments for word in ("-x", argument)]
         return ["-c", str(self.alembic_config), *section, *passed]
+
+    @property
+    def alembic_options(self) -> dict[str, str]:
+        """What the process that runs Alembic is told besides its arguments."""
+        return {"engine": self.alembic_engine} if self.alembic_engine else {}
 
     @property
     def direct_url_variable(self) -> str:
@@ -435,6 +443,9 @@ def complete(root: Path, entry: Mapping[str, Any], convention: str = "huleedu_{n
     directory = root / entry.get("directory", f"services/{name}_service")
     variable_stem = directory.name.upper().replace("-", "_").replace(".", "_")
     compose_service = entry.get("compose_service", f"{name}_db")
+    engine = entry.get("alembic_engine", "")
+    if engine:
+        variable_stem += "_" + re.sub(r"\W", "_", engine).upper()
     url_variable = entry.get("url_variable", f"{variable_stem}_DATABASE_URL")
     return Service(
         name=name,
@@ -450,6 +461,7 @@ def complete(root: Path, entry: Mapping[str, Any], convention: str = "huleedu_{n
         alembic_config=directory / entry.get("alembic_config", "alembic.ini"),
         alembic_section=entry.get("alembic_section", ALEMBIC),
         alembic_x_arguments=tuple(entry.get("alembic_x_arguments", ())),
+        alembic_engine=engine,
         python=_interpreter(entry),
         environment=dict(entry.get("environment", {})),
         lock_timeout=entry.get("lock_timeout"),
@@ -553,6 +565,7 @@ def _clashes(
         if field == "directory":
             # One folder may hold several histories, each with a configuration of its own.
             same = same and service.alembic_arguments == earlier.alembic_arguments
+            same = same and service.alembic_engine == earlier.alembic_engine
         # What follows by convention from a name that stands twice is no finding of its own.
         own = field == "name" or field in entry or service.name != earlier.name
         # Two services may share a server, which is compared below.

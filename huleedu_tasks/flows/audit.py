@@ -108,7 +108,7 @@ class Audit:
             try:
                 found, answers = await self._ask(service)
             except HuleEduError as error:
-                problems.append(must_act(error.message, error.hint))
+                problems.append(must_act(error.message, fleet.hint_of(service, error)))
                 output = error.output
             else:
                 self._answers[service.name] = answers
@@ -123,7 +123,8 @@ class Audit:
             return runner.named((await self.alembic.history(service)).heads), iter(())
         except HuleEduError as error:
             texts = [str(finding) for finding in error.findings] or [error.message]
-            remedy = error.hint.removeprefix("Nothing was run. ") or "Correct it."
+            hint = fleet.hint_of(service, error)
+            remedy = hint.removeprefix("Nothing was run. ") or "Correct it."
             return None, (must_act(text, remedy) for text in texts)
 
     def _if_compose_matters(self, problems: Iterable[Problem]) -> Iterator[Problem]:
@@ -138,7 +139,7 @@ class Audit:
         own = runner.environment_of(service, self.settings)
         environment = without_databases(own, self.registry)
         hidden = hiding(loaded, self.registry)
-        cases = {case.name: case for case in matrix(service, hidden)}
+        cases = {case.name: case for case in matrix(service, hidden, self.registry.prefix)}
         answers = await asking.ask(service, list(cases.values()), environment, loaded)
         suggestion, problems = None, []
         if not follows(answers[Situation.HANDED_OVER].env):

@@ -12,10 +12,13 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from huleedu_tasks.config.registry import Service
-from huleedu_tasks.errors import ExitCode, HuleEduError, Interrupted
+from huleedu_tasks.errors import ExitCode, HuleEduError, Interrupted, SeedError
 from huleedu_tasks.postgres.failures import explained
 from huleedu_tasks.report import Outcome, Progress, Status
+from huleedu_tasks.survey.modules import missing_module_hint
 
+# The code of a failure for a module that an interpreter did not find.
+MODULE_MISSING = "module-missing"
 T = TypeVar("T")
 Step = Callable[[str], None]
 Work = Callable[[Service, Step], Awaitable[Outcome]]
@@ -138,15 +141,22 @@ def failed(service: Service, error: HuleEduError) -> Outcome:
     if isinstance(error, Interrupted):
         return interrupted(service.name)
     findings = [str(finding) for finding in error.findings]
+    hint = hint_of(service, error)
     return Outcome(
         service=service.name,
         status=Status.FAILED,
         detail=" ".join([error.message, *(f"{text}." for text in findings)]),
-        hint=error.hint,
-        code=error.code,
+        hint=hint,
+        code=error.code or (MODULE_MISSING if hint != error.hint else ""),
         output=error.output,
         exit_code=error.exit_code,
     )
+
+
+def hint_of(service: Service, error: HuleEduError) -> str:
+    """Return what to do about an error of a service; of a missing module, how to import it."""
+    is_seed = isinstance(error, SeedError)
+    return missing_module_hint(service, error.message, of_seed=is_seed) or error.hint
 
 
 def unfinished(service: Service, error: BaseException) -> Outcome:

@@ -8,15 +8,17 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import EXTERNAL_PREFIX, Settings
 from huleedu_tasks.config.urls import ResolvedUrl
 from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.flows import fleet
 from huleedu_tasks.migrations.runner import ReportedConnection, report_connection
 from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.report import Level, Problem
+from huleedu_tasks.survey.modules import missing_module_hint
 
 # The codes of what is certain to fail, whatever else env.py does.
 PARAMETER_REFUSED, DRIVER_UNKNOWN = "url-parameter-refused", "url-driver-unknown"
 # What SQLAlchemy says of a dialect or a driver that it does not know.
 UNKNOWN_DRIVER = re.compile(r"Can't load plugin: sqlalchemy\.dialects:([\w.+]+)")
-MISSING_DRIVER = re.compile(r"No module named '([^']+)'")
+MISSING_DRIVER = re.compile(r"No module named '(asyncpg|psycopg2?|pg8000)\b")
 # asyncpg's name for libpq's sslmode, and the other way round.
 TLS_NAMES = {"asyncpg": ("sslmode", "ssl"), "psycopg": ("ssl", "sslmode")}
 
@@ -39,7 +41,7 @@ async def following_problems(
         found = await report_connection(service, resolved.url, settings, workers=workers)
     except HuleEduError as error:
         cause = f"env.py could not be asked where it connects: {error.message.rstrip('.')}"
-        return (_problem(Level.WARNING, cause, error.hint, "env-py-not-asked"),)
+        return (_problem(Level.WARNING, cause, fleet.hint_of(service, error), "env-py-not-asked"),)
     said = found.complaint.partition(": ")[2].rstrip(".")
     if said and any(said in " ".join(problem.cause.split()) for problem in known):
         found = replace(found, complaint="")
@@ -94,10 +96,12 @@ def _without_connection(
         return _error(cause, remedy, DRIVER_UNKNOWN)
     if missing := MISSING_DRIVER.search(found.failure):
         remedy = (
-            f"Install {missing[1].partition('.')[0]} where its migrations run, or "
+            f"Install {missing[1]} where its migrations run, or "
             f"{_state_scheme(resolved)[0].lower()}{_state_scheme(resolved)[1:]}"
         )
         return _error(cause, remedy, "env-py-failed")
+    if hint := missing_module_hint(service, found.failure):
+        return _error(cause, hint, "env-py-failed")
     return _error(cause, f"Correct env.py or {variable}; {by_hand}", "env-py-failed")
 
 

@@ -9,6 +9,7 @@ from huleedu_tasks.config.hosts import edge_of
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
 from huleedu_tasks.errors import HuleEduError, ServerError
+from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.approval import Approval
 from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
 from huleedu_tasks.migrations.revisions import NO_HISTORY, History
@@ -192,7 +193,7 @@ def history_problems(target: Target) -> Iterator[Problem]:
     history = target.history
     if isinstance(history, HuleEduError):
         for cause in [str(finding) for finding in history.findings] or [history.message]:
-            yield _error(cause, history.hint, history.code)
+            yield _error(cause, fleet.hint_of(target.service, history), history.code)
     elif not history.revisions:
         yield _warning(
             "it has no revision files",
@@ -416,7 +417,8 @@ def _mark(target: Target, facts: Facts) -> Iterator[Problem]:
 
 def _revisions(target: Target, revisions: tuple[str, ...] | HuleEduError) -> Iterator[Problem]:
     if isinstance(revisions, HuleEduError):
-        yield _error(revisions.message.rstrip("."), revisions.hint, revisions.code)
+        hint = fleet.hint_of(target.service, revisions)
+        yield _error(revisions.message.rstrip("."), hint, revisions.code)
         return
     if isinstance(target.history, HuleEduError):
         return

@@ -194,6 +194,7 @@ class AlembicAnswers:
     def _question(self, service: Service, kind: str, url: DatabaseUrl | None = None) -> "Question":
         where = f"{service.name}.{kind}.{self.settings.environment}.json"
         about = [str(service.directory), *service.alembic_arguments, *service.python]
+        about += service.alembic_options.values()
         if url is not None:
             about += [str(self.settings.environment), f"{url.user} {url.address} {url.database}"]
         return Question(

@@ -64,6 +64,7 @@ def main() -> None:
     worker = runpy.run_path(WORKER)
     lifeline = worker["end_with_parent"]()
     instructions = json.loads(os.environ.pop(INSTRUCTIONS))
+    options = json.loads(os.environ.pop(worker["OPTIONS"], "{}"))
     outside_of_service = worker["outside_of_service"]
     with outside_of_service():
         for name in (*LIBRARIES, *DRIVERS):
@@ -72,6 +73,7 @@ def main() -> None:
     # Open as long as the process lives; each line is written at once.
     answers = open(instructions["answers"], "a", buffering=1, encoding="utf-8")  # noqa: SIM115
     for case in instructions["cases"]:
+        case["options"] = options
         configs = instructions["configs"], instructions["loaded_configs"]
         answer = _in_a_process_of_its_own(case, configs, worker, lifeline)
         # Large libraries are loaded once, and not for each case.
@@ -214,10 +216,11 @@ def _of_env(case: dict[str, Any], worker: dict[str, Any]) -> dict[str, Any]:
         raise Caught
 
     event.listen(Engine, "do_connect", catch)
+    worker["apply_options"](**case["options"])
     if case["url"]:
         # As in a migration; without that it is seen what env.py does by itself.
         worker["accept_percent_signs"]()
-        worker["hand_over_url"](case["url"])
+        worker["hand_over_url"](case["url"], case["options"].get("engine", ""))
     try:
         with contextlib.redirect_stdout(sys.stderr):
             alembic.config.main(argv=[*sys.argv[1:], "current"], prog="alembic")

@@ -20,8 +20,11 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import Finding, MigrationError
 
 PYPROJECT = "pyproject.toml"
+# The option in which Alembic's template multidb has the names of its databases.
+DATABASES = "databases"
 _OPTIONS = (
     "script_location",
+    "databases",
     "prepend_sys_path",
     "version_locations",
     "recursive_version_locations",
@@ -251,6 +254,34 @@ def version_folders(service: Service) -> list[Path]:
     if str(options.get("recursive_version_locations", "")).lower() != "true":
         return folders
     return [path for folder in folders for path in (folder, *_folders_below(folder))]
+
+
+def engines_hint(service: Service) -> str:
+    """Return how to state several databases that one Alembic configuration names.
+
+    Returns:
+        The hint; an empty string if it names none, or the service is one of them already.
+    """
+    if service.alembic_engine:
+        return ""
+    try:
+        stated = str(_alembic_options(service).get(DATABASES, ""))
+    except MigrationError:
+        return ""
+    engines = engine_names(stated)
+    if not engines:
+        return ""
+    fields = " and ".join(f'"alembic_engine": "{name}"' for name in engines)
+    return (
+        f"{service.alembic_config.name} names {len(engines)} databases (Alembic's template "
+        f"multidb): write an entry for each in the registry, with the same directory and with "
+        f"{fields}."
+    )
+
+
+def engine_names(stated: str) -> list[str]:
+    """Return the names in the option `databases` of an Alembic configuration."""
+    return [name for name in re.split(r"[,\s]+", stated) if name]
 
 
 def _plain_version_folder(service: Service) -> Path:

@@ -23,7 +23,7 @@ from huleedu_tasks.config.secret import Redactor, Secret
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, Interrupted, MigrationError, Refused, ServerError
-from huleedu_tasks.migrations.revisions import History, Revision
+from huleedu_tasks.migrations.revisions import History, Revision, engines_hint
 from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import VersionTable, parse_mark
@@ -39,6 +39,7 @@ _LINK = re.compile(
 )
 WORKER = Path(__file__).with_name("worker.py")
 INSTRUCTIONS = "HULEEDU_WORKER"
+OPTIONS = "HULEEDU_WORKER_OPTIONS"
 HEAD = "head"
 # PostgreSQL, Appendix A: lock_not_available, query_canceled.
 _LOCK_TIMEOUT = "55P03"
@@ -628,7 +629,7 @@ async def run_script(
         return await process.run(
             command,
             cwd=service.directory,
-            environment=environment,
+            environment=_with_options(environment, service),
             timeout=timeout,
             lifeline=True,
             keeps=process.PRINTED,
@@ -682,7 +683,10 @@ async def _run_alembic(
         # Should nothing be left that forks, an interpreter of its own does as well.
         with suppress(OSError):
             done = await workers.run(
-                arguments, cwd=service.directory, environment=environment, timeout=timeout
+                arguments,
+                cwd=service.directory,
+                environment=_with_options(environment, service),
+                timeout=timeout,
             )
     if done is None:
         done = await run_script(
@@ -698,6 +702,12 @@ async def _run_alembic(
             output=done.output,
         )
     return done
+
+
+def _with_options(environment: Mapping[str, str], service: Service) -> dict[str, str]:
+    """Return an environment with what the worker is told of every run."""
+    options = service.alembic_options
+    return {**environment, **({OPTIONS: json.dumps(options)} if options else {})}
 
 
 def _used(told: Path, url: DatabaseUrl | None, *, own_sessions: int = 0) -> Used | None:
@@ -745,6 +755,7 @@ def _failure(
     failed = told.get("failed", {})
     if failed.get("revision"):
         cause = f"Revision {failed['revision']} failed: {failed['message']}"
+    hint = engines_hint(service) or hint
     statement = textwrap.shorten(str(failed.get("statement")), _SHOWN_STATEMENT, placeholder=" ...")
     kind, code = MigrationError, "migration-failed"
     if failed.get("sqlstate") == _LOCK_TIMEOUT:
@@ -783,7 +794,7 @@ def _mismatch(
         f"{where} connected to {event['database']} on {event['address']}{_tagged(event)}, not to "
         f"{url.database} on {url.address}; {done}.",
         code="target-mismatch",
-        hint=_how_to_follow(service, event),
+        hint=engines_hint(service) or _how_to_follow(service, event),
         output=output,
     )
 

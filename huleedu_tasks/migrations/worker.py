@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     # Not when it runs: Python 3.8 cannot.
     Step = Callable[..., None]
 INSTRUCTIONS = "HULEEDU_WORKER"
+OPTIONS = "HULEEDU_WORKER_OPTIONS"
 HERE = os.path.dirname(os.path.abspath(__file__))
 POSTGRESQL = "postgresql"
 MAIN_URL = "sqlalchemy.url"
+# Where an `env.py` as Alembic's template multidb has it finds the names of its databases.
+DATABASES = "databases"
 # A statement that leaves nothing behind, and stands alone; a SELECT may call what does.
 HARMLESS = re.compile(r"\s*(SHOW|SET)\b[^;]*;?\s*$", re.IGNORECASE)
 READING = re.compile(
@@ -53,6 +56,8 @@ def main() -> None:
 def exit_code_of_alembic() -> int:
     """Run Alembic with this process's arguments and environment, and return how it ended."""
     instructions = json.loads(os.environ.pop(INSTRUCTIONS, "{}"))
+    options = json.loads(os.environ.pop(OPTIONS, "{}"))
+    engine = options.get("engine", "")
     told = instructions.pop("used", None)
     revisions = instructions.pop("revisions", None)
     asking = instructions.pop("asking", None)
@@ -62,10 +67,15 @@ def exit_code_of_alembic() -> int:
         from alembic.config import main as alembic
 
         accept_percent_signs()
+        apply_options(**options)
+        if instructions:
+            hand_over_url(instructions["url"], engine)
+            if engine and instructions["start"] is not None:
+                write_nothing_to(f"{engine}.sql")
         observer = Observer(variables=variables, **instructions) if instructions else None
         report = beside("reports").RevisionsReport(revisions) if revisions else None
         if asking:
-            hand_over_url(asking["url"])
+            hand_over_url(asking["url"], engine)
             beside("asking").Asking(asking["file"], asking["url"], targets, variables)
         used = Used(told, variables) if told else None
     try:
@@ -263,9 +273,7 @@ class Observer:
         settings: Settings of PostgreSQL for each session; the server must take them.
         wishes: Settings that a server may refuse.
         target: The server's start and the database's number, as the server tells them.
-        url: The URL that takes the place of `sqlalchemy.url` in the service's configuration; one
-            that is handed over by a variable alone would leave an `env.py` as Alembic writes it
-            where it was.
+        url: The URL of the database.
         start: The revisions to render SQL from; None to run what is asked for.
         is_asking: Whether `env.py` is only asked what it configures: what it would write itself,
             such as a schema that may be missing, is passed over.
@@ -321,7 +329,6 @@ class Observer:
         self._is_configured = False
         self._engine_connections = 0
         self._fence = self._fence_of(lock, url) if lock else None
-        hand_over_url(url)
         self._observe_steps(EnvironmentContext)
         event.listen(Engine, "do_connect", self._note_dialect)
         event.listen(Engine, "connect", self._set_up)
@@ -587,8 +594,51 @@ def accept_percent_signs() -> None:
     interpolation.before_set = before_set
 
 
-def hand_over_url(url: str) -> None:
-    """Have every configuration that names a URL name this one instead, before env.py runs."""
+def hand_over_url(url: str, engine: str = "") -> None:
+    """Have every configuration that names a URL name this one instead, before env.py runs.
+
+    One that is handed over by a variable alone would leave an `env.py` as Alembic writes it where
+    it was.
+
+    Args:
+        engine: The section beside the main one that names it, too.
+    """
+
+    def replace_urls(config: Any) -> None:
+        for section in filter(None, (config.config_ini_section, engine)):
+            replace_url(config, section, url)
+
+    before_env_py(replace_urls)
+
+
+def apply_options(*, engine: str = "") -> None:
+    """Have Alembic run as the registry says beside Alembic's own arguments.
+
+    Args:
+        engine: The only one of several databases to run for; an empty string for no choice.
+    """
+    if engine:
+        select_engine(engine)
+
+
+def select_engine(engine: str) -> None:
+    """Have a configuration of several databases name only one of them, before env.py runs.
+
+    Raises:
+        LookupError: Then, if it does not name that one.
+    """
+
+    def select(config: Any) -> None:
+        stated = config.get_main_option(DATABASES) or ""
+        if engine not in re.split(r"[,\s]+", stated):
+            raise LookupError(f"the option {DATABASES!r} names {stated or 'none'}, not {engine!r}")
+        config.set_main_option(DATABASES, engine)
+
+    before_env_py(select)
+
+
+def before_env_py(change: Callable[[Any], None]) -> None:
+    """Have Alembic's configuration changed before env.py is run with it."""
     from alembic.runtime.environment import EnvironmentContext
 
     environment: Any = EnvironmentContext
@@ -596,24 +646,36 @@ def hand_over_url(url: str) -> None:
 
     def observed(context: Any, config: Any, *args: Any, **options: Any) -> None:
         initialise(context, config, *args, **options)
-        replace_main_url(config, url)
+        change(config)
 
     environment.__init__ = observed
 
 
-def replace_main_url(config: Any, url: str) -> None:
-    """Have a configuration name a URL, with the driver it names itself, if it names one at all.
+def write_nothing_to(name: str) -> None:
+    """Have what is written to a file of a name go nowhere: env.py would leave its SQL there."""
+    import builtins
+
+    plain: Any = builtins.open
+
+    def opened(file: Any, *args: Any, **options: Any) -> Any:
+        return io.StringIO() if file == name else plain(file, *args, **options)
+
+    builtins.open = opened
+
+
+def replace_url(config: Any, section: str, url: str) -> None:
+    """Have a section name a URL, with the driver it names itself, if it names one at all.
 
     Args:
         config: Alembic's.
     """
-    stated = config.file_config.get(config.config_ini_section, MAIN_URL, raw=True, fallback="")
+    stated = config.file_config.get(section, MAIN_URL, raw=True, fallback="")
     if not stated:
         return
     scheme, _, rest = url.partition("://")
     own = stated.partition("://")[0]
     driver = own if own.startswith(POSTGRESQL) else scheme
-    config.set_main_option(MAIN_URL, f"{driver}://{rest}".replace("%", "%%"))
+    config.set_section_option(section, MAIN_URL, f"{driver}://{rest}".replace("%", "%%"))
 
 
 def _as_tuple(value: Any) -> tuple[str, ...]:

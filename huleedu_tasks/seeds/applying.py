@@ -1,6 +1,7 @@
 """Has a service's seeds applied by a process of their own, and says what became of them."""
 
 import json
+import os
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -54,6 +55,7 @@ class _Session:
             "url": _without_password(self.url),
             "root": str(self.settings.root),
             "seeds": [str(path) for path in self.service.seeds],
+            "import_paths": self._import_paths,
             "environment": str(self.settings.environment),
             "fingerprint": fingerprint(self.service),
             "target": self.target,
@@ -119,6 +121,16 @@ class _Session:
             hint="See what it waits for; HULEEDU_MIGRATION_TIMEOUT allows more time.",
             output=output,
         )
+
+    @property
+    def _import_paths(self) -> list[str]:
+        """The directories of the PYTHONPATH that the registry states for the service."""
+        stated = self.service.environment.get("PYTHONPATH", "")
+        return [
+            os.path.normpath(self.service.directory / path)
+            for path in stated.split(os.pathsep)
+            if path
+        ]
 
     @property
     def _used(self) -> Path:

@@ -45,6 +45,8 @@ def main() -> int:
     instructions = json.loads(os.environ.pop(INSTRUCTIONS))
     # Seeds do not leave bytecode beside them.
     sys.dont_write_bytecode = True
+    # Behind our own: nothing that the tasks use may come from there.
+    sys.path += instructions["import_paths"]
     url = _url(instructions["url"])
     variables = ReadVariables()
     used = Used(instructions["used"], variables, counts_sessions=False)

@@ -13,15 +13,16 @@ from pathlib import Path
 
 from huleedu_tasks.config.placeholders import fills_in
 from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.settings import PREFIX
 from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.migrations.revisions import engines_hint
 from huleedu_tasks.report import Level, Problem
 from huleedu_tasks.survey.answers import Address, Answer, Answers, Failure
-from huleedu_tasks.survey.matrix import HIDDEN_HOST, OVERRIDE, Case, Situation
-from huleedu_tasks.survey.modules import PYTHONPATH, import_folder, python_path
+from huleedu_tasks.survey.matrix import HIDDEN_HOST, OVERRIDE, USER, Case, Situation
+from huleedu_tasks.survey.modules import missing_module_hint
 
 # What stands in the alembic.ini that `alembic init` writes.
 NO_URL_YET = "sqlalchemy.dialects:driver"
-MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
 PATTERN = (
     "Let config.py read the override variable first, then HULEEDU_ENVIRONMENT, and raise an error "
     "if a variable is missing."
@@ -82,6 +83,8 @@ def differences(
 
 def _astray(service: Service, answer: Answer, suggestion: Suggestion | None) -> Problem:
     cause, remedy = _why_astray(service, answer)
+    if engines := engines_hint(service):
+        return must_act(cause, engines)
     if suggestion:
         field = _field(service, suggestion.variable)
         stated = {
@@ -124,19 +127,9 @@ def _why_astray(service: Service, answer: Answer) -> tuple[str, str]:
 
 
 def _remedy_of(service: Service, failure: Failure) -> str:
+    if hint := missing_module_hint(service, failure.error):
+        return hint
     python = " ".join(service.python) or sys.executable
-    if missing := MISSING_MODULE.search(failure.error):
-        library = missing[1].partition(".")[0]
-        if folder := import_folder(missing[1], service.directory):
-            path = python_path(service, folder)
-            return (
-                f"{library} lies in this repository, in {folder}: state "
-                f'"environment": {{"{PYTHONPATH}": "{path}"}} in the registry.'
-            )
-        return (
-            f"Its migrations are run by {python}: install {library} there, or state another "
-            "interpreter as 'python'."
-        )
     return f"Mend env.py; `{python} -m alembic current` in its folder shows the same."
 
 
@@ -188,7 +181,13 @@ def _of_env(
             Level.INFO,
         )
         return
-    for situation in (Situation.DEVELOPMENT, Situation.PRODUCTION):
+    situations = [Situation.DEVELOPMENT, Situation.PRODUCTION]
+    if not any(_knows_environments(service, found) for found in (_envs(answers), configs)):
+        situations.remove(Situation.PRODUCTION)
+        if configs[Situation.DEVELOPMENT] is None and _is_at_home(service, cases, answers):
+            yield _moved_by_its_variable_only(service, "env.py")
+            return
+    for situation in situations:
         expected, answer = cases[situation].expected, answers[situation]
         if expected and not _agrees(answer.env, expected) and not _alike(answer.env, answer.config):
             whom = "does not ask config.py" if answer.config else "has a way of its own"
@@ -222,13 +221,32 @@ def _of_config(
             Level.INFO,
         )
         return
-    yield from _in_development(service, cases, found)
+    yield from _place_in_development(service, cases, found)
+    if not _knows_environments(service, found):
+        if isinstance(override, Address) and _is_same(override, OVERRIDE):
+            yield _moved_by_its_variable_only(service, "config.py")
+        return
+    yield from _in_development(cases, found)
     yield from _in_production(cases, found)
     for situation in (Situation.NO_CREDENTIALS, Situation.NO_PRODUCTION):
         yield from _without(situation, cases[situation], found[situation])
     unknown = found[Situation.UNKNOWN_ENVIRONMENT]
     if isinstance(unknown, Address):
         yield copes("config.py takes a misspelled HULEEDU_ENVIRONMENT for development", PATTERN)
+
+
+def _moved_by_its_variable_only(service: Service, file: str) -> Problem:
+    """Return the finding for code that has never heard of our environments: it needs not."""
+    if fills_in(service.environment, "host"):
+        source = "the variables of 'environment'"
+    else:
+        source = service.alembic_url_variable
+    return copes(
+        f"{file} takes its URL from {source}, or a default of its own: HULEEDU_ENVIRONMENT does "
+        "not move it",
+        "Set what it reads wherever the service runs.",
+        Level.INFO,
+    )
 
 
 def _led_by_env_file(
@@ -252,7 +270,7 @@ def _led_by_env_file(
     )
 
 
-def _in_development(
+def _place_in_development(
     service: Service, cases: Mapping[str, Case], found: Mapping[Situation, Answer]
 ) -> Iterator[Problem]:
     answer, expected = found[Situation.DEVELOPMENT], cases[Situation.DEVELOPMENT].expected
@@ -260,7 +278,10 @@ def _in_development(
         yield copes(f"config.py {_does(answer)} in development", PATTERN)
         return
     if not answer.is_local:
-        yield copes(f"config.py leads to {answer} in development, not to this machine", PATTERN)
+        knows = _knows_environments(service, found)
+        # Code that is told its URL may have a default that is meant for containers.
+        if knows or answer.host != service.compose_service:
+            yield copes(f"config.py leads to {answer} in development, not to this machine", PATTERN)
         return
     if answer.place[1:] != (expected.port, expected.database):
         yield must_act(
@@ -268,6 +289,14 @@ def _in_development(
             f"{expected.database}",
             f"Correct 'port' or 'database' in the registry, or {_file(answer, service)}.",
         )
+
+
+def _in_development(
+    cases: Mapping[str, Case], found: Mapping[Situation, Answer]
+) -> Iterator[Problem]:
+    answer, expected = found[Situation.DEVELOPMENT], cases[Situation.DEVELOPMENT].expected
+    if not isinstance(answer, Address) or not answer.is_local or expected is None:
+        return
     if not _alike(found[Situation.TESTING], answer):
         yield _unknown("testing", found[Situation.TESTING])
     special = found[Situation.SPECIAL_PASSWORD]
@@ -317,7 +346,8 @@ def _in_production(
         yield _unknown("staging", staging)
     elif not _agrees(staging, replace(due, database=staging.database)):
         yield copes(
-            "config.py does not take huleedu_user and port 5432 where no others are set", PATTERN
+            f"config.py does not take {due.user} and port {due.port} where no others are set",
+            PATTERN,
         )
 
 
@@ -331,8 +361,10 @@ def _without(situation: Situation, case: Case, answer: Answer) -> Iterator[Probl
     if isinstance(answer, Address):
         yield copes(f"config.py gives a URL {situation}, where it should refuse", PATTERN)
         return
-    missing = [name for name, value in case.variables.items() if not value]
-    if isinstance(answer, Failure) and not all(name in answer.error for name in missing):
+    missing = [n for n, value in case.variables.items() if not value and n.startswith(PREFIX)]
+    # Whatever their prefix is.
+    parts = [name.removeprefix(PREFIX) for name in missing]
+    if isinstance(answer, Failure) and not all(part in answer.error for part in parts):
         yield copes(
             f"config.py does not name what is missing {situation}: {' and '.join(missing)}",
             PATTERN,
@@ -363,6 +395,42 @@ def _reads_no_variable(answers: Mapping[str, Answers]) -> bool:
     return len({other.place if isinstance(other, Address) else None for other in others}) == 1 and (
         isinstance(others[0], Address)
     )
+
+
+def _knows_environments(service: Service, found: Mapping[Situation, Answer]) -> bool:
+    """Whether what a service answers depends on any of our own variables.
+
+    What differs where parts of the URL are filled in for it does so by our doing.
+    """
+    answer = found[Situation.DEVELOPMENT]
+    if _takes_parts(service):
+        return False
+    if isinstance(answer, Address) and (answer.user == USER or answer.password):
+        return True
+    # In these a `.env` of the service's own is hidden alike.
+    first, *others = (
+        found[situation]
+        for situation in (
+            Situation.SPECIAL_PASSWORD,
+            Situation.TESTING,
+            Situation.STAGING,
+            Situation.PRODUCTION,
+            Situation.UNKNOWN_ENVIRONMENT,
+        )
+    )
+    return not all(first == other or _alike(first, other) for other in others)
+
+
+def _is_at_home(
+    service: Service, cases: Mapping[str, Case], answers: Mapping[str, Answers]
+) -> bool:
+    """Whether an `env.py` by itself comes to the service's own database in development."""
+    answer, expected = answers[Situation.DEVELOPMENT].env, cases[Situation.DEVELOPMENT].expected
+    if not isinstance(answer, Address) or expected is None:
+        return False
+    if answer.host == service.compose_service:
+        return answer.database == expected.database
+    return answer.is_local and answer.place[1:] == (expected.port, expected.database)
 
 
 def _needs_its_variable(found: Mapping[Situation, Answer]) -> bool:

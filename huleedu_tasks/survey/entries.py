@@ -20,6 +20,7 @@ from huleedu_tasks.survey.reading import telling_name
 FIELDS = (
     "port",
     "directory",
+    "alembic_engine",
     "database",
     "url_variable",
     "alembic_url_variable",
@@ -290,6 +291,7 @@ def _existing(
 def _has_same_configuration(service: Service, proposal: Proposal) -> bool:
     folder = proposal.reading.folder
     same_section = service.alembic_section == folder.section
+    same_section = same_section and service.alembic_engine == folder.engine
     return same_section and _is_same(service.alembic_config, folder.config)
 
 

@@ -4,11 +4,18 @@ import configparser
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huleedu_tasks.errors import Finding
-from huleedu_tasks.survey.files import is_file, is_nameable, repository_files, shown
+from huleedu_tasks.migrations.revisions import DATABASES, engine_names
+from huleedu_tasks.survey.files import (
+    is_file,
+    is_nameable,
+    repository_files,
+    shown,
+    text_of,
+)
 
 CONFIG = "alembic.ini"
 PYPROJECT = "pyproject.toml"
@@ -36,6 +43,8 @@ class Folder:
         root: That of the repository, which no service goes beyond.
         runs_anywhere: Whether the configuration leads to the scripts from any folder.
         section: The section of the configuration.
+        engine: The database that it names among others, as Alembic's template multidb does; an
+            empty string if it names none.
         import_paths: Where its code looks for modules, as Alembic is told.
     """
 
@@ -44,13 +53,15 @@ class Folder:
     scripts: Path
     root: Path
     section: str = ALEMBIC
+    engine: str = ""
     runs_anywhere: bool = False
     import_paths: tuple[Path, ...] = ()
 
     @property
     def key(self) -> Path:
-        """What tells it from other folders: where its scripts lie, and its section."""
-        return self.scripts if self.section == ALEMBIC else self.scripts / f"[{self.section}]"
+        """What tells it from other folders: where its scripts lie, its section, its engine."""
+        path = self.scripts if self.section == ALEMBIC else self.scripts / f"[{self.section}]"
+        return path / f"[{self.engine}]" if self.engine else path
 
     @property
     def home(self) -> Path:
@@ -97,8 +108,15 @@ def find_folders(root: Path, not_taken: list[Finding]) -> list[Folder]:
             if problem := _why_not_taken(file, root, folder, found):
                 not_taken.append(Finding(place=shown(file, root), problem=problem))
             elif folder:
-                found[folder.key] = folder
+                found |= {each.key: each for each in _by_engine(folder)}
     return sorted(found.values(), key=lambda folder: (folder.path, folder.key))
+
+
+def _by_engine(folder: Folder) -> list[Folder]:
+    """Return a folder once for each database that its `env.py` would migrate in one run."""
+    stated = str((_options(folder.config, folder.section) or {}).get(DATABASES) or "")
+    engines = engine_names(stated) if DATABASES in text_of(folder.scripts / ENV_PY) else []
+    return [replace(folder, engine=engine) for engine in engines] or [folder]
 
 
 def _why_not_taken(
@@ -111,8 +129,8 @@ def _why_not_taken(
         return "configures Alembic in a folder of tests or templates, which holds no service"
     if folder is None:
         return _why_no_folder(file)
-    if folder.key in found:
-        first = found[folder.key].config.name
+    if doubles := {each.key for each in _by_engine(folder)} & found.keys():
+        first = found[doubles.pop()].config.name
         return (
             f"configures migrations of {shown(folder.path, root)} too, as {first} does, which was "
             "taken: an entry has one configuration"
@@ -181,7 +199,8 @@ def _parsed(file: Path) -> dict[str, object] | None:
 
 def ini_url(folder: Folder) -> str:
     """Return the database URL an Alembic configuration states, or nothing."""
-    return str((_options(folder.config, folder.section) or {}).get("sqlalchemy.url") or "")
+    section = folder.engine or folder.section
+    return str((_options(folder.config, section) or {}).get("sqlalchemy.url") or "")
 
 
 def _folder(file: Path, root: Path, section: str) -> Folder | None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from huleedu_tasks.config.placeholders import fill_in
@@ -82,23 +83,25 @@ class Case:
     hidden: Mapping[str, str] = field(default_factory=dict)
 
 
-def matrix(service: Service, hidden: Mapping[str, str]) -> Iterator[Case]:
+def matrix(service: Service, hidden: Mapping[str, str], prefix: str = PREFIX) -> Iterator[Case]:
     """Return every situation for a service.
 
     Args:
+        prefix: What our variables begin with in this repository; the usual names are set too.
         hidden: What takes the place of what the service would load by itself (`hiding`); in
             development it loads its own.
     """
-    for case in _situations(service):
+    for case in _situations(service, prefix):
         shown = case.name in (Situation.DEVELOPMENT, Situation.HANDED_OVER)
         yield case if shown else replace(case, hidden=hidden)
 
 
-def _situations(service: Service) -> Iterator[Case]:
+def _situations(service: Service, prefix: str) -> Iterator[Case]:
+    case = partial(_case, service, prefix)
     yield handed_over(service)
     stated = replace(OVERRIDE, scheme=service.url_scheme)
     override = dict.fromkeys(_variables(service), stated.reveal())
-    yield _case(service, Situation.OVERRIDE, override, SPECIAL_PASSWORD)
+    yield case(Situation.OVERRIDE, override, SPECIAL_PASSWORD)
     plain = dict(zip(_CREDENTIALS, (USER, PLAIN_PASSWORD), strict=True))
     special = {**plain, "HULEEDU_DB_PASSWORD": SPECIAL_PASSWORD}
     production = {
@@ -118,18 +121,14 @@ def _situations(service: Service) -> Iterator[Case]:
         f"{_STAGING}_PASSWORD": PLAIN_PASSWORD,
     }
     nowhere = {**production, f"{_PRODUCTION}_HOST": "", f"{_PRODUCTION}_PASSWORD": ""}
-    yield _case(service, Situation.DEVELOPMENT, plain)
-    yield _case(service, Situation.SPECIAL_PASSWORD, special, SPECIAL_PASSWORD)
-    yield _case(
-        service, Situation.TESTING, {**plain, "HULEEDU_ENVIRONMENT": str(Environment.TESTING)}
-    )
-    yield _case(service, Situation.PRODUCTION, production)
-    yield _case(service, Situation.STAGING, staging)
-    yield _case(service, Situation.NO_CREDENTIALS, dict.fromkeys(_CREDENTIALS, ""))
-    yield _case(service, Situation.NO_PRODUCTION, nowhere)
-    yield _case(
-        service, Situation.UNKNOWN_ENVIRONMENT, {**plain, "HULEEDU_ENVIRONMENT": "prodution"}
-    )
+    yield case(Situation.DEVELOPMENT, plain)
+    yield case(Situation.SPECIAL_PASSWORD, special, SPECIAL_PASSWORD)
+    yield case(Situation.TESTING, {**plain, "HULEEDU_ENVIRONMENT": str(Environment.TESTING)})
+    yield case(Situation.PRODUCTION, production)
+    yield case(Situation.STAGING, staging)
+    yield case(Situation.NO_CREDENTIALS, dict.fromkeys(_CREDENTIALS, ""))
+    yield case(Situation.NO_PRODUCTION, nowhere)
+    yield case(Situation.UNKNOWN_ENVIRONMENT, {**plain, "HULEEDU_ENVIRONMENT": "prodution"})
 
 
 def handed_over(
@@ -181,10 +180,16 @@ def _tells(name: str, value: str, registry: Registry) -> bool:
 
 
 def _case(
-    service: Service, name: str, variables: Mapping[str, str], password: str = PLAIN_PASSWORD
+    service: Service,
+    prefix: str,
+    name: str,
+    variables: Mapping[str, str],
+    password: str = PLAIN_PASSWORD,
 ) -> Case:
     variables = {"HULEEDU_ENVIRONMENT": str(Environment.DEVELOPMENT), **variables}
-    settings = Settings(root=Path(), process=variables, file={}, lines={})
+    ours = {n.removeprefix(PREFIX): value for n, value in variables.items() if n.startswith(PREFIX)}
+    variables |= {f"{prefix}{rest}": value for rest, value in ours.items()}
+    settings = Settings(root=Path(), process=variables, file={}, lines={}, prefix=prefix)
     try:
         expected = resolve(service, settings).url
     except (ConfigurationError, ValueError):

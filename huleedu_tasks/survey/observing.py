@@ -13,11 +13,15 @@ from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ENV_FILE, Settings, read_env_file
 from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.survey import answers as asking
-from huleedu_tasks.survey.agreement import MISSING_MODULE
 from huleedu_tasks.survey.answers import Address, Answer, Failure
 from huleedu_tasks.survey.env_files import assignments
 from huleedu_tasks.survey.matrix import Case, hiding, without_databases
-from huleedu_tasks.survey.modules import PYTHONPATH, import_folder, python_path
+from huleedu_tasks.survey.modules import (
+    MISSING_MODULE,
+    PYTHONPATH,
+    import_folder,
+    python_path,
+)
 from huleedu_tasks.survey.python_source import OTHERS, URL_NAME
 
 EXAMPLES = (".env.example", "env.example", ".env.sample", ".env.template")

@@ -180,6 +180,9 @@ class Survey:
         yield "directory", Known(value=str(folder.path), evidence=place)
         yield "alembic_config", Known(value=str(folder.config), evidence=place)
         yield "alembic_section", Known(value=folder.section, evidence=f"{place} [{folder.section}]")
+        if folder.engine:
+            evidence = f"{place} databases = {folder.engine}"
+            yield "alembic_engine", Known(value=folder.engine, evidence=evidence)
         schemes = [
             Sighting(value=each.scheme, place=each.place)
             for each in reading.told.given

@@ -22,8 +22,11 @@ class Reading:
 def telling_name(folder: Folder) -> str:
     """Return the name of a service's folder, or of one above it if that says nothing.
 
-    One of several histories in a folder is named by its section, or by the folder of its scripts.
+    One of several histories in a folder is named by its engine, its section, or the folder of its
+    scripts.
     """
+    if folder.engine:
+        return folder.engine
     if folder.section != ALEMBIC:
         return folder.section
     if folder.config.name not in USUAL_FILES and folder.scripts.name not in TECHNICAL:

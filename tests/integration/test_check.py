@@ -3,6 +3,7 @@
 Each service of one monorepo has one fault of its own, so that all are asked in one run.
 """
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -98,9 +99,28 @@ THROUGH_CONFIGPARSER = """\
 context.config.set_main_option("sqlalchemy.url", settings.DATABASE_URL)
 url = context.config.get_main_option("sqlalchemy.url")
 """
+# Of code that has never heard of our variables.
+STRANGE_CONFIG = """\
+import os
+
+
+class Settings:
+    DATABASE_URL = os.getenv("{variable}", "postgresql+asyncpg://app:app@{address}/{database}")
+
+
+settings = Settings()
+"""
+STRANGE_LINE = 'url = os.getenv("{variable}", "postgresql+asyncpg://app:app@{address}/{database}")'
 REVISION = "revision = {id!r}\ndown_revision = {parent!r}\ndef upgrade():\n    pass\n"
 VARIABLE = "{name}_SERVICE_DATABASE_URL"
 URL_LINE = "url = settings.DATABASE_URL\n"
+
+STRANGE_CONFIGS = ("stranger", "contained", "strayed")
+STRANGE_ADDRESSES = {
+    "contained": "contained_db:5432",
+    "strayed": "localhost:1",
+    "wandering": "localhost:1",
+}
 
 # For each service what is replaced in its config.py and in its env.py.
 FAULTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
@@ -135,6 +155,11 @@ FAULTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {},
         {"from config import settings": "import os", URL_LINE: 'url = os.environ["{variable}"]\n'},
     ),
+    "stranger": ({}, {}),
+    "contained": ({}, {}),
+    "strayed": ({}, {}),
+    "lonely": ({}, {"from config import settings": "import os", URL_LINE: STRANGE_LINE}),
+    "wandering": ({}, {"from config import settings": "import os", URL_LINE: STRANGE_LINE}),
     "twin": ({}, {}),
     "other": ({}, {}),
     "synchronous": ({}, {}),
@@ -200,6 +225,14 @@ EXPECTED: dict[str, list[tuple[str, bool, str]]] = {
     "obedient": [
         ("INFO", True, "config.py takes its URL from OBEDIENT_SERVICE_DATABASE_URL alone")
     ],
+    "stranger": [("INFO", True, "from STRANGER_SERVICE_DATABASE_URL, or a default of its own")],
+    "contained": [("INFO", True, "or a default of its own: HULEEDU_ENVIRONMENT does not move it")],
+    "strayed": [
+        ("ERROR", False, "config.py leads to localhost:1/huleedu_strayed in development, the reg"),
+        ("INFO", True, "config.py takes its URL from STRAYED_SERVICE_DATABASE_URL, or a default"),
+    ],
+    "lonely": [("INFO", True, "env.py takes its URL from LONELY_SERVICE_DATABASE_URL, or a def")],
+    "wandering": [("WARNING", True, "env.py has a way of its own: in development it leads to loc")],
     "alone": [("INFO", True, "env.py connects only where its variable is set, and there is no")],
     "twin": [("ERROR", False, "twin and other have the same database in development")],
     "other": [
@@ -252,16 +285,22 @@ def write_service(
     config = CONFIG.format(**facts)
     if name == "recipe":
         config = recipe(variable, ports[name])
+    address = STRANGE_ADDRESSES.get(name, f"localhost:{ports[name]}")
+    facts["address"] = address
+    if name in STRANGE_CONFIGS:
+        config = STRANGE_CONFIG.format(**facts)
     for old, new in in_config.items():
         assert old in config
         config = config.replace(old, new)
     env = SYNC_ENV_PY if name == "synchronous" else ENV_PY
     for old, new in in_env.items():
         assert old in env
-        env = env.replace(old, new.replace("{variable}", variable))
+        for field, value in facts.items():
+            new = new.replace(f"{{{field}}}", str(value))
+        env = env.replace(old, new)
     monorepo.write(f"{folder}/config.py", config)
     monorepo.write(f"{folder}/alembic/env.py", env)
-    if name == "alone":
+    if name in ("alone", "lonely", "wandering"):
         monorepo.path(f"{folder}/config.py").unlink()
     if name != "bare":
         monorepo.write(f"{folder}/alembic.ini", ALEMBIC_INI)
@@ -347,6 +386,18 @@ def test_services_that_agree_end_with_0_and_a_table(faulty: Monorepo) -> None:
     assert regular[:5] == ["regular", "OK", "follows", f"localhost:{port}/huleedu_regular", "a1"]
     assert "Handled automatically." in ran.out
     assert "services.check: 2 OK" in ran.err
+
+
+def test_code_that_knows_our_variables_by_a_prefix_of_its_own_agrees() -> None:
+    with empty_monorepo("acme") as acme:
+        ports = dict(zip(["regular"], free_ports(1), strict=True))
+        renamed = {"HULEEDU_": "ACME_", "huleedu_": "acme_"}
+        write_service(acme, "regular", ports, renamed, {})
+        entry = {"name": "regular", "port": ports["regular"]}
+        acme.write("services.json", json.dumps({"prefix": "ACME", "services": [entry]}))
+        acme.environment["ACME_PROVIDER"] = "embedded"
+        ran = acme.invoke("services.check", "--json")
+    assert (ran.code, ran.json["services"][0]["problems"]) == (0, []), ran.err
 
 
 def test_this_repository_agrees_with_itself() -> None:

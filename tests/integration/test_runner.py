@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Iterator
 from itertools import count
@@ -13,6 +14,7 @@ import pytest
 
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.report import Outcome, Status
+from huleedu_tasks.survey.files import repository_files
 from tests.support.flows import app_of, development_of, without_initdb
 from tests.support.monorepo import (
     ENV_PY,
@@ -189,6 +191,26 @@ def test_a_failed_migration_shows_its_own_words_and_leaves_the_others_well(
     assert "Traceback" in failed["output"]
     for name in ("alpha", "gamma"):
         assert ask(monorepo.url(name), NOTES) == [(2,)]
+
+
+def test_a_module_of_the_repository_is_answered_with_the_line_that_makes_it_importable(
+    bench: Bench,
+) -> None:
+    bench.monorepo.write("libs/notes/src/noteslib/__init__.py", "")
+    bench.monorepo.path(".git").mkdir(exist_ok=True)
+    repository_files.cache_clear()
+    env_py = f"import noteslib\n{REPORTING_ENV_PY}"
+    lost = bench.migrate(bench.service(env_py))
+    assert (lost.status, lost.code) == (Status.FAILED, "module-missing")
+    (environment,) = re.findall(r'State "environment": (\{.*?\}) for', lost.hint)
+    found = bench.migrate(bench.service(env_py, environment=json.loads(environment)))
+    assert found, found.output
+
+
+def test_a_library_that_is_missing_is_named_with_the_interpreter(bench: Bench) -> None:
+    lost = bench.migrate(bench.service("import no_such_library\n"))
+    assert lost.code == "module-missing"
+    assert f"`{sys.executable} -m pip install no_such_library`" in lost.hint
 
 
 # Time, and what the developer's shell has set.

@@ -1,6 +1,7 @@
 """Seeds: applied once or twice with the same result, in order, all or nothing; and their story."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -302,6 +303,19 @@ def test_a_file_that_is_no_seed_is_named(school: Monorepo, seed: str, told: str)
     assert ran.statuses == {"alpha": "FAILED", "beta": "OK", "gamma": "OK"}
     assert told in ran.json["services"][0]["detail"]
     assert "seed_alpha.py" in ran.json["services"][0]["detail"]
+
+
+def test_a_seed_imports_from_the_path_that_its_failure_names(school: Monorepo) -> None:
+    school.write("libs/pupils/pupilslib/__init__.py", "")
+    school.path(".git").mkdir()
+    school.write("database/seed-scripts/seed_alpha.py", f"import pupilslib\n{SEED}")
+    failed = school.invoke("db.seed", "--json").json["services"][0]
+    assert failed["code"] == "seed-failed"
+    (environment,) = re.findall(r'State "environment": (\{.*?\}) for alpha', failed["hint"])
+    first, *others = school.services
+    school.register({**first, "environment": json.loads(environment)}, *others)
+    ran = school.invoke("db.seed", "--json")
+    assert ran.code == 0, ran.out
 
 
 def test_a_seed_that_was_changed_shows_in_the_status(school: Monorepo) -> None:

@@ -27,6 +27,7 @@ def service(name: str = "orders", **stated: Any) -> Service:
         "password_variable": "HULEEDU_DB_PASSWORD",
         "alembic_section": "alembic",
         "alembic_x_arguments": (),
+        "alembic_engine": "",
         "python": (),
         "environment": {},
         "lock_timeout": None,

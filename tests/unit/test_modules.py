@@ -1,11 +1,13 @@
 """Where in the repository a module lies that an interpreter did not find."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from huleedu_tasks.survey.files import repository_files
-from huleedu_tasks.survey.modules import import_folder, python_path
+from huleedu_tasks.survey.modules import import_folder, missing_module_hint, python_path
 from tests.support.survey import write
 from tests.support.values import service
 
@@ -22,16 +24,19 @@ from tests.support.values import service
         (["tools/helper.py"], "helper", "tools"),
         (["libs/spaced/inner/x.py"], "spaced.inner", "libs"),
         (["tests/common/__init__.py"], "common", None),
+        (["src/other.py", "services/a/src/config.py"], "src.config", "services/a"),
+        (["services/a/common/x.py"], "common.y", None),
+        (["common/setup.py", "common/common/__init__.py"], "common", "common"),
         (["services/a/x.py"], "requests", None),
     ],
 )
 def test_the_folder_that_makes_a_module_importable(
     tmp_path: Path, files: list[str], module: str, folder: str | None
 ) -> None:
-    write(tmp_path, dict.fromkeys(files, ""))
+    write(tmp_path, dict.fromkeys([".git/HEAD", *files], ""))
     repository_files.cache_clear()
     expected = None if folder is None else tmp_path / folder
-    assert import_folder(module, tmp_path) == expected
+    assert import_folder(module, tmp_path / "services/a") == expected
 
 
 def test_a_folder_is_added_to_the_path_once(tmp_path: Path) -> None:
@@ -40,3 +45,47 @@ def test_a_folder_is_added_to_the_path_once(tmp_path: Path) -> None:
     assert once == "../shared:../../libs"
     again = service(directory=tmp_path / "services/a", environment={"PYTHONPATH": once})
     assert python_path(again, tmp_path / "libs") == once
+
+
+def hint(root: Path, module: str, *, of_seed: bool = False, **stated: Any) -> str:
+    write(root, {".git/HEAD": ""})
+    repository_files.cache_clear()
+    orders = service(directory=root / "services/orders", **stated)
+    error = f"ModuleNotFoundError: No module named '{module}'"
+    return missing_module_hint(orders, error, of_seed=of_seed)
+
+
+def test_a_module_of_the_repository_is_answered_with_the_line_to_add(tmp_path: Path) -> None:
+    write(tmp_path, dict.fromkeys(["libs/common/src/common/db.py", "services/orders/x.py"], ""))
+    line = '"environment": {"PYTHONPATH": "../../libs/common/src"} for orders in the registry.'
+    assert line in hint(tmp_path, "common")
+    stated = hint(tmp_path, "common", environment={"REGION": "north"})
+    assert '"PYTHONPATH": "../../libs/common/src" in "environment" for orders' in stated
+
+
+def test_a_package_that_can_be_installed_is_named_with_its_own_folder(tmp_path: Path) -> None:
+    write(tmp_path, dict.fromkeys(["libs/common/src/common/db.py", "libs/common/setup.py"], ""))
+    told = hint(tmp_path, "common", python=(".venv/bin/python",))
+    assert f"`.venv/bin/python -m pip install -e {tmp_path}/libs/common`" in told
+
+
+def test_a_library_is_named_by_its_distribution_with_the_interpreter(tmp_path: Path) -> None:
+    write(tmp_path, {"services/orders/.venv/bin/python": ""})
+    told = hint(tmp_path, "yaml")
+    assert f"`{sys.executable} -m pip install PyYAML`" in told
+    assert '"python": ".venv/bin/python" for orders' in told
+    own = hint(tmp_path, "yaml", python=("uv", "run", "python"))
+    assert "`uv run python -m pip install PyYAML`" in own
+    assert "interpreter of the tasks" in hint(tmp_path, "yaml", of_seed=True, python=("x",))
+
+
+@pytest.mark.parametrize("module", ["src", "src.db", "src.nothing.there"])
+def test_nobody_is_told_to_install_a_folder_of_the_repository(tmp_path: Path, module: str) -> None:
+    write(tmp_path, dict.fromkeys(["services/orders/src/db.py", "services/a/src/db.py"], ""))
+    told = hint(tmp_path, module)
+    assert "install src" not in told
+    assert ('"PYTHONPATH": "."' in told) == (module != "src.nothing.there")
+
+
+def test_another_error_has_no_such_hint() -> None:
+    assert not missing_module_hint(service(), "KeyError: 'DATABASE_URL'")

@@ -1,0 +1,125 @@
+"""Alembic's template multidb: one configuration, several databases, each a service of its own."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.monorepo import Monorepo, empty_monorepo, free_ports
+from tests.support.postgres import ask
+
+FOLDER = "services/ledger"
+ENGINES = ("accounts", "audit")
+REVISION = """\
+revision = "a1"
+down_revision = None
+
+
+def upgrade(engine_name):
+    globals()[f"upgrade_{engine_name}"]()
+
+
+def upgrade_accounts():
+    op.execute("CREATE TABLE account (id integer)")
+
+
+def upgrade_audit():
+    op.execute("CREATE TABLE entry (id integer)")
+"""
+TABLES = (
+    "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    " ORDER BY relname"
+)
+
+
+def entry(engine: str, port: int) -> dict[str, object]:
+    return {
+        "name": engine,
+        "port": port,
+        "directory": FOLDER,
+        "alembic_engine": engine,
+        "compose_service": "ledger_db",
+        "url_scheme": "postgresql+psycopg",
+    }
+
+
+@pytest.fixture(scope="module")
+def ledger() -> Iterator[Monorepo]:
+    with empty_monorepo() as monorepo:
+        folder = monorepo.path(FOLDER)
+        folder.mkdir(parents=True)
+        command = [sys.executable, "-m", "alembic", "init", "--template", "multidb", "alembic"]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        ini = monorepo.read(f"{FOLDER}/alembic.ini")
+        ini = ini.replace("databases = engine1, engine2", f"databases = {', '.join(ENGINES)}")
+        for stock, engine in zip(("engine1", "engine2"), ENGINES, strict=True):
+            ini = ini.replace(f"[{stock}]", f"[{engine}]")
+        monorepo.write(f"{FOLDER}/alembic.ini", ini)
+        monorepo.write(f"{FOLDER}/alembic/versions/a1.py", f"from alembic import op\n\n{REVISION}")
+        (port,) = free_ports(1)
+        monorepo.register(*(entry(engine, port) for engine in ENGINES))
+        yield monorepo
+
+
+@pytest.fixture(scope="module")
+def reset(ledger: Monorepo) -> Monorepo:
+    ran = ledger.invoke("db.reset", "--json")
+    assert ran.code == 0, f"{ran.out}{ran.err}"
+    return ledger
+
+
+@pytest.mark.parametrize(("engine", "table"), [("accounts", "account"), ("audit", "entry")])
+def test_each_database_has_its_own_tables_and_its_own_revision(
+    reset: Monorepo, engine: str, table: str
+) -> None:
+    assert ask(reset.url(engine), TABLES) == sorted([(table,), ("alembic_version",)])
+    assert ask(reset.url(engine), "SELECT version_num FROM alembic_version") == [("a1",)]
+
+
+def test_a_second_reset_takes_copies_and_the_status_knows_both(reset: Monorepo) -> None:
+    again = reset.invoke("db.reset", "--json")
+    assert [row["detail"] for row in again.json["services"]] == ["copied", "copied"]
+    assert reset.invoke("db.status", "--check").code == 0
+
+
+def test_one_database_is_migrated_without_the_other(reset: Monorepo) -> None:
+    ask(reset.url("audit"), "DROP TABLE entry")
+    ask(reset.url("audit"), "DELETE FROM alembic_version")
+    ran = reset.invoke("db.migrate", "--service", "audit", "--json")
+    assert ran.statuses == {"audit": "OK"}
+    assert ask(reset.url("audit"), TABLES) == [("alembic_version",), ("entry",)]
+
+
+def test_the_check_asks_each_of_them(ledger: Monorepo) -> None:
+    checked = ledger.invoke("services.check", "--json")
+    assert checked.code == 0, checked.out
+    assert [row["env.py"] for row in checked.json["services"]] == ["follows", "follows"]
+
+
+def test_an_engine_that_the_configuration_does_not_name_is_told(reset: Monorepo) -> None:
+    first, second = reset.services
+    kept = reset.read("services.json")
+    reset.register(first, {**second, "alembic_engine": "audits"})
+    ask(reset.url("audit"), "DELETE FROM alembic_version")
+    ran = reset.invoke("db.migrate", "--service", "audit", "--json")
+    reset.write("services.json", kept)
+    assert ran.code == 1
+    assert "names accounts, audit, not 'audits'" in ran.json["services"][0]["detail"]
+
+
+@pytest.mark.parametrize("command", ["db.reset", "services.check"])
+def test_one_entry_for_all_of_them_is_answered_with_the_entries_to_write(
+    ledger: Monorepo, command: str
+) -> None:
+    kept = ledger.read("services.json")
+    (port,) = free_ports(1)
+    stated = entry("accounts", port)
+    del stated["alembic_engine"]
+    ledger.register({**stated, "name": "whole", "url_variable": "WHOLE_URL"})
+    ran = ledger.invoke(command, "--json")
+    ledger.write("services.json", kept)
+    assert ran.code in (1, 3)
+    hints = json.dumps(ran.json["services"][0]).replace('\\"', '"')
+    assert '"alembic_engine": "accounts" and "alembic_engine": "audit"' in hints
