@@ -138,6 +138,12 @@ class App:
         """Return the selected services, or all."""
         return self.registry.select(names or ())
 
+    def services_here(self, names: Sequence[str] | None) -> tuple[Service, ...]:
+        """Return the selected services, or that of the working directory, or all."""
+        here = [s for s in self.registry.services if self.start.is_relative_to(s.directory)]
+        inside = [s for s in here if s.directory != self.registry.root]
+        return tuple(inside) if not names and len(inside) == 1 else self.services(names)
+
     def urls(self, services: tuple[Service, ...]) -> dict[str, ResolvedUrl]:
         """Return the URLs of services by name."""
         return resolve_all(services, self.settings)

@@ -21,6 +21,14 @@ class Status(StrEnum):
     ABORTED = "ABORTED"
 
 
+class State(StrEnum):
+    """The state of a database, where a command was asked for it."""
+
+    BEHIND = "BEHIND"
+    UNKNOWN_REVISION = "UNKNOWN REVISION"
+    UNREACHABLE = "UNREACHABLE"
+
+
 class Level(StrEnum):
     """How grave a problem is: an error stands in the way of a migration."""
 
@@ -112,6 +120,8 @@ class Outcome:
         facts: What a command has to tell about the service beyond that.
         problems: What was found about it; None if that was not asked.
         revisions: Those that would run, or have run; None if that was not asked.
+        state: The state of the database, shown in place of the status; None if it is at head or
+            the command is not about states.
         exit_code: What this outcome makes of the whole run.
     """
 
@@ -125,7 +135,13 @@ class Outcome:
     facts: Mapping[str, Fact] = field(default_factory=dict)
     problems: tuple[Problem, ...] | None = None
     revisions: tuple[PlannedRevision, ...] | tuple[AppliedRevision, ...] | None = None
+    state: State | None = None
     exit_code: ExitCode = ExitCode.DONE
+
+    @property
+    def word(self) -> str:
+        """The state, or else the status, as the screen shows it."""
+        return str(self.state or self.status)
 
     def __bool__(self) -> bool:
         return self.status is Status.OK
@@ -157,6 +173,7 @@ class Outcome:
         return {
             "service": self.service,
             "status": str(self.status),
+            **({"state": str(self.state)} if self.state else {}),
             "detail": self.detail,
             "hint": self.hint,
             "seconds": round(self.seconds, 3),

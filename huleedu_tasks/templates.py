@@ -8,7 +8,7 @@ apart counts as changed.
 import json
 import os
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -44,11 +44,18 @@ _OURS = Path(__file__).parent
 
 
 def parts_of(
-    service: Service, settings: Settings, present: Present, *, server: str, roles: str = ""
+    service: Service,
+    settings: Settings,
+    present: Present,
+    *,
+    server: str,
+    roles: str = "",
+    others: Collection[Service] = (),
 ) -> Inputs:
     """Return what goes into a service's database before it is made, each part with its digest.
 
     Args:
+        others: Those that share the database; their files are among the service's (`merged`).
         server: What the server is, and what it puts into a new database.
         roles: Which roles it has, with their settings.
     """
@@ -57,12 +64,29 @@ def parts_of(
     libraries = [present.input_of(folder) for folder in folders]
     return {
         "its registry entry": digest(_stated(service, present.root)),
+        **{
+            f"the registry entry of {other.name}": digest(_stated(other, present.root))
+            for other in others
+        },
         "the settings": digest(_settings(settings, present)),
         ITS_FILES: digest(_contents(_files(service), present)),
         SERVER: digest([server]),
         ROLES: digest([roles]),
         **{name: present.digest_of(name) for name in libraries},
     }
+
+
+def merged(members: Sequence[Service]) -> Service:
+    """Return the first of the services that share a database, with the files of all as its own."""
+    first, *others = members
+    files = [
+        path
+        for other in others
+        for path in (other.directory, *other.inputs, *_named(other))
+        if path != first.directory
+    ]
+    python = first.python if all(member.python for member in members) else ()
+    return replace(first, inputs=(*first.inputs, *files), python=python)
 
 
 def with_used(parts: Inputs, service: Service, used: Used, present: Present) -> Inputs:

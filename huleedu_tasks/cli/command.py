@@ -42,7 +42,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 HELP = {
-    "service": "Work on this service only; may be repeated.",
+    "service": "Work on these services only: NAME or NAME,NAME; may be repeated.",
     "json": "Print one JSON document on standard output.",
     "dry_run": "Say what would be done, and change nothing.",
     "jobs": "How many services are migrated at once.",
@@ -185,6 +185,8 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
 
         @functools.wraps(body)
         def run(context: Context, *args: P.args, **kwargs: P.kwargs) -> None:
+            if isinstance(names := kwargs.get("service"), list):
+                kwargs["service"] = _separated(names)
             _run(name, context, body, *args, **kwargs)
 
         texts = {**HELP, **help_texts}
@@ -198,6 +200,11 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
         )
 
     return decorate
+
+
+def _separated(names: Sequence[str]) -> list[str]:
+    """Return the names of `--service a,b`; an empty name is kept, and refused later."""
+    return [part.strip() for name in names for part in name.split(",")]
 
 
 def whole_number(flag: str, text: str, *, at_least: int) -> int:

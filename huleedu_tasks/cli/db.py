@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from huleedu_tasks import process
 from huleedu_tasks.cli.command import Command, command, whole_number
 from huleedu_tasks.config.registry import Service
-from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.report import Listing, Message, Report, Result
 from huleedu_tasks.screen import prompts
@@ -22,7 +22,13 @@ CONFIRM = "Name of an unmarked database to change, where nobody can be asked; ma
 @command()
 def up(app: Command, service: Names = None, json: bool = False, dry_run: bool = False) -> Result:
     """Start the servers and wait until they accept their users."""
-    return _run(app, service, "", lambda flows: flows.up())
+    report = _run(app, service, "", lambda flows: flows.up())
+    if app.dry_run:
+        return report
+    urls = app.urls(app.services(service))
+    running = [outcome.service for outcome in report.outcomes if outcome]
+    shown = [f"{name}  {urls[name].url}" for name in running]
+    return replace(report, notes=(*report.notes, *shown))
 
 
 @command()
@@ -53,6 +59,7 @@ def reset(
         jobs,
         lambda flows: replace(flows, fresh=fresh).reset(volumes=volumes),
         confirm=confirm,
+        is_whole=True,
     )
 
 
@@ -93,22 +100,30 @@ def status(app: Command, service: Names = None, check: bool = False, json: bool 
     return _run(app, service, "", lambda flows: flows.status(check=check))
 
 
-@command(show_password="Show the passwords instead of ***.")
+@command(
+    show_password="Show the passwords instead of ***.",
+    plain="As libpq reads it, for psql, pg_dump and graphical clients: no driver in the scheme.",
+)
 def url(
-    app: Command, service: Names = None, show_password: bool = False, json: bool = False
+    app: Command,
+    service: Names = None,
+    show_password: bool = False,
+    plain: bool = False,
+    json: bool = False,
 ) -> Result:
     """Show the URL of each database and where it comes from."""
     if show_password:
         app.screen.redact = str
+    services = app.services_here(service)
     rows = tuple(
         {
             "service": name,
-            "url": resolved.reveal() if show_password else str(resolved.url),
+            "url": _url_text(resolved, show_password=show_password, plain=plain),
             "source": resolved.source,
         }
-        for name, resolved in app.urls(app.services(service)).items()
+        for name, resolved in app.urls(services).items()
     )
-    if service and len(rows) == 1 and not json:
+    if len(rows) == 1 and len(services) < max(len(app.registry.services), 2) and not json:
         # Alone on its line, for use in a script.
         return Message(command="db.url", text=rows[0]["url"])
     return Listing(command="db.url", key="urls", columns=("service", "url", "source"), rows=rows)
@@ -119,7 +134,7 @@ def shell(app: Command, service: Names = None, command: str = "", dry_run: bool 
     """Open psql on a service's database."""
     from huleedu_tasks.postgres.psql import psql_arguments, psql_environment
 
-    chosen = _only_one(app.services(service))
+    chosen = _only_one(app.services_here(service))
     url = app.urls((chosen,))[chosen.name].url
     program = app.provider.psql()
     if not program:
@@ -146,7 +161,7 @@ def logs(
 ) -> None:
     """Show the servers' logs."""
     arguments = app.provider.logs(
-        app.services(service), follow=follow, lines=whole_number("--lines", lines, at_least=0)
+        app.services_here(service), follow=follow, lines=whole_number("--lines", lines, at_least=0)
     )
     if app.dry_run:
         app.screen.say(f"db.logs: dry run: would run {' '.join(arguments)}")
@@ -161,6 +176,7 @@ def _run(
     flow: "Callable[[Development], Coroutine[Any, Any, Report]]",
     *,
     confirm: Names = None,
+    is_whole: bool = False,
 ) -> Report:
     from huleedu_tasks.flows.development import Development
 
@@ -176,9 +192,11 @@ def _run(
         confirmed=tuple(confirm or ()),
         notify=app.screen.say,
     )
+    if is_whole:
+        flows = flows.with_whole_databases()
     if confirm is not None and not app.dry_run and prompts.has_person():
         flows = replace(flows, confirmed=(*flows.confirmed, *_ask_for(app.run(flows.unproven()))))
-    with app.screen.progress([service.name for service in services]) as progress:
+    with app.screen.progress([service.name for service in flows.services]) as progress:
         return app.run(flow(replace(flows, progress=progress)))
 
 
@@ -195,6 +213,13 @@ async def _answers(url: DatabaseUrl) -> None:
 
     async with connection(url):
         pass
+
+
+def _url_text(resolved: ResolvedUrl, *, show_password: bool, plain: bool) -> str:
+    if plain:
+        url = resolved.url.plain
+        return url.reveal() if show_password else str(url)
+    return resolved.reveal() if show_password else str(resolved.url)
 
 
 def _only_one(services: tuple[Service, ...]) -> Service:

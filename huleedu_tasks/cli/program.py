@@ -3,16 +3,21 @@
 Unlike `invoke` it looks for no `tasks.py`, and reads none of the project's `invoke.yaml`.
 """
 
+import difflib
+import re
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
+from invoke.exceptions import ParseError
 from invoke.program import Program
 
 from huleedu_tasks.cli import namespace
 from huleedu_tasks.screen.streams import STANDARD_OUTPUT, drop
 
 DISTRIBUTION = "huleedu-tasks"
+_UNKNOWN = re.compile(r"No idea what '([^']*)' is!")
 
 
 class HuleEdu(Program):
@@ -26,6 +31,19 @@ class HuleEdu(Program):
         super().parse_core(argv)
         sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
+    def parse_tasks(self) -> None:
+        """Parse the tasks and their flags, and suggest the closest name for an unknown one.
+
+        Raises:
+            ParseError: As Invoke does, with the suggestion.
+        """
+        try:
+            super().parse_tasks()
+        except ParseError as error:
+            flags = error.context.flags if error.context else {}
+            names = [*self.collection.task_names, *flags]
+            raise ParseError(with_suggestion(str(error), names), error.context) from None
+
     def run(self, *arguments: Any, **options: Any) -> None:
         """Run, and end quietly where nobody reads on, as with `huleedu --list | head`."""
         try:
@@ -37,6 +55,21 @@ class HuleEdu(Program):
                     sys.stdout.flush()
         except BrokenPipeError:
             drop(STANDARD_OUTPUT)
+
+
+def with_suggestion(message: str, names: Sequence[str]) -> str:
+    """Return Invoke's message about an unknown name with the closest known name, if any.
+
+    Args:
+        names: The full names of all tasks, and the flags of the task.
+    """
+    found = _UNKNOWN.search(message)
+    if not found:
+        return message
+    typed = found[1]
+    same = [name for name in names if name.rpartition(".")[2] == typed]
+    close = same or difflib.get_close_matches(typed, names, n=1)
+    return f"{message} Did you mean {' or '.join(close)}?" if close else message
 
 
 program = HuleEdu(

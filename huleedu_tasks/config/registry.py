@@ -23,9 +23,13 @@ REGISTRY_FILE = "services.json"
 SEED_FOLDER = Path("database/seed-scripts")
 URL_SCHEME = "postgresql+asyncpg"
 ALEMBIC = "alembic"
+SEED_AFTER, MIGRATE_AFTER = "seed_after", "migrate_after"
 USER_VARIABLE = "HULEEDU_DB_USER"
 PASSWORD_VARIABLE = "HULEEDU_DB_PASSWORD"  # the name of a variable
-ONE_EACH = "each service needs a database of its own (docs/adoption.md)"
+SHARE = (
+    'state "shared_database": true for each service with a history in it; any other service needs '
+    "a database of its own (docs/registry.md)"
+)
 # Where a service's name stands in `database_name`.
 NAME_PLACE = "{name}"
 # What a value of `environment` may hold in braces (placeholders.py fills it in).
@@ -61,6 +65,8 @@ class Service:
         alembic_engine: Its database's name in the option `databases` of its Alembic configuration,
             as the template `multidb` has it; an empty string if that names none.
         seed_after: Names of the services that must be seeded before it.
+        shared_database: Whether other services may keep their histories in its database.
+        migrate_after: Names of the services that must be migrated before it.
         inputs: Files and folders besides its own that its database is made of.
     """
 
@@ -87,6 +93,8 @@ class Service:
     seeds: tuple[Path, ...]
     seed_after: tuple[str, ...]
     inputs: tuple[Path, ...]
+    shared_database: bool
+    migrate_after: tuple[str, ...]
 
     @property
     def alembic_arguments(self) -> list[str]:
@@ -294,10 +302,47 @@ def seeding_order(services: Sequence[Service]) -> tuple[Service, ...]:
 
     Otherwise the order given is kept.
     """
+    return _ordered(services, SEED_AFTER)
+
+
+def migrating_order(services: Sequence[Service]) -> tuple[Service, ...]:
+    """Return the services so that each comes after those it must be migrated after.
+
+    Otherwise the order given is kept.
+    """
+    return _ordered(services, MIGRATE_AFTER)
+
+
+def seeding_predecessors(services: Sequence[Service]) -> dict[str, Sequence[str]]:
+    """Return the names of the services that must be seeded before each one.
+
+    Seeds in one database follow its migrations, unless `seed_after` says otherwise.
+    """
+    stated = {service.name: service.seed_after for service in services}
+    by_name = {service.name: service for service in services}
+    both = {
+        service.name: (
+            *service.seed_after,
+            *(
+                name
+                for name in service.migrate_after
+                if name in by_name and share_database(service, by_name[name])
+            ),
+        )
+        for service in services
+    }
+    try:
+        tuple(TopologicalSorter(both).static_order())
+    except CycleError:
+        return dict(stated)
+    return dict(both)
+
+
+def _ordered(services: Sequence[Service], field: str) -> tuple[Service, ...]:
     by_name = {service.name: service for service in services}
     sorter: TopologicalSorter[str] = TopologicalSorter()
     for service in services:
-        sorter.add(service.name, *(name for name in service.seed_after if name in by_name))
+        sorter.add(service.name, *(name for name in getattr(service, field) if name in by_name))
     return tuple(by_name[name] for name in sorter.static_order())
 
 
@@ -472,6 +517,8 @@ def complete(root: Path, entry: Mapping[str, Any], convention: str = "huleedu_{n
         seeds=_seeds(root, name, entry.get("seeds")),
         seed_after=tuple(entry.get("seed_after", ())),
         inputs=tuple(root / path for path in entry.get("inputs", ())),
+        shared_database=entry.get("shared_database", False),
+        migrate_after=tuple(entry.get("migrate_after", ())),
     )
 
 
@@ -508,17 +555,26 @@ def _contradictions(
         yield from _unknown_placeholders(f"services[{index}].environment", service)
         for earlier_index, earlier in enumerate(services[:index]):
             yield from _clashes(index, service, entries[index], earlier, entries[earlier_index])
-        names = {other.name for other in services}
-        for position, name in enumerate(service.seed_after):
-            if name not in names:
-                place = f"services[{index}].seed_after[{position}]"
-                hint = _suggestion(name, sorted(names))
-                yield Finding(place=place, problem=f"no service is named {name!r}. {hint}".strip())
-    try:
-        seeding_order(services)
-    except CycleError as error:
-        circle = " after ".join(error.args[1])
-        yield Finding(place="services", problem=f"seed_after goes in a circle: {circle}")
+        for field in (SEED_AFTER, MIGRATE_AFTER):
+            yield from _unknown_names(
+                f"services[{index}].{field}", getattr(service, field), services
+            )
+    for field in (SEED_AFTER, MIGRATE_AFTER):
+        try:
+            _ordered(services, field)
+        except CycleError as error:
+            circle = " after ".join(error.args[1])
+            yield Finding(place="services", problem=f"{field} goes in a circle: {circle}")
+
+
+def _unknown_names(
+    place: str, stated: Sequence[str], services: Sequence[Service]
+) -> Iterator[Finding]:
+    names = sorted({service.name for service in services})
+    for position, name in enumerate(stated):
+        if name not in names:
+            problem = f"no service is named {name!r}. {_suggestion(name, names)}".strip()
+            yield Finding(place=f"{place}[{position}]", problem=problem)
 
 
 def _unclear_interpreter(place: str, entry: Mapping[str, Any]) -> Iterator[Finding]:
@@ -572,6 +628,8 @@ def _clashes(
         # A port that is not settled yet is replaced by a number below one.
         is_open = min(service.port, earlier.port) < 1
         allowed = field == "compose_service" and (service.port == earlier.port or is_open)
+        # One variable may be the URL of all histories in one database.
+        allowed = allowed or (field == "url_variable" and share_database(service, earlier))
         if same and own and not allowed:
             yield clash(field)
     if service.port != earlier.port:
@@ -581,8 +639,17 @@ def _clashes(
         yield clash(
             "port", "; if the two share one server, state the same 'compose_service' for both"
         )
-    elif service.database == earlier.database:
-        yield clash("database", f"; {ONE_EACH}")
+    elif service.database == earlier.database and not share_database(service, earlier):
+        yield clash("database", f"; {SHARE}")
+
+
+def share_database(one: Service, other: Service) -> bool:
+    """Whether two services state that they keep their histories in one development database."""
+    return (
+        one.shared_database
+        and other.shared_database
+        and (one.port, one.database) == (other.port, other.database)
+    )
 
 
 def _with_lines(text: str, findings: Sequence[Finding]) -> list[Finding]:

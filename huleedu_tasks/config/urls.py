@@ -25,6 +25,7 @@ from huleedu_tasks.errors import ConfigurationError, Finding
 
 # With a root certificate and no mode: asyncpg would prefer TLS, and verify nothing.
 STRICTEST_TLS = "verify-full"
+PLAIN_SCHEME = "postgresql"
 _BARE_DSN = "postgresql://?"
 _FORM = (
     f"Write it as {URL_SCHEME}://USER:PASSWORD@HOST:PORT/DATABASE, with special characters of the "
@@ -65,6 +66,11 @@ class DatabaseUrl:
         """Return the URL with its password, everything percent-encoded."""
         password = quote(self.password.reveal(), safe="") if self.password else None
         return self._text(password, self.query)
+
+    @property
+    def plain(self) -> "DatabaseUrl":
+        """The URL as libpq reads it: no driver, TLS by libpq's names, no other parameters."""
+        return replace(self, scheme=PLAIN_SCHEME, query=tuple(self.tls.items()))
 
     @property
     def secrets(self) -> list[Secret]:

@@ -12,6 +12,7 @@ from huleedu_tasks import templates
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.flows.sharing import Sharing
 from huleedu_tasks.migrations.inputs import Inputs, Present
 from huleedu_tasks.migrations.runner import Used
 from huleedu_tasks.postgres import copies, databases
@@ -66,17 +67,19 @@ class Copying:
         leaves_copies: Whether they may be left on the servers.
         fresh: Whether every database is made anew, whatever copies there are.
         present: What there is at the beginning.
+        sharing: Which services share a database; it is made on behalf of the first of them.
     """
 
     settings: Settings
     present: Present
     leaves_copies: bool
     fresh: bool
+    sharing: Sharing = field(default_factory=Sharing)
     _making: dict[str, Making] = field(default_factory=dict)
 
     def making(self, service: Service) -> Making | None:
         """Return how a service's database is being made; None if it is not."""
-        return self._making.get(service.name)
+        return self._making.get(self.sharing.leader(service).name)
 
     async def begin(
         self,
@@ -174,10 +177,11 @@ class Copying:
         now = await self._parts(admin, service, making.scripts, present)
         # A role that the migrations make is there from now on.
         making.parts = {**making.parts, templates.ROLES: now[templates.ROLES]}
-        if why_not := self._why_unknown(service, making, present, now):
+        whole = self._whole(service)
+        if why_not := self._why_unknown(whole, making, present, now):
             return why_not
         assert making.used is not None
-        parts = templates.with_used(making.parts, service, making.used, present)
+        parts = templates.with_used(making.parts, whole, making.used, present)
         name = copies.template_name(url.database, templates.key(parts))
         complete = replace(mark, parts=parts, used=time.time())
         sessions = making.used.sessions
@@ -214,7 +218,17 @@ class Copying:
     ) -> Inputs:
         state = await server_state(admin)
         server = f"{state.settings} {scripts}"
-        return templates.parts_of(service, self.settings, present, server=server, roles=state.roles)
+        return templates.parts_of(
+            self._whole(service),
+            self.settings,
+            present,
+            server=server,
+            roles=state.roles,
+            others=self.sharing.with_service(service)[1:],
+        )
+
+    def _whole(self, service: Service) -> Service:
+        return templates.merged(self.sharing.with_service(service))
 
 
 def _is_complete(mark: Mark | None) -> TypeGuard[Mark]:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from huleedu_tasks.config.registry import Registry, Service
+from huleedu_tasks.config.registry import Registry, Service, seeding_predecessors
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import ResolvedUrl, resolve_all
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, Refused
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.copying import Copying
 from huleedu_tasks.flows.fleet import Work
+from huleedu_tasks.flows.sharing import Sharing
 from huleedu_tasks.flows.stages import STATUS_COLUMNS, Stages
 from huleedu_tasks.guard import Guard, require_disposable_environment, require_own_address
 from huleedu_tasks.migrations import runner
@@ -46,6 +47,7 @@ class Development:
         confirmed: Names of databases a person has typed.
         fresh: Whether a reset makes every database anew, whatever copies there are.
         notify: Told in a sentence what the run waits for.
+        added: What there is to say of services that were added to the selected ones.
     """
 
     settings: Settings
@@ -59,6 +61,7 @@ class Development:
     fresh: bool = False
     progress: Progress = field(default_factory=Silence)
     notify: Callable[[str], object] = str
+    added: tuple[str, ...] = ()
     started: float = field(default_factory=time.monotonic)
 
     async def up(self) -> Report:
@@ -75,6 +78,25 @@ class Development:
         stages = self._stages_with({})
         work = stages.would("stop its server") if self.dry_run else stages.stop
         return self._report("db.down", await self._run(work))
+
+    def with_whole_databases(self) -> "Development":
+        """Return the same with the services that share a database with those selected.
+
+        Raises:
+            ConfigurationError: If the URL of one of them cannot be resolved.
+        """
+        if not self.settings.environment.is_disposable:
+            return self
+        missing = self._sharing.others(self.services)
+        names = {each.name for others in missing.values() for each in others}
+        names |= {service.name for service in self.services}
+        notes = [
+            f"{', '.join(each.name for each in others)}: reset together with {name}, whose "
+            f"database {self._urls[name].url.database!r} they share."
+            for name, others in missing.items()
+        ]
+        services = tuple(each for each in self.registry.services if each.name in names)
+        return replace(self, services=services, added=tuple(notes))
 
     async def reset(self, *, volumes: bool = False) -> Report:
         """Bring every database to a clean state: recreated, migrated to head, seeded.
@@ -98,6 +120,7 @@ class Development:
             ),
             stages.keep,
             on_new=stages.expect_migrations,
+            is_whole=True,
         )
 
     async def migrate(self, target: str) -> Report:
@@ -156,7 +179,8 @@ class Development:
         if self.provider.proves_identity or not self.settings.environment.is_disposable:
             return ()
         found = [await self._stages.unmarked_database(service) for service in self.services]
-        return tuple(name for name in found if name and name not in self.confirmed)
+        unmarked = (name for name in found if name and name not in self.confirmed)
+        return tuple(dict.fromkeys(unmarked))
 
     # How the flows are put together.
 
@@ -170,8 +194,11 @@ class Development:
         *,
         first: Callable[[], object] = str,
         on_new: Callable[[], object] = str,
+        is_whole: bool = False,
     ) -> Report:
         """Do the stages that prove and then those that change; a refusal stops all between.
+
+        Where whole databases are changed, one service that fails stops those that share its one.
 
         What is done for later runs, ending this one, changes nothing of how it has ended. What is
         to be done first, or as soon as a server will be made anew, is done while servers are
@@ -181,7 +208,7 @@ class Development:
         columns = () if command == "db.seed" else REVISION_COLUMNS
         if self.dry_run:
             outcomes = await self._run(self._stages.would(would))
-            return self._report(command, outcomes)
+            return replace(self._report(command, outcomes), notes=self.added)
         outcomes = self._all_interrupted
         # Ctrl-C while another command is waited for; the stages turn it into outcomes themselves.
         with suppress(asyncio.CancelledError):
@@ -192,11 +219,15 @@ class Development:
                     outcomes = await self._next(outcomes, stage)
                 outcomes = self._all_or_none(outcomes)
                 for stage in changing:
+                    if is_whole:
+                        outcomes = self._sharing.all_or_none(outcomes)
                     outcomes = await self._next(outcomes, stage)
+                finished = self._sharing.all_or_none(outcomes)
+                outcomes = finished if is_whole else outcomes
                 if ending:
-                    await self._next(outcomes, ending, Silence())
+                    await self._next(finished, ending, Silence())
         report = self._report(command, outcomes, columns=columns)
-        return replace(report, notes=self._stages.kept_predecessors())
+        return replace(report, notes=(*self.added, *self._stages.kept_predecessors()))
 
     async def _run(self, work: Work) -> tuple[Outcome, ...]:
         return await fleet.run(self.services, work, jobs=self._waiting_jobs, progress=self.progress)
@@ -204,15 +235,24 @@ class Development:
     async def _next(
         self, outcomes: Sequence[Outcome], stage: Work, progress: Progress | None = None
     ) -> tuple[Outcome, ...]:
-        seed_after = {service.name: service.seed_after for service in self.services}
         return await fleet.run_next(
             self.services,
             outcomes,
             stage,
             jobs=self._waiting_jobs if stage in self._stages.waiting else self.jobs,
             progress=progress or self.progress,
-            after=seed_after if stage == self._stages.seed else None,
+            after=self._order(stage),
         )
+
+    def _order(self, stage: Work) -> dict[str, Sequence[str]]:
+        """Return the names of the services that must come before each one in a stage."""
+        stages, services = self._stages, self.services
+        if stage == stages.seed:
+            return seeding_predecessors(services)
+        if stage in (stages.recreate, stages.renew):
+            leaders = {service.name: self._sharing.leader(service).name for service in services}
+            return {name: [leader] for name, leader in leaders.items() if leader != name}
+        return {service.name: service.migrate_after for service in services}
 
     async def _prepare(self, on_new: Callable[[], object] = str) -> tuple[Outcome, ...]:
         """Do what all servers need once; nothing is known of any service yet."""
@@ -308,11 +348,18 @@ class Development:
         return resolve_all(self.services, self.settings)
 
     @cached_property
+    def _sharing(self) -> Sharing:
+        return Sharing.of(self.registry, self.services, self.settings)
+
+    @cached_property
     def _stages(self) -> Stages:
         return self._stages_with(self._urls)
 
     def _stages_with(self, urls: Mapping[str, ResolvedUrl]) -> Stages:
-        servers = Counter(service.compose_service for service in self.registry.services)
+        # Those that share a database share their server with nobody else by that.
+        places = {(each.compose_service, each.database) for each in self.registry.services}
+        servers = Counter(server for server, _ in places)
+        sharing = self._sharing if urls else Sharing()
         return Stages(
             settings=self.settings,
             provider=self.provider,
@@ -325,8 +372,10 @@ class Development:
                 # On a server that is somebody else's, nothing is left behind.
                 leaves_copies=self.provider.proves_identity,
                 fresh=self.fresh,
+                sharing=sharing,
             ),
             answers=AlembicAnswers(settings=self.settings, state=self.state),
+            sharing=sharing,
             shared_servers=[name for name, services in servers.items() if services > 1],
             notify=self.notify,
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from huleedu_tasks.config.registry import (
-    ONE_EACH,
+    SHARE,
     Registry,
     findings_in,
     parse_registry,
@@ -333,7 +333,7 @@ def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact
         place = _OF_SERVICE.fullmatch(finding.place)
         service = document["services"][int(place["index"])] if place else {}
         name = str(service.get("name", ""))
-        if place and place["field"] == "database" and ONE_EACH in finding.problem:
+        if place and place["field"] == "database" and SHARE in finding.problem:
             first, other = re.findall(r"'([^']*)'", finding.problem)[:2]
             sharing.setdefault(first, [other]).append(name)
         elif MARK not in finding.problem:
@@ -347,7 +347,7 @@ def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact
         yield {
             "service": ", ".join(dict.fromkeys(names)),
             "field": "database",
-            "question": f"all have the database {database!r}; {ONE_EACH}",
+            "question": f"all have the database {database!r}; {SHARE}",
             "choices": [],
         }
 

@@ -46,7 +46,7 @@ from huleedu_tasks.journal import commit_of
 from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
 from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.migrations.runner import named
-from huleedu_tasks.report import Fact, Level, Outcome, Problem, Progress, Report, Silence
+from huleedu_tasks.report import Fact, Level, Outcome, Problem, Progress, Report, Silence, State
 
 # Each costs a connection of a server that others use.
 CONNECTIONS = 8
@@ -234,8 +234,13 @@ class Production:
         except ServerError as error:
             return replace(fleet.failed(service, error), facts=_address(target))
         facts = _revision_facts(target.history, revisions)
-        unknown = f"{named(revisions)} is unknown to this code" if facts["pending"] is None else ""
-        return Outcome(service=service.name, facts=_address(target) | facts, detail=unknown)
+        done = Outcome(service=service.name, facts=_address(target) | facts)
+        if facts["pending"] is None:
+            detail = f"revision {named(revisions)} is not in this code"
+            return replace(done, state=State.UNKNOWN_REVISION, detail=detail)
+        if facts["pending"]:
+            return replace(done, state=State.BEHIND, hint="Run `invoke prod.plan`.")
+        return done
 
     async def _run(self, work: Work) -> tuple[Outcome, ...]:
         return await fleet.run(self.services, work, jobs=CONNECTIONS, progress=self.progress)

@@ -1,7 +1,7 @@
 """The stages of the development flows: each takes one service from one state to the next."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,6 +15,7 @@ from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused, Serv
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.copying import COPIED, NOTHING_YET, Copying
 from huleedu_tasks.flows.fleet import Step, Work
+from huleedu_tasks.flows.sharing import Sharing
 from huleedu_tasks.guard import Guard
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
@@ -30,8 +31,8 @@ from huleedu_tasks.postgres.connections import (
     connect_beside,
     connection,
 )
-from huleedu_tasks.postgres.databases import Mark
-from huleedu_tasks.report import Fact, Outcome, Status
+from huleedu_tasks.postgres.databases import Mark, VersionTable
+from huleedu_tasks.report import Fact, Outcome, State, Status
 from huleedu_tasks.seeds import applying
 from huleedu_tasks.seeds.files import fingerprint
 from huleedu_tasks.servers.protocol import Provider
@@ -52,6 +53,8 @@ class Stages:
         registry: All services.
         copying: What is known of copies.
         answers: What each service's Alembic says, and the processes that run it.
+        sharing: Which services share a database. What is noted of a database is noted under the
+            name of the first of them.
         shared_servers: The compose services whose server is more than one service's.
         notify: Told what seeds have printed.
     """
@@ -63,6 +66,7 @@ class Stages:
     registry: Registry
     copying: Copying
     answers: AlembicAnswers
+    sharing: Sharing = field(default_factory=Sharing)
     shared_servers: Collection[str] = ()
     notify: Callable[[str], object] = str
     # Services whose database is a copy, and complete.
@@ -74,6 +78,10 @@ class Stages:
     _kept: set[str] = field(default_factory=set)
     _admins: "dict[str, asyncpg.Connection]" = field(default_factory=dict)
     _histories: dict[str, History] = field(default_factory=dict)
+    # One service after the other works on a database that they share.
+    _turns: dict[str, asyncio.Lock] = field(default_factory=dict)
+    # The version tables that a migration of this run has told, by the service's name.
+    _tables: dict[str, Sequence[VersionTable]] = field(default_factory=dict)
 
     def expect_migrations(self) -> None:
         """Begin with what takes long before a migration, while there is something to wait for."""
@@ -119,9 +127,11 @@ class Stages:
         """Have the server running and the database accept its user."""
         step("starting")
         started = await self.provider.start(service, self.urls[service.name].url)
-        if started.newborn:
-            self._newborn.add(service.name)
-            await self._keep_pristine(service)
+        leader = self.sharing.leader(service).name
+        async with self._turn(service):
+            if started.newborn and leader not in self._newborn:
+                self._newborn.add(leader)
+                await self._keep_pristine(service)
         return Outcome(service=service.name, facts={"server": started.done})
 
     async def stop(self, service: Service, step: Step) -> Outcome:
@@ -139,6 +149,8 @@ class Stages:
 
     async def renew(self, service: Service, step: Step) -> Outcome:
         """Make the server's data anew, as its first start made it."""
+        if self._is_led(service):
+            return Outcome(service=service.name)
         step("recreating its volume")
         url = self.urls[service.name].url
         if admin := self._admins.pop(service.name, None):
@@ -164,10 +176,14 @@ class Stages:
         server's birth is in the copy kept from then. Without one that fits, only a new volume
         gives the same state.
         """
+        if self._is_led(service):
+            return await self._recreated(service)
         step("recreating")
         detail = ""
         # Broken revisions must not cost the data of the day before.
-        await self._history(service)
+        for member in self.sharing.with_service(service):
+            await self._history(member)
+        self._require_own_tables(service)
         url = self.urls[service.name].url
         scripts = await self.provider.init_scripts(service)
         async with self._admin(service) as admin:
@@ -198,7 +214,7 @@ class Stages:
     async def require_database(self, service: Service, step: Step) -> Outcome:
         """Make the database if it is missing, and mark it if a person has released it."""
         url = self.urls[service.name].url
-        async with self._admin(service) as admin:
+        async with self._turn(service), self._admin(service) as admin:
             await self.guard.prove_disposable(admin, service, url.database)
             if not await databases.exists(admin, url.database):
                 await databases.create(admin, url.database, self._mark)
@@ -212,42 +228,49 @@ class Stages:
         async def upgrade(service: Service, step: Step) -> Outcome:
             if self._is_copied(service):
                 return Outcome(service=service.name)
-            step("migrating")
-            history = await self._history(service)
-            url = self.urls[service.name].url
-            with process.scratch_folder() as scratch:
-                session = Observation(
-                    events=scratch / "events",
-                    wishes=UNCOUNTED,
-                    target=await self._place(service, url.database),
-                )
-                try:
-                    done = await runner.upgrade(
-                        service,
-                        url,
-                        self.settings,
-                        history,
-                        target,
-                        session=session,
-                        tables=self.answers.known_version_tables(service, url),
-                        workers=self.answers.workers,
-                    )
-                except (Exception, asyncio.CancelledError) as error:
-                    if not session.begun:
-                        raise
-                    asks = self._placed(service, history, session, error)
-                    return await fleet.whatever_happens(asks)
-            if done.reported:
-                self.answers.learn(service, url, done.reported)
-            if making := self.copying.making(service):
-                making.add(done.used)
-            facts = {"from": runner.named(done.before), "to": runner.named(done.after)}
-            detail = "already there" if done.before == done.after else "migrated"
-            if not history.revisions:
-                detail = "no revisions yet"
-            return Outcome(service=service.name, detail=detail, facts=facts, output=done.output)
+            async with self._turn(service):
+                return await self._upgrade(service, target, step)
 
         return upgrade
+
+    async def _upgrade(self, service: Service, target: str, step: Step) -> Outcome:
+        step("migrating")
+        self._require_own_tables(service)
+        history = await self._history(service)
+        url = self.urls[service.name].url
+        with process.scratch_folder() as scratch:
+            session = Observation(
+                events=scratch / "events",
+                wishes=UNCOUNTED,
+                target=await self._place(service, url.database),
+            )
+            try:
+                done = await runner.upgrade(
+                    service,
+                    url,
+                    self.settings,
+                    history,
+                    target,
+                    session=session,
+                    tables=self.answers.known_version_tables(service, url),
+                    workers=self.answers.workers,
+                )
+            except (Exception, asyncio.CancelledError) as error:
+                self._require_own_tables(service, session.version_tables)
+                if not session.begun:
+                    raise
+                asks = self._placed(service, history, session, error)
+                return await fleet.whatever_happens(asks)
+        if done.reported:
+            self._require_own_tables(service, done.reported.tables)
+            self.answers.learn(service, url, done.reported)
+        if making := self.copying.making(service):
+            making.add(done.used)
+        facts = {"from": runner.named(done.before), "to": runner.named(done.after)}
+        detail = "already there" if done.before == done.after else "migrated"
+        if not history.revisions:
+            detail = "no revisions yet"
+        return Outcome(service=service.name, detail=detail, facts=facts, output=done.output)
 
     async def _placed(
         self, service: Service, history: History, session: Observation, error: BaseException
@@ -295,13 +318,14 @@ class Stages:
         if service.seeds:
             step("seeding")
             url = self.urls[service.name].url
-            applied = await applying.apply(
-                service,
-                url,
-                self.settings,
-                target=await self._place(service, url.database),
-                workers=self.answers.workers,
-            )
+            async with self._turn(service):
+                applied = await applying.apply(
+                    service,
+                    url,
+                    self.settings,
+                    target=await self._place(service, url.database),
+                    workers=self.answers.workers,
+                )
             if applied.output.strip():
                 self.notify(f"{service.name}: its seeds printed:\n{applied.output.rstrip()}")
             if making := self.copying.making(service):
@@ -311,6 +335,8 @@ class Stages:
     async def keep(self, service: Service, step: Step) -> Outcome:
         """Keep a copy of a database that is complete now, so that a reset can be that."""
         url = self.urls[service.name].url
+        if self._is_led(service):
+            return Outcome(service=service.name)
         if service.name in self._unfinished:
             await self.finish(service, step)
             async with self._admin(service) as admin:
@@ -324,6 +350,8 @@ class Stages:
     async def finish(self, service: Service, step: Step) -> Outcome:
         """Note on a database that it is complete, where a reset has left it unfinished."""
         database = self.urls[service.name].url.database
+        if self._is_led(service):
+            return Outcome(service=service.name)
         async with self._admin(service) as admin:
             mark = await databases.read_mark(admin, database)
             if mark and mark.unfinished:
@@ -361,6 +389,7 @@ class Stages:
             return Outcome(
                 service=service.name,
                 status=Status.SKIPPED,
+                state=State.UNREACHABLE,
                 detail=error.message,
                 hint=error.hint,
                 facts=facts,
@@ -372,13 +401,19 @@ class Stages:
             return replace(fleet.failed(service, history), facts=facts)
         pending = history.pending(current)
         facts["pending"] = pending
-        detail = (
-            f"revision {runner.named(current)} is unknown here: another branch of the code "
-            "made it; `invoke db.reset` starts anew"
-            if pending is None
-            else ""
-        )
-        return Outcome(service=service.name, facts=facts, detail=detail)
+        done = Outcome(service=service.name, facts=facts)
+        if pending is None:
+            detail = f"revision {runner.named(current)} is not in the code of {service.name}"
+            if owner := await self._owner_of(current, service):
+                detail += f"; it is a revision of {owner}, whose migrations ran on this database"
+            hint = (
+                "Switch to the branch of the code that has the revision, or rebuild the database: "
+                f"`invoke db.reset --service {service.name}`."
+            )
+            return replace(done, state=State.UNKNOWN_REVISION, detail=detail, hint=hint)
+        if pending:
+            return replace(done, state=State.BEHIND, hint="Run `invoke db.migrate`.")
+        return done
 
     async def unmarked_database(self, service: Service) -> str:
         """Return the name of the service's database if it exists without a mark."""
@@ -450,12 +485,60 @@ class Stages:
                     findings=findings,
                     hint="Create them, or correct the registry.",
                 )
+            self._require_own_tables(service)
             return await self._history(service)
         except HuleEduError as error:
             return error
 
+    async def _owner_of(self, revisions: tuple[str, ...], service: Service) -> str:
+        """Return the name of another service that has a revision; empty string if none has."""
+        for other in self.registry.services:
+            history = await self._history_or_problem(other) if other != service else None
+            if isinstance(history, History) and not history.revisions.keys().isdisjoint(revisions):
+                return other.name
+        return ""
+
     def _is_copied(self, service: Service) -> bool:
-        return service.name in self._copied
+        return self.sharing.leader(service).name in self._copied
+
+    def _is_led(self, service: Service) -> bool:
+        """Whether another service stands for the database that they share."""
+        return self.sharing.leader(service).name != service.name
+
+    @asynccontextmanager
+    async def _turn(self, service: Service) -> AsyncIterator[None]:
+        """Wait until no other service works on the database that they share."""
+        leader = self.sharing.leader(service).name
+        async with self._turns.setdefault(leader, asyncio.Lock()):
+            yield
+
+    async def _recreated(self, service: Service) -> Outcome:
+        """Return the outcome of a service whose database was recreated by another one."""
+        if not self._is_copied(service):
+            return Outcome(service=service.name)
+        history = await self._history(service)
+        facts = {"from": runner.named(()), "to": runner.named(history.heads)}
+        return Outcome(service=service.name, detail=COPIED, facts=facts)
+
+    def _require_own_tables(
+        self, service: Service, told: Sequence[VersionTable] | None = None
+    ) -> None:
+        """See that no other history of a shared database is recorded in the same version table.
+
+        Args:
+            told: The tables that a migration of the service has told; None if none has run.
+        """
+        members = self.sharing.with_service(service)
+        if len(members) == 1:
+            return
+        if told:
+            self._tables[service.name] = told
+        known = {
+            each.name: self._tables.get(each.name)
+            or self.answers.known_version_tables(each, self.sharing.urls[each.name].url)
+            for each in members
+        }
+        self.sharing.require_own_tables(service, known)
 
     async def _restore(self, admin: "asyncpg.Connection", service: Service) -> Outcome | None:
         """Replace the database by a copy that stands for making it, if there is one."""
@@ -495,10 +578,13 @@ class Stages:
         except ServerError:
             return None
         told = await self._put_in_place(admin, service)
-        history = await self._history(service)
         async with connection(url) as asked:
-            current = await self.answers.current(service, url, asked, history)
-        return told if current == history.heads else None
+            for member in self.sharing.with_service(service):
+                history = await self._history(member)
+                own = self.urls[member.name].url
+                if await self.answers.current(member, own, asked, history) != history.heads:
+                    return None
+        return told
 
     async def _put_in_place(self, admin: "asyncpg.Connection", service: Service) -> str:
         """Replace the database by its successor; return what there is to say of it."""
@@ -550,10 +636,12 @@ class Stages:
             )
 
     async def _create_extensions(self, service: Service) -> None:
-        if not service.extensions:
+        members = self.sharing.with_service(service)
+        extensions = dict.fromkeys(name for member in members for name in member.extensions)
+        if not extensions:
             return
         async with connection(self.urls[service.name].url, uncounted=True) as owner:
-            for name in service.extensions:
+            for name in extensions:
                 await databases.create_extension(owner, name)
         if making := self.copying.making(service):
             making.add(Used(sessions=1))
@@ -585,9 +673,12 @@ def _seeded(service: Service, mark: Mark | None) -> str:
     """Say whether the seeds were applied, and whether they are still the same files."""
     if not service.seeds:
         return "no seeds"
-    if mark is None or not mark.seeds:
+    noted = mark.seeds if mark else ""
+    if mark and service.shared_database:
+        noted = mark.shared_seeds.get(service.name, "")
+    if not noted:
         return "no"
-    return "yes" if mark.seeds == fingerprint(service) else "changed since"
+    return "yes" if noted == fingerprint(service) else "changed since"
 
 
 async def _pristine_copy(admin: "asyncpg.Connection", database: str, scripts: str) -> str:

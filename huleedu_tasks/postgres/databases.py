@@ -23,6 +23,7 @@ class Mark:
     Attributes:
         environment: The environment the database belongs to.
         seeds: Fingerprint of the seeds it was filled with; empty if it was not.
+        shared_seeds: The same by the service's name, in a database that several services share.
         init: Fingerprint of the scripts that ran at its birth, on a copy kept from then.
         parts: What a template was made of; empty on everything else.
         used: When a template was made or copied last, in seconds since the epoch; else 0.
@@ -32,6 +33,7 @@ class Mark:
 
     environment: str
     seeds: str = ""
+    shared_seeds: Mapping[str, str] = field(default_factory=dict)
     init: str = ""
     parts: Mapping[str, str] = field(default_factory=dict)
     used: float = 0.0

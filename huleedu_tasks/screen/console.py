@@ -8,6 +8,7 @@ import io
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,19 +28,25 @@ from huleedu_tasks.report import (
     Progress,
     Report,
     Result,
+    State,
     Status,
 )
 from huleedu_tasks.screen.characters import visible, visible_json
+from huleedu_tasks.screen.tables import fitted, wrapped
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
+    from rich.text import Text
 
-STYLES = {
+STYLES: Mapping[str, str] = {
     Status.OK: "green",
     Status.SKIPPED: "yellow",
     Status.FAILED: "bold red",
     Status.ABORTED: "yellow",
+    State.BEHIND: "yellow",
+    State.UNREACHABLE: "yellow",
+    State.UNKNOWN_REVISION: "bold red",
 }
 LEVEL_STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.INFO: "cyan"}
 COPES = {None: "", True: "Handled automatically. ", False: "Action required. "}
@@ -48,6 +55,7 @@ REFRESH_PER_SECOND = 10
 PIPE_WIDTH = 100_000
 # What stands for a value that is not there.
 NOTHING = "-"
+TICK = "\N{CHECK MARK}"
 Redact = Callable[[str], str]
 
 
@@ -121,13 +129,14 @@ class Screen:
     @contextmanager
     def progress(self, services: Sequence[str]) -> Iterator[Progress]:
         """Show progress while a `with` block runs."""
-        if not sys.stderr.isatty():
+        console = _console(sys.stderr) if sys.stderr.isatty() else None
+        if console is None or console.is_dumb_terminal:
             yield PlainProgress(self)
             return
         from rich.live import Live
 
-        table = LiveProgress(services, self._shown)
-        console = _console(sys.stderr)
+        tick = TICK if (sys.stderr.encoding or "").lower().startswith("utf") else "ok"
+        table = LiveProgress(services, self._shown, tick=tick)
         with Live(table, console=console, refresh_per_second=REFRESH_PER_SECOND, transient=True):
             yield table
 
@@ -213,7 +222,7 @@ class Screen:
     def _row(self, report: Report, outcome: Outcome) -> list[str]:
         return [
             outcome.service,
-            str(outcome.status),
+            outcome.word,
             *_cells(outcome.facts, report.columns),
             *(() if report.places else (f"{outcome.seconds:.2f} s",)),
             self._shown(_with_code(outcome.detail, outcome.code)),
@@ -229,29 +238,37 @@ class Screen:
         print()
 
     def _print_problems(self, problems: Mapping[Problem, Sequence[str]]) -> None:
-        from rich.table import Table
         from rich.text import Text
 
-        if not problems:
-            return
-        grid = Table.grid(padding=(0, 2, 0, 0))
+        if problems:
+            print()
         for problem, services in problems.items():
             said = _with_code(problem.cause, problem.code)
-            cause = self._shown(": ".join(filter(None, (", ".join(services), said))))
+            cause = ": ".join(filter(None, (", ".join(services), said)))
             copes = "" if problem.level is Level.INFO else COPES[problem.copes]
-            remedy = f"{copes}{problem.remedy}".strip()
-            text = Text(cause).append(self._shown(f"\n{remedy}".rstrip()), style="dim")
-            grid.add_row(Text(problem.level, style=LEVEL_STYLES[problem.level]), text)
-        print()
-        self._print(grid, soft_wrap=False)
+            shown = wrapped(
+                self._shown(f"{problem.level}  {cause}"), _width(sys.stdout), "  "
+            ).strip()
+            text = Text(shown)
+            text.stylize(LEVEL_STYLES[problem.level], 0, len(problem.level))
+            if remedy := f"{copes}{problem.remedy}".strip():
+                text.append(f"\n{wrapped(self._shown(remedy), _width(sys.stdout), '  ')}", "dim")
+            self._print(text)
 
     def _print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        self._print(_table(columns, [[self._shown(cell) for cell in row] for row in rows]))
+        shown = [[self._shown(cell) for cell in row] for row in rows]
+        layout = fitted(columns, shown, _width(sys.stdout))
+        if layout.columns:
+            self._print(_table(layout.columns, layout.rows))
+        for line in layout.lines:
+            self._print(_styled(line))
+        for line in layout.below:
+            print(line)
 
-    def _print(self, table: "Table", *, soft_wrap: bool = True) -> None:
+    def _print(self, what: "Table | Text") -> None:
         terminal = sys.stdout.isatty()
         console = _console(sys.stdout if terminal else io.StringIO())
-        console.print(table, soft_wrap=soft_wrap)
+        console.print(what, soft_wrap=True)
         if isinstance(console.file, io.StringIO):
             for line in console.file.getvalue().splitlines():
                 print(line.rstrip())
@@ -271,25 +288,24 @@ def _sentence(columns: Sequence[str], row: Sequence[str]) -> str:
 
 
 class PlainProgress:
-    """A line for each step, for a pipe or a log."""
+    """Prints a line for each step, for a pipe, a log or a terminal without cursor movement."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
 
     def step(self, service: str, text: str) -> None:
-        """Say that a service has begun a step."""
+        """Print that a service has begun a step."""
         self._screen.say(f"{service}: {text}")
 
     def done(self, outcome: Outcome) -> None:
-        """Say at once what went wrong; the report tells the rest."""
+        """Print at once what failed; the reason follows in the report."""
         if outcome.status in (Status.FAILED, Status.ABORTED):
-            said = _with_code(outcome.detail, outcome.code)
-            self._screen.say(f"{outcome.service}: {outcome.status} {said}")
+            self._screen.say(f"{outcome.service}: {outcome.status}")
 
 
 @dataclass(slots=True)
 class _Line:
-    """What is known of one service: its step, and when it began and last ended one."""
+    """The progress of one service: its step, and when it began and last ended one."""
 
     text: str = "waiting"
     begun: float | None = None
@@ -297,10 +313,12 @@ class _Line:
     trouble: Status | None = None
 
     @property
-    def mark(self) -> str:
-        """A step that went well is no success yet: others may follow."""
-        running = self.begun is not None and self.ended is None
-        return str(self.trouble) if self.trouble else "..." if running else ""
+    def is_running(self) -> bool:
+        return self.begun is not None and self.ended is None
+
+    @property
+    def is_done(self) -> bool:
+        return self.ended is not None
 
     @property
     def seconds(self) -> str:
@@ -310,10 +328,17 @@ class _Line:
 
 
 class LiveProgress:
-    """A line for each service with its step and how long it has taken so far."""
+    """A line for each service with its step and its time, and a footer for all of them.
 
-    def __init__(self, services: Sequence[str], redact: Redact) -> None:
+    Args:
+        redact: Masks every password in what is shown.
+        tick: Shown before a service whose step is done.
+    """
+
+    def __init__(self, services: Sequence[str], redact: Redact, *, tick: str = "ok") -> None:
         self._redact = redact
+        self._tick = tick
+        self._started = time.monotonic()
         self._lines = {service: _Line() for service in services}
 
     def step(self, service: str, text: str) -> None:
@@ -324,22 +349,56 @@ class LiveProgress:
         line.ended = None
 
     def done(self, outcome: Outcome) -> None:
-        """Show that a step has ended, and what went wrong with it."""
+        """Show that a step has ended, and why it failed."""
         line = self._lines[outcome.service]
         line.ended = time.monotonic()
+        if line.begun is None:
+            line.text = ""
         if not outcome:
             line.trouble = outcome.status
             line.text = outcome.detail
 
-    def __rich__(self) -> "RenderableType":
+    def __rich_console__(
+        self, console: "Console", options: "ConsoleOptions"
+    ) -> "Iterator[RenderableType]":
+        """Yield the lines that fit the height of the terminal, and the footer."""
         from rich.table import Table
         from rich.text import Text
 
-        table = Table.grid(padding=(0, 2))
-        for service, line in self._lines.items():
-            mark = Text(line.mark, style=STYLES[line.trouble] if line.trouble else "dim")
-            table.add_row(mark, Text(service), Text(line.seconds), Text(self._redact(line.text)))
-        return table
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for _ in range(3):
+            table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis")
+        room = max(console.size.height - 3, 1)
+        hidden = len(self._lines) - room
+        for service, line in self._most_telling(room):
+            style = STYLES[line.trouble] if line.trouble else "green" if line.is_done else "dim"
+            text = self._redact(line.text).partition("\n")[0]
+            table.add_row(
+                Text(self._symbol(line), style=style), Text(service), line.seconds, Text(text)
+            )
+        yield table
+        if hidden > 0:
+            yield Text(f"... and {hidden} more", style="dim")
+        yield Text(self._footer(), style="dim", no_wrap=True, overflow="ellipsis")
+
+    def _most_telling(self, room: int) -> list[tuple[str, _Line]]:
+        """Return the lines for a low terminal: failures first, then what is running."""
+        lines = list(self._lines.items())
+        if len(lines) <= room:
+            return lines
+        return sorted(lines, key=lambda item: (not item[1].trouble, not item[1].is_running))[:room]
+
+    def _symbol(self, line: _Line) -> str:
+        if line.trouble:
+            return str(line.trouble)
+        return self._tick if line.is_done else "..." if line.is_running else ""
+
+    def _footer(self) -> str:
+        done = sum(line.is_done for line in self._lines.values())
+        running = dict.fromkeys(line.text for line in self._lines.values() if line.is_running)
+        elapsed = f"{time.monotonic() - self._started:.1f} s"
+        return ", ".join([f"{done} of {len(self._lines)} done", elapsed, *running])
 
 
 def _console(file: TextIO) -> "Console":
@@ -347,6 +406,21 @@ def _console(file: TextIO) -> "Console":
 
     width = None if file.isatty() else PIPE_WIDTH
     return Console(file=file, width=width, highlight=False, markup=False, soft_wrap=True)
+
+
+def _width(file: TextIO) -> int | None:
+    """Return the width of a terminal in cells; None for a pipe, where a line has no end."""
+    return _console(file).width if file.isatty() else None
+
+
+def _styled(line: str) -> "Text":
+    """Return a line with the color of the status in it."""
+    from rich.text import Text
+
+    text = Text(line)
+    for word, style in STYLES.items():
+        text.highlight_regex(rf"(?<=  ){word}(?=  |$)", style)
+    return text
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
@@ -357,9 +431,8 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
     for column in columns:
         # Nothing is cut: half a revision is worse than two lines.
         table.add_column(column, overflow="fold")
-    styles: Mapping[str, str] = {str(status): style for status, style in STYLES.items()}
     for row in rows:
-        table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     return table
 
 
@@ -381,11 +454,9 @@ def _with_code(text: str, code: str) -> str:
 
 
 def _summary(report: Report) -> str:
-    counts = [
-        f"{count} {status}"
-        for status in Status
-        if (count := sum(outcome.status is status for outcome in report.outcomes))
-    ]
+    words = Counter(outcome.word for outcome in report.outcomes)
+    order = [*Status, *State]
+    counts = [f"{words[word]} {word}" for word in sorted(words, key=order.index)]
     behind = "; not every database is at head" if report.pending else ""
     if errors := sum(problem.level is Level.ERROR for problem in report.general or ()):
         behind = f"; {errors} ERROR that {'is' if errors == 1 else 'are'} no service's"

@@ -58,6 +58,7 @@ class _Session:
             "import_paths": self._import_paths,
             "environment": str(self.settings.environment),
             "fingerprint": fingerprint(self.service),
+            "shared_by": self.service.name if self.service.shared_database else "",
             "target": self.target,
             "used": str(self._used),
             "events": str(self._events),

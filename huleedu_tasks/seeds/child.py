@@ -58,6 +58,7 @@ def main() -> int:
         seeds=[Path(path) for path in instructions["seeds"]],
         environment=instructions["environment"],
         fingerprint=instructions["fingerprint"],
+        shared_by=instructions["shared_by"],
         events=events,
         target=target,
         used=used,
@@ -100,6 +101,7 @@ class Seeding:
         seeds: The files, in order.
         environment: The environment the tag names.
         fingerprint: Of the seeds.
+        shared_by: The service's name, where it shares its database; else an empty string.
         events: Told what happens.
         target: The database that was proven.
         used: Told of every statement.
@@ -110,6 +112,7 @@ class Seeding:
     seeds: list[Path]
     environment: str
     fingerprint: str
+    shared_by: str
     events: _Events
     target: Target
     used: Used
@@ -134,9 +137,14 @@ class Seeding:
                 self.target.require_hit()
                 await self._require_transaction(path, session, number)
             mark = await read_mark(session, self.url.database) or Mark(environment="")
-            seeded = replace(mark, environment=self.environment, seeds=self.fingerprint)
-            await write_mark(session, self.url.database, seeded)
+            await write_mark(session, self.url.database, self._seeded(mark))
             await self._commit(transaction)
+
+    def _seeded(self, mark: Mark) -> Mark:
+        if not self.shared_by:
+            return replace(mark, environment=self.environment, seeds=self.fingerprint)
+        shared = {**mark.shared_seeds, self.shared_by: self.fingerprint}
+        return replace(mark, environment=self.environment, shared_seeds=shared)
 
     async def _apply_file(self, path: Path, session: "asyncpg.Connection") -> None:
         try:

@@ -60,6 +60,16 @@ def test_huleedu_tells_its_version(theirs: Monorepo) -> None:
     assert scripted(theirs, "huleedu", "--version").out == f"huleedu-tasks {__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [(["reset"], "db.reset"), (["db.rest"], "db.reset"), (["db.up", "--servic"], "--service")],
+)
+def test_huleedu_suggests_what_was_meant(theirs: Monorepo, typed: list[str], meant: str) -> None:
+    ran = scripted(theirs, "huleedu", *typed)
+    assert ran.code == 1
+    assert f"Did you mean {meant}?" in ran.err
+
+
 def test_huleedu_explains_a_task_by_its_own_name(theirs: Monorepo) -> None:
     explained = scripted(theirs, "huleedu", "--help", "db.reset").out
     assert explained.startswith("Usage: huleedu [--core-opts] db.reset [--options]")

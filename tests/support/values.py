@@ -38,6 +38,8 @@ def service(name: str = "orders", **stated: Any) -> Service:
         "seeds": (),
         "seed_after": (),
         "inputs": (),
+        "shared_database": False,
+        "migrate_after": (),
     }
     return Service(**{**conventional, **stated})
 

@@ -26,6 +26,7 @@ HANDED_OVER = {"HULEEDU_BACKUP_SERVICES"}
 TYPES = {
     "text": {"type": "string"},
     "whole number": {"type": "integer"},
+    "boolean": {"type": "boolean"},
     "list of texts": {"type": "array", "items": {"type": "string"}},
     "list of objects": {"type": "array", "items": {"type": "object"}},
     "object of texts": {"type": "object", "additionalProperties": {"type": "string"}},

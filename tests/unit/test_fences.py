@@ -38,7 +38,7 @@ FLOORS = [
 # Who may import a library when it runs; for its types alone anybody may.
 OWNERS = {
     "invoke": {"cli/__init__.py", "cli/command.py", "cli/program.py"},
-    "rich": {"screen/console.py"},
+    "rich": {"screen/console.py", "screen/tables.py"},
     "questionary": {"screen/prompts.py"},
     "asyncpg": {
         "postgres/connections.py",

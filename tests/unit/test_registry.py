@@ -15,8 +15,10 @@ from huleedu_tasks.config.registry import (
     Registry,
     find_registry,
     load_registry,
+    migrating_order,
     schema,
     seeding_order,
+    seeding_predecessors,
 )
 from huleedu_tasks.errors import ConfigurationError, ExitCode
 from tests.support.monorepo import PROJECT
@@ -339,8 +341,9 @@ def two_services(write: Write) -> Registry:
                 {**A, "port": 1, "compose_service": "shared", "database": "x"},
                 {**B, "port": 1, "compose_service": "shared", "database": "x"},
             ],
-            "line 3, services[1].database: 'x' belongs to 'a' already; each service needs a "
-            "database of its own (docs/adoption.md)",
+            "line 3, services[1].database: 'x' belongs to 'a' already; state "
+            '"shared_database": true for each service with a history in it; any other service '
+            "needs a database of its own (docs/registry.md)",
         ),
         (
             [A, {**B, "seed_after": ["aa"]}],
@@ -367,6 +370,50 @@ def test_two_services_may_share_a_server_that_both_state(write: Write) -> None:
     shared = {"port": 1, "compose_service": "shared"}
     services = load_registry(write({**A, **shared}, {**B, **shared})).services
     assert [(each.port, each.volume) for each in services] == [(1, "shared_data")] * 2
+
+
+def test_services_may_state_that_they_share_a_database(write: Write) -> None:
+    shared = {
+        "port": 1,
+        "compose_service": "shared",
+        "database": "x",
+        "shared_database": True,
+        "url_variable": "DATABASE_URL",
+    }
+    a, b = load_registry(write({**A, **shared}, {**B, **shared, "migrate_after": ["a"]})).services
+    assert (a.shared_database, b.migrate_after) == (True, ("a",))
+    assert [each.name for each in migrating_order((b, a))] == ["a", "b"]
+
+
+def test_a_variable_of_two_databases_is_refused_although_both_may_be_shared(write: Write) -> None:
+    shared = {"port": 1, "compose_service": "s", "shared_database": True, "url_variable": "URL"}
+    (finding,) = findings(write({**A, **shared}, {**B, **shared}))
+    assert "services[1].url_variable: 'URL' belongs to 'a' already" in finding
+
+
+@pytest.mark.parametrize(
+    ("seed_after", "expected"),
+    [((), ("a",)), (("c",), ("c", "a"))],
+)
+def test_seeds_in_one_database_follow_its_migrations(
+    seed_after: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    shared = {"database": "x", "shared_database": True}
+    a, c = service("a", **shared), service("c")
+    b = service("b", **shared, migrate_after=("a", "c"), seed_after=seed_after)
+    assert seeding_predecessors([b, a, c])["b"] == expected
+
+
+def test_seed_after_wins_where_it_contradicts_migrate_after() -> None:
+    shared = {"database": "x", "shared_database": True}
+    a = service("a", **shared, seed_after=("b",))
+    b = service("b", **shared, migrate_after=("a",))
+    assert seeding_predecessors([a, b]) == {"a": ("b",), "b": ()}
+
+
+def test_a_circle_of_migrations_is_named(write: Write) -> None:
+    (finding,) = findings(write({**A, "migrate_after": ["b"]}, {**B, "migrate_after": ["a"]}))
+    assert finding.startswith("line 1, services: migrate_after goes in a circle: ")
 
 
 def test_a_circle_of_seeds_is_named(write: Write) -> None:

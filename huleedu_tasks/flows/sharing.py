@@ -1,0 +1,139 @@
+"""Services that keep their Alembic histories in one database.
+
+Each of them states it in the registry. They are reset together, migrated one after the other, and
+told apart by their version tables.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from huleedu_tasks.config.registry import Registry, Service
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl, resolve_all
+from huleedu_tasks.errors import Refused
+from huleedu_tasks.postgres.databases import VersionTable
+from huleedu_tasks.report import Outcome, Status
+
+SAME_TABLE = "same-version-table"
+_USUAL_SCHEMA = "public"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """Which services share which database in the current environment.
+
+    Attributes:
+        urls: The URLs of the services that state `shared_database`, by name.
+        members: The services of each shared database, in registry order, by the name of each.
+    """
+
+    urls: Mapping[str, ResolvedUrl] = field(default_factory=dict)
+    members: Mapping[str, Sequence[Service]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, registry: Registry, services: Sequence[Service], settings: Settings) -> "Sharing":
+        """Compare where services lead.
+
+        Args:
+            services: The selected ones; the others are only resolved if one of these shares.
+
+        Raises:
+            ConfigurationError: If the URL of one that shares cannot be resolved.
+        """
+        if not any(service.shared_database for service in services):
+            return cls()
+        sharing = [service for service in registry.services if service.shared_database]
+        urls = resolve_all(sharing, settings)
+        together: dict[tuple[str, str], list[Service]] = {}
+        for service in sharing:
+            together.setdefault(_place(urls[service.name].url), []).append(service)
+        members = {each.name: found for found in together.values() for each in found}
+        return cls(urls=urls, members=members)
+
+    def with_service(self, service: Service) -> Sequence[Service]:
+        """Return the services in a service's database, itself among them."""
+        return self.members.get(service.name, (service,))
+
+    def leader(self, service: Service) -> Service:
+        """Return the service on whose behalf a service's database is recreated."""
+        return self.with_service(service)[0]
+
+    def others(self, services: Sequence[Service]) -> dict[str, Sequence[Service]]:
+        """Return the services that share a database with selected ones and are not selected.
+
+        Returns:
+            For each database those that are missing, by the name of a selected service.
+        """
+        selected = {service.name for service in services}
+        leaders = {self.leader(service).name: service for service in services}
+        found = {
+            service.name: [s for s in self.with_service(service) if s.name not in selected]
+            for service in leaders.values()
+        }
+        return {name: missing for name, missing in found.items() if missing}
+
+    def all_or_none(self, outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
+        """Abort the services whose database another one has not finished, or does not work on."""
+        by_name = {outcome.service: outcome for outcome in outcomes}
+        return tuple(self._judged(outcome, by_name) if outcome else outcome for outcome in outcomes)
+
+    def _judged(self, outcome: Outcome, by_name: Mapping[str, Outcome]) -> Outcome:
+        members = [by_name.get(each.name) for each in self.members.get(outcome.service, ())]
+        if all(members):
+            return outcome
+        # The failure says why, if there is one.
+        lost = [each for each in members if each is not None and not each]
+        lost.sort(key=lambda each: each.status is not Status.FAILED)
+        because = lost[0] if lost else outcome
+        return replace(
+            outcome,
+            status=Status.ABORTED,
+            detail=f"not finished: {because.service}, which shares the database, did not end well",
+            exit_code=because.exit_code,
+        )
+
+    def require_own_tables(
+        self, service: Service, tables: Mapping[str, Sequence[VersionTable] | None]
+    ) -> None:
+        """See that the histories of a database are recorded in tables of their own.
+
+        Args:
+            tables: The version tables of each service; None if they are not known yet.
+
+        Raises:
+            Refused: With the two services that have the same one.
+        """
+        seen: dict[tuple[str, str], Service] = {}
+        for member in self.with_service(service):
+            for table in tables.get(member.name) or ():
+                first = seen.setdefault(_where(table), member)
+                if first.name != member.name:
+                    raise same_table(first, member, table)
+
+
+def same_table(one: Service, other: Service, table: VersionTable) -> Refused:
+    """Return the refusal of two histories in one version table."""
+    return Refused(
+        f"{one.name} and {other.name} share the database {other.database!r} and the version table "
+        f"{table}; their revisions cannot be told apart.",
+        code=SAME_TABLE,
+        hint=f"Pass version_table or version_table_schema to context.configure() in the env.py of "
+        f"{other.name}, or give it a database of its own.",
+    )
+
+
+def same_tables(
+    one: Sequence[VersionTable] | None, other: Sequence[VersionTable] | None
+) -> VersionTable | None:
+    """Return a version table that two services have in common; None if there is none."""
+    known = {_where(table) for table in one or ()}
+    return next((table for table in other or () if _where(table) in known), None)
+
+
+def _where(table: VersionTable) -> tuple[str, str]:
+    schema = table.schema or next(iter(table.search_path), _USUAL_SCHEMA)
+    return schema, table.name
+
+
+def _place(url: DatabaseUrl) -> tuple[str, str]:
+    return url.address.lower(), url.database

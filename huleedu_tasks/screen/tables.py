@@ -1,0 +1,192 @@
+"""Fits tables to the width of a terminal: no cell is cut, and no path is broken."""
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+Rows = tuple[tuple[str, ...], ...]
+
+DETAIL = "detail"
+TIME = "time"
+GAP = "  "
+INDENT = "  "
+# Below this width, text is wrapped by the terminal.
+NARROWEST = 20
+# What Alembic generates; revisions that a developer has named are not shortened.
+_GENERATED_REVISION = re.compile(r"[0-9a-f]{12,}")
+_SHORTEST_REVISION = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How a table is printed.
+
+    Attributes:
+        columns: The headers; empty if each row is printed as lines of its own.
+        rows: The cells, one tuple per row.
+        lines: The rows as lines of text, printed where there are no columns.
+        below: Lines printed below the table, as long as their text.
+    """
+
+    columns: tuple[str, ...] = ()
+    rows: Rows = ()
+    lines: tuple[str, ...] = ()
+    below: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    columns: tuple[str, ...]
+    rows: Rows
+    below: tuple[str, ...] = field(default=())
+
+    def without(self, dropped: set[str]) -> "_Table":
+        kept = [index for index, name in enumerate(self.columns) if name not in dropped]
+        return replace(
+            self,
+            columns=tuple(self.columns[index] for index in kept),
+            rows=tuple(tuple(row[index] for index in kept) for row in self.rows),
+        )
+
+
+def fitted(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> Layout:
+    """Return the layout of a table that fits a terminal.
+
+    Until it fits: empty columns are dropped, generated revisions are shortened to what is unique,
+    a column with one value in all rows becomes a line below the table, the details become lines
+    below the table, times are dropped, and each row becomes lines of its own.
+
+    Args:
+        width: Of the terminal, in cells; None for a pipe, where nothing is changed.
+    """
+    table = _Table(tuple(columns), tuple(map(tuple, rows)))
+    if width is None:
+        return Layout(columns=table.columns, rows=table.rows)
+    for step in (_keep, _drop_empty, _shorten_revisions, _drop_constant, _move_details, _drop_time):
+        table = step(table)
+        if _width(table) <= width:
+            return Layout(columns=table.columns, rows=table.rows, below=table.below)
+    return Layout(lines=tuple(_records(table, width)), below=table.below)
+
+
+def wrapped(text: str, width: int | None, indent: str) -> str:
+    """Wrap each line of a text at a width, with an indent; words and paths are never broken.
+
+    Args:
+        width: Of the terminal, in cells; None for a pipe, where lines stay as long as they are.
+    """
+    if width is None or width < NARROWEST:
+        return "\n".join(f"{indent}{line}".rstrip() for line in text.splitlines())
+    return "\n".join(
+        textwrap.fill(
+            line,
+            width,
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.splitlines()
+    )
+
+
+def _keep(table: _Table) -> _Table:
+    return table
+
+
+def _drop_empty(table: _Table) -> _Table:
+    return table.without({name for name, values in _columns(table) if not any(values)})
+
+
+def _shorten_revisions(table: _Table) -> _Table:
+    found = {
+        revision
+        for row in table.rows
+        for cell in row
+        for revision in cell.split(", ")
+        if _GENERATED_REVISION.fullmatch(revision)
+    }
+    length = _unique_length(found)
+
+    def short(cell: str) -> str:
+        return ", ".join(part[:length] if part in found else part for part in cell.split(", "))
+
+    return replace(table, rows=tuple(tuple(map(short, row)) for row in table.rows))
+
+
+def _drop_constant(table: _Table) -> _Table:
+    """Replace columns that have one value in all rows, but for the first two, by a line."""
+    constant = {
+        name: values[0]
+        for name, values in list(_columns(table))[2:]
+        if len(table.rows) > 1 and len(set(values)) == 1
+    }
+    if not constant:
+        return table
+    said = ", ".join(
+        value if name == DETAIL else f"{name} {value}" for name, value in constant.items()
+    )
+    below = (f"all {len(table.rows)}: {said}",)
+    return replace(table.without(set(constant)), below=(*table.below, *below))
+
+
+def _move_details(table: _Table) -> _Table:
+    if DETAIL not in table.columns:
+        return table
+    index = table.columns.index(DETAIL)
+    below = tuple(f"{row[0]}: {row[index]}" for row in table.rows if row[index])
+    return replace(table.without({DETAIL}), below=(*table.below, *below))
+
+
+def _drop_time(table: _Table) -> _Table:
+    return table.without({TIME})
+
+
+def _records(table: _Table, width: int) -> Iterator[str]:
+    """Yield each row as lines: the first two cells, then the others with their names."""
+    for row in table.rows:
+        yield GAP.join(row[:2])
+        named = [
+            f"{name} {cell}"
+            for name, cell in list(zip(table.columns, row, strict=True))[2:]
+            if cell
+        ]
+        yield from _packed(named, width)
+
+
+def _packed(pairs: Sequence[str], width: int) -> Iterator[str]:
+    """Yield lines of as many unbroken texts as fit a width."""
+    line = ""
+    for pair in pairs:
+        longer = f"{line}{GAP}{pair}" if line else f"{INDENT}{pair}"
+        if line and cells(longer) > width:
+            yield line
+            longer = f"{INDENT}{pair}"
+        line = longer
+    if line:
+        yield line
+
+
+def _columns(table: _Table) -> Iterator[tuple[str, list[str]]]:
+    for index, name in enumerate(table.columns):
+        yield name, [row[index] for row in table.rows]
+
+
+def _width(table: _Table) -> int:
+    widths = [max(map(cells, (name, *values))) for name, values in _columns(table)]
+    return sum(widths) + len(GAP) * max(len(widths) - 1, 0)
+
+
+def _unique_length(revisions: set[str]) -> int:
+    for length in range(_SHORTEST_REVISION, 12):
+        if len({revision[:length] for revision in revisions}) == len(revisions):
+            return length
+    return max(map(len, revisions), default=_SHORTEST_REVISION)
+
+
+def cells(text: str) -> int:
+    """Return how many cells of a terminal a text takes."""
+    from rich.cells import cell_len
+
+    return cell_len(text)

@@ -1,0 +1,87 @@
+"""Tables that fit a terminal: no cell is lost, and no path or revision is broken."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from huleedu_tasks.screen.tables import Layout, cells, fitted, wrapped
+
+COLUMNS = ("service", "status", "current", "head", "reachable", "time", "detail")
+PATH = "/srv/repository/services/orders_service/alembic/versions/0001_initial.py"
+ROWS = [
+    ("orders", "OK", "b1ad73e168ad", "b1ad73e168ad", "yes", "0.12 s", ""),
+    ("payments", "FAILED", "-", "b1ad73ffffff", "yes", "0.30 s", f"{PATH} is broken"),
+]
+names = st.sampled_from(
+    ["orders", "b1ad73e168ad", "no revision", PATH, "", "\N{CJK UNIFIED IDEOGRAPH-6F22}" * 9]
+)
+
+
+def text_of(layout: Layout) -> str:
+    cells_shown = [cell for row in layout.rows for cell in row]
+    return "\n".join([*layout.columns, *cells_shown, *layout.lines, *layout.below])
+
+
+def widest(layout: Layout) -> int:
+    columns = zip(layout.columns, *layout.rows, strict=True)
+    return sum(max(map(cells, column)) + 2 for column in columns) - 2
+
+
+def test_a_pipe_gets_every_cell_as_it_is() -> None:
+    assert fitted(COLUMNS, ROWS, None) == Layout(columns=COLUMNS, rows=tuple(ROWS))
+
+
+def test_a_wide_terminal_gets_every_cell_as_it_is() -> None:
+    assert fitted(COLUMNS, ROWS, 200) == Layout(columns=COLUMNS, rows=tuple(ROWS))
+
+
+def test_at_80_columns_revisions_are_short_and_details_are_below() -> None:
+    layout = fitted(COLUMNS, ROWS, 80)
+    assert layout.columns == ("service", "status", "current", "head", "time")
+    assert layout.rows == (
+        ("orders", "OK", "b1ad73e", "b1ad73e", "0.12 s"),
+        ("payments", "FAILED", "-", "b1ad73f", "0.30 s"),
+    )
+    assert layout.below == ("all 2: reachable yes", f"payments: {PATH} is broken")
+
+
+def test_at_30_columns_each_row_is_lines_of_its_own() -> None:
+    assert fitted(COLUMNS, ROWS, 30).lines == (
+        "orders  OK",
+        "  current b1ad73e",
+        "  head b1ad73e",
+        "payments  FAILED",
+        "  current -  head b1ad73f",
+    )
+
+
+def test_a_revision_that_a_developer_has_named_is_not_shortened() -> None:
+    rows = [("orders", "OK", "0001_initial_schema_of_orders")] * 2
+    assert "0001_initial_schema_of_orders" in text_of(fitted(COLUMNS[:3], rows, 20))
+
+
+@given(
+    rows=st.lists(st.tuples(*[names] * len(COLUMNS)), max_size=4),
+    width=st.integers(min_value=10, max_value=200),
+)
+def test_no_cell_is_lost_and_a_table_is_never_too_wide(
+    rows: list[tuple[str, ...]], width: int
+) -> None:
+    layout = fitted(COLUMNS, rows, width)
+    assert not layout.columns or widest(layout) <= width
+    shown = text_of(layout)
+    for row in rows:
+        for name, cell in zip(COLUMNS, row, strict=True):
+            assert cell[:6] in shown or name == "time"
+            assert cell != PATH or PATH in shown or name == "time"
+
+
+@pytest.mark.parametrize("width", [20, 50, 80])
+def test_wrapped_text_keeps_paths_unbroken(width: int) -> None:
+    lines = wrapped(f"The file {PATH} is broken, and nothing was done.", width, "  ").splitlines()
+    assert any(PATH in line for line in lines)
+    assert all(len(line) <= width or line.lstrip().startswith(PATH) for line in lines)
+
+
+def test_text_in_a_pipe_is_not_wrapped() -> None:
+    assert wrapped("word " * 60, None, "  ") == f"  {'word ' * 60}".rstrip()
