@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 from huleedu_tasks.config.registry import load_registry, schema
 from huleedu_tasks.config.settings import VARIABLES, Settings, Variable
 from huleedu_tasks.errors import ExitCode
-from huleedu_tasks.report import SCHEMA_VERSION, Outcome, Report, Status
+from huleedu_tasks.report import SCHEMA_VERSION, Outcome, Report, State, Status
 from tests.support.documents import blocks, code, page, rows
 from tests.support.monorepo import PROJECT
 from tests.support.tasks import ARGUMENTS
@@ -175,9 +175,9 @@ def test_every_report_has_the_fields_the_page_lists(sample: dict[str, Any]) -> N
     assert set(sample) - general == fields == set(report.as_json())
     assert general <= set(sample)
     own = {code(field) for field, *_ in rows(text, "field of a service", "type", "meaning")}
-    failed = Outcome(service="", status=Status.FAILED)
+    failed = Outcome(service="", status=Status.FAILED, state=State.BEHIND)
     assert own == set(failed.as_json())
     for service in sample["services"]:
-        assert own - set(service) <= {"code", "output"}
+        assert own - set(service) <= {"code", "output", "state"}
         assert ("code" in service) is ("output" in service) is (service["status"] != Status.OK)
         assert all(f"`{extra}`" in text for extra in set(service) - own)
