@@ -111,8 +111,8 @@ def import_folder(module: str, near: Path) -> Path | None:
 
     Returns:
         Of the folders below which the whole name leads to something: one in `near`, else one with
-        a regular package of that name, else one with code, else the one nearest to the root; None if the module is not in the
-        repository.
+        a regular package of that name, else one with code, else the one nearest to the root; None
+        if the module is not in the repository.
     """
     root = repository_root(near) or near
     name = module.partition(".")[0]

@@ -354,7 +354,7 @@ def test_a_mark_that_is_set_during_the_backup_is_not_overwritten(rehearsal: Rehe
     rehearsal.monorepo.write("mark.sql", f"COMMENT ON DATABASE huleedu_alpha IS '{STAGING_MARK}'")
     ran = rehearsal.migrate("--backup-command", f"psql '{admin}' -f mark.sql")
     assert ran.code == 1
-    assert "the mark of another environment" in told(ran, "alpha")["detail"]
+    assert "tagged as another environment's" in told(ran, "alpha")["detail"]
     assert rehearsal.comment("alpha") == STAGING_MARK
 
 
