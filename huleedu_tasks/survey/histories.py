@@ -57,10 +57,10 @@ def _can_share(group: Sequence[Entry]) -> bool:
 def _stated(entry: Entry, group: Sequence[Entry]) -> Entry:
     others = [each.name for each in group if each is not entry]
     table = _table(entry)
-    kept = f", whose history is in {table}" if table else ""
-    facts: dict[str, tuple[object, str]] = {
-        SHARED: (True, f"the database of {', '.join(others)} as well{kept}")
-    }
+    place = (
+        f"it leads where {', '.join(others)} lead{'s' * (len(others) == 1)} too; its version table"
+    )
+    facts: dict[str, tuple[object, str]] = {SHARED: (True, f"{place} is {table}")}
     if before := _before(entry, group):
         facts[AFTER] = (list(before), "; ".join(before.values()))
     new = {name: fact for name, fact in facts.items() if name not in entry.document}

@@ -549,7 +549,9 @@ def test_histories_of_one_database_are_stated_with_their_order(tmp_path: Path) -
     }
     evidence = {(row["service"], row["field"]): row["evidence"] for row in result.fields}
     assert evidence["users", "migrate_after"] == "orders creates the schema users"
-    assert "whose history is in" in str(evidence["orders", "shared_database"])
+    assert evidence["orders", "shared_database"] == (
+        'it leads where core, users lead too; its version table is "orders_version"'
+    )
 
 
 def test_what_does_not_hold_together_is_told_with_the_folders_there_are(tmp_path: Path) -> None:
