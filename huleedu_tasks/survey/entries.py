@@ -28,6 +28,7 @@ FIELDS = (
     "url_scheme",
     "alembic_config",
     "alembic_section",
+    "flask_app",
     "environment",
     "python",
     "compose_service",
