@@ -151,8 +151,10 @@ def test_names_that_look_alike_are_never_touched(docked: Docked) -> None:
             volume.remove()
 
 
-@pytest.mark.parametrize("host", ["tcp://127.0.0.1:2375", "ssh://somebody@example.org"])
-@pytest.mark.parametrize("command", [*WRITING, ("db.up",), ("db.down",)])
+@pytest.mark.combinations(
+    command=[*WRITING, ("db.up",), ("db.down",)],
+    host=["tcp://127.0.0.1:2375", "ssh://somebody@example.org"],
+)
 def test_an_engine_behind_a_network_is_refused(
     other: Docked, command: tuple[str, ...], host: str
 ) -> None:

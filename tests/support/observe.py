@@ -1,7 +1,9 @@
 """What can be seen of a monorepo from outside: its databases, its processes, its files."""
 
 import asyncio
+import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -19,6 +21,8 @@ from tests.support.postgres import ask, connect
 PRINTED = {PASSWORD, quote(PASSWORD, safe=""), quote(PASSWORD), quote_plus(PASSWORD)}
 NOTES = "SELECT string_agg(text, ' ' ORDER BY id) FROM note"
 BETWEEN_LOOKS = 0.01
+# A process has its own command line as soon as it has executed its program.
+ENOUGH_LOOKS = 20
 WORKER = "migrations/worker.py"
 # Forks such workers.
 NURSERY = "migrations/nursery.py"
@@ -105,10 +109,15 @@ def watched_command_lines(
     over = threading.Event()
 
     def look() -> None:
+        looks: Counter[str] = Counter()
         while not over.wait(between):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                with suppress(OSError):
-                    lines.seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            running = {name for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208  # Often.
+            looks = Counter({name: looks[name] + 1 for name in running})
+            for name in running:
+                if looks[name] <= ENOUGH_LOOKS:
+                    with suppress(OSError):
+                        line = Path("/proc", name, "cmdline").read_bytes().replace(b"\0", b" ")
+                        lines.seen.add(line.decode(errors="replace"))
 
     watcher = threading.Thread(target=look)
     watcher.start()
