@@ -288,7 +288,8 @@ class Stages:
                     workers=self.answers.workers,
                 )
             except (Exception, asyncio.CancelledError) as error:
-                self._require_own_tables(service, session.version_tables)
+                if isinstance(error, Exception):
+                    self._require_own_tables(service, session.version_tables)
                 if not session.begun:
                     raise
                 asks = self._placed(service, history, session, error)
