@@ -755,7 +755,8 @@ def _failure(
     failed = told.get("failed", {})
     if failed.get("revision"):
         cause = f"Revision {failed['revision']} failed: {failed['message']}"
-    hint = option_hint(service, cause) or hint
+    else:
+        hint = option_hint(service, cause) or hint
     statement = textwrap.shorten(str(failed.get("statement")), _SHOWN_STATEMENT, placeholder=" ...")
     kind, code = MigrationError, "migration-failed"
     if failed.get("sqlstate") == _LOCK_TIMEOUT:

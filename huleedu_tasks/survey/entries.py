@@ -128,6 +128,10 @@ class _Namer:
     def names(self, proposal: Proposal) -> Iterator[tuple[str, str]]:
         """Return sensible names, each with what it is taken from, the most usual first."""
         folder = proposal.reading.folder
+        if folder.engine:
+            yield folder.engine, f"a name in {folder.config.name}'s databases"
+            yield "_".join([*words(folder.home.name), folder.engine]), "its folder and that name"
+            return
         telling = telling_name(folder)
         if telling not in self._doubles:
             yield "_".join(stem(telling)), "the folder's name"

@@ -1,12 +1,13 @@
 """Where in the repository a module lies that a service's interpreter did not find."""
 
+import importlib.util
 import json
 import os
 import re
 import sys
 from pathlib import Path
 
-from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.registry import ALEMBIC, Service
 from huleedu_tasks.survey.files import is_file, repository_files, repository_root, shown
 from huleedu_tasks.survey.folders import VIRTUAL_PYTHONS
 
@@ -116,6 +117,8 @@ def import_folder(module: str, near: Path) -> Path | None:
     """
     root = repository_root(near) or near
     name = module.partition(".")[0]
+    if _is_library(name, root):
+        return None
     found = set()
     for path in repository_files(root):
         if path.suffix != ".py" or not _TESTS.isdisjoint(path.relative_to(root).parts):
@@ -156,6 +159,18 @@ def import_folder(module: str, near: Path) -> Path | None:
         )
 
     return min(filter(has_whole, found), key=rank, default=None)
+
+
+def _is_library(name: str, root: Path) -> bool:
+    """Whether a module is known to come from elsewhere, whatever folders have its name here."""
+    if name == ALEMBIC:
+        # Every service has a folder of that name.
+        return True
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:
+        return False
+    return bool(spec and spec.origin) and root not in Path(str(spec and spec.origin)).parents
 
 
 def python_path(service: Service, folder: Path) -> str:

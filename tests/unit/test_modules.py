@@ -28,6 +28,8 @@ from tests.support.values import service
         (["services/a/common/x.py"], "common.y", None),
         (["common/setup.py", "common/common/__init__.py"], "common", "common"),
         (["services/a/x.py"], "requests", None),
+        (["services/a/alembic/env.py", "alembic/__init__.py"], "alembic", None),
+        (["infra/yaml/render.py"], "yaml", None),
     ],
 )
 def test_the_folder_that_makes_a_module_importable(
