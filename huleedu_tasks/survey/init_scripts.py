@@ -11,7 +11,7 @@ from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.report import Level, Problem
 from huleedu_tasks.survey.compose_choice import default_files, read_here
 from huleedu_tasks.survey.container import Container
-from huleedu_tasks.survey.files import is_file, is_folder, shown, text_of
+from huleedu_tasks.survey.files import is_file, is_folder, repository_files, shown, text_of
 from huleedu_tasks.survey.server_databases import INIT_FOLDER, SCRIPTS
 
 CODE = "init-scripts-not-run"
@@ -50,7 +50,8 @@ def created_by_scripts(
     """Return what the init scripts of a service's server create beside databases.
 
     Returns:
-        Nothing where the compose files cannot be read, and no extension that the registry states.
+        Nothing where the compose files cannot be read, no extension that the registry states, and
+        nothing that the service's own code creates as well.
     """
     environment = settings.child_environment()
     files = registry.compose_files or default_files(registry.root, environment)
@@ -71,11 +72,10 @@ def created_on(
         for script in (_scripts(server) if server else ())
         for created in _created(script, root)
     )
-    return tuple(
-        created
-        for created in found
-        if not (created.kind == _EXTENSION and created.name in service.extensions)
-    )
+    if not found:
+        return ()
+    own = {(_EXTENSION, name) for name in service.extensions} | {*_created_by_code(service)}
+    return tuple(created for created in found if (created.kind, created.name) not in own)
 
 
 def not_run(
@@ -139,7 +139,20 @@ def _scripts(server: Container) -> Iterator[Path]:
 
 
 def _created(script: Path, root: Path) -> Iterator[Created]:
-    for kind, quoted, plain in _CREATE.findall(_COMMENT.sub("", text_of(script))):
-        noun = "role" if kind.lower() == "user" else kind.lower()
+    for kind, name in _objects(_COMMENT.sub("", text_of(script))):
+        yield Created(kind=kind, name=name, script=shown(script, root))
+
+
+def _created_by_code(service: Service) -> Iterator[tuple[str, str]]:
+    """Return the kind and name of what a service's revisions, or other code of it, create."""
+    files = repository_files(service.directory) if is_folder(service.directory) else ()
+    for path in files:
+        if path.suffix in (".py", ".sql"):
+            yield from _objects(text_of(path).replace('\\"', '"'))
+
+
+def _objects(text: str) -> Iterator[tuple[str, str]]:
+    for kind, quoted, plain in _CREATE.findall(text):
+        noun = kind.lower()
         # PostgreSQL folds names without quotes.
-        yield Created(kind=noun, name=quoted or plain.lower(), script=shown(script, root))
+        yield "role" if noun == "user" else noun, quoted or plain.lower()
