@@ -84,7 +84,7 @@ def _edits(text: str, document: Mapping[str, Any]) -> Iterator[_Edit]:
 
 def _of_members(
     text: str,
-    members: Mapping[str, _Span],
+    members: dict[str, _Span],
     values: Mapping[str, Any],
     before: _Span | None = None,
 ) -> Iterator[_Edit]:
