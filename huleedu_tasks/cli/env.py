@@ -57,7 +57,9 @@ def show(app: Command, json: bool = False) -> Result:
     direct = [service.direct_url_variable for service in app.registry.services]
     # Few servers have a pooler before them: a way around one is shown where it is stated.
     direct = [name for name in direct if settings.get(name)]
-    for name in [*(variable.name for variable in VARIABLES), *overrides, *direct]:
+    # Where the registry lies is stated by few, and its name has no prefix of their own.
+    usual = [v.name for v in VARIABLES if v.name != "HULEEDU_REGISTRY" or settings.get(v.name)]
+    for name in [*usual, *overrides, *direct]:
         value = settings.value(name)
         rows.append(
             {"variable": name, "value": settings.shown(name) or None, "source": value.source}

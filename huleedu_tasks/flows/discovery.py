@@ -101,7 +101,7 @@ class Found:
         """Return the registry, and how it differs from the one there is; nothing is written."""
         made = self.entries(decisions)
         document = self._document(made)
-        text = registry_text(document)
+        text = registry_text(document, self.text)
         unsettled = (*_unsettled(made), *_contradictory(document, self.path.parent))
         same = document == self.existing
         shown_text = "" if same else self._difference(text) if self.text else text
@@ -312,7 +312,8 @@ def written(found: Discovery, path: Path) -> Discovery:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(registry_text(found.document), encoding="utf-8")
+        text = registry_text(found.document, _text_of(path))
+        path.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise ConfigurationError(
             f"{path} cannot be written: {error.strerror}",
@@ -376,7 +377,8 @@ def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        # With the line ends it has.
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:

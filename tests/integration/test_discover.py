@@ -146,7 +146,7 @@ def test_a_registry_that_differs_is_left_alone_unless_the_flag_is_given(grown: M
     before = grown.read(REGISTRY)
     ran = grown.invoke("services.discover")
     assert ran.code == 3
-    assert '+    { "name": "users", "port": 5442 }' in ran.out.splitlines()
+    assert '+{"services": [{"name": "orders", "port": 5440, "seeds": []}, ' in ran.out
     assert "pass `--overwrite`" in ran.err
     assert grown.read(REGISTRY) == before
     assert grown.invoke("services.discover", "--dry-run").code == 0

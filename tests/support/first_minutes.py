@@ -309,6 +309,77 @@ def in_pyproject(root: Path, port: int) -> ByHand:
     return {}
 
 
+def same_package(root: Path, port: int) -> ByHand:
+    """Each service has a package `src`; all take parts of the URL from a library in the root.
+
+    The containers get both folders as one; here each is a folder of PYTHONPATH.
+    """
+    fields = "\n    ".join(f"POSTGRES_{name}: str" for name in ("SERVER", "USER", "PASSWORD", "DB"))
+    settings = SETTINGS.format(fields=f"{fields}\n    POSTGRES_PORT: int = 5432", env_file=".env")
+    url = (
+        'f"postgresql+asyncpg://{s.POSTGRES_USER}:{s.POSTGRES_PASSWORD}@{s.POSTGRES_SERVER}:'
+        '{s.POSTGRES_PORT}/{s.POSTGRES_DB}"'
+    )
+    write(root, {f"libs/shared/{name}": "" for name in ("__init__.py",)})
+    write(root, {"libs/shared/config.py": settings})
+    for name in ("auth", "users"):
+        before = "from src.models import OWNER\nfrom libs.shared.config import settings as s"
+        before += f'\nassert OWNER == "{name}"'
+        folder = f"services/{name}"
+        write(root, history(folder, env_py(url, before=before), name))
+        write(
+            root, {f"{folder}/src/__init__.py": "", f"{folder}/src/models.py": f'OWNER = "{name}"'}
+        )
+        ini = "[alembic]\nscript_location = alembic\n"
+        write(root, {f"{folder}/alembic.ini": ini})
+    applications = "".join(
+        f"  {name}:\n    build: ./services/{name}\n    env_file: .env\n    environment:\n"
+        f"      POSTGRES_DB: {name}\n"
+        for name in ("auth", "users")
+    )
+    write(root, {"compose.yaml": compose(port, applications, database="start")})
+    lines = ("SERVER=db", "PORT=5432", "USER=dev", "PASSWORD=dev-pw", "DB=start")
+    write(root, {".env": "".join(f"POSTGRES_{line}\n" for line in lines)})
+    return {}
+
+
+def uv_workspace(root: Path, port: int) -> ByHand:
+    """Packages in src folders, a compose file that includes others, another for developers."""
+    names = ("stock", "event")
+    url = "postgresql+asyncpg://${DB_USER:-dev}:${DB_PASSWORD:-dev-pw}@db:5432/acme_"
+    given = (
+        'URL = os.environ.get("DATABASE_URL") or context.config.get_main_option("sqlalchemy.url")'
+    )
+    for name in names:
+        before = f"from {name}.models import TABLE\nfrom shared.models import BASE\n{given}"
+        folder = f"services/{name}"
+        ini = "[alembic]\nscript_location = alembic\n"
+        ini += f"sqlalchemy.url = postgresql+asyncpg://dev:dev-pw@db:5432/acme_{name}\n"
+        write(root, history(folder, env_py("URL", before=before), name, ini=ini))
+        write(root, {f"{folder}/src/{name}/__init__.py": ""})
+        write(root, {f"{folder}/src/{name}/models.py": f'TABLE = "{name}"\n'})
+        container = f"  {name}:\n    build: .\n    environment:\n      DATABASE_URL: {url}{name}\n"
+        write(root, {f"{folder}/docker-compose.yml": f"services:\n{container}"})
+    write(root, {"shared/src/shared/__init__.py": "", "shared/src/shared/models.py": "BASE = 1\n"})
+    applications = "".join(
+        f"  {name}:\n    build:\n      context: .\n      dockerfile: services/{name}/Dockerfile\n"
+        f"    environment:\n      DATABASE_URL: {url}{name}\n"
+        for name in names
+    )
+    included = "".join(f"  - services/{name}/docker-compose.yml\n" for name in names)
+    write(
+        root,
+        {
+            "pyproject.toml": '[tool.uv.workspace]\nmembers = ["services/*", "shared"]\n',
+            "docker-compose.dev.yml": compose(port, applications, database="acme"),
+            "docker-compose.yml": f"include:\n  - infra/docker-compose.yml\n{included}",
+            "infra/docker-compose.yml": compose(None, database="acme"),
+        },
+    )
+    # Only the file for developers publishes a port, and Compose's own default is another one.
+    return {name: {"port": port} for name in names}
+
+
 LAYOUTS: tuple[Layout, ...] = (
     one_url,
     parts,
@@ -323,4 +394,6 @@ LAYOUTS: tuple[Layout, ...] = (
     from_ini,
     two_configurations,
     in_pyproject,
+    same_package,
+    uv_workspace,
 )
