@@ -55,8 +55,8 @@ def rounds(request: pytest.FixtureRequest) -> int:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run one more at once than there are processors: each waits for a third of its time."""
-    return (os.cpu_count() or 1) + 1
+    """Run two more at once than there are processors: each waits for half of its time."""
+    return (os.cpu_count() or 1) + 2
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -28,7 +28,6 @@ from tests.support.rehearsal import BETWEEN_LOOKS, SERVICES, Rehearsal, locked, 
 SLEEP = "SELECT pg_sleep(600)"
 # Enough for a server to notice that a client is gone.
 SOON = 3.0
-RUNNERS = 20
 PENDING = SERVICES[:3]
 # About what a whole run of the three takes here, in seconds.
 LONGEST = 6.0
@@ -227,12 +226,13 @@ def _assert_the_record_is_true(stage: Rehearsal) -> None:
 
 
 def test_of_many_runners_at_once_one_migrates_and_the_others_end_well(
-    rehearsal: Rehearsal,
+    rehearsal: Rehearsal, rounds: int
 ) -> None:
+    """For more: `pytest tests/production/test_release_faults.py -k many_runners --rounds 7`."""
     # One service each: on two processors, more than that makes a server seem silent.
     rehearsal.grow("alpha", sql="SELECT pg_sleep(0.5)")
     with watched_command_lines(BETWEEN_LOOKS) as lines:
-        ended = _all_at_once(rehearsal, ("--service", "alpha"))
+        ended = _all_at_once(rehearsal, 3 * rounds, ("--service", "alpha"))
     assert_no_password(*lines.seen)
     assert not [ran for ran in ended if ran.code]
     applied = [
@@ -445,6 +445,6 @@ def _alter(rehearsal: Rehearsal) -> None:
     rehearsal.revise("alpha", "b2", "a1", "ALTER TABLE note ADD COLUMN more text")
 
 
-def _all_at_once(rehearsal: Rehearsal, flags: Sequence[str]) -> list[Ran]:
-    children = [rehearsal.start(*flags) for _ in range(RUNNERS)]
+def _all_at_once(rehearsal: Rehearsal, number: int, flags: Sequence[str]) -> list[Ran]:
+    children = [rehearsal.start(*flags) for _ in range(number)]
     return [outcome(child) for child in children]
