@@ -24,12 +24,12 @@ DEVELOPERS_OWN = {"HULEEDU_DB_USER": "huleedu_user", "HULEEDU_DB_PASSWORD": ""}
 # What a command of the person's own finds in its environment.
 HANDED_OVER = {"HULEEDU_BACKUP_SERVICES"}
 TYPES = {
-    "text": {"type": "string"},
-    "whole number": {"type": "integer"},
+    "string": {"type": "string"},
+    "integer": {"type": "integer"},
     "boolean": {"type": "boolean"},
-    "list of texts": {"type": "array", "items": {"type": "string"}},
+    "list of strings": {"type": "array", "items": {"type": "string"}},
     "list of objects": {"type": "array", "items": {"type": "object"}},
-    "object of texts": {"type": "object", "additionalProperties": {"type": "string"}},
+    "object of strings": {"type": "object", "additionalProperties": {"type": "string"}},
 }
 SAMPLES = [json.loads(block) for block in blocks(page("json.md"), "json")]
 REPORTS = [sample for sample in SAMPLES if "provider" in sample]
