@@ -26,10 +26,10 @@ from huleedu_tasks.config.urls import (
     resolve_each,
 )
 from huleedu_tasks.errors import ConfigurationError, HuleEduError
+from huleedu_tasks.repository import repository_root
 from huleedu_tasks.servers.choose import choose
 from huleedu_tasks.servers.protocol import Provider
-from huleedu_tasks.state import state_folder
-from huleedu_tasks.survey.files import repository_root
+from huleedu_tasks.state_dir import state_folder
 
 # The beginning of a setting's name in a message; HULEEDU_REGISTRY says where the prefix stands.
 _SETTING = re.compile(rf"\b{PREFIX}_(?=[A-Z])(?!REGISTRY\b)")
@@ -94,7 +94,7 @@ class App:
         Raises:
             ConfigurationError: If it finds no service, or has open questions.
         """
-        from huleedu_tasks.flows.discovery import discovered
+        from huleedu_tasks.discovery.discover import discovered
 
         path = self.registry_path
         return asyncio.run(discovered(self.repository, path, Settings.read(path.parent)))

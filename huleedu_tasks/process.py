@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from huleedu_tasks.errors import ConfigurationError
-from huleedu_tasks.state import open_private
+from huleedu_tasks.state_dir import open_private
 
 # How long a child may take to clean up after SIGTERM, in seconds.
 GRACE = 3.0

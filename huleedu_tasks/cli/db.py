@@ -13,7 +13,7 @@ from huleedu_tasks.report import Listing, Message, Report, Result
 from huleedu_tasks.screen import prompts
 
 if TYPE_CHECKING:
-    from huleedu_tasks.flows.development import Development
+    from huleedu_tasks.db.development import Development
 
 Names = Sequence[str] | None
 CONFIRM = "Name of an unmarked database to change, where nobody can be asked; may be repeated."
@@ -178,7 +178,7 @@ def _run(
     confirm: Names = None,
     is_whole: bool = False,
 ) -> Report:
-    from huleedu_tasks.flows.development import Development
+    from huleedu_tasks.db.development import Development
 
     services = app.services(names)
     flows = Development(

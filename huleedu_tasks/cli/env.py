@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from huleedu_tasks.cli.command import Command, command
-from huleedu_tasks.config.env_file import add_lines, write_env_file
 from huleedu_tasks.config.settings import ENV_FILE, VARIABLES
+from huleedu_tasks.env.env_file import add_lines, write_env_file
 from huleedu_tasks.errors import Refused
 from huleedu_tasks.process import output_of
 from huleedu_tasks.report import Fact, Listing, Message, Result
@@ -14,7 +14,7 @@ from huleedu_tasks.screen import prompts
 @command()
 def init(app: Command, json: bool = False, dry_run: bool = False) -> Result:
     """Write .env with a development login, or add to it."""
-    from huleedu_tasks.flows.env_init import missing_login
+    from huleedu_tasks.env.login import missing_login
 
     path = app.registry_path.parent / ENV_FILE
     is_there = path.exists()

@@ -7,7 +7,7 @@ from huleedu_tasks.cli.command import Command, command, whole_number
 from huleedu_tasks.report import Report, Result
 
 if TYPE_CHECKING:
-    from huleedu_tasks.flows.production import Production
+    from huleedu_tasks.prod.production import Production
 
 Names = Sequence[str] | None
 
@@ -58,7 +58,7 @@ def migrate(
     dry_run: bool = False,
 ) -> Result:
     """Migrate after a plan, a typed confirmation and a lock."""
-    from huleedu_tasks.cli.release import Options, run_release
+    from huleedu_tasks.cli.prod_migrate import Options, run_release
 
     options = Options(
         services=service,
@@ -80,8 +80,8 @@ def migrate(
 )
 def history(app: Command, last: str = "20", run: str = "", json: bool = False) -> Result:
     """Show past runs of prod.migrate and what came of them."""
-    from huleedu_tasks.flows.history import events_of, list_of
-    from huleedu_tasks.journal import read_runs
+    from huleedu_tasks.prod.history import events_of, list_of
+    from huleedu_tasks.prod.journal import read_runs
 
     runs = read_runs(app.state)
     if run:
@@ -92,7 +92,7 @@ def history(app: Command, last: str = "20", run: str = "", json: bool = False) -
 def _run(
     app: Command, names: Names, flow: "Callable[[Production], Coroutine[Any, Any, Report]]"
 ) -> Report:
-    from huleedu_tasks.cli.release import production, progress
+    from huleedu_tasks.cli.prod_migrate import production, progress
 
     services = app.services(names)
     with progress(app, services) as shown:

@@ -13,9 +13,9 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
 from huleedu_tasks.config.settings import VARIABLES, Settings
+from huleedu_tasks.migrations.child.input_tracker import INSTALLED as LIBRARIES
+from huleedu_tasks.migrations.child.input_tracker import is_installed, source_of
 from huleedu_tasks.migrations.runner import Used
-from huleedu_tasks.migrations.tracking import INSTALLED as LIBRARIES
-from huleedu_tasks.migrations.tracking import is_installed, source_of
 
 # Files above this size, in bytes, are known by their size and the time of their last change.
 LARGE = 2**22

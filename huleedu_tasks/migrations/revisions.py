@@ -3,7 +3,7 @@
 This is a fast path, for the files that Alembic itself writes: asking for a head costs milliseconds
 and no import of Alembic. Alembic imports each file and takes whatever its module holds in the end;
 where a file or a configuration leaves any doubt what that is, Alembic must be asked
-(`alembic_answers.py`).
+(`alembic_history.py`).
 """
 
 import ast

@@ -23,8 +23,8 @@ from huleedu_tasks.config.secret import Redactor, Secret
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, Interrupted, MigrationError, Refused, ServerError
+from huleedu_tasks.migrations.forkserver import WarmWorkers
 from huleedu_tasks.migrations.revisions import History, Revision, option_hint
-from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import VersionTable, parse_mark
 from huleedu_tasks.postgres.inspection import read_revisions
@@ -37,7 +37,7 @@ _LINK = re.compile(
     r"The above exception was the direct cause of the following exception:"
     r"|During handling of the above exception, another exception occurred:"
 )
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = Path(__file__).parent / "child" / "worker.py"
 INSTRUCTIONS = "HULEEDU_WORKER"
 OPTIONS = "HULEEDU_WORKER_OPTIONS"
 HEAD = "head"

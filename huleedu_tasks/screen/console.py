@@ -31,7 +31,7 @@ from huleedu_tasks.report import (
     State,
     Status,
 )
-from huleedu_tasks.screen.characters import visible, visible_json
+from huleedu_tasks.screen.control_characters import visible, visible_json
 from huleedu_tasks.screen.tables import fitted, wrapped
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, Refused, SeedError, ServerError
+from huleedu_tasks.migrations.forkserver import WarmWorkers
 from huleedu_tasks.migrations.runner import (
     INSTRUCTIONS,
     Observation,
@@ -18,7 +19,6 @@ from huleedu_tasks.migrations.runner import (
     environment_at,
     used_at,
 )
-from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres.databases import parse_mark
 from huleedu_tasks.seeds.files import fingerprint
 

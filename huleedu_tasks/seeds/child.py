@@ -1,7 +1,7 @@
 """Applies the seeds of one service, in a process that does nothing else.
 
-It is forked from one that has the libraries already; see `migrations/nursery.py`. A seed that
-blocks, exits or changes its process harms nobody else, and can be ended.
+It is forked from one that has the libraries already; see `migrations/child/fork_loop.py`. A seed
+that blocks, exits or changes its process harms nobody else, and can be ended.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, SeedError, ServerError
-from huleedu_tasks.migrations.targets import ReadVariables, Target, WrongDatabase
-from huleedu_tasks.migrations.worker import INSTRUCTIONS, Used
+from huleedu_tasks.migrations.child.target import ReadVariables, Target, WrongDatabase
+from huleedu_tasks.migrations.child.worker import INSTRUCTIONS, Used
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import Mark, read_mark, write_mark
 from huleedu_tasks.seeds import scripts, sql

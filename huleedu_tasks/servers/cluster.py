@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 from huleedu_tasks import process
 from huleedu_tasks.config.secret import Redactor, Secret
 from huleedu_tasks.errors import ServerError
+from huleedu_tasks.ports import holder
+from huleedu_tasks.postgres.binaries import Binaries
 from huleedu_tasks.postgres.databases import ServerIdentity, literal, quoted
 from huleedu_tasks.process import Account
-from huleedu_tasks.servers.binaries import Binaries
-from huleedu_tasks.servers.ports import holder
-from huleedu_tasks.state import open_private, unwritable
+from huleedu_tasks.state_dir import open_private, unwritable
 
 if TYPE_CHECKING:
     import subprocess

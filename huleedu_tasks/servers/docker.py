@@ -6,23 +6,23 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from huleedu_tasks.compose.configuration_cache import ComposeAnswers
+from huleedu_tasks.compose.container_cache import Memory
+from huleedu_tasks.compose.container_state import ContainerState
+from huleedu_tasks.compose.containers import Containers
+from huleedu_tasks.compose.docker_compose import Compose, Project
+from huleedu_tasks.compose.docker_failures import explain_up
+from huleedu_tasks.compose.engine import Engine
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import POSTGRES_PORT, DatabaseUrl
 from huleedu_tasks.errors import ConfigurationError, HuleEduError, ServerError
 from huleedu_tasks.postgres import databases
+from huleedu_tasks.postgres.binaries import find_program
 from huleedu_tasks.postgres.connections import maintenance_connection
 from huleedu_tasks.postgres.databases import Mark, ServerIdentity
-from huleedu_tasks.servers.admission import Admission
-from huleedu_tasks.servers.binaries import find_program
-from huleedu_tasks.servers.complaints import explain_up
-from huleedu_tasks.servers.compose import Compose, Project
-from huleedu_tasks.servers.compose_answers import ComposeAnswers
-from huleedu_tasks.servers.container_state import ContainerState
-from huleedu_tasks.servers.containers import Containers
-from huleedu_tasks.servers.engine import Engine
-from huleedu_tasks.servers.memory import Memory
 from huleedu_tasks.servers.protocol import CONTAINERS_FILE, Started
+from huleedu_tasks.servers.readiness import Admission
 
 
 @dataclass(kw_only=True)

@@ -19,6 +19,7 @@ from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import ConfigurationError, ServerError
 from huleedu_tasks.postgres import databases
+from huleedu_tasks.postgres.binaries import Binaries, find_binaries, find_program, package_folder
 from huleedu_tasks.postgres.connections import (
     DatabaseMissing,
     LoginRefused,
@@ -27,10 +28,9 @@ from huleedu_tasks.postgres.connections import (
 )
 from huleedu_tasks.postgres.databases import Mark, ServerIdentity
 from huleedu_tasks.process import Account
-from huleedu_tasks.servers.binaries import Binaries, find_binaries, find_program, package_folder
 from huleedu_tasks.servers.cluster import Cluster
 from huleedu_tasks.servers.protocol import EMBEDDED_FOLDER, Started
-from huleedu_tasks.state import is_reachable, make_folder, unwritable
+from huleedu_tasks.state_dir import is_reachable, make_folder, unwritable
 
 if TYPE_CHECKING:
     import asyncpg

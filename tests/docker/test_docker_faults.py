@@ -32,7 +32,7 @@ CONNECT_AS_NOBODY = """\
 import os, sys
 import docker
 from huleedu_tasks.errors import HuleEduError
-from huleedu_tasks.servers.engine import Engine
+from huleedu_tasks.compose.engine import Engine
 if os.geteuid() == 0:
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)

@@ -12,7 +12,7 @@ import asyncpg
 import psutil
 import pytest
 
-from huleedu_tasks.servers.binaries import find_program
+from huleedu_tasks.postgres.binaries import find_program
 from tests.support.instant import ANEW, COPIED, Reset, maintain, reset, resets, templates
 from tests.support.monorepo import PASSWORD, USER, Monorepo, is_dead, new_monorepo, wait_until
 from tests.support.observe import notes

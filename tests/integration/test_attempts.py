@@ -8,14 +8,14 @@ import pytest
 
 from huleedu_tasks.config.urls import ResolvedUrl
 from huleedu_tasks.errors import ExitCode
-from huleedu_tasks.flows.attempts import Attempts, Ended
-from huleedu_tasks.flows.planning import pin_now
-from huleedu_tasks.flows.validation import Target
-from huleedu_tasks.journal import unwritten_record
-from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
+from huleedu_tasks.migrations.alembic_history import AlembicAnswers
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.inspection import identify
+from huleedu_tasks.prod.attempt import Attempts, Ended
+from huleedu_tasks.prod.journal import unwritten_record
+from huleedu_tasks.prod.plan import pin_now
+from huleedu_tasks.prod.validate import Target
 from huleedu_tasks.report import Status
 from tests.support.alembic_bench import Bench, Case, new_bench, sql
 from tests.support.monorepo import ENV_PY

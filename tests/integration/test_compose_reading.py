@@ -7,7 +7,7 @@ from shutil import which
 
 import pytest
 
-from huleedu_tasks.survey.composition import (
+from huleedu_tasks.compose.configuration import (
     BY_COMPOSE,
     BY_READING,
     Composition,

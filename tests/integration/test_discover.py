@@ -15,7 +15,7 @@ import pytest
 
 from huleedu_tasks.config.registry import load_registry
 from tests.support.monorepo import PROJECT, Monorepo, clean_environment, empty_monorepo
-from tests.support.survey import compose, server, service, write
+from tests.support.repositories import compose, server, service, write
 from tests.support.terminal import CONTROL, typed
 
 PASSWORD = "hunter2"

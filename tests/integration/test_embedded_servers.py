@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from huleedu_tasks.config.registry import load_registry
-from huleedu_tasks.servers.binaries import package_folder
+from huleedu_tasks.postgres.binaries import package_folder
 from huleedu_tasks.servers.embedded import server_account
-from huleedu_tasks.state import is_reachable
-from tests.support.flows import app_of, development_of, without_initdb
+from huleedu_tasks.state_dir import is_reachable
+from tests.support.db_runs import app_of, development_of, without_initdb
 from tests.support.monorepo import (
     PASSWORD,
     PROJECT,

@@ -13,7 +13,7 @@ from huleedu_tasks.config.urls import resolve
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.runner import Rendered
 from huleedu_tasks.process import scratch_folder
-from tests.support.flows import app_of
+from tests.support.db_runs import app_of
 from tests.support.migrating import observation_of
 from tests.support.monorepo import Monorepo, empty_monorepo, free_ports
 from tests.support.postgres import ask

@@ -16,11 +16,11 @@ import pytest
 import pytest_asyncio
 
 from huleedu_tasks.app import App
+from huleedu_tasks.db.development import Development
 from huleedu_tasks.errors import ExitCode, HuleEduError, Refused
-from huleedu_tasks.flows.development import Development
 from huleedu_tasks.guard import Guard
 from huleedu_tasks.report import Report
-from tests.support.flows import app_of, development_of, without_initdb
+from tests.support.db_runs import app_of, development_of, without_initdb
 from tests.support.monorepo import (
     PASSWORD,
     Monorepo,

@@ -14,8 +14,8 @@ import pytest
 
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.report import Outcome, Status
-from huleedu_tasks.survey.files import repository_files
-from tests.support.flows import app_of, development_of, without_initdb
+from huleedu_tasks.repository import repository_files
+from tests.support.db_runs import app_of, development_of, without_initdb
 from tests.support.monorepo import (
     ENV_PY,
     Monorepo,

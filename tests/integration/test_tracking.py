@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from huleedu_tasks import process
-from huleedu_tasks.migrations import targets, tracking
+from huleedu_tasks.migrations.child import input_tracker, target
 
 OBSERVED = """\
 import importlib.util, json, os, sys
@@ -55,7 +55,7 @@ def observe(folder: Path, code: str, **variables: str) -> dict[str, Any]:
 
 def output(folder: Path, code: str, **variables: str) -> str:
     """Run code that is observed, and return what it prints."""
-    head = OBSERVED.format(tracking=tracking.__file__, targets=targets.__file__)
+    head = OBSERVED.format(tracking=input_tracker.__file__, targets=target.__file__)
     command = [sys.executable, "-c", f"{head}{code}"]
     environment = {"PATH": os.environ["PATH"], **variables}
     running = process.run(command, cwd=folder, environment=environment, timeout=60)
@@ -346,7 +346,7 @@ def test_another_module_with_a_clock_can_be_tracked(place: Path) -> None:
     ],
 )
 def test_a_statement_that_writes_the_time_cannot_be_tracked(sql: str, is_tracked: bool) -> None:
-    reads = tracking.Reads()
+    reads = input_tracker.Reads()
     reads.executed(sql)
     assert bool(reads.clocks) != is_tracked
 

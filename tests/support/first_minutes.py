@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support.survey import write
+from tests.support.repositories import write
 
 ByHand = Mapping[str, Mapping[str, Any]]
 Layout = Callable[[Path, int], ByHand]

@@ -25,7 +25,7 @@ from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.postgres.databases import Mark, write_mark
 from huleedu_tasks.servers.cluster import Cluster
 from huleedu_tasks.servers.embedded import EmbeddedServers, server_account
-from tests.support.flows import app_of
+from tests.support.db_runs import app_of
 from tests.support.migrating import migrate
 from tests.support.monorepo import (
     PASSWORD,

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from huleedu_tasks.config.env_file import (
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.env.env_file import (
     add_lines,
     new_password,
     quoted,
     with_values,
     write_env_file,
 )
-from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ConfigurationError
 from tests.support.monorepo import PROJECT
 

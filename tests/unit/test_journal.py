@@ -16,8 +16,15 @@ import pytest
 
 from huleedu_tasks.config.secret import Redactor, Secret
 from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, ServerError
-from huleedu_tasks.flows.history import events_of, list_of
-from huleedu_tasks.journal import Record, Run, commit_of, new_record, read_runs, unwritten_record
+from huleedu_tasks.prod.history import events_of, list_of
+from huleedu_tasks.prod.journal import (
+    Record,
+    Run,
+    commit_of,
+    new_record,
+    read_runs,
+    unwritten_record,
+)
 from tests.support.monorepo import PROJECT
 
 PASSWORD = "p@ss w%rd/1"
@@ -26,7 +33,7 @@ REDACT = Redactor([Secret(PASSWORD)])
 RUN = """\
 import sys
 from pathlib import Path
-from huleedu_tasks.journal import new_record
+from huleedu_tasks.prod.journal import new_record
 
 state = Path(sys.argv[1])
 with new_record(state, command="prod.migrate", environment="production", root=state, copy=None,

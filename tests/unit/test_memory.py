@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from huleedu_tasks.servers.container_state import ContainerState
-from huleedu_tasks.servers.memory import MOST, Memory
+from huleedu_tasks.compose.container_cache import MOST, Memory
+from huleedu_tasks.compose.container_state import ContainerState
 
 STARTED = datetime(2025, 3, 1, tzinfo=UTC)
 FACT = "system identifier"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from huleedu_tasks.survey.files import repository_files
-from huleedu_tasks.survey.modules import import_folder, missing_module_hint, python_path
-from tests.support.survey import write
+from huleedu_tasks.migrations.modules import import_folder, missing_module_hint, python_path
+from huleedu_tasks.repository import repository_files
+from tests.support.repositories import write
 from tests.support.values import service
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from huleedu_tasks.errors import ConfigurationError, Refused
-from huleedu_tasks.flows.pins import Pin, read_plan, stale, write_plan
-from huleedu_tasks.flows.planning import Planned
 from huleedu_tasks.postgres.inspection import Identity
+from huleedu_tasks.prod.plan import Planned
+from huleedu_tasks.prod.plan_file import Pin, read_plan, stale, write_plan
 from huleedu_tasks.report import Level, PlannedRevision, Problem
 
 SERVER = "db.example.org:5432"

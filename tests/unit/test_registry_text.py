@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from huleedu_tasks.survey.registry_text import registry_text
+from huleedu_tasks.discovery.registry_text import registry_text
 
 HAND_MADE = """\
 {

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from huleedu_tasks import templates
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.migrations.inputs import Inputs, Present
 from huleedu_tasks.migrations.runner import Used
+from huleedu_tasks.templates import fingerprint
 from tests.support.values import service
 
 LONG_AGO = 1_000_000_000.0
@@ -50,7 +50,7 @@ class Place:
     ) -> Inputs:
         settings = self._settings(process or {}, file or {})
         present = Present.of(settings)
-        return templates.parts_of(
+        return fingerprint.parts_of(
             self.service(**stated), settings, present, server=server, roles=roles
         )
 
@@ -58,7 +58,7 @@ class Place:
         """Return the part that is another one now."""
         process, file = now.get("process"), now.get("file")
         present = self.present(process=process, file=file)  # type: ignore[arg-type]
-        return templates.difference(before, self.parts(**now), present)  # type: ignore[arg-type]
+        return fingerprint.difference(before, self.parts(**now), present)  # type: ignore[arg-type]
 
     def present(
         self, *, process: dict[str, str] | None = None, file: dict[str, str] | None = None
@@ -245,7 +245,7 @@ def test_an_input_that_is_not_there_is_a_part_as_soon_as_it_is(place: Place) -> 
 def test_a_touch_is_no_change_but_of_a_file_too_large_to_read(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(templates, "LARGE", 20)
+    monkeypatch.setattr(fingerprint, "LARGE", 20)
     place.write("services/orders_service/small", "few words")
     large = place.write("services/orders_service/large", "many words " * 10)
     before = place.parts()
@@ -258,7 +258,7 @@ def test_a_touch_is_no_change_but_of_a_file_too_large_to_read(
 def test_of_very_many_files_the_time_is_enough(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(templates, "MANY", 1)
+    monkeypatch.setattr(fingerprint, "MANY", 1)
     before = place.parts()
     place.write("services/orders_service/config.py", "PORT = 1", changed=LONG_AGO + 1)
     assert place.changed(before) == "its files"
@@ -294,7 +294,7 @@ def used(
         all_variables=all_variables,
     )
     parts, present = place.parts(process=process), place.present(process=process)
-    return templates.with_used(parts, place.service(), found, present)
+    return fingerprint.with_used(parts, place.service(), found, present)
 
 
 def used_by(place: Place, *files: Path, folders: tuple[Path, ...] = ()) -> Inputs:
@@ -303,7 +303,7 @@ def used_by(place: Place, *files: Path, folders: tuple[Path, ...] = ()) -> Input
 
 def changed_since(place: Place, since: float, *files: Path, folders: tuple[Path, ...] = ()) -> str:
     found = Used(files=[str(file) for file in files], folders=[str(each) for each in folders])
-    return templates.changed_since(place.service(), found, place.present(), since)
+    return fingerprint.changed_since(place.service(), found, place.present(), since)
 
 
 def test_a_file_that_was_used_is_a_part_wherever_it_lies(place: Place) -> None:
@@ -351,8 +351,8 @@ def test_what_is_installed_is_compiled_when_it_is_used_and_that_is_no_edit(place
 
 def test_one_of_its_own_files_that_was_changed_is_named(place: Place) -> None:
     service, present = place.service(), place.present()
-    assert templates.own_change_since(service, present, time.time() + 10) == ""
-    named = templates.own_change_since(service, present, time.time() - 10)
+    assert fingerprint.own_change_since(service, present, time.time() + 10) == ""
+    named = fingerprint.own_change_since(service, present, time.time() - 10)
     assert named.startswith("services/orders_service/")
 
 
@@ -511,7 +511,7 @@ def test_a_folder_behind_a_link_is_a_part_once_it_was_looked_into(place: Place) 
 def test_what_is_known_anyway_is_no_part_of_its_own(place: Place) -> None:
     env = place.write(".env", "A=b")
     known = place.service().directory / "config.py"
-    assert used_by(place, env, known, Path(templates.__file__)) == used_by(place)
+    assert used_by(place, env, known, Path(fingerprint.__file__)) == used_by(place)
 
 
 def test_libraries_are_a_part_by_what_is_installed_and_not_by_their_files(place: Place) -> None:
@@ -546,7 +546,7 @@ def test_our_own_libraries_are_a_part_unless_a_service_has_its_own(
     """Another virtual environment is known by its path; the folder noted is as it was."""
     of_its_own = place.parts(python=("python3",))
     before = place.parts()
-    monkeypatch.setattr(templates, "_own_libraries", lambda: [place.root / "other/site-packages"])
+    monkeypatch.setattr(fingerprint, "_own_libraries", lambda: [place.root / "other/site-packages"])
     assert place.changed(before) == "what is installed in other/site-packages"
     assert place.changed(of_its_own, python=("python3",)) == ""
 
@@ -554,7 +554,7 @@ def test_our_own_libraries_are_a_part_unless_a_service_has_its_own(
 def test_a_template_that_does_not_name_a_part_of_today_does_not_stand_for_it(place: Place) -> None:
     parts = place.parts()
     older = {name: digest for name, digest in parts.items() if name != "the server"}
-    assert templates.difference(older, parts, place.present()) == "the server"
+    assert fingerprint.difference(older, parts, place.present()) == "the server"
 
 
 # What a copy is called and what its mark holds.
@@ -565,11 +565,11 @@ DIGESTS = st.dictionaries(st.text(min_size=1), st.text(min_size=1), min_size=1)
 
 @given(DIGESTS)
 def test_the_key_depends_on_every_part_and_not_on_their_order(parts: dict[str, str]) -> None:
-    key = templates.key(parts)
-    assert key == templates.key(dict(reversed(parts.items())))
+    key = fingerprint.key(parts)
+    assert key == fingerprint.key(dict(reversed(parts.items())))
     name = next(iter(parts))
-    assert key != templates.key({**parts, name: parts[name] + "x"})
-    assert key != templates.key({n: d for n, d in parts.items() if n != name})
+    assert key != fingerprint.key({**parts, name: parts[name] + "x"})
+    assert key != fingerprint.key({n: d for n, d in parts.items() if n != name})
     assert len(key) == 12
     assert key.isalnum()
 

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from huleedu_tasks.config.urls import resolve
-from huleedu_tasks.flows.validation import (
+from huleedu_tasks.migrations.alembic_history import AlembicAnswers
+from huleedu_tasks.migrations.revisions import History, Revision
+from huleedu_tasks.postgres.inspection import Facts, Identity
+from huleedu_tasks.prod.validate import (
     FEW_CONNECTIONS,
     OLDEST_VERSION,
     Target,
@@ -15,9 +18,6 @@ from huleedu_tasks.flows.validation import (
     judge,
     same_database,
 )
-from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
-from huleedu_tasks.migrations.revisions import History, Revision
-from huleedu_tasks.postgres.inspection import Facts, Identity
 from huleedu_tasks.report import Level, Outcome, Problem, Report, Status
 from huleedu_tasks.screen.console import Screen
 from tests.support.values import service, settings
