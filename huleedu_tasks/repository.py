@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huleedu_tasks.process import output_of
 
-# Folders whose files come from elsewhere.
+# Directories whose files come from elsewhere.
 FOREIGN = frozenset(
     {"node_modules", "site-packages", "dist-packages", "build", "dist", "__pycache__", "vendor"}
 )
@@ -23,24 +23,24 @@ GIT_TIMEOUT = 30.0
 
 @lru_cache(maxsize=8)
 def repository_files(root: Path) -> tuple[Path, ...]:
-    """Return every file below a folder that may matter, in order; git says what is ignored."""
+    """Return every file below a directory that may matter, in order; git says what is ignored."""
     # In the middle of a merge git lists a file more than once.
     return tuple(sorted({path for path in _files(root) if _is_own(path, root)}))
 
 
 def repository_root(start: Path) -> Path | None:
-    """Return the folder with `.git` that a folder lies in, if there is one."""
-    folders = (start, *start.parents)
-    return next((folder for folder in folders if _has_git(folder)), None)
+    """Return the directory with `.git` that a directory lies in, if there is one."""
+    directories = (start, *start.parents)
+    return next((directory for directory in directories if _has_git(directory)), None)
 
 
-def is_in_repository(folder: Path) -> bool:
-    """Whether a folder lies in a repository, or is the root of one without `.git`."""
-    if repository_root(folder):
+def is_in_repository(directory: Path) -> bool:
+    """Whether a directory lies in a repository, or is the root of one without `.git`."""
+    if repository_root(directory):
         return True
-    # What lies in a home folder belongs to many things.
-    is_home = folder == Path.home() or folder == folder.parent
-    return not is_home and any(is_file(folder / name) for name in ROOT_FILES)
+    # What lies in a home directory belongs to many things.
+    is_home = directory == Path.home() or directory == directory.parent
+    return not is_home and any(is_file(directory / name) for name in ROOT_FILES)
 
 
 def is_file(path: Path) -> bool:
@@ -51,8 +51,8 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def is_folder(path: Path) -> bool:
-    """Whether there is a folder that we may see."""
+def is_directory(path: Path) -> bool:
+    """Whether there is a directory that we may see."""
     try:
         return path.is_dir()
     except OSError:
@@ -84,7 +84,7 @@ def _printable(text: str) -> str:
 def _files(root: Path) -> Iterator[Path]:
     listed = _listed_by_git(root)
     if not listed:
-        yield from _files_of_folders(root)
+        yield from _files_of_directories(root)
         return
     for path in listed:
         if is_file(path):
@@ -102,25 +102,25 @@ def _listed_by_git(root: Path) -> list[Path]:
 
 
 def _is_repository(path: Path) -> bool:
-    """Whether a folder is a repository of its own, and not another checkout of this one."""
+    """Whether a directory is a repository of its own, and not another checkout of this one."""
     if not _has_git(path) or path.is_symlink():
         return False
     leads_to = text_of(path / ".git").removeprefix("gitdir:").strip()
     return Path(leads_to).parent.name != "worktrees"
 
 
-def _has_git(folder: Path) -> bool:
+def _has_git(directory: Path) -> bool:
     # A file leads to where the repository is.
-    return is_folder(folder / ".git") or is_file(folder / ".git")
+    return is_directory(directory / ".git") or is_file(directory / ".git")
 
 
-def _files_of_folders(root: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(root):
+def _files_of_directories(root: Path) -> Iterator[Path]:
+    for directory, directories, files in os.walk(root):
         if VIRTUAL_ENVIRONMENT in files:
-            folders.clear()
+            directories.clear()
             continue
-        folders[:] = [name for name in folders if not _is_foreign(name)]
-        yield from filter(is_file, (Path(folder) / name for name in files))
+        directories[:] = [name for name in directories if not _is_foreign(name)]
+        yield from filter(is_file, (Path(directory) / name for name in files))
 
 
 def _is_own(path: Path, root: Path) -> bool:
@@ -135,5 +135,5 @@ def _is_foreign(name: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _is_virtual(folder: Path) -> bool:
-    return is_file(folder / VIRTUAL_ENVIRONMENT)
+def _is_virtual(directory: Path) -> bool:
+    return is_file(directory / VIRTUAL_ENVIRONMENT)

@@ -1,4 +1,4 @@
-"""The state folder: everything written that is not the developer's own, and nothing outside it."""
+"""The state directory: everything that is written and is not the developer's own file."""
 
 import errno
 import hashlib
@@ -10,43 +10,43 @@ from huleedu_tasks.config.settings import PREFIX
 from huleedu_tasks.errors import ServerError
 
 # For root, where the servers' account cannot go down to the project.
-ROOT_FOLDER = Path("/var/lib/huleedu-tasks")
+ROOT_DIRECTORY = Path("/var/lib/huleedu-tasks")
 _SEARCHABLE_BY_ALL = 0o001
 # The servers' account goes down it; nobody sees what is there.
 _MODE = 0o711
-_PRIVATE_FOLDER = 0o700
+_PRIVATE_DIRECTORY = 0o700
 _PRIVATE_FILE = 0o600
 
 
-def state_folder(root: Path, stated: Path | None, *, prefix: str = PREFIX) -> Path:
+def state_directory(root: Path, stated: Path | None, *, prefix: str = PREFIX) -> Path:
     """Return where a project's state lies.
 
     Args:
         root: The root of the monorepo.
-        stated: The folder that was set, or None for the usual one.
-        prefix: What the names of settings begin with, which names the folder.
+        stated: The directory that was set, or None for the usual one.
+        prefix: What the names of settings begin with, which names the directory.
     """
     if stated:
         return stated
     if os.geteuid() != 0 or is_reachable(root):
         return root / f".{prefix.lower()}"
     digest = hashlib.sha256(str(root).encode()).hexdigest()[:12]
-    return ROOT_FOLDER / f"{root.name}-{digest}"
+    return ROOT_DIRECTORY / f"{root.name}-{digest}"
 
 
 def is_reachable(path: Path) -> bool:
     """Whether every user may go down to a path."""
-    return all(folder.stat().st_mode & _SEARCHABLE_BY_ALL for folder in (path, *path.parents))
+    return all(directory.stat().st_mode & _SEARCHABLE_BY_ALL for directory in (path, *path.parents))
 
 
-def make_state_folder(path: Path) -> None:
-    """Create the state folder, hidden from version control.
+def make_state_directory(path: Path) -> None:
+    """Create the state directory, hidden from version control.
 
     Raises:
         ServerError: If it cannot be created.
     """
     try:
-        make_folder(path)
+        make_directory(path)
         ignore = path / ".gitignore"
         if not ignore.exists():
             ignore.write_text("*\n")
@@ -54,20 +54,20 @@ def make_state_folder(path: Path) -> None:
         raise unwritable(path, error) from error
 
 
-def make_folder(path: Path) -> Path:
-    """Create a folder and those above it; where we are root, a server's account may go down it."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+def make_directory(path: Path) -> Path:
+    """Create a directory and its parents; as root, so that a server's account may enter them."""
+    missing = [directory for directory in (path, *path.parents) if not directory.exists()]
     path.mkdir(parents=True, exist_ok=True)
     # Whatever the umask says.
-    for folder in missing:
-        folder.chmod(_MODE if os.geteuid() == 0 else _PRIVATE_FOLDER)
+    for directory in missing:
+        directory.chmod(_MODE if os.geteuid() == 0 else _PRIVATE_DIRECTORY)
     return path
 
 
 def open_private(path: Path, flags: int) -> int:
     """Open a file of ours, or of an account without privileges, that nobody else may read.
 
-    Whoever owns the folder could have put a link, a pipe or another's file there.
+    Whoever owns the directory could have put a link, a pipe or another's file there.
 
     Raises:
         OSError: If it is no file, or a link.
@@ -82,10 +82,10 @@ def open_private(path: Path, flags: int) -> int:
 
 
 def unwritable(path: Path, error: OSError) -> ServerError:
-    """Return the error for a place in the state folder that could not be written."""
+    """Return the error for a place in the state directory that could not be written."""
     return ServerError(
         f"{error.filename or path} cannot be written: {error.strerror or error}",
         code="state-unwritable",
         hint="Correct its owner and permissions (a run as root may have made it) or make room on"
-        " the disk, or set HULEEDU_STATE_DIR to another folder.",
+        " the disk, or set HULEEDU_STATE_DIR to another directory.",
     )

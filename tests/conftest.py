@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Fill in the parameters of a test that is marked with `combinations`."""
+    """Fill in the parameters of a test that is tagged with `combinations`."""
     every = bool(metafunc.config.getoption("--every-combination"))
     for marker in metafunc.definition.iter_markers("combinations"):
         axes = [list(values) for values in marker.kwargs.values()]

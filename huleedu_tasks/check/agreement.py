@@ -41,14 +41,14 @@ class Suggestion:
     url_scheme: str
 
 
-def must_act(cause: str, remedy: str) -> Problem:
+def action_required(cause: str, remedy: str) -> Problem:
     """Return a finding that the tasks cannot make up for."""
-    return Problem(level=Level.ERROR, cause=cause, remedy=remedy, copes=False)
+    return Problem(level=Level.ERROR, cause=cause, remedy=remedy, handled=False)
 
 
-def copes(cause: str, remedy: str, level: Level = Level.WARNING) -> Problem:
+def handled(cause: str, remedy: str, level: Level = Level.WARNING) -> Problem:
     """Return a finding in spite of which the tasks do what is right."""
-    return Problem(level=level, cause=cause, remedy=remedy, copes=True)
+    return Problem(level=level, cause=cause, remedy=remedy, handled=True)
 
 
 def follows(answer: Answer) -> bool:
@@ -74,17 +74,17 @@ def differences(
     """
     handed_over = answers[Situation.HANDED_OVER].env
     if not follows(handed_over):
-        yield _astray(service, handed_over, suggestion)
+        yield _elsewhere(service, handed_over, suggestion)
     else:
         yield from _of_env(service, cases, answers)
     if answers[Situation.HANDED_OVER].config or answers[Situation.DEVELOPMENT].config:
         yield from _of_config(service, cases, answers)
 
 
-def _astray(service: Service, answer: Answer, suggestion: Suggestion | None) -> Problem:
-    cause, remedy = _why_astray(service, answer)
+def _elsewhere(service: Service, answer: Answer, suggestion: Suggestion | None) -> Problem:
+    cause, remedy = _why_elsewhere(service, answer)
     if hint := option_hint(service, cause):
-        return must_act(cause, hint)
+        return action_required(cause, hint)
     if suggestion:
         field = _field(service, suggestion.variable)
         stated = {
@@ -93,19 +93,19 @@ def _astray(service: Service, answer: Answer, suggestion: Suggestion | None) -> 
         }
         fields = [f'"{name}": "{new}"' for name, (new, old) in stated.items() if new != old]
         remedy = f"State {', '.join(fields)} in the registry; it was seen to follow that."
-    return must_act(cause, remedy)
+    return action_required(cause, remedy)
 
 
 def encodes_nothing(service: Service) -> Problem:
     """Return the finding for an `env.py` that puts a password into its URL without encoding it."""
-    return copes(
+    return handled(
         "env.py does not percent-encode the password in its URL; passwords with special "
         "characters such as @, #, % or / will fail",
         f"Encode it in the code of {service.name}: urllib.parse.quote(password, safe='').",
     )
 
 
-def _why_astray(service: Service, answer: Answer) -> tuple[str, str]:
+def _why_elsewhere(service: Service, answer: Answer) -> tuple[str, str]:
     variable = service.alembic_url_variable
     if isinstance(answer, Failure):
         cause = f"env.py fails when it is given its URL in {variable}: {_shortened(answer)}"
@@ -130,7 +130,7 @@ def _remedy_of(service: Service, failure: Failure) -> str:
     if hint := missing_module_hint(service, failure.error):
         return hint
     python = " ".join(service.python) or sys.executable
-    return f"Mend env.py; `{python} -m alembic current` in its folder shows the same."
+    return f"Mend env.py; `{python} -m alembic current` in its directory shows the same."
 
 
 def _field(service: Service, variable: str) -> str:
@@ -146,7 +146,7 @@ def _of_env(
     override = answers[Situation.OVERRIDE].env
     if _reads_no_variable(answers):
         place = override if isinstance(override, Address) else "nowhere"
-        yield copes(
+        yield handled(
             f"env.py takes its URL from {service.alembic_config.name}, which leads to {place}; the "
             "tasks replace it",
             f"Alembic run by hand needs the right URL there: `invoke db.url --service "
@@ -155,18 +155,18 @@ def _of_env(
         )
         return
     if isinstance(override, Failure) and INTERPOLATION in override.error:
-        yield copes(
+        yield handled(
             "a percent sign in the URL breaks env.py, as ConfigParser takes it for its own: "
             "every password with a special character has one",
             'In env.py: config.set_main_option("sqlalchemy.url", url.replace("%", "%%")).',
         )
     elif isinstance(override, Failure):
-        yield copes(
+        yield handled(
             f"env.py fails {Situation.OVERRIDE}: {_shortened(override)}",
             "Alembic run by hand needs it; see its output with `alembic current`.",
         )
     elif isinstance(override, Address) and not override.password and not _takes_parts(service):
-        yield copes(
+        yield handled(
             f"env.py does not come to the right password {Situation.OVERRIDE}",
             "str() of a SQLAlchemy URL masks it: use render_as_string(hide_password=False).",
         )
@@ -175,7 +175,7 @@ def _of_env(
         # The same is told of config.py.
         return
     if _needs_its_variable(_envs(answers)) and configs[Situation.DEVELOPMENT] is None:
-        yield copes(
+        yield handled(
             "env.py connects only where its variable is set, and there is no config.py",
             "Alembic run by hand needs that variable: `invoke db.url --show-password`.",
             Level.INFO,
@@ -191,7 +191,7 @@ def _of_env(
         expected, answer = cases[situation].expected, answers[situation]
         if expected and not _agrees(answer.env, expected) and not _alike(answer.env, answer.config):
             whom = "does not ask config.py" if answer.config else "has a way of its own"
-            yield copes(
+            yield handled(
                 f"env.py {whom}: {situation} it {_does(answer.env)}",
                 f"Alembic run by hand needs {service.alembic_url_variable}; or let env.py take its "
                 "URL from config.py.",
@@ -204,17 +204,17 @@ def _of_config(
     found = {situation: answers[situation].config for situation in Situation}
     override = found[Situation.HANDED_OVER]
     if isinstance(override, Failure) and _needs_its_variable(found):
-        yield copes(
+        yield handled(
             f"config.py cannot be used: {_shortened(override)}", "Mend it, or install that."
         )
         return
     if not (isinstance(override, Address) and _is_same(override, OVERRIDE)):
-        yield copes(
+        yield handled(
             f"config.py does not read {service.alembic_url_variable}: it {_does(override)}", PATTERN
         )
     elif _needs_its_variable(found):
         yield from _led_by_env_file(service, cases, found[Situation.DEVELOPMENT])
-        yield copes(
+        yield handled(
             f"config.py takes its URL from {service.alembic_url_variable} alone: "
             "HULEEDU_ENVIRONMENT does not move it",
             "Set that variable wherever the service runs.",
@@ -232,7 +232,7 @@ def _of_config(
         yield from _without(situation, cases[situation], found[situation])
     unknown = found[Situation.UNKNOWN_ENVIRONMENT]
     if isinstance(unknown, Address):
-        yield copes("config.py takes a misspelled HULEEDU_ENVIRONMENT for development", PATTERN)
+        yield handled("config.py takes a misspelled HULEEDU_ENVIRONMENT for development", PATTERN)
 
 
 def _moved_by_its_variable_only(service: Service, file: str) -> Problem:
@@ -241,7 +241,7 @@ def _moved_by_its_variable_only(service: Service, file: str) -> Problem:
         source = "the variables of 'environment'"
     else:
         source = service.alembic_url_variable
-    return copes(
+    return handled(
         f"{file} takes its URL from {source}, or a default of its own: HULEEDU_ENVIRONMENT does "
         "not move it",
         "Set what it reads wherever the service runs.",
@@ -263,7 +263,7 @@ def _led_by_env_file(
     ):
         return
     variable = service.alembic_url_variable
-    yield copes(
+    yield handled(
         f"config.py leads to {answer} in development, the registry to {place}",
         f"A .env sets {variable}: the service, and Alembic by hand, follow that. Correct it, or "
         "the registry.",
@@ -275,16 +275,18 @@ def _place_in_development(
 ) -> Iterator[Problem]:
     answer, expected = found[Situation.DEVELOPMENT], cases[Situation.DEVELOPMENT].expected
     if not isinstance(answer, Address) or expected is None:
-        yield copes(f"config.py {_does(answer)} in development", PATTERN)
+        yield handled(f"config.py {_does(answer)} in development", PATTERN)
         return
     if not answer.is_local:
         knows = _knows_environments(service, found)
         # Code that is told its URL may have a default that is meant for containers.
         if knows or answer.host != service.compose_service:
-            yield copes(f"config.py leads to {answer} in development, not to this machine", PATTERN)
+            yield handled(
+                f"config.py leads to {answer} in development, not to this machine", PATTERN
+            )
         return
     if answer.place[1:] != (expected.port, expected.database):
-        yield must_act(
+        yield action_required(
             f"config.py leads to {answer} in development, the registry to {expected.address}/"
             f"{expected.database}",
             f"Correct 'port' or 'database' in the registry, or {_file(answer, service)}.",
@@ -301,13 +303,13 @@ def _in_development(
         yield _unknown("testing", found[Situation.TESTING])
     special = found[Situation.SPECIAL_PASSWORD]
     if answer.user != expected.user or not answer.password:
-        yield copes(
+        yield handled(
             "config.py takes its development user or password from elsewhere than "
             "HULEEDU_DB_USER and HULEEDU_DB_PASSWORD",
             PATTERN,
         )
     elif not isinstance(special, Address) or not special.password or not _alike(special, answer):
-        yield copes(
+        yield handled(
             "config.py puts the password into the URL as it is: one with @, #, % or / does not "
             "arrive",
             "Encode user and password: urllib.parse.quote(password, safe='').",
@@ -322,22 +324,22 @@ def _in_production(
     if expected is None or due is None:
         return
     if not isinstance(answer, Address):
-        yield copes(f"config.py {_does(answer)} in production", PATTERN)
+        yield handled(f"config.py {_does(answer)} in production", PATTERN)
         return
     if answer.host != expected.host:
-        yield copes(
+        yield handled(
             f"config.py ignores HULEEDU_ENVIRONMENT: in production it leads to {answer.host}",
             PATTERN,
         )
         return
     if answer.database != expected.database:
-        yield must_act(
+        yield action_required(
             f"config.py leads to the database {answer.database!r} in production, the registry to "
             f"{expected.database!r}",
             "Correct 'database' in the registry, or config.py.",
         )
     elif not _agrees(answer, expected):
-        yield copes(
+        yield handled(
             "config.py does not follow HULEEDU_DB_USER, HULEEDU_PROD_DB_PORT and "
             "HULEEDU_PROD_DB_PASSWORD in production",
             PATTERN,
@@ -345,7 +347,7 @@ def _in_production(
     if not isinstance(staging, Address) or staging.host != due.host:
         yield _unknown("staging", staging)
     elif not _agrees(staging, replace(due, database=staging.database)):
-        yield copes(
+        yield handled(
             f"config.py does not take {due.user} and port {due.port} where no others are set",
             PATTERN,
         )
@@ -354,18 +356,18 @@ def _in_production(
 def _unknown(environment: str, answer: Answer) -> Problem:
     """Tell of an environment a service does not know; that it says so is as good."""
     level = Level.INFO if isinstance(answer, Failure) else Level.WARNING
-    return copes(f"config.py knows no {environment}: there it {_does(answer)}", PATTERN, level)
+    return handled(f"config.py knows no {environment}: there it {_does(answer)}", PATTERN, level)
 
 
 def _without(situation: Situation, case: Case, answer: Answer) -> Iterator[Problem]:
     if isinstance(answer, Address):
-        yield copes(f"config.py gives a URL {situation}, where it should refuse", PATTERN)
+        yield handled(f"config.py gives a URL {situation}, where it should refuse", PATTERN)
         return
     missing = [n for n, value in case.variables.items() if not value and n.startswith(PREFIX)]
     # Whatever their prefix is.
     parts = [name.removeprefix(PREFIX) for name in missing]
     if isinstance(answer, Failure) and not all(part in answer.error for part in parts):
-        yield copes(
+        yield handled(
             f"config.py does not name what is missing {situation}: {' and '.join(missing)}",
             PATTERN,
             Level.INFO,

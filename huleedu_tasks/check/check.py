@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from huleedu_tasks import parallel
 from huleedu_tasks.check.agreement import (
     Suggestion,
+    action_required,
     differences,
     encodes_nothing,
     follows,
-    must_act,
 )
 from huleedu_tasks.check.compose_agreement import compose_differences, unregistered_servers
 from huleedu_tasks.check.leftovers import leftovers
@@ -26,7 +26,7 @@ from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.errors import HuleEduError, MigrationError
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.alembic_history import AlembicAnswers
+from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.probe import client as asking
 from huleedu_tasks.probe.client import Address, Answers
 from huleedu_tasks.probe.observed_variables import SCHEMES, loaded_by
@@ -57,7 +57,7 @@ class Audit:
     settings: Settings
     registry: Registry
     services: tuple[Service, ...]
-    alembic: AlembicAnswers
+    alembic: AlembicHistories
     jobs: int
     progress: Progress = field(default_factory=Silence)
     _answers: dict[str, Mapping[str, Answers]] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Audit:
 
     async def _check(self, service: Service, composition: Composition) -> Outcome:
         missing = [
-            must_act(finding.problem, "Correct the registry, or add it.")
+            action_required(finding.problem, "Correct the registry, or add it.")
             for finding in service.missing_files()
         ]
         user = self.settings.get("HULEEDU_DB_USER")
@@ -113,7 +113,7 @@ class Audit:
             try:
                 found, answers = await self._ask(service)
             except HuleEduError as error:
-                problems.append(must_act(error.message, parallel.hint_of(service, error)))
+                problems.append(action_required(error.message, parallel.hint_of(service, error)))
                 output = error.output
             else:
                 self._answers[service.name] = answers
@@ -130,14 +130,14 @@ class Audit:
             texts = [str(finding) for finding in error.findings] or [error.message]
             hint = parallel.hint_of(service, error)
             remedy = hint.removeprefix("Nothing was run. ") or "Correct it."
-            return None, (must_act(text, remedy) for text in texts)
+            return None, (action_required(text, remedy) for text in texts)
 
     def _if_compose_matters(self, problems: Iterable[Problem]) -> Iterator[Problem]:
         """Tell what is wrong with the compose files as what it is to whoever does not use them."""
         elsewhere = (ProviderName.EMBEDDED, ProviderName.EXISTING)
         without = self.settings.provider in elsewhere
         for problem in problems:
-            yield replace(problem, level=Level.INFO, copes=True) if without else problem
+            yield replace(problem, level=Level.INFO, handled=True) if without else problem
 
     async def _ask(self, service: Service) -> tuple[list[Problem], Mapping[str, Answers]]:
         loaded = loaded_by(service, self.settings)
@@ -163,7 +163,7 @@ class Audit:
         sharing = {service.name for service in self.services if service.shared_database}
         if len(others) < 2 or sharing.issuperset(others):
             return outcome
-        problem = must_act(
+        problem = action_required(
             f"{' and '.join(others)} have the same database in development: {own}",
             "Give each its own, in config.py or by the registry.",
         )

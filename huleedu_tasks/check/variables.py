@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import MigrationError
-from huleedu_tasks.migrations.revisions import version_folders
+from huleedu_tasks.migrations.revisions import version_directories
 from huleedu_tasks.probe.client import config_files
 from huleedu_tasks.repository import text_of
 
@@ -30,7 +30,7 @@ def read_variables(service: Service) -> list[str]:
 
 def _sources(service: Service) -> list[Path]:
     try:
-        environments = [folder.parent / "env.py" for folder in version_folders(service)]
+        environments = [directory.parent / "env.py" for directory in version_directories(service)]
     except MigrationError:
         environments = []
     return [*environments, *config_files(service.directory)]

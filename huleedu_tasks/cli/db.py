@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from huleedu_tasks.db.development import Development
 
 Names = Sequence[str] | None
-CONFIRM = "Name of an unmarked database to change, where nobody can be asked; may be repeated."
+CONFIRM = "Name of an untagged database to change, where nobody can be asked; may be repeated."
 
 
 @command()
@@ -141,7 +141,7 @@ def shell(app: Command, service: Names = None, command: str = "", dry_run: bool 
         raise ConfigurationError(
             "There is no psql on this machine.",
             code="psql-missing",
-            hint="Install PostgreSQL's client, or set HULEEDU_POSTGRES_BIN to a folder with psql.",
+            hint="Install PostgreSQL's client, or set HULEEDU_POSTGRES_BIN to its directory.",
         )
     if app.dry_run:
         app.screen.say(f"db.shell: dry run: would open psql on {url}")

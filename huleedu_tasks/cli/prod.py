@@ -40,7 +40,7 @@ def plan(app: Command, service: Names = None, out: str = "", json: bool = False)
     yes="Ask nobody; needs --host.",
     host="Host whose databases may be changed, for --yes; may be repeated.",
     backup_command="Run this before the first change; it must succeed.",
-    backup_dir="Dump each database to this folder before the first change.",
+    backup_dir="Dump each database to this directory before the first change.",
     report="Write the record of the run to this file as well.",
 )
 def migrate(
@@ -68,7 +68,7 @@ def migrate(
         hosts=tuple(host or ()),
         yes=yes,
         backup_command=backup_command,
-        backup_folder=backup_dir,
+        backup_directory=backup_dir,
         report=report,
     )
     return run_release(app, options)

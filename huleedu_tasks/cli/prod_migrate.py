@@ -8,13 +8,13 @@ from huleedu_tasks.cli.command import Command
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, Refused
 from huleedu_tasks.guard import require_external_environment
-from huleedu_tasks.migrations.alembic_history import AlembicAnswers
+from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.postgres.binaries import find_program
 from huleedu_tasks.prod.backup import Backups
 from huleedu_tasks.prod.dump import Dumper
 from huleedu_tasks.prod.journal import Record, new_record, unwritten_record
 from huleedu_tasks.prod.migrate import COMMAND, Prepared, Release
-from huleedu_tasks.prod.plan_file import Pin, read_plan
+from huleedu_tasks.prod.plan_file import PlanEntry, read_plan
 from huleedu_tasks.prod.production import Production
 from huleedu_tasks.report import Progress, Report
 from huleedu_tasks.screen import prompts
@@ -27,7 +27,7 @@ UNWRITTEN = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What was typed; paths are relative to the folder it was typed in."""
+    """What was typed; paths are relative to the directory it was typed in."""
 
     services: Sequence[str] | None
     plan: str
@@ -36,7 +36,7 @@ class Options:
     hosts: tuple[str, ...]
     yes: bool
     backup_command: str
-    backup_folder: str
+    backup_directory: str
     report: str
 
 
@@ -77,7 +77,7 @@ def production(app: Command, services: tuple[Service, ...], shown: Progress) -> 
         settings=app.unchecked_settings,
         services=services,
         root=app.registry.root,
-        answers=AlembicAnswers(
+        answers=AlembicHistories(
             settings=app.unchecked_settings, state=None if app.dry_run else app.state
         ),
         redact=app.redact,
@@ -173,7 +173,9 @@ def _require_files_apart(app: Command, options: Options) -> None:
         )
 
 
-def _chosen(app: Command, options: Options) -> tuple[tuple[Service, ...], tuple[Pin, ...] | None]:
+def _chosen(
+    app: Command, options: Options
+) -> tuple[tuple[Service, ...], tuple[PlanEntry, ...] | None]:
     """Return the services to be migrated, and what a plan holds fast of them."""
     if not options.plan:
         return app.services(options.services), None
@@ -195,7 +197,7 @@ def _first(app: Command, options: Options, services: Sequence[Service]) -> tuple
 
 
 def _backups(app: Command, options: Options) -> Backups:
-    if not options.backup_folder:
+    if not options.backup_directory:
         return Backups(root=app.registry.root, command=options.backup_command)
     programs = {name: find_program(name) for name in ("pg_dump", "pg_restore")}
     if missing := [name for name, path in programs.items() if not path]:
@@ -204,17 +206,17 @@ def _backups(app: Command, options: Options) -> Backups:
             code="pg-dump-missing",
             hint="Install PostgreSQL's client of the server's version, or use --backup-command.",
         )
-    folder = app.start / options.backup_folder
-    if not folder.is_dir():
+    directory = app.start / options.backup_directory
+    if not directory.is_dir():
         raise ConfigurationError(
-            f"--backup-dir {folder} is no folder.",
+            f"--backup-dir {directory} is no directory.",
             code="backup-directory-invalid",
             hint="Create it, readable by you only.",
         )
     return Backups(
         root=app.registry.root,
         command=options.backup_command,
-        folder=folder,
+        directory=directory,
         dumper=Dumper(**programs),
     )
 

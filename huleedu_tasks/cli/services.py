@@ -36,7 +36,7 @@ def list_(app: Command, service: Sequence[str] | None = None, json: bool = False
 def check(app: Command, service: Sequence[str] | None = None, json: bool = False) -> Result:
     """Show where registry, compose files and code disagree."""
     from huleedu_tasks.check.check import Audit
-    from huleedu_tasks.migrations.alembic_history import AlembicAnswers
+    from huleedu_tasks.migrations.alembic_history import AlembicHistories
 
     services = app.services(service)
     with app.screen.progress([each.name for each in services]) as progress:
@@ -44,7 +44,7 @@ def check(app: Command, service: Sequence[str] | None = None, json: bool = False
             settings=app.unchecked_settings,
             registry=app.registry,
             services=services,
-            alembic=AlembicAnswers(
+            alembic=AlembicHistories(
                 settings=app.unchecked_settings, state=app.state if app.state.exists() else None
             ),
             jobs=app.unchecked_settings.jobs,

@@ -22,7 +22,7 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ALWAYS_READ = ("COMPOSE_", "DOCKER_")
 _NAMES_MORE_FILES = "COMPOSE_ENV_FILES"
 # Where the command looks for Compose (Docker CLI, cli-plugins/manager).
-_PLUGIN_FOLDERS = (
+_PLUGIN_DIRECTORIES = (
     "~/.docker/cli-plugins",
     "/usr/local/lib/docker/cli-plugins",
     "/usr/local/libexec/docker/cli-plugins",
@@ -33,7 +33,7 @@ _PLUGIN_FOLDERS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComposeAnswers:
-    """What Compose has answered, in a file of the state folder.
+    """What Compose has answered, in a file of the state directory.
 
     Attributes:
         path: The file; it holds no variable's value.
@@ -81,7 +81,7 @@ def _env_files(compose: Compose) -> list[Path]:
 def _programs(compose: Compose) -> Iterator[tuple[str, int, int]]:
     """Return what tells one version of the programs from another."""
     docker = shutil.which("docker", path=compose.environment.get("PATH")) or ""
-    plugins = (Path(folder).expanduser() / "docker-compose" for folder in _PLUGIN_FOLDERS)
+    plugins = (Path(directory).expanduser() / "docker-compose" for directory in _PLUGIN_DIRECTORIES)
     for path in (Path(docker), *plugins):
         if path.is_file():
             facts = path.stat()

@@ -20,7 +20,7 @@ MOST = 200
 
 @dataclass(slots=True, kw_only=True)
 class Memory:
-    """A file in the state folder; what it cannot tell is asked.
+    """A file in the state directory; what it cannot tell is asked.
 
     Attributes:
         path: The file.

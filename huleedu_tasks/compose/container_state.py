@@ -76,7 +76,7 @@ class ContainerState:
         return None if nearest is None or nearest.is_memory else nearest
 
     @property
-    def data_folder(self) -> Path | None:
+    def host_directory(self) -> Path | None:
         """The directory of this machine that its data is in; None if it is a volume, or none."""
         data = self.data_mount
         return data.source if data and not data.volume else None

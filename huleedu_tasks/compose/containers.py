@@ -16,8 +16,8 @@ from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASES
 from huleedu_tasks.postgres.databases import ServerIdentity
 
-INIT_FOLDER = "/docker-entrypoint-initdb.d"
-LIST_SCRIPTS = f"[ ! -d {INIT_FOLDER} ] || find {INIT_FOLDER} -type f -exec sha256sum {{}} +"
+INIT_DIRECTORY = "/docker-entrypoint-initdb.d"
+LIST_SCRIPTS = f"[ ! -d {INIT_DIRECTORY} ] || find {INIT_DIRECTORY} -type f -exec sha256sum {{}} +"
 INITDB_BEGUN = "The files belonging to this database system will be owned by user"
 INITDB_DONE = "Success. You can now start the database server"
 POLL_INTERVAL = 0.1
@@ -193,21 +193,21 @@ class Containers:
         Raises:
             ServerError: If that cannot be told.
         """
-        mounted = any(mount.path.is_relative_to(INIT_FOLDER) for mount in container.mounts)
+        mounted = any(mount.path.is_relative_to(INIT_DIRECTORY) for mount in container.mounts)
         known = self.memory.recall(container, INIT_SCRIPTS)
         if known is not None and not mounted:
             return str(known)
         code, said = await self._execute(container, ["sh", "-c", LIST_SCRIPTS], {})
         if code != 0:
             raise ServerError(
-                f"The scripts in {INIT_FOLDER} of {container.name} cannot be read: {said.strip()}",
+                f"The scripts in {INIT_DIRECTORY} of {container.name} unreadable: {said.strip()}",
                 code="init-scripts-unreadable",
                 hint="Make them readable for the container.",
             )
         digest = hashlib.sha256("\n".join(sorted(said.splitlines())).encode())
         for mount in container.mounts:
             # The container goes on seeing the file it was started with if an editor replaces it.
-            if mount.path.is_relative_to(INIT_FOLDER) and mount.source.is_file():
+            if mount.path.is_relative_to(INIT_DIRECTORY) and mount.source.is_file():
                 digest.update(await asyncio.to_thread(mount.source.read_bytes))
         fingerprint = digest.hexdigest()[:16] if said else ""
         # What lies on this machine may be edited at any time; what came with the image stays.
@@ -215,7 +215,7 @@ class Containers:
             self.memory.note(container, INIT_SCRIPTS, fingerprint)
         return fingerprint
 
-    async def is_stillborn(self, container: ContainerState) -> bool:
+    async def is_interrupted_initdb(self, container: ContainerState) -> bool:
         """Whether a container was ended while `initdb` filled its empty volume.
 
         The image takes what is left there for data, and no server can start on it.
@@ -235,12 +235,12 @@ class Containers:
 
     def _remove(self, service: Service, container: ContainerState) -> None:
         data = container.data_mount
-        if folder := container.data_folder:
+        if directory := container.host_directory:
             raise ServerError(
-                f"{service.name}: the data of {container.name} is in the directory {folder} and "
+                f"{service.name}: the data of {container.name} is in the directory {directory} and "
                 "not in a volume; it was not removed.",
                 code="data-in-directory",
-                hint=empty_directory(container, folder),
+                hint=empty_directory(container, directory),
             )
         if data:
             self.engine.require_removable(data.volume, self.project, container)
@@ -259,7 +259,7 @@ class Containers:
 
 
 def _is_same(one: str, other: Path) -> bool:
-    # Compose does not resolve links, so one folder may have two names.
+    # Compose does not resolve links, so one directory may have two names.
     return Path(one).resolve() == other
 
 
@@ -268,18 +268,18 @@ def _value_of(label: str, lines: str) -> str:
     return next((value.strip() for name, _, value in pairs if name == label), "")
 
 
-def empty_directory(container: ContainerState, folder: Path) -> str:
+def empty_directory(container: ContainerState, directory: Path) -> str:
     """Return what to do if the data in a directory of this machine may go."""
     return (
         f"If that data may go: 1. `docker rm --force {container.name}` 2. delete the content of "
-        f"{folder} 3. `invoke db.reset`."
+        f"{directory} 3. `invoke db.reset`."
     )
 
 
 def if_damaged(container: ContainerState) -> str:
     """Return what to do if a server cannot start on its data."""
-    if folder := container.data_folder:
-        return empty_directory(container, folder)
+    if directory := container.host_directory:
+        return empty_directory(container, directory)
     by_hand = _by_hand(container)
     return f"If its data is damaged and may go: {by_hand}, then `invoke db.reset`."
 

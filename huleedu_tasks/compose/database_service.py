@@ -21,7 +21,7 @@ _PASSWORD_VARIABLES = ("POSTGRES_PASSWORD", "POSTGRESQL_PASSWORD")
 _SERVERS_OWN = (*DATABASE_VARIABLES, *_USER_VARIABLES, "POSTGRES_PASSWORD")
 # What a client of a server elsewhere is told.
 _CLIENTS_OWN = ("POSTGRES_HOST", "POSTGRES_SERVER", "POSTGRES_HOSTNAME", "PGHOST")
-_DATA_FOLDERS = ("/var/lib/postgresql/data", "/bitnami/postgresql", "/var/lib/pgsql/data")
+_DATA_DIRECTORIES = ("/var/lib/postgresql/data", "/bitnami/postgresql", "/var/lib/pgsql/data")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +88,16 @@ class Container:
     @property
     def data_volume(self) -> str:
         """The volume's key, or the path on the host, that holds its data; empty if none does."""
-        folders = [*_DATA_FOLDERS, self.environment.get("PGDATA", "")]
+        directories = [*_DATA_DIRECTORIES, self.environment.get("PGDATA", "")]
         return next(
             (
                 source
                 for source, target in self.mounts
-                if any(f"{folder}/".startswith(f"{target}/") for folder in folders if folder)
+                if any(
+                    f"{directory}/".startswith(f"{target}/")
+                    for directory in directories
+                    if directory
+                )
             ),
             "",
         )

@@ -66,7 +66,7 @@ class Declaration:
 
     @property
     def context(self) -> Path | None:
-        """The folder its image is built from; None for one that is not, or from elsewhere."""
+        """The directory its image is built from; None for one that is not, or from elsewhere."""
         stated = self.build_context or "."
         if self.build_folder is None or _REMOTE.match(stated):
             return None
@@ -101,12 +101,12 @@ _FIELDS_OF_KEY: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def declaration(service: Mapping[str, Any], folder: Path, file: Path | None) -> Declaration:
+def declaration(service: Mapping[str, Any], directory: Path, file: Path | None) -> Declaration:
     """Bring a service into one form.
 
     Args:
         service: The service as the file has it, variables replaced.
-        folder: Where its relative paths start.
+        directory: Where its relative paths start.
         file: Where it is declared.
     """
     replaced = {key for key, value in service.items() if isinstance(value, Override)}
@@ -116,11 +116,13 @@ def declaration(service: Mapping[str, Any], folder: Path, file: Path | None) -> 
     return Declaration(
         image=_optional(plain.get("image")),
         environment=_environment(plain.get("environment")),
-        env_files=tuple(_env_file(each, folder) for each in _listed(plain.get("env_file"))),
+        env_files=tuple(_env_file(each, directory) for each in _listed(plain.get("env_file"))),
         ports=tuple(dict.fromkeys(p for each in _listed(plain.get("ports")) for p in _ports(each))),
-        mounts=dict(_mount(each, folder) for each in _listed(plain.get("volumes")) if _lasts(each)),
+        mounts=dict(
+            _mount(each, directory) for each in _listed(plain.get("volumes")) if _lasts(each)
+        ),
         container_name=_optional(plain.get("container_name")),
-        build_folder=None if build is None else folder,
+        build_folder=None if build is None else directory,
         build_context=_optional(built.get("context")),
         dockerfile=_optional(built.get("dockerfile")),
         working_dir=_optional(plain.get("working_dir")),
@@ -156,9 +158,9 @@ def _environment(stated: Any) -> dict[str, str | None]:
     return {name: value if equals else None for name, equals, value in pairs}
 
 
-def _env_file(stated: Any, folder: Path) -> Path:
+def _env_file(stated: Any, directory: Path) -> Path:
     path = _text(stated.get("path")) if isinstance(stated, Mapping) else str(stated)
-    return _path(path, folder)
+    return _path(path, directory)
 
 
 def _ports(stated: Any) -> Ports:
@@ -187,7 +189,7 @@ def _lasts(stated: Any) -> bool:
     return not isinstance(stated, Mapping) or stated.get("type") in (None, "bind", "volume")
 
 
-def _mount(stated: Any, folder: Path) -> tuple[str, str]:
+def _mount(stated: Any, directory: Path) -> tuple[str, str]:
     """Return the path in the container, and what lies there."""
     if isinstance(stated, Mapping):
         source, target = _text(stated.get("source")), _text(stated.get("target"))
@@ -196,7 +198,7 @@ def _mount(stated: Any, folder: Path) -> tuple[str, str]:
         first, colon, rest = str(stated).partition(":")
         source, target = (first, rest.partition(":")[0]) if colon else ("", first)
         is_path = source.startswith((".", "/", "~"))
-    return target.rstrip("/") or "/", str(_path(source, folder)) if is_path else source
+    return target.rstrip("/") or "/", str(_path(source, directory)) if is_path else source
 
 
 def _command(stated: Any) -> str | None:
@@ -210,5 +212,5 @@ def _command(stated: Any) -> str | None:
         return str(stated)
 
 
-def _path(text: str, folder: Path) -> Path:
-    return Path(os.path.normpath(folder / Path(text).expanduser()))
+def _path(text: str, directory: Path) -> Path:
+    return Path(os.path.normpath(directory / Path(text).expanduser()))

@@ -21,7 +21,7 @@ from huleedu_tasks.errors import ConfigurationError, ServerError
 CONFIG_TIMEOUT = 60.0
 # Pulling an image may take long; everything else is bounded by the engine itself.
 UP_TIMEOUT = 1800.0
-# What Compose looks for, here and in the folders above, if nobody names a file
+# What Compose looks for, here and in the directories above, if nobody names a file
 # (Compose specification, "Compose file").
 DEFAULT_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
 # What it reads beside such a file, if it is there.
@@ -67,7 +67,7 @@ class Compose:
     """Compose in one monorepo.
 
     Attributes:
-        root: The folder it is called in.
+        root: The directory it is called in.
         files: The compose files, or none to leave the choice to COMPOSE_FILE and Compose.
         environment: The variables it interpolates.
     """
@@ -107,8 +107,8 @@ class Compose:
         """The first compose file, or None if there is none; one that is named may be missing."""
         if self._named_files:
             return self._named_files[0]
-        folders = (self.root, *self.root.parents)
-        found = (folder / name for folder in folders for name in DEFAULT_FILES)
+        directories = (self.root, *self.root.parents)
+        found = (directory / name for directory in directories for name in DEFAULT_FILES)
         return next((path for path in found if path.is_file()), None)
 
     @property

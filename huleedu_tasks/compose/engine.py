@@ -249,7 +249,7 @@ def _check_socket(path: Path) -> None:
         mode = path.stat().st_mode
     except PermissionError:
         raise ServerError(
-            f"The Docker Engine's socket {path} lies in a folder this account may not enter.",
+            f"The Docker Engine's socket {path} lies in a directory this account may not enter.",
             code="docker-permission-denied",
             hint=f"Is it another account's own engine? See DOCKER_HOST. {USE_EMBEDDED}",
         ) from None

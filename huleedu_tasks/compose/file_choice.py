@@ -18,7 +18,7 @@ OVERRIDE_FILES = (
     "docker-compose.override.yml",
     "docker-compose.override.yaml",
 )
-# How many folders below the root a compose file is looked for.
+# How many directories below the root a compose file is looked for.
 DEPTH = 3
 # Words in the name of a file that is not for development.
 ELSEWHERE = frozenset(
@@ -38,15 +38,15 @@ def read_here(files: Sequence[Path], environment: Mapping[str, str]) -> dict[str
 
 
 def default_files(root: Path, environment: Mapping[str, str]) -> list[Path]:
-    """Return the files Compose takes in a folder if nobody names any."""
+    """Return the files Compose takes in a directory if nobody names any."""
     variables = {**env_file(root / ENV_FILE, environment), **environment}
     if stated := variables.get("COMPOSE_FILE"):
         separator = variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
         return [root / name for name in stated.split(separator) if name]
-    # Compose looks in the folders above as well, and takes the override beside what it finds.
-    for folder in (root, *root.parents):
-        main = [folder / name for name in DEFAULT_FILES if (folder / name).is_file()]
-        over = [folder / name for name in OVERRIDE_FILES if (folder / name).is_file()]
+    # Compose looks in the directories above as well, and takes the override beside what it finds.
+    for directory in (root, *root.parents):
+        main = [directory / name for name in DEFAULT_FILES if (directory / name).is_file()]
+        over = [directory / name for name in OVERRIDE_FILES if (directory / name).is_file()]
         if main:
             return [*main[:1], *over[:1]]
     return []
@@ -84,7 +84,7 @@ def compose_files(root: Path) -> list[Path]:
 def _compatible(
     files: Sequence[Path], environment: Mapping[str, str], root: Path, remarks: list[str]
 ) -> list[Path]:
-    """Leave out a file of another folder with the same names: it is another project."""
+    """Leave out a file of another directory with the same names: it is another project."""
     taken: dict[str, Path] = {}
     kept = []
     for file in files:

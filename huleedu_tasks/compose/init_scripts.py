@@ -11,10 +11,10 @@ from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.report import Level, Problem
-from huleedu_tasks.repository import is_file, is_folder, repository_files, shown, text_of
+from huleedu_tasks.repository import is_directory, is_file, repository_files, shown, text_of
 
 CODE = "init-scripts-not-run"
-INIT_FOLDER = "/docker-entrypoint-initdb.d"
+INIT_DIRECTORY = "/docker-entrypoint-initdb.d"
 SCRIPTS = (".sql", ".sh")
 _EXTENSION = "extension"
 _CREATE = re.compile(
@@ -89,7 +89,7 @@ def not_run(
             level=Level.WARNING if is_embedded else Level.INFO,
             cause=f"{_listed(created)}, and embedded servers do not run init scripts",
             remedy=remedy(service, created),
-            copes=not is_embedded,
+            handled=not is_embedded,
             code=CODE,
         )
 
@@ -133,9 +133,9 @@ def _listed(created: Sequence[Created]) -> str:
 
 def _scripts(server: Container) -> Iterator[Path]:
     for source, target in server.mounts:
-        if target.startswith(INIT_FOLDER) and source.startswith("/"):
+        if target.startswith(INIT_DIRECTORY) and source.startswith("/"):
             path = Path(source)
-            inside = sorted(path.glob("*")) if is_folder(path) else [path]
+            inside = sorted(path.glob("*")) if is_directory(path) else [path]
             yield from (each for each in inside if each.suffix in SCRIPTS and is_file(each))
 
 
@@ -146,7 +146,7 @@ def _created(script: Path, root: Path) -> Iterator[Created]:
 
 def _created_by_code(service: Service) -> Iterator[tuple[str, str]]:
     """Return the kind and name of what a service's revisions, or other code of it, create."""
-    files = repository_files(service.directory) if is_folder(service.directory) else ()
+    files = repository_files(service.directory) if is_directory(service.directory) else ()
     for path in files:
         if path.suffix in (".py", ".sql"):
             yield from _objects(text_of(path).replace('\\"', '"'))

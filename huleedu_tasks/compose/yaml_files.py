@@ -37,16 +37,16 @@ def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles
     """Read compose files, each over the one before it.
 
     Args:
-        files: At least one; relative paths start from the first one's folder.
+        files: At least one; relative paths start from the first one's directory.
         variables: What wins over `.env`.
 
     Raises:
         ConfigurationError: If one cannot be read.
     """
-    folder = files[0].parent
+    directory = files[0].parent
     reader = _Reader()
     services = reader.project(
-        files, folder, {**env_file(folder / ENV_FILE, variables), **variables}
+        files, directory, {**env_file(directory / ENV_FILE, variables), **variables}
     )
     return ReadFiles(services=services, missing=frozenset(reader.missing))
 
@@ -69,7 +69,7 @@ class _Reader:
     def project(
         self,
         files: Sequence[Path],
-        folder: Path,
+        directory: Path,
         variables: Mapping[str, str],
         above: frozenset[Path] = frozenset(),
     ) -> Declarations:
@@ -81,7 +81,7 @@ class _Reader:
                 _require_no_circle(included, inside, file)
                 services |= self.project(included, where, inner, inside)
             for name in _services(document):
-                own = self._extended(document, name, folder, file, variables)
+                own = self._extended(document, name, directory, file, variables)
                 services[name] = services[name].under(own) if name in services else own
         return {name: self._completed(each, variables) for name, each in services.items()}
 
@@ -97,16 +97,18 @@ class _Reader:
         return document
 
     def _includes(
-        self, document: Mapping[str, Any], folder: Path, variables: Mapping[str, str]
+        self, document: Mapping[str, Any], directory: Path, variables: Mapping[str, str]
     ) -> Iterator[tuple[list[Path], Path, Mapping[str, str]]]:
         includes = document.get("include") or []
         for include in includes if isinstance(includes, list) else [includes]:
             stated = include if isinstance(include, Mapping) else {"path": include}
-            files = [folder / path for path in _texts(stated.get("path"))]
+            files = [directory / path for path in _texts(stated.get("path"))]
             if not files:
                 continue
-            where = folder / str(stated.get("project_directory") or files[0].parent)
-            env_files = [folder / p for p in _texts(stated.get("env_file"))] or [where / ENV_FILE]
+            where = directory / str(stated.get("project_directory") or files[0].parent)
+            env_files = [directory / p for p in _texts(stated.get("env_file"))] or [
+                where / ENV_FILE
+            ]
             inner: dict[str, str] = {}
             for each in env_files:
                 inner |= env_file(each, {**inner, **variables})
@@ -116,28 +118,28 @@ class _Reader:
         self,
         document: Mapping[str, Any],
         name: str,
-        folder: Path,
+        directory: Path,
         file: Path,
         variables: Mapping[str, str],
         below: frozenset[tuple[Path, str]] = frozenset(),
     ) -> Declaration:
         stated = _services(document)[name]
         below = below | {(file.resolve(), name)}
-        own = declaration(stated, folder, file)
+        own = declaration(stated, directory, file)
         extends = stated.get("extends")
         if not extends:
             return own
         base = extends if isinstance(extends, Mapping) else {"service": extends}
         if base.get("file"):
-            file = folder / str(base["file"])
-            folder = file.parent
+            file = directory / str(base["file"])
+            directory = file.parent
             document = self._document(file, variables)
         other = str(base.get("service"))
         if other not in _services(document):
             return own
         if (file.resolve(), other) in below:
             raise _unusable(file, f"has the service {other!r} extend itself")
-        extended = self._extended(document, other, folder, file, variables, below)
+        extended = self._extended(document, other, directory, file, variables, below)
         return replace(extended.under(own), file=own.file)
 
     def _completed(self, service: Declaration, variables: Mapping[str, str]) -> Declaration:
@@ -192,9 +194,9 @@ def _load(file: Path) -> list[Any]:
             hint="Correct its name where it is stated, or its permissions.",
         ) from error
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        place = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "it cannot be parsed"
-        where = f" line {mark.line + 1}:" if mark else ""
+        where = f" line {place.line + 1}:" if place else ""
         raise _unusable(file, f"is not YAML:{where} {problem}") from error
     except (ValueError, AttributeError):
         # A tag such as !!int in front of something else.

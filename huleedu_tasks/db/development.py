@@ -22,14 +22,14 @@ from huleedu_tasks.db.stages import STATUS_COLUMNS, Stages
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, Refused
 from huleedu_tasks.guard import Guard, require_disposable_environment, require_own_address
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.alembic_history import AlembicAnswers
+from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.parallel import Work
 from huleedu_tasks.report import Outcome, Progress, Report, Silence, Status
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.shared_databases import Sharing
-from huleedu_tasks.state_dir import make_state_folder, unwritable
-from huleedu_tasks.templates.policy import Copying
+from huleedu_tasks.state_dir import make_state_directory, unwritable
+from huleedu_tasks.templates.policy import TemplatePolicy
 
 # What only waits for servers costs no processor; connections are what bounds it.
 WAITING_JOBS = 16
@@ -42,7 +42,7 @@ class Development:
 
     Attributes:
         services: Those of the registry to work on.
-        state: The project's state folder.
+        state: The project's state directory.
         jobs: How many services are migrated at once, which costs a processor each.
         dry_run: Whether to say what would be done instead of doing it.
         confirmed: Names of databases a person has typed.
@@ -179,9 +179,9 @@ class Development:
         """Return the databases that only a person who types their name can release."""
         if self.provider.proves_identity or not self.settings.environment.is_disposable:
             return ()
-        found = [await self._stages.unmarked_database(service) for service in self.services]
-        unmarked = (name for name in found if name and name not in self.confirmed)
-        return tuple(dict.fromkeys(unmarked))
+        found = [await self._stages.untagged_database(service) for service in self.services]
+        untagged = (name for name in found if name and name not in self.confirmed)
+        return tuple(dict.fromkeys(untagged))
 
     # How the flows are put together.
 
@@ -260,7 +260,7 @@ class Development:
 
     async def _prepare(self, on_new: Callable[[], object] = str) -> tuple[Outcome, ...]:
         """Do what all servers need once; nothing is known of any service yet."""
-        make_state_folder(self.state)
+        make_state_directory(self.state)
         login = self._urls[self.services[0].name].url
         try:
             await self.provider.prepare(self.services, login, on_new=on_new)
@@ -284,7 +284,7 @@ class Development:
         """Wait until no other command changes this project's databases, and keep others out."""
         from filelock import AsyncFileLock, Timeout
 
-        make_state_folder(self.state)
+        make_state_directory(self.state)
         lock = AsyncFileLock(self.state / "run.lock", poll_interval=0.05, run_in_executor=False)
         try:
             try:
@@ -380,7 +380,7 @@ class Development:
             urls=urls,
             guard=Guard(settings=self.settings, provider=self.provider, confirmed=self.confirmed),
             registry=self.registry,
-            copying=Copying(
+            templates=TemplatePolicy(
                 settings=self.settings,
                 present=Present.of(self.settings),
                 # On a server that is somebody else's, nothing is left behind.
@@ -388,7 +388,7 @@ class Development:
                 fresh=self.fresh,
                 sharing=sharing,
             ),
-            answers=AlembicAnswers(settings=self.settings, state=self.state),
+            answers=AlembicHistories(settings=self.settings, state=self.state),
             sharing=sharing,
             renewals=Renewals(settings=self.settings, registry=self.registry, urls=urls),
             notify=self.notify,

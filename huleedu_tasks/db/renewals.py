@@ -129,7 +129,7 @@ def _names_of(database: str) -> tuple[str, ...]:
     """Return the names that a service's database has during its life."""
     return (
         database,
-        clones.pristine_name(database),
+        clones.init_snapshot_name(database),
         replacing.successor_name(database),
         replacing.predecessor_name(database),
     )

@@ -15,7 +15,7 @@ from huleedu_tasks.db.renewals import Renewals
 from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused, ServerError
 from huleedu_tasks.guard import Guard
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.alembic_history import AlembicAnswers
+from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.revisions import NO_HISTORY, History
 from huleedu_tasks.migrations.runner import Observation, Used
 from huleedu_tasks.parallel import Step, Work
@@ -29,13 +29,13 @@ from huleedu_tasks.postgres.connections import (
     connect_beside,
     connection,
 )
-from huleedu_tasks.postgres.databases import Mark, VersionTable
+from huleedu_tasks.postgres.databases import EnvironmentTag, VersionTable
 from huleedu_tasks.report import Fact, Outcome, State, Status
 from huleedu_tasks.seeds import applying
 from huleedu_tasks.seeds.files import fingerprint
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.shared_databases import Sharing
-from huleedu_tasks.templates.policy import COPIED, NOTHING_YET, Copying
+from huleedu_tasks.templates.policy import COPIED, NOTHING_YET, TemplatePolicy
 
 if TYPE_CHECKING:
     import asyncpg
@@ -64,14 +64,14 @@ class Stages:
     urls: Mapping[str, ResolvedUrl]
     guard: Guard
     registry: Registry
-    copying: Copying
-    answers: AlembicAnswers
+    templates: TemplatePolicy
+    answers: AlembicHistories
     renewals: Renewals
     sharing: Sharing = field(default_factory=Sharing)
     notify: Callable[[str], object] = str
     # Services whose database is a copy, and complete.
     _copied: set[str] = field(default_factory=set)
-    _newborn: set[str] = field(default_factory=set)
+    _on_new_data: set[str] = field(default_factory=set)
     # Fingerprints of the init scripts, by service, as a reset has found them.
     _scripts: dict[str, str] = field(default_factory=dict)
     # Databases of services that are not in the run, which were copied when their server was new.
@@ -140,9 +140,9 @@ class Stages:
         started = await self.provider.start(service, self.urls[service.name].url)
         leader = self.sharing.leader(service).name
         async with self._turn(service):
-            if started.newborn and leader not in self._newborn:
-                self._newborn.add(leader)
-                await self._keep_pristine(service)
+            if started.is_new and leader not in self._on_new_data:
+                self._on_new_data.add(leader)
+                await self._keep_init_snapshot(service)
         return Outcome(service=service.name, facts={"server": started.done})
 
     async def stop(self, service: Service, step: Step) -> Outcome:
@@ -168,7 +168,7 @@ class Stages:
         if scripts:
             async with self._admin(service) as admin:
                 database = self.urls[service.name].url.database
-                if not await _pristine_copy(admin, database, scripts):
+                if not await _init_snapshot_copy(admin, database, scripts):
                     await self.renewals.require(admin, service)
         return Outcome(service=service.name)
 
@@ -188,15 +188,15 @@ class Stages:
         if admin := self._admins.pop(service.name, None):
             await close(admin)
         started = await self.provider.renew(service, url)
-        if started.newborn:
-            await self._keep_pristine(service)
+        if started.is_new:
+            await self._keep_init_snapshot(service)
         scripts = await self.provider.init_scripts(service)
         async with self._admin(service) as admin:
-            await databases.write_mark(admin, url.database, self._mark)
+            await databases.write_tag(admin, url.database, self._tag)
             before = await clones.activity(admin, url.database)
             # What others have written since the server's start cannot be told from the scripts'.
             before = replace(before, writes=None)
-            await self.copying.begin(admin, service, scripts, why=NEW_DATA, before=before)
+            await self.templates.begin(admin, service, scripts, why=NEW_DATA, before=before)
         await self._create_extensions(service)
         return Outcome(service=service.name, facts={"server": started.done})
 
@@ -222,35 +222,37 @@ class Stages:
         async with self._admin(service) as admin:
             await self.guard.prove_disposable(admin, service, url.database)
             untouched = None if scripts else await self._untouched(admin, service)
-            await self.copying.begin(admin, service, scripts, before=untouched or NOTHING_YET)
+            await self.templates.begin(admin, service, scripts, before=untouched or NOTHING_YET)
             if copied := await self._restore(admin, service):
                 return copied
             # On a server that is kept, one that former scripts have made comes closest.
             required = "" if self.renewals.is_kept(service) else scripts
-            pristine = await _pristine_copy(admin, url.database, required) if scripts else ""
+            init_snapshot = (
+                await _init_snapshot_copy(admin, url.database, required) if scripts else ""
+            )
             if untouched is not None:
-                await databases.write_mark(admin, url.database, self._mark)
+                await databases.write_tag(admin, url.database, self._tag)
             else:
-                mark = replace(self._mark, unfinished=True)
+                tag = replace(self._tag, unfinished=True)
                 async with replacing.building(admin, url.database) as successor:
-                    if pristine:
-                        await clones.clone(admin, pristine, successor, mark)
+                    if init_snapshot:
+                        await clones.clone(admin, init_snapshot, successor, tag)
                     else:
-                        await databases.create(admin, successor, mark)
+                        await databases.create(admin, successor, tag)
                 detail = await self._put_in_place(admin, service)
                 await self._drop_if_in_the_way(admin, service)
         await self._create_extensions(service)
         return Outcome(service=service.name, detail=detail)
 
     async def require_database(self, service: Service, step: Step) -> Outcome:
-        """Make the database if it is missing, and mark it if a person has released it."""
+        """Make the database if it is missing, and tag it if a person has released it."""
         url = self.urls[service.name].url
         async with self._turn(service), self._admin(service) as admin:
             await self.guard.prove_disposable(admin, service, url.database)
             if not await databases.exists(admin, url.database):
-                await databases.create(admin, url.database, self._mark)
+                await databases.create(admin, url.database, self._tag)
             elif url.database in self.guard.confirmed:
-                await databases.write_mark(admin, url.database, self._mark)
+                await databases.write_tag(admin, url.database, self._tag)
         return Outcome(service=service.name)
 
     def upgrade(self, target: str) -> Work:
@@ -269,10 +271,10 @@ class Stages:
         self._require_own_tables(service)
         history = await self._history(service)
         url = self.urls[service.name].url
-        with process.scratch_folder() as scratch:
+        with process.scratch_directory() as scratch:
             session = Observation(
                 events=scratch / "events",
-                wishes=UNCOUNTED,
+                optional_settings=UNCOUNTED,
                 target=await self._place(service, url.database),
             )
             try:
@@ -296,8 +298,8 @@ class Stages:
         if done.reported:
             self._require_own_tables(service, done.reported.tables)
             self.answers.learn(service, url, done.reported)
-        if making := self.copying.making(service):
-            making.add(done.used)
+        if build := self.templates.build(service):
+            build.add(done.used)
         facts = {"from": runner.named(done.before), "to": runner.named(done.after)}
         detail = "already there" if done.before == done.after else "migrated"
         if not history.revisions:
@@ -360,8 +362,8 @@ class Stages:
                 )
             if applied.output.strip():
                 self.notify(f"{service.name}: its seeds printed:\n{applied.output.rstrip()}")
-            if making := self.copying.making(service):
-                making.add(applied.used)
+            if build := self.templates.build(service):
+                build.add(applied.used)
         return Outcome(service=service.name, detail="seeded" if service.seeds else "no seeds")
 
     async def keep(self, service: Service, step: Step) -> Outcome:
@@ -373,10 +375,10 @@ class Stages:
             await self.finish(service, step)
             async with self._admin(service) as admin:
                 await self._drop_predecessor(admin, service)
-        if self.copying.making(service):
+        if self.templates.build(service):
             async with self._admin(service) as admin:
-                mark = await databases.read_mark(admin, url.database) or self._mark
-                await self.copying.keep(admin, service, url, mark)
+                tag = await databases.read_tag(admin, url.database) or self._tag
+                await self.templates.keep(admin, service, url, tag)
         return Outcome(service=service.name)
 
     async def finish(self, service: Service, step: Step) -> Outcome:
@@ -385,9 +387,9 @@ class Stages:
         if self._is_led(service):
             return Outcome(service=service.name)
         async with self._admin(service) as admin:
-            mark = await databases.read_mark(admin, database)
-            if mark and mark.unfinished:
-                await databases.write_mark(admin, database, replace(mark, unfinished=False))
+            tag = await databases.read_tag(admin, database)
+            if tag and tag.unfinished:
+                await databases.write_tag(admin, database, replace(tag, unfinished=False))
         return Outcome(service=service.name)
 
     def notes(self) -> tuple[str, ...]:
@@ -420,7 +422,7 @@ class Stages:
                 current = await self.answers.current(
                     service, url, asked, history if isinstance(history, History) else NO_HISTORY
                 )
-                mark = await databases.read_mark(asked, url.database)
+                tag = await databases.read_tag(asked, url.database)
         except (Unreachable, DatabaseMissing) as error:
             return Outcome(
                 service=service.name,
@@ -431,8 +433,8 @@ class Stages:
                 facts=facts,
             )
         facts |= {"reachable": True, "current": runner.named(current)}
-        facts["seeded"] = _seeded(service, mark)
-        facts["reset"] = (mark.reset if mark else "") or None
+        facts["seeded"] = _seeded(service, tag)
+        facts["reset"] = (tag.reset if tag else "") or None
         if not isinstance(history, History):
             return replace(parallel.failed(service, history), facts=facts)
         pending = history.pending(current)
@@ -451,12 +453,12 @@ class Stages:
             return replace(done, state=State.BEHIND, hint="Run `invoke db.migrate`.")
         return done
 
-    async def unmarked_database(self, service: Service) -> str:
-        """Return the name of the service's database if it exists without a mark."""
+    async def untagged_database(self, service: Service) -> str:
+        """Return the name of the service's database if it exists without an environment tag."""
         url = self.urls[service.name].url
         async with self._admin(service) as admin:
             there = await databases.exists(admin, url.database)
-            if there and await databases.read_mark(admin, url.database) is None:
+            if there and await databases.read_tag(admin, url.database) is None:
                 return url.database
         return ""
 
@@ -472,7 +474,7 @@ class Stages:
             opened = self._admins[service.name] = await connect_beside(
                 url, used=[other.url.database for other in self.urls.values()]
             )
-            # A mark that is lost with the server's power is lost with what it is on.
+            # A tag that is lost with the server's power is lost with what it is on.
             await opened.execute("SET synchronous_commit = off")
         yield opened
 
@@ -490,7 +492,7 @@ class Stages:
         Returns:
             None if somebody has, or if this run has not made the server.
         """
-        if service.name not in self._newborn:
+        if service.name not in self._on_new_data:
             return None
         url = self.urls[service.name].url
         # Asked before it is looked at: what is written in between is counted.
@@ -579,20 +581,20 @@ class Stages:
     async def _restore(self, admin: "asyncpg.Connection", service: Service) -> Outcome | None:
         """Replace the database by a copy that stands for making it, if there is one."""
         url = self.urls[service.name].url
-        fitting = await self.copying.fitting(admin, service, url.database)
+        fitting = await self.templates.fitting(admin, service, url.database)
         if fitting is None:
             self.expect_migrations()
-            await self.copying.make_room(admin, url.database)
+            await self.templates.make_room(admin, url.database)
             return None
-        template, mark = fitting
-        plain = replace(mark, parts={}, used=0.0, reset=COPIED)
+        template, tag = fitting
+        plain = replace(tag, parts={}, used=0.0, reset=COPIED)
         told = await self._replace_by_copy(admin, service, template, plain)
         if told is None:
             # Nobody can write to it; whatever this is, it is not what was kept.
             await databases.drop(admin, template)
             return await self._restore(admin, service)
         await self._drop_predecessor(admin, service)
-        self.copying.end(service)
+        self.templates.end(service)
         self._copied.add(service.name)
         history = await self._history(service)
         facts = {"from": runner.named(()), "to": runner.named(history.heads)}
@@ -600,7 +602,7 @@ class Stages:
         return Outcome(service=service.name, detail=detail, facts=facts)
 
     async def _replace_by_copy(
-        self, admin: "asyncpg.Connection", service: Service, template: str, mark: Mark
+        self, admin: "asyncpg.Connection", service: Service, template: str, tag: EnvironmentTag
     ) -> str | None:
         """Put a copy of a template in the database's place, and verify it there.
 
@@ -610,7 +612,7 @@ class Stages:
         url = self.urls[service.name].url
         try:
             async with replacing.building(admin, url.database) as successor:
-                await clones.clone(admin, template, successor, mark)
+                await clones.clone(admin, template, successor, tag)
         except ServerError:
             return None
         told = await self._put_in_place(admin, service)
@@ -639,8 +641,8 @@ class Stages:
     async def _is_unfinished(self, admin: "asyncpg.Connection", service: Service) -> bool:
         """Whether a database is what a failed reset has left, or an empty one."""
         url = self.urls[service.name].url
-        mark = await databases.read_mark(admin, url.database)
-        if service.name in self._unfinished or (mark and mark.unfinished):
+        tag = await databases.read_tag(admin, url.database)
+        if service.name in self._unfinished or (tag and tag.unfinished):
             return True
         async with connection(url) as owner:
             return await databases.is_untouched(owner)
@@ -658,8 +660,8 @@ class Stages:
             self._kept.discard(service.name)
 
     @property
-    def _mark(self) -> Mark:
-        return Mark(environment=str(self.settings.environment))
+    def _tag(self) -> EnvironmentTag:
+        return EnvironmentTag(environment=str(self.settings.environment))
 
     async def _create_extensions(self, service: Service) -> None:
         members = self.sharing.with_service(service)
@@ -669,20 +671,20 @@ class Stages:
         async with connection(self.urls[service.name].url, uncounted=True) as owner:
             for name in extensions:
                 await databases.create_extension(owner, name)
-        if making := self.copying.making(service):
-            making.add(Used(sessions=1))
+        if build := self.templates.build(service):
+            build.add(Used(sessions=1))
 
-    async def _keep_pristine(self, service: Service) -> None:
+    async def _keep_init_snapshot(self, service: Service) -> None:
         """Copy a newborn database that scripts have filled, so that a reset can be a copy."""
         scripts = await self.provider.init_scripts(service)
         if not scripts:
             return
-        mark = replace(self._mark, init=scripts)
+        tag = replace(self._tag, init=scripts)
         async with self._admin(service) as admin:
             for database in [self.urls[service.name].url.database, *self._beside(service)]:
                 if await databases.exists(admin, database):
-                    name = clones.pristine_name(database)
-                    await clones.keep(admin, database, name, mark)
+                    name = clones.init_snapshot_name(database)
+                    await clones.keep(admin, database, name, tag)
 
     def _beside(self, service: Service) -> list[str]:
         """Return the databases on a new server that no service of the run will copy."""
@@ -706,24 +708,24 @@ def _take_back(service: str, database: str) -> str:
     )
 
 
-def _seeded(service: Service, mark: Mark | None) -> str:
+def _seeded(service: Service, tag: EnvironmentTag | None) -> str:
     """Say whether the seeds were applied, and whether they are still the same files."""
     if not service.seeds:
         return "no seeds"
-    noted = mark.seeds if mark else ""
-    if mark and service.shared_database:
-        noted = mark.shared_seeds.get(service.name, "")
+    noted = tag.seeds if tag else ""
+    if tag and service.shared_database:
+        noted = tag.shared_seeds.get(service.name, "")
     if not noted:
         return "no"
     return "yes" if noted == fingerprint(service) else "changed since"
 
 
-async def _pristine_copy(admin: "asyncpg.Connection", database: str, scripts: str) -> str:
+async def _init_snapshot_copy(admin: "asyncpg.Connection", database: str, scripts: str) -> str:
     """Return the name of the copy that these very scripts have made; empty if there is none.
 
     Args:
         scripts: Empty if any scripts will do.
     """
-    name = clones.pristine_name(database)
-    mark = await databases.read_mark(admin, name)
-    return name if mark is not None and mark.init and scripts in ("", mark.init) else ""
+    name = clones.init_snapshot_name(database)
+    tag = await databases.read_tag(admin, name)
+    return name if tag is not None and tag.init and scripts in ("", tag.init) else ""

@@ -10,7 +10,7 @@ from huleedu_tasks.discovery.found_urls import UNKNOWN, see_url
 from huleedu_tasks.discovery.names import stem
 from huleedu_tasks.discovery.python_source import names_database
 from huleedu_tasks.discovery.sources import SECONDARY
-from huleedu_tasks.migrations.directories import Folder
+from huleedu_tasks.migrations.directories import ServiceDirectory
 from huleedu_tasks.repository import shown
 
 HOST_VARIABLE = re.compile(
@@ -57,39 +57,39 @@ class Told:
 def told_to(
     applications: Sequence[Container],
     servers: Mapping[str, Container],
-    folders: Sequence[Folder],
+    directories: Sequence[ServiceDirectory],
     root: Path,
 ) -> dict[Path, Told]:
-    """Return what the containers of each service are told, by its folder's key."""
-    runs = owners(applications, folders, root)
+    """Return what the containers of each service are told, by its directory's key."""
+    runs = owners(applications, directories, root)
     known = given(applications, servers, root)
     waiting = waited_for(applications, servers, root)
 
-    def is_of(container: str, folder: Folder) -> bool:
-        return container in runs and runs[container].key == folder.key
+    def is_of(container: str, directory: ServiceDirectory) -> bool:
+        return container in runs and runs[container].key == directory.key
 
     return {
-        folder.key: Told(
-            given=tuple(each for each in known if is_of(each.container, folder)),
+        directory.key: Told(
+            given=tuple(each for each in known if is_of(each.container, directory)),
             waits_for=tuple(
-                pair for name in waiting if is_of(name, folder) for pair in waiting[name]
+                pair for name in waiting if is_of(name, directory) for pair in waiting[name]
             ),
         )
-        for folder in folders
+        for directory in directories
     }
 
 
 def owners(
-    applications: Iterable[Container], folders: Sequence[Folder], root: Path
-) -> dict[str, Folder]:
+    applications: Iterable[Container], directories: Sequence[ServiceDirectory], root: Path
+) -> dict[str, ServiceDirectory]:
     """Return the service each application container runs, by the container's name."""
     points: dict[str, dict[Path, int]] = {}
     for application in applications:
-        for folder in folders:
+        for directory in directories:
             known = points.setdefault(application.name, {})
-            found = _belongs(application, folder, root)
-            known[folder.key] = known.get(folder.key, 0) + found
-    by_key = {folder.key: folder for folder in folders}
+            found = _belongs(application, directory, root)
+            known[directory.key] = known.get(directory.key, 0) + found
+    by_key = {directory.key: directory for directory in directories}
     return {name: by_key[best] for name, each in points.items() if (best := _unique_best(each))}
 
 
@@ -166,17 +166,18 @@ def _where(application: Container, root: Path) -> str:
     return shown(application.file, root) if application.file else "compose files"
 
 
-def _belongs(application: Container, folder: Folder, root: Path) -> int:
+def _belongs(application: Container, directory: ServiceDirectory, root: Path) -> int:
     """Return how surely a container runs a service; nothing if nothing says so."""
-    home = folder.home
+    home = directory.home
     relative = PurePosixPath(home.relative_to(root).as_posix())
     points = 0
-    if folder.contains(application.build_context):
+    if directory.contains(application.build_context):
         points += 6 if home != root else 1
-    if folder.contains(application.dockerfile) and home != root:
+    if directory.contains(application.dockerfile) and home != root:
         points += 5
     if home != root and any(
-        source.startswith("/") and folder.contains(Path(source)) for source, _ in application.mounts
+        source.startswith("/") and directory.contains(Path(source))
+        for source, _ in application.mounts
     ):
         points += 4
     inside = PurePosixPath(application.working_dir or "/")

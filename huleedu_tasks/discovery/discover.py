@@ -1,7 +1,7 @@
-"""Makes a registry of what is there: folders with migrations, their sources, the compose files.
+"""Makes a registry of what is there: directories with migrations, their sources, the compose files.
 
 Each service's `env.py` is asked which variables it follows, in a process in which nothing can be
-connected to. What cannot be settled is a question to the user, or is marked so that no command
+connected to. What cannot be settled is a question to the user, or is tagged so that no command
 takes the file for finished.
 """
 
@@ -40,12 +40,12 @@ from huleedu_tasks.discovery.entries import (
 from huleedu_tasks.discovery.histories import unordered, with_sharing
 from huleedu_tasks.discovery.own_names import named_after
 from huleedu_tasks.discovery.proposals import Decisions, Survey
-from huleedu_tasks.discovery.questions import MARK, Question
+from huleedu_tasks.discovery.questions import TAG, Question
 from huleedu_tasks.discovery.registry_text import registry_text
 from huleedu_tasks.discovery.service_facts import Reading
-from huleedu_tasks.discovery.sources import read_folder, read_sources
+from huleedu_tasks.discovery.sources import read_directory, read_sources
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding
-from huleedu_tasks.migrations.directories import Folder, find_folders
+from huleedu_tasks.migrations.directories import ServiceDirectory, find_directories
 from huleedu_tasks.probe.observed_variables import Observed, loaded_by, observe
 from huleedu_tasks.report import Discovery, Fact
 from huleedu_tasks.repository import is_in_repository, repository_files, shown
@@ -173,7 +173,7 @@ class Found:
         found = {entry.name for entry in made}
         for each in self._services:
             if str(each["name"]) not in found:
-                yield f"{each['name']}: no folder with its migrations was found; it was kept."
+                yield f"{each['name']}: no directory with its migrations was found; it was kept."
         used = {entry.document.get("compose_service") for entry in made}
         used |= {p.proposal.server.name for p in made if p.proposal.server}
         asked = {c.value for e in made for q in e.proposal.questions for c in q.choices}
@@ -183,15 +183,15 @@ class Found:
                 yield f"The PostgreSQL server {name}{database} belongs to none of the services."
 
 
-def require_repository(folder: Path) -> None:
-    """See that a folder is one to look around in.
+def require_repository(directory: Path) -> None:
+    """See that a directory is one to look around in.
 
     Raises:
         ConfigurationError: If it is in no repository.
     """
-    if not is_in_repository(folder):
+    if not is_in_repository(directory):
         raise ConfigurationError(
-            f"{folder} is not in a repository: neither it nor a folder above it has .git, and it "
+            f"{directory} is not in a repository: no directory up to the root has .git, and it "
             "has no file of a repository's root, such as pyproject.toml or compose.yaml.",
             code="not-a-repository",
             hint="Change to the root of the repository. If it has no .git: `git init`.",
@@ -202,7 +202,7 @@ async def look(root: Path, path: Path, settings: Settings) -> Found:
     """Read everything, and ask each service's own code what it follows.
 
     Args:
-        root: The folder of the whole monorepo.
+        root: The directory of the whole monorepo.
         path: Where the registry lies, or would lie.
         settings: What the compose files and the services find in their environment.
 
@@ -233,7 +233,7 @@ async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
     """Read everything; no code of the monorepo is run.
 
     Args:
-        root: The folder of the whole monorepo.
+        root: The directory of the whole monorepo.
         path: Where the registry lies, or would lie.
         environment: The variables of the compose files.
 
@@ -246,18 +246,22 @@ async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
     text = _text_of(path)
     existing = _parsed(path, text) if text else None
     not_taken: list[Finding] = []
-    folders = find_folders(root, not_taken)
-    if not folders:
+    directories = find_directories(root, not_taken)
+    if not directories:
         raise _no_service(root, not_taken)
     remarks += [f"{each.place} {each.problem}." for each in not_taken]
     stated = [path.parent / file for file in (existing or {}).get("compose_files", ())]
     composition = await read_composition(root, stated, environment)
     servers = composition.databases
     applications = [*_applications(composition), *_others(root, composition, environment)]
-    told = told_to(applications, servers, folders, root)
+    told = told_to(applications, servers, directories, root)
     readings = tuple(
-        Reading(folder=folder, sources=read_sources(folder, root, folders), told=told[folder.key])
-        for folder in folders
+        Reading(
+            directory=directory,
+            sources=read_sources(directory, root, directories),
+            told=told[directory.key],
+        )
+        for directory in directories
     )
     return Found(
         path=path,
@@ -275,7 +279,7 @@ async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
             *composition.remarks,
             *remarks,
             *dict.fromkeys(text for each in readings for text in each.sources.problems),
-            *_lookalikes(folders, root),
+            *_lookalikes(directories, root),
         ),
     )
 
@@ -284,7 +288,7 @@ async def discovered(root: Path, path: Path, settings: Settings) -> Registry:
     """Return the registry that would be written, for a repository that has none.
 
     Args:
-        root: The folder of the whole monorepo.
+        root: The directory of the whole monorepo.
         path: Where the registry would lie.
 
     Raises:
@@ -318,10 +322,10 @@ def written(found: Discovery, path: Path) -> Discovery:
         raise ConfigurationError(
             f"{path} cannot be written: {error.strerror}",
             code="registry-unwritable",
-            hint="Correct the folder's owner and permissions.",
+            hint="Correct the directory's owner and permissions.",
         ) from error
-    marked = f"{SETTLE} " if found.exit_code else ""
-    closing = (f"{COMMAND}: wrote {path}.", UNSEEN, f"{marked}{NEXT}")
+    tagged = f"{SETTLE} " if found.exit_code else ""
+    closing = (f"{COMMAND}: wrote {path}.", UNSEEN, f"{tagged}{NEXT}")
     return replace(found, written=True, closing=closing)
 
 
@@ -359,7 +363,7 @@ def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact
         if place and place["field"] == "database" and SHARE in finding.problem:
             first, other = re.findall(r"'([^']*)'", finding.problem)[:2]
             sharing.setdefault(first, [other]).append(name)
-        elif MARK not in finding.problem:
+        elif TAG not in finding.problem:
             yield {
                 "service": name,
                 "field": place["field"] if place else finding.place,
@@ -423,18 +427,18 @@ def _others(
 
 
 def _files_to_state(
-    folder: Path, composition: Composition, environment: Mapping[str, str]
+    directory: Path, composition: Composition, environment: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Return the files Compose would not find by itself from the registry's folder."""
-    usual = Compose(root=folder, files=(), environment=environment).first_file
+    """Return the files Compose would not find by itself from the registry's directory."""
+    usual = Compose(root=directory, files=(), environment=environment).first_file
     if not composition.databases or (usual and usual in composition.files[:1]):
         return ()
-    return tuple(Path(os.path.relpath(file, folder)).as_posix() for file in composition.files)
+    return tuple(Path(os.path.relpath(file, directory)).as_posix() for file in composition.files)
 
 
-def _lookalikes(folders: Sequence[Folder], root: Path) -> Iterator[str]:
-    """Tell of folders beside the services that speak of a database and have no migrations."""
-    homes = {folder.home for folder in folders}
+def _lookalikes(directories: Sequence[ServiceDirectory], root: Path) -> Iterator[str]:
+    """Tell of directories beside the services that speak of a database and have no migrations."""
+    homes = {directory.home for directory in directories}
     parents = {home.parent for home in homes if home != root}
     files = repository_files(root)
     beside = {
@@ -442,7 +446,7 @@ def _lookalikes(folders: Sequence[Folder], root: Path) -> Iterator[str]:
     }
     for path in sorted(beside - homes):
         is_around = any(path in home.parents for home in homes)
-        if path.is_dir() and not is_around and (named := read_folder(path, root).variables):
+        if path.is_dir() and not is_around and (named := read_directory(path, root).variables):
             yield (
                 f"{shown(path, root)} has no Alembic migrations, and was left out; its sources "
                 f"name a database URL ({named[0].place})."
@@ -479,6 +483,6 @@ def _unsettled(made: Sequence[Entry]) -> Iterator[Mapping[str, Fact]]:
             yield {
                 "service": ", ".join(sharing) if field == "port" else entry.name,
                 "field": field,
-                "question": marker.removeprefix(MARK).strip(),
+                "question": marker.removeprefix(TAG).strip(),
                 "choices": [choice.label for choice in choices],
             }

@@ -11,11 +11,11 @@ from typing import Any
 from huleedu_tasks.config.registry import Service, complete, database_convention
 from huleedu_tasks.discovery.names import common_prefix, stem, words
 from huleedu_tasks.discovery.proposals import Proposal
-from huleedu_tasks.discovery.questions import MARK, Known, Value
+from huleedu_tasks.discovery.questions import TAG, Known, Value
 from huleedu_tasks.discovery.service_facts import telling_name
 from huleedu_tasks.errors import ConfigurationError, Finding
-from huleedu_tasks.migrations.directories import TECHNICAL, Folder
-from huleedu_tasks.repository import is_folder
+from huleedu_tasks.migrations.directories import TECHNICAL, ServiceDirectory
+from huleedu_tasks.repository import is_directory
 
 # In the order they depend on each other by convention, and are stated in.
 FIELDS = (
@@ -48,17 +48,17 @@ class Basis:
     """What a registry completes its entries by.
 
     Attributes:
-        folder: Where the registry lies.
+        directory: Where the registry lies.
         convention: What a database is called, with `{name}` in it.
     """
 
-    folder: Path
+    directory: Path
     convention: str
 
     @classmethod
-    def of(cls, folder: Path, document: Mapping[str, Any]) -> "Basis":
+    def of(cls, directory: Path, document: Mapping[str, Any]) -> "Basis":
         """Return that of a registry."""
-        return cls(folder=folder, convention=database_convention(document))
+        return cls(directory=directory, convention=database_convention(document))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class Entry:
         return {
             name: value
             for name, value in self.document.items()
-            if isinstance(value, str) and value.startswith(MARK)
+            if isinstance(value, str) and value.startswith(TAG)
         }
 
 
@@ -120,22 +120,25 @@ class _Namer:
     """Knows what the services may be called."""
 
     def __init__(self, proposals: Sequence[Proposal]) -> None:
-        folders = Counter(telling_name(p.reading.folder) for p in proposals)
-        self._doubles = {name for name, count in folders.items() if count > 1}
+        directories = Counter(telling_name(p.reading.directory) for p in proposals)
+        self._doubles = {name for name, count in directories.items() if count > 1}
         databases = [p.facts["database"].value for p in proposals if "database" in p.facts]
         self._prefix = common_prefix(map(str, databases))
 
     def names(self, proposal: Proposal) -> Iterator[tuple[str, str]]:
         """Return sensible names, each with what it is taken from, the most usual first."""
-        folder = proposal.reading.folder
-        if folder.engine:
-            yield folder.engine, f"a name in {folder.config.name}'s databases"
-            yield "_".join([*words(folder.home.name), folder.engine]), "its folder and that name"
+        directory = proposal.reading.directory
+        if directory.engine:
+            yield directory.engine, f"a name in {directory.config.name}'s databases"
+            yield (
+                "_".join([*words(directory.home.name), directory.engine]),
+                "its directory and that name",
+            )
             return
-        telling = telling_name(folder)
+        telling = telling_name(directory)
         if telling not in self._doubles:
-            yield "_".join(stem(telling)), "the folder's name"
-            yield telling, "the folder's name"
+            yield "_".join(stem(telling)), "the directory's name"
+            yield telling, "the directory's name"
         if "database" in proposal.facts:
             parts = words(str(proposal.facts["database"].value))
             if parts[:1] == [self._prefix]:
@@ -145,18 +148,23 @@ class _Namer:
             yield "_".join(stem(proposal.server.name)), "the compose service's name"
             parts = [word for word in words(proposal.server.name) if word not in _SERVERS_WORDS]
             yield "_".join(parts), "the compose service's name"
-        # Several histories may run from one folder, such as the root, and be configured in others.
-        if _is_own_folder(folder.config.parent, folder):
-            yield "_".join(stem(folder.config.parent.name)), "the folder of its configuration"
+        # Several histories may run from one directory, such as the root, and be configured in
+        # others.
+        if _is_own_directory(directory.config.parent, directory):
+            yield "_".join(stem(directory.config.parent.name)), "the directory of its configuration"
         # What lies above the repository is not its own.
-        above = folder.home.parent.name if folder.home != folder.root else ""
-        names = [*words(above), *words(folder.home.name)]
-        yield "_".join(names), "the folder's name and its parent's"
+        above = directory.home.parent.name if directory.home != directory.root else ""
+        names = [*words(above), *words(directory.home.name)]
+        yield "_".join(names), "the directory's name and its parent's"
 
 
-def _is_own_folder(path: Path, folder: Folder) -> bool:
-    """Whether a folder below the one that migrations run from has a name that tells something."""
-    return path != folder.path and path.is_relative_to(folder.home) and path.name not in TECHNICAL
+def _is_own_directory(path: Path, directory: ServiceDirectory) -> bool:
+    """Whether a directory below the one that migrations run from has a name of its own."""
+    return (
+        path != directory.path
+        and path.is_relative_to(directory.home)
+        and path.name not in TECHNICAL
+    )
 
 
 def _shortest(
@@ -165,9 +173,9 @@ def _shortest(
     """Return the name with which the fewest fields must be stated."""
     free = [(n, why) for n, why in names if _NAME.fullmatch(n) and n not in taken]
     if not free:
-        base = "_".join(words(proposal.reading.folder.home.name)) or "service"
+        base = "_".join(words(proposal.reading.directory.home.name)) or "service"
         name = next(f"{base}_{n}" for n in range(2, 10_000) if f"{base}_{n}" not in taken)
-        return (name if _NAME.fullmatch(name) else f"service_{name}"), "the folder's name"
+        return (name if _NAME.fullmatch(name) else f"service_{name}"), "the directory's name"
     return min(free, key=lambda pair: len(_entry(proposal, pair[0], pair[1], basis).document))
 
 
@@ -188,10 +196,10 @@ def _entry(proposal: Proposal, name: str, evidence: str, basis: Basis) -> Entry:
 def _merged(proposal: Proposal, existing: Mapping[str, Any], basis: Basis) -> Entry:
     """Add to an entry what was found and it does not say; what it says stays.
 
-    Only a folder that is gone is replaced: the service was moved. Where the migrations run from any
-    folder, that is the entry's choice.
+    Only a directory that is gone is replaced: the service was moved. Where the migrations run from
+    any directory, that is the entry's choice.
     """
-    document = {key: value for key, value in existing.items() if not _is_marker(value)}
+    document = {key: value for key, value in existing.items() if not _is_tag(value)}
     places: dict[str, str] = {}
     differing: list[str] = []
     markers = {question.field: question.marker for question in proposal.questions}
@@ -285,14 +293,14 @@ def _is_readable(entry: object, basis: Basis) -> bool:
 def _existing(
     proposals: Sequence[Proposal], existing: Sequence[Mapping[str, Any]], basis: Basis
 ) -> dict[Path, Mapping[str, Any]]:
-    """Return the entry of each service that has one, by the service's folder.
+    """Return the entry of each service that has one, by the service's directory.
 
-    It is the one of the same Alembic configuration, or else of the same folder, or else one whose
-    folder is gone and that is alike. No entry is that of two services.
+    It is the one of the same Alembic configuration, or else of the same directory, or else one
+    whose directory is gone and that is alike. No entry is that of two services.
     """
     found: dict[Path, Mapping[str, Any]] = {}
     free = [(entry, _service(entry, basis)) for entry in existing]
-    for is_same in (_has_same_configuration, _has_same_folder, _was_moved):
+    for is_same in (_has_same_configuration, _has_same_directory, _was_moved):
         for proposal in proposals:
             if proposal.key in found:
                 continue
@@ -305,18 +313,18 @@ def _existing(
 
 
 def _has_same_configuration(service: Service, proposal: Proposal) -> bool:
-    folder = proposal.reading.folder
-    same_section = service.alembic_section == folder.section
-    same_section = same_section and service.alembic_engine == folder.engine
-    return same_section and _is_same(service.alembic_config, folder.config)
+    directory = proposal.reading.directory
+    same_section = service.alembic_section == directory.section
+    same_section = same_section and service.alembic_engine == directory.engine
+    return same_section and _is_same(service.alembic_config, directory.config)
 
 
-def _has_same_folder(service: Service, proposal: Proposal) -> bool:
-    return _is_same(service.directory, proposal.reading.folder.path)
+def _has_same_directory(service: Service, proposal: Proposal) -> bool:
+    return _is_same(service.directory, proposal.reading.directory.path)
 
 
 def _was_moved(service: Service, proposal: Proposal) -> bool:
-    name = proposal.reading.folder.path.name
+    name = proposal.reading.directory.path.name
     is_alike = service.name in ("_".join(stem(name)), name) or _has_same_database(service, proposal)
     return _is_gone(service) and is_alike
 
@@ -329,13 +337,13 @@ def _has_same_database(service: Service, proposal: Proposal) -> bool:
 
 
 def _is_gone(service: Service) -> bool:
-    return not is_folder(service.directory)
+    return not is_directory(service.directory)
 
 
 def _runs_as_stated(proposal: Proposal, document: Mapping[str, Any], basis: Basis) -> bool:
     service = _service(document, basis)
     return (
-        proposal.reading.folder.runs_anywhere
+        proposal.reading.directory.runs_anywhere
         and not _is_gone(service)
         and _has_same_configuration(service, proposal)
     )
@@ -357,7 +365,7 @@ def _agrees(document: Mapping[str, Any], field: str, fact: Known, basis: Basis) 
 def _stated(document: Mapping[str, Any], field: str, fact: Known, basis: Basis) -> Value:
     if field not in _PATHS:
         return fact.value
-    start = basis.folder if field == "directory" else _service(document, basis).directory
+    start = basis.directory if field == "directory" else _service(document, basis).directory
     return Path(os.path.relpath(str(fact.value), start)).as_posix()
 
 
@@ -368,12 +376,12 @@ def service_of(entry: Entry, basis: Basis) -> Service:
 
 def _service(document: Mapping[str, Any], basis: Basis) -> Service:
     """Complete an entry by convention, whatever is still a question in it."""
-    plain = {key: value for key, value in document.items() if not _is_marker(value)}
-    return complete(basis.folder, {"port": _ANY_PORT, **plain}, basis.convention)
+    plain = {key: value for key, value in document.items() if not _is_tag(value)}
+    return complete(basis.directory, {"port": _ANY_PORT, **plain}, basis.convention)
 
 
-def _is_marker(value: object) -> bool:
-    return isinstance(value, str) and value.startswith(MARK)
+def _is_tag(value: object) -> bool:
+    return isinstance(value, str) and value.startswith(TAG)
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -104,4 +104,4 @@ def _texts(scripts: Path) -> Iterator[str]:
 
 
 def _scripts(entry: Entry) -> Path:
-    return entry.proposal.reading.folder.scripts
+    return entry.proposal.reading.directory.scripts

@@ -10,7 +10,7 @@ from huleedu_tasks.discovery.names import common_prefix, initials, likeness, ste
 from huleedu_tasks.discovery.server_databases import database_sightings, databases_made
 from huleedu_tasks.discovery.service_facts import Reading, telling_name
 from huleedu_tasks.discovery.sources import Sources, local_ports_of
-from huleedu_tasks.migrations.directories import Folder
+from huleedu_tasks.migrations.directories import ServiceDirectory
 from huleedu_tasks.repository import shown
 
 # From the strongest reason to the weakest; one outweighs all that are below it together.
@@ -38,15 +38,17 @@ class Candidate:
 class Prefixes:
     """The words that names of a kind begin with."""
 
-    folders: str
+    directories: str
     servers: str
     databases: str
 
     @classmethod
-    def of(cls, folders: Sequence[Folder], servers: Mapping[str, Container]) -> "Prefixes":
+    def of(
+        cls, directories: Sequence[ServiceDirectory], servers: Mapping[str, Container]
+    ) -> "Prefixes":
         """Look for them."""
         return cls(
-            folders=common_prefix(telling_name(folder) for folder in folders),
+            directories=common_prefix(telling_name(directory) for directory in directories),
             servers=common_prefix(servers),
             databases=common_prefix(each.database for each in servers.values()),
         )
@@ -55,15 +57,15 @@ class Prefixes:
 def candidates(
     readings: Sequence[Reading], servers: Mapping[str, Container], root: Path
 ) -> dict[Path, list[Candidate]]:
-    """Return the servers that may belong to each service, by its folder, the likeliest first."""
-    prefixes = Prefixes.of([each.folder for each in readings], servers)
+    """Return the servers that may belong to each service, by its directory, the likeliest first."""
+    prefixes = Prefixes.of([each.directory for each in readings], servers)
     found = {}
     for reading in readings:
         scored = [
             _candidate(reading, server, servers, prefixes, root) for server in servers.values()
         ]
         likely = [each for each in scored if each.points >= THRESHOLD]
-        found[reading.folder.key] = sorted(likely, key=lambda each: -each.points)
+        found[reading.directory.key] = sorted(likely, key=lambda each: -each.points)
     return found
 
 
@@ -89,7 +91,7 @@ def _candidate(
     reasons = [
         *_by_applications(reading, server),
         *_by_sources(reading.sources, server, root),
-        *_by_names(reading.folder, server, prefixes, root),
+        *_by_names(reading.directory, server, prefixes, root),
     ]
     # A server that is named after nothing is everybody's.
     nameless = not stem(server.name, prefixes.servers)
@@ -131,9 +133,11 @@ def _by_sources(sources: Sources, server: Container, root: Path) -> list[Reason]
     return reasons
 
 
-def _by_names(folder: Folder, server: Container, prefixes: Prefixes, root: Path) -> list[Reason]:
-    name = telling_name(folder)
-    own = stem(name, prefixes.folders)
+def _by_names(
+    directory: ServiceDirectory, server: Container, prefixes: Prefixes, root: Path
+) -> list[Reason]:
+    name = telling_name(directory)
+    own = stem(name, prefixes.directories)
     server_words = stem(server.name, prefixes.servers)
     database_words = stem(server.database, prefixes.databases)
     by_server, by_database = likeness(own, server_words), likeness(own, database_words)
@@ -144,7 +148,7 @@ def _by_names(folder: Folder, server: Container, prefixes: Prefixes, root: Path)
         alike = by_server + by_database
     which = server.name if by_server else server.database
     if alike:
-        return [(NAME * alike, f"{shown(folder.home, root)} and {which} are named alike")]
+        return [(NAME * alike, f"{shown(directory.home, root)} and {which} are named alike")]
     short = {"".join(server_words), "".join(database_words)}
     if len(initials(name)) > 1 and initials(name) in short:
         return [(INITIALS, f"{server.name} has the initials of {name}")]

@@ -1,4 +1,4 @@
-"""What the names of folders, containers and databases are about, without their affixes."""
+"""What the names of directories, containers and databases are about, without their affixes."""
 
 import re
 from collections import Counter

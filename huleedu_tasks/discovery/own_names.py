@@ -14,16 +14,16 @@ LONGEST_PREFIX = 20
 _PREFIX = re.compile(r"[A-Z][A-Z0-9_]*[A-Z0-9]")
 
 
-def named_after(survey: Survey, folder: Path) -> dict[str, str]:
+def named_after(survey: Survey, directory: Path) -> dict[str, str]:
     """Return what a new registry says of names, as far as convention does not.
 
     Args:
-        folder: Where the registry would lie.
+        directory: Where the registry would lie.
     """
     proposals = survey.propose(Decisions())
     databases = [str(p.facts["database"].value) for p in proposals if "database" in p.facts]
     word = _common_beginning(databases)
-    prefix = _prefix(word) or _prefix(folder.resolve().name)
+    prefix = _prefix(word) or _prefix(directory.resolve().name)
     if any(name.startswith(f"{PREFIX.lower()}_") for name in databases) or not prefix:
         return {}
     stated = {"prefix": prefix}

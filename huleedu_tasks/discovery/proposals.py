@@ -56,7 +56,7 @@ class Proposal:
     @property
     def key(self) -> Path:
         """What tells the service from every other one."""
-        return self.reading.folder.key
+        return self.reading.directory.key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +64,8 @@ class Decisions:
     """What a person has said.
 
     Attributes:
-        values: The chosen value of a field, by the service's folder and the field.
-        left_out: Folders that shall have no entry.
+        values: The chosen value of a field, by the service's directory and the field.
+        left_out: Directories that shall have no entry.
     """
 
     values: Mapping[tuple[Path, str], str] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Decisions:
 
     def get(self, reading: Reading, name: str) -> str:
         """Return what was chosen, or nothing."""
-        return self.values.get((reading.folder.key, name), "")
+        return self.values.get((reading.directory.key, name), "")
 
     def choosing(self, path: Path, name: str, value: str) -> "Decisions":
         """Return the same with one more field chosen."""
@@ -91,7 +91,7 @@ class Survey:
     Attributes:
         servers: The PostgreSQL servers of the compose files, by name, in their order.
         stated_ports: Those the registry states already.
-        observed: What was seen of each service's `env.py`, by the folder's key; nothing of those
+        observed: What was seen of each service's `env.py`, by the directory's key; nothing of those
             that were not asked.
     """
 
@@ -103,10 +103,10 @@ class Survey:
 
     def propose(self, decisions: Decisions) -> list[Proposal]:
         """Settle what can be settled, in the order of the servers."""
-        readings = [r for r in self.readings if r.folder.key not in decisions.left_out]
+        readings = [r for r in self.readings if r.directory.key not in decisions.left_out]
         likely = candidates(readings, self.servers, self.root)
         chosen = {
-            each.folder.key: self._chosen(each, likely[each.folder.key], decisions)
+            each.directory.key: self._chosen(each, likely[each.directory.key], decisions)
             for each in readings
         }
         users = Counter(each.server.name for each in chosen.values() if each)
@@ -115,7 +115,7 @@ class Survey:
         asked_ports = _AskedPorts(free_ports, chosen, decisions)
         proposals = []
         for reading in readings:
-            path = reading.folder.key
+            path = reading.directory.key
             match = chosen[path]
             facts, questions = dict(self._plain_facts(reading)), []
             parts = [
@@ -151,7 +151,7 @@ class Survey:
 
     def _seen(self, reading: Reading) -> dict[str, Known]:
         """Return the other fields that follow from what was seen."""
-        seen = self.observed.get(reading.folder.key)
+        seen = self.observed.get(reading.directory.key)
         if seen is None:
             return {}
         facts = {}
@@ -176,17 +176,20 @@ class Survey:
         return settled(likely)
 
     def _plain_facts(self, reading: Reading) -> Iterator[tuple[str, Known]]:
-        folder = reading.folder
-        place = shown(folder.config, self.root)
-        yield "directory", Known(value=str(folder.path), evidence=place)
-        yield "alembic_config", Known(value=str(folder.config), evidence=place)
-        yield "alembic_section", Known(value=folder.section, evidence=f"{place} [{folder.section}]")
-        if folder.flask_app:
-            evidence = f"{shown(folder.scripts / ENV_PY, self.root)} needs current_app"
-            yield "flask_app", Known(value=folder.flask_app, evidence=evidence)
-        if folder.engine:
-            evidence = f"{place} databases = {folder.engine}"
-            yield "alembic_engine", Known(value=folder.engine, evidence=evidence)
+        directory = reading.directory
+        place = shown(directory.config, self.root)
+        yield "directory", Known(value=str(directory.path), evidence=place)
+        yield "alembic_config", Known(value=str(directory.config), evidence=place)
+        yield (
+            "alembic_section",
+            Known(value=directory.section, evidence=f"{place} [{directory.section}]"),
+        )
+        if directory.flask_app:
+            evidence = f"{shown(directory.scripts / ENV_PY, self.root)} needs current_app"
+            yield "flask_app", Known(value=directory.flask_app, evidence=evidence)
+        if directory.engine:
+            evidence = f"{place} databases = {directory.engine}"
+            yield "alembic_engine", Known(value=directory.engine, evidence=evidence)
         schemes = [
             Sighting(value=each.scheme, place=each.place)
             for each in reading.told.given
@@ -194,7 +197,7 @@ class Survey:
         ]
         if scheme := reading.sources.scheme(schemes):
             yield "url_scheme", Known(value=scheme.value, evidence=scheme.place)
-        if python := folder.python:
+        if python := directory.python:
             yield "python", Known(value=python[0], evidence=shown(python[1], self.root))
 
     def _free_ports(self, decisions: Decisions) -> Iterator[int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from huleedu_tasks.compose.database_service import Container
 from huleedu_tasks.discovery.matching import Candidate
 
-MARK = "FIXME:"
+TAG = "FIXME:"
 Value = str | int | list[str] | dict[str, str]
 
 
@@ -45,7 +45,7 @@ def which_of(servers: Sequence[Container], likely: Sequence[Candidate]) -> Quest
     shown_ones = [f"{server.port or 'no port'} ({server.name})" for server in servers]
     return Question(
         field="port",
-        marker=f"{MARK} {' or '.join(shown_ones)}?",
+        marker=f"{TAG} {' or '.join(shown_ones)}?",
         choices=tuple(
             Choice(value=server.name, label=f"{text}: {reasons[server.name]}")
             for server, text in zip(servers, shown_ones, strict=True)
@@ -66,7 +66,7 @@ def which_at_all(servers: Sequence[Container], free_port: int) -> Question:
     )
     return Question(
         field="port",
-        marker=f"{MARK} which port? No PostgreSQL server of the compose files fits; {free_port} "
+        marker=f"{TAG} which port? No PostgreSQL server of the compose files fits; {free_port} "
         "is free.",
         choices=(own, *others),
     )
@@ -80,7 +80,7 @@ def which_port(server: Container, free_port: int) -> Question:
     """
     return Question(
         field="port",
-        marker=f"{MARK} {server.name} publishes no port on this machine. Which one? {free_port} is "
+        marker=f"{TAG} {server.name} publishes no port on this machine. Which one? {free_port} is "
         "free.",
         choices=(
             Choice(value=str(free_port), label=f"{free_port}: publish it in the compose file"),
@@ -91,4 +91,4 @@ def which_port(server: Container, free_port: int) -> Question:
 def which_database(named: Mapping[str, str]) -> Question:
     """Ask which database, of those that are named or made somewhere."""
     choices = tuple(Choice(value=name, label=f"{name}: {place}") for name, place in named.items())
-    return Question(field="database", marker=f"{MARK} {' or '.join(named)}?", choices=choices)
+    return Question(field="database", marker=f"{TAG} {' or '.join(named)}?", choices=choices)

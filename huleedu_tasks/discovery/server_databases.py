@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from huleedu_tasks.compose.database_service import DATABASE_VARIABLES, Container
-from huleedu_tasks.compose.init_scripts import INIT_FOLDER, SCRIPTS
+from huleedu_tasks.compose.init_scripts import INIT_DIRECTORY, SCRIPTS
 from huleedu_tasks.discovery.names import common_prefix, likeness, stem
 from huleedu_tasks.discovery.service_facts import Reading, telling_name
 from huleedu_tasks.discovery.sources import Sighting, Sources
-from huleedu_tasks.repository import is_file, is_folder, shown, text_of
+from huleedu_tasks.repository import is_directory, is_file, shown, text_of
 
 # A variable that a script of many projects splits up.
 LISTS = ("POSTGRES_MULTIPLE_DATABASES", "POSTGRES_DATABASES", "POSTGRES_DBS")
@@ -29,7 +29,7 @@ def databases_made(server: Container, root: Path) -> dict[str, str]:
             if name := stated.partition(":")[0]:
                 made.setdefault(name, f"{declared}: {variable} of {server.name} names {name}")
     for source, target in server.mounts:
-        if target.startswith(INIT_FOLDER) and source.startswith("/"):
+        if target.startswith(INIT_DIRECTORY) and source.startswith("/"):
             for script in _scripts(Path(source)):
                 for name in _created(script):
                     made.setdefault(name, f"{shown(script, root)} makes {name}")
@@ -50,7 +50,7 @@ def _states_database(server: Container) -> bool:
 
 def _scripts(path: Path) -> list[Path]:
     # It may be the name of nothing, or of what we may not see.
-    inside = path.glob("*") if is_folder(path) else [path]
+    inside = path.glob("*") if is_directory(path) else [path]
     return sorted(each for each in inside if each.suffix in SCRIPTS and is_file(each))
 
 
@@ -117,7 +117,7 @@ def _told(reading: Reading, server: Container) -> Sighting[str] | None:
 def _alike(reading: Reading, made: Mapping[str, str]) -> list[str]:
     """Return the databases that are named as the service is, or else with a word before it."""
     prefix = common_prefix(made)
-    own = stem(telling_name(reading.folder))
+    own = stem(telling_name(reading.directory))
     named = {name: stem(name, prefix) for name in made}
     same = [name for name, each in named.items() if likeness(own, each) == 1.0]
     return same or [name for name, each in named.items() if own and each[-len(own) :] == own]

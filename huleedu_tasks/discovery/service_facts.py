@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from huleedu_tasks.discovery.applications import Told
 from huleedu_tasks.discovery.names import stem
 from huleedu_tasks.discovery.sources import Sources
-from huleedu_tasks.migrations.directories import ALEMBIC, CONFIG, PYPROJECT, TECHNICAL, Folder
+from huleedu_tasks.migrations.directories import (
+    ALEMBIC,
+    CONFIG,
+    PYPROJECT,
+    TECHNICAL,
+    ServiceDirectory,
+)
 
 USUAL_FILES = (CONFIG, PYPROJECT)
 
@@ -14,26 +20,26 @@ USUAL_FILES = (CONFIG, PYPROJECT)
 class Reading:
     """What was read of one service: its files, and what its containers are told."""
 
-    folder: Folder
+    directory: ServiceDirectory
     sources: Sources
     told: Told
 
 
-def telling_name(folder: Folder) -> str:
-    """Return the name of a service's folder, or of one above it if that says nothing.
+def telling_name(directory: ServiceDirectory) -> str:
+    """Return the name of a service's directory, or of one above it if that says nothing.
 
-    One of several histories in a folder is named by its engine, its section, or the folder of its
-    scripts.
+    One of several histories in a directory is named by its engine, its section, or the directory of
+    its scripts.
     """
-    if folder.engine:
-        return folder.engine
-    if folder.section != ALEMBIC:
-        return folder.section
-    if folder.config.name not in USUAL_FILES and folder.scripts.name not in TECHNICAL:
-        return folder.scripts.name
-    for path in (folder.home, *folder.home.parents):
-        if not path.is_relative_to(folder.root):
+    if directory.engine:
+        return directory.engine
+    if directory.section != ALEMBIC:
+        return directory.section
+    if directory.config.name not in USUAL_FILES and directory.scripts.name not in TECHNICAL:
+        return directory.scripts.name
+    for path in (directory.home, *directory.home.parents):
+        if not path.is_relative_to(directory.root):
             break
         if stem(path.name) and path.name != "src":
             return path.name
-    return folder.home.name
+    return directory.home.name

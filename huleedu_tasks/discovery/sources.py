@@ -11,12 +11,12 @@ from huleedu_tasks.config.registry import URL_SCHEME
 from huleedu_tasks.config.variable_names import URL_NAME
 from huleedu_tasks.discovery.found_urls import LOCAL_HOSTS, SeenUrl, see_url
 from huleedu_tasks.discovery.python_source import Facts, read_python
-from huleedu_tasks.migrations.directories import ENV_PY, Folder, ini_url
+from huleedu_tasks.migrations.directories import ENV_PY, ServiceDirectory, ini_url
 from huleedu_tasks.repository import is_file, repository_files, shown, text_of
 
 T = TypeVar("T")
 
-# Files, and folders of such, that settings are found in.
+# Files, and directories of such, that settings are found in.
 TELLING = frozenset(
     {
         "config",
@@ -116,62 +116,66 @@ class Sources:
         )
 
 
-def read_sources(folder: Folder, root: Path, others: Sequence[Folder] = ()) -> Sources:
+def read_sources(
+    directory: ServiceDirectory, root: Path, others: Sequence[ServiceDirectory] = ()
+) -> Sources:
     """Read the files of a service that may speak of its database.
 
     Args:
-        others: All services; what lies in their folders is theirs.
+        others: All services; what lies in their directories is theirs.
     """
     sources = Sources()
-    inner = [other.home for other in others if folder.home in other.home.parents]
-    facts = _python_files(folder, root, inner)
+    inner = [other.home for other in others if directory.home in other.home.parents]
+    facts = _python_files(directory, root, inner)
     for path, each in facts.items():
-        _add(sources, each, path, root, own=folder.contains(path))
+        _add(sources, each, path, root, own=directory.contains(path))
         if each.problem:
             sources.problems.append(f"{shown(path, root)} {each.problem}.")
     sources.builds_variable = any(each.builds_variable for each in facts.values())
-    _add_ini(sources, folder, root)
-    sources.engine, sources.changes_driver = _engine(facts, folder)
-    _add_requirement(sources, folder, root)
-    _add_env_files(sources, folder.home, root, everything=True)
-    if folder.home != root:
+    _add_ini(sources, directory, root)
+    sources.engine, sources.changes_driver = _engine(facts, directory)
+    _add_requirement(sources, directory, root)
+    _add_env_files(sources, directory.home, root, everything=True)
+    if directory.home != root:
         _add_env_files(sources, root, root, everything=False)
     sources.variables = _ranked(sources.variables)
     return sources
 
 
-def read_folder(path: Path, root: Path) -> Sources:
-    """Read a folder that has no migrations."""
+def read_directory(path: Path, root: Path) -> Sources:
+    """Read a directory that has no migrations."""
     sources = Sources()
     for file in _telling_files(path, root, ()):
         _add(sources, read_python(file), file, root, own=True)
     return sources
 
 
-def _python_files(folder: Folder, root: Path, inner: Sequence[Path]) -> dict[Path, Facts]:
+def _python_files(
+    directory: ServiceDirectory, root: Path, inner: Sequence[Path]
+) -> dict[Path, Facts]:
     """Read env.py first, then what it imports, then what is called like settings.
 
     What an application has that `env.py` runs in is imported, too.
     """
     facts: dict[Path, Facts] = {}
-    waiting = [(path, 0) for path in (folder.scripts / ENV_PY, *_application_files(folder))]
+    waiting = [(path, 0) for path in (directory.scripts / ENV_PY, *_application_files(directory))]
     while waiting and len(facts) < MOST_FILES:
         path, depth = waiting.pop(0)
         if path in facts:
             continue
         facts[path] = read_python(path)
         if depth < IMPORT_DEPTH:
-            imported = _imported(facts[path], path, folder, root)
+            imported = _imported(facts[path], path, directory, root)
             waiting += [(file, depth + 1) for file in imported]
-    for file in _telling_files(folder.home, root, inner)[:MOST_FILES]:
+    for file in _telling_files(directory.home, root, inner)[:MOST_FILES]:
         facts.setdefault(file, read_python(file))
     return facts
 
 
-def _application_files(folder: Folder) -> Iterator[Path]:
-    module = folder.flask_app.partition(":")[0]
+def _application_files(directory: ServiceDirectory) -> Iterator[Path]:
+    module = directory.flask_app.partition(":")[0]
     if module:
-        path = folder.path.joinpath(*module.removesuffix(".py").split("."))
+        path = directory.path.joinpath(*module.removesuffix(".py").split("."))
         yield from filter(is_file, (path.with_suffix(".py"), path / "__init__.py"))
 
 
@@ -188,8 +192,8 @@ def _telling_files(home: Path, root: Path, inner: Sequence[Path]) -> list[Path]:
     ]
 
 
-def _imported(facts: Facts, path: Path, folder: Folder, root: Path) -> Iterator[Path]:
-    bases = [*folder.import_paths, folder.path, folder.home, folder.home / "src", root]
+def _imported(facts: Facts, path: Path, directory: ServiceDirectory, root: Path) -> Iterator[Path]:
+    bases = [*directory.import_paths, directory.path, directory.home, directory.home / "src", root]
     for name, level in facts.imports:
         parts = name.split(".")
         starts = [path.parents[level - 1]] if level else bases
@@ -208,9 +212,9 @@ def _imported(facts: Facts, path: Path, folder: Folder, root: Path) -> Iterator[
             yield found
 
 
-def _engine(facts: Mapping[Path, Facts], folder: Folder) -> tuple[str, bool]:
+def _engine(facts: Mapping[Path, Facts], directory: ServiceDirectory) -> tuple[str, bool]:
     """Return how the migrations connect, as env.py says or else what it imports."""
-    env = facts[folder.scripts / ENV_PY]
+    env = facts[directory.scripts / ENV_PY]
     telling = [env] if env.is_async or env.is_sync else list(facts.values())
     is_async = any(each.is_async for each in telling)
     is_sync = any(each.is_sync for each in telling) and not is_async
@@ -244,17 +248,17 @@ def _described(url: SeenUrl) -> str:
     return f"{url.scheme}://{url.host or '...'}{port}/{url.database or '...'}"
 
 
-def _add_ini(sources: Sources, folder: Folder, root: Path) -> None:
-    if url := see_url(ini_url(folder)):
-        place = f"{shown(folder.config, root)} sqlalchemy.url = {_described(url)}"
+def _add_ini(sources: Sources, directory: ServiceDirectory, root: Path) -> None:
+    if url := see_url(ini_url(directory)):
+        place = f"{shown(directory.config, root)} sqlalchemy.url = {_described(url)}"
         sources.urls.append(Sighting(value=url, place=place))
         sources.schemes.append(Sighting(value=url.scheme, place=place))
 
 
-def _add_env_files(sources: Sources, folder: Path, root: Path, *, everything: bool) -> None:
+def _add_env_files(sources: Sources, directory: Path, root: Path, *, everything: bool) -> None:
     """Read variables and their values; of the root's, only those that are the service's."""
     read = {each.value for each in sources.variables if each.own}
-    for file in (folder / name for name in ENV_FILES):
+    for file in (directory / name for name in ENV_FILES):
         for each in assignments(file):
             url = see_url(_without_variables(each.value))
             if not url or not (everything or each.name in read):
@@ -270,14 +274,17 @@ def _without_variables(text: str) -> str:
     return re.sub(r"\$\{\w+(?::?-([^}]*))?\}|\$\w+", lambda found: found[1] or "\0", text)
 
 
-def _add_requirement(sources: Sources, folder: Folder, root: Path) -> None:
+def _add_requirement(sources: Sources, directory: ServiceDirectory, root: Path) -> None:
     """Where no URL names the driver of a service, its requirements do.
 
     psycopg 3 serves both kinds; an asynchronous service that requires asyncpg as well has that.
     """
     if any("+" in each.value for each in sources.schemes):
         return
-    for file in (folder.home / "pyproject.toml", *sorted(folder.home.glob("requirements*.txt"))):
+    for file in (
+        directory.home / "pyproject.toml",
+        *sorted(directory.home.glob("requirements*.txt")),
+    ):
         pattern = r"(?<![\w-])(psycopg2-binary|psycopg2|psycopg)(?![\w-])"
         text = text_of(file)
         if sources.engine != "sync" and re.search(r"(?<![\w-])asyncpg(?![\w-])", text):

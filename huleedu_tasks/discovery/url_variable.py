@@ -11,13 +11,13 @@ Places = Mapping[str, str]
 
 
 def own_variables(readings: Sequence[Reading]) -> dict[Path, Places]:
-    """Return the variables of each service, by its folder."""
-    return {reading.folder.key: _ranked(reading) for reading in readings}
+    """Return the variables of each service, by its directory."""
+    return {reading.directory.key: _ranked(reading) for reading in readings}
 
 
 def find_variable(reading: Reading, variables: Mapping[Path, Places]) -> dict[str, Known]:
     """Return the variable no other service has too, else the one that its `env.py` shares."""
-    path = reading.folder.key
+    path = reading.directory.key
     others = [places for other, places in variables.items() if other != path]
     for name, place in variables[path].items():
         if not any(name in places for places in others):

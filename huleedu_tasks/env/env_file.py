@@ -42,7 +42,7 @@ def write_env_file(root: Path, values: Mapping[str, str]) -> Path | None:
         raise ConfigurationError(
             f"{path} cannot be written: {error.strerror}",
             code="env-file-unwritable",
-            hint="Correct the folder's owner and permissions.",
+            hint="Correct the directory's owner and permissions.",
         ) from error
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:

@@ -1,7 +1,7 @@
 """What each service's own Alembic says: its revisions, and the version table it keeps.
 
 Where files state it literally they are read; otherwise Alembic is asked in a process of its own,
-and its answer is remembered in the state folder until anything it depends on has changed.
+and its answer is remembered in the state directory until anything it depends on has changed.
 """
 
 import json
@@ -25,21 +25,21 @@ from huleedu_tasks.migrations.revisions import (
     Revision,
     history_of,
     read_history,
-    script_folder,
+    script_directory,
 )
 from huleedu_tasks.migrations.runner import Observation, ReportedTables, Used
 from huleedu_tasks.migrations.version_table import stated_version_table
 from huleedu_tasks.postgres.databases import VersionTable, place
 from huleedu_tasks.postgres.inspection import read_revisions
-from huleedu_tasks.process import scratch_folder
-from huleedu_tasks.state_dir import make_folder, make_state_folder
+from huleedu_tasks.process import scratch_directory
+from huleedu_tasks.state_dir import make_directory, make_state_directory
 
 if TYPE_CHECKING:
     import asyncpg
 
 # Whatever an `env.py` does while it is asked, it changes nothing.
 READ_ONLY = {"default_transaction_read_only": "on", "statement_timeout": "30s"}
-FOLDER = "alembic"
+DIRECTORY = "alembic"
 REVISIONS, VERSION_TABLES = "revisions", "version-tables"
 # Of the files that answers are remembered in; another one is not read.
 FORMAT = 2
@@ -47,11 +47,11 @@ ONLY_THE_OWNER = 0o600
 
 
 @dataclass(kw_only=True)
-class AlembicAnswers:
+class AlembicHistories:
     """The answers of one run.
 
     Attributes:
-        state: The state folder, where answers are remembered; None to remember none.
+        state: The state directory, where answers are remembered; None to remember none.
     """
 
     settings: Settings
@@ -123,9 +123,9 @@ class AlembicAnswers:
             MigrationError: If `env.py` cannot be asked.
             Refused: If `env.py` connects to another database.
         """
-        with scratch_folder() as folder:
+        with scratch_directory() as directory:
             session = Observation(
-                events=folder / "events",
+                events=directory / "events",
                 settings=READ_ONLY,
                 target=await place(connection, url.database),
             )
@@ -212,7 +212,7 @@ class Question:
     """A question to a service's Alembic, and the file that its answer is remembered in.
 
     Attributes:
-        state: The state folder; None to remember nothing.
+        state: The state directory; None to remember nothing.
         name: The file's name.
         about: What was asked of which service.
         present: What the service's code finds now.
@@ -246,21 +246,21 @@ class Question:
         }
         # Without it the next command asks once more.
         with suppress(OSError, ServerError):
-            make_state_folder(self.state)
+            make_state_directory(self.state)
             path = self._path(self.state)
-            make_folder(path.parent)
+            make_directory(path.parent)
             partial = path.with_name(f"{path.name}.{os.getpid()}")
             partial.touch(ONLY_THE_OWNER)
             partial.write_text(json.dumps(document), encoding="utf-8")
             partial.rename(path)
 
     def _path(self, state: Path) -> Path:
-        return state / FOLDER / self.name
+        return state / DIRECTORY / self.name
 
 
 def _stated_tables(service: Service) -> tuple[VersionTable, ...] | None:
     with suppress(HuleEduError):
-        return (stated_version_table(script_folder(service) / "env.py"),)
+        return (stated_version_table(script_directory(service) / "env.py"),)
     return None
 
 

@@ -1,4 +1,4 @@
-"""The folders of a repository that are services: those with Alembic migrations of their own."""
+"""The directories of a repository that are services: those with Alembic migrations of their own."""
 
 import configparser
 import os
@@ -30,7 +30,7 @@ FLASK_APP = re.compile(r"^\s*(?:export\s+)?FLASK_APP\s*=\s*[\"']?([\w./:]+)", re
 FACTORY = re.compile(r"^def create_app\(", re.MULTILINE)
 # What lies there is no service of this repository, or not one that runs.
 NO_SERVICES = frozenset({"tests", "test", "fixtures", "testdata", "templates", "cookiecutter"})
-# Folders inside a service that migrations may lie in.
+# Directories inside a service that migrations may lie in.
 TECHNICAL = frozenset({"alembic", "migrations", "migration", "db", "database"})
 # What can run a service's Python, by the file that says so.
 VIRTUAL_PYTHONS = (".venv/bin/python", "venv/bin/python")
@@ -38,15 +38,15 @@ LOCKS = {"uv.lock": "uv", "pdm.lock": "pdm", "poetry.lock": "poetry"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Folder:
-    """One service's folder.
+class ServiceDirectory:
+    """One service's directory.
 
     Attributes:
         path: Where its migrations are run.
         config: Alembic's configuration file.
-        scripts: The folder with `env.py`.
+        scripts: The directory with `env.py`.
         root: That of the repository, which no service goes beyond.
-        runs_anywhere: Whether the configuration leads to the scripts from any folder.
+        runs_anywhere: Whether the configuration leads to the scripts from any directory.
         section: The section of the configuration.
         engine: The database that it names among others, as Alembic's template multidb does; an
             empty string if it names none.
@@ -67,20 +67,20 @@ class Folder:
 
     @property
     def key(self) -> Path:
-        """What tells it from other folders: where its scripts lie, its section, its engine."""
+        """What tells it from other directories: where its scripts lie, its section, its engine."""
         path = self.scripts if self.section == ALEMBIC else self.scripts / f"[{self.section}]"
         return path / f"[{self.engine}]" if self.engine else path
 
     @property
     def home(self) -> Path:
-        """The whole service's folder, where only its migrations have one of their own."""
+        """The whole service's directory, where only its migrations have one of their own."""
         path = self.path
         while path.name in TECHNICAL and path != self.root:
             path = path.parent
         return path
 
     def contains(self, path: Path | None) -> bool:
-        """Whether a path lies in the service's folder, or is it."""
+        """Whether a path lies in the service's directory, or is it."""
         return path is not None and path.is_relative_to(self.home)
 
     @property
@@ -97,56 +97,59 @@ class Folder:
         return None
 
 
-def find_folders(root: Path, not_taken: list[Finding]) -> list[Folder]:
-    """Return every folder with migrations, in the order of their paths.
+def find_directories(root: Path, not_taken: list[Finding]) -> list[ServiceDirectory]:
+    """Return every directory with migrations, in the order of their paths.
 
     Args:
         not_taken: Each file that configures Alembic and makes no service, with the reason, is
             added to it.
     """
-    found: dict[Path, Folder] = {}
+    found: dict[Path, ServiceDirectory] = {}
     for file in repository_files(root):
         if file.name == CONFIG and _parsed(file) is None:
             problem = "cannot be parsed, so its service is not known"
             not_taken.append(Finding(place=shown(file, root), problem=problem))
     for file in _configurations(root):
-        sections = [name for name in _sections(file) if _folder(file, root, name)]
+        sections = [name for name in _sections(file) if _directory(file, root, name)]
         for section in sections or [ALEMBIC]:
-            folder = _folder(file, root, section)
-            if problem := _why_not_taken(file, root, folder, found):
+            directory = _directory(file, root, section)
+            if problem := _why_not_taken(file, root, directory, found):
                 not_taken.append(Finding(place=shown(file, root), problem=problem))
-            elif folder:
-                found |= {each.key: each for each in _by_engine(folder)}
-    return sorted(found.values(), key=lambda folder: (folder.path, folder.key))
+            elif directory:
+                found |= {each.key: each for each in _by_engine(directory)}
+    return sorted(found.values(), key=lambda directory: (directory.path, directory.key))
 
 
-def _by_engine(folder: Folder) -> list[Folder]:
-    """Return a folder once for each database that its `env.py` would migrate in one run."""
-    stated = str((_options(folder.config, folder.section) or {}).get(DATABASES) or "")
-    engines = engine_names(stated) if DATABASES in text_of(folder.scripts / ENV_PY) else []
-    return [replace(folder, engine=engine) for engine in engines] or [folder]
+def _by_engine(directory: ServiceDirectory) -> list[ServiceDirectory]:
+    """Return a directory once for each database that its `env.py` would migrate in one run."""
+    stated = str((_options(directory.config, directory.section) or {}).get(DATABASES) or "")
+    engines = engine_names(stated) if DATABASES in text_of(directory.scripts / ENV_PY) else []
+    return [replace(directory, engine=engine) for engine in engines] or [directory]
 
 
 def _why_not_taken(
-    file: Path, root: Path, folder: Folder | None, found: Mapping[Path, Folder]
+    file: Path,
+    root: Path,
+    directory: ServiceDirectory | None,
+    found: Mapping[Path, ServiceDirectory],
 ) -> str:
     """Return why a configuration makes no service; empty if it does."""
     if not is_nameable(file):
         return "configures Alembic, but its name is not UTF-8, and a registry is"
     if not NO_SERVICES.isdisjoint(file.relative_to(root).parts[:-1]):
-        return "configures Alembic in a folder of tests or templates, which holds no service"
-    if folder is None:
-        return _why_no_folder(file)
-    if doubles := {each.key for each in _by_engine(folder)} & found.keys():
+        return "configures Alembic in a directory of tests or templates, which holds no service"
+    if directory is None:
+        return _why_no_directory(file)
+    if doubles := {each.key for each in _by_engine(directory)} & found.keys():
         first = found[doubles.pop()].config.name
         return (
-            f"configures migrations of {shown(folder.path, root)} too, as {first} does, which was "
+            f"configures migrations of {shown(directory.path, root)} as {first} does, which was "
             "taken: an entry has one configuration"
         )
     return ""
 
 
-def _why_no_folder(file: Path) -> str:
+def _why_no_directory(file: Path) -> str:
     if _sections(file):
         return f"configures Alembic, but its script_location holds no {ENV_PY}"
     if is_file(file.with_name(ENV_PY)):
@@ -171,7 +174,7 @@ def _sections(file: Path) -> list[str]:
 
 
 def _configurations(root: Path) -> list[Path]:
-    """Return every file that configures Alembic, in each folder the usual one first."""
+    """Return every file that configures Alembic, in each directory the usual one first."""
     files = [
         path
         for path in repository_files(root)
@@ -205,21 +208,21 @@ def _parsed(file: Path) -> dict[str, object] | None:
     return {section: dict(parser.items(section)) for section in parser.sections()}
 
 
-def ini_url(folder: Folder) -> str:
+def ini_url(directory: ServiceDirectory) -> str:
     """Return the database URL an Alembic configuration states, or nothing."""
-    section = folder.engine or folder.section
-    return str((_options(folder.config, section) or {}).get("sqlalchemy.url") or "")
+    section = directory.engine or directory.section
+    return str((_options(directory.config, section) or {}).get("sqlalchemy.url") or "")
 
 
-def _folder(file: Path, root: Path, section: str) -> Folder | None:
+def _directory(file: Path, root: Path, section: str) -> ServiceDirectory | None:
     options = {**(_options(file.with_name(PYPROJECT)) or {}), **(_options(file, section) or {})}
     location = str(options.get(LOCATION) or "")
     if not location:
-        return _flask_folder(file, root)
+        return _flask_directory(file, root)
     for path in _working_directories(file, location, root):
-        for scripts in _script_folders(location, file.parent, path):
+        for scripts in _script_directories(location, file.parent, path):
             if is_file(scripts / ENV_PY):
-                return Folder(
+                return ServiceDirectory(
                     path=path,
                     config=file,
                     scripts=scripts,
@@ -233,19 +236,21 @@ def _folder(file: Path, root: Path, section: str) -> Folder | None:
     return None
 
 
-def _flask_folder(file: Path, root: Path) -> Folder | None:
-    """Return the folder of migrations as Flask-Migrate makes them, whose application is found."""
+def _flask_directory(file: Path, root: Path) -> ServiceDirectory | None:
+    """Return a directory of migrations by Flask-Migrate, with the application that was found."""
     if CURRENT_APP not in text_of(file.with_name(ENV_PY)) or file.parent == root:
         return None
     home = file.parent.parent
     application = _flask_app(home)
     if not application:
         return None
-    return Folder(path=home, config=file, scripts=file.parent, root=root, flask_app=application)
+    return ServiceDirectory(
+        path=home, config=file, scripts=file.parent, root=root, flask_app=application
+    )
 
 
 def _flask_app(home: Path) -> str:
-    """Return the Flask application of a folder; an empty string if none is found.
+    """Return the Flask application of a directory; an empty string if none is found.
 
     It is the one that Flask is told, or else finds by itself, or else that of a package.
     """
@@ -274,7 +279,7 @@ def _working_directories(file: Path, location: str, root: Path) -> Iterator[Path
         yield common
 
 
-def _script_folders(location: str, here: Path, path: Path) -> Iterator[Path]:
+def _script_directories(location: str, here: Path, path: Path) -> Iterator[Path]:
     package, colon, rest = location.partition(":")
     if colon:
         relative = f"{package.replace('.', '/')}/{rest}"
@@ -290,5 +295,5 @@ def _import_paths(stated: object, here: Path, path: Path) -> Iterator[Path]:
         )
 
 
-def _normal(text: str, folder: Path) -> Path:
-    return Path(os.path.normpath(folder / text))
+def _normal(text: str, directory: Path) -> Path:
+    return Path(os.path.normpath(directory / text))

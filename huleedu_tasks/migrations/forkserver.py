@@ -58,7 +58,7 @@ class WarmWorkers:
             for name in names
             if name.startswith(_READ_AT_START)
         )
-        # A relative one means the service's folder, and ours is another.
+        # A relative one means the service's directory, and ours is another.
         paths = environment.get("PYTHONPATH", "")
         return are_the_same and (not paths or all(map(os.path.isabs, paths.split(os.pathsep))))
 
@@ -86,7 +86,7 @@ class WarmWorkers:
         number = next(self._numbers)
         end = self._ends[number] = asyncio.get_running_loop().create_future()
         timed_out = False
-        with process.scratch_folder() as scratch:
+        with process.scratch_directory() as scratch:
             pipe = scratch / "output"
             os.mkfifo(pipe, 0o600)
             reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)

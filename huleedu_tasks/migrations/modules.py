@@ -13,7 +13,7 @@ from huleedu_tasks.repository import is_file, repository_files, repository_root,
 
 PYTHONPATH = "PYTHONPATH"
 MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
-# What makes a folder installable.
+# What makes a directory installable.
 PROJECT_FILES = ("pyproject.toml", "setup.py")
 # The distributions of modules that have another name.
 DISTRIBUTIONS = {
@@ -50,24 +50,24 @@ def missing_module_hint(service: Service, text: str, *, of_seed: bool = False) -
         return ""
     module = found[1]
     library, _, rest = module.partition(".")
-    if folder := import_folder(module, service.directory):
-        return _hint_for_own(service, library, folder, of_seed=of_seed)
+    if directory := import_directory(module, service.directory):
+        return _hint_for_own(service, library, directory, of_seed=of_seed)
     if rest:
         return f"{library} has no module {rest}: correct the import, or update {library}."
     return _hint_for_library(service, library, of_seed=of_seed)
 
 
-def _hint_for_own(service: Service, library: str, folder: Path, *, of_seed: bool) -> str:
-    root = repository_root(folder) or folder
-    member = f'"{PYTHONPATH}": {json.dumps(python_path(service, folder))}'
+def _hint_for_own(service: Service, library: str, directory: Path, *, of_seed: bool) -> str:
+    root = repository_root(directory) or directory
+    member = f'"{PYTHONPATH}": {json.dumps(python_path(service, directory))}'
     environment = f'"environment": {{{member}}}'
     if service.environment:
         environment = f'{member} in "environment"'
     hint = (
-        f"{library} lies in this repository, in {shown(folder, root)}. State {environment} for "
+        f"{library} lies in this repository, in {shown(directory, root)}. State {environment} for "
         f"{service.name} in the registry"
     )
-    if project := _project_of(folder, root):
+    if project := _project_of(directory, root):
         hint += (
             f", or install it: `{_python(service, of_seed=of_seed)} -m pip install -e {project}`"
         )
@@ -93,9 +93,9 @@ def _python(service: Service, *, of_seed: bool) -> str:
     return sys.executable if of_seed or not service.python else " ".join(service.python)
 
 
-def _project_of(folder: Path, root: Path) -> str:
-    """Return the nearest installable folder above a folder; an empty string if there is none."""
-    for path in (folder, *folder.parents):
+def _project_of(directory: Path, root: Path) -> str:
+    """Return the nearest installable directory above a directory; empty string if none is."""
+    for path in (directory, *directory.parents):
         if path == root or not path.is_relative_to(root):
             return ""
         if any(is_file(path / name) for name in PROJECT_FILES):
@@ -103,16 +103,16 @@ def _project_of(folder: Path, root: Path) -> str:
     return ""
 
 
-def import_folder(module: str, near: Path) -> Path | None:
-    """Return the folder that makes a module of this repository importable.
+def import_directory(module: str, near: Path) -> Path | None:
+    """Return the directory that makes a module of this repository importable.
 
     Args:
         module: Its dotted name.
-        near: The service's folder.
+        near: The service's directory.
 
     Returns:
-        Of the folders below which the whole name leads to something: one in `near`, else one with
-        a regular package of that name, else one with code, else the one nearest to the root; None
+        Of the directories in which the whole name resolves: one in `near`, else one with a
+        regular package of that name, else one with code, else the one nearest to the root. None
         if the module is not in the repository.
     """
     root = repository_root(near) or near
@@ -135,36 +135,36 @@ def import_folder(module: str, near: Path) -> Path | None:
         }
     inside = Path(*module.split("."))
 
-    def has_whole(folder: Path) -> bool:
-        path = folder / inside
+    def has_whole(directory: Path) -> bool:
+        path = directory / inside
         return path.is_dir() or path.with_name(f"{path.name}.py").is_file()
 
-    def is_regular(folder: Path) -> bool:
+    def is_regular(directory: Path) -> bool:
         """A directory without __init__.py gives way to a package, as it does on import."""
-        return (folder / name / "__init__.py").is_file() or (folder / f"{name}.py").is_file()
+        return (directory / name / "__init__.py").is_file() or (directory / f"{name}.py").is_file()
 
-    def has_code(folder: Path) -> bool:
-        # A project's folder may have the name of the package that lies deeper in it.
-        package = folder / name
+    def has_code(directory: Path) -> bool:
+        # A project's directory may have the name of the package that lies deeper in it.
+        package = directory / name
         files = {path.name for path in package.glob("*.py")}
         return not package.is_dir() or bool(files.difference(PROJECT_FILES))
 
-    def rank(folder: Path) -> tuple[bool, bool, bool, int, Path]:
+    def rank(directory: Path) -> tuple[bool, bool, bool, int, Path]:
         return (
-            not folder.is_relative_to(near),
-            not is_regular(folder),
-            not has_code(folder),
-            len(folder.parts),
-            folder,
+            not directory.is_relative_to(near),
+            not is_regular(directory),
+            not has_code(directory),
+            len(directory.parts),
+            directory,
         )
 
     return min(filter(has_whole, found), key=rank, default=None)
 
 
 def _is_library(name: str, root: Path) -> bool:
-    """Whether a module is known to come from elsewhere, whatever folders have its name here."""
+    """Whether a module is known to come from elsewhere, whatever directories have its name here."""
     if name == ALEMBIC:
-        # Every service has a folder of that name.
+        # Every service has a directory of that name.
         return True
     try:
         spec = importlib.util.find_spec(name)
@@ -173,8 +173,8 @@ def _is_library(name: str, root: Path) -> bool:
     return bool(spec and spec.origin) and root not in Path(str(spec and spec.origin)).parents
 
 
-def python_path(service: Service, folder: Path) -> str:
-    """Return the service's PYTHONPATH with one more folder, relative to its own."""
-    relative = Path(os.path.relpath(folder, service.directory)).as_posix()
+def python_path(service: Service, directory: Path) -> str:
+    """Return the service's PYTHONPATH with one more directory, relative to its own."""
+    relative = Path(os.path.relpath(directory, service.directory)).as_posix()
     stated = filter(None, service.environment.get(PYTHONPATH, "").split(os.pathsep))
     return os.pathsep.join(dict.fromkeys([*stated, relative]))

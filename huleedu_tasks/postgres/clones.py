@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from huleedu_tasks.errors import ServerError
 from huleedu_tasks.postgres import databases
-from huleedu_tasks.postgres.databases import Mark, comment_of, literal, marked, quoted
+from huleedu_tasks.postgres.databases import EnvironmentTag, comment_of, literal, quoted, tagged
 
 if TYPE_CHECKING:
     import asyncpg
 
 # A name may have 63 bytes (PostgreSQL, NAMEDATALEN).
 _LONGEST_NAME = 63
-_PRISTINE = "__pristine"
+_INIT_SNAPSHOT = "__pristine"
 _TEMPLATE = "__made_"
 _LONGEST_KEY = 12
 _COUNTS_SESSIONS = (15,)
@@ -51,19 +51,19 @@ class Activity:
     writes: int | None = 0
 
 
-def pristine_name(database: str) -> str:
+def init_snapshot_name(database: str) -> str:
     """Return the name of the copy that keeps a database as it was born."""
-    room = _LONGEST_NAME - len(_PRISTINE)
-    return database.encode()[:room].decode(errors="ignore") + _PRISTINE
+    room = _LONGEST_NAME - len(_INIT_SNAPSHOT)
+    return database.encode()[:room].decode(errors="ignore") + _INIT_SNAPSHOT
 
 
-async def is_newborn(asked: "asyncpg.Connection", since: datetime) -> bool:
+async def is_new(asked: "asyncpg.Connection", since: datetime) -> bool:
     """Whether a server's data was made since a moment, and nothing written since it started.
 
     `initdb` has left a checkpoint: any transaction that wrote has a number behind that.
     PostgreSQL tells a file's time in whole seconds.
     """
-    newborn: bool = await asked.fetchval(
+    is_new: bool = await asked.fetchval(
         "SELECT (pg_stat_file('PG_VERSION')).modification >= date_trunc('second', $1::timestamptz)"
         " AND checkpoint_time <= pg_postmaster_start_time()"
         " AND split_part(next_xid, ':', 1)::bigint << 32 | split_part(next_xid, ':', 2)::bigint"
@@ -71,16 +71,21 @@ async def is_newborn(asked: "asyncpg.Connection", since: datetime) -> bool:
         " FROM pg_control_checkpoint()",
         since,
     )
-    return newborn
+    return is_new
 
 
 async def clone(
-    admin: "asyncpg.Connection", source: str, target: str, mark: Mark, *, closed: bool = False
+    admin: "asyncpg.Connection",
+    source: str,
+    target: str,
+    tag: EnvironmentTag,
+    *,
+    closed: bool = False,
 ) -> None:
     """Make a database as a copy of another one, to which nobody may be connected.
 
     Args:
-        mark: What the copy is marked with, last of all.
+        environment tag: What the copy is tagged with, last of all.
         closed: Whether nobody may connect to the copy.
 
     Raises:
@@ -99,7 +104,7 @@ async def clone(
     await _copy_settings(admin, row["oid"], target)
     if row["granted"]:
         await _copy_grants(admin, row["oid"], target)
-    comment = marked(await comment_of(admin, source), mark)
+    comment = tagged(await comment_of(admin, source), tag)
     await admin.execute(f"COMMENT ON DATABASE {quoted(target)} IS {literal(comment)}")
 
 
@@ -122,10 +127,11 @@ def template_name(database: str, key: str) -> str:
     return f"{_template_prefix(database)}{key}"
 
 
-async def templates(admin: "asyncpg.Connection", database: str) -> dict[str, Mark | None]:
+async def templates(admin: "asyncpg.Connection", database: str) -> dict[str, EnvironmentTag | None]:
     """Return the copies that stand for making a database, by name, that used last first.
 
-    One without parts in its mark is not complete; nor is one whose mark cannot be read.
+    One without parts in its environment tag is not complete; nor is one whose environment tag
+    cannot be read.
     """
     prefix = _template_prefix(database)
     rows = await admin.fetch(
@@ -133,7 +139,7 @@ async def templates(admin: "asyncpg.Connection", database: str) -> dict[str, Mar
         " WHERE starts_with(datname::text, $1) AND NOT datallowconn",
         prefix,
     )
-    found = {name: _readable_mark(name, comment) for name, comment in rows}
+    found = {name: _readable_tag(name, comment) for name, comment in rows}
     return dict(sorted(found.items(), key=_last_used, reverse=True))
 
 
@@ -141,7 +147,7 @@ async def keep(
     admin: "asyncpg.Connection",
     database: str,
     name: str,
-    mark: Mark,
+    tag: EnvironmentTag,
     *,
     sessions: int | None = None,
     writes: int | None = None,
@@ -150,8 +156,8 @@ async def keep(
 
     Sessions on the database are ended, as for a reset. There is no copy if a session of somebody
     else's may have written to it: if there were more sessions than ours, and rows were written by
-    others than those of ours that are not counted. The copy is marked last: one without its mark
-    is not complete, and not used.
+    others than those of ours that are not counted. The copy is tagged last: one without its
+    environment tag is not complete, and not used.
 
     Args:
         sessions: How many there have been on the database if all were ours; None if whatever is
@@ -165,7 +171,7 @@ async def keep(
     await databases.drop(admin, name)
     await _end_sessions(admin, database)
     try:
-        await clone(admin, database, name, replace(mark, init="", parts={}), closed=True)
+        await clone(admin, database, name, replace(tag, init="", parts={}), closed=True)
         if sessions is not None and not await _is_ours(admin, database, sessions, writes):
             await databases.drop(admin, name)
             return _OTHERS
@@ -174,9 +180,9 @@ async def keep(
     except asyncpg.PostgresError as error:
         await databases.drop(admin, name)
         return f"it could not be copied: {error}"
-    # Else a crash within a second may take the mark away, and with it the copy.
+    # Else a crash within a second may take the environment tag away, and with it the copy.
     await admin.execute("SET synchronous_commit = on")
-    await databases.write_mark(admin, name, mark)
+    await databases.write_tag(admin, name, tag)
     return ""
 
 
@@ -227,14 +233,14 @@ async def has_unlogged_tables(connection: "asyncpg.Connection") -> bool:
     return found
 
 
-def _last_used(template: tuple[str, Mark | None]) -> float:
-    _, mark = template
-    return mark.used if mark else 0.0
+def _last_used(template: tuple[str, EnvironmentTag | None]) -> float:
+    _, tag = template
+    return tag.used if tag else 0.0
 
 
-def _readable_mark(database: str, comment: str) -> Mark | None:
+def _readable_tag(database: str, comment: str) -> EnvironmentTag | None:
     try:
-        return databases.parse_mark(database, comment)
+        return databases.parse_tag(database, comment)
     except ServerError:
         return None
 

@@ -106,7 +106,7 @@ async def ask(
     Raises:
         MigrationError: If it cannot be asked at all.
     """
-    with process.scratch_folder() as scratch:
+    with process.scratch_directory() as scratch:
         file = scratch / "answers"
         file.touch()
         instructions = {
@@ -157,21 +157,21 @@ async def ask(
     }
 
 
-def config_files(folder: Path) -> list[Path]:
+def config_files(directory: Path) -> list[Path]:
     """Return the files that may say where a service's database is, the likeliest first.
 
     Args:
-        folder: The service's.
+        directory: The service's.
     """
-    telling = [path for path in _settings_files(folder) if _NAMES_DATABASE.search(text_of(path))]
+    telling = [path for path in _settings_files(directory) if _NAMES_DATABASE.search(text_of(path))]
     return sorted(telling, key=lambda path: (len(path.parts), CONFIG_NAMES.index(path.name)))
 
 
-def _settings_files(folder: Path) -> list[Path]:
+def _settings_files(directory: Path) -> list[Path]:
     return [
         path
-        for path in repository_files(folder)
-        if path.name in CONFIG_NAMES and _is_settings(path.relative_to(folder).parts)
+        for path in repository_files(directory)
+        if path.name in CONFIG_NAMES and _is_settings(path.relative_to(directory).parts)
     ]
 
 

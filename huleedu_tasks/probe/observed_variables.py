@@ -17,7 +17,7 @@ from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.migrations.modules import (
     MISSING_MODULE,
     PYTHONPATH,
-    import_folder,
+    import_directory,
     python_path,
 )
 from huleedu_tasks.probe import client as asking
@@ -86,8 +86,8 @@ async def observe(
     while True:
         asked = replace(service, environment={**service.environment, **_path(paths)})
         answer, scheme = await _ask(asked, candidates, {**environment, **_path(paths)}, loaded)
-        folder = _folder_of_missing_module(answer, service)
-        found = python_path(asked, folder) if folder else ""
+        directory = _directory_of_missing_module(answer, service)
+        found = python_path(asked, directory) if directory else ""
         if not found or found in paths or len(paths) == MOST_MODULES:
             break
         paths.append(found)
@@ -210,18 +210,18 @@ def _path(paths: Sequence[str]) -> dict[str, str]:
     return {PYTHONPATH: paths[-1]} if paths else {}
 
 
-def _folder_of_missing_module(answer: Answer, service: Service) -> Path | None:
+def _directory_of_missing_module(answer: Answer, service: Service) -> Path | None:
     missing = MISSING_MODULE.search(answer.error) if isinstance(answer, Failure) else None
-    return import_folder(missing[1], service.directory) if missing else None
+    return import_directory(missing[1], service.directory) if missing else None
 
 
 def loaded_by(service: Service, settings: Settings) -> dict[str, str]:
-    """Return what a service may load by itself: the `.env` of its folder and of those above."""
-    folders = [service.directory, *service.directory.parents]
-    last = next((n for n, each in enumerate(folders) if (each / ".git").exists()), 0)
+    """Return what a service may load by itself: the `.env` of its directory and of those above."""
+    directories = [service.directory, *service.directory.parents]
+    last = next((n for n, each in enumerate(directories) if (each / ".git").exists()), 0)
     loaded = dict(settings.file)
-    for folder in folders[: last + 1]:
-        values, _, _ = read_env_file(folder / ENV_FILE, settings.process)
+    for directory in directories[: last + 1]:
+        values, _, _ = read_env_file(directory / ENV_FILE, settings.process)
         loaded |= values
     return loaded
 

@@ -40,7 +40,7 @@ from huleedu_tasks.postgres.databases import VersionTable
 from huleedu_tasks.postgres.inspection import Identity, read_revisions
 from huleedu_tasks.prod.journal import Record
 from huleedu_tasks.prod.plan import pin_now
-from huleedu_tasks.prod.plan_file import Pin, stale
+from huleedu_tasks.prod.plan_file import PlanEntry, stale
 from huleedu_tasks.prod.validate import Target, reach
 from huleedu_tasks.report import Outcome, Status
 
@@ -53,7 +53,7 @@ LONGEST_PAUSE = 30.0
 # PostgreSQL, Appendix A: connection exceptions, and a session ended by an administrator.
 SESSION_ENDS = ("08", "57P")
 # The server looks this often whether its client is still there; not every one can.
-WISHES = {"client_connection_check_interval": "500ms"}
+OPTIONAL_SETTINGS = {"client_connection_check_interval": "500ms"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class Attempts:
     Attributes:
         lock: The connection that holds the lock, on which the database is watched.
         identity: Which database is meant.
-        folder: Where the runs of Alembic tell what they do.
+        directory: Where the runs of Alembic tell what they do.
         inputs: The files that must be loaded as they were approved; None to compare none.
         go_on: A file; no further revision is begun once it is gone. None to run all.
     """
@@ -84,11 +84,11 @@ class Attempts:
     target: Target
     settings: Settings
     history: History
-    pin: Pin
+    pin: PlanEntry
     identity: Identity
     lock: "asyncpg.Connection"
     record: Record
-    folder: Path
+    directory: Path
     step: Step
     inputs: ApprovedInputs | None = None
     go_on: Path | None = None
@@ -379,12 +379,12 @@ class Attempts:
             ),
         }
         return Observation(
-            events=self.folder / f"{service.name}-{number}",
+            events=self.directory / f"{service.name}-{number}",
             settings={
                 "application_name": locks.run_name(self.record.run),
                 **{name: f"{seconds * 1000:.0f}ms" for name, seconds in waits.items()},
             },
-            wishes=WISHES,
+            optional_settings=OPTIONAL_SETTINGS,
             target=self.identity.place,
             hold=self.hold,
             inputs=self.inputs,

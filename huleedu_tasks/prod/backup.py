@@ -21,19 +21,19 @@ class Backups:
     Attributes:
         root: The root of the monorepo, where the command runs.
         command: A command of the person's own; empty for none.
-        folder: Where dumps go; None for none.
-        dumper: What makes them, where there is a folder.
+        directory: Where dumps go; None for none.
+        dumper: What makes them, where there is a directory.
     """
 
     root: Path
     command: str = ""
-    folder: Path | None = None
+    directory: Path | None = None
     dumper: Dumper | None = None
 
     @property
     def warning(self) -> str:
         """What a person must know before they agree; empty if all will be saved."""
-        return "" if self.command or self.folder else f"No backup will be taken: {NO_BACKUP}"
+        return "" if self.command or self.directory else f"No backup will be taken: {NO_BACKUP}"
 
     async def take(
         self,
@@ -66,10 +66,10 @@ class Backups:
             )
             notes.append("The backup command has ended well.")
             record.add("backed up", by="command")
-        if self.folder and self.dumper:
+        if self.directory and self.dumper:
             for name, target in targets.items():
                 database = target.url.database
-                path = self.folder / f"{settings.environment}-{database}-{record.run}.dump"
+                path = self.directory / f"{settings.environment}-{database}-{record.run}.dump"
                 notify(f"{name}: dumping {database} to {path}.")
                 await dump(
                     target.url,

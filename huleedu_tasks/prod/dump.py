@@ -87,7 +87,7 @@ def _create(path: Path) -> None:
         raise BackupError(
             f"{path} cannot be written: {error.strerror}",
             code="backup-directory-invalid",
-            hint="Name a folder with room that is yours with --backup-dir.",
+            hint="Name a directory with room that is yours with --backup-dir.",
         ) from error
 
 

@@ -22,9 +22,9 @@ from typing import Any
 from huleedu_tasks.config.secret import redacted
 from huleedu_tasks.errors import ConfigurationError, ExitCode
 from huleedu_tasks.process import output_of
-from huleedu_tasks.state_dir import make_folder, make_state_folder, unwritable
+from huleedu_tasks.state_dir import make_directory, make_state_directory, unwritable
 
-FOLDER = "runs"
+DIRECTORY = "runs"
 SUFFIX = ".jsonl"
 SCHEMA_VERSION = 1
 BEGAN, ENDED = "began", "ended"
@@ -41,7 +41,7 @@ class Record:
 
     Attributes:
         run: The run's id.
-        path: The file in the state folder.
+        path: The file in the state directory.
         pid: The process that runs.
         problems: What could not be written, in sentences.
     """
@@ -105,19 +105,19 @@ def new_record(
     """Record a run for the time of a `with` block; who ends it says how.
 
     Args:
-        state: The state folder.
+        state: The state directory.
         root: The root of the monorepo, whose commit is noted.
         copy: A file that gets the same lines.
         redact: Masks every password.
 
     Raises:
-        ServerError: If the state folder cannot be written.
+        ServerError: If the state directory cannot be written.
         ConfigurationError: If the copy cannot.
     """
     run = f"{_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     with contextlib.ExitStack() as stack:
         copies = [stack.enter_context(_opened(copy))] if copy else []
-        path = _folder(state) / f"{run}{SUFFIX}"
+        path = _directory(state) / f"{run}{SUFFIX}"
         try:
             own = stack.enter_context(open(path, "xb", buffering=0, opener=_private))
         except OSError as error:
@@ -188,20 +188,22 @@ def read_runs(state: Path) -> list[Run]:
     A record that cannot be read is among them, with the reason.
 
     Raises:
-        ConfigurationError: If the folder cannot be read.
+        ConfigurationError: If the directory cannot be read.
     """
-    folder = state / FOLDER
+    directory = state / DIRECTORY
     try:
-        names = sorted((name for name in os.listdir(folder) if name.endswith(SUFFIX)), reverse=True)  # noqa: PTH208
+        names = sorted(
+            (path.name for path in directory.iterdir() if path.name.endswith(SUFFIX)), reverse=True
+        )
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ConfigurationError(
-            f"The records of runs in {folder} cannot be read: {error.strerror}.",
+            f"The records of runs in {directory} cannot be read: {error.strerror}.",
             code="record-unreadable",
             hint="Correct its owner and permissions, or run this as its owner.",
         ) from error
-    return [_read(folder / name) for name in names]
+    return [_read(directory / name) for name in names]
 
 
 def commit_of(root: Path) -> str | None:
@@ -274,10 +276,10 @@ def _write_all(file: FileIO, content: bytes) -> None:
         content = content[file.write(content) or 0 :]
 
 
-def _folder(state: Path) -> Path:
-    make_state_folder(state)
+def _directory(state: Path) -> Path:
+    make_state_directory(state)
     try:
-        return make_folder(state / FOLDER)
+        return make_directory(state / DIRECTORY)
     except OSError as error:
         raise unwritable(state, error) from error
 
@@ -289,7 +291,7 @@ def _opened(copy: Path) -> FileIO:
         raise ConfigurationError(
             f"--report {copy} cannot be written: {error.strerror}; nothing was done.",
             code="report-unwritable",
-            hint="Name a file in a folder that is there and yours.",
+            hint="Name a file in a directory that is there and yours.",
         ) from error
 
 

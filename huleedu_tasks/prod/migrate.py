@@ -20,13 +20,13 @@ from huleedu_tasks.migrations.runner import ApprovedInputs, named
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import answering
-from huleedu_tasks.postgres.databases import Mark, read_mark, write_mark
-from huleedu_tasks.process import scratch_folder
+from huleedu_tasks.postgres.databases import EnvironmentTag, read_tag, write_tag
+from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.prod.attempt import Attempts
 from huleedu_tasks.prod.backup import Backups
 from huleedu_tasks.prod.journal import Record
 from huleedu_tasks.prod.plan import Planned, changes_of_work, pin_now
-from huleedu_tasks.prod.plan_file import Pin, stale
+from huleedu_tasks.prod.plan_file import PlanEntry, stale
 from huleedu_tasks.prod.production import PLAN_COLUMNS, Production
 from huleedu_tasks.prod.rendering import approval_of
 from huleedu_tasks.prod.stop_request import GO_ON, Stop
@@ -74,13 +74,13 @@ class Prepared:
         there = [each for each in self.changing if each.host == host]
         pending = sum(len(each.revisions) for each in there)
         migrated = {each.place for each in there if each.revisions}
-        marked = {each.place for each in there if each.marks}
+        tagged = {each.place for each in there if each.tags}
         parts = (
             f"{_count(pending, 'revision')} will be applied to {_count(len(migrated), 'database')}"
             if migrated
             else "",
-            f"{_count(len(marked), 'database')} will be tagged as {self.report.environment}"
-            if marked
+            f"{_count(len(tagged), 'database')} will be tagged as {self.report.environment}"
+            if tagged
             else "",
         )
         return f"{self.environment}: {', and '.join(filter(None, parts))} on {host}."
@@ -110,7 +110,7 @@ class Release:
     backups: Backups
     first: Sequence[str] = ()
     keep_going: bool = False
-    pins: tuple[Pin, ...] | None = None
+    pins: tuple[PlanEntry, ...] | None = None
     notify: Callable[[str], object] = str
     stop: Stop = field(default_factory=Stop)
 
@@ -135,9 +135,7 @@ class Release:
             await self._require_pins(planned)
             self.record.add(
                 "planned",
-                services=[
-                    {**each.pin.as_json(), "marks": each.marks} for each in prepared.changing
-                ],
+                services=[{**each.pin.as_json(), "marks": each.tags} for each in prepared.changing],
             )
         return prepared
 
@@ -161,9 +159,9 @@ class Release:
                 record=self.record,
                 notify=self.notify,
             )
-            folder = stack.enter_context(scratch_folder())
-            with self.stop.listening(folder):
-                changed = await self._change(to_do, held, folder)
+            directory = stack.enter_context(scratch_directory())
+            with self.stop.listening(directory):
+                changed = await self._change(to_do, held, directory)
         outcomes = {**prepared.unchanged, **already, **changed}
         report = self.production.report(
             COMMAND, tuple(outcomes[service.name] for service in self._services), COLUMNS
@@ -227,7 +225,7 @@ class Release:
                 hint="Make a new one, `invoke prod.plan --out FILE`, and have it looked at again.",
             )
 
-    async def _changes_of_work(self, pin: Pin, now: Planned) -> list[str]:
+    async def _changes_of_work(self, pin: PlanEntry, now: Planned) -> list[str]:
         return await changes_of_work(
             pin,
             now,
@@ -299,7 +297,7 @@ class Release:
         for each in prepared.changing:
             target = self._target(each)
             now = await pin_now(target, held[each.pin.service])
-            moved += await _other_mark(target, held[each.pin.service])
+            moved += await _other_tag(target, held[each.pin.service])
             if each.is_done(now):
                 outcome = prepared.unchanged[each.pin.service]
                 detail = "it has been migrated meanwhile"
@@ -325,7 +323,7 @@ class Release:
         self,
         to_do: Mapping[str, Planned],
         held: "Mapping[str, asyncpg.Connection]",
-        folder: Path,
+        directory: Path,
     ) -> dict[str, Outcome]:
         """Change one database after the other; the first failure stops what has not begun."""
         outcomes: dict[str, Outcome] = {}
@@ -335,7 +333,7 @@ class Release:
 
         async def migrate(service: Service, step: Step) -> Outcome:
             planned = to_do[service.name]
-            done[service.name] = await self._migrate(planned, held[service.name], folder, step)
+            done[service.name] = await self._migrate(planned, held[service.name], directory, step)
             return done[service.name]
 
         for service in self._in_order(to_do):
@@ -365,14 +363,14 @@ class Release:
         return outcomes
 
     async def _migrate(
-        self, planned: Planned, held: "asyncpg.Connection", folder: Path, step: Step
+        self, planned: Planned, held: "asyncpg.Connection", directory: Path, step: Step
     ) -> Outcome:
         pin, target = planned.pin, self._target(planned)
         if not planned.revisions:
             # It was looked at behind the lock: there is nothing for Alembic to do.
             outcome = Outcome(service=pin.service, detail=NOTHING_PENDING, revisions=())
             outcome = replace(outcome, facts={"to": named(pin.after)})
-            return await self._mark(outcome, held, target)
+            return await self._tag(outcome, held, target)
         step("migrating")
         history = await target.read_history()
         attempts = Attempts(
@@ -383,9 +381,9 @@ class Release:
             identity=planned.identity,
             lock=held,
             record=self.record,
-            folder=folder,
+            directory=directory,
             step=step,
-            go_on=folder / GO_ON,
+            go_on=directory / GO_ON,
             inputs=ApprovedInputs(root=self.production.root, digests=pin.approval.inputs),
         )
         self.record.add("migrating", service=pin.service, before=pin.before, after=pin.after)
@@ -402,31 +400,33 @@ class Release:
         )
         at = None if ended.at is None else named(ended.at)
         outcome = replace(outcome, facts={"to": at})
-        return await self._mark(outcome, held, target) if outcome and planned.marks else outcome
+        return await self._tag(outcome, held, target) if outcome and planned.tags else outcome
 
-    async def _mark(self, outcome: Outcome, held: "asyncpg.Connection", target: Target) -> Outcome:
+    async def _tag(self, outcome: Outcome, held: "asyncpg.Connection", target: Target) -> Outcome:
         """Mark a database that is migrated, which it stays whatever comes of this."""
-        marked = f"tagged as {target.environment}"
+        tagged = f"tagged as {target.environment}"
         try:
             async with answering(target.url.address):
-                if await _other_mark(target, held):
+                if await _other_tag(target, held):
                     raise ServerError(
                         "it was tagged as another environment's meanwhile",
                         code="environment-tag-mismatch",
                     )
-                await write_mark(held, target.url.database, Mark(environment=target.environment))
+                await write_tag(
+                    held, target.url.database, EnvironmentTag(environment=target.environment)
+                )
         except ServerError as error:
             return replace(
                 outcome,
                 status=Status.FAILED,
-                detail=f"{outcome.detail}, and not {marked}: {error.message}",
+                detail=f"{outcome.detail}, and not {tagged}: {error.message}",
                 code=error.code,
                 hint="Run the same command again.",
             )
         except asyncio.CancelledError:
             return parallel.interrupted_after(outcome)
         self.record.add("marked", service=outcome.service, environment=target.environment)
-        return replace(outcome, detail=f"{outcome.detail}, {marked}")
+        return replace(outcome, detail=f"{outcome.detail}, {tagged}")
 
     def _in_order(self, names: Mapping[str, Planned]) -> list[Service]:
         services = [service for service in self._services if service.name in names]
@@ -456,13 +456,13 @@ class Release:
         return f"The record of this run is {self.record.path}."
 
 
-async def _other_mark(target: Target, held: "asyncpg.Connection") -> list[str]:
-    """Say so where a database has been marked as another environment's."""
+async def _other_tag(target: Target, held: "asyncpg.Connection") -> list[str]:
+    """Say so where a database has been tagged as another environment's."""
     async with answering(target.url.address):
-        mark = await read_mark(held, target.url.database)
-    if mark is None or mark.environment == target.environment:
+        tag = await read_tag(held, target.url.database)
+    if tag is None or tag.environment == target.environment:
         return []
-    return [f"{target.service.name}: is tagged as {mark.environment} now"]
+    return [f"{target.service.name}: is tagged as {tag.environment} now"]
 
 
 def _why_impossible(
@@ -483,7 +483,7 @@ def _first_of_each(planned: Mapping[str, Planned]) -> dict[str, Planned]:
     return {name: planned[name] for name in first.values()}
 
 
-def _placed(outcome: Outcome, pin: Pin) -> Outcome:
+def _placed(outcome: Outcome, pin: PlanEntry) -> Outcome:
     """Return an outcome that says which database it is about, and where that was."""
     place = {"server": pin.server, "database": pin.database, "from": named(pin.before)}
     return replace(outcome, facts={**place, **outcome.facts})

@@ -13,13 +13,13 @@ from huleedu_tasks.migrations import squawk
 from huleedu_tasks.migrations.hazards import find_hazards
 from huleedu_tasks.migrations.revisions import History, Revision
 from huleedu_tasks.migrations.runner import Rendered
-from huleedu_tasks.postgres.databases import parse_mark
+from huleedu_tasks.postgres.databases import parse_tag
 from huleedu_tasks.postgres.inspection import (
     Identity,
     identify,
     read_relations,
 )
-from huleedu_tasks.prod.plan_file import Pin, stale
+from huleedu_tasks.prod.plan_file import PlanEntry, stale
 from huleedu_tasks.prod.rendering import approval_of
 from huleedu_tasks.prod.validate import Target, Validated, reach
 from huleedu_tasks.report import Level, PlannedRevision, Problem
@@ -36,13 +36,14 @@ class Planned:
     Attributes:
         identity: Which database it is, until its server is started again.
         revisions: Those that would run, in their order.
-        marks: Whether the database gets the mark of its environment, which it does not have yet.
+        environment tags: Whether the database gets the environment tag of its environment, which it
+        does not have yet.
     """
 
-    pin: Pin
+    pin: PlanEntry
     identity: Identity
     revisions: tuple[PlannedRevision, ...]
-    marks: bool
+    tags: bool
 
     @property
     def host(self) -> str:
@@ -52,7 +53,7 @@ class Planned:
     @property
     def changes(self) -> bool:
         """Whether anything would be done."""
-        return bool(self.revisions) or self.marks
+        return bool(self.revisions) or self.tags
 
     @property
     def place(self) -> tuple[str, str, int]:
@@ -67,7 +68,7 @@ class Planned:
             "revisions": [each.as_json() for each in self.revisions],
         }
 
-    def is_done(self, now: Pin) -> bool:
+    def is_done(self, now: PlanEntry) -> bool:
         """Whether the database has come, meanwhile, to exactly where this plan leads."""
         arrived = replace(self.pin, before=self.pin.after, files={})
         return bool(self.revisions) and not stale(arrived, now)
@@ -88,9 +89,9 @@ async def plan(validated: Validated, settings: Settings, root: Path) -> Planned:
     history, current = _known(validated)
     pin = _pin(target, facts.identity, current)
     pending = history.between(current, history.heads)
-    marks = facts.may_mark and parse_mark(pin.database, facts.comment) is None
+    tags = facts.may_tag and parse_tag(pin.database, facts.comment) is None
     if not pending:
-        return Planned(pin=pin, identity=facts.identity, revisions=(), marks=marks)
+        return Planned(pin=pin, identity=facts.identity, revisions=(), tags=tags)
     approval, rendered = validated.rendering or await approval_of(
         target, settings, root, identity=facts.identity, current=current
     )
@@ -113,11 +114,11 @@ async def plan(validated: Validated, settings: Settings, root: Path) -> Planned:
         )
         for each in pending
     ]
-    return Planned(pin=pin, identity=facts.identity, revisions=tuple(revisions), marks=marks)
+    return Planned(pin=pin, identity=facts.identity, revisions=tuple(revisions), tags=tags)
 
 
 async def changes_of_work(
-    planned: Pin,
+    planned: PlanEntry,
     now: Planned,
     target: Target,
     settings: Settings,
@@ -148,7 +149,7 @@ async def changes_of_work(
     return [f"{planned.service}: {change}" for change in changes]
 
 
-async def pin_now(target: Target, connection: "asyncpg.Connection") -> Pin:
+async def pin_now(target: Target, connection: "asyncpg.Connection") -> PlanEntry:
     """Return what a plan would hold fast at this moment, read anew from database and files.
 
     Raises:
@@ -168,11 +169,11 @@ def _known(validated: Validated) -> tuple[History, tuple[str, ...]]:
     return validated.target.history, validated.revisions
 
 
-def _pin(target: Target, identity: Identity, current: tuple[str, ...]) -> Pin:
+def _pin(target: Target, identity: Identity, current: tuple[str, ...]) -> PlanEntry:
     number = identity.system_identifier
     history = target.history
     assert isinstance(history, History)
-    return Pin(
+    return PlanEntry(
         service=target.service.name,
         server=target.url.address,
         database=target.url.database,

@@ -15,7 +15,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pin:
+class PlanEntry:
     """What a plan holds fast of one service: a run keeps to it, or does nothing.
 
     Attributes:
@@ -36,7 +36,7 @@ class Pin:
     files: Mapping[str, str]
     approval: Approval = field(default_factory=Approval, compare=False)
 
-    def changes_since(self, now: "Pin") -> Iterator[str]:
+    def changes_since(self, now: "PlanEntry") -> Iterator[str]:
         """Say what is no longer as it was pinned."""
         if (self.server, self.database) != (now.server, now.database):
             yield (
@@ -58,7 +58,7 @@ class Pin:
         if set(self.files) != set(now.files) and self.before == now.before:
             yield f"other revisions lead there now: {', '.join(now.files) or 'none'}"
 
-    def from_where(self, now: "Pin") -> "Pin":
+    def from_where(self, now: "PlanEntry") -> "PlanEntry":
         """Return what is left of this when the database has come as far as another pin says."""
         left = {name: digest for name, digest in self.files.items() if name in now.files}
         return replace(self, before=now.before, files=left)
@@ -70,7 +70,7 @@ class Pin:
         return facts
 
 
-def stale(planned: Pin, now: Pin) -> list[str]:
+def stale(planned: PlanEntry, now: PlanEntry) -> list[str]:
     """Return why a plan no longer holds; nothing if it does."""
     return [f"{planned.service}: {change}" for change in planned.changes_since(now)]
 
@@ -105,11 +105,11 @@ def write_plan(
         raise ConfigurationError(
             f"--out {path} cannot be written: {error.strerror}.",
             code="plan-unwritable",
-            hint="Name a file in a folder that is there and yours.",
+            hint="Name a file in a directory that is there and yours.",
         ) from error
 
 
-def read_plan(path: Path, *, environment: str) -> tuple[Pin, ...]:
+def read_plan(path: Path, *, environment: str) -> tuple[PlanEntry, ...]:
     """Read what a plan holds fast.
 
     Args:
@@ -146,11 +146,11 @@ def read_plan(path: Path, *, environment: str) -> tuple[Pin, ...]:
     return pins
 
 
-def _pin_in(entry: Mapping[str, Any]) -> Pin:
-    fields = {name: entry[name] for name in Pin.__dataclass_fields__ if name != "approval"}
+def _pin_in(entry: Mapping[str, Any]) -> PlanEntry:
+    fields = {name: entry[name] for name in PlanEntry.__dataclass_fields__ if name != "approval"}
     fields |= {"before": tuple(entry["before"]), "after": tuple(entry["after"])}
     approval = Approval(
         sql={each["revision"]: each["sql"] for each in entry["revisions"]},
         inputs=dict(entry["inputs"].items()),
     )
-    return Pin(**fields | {"files": dict(entry["files"].items()), "approval": approval})
+    return PlanEntry(**fields | {"files": dict(entry["files"].items()), "approval": approval})

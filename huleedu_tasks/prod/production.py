@@ -26,7 +26,7 @@ from huleedu_tasks.config.urls import (
 )
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, HuleEduError, ServerError
 from huleedu_tasks.guard import require_external_environment
-from huleedu_tasks.migrations.alembic_history import AlembicAnswers
+from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.migrations.runner import named
 from huleedu_tasks.parallel import Step, Work
@@ -69,7 +69,7 @@ class Production:
     settings: Settings
     services: tuple[Service, ...]
     root: Path
-    answers: AlembicAnswers
+    answers: AlembicHistories
     redact: Callable[[str], str] = str
     progress: Progress = field(default_factory=Silence)
     started: float = field(default_factory=time.monotonic)
@@ -358,7 +358,7 @@ def _planned(validated: Validated, planned: Planned) -> Outcome:
     pin = planned.pin
     details = (
         "" if planned.revisions else "nothing pending",
-        f"will be tagged as {validated.target.environment}" if planned.marks else "",
+        f"will be tagged as {validated.target.environment}" if planned.tags else "",
     )
     return Outcome(
         service=pin.service,

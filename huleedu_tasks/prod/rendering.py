@@ -14,7 +14,7 @@ from huleedu_tasks.migrations.child.input_tracker import is_installed
 from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.migrations.runner import Observation, Rendered
 from huleedu_tasks.postgres.inspection import Identity
-from huleedu_tasks.process import scratch_folder
+from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.prod.approval import Approval
 from huleedu_tasks.prod.validate import Target
 from huleedu_tasks.repository import VIRTUAL_ENVIRONMENT, is_file, repository_root
@@ -45,8 +45,10 @@ async def approval_of(
     """
     assert isinstance(target.history, History)
     pending = target.history.between(current, target.history.heads)
-    with scratch_folder() as folder:
-        session = Observation(events=folder / "events", settings=READ_ONLY, target=identity.place)
+    with scratch_directory() as directory:
+        session = Observation(
+            events=directory / "events", settings=READ_ONLY, target=identity.place
+        )
         rendered = await runner.render(target.service, target.url, settings, session, current)
     read = {*(rendered.used.files if rendered.used else ()), *(str(r.path) for r in pending)}
     if any(revision.id not in rendered.sql for revision in pending):
@@ -100,13 +102,13 @@ def _is_input(path: str, name: str, *, inside: bool) -> bool:
     )
     if is_foreign or parts[-1].endswith(_ENVIRONMENT_FILE):
         return False
-    return not any(_is_virtual(str(folder)) for folder in Path(path).parents)
+    return not any(_is_virtual(str(directory)) for directory in Path(path).parents)
 
 
 @lru_cache(maxsize=4096)
-def _is_virtual(folder: str) -> bool:
+def _is_virtual(directory: str) -> bool:
     """Whether a directory is that of a virtual environment."""
-    return is_file(Path(folder, VIRTUAL_ENVIRONMENT))
+    return is_file(Path(directory, VIRTUAL_ENVIRONMENT))
 
 
 def _name(path: str, root: Path) -> str:

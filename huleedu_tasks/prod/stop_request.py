@@ -33,13 +33,13 @@ class Stop:
                 self._file.unlink()
 
     @contextmanager
-    def listening(self, folder: Path) -> Iterator[None]:
+    def listening(self, directory: Path) -> Iterator[None]:
         """Do work that stops by itself in a `with` block.
 
         Args:
-            folder: Where the file lies meanwhile.
+            directory: Where the file lies meanwhile.
         """
-        self._file = folder / GO_ON
+        self._file = directory / GO_ON
         self._file.touch()
         try:
             yield

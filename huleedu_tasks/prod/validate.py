@@ -10,7 +10,7 @@ from huleedu_tasks.config.hosts import edge_of
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
 from huleedu_tasks.errors import HuleEduError, ServerError
-from huleedu_tasks.migrations.alembic_history import AlembicAnswers
+from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.revisions import NO_HISTORY, History
 from huleedu_tasks.migrations.runner import Rendered, named
 from huleedu_tasks.postgres.connections import (
@@ -23,7 +23,7 @@ from huleedu_tasks.postgres.connections import (
     Unreachable,
     connection,
 )
-from huleedu_tasks.postgres.databases import Mark, literal, marked, parse_mark, quoted
+from huleedu_tasks.postgres.databases import EnvironmentTag, literal, parse_tag, quoted, tagged
 from huleedu_tasks.postgres.inspection import Facts, Identity, Session, identify, inspect
 from huleedu_tasks.prod.approval import Approval
 from huleedu_tasks.report import Level, Problem
@@ -48,7 +48,7 @@ class Target:
     Attributes:
         resolved: The URL of the server itself, past a pooler.
         usual: The service's own URL, where another one leads past a pooler.
-        environment: The environment whose mark it may carry.
+        environment: The environment whose tag it may carry.
         variables: How the names of that environment's variables begin.
         open_allowed: Whether the environment says that connections need no encryption.
         history: The service's revisions, or why they cannot be read.
@@ -61,7 +61,7 @@ class Target:
     variables: str
     open_allowed: bool
     history: History | HuleEduError
-    answers: AlembicAnswers
+    answers: AlembicHistories
     usual: ResolvedUrl | None = None
 
     @property
@@ -183,7 +183,7 @@ def judge(
     yield from _server(target, facts)
     yield from role_problems(target, facts)
     yield from _extensions(target, facts)
-    yield from _mark(target, facts)
+    yield from _tag(target, facts)
     yield from history_problems(target)
     yield from _revisions(target, revisions)
     yield from _locks(target, facts)
@@ -408,26 +408,26 @@ def _extensions(target: Target, facts: Facts) -> Iterator[Problem]:
         )
 
 
-def _mark(target: Target, facts: Facts) -> Iterator[Problem]:
+def _tag(target: Target, facts: Facts) -> Iterator[Problem]:
     try:
-        mark = parse_mark(target.url.database, facts.comment)
+        tag = parse_tag(target.url.database, facts.comment)
     except ServerError as error:
         yield _error(f"{error.message.rstrip('.')}: {facts.comment!r}", error.hint, error.code)
         return
-    if mark is None and facts.may_mark:
+    if tag is None and facts.may_tag:
         yield _info(
             f"has no environment tag yet; the first migration sets it to {target.environment}"
         )
-    elif mark is None:
-        comment = literal(marked(facts.comment, Mark(environment=target.environment)))
+    elif tag is None:
+        comment = literal(tagged(facts.comment, EnvironmentTag(environment=target.environment)))
         yield _warning(
             f"has no environment tag, and {target.url.user!r} may not set it: it does not own the "
             "database",
             f"Have its owner run: COMMENT ON DATABASE {quoted(target.url.database)} IS {comment}.",
         )
-    elif mark.environment != target.environment:
+    elif tag.environment != target.environment:
         yield _error(
-            f"is tagged as {mark.environment}, not as {target.environment}",
+            f"is tagged as {tag.environment}, not as {target.environment}",
             f"Compare {target.variable('HOST')} with the databases; correct a wrong tag with "
             "COMMENT ON DATABASE.",
             "environment-tag-mismatch",

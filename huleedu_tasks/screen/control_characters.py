@@ -1,7 +1,7 @@
 """Characters from outside that would act on a terminal instead of being shown by it.
 
 A revision, a server's message or a database's name may hold an escape sequence that erases a line,
-or a mark that turns the direction of writing. Each is shown as Python writes it.
+or a tag that turns the direction of writing. Each is shown as Python writes it.
 """
 
 import re

@@ -63,13 +63,13 @@ def explain_login(
             code="credentials-differ",
             hint=f"Set {OUR_PASSWORD} in .env to the {PASSWORD} of that compose service.",
         )
-    if folder := container.data_folder:
+    if directory := container.host_directory:
         return LoginRefused(
-            f"{message}. The data in the directory {folder} was initialised with another user or "
-            f"password: the image uses {USER} and {PASSWORD} only when it is empty.",
+            f"{message}. The data in the directory {directory} was initialised with another user "
+            f"or password: the image uses {USER} and {PASSWORD} only when it is empty.",
             code="volume-credentials",
             hint="Put the former ones back into .env and the compose file. "
-            + empty_directory(container, folder),
+            + empty_directory(container, directory),
         )
     selected = "".join(f" --service {name}" for name in sharing)
     return LoginRefused(

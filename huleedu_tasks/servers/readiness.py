@@ -23,7 +23,7 @@ from huleedu_tasks.postgres.connections import (
     connection,
     maintenance_connection,
 )
-from huleedu_tasks.postgres.databases import Mark, ServerIdentity
+from huleedu_tasks.postgres.databases import EnvironmentTag, ServerIdentity
 from huleedu_tasks.servers.login_advice import explain_login
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Admission:
     Attributes:
         container: As it was when it was brought up.
         url: The database, at the container's own port.
-        mark: What a database made here is marked with.
+        environment tag: What a database made here is tagged with.
         sharing: The names of all services on the server.
     """
 
@@ -50,7 +50,7 @@ class Admission:
     service: Service
     container: ContainerState
     url: DatabaseUrl
-    mark: Mark
+    tag: EnvironmentTag
     sharing: tuple[str, ...] = ()
 
     async def wait(self, timeout: float) -> bool:
@@ -105,9 +105,9 @@ class Admission:
         except DatabaseMissing:
             # A server two services share was made with the database of one of them.
             async with maintenance_connection(self.url) as admin:
-                newborn = await self._accept(admin)
-                await databases.create(admin, self.url.database, self.mark)
-                return newborn
+                is_new = await self._accept(admin)
+                await databases.create(admin, self.url.database, self.tag)
+                return is_new
 
     async def _accept(self, asked: "asyncpg.Connection") -> bool:
         """See whose server answers; return whether nobody has written to it yet."""
@@ -127,7 +127,7 @@ class Admission:
             # A user who may not ask is let in; who wants to destroy has to prove it anyway.
             return False
         await self.expect_own(told, now)
-        return await clones.is_newborn(asked, now.started)
+        return await clones.is_new(asked, now.started)
 
     async def _explained(self, error: LoginRefused) -> LoginRefused:
         return await asyncio.to_thread(

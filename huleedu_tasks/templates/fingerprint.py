@@ -14,7 +14,7 @@ from pathlib import Path
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import ENV_FILE, Settings
-from huleedu_tasks.migrations.child.input_tracker import INSTALLED as LIBRARY_FOLDERS
+from huleedu_tasks.migrations.child.input_tracker import INSTALLED as LIBRARY_DIRECTORIES
 from huleedu_tasks.migrations.child.input_tracker import is_installed
 from huleedu_tasks.migrations.inputs import (
     BYTECODE,
@@ -35,9 +35,9 @@ ITS_FILES = "its files"
 SERVER = "the server"
 ROLES = "the server's roles"
 _KEY_LENGTH = 12
-# What tools leave behind in any folder.
+# What tools leave behind in any directory.
 _NOBODYS = frozenset(
-    {BYTECODE, "node_modules", ".DS_Store", ".coverage", "coverage.xml", *LIBRARY_FOLDERS}
+    {BYTECODE, "node_modules", ".DS_Store", ".coverage", "coverage.xml", *LIBRARY_DIRECTORIES}
 )
 _NOBODYS_ENDINGS = (".pyc", ".log", ".swp", "~")
 _OURS = Path(__file__).parent
@@ -60,8 +60,8 @@ def parts_of(
         roles: Which roles it has, with their settings.
     """
     # An interpreter of its own tells only later where its libraries are.
-    folders = [] if service.python else _own_libraries()
-    libraries = [present.input_of(folder) for folder in folders]
+    directories = [] if service.python else _own_libraries()
+    libraries = [present.input_of(directory) for directory in directories]
     return {
         "its registry entry": digest(_stated(service, present.root)),
         **{
@@ -102,12 +102,17 @@ def changed_since(service: Service, used: Used, present: Present, since: float) 
     """
     beside = _beside(service, used, present.root)
     # What is installed is known by that, and compiled when it is first used.
-    files, folders = (
+    files, directories = (
         [Path(path) for path in paths if not is_installed(path)]
-        for paths in (beside.files, beside.folders)
+        for paths in (beside.files, beside.directories)
     )
     # A directory changes with what is in it, which is no entry of this one.
-    found = (folder / name for folder in folders for name in entries(folder) if name[-1] != "/")
+    found = (
+        directory / name
+        for directory in directories
+        for name in entries(directory)
+        if name[-1] != "/"
+    )
     return _first_touched((*files, *found), since, present)
 
 
@@ -162,7 +167,7 @@ def _beside(service: Service, used: Used, root: Path) -> Used:
     return replace(
         used,
         files=[path for path in used.files if path not in known and not path.startswith(own)],
-        folders=[path for path in used.folders if not path.startswith(own)],
+        directories=[path for path in used.directories if not path.startswith(own)],
         statuses=[path for path in used.statuses if path not in known],
     )
 
@@ -185,13 +190,13 @@ def _files_at(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
-    for folder, folders, files in os.walk(path):
-        if VIRTUAL_ENVIRONMENT in files and Path(folder) != path:
-            folders.clear()
+    for directory, directories, files in os.walk(path):
+        if VIRTUAL_ENVIRONMENT in files and Path(directory) != path:
+            directories.clear()
             continue
-        folders[:] = [name for name in folders if not _is_nobodys(name) and name[0] != "."]
-        links = [name for name in folders if Path(folder, name).is_symlink()]
-        yield from (Path(folder, name) for name in (*files, *links) if not _is_nobodys(name))
+        directories[:] = [name for name in directories if not _is_nobodys(name) and name[0] != "."]
+        links = [name for name in directories if Path(directory, name).is_symlink()]
+        yield from (Path(directory, name) for name in (*files, *links) if not _is_nobodys(name))
 
 
 def _is_nobodys(name: str) -> bool:

@@ -15,7 +15,7 @@ from huleedu_tasks.migrations.inputs import Inputs, Present
 from huleedu_tasks.migrations.runner import Used
 from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import connection
-from huleedu_tasks.postgres.databases import Mark
+from huleedu_tasks.postgres.databases import EnvironmentTag
 from huleedu_tasks.postgres.server_state import server_state
 from huleedu_tasks.shared_databases import Sharing
 from huleedu_tasks.templates import fingerprint
@@ -34,7 +34,7 @@ CLOCK_TICK = 0.02
 
 
 @dataclass(slots=True, kw_only=True)
-class Making:
+class Build:
     """How a database is made in this run.
 
     Attributes:
@@ -60,7 +60,7 @@ class Making:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Copying:
+class TemplatePolicy:
     """What is known of the databases that are made in this run.
 
     Attributes:
@@ -75,11 +75,11 @@ class Copying:
     leaves_copies: bool
     fresh: bool
     sharing: Sharing = field(default_factory=Sharing)
-    _making: dict[str, Making] = field(default_factory=dict)
+    _build: dict[str, Build] = field(default_factory=dict)
 
-    def making(self, service: Service) -> Making | None:
+    def build(self, service: Service) -> Build | None:
         """Return how a service's database is being made; None if it is not."""
-        return self._making.get(self.sharing.leader(service).name)
+        return self._build.get(self.sharing.leader(service).name)
 
     async def begin(
         self,
@@ -100,7 +100,7 @@ class Copying:
             return
         # Before the files are read: what is changed meanwhile was changed after that.
         since = time.time() - CLOCK_TICK
-        self._making[service.name] = Making(
+        self._build[service.name] = Build(
             scripts=scripts,
             since=since,
             parts=await self._parts(admin, service, scripts, self.present),
@@ -111,32 +111,32 @@ class Copying:
 
     def end(self, service: Service) -> None:
         """Forget what would have been made, and is there."""
-        self._making.pop(service.name, None)
+        self._build.pop(service.name, None)
 
     async def fitting(
         self, admin: "asyncpg.Connection", service: Service, database: str
-    ) -> tuple[str, Mark] | None:
-        """Return the copy that stands for making a database, with its mark, if there is one.
+    ) -> tuple[str, EnvironmentTag] | None:
+        """Return the template of a database, with its environment tag; None if there is none.
 
         It is noted that it is used.
         """
-        making = self.making(service)
-        if making is None or self.fresh:
+        build = self.build(service)
+        if build is None or self.fresh:
             return None
         reasons: list[str] = []
-        for name, mark in (await clones.templates(admin, database)).items():
-            if not _is_complete(mark) or mark.environment != str(self.settings.environment):
+        for name, tag in (await clones.templates(admin, database)).items():
+            if not _is_complete(tag) or tag.environment != str(self.settings.environment):
                 continue
-            changed = fingerprint.difference(mark.parts, making.parts, self.present)
+            changed = fingerprint.difference(tag.parts, build.parts, self.present)
             if not changed:
                 # The first one was used last anyway, whenever that was.
                 if reasons:
-                    used = replace(mark, used=time.time())
-                    await databases.write_mark(admin, name, used)
-                return name, mark
+                    used = replace(tag, used=time.time())
+                    await databases.write_tag(admin, name, used)
+                return name, tag
             reasons.append(f"{changed} changed")
         # Of several, that used last is what people have worked with.
-        making.why = reasons[0] if reasons else NO_COPY
+        build.why = reasons[0] if reasons else NO_COPY
         return None
 
     async def make_room(self, admin: "asyncpg.Connection", database: str) -> None:
@@ -146,17 +146,17 @@ class Copying:
                 await databases.drop(admin, name)
 
     async def keep(
-        self, admin: "asyncpg.Connection", service: Service, url: DatabaseUrl, mark: Mark
+        self, admin: "asyncpg.Connection", service: Service, url: DatabaseUrl, tag: EnvironmentTag
     ) -> None:
         """Keep a copy of a database that was made anew, and note on it how that came.
 
         All seeds must have been applied: one may have written to another service's database.
         """
-        making = self._making[service.name]
-        how = f"{ANEW}: {making.why}"
-        if why_not := await self._keep(admin, service, url, making, replace(mark, reset=how)):
+        build = self._build[service.name]
+        how = f"{ANEW}: {build.why}"
+        if why_not := await self._keep(admin, service, url, build, replace(tag, reset=how)):
             how = f"{how}; no copy kept: {why_not}"
-        await databases.write_mark(admin, url.database, replace(mark, reset=how))
+        await databases.write_tag(admin, url.database, replace(tag, reset=how))
         await self._drop_old(admin, url.database)
 
     async def _keep(
@@ -164,35 +164,35 @@ class Copying:
         admin: "asyncpg.Connection",
         service: Service,
         url: DatabaseUrl,
-        making: Making,
-        mark: Mark,
+        build: Build,
+        tag: EnvironmentTag,
     ) -> str:
         """Keep a copy, or return why that cannot be."""
         async with connection(url) as owner:
-            making.add(Used(sessions=1))
+            build.add(Used(sessions=1))
             if await clones.has_unlogged_tables(owner):
                 return "a crash would empty its unlogged tables"
         # Making it has taken its time: what there was at the beginning may be another by now.
         present = Present.of(self.settings)
-        now = await self._parts(admin, service, making.scripts, present)
+        now = await self._parts(admin, service, build.scripts, present)
         # A role that the migrations make is there from now on.
-        making.parts = {**making.parts, fingerprint.ROLES: now[fingerprint.ROLES]}
+        build.parts = {**build.parts, fingerprint.ROLES: now[fingerprint.ROLES]}
         whole = self._whole(service)
-        if why_not := self._why_unknown(whole, making, present, now):
+        if why_not := self._why_unknown(whole, build, present, now):
             return why_not
-        assert making.used is not None
-        parts = fingerprint.with_used(making.parts, whole, making.used, present)
+        assert build.used is not None
+        parts = fingerprint.with_used(build.parts, whole, build.used, present)
         name = clones.template_name(url.database, fingerprint.key(parts))
-        complete = replace(mark, parts=parts, used=time.time())
-        sessions = making.used.sessions
+        complete = replace(tag, parts=parts, used=time.time())
+        sessions = build.used.sessions
         return await clones.keep(
-            admin, url.database, name, complete, sessions=sessions, writes=making.writes
+            admin, url.database, name, complete, sessions=sessions, writes=build.writes
         )
 
     @staticmethod
-    def _why_unknown(service: Service, making: Making, present: Present, now: Inputs) -> str:
+    def _why_unknown(service: Service, build: Build, present: Present, now: Inputs) -> str:
         """Return why it is not known what a database was made of; or nothing if it is."""
-        used = making.used
+        used = build.used
         if used is None:
             return "it was not told what it is made of"
         if reasons := [*used.untracked, *used.clocks]:
@@ -200,18 +200,20 @@ class Copying:
         if used.addresses:
             return f"it was made with what {used.addresses[0].replace(' ', ' at ')} has answered"
         if len(used.files) > fingerprint.MANY:
-            return f"more than {fingerprint.MANY} files were read; 'inputs' may name their folder"
-        if changed := fingerprint.difference(making.parts, now, present):
-            own = fingerprint.own_change_since(service, present, making.since)
+            return (
+                f"more than {fingerprint.MANY} files were read; 'inputs' may name their directory"
+            )
+        if changed := fingerprint.difference(build.parts, now, present):
+            own = fingerprint.own_change_since(service, present, build.since)
             return (
                 f"{own if changed == fingerprint.ITS_FILES and own else changed} changed meanwhile"
             )
-        changed = fingerprint.changed_since(service, used, present, making.since)
+        changed = fingerprint.changed_since(service, used, present, build.since)
         return f"{changed} changed meanwhile" if changed else ""
 
     async def _drop_old(self, admin: "asyncpg.Connection", database: str) -> None:
         known = await clones.templates(admin, database)
-        complete = [name for name, mark in known.items() if _is_complete(mark)]
+        complete = [name for name, tag in known.items() if _is_complete(tag)]
         for old in set(known) - set(complete[:KEPT_TEMPLATES]):
             await databases.drop(admin, old)
 
@@ -233,6 +235,6 @@ class Copying:
         return fingerprint.merged(self.sharing.with_service(service))
 
 
-def _is_complete(mark: Mark | None) -> TypeGuard[Mark]:
-    """Whether a copy was marked with what it is made of, which is done last."""
-    return mark is not None and bool(mark.parts)
+def _is_complete(tag: EnvironmentTag | None) -> TypeGuard[EnvironmentTag]:
+    """Whether a copy was tagged with what it is made of, which is done last."""
+    return tag is not None and bool(tag.parts)

@@ -14,7 +14,7 @@ from tests.support.monorepo import ENV_PY, PROJECT, Monorepo, new_monorepo
 from tests.support.observe import NURSERY
 
 NAMES = tuple("abcdefgh")
-# A trace in the service's own folder would be an edit of it.
+# A trace in the service's own directory would be an edit of it.
 TRACES = "from pathlib import Path\nPath('../../traces/{}').touch()\n"
 # Python runs this whenever it starts, and says at its end what it has loaded.
 WITNESS = """\

@@ -9,9 +9,9 @@ from tests.support.instant import (
     COPIED,
     Reset,
     maintain,
-    mark_of,
     reset,
     resets,
+    tag_of,
     templates,
 )
 from tests.support.monorepo import ENV_PY, Monorepo, new_monorepo
@@ -45,26 +45,26 @@ def template(alone: Monorepo) -> str:
     return name
 
 
-def test_a_copy_is_closed_to_everybody_and_marked_with_what_it_is_made_of(
+def test_a_copy_is_closed_to_everybody_and_tagged_with_what_it_is_made_of(
     alone: Monorepo, template: str
 ) -> None:
     closed = "SELECT NOT datallowconn FROM pg_database WHERE datname = '{}'".format
     assert maintain(alone, "alpha", closed(template)) == [(True,)]
-    assert mark_of(alone, "alpha", template)["parts"].keys() >= {
+    assert tag_of(alone, "alpha", template)["parts"].keys() >= {
         "its registry entry",
         "its files",
         "the settings",
         "the server",
     }
-    assert "parts" not in mark_of(alone, "alpha", "huleedu_alpha")
+    assert "parts" not in tag_of(alone, "alpha", "huleedu_alpha")
 
 
-def comment_on(template: str, mark: str) -> tuple[str, ...]:
-    return (f"COMMENT ON DATABASE {template} IS {mark}",)
+def comment_on(template: str, tag: str) -> tuple[str, ...]:
+    return (f"COMMENT ON DATABASE {template} IS {tag}",)
 
 
 @pytest.mark.parametrize(
-    "mark",
+    "tag",
     [
         pytest.param("NULL", id="none"),
         pytest.param("'words of a person'", id="words"),
@@ -78,10 +78,10 @@ def comment_on(template: str, mark: str) -> tuple[str, ...]:
         ),
     ],
 )
-def test_a_copy_whose_mark_does_not_say_what_it_is_made_of_is_replaced(
-    alone: Monorepo, template: str, mark: str
+def test_a_copy_whose_tag_does_not_say_what_it_is_made_of_is_replaced(
+    alone: Monorepo, template: str, tag: str
 ) -> None:
-    maintain(alone, "alpha", *comment_on(template, mark))
+    maintain(alone, "alpha", *comment_on(template, tag))
     assert reset(alone) == NO_COPY
     assert notes(alone, "alpha") == SEEDED
     assert len(templates(alone)) == 1
@@ -122,7 +122,7 @@ def test_a_copy_that_is_at_another_revision_is_not_used(alone: Monorepo, templat
     assert reset(alone).detail == COPIED
 
 
-def test_a_mark_that_cannot_be_read_is_still_not_taken_for_none(alone: Monorepo) -> None:
+def test_a_tag_that_cannot_be_read_is_still_not_taken_for_none(alone: Monorepo) -> None:
     """On the database itself, that is: it may be anybody's."""
     maintain(alone, "alpha", *comment_on("huleedu_alpha", "'huleedu-tasks {'"))
     ran = alone.invoke("db.reset")

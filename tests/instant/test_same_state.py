@@ -18,7 +18,7 @@ from tests.support.monorepo import PASSWORD, USER, Monorepo, is_dead, new_monore
 from tests.support.observe import notes
 from tests.support.postgres import ask, connect
 
-# The mark, and a key that differs in each dump.
+# The environment tag, and a key that differs in each dump.
 _OURS = re.compile(r"huleedu-tasks \{.*\}|^\\(un)?restrict .*\n", re.MULTILINE)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\+\d\d")
 DATABASE = "huleedu_alpha"

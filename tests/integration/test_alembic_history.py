@@ -12,7 +12,7 @@ import pytest
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import HuleEduError, MigrationError, Refused, ServerError
-from huleedu_tasks.migrations.alembic_history import AlembicAnswers
+from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.revisions import History, NotUnderstood, read_history
 from huleedu_tasks.postgres.connections import connection
 from tests.support.alembic_bench import Bench, Case, new_bench, sql
@@ -44,11 +44,11 @@ NOT_IMPORTABLE = "a file that cannot be imported"
 
 
 def test_what_is_read_or_asked_is_what_the_script_directory_holds(tmp_path: Path) -> None:
-    folders = {
+    directories = {
         name: layout.write(tmp_path / f"{n}") for n, (name, layout) in enumerate(LAYOUTS.items())
     }
-    expected = dict(zip(folders, alembic_says(list(folders.values())), strict=True))
-    found = asyncio.run(answers_of(folders, tmp_path / "state"))
+    expected = dict(zip(directories, alembic_says(list(directories.values())), strict=True))
+    found = asyncio.run(answers_of(directories, tmp_path / "state"))
     for name in STRICTER:
         assert found.pop(name) is None
         del expected[name]
@@ -56,31 +56,31 @@ def test_what_is_read_or_asked_is_what_the_script_directory_holds(tmp_path: Path
     assert found.pop(NOT_IMPORTABLE) is not None
     assert expected.pop(NOT_IMPORTABLE) is None
     assert found == expected
-    asked = [name for name, folder in folders.items() if not is_read(folder)]
+    asked = [name for name, directory in directories.items() if not is_read(directory)]
     # Both ways are tried.
     assert len(asked) > 20
-    assert len(folders) - len(asked) > 10
+    assert len(directories) - len(asked) > 10
 
 
 def test_random_layouts_are_what_the_script_directory_holds(tmp_path: Path, rounds: int) -> None:
     """To try more of them: `pytest -n 0 -k random_layouts --rounds 50`."""
     numbers = range(10 * rounds)
-    folders = {n: random_layout(n).write(tmp_path / f"{n}") for n in numbers}
-    expected = dict(zip(numbers, alembic_says(list(folders.values())), strict=True))
+    directories = {n: random_layout(n).write(tmp_path / f"{n}") for n in numbers}
+    expected = dict(zip(numbers, alembic_says(list(directories.values())), strict=True))
     # Of several heads only one database can be at: that is our own finding.
     single = {n: told for n, told in expected.items() if told is None or heads(told) <= 1}
-    found = asyncio.run(answers_of({n: folders[n] for n in single}, tmp_path / "state"))
+    found = asyncio.run(answers_of({n: directories[n] for n in single}, tmp_path / "state"))
     assert found == single
-    assert len(single) > len(folders) / 4
+    assert len(single) > len(directories) / 4
 
 
 def heads(told: Told) -> int:
     return len(set(told) - {parent for parents, _ in told.values() for parent in parents})
 
 
-def is_read(folder: Path) -> bool:
+def is_read(directory: Path) -> bool:
     try:
-        read_history(service("orders", directory=folder))
+        read_history(service("orders", directory=directory))
     except NotUnderstood:
         return False
     except MigrationError:
@@ -88,16 +88,16 @@ def is_read(folder: Path) -> bool:
     return True
 
 
-async def answers_of(folders: Mapping[Name, Path], state: Path) -> dict[Name, Told | None]:
-    answers = AlembicAnswers(settings=settings(), state=state)
+async def answers_of(directories: Mapping[Name, Path], state: Path) -> dict[Name, Told | None]:
+    answers = AlembicHistories(settings=settings(), state=state)
     async with aclosing(answers):
         return {
-            name: await told_by(answers, service(f"service{n}", directory=folder))
-            for n, (name, folder) in enumerate(folders.items())
+            name: await told_by(answers, service(f"service{n}", directory=directory))
+            for n, (name, directory) in enumerate(directories.items())
         }
 
 
-async def told_by(answers: AlembicAnswers, asked: Service) -> Told | None:
+async def told_by(answers: AlembicHistories, asked: Service) -> Told | None:
     try:
         history = await answers.history(asked)
     except MigrationError:
@@ -111,9 +111,9 @@ async def told_by(answers: AlembicAnswers, asked: Service) -> Told | None:
 # An answer is remembered until what it depends on changes.
 
 
-def counting(layout: Layout, folder: Path) -> Layout:
+def counting(layout: Layout, directory: Path) -> Layout:
     """Return a layout whose revisions note each import."""
-    note = f"open({str(folder / 'imports')!r}, 'a').write('x')\n"
+    note = f"open({str(directory / 'imports')!r}, 'a').write('x')\n"
     files = {n: t + note if n.endswith(".py") else t for n, t in layout.files.items()}
     return replace(layout, files=files)
 
@@ -126,7 +126,7 @@ CHANGES = {
         ("b3",),
     ),
     "a module that a revision imports is edited": ("ids.py", 'NEXT = "b4"\n', ("b4",)),
-    "the configuration names another folder": (
+    "the configuration names another directory": (
         "alembic.ini",
         "[alembic]\nscript_location = db\n",
         ("z9",),
@@ -147,18 +147,18 @@ async def test_revisions_are_asked_again_after_a_change_and_not_before(
         },
         ini="[alembic]\nscript_location = alembic\nprepend_sys_path = .\n",
     )
-    folder = counting(layout, tmp_path).write(tmp_path / "orders")
-    orders = service("orders", directory=folder)
-    answers = AlembicAnswers(settings=settings(), state=tmp_path / "state")
+    directory = counting(layout, tmp_path).write(tmp_path / "orders")
+    orders = service("orders", directory=directory)
+    answers = AlembicHistories(settings=settings(), state=tmp_path / "state")
     async with aclosing(answers):
         for _ in range(3):
             assert (await answers.history(orders)).heads == ("b2",)
         asked_once = (tmp_path / "imports").read_text()
-        (folder / "alembic/README").write_text("No revision.")
+        (directory / "alembic/README").write_text("No revision.")
         assert (await answers.history(orders)).heads == ("b2",)
         assert (tmp_path / "imports").read_text() == asked_once
         path, text, found = change
-        (folder / path).write_text(text)
+        (directory / path).write_text(text)
         assert (await answers.history(orders)).heads == found
 
 
@@ -166,7 +166,7 @@ async def test_revisions_are_asked_again_after_a_change_and_not_before(
 async def test_a_damaged_memory_is_asked_over(tmp_path: Path, damage: str) -> None:
     layout = LAYOUTS["ids in a tuple"]
     orders = service("orders", directory=layout.write(tmp_path / "orders"))
-    answers = AlembicAnswers(settings=settings(), state=tmp_path / "state")
+    answers = AlembicHistories(settings=settings(), state=tmp_path / "state")
     async with aclosing(answers):
         assert (await answers.history(orders)).heads == ("b2",)
         (memory,) = (tmp_path / "state/alembic").iterdir()
@@ -178,7 +178,7 @@ async def test_a_damaged_memory_is_asked_over(tmp_path: Path, damage: str) -> No
 async def test_what_alembic_says_of_a_file_it_cannot_load_is_told(tmp_path: Path) -> None:
     layout = Layout({**PLAIN, f"{VERSIONS}/b2.py": "import no_such_module\n"})
     orders = service("orders", directory=layout.write(tmp_path / "orders"))
-    answers = AlembicAnswers(settings=settings(), state=None)
+    answers = AlembicHistories(settings=settings(), state=None)
     async with aclosing(answers):
         with pytest.raises(MigrationError, match="no_such_module") as caught:
             await answers.history(orders)
@@ -310,16 +310,16 @@ async def case_of(bench: Bench, env_py: str) -> Case:
     return case
 
 
-async def current(case: Case, answers: AlembicAnswers) -> str:
+async def current(case: Case, answers: AlembicHistories) -> str:
     async with connection(case.url) as asked:
         history: History = await answers.history(case.service, case.url)
         found = await answers.current(case.service, case.url, asked, history)
     return ", ".join(found) or "no revision"
 
 
-def noting(env_py: str, folder: Path) -> str:
+def noting(env_py: str, directory: Path) -> str:
     """Return an `env.py` that notes each run."""
-    return f"open({str(folder / 'runs')!r}, 'a').write('x')\n{env_py}"
+    return f"open({str(directory / 'runs')!r}, 'a').write('x')\n{env_py}"
 
 
 @pytest.mark.parametrize(("env_py", "found"), READ.values(), ids=READ)
@@ -327,7 +327,7 @@ async def test_a_version_table_that_is_stated_is_read_without_running_env_py(
     bench: Bench, tmp_path: Path, env_py: str, found: str
 ) -> None:
     case = await case_of(bench, noting(env_py, tmp_path))
-    answers = AlembicAnswers(settings=case.settings, state=tmp_path / "state")
+    answers = AlembicHistories(settings=case.settings, state=tmp_path / "state")
     async with aclosing(answers):
         assert await current(case, answers) == found
     assert not (tmp_path / "runs").exists()
@@ -338,7 +338,7 @@ async def test_any_other_version_table_is_asked_of_env_py(
     bench: Bench, tmp_path: Path, env_py: str, found: str
 ) -> None:
     case = await case_of(bench, noting(env_py, tmp_path))
-    answers = AlembicAnswers(settings=case.settings, state=tmp_path / "state")
+    answers = AlembicHistories(settings=case.settings, state=tmp_path / "state")
     async with aclosing(answers):
         for _ in range(3):
             assert await current(case, answers) == found
@@ -359,7 +359,7 @@ async def test_env_py_is_asked_again_when_what_it_uses_has_changed(
     )
     case = await case_of(bench, noting(env_py, tmp_path))
     helper = bench.write(case.service.name, "../helper.py", 'SCHEMA = "orders"\n')
-    answers = AlembicAnswers(settings=case.settings, state=tmp_path / "state")
+    answers = AlembicHistories(settings=case.settings, state=tmp_path / "state")
     async with aclosing(answers):
         assert [await current(case, answers) for _ in range(2)] == ["b2", "b2"]
         assert (tmp_path / "runs").read_text() == "x"
@@ -380,7 +380,7 @@ async def test_a_database_is_where_its_last_tenant_is_and_a_new_tenant_counts_at
         *(f"CREATE SCHEMA {name}" for name in ("one", "two", "three")),
         "INSERT INTO tenant VALUES ('one'), ('two')",
     )
-    answers = AlembicAnswers(settings=case.settings, state=tmp_path / "state")
+    answers = AlembicHistories(settings=case.settings, state=tmp_path / "state")
     async with aclosing(answers):
         assert (await case.upgrade()).after == ("b2",)
         assert await current(case, answers) == "b2"
@@ -396,7 +396,7 @@ async def test_an_env_py_that_connects_elsewhere_is_not_asked(bench: Bench, tmp_
     decoy = await bench.case()
     env_py, _ = ASKED["computes the schema"]
     case = await case_of(bench, env_py.replace("database_url()", f"'{decoy.url.reveal()}'"))
-    answers = AlembicAnswers(settings=case.settings, state=tmp_path / "state")
+    answers = AlembicHistories(settings=case.settings, state=tmp_path / "state")
     async with aclosing(answers):
         with pytest.raises(Refused) as caught:
             await current(case, answers)
@@ -407,7 +407,7 @@ async def test_of_several_tables_none_is_chosen_where_env_py_cannot_be_asked(
     bench: Bench, tmp_path: Path
 ) -> None:
     case = await case_of(bench, "raise LookupError('no such region')\n")
-    answers = AlembicAnswers(settings=case.settings, state=tmp_path / "state")
+    answers = AlembicHistories(settings=case.settings, state=tmp_path / "state")
     async with aclosing(answers):
         with pytest.raises(ServerError) as caught:
             await current(case, answers)
@@ -430,7 +430,7 @@ async def test_other_columns_and_other_tables_change_nothing(
 ) -> None:
     case = await bench.migrated(ENV_PY, "SELECT 1")
     await case.ask(*statement.split("; "))
-    answers = AlembicAnswers(settings=case.settings, state=tmp_path / "state")
+    answers = AlembicHistories(settings=case.settings, state=tmp_path / "state")
     async with aclosing(answers):
         assert await current(case, answers) == "a1"
 

@@ -8,7 +8,7 @@ import pytest
 
 from huleedu_tasks.config.urls import ResolvedUrl
 from huleedu_tasks.errors import ExitCode
-from huleedu_tasks.migrations.alembic_history import AlembicAnswers
+from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.inspection import identify
@@ -41,7 +41,7 @@ async def begun(bench: Bench, *statements: str) -> Case:
 
 @asynccontextmanager
 async def attempts(case: Case, step: Callable[[str], None]) -> AsyncIterator[Attempts]:
-    answers = AlembicAnswers(settings=case.settings, state=None)
+    answers = AlembicHistories(settings=case.settings, state=None)
     target = Target(
         service=case.service,
         resolved=ResolvedUrl(url=case.url, source="the test"),
@@ -62,7 +62,7 @@ async def attempts(case: Case, step: Callable[[str], None]) -> AsyncIterator[Att
             identity=await identify(held),
             lock=held,
             record=unwritten_record(),
-            folder=case.events,
+            directory=case.events,
             step=step,
         )
 

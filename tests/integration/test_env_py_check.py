@@ -50,10 +50,10 @@ ASYNCPG, PSYCOPG, PSYCOPG2, PG8000 = (
 
 
 def ask(
-    folder: Path, env_py: str, url: str, variables: Mapping[str, str] | None = None
+    directory: Path, env_py: str, url: str, variables: Mapping[str, str] | None = None
 ) -> tuple[Problem, ...]:
     """Return what is found about an `env.py` that is given a URL."""
-    directory = Layout(files={"alembic/env.py": env_py}).write(folder / "orders_service")
+    directory = Layout(files={"alembic/env.py": env_py}).write(directory / "orders_service")
     asked = service("orders", directory=directory)
     process = {
         **clean_environment(),
@@ -61,7 +61,7 @@ def ask(
         VARIABLE: url,
         **(variables or {}),
     }
-    settings = Settings(root=folder, process=process, file={}, lines={})
+    settings = Settings(root=directory, process=process, file={}, lines={})
 
     async def main() -> tuple[Problem, ...]:
         async with aclosing(WarmWorkers()) as workers:

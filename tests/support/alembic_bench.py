@@ -54,9 +54,9 @@ class Case:
         return [row[0] for row in await self.ask("SELECT version_num FROM alembic_version")]
 
     async def session(
-        self, settings: Mapping[str, str] = TOLD, wishes: Mapping[str, str] | None = None
+        self, settings: Mapping[str, str] = TOLD, optional_settings: Mapping[str, str] | None = None
     ) -> Observation:
-        return await observation_of(self.url, self.events, settings, wishes)
+        return await observation_of(self.url, self.events, settings, optional_settings)
 
     async def upgrade(self, target: str = "head", session: Observation | None = None) -> Migrated:
         session = session or await self.session()

@@ -40,9 +40,9 @@ def development_of(app: App, *names: str, **stated: Any) -> Development:
 
 def without_initdb(monorepo: Monorepo) -> Monorepo:
     """Give a monorepo what initdb made for another one, where that is not what is tested."""
-    folder = monorepo.state / _template().relative_to(_template().parents[2])
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["cp", "-a", _template(), folder], check=True)
+    directory = monorepo.state / _template().relative_to(_template().parents[2])
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cp", "-a", _template(), directory], check=True)
     return monorepo
 
 
@@ -53,5 +53,5 @@ def _template() -> Path:
     monorepo = stack.enter_context(new_monorepo(["any"]))
     assert monorepo.invoke("db.up").code == 0
     monorepo.stop_servers()
-    (folder,) = monorepo.state.glob("embedded/postgresql-*/.template")
-    return folder
+    (directory,) = monorepo.state.glob("embedded/postgresql-*/.template")
+    return directory

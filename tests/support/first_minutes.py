@@ -106,12 +106,12 @@ def env_py(
     return template.format(url=url, before=before, first=first, options=options)
 
 
-def history(folder: str, env: str, table: str = "thing", *, ini: str = INI) -> dict[str, str]:
+def history(directory: str, env: str, table: str = "thing", *, ini: str = INI) -> dict[str, str]:
     """Return the files of a history of one revision."""
     return {
-        f"{folder}/alembic.ini": ini,
-        f"{folder}/alembic/env.py": env,
-        f"{folder}/alembic/versions/{table}_1.py": REVISION.format(id=f"{table}1", table=table),
+        f"{directory}/alembic.ini": ini,
+        f"{directory}/alembic/env.py": env,
+        f"{directory}/alembic/versions/{table}_1.py": REVISION.format(id=f"{table}1", table=table),
     }
 
 
@@ -149,7 +149,7 @@ def url_for_containers(root: Path, port: int) -> ByHand:
 
 
 def parts(root: Path, port: int) -> ByHand:
-    """The most used FastAPI template: parts of the URL, a root `.env`, a folder `backend`."""
+    """The most used FastAPI template: parts of the URL, a root `.env`, a directory `backend`."""
     fields = "\n    ".join(
         f"POSTGRES_{name}: {kind}"
         for name, kind in (
@@ -220,7 +220,7 @@ def sections(root: Path, port: int) -> ByHand:
         for name in ("core", "audit")
     )
     write(root, {"compose.yaml": compose(port, more)})
-    # The folder is the same, so that nothing tells whose container is whose.
+    # The directory is the same, so that nothing tells whose container is whose.
     return {
         name: {"port": port, "compose_service": "db", "database": name}
         for name in ("core", "audit")
@@ -278,7 +278,7 @@ def from_ini(root: Path, port: int) -> ByHand:
 
 
 def two_configurations(root: Path, port: int) -> ByHand:
-    """Two configuration files in one folder, each with scripts of its own."""
+    """Two configuration files in one directory, each with scripts of its own."""
     write(root, history("notes", env_py('os.environ["NOTES_DATABASE_URL"]'), "note"))
     write(root, {"notes/alembic_audit.ini": "[alembic]\nscript_location = %(here)s/audit\n"})
     write(
@@ -312,7 +312,7 @@ def in_pyproject(root: Path, port: int) -> ByHand:
 def same_package(root: Path, port: int) -> ByHand:
     """Each service has a package `src`; all take parts of the URL from a library in the root.
 
-    The containers get both folders as one; here each is a folder of PYTHONPATH.
+    The containers get both directories as one; here each is a directory of PYTHONPATH.
     """
     fields = "\n    ".join(f"POSTGRES_{name}: str" for name in ("SERVER", "USER", "PASSWORD", "DB"))
     settings = SETTINGS.format(fields=f"{fields}\n    POSTGRES_PORT: int = 5432", env_file=".env")
@@ -325,13 +325,14 @@ def same_package(root: Path, port: int) -> ByHand:
     for name in ("auth", "users"):
         before = "from src.models import OWNER\nfrom libs.shared.config import settings as s"
         before += f'\nassert OWNER == "{name}"'
-        folder = f"services/{name}"
-        write(root, history(folder, env_py(url, before=before), name))
+        directory = f"services/{name}"
+        write(root, history(directory, env_py(url, before=before), name))
         write(
-            root, {f"{folder}/src/__init__.py": "", f"{folder}/src/models.py": f'OWNER = "{name}"'}
+            root,
+            {f"{directory}/src/__init__.py": "", f"{directory}/src/models.py": f'OWNER = "{name}"'},
         )
         ini = "[alembic]\nscript_location = alembic\n"
-        write(root, {f"{folder}/alembic.ini": ini})
+        write(root, {f"{directory}/alembic.ini": ini})
     applications = "".join(
         f"  {name}:\n    build: ./services/{name}\n    env_file: .env\n    environment:\n"
         f"      POSTGRES_DB: {name}\n"
@@ -344,7 +345,7 @@ def same_package(root: Path, port: int) -> ByHand:
 
 
 def uv_workspace(root: Path, port: int) -> ByHand:
-    """Packages in src folders, a compose file that includes others, another for developers."""
+    """Packages in src directories, a compose file that includes others, another for developers."""
     names = ("stock", "event")
     url = "postgresql+asyncpg://${DB_USER:-dev}:${DB_PASSWORD:-dev-pw}@db:5432/acme_"
     given = (
@@ -352,14 +353,14 @@ def uv_workspace(root: Path, port: int) -> ByHand:
     )
     for name in names:
         before = f"from {name}.models import TABLE\nfrom shared.models import BASE\n{given}"
-        folder = f"services/{name}"
+        directory = f"services/{name}"
         ini = "[alembic]\nscript_location = alembic\n"
         ini += f"sqlalchemy.url = postgresql+asyncpg://dev:dev-pw@db:5432/acme_{name}\n"
-        write(root, history(folder, env_py("URL", before=before), name, ini=ini))
-        write(root, {f"{folder}/src/{name}/__init__.py": ""})
-        write(root, {f"{folder}/src/{name}/models.py": f'TABLE = "{name}"\n'})
+        write(root, history(directory, env_py("URL", before=before), name, ini=ini))
+        write(root, {f"{directory}/src/{name}/__init__.py": ""})
+        write(root, {f"{directory}/src/{name}/models.py": f'TABLE = "{name}"\n'})
         container = f"  {name}:\n    build: .\n    environment:\n      DATABASE_URL: {url}{name}\n"
-        write(root, {f"{folder}/docker-compose.yml": f"services:\n{container}"})
+        write(root, {f"{directory}/docker-compose.yml": f"services:\n{container}"})
     write(root, {"shared/src/shared/__init__.py": "", "shared/src/shared/models.py": "BASE = 1\n"})
     applications = "".join(
         f"  {name}:\n    build:\n      context: .\n      dockerfile: services/{name}/Dockerfile\n"

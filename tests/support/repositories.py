@@ -18,7 +18,7 @@ SYNC = "from sqlalchemy import create_engine\ncreate_engine(URL)\n"
 
 
 def write(root: Path, files: Mapping[str, str]) -> Path:
-    """Write files into a folder."""
+    """Write files into a directory."""
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,12 +26,12 @@ def write(root: Path, files: Mapping[str, str]) -> Path:
     return root
 
 
-def service(folder: str, config: str = "", *, env: str = ASYNC) -> dict[str, str]:
+def service(directory: str, config: str = "", *, env: str = ASYNC) -> dict[str, str]:
     """Return the files of a service whose settings are these."""
     return {
-        f"{folder}/alembic.ini": INI,
-        f"{folder}/alembic/env.py": env,
-        **({f"{folder}/config.py": config} if config else {}),
+        f"{directory}/alembic.ini": INI,
+        f"{directory}/alembic/env.py": env,
+        **({f"{directory}/config.py": config} if config else {}),
     }
 
 

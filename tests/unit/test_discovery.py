@@ -59,14 +59,14 @@ def test_histories_that_run_from_the_root_are_named_by_where_they_are_configured
     tmp_path: Path,
 ) -> None:
     root = tmp_path / "acme"
-    for folder in ("alembic", "services/auth/alembic", "services/ingest/alembic"):
-        ini = f"[alembic]\nscript_location = {folder}\n"
-        write(root, {f"{folder}/../alembic.ini": ini, f"{folder}/env.py": ASYNC})
+    for directory in ("alembic", "services/auth/alembic", "services/ingest/alembic"):
+        ini = f"[alembic]\nscript_location = {directory}\n"
+        write(root, {f"{directory}/../alembic.ini": ini, f"{directory}/env.py": ASYNC})
     write(root, {".git/HEAD": ""})
     assert set(names_of(root)) == {"acme", "auth", "ingest"}
 
 
-def test_a_folder_of_packages_names_no_service(tmp_path: Path) -> None:
+def test_a_directory_of_packages_names_no_service(tmp_path: Path) -> None:
     root = write(tmp_path / "acme", service("packages/api"))
     assert names_of(root) == ["acme"]
 
@@ -112,7 +112,7 @@ def test_what_differs_is_stated_with_its_evidence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "name", "database"),
+    ("directory", "name", "database"),
     [
         ("services/orders_service", "orders_db", ""),
         ("services/orders-service", "orders-db", "orders"),
@@ -125,13 +125,13 @@ def test_what_differs_is_stated_with_its_evidence(tmp_path: Path) -> None:
         ("services/orders/backend", "orders_db", ""),
     ],
 )
-def test_a_folder_and_a_server_that_are_named_alike_belong_together(
-    tmp_path: Path, folder: str, name: str, database: str
+def test_a_directory_and_a_server_that_are_named_alike_belong_together(
+    tmp_path: Path, directory: str, name: str, database: str
 ) -> None:
-    write(tmp_path, service(folder) | service("services/payments_service"))
+    write(tmp_path, service(directory) | service("services/payments_service"))
     write(tmp_path, compose(server("payments_db", 5440, "payments"), server(name, 5441, database)))
     ports = {entry["port"]: entry for entry in entries(tmp_path).values()}
-    assert load(tmp_path)[5441].directory == tmp_path / folder
+    assert load(tmp_path)[5441].directory == tmp_path / directory
     assert set(ports) == {5440, 5441}
 
 
@@ -142,7 +142,9 @@ def load(root: Path) -> dict[int, Any]:
     return {each.port: each for each in load_registry(path).services}
 
 
-def test_a_folder_that_is_named_like_a_part_of_another_keeps_its_own_server(tmp_path: Path) -> None:
+def test_a_directory_that_is_named_like_a_part_of_another_keeps_its_own_server(
+    tmp_path: Path,
+) -> None:
     write(tmp_path, service("services/orders") | service("services/orders_archive"))
     write(tmp_path, compose(server("orders_archive_db", 5441), server("orders_db", 5442)))
     assert {n: e["port"] for n, e in entries(tmp_path).items()} == {
@@ -283,7 +285,7 @@ def test_what_databases_have_in_common_becomes_their_convention(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("folder", "prefix"),
+    ("directory", "prefix"),
     [
         ("acme", "ACME"),
         ("full-stack-fastapi-template", "FULL"),
@@ -292,9 +294,11 @@ def test_what_databases_have_in_common_becomes_their_convention(tmp_path: Path) 
     ],
 )
 def test_settings_are_named_after_the_repository_where_databases_have_nothing_in_common(
-    tmp_path: Path, folder: str, prefix: str | None
+    tmp_path: Path, directory: str, prefix: str | None
 ) -> None:
-    root = write(tmp_path / folder, service("apps/orders") | compose(server("db", 5441, "orders")))
+    root = write(
+        tmp_path / directory, service("apps/orders") | compose(server("db", 5441, "orders"))
+    )
     assert discovered(root).document.get("prefix") == prefix
 
 
@@ -344,7 +348,7 @@ def test_the_servers_own_database_does_not_hide_whose_the_others_are(tmp_path: P
     assert [each.database for each in load_all(tmp_path)] == names
 
 
-def test_a_service_whose_database_nobody_tells_is_marked(tmp_path: Path) -> None:
+def test_a_service_whose_database_nobody_tells_is_tagged(tmp_path: Path) -> None:
     found = shared(tmp_path)
     assert found["orders"]["database"].startswith("FIXME: ")
     result = discovered(tmp_path)
@@ -355,7 +359,7 @@ def test_a_service_whose_database_nobody_tells_is_marked(tmp_path: Path) -> None
 # What cannot be settled
 
 
-def test_two_servers_that_fit_alike_are_a_marker_that_every_command_refuses(tmp_path: Path) -> None:
+def test_two_servers_that_fit_alike_are_a_tag_that_every_command_refuses(tmp_path: Path) -> None:
     config = 'NAME = "postgresql+asyncpg://u@h/shop"'
     write(tmp_path, service("apps/orders", config))
     write(tmp_path, compose(server("one", 5441, "shop"), server("two", 5442, "shop")))
@@ -391,7 +395,7 @@ def test_without_a_server_the_sources_may_tell_enough(tmp_path: Path) -> None:
     assert "There is no compose file." in discovered(tmp_path).remarks
 
 
-def test_without_a_server_and_a_port_the_service_is_marked(tmp_path: Path) -> None:
+def test_without_a_server_and_a_port_the_service_is_tagged(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders"))
     write(tmp_path, compose(server("payments_db", 5441, "payments")))
     entry = entries(tmp_path)["orders"]
@@ -423,7 +427,7 @@ def test_a_server_that_is_nobodys_is_offered_before_those_that_are_somebodys(
     assert [choice.value for choice in question.choices] == ["5443", "spare", "orders_db"]
 
 
-def test_a_server_without_a_port_on_this_machine_is_marked(tmp_path: Path) -> None:
+def test_a_server_without_a_port_on_this_machine_is_tagged(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders"))
     write(tmp_path, compose(server("orders_db", None)))
     assert "publishes no port" in entries(tmp_path)["orders"]["port"]
@@ -495,7 +499,7 @@ def test_a_variable_of_its_own_is_taken_before_one_that_others_read_too(tmp_path
     }
 
 
-def test_folders_of_one_name_get_names_that_tell_them_apart(tmp_path: Path) -> None:
+def test_directories_of_one_name_get_names_that_tell_them_apart(tmp_path: Path) -> None:
     write(tmp_path, service("sales/orders") | service("support/orders"))
     config = 'URL = "postgresql+asyncpg://u@localhost:{}/{}"'
     write(tmp_path, {"sales/orders/config.py": config.format(5441, "a")})
@@ -554,11 +558,13 @@ def test_histories_of_one_database_are_stated_with_their_order(tmp_path: Path) -
     )
 
 
-def test_what_does_not_hold_together_is_told_with_the_folders_there_are(tmp_path: Path) -> None:
+def test_what_does_not_hold_together_is_told_with_the_directories_there_are(tmp_path: Path) -> None:
     regular(tmp_path)
-    folder = "services/orders_service"
+    directory = "services/orders_service"
     ini = "[alembic]\nscript_location = %(here)s/migrations\n"
-    write(tmp_path, {f"{folder}/db/alembic.ini": ini, f"{folder}/db/migrations/env.py": ASYNC})
+    write(
+        tmp_path, {f"{directory}/db/alembic.ini": ini, f"{directory}/db/migrations/env.py": ASYNC}
+    )
     existing(tmp_path, {"name": "orders", "port": 5441, "alembic_config": "db/alembic.ini"})
     rows = discovered(tmp_path).unsettled
     (told,) = (row for row in rows if row["field"] == "url_variable")
@@ -566,7 +572,7 @@ def test_what_does_not_hold_together_is_told_with_the_folders_there_are(tmp_path
     assert told["question"] == "'ORDERS_SERVICE_DATABASE_URL' belongs to 'orders' already"
 
 
-def test_sections_and_second_configurations_of_a_folder_are_services_of_their_own(
+def test_sections_and_second_configurations_of_a_directory_are_services_of_their_own(
     tmp_path: Path,
 ) -> None:
     ini = "[core]\nscript_location = core\n[audit]\nscript_location = audit\n"
@@ -582,7 +588,7 @@ def test_sections_and_second_configurations_of_a_folder_are_services_of_their_ow
     assert {entry["directory"] for entry in found_ones} == {"."}
 
 
-def test_a_folder_beside_the_services_without_migrations_is_told(tmp_path: Path) -> None:
+def test_a_directory_beside_the_services_without_migrations_is_told(tmp_path: Path) -> None:
     write(tmp_path, service("services/orders_service"))
     write(
         tmp_path,
@@ -704,7 +710,7 @@ def test_a_source_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_a_registry_elsewhere_says_everything_from_its_own_folder(tmp_path: Path) -> None:
+def test_a_registry_elsewhere_says_everything_from_its_own_directory(tmp_path: Path) -> None:
     write(tmp_path, service("services/orders_service"))
     text = "services:\n" + server("orders_db", 5441, "huleedu_orders")
     write(tmp_path, {"infra/compose.yaml": text})
@@ -767,7 +773,7 @@ def test_a_service_that_has_come_is_added_behind_those_that_are_stated(tmp_path:
     assert {row["service"] for row in result.fields} == {"users"}
 
 
-def test_a_service_that_was_moved_gets_its_new_folder(tmp_path: Path) -> None:
+def test_a_service_that_was_moved_gets_its_new_directory(tmp_path: Path) -> None:
     write(tmp_path, service("apps/shop"))
     write(tmp_path, compose(server("orders_db", 5441, "huleedu_orders")))
     config = 'URL = "postgresql+asyncpg://u@orders_db/huleedu_orders"'
@@ -789,9 +795,9 @@ def test_a_service_that_was_moved_gets_its_new_folder(tmp_path: Path) -> None:
 def test_an_entry_is_known_by_its_alembic_configuration_wherever_it_runs(
     tmp_path: Path, stated: dict[str, Any]
 ) -> None:
-    folder = "services/orders_service/db"
+    directory = "services/orders_service/db"
     ini = "[alembic]\nscript_location = %(here)s/migrations\n"
-    write(tmp_path, {f"{folder}/alembic.ini": ini, f"{folder}/migrations/env.py": ASYNC})
+    write(tmp_path, {f"{directory}/alembic.ini": ini, f"{directory}/migrations/env.py": ASYNC})
     write(tmp_path, compose(server("orders_db", 5441, "huleedu_orders")))
     variable = {"url_variable": "ORDERS_SERVICE_DATABASE_URL"}
     existing(tmp_path, {"name": "orders", "port": 5441, **variable, **stated})
@@ -800,23 +806,28 @@ def test_an_entry_is_known_by_its_alembic_configuration_wherever_it_runs(
     assert not result.remarks
 
 
-def test_an_entry_whose_migrations_do_not_run_in_its_folder_is_told(tmp_path: Path) -> None:
+def test_an_entry_whose_migrations_do_not_run_in_its_directory_is_told(tmp_path: Path) -> None:
     ini = "[alembic]\nscript_location = migrations\n"
-    folder = "services/orders_service"
-    write(tmp_path, {f"{folder}/migrations/alembic.ini": ini, f"{folder}/migrations/env.py": ASYNC})
+    directory = "services/orders_service"
+    write(
+        tmp_path,
+        {f"{directory}/migrations/alembic.ini": ini, f"{directory}/migrations/env.py": ASYNC},
+    )
     write(tmp_path, compose(server("orders_db", 5441, "huleedu_orders")))
-    entry = {"name": "orders", "port": 5441, "directory": f"{folder}/migrations"}
+    entry = {"name": "orders", "port": 5441, "directory": f"{directory}/migrations"}
     existing(tmp_path, entry)
     assert names_of(tmp_path) == ["orders"]
     (remark,) = discovered(tmp_path).remarks
-    assert f"found was '{folder}'" in remark
+    assert f"found was '{directory}'" in remark
 
 
 def test_two_services_are_never_taken_for_one_entry(tmp_path: Path) -> None:
-    folder = "services/orders_service"
+    directory = "services/orders_service"
     ini = "[alembic]\nscript_location = %(here)s/migrations\n"
-    write(tmp_path, service(folder))
-    write(tmp_path, {f"{folder}/db/alembic.ini": ini, f"{folder}/db/migrations/env.py": ASYNC})
+    write(tmp_path, service(directory))
+    write(
+        tmp_path, {f"{directory}/db/alembic.ini": ini, f"{directory}/db/migrations/env.py": ASYNC}
+    )
     write(tmp_path, compose(server("orders_db", 5441), server("other_db", 5442)))
     existing(tmp_path, {"name": "orders", "port": 5441, "alembic_config": "db/alembic.ini"})
     documents = [each.document for each in found(tmp_path).entries(Decisions())]
@@ -850,7 +861,7 @@ def test_an_existing_entry_answers_what_discovery_cannot(tmp_path: Path) -> None
     assert "is up to date." in discovered(tmp_path).closing[0]
 
 
-def test_a_marker_is_replaced_by_what_is_found_now(tmp_path: Path) -> None:
+def test_a_tag_is_replaced_by_what_is_found_now(tmp_path: Path) -> None:
     regular(tmp_path)
     existing(tmp_path, {"name": "orders", "port": "FIXME: 5441 or 5442?", "seed_after": []})
     assert entries(tmp_path)["orders"] == {"name": "orders", "seed_after": [], "port": 5441}
@@ -862,7 +873,7 @@ def test_an_entry_of_which_nothing_is_found_is_kept_and_told(tmp_path: Path) -> 
     existing(tmp_path, gone, {"name": "orders", "port": 5441})
     result = discovered(tmp_path)
     assert result.document["services"] == [gone, {"name": "orders", "port": 5441}]
-    assert "gone: no folder with its migrations was found; it was kept." in result.remarks
+    assert "gone: no directory with its migrations was found; it was kept." in result.remarks
 
 
 def test_a_registry_that_is_no_json_is_an_error_with_its_line(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which folders are services, and where their migrations are."""
+"""Which directories are services, and where their migrations are."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 from huleedu_tasks.discovery.service_facts import telling_name
 from huleedu_tasks.errors import Finding
-from huleedu_tasks.migrations.directories import find_folders, ini_url
+from huleedu_tasks.migrations.directories import find_directories, ini_url
 from huleedu_tasks.repository import repository_files
 from tests.support.repositories import INI, service, write
 
@@ -20,11 +20,11 @@ TOML = '[tool.alembic]\nscript_location = "%(here)s/alembic"\n'
 HERE = "[alembic]\nscript_location = %(here)s{}\n"
 
 
-def folders(root: Path) -> tuple[dict[str, str], list[str]]:
-    """Return the configuration of each service by its folder, and what was remarked."""
+def directories(root: Path) -> tuple[dict[str, str], list[str]]:
+    """Return the configuration of each service by its directory, and what was remarked."""
     repository_files.cache_clear()
     not_taken: list[Finding] = []
-    found = find_folders(root, not_taken)
+    found = find_directories(root, not_taken)
     paths = {
         f.path.relative_to(root).as_posix(): f.config.relative_to(root).as_posix() for f in found
     }
@@ -81,11 +81,11 @@ def folders(root: Path) -> tuple[dict[str, str], list[str]]:
 def test_a_service_is_where_the_script_location_leads(
     tmp_path: Path, files: dict[str, str], expected: dict[str, str]
 ) -> None:
-    assert folders(write(tmp_path, files)) == (expected, [])
+    assert directories(write(tmp_path, files)) == (expected, [])
 
 
 @pytest.mark.parametrize(
-    "folder",
+    "directory",
     [
         "node_modules/x",
         ".cache/x",
@@ -95,28 +95,28 @@ def test_a_service_is_where_the_script_location_leads(
         "venv/x",
     ],
 )
-def test_what_others_have_written_is_no_service(tmp_path: Path, folder: str) -> None:
-    write(tmp_path, {**service(folder), "venv/pyvenv.cfg": ""})
-    assert folders(tmp_path) == ({}, [])
+def test_what_others_have_written_is_no_service(tmp_path: Path, directory: str) -> None:
+    write(tmp_path, {**service(directory), "venv/pyvenv.cfg": ""})
+    assert directories(tmp_path) == ({}, [])
 
 
 def test_what_git_ignores_is_no_service(tmp_path: Path) -> None:
     write(tmp_path, {**service("kept"), **service("scratch/copy"), ".gitignore": "scratch/\n"})
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
-    assert folders(tmp_path) == ({"kept": "kept/alembic.ini"}, [])
+    assert directories(tmp_path) == ({"kept": "kept/alembic.ini"}, [])
 
 
 def test_a_submodule_and_another_repository_inside_are_looked_into(tmp_path: Path) -> None:
     module = write(tmp_path / "elsewhere", service("module"))
     root = write(tmp_path / "root", service("apps/own"))
-    for folder in (module, root):
-        git(folder, "init", "--quiet")
+    for directory in (module, root):
+        git(directory, "init", "--quiet")
     git(module, "add", ".")
     git(module, "commit", "--quiet", "--message", "x")
     git(root, "submodule", "--quiet", "add", str(module), "libs/module")
     git(write(root / "nested", service("shop")), "init", "--quiet")
     write(root, {"nested/.gitignore": "copy/\n", **service("nested/copy")})
-    assert set(folders(root)[0]) == {"apps/own", "libs/module/module", "nested/shop"}
+    assert set(directories(root)[0]) == {"apps/own", "libs/module/module", "nested/shop"}
 
 
 def test_another_checkout_of_the_same_repository_is_not_looked_into(tmp_path: Path) -> None:
@@ -125,13 +125,13 @@ def test_another_checkout_of_the_same_repository_is_not_looked_into(tmp_path: Pa
     git(root, "add", ".")
     git(root, "commit", "--quiet", "--message", "x")
     git(root, "worktree", "add", "--quiet", "checkouts/fix")
-    assert set(folders(root)[0]) == {"apps/own"}
+    assert set(directories(root)[0]) == {"apps/own"}
 
 
-def git(folder: Path, *arguments: str) -> None:
+def git(directory: Path, *arguments: str) -> None:
     names = ("user.name=x", "user.email=x@example.org", "protocol.file.allow=always")
     settings = [word for name in names for word in ("-c", name)]
-    subprocess.run(["git", *settings, *arguments], cwd=folder, check=True, capture_output=True)
+    subprocess.run(["git", *settings, *arguments], cwd=directory, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("has_git", [True, False])
@@ -143,7 +143,7 @@ def test_a_name_that_is_no_utf_8_or_begins_with_a_blank_is_no_obstacle(
     write(named, service("."))
     if has_git:
         git(tmp_path, "init", "--quiet")
-    found, remarks = folders(tmp_path)
+    found, remarks = directories(tmp_path)
     assert set(found) == {" blank"}
     assert remarks == [
         "caf\N{REPLACEMENT CHARACTER}/alembic.ini configures Alembic, but its name is not UTF-8, "
@@ -154,9 +154,9 @@ def test_a_name_that_is_no_utf_8_or_begins_with_a_blank_is_no_obstacle(
 def test_a_service_does_not_go_beyond_the_root(tmp_path: Path) -> None:
     root = write(tmp_path / "services" / "db", service("."))
     repository_files.cache_clear()
-    (folder,) = find_folders(root, [])
-    assert folder.home == root
-    assert telling_name(folder) == "db"
+    (directory,) = find_directories(root, [])
+    assert directory.home == root
+    assert telling_name(directory) == "db"
 
 
 def test_without_git_a_link_is_not_followed_and_what_is_no_file_is_none(tmp_path: Path) -> None:
@@ -165,13 +165,13 @@ def test_without_git_a_link_is_not_followed_and_what_is_no_file_is_none(tmp_path
     (root / "link").symlink_to(elsewhere)
     (root / "circle").symlink_to(root)
     os.mkfifo(root / "config.py")
-    assert folders(root) == ({"own": "own/alembic.ini"}, [])
+    assert directories(root) == ({"own": "own/alembic.ini"}, [])
     assert root / "config.py" not in repository_files(root)
 
 
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
-    """Make a folder that any user may go down to, unlike those for tests."""
+    """Make a directory that any user may go down to, unlike those for tests."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -179,7 +179,7 @@ def open_to_all() -> Iterator[Path]:
 
 @contextmanager
 def ordinary_user() -> Iterator[None]:
-    """Be nobody special for a moment: root may look into every folder."""
+    """Be nobody special for a moment: root may look into every directory."""
     is_root = os.geteuid() == 0
     if is_root:
         os.seteuid(65534)
@@ -191,13 +191,13 @@ def ordinary_user() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o400, 0o100])
-def test_a_folder_that_may_not_be_looked_into_is_passed_by(open_to_all: Path, mode: int) -> None:
+def test_a_directory_that_may_not_be_looked_into_is_passed_by(open_to_all: Path, mode: int) -> None:
     write(open_to_all, service("own") | service("closed"))
     closed = open_to_all / "closed"
     closed.chmod(mode)
     try:
         with ordinary_user():
-            assert folders(open_to_all)[0] == {"own": "own/alembic.ini"}
+            assert directories(open_to_all)[0] == {"own": "own/alembic.ini"}
     finally:
         closed.chmod(0o700)
 
@@ -214,11 +214,11 @@ def test_a_folder_that_may_not_be_looked_into_is_passed_by(open_to_all: Path, mo
 def test_settings_that_say_nothing_of_alembic_are_passed_by(
     tmp_path: Path, name: str, text: str
 ) -> None:
-    assert folders(write(tmp_path, {f"a/{name}": text})) == ({}, [])
+    assert directories(write(tmp_path, {f"a/{name}": text})) == ({}, [])
 
 
 def test_an_alembic_ini_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    assert folders(write(tmp_path, {"a/alembic.ini": "script_location = alembic\n"})) == (
+    assert directories(write(tmp_path, {"a/alembic.ini": "script_location = alembic\n"})) == (
         {},
         ["a/alembic.ini cannot be parsed, so its service is not known."],
     )
@@ -226,7 +226,7 @@ def test_an_alembic_ini_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("location", ["x" * 300, "%(here)s/../../../elsewhere", "/nowhere", "\0"])
 def test_a_script_location_that_leads_nowhere_is_told(tmp_path: Path, location: str) -> None:
-    found, remarks = folders(write(tmp_path, {"a/alembic.ini": INI_OF.format(location)}))
+    found, remarks = directories(write(tmp_path, {"a/alembic.ini": INI_OF.format(location)}))
     assert found == {}
     assert remarks == ["a/alembic.ini configures Alembic, but its script_location holds no env.py."]
 
@@ -242,7 +242,7 @@ def test_a_script_location_that_leads_nowhere_is_told(tmp_path: Path, location: 
 def test_a_configuration_that_makes_no_service_has_its_reason(
     tmp_path: Path, files: dict[str, str], reason: str
 ) -> None:
-    found, (remark,) = folders(write(tmp_path, files))
+    found, (remark,) = directories(write(tmp_path, files))
     assert found == {}
     assert remark.startswith("a/alembic.ini")
     assert reason in remark
@@ -254,7 +254,7 @@ def test_each_database_of_an_env_py_for_several_is_a_service(tmp_path: Path) -> 
     write(tmp_path, {"a/alembic.ini": ini, "a/alembic/env.py": several})
     write(tmp_path, {"b/alembic.ini": ini, "b/alembic/env.py": "does not read them"})
     repository_files.cache_clear()
-    found = find_folders(tmp_path, [])
+    found = find_directories(tmp_path, [])
     assert [(f.path.name, f.engine, telling_name(f), ini_url(f)) for f in found] == [
         ("a", "accounts", "accounts", ""),
         ("a", "audit", "audit", "u"),
@@ -280,7 +280,7 @@ def test_the_application_of_flask_migrate_is_found(
     write(tmp_path, {"a/migrations/alembic.ini": "[alembic]\n", **env, **files})
     repository_files.cache_clear()
     not_taken: list[Finding] = []
-    found = [(f.path.name, f.flask_app) for f in find_folders(tmp_path, not_taken)]
+    found = [(f.path.name, f.flask_app) for f in find_directories(tmp_path, not_taken)]
     assert found == ([("a", application)] if application else [])
     assert ["'flask_app'" in str(each) for each in not_taken] == [True] * (not application)
 
@@ -290,13 +290,13 @@ def test_what_looks_like_a_service_and_is_none_is_told(tmp_path: Path) -> None:
     write(
         tmp_path, {"b/alembic.ini": INI, "a/alembic_audit.ini": INI, **service("a/tests/fixture")}
     )
-    found, remarks = folders(tmp_path)
+    found, remarks = directories(tmp_path)
     assert found == {"a": "a/alembic.ini"}
     assert remarks == [
-        "a/alembic_audit.ini configures migrations of a too, as alembic.ini does, which was taken: "
+        "a/alembic_audit.ini configures migrations of a as alembic.ini does, which was taken: "
         "an entry has one configuration.",
-        "a/tests/fixture/alembic.ini configures Alembic in a folder of tests or templates, which "
-        "holds no service.",
+        "a/tests/fixture/alembic.ini configures Alembic in a directory of tests or templates, "
+        "which holds no service.",
         "b/alembic.ini configures Alembic, but its script_location holds no env.py.",
     ]
 
@@ -317,6 +317,6 @@ def test_the_python_of_a_service_is_its_own_environments_or_what_has_locked_it(
 ) -> None:
     write(tmp_path, service("a") | {f"a/{name}": text for name, text in files.items()})
     repository_files.cache_clear()
-    (folder,) = find_folders(tmp_path, [])
-    found = folder.python
+    (directory,) = find_directories(tmp_path, [])
+    found = directory.python
     assert (found[0] if found else None) == python

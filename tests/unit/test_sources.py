@@ -7,7 +7,7 @@ import pytest
 
 from huleedu_tasks.discovery.found_urls import see_url
 from huleedu_tasks.discovery.sources import Sources, local_ports_of, read_sources
-from huleedu_tasks.migrations.directories import find_folders
+from huleedu_tasks.migrations.directories import find_directories
 from huleedu_tasks.repository import repository_files
 from tests.support.repositories import ASYNC, SYNC, service, write
 
@@ -18,8 +18,8 @@ def read(root: Path, config: str = "", *, env: str = ASYNC, **files: str) -> Sou
     """Read the sources of one service."""
     write(root, service("orders", config, env=env) | {f"orders/{n}": t for n, t in files.items()})
     repository_files.cache_clear()
-    (folder,) = find_folders(root, [])
-    return read_sources(folder, root, [folder])
+    (directory,) = find_directories(root, [])
+    return read_sources(directory, root, [directory])
 
 
 def variables(sources: Sources) -> list[str]:

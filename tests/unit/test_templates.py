@@ -21,7 +21,7 @@ SERVER = "15.18 final"
 
 
 class Place:
-    """A service in a monorepo in a temporary folder, last changed long ago."""
+    """A service in a monorepo in a temporary directory, last changed long ago."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -216,7 +216,7 @@ def test_a_virtual_environment_in_a_service_is_no_part_of_its_files(place: Place
     assert place.changed(before) == ""
 
 
-def test_a_service_whose_folder_is_a_virtual_environment_keeps_its_own_files(
+def test_a_service_whose_directory_is_a_virtual_environment_keeps_its_own_files(
     place: Place,
 ) -> None:
     place.write("services/orders_service/pyvenv.cfg", "")
@@ -277,7 +277,7 @@ def used(
     place: Place,
     *,
     files: Sequence[Path] = (),
-    folders: Sequence[Path] = (),
+    directories: Sequence[Path] = (),
     statuses: Sequence[Path] = (),
     modules: dict[str, list[str]] | None = None,
     variables: Sequence[str] = (),
@@ -287,9 +287,11 @@ def used(
     """Return the parts of a database for which something was used."""
     found = Used(
         files=[str(file) for file in files],
-        folders=[str(folder) for folder in folders],
+        directories=[str(directory) for directory in directories],
         statuses=[str(path) for path in statuses],
-        modules={str(place.root / folder): names for folder, names in (modules or {}).items()},
+        modules={
+            str(place.root / directory): names for directory, names in (modules or {}).items()
+        },
         variables=variables,
         all_variables=all_variables,
     )
@@ -297,12 +299,16 @@ def used(
     return fingerprint.with_used(parts, place.service(), found, present)
 
 
-def used_by(place: Place, *files: Path, folders: tuple[Path, ...] = ()) -> Inputs:
-    return used(place, files=files, folders=folders)
+def used_by(place: Place, *files: Path, directories: tuple[Path, ...] = ()) -> Inputs:
+    return used(place, files=files, directories=directories)
 
 
-def changed_since(place: Place, since: float, *files: Path, folders: tuple[Path, ...] = ()) -> str:
-    found = Used(files=[str(file) for file in files], folders=[str(each) for each in folders])
+def changed_since(
+    place: Place, since: float, *files: Path, directories: tuple[Path, ...] = ()
+) -> str:
+    found = Used(
+        files=[str(file) for file in files], directories=[str(each) for each in directories]
+    )
     return fingerprint.changed_since(place.service(), found, place.present(), since)
 
 
@@ -333,20 +339,20 @@ def test_a_file_that_was_put_in_the_place_of_another_one_meanwhile_is_an_edit(
     assert changed_since(place, begin, used) == "libs/shared.py"
 
 
-def test_a_file_that_is_new_in_a_folder_that_was_looked_into_is_an_edit(place: Place) -> None:
+def test_a_file_that_is_new_in_a_directory_that_was_looked_into_is_an_edit(place: Place) -> None:
     place.write("data/one.csv", "1")
-    folders = (place.root / "data",)
-    assert changed_since(place, time.time() + 10, folders=folders) == ""
+    directories = (place.root / "data",)
+    assert changed_since(place, time.time() + 10, directories=directories) == ""
     begin = time.time() - 0.1
     place.write("data/__pycache__/one.pyc", "")
     place.write("data/two.csv", "")
-    assert changed_since(place, begin, folders=folders) in ("data/one.csv", "data/two.csv")
+    assert changed_since(place, begin, directories=directories) in ("data/one.csv", "data/two.csv")
 
 
 def test_what_is_installed_is_compiled_when_it_is_used_and_that_is_no_edit(place: Place) -> None:
     module = place.write("site-packages/library/__init__.py", "")
-    folders = (place.root / "site-packages", module.parent)
-    assert changed_since(place, time.time() - 10, module, folders=folders) == ""
+    directories = (place.root / "site-packages", module.parent)
+    assert changed_since(place, time.time() - 10, module, directories=directories) == ""
 
 
 def test_one_of_its_own_files_that_was_changed_is_named(place: Place) -> None:
@@ -377,9 +383,9 @@ def test_a_name_that_is_no_utf_8_is_a_name(place: Place) -> None:
     assert now["its files"] != before["its files"]
 
 
-def test_a_folder_that_was_looked_into_is_a_part_by_its_names(place: Place) -> None:
+def test_a_directory_that_was_looked_into_is_a_part_by_its_names(place: Place) -> None:
     place.write("data/one.csv", "1")
-    before = used_by(place, folders=(place.root / "data",))
+    before = used_by(place, directories=(place.root / "data",))
     place.write("data/one.csv", "2")
     place.write("data/__pycache__/one.pyc", "")
     assert place.changed(before) == ""
@@ -388,18 +394,18 @@ def test_a_folder_that_was_looked_into_is_a_part_by_its_names(place: Place) -> N
 
 
 @pytest.mark.parametrize("name", ["two.csv", ".two.csv", "two.log", "two~", "node_modules/two"])
-def test_every_name_in_a_folder_that_was_looked_into_counts(place: Place, name: str) -> None:
+def test_every_name_in_a_directory_that_was_looked_into_counts(place: Place, name: str) -> None:
     place.write("data/one.csv", "1")
-    before = used_by(place, folders=(place.root / "data",))
+    before = used_by(place, directories=(place.root / "data",))
     place.write(f"data/{name}", "")
     assert place.changed(before) == "what lies in data"
 
 
-def test_a_folder_of_the_service_that_was_looked_into_is_a_part_with_its_hidden_files(
+def test_a_directory_of_the_service_that_was_looked_into_is_a_part_with_its_hidden_files(
     place: Place,
 ) -> None:
     place.write("services/orders_service/data/one.log", "1")
-    before = used_by(place, folders=(place.root / "services/orders_service/data",))
+    before = used_by(place, directories=(place.root / "services/orders_service/data",))
     place.write("services/orders_service/data/two.log", "")
     assert place.changed(before) == "what lies in services/orders_service/data"
 
@@ -456,7 +462,7 @@ def versions(place: Place) -> Place:
     ("noted", "part"),
     [
         ({"files": ["data/now/rows.csv"]}, "data/now/rows.csv"),
-        ({"folders": ["data/now"]}, "what lies in data/now"),
+        ({"directories": ["data/now"]}, "what lies in data/now"),
         ({"statuses": ["data/now"]}, "the status of data/now"),
         ({"statuses": ["data/now/rows.csv"]}, "the status of data/now/rows.csv"),
     ],
@@ -496,11 +502,11 @@ def test_links_do_not_tell_where_the_monorepo_lies(versions: Place, tmp_path: Pa
     assert moved.changed(before) == ""
 
 
-def test_a_folder_behind_a_link_is_a_part_once_it_was_looked_into(place: Place) -> None:
+def test_a_directory_behind_a_link_is_a_part_once_it_was_looked_into(place: Place) -> None:
     place.write("migrations/versions/a1.py", "revision = 'a1'")
     link = place.root / "services/orders_service/versions"
     link.symlink_to(place.root / "migrations/versions")
-    before = used_by(place, link / "a1.py", folders=(link, place.service().directory))
+    before = used_by(place, link / "a1.py", directories=(link, place.service().directory))
     assert place.changed(before) == ""
     place.write("migrations/versions/a2.py", "revision = 'a2'")
     assert place.changed(before) == "what lies in services/orders_service/versions"
@@ -517,7 +523,7 @@ def test_what_is_known_anyway_is_no_part_of_its_own(place: Place) -> None:
 def test_libraries_are_a_part_by_what_is_installed_and_not_by_their_files(place: Place) -> None:
     library = place.write("site-packages/library/__init__.py", "")
     (place.root / "site-packages/library-1.0.dist-info").mkdir()
-    before = used_by(place, library, folders=(library.parent,))
+    before = used_by(place, library, directories=(library.parent,))
     assert not any("library" in name for name in before)
     place.write("site-packages/library/__init__.py", "edited")
     assert place.changed(before) == ""
@@ -543,7 +549,7 @@ def test_a_library_that_is_installed_again_or_from_elsewhere_is_another_one(
 def test_our_own_libraries_are_a_part_unless_a_service_has_its_own(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another virtual environment is known by its path; the folder noted is as it was."""
+    """Another virtual environment is known by its path; the directory noted is as it was."""
     of_its_own = place.parts(python=("python3",))
     before = place.parts()
     monkeypatch.setattr(fingerprint, "_own_libraries", lambda: [place.root / "other/site-packages"])
@@ -557,7 +563,7 @@ def test_a_template_that_does_not_name_a_part_of_today_does_not_stand_for_it(pla
     assert fingerprint.difference(older, parts, place.present()) == "the server"
 
 
-# What a copy is called and what its mark holds.
+# What a copy is called and what its environment tag holds.
 
 
 DIGESTS = st.dictionaries(st.text(min_size=1), st.text(min_size=1), min_size=1)

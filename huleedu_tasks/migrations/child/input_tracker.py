@@ -93,7 +93,7 @@ class Reads:
         self.clocks: set[str] = set()
         self._files: set[str] = set()
         self._made: set[str] = set()
-        self._folders: set[str] = set()
+        self._directories: set[str] = set()
         self._asked: set[str] = set()
         self._imported: set[str] = set()
         self._search_paths: set[tuple[str, ...]] = set()
@@ -119,7 +119,7 @@ class Reads:
                 # To import a module is not to ask what else lies beside it.
                 caller = sys._getframe(depth).f_code.co_filename  # noqa: SLF001  # it alone tells
                 if not caller.startswith(IMPORTING):
-                    self._add("." if arguments[0] is None else arguments[0], self._folders)
+                    self._add("." if arguments[0] is None else arguments[0], self._directories)
             elif event == "os.chdir":
                 self.asked(arguments[0])
             elif event == "os.mkdir":
@@ -131,21 +131,21 @@ class Reads:
             else:
                 self._hear_program(event, *arguments)
 
-    def asked(self, path: object, folder: int | None = None) -> None:
+    def asked(self, path: object, directory: int | None = None) -> None:
         """Note that it was asked what a path is: whether there is something, where a link leads.
 
         Args:
-            folder: The descriptor of the directory that a relative path begins at, if not ours.
+            directory: The descriptor of the directory that a relative path begins at, if not ours.
         """
         with suppress(Exception):
-            self._add(path, self._asked, folder)
+            self._add(path, self._asked, directory)
 
-    def opened_at(self, path: object, flags: int, folder: int | None) -> None:
+    def opened_at(self, path: object, flags: int, directory: int | None) -> None:
         """Note that a file was opened beginning at another directory than ours."""
         # Without one, the audit event tells all.
-        if folder is not None:
+        if directory is not None:
             with suppress(Exception):
-                self._hear_open(path, None, flags, folder)
+                self._hear_open(path, None, flags, directory)
 
     def executed(self, statement: str) -> None:
         """Note a statement of SQL; one that writes what only a moment gives cannot be tracked."""
@@ -161,15 +161,17 @@ class Reads:
         if is_script and any(map(reads_clock, _codes(code))):
             self.clocks.add(f"{os.path.basename(code.co_filename)} reads {RANDOM}")
 
-    def _hear_open(self, path: object, mode: object, flags: int, folder: int | None = None) -> None:
+    def _hear_open(
+        self, path: object, mode: object, flags: int, directory: int | None = None
+    ) -> None:
         if not flags & os.O_CREAT:
             if not flags & os.O_WRONLY:
-                self._add(path, self._files, folder)
+                self._add(path, self._files, directory)
         elif flags & (os.O_TRUNC | os.O_EXCL):
             # What is read after it was made here is no input.
-            self._add(path, self._made, folder)
+            self._add(path, self._made, directory)
         elif flags & os.O_RDWR:
-            self._add(path, self._files, folder)
+            self._add(path, self._files, directory)
 
     def _hear_sqlite(self, database: str) -> None:
         from urllib.parse import unquote, urlsplit
@@ -202,14 +204,16 @@ class Reads:
         return [file for file in sorted({*read, *loaded}) if may_change(file)]
 
     @property
-    def folders(self) -> list[str]:
+    def directories(self) -> list[str]:
         """The directories whose entries were asked for."""
-        return [folder for folder in sorted(self._folders.copy()) if may_change(folder)]
+        return [
+            directory for directory in sorted(self._directories.copy()) if may_change(directory)
+        ]
 
     @property
     def statuses(self) -> list[str]:
         """The paths of which it was only asked what they are."""
-        read = {*self._files, *self._folders}
+        read = {*self._files, *self._directories}
         return [path for path in sorted(self._asked.copy() - read) if may_change(path)]
 
     @property
@@ -219,22 +223,22 @@ class Reads:
         found: dict[str, set[str]] = {}
         for name in self._imported.copy():
             parent, _, last = name.rpartition(".")
-            for folder in getattr(sys.modules.get(parent), "__path__", ()) if parent else tops:
-                found.setdefault(os.path.abspath(folder), set()).add(last)
+            for directory in getattr(sys.modules.get(parent), "__path__", ()) if parent else tops:
+                found.setdefault(os.path.abspath(directory), set()).add(last)
         own = (each for each in found if may_change(f"{each}{os.sep}") and not is_installed(each))
-        return {folder: sorted(found[folder]) for folder in sorted(own)}
+        return {directory: sorted(found[directory]) for directory in sorted(own)}
 
-    def _add(self, path: Any, paths: set[str], folder: int | None = None) -> None:
+    def _add(self, path: Any, paths: set[str], directory: int | None = None) -> None:
         if isinstance(path, int):
             # That of an open file was told when it was opened.
-            if paths is self._folders:
+            if paths is self._directories:
                 self._add(self._path_of(path), paths)
             return
         if not isinstance(path, (str, bytes, os.PathLike)):
             return
         found = os.fsdecode(path)
-        if folder is not None and not os.path.isabs(found):
-            found = os.path.join(self._path_of(folder), found)
+        if directory is not None and not os.path.isabs(found):
+            found = os.path.join(self._path_of(directory), found)
         found = os.path.abspath(found)
         if found not in self._made and not self._made.intersection(_parents(found)):
             paths.add(found)

@@ -290,10 +290,10 @@ def _address(parameters: dict[str, Any], case: dict[str, Any], driver: str) -> d
 
 
 def _imported(file: str) -> ModuleType:
-    """Import a file by the name its own imports expect, from the highest folder that has one."""
+    """Import a file by the name its own imports expect, from the highest directory that has one."""
     names = []
-    for folder in filter(None, sys.path):
-        stem = os.path.splitext(os.path.relpath(file, folder))[0]
+    for directory in filter(None, sys.path):
+        stem = os.path.splitext(os.path.relpath(file, directory))[0]
         parts = stem.split(os.sep)
         if all(part.isidentifier() for part in parts):
             names.append(".".join(parts))

@@ -1,7 +1,7 @@
 """Runs Alembic's command line in a child process, with any interpreter that has Alembic.
 
 It is started by its path, needs nothing of this package, and takes Alembic's own arguments.
-`python -m alembic` would not do: in a service's folder it imports `alembic/` from there.
+`python -m alembic` would not do: in a service's directory it imports `alembic/` from there.
 
 Where `HULEEDU_WORKER` says so, each connection gets settings of ours, and a file is told what
 happens; `env.py` sees nothing of either.
@@ -155,7 +155,7 @@ class Used:
         paths = sysconfig.get_paths()
         told = {
             "files": [*self._reads.files, sys.executable],
-            "folders": [*self._reads.folders, paths["purelib"], paths["platlib"]],
+            "directories": [*self._reads.directories, paths["purelib"], paths["platlib"]],
             "statuses": self._reads.statuses,
             "modules": self._reads.modules,
             "addresses": sorted(self._reads.addresses),
@@ -199,9 +199,9 @@ class Used:
 
 @contextmanager
 def outside_of_service() -> Iterator[None]:
-    """Import from neither this folder nor the service's own, which may have an `alembic/`."""
+    """Import from neither this directory nor the service's own, which may have an `alembic/`."""
     paths = [path for path in sys.path if path and os.path.abspath(path) != HERE]
-    # `PYTHONPATH=.` is the service's folder here; its own code may need it, Alembic must not.
+    # `PYTHONPATH=.` is the service's directory here; its own code may need it, Alembic must not.
     sys.path[:] = [path for path in paths if os.path.abspath(path) != os.getcwd()]
     try:
         yield
@@ -290,7 +290,7 @@ class Observer:
         variables: Any,
         events: str,
         settings: dict[str, str],
-        wishes: dict[str, str],
+        optional_settings: dict[str, str],
         target: Sequence[object],
         url: str,
         start: Sequence[str] | None,
@@ -307,7 +307,7 @@ class Observer:
         self._file = open(events, "ab", buffering=0)  # noqa: SIM115
         self._is_heard = True
         self._settings = settings
-        self._wishes = wishes
+        self._optional_settings = optional_settings
         targets = beside("target")
         self._target = targets.Target(
             target,
@@ -504,7 +504,7 @@ class Observer:
             return
         self._engine_connections += 1
         self._opened()
-        for settings, needed in ((self._settings, True), (self._wishes, False)):
+        for settings, needed in ((self._settings, True), (self._optional_settings, False)):
             if not settings:
                 continue
             cursor = connection.cursor()
@@ -639,8 +639,8 @@ def run_in_application(path: str) -> None:
 
     def from_config(cls: Any, config: Any) -> Any:
         if not config.get_main_option(SCRIPT_LOCATION):
-            folder = os.path.dirname(os.path.abspath(config.config_file_name))
-            config.set_main_option(SCRIPT_LOCATION, folder.replace("%", "%%"))
+            directory = os.path.dirname(os.path.abspath(config.config_file_name))
+            config.set_main_option(SCRIPT_LOCATION, directory.replace("%", "%%"))
         return plain_from_config(cls, config)
 
     def run_env(scripts: Any) -> None:
