@@ -200,7 +200,7 @@ class Containers:
         code, said = await self._execute(container, ["sh", "-c", LIST_SCRIPTS], {})
         if code != 0:
             raise ServerError(
-                f"The scripts in {INIT_DIRECTORY} of {container.name} unreadable: {said.strip()}",
+                f"{container.name} has unreadable scripts in {INIT_DIRECTORY}: {said.strip()}",
                 code="init-scripts-unreadable",
                 hint="Make them readable for the container.",
             )
