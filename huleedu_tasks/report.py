@@ -54,7 +54,7 @@ class Problem:
 
     def as_json(self) -> dict[str, object]:
         """Return what stands in the JSON document."""
-        handled = {} if self.handled is None else {"copes": self.handled}
+        handled = {} if self.handled is None else {"handled": self.handled}
         code = {"code": self.code} if self.code else {}
         problem = {"level": str(self.level), "cause": self.cause, "remedy": self.remedy}
         return {**problem, **code, **handled}

@@ -32,7 +32,22 @@ LARGEST_REQUEST = 1 << 20
 CHUNK = 1 << 16
 # What a command with a server, a plan or a screen imports. Modules of `migrations` that run in a
 # service's own interpreter stay out, as they do in a command.
-PACKAGES = ("cli", "config", "flows", "postgres", "screen", "seeds", "servers", "survey")
+PACKAGES = (
+    "check",
+    "cli",
+    "compose",
+    "config",
+    "db",
+    "discovery",
+    "env",
+    "postgres",
+    "probe",
+    "prod",
+    "screen",
+    "seeds",
+    "servers",
+    "templates",
+)
 LIBRARIES = (
     "invoke.main",
     "asyncpg",
