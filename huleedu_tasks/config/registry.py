@@ -231,7 +231,8 @@ def _add_ports(document: Any, published: Published) -> frozenset[str]:
     stated = document if isinstance(document, dict) else {}
     listed = stated.get("services")
     entries = [entry for entry in listed if _has_name(entry)] if isinstance(listed, list) else []
-    ports = {_server_of(e): e["port"] for e in entries if isinstance(e.get("port"), int)}
+    shared = [entry for entry in entries if "compose_service" in entry]
+    ports = {_server_of(e): e["port"] for e in shared if isinstance(e.get("port"), int)}
     without = [entry for entry in entries if "port" not in entry]
     files = stated.get("compose_files", [])
     has_files = isinstance(files, list) and all(isinstance(file, str) for file in files)
