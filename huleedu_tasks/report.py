@@ -42,7 +42,7 @@ class Problem:
     """One thing that was found about a service: what it is, and what to do about it.
 
     Attributes:
-        copes: Whether the tasks do what is right in spite of it; None where that says nothing.
+        handled: Whether the tasks handle it automatically; None if it is information only.
         code: The stable name of this kind of problem; empty if it has none.
     """
 
