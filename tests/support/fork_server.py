@@ -220,13 +220,12 @@ def _reap() -> None:
 def _import_everything() -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
-        # Invoke has switched it off; what only commands import would never be written.
-        sys.dont_write_bytecode = False
     for package in PACKAGES:
         module = importlib.import_module(f"huleedu_tasks.{package}")
         for found in pkgutil.walk_packages(module.__path__, f"{module.__name__}."):
             importlib.import_module(found.name)
-    sys.dont_write_bytecode = True
+    # What it does when it is imported, it must do in each command.
+    del sys.modules["huleedu_tasks.cli"]
 
 
 if __name__ == "__main__":
