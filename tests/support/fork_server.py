@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -68,7 +68,9 @@ class ForkServer:
 
     def close(self) -> None:
         """End the server; commands that run go on."""
-        self._requests.close()
+        with self._requests, suppress(OSError):
+            # A fork of the test process may hold it open.
+            self._requests.shutdown(socket.SHUT_RDWR)
         self._process.wait()
 
     def run(
