@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -83,7 +83,9 @@ class ForkServer:
 
     def close(self) -> None:
         """End the server; commands that run go on."""
-        self._requests.close()
+        with self._requests, suppress(OSError):
+            # A fork of the test process may hold it open.
+            self._requests.shutdown(socket.SHUT_RDWR)
         self._process.wait()
 
     def run(
@@ -235,13 +237,12 @@ def _reap() -> None:
 def _import_everything() -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
-        # Invoke has switched it off; what only commands import would never be written.
-        sys.dont_write_bytecode = False
     for package in PACKAGES:
         module = importlib.import_module(f"huleedu_tasks.{package}")
         for found in pkgutil.walk_packages(module.__path__, f"{module.__name__}."):
             importlib.import_module(found.name)
-    sys.dont_write_bytecode = True
+    # What it does when it is imported, it must do in each command.
+    del sys.modules["huleedu_tasks.cli"]
 
 
 if __name__ == "__main__":
