@@ -86,11 +86,14 @@ def find_folders(root: Path, not_taken: list[Finding]) -> list[Folder]:
             added to it.
     """
     found: dict[Path, Folder] = {}
+    configurations = _configurations(root)
     for file in repository_files(root):
-        if file.name == CONFIG and _parsed(file) is None:
-            problem = "cannot be parsed, so its service is not known"
+        if file.name == CONFIG and file not in configurations:
+            problem = "has no section that configures Alembic"
+            if _parsed(file) is None:
+                problem = "cannot be parsed, so its service is not known"
             not_taken.append(Finding(place=shown(file, root), problem=problem))
-    for file in _configurations(root):
+    for file in configurations:
         sections = [name for name in _sections(file) if _folder(file, root, name)]
         for section in sections or [ALEMBIC]:
             folder = _folder(file, root, section)
