@@ -1,12 +1,16 @@
 """Fixtures all tiers share."""
 
+import compileall
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
 
 import pytest
 
-from tests.support.monorepo import Monorepo, copy_of_this_monorepo, new_monorepo
+from tests.support import fork_server
+from tests.support.monorepo import PROJECT, Monorepo, copy_of_this_monorepo, new_monorepo
 
 ROUNDS = 2
 
@@ -14,6 +18,34 @@ ROUNDS = 2
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a person run what is repeated at random more often than CI does."""
     parser.addoption("--rounds", type=int, default=ROUNDS, help="of each test that is repeated")
+    parser.addoption(
+        "--every-combination",
+        action="store_true",
+        help="run what is tried in combinations in all of them, instead of each value once",
+    )
+    parser.addoption(
+        "--fresh-interpreters",
+        action="store_true",
+        help="start an interpreter for each command, instead of forking one that has imported it",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Fill in the parameters of a test that is marked with `combinations`."""
+    every = bool(metafunc.config.getoption("--every-combination"))
+    for marker in metafunc.definition.iter_markers("combinations"):
+        axes = [list(values) for values in marker.kwargs.values()]
+        metafunc.parametrize(tuple(marker.kwargs), chosen_combinations(axes, every=every))
+
+
+def chosen_combinations(axes: Sequence[Sequence[Any]], *, every: bool) -> list[tuple[Any, ...]]:
+    """Return all combinations of some values, or so few that each value is in at least one."""
+    if every:
+        return list(product(*axes))
+    return [
+        tuple(values[number % len(values)] for values in axes)
+        for number in range(max(len(values) for values in axes))
+    ]
 
 
 @pytest.fixture
@@ -27,9 +59,15 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
-def pytest_configure() -> None:
-    """Let Ctrl-C reach the commands under test, even where a shell runs us in the background."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare the process, and once the package, for the commands under test."""
+    # Ctrl-C must reach them, even where a shell runs us in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    fork_server.is_wanted = not config.getoption("--fresh-interpreters")
+    if not hasattr(config, "workerinput"):
+        # Invoke switches the writing of bytecode off: each command would compile anew what only
+        # commands import.
+        compileall.compile_dir(PROJECT / "huleedu_tasks", quiet=1)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -24,6 +24,8 @@ def run_discovery(app: Command, *, overwrite: bool, may_ask: bool) -> Result:
         may_ask: Whether a person at a terminal may be asked.
     """
     path = app.registry_place
+    if not path.is_file() and not Settings.registry_path():
+        discovery.require_repository(app.repository)
     found = app.run(discovery.look(app.repository, path, Settings.read(path.parent)))
     app.require_not_interrupted()
     has_person = may_ask and prompts.has_person() and not app.dry_run

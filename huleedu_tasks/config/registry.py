@@ -64,6 +64,8 @@ class Service:
         alembic_x_arguments: What its `env.py` is passed as `alembic -x`.
         alembic_engine: Its database's name in the option `databases` of its Alembic configuration,
             as the template `multidb` has it; an empty string if that names none.
+        flask_app: Its Flask application, as `flask --app` takes it, in whose context its `env.py`
+            runs; an empty string without one.
         seed_after: Names of the services that must be seeded before it.
         shared_database: Whether other services may keep their histories in its database.
         migrate_after: Names of the services that must be migrated before it.
@@ -83,6 +85,7 @@ class Service:
     alembic_section: str
     alembic_x_arguments: tuple[str, ...]
     alembic_engine: str
+    flask_app: str
     python: tuple[str, ...]
     environment: Mapping[str, str]
     lock_timeout: int | None
@@ -106,7 +109,8 @@ class Service:
     @property
     def alembic_options(self) -> dict[str, str]:
         """What the process that runs Alembic is told besides its arguments."""
-        return {"engine": self.alembic_engine} if self.alembic_engine else {}
+        options = {"engine": self.alembic_engine, "flask_app": self.flask_app}
+        return {name: value for name, value in options.items() if value}
 
     @property
     def direct_url_variable(self) -> str:
@@ -306,11 +310,23 @@ def seeding_order(services: Sequence[Service]) -> tuple[Service, ...]:
 
 
 def migrating_order(services: Sequence[Service]) -> tuple[Service, ...]:
-    """Return the services so that each comes after those it must be migrated after.
+    """Return the services so that each comes right after those it must be migrated after.
 
-    Otherwise the order given is kept.
+    Otherwise the order given is kept. A loaded registry has no circle.
     """
-    return _ordered(services, MIGRATE_AFTER)
+    by_name = {service.name: service for service in services}
+    ordered: dict[str, Service] = {}
+
+    def add(service: Service) -> None:
+        if service.name not in ordered:
+            for name in service.migrate_after:
+                if name in by_name:
+                    add(by_name[name])
+            ordered[service.name] = service
+
+    for service in services:
+        add(service)
+    return tuple(ordered.values())
 
 
 def seeding_predecessors(services: Sequence[Service]) -> dict[str, Sequence[str]]:
@@ -507,6 +523,7 @@ def complete(root: Path, entry: Mapping[str, Any], convention: str = "huleedu_{n
         alembic_section=entry.get("alembic_section", ALEMBIC),
         alembic_x_arguments=tuple(entry.get("alembic_x_arguments", ())),
         alembic_engine=engine,
+        flask_app=entry.get("flask_app", ""),
         python=_interpreter(entry),
         environment=dict(entry.get("environment", {})),
         lock_timeout=entry.get("lock_timeout"),

@@ -26,6 +26,7 @@ from huleedu_tasks.survey.agreement import (
 )
 from huleedu_tasks.survey.answers import Address, Answers
 from huleedu_tasks.survey.composition import Composition, read_composition
+from huleedu_tasks.survey.init_scripts import created_on, not_run
 from huleedu_tasks.survey.leftovers import leftovers
 from huleedu_tasks.survey.matrix import (
     PLAIN_PASSWORD,
@@ -100,6 +101,8 @@ class Audit:
         user = self.settings.get("HULEEDU_DB_USER")
         differing = compose_differences(service, composition, user=user)
         problems = [*missing, *self._if_compose_matters(differing)]
+        created = created_on(composition.containers, service, self.registry.root)
+        problems += not_run(service, created, self.settings.provider)
         facts = dict.fromkeys(COLUMNS)
         output = ""
         if service.alembic_config.is_file():
@@ -155,7 +158,8 @@ class Audit:
         own = self._address(outcome.service)
         places = {s.name: found.place for s in self.services if (found := self._address(s.name))}
         others = [name for name, place in places.items() if own and place == own.place]
-        if len(others) < 2:
+        sharing = {service.name for service in self.services if service.shared_database}
+        if len(others) < 2 or sharing.issuperset(others):
             return outcome
         problem = must_act(
             f"{' and '.join(others)} have the same database in development: {own}",

@@ -6,7 +6,6 @@ and proven again on the very connection that destroys.
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -14,12 +13,13 @@ from functools import cached_property
 from pathlib import Path
 
 from huleedu_tasks.config.registry import Registry, Service, seeding_predecessors
-from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import ResolvedUrl, resolve_all
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, Refused
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.copying import Copying
 from huleedu_tasks.flows.fleet import Work
+from huleedu_tasks.flows.renewals import Renewals
 from huleedu_tasks.flows.sharing import Sharing
 from huleedu_tasks.flows.stages import STATUS_COLUMNS, Stages
 from huleedu_tasks.guard import Guard, require_disposable_environment, require_own_address
@@ -29,6 +29,7 @@ from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.report import Outcome, Progress, Report, Silence, Status
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.state import make_state_folder, unwritable
+from huleedu_tasks.survey import init_scripts
 
 # What only waits for servers costs no processor; connections are what bounds it.
 WAITING_JOBS = 16
@@ -112,7 +113,7 @@ class Development:
         return await self._change(
             "db.reset",
             f"recreate {what}, migrate {{database}} to head and seed it",
-            (stages.prove_inside,) if volumes else (stages.start, stages.prove),
+            (stages.prove_inside,) if volumes else stages.proving_reset,
             (
                 stages.renew if volumes else stages.recreate,
                 stages.upgrade(runner.HEAD),
@@ -226,8 +227,9 @@ class Development:
                 outcomes = finished if is_whole else outcomes
                 if ending:
                     await self._next(finished, ending, Silence())
+        outcomes = tuple(map(self._with_missing_objects, outcomes))
         report = self._report(command, outcomes, columns=columns)
-        return replace(report, notes=(*self.added, *self._stages.kept_predecessors()))
+        return replace(report, notes=(*self.added, *self._stages.notes()))
 
     async def _run(self, work: Work) -> tuple[Outcome, ...]:
         return await fleet.run(self.services, work, jobs=self._waiting_jobs, progress=self.progress)
@@ -295,6 +297,19 @@ class Development:
         finally:
             await lock.release(force=True)
 
+    def _with_missing_objects(self, outcome: Outcome) -> Outcome:
+        """Name the init script that creates what a migration or a seed has missed."""
+        if outcome.status is not Status.FAILED or self.provider.name is not ProviderName.EMBEDDED:
+            return outcome
+        (service,) = self.registry.select([outcome.service])
+        created = init_scripts.created_by_scripts(self.registry, self.settings, service)
+        text = f"{outcome.detail}\n{outcome.output}"
+        missing = init_scripts.missing_object(created, text)
+        if not missing:
+            return outcome
+        hint = init_scripts.missing_hint(service, missing)
+        return replace(outcome, hint=hint, code=init_scripts.CODE)
+
     def _report(
         self, command: str, outcomes: tuple[Outcome, ...], columns: tuple[str, ...] = ()
     ) -> Report:
@@ -356,9 +371,6 @@ class Development:
         return self._stages_with(self._urls)
 
     def _stages_with(self, urls: Mapping[str, ResolvedUrl]) -> Stages:
-        # Those that share a database share their server with nobody else by that.
-        places = {(each.compose_service, each.database) for each in self.registry.services}
-        servers = Counter(server for server, _ in places)
         sharing = self._sharing if urls else Sharing()
         return Stages(
             settings=self.settings,
@@ -376,7 +388,7 @@ class Development:
             ),
             answers=AlembicAnswers(settings=self.settings, state=self.state),
             sharing=sharing,
-            shared_servers=[name for name, services in servers.items() if services > 1],
+            renewals=Renewals(settings=self.settings, registry=self.registry, urls=urls),
             notify=self.notify,
         )
 

@@ -39,8 +39,9 @@ from huleedu_tasks.survey.entries import (
     require_readable,
     service_of,
 )
-from huleedu_tasks.survey.files import repository_files, shown
+from huleedu_tasks.survey.files import is_in_repository, repository_files, shown
 from huleedu_tasks.survey.folders import Folder, find_folders
+from huleedu_tasks.survey.histories import unordered, with_sharing
 from huleedu_tasks.survey.observing import Observed, loaded_by, observe
 from huleedu_tasks.survey.own_names import named_after
 from huleedu_tasks.survey.proposals import Decisions, Survey
@@ -54,6 +55,10 @@ NOT_OVERWRITTEN = "{path} differs and was left as it is; pass `--overwrite` to r
 UNSEEN = (
     "What nobody can see by looking: the order of seeds (seed_after), seeds elsewhere than in "
     "database/seed-scripts, extensions, and variables of a service's own (environment)."
+)
+APART = (
+    "give each a version table of its own (version_table or version_table_schema in env.py) and "
+    'state "shared_database": true for each, or give each a database of its own (docs/registry.md)'
 )
 SETTLE = "Settle what is listed above in it first."
 NEXT = "Next: `invoke services.list` shows what follows from it, `invoke services.check` compares."
@@ -89,7 +94,8 @@ class Found:
 
     def entries(self, decisions: Decisions) -> list[Entry]:
         """Return the registry's entries for the services that were found."""
-        return entries(self.survey.propose(decisions), self._services, self.basis)
+        made = entries(self.survey.propose(decisions), self._services, self.basis)
+        return with_sharing(made, self.basis)
 
     def result(self, decisions: Decisions) -> Discovery:
         """Return the registry, and how it differs from the one there is; nothing is written."""
@@ -163,6 +169,7 @@ class Found:
                     f"{entry.name}: env.py could not tell what it follows ({seen.failure}); its "
                     "variables were read from its files."
                 )
+        yield from unordered(made, self.basis)
         found = {entry.name for entry in made}
         for each in self._services:
             if str(each["name"]) not in found:
@@ -174,6 +181,21 @@ class Found:
             if name not in used | asked:
                 database = f" ({server.database})" if server.database else ""
                 yield f"The PostgreSQL server {name}{database} belongs to none of the services."
+
+
+def require_repository(folder: Path) -> None:
+    """See that a folder is one to look around in.
+
+    Raises:
+        ConfigurationError: If it is in no repository.
+    """
+    if not is_in_repository(folder):
+        raise ConfigurationError(
+            f"{folder} is not in a repository: neither it nor a folder above it has .git, and it "
+            "has no file of a repository's root, such as pyproject.toml or compose.yaml.",
+            code="not-a-repository",
+            hint="Change to the root of the repository. If it has no .git: `git init`.",
+        )
 
 
 async def look(root: Path, path: Path, settings: Settings) -> Found:
@@ -347,7 +369,7 @@ def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact
         yield {
             "service": ", ".join(dict.fromkeys(names)),
             "field": "database",
-            "question": f"all have the database {database!r}; {SHARE}",
+            "question": f"all have the database {database!r}; {APART}",
             "choices": [],
         }
 

@@ -54,6 +54,11 @@ class Planned:
         """Whether anything would be done."""
         return bool(self.revisions) or self.marks
 
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """What tells its database from every other one of the run."""
+        return self.pin.server, self.pin.database, self.pin.database_oid
+
     def as_json(self) -> dict[str, object]:
         """Return what stands in the plan's file."""
         return {

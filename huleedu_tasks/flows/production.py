@@ -322,10 +322,11 @@ class Production:
 
     def _same_address(self) -> Iterator[Finding]:
         seen: dict[tuple[str, int, str], str] = {}
+        sharing = {service.name for service in self.services if service.shared_database}
         for name, resolved in self._urls.items():
             url = resolved.url
             key = (url.host.lower(), url.port, url.database)
-            if key in seen:
+            if key in seen and not {name, seen[key]} <= sharing:
                 problem = f"has the same database as {seen[key]}: {url.address}/{url.database}"
                 yield Finding(place=f"{name} ({resolved.source})", problem=problem)
             seen.setdefault(key, name)

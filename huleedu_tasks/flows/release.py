@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.registry import Service, migrating_order
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode, Finding, Refused, ServerError
 from huleedu_tasks.flows import fleet
@@ -72,14 +72,14 @@ class Prepared:
     def question(self, host: str) -> str:
         """Return what a person is asked before databases of a host are changed."""
         there = [each for each in self.changing if each.host == host]
-        migrated = [len(each.revisions) for each in there if each.revisions]
-        marked = sum(each.marks for each in there)
+        pending = sum(len(each.revisions) for each in there)
+        migrated = {each.place for each in there if each.revisions}
+        marked = {each.place for each in there if each.marks}
         parts = (
-            f"{_count(sum(migrated), 'revision')} will be applied to "
-            f"{_count(len(migrated), 'database')}"
+            f"{_count(pending, 'revision')} will be applied to {_count(len(migrated), 'database')}"
             if migrated
             else "",
-            f"{_count(marked, 'database')} will be tagged as {self.report.environment}"
+            f"{_count(len(marked), 'database')} will be tagged as {self.report.environment}"
             if marked
             else "",
         )
@@ -150,15 +150,13 @@ class Release:
         """
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(aclosing(self.production.answers))
-            held = {
-                each.pin.service: await stack.enter_async_context(self._locked(each))
-                for each in prepared.changing
-            }
+            held = await self._lock_all(prepared.changing, stack)
             already = await self._plan_again(prepared, held)
             to_do = {n: p for n, p in prepared.by_name.items() if n in held and n not in already}
             self.record.require_written()
             notes = await self.backups.take(
-                {name: self._target(each) for name, each in to_do.items()},
+                {name: self._target(each) for name, each in _first_of_each(to_do).items()},
+                services=list(to_do),
                 settings=self._settings,
                 record=self.record,
                 notify=self.notify,
@@ -254,6 +252,18 @@ class Release:
         now = replace(planned, pin=replace(planned.pin, approval=approval))
         return await self._changes_of_work(planned.pin, now)
 
+    async def _lock_all(
+        self, changing: Sequence[Planned], stack: AsyncExitStack
+    ) -> "dict[str, asyncpg.Connection]":
+        """Lock each database once, and return the connection that holds it, by service."""
+        held: dict[tuple[str, str, int], asyncpg.Connection] = {}
+        for each in changing:
+            if each.place not in held:
+                held[each.place] = await stack.enter_async_context(self._locked(each))
+            else:
+                self.record.add("locked", service=each.pin.service)
+        return {each.pin.service: held[each.place] for each in changing}
+
     @asynccontextmanager
     async def _locked(self, planned: Planned) -> "AsyncIterator[asyncpg.Connection]":
         """Keep every other run away from a database for the time of a `with` block."""
@@ -330,6 +340,7 @@ class Release:
 
         for service in self._in_order(to_do):
             pin = to_do[service.name].pin
+            lost = _why_impossible(service, outcomes, held[service.name])
             if stopped is None and (fleet.is_interrupted() or self.stop.is_requested):
                 stopped = fleet.interrupted("the run")
             if stopped is not None and not self._goes_on(stopped):
@@ -338,6 +349,12 @@ class Release:
                 outcome = fleet.aborted(service.name, reason, stopped.exit_code)
                 outcome = replace(outcome, facts={"to": named(pin.before)})
                 self.record.add("not begun", service=service.name, because=stopped.service)
+            elif lost:
+                outcome = fleet.aborted(service.name, f"not begun: {lost}")
+                outcome = replace(outcome, facts={"to": named(pin.before)})
+                self.record.add("not begun", service=service.name, because=lost)
+                if service.name in self.first:
+                    stopped = replace(outcome, status=Status.FAILED)
             else:
                 (outcome,) = await fleet.run(
                     [service], migrate, jobs=1, progress=self.production.progress
@@ -413,7 +430,8 @@ class Release:
 
     def _in_order(self, names: Mapping[str, Planned]) -> list[Service]:
         services = [service for service in self._services if service.name in names]
-        return sorted(services, key=lambda service: service.name not in self.first)
+        services.sort(key=lambda service: service.name not in self.first)
+        return list(migrating_order(services))
 
     def _goes_on(self, failed: Outcome) -> bool:
         """Whether the others are migrated although one was not: never after a canary."""
@@ -445,6 +463,24 @@ async def _other_mark(target: Target, held: "asyncpg.Connection") -> list[str]:
     if mark is None or mark.environment == target.environment:
         return []
     return [f"{target.service.name}: is tagged as {mark.environment} now"]
+
+
+def _why_impossible(
+    service: Service, outcomes: Mapping[str, Outcome], held: "asyncpg.Connection"
+) -> str:
+    """Return why a service cannot be migrated although the run goes on; or an empty string."""
+    for name in service.migrate_after:
+        if name in outcomes and not outcomes[name]:
+            return f"{name} must be migrated before it"
+    return "the lock on its database was lost" if held.is_closed() else ""
+
+
+def _first_of_each(planned: Mapping[str, Planned]) -> dict[str, Planned]:
+    """Return the first service of each database."""
+    first: dict[tuple[str, str, int], str] = {}
+    for name, each in planned.items():
+        first.setdefault(each.place, name)
+    return {name: planned[name] for name in first.values()}
 
 
 def _placed(outcome: Outcome, pin: Pin) -> Outcome:

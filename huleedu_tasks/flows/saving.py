@@ -1,6 +1,6 @@
 """What is saved before the first change of databases that are not ours to lose."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,11 +39,16 @@ class Backups:
         self,
         targets: Mapping[str, Target],
         *,
+        services: Sequence[str],
         settings: Settings,
         record: Record,
         notify: Callable[[str], object],
     ) -> tuple[str, ...]:
         """Save databases that are about to be changed, and return what was done in sentences.
+
+        Args:
+            targets: One service for each database.
+            services: All that are about to be migrated.
 
         Raises:
             BackupError: If it fails.
@@ -56,7 +61,7 @@ class Backups:
             await run_command(
                 self.command,
                 root=self.root,
-                environment=settings.child_environment() | {SERVICES_VARIABLE: " ".join(targets)},
+                environment=settings.child_environment() | {SERVICES_VARIABLE: " ".join(services)},
                 timeout=settings.backup_timeout,
             )
             notes.append("The backup command has ended well.")

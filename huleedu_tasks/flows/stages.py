@@ -1,7 +1,7 @@
 """The stages of the development flows: each takes one service from one state to the next."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,6 +15,7 @@ from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused, Serv
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.copying import COPIED, NOTHING_YET, Copying
 from huleedu_tasks.flows.fleet import Step, Work
+from huleedu_tasks.flows.renewals import Renewals
 from huleedu_tasks.flows.sharing import Sharing
 from huleedu_tasks.guard import Guard
 from huleedu_tasks.migrations import runner
@@ -55,7 +56,7 @@ class Stages:
         answers: What each service's Alembic says, and the processes that run it.
         sharing: Which services share a database. What is noted of a database is noted under the
             name of the first of them.
-        shared_servers: The compose services whose server is more than one service's.
+        renewals: Which servers are recreated as a whole.
         notify: Told what seeds have printed.
     """
 
@@ -66,12 +67,16 @@ class Stages:
     registry: Registry
     copying: Copying
     answers: AlembicAnswers
+    renewals: Renewals
     sharing: Sharing = field(default_factory=Sharing)
-    shared_servers: Collection[str] = ()
     notify: Callable[[str], object] = str
     # Services whose database is a copy, and complete.
     _copied: set[str] = field(default_factory=set)
     _newborn: set[str] = field(default_factory=set)
+    # Fingerprints of the init scripts, by service, as a reset has found them.
+    _scripts: dict[str, str] = field(default_factory=dict)
+    # Databases of services that are not in the run, which were copied when their server was new.
+    _copied_beside: set[tuple[str, str]] = field(default_factory=set)
     # Services whose database was replaced, and is not complete yet.
     _unfinished: set[str] = field(default_factory=set)
     # Those of which the database of before is still there.
@@ -100,10 +105,17 @@ class Stages:
             self.start,
             self.prove,
             self.prove_inside,
+            self.examine,
+            self.prove_renewal,
             self.renew,
             self.recreate,
             self.keep,
         )
+
+    @property
+    def proving_reset(self) -> tuple[Work, ...]:
+        """The stages that must end well for every service before a reset changes anything."""
+        return self.start, self.prove, self.examine, self.prove_renewal
 
     def would(self, text: str) -> Work:
         """Return work that only says what would be done."""
@@ -145,12 +157,33 @@ class Stages:
         await self._history(service)
         url = self.urls[service.name].url
         self.guard.prove_comments(service, await self.provider.comments_inside(service, url))
+        self.renewals.prove(service)
         return Outcome(service=service.name)
+
+    async def examine(self, service: Service, step: Step) -> Outcome:
+        """Find out whether only a new server has what its init scripts create for the service.
+
+        That is so where no copy is left of the database as these very scripts have made it.
+        """
+        scripts = self._scripts[service.name] = await self.provider.init_scripts(service)
+        if scripts:
+            async with self._admin(service) as admin:
+                database = self.urls[service.name].url.database
+                if not await _pristine_copy(admin, database, scripts):
+                    await self.renewals.require(admin, service)
+        return Outcome(service=service.name)
+
+    async def prove_renewal(self, service: Service, step: Step) -> Outcome:
+        """Prove that a server may go, if it is to be recreated for any of its services."""
+        if not self.renewals.is_needed(service):
+            return Outcome(service=service.name)
+        return await self.prove_inside(service, step)
 
     async def renew(self, service: Service, step: Step) -> Outcome:
         """Make the server's data anew, as its first start made it."""
         if self._is_led(service):
             return Outcome(service=service.name)
+        self.renewals.expect_all_proven(service)
         step("recreating its volume")
         url = self.urls[service.name].url
         if admin := self._admins.pop(service.name, None):
@@ -173,11 +206,12 @@ class Stages:
 
         The one of before is dropped when its successor is complete. A copy of one that was made of
         the same parts is; the stages after this leave it alone. What scripts made in it at the
-        server's birth is in the copy kept from then. Without one that fits, only a new volume
-        gives the same state.
+        server's birth is in the copy kept from then.
         """
         if self._is_led(service):
             return await self._recreated(service)
+        if self.renewals.is_needed(service):
+            return await self.renew(service, step)
         step("recreating")
         detail = ""
         # Broken revisions must not cost the data of the day before.
@@ -185,17 +219,19 @@ class Stages:
             await self._history(member)
         self._require_own_tables(service)
         url = self.urls[service.name].url
-        scripts = await self.provider.init_scripts(service)
+        scripts = self._scripts[service.name]
         async with self._admin(service) as admin:
             await self.guard.prove_disposable(admin, service, url.database)
             untouched = None if scripts else await self._untouched(admin, service)
             await self.copying.begin(admin, service, scripts, before=untouched or NOTHING_YET)
             if copied := await self._restore(admin, service):
                 return copied
-            pristine = await _pristine_copy(admin, url.database, scripts)
+            # On a server that is kept, one that former scripts have made comes closest.
+            required = "" if self.renewals.is_kept(service) else scripts
+            pristine = await _pristine_copy(admin, url.database, required) if scripts else ""
             if untouched is not None:
                 await databases.write_mark(admin, url.database, self._mark)
-            elif pristine or not scripts:
+            else:
                 mark = replace(self._mark, unfinished=True)
                 async with replacing.building(admin, url.database) as successor:
                     if pristine:
@@ -204,10 +240,6 @@ class Stages:
                         await databases.create(admin, successor, mark)
                 detail = await self._put_in_place(admin, service)
                 await self._drop_if_in_the_way(admin, service)
-        if scripts and not pristine:
-            self._require_own_server(service)
-            await self.prove_inside(service, step)
-            return await self.renew(service, step)
         await self._create_extensions(service)
         return Outcome(service=service.name, detail=detail)
 
@@ -358,7 +390,11 @@ class Stages:
                 await databases.write_mark(admin, database, replace(mark, unfinished=False))
         return Outcome(service=service.name)
 
-    def kept_predecessors(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
+        """Say what is left of the databases of before, and what was not recreated."""
+        return (*self._kept_predecessors(), *self.renewals.notes())
+
+    def _kept_predecessors(self) -> tuple[str, ...]:
         """Say of each database that was replaced, and whose successor is not complete, where it is.
 
         Returns:
@@ -625,16 +661,6 @@ class Stages:
     def _mark(self) -> Mark:
         return Mark(environment=str(self.settings.environment))
 
-    def _require_own_server(self, service: Service) -> None:
-        if service.compose_service in self.shared_servers:
-            raise Refused(
-                f"{service.name}: scripts have filled its database when the server was new, so "
-                f"it can only be recreated with {service.compose_service!r} as a whole, which "
-                "other services share.",
-                code="server-shared",
-                hint="`invoke db.reset --volumes` recreates them together.",
-            )
-
     async def _create_extensions(self, service: Service) -> None:
         members = self.sharing.with_service(service)
         extensions = dict.fromkeys(name for member in members for name in member.extensions)
@@ -651,11 +677,22 @@ class Stages:
         scripts = await self.provider.init_scripts(service)
         if not scripts:
             return
-        url = self.urls[service.name].url
+        mark = replace(self._mark, init=scripts)
         async with self._admin(service) as admin:
-            mark = replace(self._mark, init=scripts)
-            name = copies.pristine_name(url.database)
-            await copies.keep(admin, url.database, name, mark)
+            for database in [self.urls[service.name].url.database, *self._beside(service)]:
+                if await databases.exists(admin, database):
+                    name = copies.pristine_name(database)
+                    await copies.keep(admin, database, name, mark)
+
+    def _beside(self, service: Service) -> list[str]:
+        """Return the databases on a new server that no service of the run will copy."""
+        found = {
+            (service.compose_service, database)
+            for database in self.renewals.databases_beside(service)
+            if database not in MAINTENANCE_DATABASES
+        } - self._copied_beside
+        self._copied_beside.update(found)
+        return [database for _, database in sorted(found)]
 
 
 def _take_back(service: str, database: str) -> str:
@@ -682,9 +719,11 @@ def _seeded(service: Service, mark: Mark | None) -> str:
 
 
 async def _pristine_copy(admin: "asyncpg.Connection", database: str, scripts: str) -> str:
-    """Return the name of the copy that these very scripts have made; empty if there is none."""
-    if not scripts:
-        return ""
+    """Return the name of the copy that these very scripts have made; empty if there is none.
+
+    Args:
+        scripts: Empty if any scripts will do.
+    """
     name = copies.pristine_name(database)
     mark = await databases.read_mark(admin, name)
-    return name if mark is not None and mark.init == scripts else ""
+    return name if mark is not None and mark.init and scripts in ("", mark.init) else ""

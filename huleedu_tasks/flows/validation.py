@@ -11,6 +11,7 @@ from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
 from huleedu_tasks.errors import HuleEduError, ServerError
 from huleedu_tasks.flows import fleet
 from huleedu_tasks.flows.approval import Approval
+from huleedu_tasks.flows.sharing import same_table, same_tables
 from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
 from huleedu_tasks.migrations.revisions import NO_HISTORY, History
 from huleedu_tasks.migrations.runner import Rendered, named
@@ -221,21 +222,39 @@ def _without_white_space(variable: str) -> str:
 
 
 def same_database(validated: Sequence[Validated]) -> dict[str, Problem]:
-    """Return, by name, the services that have arrived at the database of one before them."""
+    """Return, by name, the services that have arrived at the database of one before them.
+
+    Those that share it are let through, if their version tables differ as far as they are known.
+    """
     problems = {}
-    seen: dict[Identity, str] = {}
+    seen: dict[Identity, list[Target]] = {}
     for each in validated:
         if each.facts is None:
             continue
-        name = each.target.service.name
-        first = seen.setdefault(each.facts.identity, name)
-        if first != name:
-            problems[name] = _error(
-                f"its database is that of {first} as well",
-                "Correct the variables or the registry: one database belongs to one service.",
-                "database-shared",
-            )
+        earlier = seen.setdefault(each.facts.identity, [])
+        found = (_in_one_database(other, each.target) for other in earlier)
+        if problem := next(filter(None, found), None):
+            problems[each.target.service.name] = problem
+        earlier.append(each.target)
     return problems
+
+
+def _in_one_database(earlier: Target, target: Target) -> Problem | None:
+    one, other = earlier.service, target.service
+    if not (one.shared_database and other.shared_database):
+        return _error(
+            f"its database is that of {one.name} as well",
+            "Correct the variables or the registry: one database belongs to one service, unless "
+            "both state 'shared_database'.",
+            "database-shared",
+        )
+    tables = [
+        each.answers.known_version_tables(each.service, each.url) for each in (earlier, target)
+    ]
+    if common := same_tables(*tables):
+        refusal = same_table(one, other, common)
+        return _error(refusal.message.rstrip("."), refusal.hint, refusal.code)
+    return None
 
 
 def tls_state(target: Target, facts: Facts) -> str:

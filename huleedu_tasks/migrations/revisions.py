@@ -20,6 +20,12 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import Finding, MigrationError
 
 PYPROJECT = "pyproject.toml"
+# What Flask says where `current_app` is used without an application.
+NO_APPLICATION = "Working outside of application context"
+STATE_FLASK_APP = (
+    'state it as `flask --app` takes it in the registry, such as "flask_app": "wsgi" or '
+    '"flask_app": "package:create_app".'
+)
 # The option in which Alembic's template multidb has the names of its databases.
 DATABASES = "databases"
 _OPTIONS = (
@@ -218,7 +224,7 @@ def script_folder(service: Service) -> Path:
         raise MigrationError(
             f"{service.alembic_config} names no script_location.",
             code="script-location-missing",
-            hint=f"Set script_location in its [{service.alembic_section}] section.",
+            hint=_location_hint(service),
         )
     if ":" in location or not location.isascii() or _is_in_pyproject(options):
         raise NotUnderstood(f"script_location {location!r} is for Alembic to find")
@@ -246,7 +252,7 @@ def version_folders(service: Service) -> list[Path]:
         raise MigrationError(
             f"{service.alembic_config} names no script_location.",
             code="script-location-missing",
-            hint=f"Set script_location in its [{service.alembic_section}] section.",
+            hint=_location_hint(service),
         )
     folders = [
         _absolute(service, path, options) for path in _version_locations(options, str(location))
@@ -254,6 +260,26 @@ def version_folders(service: Service) -> list[Path]:
     if str(options.get("recursive_version_locations", "")).lower() != "true":
         return folders
     return [path for folder in folders for path in (folder, *_folders_below(folder))]
+
+
+def _location_hint(service: Service) -> str:
+    if service.alembic_config.with_name("env.py").is_file():
+        return f"`flask db` passes it from the application: {STATE_FLASK_APP}"
+    return f"Set script_location in its [{service.alembic_section}] section."
+
+
+def option_hint(service: Service, error: str) -> str:
+    """Return which field of the registry an `env.py` needs that failed, or connected elsewhere.
+
+    Args:
+        error: The error, as Python shows it; an empty string if there is none.
+
+    Returns:
+        The hint; an empty string if no field helps.
+    """
+    if NO_APPLICATION in error and not service.flask_app:
+        return f"Its env.py needs its Flask application: {STATE_FLASK_APP}"
+    return engines_hint(service)
 
 
 def engines_hint(service: Service) -> str:
@@ -354,6 +380,9 @@ def _alembic_options(service: Service) -> dict[str, object]:
                 for name in _OPTIONS:
                     if value := parser.get(service.alembic_section, name, fallback=""):
                         options[name] = value
+        if service.flask_app:
+            # As Flask-Migrate tells Alembic.
+            options.setdefault("script_location", str(service.alembic_config.parent))
     except (OSError, ValueError, configparser.Error) as error:
         raise MigrationError(
             f"The Alembic configuration of {service.directory} cannot be read: {error}",

@@ -23,7 +23,7 @@ from huleedu_tasks.config.secret import Redactor, Secret
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, Interrupted, MigrationError, Refused, ServerError
-from huleedu_tasks.migrations.revisions import History, Revision, engines_hint
+from huleedu_tasks.migrations.revisions import History, Revision, option_hint
 from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import VersionTable, parse_mark
@@ -755,7 +755,7 @@ def _failure(
     failed = told.get("failed", {})
     if failed.get("revision"):
         cause = f"Revision {failed['revision']} failed: {failed['message']}"
-    hint = engines_hint(service) or hint
+    hint = option_hint(service, cause) or hint
     statement = textwrap.shorten(str(failed.get("statement")), _SHOWN_STATEMENT, placeholder=" ...")
     kind, code = MigrationError, "migration-failed"
     if failed.get("sqlstate") == _LOCK_TIMEOUT:
@@ -794,7 +794,7 @@ def _mismatch(
         f"{where} connected to {event['database']} on {event['address']}{_tagged(event)}, not to "
         f"{url.database} on {url.address}; {done}.",
         code="target-mismatch",
-        hint=engines_hint(service) or _how_to_follow(service, event),
+        hint=option_hint(service, "") or _how_to_follow(service, event),
         output=output,
     )
 

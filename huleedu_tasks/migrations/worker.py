@@ -31,6 +31,7 @@ POSTGRESQL = "postgresql"
 MAIN_URL = "sqlalchemy.url"
 # Where an `env.py` as Alembic's template multidb has it finds the names of its databases.
 DATABASES = "databases"
+SCRIPT_LOCATION = "script_location"
 # A statement that leaves nothing behind, and stands alone; a SELECT may call what does.
 HARMLESS = re.compile(r"\s*(SHOW|SET)\b[^;]*;?\s*$", re.IGNORECASE)
 READING = re.compile(
@@ -611,14 +612,50 @@ def hand_over_url(url: str, engine: str = "") -> None:
     before_env_py(replace_urls)
 
 
-def apply_options(*, engine: str = "") -> None:
+def apply_options(*, engine: str = "", flask_app: str = "") -> None:
     """Have Alembic run as the registry says beside Alembic's own arguments.
 
     Args:
         engine: The only one of several databases to run for; an empty string for no choice.
+        flask_app: The application to run env.py in; an empty string for none.
     """
     if engine:
         select_engine(engine)
+    if flask_app:
+        run_in_application(flask_app)
+
+
+def run_in_application(path: str) -> None:
+    """Have env.py run in the context of a Flask application, as `flask db` runs it.
+
+    Args:
+        path: As `flask --app` takes it.
+    """
+    from alembic.script import ScriptDirectory
+
+    directory: Any = ScriptDirectory
+    plain_from_config = directory.from_config.__func__
+    plain_run = directory.run_env
+
+    def from_config(cls: Any, config: Any) -> Any:
+        if not config.get_main_option(SCRIPT_LOCATION):
+            folder = os.path.dirname(os.path.abspath(config.config_file_name))
+            config.set_main_option(SCRIPT_LOCATION, folder.replace("%", "%%"))
+        return plain_from_config(cls, config)
+
+    def run_env(scripts: Any) -> None:
+        import importlib
+
+        # The service's own, which this package does not need.
+        flask: Any = importlib.import_module("flask.cli")
+        if flask.get_load_dotenv(True):
+            # What is set stays.
+            flask.load_dotenv()
+        with flask.ScriptInfo(path).load_app().app_context():
+            plain_run(scripts)
+
+    directory.from_config = classmethod(from_config)
+    directory.run_env = run_env
 
 
 def select_engine(engine: str) -> None:

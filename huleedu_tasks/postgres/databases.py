@@ -174,6 +174,24 @@ async def is_untouched(connection: "asyncpg.Connection") -> bool:
     return untouched
 
 
+async def open_names(connection: "asyncpg.Connection") -> list[str]:
+    """Return the databases of a server that accept connections and are no templates."""
+    rows = await connection.fetch(
+        "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate"
+    )
+    return [row["datname"] for row in rows]
+
+
+async def holds_tables(connection: "asyncpg.Connection") -> bool:
+    """Whether the connection's own database has a table that does not belong to an extension."""
+    found: bool = await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM pg_class AS c WHERE relkind IN ('r', 'p', 'm', 'f')"
+        " AND oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = c.oid"
+        " AND classid = 'pg_class'::regclass AND deptype = 'e'))"
+    )
+    return found
+
+
 async def create_extension(connection: "asyncpg.Connection", name: str) -> None:
     """Create an extension in the connection's own database if it is not there.
 

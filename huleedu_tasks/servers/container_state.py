@@ -1,6 +1,6 @@
 """A container as the Docker Engine tells of it, in the words the tasks ask about."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -25,11 +25,13 @@ class Mount:
     Attributes:
         volume: The engine's name of the volume; empty if it is none.
         source: Where it comes from on this machine.
+        is_memory: Whether it is a tmpfs, whose content goes with the container.
     """
 
     path: PurePosixPath
     volume: str
     source: Path
+    is_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,14 @@ class ContainerState:
         """What its data lies on; None if it goes with the container."""
         data = PurePosixPath(self.data_directory)
         holding = [mount for mount in self.mounts if data.is_relative_to(mount.path)]
-        return max(holding, key=lambda mount: len(mount.path.parts), default=None)
+        nearest = max(holding, key=lambda mount: len(mount.path.parts), default=None)
+        return None if nearest is None or nearest.is_memory else nearest
+
+    @property
+    def data_folder(self) -> Path | None:
+        """The directory of this machine that its data is in; None if it is a volume, or none."""
+        data = self.data_mount
+        return data.source if data and not data.volume else None
 
     @property
     def runs(self) -> bool:
@@ -103,13 +112,19 @@ def state_of(container: "Container") -> ContainerState:
             (binding["HostIp"], int(binding["HostPort"])) for binding in ports.get("5432/tcp") or ()
         ),
         variables={name: value for name, _, value in pairs},
-        mounts=tuple(
-            Mount(
+        mounts=tuple(_mounts(attributes)),
+    )
+
+
+def _mounts(attributes: Mapping[str, Any]) -> Iterator[Mount]:
+    for mount in attributes.get("Mounts") or ():
+        if mount["Type"] in ("volume", "bind", "tmpfs"):
+            yield Mount(
                 path=PurePosixPath(mount["Destination"]),
                 volume=mount.get("Name", "") if mount["Type"] == "volume" else "",
                 source=Path(mount.get("Source", "")),
+                is_memory=mount["Type"] == "tmpfs",
             )
-            for mount in attributes.get("Mounts") or ()
-            if mount["Type"] in ("volume", "bind")
-        ),
-    )
+    # What a compose file has as `tmpfs` is listed apart.
+    for path in (attributes.get("HostConfig") or {}).get("Tmpfs") or ():
+        yield Mount(path=PurePosixPath(path), volume="", source=Path(), is_memory=True)

@@ -235,13 +235,12 @@ class Containers:
 
     def _remove(self, service: Service, container: ContainerState) -> None:
         data = container.data_mount
-        if data and not data.volume:
+        if folder := container.data_folder:
             raise ServerError(
-                f"{service.name}: the data of {container.name} lies in the folder {data.source} "
-                "and not in a volume; it is not removed from here.",
-                code="data-not-in-volume",
-                hint=f"If it may go: `docker rm --force {container.name}`, empty that folder, and "
-                "run `invoke db.reset`.",
+                f"{service.name}: the data of {container.name} is in the directory {folder} and "
+                "not in a volume; it was not removed.",
+                code="data-in-directory",
+                hint=empty_directory(container, folder),
             )
         if data:
             self.engine.require_removable(data.volume, self.project, container)
@@ -269,8 +268,18 @@ def _value_of(label: str, lines: str) -> str:
     return next((value.strip() for name, _, value in pairs if name == label), "")
 
 
+def empty_directory(container: ContainerState, folder: Path) -> str:
+    """Return what to do if the data in a directory of this machine may go."""
+    return (
+        f"If that data may go: 1. `docker rm --force {container.name}` 2. delete the content of "
+        f"{folder} 3. `invoke db.reset`."
+    )
+
+
 def if_damaged(container: ContainerState) -> str:
     """Return what to do if a server cannot start on its data."""
+    if folder := container.data_folder:
+        return empty_directory(container, folder)
     by_hand = _by_hand(container)
     return f"If its data is damaged and may go: {by_hand}, then `invoke db.reset`."
 

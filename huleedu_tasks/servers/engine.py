@@ -6,6 +6,7 @@ project may have chosen the same ones.
 
 import grp
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,8 @@ TIMEOUT = 30
 LOG_HEAD = 2**16
 SOCKET = "unix://"
 PROJECT_LABEL = "com.docker.compose.project"
+# Docker labels a volume without a name since 23.0; before, only its name tells it.
+ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 ONE_OFF_LABEL = "com.docker.compose.oneoff"
 USE_EMBEDDED = "HULEEDU_PROVIDER=embedded works without Docker."
 
@@ -154,6 +157,8 @@ class Engine:
     def require_removable(self, name: str, project: str, container: ContainerState) -> None:
         """See that a volume, if it is there, is the project's, and no other container's as well.
 
+        An anonymous volume belongs to the container that it was created for.
+
         Raises:
             ServerError: If it is not.
         """
@@ -161,11 +166,14 @@ class Engine:
         if volume is None:
             return
         labels = volume.attrs.get("Labels") or {}
-        if labels.get(PROJECT_LABEL) != project:
+        is_anonymous = ANONYMOUS_LABEL in labels or re.fullmatch(r"[0-9a-f]{64}", name)
+        if labels.get(PROJECT_LABEL) != project and not is_anonymous:
             raise ServerError(
                 f"The volume {name} was not made by Compose for the project {project!r}.",
-                code="volume-foreign",
-                hint=f"It was left alone. If it may go: `docker volume rm {name}`.",
+                code="volume-not-own",
+                hint=f"It was left alone. If it may go: `docker rm --force {container.name}`, "
+                f"`docker volume rm {name}`, `docker volume create {name}`, "
+                "`invoke db.reset`.",
             )
         others = [user.name for user in self.users_of(name) if user.id != container.id]
         if others:

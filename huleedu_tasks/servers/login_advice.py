@@ -11,6 +11,7 @@ from collections.abc import Callable
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.postgres.connections import LoginRefused
 from huleedu_tasks.servers.container_state import ContainerState
+from huleedu_tasks.servers.containers import empty_directory
 
 USER = "POSTGRES_USER"
 PASSWORD = "POSTGRES_PASSWORD"  # the name of a variable
@@ -61,6 +62,14 @@ def explain_login(
             f"{OUR_PASSWORD}.",
             code="credentials-differ",
             hint=f"Set {OUR_PASSWORD} in .env to the {PASSWORD} of that compose service.",
+        )
+    if folder := container.data_folder:
+        return LoginRefused(
+            f"{message}. The data in the directory {folder} was initialised with another user or "
+            f"password: the image uses {USER} and {PASSWORD} only when it is empty.",
+            code="volume-credentials",
+            hint="Put the former ones back into .env and the compose file. "
+            + empty_directory(container, folder),
         )
     selected = "".join(f" --service {name}" for name in sharing)
     return LoginRefused(

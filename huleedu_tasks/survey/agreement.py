@@ -15,7 +15,7 @@ from huleedu_tasks.config.placeholders import fills_in
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import PREFIX
 from huleedu_tasks.config.urls import DatabaseUrl
-from huleedu_tasks.migrations.revisions import engines_hint
+from huleedu_tasks.migrations.revisions import option_hint
 from huleedu_tasks.report import Level, Problem
 from huleedu_tasks.survey.answers import Address, Answer, Answers, Failure
 from huleedu_tasks.survey.matrix import HIDDEN_HOST, OVERRIDE, USER, Case, Situation
@@ -83,8 +83,8 @@ def differences(
 
 def _astray(service: Service, answer: Answer, suggestion: Suggestion | None) -> Problem:
     cause, remedy = _why_astray(service, answer)
-    if engines := engines_hint(service):
-        return must_act(cause, engines)
+    if hint := option_hint(service, cause):
+        return must_act(cause, hint)
     if suggestion:
         field = _field(service, suggestion.variable)
         stated = {

@@ -11,6 +11,7 @@ from typing import Any
 from huleedu_tasks.config.registry import Service, complete, database_convention
 from huleedu_tasks.errors import ConfigurationError, Finding
 from huleedu_tasks.survey.files import is_folder
+from huleedu_tasks.survey.folders import TECHNICAL, Folder
 from huleedu_tasks.survey.names import common_prefix, stem, words
 from huleedu_tasks.survey.proposals import Proposal
 from huleedu_tasks.survey.questions import MARK, Known, Value
@@ -27,6 +28,7 @@ FIELDS = (
     "url_scheme",
     "alembic_config",
     "alembic_section",
+    "flask_app",
     "environment",
     "python",
     "compose_service",
@@ -139,8 +141,18 @@ class _Namer:
             yield "_".join(stem(proposal.server.name)), "the compose service's name"
             parts = [word for word in words(proposal.server.name) if word not in _SERVERS_WORDS]
             yield "_".join(parts), "the compose service's name"
-        parents = words(folder.home.parent.name)
-        yield "_".join([*parents, *words(folder.home.name)]), "the folder's name and its parent's"
+        # Several histories may run from one folder, such as the root, and be configured in others.
+        if _is_own_folder(folder.config.parent, folder):
+            yield "_".join(stem(folder.config.parent.name)), "the folder of its configuration"
+        # What lies above the repository is not its own.
+        above = folder.home.parent.name if folder.home != folder.root else ""
+        names = [*words(above), *words(folder.home.name)]
+        yield "_".join(names), "the folder's name and its parent's"
+
+
+def _is_own_folder(path: Path, folder: Folder) -> bool:
+    """Whether a folder below the one that migrations run from has a name that tells something."""
+    return path != folder.path and path.is_relative_to(folder.home) and path.name not in TECHNICAL
 
 
 def _shortest(

@@ -12,6 +12,12 @@ FOREIGN = frozenset(
     {"node_modules", "site-packages", "dist-packages", "build", "dist", "__pycache__", "vendor"}
 )
 VIRTUAL_ENVIRONMENT = "pyvenv.cfg"
+# What the root of a repository has, where it came without `.git`, as in an archive.
+ROOT_FILES = (
+    *("alembic.ini", "pyproject.toml", "setup.py", "setup.cfg", "tasks.py", "Makefile"),
+    *("README.md", "README.rst", "LICENSE"),
+    *("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"),
+)
 GIT_TIMEOUT = 30.0
 
 
@@ -26,6 +32,15 @@ def repository_root(start: Path) -> Path | None:
     """Return the folder with `.git` that a folder lies in, if there is one."""
     folders = (start, *start.parents)
     return next((folder for folder in folders if _has_git(folder)), None)
+
+
+def is_in_repository(folder: Path) -> bool:
+    """Whether a folder lies in a repository, or is the root of one without `.git`."""
+    if repository_root(folder):
+        return True
+    # What lies in a home folder belongs to many things.
+    is_home = folder == Path.home() or folder == folder.parent
+    return not is_home and any(is_file(folder / name) for name in ROOT_FILES)
 
 
 def is_file(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,10 @@ ALEMBIC = "alembic"
 LOCATION = "script_location"
 ENV_PY = "env.py"
 HERE = "%(here)s"
+# How an `env.py` of Flask-Migrate reaches its application, and where that may be.
+CURRENT_APP = "current_app"
+FLASK_APP = re.compile(r"^\s*(?:export\s+)?FLASK_APP\s*=\s*[\"']?([\w./:]+)", re.MULTILINE)
+FACTORY = re.compile(r"^def create_app\(", re.MULTILINE)
 # What lies there is no service of this repository, or not one that runs.
 NO_SERVICES = frozenset({"tests", "test", "fixtures", "testdata", "templates", "cookiecutter"})
 # Folders inside a service that migrations may lie in.
@@ -45,6 +50,8 @@ class Folder:
         section: The section of the configuration.
         engine: The database that it names among others, as Alembic's template multidb does; an
             empty string if it names none.
+        flask_app: The Flask application that its `env.py` needs, as `flask --app` takes it; an
+            empty string if it needs none.
         import_paths: Where its code looks for modules, as Alembic is told.
     """
 
@@ -54,6 +61,7 @@ class Folder:
     root: Path
     section: str = ALEMBIC
     engine: str = ""
+    flask_app: str = ""
     runs_anywhere: bool = False
     import_paths: tuple[Path, ...] = ()
 
@@ -143,8 +151,8 @@ def _why_no_folder(file: Path) -> str:
         return f"configures Alembic, but its script_location holds no {ENV_PY}"
     if is_file(file.with_name(ENV_PY)):
         return (
-            "has no script_location, as Flask-Migrate writes it: `flask db` passes it from the "
-            "application. Flask-Migrate is not supported unless script_location is stated"
+            "has no script_location, as Flask-Migrate writes it, and no application was found "
+            "beside it: write an entry that states 'alembic_config' and 'flask_app'"
         )
     return "has no script_location"
 
@@ -207,7 +215,7 @@ def _folder(file: Path, root: Path, section: str) -> Folder | None:
     options = {**(_options(file.with_name(PYPROJECT)) or {}), **(_options(file, section) or {})}
     location = str(options.get(LOCATION) or "")
     if not location:
-        return None
+        return _flask_folder(file, root)
     for path in _working_directories(file, location, root):
         for scripts in _script_folders(location, file.parent, path):
             if is_file(scripts / ENV_PY):
@@ -223,6 +231,36 @@ def _folder(file: Path, root: Path, section: str) -> Folder | None:
                     ),
                 )
     return None
+
+
+def _flask_folder(file: Path, root: Path) -> Folder | None:
+    """Return the folder of migrations as Flask-Migrate makes them, whose application is found."""
+    if CURRENT_APP not in text_of(file.with_name(ENV_PY)) or file.parent == root:
+        return None
+    home = file.parent.parent
+    application = _flask_app(home)
+    if not application:
+        return None
+    return Folder(path=home, config=file, scripts=file.parent, root=root, flask_app=application)
+
+
+def _flask_app(home: Path) -> str:
+    """Return the Flask application of a folder; an empty string if none is found.
+
+    It is the one that Flask is told, or else finds by itself, or else that of a package.
+    """
+    if stated := FLASK_APP.search(text_of(home / ".flaskenv")):
+        return stated[1]
+    for name in ("wsgi", "app"):
+        if is_file(home / f"{name}.py"):
+            return name
+    files = (path for path in repository_files(home) if path.suffix == ".py")
+    for path in sorted(files, key=lambda path: (len(path.parts), path)):
+        inside = path.relative_to(home).with_suffix("")
+        if inside.parts[0] not in NO_SERVICES and FACTORY.search(text_of(path)):
+            parts = inside.parts[:-1] if path.stem == "__init__" else inside.parts
+            return ".".join(parts) + ":create_app"
+    return ""
 
 
 def _working_directories(file: Path, location: str, root: Path) -> Iterator[Path]:

@@ -107,12 +107,12 @@ def import_folder(module: str, near: Path) -> Path | None:
 
     Args:
         module: Its dotted name.
-        near: A folder of the repository.
+        near: The service's folder.
 
     Returns:
-        Of the folders below which the whole name leads to something, one in `near`, or else the
-        one nearest to the root, with code before those without; None if the module is not in the
-        repository.
+        Of the folders below which the whole name leads to something: one in `near`, else one with
+        a regular package of that name, else one with code, else the one nearest to the root; None
+        if the module is not in the repository.
     """
     root = repository_root(near) or near
     name = module.partition(".")[0]
@@ -136,14 +136,24 @@ def import_folder(module: str, near: Path) -> Path | None:
         path = folder / inside
         return path.is_dir() or path.with_name(f"{path.name}.py").is_file()
 
+    def is_regular(folder: Path) -> bool:
+        """A directory without __init__.py gives way to a package, as it does on import."""
+        return (folder / name / "__init__.py").is_file() or (folder / f"{name}.py").is_file()
+
     def has_code(folder: Path) -> bool:
         # A project's folder may have the name of the package that lies deeper in it.
         package = folder / name
         files = {path.name for path in package.glob("*.py")}
         return not package.is_dir() or bool(files.difference(PROJECT_FILES))
 
-    def rank(folder: Path) -> tuple[bool, bool, int, Path]:
-        return not folder.is_relative_to(near), not has_code(folder), len(folder.parts), folder
+    def rank(folder: Path) -> tuple[bool, bool, bool, int, Path]:
+        return (
+            not folder.is_relative_to(near),
+            not is_regular(folder),
+            not has_code(folder),
+            len(folder.parts),
+            folder,
+        )
 
     return min(filter(has_whole, found), key=rank, default=None)
 

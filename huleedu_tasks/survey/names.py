@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 # Words that say what a thing is and not which.
 AFFIXES = frozenset(
     {
-        *("service", "services", "svc", "srv", "server", "api", "app", "backend"),
+        *("service", "services", "svc", "srv", "server", "api", "app", "apps", "backend"),
+        *("package", "packages"),
         *("db", "database", "databases", "postgres", "postgresql", "pg", "data", "prod", "dev"),
     }
 )

@@ -106,7 +106,7 @@ async def _ask(
 ) -> tuple[Answer, str]:
     """Return where `env.py` would connect, and the scheme of the URLs that it was given."""
     schemes = list(dict.fromkeys((service.url_scheme, *SCHEMES)))
-    answer: Answer = None
+    found: list[Answer] = []
     for scheme in schemes:
         case = candidates.case(scheme)
         try:
@@ -114,9 +114,16 @@ async def _ask(
         except HuleEduError as error:
             return Failure(error=error.message), scheme
         answer = answers[case.name].env
-        if not isinstance(answer, Address) or answer.fits:
+        if not (_lacks_driver(answer) or (isinstance(answer, Address) and not answer.fits)):
             return answer, scheme
-    return answer, schemes[0]
+        found.append(answer)
+    return found[0], schemes[0]
+
+
+def _lacks_driver(answer: Answer) -> bool:
+    """Whether an interpreter has not the driver of the URL that it was given."""
+    missing = MISSING_MODULE.search(answer.error) if isinstance(answer, Failure) else None
+    return missing is not None and any(each.endswith(f"+{missing[1]}") for each in SCHEMES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from huleedu_tasks.config.urls import POSTGRES_PORT
 from huleedu_tasks.survey.container import Container
 from huleedu_tasks.survey.files import shown
+from huleedu_tasks.survey.folders import ENV_PY
 from huleedu_tasks.survey.matching import (
     Candidate,
     candidates,
@@ -180,6 +181,9 @@ class Survey:
         yield "directory", Known(value=str(folder.path), evidence=place)
         yield "alembic_config", Known(value=str(folder.config), evidence=place)
         yield "alembic_section", Known(value=folder.section, evidence=f"{place} [{folder.section}]")
+        if folder.flask_app:
+            evidence = f"{shown(folder.scripts / ENV_PY, self.root)} needs current_app"
+            yield "flask_app", Known(value=folder.flask_app, evidence=evidence)
         if folder.engine:
             evidence = f"{place} databases = {folder.engine}"
             yield "alembic_engine", Known(value=folder.engine, evidence=evidence)

@@ -148,9 +148,12 @@ def read_folder(path: Path, root: Path) -> Sources:
 
 
 def _python_files(folder: Folder, root: Path, inner: Sequence[Path]) -> dict[Path, Facts]:
-    """Read env.py first, then what it imports, then what is called like settings."""
+    """Read env.py first, then what it imports, then what is called like settings.
+
+    What an application has that `env.py` runs in is imported, too.
+    """
     facts: dict[Path, Facts] = {}
-    waiting = [(folder.scripts / ENV_PY, 0)]
+    waiting = [(path, 0) for path in (folder.scripts / ENV_PY, *_application_files(folder))]
     while waiting and len(facts) < MOST_FILES:
         path, depth = waiting.pop(0)
         if path in facts:
@@ -162,6 +165,13 @@ def _python_files(folder: Folder, root: Path, inner: Sequence[Path]) -> dict[Pat
     for file in _telling_files(folder.home, root, inner)[:MOST_FILES]:
         facts.setdefault(file, read_python(file))
     return facts
+
+
+def _application_files(folder: Folder) -> Iterator[Path]:
+    module = folder.flask_app.partition(":")[0]
+    if module:
+        path = folder.path.joinpath(*module.removesuffix(".py").split("."))
+        yield from filter(is_file, (path.with_suffix(".py"), path / "__init__.py"))
 
 
 def _telling_files(home: Path, root: Path, inner: Sequence[Path]) -> list[Path]:

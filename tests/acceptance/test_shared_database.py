@@ -131,6 +131,12 @@ def test_two_configurations_in_one_folder_with_one_variable_share_a_database() -
         assert (ran.code, facts(ran, "current")) == (0, {"core": ("a1",), "audit": ("b1",)})
 
 
+def test_the_check_lets_services_share_a_database_that_state_it(monorepo: Monorepo) -> None:
+    told = monorepo.invoke("services.check", "--json").json
+    causes = [problem["cause"] for each in told["services"] for problem in each["problems"]]
+    assert not [cause for cause in causes if "same database" in cause]
+
+
 def test_a_database_that_is_shared_by_accident_is_refused(monorepo: Monorepo) -> None:
     entries = [{**each, "shared_database": each["name"] != "root"} for each in monorepo.services]
     monorepo.write("services.json", json.dumps({"services": entries}))

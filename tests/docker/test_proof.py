@@ -151,8 +151,10 @@ def test_names_that_look_alike_are_never_touched(docked: Docked) -> None:
             volume.remove()
 
 
-@pytest.mark.parametrize("host", ["tcp://127.0.0.1:2375", "ssh://somebody@example.org"])
-@pytest.mark.parametrize("command", [*WRITING, ("db.up",), ("db.down",)])
+@pytest.mark.combinations(
+    command=[*WRITING, ("db.up",), ("db.down",)],
+    host=["tcp://127.0.0.1:2375", "ssh://somebody@example.org"],
+)
 def test_an_engine_behind_a_network_is_refused(
     other: Docked, command: tuple[str, ...], host: str
 ) -> None:
@@ -230,4 +232,4 @@ def test_data_in_a_folder_is_reset_in_place_and_the_folder_left_alone() -> None:
     with new_docked("alpha") as docked:
         docked.define(alpha_db={"volumes": [f"./data:{DATA}"]})
         assert docked.invoke("db.reset").code == 0
-        left_alone(docked, f"lies in the folder {docked.root}/data")
+        left_alone(docked, f"is in the directory {docked.root}/data")

@@ -229,6 +229,16 @@ def test_a_repository_without_services_is_an_error(repository: Monorepo) -> None
     assert "No service was found" in ran.err
 
 
+def test_a_folder_outside_any_repository_is_not_searched(repository: Monorepo) -> None:
+    repository.path("elsewhere").mkdir()
+    ran = repository.invoke("services.discover", cwd="elsewhere")
+    assert ran.code == 2
+    assert "not-a-repository" in ran.err
+    assert not repository.path(f"elsewhere/{REGISTRY}").exists()
+    # Without `.git`, as from an archive, what lies there tells the root.
+    assert repository.invoke("services.discover").code == 0
+
+
 def test_no_password_is_shown_or_written(repository: Monorepo) -> None:
     url = f"postgresql+asyncpg://u:{PASSWORD}@orders_db/huleedu_orders"
     config = f'import os\nURL = os.getenv("ORDERS_DSN", "{url}")\n'

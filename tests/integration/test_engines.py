@@ -1,12 +1,20 @@
 """Alembic's template multidb: one configuration, several databases, each a service of its own."""
 
+import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
+from huleedu_tasks.config.urls import resolve
+from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.runner import Rendered
+from huleedu_tasks.process import scratch_folder
+from tests.support.flows import app_of
+from tests.support.migrating import observation_of
 from tests.support.monorepo import Monorepo, empty_monorepo, free_ports
 from tests.support.postgres import ask
 
@@ -27,6 +35,13 @@ def upgrade_accounts():
 
 def upgrade_audit():
     op.execute("CREATE TABLE entry (id integer)")
+"""
+COMPOSE = """\
+services:
+  bank_db:
+    image: postgres:15
+    environment: { POSTGRES_USER: bank, POSTGRES_PASSWORD: bank }
+    ports: ["PORT:5432"]
 """
 TABLES = (
     "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
@@ -117,9 +132,50 @@ def test_one_entry_for_all_of_them_is_answered_with_the_entries_to_write(
     (port,) = free_ports(1)
     stated = entry("accounts", port)
     del stated["alembic_engine"]
-    ledger.register({**stated, "name": "whole", "url_variable": "WHOLE_URL"})
+    whole = {"name": "whole", "url_variable": "WHOLE_URL", "compose_service": "whole_db"}
+    ledger.register({**stated, **whole})
     ran = ledger.invoke(command, "--json")
     ledger.write("services.json", kept)
     assert ran.code in (1, 3)
     hints = json.dumps(ran.json["services"][0]).replace('\\"', '"')
     assert '"alembic_engine": "accounts" and "alembic_engine": "audit"' in hints
+
+
+def test_the_sql_of_one_database_is_written_without_a_file_in_the_folder(reset: Monorepo) -> None:
+    app = app_of(reset)
+    (service,) = app.services(["audit"])
+    url = resolve(service, app.settings).url
+
+    async def render() -> Rendered:
+        with scratch_folder() as folder:
+            session = await observation_of(url, folder / "events")
+            return await runner.render(service, url, app.settings, session, start=())
+
+    rendered = asyncio.run(render())
+    assert not rendered.problem
+    assert "CREATE TABLE entry" in rendered.sql["a1"]
+    assert not list(reset.path(FOLDER).glob("*.sql"))
+
+
+def test_discovery_makes_an_entry_of_each_database(ledger: Monorepo) -> None:
+    (port,) = free_ports(1)
+    with empty_monorepo("bank") as bank:
+        shutil.copytree(ledger.path(FOLDER), bank.path(FOLDER))
+        ini = bank.read(f"{FOLDER}/alembic.ini").splitlines()
+        for name, stock in zip(ENGINES, ("dbname", "dbname2"), strict=True):
+            url = f"sqlalchemy.url = postgresql+psycopg://bank:bank@localhost:{port}/{name}"
+            ini[ini.index(f"sqlalchemy.url = driver://user:pass@localhost/{stock}")] = url
+        bank.write(f"{FOLDER}/alembic.ini", "\n".join(ini))
+        bank.write("compose.yaml", COMPOSE.replace("PORT", str(port)))
+        found = bank.invoke("services.discover")
+        assert found.code == 0, found.out + found.err
+        entries = {entry["alembic_engine"]: entry for entry in bank.services}
+        assert entries.keys() == set(ENGINES)
+        for name, stated in entries.items():
+            assert (stated["name"], stated["port"]) == (name, port)
+            assert stated["url_scheme"] == "postgresql+psycopg"
+        reset = bank.invoke("db.reset", "--json")
+        assert reset.code == 0, f"{reset.out}{reset.err}"
+        again = bank.invoke("services.discover")
+        assert again.code == 0, again.err
+        assert {entry["alembic_engine"]: entry for entry in bank.services} == entries

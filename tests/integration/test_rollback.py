@@ -1,4 +1,8 @@
-"""A revision was rolled back only if the server says so, and begins only while the lock is held."""
+"""A revision was rolled back only if the server says so, and begins only while the lock is held.
+
+Each driver with each way to begin a transaction, and each commit with each end:
+`pytest -n 0 tests/integration/test_rollback.py --every-combination`.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -56,6 +60,8 @@ MODES = {
         .replace("    connection.commit()\n", "")
     ),
 }
+# All of them with `--every-combination`.
+BY_DRIVER_AND_MODE = pytest.mark.combinations(driver=DRIVERS, mode=MODES)
 BY_DRIVER = pytest.mark.parametrize("driver", DRIVERS)
 BY_MODE = pytest.mark.parametrize("mode", MODES)
 PSYCOPG2 = DRIVERS["psycopg2"]
@@ -125,6 +131,7 @@ ENDS = {
     "a statement of the driver that waits": WAITS_RAW,
     "an exception": "raise KeyError",
 }
+INTERRUPTIONS = {"waits": WAITS, "driver": WAITS_RAW, "killed": KILLED}
 
 
 @dataclass
@@ -182,8 +189,7 @@ def partial(revision: str) -> Unfinished:
 # What was rolled back.
 
 
-@BY_DRIVER
-@BY_MODE
+@BY_DRIVER_AND_MODE
 async def test_what_waits_too_long_for_a_lock_was_rolled_back(
     bench: Bench, driver: str, mode: str
 ) -> None:
@@ -198,8 +204,7 @@ async def test_what_waits_too_long_for_a_lock_was_rolled_back(
     assert await case.ask("TABLE log") == ([(1,)] if each else [])
 
 
-@BY_MODE
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.combinations(mode=MODES, end=ENDS)
 async def test_however_it_ends_it_was_rolled_back(bench: Bench, mode: str, end: str) -> None:
     case = await begun(bench, MODES[mode](PSYCOPG2), b2=f"{sql(ONE)}\n{ENDS[end]}")
     async with held_run(case) as run:
@@ -245,8 +250,7 @@ async def test_of_a_process_that_ended_by_itself_nothing_is_claimed(
         assert await run.unfinished() == partial("b2")
 
 
-@BY_DRIVER
-@BY_MODE
+@BY_DRIVER_AND_MODE
 async def test_a_process_that_was_ended_in_its_transaction_was_rolled_back(
     bench: Bench, driver: str, mode: str
 ) -> None:
@@ -267,12 +271,11 @@ async def test_a_process_that_was_ended_in_its_transaction_was_rolled_back(
 # What was not.
 
 
-@pytest.mark.parametrize("does", STAYS)
-@pytest.mark.parametrize("end", [WAITS, WAITS_RAW, KILLED], ids=["waits", "driver", "killed"])
+@pytest.mark.combinations(does=STAYS, end=INTERRUPTIONS)
 async def test_what_was_committed_meanwhile_is_not_said_to_be_rolled_back(
     bench: Bench, does: str, end: str
 ) -> None:
-    case = await begun(bench, PSYCOPG2, b2=f"{STAYS[does]}\n{end}")
+    case = await begun(bench, PSYCOPG2, b2=f"{STAYS[does]}\n{INTERRUPTIONS[end]}")
     async with held_run(case) as run:
         async with case.locked("busy"):
             await run.failing()
@@ -339,8 +342,7 @@ async def test_a_failure_that_env_py_swallows_and_commits_is_told(bench: Bench) 
 # The lock.
 
 
-@BY_DRIVER
-@BY_MODE
+@BY_DRIVER_AND_MODE
 async def test_no_revision_begins_after_the_lock_is_lost(
     bench: Bench, driver: str, mode: str
 ) -> None:

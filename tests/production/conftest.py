@@ -17,7 +17,7 @@ def production() -> Iterator[Production]:
 
 @pytest.fixture(scope="package")
 def stage() -> Iterator[Rehearsal]:
-    """Return a production of eight services that is there to be migrated."""
+    """Return a production of several services that is there to be migrated."""
     with new_rehearsal() as made:
         yield made
 

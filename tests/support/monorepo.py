@@ -22,6 +22,8 @@ from urllib.parse import quote
 
 import psutil
 
+from tests.support import fork_server
+
 PROJECT = Path(__file__).resolve().parents[2]
 MEMORY = Path("/dev/shm")
 USER = "huleedu_user"
@@ -176,7 +178,19 @@ class Monorepo:
         return self.write(f"services/{name}_service/alembic/versions/{revision}.py", text)
 
     def invoke(self, *arguments: str, **options: Any) -> Ran:
-        """Run `invoke ARGUMENTS` to its end."""
+        """Run `invoke ARGUMENTS` to its end, in a process forked from one that has imported it.
+
+        A fresh interpreter runs it where the test asks for something a fork cannot have, and
+        everywhere with `--fresh-interpreters`.
+        """
+        environment = self._environment(options.get("env"))
+        if not options.keys() <= {"cwd", "env"} or not fork_server.is_possible(environment):
+            return self.invoke_afresh(*arguments, **options)
+        cwd = self.root / options.get("cwd", ".")
+        return Ran(*fork_server.fork_server().run(arguments, cwd, environment, LIMIT))
+
+    def invoke_afresh(self, *arguments: str, **options: Any) -> Ran:
+        """Run `invoke ARGUMENTS` to its end, in an interpreter of its own."""
         process = self.start(*arguments, **options)
         out, err = process.communicate(timeout=LIMIT)
         return Ran(process.returncode, out, err)
@@ -193,13 +207,16 @@ class Monorepo:
         return subprocess.Popen(
             [python, "-m", "invoke", *arguments],
             cwd=self.root / cwd,
-            env={**clean_environment(), **self.environment, **(env or {})},
+            env=self._environment(env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             **(account or {}),
         )
+
+    def _environment(self, more: Mapping[str, str] | None) -> dict[str, str]:
+        return {**clean_environment(), **self.environment, **(more or {})}
 
     def url(self, name: str, *, database: str = "", password: str = PASSWORD) -> str:
         """Return the URL of a service's database, for asyncpg."""

@@ -1,9 +1,11 @@
 """What can be seen of a monorepo from outside: its databases, its processes, its files."""
 
 import asyncio
+import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from urllib.parse import quote, quote_plus
 
 import psutil
 
+from tests.support.fork_server import fresh_interpreters
 from tests.support.monorepo import PASSWORD, Monorepo, Ran
 from tests.support.postgres import ask, connect
 
@@ -18,6 +21,8 @@ from tests.support.postgres import ask, connect
 PRINTED = {PASSWORD, quote(PASSWORD, safe=""), quote(PASSWORD), quote_plus(PASSWORD)}
 NOTES = "SELECT string_agg(text, ' ' ORDER BY id) FROM note"
 BETWEEN_LOOKS = 0.01
+# A process has its own command line as soon as it has executed its program.
+ENOUGH_LOOKS = 20
 WORKER = "migrations/worker.py"
 # Forks such workers.
 NURSERY = "migrations/nursery.py"
@@ -91,25 +96,34 @@ class CommandLines:
 
 
 @contextmanager
-def watched_command_lines(between: float = BETWEEN_LOOKS) -> Iterator[CommandLines]:
+def watched_command_lines(
+    between: float = BETWEEN_LOOKS, *, forks: bool = False
+) -> Iterator[CommandLines]:
     """Read `/proc/*/cmdline` again and again until the block ends.
 
     Args:
         between: Seconds between two looks.
+        forks: Whether our own commands may be forked, which have no command line of their own.
     """
     lines = CommandLines()
     over = threading.Event()
 
     def look() -> None:
+        looks: Counter[str] = Counter()
         while not over.wait(between):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                with suppress(OSError):
-                    lines.seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            running = {name for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208  # Often.
+            looks = Counter({name: looks[name] + 1 for name in running})
+            for name in running:
+                if looks[name] <= ENOUGH_LOOKS:
+                    with suppress(OSError):
+                        line = Path("/proc", name, "cmdline").read_bytes().replace(b"\0", b" ")
+                        lines.seen.add(line.decode(errors="replace"))
 
     watcher = threading.Thread(target=look)
     watcher.start()
     try:
-        yield lines
+        with nullcontext() if forks else fresh_interpreters():
+            yield lines
     finally:
         over.set()
         watcher.join()

@@ -28,6 +28,7 @@ def service(name: str = "orders", **stated: Any) -> Service:
         "alembic_section": "alembic",
         "alembic_x_arguments": (),
         "alembic_engine": "",
+        "flask_app": "",
         "python": (),
         "environment": {},
         "lock_timeout": None,

@@ -175,7 +175,7 @@ def test_every_report_has_the_fields_the_page_lists(sample: dict[str, Any]) -> N
     assert set(sample) - general == fields == set(report.as_json())
     assert general <= set(sample)
     own = {code(field) for field, *_ in rows(text, "field of a service", "type", "meaning")}
-    failed = Outcome(service="", status=Status.FAILED, state=State.BEHIND)
+    failed = Outcome(service="", status=Status.FAILED, state=State.UNREACHABLE)
     assert own == set(failed.as_json())
     for service in sample["services"]:
         assert own - set(service) <= {"code", "output", "state"}

@@ -39,6 +39,24 @@ def test_the_folder_that_makes_a_module_importable(
     assert import_folder(module, tmp_path / "services/a") == expected
 
 
+@pytest.mark.parametrize(
+    ("files", "module", "folder"),
+    [
+        # Every service has a package `src`: its own one is meant.
+        (["services/a/src/models.py", "services/b/src/models.py"], "src.models", "services/b"),
+        # The service's folder has the name of the package in it.
+        (["services/b/src/b/__init__.py", "services/b/alembic.ini"], "b", "services/b/src"),
+        (["shared/src/shared/__init__.py", "services/b/x.py"], "shared", "shared/src"),
+    ],
+)
+def test_a_service_finds_its_own_package_first(
+    tmp_path: Path, files: list[str], module: str, folder: str
+) -> None:
+    write(tmp_path, {**dict.fromkeys(files, ""), ".git/HEAD": ""})
+    repository_files.cache_clear()
+    assert import_folder(module, tmp_path / "services/b") == tmp_path / folder
+
+
 def test_a_folder_is_added_to_the_path_once(tmp_path: Path) -> None:
     stated = service(directory=tmp_path / "services/a", environment={"PYTHONPATH": "../shared"})
     once = python_path(stated, tmp_path / "libs")

@@ -55,6 +55,22 @@ def test_the_name_is_the_one_with_which_the_fewest_fields_are_stated(tmp_path: P
     }
 
 
+def test_histories_that_run_from_the_root_are_named_by_where_they_are_configured(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "acme"
+    for folder in ("alembic", "services/auth/alembic", "services/ingest/alembic"):
+        ini = f"[alembic]\nscript_location = {folder}\n"
+        write(root, {f"{folder}/../alembic.ini": ini, f"{folder}/env.py": ASYNC})
+    write(root, {".git/HEAD": ""})
+    assert set(names_of(root)) == {"acme", "auth", "ingest"}
+
+
+def test_a_folder_of_packages_names_no_service(tmp_path: Path) -> None:
+    root = write(tmp_path / "acme", service("packages/api"))
+    assert names_of(root) == ["acme"]
+
+
 def test_what_differs_is_stated_with_its_evidence(tmp_path: Path) -> None:
     tmp_path = tmp_path / "acme"
     config = 'import os\n\nDATABASE_URL = os.environ["ORDERS_DSN"]\n'
@@ -496,7 +512,46 @@ def test_two_services_with_one_database_are_told_at_once(tmp_path: Path) -> None
     assert result.exit_code is ExitCode.FAILED
     (row,) = result.unsettled
     assert (row["service"], row["field"]) == ("orders, users", "database")
-    assert "service needs a database of its own" in str(row["question"])
+    assert "give each a version table of its own" in str(row["question"])
+
+
+ENV_PY = """\
+from alembic import context
+
+context.configure(connection=connect(){})
+"""
+
+
+def test_histories_of_one_database_are_stated_with_their_order(tmp_path: Path) -> None:
+    config = 'URL = "postgresql+asyncpg://u@localhost:5441/shop"'
+    options = {
+        "core": "",
+        "orders": ', version_table="orders_version"',
+        "users": ', version_table_schema="users"',
+    }
+    for name, option in options.items():
+        write(tmp_path, service(f"apps/{name}", config))
+        (env_py,) = (tmp_path / f"apps/{name}").rglob("env.py")
+        env_py.write_text(ENV_PY.format(option))
+    create = 'op.execute("CREATE SCHEMA IF NOT EXISTS users")'
+    versions = next((tmp_path / "apps/orders").rglob("env.py")).parent / "versions"
+    write(tmp_path, {f"{versions.relative_to(tmp_path)}/a1.py": create})
+    write(tmp_path, compose(server("db", 5441, "shop")))
+    result = discovered(tmp_path)
+    assert result.exit_code is ExitCode.DONE, result.unsettled
+    stated = {
+        n: (e["shared_database"], e.get("migrate_after")) for n, e in entries(tmp_path).items()
+    }
+    assert stated == {
+        "core": (True, None),
+        "orders": (True, ["core"]),
+        "users": (True, ["orders"]),
+    }
+    evidence = {(row["service"], row["field"]): row["evidence"] for row in result.fields}
+    assert evidence["users", "migrate_after"] == "orders creates the schema users"
+    assert evidence["orders", "shared_database"] == (
+        'it leads where core, users lead too; its version table is "orders_version"'
+    )
 
 
 def test_what_does_not_hold_together_is_told_with_the_folders_there_are(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from huleedu_tasks.errors import Finding
 from huleedu_tasks.survey.files import repository_files
-from huleedu_tasks.survey.folders import find_folders
+from huleedu_tasks.survey.folders import find_folders, ini_url
 from huleedu_tasks.survey.reading import telling_name
 from tests.support.survey import INI, service, write
 
@@ -246,6 +246,43 @@ def test_a_configuration_that_makes_no_service_has_its_reason(
     assert found == {}
     assert remark.startswith("a/alembic.ini")
     assert reason in remark
+
+
+def test_each_database_of_an_env_py_for_several_is_a_service(tmp_path: Path) -> None:
+    ini = f"{INI}databases = accounts, audit\n[accounts]\n[audit]\nsqlalchemy.url = u\n"
+    several = 'names = config.get_main_option("databases", "")'
+    write(tmp_path, {"a/alembic.ini": ini, "a/alembic/env.py": several})
+    write(tmp_path, {"b/alembic.ini": ini, "b/alembic/env.py": "does not read them"})
+    repository_files.cache_clear()
+    found = find_folders(tmp_path, [])
+    assert [(f.path.name, f.engine, telling_name(f), ini_url(f)) for f in found] == [
+        ("a", "accounts", "accounts", ""),
+        ("a", "audit", "audit", "u"),
+        ("b", "", "b", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "application"),
+    [
+        ({"a/.flaskenv": "DEBUG=1\nexport FLASK_APP=shop.main:make\n"}, "shop.main:make"),
+        ({"a/wsgi.py": "", "a/app.py": ""}, "wsgi"),
+        ({"a/app.py": ""}, "app"),
+        ({"a/shop/__init__.py": "def create_app():"}, "shop:create_app"),
+        ({"a/shop/web.py": "def create_app(name):"}, "shop.web:create_app"),
+        ({"a/tests/shop.py": "def create_app():"}, None),
+    ],
+)
+def test_the_application_of_flask_migrate_is_found(
+    tmp_path: Path, files: dict[str, str], application: str | None
+) -> None:
+    env = {"a/migrations/env.py": "from flask import current_app"}
+    write(tmp_path, {"a/migrations/alembic.ini": "[alembic]\n", **env, **files})
+    repository_files.cache_clear()
+    not_taken: list[Finding] = []
+    found = [(f.path.name, f.flask_app) for f in find_folders(tmp_path, not_taken)]
+    assert found == ([("a", application)] if application else [])
+    assert ["'flask_app'" in str(each) for each in not_taken] == [True] * (not application)
 
 
 def test_what_looks_like_a_service_and_is_none_is_told(tmp_path: Path) -> None:

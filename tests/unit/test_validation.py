@@ -162,8 +162,8 @@ def test_problems_stand_below_the_table_the_gravest_first_and_each_once(
         "c        OK",
         "",
         "ERROR  c: a standby",
-        "       Name the primary.",
-        "INFO   a, c: [no] mark yet",
+        "  Name the primary.",
+        "INFO  a, c: [no] mark yet",
     ]
 
 

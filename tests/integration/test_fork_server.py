@@ -1,0 +1,109 @@
+"""A forked command is what it would be in an interpreter of its own."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import chosen_combinations
+from tests.support.fork_server import ForkServer, fresh_interpreters
+from tests.support.monorepo import Monorepo, clean_environment, empty_monorepo
+
+TASKS = """\
+import os
+import signal
+import sys
+import time
+
+from invoke import task
+
+
+@task
+def tell(context):
+    print(sys.argv, sys.path, os.getcwd(), sorted(os.environ.items()))
+    print([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)])
+    print(sys.stdin.read(), sys.stdout.isatty(), sys.dont_write_bytecode, os.getpgid(0))
+    print(len(os.listdir("/proc/self/fd")), os.umask(0), file=sys.stderr)
+
+
+@task
+def end(context, code):
+    sys.exit(int(code))
+
+
+@task
+def be_killed(context):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task
+def say_who(context):
+    print(os.getppid())
+
+
+@task
+def say_much(context):
+    print("much" * 1_000_000)
+
+
+@task
+def break_off(context):
+    raise KeyError("nothing caught it")
+
+
+@task
+def last(context):
+    time.sleep(5)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Monorepo]:
+    with empty_monorepo() as made:
+        made.write("tasks.py", TASKS)
+        made.path("below").mkdir()
+        yield made
+
+
+def test_it_finds_the_same_surroundings(folder: Monorepo) -> None:
+    options = {"cwd": "below", "env": {"COLOUR": "green"}}
+    forked = folder.invoke("tell", **options)
+    assert forked.code == 0
+    assert forked == folder.invoke_afresh("tell", **options)
+
+
+@pytest.mark.parametrize("task", ["end 0", "end 7", "end 300", "be-killed", "say-much", "no-such"])
+def test_it_ends_and_prints_alike(folder: Monorepo, task: str) -> None:
+    assert folder.invoke(*task.split()) == folder.invoke_afresh(*task.split())
+
+
+def test_an_exception_that_nothing_caught_is_printed(folder: Monorepo) -> None:
+    ran = folder.invoke("break-off")
+    assert ran.code == 1
+    assert ran.err.endswith("KeyError: 'nothing caught it'\n")
+
+
+def test_it_is_forked_only_where_that_is_wanted_and_makes_no_difference(folder: Monorepo) -> None:
+    own = f"{os.getpid()}\n"
+    assert folder.invoke("say-who").out != own
+    assert folder.invoke("say-who", env={"PYTHONOPTIMIZE": "1"}).out == own
+    assert folder.invoke("say-who", env={"LANG": "sv_SE.UTF-8"}).out == own
+    with fresh_interpreters():
+        assert folder.invoke("say-who").out == own
+
+
+def test_a_command_that_does_not_end_is_reported(folder: Monorepo) -> None:
+    server = ForkServer()
+    with pytest.raises(subprocess.TimeoutExpired):
+        server.run(["last"], folder.root, clean_environment(), 0.5)
+    server.close()
+
+
+def test_in_few_combinations_each_value_is_tried() -> None:
+    axes = ["abcd", "xyz", "12"]
+    few, all_of_them = (chosen_combinations(axes, every=every) for every in (False, True))
+    assert [set(values) for values in zip(*few, strict=True)] == [set(values) for values in axes]
+    assert len(few) == 4
+    assert len(set(all_of_them)) == 24
+    assert set(few) < set(all_of_them)

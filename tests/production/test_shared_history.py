@@ -1,0 +1,102 @@
+"""`prod` commands on services that keep their histories in one database."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.support.histories import add_history, root_and_two, write_revision
+from tests.support.monorepo import Monorepo, Ran
+from tests.support.postgres import ask
+
+NAMES = ("orders", "stock", "root")
+YES = ("--yes", "--host", "localhost")
+ROLE, ROLE_PASSWORD, DATABASE = "shop_owner", "the-owners-own", "shop_live"
+
+
+@dataclass
+class Live:
+    """Three histories, and a database of production in which none of them has begun."""
+
+    monorepo: Monorepo
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def invoke(self, *arguments: str) -> Ran:
+        return self.monorepo.invoke(*arguments, env=self.variables)
+
+    def at(self, name: str, table: str) -> str:
+        url = self.monorepo.url(name, database=DATABASE)
+        ((found,),) = ask(url, f"SELECT version_num FROM {table}")
+        return str(found)
+
+
+@pytest.fixture
+def live() -> Iterator[Live]:
+    with root_and_two() as monorepo:
+        assert monorepo.invoke("db.up").code == 0
+        server = monorepo.url("root", database="postgres")
+        ask(server, f"CREATE ROLE {ROLE} LOGIN PASSWORD '{ROLE_PASSWORD}'")
+        ask(server, f"CREATE DATABASE {DATABASE} OWNER {ROLE}")
+        login = f"{ROLE}:{ROLE_PASSWORD}@localhost:{monorepo.port('root')}"
+        url = f"postgresql+asyncpg://{login}/{DATABASE}?ssl=disable"
+        overrides = {f"{name.upper()}_SERVICE_DATABASE_URL": url for name in NAMES}
+        yield Live(monorepo, {"HULEEDU_ENVIRONMENT": "production", **overrides})
+
+
+def test_histories_of_one_database_are_migrated_in_their_order(live: Live, tmp_path: Path) -> None:
+    assert live.invoke("prod.validate").code == 0
+    plan = live.invoke("prod.plan", "--json")
+    assert facts(plan, "to", "pending") == {
+        "orders": ("a1", 1),
+        "stock": ("a1", 1),
+        "root": ("a2", 2),
+    }
+    assert live.invoke("prod.migrate").code == 3
+    ran = live.invoke("prod.migrate", "--json", "--backup-dir", str(tmp_path), *YES)
+    assert ran.code == 0, ran.err + ran.out
+    assert facts(ran, "from", "to")["root"] == ("no revision", "a2")
+    assert live.at("root", "public.alembic_version") == "a2"
+    assert live.at("orders", "orders.orders_version") == "a1"
+    assert len(list(tmp_path.glob("*.dump"))) == 1
+
+    write_revision(live.monorepo, "stock", "a2", "a1", "CREATE TABLE stock.more (id integer)")
+    alone = live.invoke("prod.migrate", "--json", "--service", "stock", *YES)
+    assert facts(alone, "from", "to") == {"stock": ("a1", "a2")}
+    assert facts(live.invoke("prod.status", "--json", "--check"), "pending") == dict.fromkeys(
+        NAMES, (0,)
+    )
+
+
+def test_what_needs_a_history_that_failed_is_not_begun(live: Live) -> None:
+    write_revision(live.monorepo, "root", "a2", "a1", "CREATE TABLE tenant ()", "SELECT 1 / 0")
+    ran = live.invoke("prod.migrate", "--json", "--keep-going", *YES)
+    assert ran.code == 1
+    assert ran.statuses == {"orders": "ABORTED", "stock": "ABORTED", "root": "FAILED"}
+    details = {each["service"]: each["detail"] for each in ran.json["services"]}
+    assert details["orders"] == "not begun: root must be migrated before it"
+    assert set(facts(ran, "to").values()) == {("no revision",)}
+
+
+def test_two_histories_in_one_version_table_are_an_error(live: Live) -> None:
+    add_history(live.monorepo, "twin", directory="services/twin_service")
+    entries = live.monorepo.services
+    live.monorepo.register(*entries[2:])
+    live.variables["TWIN_SERVICE_DATABASE_URL"] = live.variables["ROOT_SERVICE_DATABASE_URL"]
+    ran = live.invoke("prod.validate", "--json")
+    codes = {p.get("code") for each in ran.json["services"] for p in each["problems"]}
+    assert (ran.code, "same-version-table" in codes) == (1, True)
+
+
+def test_a_database_that_is_shared_by_accident_is_refused(live: Live) -> None:
+    entries = [{**each, "shared_database": False} for each in live.monorepo.services]
+    names = ("one", "two", "three")
+    entries = [{**each, "database": name} for each, name in zip(entries, names, strict=True)]
+    live.monorepo.register(*entries)
+    ran = live.invoke("prod.migrate", *YES)
+    assert ran.code == 2
+    assert "has the same database as orders" in ran.err
+
+
+def facts(ran: Ran, *names: str) -> dict[str, tuple[object, ...]]:
+    return {each["service"]: tuple(each[name] for name in names) for each in ran.json["services"]}
