@@ -1,7 +1,7 @@
 """Measures how fast the tasks are on this machine, and prints tables as Markdown.
 
-Everything happens in a scratch folder (TMPDIR says where), on free ports and in a compose project
-of its own, and is removed at the end, after Ctrl-C as well.
+Everything happens in a scratch directory (TMPDIR says where), on free ports and in a compose
+project of its own, and is removed at the end, after Ctrl-C as well.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     """Measure what was asked for, and return the exit code."""
     wanted = parse(arguments)
     try:
-        with _scratch_folder() as scratch, _cleanup() as cleanup:
+        with _scratch_directory() as scratch, _cleanup() as cleanup:
             bench = Bench(rounds=wanted.rounds, scratch=scratch, cleanup=cleanup)
             facts = machine(scratch)
             lines = list(_measured(bench, wanted.rows))
@@ -105,15 +105,15 @@ def _positive(text: str) -> int:
 
 
 @contextmanager
-def _scratch_folder() -> Iterator[Path]:
+def _scratch_directory() -> Iterator[Path]:
     # Not of TemporaryDirectory: what is removed belongs to the servers' account as well.
-    folder = Path(tempfile.mkdtemp(prefix="huleedu-benchmark-"))
+    directory = Path(tempfile.mkdtemp(prefix="huleedu-benchmark-"))
     try:
         # The servers of root belong to another account, which must get here.
-        folder.chmod(0o755)
-        yield folder
+        directory.chmod(0o755)
+        yield directory
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

@@ -53,9 +53,9 @@ class BareServers:
     """One server for each service of a monorepo.
 
     Attributes:
-        programs: The folder of PostgreSQL's programs.
+        programs: The directory of PostgreSQL's programs.
         account: Whom they run as, where that is not us.
-        folder: Where their data lies.
+        directory: Where their data lies.
         monorepo: The services to have servers for.
         sql: Each service's migrations, by its name.
         ports: Each server's port, by the service's name.
@@ -63,7 +63,7 @@ class BareServers:
 
     programs: Path
     account: Account | None
-    folder: Path
+    directory: Path
     monorepo: Monorepo
     sql: dict[str, str]
     ports: dict[str, int]
@@ -76,16 +76,16 @@ class BareServers:
         for server in self._running:
             server.wait(STOP_TIMEOUT)
         self._running.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def renew(self) -> None:
-        """Begin with nothing but an empty folder, and the password for initdb in a file."""
+        """Begin with nothing but an empty directory, and the password for initdb in a file."""
         self.remove()
-        self.folder.mkdir(mode=0o700)
+        self.directory.mkdir(mode=0o700)
         self._password_file.touch(mode=0o600)
         self._password_file.write_text(self.monorepo.password, encoding="utf-8")
         if self.account:
-            for path in (self.folder, self._password_file):
+            for path in (self.directory, self._password_file):
                 os.chown(path, self.account.uid, self.account.gid)
 
     def initdb(self) -> None:
@@ -131,16 +131,16 @@ class BareServers:
 
     @property
     def _template(self) -> Path:
-        return self.folder / "template"
+        return self.directory / "template"
 
     @property
     def _password_file(self) -> Path:
-        return self.folder / "password"
+        return self.directory / "password"
 
     def _spawn(self, *command: str | Path) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             [*map(str, command)],
-            cwd=self.folder,
+            cwd=self.directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -151,7 +151,7 @@ class BareServers:
         )
 
     def _start(self, port: int) -> None:
-        data = self.folder / str(port)
+        data = self.directory / str(port)
         subprocess.run(["cp", "-a", self._template, data], check=True)
         settings = {
             "listen_addresses": "127.0.0.1",
@@ -192,7 +192,7 @@ def bare_servers(monorepo: Monorepo) -> Iterator[BareServers]:
     servers = BareServers(
         programs=programs_of(monorepo),
         account=server_account(),
-        folder=monorepo.root.parent / "bare",
+        directory=monorepo.root.parent / "bare",
         monorepo=monorepo,
         sql={entry["name"]: _migrations_as_sql(monorepo, entry) for entry in entries},
         ports=dict(zip(names, free_ports(len(names)), strict=True)),
@@ -204,7 +204,7 @@ def bare_servers(monorepo: Monorepo) -> Iterator[BareServers]:
 
 
 def programs_of(monorepo: Monorepo) -> Path:
-    """Return the folder of the programs that serve a monorepo now."""
+    """Return the directory of the programs that serve a monorepo now."""
     file = next(monorepo.state.glob("embedded/postgresql-*/*/data/postmaster.pid"))
     server = psutil.Process(int(file.read_text().splitlines()[0]))
     return Path(server.exe()).parent

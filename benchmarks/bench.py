@@ -18,7 +18,7 @@ class Bench:
 
     Attributes:
         rounds: How often everything is measured.
-        scratch: The folder everything lies in.
+        scratch: The directory everything lies in.
         cleanup: Whatever must be done at the end.
         facts: What the rows have learnt about the machine.
     """

@@ -13,11 +13,11 @@ LIBRARIES = {"Alembic": "alembic", "SQLAlchemy": "sqlalchemy", "asyncpg": "async
 COMMIT = ("git", "describe", "--always", "--dirty")
 
 
-def machine(folder: Path) -> dict[str, str]:
+def machine(directory: Path) -> dict[str, str]:
     """Return the machine and the versions, each with its label.
 
     Args:
-        folder: Where the state of the embedded servers lies.
+        directory: Where the state of the embedded servers lies.
     """
     docker = ("docker", "version", "--format", "{{.Server.Version}}")
     storage = ("docker", "info", "--format", "{{.Driver}}")
@@ -25,7 +25,7 @@ def machine(folder: Path) -> dict[str, str]:
         "processor": f"{_processor()}, {_cores()} cores",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
-        "state folder": _filesystem(folder),
+        "state directory": _filesystem(directory),
         "load at the start": f"{os.getloadavg()[0]:.2f}",
         "huleedu-tasks": f"{version('huleedu-tasks')} ({said_by(*COMMIT) or 'no commit'})",
         "Python": platform.python_version(),
@@ -51,10 +51,10 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
-def _filesystem(folder: Path) -> str:
-    """Return what kind of file system a folder lies on."""
+def _filesystem(directory: Path) -> str:
+    """Return what kind of file system a directory lies on."""
     partitions = {Path(each.mountpoint): each for each in psutil.disk_partitions(all=True)}
     found = next(
-        (partitions[path] for path in (folder, *folder.parents) if path in partitions), None
+        (partitions[path] for path in (directory, *directory.parents) if path in partitions), None
     )
     return f"{found.fstype}, mounted at {found.mountpoint}" if found else "unknown"

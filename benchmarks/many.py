@@ -22,7 +22,7 @@ from benchmarks.monorepo import (
     register,
 )
 from benchmarks.table import Line, duration
-from huleedu_tasks.postgres.databases import Mark, write_mark
+from huleedu_tasks.postgres.databases import EnvironmentTag, write_tag
 
 SIZES = (8, 50, 200)
 HOST = "localhost"
@@ -190,7 +190,7 @@ async def _populate(production: Production, names: list[str]) -> None:
     for name in others:
         await admin.execute(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE {first}")
     for name in (first, *others):
-        await write_mark(admin, name, Mark(environment="production"))
+        await write_tag(admin, name, EnvironmentTag(environment="production"))
     await admin.close()
 
 

@@ -1,4 +1,4 @@
-"""Monorepos to measure in: copies in a scratch folder, with free ports and a password of their own.
+"""Monorepos to measure in: copies in a scratch directory, with free ports and a new password.
 
 A copy's servers are its own. They are stopped, and the copy removed, however the run ends.
 """
@@ -37,7 +37,7 @@ BETWEEN_LOOKS = 0.005
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Monorepo:
-    """A monorepo in a scratch folder.
+    """A monorepo in a scratch directory.
 
     Attributes:
         root: Where `tasks.py` and `services.json` lie.
@@ -91,7 +91,7 @@ def database_of(entry: dict[str, Any]) -> str:
 
 
 def directory_of(entry: dict[str, Any]) -> str:
-    """Return a service's folder, relative to the monorepo."""
+    """Return a service's directory, relative to the monorepo."""
     return str(entry.get("directory", f"services/{entry['name']}_service"))
 
 
@@ -122,12 +122,12 @@ def free_ports(count: int) -> list[int]:
 @contextmanager
 def empty_monorepo(scratch: Path, name: str, **environment: str) -> Iterator[Monorepo]:
     """Make a monorepo without services; stop its servers and remove it at the end."""
-    folder = scratch / name
+    directory = scratch / name
     monorepo = Monorepo(
-        root=folder / "monorepo",
-        state=folder / "state",
+        root=directory / "monorepo",
+        state=directory / "state",
         password=secrets.token_hex(),
-        environment={"HULEEDU_STATE_DIR": str(folder / "state"), **environment},
+        environment={"HULEEDU_STATE_DIR": str(directory / "state"), **environment},
     )
     try:
         monorepo.root.mkdir(parents=True)
@@ -136,7 +136,7 @@ def empty_monorepo(scratch: Path, name: str, **environment: str) -> Iterator[Mon
         yield monorepo
     finally:
         monorepo.remove_servers()
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager
@@ -144,8 +144,8 @@ def copy_of_this(scratch: Path, name: str, **environment: str) -> Iterator[Monor
     """Copy this repository's services, seeds and compose file, on other ports."""
     with empty_monorepo(scratch, name, **environment) as monorepo:
         ignored = shutil.ignore_patterns("__pycache__", ".*")
-        for folder in ("services", "database"):
-            shutil.copytree(PROJECT / folder, monorepo.root / folder, ignore=ignored)
+        for directory in ("services", "database"):
+            shutil.copytree(PROJECT / directory, monorepo.root / directory, ignore=ignored)
         for file in ("services.json", COMPOSE_FILE):
             shutil.copy(PROJECT / file, monorepo.root)
         _move_ports(monorepo)

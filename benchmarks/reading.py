@@ -65,8 +65,8 @@ def _imported(bench: Bench, arguments: list[str]) -> str:
 
 
 def _bare(bench: Bench) -> Path:
-    """Return a folder with a task of its own, and nothing of ours."""
-    folder = bench.scratch / "bare-invoke"
-    folder.mkdir(exist_ok=True)
-    (folder / "tasks.py").write_text(TASKS, encoding="utf-8")
-    return folder
+    """Return a directory with a task of its own, and nothing of ours."""
+    directory = bench.scratch / "bare-invoke"
+    directory.mkdir(exist_ok=True)
+    (directory / "tasks.py").write_text(TASKS, encoding="utf-8")
+    return directory

@@ -197,7 +197,7 @@ class _NewRevisions:
     Each has another name: a reset keeps copies of the databases that those before it have made.
     """
 
-    folder: Path
+    directory: Path
     parent: str
     _number: int = 0
     _written: list[Path] = field(default_factory=list)
@@ -207,7 +207,7 @@ class _NewRevisions:
         self.remove()
         self._number += 1
         name = f"benchmark{self._number}"
-        path = self.folder / f"{name}.py"
+        path = self.directory / f"{name}.py"
         self._written.append(path)
         path.write_text(REVISION.format(revision=name, parent=self.parent), encoding="utf-8")
 
@@ -220,8 +220,8 @@ class _NewRevisions:
 @contextmanager
 def _new_revisions(monorepo: Monorepo) -> Iterator[_NewRevisions]:
     status = json.loads(monorepo.invoke("db.status", "--service", CHANGED, "--json").out)
-    folder = monorepo.root / directory_of({"name": CHANGED}) / "alembic/versions"
-    new = _NewRevisions(folder=folder, parent=status["services"][0]["head"])
+    directory = monorepo.root / directory_of({"name": CHANGED}) / "alembic/versions"
+    new = _NewRevisions(directory=directory, parent=status["services"][0]["head"])
     try:
         yield new
     finally:
@@ -230,11 +230,11 @@ def _new_revisions(monorepo: Monorepo) -> Iterator[_NewRevisions]:
 
 def _visited(monorepo: Monorepo, new: _NewRevisions) -> list[set[str]]:
     """Return where each Python process of a reset has been, relative to the monorepo."""
-    folder = monorepo.root.parent / "trace"
-    folder.mkdir()
-    shutil.copy(str(trace.__file__), folder / "sitecustomize.py")
-    notes = folder / "notes"
-    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    directory = monorepo.root.parent / "trace"
+    directory.mkdir()
+    shutil.copy(str(trace.__file__), directory / "sitecustomize.py")
+    notes = directory / "notes"
+    path = os.pathsep.join(filter(None, (str(directory), os.environ.get("PYTHONPATH"))))
     traced = {"PYTHONPATH": path, trace.VARIABLE: str(notes)}
     # These variables are inputs as well: what was built without them is built once more.
     monorepo.invoke("db.reset", **traced)
@@ -245,12 +245,12 @@ def _visited(monorepo: Monorepo, new: _NewRevisions) -> list[set[str]]:
     for line in notes.read_text(encoding="utf-8").splitlines():
         process, _, place = line.partition(" ")
         visited.setdefault(process, set()).add(os.path.relpath(place, monorepo.root))
-    shutil.rmtree(folder)
+    shutil.rmtree(directory)
     return list(visited.values())
 
 
 def _at_work(monorepo: Monorepo, processes: Sequence[set[str]]) -> dict[str, int]:
-    """Return how many processes have been in the folder of each service."""
+    """Return how many processes have been in the directory of each service."""
     return {
         entry["name"]: sum(directory_of(entry) in visited for visited in processes)
         for entry in monorepo.entries

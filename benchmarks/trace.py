@@ -1,7 +1,7 @@
-"""Notes every Python process, and the folders it goes to.
+"""Notes every Python process, and the directories it goes to.
 
-Copied to a folder on PYTHONPATH as `sitecustomize.py`, where each interpreter runs it at its start;
-a process that is forked has it from its parent.
+Copied to a directory on PYTHONPATH as `sitecustomize.py`, where each interpreter runs it at its
+start; a process that is forked has it from its parent.
 """
 
 import os
@@ -12,10 +12,10 @@ VARIABLE = "BENCHMARK_TRACE"
 _notes = os.environ.get(VARIABLE)
 
 
-def _note(folder: object) -> None:
+def _note(directory: object) -> None:
     if _notes:
         with Path(_notes).open("a", encoding="utf-8") as file:
-            file.write(f"{os.getpid()} {folder}\n")
+            file.write(f"{os.getpid()} {directory}\n")
 
 
 def _audit(event: str, arguments: tuple[object, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The composition root: settings, registry, provider and state folder, wired once and lazily."""
+"""The composition root: settings, registry, provider and state directory, wired once and lazily."""
 
 import asyncio
 import re
@@ -26,10 +26,10 @@ from huleedu_tasks.config.urls import (
     resolve_each,
 )
 from huleedu_tasks.errors import ConfigurationError, HuleEduError
+from huleedu_tasks.repository import repository_root
 from huleedu_tasks.servers.choose import choose
 from huleedu_tasks.servers.protocol import Provider
-from huleedu_tasks.state import state_folder
-from huleedu_tasks.survey.files import repository_root
+from huleedu_tasks.state_dir import state_directory
 
 # The beginning of a setting's name in a message; HULEEDU_REGISTRY says where the prefix stands.
 _SETTING = re.compile(rf"\b{PREFIX}_(?=[A-Z])(?!REGISTRY\b)")
@@ -39,7 +39,7 @@ class App:
     """Everything one command works with.
 
     Args:
-        start: The folder the search for the registry starts in.
+        start: The directory the search for the registry starts in.
         dry_run: Whether nothing may be changed.
     """
 
@@ -49,7 +49,7 @@ class App:
 
     @cached_property
     def registry_path(self) -> Path:
-        """Where the registry lies; its folder is the root of the monorepo.
+        """Where the registry lies; its directory is the root of the monorepo.
 
         In a repository without one it is where it would lie.
         """
@@ -76,7 +76,7 @@ class App:
 
     @cached_property
     def repository(self) -> Path:
-        """The folder of the whole monorepo, wherever its registry lies."""
+        """The directory of the whole monorepo, wherever its registry lies."""
         return repository_root(self.start) or (
             self.start if Settings.registry_path() else self.registry_place.parent
         )
@@ -94,7 +94,7 @@ class App:
         Raises:
             ConfigurationError: If it finds no service, or has open questions.
         """
-        from huleedu_tasks.flows.discovery import discovered
+        from huleedu_tasks.discovery.discover import discovered
 
         path = self.registry_path
         return asyncio.run(discovered(self.repository, path, Settings.read(path.parent)))
@@ -130,9 +130,9 @@ class App:
 
     @cached_property
     def state(self) -> Path:
-        """The folder everything is written to that is not the developer's own."""
+        """The directory everything is written to that is not the developer's own."""
         stated = self.unchecked_settings.state_directory or self.registry.state_directory
-        return state_folder(self.registry_path.parent, stated, prefix=self.prefix)
+        return state_directory(self.registry_path.parent, stated, prefix=self.prefix)
 
     def services(self, names: Sequence[str] | None) -> tuple[Service, ...]:
         """Return the selected services, or all."""

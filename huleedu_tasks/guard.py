@@ -95,7 +95,7 @@ class Guard:
         require_disposable_environment(self.settings, "This")
         await self._prove_server(admin, service)
         if await databases.exists(admin, database):
-            await self._prove_mark(admin, service, database)
+            await self._prove_tag(admin, service, database)
 
     def prove_comments(self, service: Service, comments: Mapping[str, str]) -> None:
         """Prove that a provider's server may go as a whole, by what it says of its databases.
@@ -108,7 +108,7 @@ class Guard:
         """
         require_disposable_environment(self.settings, "This")
         for database, comment in comments.items():
-            self._accept_mark(service, database, comment)
+            self._accept_tag(service, database, comment)
 
     async def _prove_server(self, admin: "asyncpg.Connection", service: Service) -> None:
         if not self.provider.proves_identity:
@@ -130,12 +130,12 @@ class Guard:
                 "`invoke db.up`.",
             )
 
-    async def _prove_mark(
+    async def _prove_tag(
         self, admin: "asyncpg.Connection", service: Service, database: str
     ) -> None:
         comment = await databases.comment_of(admin, database)
-        marked = self._accept_mark(service, database, comment)
-        if not (marked or self.provider.proves_identity or database in self.confirmed):
+        tagged = self._accept_tag(service, database, comment)
+        if not (tagged or self.provider.proves_identity or database in self.confirmed):
             raise Refused(
                 f"{service.name}: database {database!r} has no development tag, and nothing "
                 f"else proves that it is disposable ({self.provider.reason}).",
@@ -144,24 +144,24 @@ class Guard:
                 f"`--confirm {database}`; from then on it has the tag.",
             )
 
-    def _accept_mark(self, service: Service, database: str, comment: str) -> bool:
-        """Refuse another environment's mark; return whether there is one at all."""
+    def _accept_tag(self, service: Service, database: str, comment: str) -> bool:
+        """Refuse another environment's environment tag; return whether there is one at all."""
         try:
-            mark = databases.parse_mark(database, comment)
+            tag = databases.parse_tag(database, comment)
         except ServerError as error:
             raise Refused(
                 f"{service.name}: {error.message}", code=error.code, hint=error.hint
             ) from error
         # Development and testing use the same servers in turn, and both are disposable.
         disposable = [member for member in Environment if member.is_disposable]
-        if mark is not None and mark.environment not in disposable:
+        if tag is not None and tag.environment not in disposable:
             raise Refused(
-                f"{service.name}: database {database!r} is tagged as {mark.environment}.",
+                f"{service.name}: database {database!r} is tagged as {tag.environment}.",
                 code="environment-tag-mismatch",
                 hint="It is not this command's to change. If the tag is wrong, correct it with "
                 "COMMENT ON DATABASE.",
             )
-        return mark is not None
+        return tag is not None
 
 
 async def _identity_of(admin: "asyncpg.Connection") -> databases.ServerIdentity | None:

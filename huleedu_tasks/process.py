@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from huleedu_tasks.errors import ConfigurationError
-from huleedu_tasks.state import open_private
+from huleedu_tasks.state_dir import open_private
 
 # How long a child may take to clean up after SIGTERM, in seconds.
 GRACE = 3.0
@@ -128,21 +128,21 @@ async def reading_from(pipe: int, *, keeps: int) -> AsyncIterator[Output]:
 
 
 @contextlib.contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Make a folder for what passes between us and a child, for the time of a `with` block.
+def scratch_directory() -> Iterator[Path]:
+    """Make a directory for what passes between us and a child, for the time of a `with` block.
 
     Raises:
         ConfigurationError: If there is no room for temporary files.
     """
     try:
-        folder = tempfile.TemporaryDirectory(prefix="huleedu-")
+        directory = tempfile.TemporaryDirectory(prefix="huleedu-")
     except OSError as error:
         raise ConfigurationError(
-            f"No temporary folder can be made: {error.strerror or error}.",
+            f"No temporary directory can be made: {error.strerror or error}.",
             code="temporary-directory-unwritable",
-            hint="Let TMPDIR name a folder that can be written.",
+            hint="Let TMPDIR name a directory that can be written.",
         ) from error
-    with folder as name:
+    with directory as name:
         yield Path(name)
 
 
@@ -320,7 +320,7 @@ def replace_with(
     """Become another program.
 
     Args:
-        cwd: The folder it runs in; ours if left out.
+        cwd: The directory it runs in; ours if left out.
 
     Raises:
         OSError: If it cannot be started.

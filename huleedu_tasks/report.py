@@ -49,15 +49,15 @@ class Problem:
     level: Level
     cause: str
     remedy: str = ""
-    copes: bool | None = None
+    handled: bool | None = None
     code: str = ""
 
     def as_json(self) -> dict[str, object]:
         """Return what stands in the JSON document."""
-        copes = {} if self.copes is None else {"copes": self.copes}
+        handled = {} if self.handled is None else {"copes": self.handled}
         code = {"code": self.code} if self.code else {}
         problem = {"level": str(self.level), "cause": self.cause, "remedy": self.remedy}
-        return {**problem, **code, **copes}
+        return {**problem, **code, **handled}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

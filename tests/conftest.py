@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Fill in the parameters of a test that is marked with `combinations`."""
+    """Fill in the parameters of a test that is tagged with `combinations`."""
     every = bool(metafunc.config.getoption("--every-combination"))
     for marker in metafunc.definition.iter_markers("combinations"):
         axes = [list(values) for values in marker.kwargs.values()]
@@ -55,8 +55,8 @@ def rounds(request: pytest.FixtureRequest) -> int:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run one more at once than there are processors: each waits for a third of its time."""
-    return (os.cpu_count() or 1) + 1
+    """Run two more at once than there are processors: each waits for half of its time."""
+    return (os.cpu_count() or 1) + 2
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -36,7 +36,7 @@ from huleedu_tasks.screen.streams import (
 )
 
 if TYPE_CHECKING:
-    from huleedu_tasks.flows.stopping import Stop
+    from huleedu_tasks.prod.stop_request import Stop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class Command(App):
     @functools.cached_property
     def stop(self) -> "Stop":
         """What has work stop at a good place."""
-        from huleedu_tasks.flows.stopping import Stop
+        from huleedu_tasks.prod.stop_request import Stop
 
         return Stop()
 

@@ -13,10 +13,10 @@ from huleedu_tasks.report import Listing, Message, Report, Result
 from huleedu_tasks.screen import prompts
 
 if TYPE_CHECKING:
-    from huleedu_tasks.flows.development import Development
+    from huleedu_tasks.db.development import Development
 
 Names = Sequence[str] | None
-CONFIRM = "Name of an unmarked database to change, where nobody can be asked; may be repeated."
+CONFIRM = "Name of an untagged database to change, where nobody can be asked; may be repeated."
 
 
 @command()
@@ -141,7 +141,7 @@ def shell(app: Command, service: Names = None, command: str = "", dry_run: bool 
         raise ConfigurationError(
             "There is no psql on this machine.",
             code="psql-missing",
-            hint="Install PostgreSQL's client, or set HULEEDU_POSTGRES_BIN to a folder with psql.",
+            hint="Install PostgreSQL's client, or set HULEEDU_POSTGRES_BIN to its directory.",
         )
     if app.dry_run:
         app.screen.say(f"db.shell: dry run: would open psql on {url}")
@@ -178,7 +178,7 @@ def _run(
     confirm: Names = None,
     is_whole: bool = False,
 ) -> Report:
-    from huleedu_tasks.flows.development import Development
+    from huleedu_tasks.db.development import Development
 
     services = app.services(names)
     flows = Development(

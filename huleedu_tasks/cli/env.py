@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from huleedu_tasks.cli.command import Command, command
-from huleedu_tasks.config.env_file import add_lines, write_env_file
 from huleedu_tasks.config.settings import ENV_FILE, VARIABLES
+from huleedu_tasks.env.env_file import add_lines, write_env_file
 from huleedu_tasks.errors import Refused
 from huleedu_tasks.process import output_of
 from huleedu_tasks.report import Fact, Listing, Message, Result
@@ -14,7 +14,7 @@ from huleedu_tasks.screen import prompts
 @command()
 def init(app: Command, json: bool = False, dry_run: bool = False) -> Result:
     """Write .env with a development login, or add to it."""
-    from huleedu_tasks.flows.env_init import missing_login
+    from huleedu_tasks.env.login import missing_login
 
     path = app.registry_path.parent / ENV_FILE
     is_there = path.exists()
@@ -57,7 +57,9 @@ def show(app: Command, json: bool = False) -> Result:
     direct = [service.direct_url_variable for service in app.registry.services]
     # Few servers have a pooler before them: a way around one is shown where it is stated.
     direct = [name for name in direct if settings.get(name)]
-    for name in [*(variable.name for variable in VARIABLES), *overrides, *direct]:
+    # Where the registry lies is stated by few, and its name has no prefix of their own.
+    usual = [v.name for v in VARIABLES if v.name != "HULEEDU_REGISTRY" or settings.get(v.name)]
+    for name in [*usual, *overrides, *direct]:
         value = settings.value(name)
         rows.append(
             {"variable": name, "value": settings.shown(name) or None, "source": value.source}

@@ -7,7 +7,7 @@ from huleedu_tasks.cli.command import Command, command, whole_number
 from huleedu_tasks.report import Report, Result
 
 if TYPE_CHECKING:
-    from huleedu_tasks.flows.production import Production
+    from huleedu_tasks.prod.production import Production
 
 Names = Sequence[str] | None
 
@@ -40,7 +40,7 @@ def plan(app: Command, service: Names = None, out: str = "", json: bool = False)
     yes="Ask nobody; needs --host.",
     host="Host whose databases may be changed, for --yes; may be repeated.",
     backup_command="Run this before the first change; it must succeed.",
-    backup_dir="Dump each database to this folder before the first change.",
+    backup_dir="Dump each database to this directory before the first change.",
     report="Write the record of the run to this file as well.",
 )
 def migrate(
@@ -58,7 +58,7 @@ def migrate(
     dry_run: bool = False,
 ) -> Result:
     """Migrate after a plan, a typed confirmation and a lock."""
-    from huleedu_tasks.cli.release import Options, run_release
+    from huleedu_tasks.cli.prod_migrate import Options, run_release
 
     options = Options(
         services=service,
@@ -68,7 +68,7 @@ def migrate(
         hosts=tuple(host or ()),
         yes=yes,
         backup_command=backup_command,
-        backup_folder=backup_dir,
+        backup_directory=backup_dir,
         report=report,
     )
     return run_release(app, options)
@@ -80,8 +80,8 @@ def migrate(
 )
 def history(app: Command, last: str = "20", run: str = "", json: bool = False) -> Result:
     """Show past runs of prod.migrate and what came of them."""
-    from huleedu_tasks.flows.history import events_of, list_of
-    from huleedu_tasks.journal import read_runs
+    from huleedu_tasks.prod.history import events_of, list_of
+    from huleedu_tasks.prod.journal import read_runs
 
     runs = read_runs(app.state)
     if run:
@@ -92,7 +92,7 @@ def history(app: Command, last: str = "20", run: str = "", json: bool = False) -
 def _run(
     app: Command, names: Names, flow: "Callable[[Production], Coroutine[Any, Any, Report]]"
 ) -> Report:
-    from huleedu_tasks.cli.release import production, progress
+    from huleedu_tasks.cli.prod_migrate import production, progress
 
     services = app.services(names)
     with progress(app, services) as shown:

@@ -6,7 +6,7 @@ from pathlib import Path
 from huleedu_tasks.cli.command import Command, command
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.report import Fact, Listing, Result
-from huleedu_tasks.survey.files import shown
+from huleedu_tasks.repository import shown
 
 COLUMNS = (
     "name",
@@ -35,8 +35,8 @@ def list_(app: Command, service: Sequence[str] | None = None, json: bool = False
 @command()
 def check(app: Command, service: Sequence[str] | None = None, json: bool = False) -> Result:
     """Show where registry, compose files and code disagree."""
-    from huleedu_tasks.flows.audit import Audit
-    from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
+    from huleedu_tasks.check.check import Audit
+    from huleedu_tasks.migrations.alembic_history import AlembicHistories
 
     services = app.services(service)
     with app.screen.progress([each.name for each in services]) as progress:
@@ -44,7 +44,7 @@ def check(app: Command, service: Sequence[str] | None = None, json: bool = False
             settings=app.unchecked_settings,
             registry=app.registry,
             services=services,
-            alembic=AlembicAnswers(
+            alembic=AlembicHistories(
                 settings=app.unchecked_settings, state=app.state if app.state.exists() else None
             ),
             jobs=app.unchecked_settings.jobs,
@@ -58,7 +58,7 @@ def discover(
     app: Command, overwrite: bool = False, json: bool = False, dry_run: bool = False
 ) -> Result:
     """Write services.json from what is there."""
-    from huleedu_tasks.cli.discover import run_discovery
+    from huleedu_tasks.cli.services_discover import run_discovery
 
     return run_discovery(app, overwrite=overwrite, may_ask=not json)
 

@@ -1,7 +1,7 @@
 """The registry: `services.json` read, checked as a whole, and completed by convention.
 
 A registry that does not hold together is refused with every finding at once. Whether the files
-it points at exist is asked later, of the services a command is about, so that one missing folder
+it points at exist is asked later, of the services a command is about, so that one missing directory
 does not keep `services.list` from showing it.
 """
 
@@ -20,7 +20,7 @@ from huleedu_tasks.config.settings import PREFIX
 from huleedu_tasks.errors import ConfigurationError, Finding
 
 REGISTRY_FILE = "services.json"
-SEED_FOLDER = Path("database/seed-scripts")
+SEED_DIRECTORY = Path("database/seed-scripts")
 URL_SCHEME = "postgresql+asyncpg"
 ALEMBIC = "alembic"
 SEED_AFTER, MIGRATE_AFTER = "seed_after", "migrate_after"
@@ -28,7 +28,7 @@ USER_VARIABLE = "HULEEDU_DB_USER"
 PASSWORD_VARIABLE = "HULEEDU_DB_PASSWORD"  # the name of a variable
 SHARE = (
     'state "shared_database": true for each service with a history in it; any other service needs '
-    "a database of its own (docs/registry.md)"
+    "a database of its own"
 )
 # Where a service's name stands in `database_name`.
 NAME_PLACE = "{name}"
@@ -69,7 +69,7 @@ class Service:
         seed_after: Names of the services that must be seeded before it.
         shared_database: Whether other services may keep their histories in its database.
         migrate_after: Names of the services that must be migrated before it.
-        inputs: Files and folders besides its own that its database is made of.
+        inputs: Files and directories besides its own that its database is made of.
     """
 
     name: str
@@ -169,14 +169,14 @@ class Registry:
 
     @property
     def root(self) -> Path:
-        """The folder all relative paths of the registry start from."""
+        """The directory all relative paths of the registry start from."""
         return self.path.parent
 
     def select(self, names: Sequence[str]) -> tuple[Service, ...]:
         """Return the named services in registry order, or all of them if none is named.
 
         Args:
-            names: Names of services or of their folders.
+            names: Names of services or of their directories.
 
         Raises:
             ConfigurationError: If a name is unknown; the closest known name is suggested.
@@ -199,7 +199,7 @@ def find_registry(start: Path, explicit: str) -> Path:
     """Return the path of the registry.
 
     Args:
-        start: Folder the search starts in and goes up from.
+        start: Directory the search starts in and goes up from.
         explicit: The path that was set, or an empty text to search.
 
     Raises:
@@ -211,14 +211,14 @@ def find_registry(start: Path, explicit: str) -> Path:
             raise ConfigurationError(
                 f"HULEEDU_REGISTRY names {path}, and there is no such file.",
                 code="registry-missing",
-                hint="Correct HULEEDU_REGISTRY, or unset it to search from this folder upwards.",
+                hint="Correct HULEEDU_REGISTRY, or unset it to search from this directory upwards.",
             )
         return path
-    for folder in (start, *start.parents):
-        if (folder / REGISTRY_FILE).is_file():
-            return folder / REGISTRY_FILE
+    for directory in (start, *start.parents):
+        if (directory / REGISTRY_FILE).is_file():
+            return directory / REGISTRY_FILE
     raise ConfigurationError(
-        f"No {REGISTRY_FILE} in {start} or any folder above it.",
+        f"No {REGISTRY_FILE} in {start} or any directory above it.",
         code="registry-missing",
         hint="`invoke services.discover` writes a registry from what is there; by hand it is, for "
         'example, {"services": [{"name": "orders", "port": 5433}]} at the root of the monorepo.',
@@ -273,7 +273,7 @@ def findings_in(document: Any, root: Path) -> list[Finding]:
     """Return what would have a registry refused, each with its place in the document.
 
     Args:
-        root: The folder the registry lies in, or would lie in.
+        root: The directory the registry lies in, or would lie in.
     """
     return _completed(document, root)[1]
 
@@ -497,7 +497,7 @@ def complete(root: Path, entry: Mapping[str, Any], convention: str = "huleedu_{n
     """Return a service as convention has it, but for what its entry states.
 
     Args:
-        root: The folder of the registry.
+        root: The directory of the registry.
         convention: What a database is called, with `{name}` in it.
     """
     name = entry["name"]
@@ -548,8 +548,8 @@ def _interpreter(entry: Mapping[str, Any]) -> tuple[str, ...]:
     if "alembic" not in entry:
         return _command(entry.get("python", []))
     *runner, script = _command(entry["alembic"])
-    folder, slash, _ = script.rpartition("/")
-    return (*runner, f"{folder}{slash}python")
+    directory, slash, _ = script.rpartition("/")
+    return (*runner, f"{directory}{slash}python")
 
 
 def _command(stated: str | Sequence[str]) -> tuple[str, ...]:
@@ -559,7 +559,7 @@ def _command(stated: str | Sequence[str]) -> tuple[str, ...]:
 def _seeds(root: Path, name: str, stated: Sequence[str] | None) -> tuple[Path, ...]:
     if stated is not None:
         return tuple(root / path for path in stated)
-    candidates = [root / SEED_FOLDER / f"seed_{name}{suffix}" for suffix in (".py", ".sql")]
+    candidates = [root / SEED_DIRECTORY / f"seed_{name}{suffix}" for suffix in (".py", ".sql")]
     return tuple(path for path in candidates if path.is_file())
 
 
@@ -636,7 +636,7 @@ def _clashes(
     for field in ("name", "url_variable", "directory", "compose_service"):
         same = getattr(service, field) == getattr(earlier, field)
         if field == "directory":
-            # One folder may hold several histories, each with a configuration of its own.
+            # One directory may hold several histories, each with a configuration of its own.
             same = same and service.alembic_arguments == earlier.alembic_arguments
             same = same and service.alembic_engine == earlier.alembic_engine
         # What follows by convention from a name that stands twice is no finding of its own.

@@ -14,7 +14,7 @@ _WORDS = re.compile(r"[^\W\d_]+|[A-Za-z]+(?:[_.-][A-Za-z]+)*|\d+")
 _PLAIN = re.compile(r"[\w.-]*|\W*")
 _SHORTEST_PLAIN = 6
 _SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|DSN|UR[IL]", re.IGNORECASE)
-# A shell's folders.
+# A shell's directories.
 _NO_SECRETS = frozenset({"PWD", "OLDPWD"})
 _LONGEST_WORDS = 19
 # The password of a URL, unless it is a placeholder.

@@ -112,11 +112,11 @@ VARIABLES = (
     *_external_variables(Environment.STAGING, EXTERNAL_PREFIX[Environment.STAGING]),
     Variable(
         name="HULEEDU_POSTGRES_BIN",
-        purpose="Folder with `postgres` and `initdb` for the embedded servers.",
+        purpose="Directory with `postgres` and `initdb` for the embedded servers.",
     ),
     Variable(
         name="HULEEDU_STATE_DIR",
-        purpose="Folder for embedded servers and other state; `.huleedu` beside the registry.",
+        purpose="Directory for embedded servers and other state; `.huleedu` beside the registry.",
     ),
     Variable(
         name="HULEEDU_EMBEDDED_DURABLE",
@@ -164,7 +164,7 @@ VARIABLES = (
     ),
     Variable(
         name="HULEEDU_REGISTRY",
-        purpose="Path of the registry; `services.json` in this folder or one above if unset.",
+        purpose="Path of the registry; `services.json` in this directory or one above if unset.",
         process_only=True,
     ),
 )
@@ -189,7 +189,7 @@ class Settings:
     """All settings of one run, read once and checked.
 
     Attributes:
-        root: The folder of the registry; `.env` lies here.
+        root: The directory of the registry; `.env` lies here.
         process: The process environment as it was.
         file: The values of `.env`.
         lines: The line in `.env` each of them stands in.
@@ -345,12 +345,12 @@ class Settings:
 
     @property
     def state_directory(self) -> Path | None:
-        """The folder set for state, or None for the usual one."""
+        """The directory set for state, or None for the usual one."""
         return self._path("HULEEDU_STATE_DIR")
 
     @property
     def postgres_bin(self) -> Path | None:
-        """The folder set for PostgreSQL's programs, or None to look for them."""
+        """The directory set for PostgreSQL's programs, or None to look for them."""
         return self._path("HULEEDU_POSTGRES_BIN")
 
     def child_environment(self) -> dict[str, str]:

@@ -253,7 +253,7 @@ def findings_of(errors: Sequence[ConfigurationError]) -> list[Finding]:
 def certificates_problem(file: str) -> str:
     """Return what is wrong with a file of certificate authorities, or nothing."""
     if not Path(file).is_absolute():
-        return f"{file!r} is no absolute path, and every service has a folder of its own"
+        return f"{file!r} is no absolute path, and every service has a directory of its own"
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=file)
     except ssl.SSLError:

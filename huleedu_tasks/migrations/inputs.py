@@ -13,9 +13,9 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
 from huleedu_tasks.config.settings import VARIABLES, Settings
+from huleedu_tasks.migrations.child.input_tracker import INSTALLED as LIBRARIES
+from huleedu_tasks.migrations.child.input_tracker import is_installed, source_of
 from huleedu_tasks.migrations.runner import Used
-from huleedu_tasks.migrations.tracking import INSTALLED as LIBRARIES
-from huleedu_tasks.migrations.tracking import is_installed, source_of
 
 # Files above this size, in bytes, are known by their size and the time of their last change.
 LARGE = 2**22
@@ -62,7 +62,7 @@ class Present:
     variables: Mapping[str, str]
     installed: dict[str, str] = field(default_factory=dict)
     _known: dict[str, str] = field(default_factory=dict)
-    _real_folders: dict[str, str] = field(default_factory=dict)
+    _real_directories: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -87,7 +87,7 @@ class Present:
         )
 
     def name(self, path: Path | str) -> str:
-        """Return a path as it is noted: a folder that is moved as a whole is the same monorepo."""
+        """Return a path relative to the root, so that a moved repository is the same monorepo."""
         return _below(str(path), str(self.root))
 
     def inputs(self, used: Used) -> Inputs:
@@ -129,18 +129,20 @@ class Present:
         """Return the name of the input a path is, or of the installed libraries it is one of."""
         text = str(path)
         if is_installed(text):
-            folders = (each for each in (Path(path), *Path(path).parents) if each.name in LIBRARIES)
-            return f"{INSTALLED}{self.name(next(folders))}"
+            directories = (
+                each for each in (Path(path), *Path(path).parents) if each.name in LIBRARIES
+            )
+            return f"{INSTALLED}{self.name(next(directories))}"
         return f"{kind}{self.name(text)}"
 
     def _names(self, used: Used) -> list[str]:
         files = {self.input_of(path) for path in used.files}
         others = {
-            *(self.input_of(path, LISTED) for path in used.folders),
+            *(self.input_of(path, LISTED) for path in used.directories),
             *(self.input_of(path, STATUS) for path in used.statuses),
             *(
-                f"{self.input_of(folder, MODULES)}\n{' '.join(sorted(set(names)))}"
-                for folder, names in used.modules.items()
+                f"{self.input_of(directory, MODULES)}\n{' '.join(sorted(set(names)))}"
+                for directory, names in used.modules.items()
             ),
             *(f"{VARIABLE}{name}" for name in {*used.variables} - _NO_INPUTS),
             INTERPRETER,
@@ -197,10 +199,10 @@ class Present:
         yield from entries(self.root / rest)
 
     def _modules(self, rest: str) -> Iterator[str]:
-        folder, _, names = rest.partition("\n")
+        directory, _, names = rest.partition("\n")
         sought = set(names.split(" "))
-        yield self._behind_links(self.root / folder)
-        for entry in entries(self.root / folder):
+        yield self._behind_links(self.root / directory)
+        for entry in entries(self.root / directory):
             if re.split(r"[./]", entry)[0] in sought:
                 yield entry
 
@@ -217,10 +219,10 @@ class Present:
         place = _below(str(found), self._real(str(self.root)))
         return f"{link} {place}" if place != self.name(path) else ""
 
-    def _real(self, folder: str) -> str:
-        if folder not in self._real_folders:
-            self._real_folders[folder] = os.path.realpath(folder)
-        return self._real_folders[folder]
+    def _real(self, directory: str) -> str:
+        if directory not in self._real_directories:
+            self._real_directories[directory] = os.path.realpath(directory)
+        return self._real_directories[directory]
 
 
 def shown(name: str) -> str:
@@ -228,13 +230,13 @@ def shown(name: str) -> str:
     return name.partition("\n")[0]
 
 
-def entries(folder: Path) -> list[str]:
+def entries(directory: Path) -> list[str]:
     """Return what is in a directory: names, a slash behind directories.
 
     Bytecode is no part of it as long as its source is there.
     """
     try:
-        found = list(os.scandir(folder))
+        found = list(os.scandir(directory))
     except OSError:
         return [MISSING]
     return sorted(
@@ -265,10 +267,10 @@ def _below(path: str, root: str) -> str:
     return path[len(root) + 1 :] if path.startswith(f"{root}{os.sep}") else path
 
 
-def _distributions(folder: Path) -> Iterator[str]:
-    """Tell what is installed in a folder: a version may be installed again with other files."""
+def _distributions(directory: Path) -> Iterator[str]:
+    """Tell what is installed in a directory: a version may be installed again with other files."""
     try:
-        found = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        found = sorted(os.scandir(directory), key=lambda entry: entry.name)
     except OSError:
         return
     for entry in found:

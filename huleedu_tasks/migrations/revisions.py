@@ -3,7 +3,7 @@
 This is a fast path, for the files that Alembic itself writes: asking for a head costs milliseconds
 and no import of Alembic. Alembic imports each file and takes whatever its module holds in the end;
 where a file or a configuration leaves any doubt what that is, Alembic must be asked
-(`alembic_answers.py`).
+(`alembic_history.py`).
 """
 
 import ast
@@ -162,7 +162,7 @@ def read_history(service: Service) -> History:
     """
     findings: list[Finding] = []
     revisions: list[Revision] = []
-    for path in _revision_files(_plain_version_folder(service)):
+    for path in _revision_files(_plain_version_directory(service)):
         try:
             revisions.append(_read_revision(path))
         except SyntaxError as error:
@@ -211,12 +211,13 @@ def history_of(revisions: Sequence[Revision]) -> History:
     return history
 
 
-def script_folder(service: Service) -> Path:
-    """Return the folder of a service's `env.py`, as its Alembic configuration states it.
+def script_directory(service: Service) -> Path:
+    """Return the directory of a service's `env.py`, as its Alembic configuration states it.
 
     Raises:
         NotUnderstood: If only Alembic can tell.
-        MigrationError: If the configuration names no script location, or there is no such folder.
+        MigrationError: If the configuration names no script location, or there is no such
+            directory.
     """
     options = _alembic_options(service)
     location = str(options.get("script_location") or "")
@@ -228,20 +229,20 @@ def script_folder(service: Service) -> Path:
         )
     if ":" in location or not location.isascii() or _is_in_pyproject(options):
         raise NotUnderstood(f"script_location {location!r} is for Alembic to find")
-    folder = service.directory / location
-    if not folder.is_dir():
+    directory = service.directory / location
+    if not directory.is_dir():
         raise MigrationError(
-            f"{service.alembic_config} names the script_location {folder}, which is not a "
+            f"{service.alembic_config} names the script_location {directory}, which is not a "
             "directory.",
             code="script-location-missing",
             hint="Correct its script_location, or 'directory' in the registry, from which it "
             "starts.",
         )
-    return folder
+    return directory
 
 
-def version_folders(service: Service) -> list[Path]:
-    """Return the folders a service's revision files lie in, as its Alembic configuration says.
+def version_directories(service: Service) -> list[Path]:
+    """Return the directories a service's revision files lie in, as its Alembic configuration says.
 
     Raises:
         MigrationError: If the configuration has no script location.
@@ -254,12 +255,14 @@ def version_folders(service: Service) -> list[Path]:
             code="script-location-missing",
             hint=_location_hint(service),
         )
-    folders = [
+    directories = [
         _absolute(service, path, options) for path in _version_locations(options, str(location))
     ]
     if str(options.get("recursive_version_locations", "")).lower() != "true":
-        return folders
-    return [path for folder in folders for path in (folder, *_folders_below(folder))]
+        return directories
+    return [
+        path for directory in directories for path in (directory, *_directories_below(directory))
+    ]
 
 
 def _location_hint(service: Service) -> str:
@@ -310,28 +313,28 @@ def engine_names(stated: str) -> list[str]:
     return [name for name in re.split(r"[,\s]+", stated) if name]
 
 
-def _plain_version_folder(service: Service) -> Path:
-    """Return the only folder with revision files.
+def _plain_version_directory(service: Service) -> Path:
+    """Return the only directory with revision files.
 
     Raises:
         NotUnderstood: If the configuration may name others, or other files.
-        MigrationError: As `script_folder`.
+        MigrationError: As `script_directory`.
     """
-    folder = script_folder(service)
+    directory = script_directory(service)
     options = _alembic_options(service)
     if unusual := [name for name in _UNUSUAL if options.get(name)]:
         raise NotUnderstood(f"{unusual[0]} is for Alembic to read")
-    return folder / "versions"
+    return directory / "versions"
 
 
-def _revision_files(folder: Path) -> list[Path]:
-    """Return the files of a folder that Alembic loads.
+def _revision_files(directory: Path) -> list[Path]:
+    """Return the files of a directory that Alembic loads.
 
     Raises:
         NotUnderstood: If one is not an ordinary file: Alembic looks at what a link names.
     """
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
     except FileNotFoundError:
         return []
     files = [each for each in entries if not each.name.startswith(_PASSED_OVER)]
@@ -354,8 +357,8 @@ def _version_locations(options: Mapping[str, object], script_location: str) -> l
     return _split(str(stated), str(separator or ""))
 
 
-def _folders_below(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.is_dir())
+def _directories_below(directory: Path) -> list[Path]:
+    found = (path for path in directory.rglob("*") if path.is_dir())
     return sorted(path for path in found if path.name != "__pycache__")
 
 
@@ -401,12 +404,12 @@ def _absolute(service: Service, location: str, options: Mapping[str, object]) ->
     package, colon, rest = location.partition(":")
     if not colon or len(package) < 2:
         return service.directory / location
-    # `package:folder` is looked for like any import; what is installed is not looked for here.
+    # `package:directory` is looked for like any import; what is installed is not looked for here.
     relative = f"{package.replace('.', '/')}/{rest}"
     stated = options.get("prepend_sys_path") or []
     paths = stated if isinstance(stated, list) else re.split(rf"[,\s{os.pathsep}]+", str(stated))
     found = (service.directory / path / relative for path in paths)
-    # Nobody has made a revision yet where only the folder above is there.
+    # Nobody has made a revision yet where only the directory above is there.
     return next((path for path in found if path.parent.is_dir()), service.directory / relative)
 
 

@@ -23,10 +23,10 @@ from huleedu_tasks.config.secret import Redactor, Secret
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, Interrupted, MigrationError, Refused, ServerError
+from huleedu_tasks.migrations.forkserver import WarmWorkers
 from huleedu_tasks.migrations.revisions import History, Revision, option_hint
-from huleedu_tasks.migrations.warm import WarmWorkers
 from huleedu_tasks.postgres.connections import connection
-from huleedu_tasks.postgres.databases import VersionTable, parse_mark
+from huleedu_tasks.postgres.databases import VersionTable, parse_tag
 from huleedu_tasks.postgres.inspection import read_revisions
 from huleedu_tasks.postgres.locks import Hold, lock_lost
 from huleedu_tasks.report import AppliedRevision
@@ -37,7 +37,7 @@ _LINK = re.compile(
     r"The above exception was the direct cause of the following exception:"
     r"|During handling of the above exception, another exception occurred:"
 )
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = Path(__file__).parent / "child" / "worker.py"
 INSTRUCTIONS = "HULEEDU_WORKER"
 OPTIONS = "HULEEDU_WORKER_OPTIONS"
 HEAD = "head"
@@ -92,7 +92,7 @@ class Observation:
 
     events: Path
     settings: Mapping[str, str] = field(default_factory=dict)
-    wishes: Mapping[str, str] = field(default_factory=dict)
+    optional_settings: Mapping[str, str] = field(default_factory=dict)
     target: tuple[str, int]
     hold: Hold | None = None
     inputs: ApprovedInputs | None = None
@@ -120,7 +120,7 @@ class Observation:
                 "used": str(used) if used else None,
                 "events": str(self.events),
                 "settings": dict(self.settings),
-                "wishes": dict(self.wishes),
+                "wishes": dict(self.optional_settings),
                 "target": self.target,
                 "url": url,
                 "start": start,
@@ -196,7 +196,7 @@ class Used:
 
     Attributes:
         files: What was read, the modules that were loaded among it.
-        folders: Where it was asked what there is.
+        directories: Where it was asked what there is.
         statuses: Paths of which it was only asked what they are.
         modules: The names of modules that were looked for, by the directory.
         addresses: What was connected to besides the database's own server: a port and a host, or
@@ -209,7 +209,7 @@ class Used:
     """
 
     files: Sequence[str] = ()
-    folders: Sequence[str] = ()
+    directories: Sequence[str] = ()
     statuses: Sequence[str] = ()
     modules: Mapping[str, Sequence[str]] = field(default_factory=dict)
     addresses: Sequence[str] = ()
@@ -222,11 +222,11 @@ class Used:
     def __add__(self, other: "Used") -> "Used":
         return Used(
             files=[*self.files, *other.files],
-            folders=[*self.folders, *other.folders],
+            directories=[*self.directories, *other.directories],
             statuses=[*self.statuses, *other.statuses],
             modules={
-                folder: [*self.modules.get(folder, ()), *other.modules.get(folder, ())]
-                for folder in {*self.modules, *other.modules}
+                directory: [*self.modules.get(directory, ()), *other.modules.get(directory, ())]
+                for directory in {*self.modules, *other.modules}
             },
             addresses=[*self.addresses, *other.addresses],
             untracked=[*self.untracked, *other.untracked],
@@ -371,7 +371,7 @@ async def upgrade(
             hint="Migrations go forward only; in development `invoke db.reset` starts anew.",
         )
     environment = _environment(service, url, settings)
-    with process.scratch_folder() as scratch:
+    with process.scratch_directory() as scratch:
         told = scratch / "used"
         environment[INSTRUCTIONS] = session.instructions(url.reveal(), used=told)
         done = await _run_alembic(
@@ -462,7 +462,7 @@ async def report_revisions(
         MigrationError: If Alembic cannot load them, in its words.
     """
     environment = _environment(service, url, settings) if url else environment_of(service, settings)
-    with process.scratch_folder() as scratch:
+    with process.scratch_directory() as scratch:
         told, used = scratch / "revisions", scratch / "used"
         environment[INSTRUCTIONS] = json.dumps({"revisions": str(told), "used": str(used)})
         done = await _run_alembic(service, settings, environment, ["heads"], workers=workers)
@@ -509,7 +509,7 @@ async def report_version_tables(
         Refused: If it connects to another database.
     """
     environment = _environment(service, url, settings)
-    with process.scratch_folder() as scratch:
+    with process.scratch_directory() as scratch:
         used = scratch / "used"
         environment[INSTRUCTIONS] = session.instructions(url.reveal(), used=used, is_asking=True)
         done = await _run_alembic(service, settings, environment, ["current"], workers=workers)
@@ -544,7 +544,7 @@ async def report_connection(
         MigrationError: If it takes too long, or its interpreter cannot be started.
     """
     environment = _environment(service, url, settings)
-    with process.scratch_folder() as scratch:
+    with process.scratch_directory() as scratch:
         file = scratch / "connection"
         asking = {"asking": {"file": str(file), "url": url.reveal()}}
         environment[INSTRUCTIONS] = json.dumps(asking)
@@ -614,7 +614,7 @@ async def run_script(
     environment: Mapping[str, str],
     timeout: float,
 ) -> process.Completed:
-    """Run a script of ours with a service's own interpreter, in the service's folder.
+    """Run a script of ours with a service's own interpreter, in the service's directory.
 
     Args:
         script: It watches its standard input, and ends when we do.
@@ -724,7 +724,7 @@ def _used(told: Path, url: DatabaseUrl | None, *, own_sessions: int = 0) -> Used
     sessions = sum(facts["sessions"].get(place, 0) for place in dict.fromkeys(places))
     return Used(
         files=facts["files"],
-        folders=facts["folders"],
+        directories=facts["directories"],
         statuses=facts["statuses"],
         modules=facts["modules"],
         untracked=facts["untracked"],
@@ -755,7 +755,8 @@ def _failure(
     failed = told.get("failed", {})
     if failed.get("revision"):
         cause = f"Revision {failed['revision']} failed: {failed['message']}"
-    hint = option_hint(service, cause) or hint
+    else:
+        hint = option_hint(service, cause) or hint
     statement = textwrap.shorten(str(failed.get("statement")), _SHOWN_STATEMENT, placeholder=" ...")
     kind, code = MigrationError, "migration-failed"
     if failed.get("sqlstate") == _LOCK_TIMEOUT:
@@ -811,7 +812,7 @@ def _changed_input(path: str, *, was_run: bool) -> Refused:
 def _tagged(event: Mapping[str, Any]) -> str:
     """Name the environment of the database that was connected to, where that is known."""
     with suppress(ServerError):
-        if tag := parse_mark(event["database"], event["comment"]):
+        if tag := parse_tag(event["database"], event["comment"]):
             return f", whose environment tag is {tag.environment}"
     return ""
 

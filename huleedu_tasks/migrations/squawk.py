@@ -58,7 +58,7 @@ async def lint(
 
     Args:
         sql: The SQL of each revision, in order.
-        root: The folder it runs in; a `.squawk.toml` there counts.
+        root: The directory it runs in; a `.squawk.toml` there counts.
     """
     while True:
         findings = await _run(program, sql, root=root, environment=environment)
@@ -82,8 +82,8 @@ async def _run(
     for statements in sql.values():
         beginnings.append(text.count("\n"))
         text += f"{statements.rstrip()}\n"
-    with process.scratch_folder() as folder:
-        file = folder / "revisions.sql"
+    with process.scratch_directory() as directory:
+        file = directory / "revisions.sql"
         file.write_text(text, encoding="utf-8")
         try:
             done = await process.run(

@@ -1,4 +1,4 @@
-"""Databases on a server: made, dropped, marked, and asked about themselves."""
+"""Databases on a server: made, dropped, tagged, and asked about themselves."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     import asyncpg
 
 # A table would turn up in the service's autogenerate; a comment on the database does not.
-MARK_PREFIX = "huleedu-tasks "
+TAG_PREFIX = "huleedu-tasks "
 COMMENTS = "SELECT datname, coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class EnvironmentTag:
     """What this package notes on a database, in its comment.
 
     Attributes:
@@ -59,7 +59,7 @@ class VersionTable:
         return ".".join(map(quoted, names))
 
 
-_NOTED = {each.name for each in fields(Mark)}
+_NOTED = {each.name for each in fields(EnvironmentTag)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,13 +150,13 @@ async def drop(connection: "asyncpg.Connection", name: str) -> None:
         await connection.execute(statement)
 
 
-async def create(connection: "asyncpg.Connection", name: str, mark: Mark) -> None:
-    """Create an empty database and mark it.
+async def create(connection: "asyncpg.Connection", name: str, tag: EnvironmentTag) -> None:
+    """Create an empty database and tag it.
 
     Nobody is connected to `template0`, or has changed it, and it has no collation version.
     """
     await connection.execute(f"CREATE DATABASE {quoted(name)} TEMPLATE template0")
-    await write_mark(connection, name, mark)
+    await write_tag(connection, name, tag)
 
 
 async def is_untouched(connection: "asyncpg.Connection") -> bool:
@@ -212,27 +212,27 @@ async def create_extension(connection: "asyncpg.Connection", name: str) -> None:
         ) from error
 
 
-async def read_mark(connection: "asyncpg.Connection", name: str) -> Mark | None:
-    """Return a database's mark, or None if it has none.
+async def read_tag(connection: "asyncpg.Connection", name: str) -> EnvironmentTag | None:
+    """Return a database's environment tag, or None if it has none.
 
     Raises:
-        ServerError: As `parse_mark`.
+        ServerError: As `parse_tag`.
     """
-    return parse_mark(name, await comment_of(connection, name))
+    return parse_tag(name, await comment_of(connection, name))
 
 
-def parse_mark(database: str, comment: str) -> Mark | None:
-    """Return the mark in a database's comment, or None if there is none.
+def parse_tag(database: str, comment: str) -> EnvironmentTag | None:
+    """Return the environment tag in a database's comment, or None if there is none.
 
     Raises:
-        ServerError: If there is a mark that this version cannot read: it is not taken for none.
+        ServerError: If there is a tag that this version cannot read: it is not taken for none.
     """
-    if MARK_PREFIX not in comment:
+    if TAG_PREFIX not in comment:
         return None
     try:
-        stated = json.loads(comment.rpartition(MARK_PREFIX)[2])
+        stated = json.loads(comment.rpartition(TAG_PREFIX)[2])
         # A newer version may note more.
-        return Mark(**{name: stated[name] for name in stated.keys() & _NOTED})
+        return EnvironmentTag(**{name: stated[name] for name in stated.keys() & _NOTED})
     except (ValueError, TypeError, AttributeError) as error:
         raise ServerError(
             f"The environment tag of database {database!r} cannot be read.",
@@ -243,19 +243,19 @@ def parse_mark(database: str, comment: str) -> Mark | None:
         ) from error
 
 
-async def write_mark(connection: "asyncpg.Connection", name: str, mark: Mark) -> None:
+async def write_tag(connection: "asyncpg.Connection", name: str, tag: EnvironmentTag) -> None:
     """Mark a database, keeping what else its comment says.
 
-    In a transaction the mark comes and goes with it.
+    In a transaction the environment tag comes and goes with it.
     """
-    text = marked(await comment_of(connection, name), mark)
+    text = tagged(await comment_of(connection, name), tag)
     await connection.execute(f"COMMENT ON DATABASE {quoted(name)} IS {literal(text)}")
 
 
-def marked(comment: str, mark: Mark) -> str:
-    """Return a database's comment with another mark, or with its first one."""
-    stated = {name: value for name, value in asdict(mark).items() if value}
-    return f"{comment.partition(MARK_PREFIX)[0]}{MARK_PREFIX}{json.dumps(stated)}"
+def tagged(comment: str, tag: EnvironmentTag) -> str:
+    """Return a database's comment with another environment tag, or with its first one."""
+    stated = {name: value for name, value in asdict(tag).items() if value}
+    return f"{comment.partition(TAG_PREFIX)[0]}{TAG_PREFIX}{json.dumps(stated)}"
 
 
 async def current_revisions(

@@ -105,7 +105,7 @@ class Facts:
     hidden_sessions: int
     free_connections: int
     comment: str
-    may_mark: bool
+    may_tag: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

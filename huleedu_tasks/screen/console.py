@@ -31,7 +31,7 @@ from huleedu_tasks.report import (
     State,
     Status,
 )
-from huleedu_tasks.screen.characters import visible, visible_json
+from huleedu_tasks.screen.control_characters import visible, visible_json
 from huleedu_tasks.screen.tables import fitted, wrapped
 
 if TYPE_CHECKING:
@@ -245,13 +245,13 @@ class Screen:
         for problem, services in problems.items():
             said = _with_code(problem.cause, problem.code)
             cause = ": ".join(filter(None, (", ".join(services), said)))
-            copes = "" if problem.level is Level.INFO else COPES[problem.copes]
+            handled = "" if problem.level is Level.INFO else COPES[problem.handled]
             shown = wrapped(
                 self._shown(f"{problem.level}  {cause}"), _width(sys.stdout), "  "
             ).strip()
             text = Text(shown)
             text.stylize(LEVEL_STYLES[problem.level], 0, len(problem.level))
-            if remedy := f"{copes}{problem.remedy}".strip():
+            if remedy := f"{handled}{problem.remedy}".strip():
                 text.append(f"\n{wrapped(self._shown(remedy), _width(sys.stdout), '  ')}", "dim")
             self._print(text)
 

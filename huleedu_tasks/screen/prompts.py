@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from huleedu_tasks.errors import Refused
-from huleedu_tasks.screen.characters import visible
+from huleedu_tasks.screen.control_characters import visible
 
 
 def has_person() -> bool:

@@ -11,6 +11,7 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, Refused, SeedError, ServerError
+from huleedu_tasks.migrations.forkserver import WarmWorkers
 from huleedu_tasks.migrations.runner import (
     INSTRUCTIONS,
     Observation,
@@ -18,8 +19,7 @@ from huleedu_tasks.migrations.runner import (
     environment_at,
     used_at,
 )
-from huleedu_tasks.migrations.warm import WarmWorkers
-from huleedu_tasks.postgres.databases import parse_mark
+from huleedu_tasks.postgres.databases import parse_tag
 from huleedu_tasks.seeds.files import fingerprint
 
 CHILD = "huleedu_tasks.seeds.child"
@@ -98,13 +98,13 @@ class _Session:
         return Applied(used=replace(used, sessions=sessions) if used else None, output=done.output)
 
     def _mismatch(self, seed: str, event: dict[str, str], output: str) -> HuleEduError:
-        tag = ""
+        tagged = ""
         with suppress(ServerError):
-            mark = parse_mark(event["database"], event["comment"])
-            tag = f", whose environment tag is {mark.environment}" if mark else ""
+            tag = parse_tag(event["database"], event["comment"])
+            tagged = f", whose environment tag is {tag.environment}" if tag else ""
         return Refused(
-            f"The seed {seed} connected to {event['database']} on {event['address']}{tag}, not to "
-            f"{self.url.database} on {self.url.address}; nothing of the seeds was kept.",
+            f"The seed {seed} connected to {event['database']} on {event['address']}{tagged}, not "
+            f"to {self.url.database} on {self.url.address}; nothing of the seeds was kept.",
             code="target-mismatch",
             hint="Use the connection that is passed to the seed. What another database needs "
             "belongs into a seed of the service it belongs to.",
@@ -161,7 +161,7 @@ async def apply(
         SeedError: If a seed failed, with its own traceback, or took too long.
         ServerError: If the database cannot be reached.
     """
-    with process.scratch_folder() as scratch:
+    with process.scratch_directory() as scratch:
         session = _Session(
             service=service, url=url, settings=settings, scratch=scratch, target=target
         )

@@ -1,7 +1,7 @@
 """Applies the seeds of one service, in a process that does nothing else.
 
-It is forked from one that has the libraries already; see `migrations/nursery.py`. A seed that
-blocks, exits or changes its process harms nobody else, and can be ended.
+It is forked from one that has the libraries already; see `migrations/child/fork_loop.py`. A seed
+that blocks, exits or changes its process harms nobody else, and can be ended.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, SeedError, ServerError
-from huleedu_tasks.migrations.targets import ReadVariables, Target, WrongDatabase
-from huleedu_tasks.migrations.worker import INSTRUCTIONS, Used
+from huleedu_tasks.migrations.child.target import ReadVariables, Target, WrongDatabase
+from huleedu_tasks.migrations.child.worker import INSTRUCTIONS, Used
 from huleedu_tasks.postgres.connections import connection
-from huleedu_tasks.postgres.databases import Mark, read_mark, write_mark
+from huleedu_tasks.postgres.databases import EnvironmentTag, read_tag, write_tag
 from huleedu_tasks.seeds import scripts, sql
 
 if TYPE_CHECKING:
@@ -136,15 +136,15 @@ class Seeding:
                 await self._apply_file(path, session)
                 self.target.require_hit()
                 await self._require_transaction(path, session, number)
-            mark = await read_mark(session, self.url.database) or Mark(environment="")
-            await write_mark(session, self.url.database, self._seeded(mark))
+            tag = await read_tag(session, self.url.database) or EnvironmentTag(environment="")
+            await write_tag(session, self.url.database, self._seeded(tag))
             await self._commit(transaction)
 
-    def _seeded(self, mark: Mark) -> Mark:
+    def _seeded(self, tag: EnvironmentTag) -> EnvironmentTag:
         if not self.shared_by:
-            return replace(mark, environment=self.environment, seeds=self.fingerprint)
-        shared = {**mark.shared_seeds, self.shared_by: self.fingerprint}
-        return replace(mark, environment=self.environment, shared_seeds=shared)
+            return replace(tag, environment=self.environment, seeds=self.fingerprint)
+        shared = {**tag.shared_seeds, self.shared_by: self.fingerprint}
+        return replace(tag, environment=self.environment, shared_seeds=shared)
 
     async def _apply_file(self, path: Path, session: "asyncpg.Connection") -> None:
         try:

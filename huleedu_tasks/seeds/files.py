@@ -19,7 +19,7 @@ def fingerprint(service: Service) -> str:
 
 def seed_files(service: Service) -> list[Path]:
     """Return a service's seeds, and the siblings a script may import: those nobody's seed is."""
-    folders = {path.parent for path in service.seeds if path.suffix == ".py"}
-    modules = {path for folder in folders for path in folder.glob("*.py")}
+    directories = {path.parent for path in service.seeds if path.suffix == ".py"}
+    modules = {path for directory in directories for path in directory.glob("*.py")}
     shared = {path for path in modules if not path.name.startswith("seed_")}
     return [*service.seeds, *sorted(shared - set(service.seeds))]

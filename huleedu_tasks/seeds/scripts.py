@@ -23,8 +23,8 @@ ENTRY_POINT = "seed"
 def loaded(path: Path) -> Iterator[Seed]:
     """Load a script for the time of a `with` block, with its siblings importable.
 
-    Afterwards the modules of its folder are forgotten: a seed in another folder may have siblings
-    of the same names.
+    Afterwards the modules of its directory are forgotten: a seed in another directory may have
+    siblings of the same names.
 
     Raises:
         SeedError: If it defines no seed.

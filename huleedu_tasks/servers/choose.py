@@ -6,14 +6,14 @@ from pathlib import Path
 from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.errors import HuleEduError
-from huleedu_tasks.servers.protocol import CONTAINERS_FILE, EMBEDDED_FOLDER, Provider
+from huleedu_tasks.servers.protocol import CONTAINERS_FILE, EMBEDDED_DIRECTORY, Provider
 
 
 def choose(settings: Settings, registry: Registry, state: Path) -> Provider:
     """Return the provider that the settings ask for, that the data lies in, or that is there.
 
     Args:
-        state: The project's state folder.
+        state: The project's state directory.
 
     Raises:
         HuleEduError: If the one asked for cannot work here.
@@ -43,7 +43,7 @@ def choose(settings: Settings, registry: Registry, state: Path) -> Provider:
 
 def _keeps_to_embedded(state: Path) -> bool:
     """Whether this checkout's data lies in embedded servers, and none ever lay in containers."""
-    return (state / EMBEDDED_FOLDER).is_dir() and not (state / CONTAINERS_FILE).exists()
+    return (state / EMBEDDED_DIRECTORY).is_dir() and not (state / CONTAINERS_FILE).exists()
 
 
 def _embedded(settings: Settings, registry: Registry, state: Path, reason: str) -> Provider:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 from huleedu_tasks import process
 from huleedu_tasks.config.secret import Redactor, Secret
 from huleedu_tasks.errors import ServerError
+from huleedu_tasks.ports import holder
+from huleedu_tasks.postgres.binaries import Binaries
 from huleedu_tasks.postgres.databases import ServerIdentity, literal, quoted
 from huleedu_tasks.process import Account
-from huleedu_tasks.servers.binaries import Binaries
-from huleedu_tasks.servers.ports import holder
-from huleedu_tasks.state import open_private, unwritable
+from huleedu_tasks.state_dir import open_private, unwritable
 
 if TYPE_CHECKING:
     import subprocess
@@ -288,7 +288,7 @@ class Cluster:
                 f"The data directory {self.data} could not be made.",
                 code="initdb-failed",
                 output=done.output,
-                hint="Make room on the disk, or set HULEEDU_STATE_DIR to a folder on another one.",
+                hint="Free space on the disk, or set HULEEDU_STATE_DIR to one on another disk.",
             )
         partial.rename(self.data)
 
@@ -379,7 +379,7 @@ def _server_environment() -> dict[str, str]:
 
 
 def _fresh_partial(data: Path) -> Path:
-    """Return an empty folder beside a data directory, to be renamed to it once complete."""
+    """Return an empty directory beside a data directory, to be renamed to it once complete."""
     partial = data.with_name(f"{data.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)
@@ -401,7 +401,7 @@ def _only_passwords(hba: Path) -> None:
     )
 
 
-# Files in a folder of the server's account, which could have put a link there.
+# Files in a directory of the server's account, which could have put a link there.
 
 
 def _read(path: Path, size: int = -1) -> bytes:

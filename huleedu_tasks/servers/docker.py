@@ -6,23 +6,23 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from huleedu_tasks.compose.configuration_cache import ComposeAnswers
+from huleedu_tasks.compose.container_cache import Memory
+from huleedu_tasks.compose.container_state import ContainerState
+from huleedu_tasks.compose.containers import Containers
+from huleedu_tasks.compose.docker_compose import Compose, Project
+from huleedu_tasks.compose.docker_failures import explain_up
+from huleedu_tasks.compose.engine import Engine
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import POSTGRES_PORT, DatabaseUrl
 from huleedu_tasks.errors import ConfigurationError, HuleEduError, ServerError
 from huleedu_tasks.postgres import databases
+from huleedu_tasks.postgres.binaries import find_program
 from huleedu_tasks.postgres.connections import maintenance_connection
-from huleedu_tasks.postgres.databases import Mark, ServerIdentity
-from huleedu_tasks.servers.admission import Admission
-from huleedu_tasks.servers.binaries import find_program
-from huleedu_tasks.servers.complaints import explain_up
-from huleedu_tasks.servers.compose import Compose, Project
-from huleedu_tasks.servers.compose_answers import ComposeAnswers
-from huleedu_tasks.servers.container_state import ContainerState
-from huleedu_tasks.servers.containers import Containers
-from huleedu_tasks.servers.engine import Engine
-from huleedu_tasks.servers.memory import Memory
+from huleedu_tasks.postgres.databases import EnvironmentTag, ServerIdentity
 from huleedu_tasks.servers.protocol import CONTAINERS_FILE, Started
+from huleedu_tasks.servers.readiness import Admission
 
 
 @dataclass(kw_only=True)
@@ -43,7 +43,7 @@ class DockerServers:
     # By compose service, since services may share one.
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
     _is_up: set[str] = field(default_factory=set)
-    _is_newborn: dict[str, bool] = field(default_factory=dict)
+    _is_new: dict[str, bool] = field(default_factory=dict)
     _renewed: set[str] = field(default_factory=set)
     _volumes_before: set[str] = field(default_factory=set)
 
@@ -54,7 +54,7 @@ class DockerServers:
         """Connect to the engine.
 
         Args:
-            state: The project's state folder.
+            state: The project's state directory.
             reason: Why this provider was chosen.
 
         Raises:
@@ -114,12 +114,12 @@ class DockerServers:
         name = service.compose_service
         admission = await self._admission(service, url)
         async with self._lock(service):
-            newborn = await admission.wait(self.settings.start_timeout)
+            is_new = await admission.wait(self.settings.start_timeout)
             # Where two services share a server, the first to come has found it untouched.
-            self._is_newborn.setdefault(name, newborn)
+            self._is_new.setdefault(name, is_new)
         return Started(
             done="created" if self._was_made_now(admission.container) else "running",
-            newborn=self._is_newborn[name],
+            is_new=self._is_new[name],
         )
 
     async def stop(self, service: Service) -> str:
@@ -146,7 +146,7 @@ class DockerServers:
                 if data := container.data_mount:
                     self._volumes_before.discard(data.volume)
                 self._is_up.discard(name)
-                self._is_newborn.pop(name, None)
+                self._is_new.pop(name, None)
             self._renewed.add(name)
         return await self.start(service, url)
 
@@ -246,7 +246,7 @@ class DockerServers:
             return
         if container.status == "paused":
             await containers.alive(service)
-        if await containers.is_stillborn(container):
+        if await containers.is_interrupted_initdb(container):
             await containers.remove(service, container)
             containers.forget([service.compose_service])
 
@@ -280,7 +280,7 @@ class DockerServers:
             container=await containers.own(service),
             # An override may point elsewhere: what is started here is reached at its own port.
             url=replace(url, host="localhost", port=service.port),
-            mark=Mark(environment=str(self.settings.environment)),
+            tag=EnvironmentTag(environment=str(self.settings.environment)),
             sharing=self._sharing(service),
         )
 

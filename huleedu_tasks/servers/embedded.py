@@ -1,6 +1,6 @@
 """Real PostgreSQL servers run as the user, one per compose service of the registry.
 
-`initdb` runs once, and each server starts from a copy of what it made. Data lies in a folder for
+`initdb` runs once, and each server starts from a copy of what it made. Data lies in a directory for
 its major version, since no other version can read it.
 """
 
@@ -19,18 +19,18 @@ from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import ConfigurationError, ServerError
 from huleedu_tasks.postgres import databases
+from huleedu_tasks.postgres.binaries import Binaries, find_binaries, find_program, package_directory
 from huleedu_tasks.postgres.connections import (
     DatabaseMissing,
     LoginRefused,
     connection,
     maintenance_connection,
 )
-from huleedu_tasks.postgres.databases import Mark, ServerIdentity
+from huleedu_tasks.postgres.databases import EnvironmentTag, ServerIdentity
 from huleedu_tasks.process import Account
-from huleedu_tasks.servers.binaries import Binaries, find_binaries, find_program, package_folder
 from huleedu_tasks.servers.cluster import Cluster
-from huleedu_tasks.servers.protocol import EMBEDDED_FOLDER, Started
-from huleedu_tasks.state import is_reachable, make_folder, unwritable
+from huleedu_tasks.servers.protocol import EMBEDDED_DIRECTORY, Started
+from huleedu_tasks.state_dir import is_reachable, make_directory, unwritable
 
 if TYPE_CHECKING:
     import asyncpg
@@ -43,10 +43,10 @@ UNPRIVILEGED = ("postgres", "nobody")
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedServers:
-    """The servers in one state folder."""
+    """The servers in one state directory."""
 
     settings: Settings
-    folder: Path
+    directory: Path
     binaries: Binaries
     account: Account | None
     reason: str
@@ -61,7 +61,7 @@ class EmbeddedServers:
         """Find the programs to run servers with.
 
         Args:
-            state: The project's state folder.
+            state: The project's state directory.
             extensions: Extensions the servers must have.
             reason: Why this provider was chosen.
 
@@ -71,7 +71,7 @@ class EmbeddedServers:
         binaries = find_binaries(settings, extensions)
         return cls(
             settings=settings,
-            folder=state / EMBEDDED_FOLDER,
+            directory=state / EMBEDDED_DIRECTORY,
             binaries=binaries,
             account=server_account(),
             reason=f"{reason}; PostgreSQL {binaries.version} from {binaries.source}",
@@ -96,7 +96,7 @@ class EmbeddedServers:
         """
         async with self._lock(service.compose_service):
             cluster = self._cluster(service)
-            newborn = not cluster.exists
+            is_new = not cluster.exists
             if cluster.serves_its_port:
                 done = "running"
             else:
@@ -110,7 +110,7 @@ class EmbeddedServers:
                 await self._start(cluster)
                 await self._admit(service, cluster, url)
                 done = f"{done}, login renewed"
-        return Started(done=done, newborn=newborn)
+        return Started(done=done, is_new=is_new)
 
     async def stop(self, service: Service) -> str:
         """Stop a service's server if it runs, of whatever version, keeping its data."""
@@ -164,8 +164,8 @@ class EmbeddedServers:
         return ["tail", "-n", str(lines), *following, *map(str, files)]
 
     @property
-    def _version_folder(self) -> Path:
-        return self.folder / f"postgresql-{self.binaries.major}"
+    def _version_directory(self) -> Path:
+        return self.directory / f"postgresql-{self.binaries.major}"
 
     @property
     def _template(self) -> Cluster:
@@ -177,8 +177,8 @@ class EmbeddedServers:
     def _cluster_at(self, name: str, *, port: int) -> Cluster:
         return Cluster(
             binaries=self.binaries,
-            data=self._version_folder / name / "data",
-            log=self._version_folder / name / "server.log",
+            data=self._version_directory / name / "data",
+            log=self._version_directory / name / "server.log",
             port=port,
             account=self.account,
             durable=self.settings.embedded_durable,
@@ -189,9 +189,9 @@ class EmbeddedServers:
         """Keep other processes away from one cluster, from its making to its start."""
         from filelock import AsyncFileLock, Timeout
 
-        path = self._version_folder / name / "lock"
+        path = self._version_directory / name / "lock"
         try:
-            make_folder(path.parent)
+            make_directory(path.parent)
             async with AsyncFileLock(
                 path, timeout=self.settings.start_timeout, poll_interval=0.01, run_in_executor=False
             ):
@@ -221,8 +221,10 @@ class EmbeddedServers:
 
     def _of_every_version(self, cluster: Cluster) -> list[Cluster]:
         """Return a server's clusters, one for each major version that has made one."""
-        place = cluster.data.relative_to(self._version_folder)
-        return [replace(cluster, data=data) for data in self.folder.glob(f"postgresql-*/{place}")]
+        place = cluster.data.relative_to(self._version_directory)
+        return [
+            replace(cluster, data=data) for data in self.directory.glob(f"postgresql-*/{place}")
+        ]
 
     def _runnable(self, cluster: Cluster) -> Cluster:
         return replace(cluster, binaries=self._programs)
@@ -237,19 +239,19 @@ class EmbeddedServers:
         except DatabaseMissing:
             async with maintenance_connection(own) as admin:
                 await _expect_identity(admin, service, cluster)
-                mark = Mark(environment=str(self.settings.environment))
-                await databases.create(admin, url.database, mark)
+                tag = EnvironmentTag(environment=str(self.settings.environment))
+                await databases.create(admin, url.database, tag)
 
     @cached_property
     def _programs(self) -> Binaries:
-        """Return programs the server's account can run: copies, if a folder above is closed."""
-        if self.account is None or is_reachable(self.binaries.folder):
+        """Return programs the server's account can run: copies, if a directory above is closed."""
+        if self.account is None or is_reachable(self.binaries.directory):
             return self.binaries
-        package = package_folder()
-        source = self.binaries.folder.parent
-        copy = self._version_folder / f"programs-{self.binaries.version}"
+        package = package_directory()
+        source = self.binaries.directory.parent
+        copy = self._version_directory / f"programs-{self.binaries.version}"
         if not copy.exists():
-            partial = make_folder(copy.with_name(f"{copy.name}.partial-{os.getpid()}"))
+            partial = make_directory(copy.with_name(f"{copy.name}.partial-{os.getpid()}"))
             # The package's libraries are found by their place relative to the programs.
             if package and source.is_relative_to(package):
                 libraries = package.with_name(f"{package.name}.libs")
@@ -263,8 +265,8 @@ class EmbeddedServers:
             except OSError:
                 # Another process was faster; its copy is as good.
                 shutil.rmtree(partial)
-        (folder,) = copy.glob(f"*/{source.name}/{self.binaries.folder.name}")
-        return replace(self.binaries, folder=folder)
+        (directory,) = copy.glob(f"*/{source.name}/{self.binaries.directory.name}")
+        return replace(self.binaries, directory=directory)
 
 
 def server_account() -> Account | None:

@@ -7,9 +7,9 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import ProviderName
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import Refused
+from huleedu_tasks.postgres.binaries import find_program
 from huleedu_tasks.postgres.connections import maintenance_connection
 from huleedu_tasks.postgres.databases import ServerIdentity
-from huleedu_tasks.servers.binaries import find_program
 from huleedu_tasks.servers.protocol import Started
 
 

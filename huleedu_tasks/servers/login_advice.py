@@ -8,10 +8,10 @@ other credentials. Only in the second case does removing the volume help.
 
 from collections.abc import Callable
 
+from huleedu_tasks.compose.container_state import ContainerState
+from huleedu_tasks.compose.containers import empty_directory
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.postgres.connections import LoginRefused
-from huleedu_tasks.servers.container_state import ContainerState
-from huleedu_tasks.servers.containers import empty_directory
 
 USER = "POSTGRES_USER"
 PASSWORD = "POSTGRES_PASSWORD"  # the name of a variable
@@ -63,13 +63,13 @@ def explain_login(
             code="credentials-differ",
             hint=f"Set {OUR_PASSWORD} in .env to the {PASSWORD} of that compose service.",
         )
-    if folder := container.data_folder:
+    if directory := container.host_directory:
         return LoginRefused(
-            f"{message}. The data in the directory {folder} was initialised with another user or "
-            f"password: the image uses {USER} and {PASSWORD} only when it is empty.",
+            f"{message}. The data in the directory {directory} was initialised with another user "
+            f"or password: the image uses {USER} and {PASSWORD} only when it is empty.",
             code="volume-credentials",
             hint="Put the former ones back into .env and the compose file. "
-            + empty_directory(container, folder),
+            + empty_directory(container, directory),
         )
     selected = "".join(f" --service {name}" for name in sharing)
     return LoginRefused(

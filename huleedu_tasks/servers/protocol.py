@@ -9,8 +9,9 @@ from huleedu_tasks.config.settings import ProviderName
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.postgres.databases import ServerIdentity
 
-# What the providers keep in the state folder: the servers' data, and what is known of containers.
-EMBEDDED_FOLDER = "embedded"
+# What the providers keep in the state directory: the servers' data, and what is known of
+# containers.
+EMBEDDED_DIRECTORY = "embedded"
 CONTAINERS_FILE = "containers.json"
 
 
@@ -24,7 +25,7 @@ class Started:
     """
 
     done: str
-    newborn: bool = False
+    is_new: bool = False
 
 
 class Provider(Protocol):

@@ -55,7 +55,7 @@ def test_without_a_registry_one_is_told_where_it_was_looked_for(untouched: Monor
     untouched.path("services.json").unlink()
     ran = untouched.invoke("db.reset")
     assert_explained(
-        ran, 2, f"No services.json in {untouched.root} or any folder above", "discover"
+        ran, 2, f"No services.json in {untouched.root} or any directory above", "discover"
     )
 
 

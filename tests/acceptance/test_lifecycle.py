@@ -167,7 +167,7 @@ def test_an_error_is_a_json_document_too(running: Monorepo) -> None:
     assert ran.json["error"]["hint"] == "Did you mean 'alpha'?"
 
 
-def test_every_command_works_from_a_folder_below(running: Monorepo) -> None:
+def test_every_command_works_from_a_directory_below(running: Monorepo) -> None:
     ran = running.invoke(*REPORTING, cwd="services/alpha_service/alembic/versions")
     assert ran.code == 0, ran.err
     assert (running.path("services/alpha_service/.huleedu").exists()) is False
@@ -267,7 +267,7 @@ def test_seeds_wait_for_the_head_they_are_written_for(running: Monorepo) -> None
     revision.unlink()
 
 
-def test_a_service_is_found_by_its_name_and_by_its_folder(running: Monorepo) -> None:
+def test_a_service_is_found_by_its_name_and_by_its_directory(running: Monorepo) -> None:
     before = database(running, "alpha")
     ran = running.invoke(
         "db.reset", "--json", "--service", "gamma_service", "--service", "beta", "--service", "beta"
@@ -400,5 +400,5 @@ def _dry(flag: str) -> list[str]:
 
 def _state(monorepo: Monorepo) -> tuple[object, ...]:
     databases = [database(monorepo, name) for name in SERVICES]
-    folders = sorted(map(str, monorepo.state.glob("*/*/*")))
-    return databases, processes(monorepo), files(monorepo.root), folders
+    directories = sorted(map(str, monorepo.state.glob("*/*/*")))
+    return databases, processes(monorepo), files(monorepo.root), directories

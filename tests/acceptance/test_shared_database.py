@@ -101,8 +101,8 @@ def test_two_histories_in_one_version_table_are_refused(computed: str) -> None:
         assert "version_table" in refused["hint"]
 
 
-def test_two_configurations_in_one_folder_with_one_variable_share_a_database() -> None:
-    """As with `alembic -c orders.ini`: one folder, one DATABASE_URL, two histories."""
+def test_two_configurations_in_one_directory_with_one_variable_share_a_database() -> None:
+    """As with `alembic -c orders.ini`: one directory, one DATABASE_URL, two histories."""
     with empty_monorepo() as monorepo:
         add_history(monorepo, "core", directory="app", url_variable="DATABASE_URL", seeds=[])
         shared = dict(monorepo.services[0])

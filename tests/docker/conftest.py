@@ -8,7 +8,7 @@ from tests.support.docker import why_no_docker
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests of this folder with the reason why they cannot run."""
+    """Skip the tests of this directory with the reason why they cannot run."""
     here = Path(__file__).parent
     own = [item for item in items if item.path.is_relative_to(here)]
     if own and (reason := why_no_docker()):

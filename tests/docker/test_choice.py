@@ -128,7 +128,7 @@ def test_compose_files_come_from_the_registry_else_the_variable_else_composes_ow
     assert f"they have {expected}." in ran.out
 
 
-@pytest.mark.parametrize("way", ["the file", "the variable", "the folder"])
+@pytest.mark.parametrize("way", ["the file", "the variable", "the directory"])
 def test_the_project_name_is_composes_own_answer(docked: Docked, way: str) -> None:
     """A container that plain Compose has created is found, whatever the project is named by."""
     unique = docked.project
@@ -136,7 +136,7 @@ def test_the_project_name_is_composes_own_answer(docked: Docked, way: str) -> No
     if way == "the file":
         del docked.environment["COMPOSE_PROJECT_NAME"]
         docked.write_compose(service, name=unique)
-    if way == "the folder":
+    if way == "the directory":
         del docked.environment["COMPOSE_PROJECT_NAME"]
         docked.root = docked.root.rename(docked.root.with_name(unique))
     docked.compose("create", "--quiet-pull")

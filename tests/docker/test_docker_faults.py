@@ -32,7 +32,7 @@ CONNECT_AS_NOBODY = """\
 import os, sys
 import docker
 from huleedu_tasks.errors import HuleEduError
-from huleedu_tasks.servers.engine import Engine
+from huleedu_tasks.compose.engine import Engine
 if os.geteuid() == 0:
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
@@ -136,7 +136,7 @@ def test_a_socket_this_account_may_not_use(pair: Docked, mode: int, text: str) -
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A folder for PATH with what the tasks need, and no `docker` yet."""
+    """A directory for PATH with what the tasks need, and no `docker` yet."""
     for name in ("sh", "tail"):
         program = shutil.which(name)
         assert program
@@ -144,9 +144,9 @@ def programs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def add_program(folder: Path, name: str, text: str) -> None:
-    (folder / name).write_text(text)
-    (folder / name).chmod(0o755)
+def add_program(directory: Path, name: str, text: str) -> None:
+    (directory / name).write_text(text)
+    (directory / name).chmod(0o755)
 
 
 @pytest.mark.parametrize("answer", NO_PLUGIN)

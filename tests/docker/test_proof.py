@@ -107,7 +107,7 @@ def test_another_checkouts_container_of_the_same_fixed_name_is_refused(
 
 
 def test_the_same_checkout_by_another_path_is_not_another_checkout(docked: Docked) -> None:
-    """Compose notes the folder as it was typed."""
+    """Compose notes the directory as it was typed."""
     link = docked.root.with_name("link")
     link.symlink_to(docked.root)
     docked.compose("rm", "--stop", "--force")
@@ -163,7 +163,7 @@ def test_an_engine_behind_a_network_is_refused(
 
 
 @pytest.fixture
-def marked(docked: Docked) -> Iterator[Docked]:
+def tagged(docked: Docked) -> Iterator[Docked]:
     """A server on which another database than the service's own is tagged as production's."""
     admin = docked.url("alpha", database="postgres")
     assert docked.invoke("db.up").code == 0
@@ -174,25 +174,25 @@ def marked(docked: Docked) -> Iterator[Docked]:
 
 @pytest.mark.parametrize("password", [PASSWORD, "one that was lost"])
 def test_a_volume_with_another_environments_database_is_refused(
-    marked: Docked, password: str
+    tagged: Docked, password: str
 ) -> None:
     """Compose recreates the container for a new password, and keeps the volume."""
-    before = database(marked, "alpha")
-    ran = marked.invoke("db.reset", "--volumes", env={"HULEEDU_DB_PASSWORD": password})
+    before = database(tagged, "alpha")
+    ran = tagged.invoke("db.reset", "--volumes", env={"HULEEDU_DB_PASSWORD": password})
     refused(ran, "database 'elsewhere' is tagged as production")
-    assert database(marked, "alpha") == before
+    assert database(tagged, "alpha") == before
 
 
 def test_a_script_that_has_changed_is_no_reason_to_destroy_another_environments_database(
-    marked: Docked,
+    tagged: Docked,
 ) -> None:
-    script = marked.write("init.sql", "SELECT 1;\n")
-    mounts = marked.defined["alpha_db"]["volumes"]
-    marked.define(alpha_db={"volumes": [*mounts, f"{script}:{SCRIPTS}/init.sql:ro"]})
-    birth = marked.birth("alpha_db")
-    refused(marked.invoke("db.reset"), "database 'elsewhere' is tagged as production")
-    assert marked.birth("alpha_db") == birth
-    marked.define(alpha_db={"volumes": mounts})
+    script = tagged.write("init.sql", "SELECT 1;\n")
+    mounts = tagged.defined["alpha_db"]["volumes"]
+    tagged.define(alpha_db={"volumes": [*mounts, f"{script}:{SCRIPTS}/init.sql:ro"]})
+    birth = tagged.birth("alpha_db")
+    refused(tagged.invoke("db.reset"), "database 'elsewhere' is tagged as production")
+    assert tagged.birth("alpha_db") == birth
+    tagged.define(alpha_db={"volumes": mounts})
 
 
 def left_alone(docked: Docked, reason: str) -> None:
@@ -228,7 +228,7 @@ def test_a_volume_compose_did_not_make_is_left_alone() -> None:
             volume.remove()
 
 
-def test_data_in_a_folder_is_reset_in_place_and_the_folder_left_alone() -> None:
+def test_data_in_a_directory_is_reset_in_place_and_the_directory_left_alone() -> None:
     with new_docked("alpha") as docked:
         docked.define(alpha_db={"volumes": [f"./data:{DATA}"]})
         assert docked.invoke("db.reset").code == 0

@@ -26,7 +26,7 @@ INTERRUPTIONS = int(os.environ.get("TEST_INTERRUPTIONS", "2"))
 # What is interrupted, and the seconds it takes.
 INTERRUPTED: Sequence[tuple[Sequence[str], float]] = [((), 1.5), (("--volumes",), 4.0)]
 DATABASE = "huleedu_alpha"
-PRISTINE = f"{DATABASE}__pristine"
+INIT_SNAPSHOT = f"{DATABASE}__pristine"
 INIT_SCRIPT = f"""\
 CREATE EXTENSION pg_trgm;
 CREATE ROLE reader;
@@ -202,7 +202,9 @@ def test_what_an_application_writes_at_once_is_not_taken_for_the_scripts_work(
 @pytest.mark.parametrize(
     "half",
     [
-        pytest.param((f"DROP DATABASE {PRISTINE}", f"CREATE DATABASE {PRISTINE}"), id="the copy"),
+        pytest.param(
+            (f"DROP DATABASE {INIT_SNAPSHOT}", f"CREATE DATABASE {INIT_SNAPSHOT}"), id="the copy"
+        ),
         pytest.param((f"DROP DATABASE {DATABASE} WITH (FORCE)",), id="the database"),
     ],
 )

@@ -128,7 +128,7 @@ def anew(part: str) -> Reset:
         pytest.param(written(f"{SERVICE}/new/data.txt", ""), ITS_FILES, id="a new file"),
         pytest.param(lambda m: m.path(f"{SERVICE}/data.txt").unlink(), ITS_FILES, id="a file less"),
         pytest.param(written("data/text.csv", "changed"), ITS_FILES, id="a stated file"),
-        pytest.param(written("data/folder/new.csv", ""), ITS_FILES, id="a stated folder"),
+        pytest.param(written("data/folder/new.csv", ""), ITS_FILES, id="a stated directory"),
         pytest.param(appended(f"{SEEDS}/seed_alpha.py"), ITS_FILES, id="a seed"),
         pytest.param(
             written(f"{SEEDS}/people.py", "TEACHER = 1 and 'x'\n"), ITS_FILES, id="sibling"
@@ -176,8 +176,10 @@ def test_what_a_database_is_not_made_of_may_change(school: Monorepo, edit: Edit)
     assert reset(school) == Reset(COPIED, COPIED)
 
 
-def touch_all(*folders: Path) -> None:
-    for path in (file for folder in folders for file in folder.rglob("*") if file.is_file()):
+def touch_all(*directories: Path) -> None:
+    for path in (
+        file for directory in directories for file in directory.rglob("*") if file.is_file()
+    ):
         os.utime(path)
 
 
@@ -211,7 +213,7 @@ def test_another_user_makes_it_anew(school: Monorepo) -> None:
     assert ask(school.url("alpha"), owner) == [("huleedu_user",)]
 
 
-def test_another_environment_makes_it_anew_and_is_marked_so(school: Monorepo) -> None:
+def test_another_environment_makes_it_anew_and_is_tagged_so(school: Monorepo) -> None:
     testing = {"HULEEDU_ENVIRONMENT": "testing"}
     assert reset(school, env=testing).detail == ANEW
     assert reset(school, env=testing).detail == COPIED
@@ -297,9 +299,9 @@ def irregular() -> Iterator[Monorepo]:
         yield made
 
 
-def _move(made: Monorepo, name: str, folder: str, target: str) -> None:
+def _move(made: Monorepo, name: str, directory: str, target: str) -> None:
     made.path(target).parent.mkdir(exist_ok=True)
-    made.path(f"services/{name}_service/{folder}").rename(made.path(target))
+    made.path(f"services/{name}_service/{directory}").rename(made.path(target))
 
 
 USES_TOOLS = """\
@@ -442,9 +444,9 @@ def test_a_shared_module_without_a_cache_does_not_make_one_of_all() -> None:
 
 def test_a_library_that_is_installed_for_one_service_makes_that_one_anew() -> None:
     with new_monorepo(["alpha", "beta"]) as made:
-        folder = made.path("services/alpha_service/.venv")
-        venv.create(folder, symlinks=True, with_pip=False)
-        (packages,) = folder.glob("lib/python*/site-packages")
+        directory = made.path("services/alpha_service/.venv")
+        venv.create(directory, symlinks=True, with_pip=False)
+        (packages,) = directory.glob("lib/python*/site-packages")
         ours = next(path for path in sys.path if path.endswith("site-packages"))
         (packages / "ours.pth").write_text(ours)
         amend(made, alpha={"python": ".venv/bin/python"})

@@ -142,7 +142,7 @@ def assert_no_copy_is_incomplete(pair: Monorepo) -> None:
     [
         pytest.param([], id="nothing"),
         pytest.param(["CREATE DATABASE huleedu_one"], id="empty"),
-        pytest.param(["CREATE DATABASE huleedu_one TEMPLATE {}"], id="without a mark"),
+        pytest.param(["CREATE DATABASE huleedu_one TEMPLATE {}"], id="without an environment tag"),
     ],
 )
 def test_a_copy_that_was_cut_short_is_made_by_the_next_reset(

@@ -7,7 +7,7 @@ from contextlib import suppress
 import asyncpg
 import pytest
 
-from tests.support.flows import without_initdb
+from tests.support.db_runs import without_initdb
 from tests.support.instant import ANEW, COPIED, Reset, maintain, reset, templates
 from tests.support.monorepo import Monorepo, new_monorepo
 from tests.support.postgres import ask, connect

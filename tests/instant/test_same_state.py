@@ -12,13 +12,13 @@ import asyncpg
 import psutil
 import pytest
 
-from huleedu_tasks.servers.binaries import find_program
+from huleedu_tasks.postgres.binaries import find_program
 from tests.support.instant import ANEW, COPIED, Reset, maintain, reset, resets, templates
 from tests.support.monorepo import PASSWORD, USER, Monorepo, is_dead, new_monorepo, wait_until
 from tests.support.observe import notes
 from tests.support.postgres import ask, connect
 
-# The mark, and a key that differs in each dump.
+# The environment tag, and a key that differs in each dump.
 _OURS = re.compile(r"huleedu-tasks \{.*\}|^\\(un)?restrict .*\n", re.MULTILINE)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\+\d\d")
 DATABASE = "huleedu_alpha"

@@ -8,14 +8,14 @@ import pytest
 
 from huleedu_tasks.config.urls import ResolvedUrl
 from huleedu_tasks.errors import ExitCode
-from huleedu_tasks.flows.attempts import Attempts, Ended
-from huleedu_tasks.flows.planning import pin_now
-from huleedu_tasks.flows.validation import Target
-from huleedu_tasks.journal import unwritten_record
-from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
+from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.inspection import identify
+from huleedu_tasks.prod.attempt import Attempts, Ended
+from huleedu_tasks.prod.journal import unwritten_record
+from huleedu_tasks.prod.plan import pin_now
+from huleedu_tasks.prod.validate import Target
 from huleedu_tasks.report import Status
 from tests.support.alembic_bench import Bench, Case, new_bench, sql
 from tests.support.monorepo import ENV_PY
@@ -41,7 +41,7 @@ async def begun(bench: Bench, *statements: str) -> Case:
 
 @asynccontextmanager
 async def attempts(case: Case, step: Callable[[str], None]) -> AsyncIterator[Attempts]:
-    answers = AlembicAnswers(settings=case.settings, state=None)
+    answers = AlembicHistories(settings=case.settings, state=None)
     target = Target(
         service=case.service,
         resolved=ResolvedUrl(url=case.url, source="the test"),
@@ -62,7 +62,7 @@ async def attempts(case: Case, step: Callable[[str], None]) -> AsyncIterator[Att
             identity=await identify(held),
             lock=held,
             record=unwritten_record(),
-            folder=case.events,
+            directory=case.events,
             step=step,
         )
 

@@ -277,7 +277,7 @@ def write_service(
     in_config: dict[str, str],
     in_env: dict[str, str],
 ) -> None:
-    folder = f"services/{name}_service"
+    directory = f"services/{name}_service"
     variable = VARIABLE.format(name=name.upper())
     # Two services that have been copied from one another.
     like = "twin" if name == "other" else name
@@ -298,19 +298,19 @@ def write_service(
         for field, value in facts.items():
             new = new.replace(f"{{{field}}}", str(value))
         env = env.replace(old, new)
-    monorepo.write(f"{folder}/config.py", config)
-    monorepo.write(f"{folder}/alembic/env.py", env)
+    monorepo.write(f"{directory}/config.py", config)
+    monorepo.write(f"{directory}/alembic/env.py", env)
     if name in ("alone", "lonely", "wandering"):
-        monorepo.path(f"{folder}/config.py").unlink()
+        monorepo.path(f"{directory}/config.py").unlink()
     if name != "bare":
-        monorepo.write(f"{folder}/alembic.ini", ALEMBIC_INI)
+        monorepo.write(f"{directory}/alembic.ini", ALEMBIC_INI)
     histories: dict[str, dict[str, str | None]] = {
         "forked": {"a1": None, "b1": "a1", "b2": "a1"},
         "dangling": {"a1": "nowhere"},
     }
     for revision, parent in histories.get(name, {"a1": None}).items():
         text = REVISION.format(id=revision, parent=parent)
-        monorepo.write(f"{folder}/alembic/versions/{revision}.py", text)
+        monorepo.write(f"{directory}/alembic/versions/{revision}.py", text)
 
 
 def recipe(variable: str, port: int) -> str:
@@ -337,8 +337,8 @@ def outcomes(checked: Ran) -> dict[str, Any]:
 def test_each_fault_is_found_and_nothing_else(outcomes: dict[str, Any], name: str) -> None:
     problems = outcomes[name]["problems"]
     found = [(each["level"], each["copes"], each["cause"]) for each in problems]
-    for level, copes, cause in EXPECTED[name]:
-        matching = [each for each in found if each[:2] == (level, copes)]
+    for level, handled, cause in EXPECTED[name]:
+        matching = [each for each in found if each[:2] == (level, handled)]
         assert any(re.search(cause, text) for *_, text in matching), found
     assert len(found) == len(EXPECTED[name]), found
     assert all(each["remedy"] for each in problems)

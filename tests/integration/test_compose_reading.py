@@ -7,7 +7,7 @@ from shutil import which
 
 import pytest
 
-from huleedu_tasks.survey.composition import (
+from huleedu_tasks.compose.configuration import (
     BY_COMPOSE,
     BY_READING,
     Composition,
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not which("docker"), reason="no command `docker`
 
 
 @pytest.fixture
-def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+def directory(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     for name, text in SAMPLES[request.param].items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,9 +39,9 @@ async def both(root: Path) -> tuple[Composition, Composition]:
     )
 
 
-@pytest.mark.parametrize("folder", SAMPLES, indirect=True)
-async def test_both_ways_come_to_the_same(folder: Path) -> None:
-    asked, read = await both(folder)
+@pytest.mark.parametrize("directory", SAMPLES, indirect=True)
+async def test_both_ways_come_to_the_same(directory: Path) -> None:
+    asked, read = await both(directory)
     assert (asked.how, read.how) == (BY_COMPOSE, BY_READING)
     assert dict(asked.containers) == dict(read.containers)
     assert list(asked.containers) == list(read.containers)

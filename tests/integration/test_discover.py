@@ -15,7 +15,7 @@ import pytest
 
 from huleedu_tasks.config.registry import load_registry
 from tests.support.monorepo import PROJECT, Monorepo, clean_environment, empty_monorepo
-from tests.support.survey import compose, server, service, write
+from tests.support.repositories import compose, server, service, write
 from tests.support.terminal import CONTROL, typed
 
 PASSWORD = "hunter2"
@@ -73,8 +73,8 @@ def screen(child: "pexpect.spawn[str]") -> tuple[int | None, str]:
 def own() -> Iterator[Monorepo]:
     with empty_monorepo() as made:
         ignored = shutil.ignore_patterns("__pycache__", ".*")
-        for folder in ("services", "database"):
-            shutil.copytree(PROJECT / folder, made.root / folder, ignore=ignored)
+        for directory in ("services", "database"):
+            shutil.copytree(PROJECT / directory, made.root / directory, ignore=ignored)
         shutil.copy(PROJECT / "docker-compose.infrastructure.yml", made.root)
         yield made
 
@@ -146,7 +146,7 @@ def test_a_registry_that_differs_is_left_alone_unless_the_flag_is_given(grown: M
     before = grown.read(REGISTRY)
     ran = grown.invoke("services.discover")
     assert ran.code == 3
-    assert '+    { "name": "users", "port": 5442 }' in ran.out.splitlines()
+    assert '+{"services": [{"name": "orders", "port": 5440, "seeds": []}, ' in ran.out
     assert "pass `--overwrite`" in ran.err
     assert grown.read(REGISTRY) == before
     assert grown.invoke("services.discover", "--dry-run").code == 0
@@ -213,7 +213,7 @@ def test_the_document_has_everything(undecided: Monorepo) -> None:
     assert {"service", "field", "value", "evidence"} == set(document["fields"][0])
 
 
-def test_what_is_not_settled_is_marked_and_refused_by_every_command(undecided: Monorepo) -> None:
+def test_what_is_not_settled_is_tagged_and_refused_by_every_command(undecided: Monorepo) -> None:
     ran = undecided.invoke("services.discover")
     assert ran.code == 1
     assert "Not settled: shop: port: 5442 (one) or 5443 (two)?" in ran.err
@@ -229,7 +229,7 @@ def test_a_repository_without_services_is_an_error(repository: Monorepo) -> None
     assert "No service was found" in ran.err
 
 
-def test_a_folder_outside_any_repository_is_not_searched(repository: Monorepo) -> None:
+def test_a_directory_outside_any_repository_is_not_searched(repository: Monorepo) -> None:
     repository.path("elsewhere").mkdir()
     ran = repository.invoke("services.discover", cwd="elsewhere")
     assert ran.code == 2

@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from huleedu_tasks.config.registry import load_registry
-from huleedu_tasks.servers.binaries import package_folder
+from huleedu_tasks.postgres.binaries import package_directory
 from huleedu_tasks.servers.embedded import server_account
-from huleedu_tasks.state import is_reachable
-from tests.support.flows import app_of, development_of, without_initdb
+from huleedu_tasks.state_dir import is_reachable
+from tests.support.db_runs import app_of, development_of, without_initdb
 from tests.support.monorepo import (
     PASSWORD,
     PROJECT,
@@ -94,11 +94,11 @@ def env_file(*, user: str = USER, password: str = PASSWORD) -> str:
 def test_all_servers_are_copies_of_what_one_initdb_made(home: Monorepo) -> None:
     ready(home)
     sql = "SELECT system_identifier, current_setting('data_directory') FROM pg_control_system()"
-    ((alpha, own_folder), (beta, other_folder)) = (
+    ((alpha, own_directory), (beta, other_directory)) = (
         ask(home.url(name), sql)[0] for name in ("alpha", "beta")
     )
     assert alpha == beta
-    assert own_folder != other_folder
+    assert own_directory != other_directory
     assert len(home.data_directories()) == 3
 
 
@@ -126,10 +126,10 @@ def test_down_for_one_service_leaves_the_other_running(home: Monorepo) -> None:
     assert up(home) == {"alpha": "started", "beta": "running"}
 
 
-@pytest.mark.parametrize("folder", ["alpha_db", ".template"])
-def test_a_half_made_data_directory_is_made_anew(monorepo: Monorepo, folder: str) -> None:
-    version = app_of(monorepo).provider._version_folder  # type: ignore[attr-defined]
-    half = version / folder / "data.partial"
+@pytest.mark.parametrize("directory", ["alpha_db", ".template"])
+def test_a_half_made_data_directory_is_made_anew(monorepo: Monorepo, directory: str) -> None:
+    version = app_of(monorepo).provider._version_directory  # type: ignore[attr-defined]
+    half = version / directory / "data.partial"
     half.mkdir(parents=True)
     (half / "PG_VERSION").write_text("1\n")
     assert up(monorepo, env={"HULEEDU_JOBS": "1"}).keys() == {"alpha", "beta", "gamma"}
@@ -275,15 +275,15 @@ def test_a_port_changed_in_the_registry_moves_the_server(home: Monorepo) -> None
 
 
 @pytest.mark.parametrize(
-    ("folder", "reason"),
+    ("directory", "reason"),
     [("no/such/folder", "there is no postgres"), ("fake", "gives no version")],
 )
-def test_a_folder_without_postgresql_is_refused_and_nothing_else_is_taken(
-    monorepo: Monorepo, folder: str, reason: str
+def test_a_directory_without_postgresql_is_refused_and_nothing_else_is_taken(
+    monorepo: Monorepo, directory: str, reason: str
 ) -> None:
     for name in ("postgres", "initdb"):
         monorepo.write(f"fake/{name}", "#!/bin/sh\n").chmod(0o755)
-    ran = monorepo.invoke("db.up", env={"HULEEDU_POSTGRES_BIN": folder})
+    ran = monorepo.invoke("db.up", env={"HULEEDU_POSTGRES_BIN": directory})
     assert ran.code == 2
     assert reason in ran.err
     assert "HULEEDU_POSTGRES_BIN" in ran.err
@@ -291,7 +291,7 @@ def test_a_folder_without_postgresql_is_refused_and_nothing_else_is_taken(
 
 
 def test_the_servers_of_the_python_package_work_with_its_extensions() -> None:
-    package = package_folder()
+    package = package_directory()
     assert package
     environment = {"HULEEDU_POSTGRES_BIN": str(package / "pginstall/bin")}
     with empty_monorepo() as monorepo:
@@ -304,7 +304,9 @@ def test_the_servers_of_the_python_package_work_with_its_extensions() -> None:
         assert ask(url, "SHOW server_version_num")[0][0].startswith("18")
 
 
-def test_an_extension_the_folder_lacks_is_named_before_anything_starts(monorepo: Monorepo) -> None:
+def test_an_extension_the_directory_lacks_is_named_before_anything_starts(
+    monorepo: Monorepo,
+) -> None:
     first, *others = monorepo.services
     monorepo.register({**first, "extensions": ["no_such_extension"]}, *others)
     ran = monorepo.invoke("db.reset")
@@ -313,11 +315,11 @@ def test_an_extension_the_folder_lacks_is_named_before_anything_starts(monorepo:
     assert not monorepo.data_directories()
 
 
-# The state folder.
+# The state directory.
 
 
 @as_root
-def test_a_state_folder_that_became_read_only_loses_nothing() -> None:
+def test_a_state_directory_that_became_read_only_loses_nothing() -> None:
     with new_monorepo(["alpha"]) as monorepo, memory_of(monorepo, size="400m"):
         assert without_initdb(monorepo).invoke("db.reset").code == 0
         assert monorepo.invoke("db.down").code == 0
@@ -385,7 +387,7 @@ def remount(path: Path, mode: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{mode}", str(path)], check=True)
 
 
-def test_nothing_is_written_outside_the_state_folder(monorepo: Monorepo) -> None:
+def test_nothing_is_written_outside_the_state_directory(monorepo: Monorepo) -> None:
     outside = monorepo.root.with_name("outside")
     outside.mkdir(mode=0o777)
     before = listing(monorepo.root)
@@ -399,7 +401,7 @@ def test_nothing_is_written_outside_the_state_folder(monorepo: Monorepo) -> None
 
 
 def listing(root: Path) -> dict[str, tuple[int, int]]:
-    """Return every file outside the state folder and the bytecode, with its size and time."""
+    """Return every file outside the state directory and the bytecode, with its size and time."""
     return {
         str(path.relative_to(root)): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in root.rglob("*")
@@ -439,14 +441,14 @@ def test_an_ordinary_user_runs_everything_as_himself() -> None:
         assert monorepo.invoke("db.down", account=account, python=python).code == 0
 
 
-def reachable_library(folder: Path) -> str:
+def reachable_library(directory: Path) -> str:
     """Return where another user can import the tasks and all they need; copies, if he must."""
     packages = Path(sysconfig.get_path("purelib"))
     if is_reachable(PROJECT) and is_reachable(packages):
         return os.pathsep.join([str(PROJECT), *filter(None, sys.path)])
-    shutil.copytree(packages, folder / "packages", symlinks=True)
-    shutil.copytree(PROJECT / "huleedu_tasks", folder / "project/huleedu_tasks")
-    return os.pathsep.join([str(folder / "project"), str(folder / "packages")])
+    shutil.copytree(packages, directory / "packages", symlinks=True)
+    shutil.copytree(PROJECT / "huleedu_tasks", directory / "project/huleedu_tasks")
+    return os.pathsep.join([str(directory / "project"), str(directory / "packages")])
 
 
 def reachable_python(account: Mapping[str, Any], paths: Mapping[str, str]) -> str:
@@ -542,7 +544,7 @@ def test_the_pid_file_of_another_server_heals_and_that_server_goes_on(home: Mono
     assert ask(home.url("alpha"), NOTES) == SEEDED
 
 
-@pytest.mark.parametrize("kind", ["link", "hard link", "folder", "pipe"])
+@pytest.mark.parametrize("kind", ["link", "hard link", "directory", "pipe"])
 def test_nothing_is_written_through_a_link_in_place_of_the_pid_file(
     home: Monorepo, kind: str
 ) -> None:
@@ -555,7 +557,7 @@ def test_nothing_is_written_through_a_link_in_place_of_the_pid_file(
         pid_file.symlink_to(precious)
     elif kind == "hard link":
         pid_file.hardlink_to(precious)
-    elif kind == "folder":
+    elif kind == "directory":
         pid_file.mkdir()
     else:
         os.mkfifo(pid_file)

@@ -12,13 +12,13 @@ import pytest
 from huleedu_tasks.config.urls import resolve
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.runner import Rendered
-from huleedu_tasks.process import scratch_folder
-from tests.support.flows import app_of
+from huleedu_tasks.process import scratch_directory
+from tests.support.db_runs import app_of
 from tests.support.migrating import observation_of
 from tests.support.monorepo import Monorepo, empty_monorepo, free_ports
 from tests.support.postgres import ask
 
-FOLDER = "services/ledger"
+DIRECTORY = "services/ledger"
 ENGINES = ("accounts", "audit")
 REVISION = """\
 revision = "a1"
@@ -53,7 +53,7 @@ def entry(engine: str, port: int) -> dict[str, object]:
     return {
         "name": engine,
         "port": port,
-        "directory": FOLDER,
+        "directory": DIRECTORY,
         "alembic_engine": engine,
         "compose_service": "ledger_db",
         "url_scheme": "postgresql+psycopg",
@@ -63,16 +63,18 @@ def entry(engine: str, port: int) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def ledger() -> Iterator[Monorepo]:
     with empty_monorepo() as monorepo:
-        folder = monorepo.path(FOLDER)
-        folder.mkdir(parents=True)
+        directory = monorepo.path(DIRECTORY)
+        directory.mkdir(parents=True)
         command = [sys.executable, "-m", "alembic", "init", "--template", "multidb", "alembic"]
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        ini = monorepo.read(f"{FOLDER}/alembic.ini")
+        subprocess.run(command, cwd=directory, check=True, stdout=subprocess.DEVNULL)
+        ini = monorepo.read(f"{DIRECTORY}/alembic.ini")
         ini = ini.replace("databases = engine1, engine2", f"databases = {', '.join(ENGINES)}")
         for stock, engine in zip(("engine1", "engine2"), ENGINES, strict=True):
             ini = ini.replace(f"[{stock}]", f"[{engine}]")
-        monorepo.write(f"{FOLDER}/alembic.ini", ini)
-        monorepo.write(f"{FOLDER}/alembic/versions/a1.py", f"from alembic import op\n\n{REVISION}")
+        monorepo.write(f"{DIRECTORY}/alembic.ini", ini)
+        monorepo.write(
+            f"{DIRECTORY}/alembic/versions/a1.py", f"from alembic import op\n\n{REVISION}"
+        )
         (port,) = free_ports(1)
         monorepo.register(*(entry(engine, port) for engine in ENGINES))
         yield monorepo
@@ -141,31 +143,33 @@ def test_one_entry_for_all_of_them_is_answered_with_the_entries_to_write(
     assert '"alembic_engine": "accounts" and "alembic_engine": "audit"' in hints
 
 
-def test_the_sql_of_one_database_is_written_without_a_file_in_the_folder(reset: Monorepo) -> None:
+def test_the_sql_of_one_database_is_written_without_a_file_in_the_directory(
+    reset: Monorepo,
+) -> None:
     app = app_of(reset)
     (service,) = app.services(["audit"])
     url = resolve(service, app.settings).url
 
     async def render() -> Rendered:
-        with scratch_folder() as folder:
-            session = await observation_of(url, folder / "events")
+        with scratch_directory() as directory:
+            session = await observation_of(url, directory / "events")
             return await runner.render(service, url, app.settings, session, start=())
 
     rendered = asyncio.run(render())
     assert not rendered.problem
     assert "CREATE TABLE entry" in rendered.sql["a1"]
-    assert not list(reset.path(FOLDER).glob("*.sql"))
+    assert not list(reset.path(DIRECTORY).glob("*.sql"))
 
 
 def test_discovery_makes_an_entry_of_each_database(ledger: Monorepo) -> None:
     (port,) = free_ports(1)
     with empty_monorepo("bank") as bank:
-        shutil.copytree(ledger.path(FOLDER), bank.path(FOLDER))
-        ini = bank.read(f"{FOLDER}/alembic.ini").splitlines()
+        shutil.copytree(ledger.path(DIRECTORY), bank.path(DIRECTORY))
+        ini = bank.read(f"{DIRECTORY}/alembic.ini").splitlines()
         for name, stock in zip(ENGINES, ("dbname", "dbname2"), strict=True):
             url = f"sqlalchemy.url = postgresql+psycopg://bank:bank@localhost:{port}/{name}"
             ini[ini.index(f"sqlalchemy.url = driver://user:pass@localhost/{stock}")] = url
-        bank.write(f"{FOLDER}/alembic.ini", "\n".join(ini))
+        bank.write(f"{DIRECTORY}/alembic.ini", "\n".join(ini))
         bank.write("compose.yaml", COMPOSE.replace("PORT", str(port)))
         found = bank.invoke("services.discover")
         assert found.code == 0, found.out + found.err

@@ -59,44 +59,46 @@ def last(context):
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Monorepo]:
+def directory() -> Iterator[Monorepo]:
     with empty_monorepo() as made:
         made.write("tasks.py", TASKS)
         made.path("below").mkdir()
         yield made
 
 
-def test_it_finds_the_same_surroundings(folder: Monorepo) -> None:
+def test_it_finds_the_same_surroundings(directory: Monorepo) -> None:
     options = {"cwd": "below", "env": {"COLOUR": "green"}}
-    forked = folder.invoke("tell", **options)
+    forked = directory.invoke("tell", **options)
     assert forked.code == 0
-    assert forked == folder.invoke_afresh("tell", **options)
+    assert forked == directory.invoke_afresh("tell", **options)
 
 
 @pytest.mark.parametrize("task", ["end 0", "end 7", "end 300", "be-killed", "say-much", "no-such"])
-def test_it_ends_and_prints_alike(folder: Monorepo, task: str) -> None:
-    assert folder.invoke(*task.split()) == folder.invoke_afresh(*task.split())
+def test_it_ends_and_prints_alike(directory: Monorepo, task: str) -> None:
+    assert directory.invoke(*task.split()) == directory.invoke_afresh(*task.split())
 
 
-def test_an_exception_that_nothing_caught_is_printed(folder: Monorepo) -> None:
-    ran = folder.invoke("break-off")
+def test_an_exception_that_nothing_caught_is_printed(directory: Monorepo) -> None:
+    ran = directory.invoke("break-off")
     assert ran.code == 1
     assert ran.err.endswith("KeyError: 'nothing caught it'\n")
 
 
-def test_it_is_forked_only_where_that_is_wanted_and_makes_no_difference(folder: Monorepo) -> None:
+def test_it_is_forked_only_where_that_is_wanted_and_makes_no_difference(
+    directory: Monorepo,
+) -> None:
     own = f"{os.getpid()}\n"
-    assert folder.invoke("say-who").out != own
-    assert folder.invoke("say-who", env={"PYTHONOPTIMIZE": "1"}).out == own
-    assert folder.invoke("say-who", env={"LANG": "sv_SE.UTF-8"}).out == own
+    assert directory.invoke("say-who").out != own
+    assert directory.invoke("say-who", env={"PYTHONOPTIMIZE": "1"}).out == own
+    assert directory.invoke("say-who", env={"LANG": "sv_SE.UTF-8"}).out == own
     with fresh_interpreters():
-        assert folder.invoke("say-who").out == own
+        assert directory.invoke("say-who").out == own
 
 
-def test_a_command_that_does_not_end_is_reported(folder: Monorepo) -> None:
+def test_a_command_that_does_not_end_is_reported(directory: Monorepo) -> None:
     server = ForkServer()
     with pytest.raises(subprocess.TimeoutExpired):
-        server.run(["last"], folder.root, clean_environment(), 0.5)
+        server.run(["last"], directory.root, clean_environment(), 0.5)
     server.close()
 
 

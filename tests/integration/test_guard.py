@@ -16,11 +16,11 @@ import pytest
 import pytest_asyncio
 
 from huleedu_tasks.app import App
+from huleedu_tasks.db.development import Development
 from huleedu_tasks.errors import ExitCode, HuleEduError, Refused
-from huleedu_tasks.flows.development import Development
 from huleedu_tasks.guard import Guard
 from huleedu_tasks.report import Report
-from tests.support.flows import app_of, development_of, without_initdb
+from tests.support.db_runs import app_of, development_of, without_initdb
 from tests.support.monorepo import (
     PASSWORD,
     Monorepo,
@@ -44,7 +44,7 @@ in_the_modules_loop = pytest.mark.asyncio(loop_scope="module")
 ENVIRONMENTS = ("development", "testing", "staging", "production")
 DISPOSABLE = ("development", "testing")
 OVERRIDES = ("none", "same address", "other port", "other host")
-MARKS = ("none", *ENVIRONMENTS, "unreadable")
+TAGS = ("none", *ENVIRONMENTS, "unreadable")
 PRECIOUS = "CREATE TABLE IF NOT EXISTS precious AS SELECT 'data' AS text"
 KEPT = "SELECT text FROM precious"
 
@@ -56,7 +56,7 @@ class Cell:
     command: str
     environment: str
     override: str
-    mark: str
+    tag: str
     dry_run: bool = False
 
     def expected(self, server: str) -> ExitCode:
@@ -68,17 +68,17 @@ class Cell:
         if server != "own":
             # Its own server cannot start where another one listens: nothing is even asked.
             return ExitCode.FAILED
-        return ExitCode.DONE if self.mark in ("none", *DISPOSABLE) else ExitCode.REFUSED
+        return ExitCode.DONE if self.tag in ("none", *DISPOSABLE) else ExitCode.REFUSED
 
     def __str__(self) -> str:
-        facts = (self.command, self.environment, self.override, self.mark)
+        facts = (self.command, self.environment, self.override, self.tag)
         return "-".join((*facts, *["dry"] * self.dry_run))
 
 
 ALL_OF_RESET = [
     Cell("reset", *facts, dry_run=dry_run)
     for dry_run in (False, True)
-    for facts in product(ENVIRONMENTS, OVERRIDES, MARKS)
+    for facts in product(ENVIRONMENTS, OVERRIDES, TAGS)
 ]
 SOME_OF_THE_OTHERS = [
     Cell(*facts)
@@ -110,12 +110,12 @@ class Victim:
     admin: asyncpg.Connection
     session: asyncpg.Connection | None = None
 
-    async def prepare(self, mark: str) -> None:
-        """Give it data worth keeping, nothing migrated, and a mark."""
+    async def prepare(self, tag: str) -> None:
+        """Give it data worth keeping, nothing migrated, and an environment tag."""
         if self.session is None or self.session.is_closed():
             self.session = await connect(self.url)
         await self.session.execute(f"{PRECIOUS}; DROP TABLE IF EXISTS note, alembic_version")
-        await self.admin.execute(mark_statement(self.url.rpartition("/")[2], mark))
+        await self.admin.execute(tag_statement(self.url.rpartition("/")[2], tag))
 
     async def survives(self) -> bool:
         """Whether the session is still there, and with it the data."""
@@ -162,8 +162,10 @@ class Site:
 
     def logs(self) -> str:
         """Return all that both owners' servers have logged."""
-        folders = (self.home.state, self.other.state)
-        logs = [log for folder in folders for log in folder.glob("embedded/*/*/server.log")]
+        directories = (self.home.state, self.other.state)
+        logs = [
+            log for directory in directories for log in directory.glob("embedded/*/*/server.log")
+        ]
         return "\n".join(path.read_text(errors="replace") for path in sorted(logs))
 
 
@@ -221,11 +223,11 @@ async def victim(monorepo: Monorepo, name: str) -> AsyncIterator[Victim]:
         opened.terminate()
 
 
-def mark_statement(database: str, mark: str) -> str:
-    """Return the statement that marks a database, as it would have been marked elsewhere."""
-    document = json.dumps({"environment": mark, "seeds": ""})
+def tag_statement(database: str, tag: str) -> str:
+    """Return the statement that tags a database, as it would have been tagged elsewhere."""
+    document = json.dumps({"environment": tag, "seeds": ""})
     comment = {"none": "NULL", "unreadable": "'huleedu-tasks {\"environment'"}.get(
-        mark, f"'huleedu-tasks {document}'"
+        tag, f"'huleedu-tasks {document}'"
     )
     return f"COMMENT ON DATABASE {database} IS {comment}"
 
@@ -242,7 +244,7 @@ async def exit_code(flow: Awaitable[Report]) -> ExitCode:
 async def test_only_what_is_proven_disposable_is_changed(site: Site, cell: Cell) -> None:
     service = "beta" if cell.command == "migrate" else "alpha"
     target = site.victims[service]
-    await target.prepare(cell.mark)
+    await target.prepare(cell.tag)
     before = Counter(changes(site.logs()))
     flows = development_of(site.app(cell), service, dry_run=cell.dry_run)
 
@@ -258,14 +260,14 @@ async def test_only_what_is_proven_disposable_is_changed(site: Site, cell: Cell)
 
 
 @in_the_modules_loop
-@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("tag", TAGS)
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 async def test_the_proof_fails_on_any_connection_to_another_server(
-    site: Site, environment: str, mark: str
+    site: Site, environment: str, tag: str
 ) -> None:
     target = site.victims["alpha"]
-    await target.prepare(mark)
-    app = site.app(Cell("reset", environment, "none", mark))
+    await target.prepare(tag)
+    app = site.app(Cell("reset", environment, "none", tag))
     (service,) = app.services(["alpha"])
     # Straight, or through the proxy: whoever answers on our own port.
     admin = await connect(site.home.url("alpha", database="postgres"))
@@ -277,7 +279,7 @@ async def test_the_proof_fails_on_any_connection_to_another_server(
         passed = False
     finally:
         await admin.close()
-    disposable = environment in DISPOSABLE and mark in ("none", *DISPOSABLE)
+    disposable = environment in DISPOSABLE and tag in ("none", *DISPOSABLE)
     assert passed is (site.server == "own" and disposable)
 
 
@@ -326,7 +328,7 @@ ELSEWHERE = {"ALPHA_SERVICE_DATABASE_URL": "postgresql+asyncpg://u:p@localhost:1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "mark", "code"),
+    ("arguments", "environment", "tag", "code"),
     [
         ("db.reset", {}, "production", 3),
         ("db.reset", {}, "unreadable", 3),
@@ -348,9 +350,9 @@ ELSEWHERE = {"ALPHA_SERVICE_DATABASE_URL": "postgresql+asyncpg://u:p@localhost:1
     ids=lambda value: value.rpartition("=")[2] if isinstance(value, str) else None,
 )
 def test_a_command_that_may_not_change_anything_changes_nothing(
-    watched: Monorepo, arguments: str, environment: dict[str, str], mark: str, code: int
+    watched: Monorepo, arguments: str, environment: dict[str, str], tag: str, code: int
 ) -> None:
-    ask(watched.url("alpha"), mark_statement("huleedu_alpha", mark))
+    ask(watched.url("alpha"), tag_statement("huleedu_alpha", tag))
     before = len(changes(watched.server_log("alpha") + watched.server_log("beta")))
     ran = watched.invoke(*arguments.split(), env=environment)
     assert ran.code == code, ran.out + ran.err
@@ -359,7 +361,7 @@ def test_a_command_that_may_not_change_anything_changes_nothing(
 
 
 def test_one_refused_service_leaves_all_others_untouched(watched: Monorepo) -> None:
-    ask(watched.url("alpha"), mark_statement("huleedu_alpha", "production"))
+    ask(watched.url("alpha"), tag_statement("huleedu_alpha", "production"))
     ran = watched.invoke("db.reset", "--json")
     assert ran.code == 3
     assert ran.statuses == {"alpha": "FAILED", "beta": "ABORTED"}
@@ -370,7 +372,7 @@ def test_one_refused_service_leaves_all_others_untouched(watched: Monorepo) -> N
 
 
 def test_what_is_allowed_is_seen_in_the_same_log(watched: Monorepo) -> None:
-    ask(watched.url("alpha"), mark_statement("huleedu_alpha", "testing"))
+    ask(watched.url("alpha"), tag_statement("huleedu_alpha", "testing"))
     ran = watched.invoke("db.reset", "--service", "alpha")
     assert ran.code == 0, ran.err
     assert any(sql.startswith("DROP DATABASE") for sql in changes(watched.server_log("alpha")))
@@ -390,8 +392,8 @@ def others() -> Iterator[Monorepo]:
 
 
 @pytest.fixture
-def unmarked(others: Monorepo) -> Monorepo:
-    """Its database with data in it and no mark on it."""
+def untagged(others: Monorepo) -> Monorepo:
+    """Its database with data in it and no environment tag on it."""
     ask(
         others.url("alpha", database="postgres"),
         "DROP DATABASE IF EXISTS huleedu_alpha WITH (FORCE)",
@@ -416,47 +418,47 @@ def is_kept(monorepo: Monorepo) -> bool:
         "db.reset --confirm alpha",
     ],
 )
-def test_an_unmarked_database_is_refused_without_its_name(
-    unmarked: Monorepo, arguments: str
+def test_an_untagged_database_is_refused_without_its_name(
+    untagged: Monorepo, arguments: str
 ) -> None:
-    ran = unmarked.invoke(*arguments.split())
+    ran = untagged.invoke(*arguments.split())
     assert ran.code == 3
     assert "--confirm huleedu_alpha" in ran.err
-    assert is_kept(unmarked)
+    assert is_kept(untagged)
 
 
-def test_a_confirmed_database_is_reset_and_carries_the_mark_from_then_on(
-    unmarked: Monorepo,
+def test_a_confirmed_database_is_reset_and_carries_the_tag_from_then_on(
+    untagged: Monorepo,
 ) -> None:
-    assert unmarked.invoke("db.reset", "--confirm", "huleedu_alpha").code == 0
-    assert not is_kept(unmarked)
-    assert unmarked.invoke("db.reset").code == 0
+    assert untagged.invoke("db.reset", "--confirm", "huleedu_alpha").code == 0
+    assert not is_kept(untagged)
+    assert untagged.invoke("db.reset").code == 0
 
 
-def test_a_confirmed_database_is_migrated_with_its_data_kept_and_marked(
-    unmarked: Monorepo,
+def test_a_confirmed_database_is_migrated_with_its_data_kept_and_tagged(
+    untagged: Monorepo,
 ) -> None:
-    assert unmarked.invoke("db.migrate", "--confirm", "huleedu_alpha").code == 0
-    assert is_kept(unmarked)
-    assert unmarked.invoke("db.migrate").code == 0
+    assert untagged.invoke("db.migrate", "--confirm", "huleedu_alpha").code == 0
+    assert is_kept(untagged)
+    assert untagged.invoke("db.migrate").code == 0
 
 
-def test_a_missing_database_is_created(unmarked: Monorepo) -> None:
-    maintenance = unmarked.url("alpha", database="postgres")
+def test_a_missing_database_is_created(untagged: Monorepo) -> None:
+    maintenance = untagged.url("alpha", database="postgres")
     ask(maintenance, "DROP DATABASE huleedu_alpha WITH (FORCE)")
-    ran = unmarked.invoke("db.reset")
+    ran = untagged.invoke("db.reset")
     assert ran.code == 0, ran.err
-    assert ask(unmarked.url("alpha"), "SELECT count(*) FROM note") == [(2,)]
+    assert ask(untagged.url("alpha"), "SELECT count(*) FROM note") == [(2,)]
 
 
-@pytest.mark.parametrize("mark", ["staging", "production", "unreadable"])
+@pytest.mark.parametrize("tag", ["staging", "production", "unreadable"])
 def test_no_confirmation_releases_a_database_of_another_environment(
-    unmarked: Monorepo, mark: str
+    untagged: Monorepo, tag: str
 ) -> None:
-    ask(unmarked.url("alpha"), mark_statement("huleedu_alpha", mark))
-    ran = unmarked.invoke("db.reset", "--confirm", "huleedu_alpha")
+    ask(untagged.url("alpha"), tag_statement("huleedu_alpha", tag))
+    ran = untagged.invoke("db.reset", "--confirm", "huleedu_alpha")
     assert ran.code == 3
-    assert is_kept(unmarked)
+    assert is_kept(untagged)
 
 
 @pytest.mark.parametrize(
@@ -471,12 +473,12 @@ def test_no_confirmation_releases_a_database_of_another_environment(
     ],
     ids=["right", "wrong", "yes", "nothing", "Ctrl-C", "Ctrl-D"],
 )
-def test_a_person_at_a_terminal_types_the_name(unmarked: Monorepo, typed: str, code: int) -> None:
+def test_a_person_at_a_terminal_types_the_name(untagged: Monorepo, typed: str, code: int) -> None:
     terminal = pexpect.spawn(
         sys.executable,
         ["-m", "invoke", "db.reset"],
-        cwd=unmarked.root,
-        env={**clean_environment(), **unmarked.environment, "PROMPT_TOOLKIT_NO_CPR": "1"},
+        cwd=untagged.root,
+        env={**clean_environment(), **untagged.environment, "PROMPT_TOOLKIT_NO_CPR": "1"},
         encoding="utf-8",
         timeout=30,
         dimensions=(40, 200),
@@ -485,15 +487,15 @@ def test_a_person_at_a_terminal_types_the_name(unmarked: Monorepo, typed: str, c
     terminal.send(typed)
     terminal.expect(pexpect.EOF)
     assert terminal.wait() == code, terminal.before
-    assert is_kept(unmarked) is (code != 0)
+    assert is_kept(untagged) is (code != 0)
 
 
 @pytest.mark.parametrize("piped", ["y\n", "huleedu_alpha\n"])
-def test_a_pipe_is_not_a_person(unmarked: Monorepo, piped: str) -> None:
+def test_a_pipe_is_not_a_person(untagged: Monorepo, piped: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "invoke", "db.reset"],
-        cwd=unmarked.root,
-        env={**clean_environment(), **unmarked.environment},
+        cwd=untagged.root,
+        env={**clean_environment(), **untagged.environment},
         input=piped * 1000,
         capture_output=True,
         text=True,
@@ -502,12 +504,12 @@ def test_a_pipe_is_not_a_person(unmarked: Monorepo, piped: str) -> None:
     )
     assert done.returncode == 3
     assert "Type huleedu_alpha to go on" not in done.stdout + done.stderr
-    assert is_kept(unmarked)
+    assert is_kept(untagged)
 
 
-def test_existing_servers_are_neither_started_nor_stopped(unmarked: Monorepo) -> None:
-    before = unmarked.server_pid("alpha")
-    assert unmarked.invoke("db.up").code == 0
-    assert unmarked.invoke("db.down").code == 0
-    assert unmarked.server_pid("alpha") == before
-    assert is_kept(unmarked)
+def test_existing_servers_are_neither_started_nor_stopped(untagged: Monorepo) -> None:
+    before = untagged.server_pid("alpha")
+    assert untagged.invoke("db.up").code == 0
+    assert untagged.invoke("db.down").code == 0
+    assert untagged.server_pid("alpha") == before
+    assert is_kept(untagged)

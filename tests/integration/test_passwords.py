@@ -20,7 +20,7 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl, parse_url, resolve
 from huleedu_tasks.postgres.connections import connection
-from tests.support.flows import app_of, without_initdb
+from tests.support.db_runs import app_of, without_initdb
 from tests.support.migrating import migrate
 from tests.support.monorepo import USER, Monorepo, new_monorepo
 from tests.support.postgres import connect

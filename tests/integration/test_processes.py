@@ -34,12 +34,12 @@ os.wait()
 
 
 def run(
-    script: str, folder: Path, *, lifeline: bool = False, keeps: int = process.PRINTED
+    script: str, directory: Path, *, lifeline: bool = False, keeps: int = process.PRINTED
 ) -> process.Completed:
     return asyncio.run(
         process.run(
             [sys.executable, "-c", script],
-            cwd=folder,
+            cwd=directory,
             environment={**os.environ, "PYTHONUNBUFFERED": "1"},
             timeout=LONG,
             lifeline=lifeline,

@@ -14,8 +14,8 @@ import pytest
 
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.report import Outcome, Status
-from huleedu_tasks.survey.files import repository_files
-from tests.support.flows import app_of, development_of, without_initdb
+from huleedu_tasks.repository import repository_files
+from tests.support.db_runs import app_of, development_of, without_initdb
 from tests.support.monorepo import (
     ENV_PY,
     Monorepo,
@@ -84,7 +84,7 @@ def bench() -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize("path", ["", ".:.."])
-def test_a_folder_that_is_a_package_named_alembic_does_not_hide_the_library(
+def test_a_directory_that_is_a_package_named_alembic_does_not_hide_the_library(
     bench: Bench, path: str
 ) -> None:
     name = bench.service()
@@ -140,10 +140,10 @@ def test_the_registrys_environment_reaches_the_migrations(bench: Bench) -> None:
 
 def test_a_stated_variable_and_configuration_file_are_used(bench: Bench) -> None:
     name = bench.service(url_variable="ODD_URL", alembic_config="db/migrations.ini")
-    folder = bench.monorepo.path(f"services/{name}_service")
-    (folder / "db").mkdir()
-    (folder / "alembic.ini").rename(folder / "db/migrations.ini")
-    config = (folder / "config.py").read_text().replace(f"{name.upper()}_SERVICE_", "ODD_")
+    directory = bench.monorepo.path(f"services/{name}_service")
+    (directory / "db").mkdir()
+    (directory / "alembic.ini").rename(directory / "db/migrations.ini")
+    config = (directory / "config.py").read_text().replace(f"{name.upper()}_SERVICE_", "ODD_")
     bench.write(name, "config.py", config.replace("ODD_DATABASE_URL", "ODD_URL"))
     assert bench.migrate(name)
     (run,) = bench.runs(name)

@@ -129,10 +129,10 @@ def school(running: Monorepo) -> Iterator[Monorepo]:
     ask(running.url("alpha"), "DELETE FROM note WHERE id > 2")
 
 
-def write_seed(school: Monorepo, body: str, *, name: str = "alpha", folder: str = "") -> None:
+def write_seed(school: Monorepo, body: str, *, name: str = "alpha", directory: str = "") -> None:
     """Write a service's seed: what is in the body of the function."""
-    folder = folder or "database/seed-scripts"
-    school.write(f"{folder}/seed_{name}.py", f"async def seed(connection):\n    {body}\n")
+    directory = directory or "database/seed-scripts"
+    school.write(f"{directory}/seed_{name}.py", f"async def seed(connection):\n    {body}\n")
 
 
 def amend(school: Monorepo, **stated: dict[str, Any]) -> None:
@@ -253,7 +253,9 @@ def test_what_must_come_after_a_failed_seed_is_not_begun(school: Monorepo) -> No
     assert ask(school.url("alpha"), NOTES) == SEEDED
 
 
-def test_seeds_of_two_folders_import_their_own_siblings_of_the_same_name(school: Monorepo) -> None:
+def test_seeds_of_two_directories_import_their_own_siblings_of_the_same_name(
+    school: Monorepo,
+) -> None:
     seed = """\
     from people import TEACHER
 

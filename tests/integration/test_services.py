@@ -69,25 +69,25 @@ def journeys(huleedu: Monorepo) -> dict[str, Journey]:
         slots = asyncio.Semaphore(os.cpu_count() or 1)
         entries = huleedu.services
         found = await asyncio.gather(*(travel(huleedu, entry, slots) for entry in entries))
-        return {folder_of(entry): journey for entry, journey in zip(entries, found, strict=True)}
+        return {directory_of(entry): journey for entry, journey in zip(entries, found, strict=True)}
 
     return asyncio.run(travel_all())
 
 
-def folder_of(entry: dict[str, Any]) -> str:
+def directory_of(entry: dict[str, Any]) -> str:
     return Path(entry.get("directory", f"services/{entry['name']}_service")).name
 
 
 async def travel(huleedu: Monorepo, entry: dict[str, Any], slots: asyncio.Semaphore) -> Journey:
     name = entry["name"]
-    folder = huleedu.path(f"services/{folder_of(entry)}")
+    directory = huleedu.path(f"services/{directory_of(entry)}")
     async with slots, scratch_copy(huleedu, name) as url:
-        override = {f"{folder.name.upper()}_DATABASE_URL": url.replace("://", "+asyncpg://")}
+        override = {f"{directory.name.upper()}_DATABASE_URL": url.replace("://", "+asyncpg://")}
         at_head = await fetch(url, SCHEMA)
-        checked = await alembic(folder, override, "check")
-        await alembic(folder, override, "downgrade", "base")
+        checked = await alembic(directory, override, "check")
+        await alembic(directory, override, "downgrade", "base")
         at_base = await fetch(url, OBJECTS)
-        await alembic(folder, override, "upgrade", "head")
+        await alembic(directory, override, "upgrade", "head")
         at_head_again = await fetch(url, SCHEMA)
         return Journey(checked, at_head, at_base, at_head_again)
 
@@ -101,26 +101,26 @@ async def scratch_copy(huleedu: Monorepo, name: str) -> AsyncIterator[str]:
     await fetch(maintenance, f"DROP DATABASE {SCRATCH}")
 
 
-async def alembic(folder: Path, override: dict[str, str], *arguments: str) -> str:
-    """Run `alembic ARGUMENTS` as a person in the service's folder would."""
+async def alembic(directory: Path, override: dict[str, str], *arguments: str) -> str:
+    """Run `alembic ARGUMENTS` as a person in the service's directory would."""
     program = shutil.which("alembic", path=str(Path(sys.executable).parent))
     assert program
     process = await asyncio.create_subprocess_exec(
         program,
         *arguments,
-        cwd=folder,
+        cwd=directory,
         env=clean_environment() | override,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     out, _ = await process.communicate()
-    assert process.returncode == 0, f"{folder.name}: alembic {arguments}\n{out.decode()}"
+    assert process.returncode == 0, f"{directory.name}: alembic {arguments}\n{out.decode()}"
     return out.decode()
 
 
 def test_every_service_is_in_the_registry(huleedu: Monorepo) -> None:
-    assert sorted(map(folder_of, huleedu.services)) == NAMES
+    assert sorted(map(directory_of, huleedu.services)) == NAMES
     assert len(NAMES) == 8
 
 

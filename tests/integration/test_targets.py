@@ -154,9 +154,9 @@ async def test_nothing_runs_on_another_database(bench: Bench, env_py: str) -> No
     decoy, variables = await decoy_of(bench)
     case = with_variables(await bench.case(env_py, a1=sql(NOTE)), variables)
     ours = case.service.url_variable
-    folder = case.service.directory / "alembic"
-    (folder / "decoy.env").write_text(f"{ours}='{decoy.url.reveal()}'\n")
-    (folder / "env.py").write_text(env_py.replace("{variable}", ours))
+    directory = case.service.directory / "alembic"
+    (directory / "decoy.env").write_text(f"{ours}='{decoy.url.reveal()}'\n")
+    (directory / "env.py").write_text(env_py.replace("{variable}", ours))
     error = await refused(case, decoy)
     address = rf"(localhost|127\.0\.0\.1):{decoy.url.port}"
     assert re.search(f"connected to {decoy.url.database} on {address}", error.message)

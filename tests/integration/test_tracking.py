@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from huleedu_tasks import process
-from huleedu_tasks.migrations import targets, tracking
+from huleedu_tasks.migrations.child import input_tracker, target
 
 OBSERVED = """\
 import importlib.util, json, os, sys
@@ -34,31 +34,31 @@ tracking.drop_stale_bytecode()
 sys.path[:0] = ["first", "second"]
 """
 TOLD = """
-names = ("files", "folders", "statuses", "modules", "untracked", "clocks", "addresses")
+names = ("files", "directories", "statuses", "modules", "untracked", "clocks", "addresses")
 told = {name: getattr(reads, name) for name in names}
 told.update(variables=variables.all_names, all_variables=variables.all_were_read)
 print(json.dumps(told, default=sorted))
 """
 
 
-def observe(folder: Path, code: str, **variables: str) -> dict[str, Any]:
+def observe(directory: Path, code: str, **variables: str) -> dict[str, Any]:
     """Run code in a directory and return what was noted of it, with paths relative to that."""
     told: dict[str, Any] = json.loads(
-        output(folder, f"{code}\n{TOLD}", **variables).splitlines()[-1]
+        output(directory, f"{code}\n{TOLD}", **variables).splitlines()[-1]
     )
-    inside = f"{folder}{os.sep}"
-    for kind in ("files", "folders", "statuses"):
+    inside = f"{directory}{os.sep}"
+    for kind in ("files", "directories", "statuses"):
         found = [path.removeprefix(inside) for path in told[kind] if path.startswith(inside)]
         told[kind] = sorted(found)
     return told
 
 
-def output(folder: Path, code: str, **variables: str) -> str:
+def output(directory: Path, code: str, **variables: str) -> str:
     """Run code that is observed, and return what it prints."""
-    head = OBSERVED.format(tracking=tracking.__file__, targets=targets.__file__)
+    head = OBSERVED.format(tracking=input_tracker.__file__, targets=target.__file__)
     command = [sys.executable, "-c", f"{head}{code}"]
     environment = {"PATH": os.environ["PATH"], **variables}
-    running = process.run(command, cwd=folder, environment=environment, timeout=60)
+    running = process.run(command, cwd=directory, environment=environment, timeout=60)
     done = asyncio.run(running)
     assert done.returncode == 0, done.output
     return done.output
@@ -67,13 +67,13 @@ def output(folder: Path, code: str, **variables: str) -> str:
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A directory with a file, a link to it, and directories to import from."""
-    folder = tmp_path / "place"
+    directory = tmp_path / "place"
     for name in ("first", "second", "data"):
-        (folder / name).mkdir(parents=True)
-    (folder / "data/rows.txt").write_text("1")
-    (folder / "now").symlink_to("data")
-    (folder / "second/shared.py").write_text("N = 1\n")
-    return folder
+        (directory / name).mkdir(parents=True)
+    (directory / "data/rows.txt").write_text("1")
+    (directory / "now").symlink_to("data")
+    (directory / "second/shared.py").write_text("N = 1\n")
+    return directory
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_file_is_noted_however_it_is_opened(place: Path, code: str) -> None:
 )
 def test_what_is_written_here_is_not_read(place: Path, code: str) -> None:
     told = observe(place, code)
-    assert (told["files"], told["folders"]) == ([], [])
+    assert (told["files"], told["directories"]) == ([], [])
 
 
 def test_what_was_appended_to_and_then_read_is_noted(place: Path) -> None:
@@ -128,12 +128,12 @@ def test_what_was_appended_to_and_then_read_is_noted(place: Path) -> None:
     ],
 )
 def test_a_directory_is_noted_however_it_is_listed(place: Path, code: str) -> None:
-    assert "data" in observe(place, code)["folders"]
+    assert "data" in observe(place, code)["directories"]
 
 
 def test_the_directory_one_is_in_is_noted(place: Path) -> None:
     told = observe(place, "os.chdir('data'); os.listdir()")
-    assert told["folders"] == ["data"]
+    assert told["directories"] == ["data"]
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_another_module_with_a_clock_can_be_tracked(place: Path) -> None:
     ],
 )
 def test_a_statement_that_writes_the_time_cannot_be_tracked(sql: str, is_tracked: bool) -> None:
-    reads = tracking.Reads()
+    reads = input_tracker.Reads()
     reads.executed(sql)
     assert bool(reads.clocks) != is_tracked
 

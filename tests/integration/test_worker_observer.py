@@ -109,14 +109,14 @@ async def test_a_wish_that_the_server_refuses_is_given_up_and_no_setting_with_it
     bench: Bench,
 ) -> None:
     case = await bench.case(a1=sql("CREATE TABLE told (name text, value text)", RECORD))
-    await case.upgrade(session=await case.session(wishes={"no_such_setting": "on"}))
+    await case.upgrade(session=await case.session(optional_settings={"no_such_setting": "on"}))
     assert ("lock_timeout", TOLD["lock_timeout"]) in await case.ask("TABLE told")
 
 
 async def test_a_wish_that_the_server_grants_holds(bench: Bench) -> None:
     recorded = "INSERT INTO told SELECT current_setting('tcp_keepalives_idle')"
     case = await bench.case(a1=sql("CREATE TABLE told (value text)", recorded))
-    await case.upgrade(session=await case.session(wishes={"tcp_keepalives_idle": "77"}))
+    await case.upgrade(session=await case.session(optional_settings={"tcp_keepalives_idle": "77"}))
     assert await case.ask("TABLE told") == [("77",)]
 
 
@@ -330,7 +330,7 @@ async def test_a_revision_the_run_did_not_tell_of_has_no_time(bench: Bench) -> N
     assert (found.revision, found.seconds) == ("a1", None)
 
 
-async def test_a_line_that_is_in_the_making_is_not_read_yet(bench: Bench) -> None:
+async def test_a_line_that_is_in_the_build_is_not_read_yet(bench: Bench) -> None:
     case = await bench.case(a1=sql(NOTE))
     session = await case.session()
     assert session.told() == []

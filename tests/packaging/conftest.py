@@ -16,7 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what needs an installation for each case."""
     if "case" in metafunc.fixturenames:
-        # The option is known only where this folder is among pytest's arguments.
+        # The option is known only where this directory is among pytest's arguments.
         every = metafunc.config.getoption("--every-python", default=False)
         metafunc.parametrize("case", cases(every=every), ids=str, scope="module")
 

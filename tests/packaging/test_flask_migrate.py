@@ -10,7 +10,7 @@ from tests.packaging.installations import Installation, cases, new_installation,
 from tests.support.monorepo import Monorepo, clean_environment, empty_monorepo, free_ports
 from tests.support.postgres import ask
 
-FOLDER = "services/orders"
+DIRECTORY = "services/orders"
 APPLICATION = """\
 import os
 
@@ -69,11 +69,11 @@ def shop(flask: Installation) -> Iterator[Monorepo]:
     with empty_monorepo("shop") as monorepo:
         run("git", "init", "--quiet", cwd=monorepo.root)
         monorepo.write(".gitignore", ".venv\n.env\n")
-        monorepo.write(f"{FOLDER}/orders/__init__.py", APPLICATION)
-        monorepo.path(f"{FOLDER}/.venv").symlink_to(flask.folder)
+        monorepo.write(f"{DIRECTORY}/orders/__init__.py", APPLICATION)
+        monorepo.path(f"{DIRECTORY}/.venv").symlink_to(flask.directory)
         subprocess.run(
             [flask.python, "-m", "flask", "--app", "orders:create_app", "db", "init"],
-            cwd=monorepo.path(FOLDER),
+            cwd=monorepo.path(DIRECTORY),
             env={
                 **clean_environment(),
                 "SHOP_DB_URL": "postgresql+psycopg://o:o@localhost/o",
@@ -81,7 +81,7 @@ def shop(flask: Installation) -> Iterator[Monorepo]:
             check=True,
             capture_output=True,
         )
-        monorepo.write(f"{FOLDER}/migrations/versions/a1.py", REVISION)
+        monorepo.write(f"{DIRECTORY}/migrations/versions/a1.py", REVISION)
         (port,) = free_ports(1)
         monorepo.write("compose.yaml", COMPOSE.replace("PORT", str(port)))
         yield monorepo
@@ -128,7 +128,7 @@ def test_env_py_and_revisions_run_in_the_context_of_the_application(discovered: 
 def test_without_the_application_the_failure_names_the_field(
     discovered: Monorepo, location: str
 ) -> None:
-    ini, kept = f"{FOLDER}/migrations/alembic.ini", discovered.read("services.json")
+    ini, kept = f"{DIRECTORY}/migrations/alembic.ini", discovered.read("services.json")
     plain = discovered.read(ini)
     document = json.loads(kept)
     del document["services"][0]["flask_app"]

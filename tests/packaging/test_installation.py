@@ -68,7 +68,7 @@ def test_the_package_comes_from_the_wheel_and_the_libraries_are_those_of_the_cas
     installed: Installation,
 ) -> None:
     place = installed.ask("import huleedu_tasks; print(huleedu_tasks.__file__)")
-    assert place.startswith(str(installed.folder))
+    assert place.startswith(str(installed.directory))
     for name, version in installed.case.pins.items():
         is_one = f"from importlib.metadata import version; print(version({name!r}))"
         assert f"{installed.ask(is_one)}.0".startswith(f"{version}.")
@@ -101,8 +101,8 @@ def test_the_first_run_compiles_what_it_loads_for_the_next(
     installed: Installation, theirs: Monorepo
 ) -> None:
     assert installed.run(theirs, "huleedu", "db.url").code == 0
-    assert list(installed.folder.glob("lib/*/site-packages/huleedu_tasks/config/**/urls.*.pyc"))
-    assert list(installed.folder.glob("lib/*/site-packages/rich/**/table.*.pyc"))
+    assert list(installed.directory.glob("lib/*/site-packages/huleedu_tasks/config/**/urls.*.pyc"))
+    assert list(installed.directory.glob("lib/*/site-packages/rich/**/table.*.pyc"))
 
 
 def test_what_the_libraries_judge_they_judge_alike(installed: Installation) -> None:

@@ -108,7 +108,7 @@ def test_the_shell_completes_what_is_typed(theirs: Monorepo, typed: str, offered
     assert set(ran.stdout.split()) == offered, ran.stderr
 
 
-def test_huleedu_works_in_any_folder_of_the_monorepo(theirs: Monorepo) -> None:
+def test_huleedu_works_in_any_directory_of_the_monorepo(theirs: Monorepo) -> None:
     ran = scripted(theirs, "huleedu", "services.list", "--json", cwd="services/parcels_service")
     assert [service["name"] for service in ran.json["services"]] == ["parcels"]
 

@@ -161,7 +161,7 @@ def test_the_time_in_the_sql_is_no_change(
 def test_an_empty_plan_starts_no_upgrade(
     rehearsal: Rehearsal, service: Callable[[str, str], Path]
 ) -> None:
-    """The mark alone is left to do, and env.py does not state its version table literally."""
+    """Only the environment tag is missing; env.py does not state its version table literally."""
     text = rehearsal.monorepo.read(f"{SERVICE}/alembic/env.py")
     noted = 'import sys\nprint(*sys.argv, file=open("started", "a"))\n'
     table = "context.configure(connection=connection, version_table='alembic' + '_version')"

@@ -118,20 +118,20 @@ def test_two_services_with_one_address_are_named_beside_all_else(monorepo: Monor
     ("file", "problem"),
     [
         (
-            "{folder}/nowhere.pem",
-            "'{folder}/nowhere.pem' cannot be read: No such file or directory",
+            "{directory}/nowhere.pem",
+            "'{directory}/nowhere.pem' cannot be read: No such file or directory",
         ),
-        ("{folder}/empty.pem", "'{folder}/empty.pem' holds no certificates"),
-        ("ca.pem", "'ca.pem' is no absolute path, and every service has a folder of its own"),
+        ("{directory}/empty.pem", "'{directory}/empty.pem' holds no certificates"),
+        ("ca.pem", "'ca.pem' is no absolute path, and every service has a directory of its own"),
     ],
 )
 def test_a_file_of_certificates_that_cannot_be_used_is_named(
     monorepo: Monorepo, tmp_path: Path, file: str, problem: str
 ) -> None:
     (tmp_path / "empty.pem").touch()
-    stated = {"SSLROOTCERT": file.format(folder=tmp_path)}
+    stated = {"SSLROOTCERT": file.format(directory=tmp_path)}
     ran = invoke(monorepo, "prod.validate", external("PROD", "production", 5432, **stated))
-    assert found(ran) == {("HULEEDU_PROD_DB_SSLROOTCERT", problem.format(folder=tmp_path))}
+    assert found(ran) == {("HULEEDU_PROD_DB_SSLROOTCERT", problem.format(directory=tmp_path))}
 
 
 def test_missing_files_are_named_but_nobody_sows_seeds_in_production() -> None:

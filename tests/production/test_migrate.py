@@ -12,7 +12,7 @@ from tests.support.monorepo import USER
 from tests.support.observe import assert_no_password, watched_command_lines
 from tests.support.postgres import ask
 from tests.support.production import admin_url, external
-from tests.support.rehearsal import BEGINNING, COUNT, HOST, MARK, SERVICES, YES, Rehearsal, told
+from tests.support.rehearsal import BEGINNING, COUNT, HOST, SERVICES, TAG, YES, Rehearsal, told
 
 BROKEN = "SELECT 1/0"
 ALPHA_URL = "ALPHA_SERVICE_DATABASE_URL"
@@ -74,7 +74,7 @@ def test_only_the_named_services_are_migrated(rehearsal: Rehearsal) -> None:
 
 def test_staging_works_the_same_and_every_screen_says_so(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
-    ask(rehearsal.production.admin(), f"COMMENT ON DATABASE huleedu_alpha IS '{STAGING_MARK}'")
+    ask(rehearsal.production.admin(), f"COMMENT ON DATABASE huleedu_alpha IS '{STAGING_TAG}'")
     port = rehearsal.production.main.port
     nobody = dict.fromkeys(rehearsal.production.variables, "")
     variables = nobody | external(
@@ -108,7 +108,7 @@ if context.is_offline_mode():
     sys.exit()
 
 """
-STAGING_MARK = MARK.replace("production", "staging")
+STAGING_TAG = TAG.replace("production", "staging")
 
 
 # Something fails.
@@ -199,7 +199,7 @@ def test_a_service_that_connects_elsewhere_is_stopped_before_anything_runs(
 ) -> None:
     """Where its env.py writes SQL without connecting, that shows only when it migrates."""
     rehearsal.grow("alpha", "gamma")
-    astray = rehearsal.production.url(
+    elsewhere = rehearsal.production.url(
         rehearsal.production.main.port, "huleedu_beta", tls=rehearsal.production.verified()
     )
     config = "services/alpha_service/config.py"
@@ -212,7 +212,7 @@ def test_a_service_that_connects_elsewhere_is_stopped_before_anything_runs(
     if offline:
         rehearsal.monorepo.write(env, OFFLINE + as_it_was)
     try:
-        ran = rehearsal.migrate(ASTRAY=astray)
+        ran = rehearsal.migrate(ASTRAY=elsewhere)
     finally:
         rehearsal.monorepo.write(config, usual)
         rehearsal.monorepo.write(env, as_it_was)
@@ -308,7 +308,7 @@ def test_a_plan_that_no_longer_holds_is_refused(rehearsal: Rehearsal, change: st
         (("--plan", "plan.json", "--service", "alpha"), "--service does not go with it"),
         (("--first", "no_such"), "No service is named"),
         (("--service", "alpha", "--first", "beta"), "not among the services"),
-        (("--backup-dir", "nowhere"), "is no folder"),
+        (("--backup-dir", "nowhere"), "is no directory"),
         (("--report", "nowhere/report"), "cannot be written"),
         (("--host", ""), "no service is on"),
     ],
@@ -348,20 +348,20 @@ def test_a_revision_that_is_added_during_the_backup_is_not_run(rehearsal: Rehear
     assert rehearsal.at("alpha") == "a1"
 
 
-def test_a_mark_that_is_set_during_the_backup_is_not_overwritten(rehearsal: Rehearsal) -> None:
+def test_a_tag_that_is_set_during_the_backup_is_not_overwritten(rehearsal: Rehearsal) -> None:
     admin = rehearsal.production.admin()
     ask(admin, "COMMENT ON DATABASE huleedu_alpha IS NULL")
-    rehearsal.monorepo.write("mark.sql", f"COMMENT ON DATABASE huleedu_alpha IS '{STAGING_MARK}'")
+    rehearsal.monorepo.write("mark.sql", f"COMMENT ON DATABASE huleedu_alpha IS '{STAGING_TAG}'")
     ran = rehearsal.migrate("--backup-command", f"psql '{admin}' -f mark.sql")
     assert ran.code == 1
     assert "tagged as another environment's" in told(ran, "alpha")["detail"]
-    assert rehearsal.comment("alpha") == STAGING_MARK
+    assert rehearsal.comment("alpha") == STAGING_TAG
 
 
 # The mark.
 
 
-def test_an_unmarked_database_is_marked_and_no_reset_touches_it_from_then_on(
+def test_an_untagged_database_is_tagged_and_no_reset_touches_it_from_then_on(
     rehearsal: Rehearsal,
 ) -> None:
     ask(rehearsal.production.admin(), "COMMENT ON DATABASE huleedu_alpha IS 'Our essays.'")
@@ -371,7 +371,7 @@ def test_an_unmarked_database_is_marked_and_no_reset_touches_it_from_then_on(
     ran = rehearsal.migrate()
     assert ran.code == 0
     assert "tagged as production" in told(ran, "alpha")["detail"]
-    assert rehearsal.comment("alpha").startswith(f"Our essays.{MARK[:-1]}")
+    assert rehearsal.comment("alpha").startswith(f"Our essays.{TAG[:-1]}")
     development = {
         "HULEEDU_ENVIRONMENT": "development",
         "HULEEDU_PROVIDER": "existing",
@@ -387,7 +387,7 @@ def test_an_unmarked_database_is_marked_and_no_reset_touches_it_from_then_on(
     assert rehearsal.at("alpha") == "a1"
 
 
-def test_a_role_that_may_not_mark_is_told_what_its_owner_must_run(rehearsal: Rehearsal) -> None:
+def test_a_role_that_may_not_tag_is_told_what_its_owner_must_run(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
     server = admin_url(rehearsal.production.main, "postgres")
     ask(
@@ -402,7 +402,7 @@ def test_a_role_that_may_not_mark_is_told_what_its_owner_must_run(rehearsal: Reh
     assert problem["level"] == "WARNING"
     statement = problem["remedy"].partition(": ")[2].rstrip(".")
     ask(server, statement)
-    assert rehearsal.comment("alpha").startswith(MARK[:-1])
+    assert rehearsal.comment("alpha").startswith(TAG[:-1])
     assert not rehearsal.migrate().json["services"][0].get("problems")
 
 

@@ -27,7 +27,7 @@ import sqlalchemy as sa
 for row in op.get_bind().execute(sa.text("SELECT text FROM note")):
     op.execute("INSERT INTO memo VALUES (1)")
 """
-MARK = """COMMENT ON DATABASE huleedu_alpha IS 'huleedu-tasks {{"environment": "{}"}}'"""
+TAG = """COMMENT ON DATABASE huleedu_alpha IS 'huleedu-tasks {{"environment": "{}"}}'"""
 UNMARKED = "COMMENT ON DATABASE huleedu_alpha IS NULL"
 
 
@@ -264,9 +264,9 @@ FAULTS = {
         f"{AT} 'a1'",
         "the database is at zz, which this code does not know",
     ),
-    "another environment's mark": (
-        MARK.format("staging"),
-        MARK.format("production"),
+    "another environment's environment tag": (
+        TAG.format("staging"),
+        TAG.format("production"),
         "is tagged as staging, not as production",
     ),
 }
@@ -371,7 +371,7 @@ def test_a_file_is_named_from_where_the_command_was_typed_and_the_screen_says_wh
     assert document["services"] == []
 
 
-def test_a_database_without_a_mark_is_in_the_plan_though_no_revision_is_pending(
+def test_a_database_without_a_tag_is_in_the_plan_though_no_revision_is_pending(
     production: Production, tmp_path: Path
 ) -> None:
     out = tmp_path / "plan.json"
@@ -381,7 +381,7 @@ def test_a_database_without_a_mark_is_in_the_plan_though_no_revision_is_pending(
                 f"ALTER DATABASE huleedu_alpha OWNER TO {USER}",
                 "ALTER DATABASE huleedu_alpha OWNER TO postgres_admin",
             ),
-            (UNMARKED, MARK.format("production")),
+            (UNMARKED, TAG.format("production")),
         ):
             stack.enter_context(production.changed(do, undo))
         ran = plan(production, "--json", "--out", str(out))
@@ -429,7 +429,7 @@ def test_staging_has_variables_of_its_own_and_screen_and_file_say_so(
     variables |= external("STAGING", "staging", production.main.port, **tls)
     with (
         pending(production, b2=MEMO),
-        production.changed(MARK.format("staging"), MARK.format("production")),
+        production.changed(TAG.format("staging"), TAG.format("production")),
     ):
         ran = plan(production, "--out", str(out), "--service", "alpha", **variables)
     assert ran.code == 0

@@ -245,8 +245,8 @@ def test_a_pooler_in_between_is_an_error_unless_there_is_a_way_around_it(
         ran = production.validate("alpha", **pooled, **{DIRECT: around})
         assert_found(ran)
         assert ran.json["services"][0]["server"] == f"localhost:{production.main.port}"
-        astray = production.url(production.main.port, "huleedu_beta", tls=production.verified())
-        ran = production.validate("alpha", **pooled, **{DIRECT: astray})
+        elsewhere = production.url(production.main.port, "huleedu_beta", tls=production.verified())
+        ran = production.validate("alpha", **pooled, **{DIRECT: elsewhere})
         assert_found(ran, error(f"{DIRECT} leads to another database", f"Correct {DIRECT}"))
 
 
@@ -307,12 +307,12 @@ SEEDED: dict[str, tuple[str, str, tuple[Fault, ...]]] = {
         "UPDATE alembic_version SET version_num = 'a1'",
         (error("the database is at zz, which this code does not know", "Deploy from the branch"),),
     ),
-    "development's mark": (
+    "development's environment tag": (
         """COMMENT ON DATABASE huleedu_alpha IS 'huleedu-tasks {"environment": "development"}'""",
         """COMMENT ON DATABASE huleedu_alpha IS 'huleedu-tasks {"environment": "production"}'""",
         (error("is tagged as development, not as production", "COMMENT ON DATABASE"),),
     ),
-    "a mark that cannot be read": (
+    "a tag that cannot be read": (
         "COMMENT ON DATABASE huleedu_alpha IS 'huleedu-tasks {'",
         """COMMENT ON DATABASE huleedu_alpha IS 'huleedu-tasks {"environment": "production"}'""",
         (error("cannot be read: 'huleedu-tasks {'", "COMMENT ON DATABASE"),),
@@ -501,9 +501,9 @@ def test_staging_has_variables_of_its_own_and_every_screen_says_so(production: P
         assert ran.out.startswith(f"STAGING: localhost:{production.main.port}\n")
         assert "(staging; external: " in ran.err
     ran = production.validate(**nobody | staging)
-    marked = error("is tagged as production, not as staging", "Compare HULEEDU_STAGING_DB_HOST")
+    tagged = error("is tagged as production, not as staging", "Compare HULEEDU_STAGING_DB_HOST")
     for name in ran.statuses:
-        assert_found(ran, marked, service=name)
+        assert_found(ran, tagged, service=name)
 
 
 def test_the_password_stands_in_no_command_line(production: Production) -> None:

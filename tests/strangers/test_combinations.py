@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.support.strangers.combinations import combination
-from tests.support.strangers.truth import astray, discover, done, untrue
+from tests.support.strangers.truth import discover, done, elsewhere, untrue
 from tests.support.strangers.writing import registry, strangers
 
 
@@ -24,5 +24,5 @@ def test_a_random_monorepo_is_discovered_checked_and_migrated(number: int) -> No
         written.monorepo.write(repository.registry, json.dumps(registry(repository)))
         done(written, "services.check", "--json")
         done(written, "db.reset", "--json")
-        assert astray(written) == []
+        assert elsewhere(written) == []
         done(written, "db.status", "--check")

@@ -3,7 +3,7 @@
 Each goes from discovery to a reset by template with the commands of the page, and with nothing
 written by hand but what discovery asks for or cannot know.
 
-To try every layout: `pytest -n 0 tests/strangers -k first_minutes --rounds 7`.
+To try every layout: `pytest -n 0 tests/strangers -k first_minutes --rounds 8`.
 """
 
 import json

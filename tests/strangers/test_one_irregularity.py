@@ -11,7 +11,7 @@ from tests.support.monorepo import Ran
 from tests.support.postgres import ask
 from tests.support.strangers import combinations, histories
 from tests.support.strangers.switches import Password, Repository, Stranger
-from tests.support.strangers.truth import astray
+from tests.support.strangers.truth import elsewhere
 from tests.support.strangers.writing import Strangers, strangers
 
 SINGLES = dict(combinations.singles())
@@ -21,8 +21,8 @@ MONOREPOS = {
     "registry elsewhere": Repository(
         services=(), registry=combinations.STRANGE_REGISTRY, password=Password.QUOTES
     ),
-    "unusual folder": Repository(
-        services=(), folder=combinations.STRANGE_FOLDER, sharing=3, password=Password.REGULAR
+    "unusual directory": Repository(
+        services=(), folder=combinations.STRANGE_DIRECTORY, sharing=3, password=Password.REGULAR
     ),
 }
 PLACES = {
@@ -72,7 +72,7 @@ def test_its_migrations_and_no_others_are_in_its_own_database(
     service = done.services[irregularity]
     (told,) = (row for row in done.reset.json["services"] if row["service"] == service.name)
     assert told["status"] == "OK", told
-    assert astray(done.written, service) == []
+    assert elsewhere(done.written, service) == []
 
 
 @pytest.mark.parametrize("place", MONOREPOS)

@@ -1,7 +1,7 @@
 """Thirteen services with more irregularities than services, as one would find them."""
 
 from tests.support.strangers.combinations import thirteen
-from tests.support.strangers.truth import astray, discover, done, untrue
+from tests.support.strangers.truth import discover, done, elsewhere, untrue
 from tests.support.strangers.writing import strangers
 
 
@@ -10,8 +10,8 @@ def test_thirteen_strangers_come_to_head_and_nobody_has_stated_anything() -> Non
         assert untrue(discover(written), written.repository) == []
         done(written, "services.check", "--json")
         done(written, "db.reset", "--json")
-        assert astray(written) == []
+        assert elsewhere(written) == []
         done(written, "db.status", "--check")
         sharing = written.repository.services[: written.repository.sharing]
         done(written, "db.reset", *(f"--service={service.name}" for service in sharing))
-        assert astray(written) == []
+        assert elsewhere(written) == []

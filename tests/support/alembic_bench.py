@@ -13,10 +13,10 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import MigrationError
-from huleedu_tasks.migrations.alembic_answers import READ_ONLY
+from huleedu_tasks.migrations.alembic_history import READ_ONLY
 from huleedu_tasks.migrations.revisions import History, read_history
 from huleedu_tasks.migrations.runner import Migrated, Observation, Rendered, render, upgrade
-from tests.support.flows import app_of, without_initdb
+from tests.support.db_runs import app_of, without_initdb
 from tests.support.migrating import observation_of
 from tests.support.monorepo import ENV_PY, REVISION, Monorepo, empty_monorepo, free_ports
 from tests.support.postgres import Row, connect, fetch
@@ -54,9 +54,9 @@ class Case:
         return [row[0] for row in await self.ask("SELECT version_num FROM alembic_version")]
 
     async def session(
-        self, settings: Mapping[str, str] = TOLD, wishes: Mapping[str, str] | None = None
+        self, settings: Mapping[str, str] = TOLD, optional_settings: Mapping[str, str] | None = None
     ) -> Observation:
-        return await observation_of(self.url, self.events, settings, wishes)
+        return await observation_of(self.url, self.events, settings, optional_settings)
 
     async def upgrade(self, target: str = "head", session: Observation | None = None) -> Migrated:
         session = session or await self.session()

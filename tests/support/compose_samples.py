@@ -127,7 +127,7 @@ SAMPLES: dict[str, dict[str, str]] = {
                 environment: !reset null
             """,
     },
-    "a file that includes others, each with its own folder": {
+    "a file that includes others, each with its own directory": {
         "compose.yaml": """\
             include:
               - infra/databases.yml

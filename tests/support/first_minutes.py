@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support.survey import write
+from tests.support.repositories import write
 
 ByHand = Mapping[str, Mapping[str, Any]]
 Layout = Callable[[Path, int], ByHand]
@@ -106,12 +106,12 @@ def env_py(
     return template.format(url=url, before=before, first=first, options=options)
 
 
-def history(folder: str, env: str, table: str = "thing", *, ini: str = INI) -> dict[str, str]:
+def history(directory: str, env: str, table: str = "thing", *, ini: str = INI) -> dict[str, str]:
     """Return the files of a history of one revision."""
     return {
-        f"{folder}/alembic.ini": ini,
-        f"{folder}/alembic/env.py": env,
-        f"{folder}/alembic/versions/{table}_1.py": REVISION.format(id=f"{table}1", table=table),
+        f"{directory}/alembic.ini": ini,
+        f"{directory}/alembic/env.py": env,
+        f"{directory}/alembic/versions/{table}_1.py": REVISION.format(id=f"{table}1", table=table),
     }
 
 
@@ -149,7 +149,7 @@ def url_for_containers(root: Path, port: int) -> ByHand:
 
 
 def parts(root: Path, port: int) -> ByHand:
-    """The most used FastAPI template: parts of the URL, a root `.env`, a folder `backend`."""
+    """The most used FastAPI template: parts of the URL, a root `.env`, a directory `backend`."""
     fields = "\n    ".join(
         f"POSTGRES_{name}: {kind}"
         for name, kind in (
@@ -220,7 +220,7 @@ def sections(root: Path, port: int) -> ByHand:
         for name in ("core", "audit")
     )
     write(root, {"compose.yaml": compose(port, more)})
-    # The folder is the same, so that nothing tells whose container is whose.
+    # The directory is the same, so that nothing tells whose container is whose.
     return {
         name: {"port": port, "compose_service": "db", "database": name}
         for name in ("core", "audit")
@@ -278,7 +278,7 @@ def from_ini(root: Path, port: int) -> ByHand:
 
 
 def two_configurations(root: Path, port: int) -> ByHand:
-    """Two configuration files in one folder, each with scripts of its own."""
+    """Two configuration files in one directory, each with scripts of its own."""
     write(root, history("notes", env_py('os.environ["NOTES_DATABASE_URL"]'), "note"))
     write(root, {"notes/alembic_audit.ini": "[alembic]\nscript_location = %(here)s/audit\n"})
     write(
@@ -309,6 +309,78 @@ def in_pyproject(root: Path, port: int) -> ByHand:
     return {}
 
 
+def same_package(root: Path, port: int) -> ByHand:
+    """Each service has a package `src`; all take parts of the URL from a library in the root.
+
+    The containers get both directories as one; here each is a directory of PYTHONPATH.
+    """
+    fields = "\n    ".join(f"POSTGRES_{name}: str" for name in ("SERVER", "USER", "PASSWORD", "DB"))
+    settings = SETTINGS.format(fields=f"{fields}\n    POSTGRES_PORT: int = 5432", env_file=".env")
+    url = (
+        'f"postgresql+asyncpg://{s.POSTGRES_USER}:{s.POSTGRES_PASSWORD}@{s.POSTGRES_SERVER}:'
+        '{s.POSTGRES_PORT}/{s.POSTGRES_DB}"'
+    )
+    write(root, {f"libs/shared/{name}": "" for name in ("__init__.py",)})
+    write(root, {"libs/shared/config.py": settings})
+    for name in ("auth", "users"):
+        before = "from src.models import OWNER\nfrom libs.shared.config import settings as s"
+        before += f'\nassert OWNER == "{name}"'
+        directory = f"services/{name}"
+        write(root, history(directory, env_py(url, before=before), name))
+        write(
+            root,
+            {f"{directory}/src/__init__.py": "", f"{directory}/src/models.py": f'OWNER = "{name}"'},
+        )
+        ini = "[alembic]\nscript_location = alembic\n"
+        write(root, {f"{directory}/alembic.ini": ini})
+    applications = "".join(
+        f"  {name}:\n    build: ./services/{name}\n    env_file: .env\n    environment:\n"
+        f"      POSTGRES_DB: {name}\n"
+        for name in ("auth", "users")
+    )
+    write(root, {"compose.yaml": compose(port, applications, database="start")})
+    lines = ("SERVER=db", "PORT=5432", "USER=dev", "PASSWORD=dev-pw", "DB=start")
+    write(root, {".env": "".join(f"POSTGRES_{line}\n" for line in lines)})
+    return {}
+
+
+def uv_workspace(root: Path, port: int) -> ByHand:
+    """Packages in src directories, a compose file that includes others, another for developers."""
+    names = ("stock", "event")
+    url = "postgresql+asyncpg://${DB_USER:-dev}:${DB_PASSWORD:-dev-pw}@db:5432/acme_"
+    given = (
+        'URL = os.environ.get("DATABASE_URL") or context.config.get_main_option("sqlalchemy.url")'
+    )
+    for name in names:
+        before = f"from {name}.models import TABLE\nfrom shared.models import BASE\n{given}"
+        directory = f"services/{name}"
+        ini = "[alembic]\nscript_location = alembic\n"
+        ini += f"sqlalchemy.url = postgresql+asyncpg://dev:dev-pw@db:5432/acme_{name}\n"
+        write(root, history(directory, env_py("URL", before=before), name, ini=ini))
+        write(root, {f"{directory}/src/{name}/__init__.py": ""})
+        write(root, {f"{directory}/src/{name}/models.py": f'TABLE = "{name}"\n'})
+        container = f"  {name}:\n    build: .\n    environment:\n      DATABASE_URL: {url}{name}\n"
+        write(root, {f"{directory}/docker-compose.yml": f"services:\n{container}"})
+    write(root, {"shared/src/shared/__init__.py": "", "shared/src/shared/models.py": "BASE = 1\n"})
+    applications = "".join(
+        f"  {name}:\n    build:\n      context: .\n      dockerfile: services/{name}/Dockerfile\n"
+        f"    environment:\n      DATABASE_URL: {url}{name}\n"
+        for name in names
+    )
+    included = "".join(f"  - services/{name}/docker-compose.yml\n" for name in names)
+    write(
+        root,
+        {
+            "pyproject.toml": '[tool.uv.workspace]\nmembers = ["services/*", "shared"]\n',
+            "docker-compose.dev.yml": compose(port, applications, database="acme"),
+            "docker-compose.yml": f"include:\n  - infra/docker-compose.yml\n{included}",
+            "infra/docker-compose.yml": compose(None, database="acme"),
+        },
+    )
+    # Only the file for developers publishes a port, and Compose's own default is another one.
+    return {name: {"port": port} for name in names}
+
+
 LAYOUTS: tuple[Layout, ...] = (
     one_url,
     parts,
@@ -323,4 +395,6 @@ LAYOUTS: tuple[Layout, ...] = (
     from_ini,
     two_configurations,
     in_pyproject,
+    same_package,
+    uv_workspace,
 )

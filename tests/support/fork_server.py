@@ -230,7 +230,7 @@ def _import_everything() -> None:
 
 
 if __name__ == "__main__":
-    # A fresh interpreter does not have the test's folders on its path.
+    # A fresh interpreter does not have the test's directories on its path.
     with socket.socket(fileno=int(sys.argv[1])) as requests:
         serve(requests)
     # Ends as `python -m invoke` does: with its exit code, or with its traceback.

@@ -10,7 +10,7 @@ from tests.support.postgres import Row, ask
 
 ANEW = "migrated, seeded"
 COPIED = "copied"
-MARK = "huleedu-tasks "
+TAG = "huleedu-tasks "
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ def templates(monorepo: Monorepo, name: str = "alpha") -> list[str]:
     return [name for (name,) in maintain(monorepo, name, sql.format(f"huleedu_{name}__made_"))]
 
 
-def mark_of(monorepo: Monorepo, name: str, database: str) -> dict[str, Any]:
+def tag_of(monorepo: Monorepo, name: str, database: str) -> dict[str, Any]:
     """Return what stands in a database's mark."""
     sql = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = '{}'"
     ((comment,),) = maintain(monorepo, name, sql.format(database))
-    stated: dict[str, Any] = json.loads(comment.partition(MARK)[2])
+    stated: dict[str, Any] = json.loads(comment.partition(TAG)[2])
     return stated
 
 

@@ -17,8 +17,8 @@ import json, os, sys, warnings
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-def load(folder):
-    os.chdir(folder)
+def load(directory):
+    os.chdir(directory)
     try:
         toml = "pyproject.toml" if os.path.exists("pyproject.toml") else None
         names = {"toml_file": toml} if toml else {}
@@ -34,10 +34,10 @@ def load(folder):
         return sorted([value] if isinstance(value, str) else value or ())
     return {s.revision: [ids(s.down_revision), os.path.realpath(s.path)] for s in scripts}
 
-for folder in json.load(sys.stdin):
+for directory in json.load(sys.stdin):
     reading, writing = os.pipe()
     if not (child := os.fork()):
-        os.write(writing, json.dumps(load(folder)).encode())
+        os.write(writing, json.dumps(load(directory)).encode())
         os._exit(0)
     os.close(writing)
     print(open(reading).read())
@@ -51,7 +51,7 @@ class Layout:
     """The files of a service's migrations.
 
     Attributes:
-        files: By their paths in the service's folder.
+        files: By their paths in the service's directory.
         links: Symbolic links, with what each names.
         compiled: Those of the files that are there as bytecode only.
     """
@@ -61,18 +61,18 @@ class Layout:
     links: Mapping[str, str] = field(default_factory=dict)
     compiled: tuple[str, ...] = ()
 
-    def write(self, folder: Path) -> Path:
-        """Write it to a folder, and return that."""
-        (folder / "alembic").mkdir(parents=True, exist_ok=True)
+    def write(self, directory: Path) -> Path:
+        """Write it to a directory, and return that."""
+        (directory / "alembic").mkdir(parents=True, exist_ok=True)
         for name, text in {"alembic.ini": self.ini, **self.files}.items():
-            path = folder / name
+            path = directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         for name, target in self.links.items():
-            (folder / name).symlink_to(target)
+            (directory / name).symlink_to(target)
         for name in self.compiled:
-            compile_alone(folder / name)
-        return folder
+            compile_alone(directory / name)
+        return directory
 
 
 def compile_alone(path: Path) -> None:
@@ -83,14 +83,14 @@ def compile_alone(path: Path) -> None:
     path.unlink()
 
 
-def alembic_says(folders: list[Path]) -> list[Told | None]:
-    """Return what Alembic's own script directory holds in each folder; None if it fails there.
+def alembic_says(directories: list[Path]) -> list[Told | None]:
+    """Return what Alembic's own script directory holds in each directory; None if it fails there.
 
     For each revision there are those before it, and its file.
     """
     done = subprocess.run(
         [sys.executable, "-c", _LOADER],
-        input=json.dumps([str(folder) for folder in folders]),
+        input=json.dumps([str(directory) for directory in directories]),
         capture_output=True,
         text=True,
         check=True,
@@ -131,7 +131,7 @@ def _with(text: str, name: str = "b2.py", **more: str) -> Layout:
 LAYOUTS = {
     "as Alembic writes it": Layout({**PLAIN, f"{VERSIONS}/b2.py": B}),
     "nothing yet": Layout(),
-    "a folder of versions that is empty": Layout({f"{VERSIONS}/.keep": ""}),
+    "a directory of versions that is empty": Layout({f"{VERSIONS}/.keep": ""}),
     "ids in a tuple": _with('revision, down_revision = "b2", "a1"\n'),
     "ids in a list": _with('[revision, down_revision] = ["b2", "a1"]\n'),
     "a computed id": _with('revision = "b" + str(2)\ndown_revision = "a1"\n'),
@@ -199,16 +199,16 @@ LAYOUTS = {
     ),
     "a link to a revision that is there": Layout(PLAIN, links={f"{VERSIONS}/z.py": "a1.py"}),
     "a link that leads nowhere": Layout(PLAIN, links={f"{VERSIONS}/b2.py": "gone.py"}),
-    "a folder that is a link": Layout(
+    "a directory that is a link": Layout(
         {"shared/versions/a1.py": A}, links={VERSIONS: "../shared/versions"}
     ),
-    "a folder with the name of a file": Layout({**PLAIN, f"{VERSIONS}/helpers.py/x.py": B}),
-    "folders below, not asked for": Layout({**PLAIN, f"{VERSIONS}/below/b2.py": B}),
-    "folders below": Layout(
+    "a directory with the name of a file": Layout({**PLAIN, f"{VERSIONS}/helpers.py/x.py": B}),
+    "directories below, not asked for": Layout({**PLAIN, f"{VERSIONS}/below/b2.py": B}),
+    "directories below": Layout(
         {**PLAIN, f"{VERSIONS}/below/b2.py": B, f"{VERSIONS}/below/__pycache__/x.py": "("},
         ini=f"{PLAIN_INI}recursive_version_locations = true\n",
     ),
-    "folders below, in another spelling": Layout(
+    "directories below, in another spelling": Layout(
         {**PLAIN, f"{VERSIONS}/below/b2.py": B},
         ini=f"{PLAIN_INI}recursive_version_locations = True\n",
     ),

@@ -12,7 +12,7 @@ from huleedu_tasks.migrations.runner import Migrated, Observation
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.inspection import identify
 from huleedu_tasks.postgres.locks import Hold
-from huleedu_tasks.process import scratch_folder
+from huleedu_tasks.process import scratch_directory
 
 
 async def observation_of(
@@ -33,7 +33,7 @@ async def observation_of(
     return Observation(
         events=events,
         settings=settings or {},
-        wishes=optional_settings or {},
+        optional_settings=optional_settings or {},
         target=identity.place,
         hold=hold,
     )
@@ -41,6 +41,6 @@ async def observation_of(
 
 async def migrate(service: Service, url: DatabaseUrl, settings: Settings) -> Migrated:
     """Migrate a service's database to head."""
-    with scratch_folder() as folder:
-        session = await observation_of(url, folder / "events")
+    with scratch_directory() as directory:
+        session = await observation_of(url, directory / "events")
         return await runner.upgrade(service, url, settings, read_history(service), session=session)

@@ -123,7 +123,7 @@ class Ran:
 
 @dataclass
 class Monorepo:
-    """A monorepo in a folder, with an environment of its own."""
+    """A monorepo in a directory, with an environment of its own."""
 
     root: Path
     state: Path
@@ -282,8 +282,8 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def scratch_folder(name: str) -> Path:
-    """Return a new folder in memory, or in the usual place for temporary files."""
+def scratch_directory(name: str) -> Path:
+    """Return a new directory in memory, or in the usual place for temporary files."""
     import tempfile
 
     parent = MEMORY if os.access(MEMORY, os.W_OK) else None
@@ -304,11 +304,11 @@ def new_monorepo(services: Sequence[str] = ("alpha", "beta", "gamma")) -> Iterat
 
 @contextmanager
 def empty_monorepo(name: str = "repo") -> Iterator[Monorepo]:
-    """Make a monorepo with a `.env` and no services, in a folder of a name."""
-    folder = scratch_folder("monorepo")
-    root = folder / name
+    """Make a monorepo with a `.env` and no services, in a directory of a name."""
+    directory = scratch_directory("monorepo")
+    root = directory / name
     root.mkdir()
-    state = folder / "state"
+    state = directory / "state"
     environment = {
         "HULEEDU_STATE_DIR": str(state),
         "HULEEDU_PROVIDER": "embedded",
@@ -320,7 +320,7 @@ def empty_monorepo(name: str = "repo") -> Iterator[Monorepo]:
         yield monorepo
     finally:
         monorepo.stop_servers()
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager
@@ -328,8 +328,8 @@ def copy_of_this_monorepo() -> Iterator[Monorepo]:
     """Copy this repository's own services and seeds, on other ports."""
     with empty_monorepo() as monorepo:
         ignored = shutil.ignore_patterns("__pycache__", ".*")
-        for folder in ("services", "database"):
-            shutil.copytree(PROJECT / folder, monorepo.root / folder, ignore=ignored)
+        for directory in ("services", "database"):
+            shutil.copytree(PROJECT / directory, monorepo.root / directory, ignore=ignored)
         entries = json.loads((PROJECT / "services.json").read_text())["services"]
         for entry, port in zip(entries, free_ports(len(entries)), strict=True):
             entry["port"] = port

@@ -67,19 +67,19 @@ def statements(monorepo: Monorepo, name: str, text: str) -> int:
 
 def processes(monorepo: Monorepo) -> set[int]:
     """Return the processes that belong to a monorepo, its servers among them."""
-    marks = (str(monorepo.root), str(monorepo.state))
+    tags = (str(monorepo.root), str(monorepo.state))
     return {
         found.pid
         for found in psutil.process_iter(["cmdline"])
-        if any(mark in part for part in found.info["cmdline"] or () for mark in marks)
+        if any(tag in part for part in found.info["cmdline"] or () for tag in tags)
     }
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """Return every file of a folder with its content."""
+def files(directory: Path) -> dict[str, bytes]:
+    """Return every file of a directory with its content."""
     return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
         if path.is_file()
     }
 
@@ -139,11 +139,11 @@ def assert_no_password_on_screen(ran: Ran) -> None:
     assert_no_password(ran.out, ran.err)
 
 
-def assert_no_password_in_files(folder: Path) -> None:
+def assert_no_password_in_files(directory: Path) -> None:
     """See that no file has the password, data directories included."""
     holders = [
         path
-        for path, content in files(folder).items()
+        for path, content in files(directory).items()
         if any(form.encode() in content for form in PRINTED)
     ]
     assert not holders

@@ -22,10 +22,10 @@ import trustme
 from huleedu_tasks import process
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.urls import DatabaseUrl
-from huleedu_tasks.postgres.databases import Mark, write_mark
+from huleedu_tasks.postgres.databases import EnvironmentTag, write_tag
 from huleedu_tasks.servers.cluster import Cluster
 from huleedu_tasks.servers.embedded import EmbeddedServers, server_account
-from tests.support.flows import app_of
+from tests.support.db_runs import app_of
 from tests.support.migrating import migrate
 from tests.support.monorepo import (
     PASSWORD,
@@ -75,11 +75,11 @@ listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
 auth_type = scram-sha-256
-auth_file = {folder}/users
+auth_file = {directory}/users
 pool_mode = {mode}
 client_tls_sslmode = require
-client_tls_cert_file = {folder}/server.crt
-client_tls_key_file = {folder}/server.key
+client_tls_cert_file = {directory}/server.crt
+client_tls_key_file = {directory}/server.key
 server_tls_sslmode = require
 """
 
@@ -88,20 +88,20 @@ server_tls_sslmode = require
 class Authority:
     """A certificate authority, made for the test."""
 
-    folder: Path
+    directory: Path
     ca: trustme.CA = field(default_factory=trustme.CA)
 
     @property
     def file(self) -> Path:
         """What a client names as its root certificate."""
-        path = self.folder / "ca.pem"
+        path = self.directory / "ca.pem"
         self.ca.cert_pem.write_to_path(path)
         return path
 
-    def issue(self, name: str, folder: Path) -> None:
-        """Put a certificate for a host, and its key, into a server's folder."""
+    def issue(self, name: str, directory: Path) -> None:
+        """Put a certificate for a host, and its key, into a server's directory."""
         issued = self.ca.issue_cert(name)
-        certificate, key = folder / "server.crt", folder / "server.key"
+        certificate, key = directory / "server.crt", directory / "server.key"
         certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         key.touch(mode=0o600)
         issued.private_key_pem.write_to_path(key)
@@ -195,7 +195,7 @@ def problems(ran: Ran, service: str = "alpha") -> list[dict[str, str]]:
 def new_production(
     services: Sequence[str] = SERVICES, password: str = PASSWORD
 ) -> Iterator[Production]:
-    """Make a monorepo with a production at head, marked as such."""
+    """Make a monorepo with a production at head, tagged as such."""
     with new_monorepo(services) as monorepo:
         yield asyncio.run(_built(monorepo, password))
 
@@ -207,21 +207,21 @@ def bouncer(production: Production, mode: str) -> Iterator[int]:
     if not program:
         pytest.skip("there is no pgbouncer on this machine")
     (port,) = free_ports(1)
-    folder = production.monorepo.root.parent / f"bouncer-{mode}"
-    folder.mkdir()
-    production.authority.issue("localhost", folder)
-    users = folder / "users"
+    directory = production.monorepo.root.parent / f"bouncer-{mode}"
+    directory.mkdir()
+    production.authority.issue("localhost", directory)
+    users = directory / "users"
     users.write_text(f'"{USER}" "{production.password}"\n')
-    configuration = folder / "pgbouncer.ini"
+    configuration = directory / "pgbouncer.ini"
     configuration.write_text(
-        BOUNCER.format(server=production.main.port, port=port, folder=folder, mode=mode)
+        BOUNCER.format(server=production.main.port, port=port, directory=directory, mode=mode)
     )
-    _give(folder, users, configuration)
+    _give(directory, users, configuration)
     running = process.spawn_server(
         [program, configuration],
-        cwd=folder,
+        cwd=directory,
         environment={},
-        log=folder / "log",
+        log=directory / "log",
         account=server_account(),
     )
     try:
@@ -230,7 +230,7 @@ def bouncer(production: Production, mode: str) -> Iterator[int]:
     finally:
         running.terminate()
         running.wait()
-        shutil.rmtree(folder)
+        shutil.rmtree(directory)
 
 
 def admin_url(cluster: Cluster, database: str) -> str:
@@ -247,9 +247,9 @@ async def _built(monorepo: Monorepo, password: str) -> Production:
         servers._runnable(servers._cluster_at(f"{name}_db", port=port))
         for name, port in zip(("main", "plain", "standby"), free_ports(3), strict=True)
     )
-    folder = monorepo.root.parent / "authority"
-    folder.mkdir()
-    production = Production(monorepo, Authority(folder), main, plain, standby, password)
+    directory = monorepo.root.parent / "authority"
+    directory.mkdir()
+    production = Production(monorepo, Authority(directory), main, plain, standby, password)
     await main.copy_from(template)
     (main.data / "pg_hba.conf").write_text(ONLY_TLS)
     _add(main, CONFIGURATION)
@@ -280,7 +280,7 @@ async def _populate(production: Production) -> None:
     for entry in production.monorepo.services:
         database = f"huleedu_{entry['name']}"
         await server.execute(f"CREATE DATABASE {database}")
-        await write_mark(server, database, Mark(environment="production"))
+        await write_tag(server, database, EnvironmentTag(environment="production"))
         inside = await connect(production.admin(database))
         await inside.execute(f"GRANT CREATE ON SCHEMA public TO {USER}")
         await inside.close()

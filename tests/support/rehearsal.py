@@ -32,7 +32,7 @@ HOST = "localhost"
 YES = ("--yes", "--host", HOST)
 START = "a1"
 BEGINNING = "beginning"
-MARK = 'huleedu-tasks {"environment": "production"}'
+TAG = 'huleedu-tasks {"environment": "production"}'
 # Stands in every form of the password, and in nothing else that runs on this machine.
 CANARY = "-of-the-rehearsal"
 # No command of ours ends sooner.
@@ -149,14 +149,14 @@ class Rehearsal:
                 for statement in (
                     f"DROP DATABASE IF EXISTS huleedu_{name} WITH (FORCE)",
                     f"CREATE DATABASE huleedu_{name} TEMPLATE {BEGINNING} OWNER {USER}",
-                    f"COMMENT ON DATABASE huleedu_{name} IS '{MARK}'",
+                    f"COMMENT ON DATABASE huleedu_{name} IS '{TAG}'",
                 )
             ),
         )
 
     def _files(self, name: str) -> list[Path]:
-        folder = self.monorepo.path(f"services/{name}_service/alembic/versions")
-        return sorted(folder.glob("*.py"))
+        directory = self.monorepo.path(f"services/{name}_service/alembic/versions")
+        return sorted(directory.glob("*.py"))
 
 
 def told(ran: Ran, name: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The unit tests: values in, values out, and nothing that is not in a temporary folder."""
+"""The unit tests: values in, values out, and nothing that is not in a temporary directory."""
 
 from hypothesis import HealthCheck, settings
 
-# The same examples in each run, and no folder with those of the run before.
+# The same examples in each run, and no directory with those of the run before.
 settings.register_profile(
     "unit",
     database=None,

@@ -18,8 +18,8 @@ from huleedu_tasks.report import (
     Report,
     Status,
 )
-from huleedu_tasks.screen.characters import visible, visible_json
 from huleedu_tasks.screen.console import Screen
+from huleedu_tasks.screen.control_characters import visible, visible_json
 
 HOSTILE = "a\x1b[2K\x1b]0;t\x07\rb\x9b8m\u202etxt.exe\u2066\ud800"
 ACTING = ("Cc", "Cf", "Cs", "Zl", "Zp")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from huleedu_tasks import process
-from huleedu_tasks.servers.compose import Compose
-from huleedu_tasks.servers.compose_answers import ComposeAnswers, key_of
+from huleedu_tasks.compose.configuration_cache import ComposeAnswers, key_of
+from huleedu_tasks.compose.docker_compose import Compose
 
 SECRET = "s3cret"
 TEXT = """\

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from huleedu_tasks.config.env_file import (
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.env.env_file import (
     add_lines,
     new_password,
     quoted,
     with_values,
     write_env_file,
 )
-from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ConfigurationError
 from tests.support.monorepo import PROJECT
 
@@ -74,14 +74,14 @@ def test_the_other_name_of_an_example_is_known(tmp_path: Path) -> None:
 
 
 def test_no_two_passwords_are_the_same(tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("one", "two")]
-    for folder in folders:
-        folder.mkdir()
-        write_env_file(folder, login())
-    assert len({password(folder) for folder in folders}) == 2
+    directories = [tmp_path / name for name in ("one", "two")]
+    for directory in directories:
+        directory.mkdir()
+        write_env_file(directory, login())
+    assert len({password(directory) for directory in directories}) == 2
 
 
-def test_a_folder_that_is_not_there_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_there_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be written"):
         write_env_file(tmp_path / "nowhere", login())
 
@@ -106,8 +106,8 @@ def test_the_password_is_put_where_its_line_is(example: str, filled: str) -> Non
 @example("pa${HOME} 'it' # \\")
 @example('two\r\nlines ${HOME} "\\n"')
 def test_a_value_is_read_back_as_it_was(value: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / ".env"
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / ".env"
         path.write_bytes(f"A=1\nX={quoted(value)}\nB=2\n".encode())
-        read = Settings.read(Path(folder))
+        read = Settings.read(Path(directory))
     assert (read.file["X"], read.file["B"]) == (value, "2")

@@ -5,10 +5,10 @@ import asyncio
 import asyncpg
 import pytest
 
+from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ExitCode, Refused, ServerError
-from huleedu_tasks.flows import fleet
-from huleedu_tasks.flows.fleet import Step
+from huleedu_tasks.parallel import Step
 from huleedu_tasks.postgres.failures import explain, explained
 from huleedu_tasks.report import Outcome, Silence, Status
 from tests.support.values import service
@@ -75,7 +75,7 @@ def test_a_stage_that_meets_one_has_no_output_of_a_service() -> None:
     async def work(one: Service, step: Step) -> Outcome:
         raise asyncpg.ObjectInUseError("database is in use")
 
-    (outcome,) = asyncio.run(fleet.run([service("a")], work, jobs=1, progress=Silence()))
+    (outcome,) = asyncio.run(parallel.run([service("a")], work, jobs=1, progress=Silence()))
     assert outcome.status is Status.FAILED
     assert outcome.code == "database-in-use"
     assert outcome.hint

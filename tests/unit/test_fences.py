@@ -17,23 +17,33 @@ EVERY_MODULE = pytest.mark.parametrize("module", MODULES, ids=lambda module: str
 FLOORS = [
     "cli",
     "app",
-    "flows",
-    "survey",
+    "db",
+    "prod",
+    "check",
+    "discovery",
+    "env",
+    "probe",
     "guard",
     "templates",
     "servers",
-    "backups",
+    "compose",
+    "parallel",
+    "shared_databases",
     "seeds",
     "migrations",
     "postgres",
-    "journal",
     "screen",
+    "ports",
+    "repository",
     "process",
-    "state",
+    "state_dir",
     "config",
     "report",
     "errors",
 ]
+
+# Named after what a user types; none of them uses another.
+COMMANDS = {"db", "prod", "check", "discovery", "env"}
 
 # Who may import a library when it runs; for its types alone anybody may.
 OWNERS = {
@@ -42,7 +52,7 @@ OWNERS = {
     "questionary": {"screen/prompts.py"},
     "asyncpg": {
         "postgres/connections.py",
-        "postgres/copies.py",
+        "postgres/clones.py",
         "postgres/databases.py",
         "postgres/failures.py",
         "postgres/inspection.py",
@@ -52,20 +62,28 @@ OWNERS = {
         "seeds/child.py",
         "seeds/sql.py",
     },
-    "docker": {"servers/engine.py"},
+    "docker": {"compose/engine.py"},
     # What the Docker SDK talks with, and lets through where it fails.
-    "requests": {"servers/engine.py"},
-    "psutil": {"servers/cluster.py", "servers/ports.py"},
+    "requests": {"compose/engine.py"},
+    "psutil": {"servers/cluster.py", "ports.py"},
     # One lock for a project's databases, one for each server.
-    "filelock": {"flows/development.py", "servers/embedded.py"},
+    "filelock": {"db/development.py", "servers/embedded.py"},
     # In a process of its own, maybe with another interpreter.
-    "alembic": {"migrations/probe.py", "migrations/reports.py", "migrations/worker.py"},
-    "sqlalchemy": {"migrations/asking.py", "migrations/probe.py", "migrations/worker.py"},
-    "greenlet": {"migrations/probe.py"},
-    "sqlglot": {"migrations/hazards.py", "migrations/rights.py"},
-    "dotenv": {"config/settings.py", "survey/env_files.py"},
+    "alembic": {
+        "migrations/child/probe.py",
+        "migrations/child/script_directory.py",
+        "migrations/child/worker.py",
+    },
+    "sqlalchemy": {
+        "migrations/child/env_py_url.py",
+        "migrations/child/probe.py",
+        "migrations/child/worker.py",
+    },
+    "greenlet": {"migrations/child/probe.py"},
+    "sqlglot": {"migrations/hazards.py", "migrations/required_rights.py"},
+    "dotenv": {"config/settings.py", "compose/env_files.py"},
     "jsonschema_rs": {"config/registry.py"},
-    "yaml": {"config/registry.py", "survey/compose_files.py"},
+    "yaml": {"config/registry.py", "compose/yaml_files.py"},
     "subprocess": {"process.py"},
 }
 
@@ -76,20 +94,20 @@ RESERVED = {
         # Hands PATH and the like on to a server; nothing is set by them.
         "servers/cluster.py",
         # Take what their parent has put there, in a process of their own.
-        "migrations/asking.py",
-        "migrations/nursery.py",
-        "migrations/probe.py",
-        "migrations/targets.py",
-        "migrations/worker.py",
+        "migrations/child/env_py_url.py",
+        "migrations/child/fork_loop.py",
+        "migrations/child/probe.py",
+        "migrations/child/target.py",
+        "migrations/child/worker.py",
         "seeds/child.py",
         # Compares a child's environment with ours: nothing is set by it.
-        "migrations/warm.py",
+        "migrations/forkserver.py",
     },
     r"os\.(exec|spawn|posix_spawn|popen|system|fork).*|asyncio\.create_subprocess_.*": {
         "process.py",
         # Child processes that fork, so that nothing depends on what was done before.
-        "migrations/nursery.py",
-        "migrations/probe.py",
+        "migrations/child/fork_loop.py",
+        "migrations/child/probe.py",
     },
     r"print": {"screen/console.py"},
     r"input|sys\.stdin.*": {"screen/prompts.py"},
@@ -98,10 +116,10 @@ RESERVED = {
         # Before Invoke has a task.
         "cli/windows.py",
         # In a child process, whose end it is.
-        "migrations/asking.py",
-        "migrations/nursery.py",
-        "migrations/probe.py",
-        "migrations/worker.py",
+        "migrations/child/env_py_url.py",
+        "migrations/child/fork_loop.py",
+        "migrations/child/probe.py",
+        "migrations/child/worker.py",
         # A script that exits is caught here.
         "seeds/child.py",
     },
@@ -136,6 +154,7 @@ def test_a_room_uses_only_rooms_on_lower_floors(module: Module) -> None:
     used = {room(each.name) for each in module.imports if each.library == PACKAGE} - {own}
     above = FLOORS[: FLOORS.index(own)] if own else []
     assert used.isdisjoint(above)
+    assert own not in COMMANDS or used.isdisjoint(COMMANDS)
     assert used <= set(FLOORS)
 
 
@@ -200,6 +219,5 @@ def test_a_list_of_the_tasks_loads_nothing_heavy() -> None:
     # Invoke itself reads its own configuration with yaml.
     assert {name.partition(".")[0] for name in loaded}.isdisjoint(HEAVY - {"yaml"})
     # Nor is what a command does, which is imported when it runs.
-    assert not [
-        name for name in loaded if name.startswith((f"{PACKAGE}.flows.", f"{PACKAGE}.migr"))
-    ]
+    rooms = COMMANDS - {"env"} | {"probe", "templates", "compose", "seeds", "migrations"}
+    assert not [name for name in loaded if name.startswith(tuple(f"{PACKAGE}.{r}." for r in rooms))]

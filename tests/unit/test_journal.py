@@ -16,8 +16,15 @@ import pytest
 
 from huleedu_tasks.config.secret import Redactor, Secret
 from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, ServerError
-from huleedu_tasks.flows.history import events_of, list_of
-from huleedu_tasks.journal import Record, Run, commit_of, new_record, read_runs, unwritten_record
+from huleedu_tasks.prod.history import events_of, list_of
+from huleedu_tasks.prod.journal import (
+    Record,
+    Run,
+    commit_of,
+    new_record,
+    read_runs,
+    unwritten_record,
+)
 from tests.support.monorepo import PROJECT
 
 PASSWORD = "p@ss w%rd/1"
@@ -26,7 +33,7 @@ REDACT = Redactor([Secret(PASSWORD)])
 RUN = """\
 import sys
 from pathlib import Path
-from huleedu_tasks.journal import new_record
+from huleedu_tasks.prod.journal import new_record
 
 state = Path(sys.argv[1])
 with new_record(state, command="prod.migrate", environment="production", root=state, copy=None,
@@ -195,12 +202,12 @@ def test_a_copy_that_cannot_be_written_is_an_error_and_nothing_is_begun(
 
 
 @pytest.mark.parametrize("place", ["state", "state/runs"])
-def test_a_state_folder_that_cannot_be_written_is_an_error_with_a_way_out(
+def test_a_state_directory_that_cannot_be_written_is_an_error_with_a_way_out(
     tmp_path: Path, place: str
 ) -> None:
     blocked = tmp_path / place
     blocked.parent.mkdir(exist_ok=True)
-    blocked.write_text("a file where a folder should be")
+    blocked.write_text("a file where a directory should be")
     with pytest.raises(ServerError) as caught, recorded(tmp_path / "state"):
         pytest.fail("it was begun")
     assert "cannot be written" in caught.value.message
@@ -278,7 +285,7 @@ ODD = {
 
 def odd_record(odd: Path, kind: str) -> None:
     """Make something of the name of a record that is none."""
-    if kind == "a folder":
+    if kind == "a directory":
         odd.mkdir()
     elif kind == "a link to nowhere":
         odd.symlink_to("nowhere")
@@ -291,7 +298,7 @@ def odd_record(odd: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [*ODD, "a folder", "a link to nowhere", "a link to itself", "a pipe"]
+    "kind", [*ODD, "a directory", "a link to nowhere", "a link to itself", "a pipe"]
 )
 def test_a_record_that_cannot_be_read_is_listed_and_hides_no_other(
     tmp_path: Path, kind: str

@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from huleedu_tasks.compose.container_state import ContainerState
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.postgres.connections import LoginRefused
-from huleedu_tasks.servers.container_state import ContainerState
 from huleedu_tasks.servers.login_advice import explain_login
 
 URL = DatabaseUrl(

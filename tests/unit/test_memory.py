@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from huleedu_tasks.servers.container_state import ContainerState
-from huleedu_tasks.servers.memory import MOST, Memory
+from huleedu_tasks.compose.container_cache import MOST, Memory
+from huleedu_tasks.compose.container_state import ContainerState
 
 STARTED = datetime(2025, 3, 1, tzinfo=UTC)
 FACT = "system identifier"
@@ -30,8 +30,8 @@ def container(number: str = "c1", *, started: datetime = STARTED) -> ContainerSt
     )
 
 
-def memory(folder: Path) -> Memory:
-    return Memory(path=folder / "containers.json")
+def memory(directory: Path) -> Memory:
+    return Memory(path=directory / "containers.json")
 
 
 def test_nothing_is_known_at_first(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_file_that_cannot_be_read_tells_nothing_and_is_written_anew(
 
 
 def test_who_cannot_write_goes_on_without(tmp_path: Path) -> None:
-    noted = memory(tmp_path / "no such folder")
+    noted = memory(tmp_path / "no such directory")
     noted.note(container(), FACT, "7123")
     assert noted.recall(container(), FACT) == "7123"
-    assert memory(tmp_path / "no such folder").recall(container(), FACT) is None
+    assert memory(tmp_path / "no such directory").recall(container(), FACT) is None

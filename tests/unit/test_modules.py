@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from huleedu_tasks.survey.files import repository_files
-from huleedu_tasks.survey.modules import import_folder, missing_module_hint, python_path
-from tests.support.survey import write
+from huleedu_tasks.migrations.modules import import_directory, missing_module_hint, python_path
+from huleedu_tasks.repository import repository_files
+from tests.support.repositories import write
 from tests.support.values import service
 
 
 @pytest.mark.parametrize(
-    ("files", "module", "folder"),
+    ("files", "module", "directory"),
     [
         (
             ["libs/common/src/common/__init__.py", "libs/common/src/common/db.py"],
@@ -28,36 +28,38 @@ from tests.support.values import service
         (["services/a/common/x.py"], "common.y", None),
         (["common/setup.py", "common/common/__init__.py"], "common", "common"),
         (["services/a/x.py"], "requests", None),
+        (["services/a/alembic/env.py", "alembic/__init__.py"], "alembic", None),
+        (["infra/yaml/render.py"], "yaml", None),
     ],
 )
-def test_the_folder_that_makes_a_module_importable(
-    tmp_path: Path, files: list[str], module: str, folder: str | None
+def test_the_directory_that_makes_a_module_importable(
+    tmp_path: Path, files: list[str], module: str, directory: str | None
 ) -> None:
     write(tmp_path, dict.fromkeys([".git/HEAD", *files], ""))
     repository_files.cache_clear()
-    expected = None if folder is None else tmp_path / folder
-    assert import_folder(module, tmp_path / "services/a") == expected
+    expected = None if directory is None else tmp_path / directory
+    assert import_directory(module, tmp_path / "services/a") == expected
 
 
 @pytest.mark.parametrize(
-    ("files", "module", "folder"),
+    ("files", "module", "directory"),
     [
         # Every service has a package `src`: its own one is meant.
         (["services/a/src/models.py", "services/b/src/models.py"], "src.models", "services/b"),
-        # The service's folder has the name of the package in it.
+        # The service's directory has the name of the package in it.
         (["services/b/src/b/__init__.py", "services/b/alembic.ini"], "b", "services/b/src"),
         (["shared/src/shared/__init__.py", "services/b/x.py"], "shared", "shared/src"),
     ],
 )
 def test_a_service_finds_its_own_package_first(
-    tmp_path: Path, files: list[str], module: str, folder: str
+    tmp_path: Path, files: list[str], module: str, directory: str
 ) -> None:
     write(tmp_path, {**dict.fromkeys(files, ""), ".git/HEAD": ""})
     repository_files.cache_clear()
-    assert import_folder(module, tmp_path / "services/b") == tmp_path / folder
+    assert import_directory(module, tmp_path / "services/b") == tmp_path / directory
 
 
-def test_a_folder_is_added_to_the_path_once(tmp_path: Path) -> None:
+def test_a_directory_is_added_to_the_path_once(tmp_path: Path) -> None:
     stated = service(directory=tmp_path / "services/a", environment={"PYTHONPATH": "../shared"})
     once = python_path(stated, tmp_path / "libs")
     assert once == "../shared:../../libs"
@@ -81,7 +83,7 @@ def test_a_module_of_the_repository_is_answered_with_the_line_to_add(tmp_path: P
     assert '"PYTHONPATH": "../../libs/common/src" in "environment" for orders' in stated
 
 
-def test_a_package_that_can_be_installed_is_named_with_its_own_folder(tmp_path: Path) -> None:
+def test_a_package_that_can_be_installed_is_named_with_its_own_directory(tmp_path: Path) -> None:
     write(tmp_path, dict.fromkeys(["libs/common/src/common/db.py", "libs/common/setup.py"], ""))
     told = hint(tmp_path, "common", python=(".venv/bin/python",))
     assert f"`.venv/bin/python -m pip install -e {tmp_path}/libs/common`" in told
@@ -98,7 +100,9 @@ def test_a_library_is_named_by_its_distribution_with_the_interpreter(tmp_path: P
 
 
 @pytest.mark.parametrize("module", ["src", "src.db", "src.nothing.there"])
-def test_nobody_is_told_to_install_a_folder_of_the_repository(tmp_path: Path, module: str) -> None:
+def test_nobody_is_told_to_install_a_directory_of_the_repository(
+    tmp_path: Path, module: str
+) -> None:
     write(tmp_path, dict.fromkeys(["services/orders/src/db.py", "services/a/src/db.py"], ""))
     told = hint(tmp_path, module)
     assert "install src" not in told

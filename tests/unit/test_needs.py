@@ -2,7 +2,7 @@
 
 import pytest
 
-from huleedu_tasks.migrations.rights import Needs, needs_of
+from huleedu_tasks.migrations.required_rights import Needs, needs_of
 
 
 def needs(*sql: str) -> Needs:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from huleedu_tasks.errors import ConfigurationError, Refused
-from huleedu_tasks.flows.pins import Pin, read_plan, stale, write_plan
-from huleedu_tasks.flows.planning import Planned
 from huleedu_tasks.postgres.inspection import Identity
+from huleedu_tasks.prod.plan import Planned
+from huleedu_tasks.prod.plan_file import PlanEntry, read_plan, stale, write_plan
 from huleedu_tasks.report import Level, PlannedRevision, Problem
 
 SERVER = "db.example.org:5432"
-PIN = Pin(
+PIN = PlanEntry(
     service="orders",
     server=SERVER,
     database="huleedu_orders",
@@ -39,12 +39,12 @@ REVISIONS = (
 )
 
 
-def planned_for(pin: Pin, **planned: Any) -> Planned:
+def planned_for(pin: PlanEntry, **planned: Any) -> Planned:
     identity = Identity(system_identifier=None, started="0", database_oid=pin.database_oid)
     return Planned(pin=pin, identity=identity, **planned)
 
 
-PLANNED = planned_for(PIN, revisions=REVISIONS, marks=False)
+PLANNED = planned_for(PIN, revisions=REVISIONS, tags=False)
 FIRST = replace(PIN, service="first", system_identifier=None, before=(), after=("x", "y"))
 
 
@@ -146,17 +146,17 @@ def test_a_plan_is_done_when_its_very_database_is_exactly_where_it_leads(
 
 def test_a_plan_without_revisions_is_never_found_done() -> None:
     there = replace(PIN, before=("c3",), files={})
-    assert not planned_for(there, revisions=(), marks=True).is_done(there)
+    assert not planned_for(there, revisions=(), tags=True).is_done(there)
 
 
 @pytest.mark.parametrize(
-    ("revisions", "marks", "changing"),
+    ("revisions", "tags", "changing"),
     [(REVISIONS, False, True), ((), True, True), (REVISIONS, True, True), ((), False, False)],
 )
-def test_a_plan_changes_something_if_it_runs_or_marks(
-    revisions: tuple[PlannedRevision, ...], marks: bool, changing: bool
+def test_a_plan_changes_something_if_it_runs_or_tags(
+    revisions: tuple[PlannedRevision, ...], tags: bool, changing: bool
 ) -> None:
-    assert planned_for(PIN, revisions=revisions, marks=marks).changes is changing
+    assert planned_for(PIN, revisions=revisions, tags=tags).changes is changing
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_plan_changes_something_if_it_runs_or_marks(
     ],
 )
 def test_the_host_is_what_a_person_types(server: str, host: str) -> None:
-    planned = planned_for(replace(PIN, server=server), revisions=(), marks=False)
+    planned = planned_for(replace(PIN, server=server), revisions=(), tags=False)
     assert planned.host == host
 
 
@@ -177,7 +177,7 @@ def test_the_host_is_what_a_person_types(server: str, host: str) -> None:
 
 
 def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
-    first = planned_for(FIRST, revisions=(), marks=True)
+    first = planned_for(FIRST, revisions=(), tags=True)
     path = written(tmp_path / "plan.json", PLANNED, first)
     assert read_plan(path, environment="production") == (PIN, FIRST)
     (pin, *_) = read_plan(path, environment="production")

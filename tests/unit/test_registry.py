@@ -127,18 +127,18 @@ def test_what_is_not_stated_follows_from_what_is(
 def test_a_seed_of_the_usual_name_is_found_where_there_is_one(
     write: Write, tmp_path: Path, suffix: str
 ) -> None:
-    folder = tmp_path / "database/seed-scripts"
-    folder.mkdir(parents=True)
-    seed = folder / f"seed_a{suffix}"
+    directory = tmp_path / "database/seed-scripts"
+    directory.mkdir(parents=True)
+    seed = directory / f"seed_a{suffix}"
     seed.touch()
     a, b = load_registry(write(A, B)).services
     assert (a.seeds, b.seeds) == ((seed,), ())
 
 
 def test_an_empty_list_of_seeds_means_none(write: Write, tmp_path: Path) -> None:
-    folder = tmp_path / "database/seed-scripts"
-    folder.mkdir(parents=True)
-    (folder / "seed_a.py").touch()
+    directory = tmp_path / "database/seed-scripts"
+    directory.mkdir(parents=True)
+    (directory / "seed_a.py").touch()
     (a,) = load_registry(write({**A, "seeds": []})).services
     assert a.seeds == ()
 
@@ -232,7 +232,7 @@ def test_an_alembic_that_does_not_tell_its_interpreter_is_refused_with_its_place
 # Finding it, and finding services in it.
 
 
-def test_the_registry_is_found_from_any_folder_below(write: Write, tmp_path: Path) -> None:
+def test_the_registry_is_found_from_any_directory_below(write: Write, tmp_path: Path) -> None:
     path = write(A)
     below = tmp_path / "services/a_service/alembic"
     below.mkdir(parents=True)
@@ -268,7 +268,7 @@ def test_no_registry_is_an_error_that_says_where_it_was_looked_for(
         (["class_management", "class_management_service"], ["class_management"]),
     ],
 )
-def test_services_are_found_by_name_or_folder_in_the_order_of_the_file(
+def test_services_are_found_by_name_or_directory_in_the_order_of_the_file(
     write: Write, asked: list[str], found: list[str]
 ) -> None:
     assert [each.name for each in two_services(write).select(asked)] == found
@@ -343,7 +343,7 @@ def two_services(write: Write) -> Registry:
             ],
             "line 3, services[1].database: 'x' belongs to 'a' already; state "
             '"shared_database": true for each service with a history in it; any other service '
-            "needs a database of its own (docs/registry.md)",
+            "needs a database of its own",
         ),
         (
             [A, {**B, "seed_after": ["aa"]}],
@@ -486,7 +486,7 @@ def test_a_registry_without_services_is_an_error(write: Write) -> None:
     assert [finding.partition(": ")[0] for finding in findings(write())] == ["line 1, services"]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_registry(write: Write) -> None:
+def test_a_byte_order_tag_is_no_part_of_the_registry(write: Write) -> None:
     path = write(A)
     path.write_text(path.read_text(), encoding="utf-8-sig")
     assert [each.name for each in load_registry(path).services] == ["a"]

@@ -12,7 +12,7 @@ from huleedu_tasks.migrations.revisions import (
     History,
     NotUnderstood,
     read_history,
-    version_folders,
+    version_directories,
 )
 from tests.support.values import service
 
@@ -46,7 +46,7 @@ def revise(put: Put) -> Callable[..., Path]:
     """Write a revision file."""
 
     def put_revision(
-        name: str, follows: object = None, *, depends_on: object = None, folder: str = VERSIONS
+        name: str, follows: object = None, *, depends_on: object = None, directory: str = VERSIONS
     ) -> Path:
         lines = [
             f'"""Do {name}.\n\nRevision ID: {name}\n"""',
@@ -55,7 +55,7 @@ def revise(put: Put) -> Callable[..., Path]:
             f"depends_on = {depends_on!r}",
             "raise SystemExit('it was run')",
         ]
-        return put(f"{folder}/{name}.py", "\n".join(lines))
+        return put(f"{directory}/{name}.py", "\n".join(lines))
 
     return put_revision
 
@@ -99,12 +99,12 @@ def test_a_script_location_that_leads_nowhere_is_no_empty_history(orders: Servic
 
 
 def test_a_package_of_scripts_is_found_where_alembic_looks_for_it(orders: Service) -> None:
-    folder = orders.directory / "src/orders/migrations"
-    folder.mkdir(parents=True)
+    directory = orders.directory / "src/orders/migrations"
+    directory.mkdir(parents=True)
     orders.alembic_config.write_text(
         "[alembic]\nscript_location = orders:migrations\nprepend_sys_path = . src\n"
     )
-    assert version_folders(orders) == [folder / "versions"]
+    assert version_directories(orders) == [directory / "versions"]
 
 
 def test_a_merge_joins_two_branches(orders: Service, revise: Revise) -> None:
@@ -443,7 +443,7 @@ def test_an_id_that_stands_twice_is_named(orders: Service, put: Put, revise: Rev
 
 
 @pytest.mark.parametrize(
-    ("options", "folders"),
+    ("options", "directories"),
     [
         ("script_location = alembic", ["alembic/versions"]),
         ("script_location = %(here)s/db", ["db/versions"]),
@@ -463,27 +463,27 @@ def test_an_id_that_stands_twice_is_named(orders: Service, put: Put, revise: Rev
         ),
     ],
 )
-def test_folders_are_those_alembic_ini_names(
-    orders: Service, put: Put, options: str, folders: list[str]
+def test_directories_are_those_alembic_ini_names(
+    orders: Service, put: Put, options: str, directories: list[str]
 ) -> None:
     put("alembic.ini", f"[alembic]\n{options}\n")
-    assert relative(orders) == folders
+    assert relative(orders) == directories
 
 
 @pytest.mark.parametrize(
-    ("options", "folders"),
+    ("options", "directories"),
     [
         ('script_location = "db"', ["db/versions"]),
         ('script_location = "%(here)s/db"', ["db/versions"]),
         ('script_location = "x"\nversion_locations = ["one", "%(here)s/two"]', ["one", "two"]),
     ],
 )
-def test_folders_may_stand_in_pyproject(
-    orders: Service, put: Put, options: str, folders: list[str]
+def test_directories_may_stand_in_pyproject(
+    orders: Service, put: Put, options: str, directories: list[str]
 ) -> None:
     put("pyproject.toml", f"[tool.alembic]\n{options}\n")
     put("alembic.ini", "[loggers]\nkeys = root\n")
-    assert relative(orders) == folders
+    assert relative(orders) == directories
 
 
 def test_alembic_ini_wins_over_pyproject(orders: Service, put: Put) -> None:
@@ -503,7 +503,7 @@ def test_a_configuration_without_a_location_is_an_error(
 
 
 def relative(service: Service) -> list[str]:
-    return [str(path.relative_to(service.directory)) for path in version_folders(service)]
+    return [str(path.relative_to(service.directory)) for path in version_directories(service)]
 
 
 # Several version tables.

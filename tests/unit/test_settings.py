@@ -130,11 +130,11 @@ def test_the_whole_ladder_from_nothing_set_to_the_override_in_the_environment(lo
     ],
 )
 @pytest.mark.parametrize("ending", ["\n", "\r\n"], ids=["LF", "CRLF"])
-@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "BOM"])
+@pytest.mark.parametrize("tag", ["", "\ufeff"], ids=["plain", "BOM"])
 def test_a_line_of_env_is_read_as_the_page_says(
-    load: Load, line: str, value: str, ending: str, mark: str
+    load: Load, line: str, value: str, ending: str, tag: str
 ) -> None:
-    text = mark + f"{line}\n# a comment\nY=2\nLATER=3\n".replace("\n", ending)
+    text = tag + f"{line}\n# a comment\nY=2\nLATER=3\n".replace("\n", ending)
     settings = load(text, GIVEN="seen")
     assert settings.get("X") == value
     assert settings.get("Y") == "2"

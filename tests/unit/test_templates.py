@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from huleedu_tasks import templates
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.migrations.inputs import Inputs, Present
 from huleedu_tasks.migrations.runner import Used
+from huleedu_tasks.templates import fingerprint
 from tests.support.values import service
 
 LONG_AGO = 1_000_000_000.0
@@ -21,7 +21,7 @@ SERVER = "15.18 final"
 
 
 class Place:
-    """A service in a monorepo in a temporary folder, last changed long ago."""
+    """A service in a monorepo in a temporary directory, last changed long ago."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -50,7 +50,7 @@ class Place:
     ) -> Inputs:
         settings = self._settings(process or {}, file or {})
         present = Present.of(settings)
-        return templates.parts_of(
+        return fingerprint.parts_of(
             self.service(**stated), settings, present, server=server, roles=roles
         )
 
@@ -58,7 +58,7 @@ class Place:
         """Return the part that is another one now."""
         process, file = now.get("process"), now.get("file")
         present = self.present(process=process, file=file)  # type: ignore[arg-type]
-        return templates.difference(before, self.parts(**now), present)  # type: ignore[arg-type]
+        return fingerprint.difference(before, self.parts(**now), present)  # type: ignore[arg-type]
 
     def present(
         self, *, process: dict[str, str] | None = None, file: dict[str, str] | None = None
@@ -216,7 +216,7 @@ def test_a_virtual_environment_in_a_service_is_no_part_of_its_files(place: Place
     assert place.changed(before) == ""
 
 
-def test_a_service_whose_folder_is_a_virtual_environment_keeps_its_own_files(
+def test_a_service_whose_directory_is_a_virtual_environment_keeps_its_own_files(
     place: Place,
 ) -> None:
     place.write("services/orders_service/pyvenv.cfg", "")
@@ -245,7 +245,7 @@ def test_an_input_that_is_not_there_is_a_part_as_soon_as_it_is(place: Place) -> 
 def test_a_touch_is_no_change_but_of_a_file_too_large_to_read(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(templates, "LARGE", 20)
+    monkeypatch.setattr(fingerprint, "LARGE", 20)
     place.write("services/orders_service/small", "few words")
     large = place.write("services/orders_service/large", "many words " * 10)
     before = place.parts()
@@ -258,7 +258,7 @@ def test_a_touch_is_no_change_but_of_a_file_too_large_to_read(
 def test_of_very_many_files_the_time_is_enough(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(templates, "MANY", 1)
+    monkeypatch.setattr(fingerprint, "MANY", 1)
     before = place.parts()
     place.write("services/orders_service/config.py", "PORT = 1", changed=LONG_AGO + 1)
     assert place.changed(before) == "its files"
@@ -277,7 +277,7 @@ def used(
     place: Place,
     *,
     files: Sequence[Path] = (),
-    folders: Sequence[Path] = (),
+    directories: Sequence[Path] = (),
     statuses: Sequence[Path] = (),
     modules: dict[str, list[str]] | None = None,
     variables: Sequence[str] = (),
@@ -287,23 +287,29 @@ def used(
     """Return the parts of a database for which something was used."""
     found = Used(
         files=[str(file) for file in files],
-        folders=[str(folder) for folder in folders],
+        directories=[str(directory) for directory in directories],
         statuses=[str(path) for path in statuses],
-        modules={str(place.root / folder): names for folder, names in (modules or {}).items()},
+        modules={
+            str(place.root / directory): names for directory, names in (modules or {}).items()
+        },
         variables=variables,
         all_variables=all_variables,
     )
     parts, present = place.parts(process=process), place.present(process=process)
-    return templates.with_used(parts, place.service(), found, present)
+    return fingerprint.with_used(parts, place.service(), found, present)
 
 
-def used_by(place: Place, *files: Path, folders: tuple[Path, ...] = ()) -> Inputs:
-    return used(place, files=files, folders=folders)
+def used_by(place: Place, *files: Path, directories: tuple[Path, ...] = ()) -> Inputs:
+    return used(place, files=files, directories=directories)
 
 
-def changed_since(place: Place, since: float, *files: Path, folders: tuple[Path, ...] = ()) -> str:
-    found = Used(files=[str(file) for file in files], folders=[str(each) for each in folders])
-    return templates.changed_since(place.service(), found, place.present(), since)
+def changed_since(
+    place: Place, since: float, *files: Path, directories: tuple[Path, ...] = ()
+) -> str:
+    found = Used(
+        files=[str(file) for file in files], directories=[str(each) for each in directories]
+    )
+    return fingerprint.changed_since(place.service(), found, place.present(), since)
 
 
 def test_a_file_that_was_used_is_a_part_wherever_it_lies(place: Place) -> None:
@@ -333,26 +339,26 @@ def test_a_file_that_was_put_in_the_place_of_another_one_meanwhile_is_an_edit(
     assert changed_since(place, begin, used) == "libs/shared.py"
 
 
-def test_a_file_that_is_new_in_a_folder_that_was_looked_into_is_an_edit(place: Place) -> None:
+def test_a_file_that_is_new_in_a_directory_that_was_looked_into_is_an_edit(place: Place) -> None:
     place.write("data/one.csv", "1")
-    folders = (place.root / "data",)
-    assert changed_since(place, time.time() + 10, folders=folders) == ""
+    directories = (place.root / "data",)
+    assert changed_since(place, time.time() + 10, directories=directories) == ""
     begin = time.time() - 0.1
     place.write("data/__pycache__/one.pyc", "")
     place.write("data/two.csv", "")
-    assert changed_since(place, begin, folders=folders) in ("data/one.csv", "data/two.csv")
+    assert changed_since(place, begin, directories=directories) in ("data/one.csv", "data/two.csv")
 
 
 def test_what_is_installed_is_compiled_when_it_is_used_and_that_is_no_edit(place: Place) -> None:
     module = place.write("site-packages/library/__init__.py", "")
-    folders = (place.root / "site-packages", module.parent)
-    assert changed_since(place, time.time() - 10, module, folders=folders) == ""
+    directories = (place.root / "site-packages", module.parent)
+    assert changed_since(place, time.time() - 10, module, directories=directories) == ""
 
 
 def test_one_of_its_own_files_that_was_changed_is_named(place: Place) -> None:
     service, present = place.service(), place.present()
-    assert templates.own_change_since(service, present, time.time() + 10) == ""
-    named = templates.own_change_since(service, present, time.time() - 10)
+    assert fingerprint.own_change_since(service, present, time.time() + 10) == ""
+    named = fingerprint.own_change_since(service, present, time.time() - 10)
     assert named.startswith("services/orders_service/")
 
 
@@ -377,9 +383,9 @@ def test_a_name_that_is_no_utf_8_is_a_name(place: Place) -> None:
     assert now["its files"] != before["its files"]
 
 
-def test_a_folder_that_was_looked_into_is_a_part_by_its_names(place: Place) -> None:
+def test_a_directory_that_was_looked_into_is_a_part_by_its_names(place: Place) -> None:
     place.write("data/one.csv", "1")
-    before = used_by(place, folders=(place.root / "data",))
+    before = used_by(place, directories=(place.root / "data",))
     place.write("data/one.csv", "2")
     place.write("data/__pycache__/one.pyc", "")
     assert place.changed(before) == ""
@@ -388,18 +394,18 @@ def test_a_folder_that_was_looked_into_is_a_part_by_its_names(place: Place) -> N
 
 
 @pytest.mark.parametrize("name", ["two.csv", ".two.csv", "two.log", "two~", "node_modules/two"])
-def test_every_name_in_a_folder_that_was_looked_into_counts(place: Place, name: str) -> None:
+def test_every_name_in_a_directory_that_was_looked_into_counts(place: Place, name: str) -> None:
     place.write("data/one.csv", "1")
-    before = used_by(place, folders=(place.root / "data",))
+    before = used_by(place, directories=(place.root / "data",))
     place.write(f"data/{name}", "")
     assert place.changed(before) == "what lies in data"
 
 
-def test_a_folder_of_the_service_that_was_looked_into_is_a_part_with_its_hidden_files(
+def test_a_directory_of_the_service_that_was_looked_into_is_a_part_with_its_hidden_files(
     place: Place,
 ) -> None:
     place.write("services/orders_service/data/one.log", "1")
-    before = used_by(place, folders=(place.root / "services/orders_service/data",))
+    before = used_by(place, directories=(place.root / "services/orders_service/data",))
     place.write("services/orders_service/data/two.log", "")
     assert place.changed(before) == "what lies in services/orders_service/data"
 
@@ -456,7 +462,7 @@ def versions(place: Place) -> Place:
     ("noted", "part"),
     [
         ({"files": ["data/now/rows.csv"]}, "data/now/rows.csv"),
-        ({"folders": ["data/now"]}, "what lies in data/now"),
+        ({"directories": ["data/now"]}, "what lies in data/now"),
         ({"statuses": ["data/now"]}, "the status of data/now"),
         ({"statuses": ["data/now/rows.csv"]}, "the status of data/now/rows.csv"),
     ],
@@ -496,11 +502,11 @@ def test_links_do_not_tell_where_the_monorepo_lies(versions: Place, tmp_path: Pa
     assert moved.changed(before) == ""
 
 
-def test_a_folder_behind_a_link_is_a_part_once_it_was_looked_into(place: Place) -> None:
+def test_a_directory_behind_a_link_is_a_part_once_it_was_looked_into(place: Place) -> None:
     place.write("migrations/versions/a1.py", "revision = 'a1'")
     link = place.root / "services/orders_service/versions"
     link.symlink_to(place.root / "migrations/versions")
-    before = used_by(place, link / "a1.py", folders=(link, place.service().directory))
+    before = used_by(place, link / "a1.py", directories=(link, place.service().directory))
     assert place.changed(before) == ""
     place.write("migrations/versions/a2.py", "revision = 'a2'")
     assert place.changed(before) == "what lies in services/orders_service/versions"
@@ -511,13 +517,13 @@ def test_a_folder_behind_a_link_is_a_part_once_it_was_looked_into(place: Place) 
 def test_what_is_known_anyway_is_no_part_of_its_own(place: Place) -> None:
     env = place.write(".env", "A=b")
     known = place.service().directory / "config.py"
-    assert used_by(place, env, known, Path(templates.__file__)) == used_by(place)
+    assert used_by(place, env, known, Path(fingerprint.__file__)) == used_by(place)
 
 
 def test_libraries_are_a_part_by_what_is_installed_and_not_by_their_files(place: Place) -> None:
     library = place.write("site-packages/library/__init__.py", "")
     (place.root / "site-packages/library-1.0.dist-info").mkdir()
-    before = used_by(place, library, folders=(library.parent,))
+    before = used_by(place, library, directories=(library.parent,))
     assert not any("library" in name for name in before)
     place.write("site-packages/library/__init__.py", "edited")
     assert place.changed(before) == ""
@@ -543,10 +549,10 @@ def test_a_library_that_is_installed_again_or_from_elsewhere_is_another_one(
 def test_our_own_libraries_are_a_part_unless_a_service_has_its_own(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another virtual environment is known by its path; the folder noted is as it was."""
+    """Another virtual environment is known by its path; the directory noted is as it was."""
     of_its_own = place.parts(python=("python3",))
     before = place.parts()
-    monkeypatch.setattr(templates, "_own_libraries", lambda: [place.root / "other/site-packages"])
+    monkeypatch.setattr(fingerprint, "_own_libraries", lambda: [place.root / "other/site-packages"])
     assert place.changed(before) == "what is installed in other/site-packages"
     assert place.changed(of_its_own, python=("python3",)) == ""
 
@@ -554,10 +560,10 @@ def test_our_own_libraries_are_a_part_unless_a_service_has_its_own(
 def test_a_template_that_does_not_name_a_part_of_today_does_not_stand_for_it(place: Place) -> None:
     parts = place.parts()
     older = {name: digest for name, digest in parts.items() if name != "the server"}
-    assert templates.difference(older, parts, place.present()) == "the server"
+    assert fingerprint.difference(older, parts, place.present()) == "the server"
 
 
-# What a copy is called and what its mark holds.
+# What a copy is called and what its environment tag holds.
 
 
 DIGESTS = st.dictionaries(st.text(min_size=1), st.text(min_size=1), min_size=1)
@@ -565,11 +571,11 @@ DIGESTS = st.dictionaries(st.text(min_size=1), st.text(min_size=1), min_size=1)
 
 @given(DIGESTS)
 def test_the_key_depends_on_every_part_and_not_on_their_order(parts: dict[str, str]) -> None:
-    key = templates.key(parts)
-    assert key == templates.key(dict(reversed(parts.items())))
+    key = fingerprint.key(parts)
+    assert key == fingerprint.key(dict(reversed(parts.items())))
     name = next(iter(parts))
-    assert key != templates.key({**parts, name: parts[name] + "x"})
-    assert key != templates.key({n: d for n, d in parts.items() if n != name})
+    assert key != fingerprint.key({**parts, name: parts[name] + "x"})
+    assert key != fingerprint.key({n: d for n, d in parts.items() if n != name})
     assert len(key) == 12
     assert key.isalnum()
 

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from huleedu_tasks.config.urls import resolve
-from huleedu_tasks.flows.validation import (
+from huleedu_tasks.migrations.alembic_history import AlembicHistories
+from huleedu_tasks.migrations.revisions import History, Revision
+from huleedu_tasks.postgres.inspection import Facts, Identity
+from huleedu_tasks.prod.validate import (
     FEW_CONNECTIONS,
     OLDEST_VERSION,
     Target,
@@ -15,15 +18,12 @@ from huleedu_tasks.flows.validation import (
     judge,
     same_database,
 )
-from huleedu_tasks.migrations.alembic_answers import AlembicAnswers
-from huleedu_tasks.migrations.revisions import History, Revision
-from huleedu_tasks.postgres.inspection import Facts, Identity
 from huleedu_tasks.report import Level, Outcome, Problem, Report, Status
 from huleedu_tasks.screen.console import Screen
 from tests.support.values import service, settings
 
 HEAD = Revision(id="a1", parents=(), depends_on=(), message="", path=Path("a1.py"))
-MARK = 'huleedu-tasks {"environment": "production"}'
+TAG = 'huleedu-tasks {"environment": "production"}'
 SOUND = Facts(
     identity=Identity(system_identifier=1, started="0", database_oid=1),
     version=OLDEST_VERSION,
@@ -40,8 +40,8 @@ SOUND = Facts(
     old_sessions=(),
     hidden_sessions=0,
     free_connections=FEW_CONNECTIONS,
-    comment=MARK,
-    may_mark=True,
+    comment=TAG,
+    may_tag=True,
 )
 
 
@@ -55,7 +55,7 @@ def target(name: str = "orders") -> Target:
         variables="HULEEDU_PROD_DB",
         open_allowed=False,
         history=History(revisions={"a1": HEAD}),
-        answers=AlembicAnswers(settings=settings(), state=None),
+        answers=AlembicHistories(settings=settings(), state=None),
     )
 
 
@@ -150,7 +150,7 @@ def report(**problems: tuple[Problem, ...]) -> Report:
 def test_problems_stand_below_the_table_the_gravest_first_and_each_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    info = Problem(level=Level.INFO, cause="[no] mark yet")
+    info = Problem(level=Level.INFO, cause="[no] environment tag yet")
     error = Problem(level=Level.ERROR, cause="a standby", remedy="Name the primary.")
     Screen().show(report(a=(info,), b=(), c=(info, error)))
     assert capsys.readouterr().out.splitlines() == [
@@ -163,7 +163,7 @@ def test_problems_stand_below_the_table_the_gravest_first_and_each_once(
         "",
         "ERROR  c: a standby",
         "  Name the primary.",
-        "INFO  a, c: [no] mark yet",
+        "INFO  a, c: [no] environment tag yet",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Writes the thirteen strangers into a new folder, to try things by hand."""
+"""Writes the thirteen strangers into a new directory, to try things by hand."""
 
 import sys
 from pathlib import Path

@@ -43,11 +43,11 @@ NAMES = (
     "user_profile",
     "video_store",
 )
-STRANGE_FOLDER = "Högre skola 2"
+STRANGE_DIRECTORY = "Högre skola 2"
 STRANGE_REGISTRY = "tools/db/services.json"
 # What of a monorepo is neither a yes or no nor one of a few names.
 CHOICES: dict[str, tuple[object, ...]] = {
-    "folder": ("repo", STRANGE_FOLDER),
+    "folder": ("repo", STRANGE_DIRECTORY),
     "registry": ("services.json", STRANGE_REGISTRY),
     "sharing": (0, 2, 3),
     "containers": (0, 1, 2),
@@ -162,7 +162,7 @@ def thirteen() -> Repository:
     )
     return Repository(
         services=services,
-        folder=STRANGE_FOLDER,
+        folder=STRANGE_DIRECTORY,
         sharing=2,
         compose_files=ComposeFiles.INCLUDED,
         compose_names=ComposeNames.POSTGRES,

@@ -65,7 +65,7 @@ def _server(repository: Repository, service: Stranger) -> Entry:
     volumes = [f"{repository.volume(service)}:/var/lib/postgresql/data"]
     if repository.shares(service):
         del environment["POSTGRES_DB"]
-        # Compose takes a path from the folder of the file in which it stands.
+        # Compose takes a path from the directory of the file in which it stands.
         is_included = repository.compose_files is ComposeFiles.INCLUDED
         scripts = SCRIPTS.removeprefix("infra/") if is_included else SCRIPTS
         volumes.append(f"./{scripts}:/docker-entrypoint-initdb.d:ro")
@@ -88,7 +88,7 @@ def _port(repository: Repository, service: Stranger) -> object:
 def _applications(repository: Repository) -> dict[str, Entry]:
     roles = ("", "_worker", "_beat")[: repository.containers]
     applications = {
-        service.folder_name + role: _application(repository, service, role)
+        service.directory_name + role: _application(repository, service, role)
         for service in repository.services
         for role in roles
     }
@@ -109,7 +109,7 @@ def _application(repository: Repository, service: Stranger, role: str) -> Entry:
         build = {"context": ".", "dockerfile": f"{service.directory}/Dockerfile"}
     return {
         "build": build,
-        **_named(repository, service.folder_name + role),
+        **_named(repository, service.directory_name + role),
         "environment": _environment(repository, environment),
         "depends_on": [server],
     }

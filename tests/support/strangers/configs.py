@@ -88,7 +88,7 @@ load_dotenv(find_dotenv())
 
 
 def files(service: Stranger, repository: Repository) -> dict[str, str]:
-    """Return the text of its configuration, by the paths of the files from its folder."""
+    """Return the text of its configuration, by the paths of the files from its directory."""
     if service.config is Config.NONE:
         return {}
     prefix, field = prefix_and_field(service)

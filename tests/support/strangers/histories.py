@@ -70,9 +70,12 @@ SHAPES = {
     History.MERGED: (
         Step(message="create items", table="items"),
         Step(message="create notes", parents=("create items",), table="notes"),
-        Step(message="create marks", parents=("create items",), table="marks"),
-        Step(message="merge notes and marks", parents=("create notes", "create marks")),
-        Step(message="create last", parents=("merge notes and marks",), table="last"),
+        Step(message="create environment tags", parents=("create items",), table="marks"),
+        Step(
+            message="merge notes and environment tags",
+            parents=("create notes", "create environment tags"),
+        ),
+        Step(message="create last", parents=("merge notes and environment tags",), table="last"),
     ),
     History.SUBFOLDERS: (
         Step(message="create items", table="items"),
@@ -96,7 +99,7 @@ def head(service: Stranger) -> str:
 
 
 def files(service: Stranger) -> Iterator[tuple[str, str]]:
-    """Give the path of each revision, below the folder of the versions, with its text."""
+    """Give the path of each revision, below the directory of the versions, with its text."""
     for number, step in enumerate(SHAPES[service.history]):
         identifier = _id(service, step.message)
         folder = f"{2024 + number}/" if service.history is History.SUBFOLDERS else ""

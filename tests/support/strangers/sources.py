@@ -65,7 +65,7 @@ datefmt = %H:%M:%S
 
 
 def files(service: Stranger, repository: Repository) -> dict[str, str]:
-    """Return the text of each file of a service, by its path from the service's folder."""
+    """Return the text of each file of a service, by its path from the service's directory."""
     revisions = {
         f"{service.scripts}/versions/{path}": text for path, text in histories.files(service)
     }

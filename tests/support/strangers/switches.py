@@ -26,7 +26,7 @@ class DatabaseName(StrEnum):
 class Override(StrEnum):
     """The variable a service takes its URL from."""
 
-    REGULAR = "{folder}_DATABASE_URL"
+    REGULAR = "{directory}_DATABASE_URL"
     INITIALS = "{initials}_DATABASE_URL"
     DSN = "{capitals}_DB_DSN"
     # No two services of a monorepo may have it.
@@ -129,9 +129,9 @@ class Stranger:
     Attributes:
         translates: Its env.py takes the regular URL and puts its own driver in.
         interpolates: Its env.py hands the URL to `config.set_main_option`, which trips over a `%`.
-        shadows: Its folder of migrations is a package, and hides Alembic if that has its name.
-        migrations: That folder is named `migrations`.
-        loads_env_file: It looks for a `.env` in the folders above.
+        shadows: Its directory of migrations is a package, and hides Alembic if that has its name.
+        migrations: That directory is named `migrations`.
+        loads_env_file: It looks for a `.env` in the directories above.
         is_package: Its configuration is a package with relative imports.
         is_heavy: Its env.py imports what it does not need.
         transaction_each: Each of its revisions is a transaction.
@@ -174,7 +174,7 @@ class Stranger:
 
     @property
     def is_importable(self) -> bool:
-        """Whether Python can import its folder from the root of the monorepo."""
+        """Whether Python can import its directory from the root of the monorepo."""
         return all(part.isidentifier() for part in self.directory.split("/"))
 
     @cached_property
@@ -182,7 +182,7 @@ class Stranger:
         return self._filled(self.folder)
 
     @property
-    def folder_name(self) -> str:
+    def directory_name(self) -> str:
         return self.directory.rpartition("/")[2]
 
     @property
@@ -224,8 +224,10 @@ class Stranger:
 
     def _filled(self, pattern: str) -> str:
         words = self.name.split("_")
-        # `{folder}` stands in no pattern of a folder.
-        folder = "" if "{folder}" not in pattern else self.folder_name.upper().replace("-", "_")
+        # `{directory}` stands in no pattern of a directory.
+        folder = (
+            "" if "{directory}" not in pattern else self.directory_name.upper().replace("-", "_")
+        )
         return str(pattern).format(
             name=self.name,
             hyphens=self.hyphens,
@@ -277,7 +279,8 @@ class Repository:
         sharing: How many of the services, from the first on, share one server.
         containers: How many application containers each service has.
         containers_know: The application containers have the URL in the service's own variable.
-        builds_from_root: Images are built from the root, and a Dockerfile in the service's folder.
+        builds_from_root: Images are built from the root, and a Dockerfile in the service's
+            directory.
         fixed_names: The compose files name the containers.
         lists: The compose files write environments as lists.
         bystanders: The compose files have servers that belong to no service.

@@ -29,7 +29,7 @@ def done(written: Strangers, *arguments: str) -> Ran:
     return ran
 
 
-def astray(written: Strangers, *services: Stranger) -> list[Any]:
+def elsewhere(written: Strangers, *services: Stranger) -> list[Any]:
     """Return the services whose databases have other tables or revisions than they should.
 
     Args:

@@ -43,7 +43,7 @@ PRICE='$5'
 
 @dataclass(frozen=True, kw_only=True)
 class Strangers:
-    """A monorepo of strangers in a folder."""
+    """A monorepo of strangers in a directory."""
 
     repository: Repository
     monorepo: Monorepo
@@ -74,7 +74,7 @@ def strangers(repository: Repository) -> Iterator[Strangers]:
 
 
 def thirteen_strangers(root: Path) -> Repository:
-    """Write the thirteen strangers, with neither a registry nor `tasks.py`, into a new folder."""
+    """Write the thirteen strangers into a new directory, without a registry and `tasks.py`."""
     root.mkdir(parents=True)
     services = thirteen().services
     repository = replace(thirteen(), ports=tuple(FIRST_PORT + n for n in range(len(services))))
@@ -116,7 +116,7 @@ def _entry(repository: Repository, service: Stranger, up: str) -> dict[str, Any]
     conventional = {
         "directory": f"services/{service.name}_service",
         "database": f"huleedu_{service.name}",
-        "url_variable": f"{service.folder_name.upper().replace('-', '_')}_DATABASE_URL",
+        "url_variable": f"{service.directory_name.upper().replace('-', '_')}_DATABASE_URL",
         "url_scheme": Driver.REGULAR.scheme,
         "alembic_config": "alembic.ini",
         "compose_service": f"{service.name}_db",

@@ -1,0 +1,227 @@
+"""Whether registry, compose files, `config.py`, `env.py` and revisions agree; nothing is changed.
+
+No server is started or connected to: each service's own code is asked where it would connect.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from huleedu_tasks import parallel
+from huleedu_tasks.check.agreement import (
+    Suggestion,
+    action_required,
+    differences,
+    encodes_nothing,
+    follows,
+)
+from huleedu_tasks.check.compose_agreement import compose_differences, unregistered_servers
+from huleedu_tasks.check.leftovers import leftovers
+from huleedu_tasks.check.variables import read_variables
+from huleedu_tasks.compose.configuration import Composition, read_composition
+from huleedu_tasks.compose.init_scripts import created_on, not_run
+from huleedu_tasks.config.placeholders import fills_in
+from huleedu_tasks.config.registry import Registry, Service
+from huleedu_tasks.config.settings import ProviderName, Settings
+from huleedu_tasks.errors import HuleEduError, MigrationError
+from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.alembic_history import AlembicHistories
+from huleedu_tasks.probe import client as asking
+from huleedu_tasks.probe.client import Address, Answers
+from huleedu_tasks.probe.observed_variables import SCHEMES, loaded_by
+from huleedu_tasks.probe.scenarios import (
+    PLAIN_PASSWORD,
+    Situation,
+    handed_over,
+    hiding,
+    matrix,
+    without_databases,
+)
+from huleedu_tasks.report import Level, Outcome, Problem, Progress, Report, Silence
+
+COMMAND = "services.check"
+COLUMNS = ("env.py", "config.py", "head")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """One look at services and all that is said of them.
+
+    Attributes:
+        services: Those to look at; what belongs to no service is told if they are all.
+        alembic: What each service's Alembic says.
+        jobs: How many services are asked at once.
+    """
+
+    settings: Settings
+    registry: Registry
+    services: tuple[Service, ...]
+    alembic: AlembicHistories
+    jobs: int
+    progress: Progress = field(default_factory=Silence)
+    _answers: dict[str, Mapping[str, Answers]] = field(default_factory=dict)
+
+    async def check(self) -> Report:
+        """Find where they do not agree."""
+        started = time.monotonic()
+        environment = self.settings.child_environment()
+        composition = await read_composition(
+            self.registry.root, self.registry.compose_files, environment
+        )
+
+        async def one(service: Service, step: parallel.Step) -> Outcome:
+            step("asking its config.py and env.py")
+            return await self._check(service, composition)
+
+        async with aclosing(self.alembic):
+            outcomes = await parallel.run(
+                self.services, one, jobs=self.jobs, progress=self.progress
+            )
+        general: list[Problem] = []
+        if len(self.services) == len(self.registry.services):
+            found = unregistered_servers(self.registry, composition, environment)
+            general += self._if_compose_matters(found)
+            general += leftovers(self.registry)
+        return Report(
+            command=COMMAND,
+            environment=str(self.settings.environment),
+            provider="none",
+            provider_reason="nothing was started or connected to",
+            outcomes=tuple(self._with_doubles(outcome) for outcome in outcomes),
+            columns=COLUMNS,
+            seconds=time.monotonic() - started,
+            general=tuple(general),
+            notes=composition.remarks,
+        )
+
+    async def _check(self, service: Service, composition: Composition) -> Outcome:
+        missing = [
+            action_required(finding.problem, "Correct the registry, or add it.")
+            for finding in service.missing_files()
+        ]
+        user = self.settings.get("HULEEDU_DB_USER")
+        differing = compose_differences(service, composition, user=user)
+        problems = [*missing, *self._if_compose_matters(differing)]
+        created = created_on(composition.containers, service, self.registry.root)
+        problems += not_run(service, created, self.settings.provider)
+        facts = dict.fromkeys(COLUMNS)
+        output = ""
+        if service.alembic_config.is_file():
+            facts["head"], history_problems = await self._history(service)
+            problems += history_problems
+            try:
+                found, answers = await self._ask(service)
+            except HuleEduError as error:
+                problems.append(action_required(error.message, parallel.hint_of(service, error)))
+                output = error.output
+            else:
+                self._answers[service.name] = answers
+                problems += found
+                facts |= _shown(answers)
+                output = _output(answers)
+        outcome = Outcome(service=service.name, facts=facts, output=output)
+        return outcome.judged(tuple(problems))
+
+    async def _history(self, service: Service) -> tuple[str | None, Iterator[Problem]]:
+        try:
+            return runner.named((await self.alembic.history(service)).heads), iter(())
+        except HuleEduError as error:
+            texts = [str(finding) for finding in error.findings] or [error.message]
+            hint = parallel.hint_of(service, error)
+            remedy = hint.removeprefix("Nothing was run. ") or "Correct it."
+            return None, (action_required(text, remedy) for text in texts)
+
+    def _if_compose_matters(self, problems: Iterable[Problem]) -> Iterator[Problem]:
+        """Tell what is wrong with the compose files as what it is to whoever does not use them."""
+        elsewhere = (ProviderName.EMBEDDED, ProviderName.EXISTING)
+        without = self.settings.provider in elsewhere
+        for problem in problems:
+            yield replace(problem, level=Level.INFO, handled=True) if without else problem
+
+    async def _ask(self, service: Service) -> tuple[list[Problem], Mapping[str, Answers]]:
+        loaded = loaded_by(service, self.settings)
+        own = runner.environment_of(service, self.settings)
+        environment = without_databases(own, self.registry)
+        hidden = hiding(loaded, self.registry)
+        cases = {case.name: case for case in matrix(service, hidden, self.registry.prefix)}
+        answers = await asking.ask(service, list(cases.values()), environment, loaded)
+        suggestion, problems = None, []
+        if not follows(answers[Situation.HANDED_OVER].env):
+            if plain := await _with_plain_password(service, environment):
+                answers[Situation.HANDED_OVER] = plain
+                problems.append(encodes_nothing(service))
+            else:
+                suggestion = await _suggestion(service, environment)
+        return [*problems, *differences(service, cases, answers, suggestion)], answers
+
+    def _with_doubles(self, outcome: Outcome) -> Outcome:
+        """Add what shows only beside the other services: two on one database."""
+        own = self._address(outcome.service)
+        places = {s.name: found.place for s in self.services if (found := self._address(s.name))}
+        others = [name for name, place in places.items() if own and place == own.place]
+        sharing = {service.name for service in self.services if service.shared_database}
+        if len(others) < 2 or sharing.issuperset(others):
+            return outcome
+        problem = action_required(
+            f"{' and '.join(others)} have the same database in development: {own}",
+            "Give each its own, in config.py or by the registry.",
+        )
+        return outcome.judged((*(outcome.problems or ()), problem))
+
+    def _address(self, name: str) -> Address | None:
+        """Return where a service looks for its database in development, as far as it says."""
+        answers = self._answers.get(name)
+        found = answers[Situation.DEVELOPMENT] if answers else None
+        answer = (found.config or found.env) if found else None
+        return answer if isinstance(answer, Address) else None
+
+
+async def _with_plain_password(service: Service, environment: Mapping[str, str]) -> Answers | None:
+    """Return what a service answers that is configured by parts, if only the password is at fault.
+
+    It goes into a URL there, in the service's own code.
+    """
+    if not fills_in(service.environment, "password"):
+        return None
+    case = handed_over(service, password=PLAIN_PASSWORD)
+    answers = (await asking.ask(service, [case], environment, {}))[case.name]
+    return answers if follows(answers.env) else None
+
+
+async def _suggestion(service: Service, environment: Mapping[str, str]) -> Suggestion | None:
+    """Try what the service's sources mention; return the first that its `env.py` follows."""
+    tried = {}
+    for variable in (service.alembic_url_variable, *read_variables(service)):
+        for scheme in (service.url_scheme, *SCHEMES):
+            other = replace(service, alembic_url_variable=variable, url_scheme=scheme)
+            tried[f"{variable} {scheme}"] = other
+    cases = [handed_over(other, name) for name, other in tried.items()]
+    try:
+        answers = await asking.ask(service, cases, environment, {})
+    except MigrationError:
+        # What was found without a suggestion is worth more than none.
+        return None
+    return next(
+        (
+            Suggestion(variable=other.alembic_url_variable, url_scheme=other.url_scheme)
+            for name, other in tried.items()
+            if follows(answers[name].env)
+        ),
+        None,
+    )
+
+
+def _shown(answers: Mapping[str, Answers]) -> dict[str, str | None]:
+    """Return in a word what env.py and config.py do with the URL they are handed."""
+    handed_over = answers[Situation.HANDED_OVER].env
+    config = answers[Situation.DEVELOPMENT].config
+    return {
+        "env.py": "follows" if follows(handed_over) else "astray",
+        "config.py": str(config) if isinstance(config, Address) else "fails" if config else None,
+    }
+
+
+def _output(answers: Mapping[str, Answers]) -> str:
+    env = answers[Situation.HANDED_OVER].env
+    return env.output if isinstance(env, asking.Failure) else ""

@@ -1,0 +1,125 @@
+"""What differs between the registry and the compose files."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+
+from huleedu_tasks.check.agreement import action_required, handled
+from huleedu_tasks.compose.configuration import Composition
+from huleedu_tasks.compose.database_service import Container
+from huleedu_tasks.compose.file_choice import default_files
+from huleedu_tasks.config.registry import Registry, Service
+from huleedu_tasks.report import Level, Problem
+from huleedu_tasks.repository import shown
+
+WITHOUT = "HULEEDU_PROVIDER=embedded does without it."
+
+
+def compose_differences(
+    service: Service, composition: Composition, *, user: str
+) -> Iterator[Problem]:
+    """Compare a service's registry entry with its container.
+
+    Args:
+        user: The user the tasks log in as; empty if that is not set.
+    """
+    if not composition.containers:
+        return
+    container = composition.containers.get(service.compose_service)
+    if container is None:
+        yield _missing(service, composition)
+        return
+    yield from _ports(service, container)
+    if user and container.user and container.user != user:
+        yield action_required(
+            f"the compose service {container.name!r} makes the user {container.user!r}, and the "
+            f"tasks log in as {user!r}",
+            "Have both take HULEEDU_DB_USER: POSTGRES_USER: ${HULEEDU_DB_USER}.",
+        )
+    yield from _data(service, container)
+    if container.container_name:
+        yield handled(
+            "its compose service has a fixed 'container_name', so that only one checkout can run "
+            "at a time",
+            "Delete 'container_name'; Compose makes one of project and service.",
+        )
+
+
+def unregistered_servers(
+    registry: Registry, composition: Composition, environment: Mapping[str, str]
+) -> Iterator[Problem]:
+    """Find what the compose files have and the registry does not use, and the other way round."""
+    if not composition.containers:
+        yield handled(
+            "there are no compose files with a service in them",
+            "Servers then are embedded or existing ones, which do without.",
+            Level.INFO,
+        )
+        return
+    usual = default_files(registry.root, environment)
+    if not registry.compose_files and list(composition.files) != usual:
+        files = ", ".join(f'"{shown(file, registry.root)}"' for file in composition.files)
+        yield action_required(
+            "the databases are in compose files that Compose does not take by itself",
+            f'State them in the registry: "compose_files": [{files}]. {WITHOUT}',
+        )
+    used = {service.compose_service for service in registry.services}
+    for name in composition.databases:
+        if name not in used:
+            yield handled(
+                f"the compose service {name!r} is a PostgreSQL server that no service names",
+                "Nothing to do, unless it is a service's: state it as 'compose_service'.",
+                Level.INFO,
+            )
+
+
+def _missing(service: Service, composition: Composition) -> Problem:
+    names: Sequence[str] = list(composition.databases)
+    close = get_close_matches(service.compose_service, names, n=1) or names
+    there = f"; there are: {', '.join(close)}" if close else ", or add one"
+    return action_required(
+        f"the compose files have no service {service.compose_service!r}",
+        f"State its own as 'compose_service'{there}. {WITHOUT}",
+    )
+
+
+def _ports(service: Service, container: Container) -> Iterator[Problem]:
+    if container.port is None and container.ports:
+        yield handled(
+            f"the port of the compose service {container.name!r} is not known: a variable in it "
+            "is not set",
+            "Set it, in .env for example.",
+        )
+    elif container.port is None:
+        yield action_required(
+            f"the compose service {container.name!r} publishes no port of the server",
+            f'Publish it: ports: ["127.0.0.1:{service.port}:5432"]. {WITHOUT}',
+        )
+    elif container.port != service.port:
+        yield action_required(
+            f"the compose service {container.name!r} publishes {container.port}, the registry "
+            f"says {service.port}",
+            "Correct one of them.",
+        )
+
+
+def _data(service: Service, container: Container) -> Iterator[Problem]:
+    volume = container.data_volume
+    if not volume:
+        yield handled(
+            f"the compose service {container.name!r} has no volume: its data goes with the "
+            "container",
+            f'Name one: volumes: ["{service.volume}:/var/lib/postgresql/data"].',
+        )
+    elif volume.startswith(("/", ".", "~")):
+        yield handled(
+            f"the data of the compose service {container.name!r} lies in a directory and not in a "
+            "volume",
+            "`db.reset --volumes` does not remove a directory; a plain `db.reset` needs no volume.",
+            Level.INFO,
+        )
+    elif volume != service.volume:
+        yield handled(
+            f"the compose service {container.name!r} has the volume {volume!r}, the registry says "
+            f"{service.volume!r}",
+            f'State "volume": "{volume}".',
+        )

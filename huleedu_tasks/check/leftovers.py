@@ -1,0 +1,72 @@
+"""What lies in a monorepo and belongs to no service of its registry."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from huleedu_tasks.check.agreement import action_required, handled
+from huleedu_tasks.config.registry import SEED_DIRECTORY, Registry
+from huleedu_tasks.migrations.directories import find_directories
+from huleedu_tasks.probe.client import CONFIG_NAMES
+from huleedu_tasks.report import Level, Problem
+from huleedu_tasks.repository import repository_files, repository_root, shown, text_of
+
+SEED_PATTERNS = ("seed_*.py", "seed_*.sql")
+MENTIONS_DATABASE = re.compile(r"postgres(ql)?(\+\w+)?://|DATABASE_UR[IL]")
+
+
+def leftovers(registry: Registry) -> Iterator[Problem]:
+    """Find seeds without a service, and directories that have migrations or should have some."""
+    yield from _seeds(registry)
+    root = (repository_root(registry.root) or registry.root).resolve()
+    registered = {service.directory.resolve() for service in registry.services}
+    configured = {service.alembic_config.resolve() for service in registry.services}
+    directories = find_directories(root, [])
+    for directory in directories:
+        if directory.path not in registered and directory.config not in configured:
+            # It may be an example: only its owners know.
+            yield Problem(
+                level=Level.WARNING,
+                cause=f"{shown(directory.path, root)} has migrations and is not in the registry",
+                remedy="`invoke services.discover` adds it, if it is a service.",
+            )
+    known = registered | {directory.path for directory in directories}
+    for path in _siblings(root, registered):
+        # A directory of services is none itself.
+        holds = any(each.is_relative_to(path) for each in known)
+        if not holds and _mentions_database(path, root):
+            yield handled(
+                f"{shown(path, root)} names a database and has no migrations",
+                "Nothing to do, unless that database is its own: `alembic init alembic` there.",
+                Level.INFO,
+            )
+
+
+def _seeds(registry: Registry) -> Iterator[Problem]:
+    used = {seed for service in registry.services for seed in service.seeds}
+    directory = registry.root / SEED_DIRECTORY
+    for path in sorted(path for pattern in SEED_PATTERNS for path in directory.glob(pattern)):
+        if path not in used:
+            yield action_required(
+                f"the seed {shown(path, registry.root)} belongs to no service",
+                "State it as 'seeds' of its service, or delete it.",
+            )
+
+
+def _siblings(root: Path, directories: set[Path]) -> list[Path]:
+    """Return the directories beside others that hold something people have written."""
+    parents = {directory.parent for directory in directories} - {root.parent}
+    inside = (
+        parent / file.relative_to(parent).parts[0]
+        for file in repository_files(root)
+        for parent in parents
+        if parent in file.parents[1:]
+    )
+    return sorted(set(inside))
+
+
+def _mentions_database(directory: Path, root: Path) -> bool:
+    files = (file for file in repository_files(root) if file.is_relative_to(directory))
+    return any(
+        file.name in CONFIG_NAMES and MENTIONS_DATABASE.search(text_of(file)) for file in files
+    )

@@ -1,0 +1,266 @@
+"""A run of `prod.migrate` as a person meets it: what is asked of them, and what is written down."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from huleedu_tasks.cli.command import Command
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, Refused
+from huleedu_tasks.guard import require_external_environment
+from huleedu_tasks.migrations.alembic_history import AlembicHistories
+from huleedu_tasks.postgres.binaries import find_program
+from huleedu_tasks.prod.backup import Backups
+from huleedu_tasks.prod.dump import Dumper
+from huleedu_tasks.prod.journal import Record, new_record, unwritten_record
+from huleedu_tasks.prod.migrate import COMMAND, Prepared, Release
+from huleedu_tasks.prod.plan_file import PlanEntry, read_plan
+from huleedu_tasks.prod.production import Production
+from huleedu_tasks.report import Progress, Report
+from huleedu_tasks.screen import prompts
+
+UNWRITTEN = (
+    "What to do: Make room there and keep this output: it has what the record lacks. "
+    "`invoke prod.status` tells where each database is."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was typed; paths are relative to the directory it was typed in."""
+
+    services: Sequence[str] | None
+    plan: str
+    first: Sequence[str] | None
+    keep_going: bool
+    hosts: tuple[str, ...]
+    yes: bool
+    backup_command: str
+    backup_directory: str
+    report: str
+
+
+def run_release(app: Command, options: Options) -> Report:
+    """Plan, ask, and do it; whatever comes of it is recorded.
+
+    Raises:
+        HuleEduError: If an argument is wrong, or if somebody or something said no.
+    """
+    require_external_environment(app.unchecked_settings, COMMAND)
+    _require_files_apart(app, options)
+    with _recorded(app, options.report) as record:
+        _require_arguments(options)
+        services, pins = _chosen(app, options)
+        backups, first = _backups(app, options), _first(app, options, services)
+        with progress(app, services) as shown:
+            release = Release(
+                production=production(app, services, shown),
+                record=record,
+                first=first,
+                keep_going=options.keep_going,
+                backups=backups,
+                pins=pins,
+                notify=app.screen.say,
+                stop=app.stop,
+            )
+            prepared = app.run(release.prepare()) if services else None
+        if prepared is None:
+            report = release.nothing_planned()
+        else:
+            report = _carried_out(app, options, release, prepared)
+        return _ended(app, record, report)
+
+
+def production(app: Command, services: tuple[Service, ...], shown: Progress) -> Production:
+    """Return the flows over services that are not ours to lose."""
+    return Production(
+        settings=app.unchecked_settings,
+        services=services,
+        root=app.registry.root,
+        answers=AlembicHistories(
+            settings=app.unchecked_settings, state=None if app.dry_run else app.state
+        ),
+        redact=app.redact,
+        progress=shown,
+    )
+
+
+def progress(
+    app: Command, services: Sequence[Service]
+) -> contextlib.AbstractContextManager[Progress]:
+    """Show how far the services are while a `with` block runs."""
+    return app.screen.progress([service.name for service in services])
+
+
+def _carried_out(app: Command, options: Options, release: Release, prepared: Prepared) -> Report:
+    if prepared.report.exit_code is not ExitCode.DONE:
+        return prepared.report
+    if not prepared.changing:
+        return release.nothing_to_do(prepared)
+    if app.dry_run:
+        return release.would(prepared)
+    app.require_not_interrupted()
+    app.screen.preview(prepared.report)
+    if warning := release.backups.warning:
+        app.screen.say(warning)
+    _confirm(options, prepared, release.record)
+    with progress(app, release.production.services) as shown:
+        return app.run(release.shown_by(shown).carry_out(prepared), patient=True)
+
+
+def _confirm(options: Options, prepared: Prepared, record: Record) -> None:
+    """Have a person type each host, or see that the arguments name them all.
+
+    Raises:
+        Refused: If not.
+    """
+    hosts = prepared.hosts
+    flags = "--yes " + " ".join(f"--host {name}" for name in hosts)
+    if options.yes:
+        _require_hosts(options, prepared, flags)
+    elif prompts.has_person():
+        for host in hosts:
+            prompts.type_name(host, why=prepared.question(host), flag=flags)
+    else:
+        raise Refused(
+            f"{prepared.environment}: standard input is not a terminal; nothing was changed.",
+            code="terminal-required",
+            hint=f"Without a terminal, pass `{flags}`.",
+        )
+    record.add("confirmed", by="arguments" if options.yes else "person", hosts=hosts)
+
+
+def _require_hosts(options: Options, prepared: Prepared, flags: str) -> None:
+    given = {name.lower() for name in options.hosts}
+    problems = [
+        *(f"{name} is missing" for name in prepared.hosts if name not in given),
+        *(f"no service is on {name}" for name in sorted(given - set(prepared.all_hosts))),
+    ]
+    if problems:
+        raise Refused(
+            f"{prepared.environment}: --yes requires --host for every host to be changed: "
+            f"{'; '.join(problems)}. Nothing was changed.",
+            code="host-not-confirmed",
+            hint=f"If that is what you mean: `{flags}`.",
+        )
+
+
+# What was typed.
+
+
+def _require_arguments(options: Options) -> None:
+    if options.hosts and not options.yes:
+        raise ConfigurationError(
+            "--host goes with --yes.",
+            code="argument-conflict",
+            hint="On a terminal leave it out, and type the host.",
+        )
+    if options.plan and options.services:
+        raise ConfigurationError(
+            "--plan says which services are migrated; --service does not go with it.",
+            code="argument-conflict",
+            hint="Make a plan of fewer: `invoke prod.plan --service NAME --out FILE`.",
+        )
+
+
+def _require_files_apart(app: Command, options: Options) -> None:
+    # The record is opened first, and would be the end of the plan.
+    if options.plan and app.start / options.plan == app.start / options.report:
+        raise ConfigurationError(
+            "--report and --plan name the same file; nothing was done.",
+            code="argument-conflict",
+            hint="Name another file with --report.",
+        )
+
+
+def _chosen(
+    app: Command, options: Options
+) -> tuple[tuple[Service, ...], tuple[PlanEntry, ...] | None]:
+    """Return the services to be migrated, and what a plan holds fast of them."""
+    if not options.plan:
+        return app.services(options.services), None
+    environment = str(app.unchecked_settings.environment)
+    pins = read_plan(app.start / options.plan, environment=environment)
+    # No names would mean all services.
+    return app.services([pin.service for pin in pins]) if pins else (), pins
+
+
+def _first(app: Command, options: Options, services: Sequence[Service]) -> tuple[str, ...]:
+    first = app.services(options.first) if options.first else ()
+    if others := [each.name for each in first if each not in services]:
+        raise ConfigurationError(
+            f"--first names {', '.join(others)}, which is not among the services of this run.",
+            code="service-not-selected",
+            hint="Name it with --service as well, or leave --first out.",
+        )
+    return tuple(each.name for each in first)
+
+
+def _backups(app: Command, options: Options) -> Backups:
+    if not options.backup_directory:
+        return Backups(root=app.registry.root, command=options.backup_command)
+    programs = {name: find_program(name) for name in ("pg_dump", "pg_restore")}
+    if missing := [name for name, path in programs.items() if not path]:
+        raise ConfigurationError(
+            f"--backup-dir needs {' and '.join(missing)}, and this machine has none.",
+            code="pg-dump-missing",
+            hint="Install PostgreSQL's client of the server's version, or use --backup-command.",
+        )
+    directory = app.start / options.backup_directory
+    if not directory.is_dir():
+        raise ConfigurationError(
+            f"--backup-dir {directory} is no directory.",
+            code="backup-directory-invalid",
+            hint="Create it, readable by you only.",
+        )
+    return Backups(
+        root=app.registry.root,
+        command=options.backup_command,
+        directory=directory,
+        dumper=Dumper(**programs),
+    )
+
+
+# What is written down.
+
+
+@contextlib.contextmanager
+def _recorded(app: Command, report: str) -> Iterator[Record]:
+    """Record a run, however it ends; who ends it well says so."""
+    if app.dry_run:
+        yield unwritten_record()
+        return
+    with new_record(
+        app.state,
+        command=COMMAND,
+        environment=str(app.unchecked_settings.environment),
+        root=app.registry.root,
+        copy=app.start / report if report else None,
+        redact=app.redact,
+    ) as record:
+        try:
+            yield record
+        except HuleEduError as error:
+            findings = [str(finding) for finding in error.findings]
+            record.end(error.exit_code, detail=error.message, findings=findings)
+            raise
+        except KeyboardInterrupt:
+            record.end(app.exit_code or ExitCode.INTERRUPTED, detail="interrupted")
+            raise
+        except Exception as error:
+            record.end(ExitCode.FAILED, detail=f"{type(error).__name__}: {error}")
+            raise
+
+
+def _ended(app: Command, record: Record, report: Report) -> Report:
+    """Write down how a run has ended, and return its report with what could not be written."""
+    report = report.ended_by(app.exit_code) if app.exit_code else report
+    outcomes = {each.service: f"{each.status} {each.detail}" for each in report.outcomes}
+    code = report.exit_code if app.stop.is_requested else app.exit_code or report.exit_code
+    record.end(code, dry_run=report.dry_run, services=outcomes)
+    if not record.problems:
+        return report
+    if app.screen.as_json:
+        for problem in record.problems:
+            app.screen.say(problem)
+    return replace(report, notes=(*report.notes, *record.problems, UNWRITTEN))

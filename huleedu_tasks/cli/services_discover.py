@@ -1,0 +1,76 @@
+"""A run of `services.discover` as a person meets it: what is asked of them, and what is written."""
+
+from pathlib import Path
+
+from huleedu_tasks.cli.command import Command
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.discovery import discover
+from huleedu_tasks.discovery.proposals import Decisions
+from huleedu_tasks.report import Discovery, Result
+from huleedu_tasks.screen import prompts
+
+LATER, LEFT_OUT = "later", "left out"
+OTHER_ANSWERS = (
+    ("Later: a marker in the file says what is missing.", LATER),
+    ("Leave this service out.", LEFT_OUT),
+)
+
+
+def run_discovery(app: Command, *, overwrite: bool, may_ask: bool) -> Result:
+    """Look around, ask what could not be settled, and write what somebody has agreed to.
+
+    Args:
+        overwrite: Whether a registry that differs is replaced without a question.
+        may_ask: Whether a person at a terminal may be asked.
+    """
+    path = app.registry_place
+    if not path.is_file() and not Settings.registry_path():
+        discover.require_repository(app.repository)
+    found = app.run(discover.look(app.repository, path, Settings.read(path.parent)))
+    app.require_not_interrupted()
+    has_person = may_ask and prompts.has_person() and not app.dry_run
+    result = found.result(_asked(found) if has_person else Decisions())
+    if result.closing:
+        return result
+    if app.dry_run:
+        return discover.kept(result, "dry run: nothing was written.", refused=False)
+    if overwrite or found.existing is None:
+        return discover.written(result, path)
+    if has_person:
+        return _agreed(app, result, path)
+    return discover.kept(result, discover.NOT_OVERWRITTEN.format(path=path), refused=True)
+
+
+def _asked(found: discover.Found) -> Decisions:
+    """Ask a person what could not be settled; one answer may settle more."""
+    decisions = Decisions()
+    asked: set[tuple[Path, str]] = set()
+    while True:
+        questions = [
+            (entry, question, (entry.proposal.key, question.field))
+            for entry, question in found.questions(decisions)
+            if question.choices
+        ]
+        unasked = [each for each in questions if each[2] not in asked]
+        if not unasked:
+            return decisions
+        entry, question, key = unasked[0]
+        asked.add(key)
+        answer = prompts.choose(
+            f"{entry.name}: which {question.field}?",
+            [*((choice.label, choice.value) for choice in question.choices), *OTHER_ANSWERS],
+            otherwise="Without a terminal the file gets a marker for each open question.",
+        )
+        if answer == LEFT_OUT:
+            decisions = decisions.leaving_out(key[0])
+        elif answer != LATER:
+            decisions = decisions.choosing(*key, answer)
+
+
+def _agreed(app: Command, result: Discovery, path: Path) -> Result:
+    """Show a person what would change, and do it if they say so."""
+    app.screen.discovered(result)
+    brief = discover.brief(result)
+    if prompts.agree(f"Overwrite {path}?"):
+        return discover.written(brief, path)
+    return discover.kept(brief, discover.NOT_OVERWRITTEN.format(path=path), refused=True)

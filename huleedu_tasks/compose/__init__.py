@@ -1,0 +1,1 @@
+"""All knowledge of Docker Compose and of the Docker Engine."""

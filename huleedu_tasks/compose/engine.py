@@ -1,0 +1,303 @@
+"""The Docker Engine, for what Compose does not answer; the only user of the Docker SDK.
+
+Containers and volumes are found by the labels Compose gives them, never by their names: another
+project may have chosen the same ones.
+"""
+
+import grp
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huleedu_tasks.compose.container_state import SERVICE_LABEL, ContainerState, state_of
+from huleedu_tasks.errors import Refused, ServerError
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.volumes import Volume
+
+TIMEOUT = 30
+# What `initdb` prints stands within the first bytes of a container's log.
+LOG_HEAD = 2**16
+SOCKET = "unix://"
+PROJECT_LABEL = "com.docker.compose.project"
+# Docker labels a volume without a name since 23.0; before, only its name tells it.
+ANONYMOUS_LABEL = "com.docker.volume.anonymous"
+ONE_OFF_LABEL = "com.docker.compose.oneoff"
+USE_EMBEDDED = "HULEEDU_PROVIDER=embedded works without Docker."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A local Docker Engine that answers."""
+
+    host: str
+    client: "DockerClient"
+
+    @classmethod
+    def connect(cls, environment: Mapping[str, str]) -> "Engine":
+        """Connect to the engine that the `docker` command would use.
+
+        Raises:
+            Refused: If nothing proves that it is on this machine: what it publishes may not be
+                at localhost then.
+            ServerError: If none answers, or if we may not use it.
+        """
+        host = engine_host(environment)
+        if not host.startswith(SOCKET):
+            raise Refused(
+                f"The Docker Engine at {host} is reached over a network, and nothing proves that "
+                "it is on this machine.",
+                code="docker-remote",
+                hint="Unset DOCKER_HOST or change the context (`docker context use default`). "
+                + USE_EMBEDDED,
+            )
+        path = Path(host.removeprefix(SOCKET))
+        _check_socket(path)
+        return cls(host=host, client=_client(host, path))
+
+    def container(self, project: str, service: str) -> ContainerState | None:
+        """Return the container of a compose service, or None."""
+        labels = [f"{PROJECT_LABEL}={project}", f"{SERVICE_LABEL}={service}"]
+        found = self._list(all=True, filters={"label": [*labels, f"{ONE_OFF_LABEL}=False"]})
+        # Compose keeps the old one beside the new one for a moment when it recreates it.
+        return next((state for state in found if state.runs), found[0] if found else None)
+
+    def containers(self, project: str) -> list[ContainerState]:
+        """Return all containers of a compose project that are no single runs of a command."""
+        labels = [f"{PROJECT_LABEL}={project}", f"{ONE_OFF_LABEL}=False"]
+        return self._list(all=True, filters={"label": labels})
+
+    def image(self, name: str) -> str:
+        """Return the id of the image a name leads to now; empty if it is not on this machine."""
+        import docker
+
+        with _engine_errors():
+            try:
+                return str(self.client.images.get(name).id)
+            except docker.errors.ImageNotFound:
+                return ""
+
+    def publisher(self, port: int) -> ContainerState | None:
+        """Return the running container, of whatever project, that publishes a port."""
+        found = self._list(filters={"publish": str(port)})
+        return found[0] if found else None
+
+    def users_of(self, volume: str) -> list[ContainerState]:
+        """Return the containers, of whatever project, that have a volume mounted."""
+        return self._list(all=True, filters={"volume": volume})
+
+    def named(self, name: str) -> ContainerState | None:
+        """Return the container of that name, of whatever project."""
+        import docker
+
+        with _engine_errors():
+            try:
+                return state_of(self.client.containers.get(name))
+            except docker.errors.NotFound:
+                return None
+
+    def execute(
+        self, container: ContainerState, command: Sequence[str], environment: Mapping[str, str]
+    ) -> tuple[int, str]:
+        """Run a command in a container; return its exit code and what it printed.
+
+        Raises:
+            ServerError: If the container does not run, too.
+        """
+        with _engine_errors():
+            done = self.client.containers.get(container.id).exec_run(
+                list(command), environment=dict(environment)
+            )
+        return done.exit_code, done.output.decode(errors="replace")
+
+    def read_file(self, container: ContainerState, path: str) -> str | None:
+        """Return the text of a file in a running container; None if it cannot be read."""
+        try:
+            code, content = self.execute(container, ["cat", path], {})
+        except ServerError:
+            return None
+        return content if code == 0 else None
+
+    def log_tail(self, container: ContainerState, lines: int) -> str:
+        """Return a container's last log lines."""
+        with _engine_errors():
+            text: bytes = self.client.containers.get(container.id).logs(tail=lines)
+        return text.decode(errors="replace")
+
+    def log_head(self, container: ContainerState) -> str:
+        """Return the beginning of a container's log."""
+        head = bytearray()
+        with _engine_errors():
+            chunks = self.client.containers.get(container.id).logs(stream=True)
+            for chunk in chunks:
+                head += chunk
+                if len(head) > LOG_HEAD:
+                    break
+            chunks.close()
+        return head.decode(errors="replace")
+
+    def remove_container(self, container: ContainerState) -> None:
+        """Remove a container, running or not, and its anonymous volumes."""
+        import docker
+
+        with _engine_errors(), suppress(docker.errors.NotFound):
+            self.client.containers.get(container.id).remove(v=True, force=True)
+
+    def volumes(self) -> set[str]:
+        """Return the names of all volumes."""
+        with _engine_errors():
+            return {volume.name for volume in self.client.volumes.list()}
+
+    def require_removable(self, name: str, project: str, container: ContainerState) -> None:
+        """See that a volume, if it is there, is the project's, and no other container's as well.
+
+        An anonymous volume belongs to the container that it was created for.
+
+        Raises:
+            ServerError: If it is not.
+        """
+        volume = self._volume(name)
+        if volume is None:
+            return
+        labels = volume.attrs.get("Labels") or {}
+        is_anonymous = ANONYMOUS_LABEL in labels or re.fullmatch(r"[0-9a-f]{64}", name)
+        if labels.get(PROJECT_LABEL) != project and not is_anonymous:
+            raise ServerError(
+                f"The volume {name} was not made by Compose for the project {project!r}.",
+                code="volume-not-own",
+                hint=f"It was left alone. If it may go: `docker rm --force {container.name}`, "
+                f"`docker volume rm {name}`, `docker volume create {name}`, "
+                "`invoke db.reset`.",
+            )
+        others = [user.name for user in self.users_of(name) if user.id != container.id]
+        if others:
+            raise ServerError(
+                f"The volume {name} is also used by the container {', '.join(others)}.",
+                code="volume-in-use",
+                hint=f"It was left alone. Remove that one first: `docker rm {' '.join(others)}`.",
+            )
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a volume, if it is there."""
+        volume = self._volume(name)
+        if volume is not None:
+            with _engine_errors():
+                volume.remove()
+
+    def _volume(self, name: str) -> "Volume | None":
+        import docker
+
+        with _engine_errors():
+            try:
+                return self.client.volumes.get(name)
+            except docker.errors.NotFound:
+                return None
+
+    def _list(self, **what: Any) -> list[ContainerState]:
+        with _engine_errors():
+            # One that goes between being listed and being looked at is not there.
+            found = self.client.containers.list(**what, ignore_removed=True)
+        return [state_of(container) for container in found]
+
+
+def engine_host(environment: Mapping[str, str]) -> str:
+    """Return the engine's address, as the `docker` command finds it.
+
+    DOCKER_HOST comes first, then DOCKER_CONTEXT, then the current context, then the usual socket.
+    """
+    if stated := environment.get("DOCKER_HOST"):
+        return stated
+    from docker.context import ContextAPI
+    from docker.context.config import get_current_context_name
+
+    name = environment.get("DOCKER_CONTEXT") or get_current_context_name()
+    context = ContextAPI.get_context(name)
+    if context is None:
+        raise ServerError(
+            f"There is no Docker context {name!r}.",
+            code="docker-context-missing",
+            hint="See `docker context ls`.",
+        )
+    # `http+unix` is the SDK's own name for a socket.
+    return str(context.Host).replace("http+unix://", SOCKET)
+
+
+def _client(host: str, path: Path) -> "DockerClient":
+    import docker
+    import requests
+
+    try:
+        client = docker.DockerClient(base_url=host, timeout=TIMEOUT)
+        client.ping()
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        raise ServerError(
+            f"No Docker Engine answers at {path}: {_reason(error)}.",
+            code="docker-unreachable",
+            hint=f"Start Docker. {USE_EMBEDDED}",
+        ) from error
+    return client
+
+
+def _check_socket(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except PermissionError:
+        raise ServerError(
+            f"The Docker Engine's socket {path} lies in a directory this account may not enter.",
+            code="docker-permission-denied",
+            hint=f"Is it another account's own engine? See DOCKER_HOST. {USE_EMBEDDED}",
+        ) from None
+    except OSError:
+        raise ServerError(
+            f"No Docker Engine answers: there is no socket {path}.",
+            code="docker-unreachable",
+            hint=f"Start Docker. {USE_EMBEDDED}",
+        ) from None
+    if not os.access(path, os.R_OK | os.W_OK):
+        group = _group(path)
+        open_to = f"is open to the group {group!r}" if mode & stat.S_IWGRP else "is closed"
+        join = f"`sudo usermod -aG {group} $USER`, then log in again."
+        raise ServerError(
+            f"The Docker Engine's socket {path} {open_to}, and not to this account.",
+            code="docker-permission-denied",
+            hint=f"{join if mode & stat.S_IWGRP else f'Look at it: `ls -l {path}`.'} "
+            f"{USE_EMBEDDED}",
+        )
+
+
+def _group(path: Path) -> str:
+    number = path.stat().st_gid
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
+
+
+@contextmanager
+def _engine_errors() -> Iterator[None]:
+    import docker
+    import requests
+
+    try:
+        yield
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        raise ServerError(
+            f"The Docker Engine failed: {_reason(error)}.",
+            code="docker-failed",
+            hint="See whether it still runs: `docker info`.",
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the engine's own words, or the system's where it could not be asked."""
+    if explanation := getattr(error, "explanation", None):
+        return str(explanation)
+    while error.__context__:
+        error = error.__context__
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,159 @@
+"""What init scripts of compose files create on a new server, and embedded servers lack."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huleedu_tasks.compose.database_service import Container
+from huleedu_tasks.compose.file_choice import default_files, read_here
+from huleedu_tasks.config.registry import Registry, Service
+from huleedu_tasks.config.settings import ProviderName, Settings
+from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.report import Level, Problem
+from huleedu_tasks.repository import is_directory, is_file, repository_files, shown, text_of
+
+CODE = "init-scripts-not-run"
+INIT_DIRECTORY = "/docker-entrypoint-initdb.d"
+SCRIPTS = (".sql", ".sh")
+_EXTENSION = "extension"
+_CREATE = re.compile(
+    r"\bCREATE\s+(ROLE|USER(?!\s+MAPPING)|EXTENSION|SCHEMA(?!\s+AUTHORIZATION))\s+"
+    r"(?:IF\s+NOT\s+EXISTS\s+)?(?:\"([^\"$]+)\"|'?([A-Za-z_][\w-]*))(?!\$)",
+    re.IGNORECASE,
+)
+_COMMENT = re.compile(r"--[^\n]*|^\s*#[^\n]*", re.MULTILINE)
+_MISSING = re.compile(r'\b(role|schema) "([^"]+)" does not exist')
+# What a migration misses if an extension is missing.
+_OF_EXTENSION = re.compile(r"\b(type|function|operator class|operator) .{1,200}? does not exist")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """One object that an init script creates.
+
+    Attributes:
+        kind: `role`, `extension` or `schema`.
+        script: The script, from the root of the monorepo.
+    """
+
+    kind: str
+    name: str
+    script: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r}"
+
+
+def created_by_scripts(
+    registry: Registry, settings: Settings, service: Service
+) -> tuple[Created, ...]:
+    """Return what the init scripts of a service's server create beside databases.
+
+    Returns:
+        Nothing where the compose files cannot be read, no extension that the registry states, and
+        nothing that the service's own code creates as well.
+    """
+    environment = settings.child_environment()
+    files = registry.compose_files or default_files(registry.root, environment)
+    try:
+        servers = read_here(files, environment) if files else {}
+    except ConfigurationError:
+        servers = {}
+    return created_on(servers, service, registry.root)
+
+
+def created_on(
+    servers: Mapping[str, Container], service: Service, root: Path
+) -> tuple[Created, ...]:
+    """Return the same, of compose services that have been read already."""
+    server = servers.get(service.compose_service)
+    found = dict.fromkeys(
+        created
+        for script in (_scripts(server) if server else ())
+        for created in _created(script, root)
+    )
+    if not found:
+        return ()
+    own = {(_EXTENSION, name) for name in service.extensions} | {*_created_by_code(service)}
+    return tuple(created for created in found if (created.kind, created.name) not in own)
+
+
+def not_run(
+    service: Service, created: Sequence[Created], provider: ProviderName
+) -> Iterator[Problem]:
+    """Find that embedded servers lack what init scripts create; containers have it."""
+    if created:
+        is_embedded = provider is ProviderName.EMBEDDED
+        yield Problem(
+            level=Level.WARNING if is_embedded else Level.INFO,
+            cause=f"{_listed(created)}, and embedded servers do not run init scripts",
+            remedy=remedy(service, created),
+            handled=not is_embedded,
+            code=CODE,
+        )
+
+
+def missing_object(created: Sequence[Created], message: str) -> Sequence[Created]:
+    """Return those of the objects that a failed statement missed, by PostgreSQL's message."""
+    if found := _MISSING.search(message):
+        return [each for each in created if (each.kind, each.name) == found.groups()]
+    if _OF_EXTENSION.search(message):
+        return [each for each in created if each.kind == _EXTENSION]
+    return []
+
+
+def missing_hint(service: Service, missing: Sequence[Created]) -> str:
+    """Return what to do about objects that only an init script creates."""
+    return f"{_listed(missing)}, and embedded servers do not run it. {remedy(service, missing)}"
+
+
+def remedy(service: Service, created: Sequence[Created]) -> str:
+    """Return how a service gets what only an init script creates."""
+    extensions = [each.name for each in created if each.kind == _EXTENSION]
+    kinds = dict.fromkeys(each.kind for each in created if each.kind != _EXTENSION)
+    steps = []
+    if extensions:
+        names = ", ".join(f'"{name}"' for name in (*service.extensions, *extensions))
+        steps.append(f'State "extensions": [{names}] for {service.name} in services.json.')
+    if kinds:
+        what = " and ".join(f"each {kind}" for kind in kinds)
+        steps.append(f"Create {what} in a revision, if it does not exist.")
+    return " ".join([*steps, "HULEEDU_PROVIDER=docker runs the scripts."])
+
+
+def _listed(created: Sequence[Created]) -> str:
+    """Say which script creates what."""
+    scripts = dict.fromkeys(each.script for each in created)
+    return "; ".join(
+        f"{script} creates {', '.join(str(each) for each in created if each.script == script)}"
+        for script in scripts
+    )
+
+
+def _scripts(server: Container) -> Iterator[Path]:
+    for source, target in server.mounts:
+        if target.startswith(INIT_DIRECTORY) and source.startswith("/"):
+            path = Path(source)
+            inside = sorted(path.glob("*")) if is_directory(path) else [path]
+            yield from (each for each in inside if each.suffix in SCRIPTS and is_file(each))
+
+
+def _created(script: Path, root: Path) -> Iterator[Created]:
+    for kind, name in _objects(_COMMENT.sub("", text_of(script))):
+        yield Created(kind=kind, name=name, script=shown(script, root))
+
+
+def _created_by_code(service: Service) -> Iterator[tuple[str, str]]:
+    """Return the kind and name of what a service's revisions, or other code of it, create."""
+    files = repository_files(service.directory) if is_directory(service.directory) else ()
+    for path in files:
+        if path.suffix in (".py", ".sql"):
+            yield from _objects(text_of(path).replace('\\"', '"'))
+
+
+def _objects(text: str) -> Iterator[tuple[str, str]]:
+    for kind, quoted, plain in _CREATE.findall(text):
+        noun = kind.lower()
+        # PostgreSQL folds names without quotes.
+        yield "role" if noun == "user" else noun, quoted or plain.lower()

@@ -1,0 +1,257 @@
+"""Compose files read without Compose: merged, completed and interpolated as far as it matters here.
+
+Where Docker's command line is there it is asked instead; this also tells which file a service
+stands in, which Compose does not.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from huleedu_tasks.compose.declarations import Declaration, Override, declaration
+from huleedu_tasks.compose.env_files import assignments
+from huleedu_tasks.compose.interpolation import Interpolation
+from huleedu_tasks.config.settings import ENV_FILE
+from huleedu_tasks.errors import ConfigurationError
+
+# A document that comes to more by its aliases is an accident, or an attack.
+MOST_VALUES = 100_000
+Declarations = dict[str, Declaration]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadFiles:
+    """What the files declare.
+
+    Attributes:
+        missing: Variables they require and nobody has set.
+    """
+
+    services: Declarations
+    missing: frozenset[str] = frozenset()
+
+
+def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles:
+    """Read compose files, each over the one before it.
+
+    Args:
+        files: At least one; relative paths start from the first one's directory.
+        variables: What wins over `.env`.
+
+    Raises:
+        ConfigurationError: If one cannot be read.
+    """
+    directory = files[0].parent
+    reader = _Reader()
+    services = reader.project(
+        files, directory, {**env_file(directory / ENV_FILE, variables), **variables}
+    )
+    return ReadFiles(services=services, missing=frozenset(reader.missing))
+
+
+def env_file(path: Path, outer: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a file; each may use those before it and those outside."""
+    values: dict[str, str] = {}
+    for each in assignments(path):
+        known = Interpolation(variables={**values, **outer})
+        values[each.name] = each.value if each.is_literal else known(each.value)
+    return values
+
+
+@dataclass(slots=True)
+class _Reader:
+    """One reading, and what it comes upon."""
+
+    missing: set[str] = field(default_factory=set)
+
+    def project(
+        self,
+        files: Sequence[Path],
+        directory: Path,
+        variables: Mapping[str, str],
+        above: frozenset[Path] = frozenset(),
+    ) -> Declarations:
+        services: Declarations = {}
+        for file in files:
+            document = self._document(file, variables)
+            inside = above | {file.resolve()}
+            for included, where, inner in self._includes(document, file.parent, variables):
+                _require_no_circle(included, inside, file)
+                services |= self.project(included, where, inner, inside)
+            for name in _services(document):
+                own = self._extended(document, name, directory, file, variables)
+                services[name] = services[name].under(own) if name in services else own
+        return {name: self._completed(each, variables) for name, each in services.items()}
+
+    def _document(self, file: Path, variables: Mapping[str, str]) -> dict[str, Any]:
+        interpolation = Interpolation(variables=variables)
+        document: dict[str, Any] = {}
+        try:
+            for part in _load(file):
+                document |= _mapping(_everywhere(part, interpolation))
+        except RecursionError:
+            raise _unusable(file, "is nested too deeply") from None
+        self.missing |= interpolation.missing
+        return document
+
+    def _includes(
+        self, document: Mapping[str, Any], directory: Path, variables: Mapping[str, str]
+    ) -> Iterator[tuple[list[Path], Path, Mapping[str, str]]]:
+        includes = document.get("include") or []
+        for include in includes if isinstance(includes, list) else [includes]:
+            stated = include if isinstance(include, Mapping) else {"path": include}
+            files = [directory / path for path in _texts(stated.get("path"))]
+            if not files:
+                continue
+            where = directory / str(stated.get("project_directory") or files[0].parent)
+            env_files = [directory / p for p in _texts(stated.get("env_file"))] or [
+                where / ENV_FILE
+            ]
+            inner: dict[str, str] = {}
+            for each in env_files:
+                inner |= env_file(each, {**inner, **variables})
+            yield files, where, {**inner, **variables}
+
+    def _extended(
+        self,
+        document: Mapping[str, Any],
+        name: str,
+        directory: Path,
+        file: Path,
+        variables: Mapping[str, str],
+        below: frozenset[tuple[Path, str]] = frozenset(),
+    ) -> Declaration:
+        stated = _services(document)[name]
+        below = below | {(file.resolve(), name)}
+        own = declaration(stated, directory, file)
+        extends = stated.get("extends")
+        if not extends:
+            return own
+        base = extends if isinstance(extends, Mapping) else {"service": extends}
+        if base.get("file"):
+            file = directory / str(base["file"])
+            directory = file.parent
+            document = self._document(file, variables)
+        other = str(base.get("service"))
+        if other not in _services(document):
+            return own
+        if (file.resolve(), other) in below:
+            raise _unusable(file, f"has the service {other!r} extend itself")
+        extended = self._extended(document, other, directory, file, variables, below)
+        return replace(extended.under(own), file=own.file)
+
+    def _completed(self, service: Declaration, variables: Mapping[str, str]) -> Declaration:
+        """Fill in what comes from files of variables and from outside."""
+        from_files: dict[str, str | None] = {}
+        for path in service.env_files:
+            from_files |= env_file(path, variables)
+        handed_on = {
+            name: variables.get(name) if value is None else value
+            for name, value in service.environment.items()
+        }
+        return replace(service, environment=from_files | handed_on, env_files=())
+
+
+def _load(file: Path) -> list[Any]:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Everything is a text, as Compose has it: 22:22 is no number and `on` no truth."""
+
+        def construct_document(self, node: yaml.Node) -> Any:
+            if _values(node, {}) > MOST_VALUES:
+                raise _unusable(file, f"comes to more than {MOST_VALUES:,} values by its aliases")
+            return super().construct_document(node)
+
+        yaml_implicit_resolvers = {  # noqa: RUF012  # as its base class has it
+            first: [
+                (tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))
+            ]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    def override(loader: yaml.SafeLoader, node: yaml.Node) -> Override:
+        if node.tag == "!reset":
+            return Override(None)
+        if isinstance(node, yaml.MappingNode):
+            return Override(loader.construct_mapping(node, deep=True))
+        if isinstance(node, yaml.SequenceNode):
+            return Override(loader.construct_sequence(node, deep=True))
+        return Override(
+            loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) else None
+        )
+
+    for tag in ("!reset", "!override"):
+        Loader.add_constructor(tag, override)
+    try:
+        return list(yaml.load_all(file.read_text(encoding="utf-8-sig"), Loader=Loader))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"The compose file {file} cannot be read: {getattr(error, 'strerror', None) or error}.",
+            code="compose-file-unreadable",
+            hint="Correct its name where it is stated, or its permissions.",
+        ) from error
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        where = f" line {place.line + 1}:" if place else ""
+        raise _unusable(file, f"is not YAML:{where} {problem}") from error
+    except (ValueError, AttributeError):
+        # A tag such as !!int in front of something else.
+        raise _unusable(file, "has a value that is not what its tag says") from None
+
+
+def _values(node: Any, known: dict[int, float]) -> float:
+    """Return how many values a document comes to with its aliases written out."""
+    if id(node) not in known:
+        # Whoever comes back here meanwhile is inside of it: then there is no end.
+        known[id(node)] = math.inf
+        inside = node.value if isinstance(node.value, list) else ()
+        parts = [part for each in inside for part in (each if isinstance(each, tuple) else [each])]
+        known[id(node)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(node)]
+
+
+def _require_no_circle(included: Sequence[Path], inside: frozenset[Path], file: Path) -> None:
+    for each in included:
+        if each.resolve() in inside:
+            raise _unusable(file, f"includes {each.name}, which it is included in itself")
+
+
+def _unusable(file: Path, problem: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The compose file {file} {problem}.",
+        code="compose-file-invalid",
+        hint="`docker compose config` shows what Compose makes of it.",
+    )
+
+
+def _everywhere(value: Any, interpolation: Interpolation) -> Any:
+    """Replace the variables in every text of a document, but not in its keys."""
+    if isinstance(value, str):
+        return interpolation(value)
+    if isinstance(value, Override):
+        return Override(_everywhere(value.value, interpolation))
+    if isinstance(value, list):
+        return [_everywhere(each, interpolation) for each in value]
+    if isinstance(value, dict):
+        return {key: _everywhere(each, interpolation) for key, each in value.items()}
+    return value
+
+
+def _services(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    services = _mapping(document.get("services"))
+    return {str(name): _mapping(service) for name, service in services.items()}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    plain = value.value if isinstance(value, Override) else value
+    return plain if isinstance(plain, dict) else {}
+
+
+def _texts(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [str(each) for each in value] if isinstance(value, list) else [str(value)]

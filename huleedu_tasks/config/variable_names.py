@@ -1,0 +1,13 @@
+"""What the names of environment variables tell about the URLs in them."""
+
+import re
+
+URL_NAME = re.compile(
+    r"(database|db|postgres\w*|pg|sqlalchemy|sql)\w*(url|uri|dsn)|^(dsn|\w+_dsn)$|connection_string",
+    re.IGNORECASE,
+)
+# A URL of something else.
+OTHERS = re.compile(
+    r"(^|_)(SENTRY|REDIS|RABBIT|RABBITMQ|AMQP|BROKER|KAFKA|CELERY|MONGO|MONGODB|S3|MINIO|ELASTIC"
+    r"|ELASTICSEARCH|CLICKHOUSE|MYSQL|HTTP|HTTPS|CACHE)(_|$)"
+)

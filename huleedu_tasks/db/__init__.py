@@ -1,0 +1,1 @@
+"""What the `db.*` tasks do: the databases of development and testing."""

@@ -1,0 +1,1 @@
+"""What `services.discover` does: proposes a registry from the files of a repository."""

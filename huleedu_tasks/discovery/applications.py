@@ -1,0 +1,201 @@
+"""The containers that run the services, and which database each of them is sent to."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from huleedu_tasks.compose.database_service import Container
+from huleedu_tasks.discovery.found_urls import UNKNOWN, see_url
+from huleedu_tasks.discovery.names import stem
+from huleedu_tasks.discovery.python_source import names_database
+from huleedu_tasks.discovery.sources import SECONDARY
+from huleedu_tasks.migrations.directories import ServiceDirectory
+from huleedu_tasks.repository import shown
+
+HOST_VARIABLE = re.compile(
+    r"(DB|DATABASE|POSTGRES|POSTGRESQL|PG)_?(HOST|HOSTNAME|SERVER)$|^PGHOST$", re.IGNORECASE
+)
+DATABASE_VARIABLE = re.compile(
+    r"(DB|DATABASE|POSTGRES|POSTGRESQL|PG)_?(NAME|DB|DATABASE)$|_DB$", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """A database that a container is told of.
+
+    Attributes:
+        variable: The one that holds the whole URL; empty if the parts have variables.
+        server: The database's container.
+        database: Empty if it is not told.
+        scheme: Of the URL.
+        is_main: Whether nothing says that it is a second one, as a replica.
+    """
+
+    container: str
+    variable: str
+    server: str
+    database: str
+    scheme: str
+    place: str
+    is_main: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What all containers of one service are told.
+
+    Attributes:
+        waits_for: The servers they start after, each with the place that says so.
+    """
+
+    given: tuple[Given, ...] = ()
+    waits_for: tuple[tuple[str, str], ...] = ()
+
+
+def told_to(
+    applications: Sequence[Container],
+    servers: Mapping[str, Container],
+    directories: Sequence[ServiceDirectory],
+    root: Path,
+) -> dict[Path, Told]:
+    """Return what the containers of each service are told, by its directory's key."""
+    runs = owners(applications, directories, root)
+    known = given(applications, servers, root)
+    waiting = waited_for(applications, servers, root)
+
+    def is_of(container: str, directory: ServiceDirectory) -> bool:
+        return container in runs and runs[container].key == directory.key
+
+    return {
+        directory.key: Told(
+            given=tuple(each for each in known if is_of(each.container, directory)),
+            waits_for=tuple(
+                pair for name in waiting if is_of(name, directory) for pair in waiting[name]
+            ),
+        )
+        for directory in directories
+    }
+
+
+def owners(
+    applications: Iterable[Container], directories: Sequence[ServiceDirectory], root: Path
+) -> dict[str, ServiceDirectory]:
+    """Return the service each application container runs, by the container's name."""
+    points: dict[str, dict[Path, int]] = {}
+    for application in applications:
+        for directory in directories:
+            known = points.setdefault(application.name, {})
+            found = _belongs(application, directory, root)
+            known[directory.key] = known.get(directory.key, 0) + found
+    by_key = {directory.key: directory for directory in directories}
+    return {name: by_key[best] for name, each in points.items() if (best := _unique_best(each))}
+
+
+def given(
+    applications: Iterable[Container], servers: Mapping[str, Container], root: Path
+) -> list[Given]:
+    """Return every database an application container is told of."""
+    # A container is reached by the name of its service, and by a fixed name of its own.
+    hosts = {name: name for name in servers}
+    hosts |= {each.container_name: name for name, each in servers.items() if each.container_name}
+    return [
+        found
+        for each in applications
+        for found in (*_urls(each, hosts, root), *_parts(each, hosts, root))
+    ]
+
+
+def waited_for(
+    applications: Iterable[Container], servers: Mapping[str, Container], root: Path
+) -> dict[str, list[tuple[str, str]]]:
+    """Return the servers each container starts after, with the place, by the container's name."""
+    return {
+        each.name: [
+            (name, f"{_where(each, root)}: {each.name} depends on {name}")
+            for name in each.depends_on
+            if name in servers
+        ]
+        for each in applications
+    }
+
+
+def _urls(application: Container, hosts: Mapping[str, str], root: Path) -> Iterable[Given]:
+    for variable, value in application.environment.items():
+        url = see_url(value)
+        if url and url.host in hosts:
+            server = hosts[url.host]
+            yield Given(
+                container=application.name,
+                variable=variable,
+                server=server,
+                database=url.database,
+                scheme=url.scheme,
+                place=f"{_where(application, root)}: {variable} of {application.name} leads to "
+                f"{server}{'/' * bool(url.database)}{url.database}",
+                is_main=not SECONDARY.search(variable.upper()),
+            )
+
+
+def _parts(application: Container, hosts: Mapping[str, str], root: Path) -> Iterable[Given]:
+    environment = application.environment
+    for variable, value in environment.items():
+        if not HOST_VARIABLE.search(variable) or value not in hosts:
+            continue
+        server = hosts[value]
+        names = [
+            database
+            for name, database in environment.items()
+            if DATABASE_VARIABLE.search(name)
+            if DATABASE_VARIABLE.search(name)
+            and (names_database(name, database) or UNKNOWN in database)
+        ]
+        yield Given(
+            container=application.name,
+            variable="",
+            server=server,
+            database=names[0] if len(set(names)) == 1 and UNKNOWN not in names[0] else "",
+            scheme="",
+            place=f"{_where(application, root)}: {variable} of {application.name} is {server}",
+            is_main=not SECONDARY.search(variable.upper()),
+        )
+
+
+def _where(application: Container, root: Path) -> str:
+    return shown(application.file, root) if application.file else "compose files"
+
+
+def _belongs(application: Container, directory: ServiceDirectory, root: Path) -> int:
+    """Return how surely a container runs a service; nothing if nothing says so."""
+    home = directory.home
+    relative = PurePosixPath(home.relative_to(root).as_posix())
+    points = 0
+    if directory.contains(application.build_context):
+        points += 6 if home != root else 1
+    if directory.contains(application.dockerfile) and home != root:
+        points += 5
+    if home != root and any(
+        source.startswith("/") and directory.contains(Path(source))
+        for source, _ in application.mounts
+    ):
+        points += 4
+    inside = PurePosixPath(application.working_dir or "/")
+    if relative.parts and inside.parts[-len(relative.parts) :] == relative.parts:
+        points += 3
+    elif inside.name == home.name:
+        points += 2
+    if relative.parts and re.search(
+        rf"(?<![\w-])({re.escape(str(relative))}|{re.escape('.'.join(relative.parts))})(?![\w-])",
+        application.command,
+    ):
+        points += 3
+    if stem(application.name) and stem(application.name) == stem(home.name):
+        points += 2
+    return points
+
+
+def _unique_best(points: Mapping[Path, int]) -> Path | None:
+    best = max(points.values(), default=0)
+    holders = [path for path, each in points.items() if each == best]
+    return holders[0] if best and len(holders) == 1 else None

@@ -1,0 +1,488 @@
+"""Makes a registry of what is there: directories with migrations, their sources, the compose files.
+
+Each service's `env.py` is asked which variables it follows, in a process in which nothing can be
+connected to. What cannot be settled is a question to the user, or is tagged so that no command
+takes the file for finished.
+"""
+
+import asyncio
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from huleedu_tasks.compose.configuration import Composition, read_composition
+from huleedu_tasks.compose.database_service import Container
+from huleedu_tasks.compose.docker_compose import Compose
+from huleedu_tasks.compose.file_choice import compose_files, read_here
+from huleedu_tasks.config.registry import (
+    SHARE,
+    Registry,
+    findings_in,
+    parse_registry,
+    registry_of,
+)
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.discovery.applications import told_to
+from huleedu_tasks.discovery.entries import (
+    CONVENTION,
+    Basis,
+    Document,
+    Entry,
+    entries,
+    require_readable,
+    service_of,
+)
+from huleedu_tasks.discovery.histories import unordered, with_sharing
+from huleedu_tasks.discovery.own_names import named_after
+from huleedu_tasks.discovery.proposals import Decisions, Survey
+from huleedu_tasks.discovery.questions import TAG, Question
+from huleedu_tasks.discovery.registry_text import registry_text
+from huleedu_tasks.discovery.service_facts import Reading
+from huleedu_tasks.discovery.sources import read_directory, read_sources
+from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding
+from huleedu_tasks.migrations.directories import ServiceDirectory, find_directories
+from huleedu_tasks.probe.observed_variables import Observed, loaded_by, observe
+from huleedu_tasks.report import Discovery, Fact
+from huleedu_tasks.repository import is_in_repository, repository_files, shown
+
+COMMAND = "services.discover"
+NOT_OVERWRITTEN = "{path} differs and was left as it is; pass `--overwrite` to replace it."
+UNSEEN = (
+    "What nobody can see by looking: the order of seeds (seed_after), seeds elsewhere than in "
+    "database/seed-scripts, extensions, and variables of a service's own (environment)."
+)
+APART = (
+    "give each a version table of its own (version_table or version_table_schema in env.py) and "
+    'state "shared_database": true for each, or give each a database of its own'
+)
+SETTLE = "Settle what is listed above in it first."
+NEXT = "Next: `invoke services.list` shows what follows from it, `invoke services.check` compares."
+_OF_SERVICE = re.compile(r"services\[(?P<index>\d+)\]\.?(?P<field>.*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Everything that was read, before anything is decided.
+
+    Attributes:
+        path: Where the registry lies, or would lie.
+        existing: The registry there is, as it stands; None if there is none.
+        text: Its text.
+    """
+
+    path: Path
+    survey: Survey
+    composition: Composition
+    compose_files: tuple[str, ...]
+    existing: Document | None
+    text: str
+    remarks: tuple[str, ...]
+
+    def questions(self, decisions: Decisions) -> list[tuple[Entry, Question]]:
+        """Return what is not settled yet, in the order of the registry."""
+        return [
+            (entry, question)
+            for entry in self.entries(decisions)
+            for question in entry.proposal.questions
+            if question.field in entry.markers
+        ]
+
+    def entries(self, decisions: Decisions) -> list[Entry]:
+        """Return the registry's entries for the services that were found."""
+        made = entries(self.survey.propose(decisions), self._services, self.basis)
+        return with_sharing(made, self.basis)
+
+    def result(self, decisions: Decisions) -> Discovery:
+        """Return the registry, and how it differs from the one there is; nothing is written."""
+        made = self.entries(decisions)
+        document = self._document(made)
+        text = registry_text(document, self.text)
+        unsettled = (*_unsettled(made), *_contradictory(document, self.path.parent))
+        same = document == self.existing
+        shown_text = "" if same else self._difference(text) if self.text else text
+        return Discovery(
+            command=COMMAND,
+            path=str(self.path),
+            written=False,
+            document=document,
+            fields=tuple(row for entry in made for row in _rows(entry, self._stated(entry))),
+            unsettled=unsettled,
+            remarks=(*self.remarks, *self._remarks(made)),
+            shown=shown_text,
+            closing=(self._unchanged(unsettled),) if same else (),
+            exit_code=ExitCode.FAILED if unsettled else ExitCode.DONE,
+        )
+
+    @property
+    def basis(self) -> Basis:
+        """What the entries are completed by."""
+        return Basis.of(self.path.parent, self._heading)
+
+    @property
+    def _heading(self) -> Document:
+        """What the registry says beside its services."""
+        if self.existing is not None:
+            return {name: value for name, value in self.existing.items() if name != "services"}
+        return named_after(self.survey, self.path.parent)
+
+    @property
+    def _services(self) -> list[Document]:
+        return list((self.existing or {}).get("services") or [])
+
+    def _stated(self, entry: Entry) -> Document:
+        return next((each for each in self._services if each["name"] == entry.name), {})
+
+    def _document(self, made: Sequence[Entry]) -> Document:
+        document = self._heading
+        if self.compose_files and "compose_files" not in document:
+            document["compose_files"] = list(self.compose_files)
+        by_name = {entry.name: entry.document for entry in made}
+        # An entry of which nothing was found stays: it may be right all the same.
+        kept = [by_name.get(str(each["name"]), each) for each in self._services]
+        names = {str(each["name"]) for each in self._services}
+        services = [*kept, *(entry.document for entry in made if entry.name not in names)]
+        return {**document, "services": services}
+
+    def _difference(self, text: str) -> str:
+        name = self.path.name
+        lines = difflib.unified_diff(
+            self.text.splitlines(), text.splitlines(), name, f"{name}, discovered", lineterm=""
+        )
+        return "\n".join(lines)
+
+    def _unchanged(self, unsettled: Sequence[object]) -> str:
+        if unsettled:
+            return f"{COMMAND}: {self.path} stays as it is. {SETTLE}"
+        return f"{COMMAND}: {self.path} is up to date."
+
+    def _remarks(self, made: Sequence[Entry]) -> Iterator[str]:
+        for entry in made:
+            yield from entry.differing
+            seen = self.survey.observed.get(entry.proposal.key)
+            if seen and seen.failure:
+                yield (
+                    f"{entry.name}: env.py could not tell what it follows ({seen.failure}); its "
+                    "variables were read from its files."
+                )
+        yield from unordered(made, self.basis)
+        found = {entry.name for entry in made}
+        for each in self._services:
+            if str(each["name"]) not in found:
+                yield f"{each['name']}: no directory with its migrations was found; it was kept."
+        used = {entry.document.get("compose_service") for entry in made}
+        used |= {p.proposal.server.name for p in made if p.proposal.server}
+        asked = {c.value for e in made for q in e.proposal.questions for c in q.choices}
+        for name, server in self.survey.servers.items():
+            if name not in used | asked:
+                database = f" ({server.database})" if server.database else ""
+                yield f"The PostgreSQL server {name}{database} belongs to none of the services."
+
+
+def require_repository(directory: Path) -> None:
+    """See that a directory is one to look around in.
+
+    Raises:
+        ConfigurationError: If it is in no repository.
+    """
+    if not is_in_repository(directory):
+        raise ConfigurationError(
+            f"{directory} is not in a repository: no directory up to the root has .git, and it "
+            "has no file of a repository's root, such as pyproject.toml or compose.yaml.",
+            code="not-a-repository",
+            hint="Change to the root of the repository. If it has no .git: `git init`.",
+        )
+
+
+async def look(root: Path, path: Path, settings: Settings) -> Found:
+    """Read everything, and ask each service's own code what it follows.
+
+    Args:
+        root: The directory of the whole monorepo.
+        path: Where the registry lies, or would lie.
+        settings: What the compose files and the services find in their environment.
+
+    Raises:
+        ConfigurationError: As `read`.
+    """
+    found = await read(root, path, settings.child_environment())
+    return replace(found, survey=replace(found.survey, observed=await _observed(found, settings)))
+
+
+async def _observed(found: Found, settings: Settings) -> dict[Path, Observed]:
+    slots = asyncio.Semaphore(settings.jobs)
+
+    async def one(entry: Entry) -> Observed:
+        service = service_of(entry, found.basis)
+        loaded = loaded_by(service, settings)
+        async with slots:
+            return await observe(
+                service, entry.proposal.reading.sources.reads, settings.process, loaded
+            )
+
+    made = found.entries(Decisions())
+    seen = await asyncio.gather(*(one(entry) for entry in made))
+    return {entry.proposal.key: each for entry, each in zip(made, seen, strict=True)}
+
+
+async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
+    """Read everything; no code of the monorepo is run.
+
+    Args:
+        root: The directory of the whole monorepo.
+        path: Where the registry lies, or would lie.
+        environment: The variables of the compose files.
+
+    Raises:
+        ConfigurationError: If there is no service, or the registry or a compose file it names
+            cannot be read.
+    """
+    repository_files.cache_clear()
+    remarks: list[str] = []
+    text = _text_of(path)
+    existing = _parsed(path, text) if text else None
+    not_taken: list[Finding] = []
+    directories = find_directories(root, not_taken)
+    if not directories:
+        raise _no_service(root, not_taken)
+    remarks += [f"{each.place} {each.problem}." for each in not_taken]
+    stated = [path.parent / file for file in (existing or {}).get("compose_files", ())]
+    composition = await read_composition(root, stated, environment)
+    servers = composition.databases
+    applications = [*_applications(composition), *_others(root, composition, environment)]
+    told = told_to(applications, servers, directories, root)
+    readings = tuple(
+        Reading(
+            directory=directory,
+            sources=read_sources(directory, root, directories),
+            told=told[directory.key],
+        )
+        for directory in directories
+    )
+    return Found(
+        path=path,
+        survey=Survey(
+            root=root,
+            readings=readings,
+            servers=servers,
+            stated_ports=_stated_ports(existing or {}),
+        ),
+        composition=composition,
+        compose_files=_files_to_state(path.parent, composition, environment),
+        existing=existing,
+        text=text,
+        remarks=(
+            *composition.remarks,
+            *remarks,
+            *dict.fromkeys(text for each in readings for text in each.sources.problems),
+            *_lookalikes(directories, root),
+        ),
+    )
+
+
+async def discovered(root: Path, path: Path, settings: Settings) -> Registry:
+    """Return the registry that would be written, for a repository that has none.
+
+    Args:
+        root: The directory of the whole monorepo.
+        path: Where the registry would lie.
+
+    Raises:
+        ConfigurationError: If there is no service, or something is not settled.
+    """
+    result = (await look(root, path, settings)).result(Decisions())
+    if result.unsettled:
+        raise ConfigurationError(
+            f"There is no {path.name} in {path.parent}, and what is there leaves questions open.",
+            code="registry-missing",
+            findings=[
+                Finding(place=f"{row['service']}: {row['field']}", problem=str(row["question"]))
+                for row in result.unsettled
+            ],
+            hint="`invoke services.discover` asks them, and writes the file.",
+        )
+    return registry_of(result.document, path)
+
+
+def written(found: Discovery, path: Path) -> Discovery:
+    """Write the registry.
+
+    Raises:
+        ConfigurationError: If it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = registry_text(found.document, _text_of(path))
+        path.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be written: {error.strerror}",
+            code="registry-unwritable",
+            hint="Correct the directory's owner and permissions.",
+        ) from error
+    tagged = f"{SETTLE} " if found.exit_code else ""
+    closing = (f"{COMMAND}: wrote {path}.", UNSEEN, f"{tagged}{NEXT}")
+    return replace(found, written=True, closing=closing)
+
+
+def brief(found: Discovery) -> Discovery:
+    """Return what is still to be shown to somebody who has seen what was found."""
+    return replace(found, fields=(), unsettled=(), remarks=(), shown="")
+
+
+def kept(found: Discovery, why: str, *, refused: bool) -> Discovery:
+    """Return what was found where nothing was written."""
+    code = ExitCode.REFUSED if refused else found.exit_code
+    return replace(found, exit_code=code, closing=(f"{COMMAND}: {why}", UNSEEN))
+
+
+def _no_service(root: Path, not_taken: Sequence[Finding]) -> ConfigurationError:
+    reason = "nothing in it configures Alembic"
+    if not_taken:
+        reason = f"none of its Alembic configurations ({len(not_taken)}) can be used"
+    return ConfigurationError(
+        f"No service was found in {root}: {reason}.",
+        code="no-service-found",
+        findings=not_taken,
+        hint="A service has an alembic.ini, or [tool.alembic] in its pyproject.toml, whose "
+        "script_location is a directory with an env.py.",
+    )
+
+
+def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact]]:
+    """Tell what does not hold together although each field of it was found."""
+    sharing: dict[str, list[str]] = {}
+    for finding in findings_in(document, root):
+        place = _OF_SERVICE.fullmatch(finding.place)
+        service = document["services"][int(place["index"])] if place else {}
+        name = str(service.get("name", ""))
+        if place and place["field"] == "database" and SHARE in finding.problem:
+            first, other = re.findall(r"'([^']*)'", finding.problem)[:2]
+            sharing.setdefault(first, [other]).append(name)
+        elif TAG not in finding.problem:
+            yield {
+                "service": name,
+                "field": place["field"] if place else finding.place,
+                "question": finding.problem,
+                "choices": [],
+            }
+    for database, names in sharing.items():
+        yield {
+            "service": ", ".join(dict.fromkeys(names)),
+            "field": "database",
+            "question": f"all have the database {database!r}; {APART}",
+            "choices": [],
+        }
+
+
+def _text_of(path: Path) -> str:
+    try:
+        # With the line ends it has.
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{path} cannot be read: {error}",
+            code="registry-unreadable",
+            hint="It must be a readable file in UTF-8.",
+        ) from error
+
+
+def _parsed(path: Path, text: str) -> Document:
+    document, twice = parse_registry(path, text)
+    if not isinstance(document, dict):
+        raise ConfigurationError(
+            f"{path} is no registry: it must be an object.",
+            code="registry-invalid",
+            hint="Move the file away to have a new one written.",
+        )
+    require_readable(document, path, twice)
+    return document
+
+
+def _stated_ports(document: Document) -> frozenset[int]:
+    stated = [entry.get("port") for entry in document.get("services") or ()]
+    return frozenset(port for port in stated if isinstance(port, int))
+
+
+def _applications(composition: Composition) -> list[Container]:
+    return [each for each in composition.containers.values() if not each.is_postgres]
+
+
+def _others(
+    root: Path, composition: Composition, environment: Mapping[str, str]
+) -> Iterator[Container]:
+    """Read the application containers of the other compose files: they tell of the same servers."""
+    for file in compose_files(root):
+        if file in composition.files:
+            continue
+        with suppress(ConfigurationError):
+            read = read_here([file], environment).values()
+            yield from (each for each in read if not each.is_postgres)
+
+
+def _files_to_state(
+    directory: Path, composition: Composition, environment: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return the files Compose would not find by itself from the registry's directory."""
+    usual = Compose(root=directory, files=(), environment=environment).first_file
+    if not composition.databases or (usual and usual in composition.files[:1]):
+        return ()
+    return tuple(Path(os.path.relpath(file, directory)).as_posix() for file in composition.files)
+
+
+def _lookalikes(directories: Sequence[ServiceDirectory], root: Path) -> Iterator[str]:
+    """Tell of directories beside the services that speak of a database and have no migrations."""
+    homes = {directory.home for directory in directories}
+    parents = {home.parent for home in homes if home != root}
+    files = repository_files(root)
+    beside = {
+        p.joinpath(f.relative_to(p).parts[0]) for f in files for p in parents if p in f.parents
+    }
+    for path in sorted(beside - homes):
+        is_around = any(path in home.parents for home in homes)
+        if path.is_dir() and not is_around and (named := read_directory(path, root).variables):
+            yield (
+                f"{shown(path, root)} has no Alembic migrations, and was left out; its sources "
+                f"name a database URL ({named[0].place})."
+            )
+
+
+def _rows(entry: Entry, stated: Document) -> Iterator[Mapping[str, Fact]]:
+    """Return what an entry says, as far as it does not stand there already."""
+    for field, value in entry.document.items():
+        if stated.get(field) == value:
+            continue
+        if field in entry.evidence or field in ("name", "port"):
+            evidence = entry.evidence.get(field, "as it is stated already")
+            shown_value: Any = " ".join(value) if isinstance(value, list) else value
+            if isinstance(value, dict):
+                shown_value = " ".join(f"{name}={each}" for name, each in value.items())
+            yield {
+                "service": entry.name,
+                "field": field,
+                "value": shown_value,
+                "evidence": evidence or CONVENTION,
+            }
+
+
+def _unsettled(made: Sequence[Entry]) -> Iterator[Mapping[str, Fact]]:
+    for entry in made:
+        questions = {question.field: question for question in entry.proposal.questions}
+        for field, marker in entry.markers.items():
+            choices = questions[field].choices if field in questions else ()
+            # The port of a server that several services share is one question.
+            sharing = [other.name for other in made if other.markers.get(field) == marker]
+            if field == "port" and sharing[0] != entry.name:
+                continue
+            yield {
+                "service": ", ".join(sharing) if field == "port" else entry.name,
+                "field": field,
+                "question": marker.removeprefix(TAG).strip(),
+                "choices": [choice.label for choice in choices],
+            }

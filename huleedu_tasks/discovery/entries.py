@@ -1,0 +1,389 @@
+"""Proposals as entries of a registry: what convention gives is not stated."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huleedu_tasks.config.registry import Service, complete, database_convention
+from huleedu_tasks.discovery.names import common_prefix, stem, words
+from huleedu_tasks.discovery.proposals import Proposal
+from huleedu_tasks.discovery.questions import TAG, Known, Value
+from huleedu_tasks.discovery.service_facts import telling_name
+from huleedu_tasks.errors import ConfigurationError, Finding
+from huleedu_tasks.migrations.directories import TECHNICAL, ServiceDirectory
+from huleedu_tasks.repository import is_directory
+
+# In the order they depend on each other by convention, and are stated in.
+FIELDS = (
+    "port",
+    "directory",
+    "alembic_engine",
+    "database",
+    "url_variable",
+    "alembic_url_variable",
+    "url_scheme",
+    "alembic_config",
+    "alembic_section",
+    "flask_app",
+    "environment",
+    "python",
+    "compose_service",
+    "volume",
+)
+CONVENTION = "convention"
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_SERVERS_WORDS = frozenset({"db", "database", "postgres", "postgresql", "pg"})
+_ANY_PORT = 1
+# Fields that lead somewhere, which may be written in more than one way.
+_PATHS = ("directory", "alembic_config")
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What a registry completes its entries by.
+
+    Attributes:
+        directory: Where the registry lies.
+        convention: What a database is called, with `{name}` in it.
+    """
+
+    directory: Path
+    convention: str
+
+    @classmethod
+    def of(cls, directory: Path, document: Mapping[str, Any]) -> "Basis":
+        """Return that of a registry."""
+        return cls(directory=directory, convention=database_convention(document))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One service of the registry.
+
+    Attributes:
+        document: What is stated.
+        evidence: Where each stated field is known from.
+        differing: Where it says otherwise than what was found, in sentences.
+    """
+
+    proposal: Proposal
+    document: Document
+    evidence: Mapping[str, str]
+    differing: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.document["name"])
+
+    @property
+    def markers(self) -> dict[str, str]:
+        """The fields that hold a question, with it."""
+        return {
+            name: value
+            for name, value in self.document.items()
+            if isinstance(value, str) and value.startswith(TAG)
+        }
+
+
+def entries(
+    proposals: Sequence[Proposal], existing: Sequence[Mapping[str, Any]], basis: Basis
+) -> list[Entry]:
+    """Make the entries of a registry.
+
+    Args:
+        existing: Those it has so far; what they say and nobody can see is kept.
+        basis: What a registry completes its entries by.
+    """
+    old = _existing(proposals, existing, basis)
+    taken = {str(each["name"]) for each in existing}
+    made = []
+    namer = _Namer(proposals)
+    for proposal in proposals:
+        if entry := old.get(proposal.key):
+            made.append(_merged(proposal, entry, basis))
+            continue
+        name, evidence = _shortest(proposal, namer.names(proposal), taken, basis)
+        taken.add(name)
+        made.append(_entry(proposal, name, evidence, basis))
+    order = [str(each["name"]) for each in existing]
+    made.sort(key=lambda each: order.index(each.name) if each.name in order else len(order))
+    return [_with_server(each, made) for each in made]
+
+
+class _Namer:
+    """Knows what the services may be called."""
+
+    def __init__(self, proposals: Sequence[Proposal]) -> None:
+        directories = Counter(telling_name(p.reading.directory) for p in proposals)
+        self._doubles = {name for name, count in directories.items() if count > 1}
+        databases = [p.facts["database"].value for p in proposals if "database" in p.facts]
+        self._prefix = common_prefix(map(str, databases))
+
+    def names(self, proposal: Proposal) -> Iterator[tuple[str, str]]:
+        """Return sensible names, each with what it is taken from, the most usual first."""
+        directory = proposal.reading.directory
+        if directory.engine:
+            yield directory.engine, f"a name in {directory.config.name}'s databases"
+            yield (
+                "_".join([*words(directory.home.name), directory.engine]),
+                "its directory and that name",
+            )
+            return
+        telling = telling_name(directory)
+        if telling not in self._doubles:
+            yield "_".join(stem(telling)), "the directory's name"
+            yield telling, "the directory's name"
+        if "database" in proposal.facts:
+            parts = words(str(proposal.facts["database"].value))
+            if parts[:1] == [self._prefix]:
+                parts = parts[1:]
+            yield "_".join(parts), "the database's name"
+        if proposal.server:
+            yield "_".join(stem(proposal.server.name)), "the compose service's name"
+            parts = [word for word in words(proposal.server.name) if word not in _SERVERS_WORDS]
+            yield "_".join(parts), "the compose service's name"
+        # Several histories may run from one directory, such as the root, and be configured in
+        # others.
+        if _is_own_directory(directory.config.parent, directory):
+            yield "_".join(stem(directory.config.parent.name)), "the directory of its configuration"
+        # What lies above the repository is not its own.
+        above = directory.home.parent.name if directory.home != directory.root else ""
+        names = [*words(above), *words(directory.home.name)]
+        yield "_".join(names), "the directory's name and its parent's"
+
+
+def _is_own_directory(path: Path, directory: ServiceDirectory) -> bool:
+    """Whether a directory below the one that migrations run from has a name of its own."""
+    return (
+        path != directory.path
+        and path.is_relative_to(directory.home)
+        and path.name not in TECHNICAL
+    )
+
+
+def _shortest(
+    proposal: Proposal, names: Iterator[tuple[str, str]], taken: set[str], basis: Basis
+) -> tuple[str, str]:
+    """Return the name with which the fewest fields must be stated."""
+    free = [(n, why) for n, why in names if _NAME.fullmatch(n) and n not in taken]
+    if not free:
+        base = "_".join(words(proposal.reading.directory.home.name)) or "service"
+        name = next(f"{base}_{n}" for n in range(2, 10_000) if f"{base}_{n}" not in taken)
+        return (name if _NAME.fullmatch(name) else f"service_{name}"), "the directory's name"
+    return min(free, key=lambda pair: len(_entry(proposal, pair[0], pair[1], basis).document))
+
+
+def _entry(proposal: Proposal, name: str, evidence: str, basis: Basis) -> Entry:
+    document: Document = {"name": name}
+    places = {"name": evidence}
+    markers = {question.field: question.marker for question in proposal.questions}
+    for field in FIELDS:
+        if field in markers:
+            document[field], places[field] = markers[field], "not settled"
+            continue
+        fact = proposal.facts.get(field)
+        if fact and (field == "port" or not _agrees(document, field, fact, basis)):
+            document[field], places[field] = _stated(document, field, fact, basis), fact.evidence
+    return Entry(proposal=proposal, document=document, evidence=places)
+
+
+def _merged(proposal: Proposal, existing: Mapping[str, Any], basis: Basis) -> Entry:
+    """Add to an entry what was found and it does not say; what it says stays.
+
+    Only a directory that is gone is replaced: the service was moved. Where the migrations run from
+    any directory, that is the entry's choice.
+    """
+    document = {key: value for key, value in existing.items() if not _is_tag(value)}
+    places: dict[str, str] = {}
+    differing: list[str] = []
+    markers = {question.field: question.marker for question in proposal.questions}
+    chosen = {"directory", "alembic_config"} if _runs_as_stated(proposal, document, basis) else ()
+    for field in FIELDS:
+        fact = None if field in chosen else proposal.facts.get(field)
+        is_gone = field == "directory" and _is_gone(_service(document, basis))
+        if field in markers and field not in document and field in ("port", *_SETTLING):
+            document[field], places[field] = markers[field], "not settled"
+        elif fact is None or (field == "python" and field not in document):
+            # What runs a service's Python is its owners' choice, and they have chosen.
+            continue
+        elif field in document and not is_gone:
+            if _agrees(document, field, fact, basis):
+                places[field] = fact.evidence
+            else:
+                found = _stated(document, field, fact, basis)
+                differing.append(
+                    f"{document['name']}: {field!r} is stated as {document[field]!r} and was kept; "
+                    f"found was {found!r} ({fact.evidence})."
+                )
+        elif field == "port" or not _agrees(document, field, fact, basis):
+            document[field], places[field] = _stated(document, field, fact, basis), fact.evidence
+    return Entry(proposal=proposal, document=document, evidence=places, differing=tuple(differing))
+
+
+# Where an existing entry says nothing, convention does not answer this.
+_SETTLING = ("database",)
+
+
+def _with_server(entry: Entry, everybody: Sequence[Entry]) -> Entry:
+    """State the compose service of those that share one: the port may then stand twice."""
+    server = entry.proposal.server
+    port = entry.document.get("port")
+    sharing = [
+        each for each in everybody if each is not entry and each.document.get("port") == port
+    ]
+    if not server or not sharing or "compose_service" in entry.document:
+        return entry
+    fact = entry.proposal.facts["compose_service"]
+    return Entry(
+        proposal=entry.proposal,
+        document={**entry.document, "compose_service": server.name},
+        differing=entry.differing,
+        evidence={**entry.evidence, "compose_service": fact.evidence},
+    )
+
+
+def require_readable(
+    document: Mapping[str, Any], path: Path, twice: Sequence[Finding] = ()
+) -> None:
+    """See that an existing registry can be understood as far as its entries are compared.
+
+    Args:
+        twice: The keys that stand in it twice: only one of each would be left.
+
+    Raises:
+        ConfigurationError: If not, with the entries.
+    """
+    stated = document.get("services") or []
+    services = stated if isinstance(stated, list) else []
+    wrong = [] if services is stated else ["services"]
+    wrong += [f"{each.place or 'the registry'} ({each.problem})" for each in twice]
+    names: set[str] = set()
+    for index, entry in enumerate(services):
+        if not _is_readable(entry, Basis.of(path.parent, document)):
+            wrong.append(f"services[{index}]")
+        elif entry["name"] in names:
+            wrong.append(f"services[{index}] (a second {entry['name']!r})")
+        else:
+            names.add(entry["name"])
+    files = document.get("compose_files", [])
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+        wrong.append("compose_files")
+    if wrong:
+        raise ConfigurationError(
+            f"{path} cannot be compared: {', '.join(wrong)} cannot be understood.",
+            code="registry-invalid",
+            hint="`invoke services.list` tells every error. Correct them, or move the file away to "
+            "have a new one written.",
+        )
+
+
+def _is_readable(entry: object, basis: Basis) -> bool:
+    try:
+        return isinstance(entry, dict) and bool(_service(entry, basis).name.strip())
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        return False
+
+
+def _existing(
+    proposals: Sequence[Proposal], existing: Sequence[Mapping[str, Any]], basis: Basis
+) -> dict[Path, Mapping[str, Any]]:
+    """Return the entry of each service that has one, by the service's directory.
+
+    It is the one of the same Alembic configuration, or else of the same directory, or else one
+    whose directory is gone and that is alike. No entry is that of two services.
+    """
+    found: dict[Path, Mapping[str, Any]] = {}
+    free = [(entry, _service(entry, basis)) for entry in existing]
+    for is_same in (_has_same_configuration, _has_same_directory, _was_moved):
+        for proposal in proposals:
+            if proposal.key in found:
+                continue
+            for position, (entry, service) in enumerate(free):
+                if is_same(service, proposal):
+                    found[proposal.key] = entry
+                    del free[position]
+                    break
+    return found
+
+
+def _has_same_configuration(service: Service, proposal: Proposal) -> bool:
+    directory = proposal.reading.directory
+    same_section = service.alembic_section == directory.section
+    same_section = same_section and service.alembic_engine == directory.engine
+    return same_section and _is_same(service.alembic_config, directory.config)
+
+
+def _has_same_directory(service: Service, proposal: Proposal) -> bool:
+    return _is_same(service.directory, proposal.reading.directory.path)
+
+
+def _was_moved(service: Service, proposal: Proposal) -> bool:
+    name = proposal.reading.directory.path.name
+    is_alike = service.name in ("_".join(stem(name)), name) or _has_same_database(service, proposal)
+    return _is_gone(service) and is_alike
+
+
+def _has_same_database(service: Service, proposal: Proposal) -> bool:
+    database = proposal.facts.get("database")
+    same_server = proposal.server is not None and proposal.server.name == service.compose_service
+    # Where nobody names a database it may be any on a server that is shared.
+    return same_server and database is not None and database.value == service.database
+
+
+def _is_gone(service: Service) -> bool:
+    return not is_directory(service.directory)
+
+
+def _runs_as_stated(proposal: Proposal, document: Mapping[str, Any], basis: Basis) -> bool:
+    service = _service(document, basis)
+    return (
+        proposal.reading.directory.runs_anywhere
+        and not _is_gone(service)
+        and _has_same_configuration(service, proposal)
+    )
+
+
+def _agrees(document: Mapping[str, Any], field: str, fact: Known, basis: Basis) -> bool:
+    """Whether a field follows from what is stated, or from convention."""
+    service = _service(document, basis)
+    if field in _PATHS:
+        return _is_same(getattr(service, field), Path(str(fact.value)))
+    if field == "python":
+        command = (fact.value,) if isinstance(fact.value, str) else fact.value
+        return isinstance(command, Sequence) and service.python == tuple(command)
+    if isinstance(fact.value, dict):
+        return fact.value.items() <= service.environment.items()
+    return bool(getattr(service, field) == fact.value)
+
+
+def _stated(document: Mapping[str, Any], field: str, fact: Known, basis: Basis) -> Value:
+    if field not in _PATHS:
+        return fact.value
+    start = basis.directory if field == "directory" else _service(document, basis).directory
+    return Path(os.path.relpath(str(fact.value), start)).as_posix()
+
+
+def service_of(entry: Entry, basis: Basis) -> Service:
+    """Return the service of an entry, whatever is still a question in it."""
+    return _service(entry.document, basis)
+
+
+def _service(document: Mapping[str, Any], basis: Basis) -> Service:
+    """Complete an entry by convention, whatever is still a question in it."""
+    plain = {key: value for key, value in document.items() if not _is_tag(value)}
+    return complete(basis.directory, {"port": _ANY_PORT, **plain}, basis.convention)
+
+
+def _is_tag(value: object) -> bool:
+    return isinstance(value, str) and value.startswith(TAG)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to the same place, whether there is anything or not."""
+    return os.path.realpath(one) == os.path.realpath(other)

@@ -1,0 +1,62 @@
+"""What the names of directories, containers and databases are about, without their affixes."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+# Words that say what a thing is and not which.
+AFFIXES = frozenset(
+    {
+        *("service", "services", "svc", "srv", "server", "api", "app", "apps", "backend"),
+        *("package", "packages"),
+        *("db", "database", "databases", "postgres", "postgresql", "pg", "data", "prod", "dev"),
+    }
+)
+# Words that make it another one than the one of the same name.
+OTHER_ONE = frozenset(
+    {"replica", "standby", "slave", "readonly", "test", "tests", "testing", "backup", "ci"}
+)
+
+
+def words(name: str) -> list[str]:
+    """Return the words of a name: `svc-orders`, `ordersDB` and `orders_db` have the same ones."""
+    apart = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name)
+    return [word for word in re.split(r"[^a-z0-9]+", apart.lower()) if word]
+
+
+def common_prefix(names: Iterable[str]) -> str:
+    """Return the word that most of several names begin with, or nothing."""
+    stems = [stem(name) for name in names]
+    firsts = Counter(each[0] for each in stems if len(each) > 1)
+    if not firsts:
+        return ""
+    word, count = firsts.most_common(1)[0]
+    return word if count > 1 and count * 2 > len(stems) else ""
+
+
+def stem(name: str, prefix: str = "") -> tuple[str, ...]:
+    """Return the words of a name that tell it from others; none if it has no such.
+
+    Args:
+        prefix: The word it shares with its like.
+    """
+    telling = tuple(word for word in words(name) if word not in AFFIXES)
+    return telling[1:] if len(telling) > 1 and telling[0] == prefix else telling
+
+
+def initials(name: str) -> str:
+    """Return the first letters of a name's words."""
+    return "".join(word[0] for word in words(name))
+
+
+def likeness(own: Sequence[str], other: Sequence[str]) -> float:
+    """Return how much two stems are alike, from 0 to 1."""
+    if not own or not other:
+        return 0.0
+    if "".join(own) == "".join(other):
+        return 1.0
+    if set(other) - OTHER_ONE == set(own) and set(other) != set(own):
+        return 0.3
+    if set(own) <= set(other) or set(other) <= set(own):
+        return 0.25
+    return 0.0

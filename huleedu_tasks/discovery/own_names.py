@@ -1,0 +1,47 @@
+"""What a repository calls its own things: the prefix of its settings, and its databases."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from huleedu_tasks.config.registry import NAME_PLACE
+from huleedu_tasks.config.settings import PREFIX
+from huleedu_tasks.discovery.names import common_prefix, words
+from huleedu_tasks.discovery.proposals import Decisions, Survey
+
+# A longer name is cut to its first word.
+LONGEST_PREFIX = 20
+_PREFIX = re.compile(r"[A-Z][A-Z0-9_]*[A-Z0-9]")
+
+
+def named_after(survey: Survey, directory: Path) -> dict[str, str]:
+    """Return what a new registry says of names, as far as convention does not.
+
+    Args:
+        directory: Where the registry would lie.
+    """
+    proposals = survey.propose(Decisions())
+    databases = [str(p.facts["database"].value) for p in proposals if "database" in p.facts]
+    word = _common_beginning(databases)
+    prefix = _prefix(word) or _prefix(directory.resolve().name)
+    if any(name.startswith(f"{PREFIX.lower()}_") for name in databases) or not prefix:
+        return {}
+    stated = {"prefix": prefix}
+    if prefix.lower() != word and word:
+        stated["database_name"] = f"{word}_{NAME_PLACE}"
+    return stated
+
+
+def _common_beginning(databases: Iterable[str]) -> str:
+    """Return the word that most databases begin with; empty if they have none in common."""
+    names = [name for name in databases if "_" in name]
+    word = common_prefix(names)
+    return word if any(name.startswith(f"{word}_") for name in names) else ""
+
+
+def _prefix(name: str) -> str:
+    """Return a name as the prefix of settings; empty if it is not usable."""
+    parts = [word.upper() for word in words(name)]
+    joined = "_".join(parts)
+    found = joined if len(joined) <= LONGEST_PREFIX else "".join(parts[:1])
+    return found if _PREFIX.fullmatch(found) else ""

@@ -1,0 +1,305 @@
+"""What each service's entry should say, with the evidence, and what could not be settled."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+
+from huleedu_tasks.compose.database_service import Container
+from huleedu_tasks.config.urls import POSTGRES_PORT
+from huleedu_tasks.discovery.matching import (
+    Candidate,
+    candidates,
+    settled,
+    tied,
+)
+from huleedu_tasks.discovery.questions import (
+    Known,
+    Question,
+    which_at_all,
+    which_database,
+    which_of,
+    which_port,
+)
+from huleedu_tasks.discovery.server_databases import (
+    database_sightings,
+    databases_meant,
+    find_database,
+)
+from huleedu_tasks.discovery.service_facts import Reading
+from huleedu_tasks.discovery.sources import Sighting, local_ports_of
+from huleedu_tasks.discovery.url_variable import find_variable, own_variables
+from huleedu_tasks.migrations.directories import ENV_PY
+from huleedu_tasks.probe.observed_variables import Observed
+from huleedu_tasks.repository import shown
+
+# Evidence of what asking has shown.
+SEEN = "env.py was asked: it follows {}"
+# Behind it there is no room for another one.
+LAST_PORT = 65_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What is known of a service's entry.
+
+    Attributes:
+        facts: The fields that are known, whether convention would give them or not.
+    """
+
+    reading: Reading
+    facts: Mapping[str, Known]
+    questions: tuple[Question, ...] = ()
+    server: Container | None = None
+
+    @property
+    def key(self) -> Path:
+        """What tells the service from every other one."""
+        return self.reading.directory.key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """What a person has said.
+
+    Attributes:
+        values: The chosen value of a field, by the service's directory and the field.
+        left_out: Directories that shall have no entry.
+    """
+
+    values: Mapping[tuple[Path, str], str] = field(default_factory=dict)
+    left_out: frozenset[Path] = frozenset()
+
+    def get(self, reading: Reading, name: str) -> str:
+        """Return what was chosen, or nothing."""
+        return self.values.get((reading.directory.key, name), "")
+
+    def choosing(self, path: Path, name: str, value: str) -> "Decisions":
+        """Return the same with one more field chosen."""
+        return replace(self, values={**self.values, (path, name): value})
+
+    def leaving_out(self, path: Path) -> "Decisions":
+        """Return the same without a service."""
+        return replace(self, left_out=self.left_out | {path})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """Everything that was read.
+
+    Attributes:
+        servers: The PostgreSQL servers of the compose files, by name, in their order.
+        stated_ports: Those the registry states already.
+        observed: What was seen of each service's `env.py`, by the directory's key; nothing of those
+            that were not asked.
+    """
+
+    root: Path
+    readings: tuple[Reading, ...]
+    servers: Mapping[str, Container]
+    stated_ports: frozenset[int] = frozenset()
+    observed: Mapping[Path, Observed] = field(default_factory=dict)
+
+    def propose(self, decisions: Decisions) -> list[Proposal]:
+        """Settle what can be settled, in the order of the servers."""
+        readings = [r for r in self.readings if r.directory.key not in decisions.left_out]
+        likely = candidates(readings, self.servers, self.root)
+        chosen = {
+            each.directory.key: self._chosen(each, likely[each.directory.key], decisions)
+            for each in readings
+        }
+        users = Counter(each.server.name for each in chosen.values() if each)
+        variables = own_variables(readings) | self._seen_variables()
+        free_ports = self._free_ports(decisions)
+        asked_ports = _AskedPorts(free_ports, chosen, decisions)
+        proposals = []
+        for reading in readings:
+            path = reading.directory.key
+            match = chosen[path]
+            facts, questions = dict(self._plain_facts(reading)), []
+            parts = [
+                self._server(match, reading, asked_ports)
+                if match
+                else self._no_server(reading, likely[path], users, free_ports, decisions),
+                self._database(reading, match, users, decisions),
+            ]
+            for known, asked in parts:
+                facts |= known
+                questions += asked
+            facts |= find_variable(reading, variables) | self._seen(reading)
+            proposals.append(
+                Proposal(
+                    reading=reading,
+                    facts=facts,
+                    questions=tuple(questions),
+                    server=match.server if match else None,
+                )
+            )
+        order = list(self.servers)
+        return sorted(
+            proposals, key=lambda p: order.index(p.server.name) if p.server else len(order)
+        )
+
+    def _seen_variables(self) -> dict[Path, dict[str, str]]:
+        """Return the variable that each `env.py` was seen to follow; none where it follows none."""
+        return {
+            key: {seen.variable: SEEN.format(seen.variable)} if seen.variable else {}
+            for key, seen in self.observed.items()
+            if not seen.failure
+        }
+
+    def _seen(self, reading: Reading) -> dict[str, Known]:
+        """Return the other fields that follow from what was seen."""
+        seen = self.observed.get(reading.directory.key)
+        if seen is None:
+            return {}
+        facts = {}
+        environment = dict(seen.parts)
+        if seen.python_path:
+            environment["PYTHONPATH"] = seen.python_path
+        if environment:
+            evidence = SEEN.format(", ".join(environment))
+            facts["environment"] = Known(value=environment, evidence=evidence)
+        if seen.scheme:
+            used = seen.variable or "sqlalchemy.url"
+            evidence = f"env.py was asked: it uses {used} with this driver"
+            facts["url_scheme"] = Known(value=seen.scheme, evidence=evidence)
+        return facts
+
+    def _chosen(
+        self, reading: Reading, likely: Sequence[Candidate], decisions: Decisions
+    ) -> Candidate | None:
+        name = decisions.get(reading, "port")
+        if name in self.servers:
+            return Candidate(server=self.servers[name], points=0, reasons=("chosen by hand",))
+        return settled(likely)
+
+    def _plain_facts(self, reading: Reading) -> Iterator[tuple[str, Known]]:
+        directory = reading.directory
+        place = shown(directory.config, self.root)
+        yield "directory", Known(value=str(directory.path), evidence=place)
+        yield "alembic_config", Known(value=str(directory.config), evidence=place)
+        yield (
+            "alembic_section",
+            Known(value=directory.section, evidence=f"{place} [{directory.section}]"),
+        )
+        if directory.flask_app:
+            evidence = f"{shown(directory.scripts / ENV_PY, self.root)} needs current_app"
+            yield "flask_app", Known(value=directory.flask_app, evidence=evidence)
+        if directory.engine:
+            evidence = f"{place} databases = {directory.engine}"
+            yield "alembic_engine", Known(value=directory.engine, evidence=evidence)
+        schemes = [
+            Sighting(value=each.scheme, place=each.place)
+            for each in reading.told.given
+            if each.scheme and each.is_main
+        ]
+        if scheme := reading.sources.scheme(schemes):
+            yield "url_scheme", Known(value=scheme.value, evidence=scheme.place)
+        if python := directory.python:
+            yield "python", Known(value=python[0], evidence=shown(python[1], self.root))
+
+    def _free_ports(self, decisions: Decisions) -> Iterator[int]:
+        """Return the ports after all that are in use here."""
+        ports = [each.port for each in self.servers.values() if each.port]
+        local = [port.value for r in self.readings for port in local_ports_of(r.sources)]
+        chosen = [int(text) for text in decisions.values.values() if text.isdecimal()]
+        used = {POSTGRES_PORT, *ports, *local, *chosen, *self.stated_ports}
+        first = max(port for port in used if port < LAST_PORT)
+        return (port for port in count(first + 1) if port not in used)
+
+    def _no_server(
+        self,
+        reading: Reading,
+        likely: Sequence[Candidate],
+        users: Mapping[str, int],
+        free_ports: Iterator[int],
+        decisions: Decisions,
+    ) -> tuple[dict[str, Known], list[Question]]:
+        if likely:
+            return {}, [which_of([each.server for each in tied(likely)], likely)]
+        if own := _own_port(reading):
+            return {"port": Known(value=own.value, evidence=own.place)}, []
+        if chosen := decisions.get(reading, "port"):
+            return {"port": Known(value=int(chosen), evidence="chosen by hand")}, []
+        # What belongs to nobody is the likeliest.
+        servers = sorted(self.servers.values(), key=lambda each: users.get(each.name, 0) > 0)
+        return {}, [which_at_all(servers, next(free_ports))]
+
+    def _server(
+        self, match: Candidate, reading: Reading, ports: "_AskedPorts"
+    ) -> tuple[dict[str, Known], list[Question]]:
+        server = match.server
+        facts = {
+            "compose_service": Known(value=server.name, evidence="; ".join(match.reasons)),
+        }
+        if server.data_volume and not server.data_volume.startswith("/"):
+            place = self._declared(server)
+            facts["volume"] = Known(value=server.data_volume, evidence=place)
+        if server.port:
+            inside = next(inside for outside, inside in server.ports if outside == server.port)
+            evidence = f'{self._declared(server)} "{server.port}:{inside}"'
+            return facts | {"port": Known(value=server.port, evidence=evidence)}, []
+        if own := _own_port(reading):
+            return facts | {"port": Known(value=own.value, evidence=own.place)}, []
+        if chosen := ports.chosen.get(server.name):
+            return facts | {"port": Known(value=chosen, evidence="chosen by hand")}, []
+        return facts, [which_port(server, ports.free(server.name))]
+
+    def _declared(self, server: Container) -> str:
+        file = shown(server.file, self.root) if server.file else "compose files"
+        return f"{file}: {server.name}"
+
+    def _database(
+        self,
+        reading: Reading,
+        match: Candidate | None,
+        users: Mapping[str, int],
+        decisions: Decisions,
+    ) -> tuple[dict[str, Known], list[Question]]:
+        if chosen := decisions.get(reading, "database"):
+            return {"database": Known(value=chosen, evidence="chosen by hand")}, []
+        server = match.server if match else None
+        shared = bool(server and users[server.name] > 1)
+        if fact := find_database(reading, server, self.root, shared=shared):
+            return {"database": Known(value=fact.value, evidence=fact.place)}, []
+        named = database_sightings(reading.sources)
+        made = databases_meant(server, self.root) if server else {}
+        if not (named or made):
+            # Nobody names one: convention does, and the tasks make it.
+            return {}, []
+        return {}, [which_database(named or made)]
+
+
+class _AskedPorts:
+    """The ports of servers that publish none: one question for each server, whoever shares it.
+
+    Attributes:
+        chosen: The answers there are, by the server's name.
+    """
+
+    def __init__(
+        self,
+        free_ports: Iterator[int],
+        matches: Mapping[Path, Candidate | None],
+        decisions: Decisions,
+    ) -> None:
+        self.chosen = {
+            match.server.name: int(value)
+            for (path, field_name), value in decisions.values.items()
+            if field_name == "port" and value.isdecimal() and (match := matches.get(path))
+        }
+        self._free_ports = free_ports
+        self._proposed: dict[str, int] = {}
+
+    def free(self, server: str) -> int:
+        """Return the free port that is proposed for a server."""
+        if server not in self._proposed:
+            self._proposed[server] = next(self._free_ports)
+        return self._proposed[server]
+
+
+def _own_port(reading: Reading) -> Sighting[int] | None:
+    """Return the port on this machine that the service's own files name."""
+    return next((each for each in local_ports_of(reading.sources) if each.own), None)

@@ -1,0 +1,45 @@
+"""All that was read of one service, before anything is made of it."""
+
+from dataclasses import dataclass
+
+from huleedu_tasks.discovery.applications import Told
+from huleedu_tasks.discovery.names import stem
+from huleedu_tasks.discovery.sources import Sources
+from huleedu_tasks.migrations.directories import (
+    ALEMBIC,
+    CONFIG,
+    PYPROJECT,
+    TECHNICAL,
+    ServiceDirectory,
+)
+
+USUAL_FILES = (CONFIG, PYPROJECT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What was read of one service: its files, and what its containers are told."""
+
+    directory: ServiceDirectory
+    sources: Sources
+    told: Told
+
+
+def telling_name(directory: ServiceDirectory) -> str:
+    """Return the name of a service's directory, or of one above it if that says nothing.
+
+    One of several histories in a directory is named by its engine, its section, or the directory of
+    its scripts.
+    """
+    if directory.engine:
+        return directory.engine
+    if directory.section != ALEMBIC:
+        return directory.section
+    if directory.config.name not in USUAL_FILES and directory.scripts.name not in TECHNICAL:
+        return directory.scripts.name
+    for path in (directory.home, *directory.home.parents):
+        if not path.is_relative_to(directory.root):
+            break
+        if stem(path.name) and path.name != "src":
+            return path.name
+    return directory.home.name

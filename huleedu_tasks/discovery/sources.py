@@ -1,0 +1,317 @@
+"""What the files of one service say of its database: its variable, port, name and driver."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from huleedu_tasks.compose.env_files import assignments
+from huleedu_tasks.config.registry import URL_SCHEME
+from huleedu_tasks.config.variable_names import URL_NAME
+from huleedu_tasks.discovery.found_urls import LOCAL_HOSTS, SeenUrl, see_url
+from huleedu_tasks.discovery.python_source import Facts, read_python
+from huleedu_tasks.migrations.directories import ENV_PY, ServiceDirectory, ini_url
+from huleedu_tasks.repository import is_file, repository_files, shown, text_of
+
+T = TypeVar("T")
+
+# Files, and directories of such, that settings are found in.
+TELLING = frozenset(
+    {
+        "config",
+        "configs",
+        "configuration",
+        "settings",
+        "conf",
+        "database",
+        "db",
+        "session",
+        "engine",
+    }
+)
+NOT_READ = frozenset({"versions", "tests", "test"})
+ENV_FILES = (
+    ".env",
+    ".env.example",
+    ".env.local",
+    ".env.dev",
+    ".env.development",
+    ".env.sample",
+    ".env.template",
+    "env.example",
+    "example.env",
+    "dev.env",
+)
+# How far, and how many files wide, the imports of env.py are followed.
+IMPORT_DEPTH = 3
+MOST_FILES = 80
+# A variable of another database than the one the migrations are for.
+SECONDARY = re.compile(
+    r"(^|_)(REPLICA|READ|READER|READONLY|RO|SLAVE|STANDBY|TESTS?|TESTING|ADMIN|DIRECT|PROD"
+    r"|PRODUCTION|STAGING)(_|$)"
+)
+# The driver of a requirement that says nothing else of the scheme.
+REQUIREMENTS = {"psycopg2": "psycopg2", "psycopg2-binary": "psycopg2", "psycopg": "psycopg"}
+SYNCHRONOUS = ("postgresql", "postgresql+psycopg2", "postgresql+psycopg", "postgresql+pg8000")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting(Generic[T]):
+    """Something that was found.
+
+    Attributes:
+        place: The file with its line, and how it stands there.
+        own: Whether it stands in the service's own files, and not in what it shares.
+    """
+
+    value: T
+    place: str
+    own: bool = True
+
+
+@dataclass(slots=True, kw_only=True)
+class Sources:
+    """Everything found, the most telling first."""
+
+    variables: list[Sighting[str]] = field(default_factory=list)
+    # Every variable that is read, whatever it holds.
+    reads: set[str] = field(default_factory=set)
+    urls: list[Sighting[SeenUrl]] = field(default_factory=list)
+    ports: list[Sighting[int]] = field(default_factory=list)
+    local_ports: list[Sighting[int]] = field(default_factory=list)
+    databases: list[Sighting[str]] = field(default_factory=list)
+    schemes: list[Sighting[str]] = field(default_factory=list)
+    engine: str = ""
+    changes_driver: bool = False
+    builds_variable: bool = False
+    # Files that could not be read, each with why.
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def names_database(self) -> bool:
+        """Whether they speak of a PostgreSQL database at all."""
+        return bool(self.variables or self.urls or self.databases)
+
+    def scheme(self, stated: Sequence[Sighting[str]] = ()) -> Sighting[str] | None:
+        """Return the scheme the migrations expect of a URL, where it is not the usual one.
+
+        Args:
+            stated: Schemes of URLs the service is given elsewhere, which tell more.
+        """
+        if self.changes_driver:
+            return None
+        named = list(stated) or self.schemes
+        if any(each.value == URL_SCHEME for each in named):
+            return None
+        if self.engine == "sync":
+            return next((each for each in named if each.value in SYNCHRONOUS), self._synchronous)
+        return next((each for each in named if "+" in each.value), None)
+
+    @property
+    def _synchronous(self) -> Sighting[str]:
+        """The scheme that leaves the driver to SQLAlchemy, where nothing names it."""
+        return Sighting(
+            value="postgresql", place="env.py is synchronous, and nothing names a driver"
+        )
+
+
+def read_sources(
+    directory: ServiceDirectory, root: Path, others: Sequence[ServiceDirectory] = ()
+) -> Sources:
+    """Read the files of a service that may speak of its database.
+
+    Args:
+        others: All services; what lies in their directories is theirs.
+    """
+    sources = Sources()
+    inner = [other.home for other in others if directory.home in other.home.parents]
+    facts = _python_files(directory, root, inner)
+    for path, each in facts.items():
+        _add(sources, each, path, root, own=directory.contains(path))
+        if each.problem:
+            sources.problems.append(f"{shown(path, root)} {each.problem}.")
+    sources.builds_variable = any(each.builds_variable for each in facts.values())
+    _add_ini(sources, directory, root)
+    sources.engine, sources.changes_driver = _engine(facts, directory)
+    _add_requirement(sources, directory, root)
+    _add_env_files(sources, directory.home, root, everything=True)
+    if directory.home != root:
+        _add_env_files(sources, root, root, everything=False)
+    sources.variables = _ranked(sources.variables)
+    return sources
+
+
+def read_directory(path: Path, root: Path) -> Sources:
+    """Read a directory that has no migrations."""
+    sources = Sources()
+    for file in _telling_files(path, root, ()):
+        _add(sources, read_python(file), file, root, own=True)
+    return sources
+
+
+def _python_files(
+    directory: ServiceDirectory, root: Path, inner: Sequence[Path]
+) -> dict[Path, Facts]:
+    """Read env.py first, then what it imports, then what is called like settings.
+
+    What an application has that `env.py` runs in is imported, too.
+    """
+    facts: dict[Path, Facts] = {}
+    waiting = [(path, 0) for path in (directory.scripts / ENV_PY, *_application_files(directory))]
+    while waiting and len(facts) < MOST_FILES:
+        path, depth = waiting.pop(0)
+        if path in facts:
+            continue
+        facts[path] = read_python(path)
+        if depth < IMPORT_DEPTH:
+            imported = _imported(facts[path], path, directory, root)
+            waiting += [(file, depth + 1) for file in imported]
+    for file in _telling_files(directory.home, root, inner)[:MOST_FILES]:
+        facts.setdefault(file, read_python(file))
+    return facts
+
+
+def _application_files(directory: ServiceDirectory) -> Iterator[Path]:
+    module = directory.flask_app.partition(":")[0]
+    if module:
+        path = directory.path.joinpath(*module.removesuffix(".py").split("."))
+        yield from filter(is_file, (path.with_suffix(".py"), path / "__init__.py"))
+
+
+def _telling_files(home: Path, root: Path, inner: Sequence[Path]) -> list[Path]:
+    return [
+        path
+        for path in repository_files(root)
+        # The cheap questions first: there may be very many files.
+        if path.suffix == ".py" and (path.stem in TELLING or path.parent.name in TELLING)
+        if path.is_relative_to(home)
+        if path.stem in TELLING or path.parent != home
+        if NOT_READ.isdisjoint(path.relative_to(home).parts)
+        if not any(path.is_relative_to(each) for each in inner)
+    ]
+
+
+def _imported(facts: Facts, path: Path, directory: ServiceDirectory, root: Path) -> Iterator[Path]:
+    bases = [*directory.import_paths, directory.path, directory.home, directory.home / "src", root]
+    for name, level in facts.imports:
+        parts = name.split(".")
+        starts = [path.parents[level - 1]] if level else bases
+        # The last part may be a name in the module, or a module itself.
+        candidates = [
+            start.joinpath(*inner).with_suffix(".py")
+            if module
+            else start.joinpath(*inner, "__init__.py")
+            for inner in (parts, parts[:-1])
+            if inner
+            for start in starts
+            for module in (True, False)
+        ]
+        found = next((file for file in candidates if is_file(file)), None)
+        if found and found.is_relative_to(root) and "site-packages" not in found.parts:
+            yield found
+
+
+def _engine(facts: Mapping[Path, Facts], directory: ServiceDirectory) -> tuple[str, bool]:
+    """Return how the migrations connect, as env.py says or else what it imports."""
+    env = facts[directory.scripts / ENV_PY]
+    telling = [env] if env.is_async or env.is_sync else list(facts.values())
+    is_async = any(each.is_async for each in telling)
+    is_sync = any(each.is_sync for each in telling) and not is_async
+    changes = any(each.changes_driver for each in (env, *telling))
+    return "async" if is_async else "sync" if is_sync else "", changes
+
+
+def _add(sources: Sources, facts: Facts, path: Path, root: Path, *, own: bool) -> None:
+    name = shown(path, root)
+
+    def sighting(value: T, line: int, how: str) -> Sighting[T]:
+        return Sighting(value=value, place=f"{name}:{line} {how}", own=own)
+
+    sources.reads |= {read.name for read in facts.reads}
+    sources.variables += [sighting(r.name, r.line, r.quote) for r in facts.reads if r.is_url]
+    sources.urls += [sighting(url, line, _described(url)) for url, line in facts.urls]
+    if own:
+        sources.ports += [sighting(port, line, f"port {port}") for port, line in facts.ports]
+        sources.local_ports += [
+            sighting(p, line, f"localhost:{p}") for p, line in facts.local_ports
+        ]
+        sources.databases += [
+            sighting(each, line, f"database {each}") for each, line in facts.databases
+        ]
+    sources.schemes += [sighting(each, line, f"{each}://") for each, line in facts.schemes]
+
+
+def _described(url: SeenUrl) -> str:
+    """Say what a URL says, without its login."""
+    port = f":{url.port}" if url.port else ""
+    return f"{url.scheme}://{url.host or '...'}{port}/{url.database or '...'}"
+
+
+def _add_ini(sources: Sources, directory: ServiceDirectory, root: Path) -> None:
+    if url := see_url(ini_url(directory)):
+        place = f"{shown(directory.config, root)} sqlalchemy.url = {_described(url)}"
+        sources.urls.append(Sighting(value=url, place=place))
+        sources.schemes.append(Sighting(value=url.scheme, place=place))
+
+
+def _add_env_files(sources: Sources, directory: Path, root: Path, *, everything: bool) -> None:
+    """Read variables and their values; of the root's, only those that are the service's."""
+    read = {each.value for each in sources.variables if each.own}
+    for file in (directory / name for name in ENV_FILES):
+        for each in assignments(file):
+            url = see_url(_without_variables(each.value))
+            if not url or not (everything or each.name in read):
+                continue
+            place = f"{shown(file, root)}:{each.line} {each.name}"
+            sources.urls.append(Sighting(value=url, place=f"{place}={_described(url)}"))
+            sources.schemes.append(Sighting(value=url.scheme, place=place))
+            if everything and URL_NAME.search(each.name):
+                sources.variables.append(Sighting(value=each.name, place=place))
+
+
+def _without_variables(text: str) -> str:
+    return re.sub(r"\$\{\w+(?::?-([^}]*))?\}|\$\w+", lambda found: found[1] or "\0", text)
+
+
+def _add_requirement(sources: Sources, directory: ServiceDirectory, root: Path) -> None:
+    """Where no URL names the driver of a service, its requirements do.
+
+    psycopg 3 serves both kinds; an asynchronous service that requires asyncpg as well has that.
+    """
+    if any("+" in each.value for each in sources.schemes):
+        return
+    for file in (
+        directory.home / "pyproject.toml",
+        *sorted(directory.home.glob("requirements*.txt")),
+    ):
+        pattern = r"(?<![\w-])(psycopg2-binary|psycopg2|psycopg)(?![\w-])"
+        text = text_of(file)
+        if sources.engine != "sync" and re.search(r"(?<![\w-])asyncpg(?![\w-])", text):
+            return
+        for requirement in re.findall(pattern, text):
+            if sources.engine != "sync" and requirement != "psycopg":
+                continue
+            scheme = f"postgresql+{REQUIREMENTS[requirement]}"
+            place = f"{shown(file, root)} requires {requirement}"
+            sources.schemes.append(Sighting(value=scheme, place=place))
+
+
+def _ranked(variables: Sequence[Sighting[str]]) -> list[Sighting[str]]:
+    """Put the variable of the migrations' own database first; each stands once."""
+    first: dict[str, Sighting[str]] = {}
+    for each in variables:
+        first.setdefault(each.value, each)
+
+    def rank(each: Sighting[str]) -> tuple[bool, bool]:
+        return not each.own, bool(SECONDARY.search(each.value))
+
+    return sorted(first.values(), key=rank)
+
+
+def local_ports_of(sources: Sources) -> Iterator[Sighting[int]]:
+    """Return the ports that are a database's on this machine, as far as the sources tell."""
+    for seen in sources.urls:
+        if seen.value.port and seen.value.host in LOCAL_HOSTS:
+            yield Sighting(value=seen.value.port, place=seen.place, own=seen.own)
+    yield from sources.ports

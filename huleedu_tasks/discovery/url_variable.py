@@ -1,0 +1,45 @@
+"""Which environment variable holds the URL of a service's own database."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from huleedu_tasks.discovery.questions import Known
+from huleedu_tasks.discovery.service_facts import Reading
+
+# A service's variables with their places, the most telling first.
+Places = Mapping[str, str]
+
+
+def own_variables(readings: Sequence[Reading]) -> dict[Path, Places]:
+    """Return the variables of each service, by its directory."""
+    return {reading.directory.key: _ranked(reading) for reading in readings}
+
+
+def find_variable(reading: Reading, variables: Mapping[Path, Places]) -> dict[str, Known]:
+    """Return the variable no other service has too, else the one that its `env.py` shares."""
+    path = reading.directory.key
+    others = [places for other, places in variables.items() if other != path]
+    for name, place in variables[path].items():
+        if not any(name in places for places in others):
+            return {"url_variable": Known(value=name, evidence=place)}
+    for name, place in variables[path].items():
+        return {"alembic_url_variable": Known(value=name, evidence=place)}
+    return {}
+
+
+def _ranked(reading: Reading) -> Places:
+    read = [(each.value, each.place) for each in reading.sources.variables]
+    own = {each.value for each in reading.sources.variables if each.own}
+    told = sorted(reading.told.given, key=lambda each: not each.is_main)
+    given = [(each.variable, each.place) for each in told if each.variable]
+    names_given = {name for name, _ in given}
+    places: dict[str, str] = {}
+    for name, place in (
+        *(pair for pair in read if pair[0] in names_given),
+        *(pair for pair in read if pair[0] in own),
+        *given,
+        # Where shared code makes the name of the service's own, what it names itself is none.
+        *(() if reading.sources.builds_variable else read),
+    ):
+        places.setdefault(name, place)
+    return places

@@ -1,0 +1,1 @@
+"""What `env.init` does: writes and completes a developer's `.env`."""

@@ -1,1 +1,0 @@
-"""What the product does, as sentences; no input or output of their own."""

@@ -1,0 +1,1 @@
+"""What runs in the service's own interpreter; loaded by path, without this package."""

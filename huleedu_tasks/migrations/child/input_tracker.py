@@ -1,0 +1,400 @@
+"""Notes what a process reads: files, directories, links, modules, variables, the clock.
+
+Loaded by its path in the process that runs Alembic, like `worker.py` beside it: the interpreter may
+be the service's own, and older than ours.
+"""
+
+from __future__ import annotations
+
+import dis
+import os
+import pathlib
+import re
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache, wraps
+from importlib.util import source_from_cache
+from types import CodeType
+from typing import Any
+
+INSTALLED = ("site-packages", "dist-packages")
+# What the system makes up as it is read.
+NO_FILES = ("/proc/", "/sys/")
+IMPORTING = "<frozen importlib"
+# They start programs to learn about the machine (`ldconfig`, `uname`).
+OF_THE_MACHINE = (os.path.join("ctypes", "util.py"), "platform.py")
+# Comments, bodies of functions, and strings other than those that are a time.
+NO_STATEMENT = re.compile(
+    r"/\*.*?\*/|--[^\n]*|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$"
+    r"|'(?!(?:now|today|tomorrow|yesterday)')(?:[^']|'')*'",
+    re.DOTALL,
+)
+WRITES_DATA = re.compile(
+    r"\s*(INSERT|UPDATE|DELETE|MERGE|COPY|WITH|SELECT|REFRESH|EXECUTE|CALL"
+    r"|CREATE\b[^;(]*\b(TABLE|VIEW)\b[^;(]*\bAS)\b",
+    re.IGNORECASE,
+)
+CLOCK = re.compile(
+    r"\b(now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|random"
+    r"|random_normal|gen_random_uuid|gen_random_bytes|uuid_generate_v[14]\w*|uuidv[47])\s*\("
+    r"|\b(current_date|current_time|current_timestamp|localtime|localtimestamp)\b"
+    r"|'(now|today|tomorrow|yesterday)'",
+    re.IGNORECASE,
+)
+SHOWN_STATEMENT = 60
+RANDOM = "the clock or random values"
+# A revision or a seed: the names its module defines.
+SCRIPTS = frozenset({"down_revision", "seed"})
+# What is called, and what it is called of.
+CLOCKS_OF = {
+    "now": {"date", "datetime", "dt", "timezone"},
+    "today": {"date", "datetime", "dt"},
+    "utcnow": {"datetime", "dt"},
+}
+CLOCKS = frozenset({"ctime", "gmtime", "localtime", "strftime", "time", "time_ns"})
+RANDOM_CALLS = frozenset(
+    {"token_bytes", "token_hex", "token_urlsafe", "urandom", "uuid1", "uuid4", "SystemRandom"}
+)
+
+
+class Reads:
+    """What is read while it listens, as far as Python itself opens it (Python, Audit events).
+
+    Attributes:
+        addresses: What was connected to: a port and a host, or a path.
+        untracked: What was used whose own inputs nobody can track, each as a clause.
+        clocks: What returns another value each time, each as a clause.
+    """
+
+    EVENTS = frozenset(
+        {
+            "exec",
+            "import",
+            "open",
+            "os.chdir",
+            "os.fork",
+            "os.forkpty",
+            "os.listdir",
+            "os.mkdir",
+            "os.posix_spawn",
+            "os.scandir",
+            "os.system",
+            "socket.connect",
+            "sqlite3.connect",
+            "subprocess.Popen",
+        }
+    )
+
+    def __init__(self) -> None:
+        self.addresses: set[str] = set()
+        self.untracked: set[str] = set()
+        self.clocks: set[str] = set()
+        self._files: set[str] = set()
+        self._made: set[str] = set()
+        self._directories: set[str] = set()
+        self._asked: set[str] = set()
+        self._imported: set[str] = set()
+        self._search_paths: set[tuple[str, ...]] = set()
+
+    def hear(self, event: str, arguments: Sequence[Any], *, depth: int = 1) -> None:
+        """Take an audit event.
+
+        Args:
+            depth: How many frames above this one it comes from.
+        """
+        if event not in self.EVENTS:
+            return
+        # What is raised here would be raised by what is being done; anybody may send an event.
+        with suppress(Exception):
+            if event == "open":
+                self._hear_open(*arguments)
+            elif event == "exec":
+                self._hear_script(arguments[0])
+            elif event == "import":
+                self._imported.add(arguments[0])
+                self._search_paths.add(tuple(arguments[2] or ()))
+            elif event in ("os.listdir", "os.scandir"):
+                # To import a module is not to ask what else lies beside it.
+                caller = sys._getframe(depth).f_code.co_filename  # noqa: SLF001  # it alone tells
+                if not caller.startswith(IMPORTING):
+                    self._add("." if arguments[0] is None else arguments[0], self._directories)
+            elif event == "os.chdir":
+                self.asked(arguments[0])
+            elif event == "os.mkdir":
+                self._add(arguments[0], self._made)
+            elif event == "sqlite3.connect":
+                self._hear_sqlite(os.fsdecode(arguments[0]))
+            elif event == "socket.connect":
+                self.addresses.add(address_of(arguments[1]))
+            else:
+                self._hear_program(event, *arguments)
+
+    def asked(self, path: object, directory: int | None = None) -> None:
+        """Note that it was asked what a path is: whether there is something, where a link leads.
+
+        Args:
+            directory: The descriptor of the directory that a relative path begins at, if not ours.
+        """
+        with suppress(Exception):
+            self._add(path, self._asked, directory)
+
+    def opened_at(self, path: object, flags: int, directory: int | None) -> None:
+        """Note that a file was opened beginning at another directory than ours."""
+        # Without one, the audit event tells all.
+        if directory is not None:
+            with suppress(Exception):
+                self._hear_open(path, None, flags, directory)
+
+    def executed(self, statement: str) -> None:
+        """Note a statement of SQL; one that writes what only a moment gives cannot be tracked."""
+        for part in NO_STATEMENT.sub(" ", statement).split(";"):
+            if WRITES_DATA.match(part) and CLOCK.search(part):
+                shown = " ".join(part.split())[:SHOWN_STATEMENT]
+                self.clocks.add(f"a statement reads {RANDOM} ({shown})")
+        if statement.lstrip()[:2].upper() == "DO" and CLOCK.search(statement):
+            self.clocks.add(f"a DO block reads {RANDOM}")
+
+    def _hear_script(self, code: CodeType) -> None:
+        is_script = code.co_name == "<module>" and not SCRIPTS.isdisjoint(code.co_names)
+        if is_script and any(map(reads_clock, _codes(code))):
+            self.clocks.add(f"{os.path.basename(code.co_filename)} reads {RANDOM}")
+
+    def _hear_open(
+        self, path: object, mode: object, flags: int, directory: int | None = None
+    ) -> None:
+        if not flags & os.O_CREAT:
+            if not flags & os.O_WRONLY:
+                self._add(path, self._files, directory)
+        elif flags & (os.O_TRUNC | os.O_EXCL):
+            # What is read after it was made here is no input.
+            self._add(path, self._made, directory)
+        elif flags & os.O_RDWR:
+            self._add(path, self._files, directory)
+
+    def _hear_sqlite(self, database: str) -> None:
+        from urllib.parse import unquote, urlsplit
+
+        path = unquote(urlsplit(database).path) if database.startswith("file:") else database
+        if path not in ("", ":memory:"):
+            # What has not come into the file yet is in the log beside it.
+            for name in (path, f"{path}-wal", f"{path}-journal"):
+                self._add(name, self._files)
+
+    def _hear_program(self, event: str, program: Any = "", *others: Any) -> None:
+        if event == "subprocess.Popen" and not others:
+            return
+        name = os.path.basename(os.fsdecode(program).split(" ")[0])
+        frame = sys._getframe(2)  # noqa: SLF001  # it alone tells
+        while frame.f_back:
+            file = frame.f_code.co_filename
+            if file.endswith(OF_THE_MACHINE) and not may_change(file):
+                return
+            frame = frame.f_back
+        self.untracked.add(f"it started {name or 'a process'}, which may read anything")
+
+    @property
+    def files(self) -> list[str]:
+        """The files that were read, and those of all modules that are loaded."""
+        modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+        loaded = {os.path.abspath(file) for file in modules if isinstance(file, str)}
+        # A copy: another thread may add to the set meanwhile.
+        read = map(source_of, self._files.copy())
+        return [file for file in sorted({*read, *loaded}) if may_change(file)]
+
+    @property
+    def directories(self) -> list[str]:
+        """The directories whose entries were asked for."""
+        return [
+            directory for directory in sorted(self._directories.copy()) if may_change(directory)
+        ]
+
+    @property
+    def statuses(self) -> list[str]:
+        """The paths of which it was only asked what they are."""
+        read = {*self._files, *self._directories}
+        return [path for path in sorted(self._asked.copy() - read) if may_change(path)]
+
+    @property
+    def modules(self) -> dict[str, list[str]]:
+        """The names of modules that were looked for, by the directory: a new one may come first."""
+        tops = {entry for path in self._search_paths.copy() for entry in path}
+        found: dict[str, set[str]] = {}
+        for name in self._imported.copy():
+            parent, _, last = name.rpartition(".")
+            for directory in getattr(sys.modules.get(parent), "__path__", ()) if parent else tops:
+                found.setdefault(os.path.abspath(directory), set()).add(last)
+        own = (each for each in found if may_change(f"{each}{os.sep}") and not is_installed(each))
+        return {directory: sorted(found[directory]) for directory in sorted(own)}
+
+    def _add(self, path: Any, paths: set[str], directory: int | None = None) -> None:
+        if isinstance(path, int):
+            # That of an open file was told when it was opened.
+            if paths is self._directories:
+                self._add(self._path_of(path), paths)
+            return
+        if not isinstance(path, (str, bytes, os.PathLike)):
+            return
+        found = os.fsdecode(path)
+        if directory is not None and not os.path.isabs(found):
+            found = os.path.join(self._path_of(directory), found)
+        found = os.path.abspath(found)
+        if found not in self._made and not self._made.intersection(_parents(found)):
+            paths.add(found)
+
+    def _path_of(self, descriptor: int) -> str:
+        try:
+            return PLAIN_READLINK(f"/proc/self/fd/{descriptor}")
+        except OSError:
+            self.untracked.add("it used a directory by its descriptor, whose path is not known")
+            raise
+
+
+PLAIN_READLINK = os.readlink
+PLAIN_STAT = os.stat
+
+
+def watch_questions(reads: Reads) -> None:
+    """Have it noted what is asked about paths, which no audit event tells."""
+    for name in ("stat", "lstat", "access", "readlink"):
+        _replace(name, lambda path, *_, dir_fd=None, **__: reads.asked(path, dir_fd))
+    _replace(
+        "open", lambda path, flags, *_, dir_fd=None, **__: reads.opened_at(path, flags, dir_fd)
+    )
+
+
+def _replace(name: str, note: Callable[..., None]) -> None:
+    plain = getattr(os, name)
+
+    @wraps(plain)
+    def ask(*arguments: Any, **named: Any) -> Any:
+        with suppress(TypeError):
+            note(*arguments, **named)
+        return plain(*arguments, **named)
+
+    setattr(os, name, ask)
+    for group in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
+        if plain in group:
+            group.add(ask)
+    # Before Python 3.11 it has kept its own.
+    accessor: Any = getattr(pathlib, "_NormalAccessor", None)
+    if hasattr(accessor, name):
+        setattr(accessor, name, staticmethod(ask))
+
+
+def watch_asyncpg(reads: Reads) -> None:
+    """Have the statements noted that asyncpg is given, if it is loaded."""
+    connection: Any = getattr(sys.modules.get("asyncpg.connection"), "Connection", None)
+    for name in ("execute", "_execute", "_executemany", "_prepare"):
+        if hasattr(connection, name):
+            setattr(connection, name, _noting_statements(getattr(connection, name), reads))
+
+
+def _noting_statements(plain: Callable[..., Any], reads: Reads) -> Callable[..., Any]:
+    @wraps(plain)
+    def run(connection: Any, query: str, *arguments: Any, **named: Any) -> Any:
+        with suppress(Exception):
+            reads.executed(query)
+        return plain(connection, query, *arguments, **named)
+
+    return run
+
+
+def reads_clock(code: CodeType) -> bool:
+    """Whether code calls what returns another value each time."""
+    names = set(code.co_names)
+    if names.isdisjoint({*CLOCKS_OF, *CLOCKS, *RANDOM_CALLS, "random", "secrets"}):
+        return False
+    # A seeded generator returns the same again.
+    is_seeded = not names.isdisjoint({"Random", "seed"})
+    owner = ""
+    for instruction in dis.get_instructions(code):
+        name = instruction.argval if instruction.opname.startswith("LOAD_") else ""
+        name = name if isinstance(name, str) else ""
+        if owner in CLOCKS_OF.get(name, ()) or (owner == "time" and name in CLOCKS):
+            return True
+        if name in RANDOM_CALLS or (name and owner == "secrets"):
+            return True
+        if name and owner == "random" and not is_seeded:
+            return True
+        owner = name
+    return False
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            yield from _codes(value)
+
+
+def drop_stale_bytecode() -> None:
+    """Let no module be loaded from bytecode that is older than the last change of its source.
+
+    Python compares the size and whole seconds: an edit in the same second goes unnoticed.
+    """
+    from importlib import _bootstrap_external
+
+    loading: Any = _bootstrap_external
+    plain = loading.cache_from_source
+    # Before it is asked for each module, those it imports itself among them.
+    standard_library()
+
+    def cache_from_source(path: str, *arguments: Any, **named: Any) -> str:
+        cached: str = plain(path, *arguments, **named)
+        if not is_installed(path) and may_change(path) and _is_older(cached, path):
+            try:
+                os.unlink(cached)
+            except OSError:
+                # Python compiles the source and leaves bytecode alone.
+                raise NotImplementedError from None
+        return cached
+
+    loading.cache_from_source = cache_from_source
+
+
+def _is_older(cached: str, source: str) -> bool:
+    with suppress(OSError):
+        facts = PLAIN_STAT(source)
+        return PLAIN_STAT(cached).st_mtime <= max(facts.st_mtime, facts.st_ctime)
+    return False
+
+
+def address_of(place: Any) -> str:
+    """Return the port and the host of a socket's address, or the path of one in the file system."""
+    return f"{place[1]} {place[0]}" if isinstance(place, tuple) else os.fsdecode(place)
+
+
+def source_of(path: str) -> str:
+    """Return the source a file of bytecode was made from; any other file is its own."""
+    try:
+        source = source_from_cache(path) if path.endswith(".pyc") else path
+    except ValueError:
+        return path
+    return source if os.path.exists(source) else path
+
+
+def may_change(path: str) -> bool:
+    """Whether a path is neither the standard library's nor made up by the system."""
+    if path.startswith(NO_FILES):
+        return False
+    return not path.startswith(standard_library()) or is_installed(path)
+
+
+@lru_cache(maxsize=None)  # noqa: UP033  # a service's interpreter may be older
+def standard_library() -> tuple[str, ...]:
+    """Return how the paths of the standard library's files begin."""
+    paths = sysconfig.get_paths()
+    return paths["stdlib"] + os.sep, paths["platstdlib"] + os.sep
+
+
+def is_installed(path: str) -> bool:
+    """Whether a path is that of an installed library."""
+    return any(name in path.split(os.sep) for name in INSTALLED)
+
+
+def _parents(path: str) -> Iterator[str]:
+    while (parent := os.path.dirname(path)) != path:
+        yield parent
+        path = parent

@@ -1,0 +1,360 @@
+"""Asks a service's `env.py` and `config.py` where its database is, in many environments.
+
+Runs in a child process with the service's own interpreter, like `worker.py` beside it. Alembic is
+started in earnest, and ended where it would connect: nothing is ever connected to. Each case has a
+process of its own, forked from one that has the libraries, as modules keep what they have read.
+"""
+
+from __future__ import annotations  # a service's interpreter may be older than ours
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import io
+import json
+import os
+import re
+import runpy
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+INSTRUCTIONS = "HULEEDU_PROBE"
+# What connects, with the functions by which it does.
+DRIVERS = {
+    "asyncpg": ("connect", "create_pool"),
+    "psycopg": ("connect",),
+    "psycopg2": ("connect",),
+    "pg8000": ("connect",),
+}
+# Those that take a password they are not given from PGPASSWORD.
+READING_PGPASSWORD = ("asyncpg", "psycopg", "psycopg2")
+# What every case needs.
+LIBRARIES = ("alembic.config", "alembic.runtime.environment", "sqlalchemy.engine")
+WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
+# What a URL is called, the likeliest name first.
+URL_NAME = re.compile(r"(database|db|postgres(ql)?|pg|sqlalchemy)_?(ur[il]|dsn)$", re.IGNORECASE)
+ANOTHERS = re.compile(r"test|replica|read_?only|async|admin", re.IGNORECASE)
+LIKELIEST = "DATABASE_URL"
+MAKERS = ("get_settings", "get_config", "settings", "Settings", "Config", "AppSettings")
+
+
+# pydantic's way of showing a value, which may be a secret.
+INPUT_VALUE = re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL)
+
+
+# Seconds for one case; whatever takes longer waits for something.
+SECONDS = 20
+WAITING = "it waits for its database before Alembic connects"
+TOO_LONG = f"it did not connect within {SECONDS} s"
+
+
+class Waits(BaseException):
+    """Code that was refused a connection sleeps, to try again; nobody will let it in."""
+
+
+class Caught(BaseException):
+    """The moment before a connection; no `except Exception` of the service's own holds it."""
+
+
+def main() -> None:
+    """Run each case, and tell a file what came of it, a JSON document per line."""
+    worker = runpy.run_path(WORKER)
+    lifeline = worker["end_with_parent"]()
+    instructions = json.loads(os.environ.pop(INSTRUCTIONS))
+    options = json.loads(os.environ.pop(worker["OPTIONS"], "{}"))
+    outside_of_service = worker["outside_of_service"]
+    with outside_of_service():
+        for name in (*LIBRARIES, *DRIVERS):
+            with contextlib.suppress(ImportError) if name in DRIVERS else contextlib.nullcontext():
+                importlib.import_module(name)
+    # Open as long as the process lives; each line is written at once.
+    answers = open(instructions["answers"], "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+    for case in instructions["cases"]:
+        case["options"] = options
+        configs = instructions["configs"], instructions["loaded_configs"]
+        answer = _in_a_process_of_its_own(case, configs, worker, lifeline)
+        # Large libraries are loaded once, and not for each case.
+        for name in answer.pop("libraries", ()):
+            with contextlib.suppress(Exception), outside_of_service():
+                importlib.import_module(name)
+        answers.write(json.dumps({"case": case["name"], **answer}) + "\n")
+
+
+def _in_a_process_of_its_own(
+    case: dict[str, Any],
+    configs: tuple[list[str], list[str]],
+    worker: dict[str, Any],
+    lifeline: int,
+) -> dict[str, Any]:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            worker["watch"](lifeline)
+            _let_nothing_connect()
+            with open(writing, "w", encoding="utf-8") as pipe:
+                json.dump(_answer(case, configs, worker), pipe)
+        finally:
+            sys.stderr.flush()
+            # Neither the parent's clean-up nor a thread of the service's own is waited for.
+            os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    lost = {"error": f"its process has ended with status {status}, without an answer", "output": ""}
+    answer: dict[str, Any] = json.loads(text) if text else {"env": lost, "config": None}
+    return answer
+
+
+def _answer(
+    case: dict[str, Any], configs: tuple[list[str], list[str]], worker: dict[str, Any]
+) -> dict[str, Any]:
+    before = set(sys.modules)
+    os.environ.update(case["variables"])
+    return {
+        "env": _asked(lambda: _of_env(case, worker), worker),
+        "config": _asked(lambda: _of_config(*configs, case), worker),
+        "libraries": sorted(_libraries(set(sys.modules) - before)),
+    }
+
+
+def _let_nothing_connect() -> None:
+    """Have every connection refused that is not SQLAlchemy's, which is caught before."""
+    import asyncio
+    import signal
+    import socket
+    import time
+
+    refused = []
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        refused.append(True)
+        raise ConnectionRefusedError("nothing is connected to while a service is only asked")
+
+    def watched(plain: Any) -> Any:
+        def sleep(*args: Any, **options: Any) -> Any:
+            if refused:
+                raise Waits(WAITING)
+            return plain(*args, **options)
+
+        return sleep
+
+    def too_long(*_: object) -> None:
+        raise Waits(TOO_LONG)
+
+    time.sleep, asyncio.sleep = watched(time.sleep), watched(asyncio.sleep)
+    signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(SECONDS)
+    socket.socket.connect = refuse  # type: ignore[method-assign]
+    socket.socket.connect_ex = refuse  # type: ignore[method-assign]
+    for name, functions in DRIVERS.items():
+        driver = sys.modules.get(name)
+        holders = [driver, *(getattr(driver, n, None) for n in ("Connection", "AsyncConnection"))]
+        for holder in filter(None, holders):
+            for function in functions:
+                if hasattr(holder, function):
+                    setattr(holder, function, refuse)
+
+
+def _asked(ask: Any, worker: dict[str, Any]) -> dict[str, Any] | None:
+    """Return an address, or why there is none."""
+    try:
+        address: dict[str, Any] | None = ask()
+        return address
+    except BaseException as exit_or_error:
+        error = exit_or_error
+        if isinstance(error, SystemExit):
+            # Alembic's own, which says why on the screen only.
+            error = error.__context__ or error
+        printed = io.StringIO()
+        with contextlib.redirect_stderr(printed):
+            if isinstance(error, Exception):
+                worker["show"](error)
+        return {
+            "error": _without_input(_in_one_line(error)),
+            "output": _without_input(printed.getvalue()),
+            # The service may have loaded some; whoever shows the rest masks what is secret of it.
+            "variables": dict(os.environ),
+        }
+
+
+def _in_one_line(error: BaseException) -> str:
+    """Return an exception with the first of those that caused it."""
+    root = error
+    while inner := root.__cause__ or (None if root.__suppress_context__ else root.__context__):
+        root = inner
+    shown, caused = (
+        f"{type(each).__name__}: {' '.join(str(each).split())}".rstrip(": ")
+        for each in (error, root)
+    )
+    return shown if str(root) in str(error) else f"{shown} (caused by {caused})"
+
+
+def _without_input(text: str) -> str:
+    return INPUT_VALUE.sub("input_value=***", text)
+
+
+def _of_env(case: dict[str, Any], worker: dict[str, Any]) -> dict[str, Any]:
+    import alembic.config
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    caught: list[dict[str, Any]] = []
+
+    def catch(dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> None:
+        caught.append(
+            {
+                **_address(parameters, case, dialect.driver),
+                "scheme": f"{dialect.name}+{dialect.driver}",
+                "fits": not getattr(dialect, "is_async", False) or _is_asynchronous(),
+            }
+        )
+        raise Caught
+
+    event.listen(Engine, "do_connect", catch)
+    worker["apply_options"](**case["options"])
+    if case["url"]:
+        # As in a migration; without that it is seen what env.py does by itself.
+        worker["accept_percent_signs"]()
+        worker["hand_over_url"](case["url"], case["options"].get("engine", ""))
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            alembic.config.main(argv=[*sys.argv[1:], "current"], prog="alembic")
+    except BaseException:
+        if not caught:
+            raise
+    if not caught:
+        raise LookupError("env.py has ended without connecting by SQLAlchemy")
+    return caught[0]
+
+
+def _is_asynchronous() -> bool:
+    """Whether SQLAlchemy runs below an event loop, as an asynchronous driver needs it."""
+    try:
+        import greenlet  # type: ignore[import-untyped]  # its stubs are a package of their own
+    except ImportError:
+        return False
+    return greenlet.getcurrent().parent is not None
+
+
+def _of_config(
+    files: list[str], if_loaded: list[str], case: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Return the URL of the first file that has one; what `env.py` has loaded comes first.
+
+    Args:
+        files: Those that name a database.
+        if_loaded: Those that are asked only if they have been loaded already.
+    """
+    from sqlalchemy.engine import make_url
+
+    loaded = {
+        os.path.realpath(file): module
+        for module in list(sys.modules.values())
+        if (file := getattr(module, "__file__", None))
+    }
+    failure: BaseException | None = None
+    own = [file for file in if_loaded if os.path.realpath(file) in loaded]
+    for file in [*own, *(file for file in files if file not in own)]:
+        try:
+            module = loaded.get(os.path.realpath(file)) or _imported(file)
+            for text in _urls(module):
+                url = make_url(text)
+                parameters = {**url.translate_connect_args(), "user": url.username}
+                return {**_address(parameters, case, ""), "scheme": url.drivername, "file": file}
+        except BaseException as error:
+            # Another file may have the URL.
+            failure = failure or error
+    if failure:
+        raise failure
+    return None
+
+
+def _address(parameters: dict[str, Any], case: dict[str, Any], driver: str) -> dict[str, Any]:
+    """Return where a driver would connect; of the password only whether it is the right one."""
+    password = parameters.get("password")
+    if not password and driver.partition("_")[0] in READING_PGPASSWORD:
+        password = os.environ.get("PGPASSWORD")
+    port = parameters.get("port")
+    return {
+        "user": parameters.get("user") or "",
+        "host": parameters.get("host") or "",
+        "port": int(port) if port else None,
+        "database": parameters.get("database") or parameters.get("dbname") or "",
+        "password": bool(password) and password == case["password"],
+    }
+
+
+def _imported(file: str) -> ModuleType:
+    """Import a file by the name its own imports expect, from the highest directory that has one."""
+    names = []
+    for directory in filter(None, sys.path):
+        stem = os.path.splitext(os.path.relpath(file, directory))[0]
+        parts = stem.split(os.sep)
+        if all(part.isidentifier() for part in parts):
+            names.append(".".join(parts))
+    for name in sorted(names, key=len, reverse=True):
+        with contextlib.suppress(ModuleNotFoundError):
+            module = importlib.import_module(name)
+            if os.path.realpath(module.__file__ or "") == os.path.realpath(file):
+                return module
+    spec = importlib.util.spec_from_file_location("_probed_config", file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _urls(module: ModuleType) -> Iterator[str]:
+    """Find the PostgreSQL URLs a configuration gives, as constants or as attributes of settings."""
+    for holder in _holders(module):
+        names = [name for name in dir(holder) if URL_NAME.search(name) and name[0] != "_"]
+        # The likeliest first, those of other databases last.
+        for name in sorted(names, key=lambda n: (n != LIKELIEST, bool(ANOTHERS.search(n)), n)):
+            text = _text(getattr(holder, name))
+            if text.startswith("postgres"):
+                yield text
+
+
+def _holders(module: ModuleType) -> Iterator[object]:
+    yield module
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    for value in own.values():
+        if not isinstance(value, (type, ModuleType)) and not callable(value):
+            yield value
+    for name in MAKERS:
+        if callable(own.get(name)):
+            yield own[name]()
+
+
+def _text(value: object) -> str:
+    """Return a URL in whatever it is wrapped."""
+    if inspect.isroutine(value):
+        parameters = inspect.signature(value).parameters.values()
+        is_plain = all(each.default is not each.empty for each in parameters)
+        value = value() if is_plain else ""
+    if hasattr(value, "get_secret_value"):
+        value = value.get_secret_value()
+    if hasattr(value, "render_as_string"):
+        value = value.render_as_string(hide_password=False)
+    return str(value)
+
+
+def _libraries(names: set[str]) -> Iterator[str]:
+    import sysconfig
+
+    places = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    for name in names:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and file.startswith(places):
+            yield name
+
+
+if __name__ == "__main__":
+    main()

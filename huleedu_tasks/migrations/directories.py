@@ -1,0 +1,299 @@
+"""The directories of a repository that are services: those with Alembic migrations of their own."""
+
+import configparser
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from huleedu_tasks.errors import Finding
+from huleedu_tasks.migrations.revisions import DATABASES, engine_names
+from huleedu_tasks.repository import (
+    is_file,
+    is_nameable,
+    repository_files,
+    shown,
+    text_of,
+)
+
+CONFIG = "alembic.ini"
+PYPROJECT = "pyproject.toml"
+ALEMBIC = "alembic"
+LOCATION = "script_location"
+ENV_PY = "env.py"
+HERE = "%(here)s"
+# How an `env.py` of Flask-Migrate reaches its application, and where that may be.
+CURRENT_APP = "current_app"
+FLASK_APP = re.compile(r"^\s*(?:export\s+)?FLASK_APP\s*=\s*[\"']?([\w./:]+)", re.MULTILINE)
+FACTORY = re.compile(r"^def create_app\(", re.MULTILINE)
+# What lies there is no service of this repository, or not one that runs.
+NO_SERVICES = frozenset({"tests", "test", "fixtures", "testdata", "templates", "cookiecutter"})
+# Directories inside a service that migrations may lie in.
+TECHNICAL = frozenset({"alembic", "migrations", "migration", "db", "database"})
+# What can run a service's Python, by the file that says so.
+VIRTUAL_PYTHONS = (".venv/bin/python", "venv/bin/python")
+LOCKS = {"uv.lock": "uv", "pdm.lock": "pdm", "poetry.lock": "poetry"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceDirectory:
+    """One service's directory.
+
+    Attributes:
+        path: Where its migrations are run.
+        config: Alembic's configuration file.
+        scripts: The directory with `env.py`.
+        root: That of the repository, which no service goes beyond.
+        runs_anywhere: Whether the configuration leads to the scripts from any directory.
+        section: The section of the configuration.
+        engine: The database that it names among others, as Alembic's template multidb does; an
+            empty string if it names none.
+        flask_app: The Flask application that its `env.py` needs, as `flask --app` takes it; an
+            empty string if it needs none.
+        import_paths: Where its code looks for modules, as Alembic is told.
+    """
+
+    path: Path
+    config: Path
+    scripts: Path
+    root: Path
+    section: str = ALEMBIC
+    engine: str = ""
+    flask_app: str = ""
+    runs_anywhere: bool = False
+    import_paths: tuple[Path, ...] = ()
+
+    @property
+    def key(self) -> Path:
+        """What tells it from other directories: where its scripts lie, its section, its engine."""
+        path = self.scripts if self.section == ALEMBIC else self.scripts / f"[{self.section}]"
+        return path / f"[{self.engine}]" if self.engine else path
+
+    @property
+    def home(self) -> Path:
+        """The whole service's directory, where only its migrations have one of their own."""
+        path = self.path
+        while path.name in TECHNICAL and path != self.root:
+            path = path.parent
+        return path
+
+    def contains(self, path: Path | None) -> bool:
+        """Whether a path lies in the service's directory, or is it."""
+        return path is not None and path.is_relative_to(self.home)
+
+    @property
+    def python(self) -> tuple[str | list[str], Path] | None:
+        """What runs the service's Python if it is its own, and the file that says so."""
+        if self.home == self.root:
+            return None
+        for name in VIRTUAL_PYTHONS:
+            if is_file(self.home / name):
+                return os.path.relpath(self.home / name, self.path), self.home / name
+        for name, program in LOCKS.items():
+            if is_file(self.home / name):
+                return [program, "run", "python"], self.home / name
+        return None
+
+
+def find_directories(root: Path, not_taken: list[Finding]) -> list[ServiceDirectory]:
+    """Return every directory with migrations, in the order of their paths.
+
+    Args:
+        not_taken: Each file that configures Alembic and makes no service, with the reason, is
+            added to it.
+    """
+    found: dict[Path, ServiceDirectory] = {}
+    for file in repository_files(root):
+        if file.name == CONFIG and _parsed(file) is None:
+            problem = "cannot be parsed, so its service is not known"
+            not_taken.append(Finding(place=shown(file, root), problem=problem))
+    for file in _configurations(root):
+        sections = [name for name in _sections(file) if _directory(file, root, name)]
+        for section in sections or [ALEMBIC]:
+            directory = _directory(file, root, section)
+            if problem := _why_not_taken(file, root, directory, found):
+                not_taken.append(Finding(place=shown(file, root), problem=problem))
+            elif directory:
+                found |= {each.key: each for each in _by_engine(directory)}
+    return sorted(found.values(), key=lambda directory: (directory.path, directory.key))
+
+
+def _by_engine(directory: ServiceDirectory) -> list[ServiceDirectory]:
+    """Return a directory once for each database that its `env.py` would migrate in one run."""
+    stated = str((_options(directory.config, directory.section) or {}).get(DATABASES) or "")
+    engines = engine_names(stated) if DATABASES in text_of(directory.scripts / ENV_PY) else []
+    return [replace(directory, engine=engine) for engine in engines] or [directory]
+
+
+def _why_not_taken(
+    file: Path,
+    root: Path,
+    directory: ServiceDirectory | None,
+    found: Mapping[Path, ServiceDirectory],
+) -> str:
+    """Return why a configuration makes no service; empty if it does."""
+    if not is_nameable(file):
+        return "configures Alembic, but its name is not UTF-8, and a registry is"
+    if not NO_SERVICES.isdisjoint(file.relative_to(root).parts[:-1]):
+        return "configures Alembic in a directory of tests or templates, which holds no service"
+    if directory is None:
+        return _why_no_directory(file)
+    if doubles := {each.key for each in _by_engine(directory)} & found.keys():
+        first = found[doubles.pop()].config.name
+        return (
+            f"configures migrations of {shown(directory.path, root)} as {first} does, which was "
+            "taken: an entry has one configuration"
+        )
+    return ""
+
+
+def _why_no_directory(file: Path) -> str:
+    if _sections(file):
+        return f"configures Alembic, but its script_location holds no {ENV_PY}"
+    if is_file(file.with_name(ENV_PY)):
+        return (
+            "has no script_location, as Flask-Migrate writes it, and no application was found "
+            "beside it: write an entry that states 'alembic_config' and 'flask_app'"
+        )
+    return "has no script_location"
+
+
+def _sections(file: Path) -> list[str]:
+    """Return the sections that state a script_location; others are for `alembic --name`."""
+    document = _parsed(file) or {}
+    if file.suffix == ".toml":
+        return [ALEMBIC] if (_options(file) or {}).get(LOCATION) else []
+    beside = (_options(file.with_name(PYPROJECT)) or {}).get(LOCATION)
+    return [
+        name
+        for name, options in document.items()
+        if isinstance(options, dict) and (LOCATION in options or (name == ALEMBIC and beside))
+    ]
+
+
+def _configurations(root: Path) -> list[Path]:
+    """Return every file that configures Alembic, in each directory the usual one first."""
+    files = [
+        path
+        for path in repository_files(root)
+        if path.suffix == ".ini" or path.name == PYPROJECT
+        if _options(path) is not None or (path.name == CONFIG and _sections(path))
+    ]
+    inis = {path.parent for path in files if path.suffix == ".ini"}
+    # Alembic reads the pyproject.toml beside an alembic.ini by itself.
+    kept = [path for path in files if path.name != PYPROJECT or path.parent not in inis]
+    return sorted(kept, key=lambda path: (path.parent, path.name != CONFIG, path.name))
+
+
+def _options(file: Path, section: str = ALEMBIC) -> dict[str, object] | None:
+    """Return what a file tells Alembic; None if that is nothing."""
+    document = _parsed(file) or {}
+    sections = document.get("tool") if file.suffix == ".toml" else document
+    options = sections.get(section) if isinstance(sections, dict) else None
+    return options if isinstance(options, dict) else None
+
+
+def _parsed(file: Path) -> dict[str, object] | None:
+    """Return what a file of settings holds; None if it cannot be read."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix == ".toml":
+            return tomllib.loads(text)
+        parser = configparser.RawConfigParser(strict=False, allow_no_value=True)
+        parser.read_string(text)
+    except (OSError, ValueError, RecursionError, configparser.Error):
+        return None
+    return {section: dict(parser.items(section)) for section in parser.sections()}
+
+
+def ini_url(directory: ServiceDirectory) -> str:
+    """Return the database URL an Alembic configuration states, or nothing."""
+    section = directory.engine or directory.section
+    return str((_options(directory.config, section) or {}).get("sqlalchemy.url") or "")
+
+
+def _directory(file: Path, root: Path, section: str) -> ServiceDirectory | None:
+    options = {**(_options(file.with_name(PYPROJECT)) or {}), **(_options(file, section) or {})}
+    location = str(options.get(LOCATION) or "")
+    if not location:
+        return _flask_directory(file, root)
+    for path in _working_directories(file, location, root):
+        for scripts in _script_directories(location, file.parent, path):
+            if is_file(scripts / ENV_PY):
+                return ServiceDirectory(
+                    path=path,
+                    config=file,
+                    scripts=scripts,
+                    root=root,
+                    section=section,
+                    runs_anywhere=HERE in location,
+                    import_paths=tuple(
+                        _import_paths(options.get("prepend_sys_path"), file.parent, path)
+                    ),
+                )
+    return None
+
+
+def _flask_directory(file: Path, root: Path) -> ServiceDirectory | None:
+    """Return a directory of migrations by Flask-Migrate, with the application that was found."""
+    if CURRENT_APP not in text_of(file.with_name(ENV_PY)) or file.parent == root:
+        return None
+    home = file.parent.parent
+    application = _flask_app(home)
+    if not application:
+        return None
+    return ServiceDirectory(
+        path=home, config=file, scripts=file.parent, root=root, flask_app=application
+    )
+
+
+def _flask_app(home: Path) -> str:
+    """Return the Flask application of a directory; an empty string if none is found.
+
+    It is the one that Flask is told, or else finds by itself, or else that of a package.
+    """
+    if stated := FLASK_APP.search(text_of(home / ".flaskenv")):
+        return stated[1]
+    for name in ("wsgi", "app"):
+        if is_file(home / f"{name}.py"):
+            return name
+    files = (path for path in repository_files(home) if path.suffix == ".py")
+    for path in sorted(files, key=lambda path: (len(path.parts), path)):
+        inside = path.relative_to(home).with_suffix("")
+        if inside.parts[0] not in NO_SERVICES and FACTORY.search(text_of(path)):
+            parts = inside.parts[:-1] if path.stem == "__init__" else inside.parts
+            return ".".join(parts) + ":create_app"
+    return ""
+
+
+def _working_directories(file: Path, location: str, root: Path) -> Iterator[Path]:
+    if HERE not in location:
+        yield from (p for p in (file.parent, *file.parents) if p.is_relative_to(root))
+        return
+    # It works from anywhere: the service is what holds both the file and the scripts.
+    scripts = _normal(location.replace(HERE, str(file.parent)), file.parent)
+    common = Path(os.path.commonpath([file.parent, scripts.parent]))
+    if common.is_relative_to(root):
+        yield common
+
+
+def _script_directories(location: str, here: Path, path: Path) -> Iterator[Path]:
+    package, colon, rest = location.partition(":")
+    if colon:
+        relative = f"{package.replace('.', '/')}/{rest}"
+        yield from (_normal(relative, base) for base in (path, path / "src"))
+    yield _normal(location.replace(HERE, str(here)), path)
+
+
+def _import_paths(stated: object, here: Path, path: Path) -> Iterator[Path]:
+    texts: Sequence[object] = stated if isinstance(stated, list) else str(stated or "").split()
+    for text in texts:
+        yield from (
+            _normal(part.replace(HERE, str(here)), path) for part in str(text).split(os.pathsep)
+        )
+
+
+def _normal(text: str, directory: Path) -> Path:
+    return Path(os.path.normpath(directory / text))

@@ -1,0 +1,159 @@
+"""Runs Alembic, and seeds, in processes forked from one that has the libraries already.
+
+Starting an interpreter and importing Alembic and SQLAlchemy takes longer than most migrations. One
+process does it once for all services that share our interpreter; see `fork_loop.py`.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from huleedu_tasks import process
+
+FORK_LOOP = Path(__file__).parent / "child" / "fork_loop.py"
+# What an interpreter and its libraries read only when they start.
+_READ_AT_START = (
+    "PYTHON",
+    "LD_",
+    "LC_",
+    "LANG",
+    "MALLOC_",
+    "OPENSSL_",
+    "SQLALCHEMY_",
+    "DISABLE_SQLALCHEMY_",
+)
+
+
+class WarmWorkers:
+    """The processes forked in one run; the one that forks them is started when it is needed."""
+
+    def __init__(self) -> None:
+        self._starting: asyncio.Task[asyncio.subprocess.Process] | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._numbers = itertools.count()
+        self._pids: dict[int, int] = {}
+        self._ends: dict[int, asyncio.Future[int]] = {}
+
+    def prepare(self, module: str = "") -> None:
+        """Begin to import, so that it is done when the first worker is needed.
+
+        Args:
+            module: The module it will run; empty string for Alembic.
+        """
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start(_needs(module)))
+
+    @staticmethod
+    def can_have(environment: Mapping[str, str]) -> bool:
+        """Whether a fork behaves as an interpreter started in that environment would."""
+        names = {*environment, *os.environ}
+        are_the_same = all(
+            environment.get(name) == os.environ.get(name)
+            for name in names
+            if name.startswith(_READ_AT_START)
+        )
+        # A relative one means the service's directory, and ours is another.
+        paths = environment.get("PYTHONPATH", "")
+        return are_the_same and (not paths or all(map(os.path.isabs, paths.split(os.pathsep))))
+
+    async def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        environment: Mapping[str, str],
+        timeout: float,
+        module: str = "",
+    ) -> process.Completed:
+        """Run Alembic, or a module of ours, to its end, as `process.run` would run the worker.
+
+        Args:
+            timeout: Seconds it may take.
+            module: A module whose `main` is run instead of Alembic, on our own `sys.path`.
+
+        Raises:
+            OSError: If the process that forks cannot be started, or has ended.
+        """
+        self.prepare(module)
+        assert self._starting is not None
+        nursery = await asyncio.shield(self._starting)
+        number = next(self._numbers)
+        end = self._ends[number] = asyncio.get_running_loop().create_future()
+        timed_out = False
+        with process.scratch_directory() as scratch:
+            pipe = scratch / "output"
+            os.mkfifo(pipe, 0o600)
+            reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+            async with process.reading_from(reading, keeps=process.PRINTED) as output:
+                self._ask(
+                    nursery,
+                    {
+                        "id": number,
+                        "output": str(pipe),
+                        "arguments": list(arguments),
+                        "cwd": str(cwd),
+                        "environment": dict(environment),
+                        **_needs(module),
+                    },
+                )
+                try:
+                    async with asyncio.timeout(timeout):
+                        code = await asyncio.shield(end)
+                except TimeoutError:
+                    timed_out, code = True, -signal.SIGKILL
+                finally:
+                    await self._end(number)
+                await output.wait()
+        return process.Completed(returncode=code, output=output.text, timed_out=timed_out)
+
+    async def aclose(self) -> None:
+        """End what still runs, and the process that forks."""
+        if self._starting is None:
+            return
+        with suppress(OSError):
+            nursery = await asyncio.shield(self._starting)
+            if nursery.stdin:
+                nursery.stdin.close()
+            await nursery.wait()
+        if self._reading:
+            await self._reading
+
+    async def _start(self, needs: Mapping[str, object]) -> asyncio.subprocess.Process:
+        nursery = await process.talk_to([sys.executable, FORK_LOOP])
+        self._reading = asyncio.create_task(self._read(nursery))
+        self._ask(nursery, needs)
+        return nursery
+
+    def _ask(self, nursery: asyncio.subprocess.Process, request: Mapping[str, object]) -> None:
+        if nursery.stdin is None or self._reading is None or self._reading.done():
+            raise ProcessLookupError(None, "it has ended", str(FORK_LOOP))
+        nursery.stdin.write(json.dumps(request).encode() + b"\n")
+
+    async def _read(self, nursery: asyncio.subprocess.Process) -> None:
+        while nursery.stdout and (line := await nursery.stdout.readline()):
+            news = json.loads(line)
+            if "pid" in news:
+                self._pids[news["id"]] = news["pid"]
+            elif not self._ends[news["id"]].done():
+                self._ends[news["id"]].set_result(news["code"])
+        for end in self._ends.values():
+            if not end.done():
+                end.set_result(-signal.SIGKILL)
+
+    async def _end(self, number: int) -> None:
+        """End whatever is left of a worker and all it started, politely first."""
+        pid, end = self._pids.get(number), self._ends[number]
+        if pid is None:
+            return
+        await process.end_group(pid, end)
+
+
+def _needs(module: str) -> dict[str, object]:
+    """Return what a request says of what must be imported for it."""
+    return {"module": module, "path": list(map(os.path.abspath, sys.path))} if module else {}

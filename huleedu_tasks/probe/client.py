@@ -1,0 +1,193 @@
+"""What a service's own `config.py` and `env.py` answer, asked in a child process."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huleedu_tasks import process
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.secret import Redactor, secrets_in
+from huleedu_tasks.config.urls import POSTGRES_PORT
+from huleedu_tasks.errors import MigrationError
+from huleedu_tasks.migrations import runner
+from huleedu_tasks.probe.scenarios import Case
+from huleedu_tasks.repository import repository_files, text_of
+
+PROBE = Path(runner.__file__).parent / "child" / "probe.py"
+INSTRUCTIONS = "HULEEDU_PROBE"
+# Seconds for all cases of a service together; each imports what the service imports.
+TIMEOUT = 120.0
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "")
+CONFIG_NAMES = ("config.py", "settings.py")
+DEPTH = 5
+# What is not the service that runs.
+_BESIDE = frozenset({"tests", "test", "scripts", "tools", "examples", "docs", "versions"})
+_NAMES_DATABASE = re.compile(r"postgres|(DATABASE|DB|PG|SQLALCHEMY)_?(UR[IL]|DSN|HOST)", re.I)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where somebody would connect.
+
+    Attributes:
+        port: None if none is stated.
+        password: Whether the password is the one it had to come to.
+        fits: Whether the code around it can use the driver at all.
+    """
+
+    user: str
+    host: str
+    port: int | None
+    database: str
+    password: bool
+    scheme: str
+    fits: bool = True
+    file: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port or POSTGRES_PORT}/{self.database}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine."""
+        return self.host in LOCAL_HOSTS
+
+    @property
+    def place(self) -> tuple[str, int, str]:
+        """Host, port and database, the same for the same place."""
+        host = LOCAL_HOSTS[0] if self.is_local else self.host
+        return host, self.port or POSTGRES_PORT, self.database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why there is no address.
+
+    Attributes:
+        error: The exception, in one line.
+        output: Its traceback, the service's own frames.
+    """
+
+    error: str
+    output: str = ""
+
+
+Answer = Address | Failure | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What a service says in one case.
+
+    Attributes:
+        env: Where its `env.py` connects.
+        config: The URL of its `config.py`; None if there is no file with a URL.
+    """
+
+    env: Answer
+    config: Answer
+
+
+async def ask(
+    service: Service,
+    cases: Sequence[Case],
+    environment: Mapping[str, str],
+    loaded: Mapping[str, str],
+) -> dict[str, Answers]:
+    """Ask a service in each case, by the cases' names.
+
+    Args:
+        environment: The service's, with nothing in it that says where a database is.
+        loaded: What it may load from a `.env` besides, whose secrets are not to be shown.
+
+    Raises:
+        MigrationError: If it cannot be asked at all.
+    """
+    with process.scratch_directory() as scratch:
+        file = scratch / "answers"
+        file.touch()
+        instructions = {
+            "answers": str(file),
+            "configs": [str(path) for path in config_files(service.directory)],
+            # Where `env.py` has loaded them; nothing else is imported on suspicion.
+            "loaded_configs": [str(path) for path in _settings_files(service.directory)],
+            "cases": [
+                {
+                    "name": case.name,
+                    # Nothing is empty that could be missing instead.
+                    "variables": {
+                        **case.hidden,
+                        **{n: v for n, v in case.variables.items() if v or n in environment},
+                    },
+                    "password": case.password,
+                    "url": case.url,
+                }
+                for case in cases
+            ],
+        }
+        done = await runner.run_script(
+            service,
+            PROBE,
+            service.alembic_arguments,
+            environment={**environment, INSTRUCTIONS: json.dumps(instructions)},
+            timeout=TIMEOUT,
+        )
+        lines = file.read_text(encoding="utf-8").splitlines()
+    found = {each["case"]: each for each in map(json.loads, lines)}
+    mask = _mask(service, {**loaded, **environment})
+    if len(found) < len(cases):
+        cause = f"took longer than {TIMEOUT:g} s" if done.timed_out else "ended before its time"
+        raise MigrationError(
+            f"Its interpreter {cause} when its env.py was asked: "
+            f"{mask(runner.cause_in(done.output))}",
+            code="env-py-failed",
+            hint="Correct 'python' or 'alembic' of this service in the registry, if it is the "
+            "wrong one or lacks a library.",
+            output=mask(done.output),
+        )
+    return {
+        name: Answers(
+            env=_answer(each["env"], service, loaded),
+            config=_answer(each["config"], service, loaded),
+        )
+        for name, each in found.items()
+    }
+
+
+def config_files(directory: Path) -> list[Path]:
+    """Return the files that may say where a service's database is, the likeliest first.
+
+    Args:
+        directory: The service's.
+    """
+    telling = [path for path in _settings_files(directory) if _NAMES_DATABASE.search(text_of(path))]
+    return sorted(telling, key=lambda path: (len(path.parts), CONFIG_NAMES.index(path.name)))
+
+
+def _settings_files(directory: Path) -> list[Path]:
+    return [
+        path
+        for path in repository_files(directory)
+        if path.name in CONFIG_NAMES and _is_settings(path.relative_to(directory).parts)
+    ]
+
+
+def _is_settings(parts: tuple[str, ...]) -> bool:
+    return len(parts) <= DEPTH and _BESIDE.isdisjoint(parts[:-1])
+
+
+def _mask(service: Service, variables: Mapping[str, str]) -> Redactor:
+    return Redactor(secrets_in(variables), [*service.names, str(Path.cwd())])
+
+
+def _answer(told: Mapping[str, Any] | None, service: Service, loaded: Mapping[str, str]) -> Answer:
+    if told is None:
+        return None
+    if "error" not in told:
+        return Address(**told)
+    stated = {name: value for name, value in told.get("variables", {}).items() if value}
+    mask = _mask(service, {**loaded, **stated})
+    return Failure(error=mask(told["error"]), output=mask(told["output"]))

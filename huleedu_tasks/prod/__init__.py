@@ -1,0 +1,1 @@
+"""What the `prod.*` tasks do: the databases of staging and production."""

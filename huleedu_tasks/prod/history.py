@@ -1,0 +1,112 @@
+"""The runs of the past, as their records tell them."""
+
+from collections.abc import Sequence
+
+from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.prod.journal import ENDED, UNREADABLE, Event, Run
+from huleedu_tasks.report import Fact, Listing, Status
+
+COMMAND = "prod.history"
+RUN_COLUMNS = ("run", "environment", "outcome", "who", "commit", "migrated", "detail")
+EVENT_COLUMNS = ("time", "event", "facts")
+
+
+def list_of(runs: Sequence[Run]) -> Listing:
+    """Return one row for each run."""
+    return Listing(command=COMMAND, key="runs", columns=RUN_COLUMNS, rows=tuple(map(_row, runs)))
+
+
+def events_of(runs: Sequence[Run], name: str) -> Listing:
+    """Return one row for everything that is written down of a run.
+
+    Args:
+        name: The run's id, or its beginning.
+
+    Raises:
+        ConfigurationError: If that is not exactly one run.
+    """
+    found = [run for run in runs if run.id.startswith(name)]
+    if len(found) != 1:
+        known = ", ".join(run.id for run in runs[:5]) or "none"
+        raise ConfigurationError(
+            f"{len(found) or 'No'} runs begin with {name!r}.",
+            code="run-unknown",
+            hint=f"The latest: {known}.",
+        )
+    (run,) = found
+    if run.problem:
+        raise ConfigurationError(
+            f"The record {run.path} cannot be read: {run.problem}.",
+            code="record-unreadable",
+            hint="Correct its permissions, or remove it.",
+        )
+    rows = tuple(map(_event_row, run.events))
+    return Listing(command=COMMAND, key="events", columns=EVENT_COLUMNS, rows=rows)
+
+
+def _row(run: Run) -> dict[str, Fact]:
+    """Return a run's row; a record of another shape than ours must not hide the others."""
+    if run.problem:
+        return _unreadable_row(run, run.problem)
+    try:
+        return _readable_row(run)
+    except (KeyError, TypeError, AttributeError) as error:
+        return _unreadable_row(run, f"an event has another shape: {type(error).__name__}: {error}")
+
+
+def _unreadable_row(run: Run, problem: str) -> dict[str, Fact]:
+    nothing = dict.fromkeys(("environment", "who", "commit", "began", "ended", "pid"))
+    return {
+        "run": run.id,
+        **nothing,
+        "outcome": UNREADABLE,
+        "migrated": [],
+        "detail": f"{run.path}: {problem}",
+        "path": str(run.path),
+    }
+
+
+def _readable_row(run: Run) -> dict[str, Fact]:
+    began, last = run.began, run.events[-1]
+    failed = [f"{event['service']}: {event['detail']}" for event in run.of("not migrated")]
+    return {
+        "run": run.id,
+        "environment": began["environment"],
+        "outcome": run.outcome,
+        "who": f"{began['user']}@{began['host']}",
+        "commit": began.get("commit"),
+        "migrated": [str(event["service"]) for event in run.of("migrated")],
+        "detail": "; ".join([*failed, *_unfinished(run)]) or _last_words(run),
+        "began": began["time"],
+        "ended": last["time"],
+        "pid": began.get("pid"),
+        "path": str(run.path),
+    }
+
+
+def _unfinished(run: Run) -> list[str]:
+    """Say what a run was doing that could not write down how that ended."""
+    ended = {event["service"] for event in run.of("migrated", "not migrated")}
+    begun = (event["service"] for event in run.of("migrating"))
+    said = (
+        "is being migrated"
+        if run.is_running
+        else "was being migrated: `invoke prod.status` asks where it is"
+    )
+    return [f"{name} {said}" for name in begun if name not in ended]
+
+
+def _last_words(run: Run) -> str:
+    """Say what a run has written last that tells why it did not do more."""
+    last = run.events[-1]
+    services: dict[str, str] = last.get("services", {}) if last["event"] == ENDED else {}
+    # What is true of several services is said once.
+    stopped = dict.fromkeys(
+        text.partition(" ")[2] for text in services.values() if not text.startswith(Status.OK)
+    )
+    return str(last.get("detail", "")) or "; ".join(stopped)
+
+
+def _event_row(event: Event) -> dict[str, Fact]:
+    facts = [f"{name}={value}" for name, value in event.items() if name not in ("time", "event")]
+    return {"time": event["time"], "event": event["event"], "facts": facts}

@@ -1,0 +1,124 @@
+"""Rendering what is pending, and noting every file that was read for it."""
+
+import asyncio
+import hashlib
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.errors import MigrationError
+from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.alembic_history import READ_ONLY
+from huleedu_tasks.migrations.child.input_tracker import is_installed
+from huleedu_tasks.migrations.revisions import History
+from huleedu_tasks.migrations.runner import Observation, Rendered
+from huleedu_tasks.postgres.inspection import Identity
+from huleedu_tasks.process import scratch_directory
+from huleedu_tasks.prod.approval import Approval
+from huleedu_tasks.prod.validate import Target
+from huleedu_tasks.repository import VIRTUAL_ENVIRONMENT, is_file, repository_root
+
+# Ours; another version of it renders the same SQL or other SQL, as any library.
+_PACKAGE = Path(__file__).parents[1]
+_ENVIRONMENT_FILE = ".env"
+_SOURCE = ".py"
+# What an installation writes, in the repository too if that is installed in place.
+_METADATA = (".egg-info", ".dist-info")
+
+
+async def approval_of(
+    target: Target,
+    settings: Settings,
+    root: Path,
+    *,
+    identity: Identity,
+    current: tuple[str, ...],
+) -> tuple[Approval, Rendered]:
+    """Render the SQL from the revisions that a database is at, and note what was read for it.
+
+    Args:
+        root: The root of the monorepo.
+
+    Raises:
+        Refused: If `env.py` connects to another database.
+    """
+    assert isinstance(target.history, History)
+    pending = target.history.between(current, target.history.heads)
+    with scratch_directory() as directory:
+        session = Observation(
+            events=directory / "events", settings=READ_ONLY, target=identity.place
+        )
+        rendered = await runner.render(target.service, target.url, settings, session, current)
+    read = {*(rendered.used.files if rendered.used else ()), *(str(r.path) for r in pending)}
+    if any(revision.id not in rendered.sql for revision in pending):
+        read |= await _read_by_revisions(target, settings)
+    approval = Approval(
+        sql={revision.id: rendered.sql.get(revision.id) for revision in pending},
+        inputs=await asyncio.to_thread(_digests, read, root),
+    )
+    return approval, rendered
+
+
+async def _read_by_revisions(target: Target, settings: Settings) -> set[str]:
+    """Return what is read where all revisions are loaded; a rendering may have ended before."""
+    try:
+        found = await runner.report_revisions(
+            target.service, target.url, settings, workers=target.answers.workers
+        )
+    except MigrationError:
+        return set()
+    return set(found.used.files if found.used else ())
+
+
+def _digests(paths: set[str], root: Path) -> dict[str, str]:
+    repository = repository_root(root) or root
+    found = {}
+    for path in sorted(paths):
+        name = _name(path, root)
+        inside = _is_inside(path, repository)
+        # What is gone by now, or a pipe, is no input that could be compared.
+        if _is_input(path, name, inside=inside) and (content := _content(Path(path))) is not None:
+            found[name if inside else path] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes() if path.is_file() else None
+    except OSError:
+        return None
+
+
+def _is_input(path: str, name: str, *, inside: bool) -> bool:
+    """Whether a file is one of the repository's, and holds no secrets."""
+    if is_installed(path) or Path(path).is_relative_to(_PACKAGE):
+        return False
+    if not inside:
+        return path.endswith(_SOURCE)
+    parts = Path(name).parts
+    is_foreign = any(
+        (part.startswith(".") and part != "..") or part.endswith(_METADATA) for part in parts
+    )
+    if is_foreign or parts[-1].endswith(_ENVIRONMENT_FILE):
+        return False
+    return not any(_is_virtual(str(directory)) for directory in Path(path).parents)
+
+
+@lru_cache(maxsize=4096)
+def _is_virtual(directory: str) -> bool:
+    """Whether a directory is that of a virtual environment."""
+    return is_file(Path(directory, VIRTUAL_ENVIRONMENT))
+
+
+def _name(path: str, root: Path) -> str:
+    """Return a path from the root; the working directory of a child is told without links."""
+    for start in (str(root), os.path.realpath(root)):
+        if Path(path).is_relative_to(start):
+            return os.path.relpath(path, start)
+    return os.path.relpath(path, os.path.realpath(root))
+
+
+def _is_inside(path: str, repository: Path) -> bool:
+    roots = (str(repository), os.path.realpath(repository))
+    return any(Path(path).is_relative_to(start) for start in roots)

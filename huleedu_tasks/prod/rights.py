@@ -1,0 +1,131 @@
+"""Whether a role may do what is pending, as the role and in the schemas that `env.py` acts with."""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.migrations.required_rights import find_missing_rights, find_unwritable, needs_of
+from huleedu_tasks.migrations.revisions import History
+from huleedu_tasks.migrations.runner import ReportedTables
+from huleedu_tasks.postgres.databases import VersionTable
+from huleedu_tasks.postgres.inspection import Facts, Rights, read_rights, read_search_path
+from huleedu_tasks.prod.rendering import approval_of
+from huleedu_tasks.prod.validate import Target, Validated, reach, role_problems
+from huleedu_tasks.report import Level, Problem
+
+
+async def judge_rights(validated: Validated, settings: Settings, root: Path) -> Validated:
+    """Return what is known of a target, with its role judged by what is pending.
+
+    Where nothing is pending the role must be able to work where the version tables are. Where the
+    SQL cannot be known, what the role has no right to is a warning.
+
+    Args:
+        root: The root of the monorepo.
+    """
+    target, facts, current = validated.target, validated.facts, validated.revisions
+    history = target.history
+    if facts is None or not isinstance(history, History) or not isinstance(current, tuple):
+        return validated
+    pending = history.pending(current)
+    usual = tuple(role_problems(target, facts))
+    if pending is None or not (pending or usual):
+        return validated
+    try:
+        if not pending:
+            found = tuple(role_problems(target, await _at_home(target, facts)))
+        else:
+            rendering, reported = await asyncio.gather(
+                approval_of(target, settings, root, identity=facts.identity, current=current),
+                _reported(target),
+            )
+            validated = replace(validated, rendering=rendering)
+            found = await _for_plan(target, facts, current, rendering[0].sql, reported)
+    except HuleEduError:
+        # What connects elsewhere, or fails, is told by the steps that follow.
+        return validated
+    others = [problem for problem in validated.problems if problem not in usual]
+    return replace(validated, problems=(*others, *found))
+
+
+async def _for_plan(
+    target: Target,
+    facts: Facts,
+    current: tuple[str, ...],
+    sql: Mapping[str, str | None],
+    reported: ReportedTables | None,
+) -> tuple[Problem, ...]:
+    needs = needs_of(sql)
+    rights = await _rights(target, reported, needs.schemas)
+    found: list[Problem] = []
+    for table in reported.tables if reported else ():
+        place = table.schema or ""
+        if rights.relation(place, table.name) is None:
+            needs.create_in(place, "")
+        found += find_unwritable((place, table.name), rights, current)
+    found += find_missing_rights(needs, rights)
+    if not needs.is_known:
+        found += role_problems(target, _facts_at(facts, rights, _home(rights, reported)))
+    if needs.is_known and reported:
+        return tuple(found)
+    return tuple(replace(problem, level=Level.WARNING) for problem in found)
+
+
+async def _at_home(target: Target, facts: Facts) -> Facts:
+    """Return the facts as they are for the role and the schemas that env.py works with."""
+    reported = await _reported(target)
+    rights = await _rights(target, reported, ())
+    return _facts_at(facts, rights, _home(rights, reported))
+
+
+async def _reported(target: Target) -> ReportedTables | None:
+    """Return what env.py says of the session that revisions would run in; None if nothing."""
+    try:
+        async with reach(target) as asked:
+            reported = await target.answers.ask_tables(target.service, target.url, asked)
+    except HuleEduError:
+        return None
+    return reported if reported.role else None
+
+
+async def _rights(
+    target: Target, reported: ReportedTables | None, schemas: Collection[str]
+) -> Rights:
+    """Return the rights of the role that acts; of the login, if env.py does not say."""
+    async with reach(target) as asked:
+        return await read_rights(
+            asked,
+            role=reported.role if reported else "",
+            search_path=reported.search_path if reported else await read_search_path(asked),
+            schemas={*schemas, *_schemas_of(reported.tables if reported else ())},
+        )
+
+
+def _home(rights: Rights, reported: ReportedTables | None) -> set[str]:
+    """Return the schemas that a service works in: that of each version table, and its usual one."""
+    return {*_schemas_of(reported.tables if reported else ()), *rights.search_path[:1]}
+
+
+def _schemas_of(tables: Sequence[VersionTable]) -> set[str]:
+    return {table.schema for table in tables if table.schema}
+
+
+def _facts_at(facts: Facts, rights: Rights, home: set[str]) -> Facts:
+    own = {schema for schema in home if rights.may_create_in.get(schema)}
+    return replace(
+        facts,
+        may_create=bool(own),
+        schema=facts.schema if own else next(iter(rights.search_path), ""),
+        not_owned=tuple(
+            sorted(
+                relation.shown
+                for (schema, _), relation in rights.relations.items()
+                if schema in (own or home)
+                and not relation.is_owned
+                and relation.shown in facts.not_owned
+            )
+        ),
+    )

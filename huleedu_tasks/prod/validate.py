@@ -1,0 +1,500 @@
+"""What stands in the way of migrating a database that is not ours to lose; strictly read-only."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from huleedu_tasks import parallel
+from huleedu_tasks.config.hosts import edge_of
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
+from huleedu_tasks.errors import HuleEduError, ServerError
+from huleedu_tasks.migrations.alembic_history import AlembicHistories
+from huleedu_tasks.migrations.revisions import NO_HISTORY, History
+from huleedu_tasks.migrations.runner import Rendered, named
+from huleedu_tasks.postgres.connections import (
+    WHITE_SPACE,
+    CertificateRefused,
+    DatabaseMissing,
+    LoginRefused,
+    NameUnknown,
+    NotOffered,
+    Unreachable,
+    connection,
+)
+from huleedu_tasks.postgres.databases import EnvironmentTag, literal, parse_tag, quoted, tagged
+from huleedu_tasks.postgres.inspection import Facts, Identity, Session, identify, inspect
+from huleedu_tasks.prod.approval import Approval
+from huleedu_tasks.report import Level, Problem
+from huleedu_tasks.shared_databases import same_table, same_tables
+
+if TYPE_CHECKING:
+    import asyncpg
+
+OLDEST_VERSION = 14
+# A transaction open for longer holds its locks longer than a migration should wait for them.
+OLD_TRANSACTION_SECONDS = 5.0
+FEW_CONNECTIONS = 5
+SHOWN_NAMES = 3
+DISABLED = "disable"
+VERIFIED, UNVERIFIED, OPEN, SOCKET = "verified", "unverified", "none", "socket"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A database to be migrated, and what the code knows of it.
+
+    Attributes:
+        resolved: The URL of the server itself, past a pooler.
+        usual: The service's own URL, where another one leads past a pooler.
+        environment: The environment whose tag it may carry.
+        variables: How the names of that environment's variables begin.
+        open_allowed: Whether the environment says that connections need no encryption.
+        history: The service's revisions, or why they cannot be read.
+        answers: What each service's Alembic says.
+    """
+
+    service: Service
+    resolved: ResolvedUrl
+    environment: str
+    variables: str
+    open_allowed: bool
+    history: History | HuleEduError
+    answers: AlembicHistories
+    usual: ResolvedUrl | None = None
+
+    @property
+    def url(self) -> DatabaseUrl:
+        """Where it is."""
+        return self.resolved.url
+
+    async def read_history(self) -> History:
+        """Return the service's revisions, as its files are now.
+
+        Raises:
+            MigrationError: If they cannot be read.
+        """
+        return await self.answers.history(self.service, self.url)
+
+    async def read_revisions(self, connection: "asyncpg.Connection") -> tuple[str, ...]:
+        """Return the revisions its database is at, as its own version tables say.
+
+        Args:
+            connection: To that database.
+
+        Raises:
+            ServerError: If they cannot be read.
+            Refused: If `env.py` connects to another database.
+        """
+        history = self.history if isinstance(self.history, History) else NO_HISTORY
+        return await self.answers.current(self.service, self.url, connection, history)
+
+    def variable(self, part: str) -> str:
+        """Return the variable that states a part of the URL."""
+        return self.resolved.source if self.resolved.is_override else f"{self.variables}_{part}"
+
+    def tls_mode(self, mode: str) -> str:
+        """Say how to set the TLS mode."""
+        if self.resolved.is_override:
+            name = "ssl" if self.url.scheme.endswith("+asyncpg") else "sslmode"
+            return f"add ?{name}={mode} to {self.resolved.source}"
+        return f"set {self.variables}_SSLMODE={mode}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated:
+    """What is known of a target now.
+
+    Attributes:
+        facts: What the database told about itself, or None if it could not be asked.
+        revisions: Those it is at, or why they cannot be read.
+        rendering: The SQL of what is pending; None unless it was rendered already.
+    """
+
+    target: Target
+    problems: tuple[Problem, ...]
+    facts: Facts | None = None
+    revisions: tuple[str, ...] | HuleEduError = ()
+    rendering: tuple[Approval, Rendered] | None = None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a migration would run Alembic, as far as that is known."""
+        if self.facts is None or isinstance(self.revisions, HuleEduError):
+            return False
+        history = self.target.history
+        return not isinstance(history, HuleEduError) and bool(history.pending(self.revisions))
+
+
+async def validate(target: Target) -> Validated:
+    """Ask a database everything that could keep it from being migrated."""
+    try:
+        async with reach(target) as asked:
+            facts = await inspect(
+                asked,
+                extensions=target.service.extensions,
+                old_after=OLD_TRANSACTION_SECONDS,
+            )
+            revisions = await _revisions_or_problem(target, asked)
+    except ServerError as error:
+        problems = (
+            _error(error.message.rstrip("."), error.hint, error.code),
+            *history_problems(target),
+        )
+        return Validated(target=target, problems=problems)
+    problems = (*judge(target, facts, revisions), *await _detour(target, facts))
+    return Validated(target=target, problems=problems, facts=facts, revisions=revisions)
+
+
+async def _revisions_or_problem(
+    target: Target, asked: "asyncpg.Connection"
+) -> tuple[str, ...] | HuleEduError:
+    try:
+        return await target.read_revisions(asked)
+    except HuleEduError as error:
+        return error
+
+
+@asynccontextmanager
+async def reach(target: Target) -> "AsyncIterator[asyncpg.Connection]":
+    """Connect to a target for the time of a `with` block.
+
+    Raises:
+        ServerError: With what helps in this environment, where it cannot be reached.
+    """
+    try:
+        async with connection(target.url) as opened:
+            yield opened
+    except ServerError as error:
+        error.hint = _way_in(target, error)
+        raise
+
+
+def judge(
+    target: Target, facts: Facts, revisions: tuple[str, ...] | HuleEduError
+) -> Iterator[Problem]:
+    """Find what stands in the way, in what a database has told.
+
+    Args:
+        revisions: Those it is at, or why they cannot be read.
+    """
+    yield from _transport(target, facts)
+    yield from _server(target, facts)
+    yield from role_problems(target, facts)
+    yield from _extensions(target, facts)
+    yield from _tag(target, facts)
+    yield from history_problems(target)
+    yield from _revisions(target, revisions)
+    yield from _locks(target, facts)
+
+
+def history_problems(target: Target) -> Iterator[Problem]:
+    """Find what is wrong with a service's revisions."""
+    history = target.history
+    if isinstance(history, HuleEduError):
+        for cause in [str(finding) for finding in history.findings] or [history.message]:
+            yield _error(cause, parallel.hint_of(target.service, history), history.code)
+    elif not history.revisions:
+        yield _warning(
+            "it has no revision files",
+            f"See script_location and version_locations in {target.service.alembic_config}.",
+        )
+
+
+def password_problems(target: Target) -> Iterator[Problem]:
+    """Find white space around a password that no server was asked about."""
+    if edge := edge_of(target.url.password.reveal()):
+        variable = target.variable("PASSWORD")
+        yield Problem(
+            level=Level.WARNING,
+            cause=f"the password in {variable} {edge}",
+            remedy=_without_white_space(variable),
+            code=WHITE_SPACE,
+        )
+
+
+def _without_white_space(variable: str) -> str:
+    return (
+        f"Remove the white space from {variable}, if the server does not have it: `echo` adds a "
+        "line break to a secret, `printf %s` does not."
+    )
+
+
+def same_database(validated: Sequence[Validated]) -> dict[str, Problem]:
+    """Return, by name, the services that have arrived at the database of one before them.
+
+    Those that share it are let through, if their version tables differ as far as they are known.
+    """
+    problems = {}
+    seen: dict[Identity, list[Target]] = {}
+    for each in validated:
+        if each.facts is None:
+            continue
+        earlier = seen.setdefault(each.facts.identity, [])
+        found = (_in_one_database(other, each.target) for other in earlier)
+        if problem := next(filter(None, found), None):
+            problems[each.target.service.name] = problem
+        earlier.append(each.target)
+    return problems
+
+
+def _in_one_database(earlier: Target, target: Target) -> Problem | None:
+    one, other = earlier.service, target.service
+    if not (one.shared_database and other.shared_database):
+        return _error(
+            f"its database is that of {one.name} as well",
+            "Correct the variables or the registry: one database belongs to one service, unless "
+            "both state 'shared_database'.",
+            "database-shared",
+        )
+    tables = [
+        each.answers.known_version_tables(each.service, each.url) for each in (earlier, target)
+    ]
+    if common := same_tables(*tables):
+        refusal = same_table(one, other, common)
+        return _error(refusal.message.rstrip("."), refusal.hint, refusal.code)
+    return None
+
+
+def tls_state(target: Target, facts: Facts) -> str:
+    """Return what a connection's encryption is worth."""
+    tls = target.url.tls
+    if target.url.is_socket:
+        return SOCKET
+    if not facts.encrypted:
+        return OPEN
+    # As libpq has it, a root certificate makes `require` the same as `verify-ca`.
+    verifies = tls.get("sslmode", "").startswith("verify") or (
+        tls.get("sslmode") == "require" and "sslrootcert" in tls
+    )
+    return VERIFIED if verifies else UNVERIFIED
+
+
+def _way_in(target: Target, error: ServerError) -> str:
+    """Say what helps where a database cannot be reached, and name the variables."""
+    url = target.url
+    user = "" if target.resolved.is_override else "HULEEDU_DB_USER and "
+    remedies: dict[type[ServerError], str] = {
+        NameUnknown: f"Correct {target.variable('HOST')}, or ask whoever runs this network's DNS.",
+        NotOffered: f"Have TLS turned on there; if the network is trusted, "
+        f"{target.tls_mode(DISABLED)}.",
+        CertificateRefused: error.hint,
+        Unreachable: f"Check {target.variable('HOST')} and whether this machine may reach the "
+        "server: network, firewall, allowed addresses.",
+        LoginRefused: f"Compare {user}{target.variable('PASSWORD')} with the server's roles and "
+        "who may connect.",
+        DatabaseMissing: f"Have it created: CREATE DATABASE {quoted(url.database)} OWNER "
+        f"{quoted(url.user)}.",
+    }
+    usual = error.hint or f"Check {target.variable('HOST')}, and read the server's log."
+    if url.tls.get("sslmode", "").startswith("verify") and "sslrootcert" not in url.tls:
+        usual = f"Name the file of certificate authorities in {target.variable('SSLROOTCERT')}."
+    if error.code == WHITE_SPACE:
+        return _without_white_space(target.variable("PASSWORD"))
+    return remedies.get(type(error), usual)
+
+
+async def _detour(target: Target, facts: Facts) -> list[Problem]:
+    """See that the way past a pooler leads to the database the service itself uses."""
+    if target.usual is None:
+        return []
+    source = target.resolved.source
+    try:
+        async with connection(target.usual.url) as asked:
+            identity = await identify(asked)
+    except ServerError as error:
+        return [
+            _warning(
+                f"whether {source} leads to the service's own database cannot be told: "
+                f"{error.message.rstrip('.')}",
+                f"Compare {source} with the URL the service runs with.",
+            )
+        ]
+    if identity == facts.identity:
+        return []
+    return [
+        _error(
+            f"{source} leads to another database than the service's own URL, {target.usual.url}",
+            f"Correct {source}: the service would not see what is migrated there.",
+            "direct-url-mismatch",
+        )
+    ]
+
+
+def _transport(target: Target, facts: Facts) -> Iterator[Problem]:
+    state = tls_state(target, facts)
+    disabled = target.open_allowed or target.url.tls.get("sslmode") == DISABLED
+    if state == OPEN and not disabled:
+        yield _error(
+            "the connection is not encrypted",
+            f"To encrypt it, {target.tls_mode('verify-full')}; if the network is trusted, "
+            f"{target.tls_mode(DISABLED)}.",
+            "tls-off",
+        )
+    if state == UNVERIFIED:
+        certificates = "" if target.resolved.is_override else f" and {target.variables}_SSLROOTCERT"
+        yield _warning(
+            "TLS is on, but the server certificate is not verified",
+            f"To have it prove who it is, {target.tls_mode('verify-full')}{certificates}.",
+        )
+    if facts.through_pooler:
+        yield _error(
+            "the connection goes through a pooler, where locks and session settings are not "
+            "effective",
+            f"Name the server itself in {target.service.direct_url_variable}.",
+            "lock-not-effective",
+        )
+
+
+def _server(target: Target, facts: Facts) -> Iterator[Problem]:
+    if facts.version < OLDEST_VERSION:
+        yield _warning(
+            f"PostgreSQL {facts.version} is older than {OLDEST_VERSION}",
+            "Plan its upgrade: it gets no fixes any more.",
+        )
+    if facts.in_recovery:
+        yield _error(
+            "the server is a standby, which takes no changes",
+            f"Name the primary server in {target.variable('HOST')}.",
+            "server-is-standby",
+        )
+    if facts.read_only:
+        yield _error(
+            "transactions are read-only by default here",
+            "See default_transaction_read_only: of the server, the database or the role.",
+            "server-read-only",
+        )
+    if facts.free_connections < FEW_CONNECTIONS:
+        yield _warning(
+            f"only {max(facts.free_connections, 0)} more connections are allowed",
+            "See who holds them: SELECT * FROM pg_stat_activity; the limit is the server's, the "
+            "database's or the role's.",
+        )
+
+
+def role_problems(target: Target, facts: Facts) -> Iterator[Problem]:
+    """Find what a role has no right to where it usually works."""
+    user = target.url.user
+    if not facts.may_create:
+        schema = quoted(facts.schema or "public")
+        where = f"the schema {schema}" if facts.schema else "any schema of its search path"
+        yield _error(
+            f"{user!r} may not create tables in {where}",
+            f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {quoted(user)}.",
+            "missing-rights",
+        )
+    if facts.not_owned:
+        yield _error(
+            f"{user!r} does not own {_some(facts.not_owned)}, and only an owner may alter them",
+            f"ALTER TABLE {facts.not_owned[0]} OWNER TO {quoted(user)}, or GRANT the owning role.",
+            "missing-rights",
+        )
+
+
+def _extensions(target: Target, facts: Facts) -> Iterator[Problem]:
+    user = target.url.user
+    for name in facts.extensions_missing:
+        yield _error(
+            f"the server does not have the extension {name!r}",
+            "Have it installed, or correct 'extensions' in the registry.",
+            "extension-missing",
+        )
+    for name in facts.extensions_forbidden:
+        yield _error(
+            f"{user!r} may not create the extension {name!r}",
+            f"Have it created once by an administrator: CREATE EXTENSION {quoted(name)}.",
+            "extension-missing",
+        )
+
+
+def _tag(target: Target, facts: Facts) -> Iterator[Problem]:
+    try:
+        tag = parse_tag(target.url.database, facts.comment)
+    except ServerError as error:
+        yield _error(f"{error.message.rstrip('.')}: {facts.comment!r}", error.hint, error.code)
+        return
+    if tag is None and facts.may_tag:
+        yield _info(
+            f"has no environment tag yet; the first migration sets it to {target.environment}"
+        )
+    elif tag is None:
+        comment = literal(tagged(facts.comment, EnvironmentTag(environment=target.environment)))
+        yield _warning(
+            f"has no environment tag, and {target.url.user!r} may not set it: it does not own the "
+            "database",
+            f"Have its owner run: COMMENT ON DATABASE {quoted(target.url.database)} IS {comment}.",
+        )
+    elif tag.environment != target.environment:
+        yield _error(
+            f"is tagged as {tag.environment}, not as {target.environment}",
+            f"Compare {target.variable('HOST')} with the databases; correct a wrong tag with "
+            "COMMENT ON DATABASE.",
+            "environment-tag-mismatch",
+        )
+
+
+def _revisions(target: Target, revisions: tuple[str, ...] | HuleEduError) -> Iterator[Problem]:
+    if isinstance(revisions, HuleEduError):
+        hint = parallel.hint_of(target.service, revisions)
+        yield _error(revisions.message.rstrip("."), hint, revisions.code)
+        return
+    if isinstance(target.history, HuleEduError):
+        return
+    pending = target.history.pending(revisions)
+    if pending is None:
+        yield _error(
+            f"the database is at {named(revisions)}, which this code does not know",
+            "Deploy from the branch that has migrated it last.",
+            "revision-unknown",
+        )
+    elif pending:
+        yield _info("1 revision is pending" if pending == 1 else f"{pending} revisions are pending")
+
+
+def _locks(target: Target, facts: Facts) -> Iterator[Problem]:
+    if facts.invalid_indexes:
+        yield _warning(
+            f"invalid indexes, left by an interrupted build: {_some(facts.invalid_indexes)}",
+            f"DROP INDEX CONCURRENTLY {facts.invalid_indexes[0]}, and build it again.",
+        )
+    for session in facts.old_sessions:
+        yield _prepared(session) if session.prepared else _open(session)
+    if facts.hidden_sessions:
+        yield _info(
+            "does not show how long the transactions of other roles have been open "
+            f"(sessions: {facts.hidden_sessions})",
+            f"GRANT pg_read_all_stats TO {quoted(target.url.user)}.",
+        )
+
+
+def _prepared(session: Session) -> Problem:
+    return _warning(
+        f"the prepared transaction {session.prepared!r} ({session.who}) has held its locks for "
+        f"{session.seconds:.0f} s",
+        f"COMMIT PREPARED or ROLLBACK PREPARED '{session.prepared}': nothing else ends it.",
+    )
+
+
+def _open(session: Session) -> Problem:
+    return _warning(
+        f"pid {session.pid} ({session.who}) has a transaction open for {session.seconds:.0f} s",
+        f"Wait for it, or SELECT pg_terminate_backend({session.pid}).",
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN_NAMES])
+    return f"{shown} and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else shown
+
+
+def _error(cause: str, remedy: str, code: str) -> Problem:
+    return Problem(level=Level.ERROR, cause=cause, remedy=remedy, code=code)
+
+
+def _warning(cause: str, remedy: str) -> Problem:
+    return Problem(level=Level.WARNING, cause=cause, remedy=remedy)
+
+
+def _info(cause: str, remedy: str = "") -> Problem:
+    return Problem(level=Level.INFO, cause=cause, remedy=remedy)

@@ -1,0 +1,1 @@
+"""Template databases: their inputs, and when one is used or kept."""

@@ -1,0 +1,197 @@
+"""A copy that is not whole, not ours or not of these very files is never used."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.instant import (
+    ANEW,
+    COPIED,
+    Reset,
+    maintain,
+    reset,
+    resets,
+    tag_of,
+    templates,
+)
+from tests.support.monorepo import ENV_PY, Monorepo, new_monorepo
+from tests.support.observe import notes
+from tests.support.postgres import ask
+
+NO_COPY = Reset(ANEW, "made anew: no copy yet")
+SEEDED = "first second"
+EDITS_WHAT_IT_IS_MADE_OF = """\
+from pathlib import Path
+path = Path(__file__).parents[{up}] / {path!r}
+path.write_text(path.read_text() + "# edited meanwhile\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Monorepo]:
+    with new_monorepo(["alpha"]) as made:
+        assert reset(made) == NO_COPY
+        yield made
+
+
+@pytest.fixture
+def template(alone: Monorepo) -> str:
+    """Return the only copy there is, good and used a moment ago."""
+    for name in templates(alone):
+        maintain(alone, "alpha", f"DROP DATABASE {name}")
+    reset(alone)
+    (name,) = templates(alone)
+    assert reset(alone).detail == COPIED
+    return name
+
+
+def test_a_copy_is_closed_to_everybody_and_tagged_with_what_it_is_made_of(
+    alone: Monorepo, template: str
+) -> None:
+    closed = "SELECT NOT datallowconn FROM pg_database WHERE datname = '{}'".format
+    assert maintain(alone, "alpha", closed(template)) == [(True,)]
+    assert tag_of(alone, "alpha", template)["parts"].keys() >= {
+        "its registry entry",
+        "its files",
+        "the settings",
+        "the server",
+    }
+    assert "parts" not in tag_of(alone, "alpha", "huleedu_alpha")
+
+
+def comment_on(template: str, tag: str) -> tuple[str, ...]:
+    return (f"COMMENT ON DATABASE {template} IS {tag}",)
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        pytest.param("NULL", id="none"),
+        pytest.param("'words of a person'", id="words"),
+        pytest.param("""'huleedu-tasks {"environment": "development"}'""", id="without parts"),
+        pytest.param(
+            """'huleedu-tasks {"environment": "development", "parts": {}}'""", id="no part"
+        ),
+        pytest.param("""'huleedu-tasks {"environment": "develop'""", id="half"),
+        pytest.param(
+            """'huleedu-tasks {"environment": "development", "of_next_year": 1}'""", id="newer"
+        ),
+    ],
+)
+def test_a_copy_whose_tag_does_not_say_what_it_is_made_of_is_replaced(
+    alone: Monorepo, template: str, tag: str
+) -> None:
+    maintain(alone, "alpha", *comment_on(template, tag))
+    assert reset(alone) == NO_COPY
+    assert notes(alone, "alpha") == SEEDED
+    assert len(templates(alone)) == 1
+    assert reset(alone).detail == COPIED
+
+
+def test_a_copy_of_another_environment_is_not_used(alone: Monorepo, template: str) -> None:
+    ((comment,),) = maintain(
+        alone,
+        "alpha",
+        f"SELECT shobj_description(oid, 'pg_database') FROM pg_database"
+        f" WHERE datname = '{template}'",
+    )
+    other = comment.replace('"development"', '"production"').replace("'", "''")
+    maintain(alone, "alpha", *comment_on(template, f"'{other}'"))
+    assert reset(alone).detail == ANEW
+    assert notes(alone, "alpha") == SEEDED
+
+
+def opened(alone: Monorepo, template: str, *statements: str) -> None:
+    maintain(alone, "alpha", f"ALTER DATABASE {template} ALLOW_CONNECTIONS true")
+    ask(alone.url("alpha", database=template), *statements)
+
+
+def test_a_copy_somebody_has_opened_is_not_used(alone: Monorepo, template: str) -> None:
+    opened(alone, template, "DELETE FROM note")
+    assert reset(alone).detail == ANEW
+    assert notes(alone, "alpha") == SEEDED
+    assert reset(alone).detail == COPIED
+    assert notes(alone, "alpha") == SEEDED
+
+
+def test_a_copy_that_is_at_another_revision_is_not_used(alone: Monorepo, template: str) -> None:
+    opened(alone, template, "UPDATE alembic_version SET version_num = 'z9'")
+    maintain(alone, "alpha", f"ALTER DATABASE {template} ALLOW_CONNECTIONS false")
+    assert reset(alone) == NO_COPY
+    assert notes(alone, "alpha") == SEEDED
+    assert reset(alone).detail == COPIED
+
+
+def test_a_tag_that_cannot_be_read_is_still_not_taken_for_none(alone: Monorepo) -> None:
+    """On the database itself, that is: it may be anybody's."""
+    maintain(alone, "alpha", *comment_on("huleedu_alpha", "'huleedu-tasks {'"))
+    ran = alone.invoke("db.reset")
+    assert ran.code != 0
+    assert "cannot be read" in ran.out
+    maintain(alone, "alpha", *comment_on("huleedu_alpha", "NULL"))
+    assert alone.invoke("db.reset").code == 0
+
+
+# What changes while it is used.
+
+
+@pytest.fixture(scope="module")
+def restless() -> Iterator[Monorepo]:
+    """Services in which something edits, during the reset, what their databases are made of."""
+    with new_monorepo(["own", "shared", "seeded", "calm"]) as made:
+        env = "services/{}_service/alembic/env.py".format
+        edit = EDITS_WHAT_IT_IS_MADE_OF.format
+        made.write(env("own"), edit(up=1, path="config.py") + ENV_PY)
+        made.write("libs/shared_models.py", "TABLE = 1\n")
+        ini = "[alembic]\nscript_location = alembic\npath_separator = os\n"
+        made.write("services/shared_service/alembic.ini", f"{ini}prepend_sys_path = .:../../libs\n")
+        edited = edit(up=3, path="libs/shared_models.py")
+        made.write(env("shared"), f"import shared_models\n{edited}{ENV_PY}")
+        seed = "database/seed-scripts/seed_seeded.py"
+        made.write(seed, edit(up=0, path="seed_seeded.py") + made.read(seed))
+        resets(made)
+        yield made
+
+
+@pytest.mark.parametrize("name", ["own", "shared", "seeded"])
+def test_a_database_whose_files_were_edited_while_it_was_made_is_made_again(
+    restless: Monorepo, name: str
+) -> None:
+    assert reset(restless, name).detail == ANEW
+    assert notes(restless, name) == SEEDED
+
+
+def test_what_nobody_edits_meanwhile_is_copied(restless: Monorepo) -> None:
+    assert reset(restless, "calm").detail == COPIED
+
+
+def test_a_reset_that_fails_keeps_no_copy(alone: Monorepo, template: str) -> None:
+    seed = alone.read("database/seed-scripts/seed_alpha.py")
+    alone.write("database/seed-scripts/seed_alpha.py", "async def seed(connection): 1 / 0\n")
+    assert alone.invoke("db.reset").code == 1
+    assert templates(alone) == [template]
+    alone.write("database/seed-scripts/seed_alpha.py", seed)
+    assert reset(alone).detail == COPIED
+
+
+def test_what_was_changed_by_migrations_of_a_later_day_is_in_no_copy(
+    alone: Monorepo, template: str
+) -> None:
+    """Only a reset makes copies: what `db.migrate` meets is anything."""
+    ask(alone.url("alpha"), "INSERT INTO note VALUES (9, 'work')")
+    revision = alone.add_revision("alpha", "b2", "a1", "ALTER TABLE note ADD COLUMN more text")
+    assert alone.invoke("db.migrate", "db.seed").code == 0
+    assert templates(alone) == [template]
+    assert reset(alone).detail == ANEW
+    assert notes(alone, "alpha") == SEEDED
+    revision.unlink()
+
+
+def test_a_server_of_somebody_else_is_left_without_copies(alone: Monorepo) -> None:
+    for name in templates(alone):
+        maintain(alone, "alpha", f"DROP DATABASE {name}")
+    for _ in range(2):
+        existing = {"HULEEDU_PROVIDER": "existing"}
+        assert reset(alone, env=existing) == Reset(ANEW, None)
+    assert templates(alone) == []
+    assert notes(alone, "alpha") == SEEDED

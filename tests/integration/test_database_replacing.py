@@ -1,0 +1,392 @@
+"""A database is replaced by one that exists; whatever fails, the data of before is there."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import asyncpg
+import pytest
+
+from huleedu_tasks.postgres.replacing import predecessor_name, successor_name
+from tests.support.db_runs import without_initdb
+from tests.support.instant import ANEW, COPIED, maintain, reset
+from tests.support.monorepo import Monorepo, Ran, new_monorepo
+from tests.support.observe import notes
+from tests.support.postgres import ask, connect
+
+DATABASE, NEW, OLD = "huleedu_alpha", "huleedu_alpha__new", "huleedu_alpha__old"
+SEEDED = "first second"
+BY_HAND = "INSERT INTO note VALUES (9, 'by hand')"
+HELD = "database-in-use"
+PLAIN = "plain"
+NAMES = "SELECT datname FROM pg_database WHERE datname = ANY (ARRAY['{}'])".format(
+    "', '".join((DATABASE, NEW, OLD))
+)
+# Ends itself after so many statements about databases.
+DYING_TASKS = """\
+import os
+import signal
+
+import asyncpg
+
+from huleedu_tasks.cli import namespace
+
+plain, left = asyncpg.Connection.execute, int(os.environ.get("DIES_AFTER", "0"))
+
+
+async def execute(connection, query, *args, **options):
+    global left
+    done = await plain(connection, query, *args, **options)
+    left -= " DATABASE " in query
+    if left == 0 and " DATABASE " in query:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+
+
+asyncpg.Connection.execute = execute
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Monorepo]:
+    """One service, whose server decodes for replication and keeps prepared transactions."""
+    with new_monorepo(["alpha"]) as made:
+        without_initdb(made)
+        made.write("tasks.py", DYING_TASKS)
+        assert made.invoke("db.up").code == 0
+        for setting in ("wal_level = 'logical'", "max_prepared_transactions = 2"):
+            maintain(made, "alpha", f"ALTER SYSTEM SET {setting}")
+        assert made.invoke("db.down", "db.up", "db.reset").code == 0
+        yield made
+
+
+@pytest.fixture
+def alone(server: Monorepo) -> Iterator[Monorepo]:
+    """A service with a row made by hand, at its head, and nothing beside its database."""
+    reset(server)
+    assert databases(server) == {DATABASE}
+    ask(server.url("alpha"), BY_HAND)
+    yield server
+    for path in server.path("services/alpha_service/alembic/versions").glob("b*.py"):
+        path.unlink()
+
+
+def databases(monorepo: Monorepo) -> set[str]:
+    return {name for (name,) in maintain(monorepo, "alpha", NAMES)}
+
+
+def has_data(monorepo: Monorepo, name: str = DATABASE) -> bool:
+    """Whether a database has the row made by hand."""
+    with suppress(asyncpg.PostgresError):
+        found = ask(monorepo.url("alpha", database=name), "SELECT true FROM note WHERE id = 9")
+        return bool(found)
+    return False
+
+
+def failed(ran: Ran, code: str) -> Mapping[str, Any]:
+    """Return the outcome of a service that failed with a code, and without a traceback."""
+    assert ran.code == 1, ran.out + ran.err
+    (row,) = ran.json["services"]
+    assert row["code"] == code
+    assert row["hint"]
+    assert not row["output"]
+    return dict(row)
+
+
+@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "anew"])
+def test_killed_after_any_statement_a_reset_has_lost_nothing_and_the_next_one_heals(
+    alone: Monorepo, flags: tuple[str, ...]
+) -> None:
+    for number in range(1, 30):
+        ran = alone.invoke("db.reset", *flags, env={"DIES_AFTER": str(number)})
+        kept = [name for name in databases(alone) if has_data(alone, name)]
+        if not kept:
+            # Only a complete database takes the place of what was there.
+            assert notes(alone, "alpha") == SEEDED
+        assert reset(alone).detail in (COPIED, ANEW)
+        assert databases(alone) == {DATABASE}
+        assert notes(alone, "alpha") == SEEDED
+        ask(alone.url("alpha"), BY_HAND)
+        if ran.code == 0:
+            break
+        assert ran.code == -9
+    assert 4 < number < 29
+
+
+def test_a_migration_that_fails_leaves_the_data_of_before_until_a_reset_succeeds(
+    alone: Monorepo,
+) -> None:
+    alone.add_revision("alpha", "b2", "a1", "SELECT nothing")
+    for _ in range(2):
+        ran = alone.invoke("db.reset", "--json")
+        assert ran.code == 1
+        assert databases(alone) == {DATABASE, OLD}
+        assert has_data(alone, OLD)
+        (note,) = ran.json["notes"]
+        assert OLD in note
+    alone.add_revision("alpha", "b2", "a1", "SELECT 1")
+    assert reset(alone).detail == ANEW
+    assert databases(alone) == {DATABASE}
+    assert notes(alone, "alpha") == SEEDED
+
+
+def test_killed_while_a_failed_reset_is_repeated_the_data_of_before_is_there(
+    alone: Monorepo,
+) -> None:
+    alone.add_revision("alpha", "b2", "a1", "SELECT nothing")
+    assert alone.invoke("db.reset").code == 1
+    for number in range(1, 20):
+        ran = alone.invoke("db.reset", env={"DIES_AFTER": str(number)})
+        assert alone.invoke("db.up").code == 0
+        assert has_data(alone, OLD)
+        if ran.code == 1:
+            break
+        assert ran.code == -9
+    assert 3 < number < 19
+
+
+def test_an_empty_database_does_not_take_the_place_of_what_is_kept(alone: Monorepo) -> None:
+    alone.add_revision("alpha", "b2", "a1", "SELECT nothing")
+    assert alone.invoke("db.reset").code == 1
+    maintain(alone, "alpha", f"DROP DATABASE {DATABASE}")
+    assert alone.invoke("db.up").code == 0
+    assert alone.invoke("db.reset").code == 1
+    assert has_data(alone, OLD)
+
+
+def test_what_is_kept_can_be_put_back_as_the_note_says(alone: Monorepo) -> None:
+    alone.add_revision("alpha", "b2", "a1", "SELECT nothing")
+    (note,) = alone.invoke("db.reset", "--json").json["notes"]
+    statements = [
+        part.split(";")[0] for part in note.split(". ") if part.startswith(("DROP", "ALTER"))
+    ]
+    maintain(alone, "alpha", *(statement.split(" 4")[0] for statement in statements))
+    assert has_data(alone)
+    assert databases(alone) == {DATABASE}
+
+
+def test_a_database_that_was_repaired_is_what_the_next_reset_keeps(alone: Monorepo) -> None:
+    alone.add_revision("alpha", "b2", "a1", "SELECT nothing")
+    assert alone.invoke("db.reset").code == 1
+    alone.add_revision("alpha", "b2", "a1", "SELECT 1")
+    ran = alone.invoke("db.migrate", "db.seed")
+    assert ran.code == 0, ran.out
+    ask(alone.url("alpha"), "INSERT INTO note VALUES (10, 'after repair')")
+    alone.add_revision("alpha", "b3", "b2", "SELECT nothing")
+    assert alone.invoke("db.reset").code == 1
+    later = "SELECT text FROM note WHERE id = 10"
+    assert ask(alone.url("alpha", database=OLD), later) == [("after repair",)]
+
+
+def test_objects_of_other_roles_do_not_keep_a_migration_from_dropping_the_role(
+    alone: Monorepo,
+) -> None:
+    alone.add_revision(
+        "alpha",
+        "b2",
+        "a1",
+        "DROP ROLE IF EXISTS reader",
+        "CREATE ROLE reader",
+        "GRANT SELECT ON note TO reader",
+    )
+    for flags in ((), ("--fresh",), ()):
+        reset(alone, "alpha", *flags)
+    assert databases(alone) == {DATABASE}
+
+
+# What may hold a database, or keep a successor from being created.
+
+
+@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "anew"])
+@pytest.mark.parametrize(
+    ("holds", "lets_go", "name"),
+    [
+        pytest.param(
+            ("BEGIN; INSERT INTO note VALUES (11, 'prepared'); PREPARE TRANSACTION 'my-gid'",),
+            ("ROLLBACK PREPARED 'my-gid'",),
+            "my-gid",
+            id="prepared transaction",
+        ),
+        pytest.param(
+            (
+                "CREATE SUBSCRIPTION follower CONNECTION 'host=127.0.0.1 dbname=elsewhere'"
+                " PUBLICATION p WITH (connect = false)",
+            ),
+            (
+                "ALTER SUBSCRIPTION follower SET (slot_name = NONE)",
+                "DROP SUBSCRIPTION follower",
+            ),
+            "follower",
+            id="subscription",
+        ),
+    ],
+)
+def test_what_holds_a_database_is_named_with_what_ends_it(
+    alone: Monorepo,
+    holds: tuple[str, ...],
+    lets_go: tuple[str, ...],
+    name: str,
+    flags: tuple[str, ...],
+) -> None:
+    run_simple(alone, holds)
+    row = failed(alone.invoke("db.reset", "--json", *flags), HELD)
+    assert name in row["detail"]
+    assert lets_go[-1] in row["hint"]
+    assert databases(alone) == {DATABASE}
+    assert has_data(alone)
+    ask(alone.url("alpha"), *lets_go)
+    assert reset(alone, "alpha", *flags).detail in (COPIED, ANEW)
+
+
+def run_simple(alone: Monorepo, statements: tuple[str, ...]) -> None:
+    """Run each text as one message."""
+
+    async def run() -> None:
+        opened = await connect(alone.url("alpha"))
+        for text in statements:
+            await opened.execute(text)
+        await opened.close()
+
+    asyncio.run(run())
+
+
+def test_a_replication_slot_and_a_publication_go_with_the_old_database(alone: Monorepo) -> None:
+    ask(
+        alone.url("alpha"),
+        "CREATE PUBLICATION p FOR TABLE note",
+        "SELECT pg_create_logical_replication_slot('changes', 'pgoutput')",
+    )
+    ran = alone.invoke("db.reset", "--json")
+    assert ran.code == 0, ran.out
+    assert "changes" in ran.json["services"][0]["detail"]
+    assert maintain(alone, "alpha", "SELECT slot_name FROM pg_replication_slots") == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        pytest.param(f"ALTER DATABASE {DATABASE} IS_TEMPLATE true", id="template"),
+        pytest.param(f"ALTER DATABASE {DATABASE} CONNECTION LIMIT 0", id="no connections"),
+        pytest.param(f"CREATE DATABASE {NEW}", id="half a successor"),
+        pytest.param(f"CREATE DATABASE {OLD}", id="a predecessor"),
+    ],
+)
+def test_an_odd_database_is_replaced(alone: Monorepo, statement: str) -> None:
+    maintain(alone, "alpha", statement)
+    assert reset(alone, "alpha", "--fresh").detail == ANEW
+    assert databases(alone) == {DATABASE}
+    assert notes(alone, "alpha") == SEEDED
+
+
+def test_a_database_that_is_closed_is_said_to_be(alone: Monorepo) -> None:
+    maintain(alone, "alpha", f"ALTER DATABASE {DATABASE} ALLOW_CONNECTIONS false")
+    failed(alone.invoke("db.reset", "--json"), "database-closed")
+    maintain(alone, "alpha", f"ALTER DATABASE {DATABASE} ALLOW_CONNECTIONS true")
+    assert has_data(alone)
+
+
+async def test_sessions_on_template1_are_nobodys_business(alone: Monorepo) -> None:
+    busy = await connect(alone.url("alpha", database="template1"))
+    done = await asyncio.to_thread(reset, alone, "alpha", "--fresh")
+    assert done.detail == ANEW
+    assert not busy.is_closed()
+    await busy.close()
+
+
+def test_the_servers_own_templates_are_not_replaced(alone: Monorepo) -> None:
+    alone.register({"name": "alpha", "port": alone.port("alpha"), "database": "template1"})
+    ran = alone.invoke("db.reset", "--json")
+    alone.register({"name": "alpha", "port": alone.port("alpha")})
+    assert ran.code == 3
+    assert ran.json["services"][0]["code"] == "system-database"
+
+
+# A user who may not do everything.
+
+
+@asynccontextmanager
+async def plain_user(alone: Monorepo, *options: str) -> AsyncIterator[dict[str, str]]:
+    """Give the database to a user of few rights; return the environment that uses it."""
+    admin = await connect(alone.url("alpha", database="postgres"))
+    await admin.execute(f"CREATE ROLE {PLAIN} LOGIN {' '.join(options)} PASSWORD 'x'")
+    await admin.execute(f"ALTER DATABASE {DATABASE} OWNER TO {PLAIN}")
+    # What a superuser has left on it is not this user's to drop.
+    names = await admin.fetch("SELECT datname FROM pg_database WHERE datname LIKE '%made%'")
+    for (name,) in names:
+        await admin.execute(f"DROP DATABASE {name}")
+    port = alone.port("alpha")
+    try:
+        yield {
+            "HULEEDU_PROVIDER": "existing",
+            "ALPHA_SERVICE_DATABASE_URL": f"postgresql+asyncpg://{PLAIN}:x@localhost:{port}/{DATABASE}",
+        }
+    finally:
+        await admin.execute(f"ALTER DATABASE {DATABASE} OWNER TO CURRENT_USER")
+        await admin.execute(f"DROP ROLE {PLAIN}")
+        await admin.close()
+
+
+async def test_a_successor_that_cannot_be_created_costs_nothing(alone: Monorepo) -> None:
+    async with plain_user(alone) as environment:
+        ran = await asyncio.to_thread(alone.invoke, "db.reset", "--json", env=environment)
+    failed(ran, "permission-denied")
+    assert await asyncio.to_thread(has_data, alone)
+    assert await asyncio.to_thread(databases, alone) == {DATABASE}
+
+
+async def test_a_session_that_may_not_be_ended_is_named(alone: Monorepo) -> None:
+    async with plain_user(alone, "CREATEDB") as environment:
+        session = await connect(alone.url("alpha"))
+        ran = await asyncio.to_thread(alone.invoke, "db.reset", "--json", env=environment)
+        row = failed(ran, HELD)
+        assert f"session {session.get_server_pid()}" in row["detail"]
+        assert "the-test" in row["detail"]
+        assert not session.is_closed()
+        await session.close()
+    assert await asyncio.to_thread(has_data, alone)
+    assert await asyncio.to_thread(databases, alone) == {DATABASE}
+
+
+async def test_a_client_that_returns_at_once_does_not_keep_its_database(alone: Monorepo) -> None:
+    async def stay() -> None:
+        while True:
+            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                session = await connect(alone.url("alpha"))
+                await session.execute("SELECT pg_sleep(60)")
+
+    clients = [asyncio.create_task(stay()) for _ in range(3)]
+    done = await asyncio.to_thread(reset, alone, "alpha", "--fresh")
+    assert done.detail == ANEW
+    for client in clients:
+        client.cancel()
+    await asyncio.wait(clients)
+
+
+# Names.
+
+
+@pytest.mark.parametrize("database", ["orders", "o" * 63, "ö" * 31, "a" * 58])
+def test_what_stands_beside_a_database_has_a_name_that_fits(database: str) -> None:
+    names = {successor_name(database), predecessor_name(database)}
+    assert len(names | {database}) == 3
+    assert all(len(name.encode()) <= 63 for name in names)
+
+
+def test_long_names_that_begin_alike_do_not_meet() -> None:
+    assert successor_name("o" * 62 + "a") != successor_name("o" * 62 + "b")
+
+
+def test_a_database_called_postgres_is_replaced_again_and_again() -> None:
+    with new_monorepo(["alpha"]) as made:
+        without_initdb(made)
+        made.register({"name": "alpha", "port": made.port("alpha"), "database": "postgres"})
+        made.write(
+            "services/alpha_service/config.py",
+            made.read("services/alpha_service/config.py").replace(DATABASE, "postgres"),
+        )
+        for flags in ((), (), ("--fresh",)):
+            ran = made.invoke("db.reset", *flags)
+            assert ran.code == 0, ran.out
+        url = made.url("alpha", database="postgres")
+        assert ask(url, "SELECT count(*) FROM note") == [(2,)]

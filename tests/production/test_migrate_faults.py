@@ -1,0 +1,450 @@
+"""What may happen to a release at the worst moment, and what is true afterwards."""
+
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from huleedu_tasks.config.urls import parse_url
+from huleedu_tasks.errors import Refused
+from huleedu_tasks.postgres import locks
+from huleedu_tasks.postgres.connections import connection
+from tests.support.monorepo import LIMIT, USER, Ran, wait_until
+from tests.support.observe import (
+    assert_no_password,
+    assert_no_password_on_screen,
+    watched_command_lines,
+)
+from tests.support.postgres import ask
+from tests.support.production import MODES, admin_url, bouncer
+from tests.support.rehearsal import BETWEEN_LOOKS, SERVICES, Rehearsal, locked, told
+
+SLEEP = "SELECT pg_sleep(600)"
+# Enough for a server to notice that a client is gone.
+SOON = 3.0
+PENDING = SERVICES[:3]
+# About what a whole run of the three takes here, in seconds.
+LONGEST = 6.0
+CONCURRENTLY = """\
+from alembic import op
+
+revision = "b2"
+down_revision = "a1"
+
+
+def upgrade():
+    op.execute("CREATE TABLE made_by_b2 ()")
+    with op.get_context().autocommit_block():
+        op.execute("CREATE INDEX CONCURRENTLY note_text ON note (text)")
+    op.execute("ALTER TABLE note ADD COLUMN more text")
+"""
+
+
+def outcome(child: "subprocess.Popen[str]") -> Ran:
+    """Wait for a run to end."""
+    out, err = child.communicate(timeout=LIMIT)
+    ran = Ran(child.returncode, out, err)
+    assert_no_password_on_screen(ran)
+    return ran
+
+
+@contextmanager
+def begun(rehearsal: Rehearsal, *flags: str, **variables: str) -> "Iterator[subprocess.Popen[str]]":
+    """Start a run that hangs in alpha's second revision, after the first of the same transaction.
+
+    Beta waits for its turn.
+    """
+    rehearsal.grow("beta")
+    rehearsal.revise("alpha", "b2", "a1")
+    rehearsal.revise("alpha", "c3", "b2", SLEEP)
+    child = rehearsal.start(*flags, **variables)
+    try:
+        wait_until(lambda: rehearsal.running("alpha", "pg_sleep") or child.poll() is not None)
+        assert child.poll() is None, child.communicate()
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def mended(rehearsal: Rehearsal) -> None:
+    """Let alpha's second revision end at once, and see that a run of today does the rest."""
+    rehearsal.revise("alpha", "c3", "b2")
+    ran = rehearsal.migrate()
+    assert ran.code == 0, ran.err
+    assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("c3", "b2")
+
+
+# Signals.
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "recorded"),
+    [(signal.SIGINT, 130, "INTERRUPTED"), (signal.SIGTERM, 143, "TERMINATED")],
+)
+def test_a_signal_ends_the_statement_and_rolls_back(
+    rehearsal: Rehearsal, number: signal.Signals, code: int, recorded: str
+) -> None:
+    with begun(rehearsal) as child:
+        child.send_signal(number)
+        ran = outcome(child)
+        # Already, and not only when the server looks for its client.
+        assert not rehearsal.sessions("alpha", "huleedu-tasks")
+    assert ran.code == code, ran.err
+    assert (ran.statuses["alpha"], ran.statuses["beta"]) == ("ABORTED", "ABORTED")
+    assert "huleedu_alpha is at a1" in told(ran, "alpha")["detail"]
+    assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("a1", "a1")
+    (run,) = rehearsal.history()
+    assert run["outcome"] == recorded
+    mended(rehearsal)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_does_not_keep_the_first_from_being_told(
+    rehearsal: Rehearsal, number: signal.Signals, code: int
+) -> None:
+    with begun(rehearsal) as child:
+        child.send_signal(number)
+        child.send_signal(number)
+        wait_until(lambda: not psutil.Process(child.pid).children())
+        child.send_signal(number)
+        ran = outcome(child)
+    assert ran.code == code, ran.err
+    assert "huleedu_alpha is at a1, and revision c3 was rolled back" in told(ran, "alpha")["detail"]
+    (path,) = rehearsal.runs.glob("*")
+    assert '"not migrated"' in path.read_text()
+
+
+def test_a_database_that_does_not_say_where_it_is_keeps_nobody_waiting(
+    rehearsal: Rehearsal,
+) -> None:
+    lock = "LOCK alembic_version"
+    with begun(rehearsal) as child, locked(rehearsal, "alpha", by=lock):
+        wait_until(lambda: rehearsal.running("alpha", lock))
+        child.send_signal(signal.SIGTERM)
+        signalled = time.monotonic()
+        ran = outcome(child)
+        assert time.monotonic() - signalled < 3 * SOON
+    assert ran.code == 143, ran.err
+    alpha = told(ran, "alpha")
+    assert (
+        "the revision of huleedu_alpha is not known: its revision cannot be read"
+        in (alpha["detail"])
+    )
+    assert "`invoke prod.status --service alpha` asks again" in alpha["detail"]
+    assert alpha["to"] is None
+
+
+def test_a_signal_while_another_run_is_waited_for_changes_nothing(rehearsal: Rehearsal) -> None:
+    with begun(rehearsal):
+        waiting = rehearsal.start()
+        wait_until(lambda: rehearsal.sessions("alpha", "huleedu-tasks") >= 3)
+        waiting.send_signal(signal.SIGINT)
+        assert outcome(waiting).code == 130
+        assert rehearsal.history()[0]["outcome"] == "INTERRUPTED"
+
+
+# A kill.
+
+
+def test_after_a_kill_the_lock_is_free_at_once_and_the_run_shows_as_killed(
+    rehearsal: Rehearsal,
+) -> None:
+    with begun(rehearsal) as child:
+        assert rehearsal.history()[0]["outcome"] == "RUNNING"
+        child.kill()
+        killed = time.monotonic()
+        wait_until(lambda: not rehearsal.sessions("alpha", "huleedu-tasks lock"))
+        assert time.monotonic() - killed < SOON
+        wait_until(lambda: not rehearsal.running("alpha", "pg_sleep"))
+        assert time.monotonic() - killed < SOON
+    (run,) = rehearsal.history()
+    assert run["outcome"] == "KILLED"
+    assert "alpha was being migrated" in run["detail"]
+    assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("a1", "a1")
+    mended(rehearsal)
+
+
+def test_a_run_begun_right_after_a_kill_does_not_meet_what_is_left_of_it(
+    rehearsal: Rehearsal,
+) -> None:
+    with begun(rehearsal) as child:
+        child.kill()
+        mended(rehearsal)
+
+
+def test_killed_at_any_moment_schema_and_record_are_true_and_the_next_run_ends_it(
+    stage: Rehearsal, rounds: int
+) -> None:
+    """For more: `pytest tests/production/test_migrate_faults.py -k any_moment --rounds 50`."""
+    for number in range(rounds):
+        stage.wind_back()
+        stage.grow(*PENDING, revisions=("b2", "c3", "d4"), sql="SELECT pg_sleep(0.1)")
+        _kill_at(stage, random.Random(number).uniform(0.3, LONGEST))
+        _assert_the_record_is_true(stage)
+        ran = stage.migrate()
+        assert ran.code == 0, ran.err
+        assert stage.all_at() == {**dict.fromkeys(SERVICES, "a1"), **dict.fromkeys(PENDING, "d4")}
+
+
+def _kill_at(stage: Rehearsal, seconds: float) -> None:
+    """Kill a run after some time, and wait until nothing is left of it.
+
+    What it has started must notice by itself.
+    """
+    child = stage.start()
+    time.sleep(seconds)  # Any moment will do.
+    running = child.poll() is None
+    children = psutil.Process(child.pid).children(recursive=True) if running else []
+    child.kill()
+    child.communicate()
+    _, alive = psutil.wait_procs(children, timeout=SOON)
+    assert not alive
+    wait_until(lambda: not any(stage.sessions(name, "huleedu-tasks") for name in PENDING))
+
+
+def _assert_the_record_is_true(stage: Rehearsal) -> None:
+    at = stage.all_at()
+    runs = stage.history()
+    # It may not even have begun to write.
+    run = runs[0] if runs else {"outcome": "KILLED", "migrated": [], "detail": ""}
+    assert run["outcome"] in ("KILLED", "DONE")
+    for name in PENDING:
+        if name in run["migrated"]:
+            assert at[name] == "d4"
+        elif f"{name} was being migrated" not in run["detail"]:
+            assert at[name] == "a1"
+
+
+# The lock.
+
+
+def test_of_many_runners_at_once_one_migrates_and_the_others_end_well(
+    rehearsal: Rehearsal, rounds: int
+) -> None:
+    """For more: `pytest tests/production/test_migrate_faults.py -k many_runners --rounds 7`."""
+    # One service each: on two processors, more than that makes a server seem silent.
+    rehearsal.grow("alpha", sql="SELECT pg_sleep(0.5)")
+    with watched_command_lines(BETWEEN_LOOKS) as lines:
+        ended = _all_at_once(rehearsal, 3 * rounds, ("--service", "alpha"))
+    assert_no_password(*lines.seen)
+    assert not [ran for ran in ended if ran.code]
+    applied = [
+        each["service"] for ran in ended for each in ran.json["services"] if each["revisions"]
+    ]
+    assert applied == ["alpha"]
+    waited = [ran for ran in ended if "is being migrated by" in ran.err]
+    assert waited
+    assert all(re.search(r"migrated by \S+ pid \d+ since \d{4}-", ran.err) for ran in waited)
+    assert rehearsal.at("alpha") == "b2"
+
+
+def test_who_does_not_wait_is_told_who_has_the_lock(rehearsal: Rehearsal) -> None:
+    with begun(rehearsal) as child:
+        ran = rehearsal.migrate(HULEEDU_RUN_WAIT="0")
+        assert ran.code == 3
+        message = ran.json["error"]["message"]
+        assert re.search(
+            rf"huleedu_alpha on localhost:\d+ is being migrated by \S+ pid {child.pid} since ",
+            message,
+        )
+        assert "(from 127.0.0.1, server pid " in message
+        assert rehearsal.history()[0]["outcome"] == "REFUSED"
+
+
+def test_a_run_that_loses_its_lock_ends_its_migration(rehearsal: Rehearsal) -> None:
+    with begun(rehearsal) as child:
+        ask(
+            admin_url(rehearsal.production.main, "postgres"),
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = 'huleedu_alpha' AND application_name LIKE 'huleedu-tasks lock %'",
+        )
+        ran = outcome(child)
+    assert ran.code == 3
+    assert told(ran, "alpha")["code"] == "lock-lost"
+    assert "revision c3 was rolled back" in told(ran, "alpha")["detail"]
+    assert rehearsal.at("alpha") == "a1"
+
+
+def test_a_run_that_slept_through_the_loss_of_its_lock_does_nothing_more(
+    rehearsal: Rehearsal,
+) -> None:
+    rehearsal.revise("alpha", "b2", "a1", "SELECT pg_sleep(1)")
+    rehearsal.revise("alpha", "c3", "b2")
+    env = rehearsal.monorepo.path("services/alpha_service/alembic/env.py")
+    usual = env.read_text()
+    # There from the backup on, as env.py is asked for its SQL before.
+    gate, reached = (rehearsal.monorepo.root / name for name in ("gate", "reached"))
+    env.write_text(
+        "import pathlib, time\n"
+        f"if pathlib.Path({str(gate)!r}).exists():\n"
+        f"    pathlib.Path({str(gate)!r}).rename({str(reached)!r})\n"
+        f"    time.sleep(1)\n{usual}"
+    )
+    sleeper = rehearsal.start("--backup-command", f"touch {gate}")
+    try:
+        wait_until(reached.exists)
+        asleep = [psutil.Process(sleeper.pid), *psutil.Process(sleeper.pid).children()]
+        for process in asleep:
+            process.suspend()
+        ask(
+            admin_url(rehearsal.production.main, "postgres"),
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = 'huleedu_alpha' AND application_name LIKE 'huleedu-tasks lock %'",
+        )
+        other = rehearsal.start()
+        wait_until(lambda: rehearsal.running("alpha", "pg_sleep(1)"))
+        for process in asleep:
+            process.resume()
+        slept = outcome(sleeper)
+    finally:
+        env.write_text(usual)
+        reached.unlink(missing_ok=True)
+        sleeper.kill()
+    assert slept.code == 3, slept.err
+    assert told(slept, "alpha")["code"] == "lock-lost"
+    assert told(slept, "alpha")["revisions"] == []
+    assert outcome(other).code == 0
+    assert rehearsal.at("alpha") == "c3"
+
+
+@pytest.mark.parametrize("connections", ["all", "later"])
+def test_where_the_server_lets_nobody_else_in_the_session_of_the_lock_is_asked(
+    rehearsal: Rehearsal, connections: str
+) -> None:
+    # Alembic's own connection is there already, or is refused as well.
+    full = "ALTER ROLE {user} CONNECTION LIMIT 1"
+    closes = full.format(user=USER)
+    rehearsal.monorepo.write("close.sql", closes)
+    admin = rehearsal.production.admin()
+    rehearsal.revise("alpha", "b2", "a1", *([] if connections == "all" else ["SELECT pg_sleep(2)"]))
+    flags = ("--backup-command", f"psql '{admin}' -f close.sql") if connections == "all" else ()
+    child = rehearsal.start("--service", "alpha", *flags)
+    try:
+        if connections == "later":
+            wait_until(lambda: rehearsal.running("alpha", "pg_sleep(2)"))
+            ask(admin, closes)
+        ran = outcome(child)
+    finally:
+        ask(admin, f"ALTER ROLE {USER} CONNECTION LIMIT -1")
+    alpha = told(ran, "alpha")
+    if connections == "all":
+        assert ran.code == 1
+        assert "too many connections for role" in alpha["detail"] + alpha["output"]
+        assert "huleedu_alpha is at a1" in alpha["detail"]
+        assert alpha["to"] == "a1"
+    else:
+        assert ran.code == 0, ran.err
+        assert alpha["to"] == "b2"
+
+
+@MODES
+async def test_a_lock_behind_a_pooler_is_not_trusted(rehearsal: Rehearsal, mode: str) -> None:
+    production = rehearsal.production
+    with bouncer(production, mode) as port:
+        url = parse_url(production.url(port, tls=production.verified()), variable="URL")
+        async with connection(url) as held, connection(url) as other:
+            with pytest.raises(Refused, match="is not effective"):
+                await locks.require_hold(held, other, place="alpha", variable="DIRECT")
+
+
+@MODES
+def test_behind_a_pooler_nothing_begins_unless_there_is_a_way_around_it(
+    rehearsal: Rehearsal, mode: str
+) -> None:
+    production = rehearsal.production
+    rehearsal.grow("alpha")
+    with bouncer(production, mode) as port:
+        pooled = {"HULEEDU_PROD_DB_PORT": str(port)}
+        ran = rehearsal.migrate("--service", "alpha", **pooled)
+        assert ran.code == 1
+        assert "goes through a pooler" in str(ran.json["services"][0]["problems"])
+        assert rehearsal.at("alpha") == "a1"
+        direct = production.url(production.main.port, tls=production.verified())
+        around = {"ALPHA_SERVICE_DIRECT_DATABASE_URL": direct}
+        assert rehearsal.migrate("--service", "alpha", **pooled, **around).code == 0
+        assert rehearsal.at("alpha") == "b2"
+
+
+# Somebody in the way.
+
+
+def test_somebody_who_is_done_soon_is_waited_for(rehearsal: Rehearsal) -> None:
+    _alter(rehearsal)
+    with locked(rehearsal, "alpha", 6):
+        ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="10")
+    assert ran.code == 0, ran.err
+    assert "attempt" not in ran.err
+    assert rehearsal.at("alpha") == "b2"
+
+
+def test_somebody_who_takes_longer_is_named_and_the_revision_tried_again(
+    rehearsal: Rehearsal,
+) -> None:
+    _alter(rehearsal)
+    with locked(rehearsal, "alpha", 16):
+        ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="1", HULEEDU_LOCK_ATTEMPTS="9")
+    assert ran.code == 0, ran.err
+    assert re.search(r"attempt 1 of 9: it is held by pid \d+ \(postgres_admin the-test", ran.err)
+    assert rehearsal.at("alpha") == "b2"
+    (path,) = rehearsal.runs.glob("*")
+    assert '"waited too long"' in path.read_text()
+
+
+def test_somebody_who_never_ends_is_named_and_nothing_is_left(rehearsal: Rehearsal) -> None:
+    _alter(rehearsal)
+    with locked(rehearsal, "alpha"):
+        ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="1", HULEEDU_LOCK_ATTEMPTS="2")
+        ((pid,),) = ask(
+            rehearsal.production.admin(),
+            "SELECT pid FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%'"
+            " AND pid <> pg_backend_pid()",
+        )
+    assert ran.code == 1
+    detail = told(ran, "alpha")["detail"]
+    assert "A statement has waited too long for a lock: ALTER TABLE note ADD" in detail
+    assert f"it is held by pid {pid} (postgres_admin the-test" in detail
+    assert "huleedu_alpha is at a1, and revision b2 was rolled back" in detail
+    assert rehearsal.at("alpha") == "a1"
+
+
+def test_a_revision_that_is_kept_in_part_is_not_tried_again(rehearsal: Rehearsal) -> None:
+    rehearsal.monorepo.write("services/alpha_service/alembic/versions/b2.py", CONCURRENTLY)
+    with locked(rehearsal, "alpha"):
+        ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="1")
+    detail = told(ran, "alpha")["detail"]
+    assert "revision b2 may be partially applied" in detail
+    assert "attempt" not in ran.err
+    assert ask(rehearsal.production.admin(), "SELECT version_num FROM alembic_version") == [("a1",)]
+
+
+def test_a_service_may_state_limits_of_its_own(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha", "beta", sql="SELECT pg_sleep(3)")
+    usual = rehearsal.monorepo.services
+    stated = [
+        {**each, "statement_timeout": 1} if each["name"] == "beta" else each for each in usual
+    ]
+    rehearsal.monorepo.register(*stated)
+    try:
+        ran = rehearsal.migrate()
+    finally:
+        rehearsal.monorepo.register(*usual)
+    assert (ran.statuses["alpha"], ran.statuses["beta"]) == ("OK", "FAILED")
+    beta = told(ran, "beta")
+    assert "A statement has taken too long: SELECT pg_sleep(3)" in beta["detail"]
+    assert "statement_timeout" in beta["hint"]
+
+
+def _alter(rehearsal: Rehearsal) -> None:
+    rehearsal.revise("alpha", "b2", "a1", "ALTER TABLE note ADD COLUMN more text")
+
+
+def _all_at_once(rehearsal: Rehearsal, number: int, flags: Sequence[str]) -> list[Ran]:
+    children = [rehearsal.start(*flags) for _ in range(number)]
+    return [outcome(child) for child in children]

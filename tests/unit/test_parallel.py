@@ -1,0 +1,260 @@
+"""The fleet: N services go in, N outcomes come out, whatever happens."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from huleedu_tasks import parallel
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.errors import ExitCode, Finding, HuleEduError, Refused
+from huleedu_tasks.parallel import Step, Work
+from huleedu_tasks.report import Outcome, Silence, Status
+from tests.support.values import service
+
+NAMES = ("a", "b", "c", "d")
+BEGUN = tuple(Outcome(service=name) for name in NAMES)
+LIMIT = 5.0
+
+
+@dataclass
+class Heard:
+    """Somebody who writes down what is said."""
+
+    steps: list[tuple[str, str]] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+
+    def step(self, service: str, text: str) -> None:
+        self.steps.append((service, text))
+
+    def done(self, outcome: Outcome) -> None:
+        self.ended.append(outcome.service)
+
+
+@dataclass
+class Trace:
+    """Work that takes some turns of the loop, and a note of when it began and ended."""
+
+    turns: dict[str, int] = field(default_factory=dict)
+    failing: Sequence[str] = ()
+    notes: list[str] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+
+    async def __call__(self, service: Service, step: Step) -> Outcome:
+        self.notes.append(f"begin {service.name}")
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        for _ in range(self.turns.get(service.name, 3)):
+            await asyncio.sleep(0)
+        self.at_once -= 1
+        self.notes.append(f"end {service.name}")
+        if service.name in self.failing:
+            raise HuleEduError("broke")
+        return Outcome(service=service.name)
+
+
+async def run(work: Work, names: Sequence[str] = NAMES, jobs: int = 8) -> dict[str, Outcome]:
+    return await run_next(work, [Outcome(service=name) for name in names], jobs=jobs)
+
+
+async def run_next(
+    work: Work,
+    before: Sequence[Outcome] = BEGUN,
+    jobs: int = 8,
+    after: dict[str, list[str]] | None = None,
+) -> dict[str, Outcome]:
+    services = [service(outcome.service) for outcome in before]
+    outcomes = await parallel.run_next(
+        services, before, work, jobs=jobs, progress=Silence(), after=after
+    )
+    assert [outcome.service for outcome in outcomes] == [each.name for each in services]
+    return {outcome.service: outcome for outcome in outcomes}
+
+
+async def cancelled(
+    work: Work, begun: asyncio.Event, after: dict[str, list[str]] | None = None, jobs: int = 8
+) -> dict[str, Outcome]:
+    """Run until the work has begun, and cancel it then."""
+    running = asyncio.create_task(run_next(work, jobs=jobs, after=after))
+    await asyncio.wait_for(begun.wait(), LIMIT)
+    running.cancel()
+    return await asyncio.wait_for(running, LIMIT)
+
+
+async def test_outcomes_come_in_the_order_given_whoever_ends_first() -> None:
+    trace = Trace(turns={"a": 20, "b": 10, "c": 5, "d": 1})
+    assert all((await run(trace)).values())
+    assert trace.notes[-4:] == ["end d", "end c", "end b", "end a"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+async def test_no_more_than_so_many_are_worked_on_at_once(jobs: int) -> None:
+    trace = Trace()
+    await run(trace, jobs=jobs)
+    assert trace.most_at_once == jobs
+
+
+@pytest.mark.parametrize("jobs", [1, 8])
+async def test_work_begins_after_what_must_come_first(jobs: int) -> None:
+    trace = Trace(turns={"c": 20})
+    await run_next(trace, jobs=jobs, after={"a": ["c", "d"], "d": ["b"]})
+    for first, then in [("c", "a"), ("d", "a"), ("b", "d")]:
+        assert trace.notes.index(f"end {first}") < trace.notes.index(f"begin {then}")
+
+
+async def test_after_a_failure_what_needs_it_is_aborted_and_the_others_go_on() -> None:
+    trace = Trace(failing=["b"])
+    outcomes = await run_next(trace, after={"c": ["b"], "d": ["c"]})
+    assert [outcomes[name].status for name in NAMES] == [
+        Status.OK,
+        Status.FAILED,
+        Status.ABORTED,
+        Status.ABORTED,
+    ]
+    assert outcomes["c"].detail.startswith("b did not end well")
+    assert outcomes["d"].detail.startswith("c did not end well")
+    assert outcomes["c"].exit_code is ExitCode.FAILED
+    assert "begin c" not in trace.notes
+
+
+async def test_what_is_not_selected_is_not_waited_for() -> None:
+    assert all((await run_next(Trace(), after={"a": ["not selected"]})).values())
+
+
+async def test_an_expected_failure_is_told_with_all_it_knows() -> None:
+    async def refuse(service: Service, step: Step) -> Outcome:
+        raise Refused(
+            "No.",
+            hint="Do this.",
+            findings=[Finding(place="X", problem="is not set"), Finding(place="", problem="bad")],
+            output="log",
+        )
+
+    outcome = (await run(refuse, ["a"]))["a"]
+    assert outcome.status is Status.FAILED
+    assert outcome.exit_code is ExitCode.REFUSED
+    assert outcome.detail == "No. X: is not set. bad."
+    assert (outcome.hint, outcome.output) == ("Do this.", "log")
+
+
+async def test_an_error_nobody_foresaw_is_a_failure_of_its_service_with_a_traceback() -> None:
+    async def broken(service: Service, step: Step) -> Outcome:
+        if service.name == "b":
+            raise ZeroDivisionError("by zero")
+        return Outcome(service=service.name)
+
+    outcomes = await run(broken)
+    assert [name for name in NAMES if not outcomes[name]] == ["b"]
+    assert outcomes["b"].detail == "ZeroDivisionError: by zero"
+    assert outcomes["b"].exit_code is ExitCode.FAILED
+    assert "in broken" in outcomes["b"].output
+
+
+async def test_after_a_cancel_every_service_has_an_outcome() -> None:
+    begun = asyncio.Event()
+
+    async def work(service: Service, step: Step) -> Outcome:
+        if service.name == "b":
+            begun.set()
+            await asyncio.Event().wait()
+        return Outcome(service=service.name)
+
+    outcomes = await cancelled(work, begun, after={"d": ["b"]}, jobs=1)
+    assert outcomes["a"].status is Status.OK
+    for name in ("b", "c", "d"):
+        assert outcomes[name].status is Status.ABORTED
+        assert outcomes[name].exit_code is ExitCode.INTERRUPTED
+        assert outcomes[name].detail == "interrupted"
+
+
+async def test_a_cancelled_service_may_clean_up_before_the_run_ends() -> None:
+    begun, cleaned = asyncio.Event(), []
+
+    async def work(service: Service, step: Step) -> Outcome:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(service.name)
+        raise AssertionError("cancelled above")
+
+    await cancelled(work, begun)
+    assert sorted(cleaned) == list(NAMES)
+
+
+async def test_who_is_not_well_keeps_the_outcome_and_who_needs_it_is_aborted() -> None:
+    trace = Trace()
+    failed = Outcome(service="b", status=Status.FAILED, detail="broke", exit_code=ExitCode.FAILED)
+    before = [Outcome(service="a", detail="started"), failed, Outcome(service="c")]
+    outcomes = await run_next(trace, before, after={"c": ["b"]})
+    assert trace.notes == ["begin a", "end a"]
+    assert outcomes["a"].detail == "started"
+    assert outcomes["b"] is failed
+    assert outcomes["c"].status is Status.ABORTED
+
+
+async def test_after_an_interruption_no_next_stage_begins() -> None:
+    trace = Trace()
+    before = [parallel.interrupted("a"), Outcome(service="b", detail="started")]
+    outcomes = await run_next(trace, before)
+    assert trace.notes == []
+    assert {each.exit_code for each in outcomes.values()} == {ExitCode.INTERRUPTED}
+    assert outcomes["b"].detail == "started, then interrupted"
+
+
+async def test_progress_hears_every_step_and_every_end() -> None:
+    heard = Heard()
+
+    async def work(service: Service, step: Step) -> Outcome:
+        step("migrating")
+        return Outcome(service=service.name)
+
+    services = [service(name) for name in NAMES]
+    outcomes = await parallel.run(services, work, jobs=2, progress=heard)
+    assert sorted(heard.steps) == [(name, "migrating") for name in NAMES]
+    assert sorted(heard.ended) == list(NAMES)
+    assert all(outcome.seconds >= 0 for outcome in outcomes)
+
+
+async def test_an_interruption_at_the_very_end_of_a_stage_keeps_the_next_from_beginning() -> None:
+    begun = []
+
+    async def first(service: Service, step: Step) -> Outcome:
+        own = asyncio.current_task()
+        assert own
+        own.add_done_callback(lambda _: whole.cancel())
+        return Outcome(service=service.name)
+
+    async def second(service: Service, step: Step) -> Outcome:
+        begun.append(service.name)
+        return Outcome(service=service.name)
+
+    async def both() -> tuple[Outcome, ...]:
+        services = [service("a")]
+        outcomes = await parallel.run(services, first, jobs=1, progress=Silence())
+        return await parallel.run_next(services, outcomes, second, jobs=1, progress=Silence())
+
+    whole = asyncio.create_task(both())
+    (outcome,) = await asyncio.wait_for(whole, LIMIT)
+    assert begun == []
+    assert outcome.exit_code is ExitCode.INTERRUPTED
+
+
+async def test_what_must_be_done_is_done_although_somebody_interrupts() -> None:
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    async def short() -> str:
+        begun.set()
+        await release.wait()
+        return "done"
+
+    whole = asyncio.create_task(parallel.whatever_happens(short()))
+    await begun.wait()
+    whole.cancel()
+    await asyncio.sleep(0)
+    whole.cancel()
+    release.set()
+    assert await asyncio.wait_for(whole, LIMIT) == "done"
