@@ -28,7 +28,7 @@ USER_VARIABLE = "HULEEDU_DB_USER"
 PASSWORD_VARIABLE = "HULEEDU_DB_PASSWORD"  # the name of a variable
 SHARE = (
     'state "shared_database": true for each service with a history in it; any other service needs '
-    "a database of its own (docs/registry.md)"
+    "a database of its own"
 )
 # Where a service's name stands in `database_name`.
 NAME_PLACE = "{name}"

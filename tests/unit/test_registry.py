@@ -343,7 +343,7 @@ def two_services(write: Write) -> Registry:
             ],
             "line 3, services[1].database: 'x' belongs to 'a' already; state "
             '"shared_database": true for each service with a history in it; any other service '
-            "needs a database of its own (docs/registry.md)",
+            "needs a database of its own",
         ),
         (
             [A, {**B, "seed_after": ["aa"]}],
