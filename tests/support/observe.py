@@ -114,7 +114,8 @@ def watched_command_lines(
             running = {name for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208  # Often.
             looks = Counter({name: looks[name] + 1 for name in running})
             for name in running:
-                if looks[name] <= ENOUGH_LOOKS:
+                # Later less often: a process may still execute another program.
+                if looks[name] <= ENOUGH_LOOKS or looks[name] % ENOUGH_LOOKS == 0:
                     with suppress(OSError):
                         line = Path("/proc", name, "cmdline").read_bytes().replace(b"\0", b" ")
                         lines.seen.add(line.decode(errors="replace"))
