@@ -49,7 +49,7 @@ def test_histories_of_one_database_are_reset_together(monorepo: Monorepo) -> Non
     third = monorepo.invoke("db.reset", "--json")
     assert (third.code, details(third)) == (0, dict.fromkeys(NAMES, "migrated, seeded"))
     (reset,) = set(facts(monorepo.invoke("db.status", "--json"), "reset").values())
-    assert reset == ("made anew: its files changed",)
+    assert reset == ("rebuilt: its files changed",)
 
 
 def test_a_history_that_fails_stops_those_that_share_its_database(monorepo: Monorepo) -> None:
@@ -59,7 +59,7 @@ def test_a_history_that_fails_stops_those_that_share_its_database(monorepo: Mono
     failed = monorepo.invoke("db.reset", "--json")
     assert failed.code == 1
     assert failed.statuses == {"orders": "ABORTED", "stock": "FAILED", "root": "ABORTED"}
-    because = "not finished: stock, which shares the database, did not end well"
+    because = "not finished: stock, which shares the database, did not succeed"
     assert details(failed)["orders"] == details(failed)["root"] == because
     assert any(f"{DATABASE}__old" in note for note in failed.json["notes"])
 

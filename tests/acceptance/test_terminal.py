@@ -47,7 +47,7 @@ def test_a_failed_service_has_its_output_below_the_table(terminal: Monorepo) -> 
     table, _, output = ran.out.partition("--- beta: its own output")
     assert re.search(r"^alpha +OK .*\nbeta +FAILED ", table, re.M)
     assert "RuntimeError: [no] pencils" in output
-    assert "What to do: Nothing of it was kept." in output
+    assert "What to do: Correct the seed, then run `invoke db.seed`." in output
 
 
 def test_a_reset_outlasts_the_readers_of_its_output(terminal: Monorepo) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support.instant import ANEW, COPIED, resets
+from tests.support.instant import COPIED, REBUILT, resets
 from tests.support.monorepo import ENV_PY, PROJECT, Monorepo, new_monorepo
 from tests.support.observe import NURSERY
 
@@ -90,7 +90,7 @@ def watched() -> Iterator[Watched]:
         for name in NAMES:
             env = f"services/{name}_service/alembic/env.py"
             made.write(env, TRACES.format(name) + ENV_PY)
-        assert {each.detail for each in resets(made).values()} == {ANEW}
+        assert {each.detail for each in resets(made).values()} == {REBUILT}
         yield Watched(made)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.instant import ANEW, amend, reset
+from tests.support.instant import REBUILT, amend, reset
 from tests.support.monorepo import ENV_PY, Monorepo, Ran, is_dead, new_monorepo, wait_until
 from tests.support.observe import notes, processes, statements
 from tests.support.postgres import ask
@@ -130,7 +130,7 @@ def test_what_an_env_py_does_beside_its_work_does_no_harm(
     odd: tuple[Monorepo, Ran], name: str
 ) -> None:
     monorepo, ran = odd
-    assert row(ran, name)["detail"] == ANEW
+    assert row(ran, name)["detail"] == REBUILT
     assert notes(monorepo, name) == "first second"
 
 
@@ -273,7 +273,7 @@ def test_the_end_of_the_process_that_forks_is_a_failure_in_words(small: Monorepo
     assert ran.statuses["one"] == "FAILED"
     assert len(ran.statuses) == 2
     small.write("services/one_service/alembic/env.py", ENV_PY)
-    assert reset(small, "one").detail == ANEW
+    assert reset(small, "one").detail == REBUILT
 
 
 def test_migrations_that_take_too_long_are_ended_with_all_they_started(small: Monorepo) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.instant import (
-    ANEW,
     COPIED,
+    REBUILT,
     Reset,
     amend,
     maintain,
@@ -82,7 +82,7 @@ def school() -> Iterator[Monorepo]:
         made.write(f"{SEEDS}/people.py", "TEACHER = 'teacher'\n")
         made.write(f"{SEEDS}/seed_alpha.py", SEED)
         amend(made, alpha={"inputs": ["data/text.csv", "data/folder"]})
-        assert reset(made).detail == ANEW
+        assert reset(made).detail == REBUILT
         assert notes(made, "alpha") == "teacher pupil text"
         yield made
 
@@ -106,7 +106,7 @@ def written(path: str, text: str) -> Edit:
 
 
 def anew(part: str) -> Reset:
-    return Reset(ANEW, f"made anew: {part} changed")
+    return Reset(REBUILT, f"rebuilt: {part} changed")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_another_user_makes_it_anew(school: Monorepo) -> None:
 
 def test_another_environment_makes_it_anew_and_is_tagged_so(school: Monorepo) -> None:
     testing = {"HULEEDU_ENVIRONMENT": "testing"}
-    assert reset(school, env=testing).detail == ANEW
+    assert reset(school, env=testing).detail == REBUILT
     assert reset(school, env=testing).detail == COPIED
     assert reset(school).detail == COPIED
 
@@ -223,7 +223,7 @@ def test_another_environment_makes_it_anew_and_is_tagged_so(school: Monorepo) ->
 def test_a_variable_of_this_run_is_seen_over_the_one_in_the_file(school: Monorepo) -> None:
     """It wins over `.env` for whatever a migration or a seed reads."""
     south = {"SCHOOL": "south"}
-    assert reset(school, env=south).detail == ANEW
+    assert reset(school, env=south).detail == REBUILT
     assert ask(school.url("alpha"), SCHOOL) == [("south",)]
     assert reset(school).detail == COPIED
     assert ask(school.url("alpha"), SCHOOL) == [("north",)]
@@ -242,7 +242,7 @@ def test_a_branch_and_back_again_are_both_copies(school: Monorepo) -> None:
     school.add_revision("alpha", "c3", "b2", "CREATE TABLE of_feature ()")
     git("add", ".")
     git("commit", "--message", "Add")
-    assert reset(school).detail == ANEW
+    assert reset(school).detail == REBUILT
     git("switch", "trunk")
     assert reset(school).detail == COPIED
     assert ask(school.url("alpha"), "SELECT to_regclass('of_feature')") == [(None,)]
@@ -255,22 +255,22 @@ def test_three_copies_are_kept_and_they_are_those_used_last(school: Monorepo) ->
     texts = [f"text {number}" for number in range(4)]
     for text in texts[:3]:
         school.write("data/text.csv", text)
-        assert reset(school).detail == ANEW
+        assert reset(school).detail == REBUILT
     # The oldest is what the others were tried beside.
     school.write("data/text.csv", texts[0])
     assert reset(school).detail == COPIED
     school.write("data/text.csv", texts[3])
-    assert reset(school).detail == ANEW
+    assert reset(school).detail == REBUILT
     assert len(templates(school)) == 3
     for text in (texts[0], texts[2], texts[3]):
         school.write("data/text.csv", text)
         assert reset(school).detail == COPIED
     school.write("data/text.csv", texts[1])
-    assert reset(school).detail == ANEW
+    assert reset(school).detail == REBUILT
 
 
 def test_fresh_makes_anew_what_could_have_been_copied(school: Monorepo) -> None:
-    assert reset(school, "alpha", "--fresh") == Reset(ANEW, "made anew: --fresh")
+    assert reset(school, "alpha", "--fresh") == Reset(REBUILT, "rebuilt: --fresh")
     assert reset(school).detail == COPIED
 
 
@@ -358,7 +358,7 @@ def test_an_edit_in_an_unusual_place_makes_it_anew(
 ) -> None:
     assert reset(irregular, name).detail == COPIED
     edit(irregular)
-    assert reset(irregular, name).detail == ANEW
+    assert reset(irregular, name).detail == REBUILT
 
 
 SHARED = """\
@@ -415,14 +415,14 @@ def test_data_that_a_shared_module_has_read_is_a_part_of_each_who_shares_it(
 ) -> None:
     assert {each.detail for each in resets(sharing).values()} == {COPIED}
     sharing.write(f"data/{file}.csv", "changed")
-    assert {each.detail for each in resets(sharing).values()} == {ANEW}
+    assert {each.detail for each in resets(sharing).values()} == {REBUILT}
 
 
 @pytest.mark.parametrize("name", ["alpha", "beta"])
 def test_data_that_a_thread_has_read_is_a_part(sharing: Monorepo, name: str) -> None:
     resets(sharing)
     sharing.write(f"data/{name}.csv", "changed")
-    assert reset(sharing, name).detail == ANEW
+    assert reset(sharing, name).detail == REBUILT
 
 
 def test_a_shared_module_without_a_cache_does_not_make_one_of_all() -> None:
@@ -437,9 +437,9 @@ def test_a_shared_module_without_a_cache_does_not_make_one_of_all() -> None:
         made.invoke("db.reset")
         made.write("data/alpha.csv", "changed")
         details = {name: each.detail for name, each in resets(made).items()}
-        assert details == {"alpha": ANEW, "beta": COPIED}
+        assert details == {"alpha": REBUILT, "beta": COPIED}
         made.write("data/at_import.csv", "changed")
-        assert {each.detail for each in resets(made).values()} == {ANEW}
+        assert {each.detail for each in resets(made).values()} == {REBUILT}
 
 
 def test_a_library_that_is_installed_for_one_service_makes_that_one_anew() -> None:

@@ -14,7 +14,7 @@ import asyncpg
 import psutil
 import pytest
 
-from tests.support.instant import ANEW, COPIED, maintain, reset, templates
+from tests.support.instant import COPIED, REBUILT, maintain, reset, templates
 from tests.support.monorepo import LIMIT, Monorepo, is_dead, new_monorepo, wait_until
 from tests.support.observe import notes, processes
 from tests.support.postgres import ask, connect, wait_for
@@ -80,7 +80,7 @@ async def test_sessions_do_not_keep_a_reset_from_its_end(
     await busy.execute("BEGIN; LOCK TABLE note")
     again = [asyncio.create_task(connect_again_and_again(url, "SELECT 1")) for _ in range(3)]
     done = await asyncio.to_thread(reset, pair, "one", *flags)
-    assert done.detail == (ANEW if flags else COPIED)
+    assert done.detail == (REBUILT if flags else COPIED)
     assert idle.is_closed()
     assert busy.is_closed()
     for task in again:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.instant import (
-    ANEW,
     COPIED,
+    REBUILT,
     Reset,
     maintain,
     reset,
@@ -18,7 +18,7 @@ from tests.support.monorepo import ENV_PY, Monorepo, new_monorepo
 from tests.support.observe import notes
 from tests.support.postgres import ask
 
-NO_COPY = Reset(ANEW, "made anew: no copy yet")
+NO_TEMPLATE = Reset(REBUILT, "rebuilt: no template yet")
 SEEDED = "first second"
 EDITS_WHAT_IT_IS_MADE_OF = """\
 from pathlib import Path
@@ -30,7 +30,7 @@ path.write_text(path.read_text() + "# edited meanwhile\\n")
 @pytest.fixture(scope="module")
 def alone() -> Iterator[Monorepo]:
     with new_monorepo(["alpha"]) as made:
-        assert reset(made) == NO_COPY
+        assert reset(made) == NO_TEMPLATE
         yield made
 
 
@@ -82,7 +82,7 @@ def test_a_copy_whose_tag_does_not_say_what_it_is_made_of_is_replaced(
     alone: Monorepo, template: str, tag: str
 ) -> None:
     maintain(alone, "alpha", *comment_on(template, tag))
-    assert reset(alone) == NO_COPY
+    assert reset(alone) == NO_TEMPLATE
     assert notes(alone, "alpha") == SEEDED
     assert len(templates(alone)) == 1
     assert reset(alone).detail == COPIED
@@ -97,7 +97,7 @@ def test_a_copy_of_another_environment_is_not_used(alone: Monorepo, template: st
     )
     other = comment.replace('"development"', '"production"').replace("'", "''")
     maintain(alone, "alpha", *comment_on(template, f"'{other}'"))
-    assert reset(alone).detail == ANEW
+    assert reset(alone).detail == REBUILT
     assert notes(alone, "alpha") == SEEDED
 
 
@@ -108,7 +108,7 @@ def opened(alone: Monorepo, template: str, *statements: str) -> None:
 
 def test_a_copy_somebody_has_opened_is_not_used(alone: Monorepo, template: str) -> None:
     opened(alone, template, "DELETE FROM note")
-    assert reset(alone).detail == ANEW
+    assert reset(alone).detail == REBUILT
     assert notes(alone, "alpha") == SEEDED
     assert reset(alone).detail == COPIED
     assert notes(alone, "alpha") == SEEDED
@@ -117,7 +117,7 @@ def test_a_copy_somebody_has_opened_is_not_used(alone: Monorepo, template: str) 
 def test_a_copy_that_is_at_another_revision_is_not_used(alone: Monorepo, template: str) -> None:
     opened(alone, template, "UPDATE alembic_version SET version_num = 'z9'")
     maintain(alone, "alpha", f"ALTER DATABASE {template} ALLOW_CONNECTIONS false")
-    assert reset(alone) == NO_COPY
+    assert reset(alone) == NO_TEMPLATE
     assert notes(alone, "alpha") == SEEDED
     assert reset(alone).detail == COPIED
 
@@ -157,7 +157,7 @@ def restless() -> Iterator[Monorepo]:
 def test_a_database_whose_files_were_edited_while_it_was_made_is_made_again(
     restless: Monorepo, name: str
 ) -> None:
-    assert reset(restless, name).detail == ANEW
+    assert reset(restless, name).detail == REBUILT
     assert notes(restless, name) == SEEDED
 
 
@@ -182,7 +182,7 @@ def test_what_was_changed_by_migrations_of_a_later_day_is_in_no_copy(
     revision = alone.add_revision("alpha", "b2", "a1", "ALTER TABLE note ADD COLUMN more text")
     assert alone.invoke("db.migrate", "db.seed").code == 0
     assert templates(alone) == [template]
-    assert reset(alone).detail == ANEW
+    assert reset(alone).detail == REBUILT
     assert notes(alone, "alpha") == SEEDED
     revision.unlink()
 
@@ -192,6 +192,6 @@ def test_a_server_of_somebody_else_is_left_without_copies(alone: Monorepo) -> No
         maintain(alone, "alpha", f"DROP DATABASE {name}")
     for _ in range(2):
         existing = {"HULEEDU_PROVIDER": "existing"}
-        assert reset(alone, env=existing) == Reset(ANEW, None)
+        assert reset(alone, env=existing) == Reset(REBUILT, None)
     assert templates(alone) == []
     assert notes(alone, "alpha") == SEEDED

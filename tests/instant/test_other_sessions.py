@@ -8,11 +8,11 @@ import asyncpg
 import pytest
 
 from tests.support.db_runs import without_initdb
-from tests.support.instant import ANEW, COPIED, Reset, maintain, reset, templates
+from tests.support.instant import COPIED, REBUILT, Reset, maintain, reset, templates
 from tests.support.monorepo import Monorepo, new_monorepo
 from tests.support.postgres import ask, connect
 
-OTHERS = "made anew: --fresh; no copy kept: others were connected to it"
+OTHERS = "rebuilt: --fresh; no template kept: others were connected to it"
 BETWEEN_VISITS = 0.05
 ATTEMPTS = 5
 NUMBER = "SELECT oid::int FROM pg_database WHERE datname = current_database()"
@@ -76,7 +76,7 @@ async def test_sessions_that_write_nothing_do_not_keep_a_copy_from_being_kept(
     slow: Monorepo, statements: tuple[str, ...]
 ) -> None:
     done = await reset_visited(slow, *statements)
-    assert done == Reset(ANEW, "made anew: --fresh")
+    assert done == Reset(REBUILT, "rebuilt: --fresh")
     assert (await asyncio.to_thread(reset, slow)).detail == COPIED
 
 
@@ -94,5 +94,5 @@ async def test_what_another_session_has_written_is_in_no_copy(
     slow: Monorepo, statement: str
 ) -> None:
     done = await reset_visited(slow, statement)
-    assert done == Reset(ANEW, OTHERS)
+    assert done == Reset(REBUILT, OTHERS)
     assert await asyncio.to_thread(templates, slow) == []

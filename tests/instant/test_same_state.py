@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from huleedu_tasks.postgres.binaries import find_program
-from tests.support.instant import ANEW, COPIED, Reset, maintain, reset, resets, templates
+from tests.support.instant import COPIED, REBUILT, Reset, maintain, reset, resets, templates
 from tests.support.monorepo import PASSWORD, USER, Monorepo, is_dead, new_monorepo, wait_until
 from tests.support.observe import notes
 from tests.support.postgres import ask, connect
@@ -104,7 +104,7 @@ def test_our_own_services_are_the_same_by_a_copy_and_anew(huleedu: Monorepo) -> 
         ask(huleedu.url(name), "DROP SCHEMA public CASCADE", "CREATE SCHEMA dirt")
     assert {each.detail for each in resets(huleedu).values()} == {COPIED}
     assert {name: dump(huleedu, name) for name in names} == made
-    assert {each.detail for each in resets(huleedu, flags=("--fresh",)).values()} == {ANEW}
+    assert {each.detail for each in resets(huleedu, flags=("--fresh",)).values()} == {REBUILT}
     # Made at another time, which some columns tell.
     anew = {name: _TIME.sub("a time", dump(huleedu, name)) for name in names}
     assert anew == {name: _TIME.sub("a time", text) for name, text in made.items()}
@@ -129,7 +129,7 @@ def nasty() -> Iterator[Monorepo]:
         made.write("database/seed-scripts/seed_alpha.sql", NASTY_SEED)
         assert made.invoke("db.up").code == 0
         maintain(made, "alpha", "CREATE ROLE reader", "CREATE ROLE writer NOINHERIT")
-        assert reset(made).detail == ANEW
+        assert reset(made).detail == REBUILT
         yield made
 
 
@@ -155,7 +155,7 @@ def test_everything_postgresql_has_is_the_same_by_a_copy_and_anew(nasty: Monorep
     assert state(nasty) != (made, about)
     assert reset(nasty).detail == COPIED
     assert state(nasty) == (made, about)
-    assert reset(nasty, "alpha", "--fresh").detail == ANEW
+    assert reset(nasty, "alpha", "--fresh").detail == REBUILT
     assert state(nasty) == (made, about)
     assert reset(nasty).detail == COPIED
     assert state(nasty) == (made, about)
@@ -179,14 +179,14 @@ def test_a_server_that_has_crashed_leaves_no_copy_with_less_in_it() -> None:
             "CREATE UNLOGGED TABLE cache (id integer)",
             "INSERT INTO cache VALUES (1)",
         )
-        how = "made anew: no copy yet; no copy kept: a crash would empty its unlogged tables"
-        assert reset(made) == Reset(ANEW, how)
-        assert reset(made, "beta").detail == ANEW
+        how = "rebuilt: no template yet; no template kept: a crash would empty its unlogged tables"
+        assert reset(made) == Reset(REBUILT, how)
+        assert reset(made, "beta").detail == REBUILT
         for name in ("alpha", "beta"):
             server = psutil.Process(made.server_pid(name))
             server.kill()
             wait_until(partial(is_dead, server))
-        assert resets(made) == {"alpha": Reset(ANEW, how), "beta": Reset(COPIED, COPIED)}
+        assert resets(made) == {"alpha": Reset(REBUILT, how), "beta": Reset(COPIED, COPIED)}
         assert ask(made.url("alpha"), "SELECT * FROM cache") == [(1,)]
         assert notes(made, "beta") == "first second"
 
@@ -206,7 +206,7 @@ async def test_what_an_application_writes_meanwhile_is_in_no_later_copy(nasty: M
                     session.terminate()
 
     application = asyncio.create_task(work())
-    assert (await asyncio.to_thread(reset, nasty, "alpha", "--fresh")).detail == ANEW
+    assert (await asyncio.to_thread(reset, nasty, "alpha", "--fresh")).detail == REBUILT
     application.cancel()
     await asyncio.wait([application])
     await asyncio.to_thread(reset, nasty)
@@ -218,6 +218,6 @@ def test_renewed_servers_have_no_copies_until_they_make_some(nasty: Monorepo) ->
     nasty.path("services/alpha_service/alembic/versions/b2.py").unlink()
     nasty.write("database/seed-scripts/seed_alpha.sql", "SELECT 1")
     ran = reset(nasty, "alpha", "--volumes")
-    assert (ran.detail, ran.how) == (ANEW, "made anew: the server's data is new")
+    assert (ran.detail, ran.how) == (REBUILT, "rebuilt: the server's data is new")
     assert len(templates(nasty)) == 1
     assert reset(nasty).detail == COPIED

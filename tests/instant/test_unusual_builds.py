@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.instant import ANEW, COPIED, Reset, maintain, reset, resets
+from tests.support.instant import COPIED, REBUILT, Reset, maintain, reset, resets
 from tests.support.monorepo import ENV_PY, Monorepo, new_monorepo
 from tests.support.observe import notes
 from tests.support.postgres import ask
 
 SEEDS = "database/seed-scripts"
-NO_COPY = "made anew: no copy yet; no copy kept: "
+NO_TEMPLATE = "rebuilt: no template yet; no template kept: "
 PATHS = "from pathlib import Path\nROOT = Path(__file__).parents[2]\n"
 NOTES = """\
 
@@ -145,10 +145,10 @@ def how(made: Monorepo, name: str) -> str:
 def test_what_a_seed_has_come_across_is_a_part(
     made: Monorepo, name: str, edit: Callable[[Monorepo], object], text: str
 ) -> None:
-    assert how(made, name) == "made anew: no copy yet"
+    assert how(made, name) == "rebuilt: no template yet"
     assert reset(made, name) == Reset(COPIED, COPIED)
     edit(made)
-    assert reset(made, name).detail == ANEW
+    assert reset(made, name).detail == REBUILT
     assert notes(made, name) == text
     assert reset(made, name).detail == COPIED
 
@@ -157,14 +157,14 @@ def test_what_a_seed_has_come_across_is_a_part(
 def test_what_is_no_input_does_not_keep_a_copy_from_being_kept_and_used(
     made: Monorepo, name: str
 ) -> None:
-    assert how(made, name) == "made anew: no copy yet"
+    assert how(made, name) == "rebuilt: no template yet"
     assert reset(made, name) == Reset(COPIED, COPIED)
 
 
 def test_a_seed_that_starts_a_program_is_applied_each_time(made: Monorepo) -> None:
-    assert how(made, "program") == f"{NO_COPY}it started cat, which may read anything"
+    assert how(made, "program") == f"{NO_TEMPLATE}it started cat, which may read anything"
     made.write("asked.txt", "changed")
-    assert reset(made, "program").detail == ANEW
+    assert reset(made, "program").detail == REBUILT
     assert notes(made, "program") == "changed"
 
 
@@ -172,14 +172,14 @@ def test_a_role_that_migrations_make_anew_can_be_dropped_though_there_are_copies
     made: Monorepo,
 ) -> None:
     assert reset(made, "roles").detail == COPIED
-    assert reset(made, "roles", "--fresh").detail == ANEW
+    assert reset(made, "roles", "--fresh").detail == REBUILT
     assert reset(made, "roles").detail == COPIED
     granted = "SELECT has_table_privilege('app_reader', 'note', 'SELECT')"
     assert ask(made.url("roles"), granted) == [(True,)]
 
 
 def test_a_database_that_cannot_be_copied_is_complete_all_the_same(made: Monorepo) -> None:
-    assert how(made, "setting").startswith(f"{NO_COPY}it could not be copied: ")
+    assert how(made, "setting").startswith(f"{NO_TEMPLATE}it could not be copied: ")
     assert "nowhere" in how(made, "setting")
     assert notes(made, "setting") == "first second"
     left = "SELECT datname FROM pg_database WHERE datname LIKE 'huleedu_setting__made%'"
@@ -188,4 +188,4 @@ def test_a_database_that_cannot_be_copied_is_complete_all_the_same(made: Monorep
 
 def test_a_file_of_the_service_that_each_run_writes_is_named(made: Monorepo) -> None:
     file = "services/logs_service/config.txt"
-    assert how(made, "logs") == f"{NO_COPY}{file} changed meanwhile"
+    assert how(made, "logs") == f"{NO_TEMPLATE}{file} changed during the build"

@@ -97,7 +97,7 @@ def test_what_does_not_end_the_transaction_is_taken(text: str) -> None:
 
 @pytest.mark.parametrize("command", ["\\connect other", "\\i file.sql", "SELECT 1 \\gexec", "\\."])
 def test_a_command_of_psql_is_refused_with_its_line(command: str) -> None:
-    with pytest.raises(SeedError, match="command of psql in line 2") as raised:
+    with pytest.raises(SeedError, match="psql command in line 2") as raised:
         read_statements(f"SELECT 1;\n{command}\n", "seed.sql")
     assert raised.value.code == "seed-psql-command"
 

@@ -50,7 +50,7 @@ class Place:
     ) -> Inputs:
         settings = self._settings(process or {}, file or {})
         present = Present.of(settings)
-        return fingerprint.parts_of(
+        return fingerprint.inputs_of(
             self.service(**stated), settings, present, server=server, roles=roles
         )
 
