@@ -52,7 +52,7 @@ def test_histories_of_one_database_are_reset_together(monorepo: Monorepo) -> Non
     assert reset == ("rebuilt: its files changed",)
 
 
-def test_a_history_that_fails_stops_those_that_share_its_database(monorepo: Monorepo) -> None:
+def test_a_failed_service_aborts_those_that_share_its_database(monorepo: Monorepo) -> None:
     assert monorepo.invoke("db.reset").code == 0
     made = "CREATE TABLE stock.more (id integer)"
     write_revision(monorepo, "stock", "a2", "a1", made, "SELECT 1 / 0")
@@ -71,7 +71,7 @@ def test_a_history_that_fails_stops_those_that_share_its_database(monorepo: Mono
     assert set(details(monorepo.invoke("db.reset", "--json")).values()) == {"migrated, seeded"}
 
 
-def test_a_root_history_that_fails_keeps_the_others_from_beginning(monorepo: Monorepo) -> None:
+def test_a_failed_root_history_aborts_the_others_before_they_begin(monorepo: Monorepo) -> None:
     write_revision(monorepo, "root", "a2", "a1", "SELECT 1 / 0")
     failed = monorepo.invoke("db.migrate", "--json")
     assert failed.statuses == {"orders": "ABORTED", "stock": "ABORTED", "root": "FAILED"}
@@ -131,7 +131,7 @@ def test_two_configurations_in_one_directory_with_one_variable_share_a_database(
         assert (ran.code, facts(ran, "current")) == (0, {"core": ("a1",), "audit": ("b1",)})
 
 
-def test_the_check_lets_services_share_a_database_that_state_it(monorepo: Monorepo) -> None:
+def test_the_check_accepts_services_that_state_their_shared_database(monorepo: Monorepo) -> None:
     told = monorepo.invoke("services.check", "--json").json
     causes = [problem["cause"] for each in told["services"] for problem in each["problems"]]
     assert not [cause for cause in causes if "same database" in cause]

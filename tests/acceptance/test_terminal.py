@@ -60,9 +60,7 @@ def test_a_reset_outlasts_the_readers_of_its_output(terminal: Monorepo) -> None:
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_there_is_no_color_for_whoever_wants_none(
-    terminal: Monorepo, variables: dict[str, str]
-) -> None:
+def test_color_can_be_switched_off(terminal: Monorepo, variables: dict[str, str]) -> None:
     ran = seen(typed(terminal, "db.status", variables=variables))
     assert "alpha" in ran.out
     assert not COLOR.search(ran.err)

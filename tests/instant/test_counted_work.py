@@ -94,7 +94,9 @@ def watched() -> Iterator[Watched]:
         yield Watched(made)
 
 
-def test_a_reset_by_copies_starts_no_interpreter_and_loads_no_alembic(watched: Watched) -> None:
+def test_a_reset_from_templates_starts_no_interpreter_and_imports_no_alembic(
+    watched: Watched,
+) -> None:
     watched.migrated()
     seen = watched.watch("db.reset", "--json")
     assert len(seen.started) == 1
@@ -118,7 +120,7 @@ def test_one_new_revision_starts_one_interpreter_and_migrates_one_service(
     assert not watched.migrated()
 
 
-def test_all_services_anew_start_one_interpreter(watched: Watched) -> None:
+def test_a_rebuild_of_all_services_starts_one_interpreter(watched: Watched) -> None:
     watched.migrated()
     seen = watched.watch("db.reset", "--fresh")
     assert sum(NURSERY in line for line in seen.started) == 1
@@ -127,13 +129,13 @@ def test_all_services_anew_start_one_interpreter(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("command", ["db.up", "db.status", "db.url", "db.migrate"])
-def test_what_needs_no_migration_starts_no_interpreter(watched: Watched, command: str) -> None:
+def test_a_command_without_migrations_starts_no_interpreter(watched: Watched, command: str) -> None:
     seen = watched.watch(command)
     assert len(seen.started) == 1
     assert not seen.has_loaded("alembic", "sqlalchemy")
 
 
-def test_a_list_of_the_tasks_loads_no_flow(watched: Watched) -> None:
+def test_listing_the_tasks_imports_no_flow(watched: Watched) -> None:
     seen = watched.watch("--list")
     assert not seen.has_loaded(
         "alembic",
@@ -151,7 +153,7 @@ def test_a_list_of_the_tasks_loads_no_flow(watched: Watched) -> None:
     )
 
 
-def test_a_server_that_is_new_does_not_keep_up_waiting() -> None:
+def test_db_up_does_not_wait_for_the_fork_server() -> None:
     """What is made ready for migrations is of no use to `db.up`."""
     with new_monorepo(["alpha"]) as made:
         tool = made.start("db.up")
@@ -162,7 +164,7 @@ def test_a_server_that_is_new_does_not_keep_up_waiting() -> None:
         assert tool.returncode == 0
 
 
-def test_the_benchmarks_measure_what_they_say() -> None:
+def test_the_benchmarks_run_and_print_their_rows() -> None:
     """One round of some rows; how long it took says nothing here."""
     rows = ("warm", "list", "revision")
     done = subprocess.run(

@@ -126,7 +126,7 @@ def row(ran: Ran, name: str) -> dict[str, Any]:
     "name",
     ["prints", "logs", "closes", "reads", "threads", "finishes", "tidies", "spawns", "multiplies"],
 )
-def test_what_an_env_py_does_beside_its_work_does_no_harm(
+def test_side_effects_of_an_env_py_do_not_break_its_migration(
     odd: tuple[Monorepo, Ran], name: str
 ) -> None:
     monorepo, ran = odd
@@ -169,13 +169,13 @@ def test_each_service_has_its_own_output(odd: tuple[Monorepo, Ran]) -> None:
     }
 
 
-def test_threads_and_exit_handlers_come_to_their_end(odd: tuple[Monorepo, Ran]) -> None:
+def test_threads_and_exit_handlers_are_finished(odd: tuple[Monorepo, Ran]) -> None:
     monorepo, _ = odd
     assert monorepo.path("services/finishes_service/finished").exists()
     assert monorepo.path("services/tidies_service/tidied").exists()
 
 
-def test_nothing_that_was_started_is_left(odd: tuple[Monorepo, Ran]) -> None:
+def test_processes_that_env_py_started_are_ended(odd: tuple[Monorepo, Ran]) -> None:
     monorepo, _ = odd
     child = int(monorepo.read("services/spawns_service/child"))
     assert not psutil.pid_exists(child) or is_dead(psutil.Process(child))
@@ -223,7 +223,7 @@ def world(pair: Monorepo, **variables: str) -> dict[str, Any]:
         pytest.param({"PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}, id="flags"),
     ],
 )
-def test_a_service_after_another_sees_what_an_interpreter_of_its_own_would_show(
+def test_a_forked_migration_sees_the_state_of_a_new_interpreter(
     pair: Monorepo, variables: Mapping[str, str]
 ) -> None:
     forked, registered = world(pair, **variables), pair.services
@@ -245,7 +245,7 @@ def small() -> Iterator[Monorepo]:
         yield made
 
 
-def test_a_child_that_leaves_its_group_keeps_nobody_waiting(small: Monorepo) -> None:
+def test_a_child_outside_the_process_group_is_not_waited_for(small: Monorepo) -> None:
     forks = (
         "import os, pathlib, time\n"
         "if not os.fork():\n"
@@ -264,7 +264,7 @@ def test_a_child_that_leaves_its_group_keeps_nobody_waiting(small: Monorepo) -> 
     assert not was_waited_for
 
 
-def test_the_end_of_the_process_that_forks_is_a_failure_in_words(small: Monorepo) -> None:
+def test_the_end_of_the_fork_server_is_reported_as_a_failure(small: Monorepo) -> None:
     kills = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)\n"
     small.write("services/one_service/alembic/env.py", f"{kills}{ENV_PY}")
     ran = small.invoke("db.reset", "--json", "--jobs", "1")
@@ -276,7 +276,9 @@ def test_the_end_of_the_process_that_forks_is_a_failure_in_words(small: Monorepo
     assert reset(small, "one").detail == REBUILT
 
 
-def test_migrations_that_take_too_long_are_ended_with_all_they_started(small: Monorepo) -> None:
+def test_migrations_that_exceed_the_time_limit_are_ended_with_their_children(
+    small: Monorepo,
+) -> None:
     small.add_revision("one", "b2", "a1", SLEEP)
     ran = small.invoke("db.reset", "--json", env={"HULEEDU_MIGRATION_TIMEOUT": "2"})
     assert ran.statuses == {"one": "FAILED", "two": "OK"}

@@ -141,14 +141,12 @@ def anew(part: str) -> Reset:
         pytest.param(appended(".env", "SCHOOL=north\n"), SETTINGS, id="a value of .env"),
     ],
 )
-def test_an_edit_of_what_a_database_is_made_of_makes_it_anew(
-    school: Monorepo, edit: Edit, part: str
-) -> None:
+def test_a_changed_input_causes_a_rebuild(school: Monorepo, edit: Edit, part: str) -> None:
     edit(school)
     assert reset(school) == anew(part)
 
 
-def test_the_edits_have_come_into_the_database(school: Monorepo) -> None:
+def test_the_database_has_the_edits(school: Monorepo) -> None:
     assert reset(school).detail == COPIED
     assert notes(school, "alpha") == "x new changed"
     assert ask(school.url("alpha"), SCHOOL) == [("north",)]
@@ -171,7 +169,7 @@ def test_the_edits_have_come_into_the_database(school: Monorepo) -> None:
         pytest.param(appended(".env", "HULEEDU_JOBS=2\n"), id="a setting of the tasks"),
     ],
 )
-def test_what_a_database_is_not_made_of_may_change(school: Monorepo, edit: Edit) -> None:
+def test_a_change_that_is_no_input_does_not_cause_a_rebuild(school: Monorepo, edit: Edit) -> None:
     edit(school)
     assert reset(school) == Reset(COPIED, COPIED)
 
@@ -183,7 +181,7 @@ def touch_all(*directories: Path) -> None:
         os.utime(path)
 
 
-def test_a_monorepo_that_is_moved_keeps_its_copies(school: Monorepo) -> None:
+def test_templates_are_valid_after_the_monorepo_has_moved(school: Monorepo) -> None:
     moved = school.root.with_name("moved")
     school.root.rename(moved)
     school.root, usual = moved, school.root
@@ -192,7 +190,7 @@ def test_a_monorepo_that_is_moved_keeps_its_copies(school: Monorepo) -> None:
     school.root = usual
 
 
-def test_another_password_is_the_same_database(school: Monorepo) -> None:
+def test_a_changed_password_does_not_cause_a_rebuild(school: Monorepo) -> None:
     role = "ALTER ROLE huleedu_user PASSWORD '{}'"
     maintain(school, "alpha", role.format("another"))
     try:
@@ -202,7 +200,7 @@ def test_another_password_is_the_same_database(school: Monorepo) -> None:
         ask(url, role.format(PASSWORD))
 
 
-def test_another_user_makes_it_anew(school: Monorepo) -> None:
+def test_another_user_causes_a_rebuild(school: Monorepo) -> None:
     maintain(school, "alpha", f"CREATE ROLE second SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
     assert reset(school) == anew("the server's roles")
     user = {"HULEEDU_DB_USER": "second"}
@@ -213,14 +211,14 @@ def test_another_user_makes_it_anew(school: Monorepo) -> None:
     assert ask(school.url("alpha"), owner) == [("huleedu_user",)]
 
 
-def test_another_environment_makes_it_anew_and_is_tagged_so(school: Monorepo) -> None:
+def test_another_environment_causes_a_rebuild_and_has_its_own_template(school: Monorepo) -> None:
     testing = {"HULEEDU_ENVIRONMENT": "testing"}
     assert reset(school, env=testing).detail == REBUILT
     assert reset(school, env=testing).detail == COPIED
     assert reset(school).detail == COPIED
 
 
-def test_a_variable_of_this_run_is_seen_over_the_one_in_the_file(school: Monorepo) -> None:
+def test_a_variable_of_the_process_overrides_the_one_in_the_file(school: Monorepo) -> None:
     """It wins over `.env` for whatever a migration or a seed reads."""
     south = {"SCHOOL": "south"}
     assert reset(school, env=south).detail == REBUILT
@@ -229,7 +227,7 @@ def test_a_variable_of_this_run_is_seen_over_the_one_in_the_file(school: Monorep
     assert ask(school.url("alpha"), SCHOOL) == [("north",)]
 
 
-def test_a_branch_and_back_again_are_both_copies(school: Monorepo) -> None:
+def test_after_switching_branches_both_ways_the_templates_are_valid(school: Monorepo) -> None:
     def git(*arguments: str) -> None:
         who = ("-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
         subprocess.run(["git", *who, *arguments], cwd=school.root, check=True, capture_output=True)
@@ -251,7 +249,7 @@ def test_a_branch_and_back_again_are_both_copies(school: Monorepo) -> None:
     assert ask(school.url("alpha"), "SELECT version_num FROM alembic_version") == [("c3",)]
 
 
-def test_three_copies_are_kept_and_they_are_those_used_last(school: Monorepo) -> None:
+def test_the_three_templates_used_last_are_kept(school: Monorepo) -> None:
     texts = [f"text {number}" for number in range(4)]
     for text in texts[:3]:
         school.write("data/text.csv", text)
@@ -269,7 +267,7 @@ def test_three_copies_are_kept_and_they_are_those_used_last(school: Monorepo) ->
     assert reset(school).detail == REBUILT
 
 
-def test_fresh_makes_anew_what_could_have_been_copied(school: Monorepo) -> None:
+def test_fresh_ignores_a_valid_template(school: Monorepo) -> None:
     assert reset(school, "alpha", "--fresh") == Reset(REBUILT, "rebuilt: --fresh")
     assert reset(school).detail == COPIED
 
@@ -353,7 +351,7 @@ async def seed(connection):
         ),
     ],
 )
-def test_an_edit_in_an_unusual_place_makes_it_anew(
+def test_an_edit_in_an_unusual_directory_causes_a_rebuild(
     irregular: Monorepo, name: str, edit: Edit
 ) -> None:
     assert reset(irregular, name).detail == COPIED
@@ -410,7 +408,7 @@ def sharing() -> Iterator[Monorepo]:
 
 
 @pytest.mark.parametrize("file", ["at_import", "later"])
-def test_data_that_a_shared_module_has_read_is_a_part_of_each_who_shares_it(
+def test_data_that_a_shared_module_reads_is_an_input_of_every_service_that_imports_it(
     sharing: Monorepo, file: str
 ) -> None:
     assert {each.detail for each in resets(sharing).values()} == {COPIED}
@@ -419,13 +417,13 @@ def test_data_that_a_shared_module_has_read_is_a_part_of_each_who_shares_it(
 
 
 @pytest.mark.parametrize("name", ["alpha", "beta"])
-def test_data_that_a_thread_has_read_is_a_part(sharing: Monorepo, name: str) -> None:
+def test_data_that_a_thread_reads_is_an_input(sharing: Monorepo, name: str) -> None:
     resets(sharing)
     sharing.write(f"data/{name}.csv", "changed")
     assert reset(sharing, name).detail == REBUILT
 
 
-def test_a_shared_module_without_a_cache_does_not_make_one_of_all() -> None:
+def test_data_that_a_shared_module_reads_for_one_service_is_no_input_of_another() -> None:
     names = ["alpha", "beta"]
     with new_monorepo(names) as made:
         made.write("libs/shared.py", SHARED.replace("@cache", ""))
@@ -442,7 +440,7 @@ def test_a_shared_module_without_a_cache_does_not_make_one_of_all() -> None:
         assert {each.detail for each in resets(made).values()} == {REBUILT}
 
 
-def test_a_library_that_is_installed_for_one_service_makes_that_one_anew() -> None:
+def test_a_library_installed_for_one_service_causes_a_rebuild_of_that_service() -> None:
     with new_monorepo(["alpha", "beta"]) as made:
         directory = made.path("services/alpha_service/.venv")
         venv.create(directory, symlinks=True, with_pip=False)

@@ -51,7 +51,7 @@ def outcome(tool: "subprocess.Popen[str]") -> int:
 
 
 @pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "anew"])
-def test_two_resets_at_once_both_end_well(pair: Monorepo, flags: tuple[str, ...]) -> None:
+def test_two_concurrent_resets_both_succeed(pair: Monorepo, flags: tuple[str, ...]) -> None:
     tools = [pair.start("db.reset", *flags) for _ in range(2)]
     assert [outcome(tool) for tool in tools] == [0, 0]
     assert_right(pair)
@@ -72,9 +72,7 @@ async def connect_again_and_again(url: str, statement: str) -> None:
 
 
 @pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "anew"])
-async def test_sessions_do_not_keep_a_reset_from_its_end(
-    pair: Monorepo, flags: tuple[str, ...]
-) -> None:
+async def test_open_sessions_do_not_block_a_reset(pair: Monorepo, flags: tuple[str, ...]) -> None:
     url = pair.url("one")
     idle, busy = await connect(url), await connect(url)
     await busy.execute("BEGIN; LOCK TABLE note")
@@ -89,14 +87,14 @@ async def test_sessions_do_not_keep_a_reset_from_its_end(
     await asyncio.to_thread(assert_right, pair)
 
 
-def test_nobody_can_connect_to_a_copy_and_so_keep_it_from_being_copied(pair: Monorepo) -> None:
+def test_a_template_accepts_no_connections_that_could_block_copying_it(pair: Monorepo) -> None:
     reset(pair, "one")
     for name in templates(pair, "one"):
         with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
             ask(pair.url("one", database=name), "SELECT 1")
 
 
-def test_killed_at_any_moment_a_reset_is_healed_by_the_next(pair: Monorepo, rounds: int) -> None:
+def test_after_a_kill_at_any_moment_the_next_reset_succeeds(pair: Monorepo, rounds: int) -> None:
     servers = {pair.server_pid(name) for name in NAMES}
     for number in range(2 * rounds):
         chance, anew = random.Random(number), bool(number % 2)
@@ -111,7 +109,7 @@ def test_killed_at_any_moment_a_reset_is_healed_by_the_next(pair: Monorepo, roun
         assert_right(pair)
         assert {reset(pair, name).detail for name in NAMES} == {COPIED}
         assert_right(pair)
-        assert_no_copy_is_incomplete(pair)
+        assert_no_template_is_incomplete(pair)
 
 
 def kill_at(pair: Monorepo, seconds: float) -> None:
@@ -126,7 +124,7 @@ def kill_at(pair: Monorepo, seconds: float) -> None:
     wait_until(lambda: all(map(is_dead, own)))
 
 
-def assert_no_copy_is_incomplete(pair: Monorepo) -> None:
+def assert_no_template_is_incomplete(pair: Monorepo) -> None:
     """See that what a killed run has left half done is gone as soon as a copy was kept."""
     sql = (
         "SELECT count(*) FROM pg_database WHERE starts_with(datname, 'huleedu_{0}__made_')"
@@ -145,9 +143,7 @@ def assert_no_copy_is_incomplete(pair: Monorepo) -> None:
         pytest.param(["CREATE DATABASE huleedu_one TEMPLATE {}"], id="without an environment tag"),
     ],
 )
-def test_a_copy_that_was_cut_short_is_made_by_the_next_reset(
-    pair: Monorepo, half: Sequence[str]
-) -> None:
+def test_the_next_reset_replaces_an_incomplete_copy(pair: Monorepo, half: Sequence[str]) -> None:
     reset(pair, "one")
     (template,) = templates(pair, "one")[:1]
     statements = [statement.format(template) for statement in half]
@@ -156,7 +152,7 @@ def test_a_copy_that_was_cut_short_is_made_by_the_next_reset(
     assert_right(pair)
 
 
-async def test_killed_while_it_waits_for_a_lock_a_reset_does_nothing_later(pair: Monorepo) -> None:
+async def test_a_reset_killed_while_waiting_for_a_lock_has_no_later_effect(pair: Monorepo) -> None:
     url = pair.url("one", database="postgres")
     holder, asked = await connect(url), await connect(url)
     waits = (

@@ -20,7 +20,7 @@ from tests.support.postgres import ask
 
 NO_TEMPLATE = Reset(REBUILT, "rebuilt: no template yet")
 SEEDED = "first second"
-EDITS_WHAT_IT_IS_MADE_OF = """\
+EDITS_AN_INPUT = """\
 from pathlib import Path
 path = Path(__file__).parents[{up}] / {path!r}
 path.write_text(path.read_text() + "# edited meanwhile\\n")
@@ -45,7 +45,7 @@ def template(alone: Monorepo) -> str:
     return name
 
 
-def test_a_copy_is_closed_to_everybody_and_tagged_with_what_it_is_made_of(
+def test_a_template_accepts_no_connections_and_its_tag_has_the_inputs(
     alone: Monorepo, template: str
 ) -> None:
     closed = "SELECT NOT datallowconn FROM pg_database WHERE datname = '{}'".format
@@ -78,7 +78,7 @@ def comment_on(template: str, tag: str) -> tuple[str, ...]:
         ),
     ],
 )
-def test_a_copy_whose_tag_does_not_say_what_it_is_made_of_is_replaced(
+def test_a_template_without_inputs_in_its_tag_is_replaced(
     alone: Monorepo, template: str, tag: str
 ) -> None:
     maintain(alone, "alpha", *comment_on(template, tag))
@@ -88,7 +88,7 @@ def test_a_copy_whose_tag_does_not_say_what_it_is_made_of_is_replaced(
     assert reset(alone).detail == COPIED
 
 
-def test_a_copy_of_another_environment_is_not_used(alone: Monorepo, template: str) -> None:
+def test_a_template_of_another_environment_is_not_used(alone: Monorepo, template: str) -> None:
     ((comment,),) = maintain(
         alone,
         "alpha",
@@ -106,7 +106,9 @@ def opened(alone: Monorepo, template: str, *statements: str) -> None:
     ask(alone.url("alpha", database=template), *statements)
 
 
-def test_a_copy_somebody_has_opened_is_not_used(alone: Monorepo, template: str) -> None:
+def test_a_template_that_was_opened_for_connections_is_not_used(
+    alone: Monorepo, template: str
+) -> None:
     opened(alone, template, "DELETE FROM note")
     assert reset(alone).detail == REBUILT
     assert notes(alone, "alpha") == SEEDED
@@ -114,7 +116,7 @@ def test_a_copy_somebody_has_opened_is_not_used(alone: Monorepo, template: str) 
     assert notes(alone, "alpha") == SEEDED
 
 
-def test_a_copy_that_is_at_another_revision_is_not_used(alone: Monorepo, template: str) -> None:
+def test_a_template_at_a_different_revision_is_not_used(alone: Monorepo, template: str) -> None:
     opened(alone, template, "UPDATE alembic_version SET version_num = 'z9'")
     maintain(alone, "alpha", f"ALTER DATABASE {template} ALLOW_CONNECTIONS false")
     assert reset(alone) == NO_TEMPLATE
@@ -122,7 +124,7 @@ def test_a_copy_that_is_at_another_revision_is_not_used(alone: Monorepo, templat
     assert reset(alone).detail == COPIED
 
 
-def test_a_tag_that_cannot_be_read_is_still_not_taken_for_none(alone: Monorepo) -> None:
+def test_an_invalid_tag_on_the_database_is_refused(alone: Monorepo) -> None:
     """On the database itself, that is: it may be anybody's."""
     maintain(alone, "alpha", *comment_on("huleedu_alpha", "'huleedu-tasks {'"))
     ran = alone.invoke("db.reset")
@@ -140,7 +142,7 @@ def restless() -> Iterator[Monorepo]:
     """Services in which something edits, during the reset, what their databases are made of."""
     with new_monorepo(["own", "shared", "seeded", "calm"]) as made:
         env = "services/{}_service/alembic/env.py".format
-        edit = EDITS_WHAT_IT_IS_MADE_OF.format
+        edit = EDITS_AN_INPUT.format
         made.write(env("own"), edit(up=1, path="config.py") + ENV_PY)
         made.write("libs/shared_models.py", "TABLE = 1\n")
         ini = "[alembic]\nscript_location = alembic\npath_separator = os\n"
@@ -154,18 +156,18 @@ def restless() -> Iterator[Monorepo]:
 
 
 @pytest.mark.parametrize("name", ["own", "shared", "seeded"])
-def test_a_database_whose_files_were_edited_while_it_was_made_is_made_again(
+def test_a_database_whose_files_changed_during_its_build_is_rebuilt(
     restless: Monorepo, name: str
 ) -> None:
     assert reset(restless, name).detail == REBUILT
     assert notes(restless, name) == SEEDED
 
 
-def test_what_nobody_edits_meanwhile_is_copied(restless: Monorepo) -> None:
+def test_a_service_without_edits_during_the_build_is_copied(restless: Monorepo) -> None:
     assert reset(restless, "calm").detail == COPIED
 
 
-def test_a_reset_that_fails_keeps_no_copy(alone: Monorepo, template: str) -> None:
+def test_a_failed_reset_saves_no_template(alone: Monorepo, template: str) -> None:
     seed = alone.read("database/seed-scripts/seed_alpha.py")
     alone.write("database/seed-scripts/seed_alpha.py", "async def seed(connection): 1 / 0\n")
     assert alone.invoke("db.reset").code == 1
@@ -174,9 +176,7 @@ def test_a_reset_that_fails_keeps_no_copy(alone: Monorepo, template: str) -> Non
     assert reset(alone).detail == COPIED
 
 
-def test_what_was_changed_by_migrations_of_a_later_day_is_in_no_copy(
-    alone: Monorepo, template: str
-) -> None:
+def test_changes_by_a_later_migrate_are_in_no_template(alone: Monorepo, template: str) -> None:
     """Only a reset makes copies: what `db.migrate` meets is anything."""
     ask(alone.url("alpha"), "INSERT INTO note VALUES (9, 'work')")
     revision = alone.add_revision("alpha", "b2", "a1", "ALTER TABLE note ADD COLUMN more text")
@@ -187,7 +187,7 @@ def test_what_was_changed_by_migrations_of_a_later_day_is_in_no_copy(
     revision.unlink()
 
 
-def test_a_server_of_somebody_else_is_left_without_copies(alone: Monorepo) -> None:
+def test_the_existing_provider_saves_no_templates(alone: Monorepo) -> None:
     for name in templates(alone):
         maintain(alone, "alpha", f"DROP DATABASE {name}")
     for _ in range(2):

@@ -250,7 +250,7 @@ INPUTS = {
 
 
 # Variables that no service needs to read.
-OF_EVERY_SERVICE = {"PYTHONPATH", "the time zone"}
+INPUTS_OF_EVERY_SERVICE = {"PYTHONPATH", "the time zone"}
 
 
 @pytest.fixture(scope="module")
@@ -260,38 +260,40 @@ def made() -> Iterator[Monorepo]:
         yield made
 
 
-def test_after_one_change_a_reset_makes_what_one_from_nothing_makes(
+def test_after_one_change_a_reset_gives_the_result_of_a_rebuild(
     made: Monorepo, rounds: int
 ) -> None:
     for number in range(rounds):
         drawn = random.Random(number)
-        chosen = drawn.sample(sorted(INPUTS.keys() - OF_EVERY_SERVICE), len(NAMES))
+        chosen = drawn.sample(sorted(INPUTS.keys() - INPUTS_OF_EVERY_SERVICE), len(NAMES))
         _check(made, dict(zip(NAMES, chosen, strict=True)), drawn)
 
 
-def test_after_a_change_for_the_interpreter_it_does_too(made: Monorepo, rounds: int) -> None:
+def test_after_a_change_for_the_interpreter_a_reset_gives_the_result_of_a_rebuild(
+    made: Monorepo, rounds: int
+) -> None:
     for number in range(rounds):
-        chosen = sorted(OF_EVERY_SERVICE)[number % len(OF_EVERY_SERVICE)]
+        chosen = sorted(INPUTS_OF_EVERY_SERVICE)[number % len(INPUTS_OF_EVERY_SERVICE)]
         _check(made, {NAMES[0]: chosen}, random.Random(number))
 
 
 def _check(made: Monorepo, inputs: Mapping[str, str], drawn: random.Random) -> None:
     """Build each service's database from an input, change that, and reset it in two ways."""
-    first = _give(made, inputs, 1)
+    first = _write_input(made, inputs, 1)
     for name, chosen in inputs.items():
         _write_reader(made, name, INPUTS[chosen].code, drawn)
     resets(made, *inputs, env=first)
     assert {each.detail for each in resets(made, *inputs, env=first).values()} == {COPIED}, inputs
     before = _seen(made, inputs)
-    then = _give(made, inputs, 2)
+    then = _write_input(made, inputs, 2)
     resets(made, *inputs, env=then)
     by_template = _seen(made, inputs)
     resets(made, *inputs, flags=("--fresh",), env=then)
-    from_nothing = _seen(made, inputs)
-    assert by_template == from_nothing
+    by_rebuild = _seen(made, inputs)
+    assert by_template == by_rebuild
     # Each change is one that can be seen.
-    assert not set(before.items()) & set(from_nothing.items())
-    _give(made, inputs, 1)
+    assert not set(before.items()) & set(by_rebuild.items())
+    _write_input(made, inputs, 1)
 
 
 def _write_reader(made: Monorepo, name: str, code: str, drawn: random.Random) -> None:
@@ -303,7 +305,7 @@ def _write_reader(made: Monorepo, name: str, code: str, drawn: random.Random) ->
     made.write(f"database/seed-scripts/seed_{name}.py", seed)
 
 
-def _give(made: Monorepo, inputs: Mapping[str, str], number: int) -> Environment:
+def _write_input(made: Monorepo, inputs: Mapping[str, str], number: int) -> Environment:
     """Make each service's input what it is at first or then; return the variables to set."""
     variables: dict[str, str] = {}
     for name, chosen in inputs.items():

@@ -72,7 +72,7 @@ async def _reset_visited(slow: Monorepo, *statements: str) -> tuple[Reset, list[
         pytest.param(("SELECT count(*) FROM pg_class, pg_attribute",), id="monitoring"),
     ],
 )
-async def test_sessions_that_write_nothing_do_not_keep_a_copy_from_being_kept(
+async def test_a_template_is_saved_although_other_sessions_read(
     slow: Monorepo, statements: tuple[str, ...]
 ) -> None:
     done = await reset_visited(slow, *statements)
@@ -90,7 +90,7 @@ async def test_sessions_that_write_nothing_do_not_keep_a_copy_from_being_kept(
         pytest.param("SELECT lo_create(0)", id="a large object"),
     ],
 )
-async def test_what_another_session_has_written_is_in_no_copy(
+async def test_no_template_is_saved_if_another_session_writes(
     slow: Monorepo, statement: str
 ) -> None:
     done = await reset_visited(slow, statement)

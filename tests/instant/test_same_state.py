@@ -96,7 +96,7 @@ def dump(monorepo: Monorepo, name: str) -> str:
     return _OURS.sub("", done.stdout)
 
 
-def test_our_own_services_are_the_same_by_a_copy_and_anew(huleedu: Monorepo) -> None:
+def test_copies_and_rebuilds_of_our_own_services_are_identical(huleedu: Monorepo) -> None:
     names = [entry["name"] for entry in huleedu.services]
     made = {name: dump(huleedu, name) for name in names}
     assert all("COPY" in text for text in made.values())
@@ -110,7 +110,7 @@ def test_our_own_services_are_the_same_by_a_copy_and_anew(huleedu: Monorepo) -> 
     assert anew == {name: _TIME.sub("a time", text) for name, text in made.items()}
 
 
-def test_what_is_copied_can_be_migrated_seeded_and_asked_as_if_made(huleedu: Monorepo) -> None:
+def test_copies_can_be_migrated_and_seeded_and_report_their_status(huleedu: Monorepo) -> None:
     resets(huleedu)
     for command in ("db.migrate", "db.seed"):
         ran = huleedu.invoke(command, "--json")
@@ -139,7 +139,7 @@ def state(monorepo: Monorepo) -> tuple[str, str]:
     return dump(monorepo, "alpha"), json.dumps(about)
 
 
-def test_everything_postgresql_has_is_the_same_by_a_copy_and_anew(nasty: Monorepo) -> None:
+def test_every_kind_of_object_is_identical_in_a_copy_and_a_rebuild(nasty: Monorepo) -> None:
     made, about = state(nasty)
     for part in ("'4242'", "GENERATED", "Europe/Stockholm", "own migration", "ticket_id_seq"):
         assert part in made
@@ -161,7 +161,7 @@ def test_everything_postgresql_has_is_the_same_by_a_copy_and_anew(nasty: Monorep
     assert state(nasty) == (made, about)
 
 
-def test_a_copy_goes_on_where_the_seeds_have_ended(nasty: Monorepo) -> None:
+def test_the_sequences_of_a_copy_continue_after_the_seeds(nasty: Monorepo) -> None:
     assert reset(nasty).detail == COPIED
     more = "INSERT INTO {} DEFAULT VALUES RETURNING id"
     assert ask(nasty.url("alpha"), more.format("ticket")) == [(4713,)]
@@ -169,7 +169,7 @@ def test_a_copy_goes_on_where_the_seeds_have_ended(nasty: Monorepo) -> None:
     assert ask(nasty.url("alpha"), pupil) == [(7 + 3 * 50, 3)]
 
 
-def test_a_server_that_has_crashed_leaves_no_copy_with_less_in_it() -> None:
+def test_no_template_is_saved_of_a_database_with_unlogged_tables() -> None:
     """After a crash PostgreSQL empties every unlogged table, those of copies too."""
     with new_monorepo(["alpha", "beta"]) as made:
         made.add_revision(
@@ -191,7 +191,9 @@ def test_a_server_that_has_crashed_leaves_no_copy_with_less_in_it() -> None:
         assert notes(made, "beta") == "first second"
 
 
-async def test_what_an_application_writes_meanwhile_is_in_no_later_copy(nasty: Monorepo) -> None:
+async def test_rows_that_an_application_writes_during_a_reset_are_in_no_later_copy(
+    nasty: Monorepo,
+) -> None:
     url = nasty.url("alpha")
 
     async def work() -> None:
@@ -213,7 +215,7 @@ async def test_what_an_application_writes_meanwhile_is_in_no_later_copy(nasty: M
     assert await asyncio.to_thread(notes, nasty, "alpha") == "first second"
 
 
-def test_renewed_servers_have_no_copies_until_they_make_some(nasty: Monorepo) -> None:
+def test_a_recreated_server_has_only_the_templates_saved_since(nasty: Monorepo) -> None:
     maintain(nasty, "alpha", f"DROP DATABASE {DATABASE} WITH (FORCE)")
     nasty.path("services/alpha_service/alembic/versions/b2.py").unlink()
     nasty.write("database/seed-scripts/seed_alpha.sql", "SELECT 1")

@@ -142,7 +142,7 @@ def how(made: Monorepo, name: str) -> str:
         ("sqlite", lambda m: write_reference(m, "second"), "first second"),
     ],
 )
-def test_what_a_seed_has_come_across_is_a_part(
+def test_a_file_that_a_seed_finds_is_an_input(
     made: Monorepo, name: str, edit: Callable[[Monorepo], object], text: str
 ) -> None:
     assert how(made, name) == "rebuilt: no template yet"
@@ -154,21 +154,19 @@ def test_what_a_seed_has_come_across_is_a_part(
 
 
 @pytest.mark.parametrize("name", ["scratch", "events", "odd", "attempts"])
-def test_what_is_no_input_does_not_keep_a_copy_from_being_kept_and_used(
-    made: Monorepo, name: str
-) -> None:
+def test_events_that_are_no_inputs_do_not_prevent_a_template(made: Monorepo, name: str) -> None:
     assert how(made, name) == "rebuilt: no template yet"
     assert reset(made, name) == Reset(COPIED, COPIED)
 
 
-def test_a_seed_that_starts_a_program_is_applied_each_time(made: Monorepo) -> None:
+def test_a_seed_that_starts_a_program_is_applied_by_every_reset(made: Monorepo) -> None:
     assert how(made, "program") == f"{NO_TEMPLATE}it started cat, which may read anything"
     made.write("asked.txt", "changed")
     assert reset(made, "program").detail == REBUILT
     assert notes(made, "program") == "changed"
 
 
-def test_a_role_that_migrations_make_anew_can_be_dropped_though_there_are_copies(
+def test_templates_do_not_prevent_a_migration_from_recreating_a_role(
     made: Monorepo,
 ) -> None:
     assert reset(made, "roles").detail == COPIED
@@ -178,7 +176,7 @@ def test_a_role_that_migrations_make_anew_can_be_dropped_though_there_are_copies
     assert ask(made.url("roles"), granted) == [(True,)]
 
 
-def test_a_database_that_cannot_be_copied_is_complete_all_the_same(made: Monorepo) -> None:
+def test_a_database_that_cannot_be_copied_is_complete(made: Monorepo) -> None:
     assert how(made, "setting").startswith(f"{NO_TEMPLATE}it could not be copied: ")
     assert "nowhere" in how(made, "setting")
     assert notes(made, "setting") == "first second"
@@ -186,6 +184,6 @@ def test_a_database_that_cannot_be_copied_is_complete_all_the_same(made: Monorep
     assert maintain(made, "setting", left) == []
 
 
-def test_a_file_of_the_service_that_each_run_writes_is_named(made: Monorepo) -> None:
+def test_a_file_that_every_build_writes_is_named(made: Monorepo) -> None:
     file = "services/logs_service/config.txt"
     assert how(made, "logs") == f"{NO_TEMPLATE}{file} changed during the build"
