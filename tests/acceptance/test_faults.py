@@ -1,4 +1,4 @@
-"""What goes wrong, and what a person reads then: the cause, the place, and what to do."""
+"""Every error message has a cause, a place and a next step."""
 
 import socket
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ SECRET = "the-secret-in-it"
 
 
 def assert_explained(ran: Ran, code: int, *words: str) -> None:
-    """See that a command ended with an explanation on standard error, and nothing else."""
+    """Require an exit code, and a message on standard error that contains all words."""
     assert ran.code == code, ran.err
     assert ran.out == ""
     assert "What to do: " in ran.err
@@ -39,12 +39,12 @@ def assert_explained(ran: Ran, code: int, *words: str) -> None:
     assert not [word for word in words if word not in ran.err], ran.err
 
 
-# What is wrong before anything is begun.
+# Errors before the first change.
 
 
 @pytest.fixture
 def untouched() -> Iterator[Monorepo]:
-    """Return a monorepo on which nothing is done in the test, and look afterwards."""
+    """Return a monorepo; require afterwards that the test has changed nothing in it."""
     with new_monorepo(("alpha", "beta")) as made:
         yield made
         assert not made.state.exists()
@@ -210,7 +210,7 @@ def test_an_override_that_points_elsewhere_is_refused_before_connecting(
         *((["--jobs", bad], ["--jobs takes a whole number", bad]) for bad in ("0", "-1", "two")),
         (["--service", "alpah"], ["No service is named 'alpah'", "Did you mean 'alpha'?"]),
         (["--service", ""], ["No service is named ''", "Known: alpha, beta"]),
-        # As `--service $NAME` with an empty NAME; taken for "all", it would destroy the others.
+        # `--service $NAME` with an empty NAME must not select all services.
         (["--service"], ["--service needs a value"]),
         (["--service", "--json"], ["--service needs a value"]),
     ],
@@ -249,7 +249,7 @@ def test_an_env_file_with_unusual_syntax_works_end_to_end() -> None:
         monorepo.add_service("alpha", port)
         lines = [
             "# Written on another system.",
-            "export HULEEDU_DB_USER=somebody  # not me",
+            "export HULEEDU_DB_USER=school_user  # not me",
             f'HULEEDU_DB_PASSWORD="{password}"',
             "HULEEDU_ENVIRONMENT=Testing",
             "",
@@ -259,23 +259,23 @@ def test_an_env_file_with_unusual_syntax_works_end_to_end() -> None:
         assert ran.code == 0, ran.err
         assert "(testing; " in ran.err
         url = monorepo.invoke("db.url", "--service", "alpha", "--show-password").out.strip()
-        assert log_in(url, "SELECT current_user::text") == "somebody"
+        assert log_in(url, "SELECT current_user::text") == "school_user"
         assert password not in ran.out + ran.err
 
 
-# What goes wrong in one service while the others go on.
+# Failures of single services in one reset.
 
 
 @dataclass(frozen=True)
 class Aftermath:
-    """A reset of many services, most of which have something wrong with them."""
+    """A reset of many services, most of which fail."""
 
     monorepo: Monorepo
     before: Mapping[str, Database]
     ran: Ran
 
     def line(self, name: str) -> str:
-        """Return a service's line of the table."""
+        """Return the row of a service in the table."""
         table, _, _ = self.ran.out.partition("\n\n")
         (line,) = (line for line in table.splitlines() if line.startswith(f"{name} "))
         return line
@@ -285,7 +285,7 @@ class Aftermath:
         return self.line(name).split()[1]
 
     def output(self, name: str) -> str:
-        """Return what stands below the table of a service's own output."""
+        """Return the output of a service below the table; empty string if there is none."""
         _, _, rest = self.ran.out.partition(f"\n--- {name}: its own output\n")
         return rest.partition("\n---")[0]
 

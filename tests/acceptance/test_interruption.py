@@ -1,4 +1,4 @@
-"""What Ctrl-C, SIGTERM and SIGKILL leave behind: a line for each service, and nothing running."""
+"""After Ctrl-C, SIGTERM and SIGKILL every service is reported and no process is left."""
 
 import signal
 import subprocess
@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.support.monorepo import Monorepo, Ran, is_dead, new_monorepo, wait_until
-from tests.support.observe import NURSERY, notes, processes, statements
+from tests.support.observe import FORK_LOOP, notes, processes, statements
 
 SLEEP = "SELECT pg_sleep(600)"
 SLOW_SEED = f"""\
@@ -48,7 +48,7 @@ def sleeping_seed(pair: Monorepo) -> Iterator[None]:
 
 
 def started(monorepo: Monorepo, reached: Callable[[], object], *arguments: str) -> Tool:
-    """Start a reset of one service after the other, and return when it has reached a point."""
+    """Start a reset with one job, and return when it has reached a point."""
     assert not reached()
     tool = monorepo.start("db.reset", "--jobs", "1", *arguments)
     wait_until(lambda: reached() or tool.poll() is not None)
@@ -57,7 +57,7 @@ def started(monorepo: Monorepo, reached: Callable[[], object], *arguments: str) 
 
 
 def ended(tool: Tool, number: signal.Signals) -> Ran:
-    """Send a signal to the tool alone, and see that no child of it is left."""
+    """Send a signal to the command only, and require that none of its children is left."""
     started_by_tool = psutil.Process(tool.pid).children(recursive=True)
     children = [child for child in started_by_tool if child.name() != "postgres"]
     tool.send_signal(number)
@@ -90,7 +90,7 @@ def test_interrupted_migrations_end_with_their_backend_and_every_service_has_a_r
     assert not [
         found.pid
         for found in psutil.process_iter(["cmdline"])
-        if NURSERY in " ".join(found.info["cmdline"] or ())
+        if FORK_LOOP in " ".join(found.info["cmdline"] or ())
         and found.environ().get("HULEEDU_STATE_DIR") == str(pair.state)
     ]
 

@@ -1,4 +1,4 @@
-"""The life of development databases, as a developer types it."""
+"""The commands for development databases, from a new clone on."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.monorepo import PASSWORD, USER, Monorepo, new_monorepo
 from tests.support.observe import (
-    NURSERY,
+    FORK_LOOP,
     assert_no_password,
     assert_no_password_in_files,
     assert_no_password_on_screen,
@@ -24,14 +24,14 @@ from tests.support.observe import (
 
 SERVICES = ("alpha", "beta", "gamma")
 EXAMPLE = """\
-# Where the databases are.
+# Connection settings in the example file.
 HULEEDU_ENVIRONMENT=development
 
-HULEEDU_DB_USER=somebody
+HULEEDU_DB_USER=school_user
 HULEEDU_DB_PASSWORD=change-me  # written by env.init
 OTHER_SETTING=kept
 """
-# Whatever changes something, and what it takes besides.
+# The commands that change something, with the flags they need.
 CHANGING = (
     ["env.init"],
     ["db.up"],
@@ -56,7 +56,7 @@ REPORTING = (
 
 
 def documents(text: str) -> list[dict[str, Any]]:
-    """Read JSON documents that stand one after the other, with nothing between them."""
+    """Parse a sequence of JSON documents."""
     found = []
     while text := text.lstrip():
         document, end = json.JSONDecoder().raw_decode(text)
@@ -69,12 +69,12 @@ def details(ran_json: Mapping[str, Any]) -> set[str]:
     return {row["detail"] for row in ran_json["services"]}
 
 
-# The first minutes: `.env`.
+# `env.init`.
 
 
 @pytest.fixture
 def new() -> Iterator[Monorepo]:
-    """Return a monorepo nobody has worked in: no `.env`, nothing running."""
+    """Return a new clone: no `.env`, no running server."""
     with new_monorepo(("alpha",)) as made:
         made.path(".env").unlink()
         yield made
@@ -136,7 +136,7 @@ def test_a_clone_is_brought_up_by_one_command_line_that_may_be_repeated(new: Mon
         assert password not in ran.out + ran.err
 
 
-# Every command, on databases that are there.
+# Every command, on existing databases.
 
 
 def test_a_reset_brings_every_service_to_head_with_its_seeds(running: Monorepo) -> None:
@@ -287,7 +287,7 @@ def test_services_list_shows_the_entries_of_the_registry(running: Monorepo) -> N
     assert rows[1]["url_variable"] == "BETA_SERVICE_DATABASE_URL"
 
 
-# The password.
+# Passwords in output and arguments.
 
 
 def test_env_show_shows_the_source_of_every_value_and_masks_secrets(
@@ -361,7 +361,7 @@ def test_the_password_is_in_no_output_no_file_and_no_command_line() -> None:
         assert lived.code == 0, lived.err
         assert_no_password_in_files(monorepo.state)
         assert monorepo.invoke("db.down").code == 0
-    assert all(any(program in line for line in lines.seen) for program in ("initdb", NURSERY))
+    assert all(any(program in line for line in lines.seen) for program in ("initdb", FORK_LOOP))
     assert_no_password(*lines.seen, failed.out, failed.err, lived.out, lived.err)
 
 

@@ -1,4 +1,4 @@
-"""Which services a command is about, and what the screen says of their state."""
+"""Which services a command selects, and how the screen shows their state."""
 
 import json
 from urllib.parse import quote, urlsplit

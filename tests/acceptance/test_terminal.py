@@ -1,4 +1,4 @@
-"""What a person at a terminal sees."""
+"""The screen of a command at a terminal."""
 
 import re
 from collections.abc import Iterator
@@ -103,5 +103,5 @@ def test_the_help_of_a_task_explains_every_flag(terminal: Monorepo) -> None:
     }
     assert {"--confirm", "--dry-run", "--jobs", "--json", "--service"} <= set(flags)
     assert all(flags.values())
-    # A short flag of ours would shadow one of Invoke's own.
+    # A short flag of ours would shadow one of Invoke's.
     assert not re.search(r"^  -[a-z]\b", options, re.M)

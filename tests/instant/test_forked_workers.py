@@ -1,4 +1,4 @@
-"""A migration in a forked process is as in an interpreter of its own, whatever ran before it.
+"""A migration in a forked process gives the result of one in a new interpreter.
 
 All services here share one run, one after the other, so that all are forked from one process.
 """
@@ -15,12 +15,11 @@ import pytest
 
 from tests.support.instant import REBUILT, amend, reset
 from tests.support.monorepo import ENV_PY, Monorepo, Ran, is_dead, new_monorepo, wait_until
-from tests.support.observe import notes, processes, statements
+from tests.support.observe import FORK_LOOP, notes, processes, statements
 from tests.support.postgres import ask
 
-FORKING = "migrations/nursery.py"
 SLEEP = "SELECT pg_sleep(600)"
-# What one process can do to itself.
+# Changes the state of its process.
 POLLUTES = """\
 import builtins, locale, logging, os, signal, socket, sys, warnings
 import sqlalchemy, sqlalchemy.ext.asyncio, sqlalchemy.pool, alembic.context, asyncpg
@@ -46,7 +45,7 @@ sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", lambda *_: None)
 alembic.context.leaked = True
 os.chdir("/")
 """
-# What a process can see of itself.
+# Writes the state of its process to a file.
 TELLS = """\
 import builtins, json, logging, os, pathlib, signal, socket, sys, time, warnings
 import sqlalchemy, sqlalchemy.pool, alembic.context, asyncpg
@@ -59,17 +58,17 @@ pathlib.Path(__file__).parents[1].joinpath("world.json").write_text(json.dumps({
     "argv": sys.argv[1:],
     "cwd": os.getcwd(),
     "umask": mask,
-    "filters": [str(each) for each in warnings.filters],
+    "filters": [str(item) for item in warnings.filters],
     "levels": [logging.root.level, logging.root.manager.disable],
-    "handlers": [str(each) for each in logging.root.handlers],
+    "handlers": [str(handler) for handler in logging.root.handlers],
     "timeout": socket.getdefaulttimeout(),
-    "signals": {each: str(signal.getsignal(each)) for each in signal.valid_signals()},
-    "blocked": [int(each) for each in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
+    "signals": {number: str(signal.getsignal(number)) for number in signal.valid_signals()},
+    "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
     "builtins": sorted(vars(builtins)),
     "flags": str(sys.flags),
     "bytecode": sys.dont_write_bytecode,
     "recursion": sys.getrecursionlimit(),
-    "leaked": [hasattr(each, "leaked") for each in (sqlalchemy.pool.NullPool, alembic.context)],
+    "leaked": [hasattr(found, "leaked") for found in (sqlalchemy.pool.NullPool, alembic.context)],
     "connect": callable(asyncpg.connect),
     "leads its group": os.getpgrp() == os.getpid(),
     "stdin": sys.stdin.read(),
@@ -107,7 +106,7 @@ ODD = {
 
 @pytest.fixture(scope="module")
 def odd() -> Iterator[tuple[Monorepo, Ran]]:
-    """A run of one reset over services whose env.py files do what they should not."""
+    """A reset of services whose env.py files have side effects, and its result."""
     with new_monorepo([*ODD, "last"]) as made:
         for name, statement in ODD.items():
             made.write(f"services/{name}_service/alembic/env.py", f"{statement}\n{ENV_PY}")
@@ -116,10 +115,10 @@ def odd() -> Iterator[tuple[Monorepo, Ran]]:
 
 
 def row(ran: Ran, name: str) -> dict[str, Any]:
-    """Return what a run says of a service."""
-    (found,) = (each for each in ran.json["services"] if each["service"] == name)
-    told: dict[str, Any] = found
-    return told
+    """Return the row of a service in a JSON document."""
+    (found,) = (row for row in ran.json["services"] if row["service"] == name)
+    typed: dict[str, Any] = found
+    return typed
 
 
 @pytest.mark.parametrize(
@@ -183,26 +182,26 @@ def test_processes_that_env_py_started_are_ended(odd: tuple[Monorepo, Ran]) -> N
 
 
 def forking_processes(monorepo: Monorepo) -> list[int]:
-    """Return the processes that fork, and are forked, in this monorepo's runs."""
+    """Return the fork server of this monorepo's runs, and its workers."""
     return [
         found.pid
         for found in psutil.process_iter(["cmdline"])
-        if any(FORKING in part for part in found.info["cmdline"] or ())
+        if any(FORK_LOOP in part for part in found.info["cmdline"] or ())
         and found.environ().get("HULEEDU_STATE_DIR") == str(monorepo.state)
     ]
 
 
-# Nothing goes from one to the next.
+# Isolation between services.
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Monorepo]:
-    """A service that pollutes its process, and one that tells what it sees after that."""
+    """A service that changes the state of its process, and one that then records the state."""
     with new_monorepo(["first", "second"]) as made:
         for name, statements_ in (("first", POLLUTES), ("second", TELLS)):
             made.write(f"services/{name}_service/alembic/env.py", f"{statements_}\n{ENV_PY}")
             made.write(f"services/{name}_service/models.py", f"NAME = {name!r}\n")
-        # After its own work: what it has broken it needs itself.
+        # After its own migration, which needs the state that it breaks.
         made.write("services/first_service/alembic/env.py", f"{ENV_PY}\n{POLLUTES}")
         yield made
 
@@ -230,13 +229,13 @@ def test_a_forked_migration_sees_the_state_of_a_new_interpreter(
     amend(pair, second={"python": sys.executable})
     started = world(pair, **variables)
     pair.register(*registered)
-    # Ours is not handed to an interpreter that may be another one.
+    # The fork server's value is not passed to an interpreter that may be a different one.
     forked["environ"].pop("VIRTUAL_ENV", None)
     assert forked == started
     assert forked["models"].endswith("second_service/models.py")
 
 
-# What goes on, and what ends in between.
+# Signals, time limits and killed processes.
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""A reset is a copy as long as nothing it is made of has changed, and never longer.
+"""A reset copies a template if and only if every input is unchanged.
 
-The edits of a module are made one after the other: the copy of the test before is the newest, and
-the reason that is told must be the one edit since.
+The tests of this module edit the same monorepo one after the other: the newest template is that of
+the previous test, so the reported reason must be the one edit since.
 """
 
 import os
@@ -69,7 +69,7 @@ Edit = Callable[[Monorepo], object]
 
 @pytest.fixture(scope="module")
 def school() -> Iterator[Monorepo]:
-    """A service whose database is made of files from all over its monorepo."""
+    """A service whose inputs are in many directories of its monorepo."""
     with new_monorepo(["alpha", "other"]) as made:
         made.write(f"{SERVICE}/data.txt", "of the service")
         made.write(f"{SERVICE}/alembic.ini", _ini("../../libs"))
@@ -105,7 +105,7 @@ def written(path: str, text: str) -> Edit:
     return lambda monorepo: monorepo.write(path, text)
 
 
-def anew(part: str) -> Reset:
+def rebuilt_for(part: str) -> Reset:
     return Reset(REBUILT, f"rebuilt: {part} changed")
 
 
@@ -143,7 +143,7 @@ def anew(part: str) -> Reset:
 )
 def test_a_changed_input_causes_a_rebuild(school: Monorepo, edit: Edit, part: str) -> None:
     edit(school)
-    assert reset(school) == anew(part)
+    assert reset(school) == rebuilt_for(part)
 
 
 def test_the_database_has_the_edits(school: Monorepo) -> None:
@@ -160,7 +160,7 @@ def test_the_database_has_the_edits(school: Monorepo) -> None:
         pytest.param(appended(f"{SEEDS}/seed_other.py"), id="another service's seed"),
         pytest.param(lambda m: amend(m, other={"extensions": ["pg_trgm"]}), id="another's entry"),
         pytest.param(written("README.md", "elsewhere"), id="a file elsewhere"),
-        pytest.param(written("libs/unused.py", "elsewhere"), id="a module nobody imports"),
+        pytest.param(written("libs/unused.py", "elsewhere"), id="a module that is not imported"),
         pytest.param(written(f"{SERVICE}/__pycache__/x.pyc", "bytecode"), id="bytecode"),
         pytest.param(written("libs/__pycache__/x.pyc", "bytecode"), id="shared bytecode"),
         pytest.param(
@@ -202,9 +202,9 @@ def test_a_changed_password_does_not_cause_a_rebuild(school: Monorepo) -> None:
 
 def test_another_user_causes_a_rebuild(school: Monorepo) -> None:
     maintain(school, "alpha", f"CREATE ROLE second SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
-    assert reset(school) == anew("the server's roles")
+    assert reset(school) == rebuilt_for("the server's roles")
     user = {"HULEEDU_DB_USER": "second"}
-    assert reset(school, env=user) == anew(SETTINGS)
+    assert reset(school, env=user) == rebuilt_for(SETTINGS)
     owner = "SELECT tableowner FROM pg_tables WHERE tablename = 'note'"
     assert ask(school.url("alpha"), owner) == [("second",)]
     assert reset(school).detail == COPIED
@@ -219,7 +219,7 @@ def test_another_environment_causes_a_rebuild_and_has_its_own_template(school: M
 
 
 def test_a_variable_of_the_process_overrides_the_one_in_the_file(school: Monorepo) -> None:
-    """It wins over `.env` for whatever a migration or a seed reads."""
+    """Migrations and seeds read the variable of the process, not that of `.env`."""
     south = {"SCHOOL": "south"}
     assert reset(school, env=south).detail == REBUILT
     assert ask(school.url("alpha"), SCHOOL) == [("south",)]
@@ -254,7 +254,7 @@ def test_the_three_templates_used_last_are_kept(school: Monorepo) -> None:
     for text in texts[:3]:
         school.write("data/text.csv", text)
         assert reset(school).detail == REBUILT
-    # The oldest is what the others were tried beside.
+    # Makes the oldest template the one that was used last.
     school.write("data/text.csv", texts[0])
     assert reset(school).detail == COPIED
     school.write("data/text.csv", texts[3])
@@ -272,7 +272,7 @@ def test_fresh_ignores_a_valid_template(school: Monorepo) -> None:
     assert reset(school).detail == COPIED
 
 
-# What is found although it lies in no usual place.
+# Unusual directories.
 
 
 @pytest.fixture(scope="module")
@@ -411,9 +411,9 @@ def sharing() -> Iterator[Monorepo]:
 def test_data_that_a_shared_module_reads_is_an_input_of_every_service_that_imports_it(
     sharing: Monorepo, file: str
 ) -> None:
-    assert {each.detail for each in resets(sharing).values()} == {COPIED}
+    assert {done.detail for done in resets(sharing).values()} == {COPIED}
     sharing.write(f"data/{file}.csv", "changed")
-    assert {each.detail for each in resets(sharing).values()} == {REBUILT}
+    assert {done.detail for done in resets(sharing).values()} == {REBUILT}
 
 
 @pytest.mark.parametrize("name", ["alpha", "beta"])
@@ -434,10 +434,10 @@ def test_data_that_a_shared_module_reads_for_one_service_is_no_input_of_another(
             made.write(f"data/{name}.csv", name)
         made.invoke("db.reset")
         made.write("data/alpha.csv", "changed")
-        details = {name: each.detail for name, each in resets(made).items()}
+        details = {name: done.detail for name, done in resets(made).items()}
         assert details == {"alpha": REBUILT, "beta": COPIED}
         made.write("data/at_import.csv", "changed")
-        assert {each.detail for each in resets(made).values()} == {REBUILT}
+        assert {done.detail for done in resets(made).values()} == {REBUILT}
 
 
 def test_a_library_installed_for_one_service_causes_a_rebuild_of_that_service() -> None:
@@ -451,5 +451,5 @@ def test_a_library_installed_for_one_service_causes_a_rebuild_of_that_service() 
         made.invoke("db.reset")
         assert reset(made).detail == COPIED
         (packages / "library-1.0.dist-info").mkdir()
-        assert reset(made) == anew(f"what is installed in {packages.relative_to(made.root)}")
+        assert reset(made) == rebuilt_for(f"what is installed in {packages.relative_to(made.root)}")
         assert reset(made, "beta").detail == COPIED

@@ -1,4 +1,4 @@
-"""Whatever meets a reset, or ends it at whatever moment, the next one ends in the right state.
+"""After any interruption of a reset, the next reset gives the right state.
 
 For more: `pytest tests/instant/test_interruptions.py -n 0 -k any_moment --rounds 50`.
 """
@@ -21,7 +21,7 @@ from tests.support.postgres import ask, connect, wait_for
 
 NAMES = ("one", "two")
 SEEDED = "first second"
-# About what a reset of both takes here, in seconds, anew and by a copy.
+# The approximate seconds that a reset of both services takes: a rebuild, and a copy.
 LONGEST = {True: 1.6, False: 0.6}
 STATE = (
     "SELECT version_num, (SELECT count(*) FROM pg_class WHERE relname = 'big') FROM alembic_version"
@@ -31,7 +31,7 @@ BIG = "CREATE TABLE big AS SELECT n, repeat('x', 500) AS text FROM generate_seri
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Monorepo]:
-    """Two services with enough in them that making and copying them takes a moment."""
+    """Two services with enough rows that building and copying them takes a measurable time."""
     with new_monorepo(NAMES) as made:
         for name in NAMES:
             made.add_revision(name, "b2", "a1", BIG)
@@ -50,7 +50,7 @@ def outcome(tool: "subprocess.Popen[str]") -> int:
     return tool.returncode
 
 
-@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "anew"])
+@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "rebuilt"])
 def test_two_concurrent_resets_both_succeed(pair: Monorepo, flags: tuple[str, ...]) -> None:
     tools = [pair.start("db.reset", *flags) for _ in range(2)]
     assert [outcome(tool) for tool in tools] == [0, 0]
@@ -60,7 +60,7 @@ def test_two_concurrent_resets_both_succeed(pair: Monorepo, flags: tuple[str, ..
 
 
 async def connect_again_and_again(url: str, statement: str) -> None:
-    """Be an application that does not give up."""
+    """Connect like an application that always reconnects."""
     while True:
         with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             session = await connect(url)
@@ -71,7 +71,7 @@ async def connect_again_and_again(url: str, statement: str) -> None:
                 session.terminate()
 
 
-@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "anew"])
+@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "rebuilt"])
 async def test_open_sessions_do_not_block_a_reset(pair: Monorepo, flags: tuple[str, ...]) -> None:
     url = pair.url("one")
     idle, busy = await connect(url), await connect(url)
@@ -97,12 +97,12 @@ def test_a_template_accepts_no_connections_that_could_block_copying_it(pair: Mon
 def test_after_a_kill_at_any_moment_the_next_reset_succeeds(pair: Monorepo, rounds: int) -> None:
     servers = {pair.server_pid(name) for name in NAMES}
     for number in range(2 * rounds):
-        chance, anew = random.Random(number), bool(number % 2)
-        if anew:
-            # Whatever the killed run has kept is not what this one needs.
+        chance, rebuilds = random.Random(number), bool(number % 2)
+        if rebuilds:
+            # A changed input, so that no existing template is valid.
             pair.write("services/one_service/data.txt", str(number))
             pair.write("services/two_service/data.txt", str(number))
-        kill_at(pair, chance.uniform(0.1, LONGEST[anew]))
+        kill_at(pair, chance.uniform(0.1, LONGEST[rebuilds]))
         wait_until(lambda: processes(pair) == servers)
         ran = pair.invoke("db.reset", "--json")
         assert ran.code == 0, (number, ran.out, ran.err)
@@ -113,7 +113,7 @@ def test_after_a_kill_at_any_moment_the_next_reset_succeeds(pair: Monorepo, roun
 
 
 def kill_at(pair: Monorepo, seconds: float) -> None:
-    """Kill a reset after some time; what it has started must notice by itself."""
+    """Kill a reset after some seconds, and wait until its child processes have exited."""
     tool = pair.start("db.reset")
     time.sleep(seconds)  # Any moment will do.
     running = tool.poll() is None
@@ -125,7 +125,7 @@ def kill_at(pair: Monorepo, seconds: float) -> None:
 
 
 def assert_no_template_is_incomplete(pair: Monorepo) -> None:
-    """See that what a killed run has left half done is gone as soon as a copy was kept."""
+    """Require that incomplete templates of killed runs have been dropped."""
     sql = (
         "SELECT count(*) FROM pg_database WHERE starts_with(datname, 'huleedu_{0}__made_')"
         " AND coalesce(shobj_description(oid, 'pg_database'), '') NOT LIKE '%\"parts\"%'"

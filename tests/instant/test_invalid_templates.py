@@ -1,4 +1,4 @@
-"""A copy that is not whole, not ours or not of these very files is never used."""
+"""A template that is incomplete, foreign or out of date is never used."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ SEEDED = "first second"
 EDITS_AN_INPUT = """\
 from pathlib import Path
 path = Path(__file__).parents[{up}] / {path!r}
-path.write_text(path.read_text() + "# edited meanwhile\\n")
+path.write_text(path.read_text() + "# edited\\n")
 """
 
 
@@ -36,7 +36,7 @@ def alone() -> Iterator[Monorepo]:
 
 @pytest.fixture
 def template(alone: Monorepo) -> str:
-    """Return the only copy there is, good and used a moment ago."""
+    """Return the only template, which is valid and was just used."""
     for name in templates(alone):
         maintain(alone, "alpha", f"DROP DATABASE {name}")
     reset(alone)
@@ -67,7 +67,7 @@ def comment_on(template: str, tag: str) -> tuple[str, ...]:
     "tag",
     [
         pytest.param("NULL", id="none"),
-        pytest.param("'words of a person'", id="words"),
+        pytest.param("'a comment of a user'", id="a comment"),
         pytest.param("""'huleedu-tasks {"environment": "development"}'""", id="without parts"),
         pytest.param(
             """'huleedu-tasks {"environment": "development", "parts": {}}'""", id="no part"
@@ -125,7 +125,7 @@ def test_a_template_at_a_different_revision_is_not_used(alone: Monorepo, templat
 
 
 def test_an_invalid_tag_on_the_database_is_refused(alone: Monorepo) -> None:
-    """On the database itself, that is: it may be anybody's."""
+    """An invalid tag on a template only makes the template invalid."""
     maintain(alone, "alpha", *comment_on("huleedu_alpha", "'huleedu-tasks {'"))
     ran = alone.invoke("db.reset")
     assert ran.code != 0
@@ -134,12 +134,12 @@ def test_an_invalid_tag_on_the_database_is_refused(alone: Monorepo) -> None:
     assert alone.invoke("db.reset").code == 0
 
 
-# What changes while it is used.
+# Changes during the build.
 
 
 @pytest.fixture(scope="module")
 def restless() -> Iterator[Monorepo]:
-    """Services in which something edits, during the reset, what their databases are made of."""
+    """Services whose migrations and seeds edit their own inputs."""
     with new_monorepo(["own", "shared", "seeded", "calm"]) as made:
         env = "services/{}_service/alembic/env.py".format
         edit = EDITS_AN_INPUT.format
@@ -177,7 +177,7 @@ def test_a_failed_reset_saves_no_template(alone: Monorepo, template: str) -> Non
 
 
 def test_changes_by_a_later_migrate_are_in_no_template(alone: Monorepo, template: str) -> None:
-    """Only a reset makes copies: what `db.migrate` meets is anything."""
+    """Only a reset saves templates: `db.migrate` may run on any state."""
     ask(alone.url("alpha"), "INSERT INTO note VALUES (9, 'work')")
     revision = alone.add_revision("alpha", "b2", "a1", "ALTER TABLE note ADD COLUMN more text")
     assert alone.invoke("db.migrate", "db.seed").code == 0

@@ -1,4 +1,4 @@
-"""Sessions that look at a database while it is made do no harm; those that write leave no copy."""
+"""No template is saved if another session writes to the database during the build."""
 
 import asyncio
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ NUMBER = "SELECT oid::int FROM pg_database WHERE datname = current_database()"
 
 @pytest.fixture(scope="module")
 def slow() -> Iterator[Monorepo]:
-    """A service whose migration takes as long as many a healthcheck's interval."""
+    """A service whose migration takes longer than the interval of a healthcheck."""
     with new_monorepo(["alpha"]) as made:
         without_initdb(made)
         made.add_revision("alpha", "b2", "a1", "SELECT pg_sleep(0.7)")
@@ -29,20 +29,20 @@ def slow() -> Iterator[Monorepo]:
 
 
 async def reset_visited(slow: Monorepo, *statements: str) -> Reset:
-    """Reset from nothing, while sessions come, do something, and go.
+    """Rebuild the database while other sessions connect, run statements and disconnect.
 
-    On a busy machine none may come in time; then it is done again.
+    The reset is repeated if no session has connected in time.
     """
     for _ in range(ATTEMPTS):
         done, visited = await _reset_visited(slow, *statements)
         ((number,),) = await asyncio.to_thread(ask, slow.url("alpha"), NUMBER)
         if number in visited:
             return done
-    raise AssertionError(f"no session came in {ATTEMPTS} resets")
+    raise AssertionError(f"no session connected during {ATTEMPTS} resets")
 
 
 async def _reset_visited(slow: Monorepo, *statements: str) -> tuple[Reset, list[int]]:
-    """Return the reset, and the numbers of the databases that were visited meanwhile."""
+    """Return the reset, and the OIDs of the databases to which sessions connected during it."""
     for name in await asyncio.to_thread(templates, slow):
         await asyncio.to_thread(maintain, slow, "alpha", f"DROP DATABASE {name}")
     visited: list[int] = []

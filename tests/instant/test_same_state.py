@@ -1,4 +1,4 @@
-"""A copy is the very state that migrations and seeds make, whatever there is in a database."""
+"""A copy of a template is identical to a rebuilt database, for every kind of object."""
 
 import asyncio
 import json
@@ -80,7 +80,7 @@ FROM pg_database WHERE datname = '{DATABASE}'
 
 
 def dump(monorepo: Monorepo, name: str) -> str:
-    """Return everything of a database in SQL, what is said about it included."""
+    """Return a database in SQL, with its own properties."""
     done = subprocess.run(
         [
             find_program("pg_dump"),
@@ -102,12 +102,12 @@ def test_copies_and_rebuilds_of_our_own_services_are_identical(huleedu: Monorepo
     assert all("COPY" in text for text in made.values())
     for name in names:
         ask(huleedu.url(name), "DROP SCHEMA public CASCADE", "CREATE SCHEMA dirt")
-    assert {each.detail for each in resets(huleedu).values()} == {COPIED}
+    assert {done.detail for done in resets(huleedu).values()} == {COPIED}
     assert {name: dump(huleedu, name) for name in names} == made
-    assert {each.detail for each in resets(huleedu, flags=("--fresh",)).values()} == {REBUILT}
-    # Made at another time, which some columns tell.
-    anew = {name: _TIME.sub("a time", dump(huleedu, name)) for name in names}
-    assert anew == {name: _TIME.sub("a time", text) for name, text in made.items()}
+    assert {done.detail for done in resets(huleedu, flags=("--fresh",)).values()} == {REBUILT}
+    # Some columns contain the time of the build.
+    rebuilt = {name: _TIME.sub("a time", dump(huleedu, name)) for name in names}
+    assert rebuilt == {name: _TIME.sub("a time", text) for name, text in made.items()}
 
 
 def test_copies_can_be_migrated_and_seeded_and_report_their_status(huleedu: Monorepo) -> None:
@@ -122,7 +122,7 @@ def test_copies_can_be_migrated_and_seeded_and_report_their_status(huleedu: Mono
 
 @pytest.fixture(scope="module")
 def nasty() -> Iterator[Monorepo]:
-    """A service whose migrations and seed use what PostgreSQL has."""
+    """A service whose migrations and seed create every kind of object."""
     with new_monorepo(["alpha"]) as made:
         made.add_revision("alpha", "b2", "a1", *NASTY)
         made.path("database/seed-scripts/seed_alpha.py").unlink()
@@ -134,7 +134,7 @@ def nasty() -> Iterator[Monorepo]:
 
 
 def state(monorepo: Monorepo) -> tuple[str, str]:
-    """Return all there is to the database, inside and about it."""
+    """Return the content and the properties of the database."""
     ((*about,),) = maintain(monorepo, "alpha", ABOUT)
     return dump(monorepo, "alpha"), json.dumps(about)
 
@@ -170,7 +170,7 @@ def test_the_sequences_of_a_copy_continue_after_the_seeds(nasty: Monorepo) -> No
 
 
 def test_no_template_is_saved_of_a_database_with_unlogged_tables() -> None:
-    """After a crash PostgreSQL empties every unlogged table, those of copies too."""
+    """After a crash PostgreSQL empties every unlogged table, also in templates."""
     with new_monorepo(["alpha", "beta"]) as made:
         made.add_revision(
             "alpha",

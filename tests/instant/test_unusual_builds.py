@@ -24,7 +24,7 @@ async def seed(connection):
     for number, text in enumerate(texts()):
         await connection.execute("INSERT INTO note VALUES ($1, $2)", number, text)
 """
-# What each seed writes, and what changes that.
+# The seed of each service.
 GLOBS = "def texts(): return sorted(p.read_text() for p in ROOT.joinpath('{}').glob('*.csv'))\n"
 TRIES = """
 def texts():
@@ -60,7 +60,7 @@ def texts():
     with sqlite3.connect(ROOT / 'reference.db') as reference:
         return [text for (text,) in reference.execute('SELECT text FROM note ORDER BY text')]
 """
-# What each env.py does before its work.
+# Statements at the beginning of an env.py.
 TRIES_ANOTHER = """\
 import sqlalchemy as _sa
 try:
@@ -122,7 +122,7 @@ def made() -> Iterator[Monorepo]:
         made.write("services/logs_service/alembic/env.py", f"{log}{ENV_PY}")
         odd = os.fsencode(made.path("services/odd_service")) + b"/\xff.txt"
         Path(os.fsdecode(odd)).write_text("text")
-        how = {name: each.how for name, each in resets(made).items()}
+        how = {name: done.how for name, done in resets(made).items()}
         made.write("tools/how.json", json.dumps(how))
         yield made
 

@@ -1,21 +1,21 @@
-"""An SQL file is taken apart as psql takes it apart, and runs as one file."""
+"""An SQL file is split into the statements that psql finds in it."""
 
 import pytest
 
 from huleedu_tasks.errors import SeedError
 from huleedu_tasks.seeds.statements import SqlFile, read_statements
 
-# Words that make a file be read with care.
-CAREFUL = "\n\\restrict x\n"
+# A line that causes a file to be split.
+SPLIT = "\n\\restrict x\n"
 
 
-def taken_apart(text: str) -> SqlFile:
-    return read_statements(f"{text}{CAREFUL}", "seed.sql")
+def split(text: str) -> SqlFile:
+    return read_statements(f"{text}{SPLIT}", "seed.sql")
 
 
 def texts(text: str) -> list[str]:
-    file = taken_apart(text)
-    return [file.text[each.start : each.end] for each in file.statements]
+    file = split(text)
+    return [file.text[statement.start : statement.end] for statement in file.statements]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_rows_of_a_copy_are_not_parsed_as_sql(end: str) -> None:
 
 
 def test_a_copy_is_a_part_of_its_own_and_other_statements_are_grouped() -> None:
-    file = taken_apart("SELECT 1; SELECT 2; COPY t FROM STDIN;\n1\n\\.\nSELECT 3; SELECT 4;")
+    file = split("SELECT 1; SELECT 2; COPY t FROM STDIN;\n1\n\\.\nSELECT 3; SELECT 4;")
     assert [len(part) for part in file.parts] == [2, 1, 2]
 
 
@@ -106,4 +106,4 @@ def test_a_plain_file_is_sent_whole_and_split_only_for_errors() -> None:
     file = read_statements("SELECT 1;\nSELECT 2;\n", "seed.sql")
     ((whole,),) = file.parts
     assert file.text[whole.start : whole.end].startswith("SELECT 1;\nSELECT 2;\n")
-    assert [file.line_of(each.start) for each in file.singly((whole,))][:2] == [1, 2]
+    assert [file.line_of(one.start) for one in file.singly((whole,))][:2] == [1, 2]

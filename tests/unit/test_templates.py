@@ -1,4 +1,4 @@
-"""What a database is made of: told apart part by part, and nothing else counts."""
+"""The inputs of a build, and their fingerprint."""
 
 import os
 import time
@@ -39,7 +39,7 @@ class Place:
         directory = self.root / "services/orders_service"
         return service("orders", **{"directory": directory, **stated})
 
-    def parts(
+    def inputs(
         self,
         *,
         server: str = SERVER,
@@ -55,15 +55,15 @@ class Place:
         )
 
     def changed(self, before: Inputs, **now: object) -> str:
-        """Return the part that is another one now."""
+        """Return the first input that changed; empty string if none did."""
         process, file = now.get("process"), now.get("file")
         present = self.present(process=process, file=file)  # type: ignore[arg-type]
-        return fingerprint.difference(before, self.parts(**now), present)  # type: ignore[arg-type]
+        return fingerprint.difference(before, self.inputs(**now), present)  # type: ignore[arg-type]
 
     def present(
         self, *, process: dict[str, str] | None = None, file: dict[str, str] | None = None
     ) -> Present:
-        """Return what there is now."""
+        """Return the current files and variables."""
         return Present.of(self._settings(process or {}, file or {}))
 
     def _settings(self, process: dict[str, str], file: dict[str, str]) -> Settings:
@@ -76,11 +76,11 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_without_an_edit_nothing_has_changed(place: Place) -> None:
-    assert place.changed(place.parts()) == ""
+    assert place.changed(place.inputs()) == ""
 
 
 @pytest.mark.parametrize(
-    ("stated", "part"),
+    ("stated", "expected"),
     [
         ({"extensions": ("pg_trgm",)}, "its registry entry"),
         ({"environment": {"A": "b"}}, "its registry entry"),
@@ -88,15 +88,15 @@ def test_without_an_edit_nothing_has_changed(place: Place) -> None:
         ({"seed_after": ("other",)}, "its registry entry"),
         ({"file": {"TENANT": "north"}}, "the settings"),
         ({"process": {"HULEEDU_ENVIRONMENT": "testing"}}, "the settings"),
-        ({"process": {"HULEEDU_DB_USER": "somebody"}}, "the settings"),
+        ({"process": {"HULEEDU_DB_USER": "school_user"}}, "the settings"),
         ({"server": "16.0 final"}, "the server"),
         ({"roles": "reader"}, "the server's roles"),
     ],
 )
 def test_registry_settings_and_server_are_inputs(
-    place: Place, stated: dict[str, object], part: str
+    place: Place, stated: dict[str, object], expected: str
 ) -> None:
-    assert place.changed(place.parts(), **stated) == part
+    assert place.changed(place.inputs(), **stated) == expected
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,11 @@ def test_registry_settings_and_server_are_inputs(
 def test_passwords_and_settings_of_the_tasks_are_no_inputs(
     place: Place, stated: dict[str, object]
 ) -> None:
-    assert place.changed(place.parts(), **stated) == ""
+    assert place.changed(place.inputs(), **stated) == ""
 
 
 def test_a_variable_that_overrides_the_file_counts(place: Place) -> None:
-    before = place.parts(file={"TENANT": "north"})
+    before = place.inputs(file={"TENANT": "north"})
     assert place.changed(before, file={"TENANT": "north"}, process={"TENANT": "south"})
     assert not place.changed(before, file={"TENANT": "south"}, process={"TENANT": "north"})
 
@@ -130,7 +130,7 @@ def test_the_value_of_a_variable_that_was_read_is_an_input(place: Place) -> None
 
 
 @pytest.mark.parametrize(
-    ("now", "part"),
+    ("now", "expected"),
     [
         ({"tenants": "2", "A": "b"}, "which variables are set"),
         ({"tenants": "5"}, "the variable tenants"),
@@ -138,10 +138,10 @@ def test_the_value_of_a_variable_that_was_read_is_an_input(place: Place) -> None
     ],
 )
 def test_every_variable_is_an_input_if_all_were_iterated_over(
-    place: Place, now: dict[str, str], part: str
+    place: Place, now: dict[str, str], expected: str
 ) -> None:
     before = used(place, all_variables=True, process={"tenants": "2"})
-    assert place.changed(before, process=now) == part
+    assert place.changed(before, process=now) == expected
 
 
 def test_a_variable_of_a_terminal_that_was_read_by_name_is_an_input(place: Place) -> None:
@@ -153,8 +153,8 @@ def test_a_variable_of_a_terminal_that_was_read_by_name_is_an_input(place: Place
 def test_variables_that_an_interpreter_reads_on_startup_are_always_inputs(
     place: Place, name: str
 ) -> None:
-    part = "the time zone, the locale or PYTHON*"
-    assert place.changed(used(place), process={name: "other"}) == part
+    expected = "the time zone, the locale or PYTHON*"
+    assert place.changed(used(place), process={name: "other"}) == expected
 
 
 def test_only_four_digits_of_the_digest_of_a_secret_are_stored(place: Place) -> None:
@@ -171,7 +171,7 @@ def test_variables_of_the_tasks_are_no_inputs_even_if_they_were_read(place: Plac
 
 
 def test_other_env_files_of_the_root_are_inputs(place: Place) -> None:
-    before = place.parts()
+    before = place.inputs()
     place.write(".env.local", "TENANT=north")
     assert place.changed(before) == "the settings"
 
@@ -194,7 +194,7 @@ def test_other_env_files_of_the_root_are_inputs(place: Place) -> None:
     ],
 )
 def test_the_files_of_a_service_are_inputs(place: Place, change: Callable[[Place], object]) -> None:
-    before = place.parts()
+    before = place.inputs()
     change(place)
     assert place.changed(before) == "its files"
 
@@ -210,13 +210,13 @@ def test_the_files_of_a_service_are_inputs(place: Place, change: Callable[[Place
     ],
 )
 def test_files_elsewhere_and_files_of_tools_are_no_inputs(place: Place, path: str) -> None:
-    before = place.parts()
+    before = place.inputs()
     place.write(path, "new")
     assert place.changed(before) == ""
 
 
 def test_a_virtual_environment_in_a_service_is_no_input(place: Place) -> None:
-    before = place.parts()
+    before = place.inputs()
     place.write("services/orders_service/env/pyvenv.cfg", "")
     place.write("services/orders_service/env/lib/library.py", "")
     assert place.changed(before) == ""
@@ -226,7 +226,7 @@ def test_a_service_whose_directory_is_a_virtual_environment_keeps_its_own_files(
     place: Place,
 ) -> None:
     place.write("services/orders_service/pyvenv.cfg", "")
-    before = place.parts()
+    before = place.inputs()
     place.write("services/orders_service/config.py", "PORT = 3")
     assert place.changed(before) == "its files"
 
@@ -235,7 +235,7 @@ def test_a_service_whose_directory_is_a_virtual_environment_keeps_its_own_files(
 def test_inputs_of_the_registry_are_inputs(place: Place, path: str) -> None:
     place.write("data/rows.csv", "1")
     inputs = (place.root / path,)
-    before = place.parts(inputs=inputs)
+    before = place.inputs(inputs=inputs)
     assert place.changed(before, inputs=inputs) == ""
     place.write("data/rows.csv", "2")
     assert place.changed(before, inputs=inputs) == "its files"
@@ -243,7 +243,7 @@ def test_inputs_of_the_registry_are_inputs(place: Place, path: str) -> None:
 
 def test_an_input_of_the_registry_that_is_created_counts_as_changed(place: Place) -> None:
     inputs = (place.root / "data",)
-    before = place.parts(inputs=inputs)
+    before = place.inputs(inputs=inputs)
     place.write("data/rows.csv", "2")
     assert place.changed(before, inputs=inputs) == "its files"
 
@@ -254,7 +254,7 @@ def test_a_new_modification_time_changes_only_files_too_large_to_read(
     monkeypatch.setattr(fingerprint, "LARGE", 20)
     place.write("services/orders_service/small", "few words")
     large = place.write("services/orders_service/large", "many words " * 10)
-    before = place.parts()
+    before = place.inputs()
     place.write("services/orders_service/small", "few words", changed=LONG_AGO + 1)
     assert place.changed(before) == ""
     os.utime(large, (LONG_AGO + 1, LONG_AGO + 1))
@@ -265,18 +265,18 @@ def test_of_more_files_than_the_limit_only_size_and_time_are_compared(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fingerprint, "MANY", 1)
-    before = place.parts()
+    before = place.inputs()
     place.write("services/orders_service/config.py", "PORT = 1", changed=LONG_AGO + 1)
     assert place.changed(before) == "its files"
 
 
 def test_a_moved_monorepo_has_the_same_inputs(place: Place, tmp_path: Path) -> None:
-    before = place.parts()
+    before = place.inputs()
     moved = Place(tmp_path / "moved")
     assert moved.changed(before) == ""
 
 
-# What turns out to be used.
+# Inputs that the build reads.
 
 
 def used(
@@ -290,7 +290,7 @@ def used(
     all_variables: bool = False,
     process: dict[str, str] | None = None,
 ) -> Inputs:
-    """Return the parts of a database for which something was used."""
+    """Return the inputs of a build that has read something."""
     found = Used(
         files=[str(file) for file in files],
         directories=[str(directory) for directory in directories],
@@ -301,8 +301,8 @@ def used(
         variables=variables,
         all_variables=all_variables,
     )
-    parts, present = place.parts(process=process), place.present(process=process)
-    return fingerprint.with_used(parts, place.service(), found, present)
+    inputs, present = place.inputs(process=process), place.present(process=process)
+    return fingerprint.with_used(inputs, place.service(), found, present)
 
 
 def used_by(place: Place, *files: Path, directories: tuple[Path, ...] = ()) -> Inputs:
@@ -313,7 +313,7 @@ def changed_since(
     place: Place, since: float, *files: Path, directories: tuple[Path, ...] = ()
 ) -> str:
     found = Used(
-        files=[str(file) for file in files], directories=[str(each) for each in directories]
+        files=[str(file) for file in files], directories=[str(path) for path in directories]
     )
     return fingerprint.changed_since(place.service(), found, place.present(), since)
 
@@ -340,7 +340,7 @@ def test_a_file_renamed_over_another_one_during_the_build_is_an_edit(
 ) -> None:
     used, other = place.write("libs/shared.py", "A = 1"), place.write("libs/other.py", "A = 2")
     begin = time.time() - 0.1
-    # Its content is as old as before.
+    # The rename keeps the modification time.
     other.rename(used)
     assert changed_since(place, begin, used) == "libs/shared.py"
 
@@ -376,16 +376,16 @@ def test_a_missing_file_that_was_looked_for_is_an_input(place: Place) -> None:
 
 
 def test_a_named_pipe_is_an_input_and_is_not_read(place: Place) -> None:
-    before = place.parts()
+    before = place.inputs()
     os.mkfifo(place.root / "services/orders_service/pipe.py")
     assert place.changed(before) == "its files"
 
 
 def test_names_and_values_that_are_not_utf_8_are_accepted(place: Place) -> None:
-    before = place.parts()
+    before = place.inputs()
     odd = os.fsdecode(os.fsencode(place.root / "services/orders_service") + b"/\xff.py")
     Path(odd).write_text("REGION")
-    now = place.parts(process={"REGION": os.fsdecode(b"\xff")})
+    now = place.inputs(process={"REGION": os.fsdecode(b"\xff")})
     assert now["its files"] != before["its files"]
 
 
@@ -428,7 +428,7 @@ def test_the_type_of_a_path_whose_status_was_read_is_an_input(place: Place, path
 
 
 @pytest.mark.parametrize(
-    ("path", "part"),
+    ("path", "expected"),
     [
         ("shared.py", "the modules in libs"),
         ("shared/__init__.py", "the modules in libs"),
@@ -438,15 +438,15 @@ def test_the_type_of_a_path_whose_status_was_read_is_an_input(place: Place, path
     ],
 )
 def test_a_module_that_would_shadow_an_imported_one_is_an_input(
-    place: Place, path: str, part: str
+    place: Place, path: str, expected: str
 ) -> None:
     place.write("libs/other.py", "")
     before = used(place, modules={"libs": ["shared", "missing"]})
     place.write(f"libs/{path}", "")
-    assert place.changed(before) == part
+    assert place.changed(before) == expected
 
 
-# Where links lead.
+# Symbolic links.
 
 
 def relink(place: Place, path: str, target: str) -> Path:
@@ -467,7 +467,7 @@ def versions(place: Place) -> Place:
 
 
 @pytest.mark.parametrize(
-    ("noted", "part"),
+    ("noted", "expected"),
     [
         ({"files": ["data/now/rows.csv"]}, "data/now/rows.csv"),
         ({"directories": ["data/now"]}, "what lies in data/now"),
@@ -476,13 +476,13 @@ def versions(place: Place) -> Place:
     ],
 )
 def test_the_target_of_a_link_in_the_path_is_an_input(
-    versions: Place, noted: dict[str, list[str]], part: str
+    versions: Place, noted: dict[str, list[str]], expected: str
 ) -> None:
     paths = {kind: [versions.root / path for path in found] for kind, found in noted.items()}
     before = used(versions, **paths)  # type: ignore[arg-type]
     assert versions.changed(before) == ""
     relink(versions, "data/now", "v2")
-    assert versions.changed(before) == part
+    assert versions.changed(before) == expected
 
 
 def test_the_target_of_a_link_to_a_module_directory_is_an_input(versions: Place) -> None:
@@ -496,7 +496,7 @@ def test_the_target_of_a_link_in_the_service_is_an_input(versions: Place, name: 
     path = f"services/orders_service/{name}"
     target = "../../data/{}" if name == "data" else "../../data/{}/rows.csv"
     relink(versions, path, target.format("v1"))
-    before = versions.parts()
+    before = versions.inputs()
     assert versions.changed(before) == ""
     relink(versions, path, target.format("v2"))
     assert versions.changed(before) == "its files"
@@ -557,21 +557,21 @@ def test_a_reinstalled_library_counts_as_changed(place: Place, path: str) -> Non
 def test_our_own_libraries_are_an_input_unless_a_service_has_its_own_interpreter(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another virtual environment is known by its path; the directory noted is as it was."""
-    of_its_own = place.parts(python=("python3",))
-    before = place.parts()
+    """Another virtual environment has another path; the content of the old one is unchanged."""
+    of_its_own = place.inputs(python=("python3",))
+    before = place.inputs()
     monkeypatch.setattr(fingerprint, "_own_libraries", lambda: [place.root / "other/site-packages"])
     assert place.changed(before) == "what is installed in other/site-packages"
     assert place.changed(of_its_own, python=("python3",)) == ""
 
 
 def test_a_template_that_lacks_a_current_input_is_not_valid(place: Place) -> None:
-    parts = place.parts()
-    older = {name: digest for name, digest in parts.items() if name != "the server"}
-    assert fingerprint.difference(older, parts, place.present()) == "the server"
+    inputs = place.inputs()
+    older = {name: digest for name, digest in inputs.items() if name != "the server"}
+    assert fingerprint.difference(older, inputs, place.present()) == "the server"
 
 
-# What a copy is called and what its environment tag holds.
+# The fingerprint and the content of the environment tag.
 
 
 DIGESTS = st.dictionaries(st.text(min_size=1), st.text(min_size=1), min_size=1)
@@ -579,23 +579,23 @@ DIGESTS = st.dictionaries(st.text(min_size=1), st.text(min_size=1), min_size=1)
 
 @given(DIGESTS)
 def test_the_fingerprint_depends_on_every_input_and_not_on_their_order(
-    parts: dict[str, str],
+    inputs: dict[str, str],
 ) -> None:
-    key = fingerprint.key(parts)
-    assert key == fingerprint.key(dict(reversed(parts.items())))
-    name = next(iter(parts))
-    assert key != fingerprint.key({**parts, name: parts[name] + "x"})
-    assert key != fingerprint.key({n: d for n, d in parts.items() if n != name})
+    key = fingerprint.key(inputs)
+    assert key == fingerprint.key(dict(reversed(inputs.items())))
+    name = next(iter(inputs))
+    assert key != fingerprint.key({**inputs, name: inputs[name] + "x"})
+    assert key != fingerprint.key({n: d for n, d in inputs.items() if n != name})
     assert len(key) == 12
     assert key.isalnum()
 
 
 def test_no_input_contains_a_password_or_a_value(place: Place) -> None:
     secret = "s3cret"
-    parts = place.parts(
+    inputs = place.inputs(
         process={"HULEEDU_DB_PASSWORD": secret},
         file={"TOKEN": secret},
         environment={"KEY": secret},
     )
-    assert not any(secret in text for pair in parts.items() for text in pair)
-    assert all(len(digest) == 16 for digest in parts.values())
+    assert not any(secret in text for pair in inputs.items() for text in pair)
+    assert all(len(digest) == 16 for digest in inputs.values())
