@@ -76,7 +76,7 @@ class _Session:
         """
         events = Observation(events=self._events, target=self.target).told()
         facts = {str(event["event"]): event for event in events}
-        seed = str(facts["begun"]["seed"]) if "begun" in facts else "the first"
+        seed = f"seed {facts['begun']['seed']}" if "begun" in facts else "first seed"
         if event := facts.get("mismatch"):
             raise self._mismatch(seed, event, done.output)
         if done.timed_out:
@@ -87,7 +87,7 @@ class _Session:
             raise kind(event["message"], code=event["code"], hint=event["hint"], output=output)
         if "done" not in facts:
             raise SeedError(
-                f"The seed {seed} ended its process with exit code {done.returncode}. All seeds of "
+                f"The {seed} ended its process with exit code {done.returncode}. All seeds of "
                 "the service were rolled back.",
                 code="seed-failed",
                 hint="Correct the seed, then run `invoke db.seed`.",
@@ -103,7 +103,7 @@ class _Session:
             tag = parse_tag(event["database"], event["comment"])
             tagged = f", whose environment tag is {tag.environment}" if tag else ""
         return Refused(
-            f"The seed {seed} connected to {event['database']} on {event['address']}{tagged}, not "
+            f"The {seed} connected to {event['database']} on {event['address']}{tagged}, not "
             f"to {self.url.database} on {self.url.address}. All seeds of the service were rolled "
             "back.",
             code="target-mismatch",
@@ -115,7 +115,7 @@ class _Session:
     def _timeout(self, seed: str, *, is_done: bool, output: str) -> HuleEduError:
         limit = f"{self.settings.migration_timeout:g} s"
         cause = (
-            f"The seed {seed} took longer than {limit} and was ended. All seeds of the service "
+            f"The {seed} took longer than {limit} and was ended. All seeds of the service "
             "were rolled back."
         )
         if is_done:
