@@ -58,7 +58,7 @@ UNSEEN = (
 )
 APART = (
     "give each a version table of its own (version_table or version_table_schema in env.py) and "
-    'state "shared_database": true for each, or give each a database of its own (docs/registry.md)'
+    'state "shared_database": true for each, or give each a database of its own'
 )
 SETTLE = "Settle what is listed above in it first."
 NEXT = "Next: `invoke services.list` shows what follows from it, `invoke services.check` compares."

@@ -546,9 +546,13 @@ def test_the_versions_of_libraries_are_inputs_and_their_files_are_not(place: Pla
 @pytest.mark.parametrize(
     "path", ["shared-1.0.dist-info/RECORD", "__editable__.shared.pth", "shared.egg-link"]
 )
-def test_a_reinstalled_library_counts_as_changed(place: Place, path: str) -> None:
+def test_a_library_with_other_files_or_from_elsewhere_counts_as_changed(
+    place: Place, path: str
+) -> None:
     place.write(f"site-packages/{path}", "one")
     before = used_by(place, place.write("site-packages/shared.py", ""))
+    assert place.changed(before) == ""
+    place.write(f"site-packages/{path}", "one", changed=LONG_AGO + 1)
     assert place.changed(before) == ""
     place.write(f"site-packages/{path}", "another")
     assert place.changed(before) == "what is installed in site-packages"
