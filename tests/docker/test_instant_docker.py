@@ -8,7 +8,7 @@ import pytest
 
 from tests.docker.test_reset import DIRT, INIT_SCRIPT, State, state
 from tests.support.docker import IMAGE, SCRIPTS, Docked, engine, new_docked
-from tests.support.instant import ANEW, COPIED, Reset, amend, reset, templates
+from tests.support.instant import COPIED, REBUILT, Reset, amend, reset, templates
 from tests.support.observe import CommandLines, notes, watched_command_lines
 from tests.support.postgres import ask
 
@@ -20,7 +20,7 @@ def scripted() -> Iterator[Docked]:
     """A database that a script fills at its birth."""
     with new_docked("alpha", mounts=[f"./init.sql:{SCRIPTS}/init.sql:ro"]) as docked:
         docked.write("init.sql", INIT_SCRIPT)
-        assert reset(docked).detail == ANEW
+        assert reset(docked).detail == REBUILT
         yield docked
 
 
@@ -42,10 +42,10 @@ def test_what_a_script_migrations_and_seeds_have_made_is_the_same_by_a_copy_and_
     assert state(scripted) != made
     assert reset(scripted) == Reset(COPIED, COPIED)
     assert state(scripted) == made
-    assert reset(scripted, "alpha", "--fresh").detail == ANEW
+    assert reset(scripted, "alpha", "--fresh").detail == REBUILT
     assert state(scripted) == made
     assert scripted.lives() == life
-    assert reset(scripted, "alpha", "--volumes").detail == ANEW
+    assert reset(scripted, "alpha", "--volumes").detail == REBUILT
     assert state(scripted) == made
     assert reset(scripted).detail == COPIED
     assert state(scripted) == made
@@ -58,12 +58,12 @@ def made_by_script_and_seed(made: State) -> bool:
 def test_a_script_that_was_edited_is_a_new_beginning(scripted: Docked) -> None:
     script = scripted.read("init.sql")
     scripted.write("init.sql", f"{script}CREATE TABLE legacy.later ();\n")
-    assert reset(scripted).detail == ANEW
+    assert reset(scripted).detail == REBUILT
     assert "TABLE legacy.later" in state(scripted).dump
     assert reset(scripted).detail == COPIED
     assert "TABLE legacy.later" in state(scripted).dump
     scripted.write("init.sql", script)
-    assert reset(scripted).detail == ANEW
+    assert reset(scripted).detail == REBUILT
     assert "TABLE legacy.later" not in state(scripted).dump
 
 
@@ -131,7 +131,7 @@ def test_a_container_that_was_ended_or_started_anew_is_found_as_it_is(
 def test_a_volume_that_was_made_anew_by_hand_has_no_copies(plain: Docked) -> None:
     plain.compose("rm", "--force", "--stop", "--volumes", "alpha_db")
     engine().volumes.get(f"{plain.project}_alpha_db_data").remove()
-    assert reset(plain) == Reset(ANEW, "made anew: no copy yet")
+    assert reset(plain) == Reset(REBUILT, "rebuilt: no template yet")
     assert reset(plain).detail == COPIED
     assert len(templates(plain)) == 1
 
@@ -177,4 +177,4 @@ def test_two_services_of_one_server_have_copies_of_their_own() -> None:
         assert {row["detail"] for row in ran.json["services"]} == {COPIED}
         docked.add_revision("gamma", "b2", "a1", "CREATE TABLE more ()")
         ran = docked.invoke("db.reset", "--json")
-        assert [row["detail"] for row in ran.json["services"]] == [COPIED, ANEW]
+        assert [row["detail"] for row in ran.json["services"]] == [COPIED, REBUILT]

@@ -99,7 +99,7 @@ def test_a_reset_of_one_service_keeps_the_data_of_the_others(docked: Docked) -> 
     ran = reset(docked, "--service", "one", code=1)
     (kept, note) = ran.json["notes"]
     assert "one__old" in kept
-    assert "also holds two" in note
+    assert "also has two" in note
     assert "`invoke db.reset --service one --service two`" in note
     assert life(docked) == before
     assert notes(docked, "two") == ["by hand", "first", "second"]
@@ -113,7 +113,7 @@ def test_a_database_of_no_service_is_never_destroyed_without_volumes(docked: Doc
     ask(docked.url("one", database="start"), "CREATE TABLE realm AS SELECT 1 AS id")
     before = life(docked)
     (note,) = reset(docked).json["notes"]
-    assert "also holds start" in note
+    assert "also has start" in note
     assert "`invoke db.reset --volumes --service one --service two`" in note
     assert life(docked) == before
     assert ask(docked.url("one", database="start"), "SELECT id FROM realm") == [(1,)]
