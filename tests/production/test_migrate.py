@@ -189,7 +189,7 @@ def test_something_in_the_way_of_one_service_keeps_all_from_beginning(
     assert ran.code == 1
     assert ran.statuses["alpha"] == "FAILED"
     assert told(ran, "beta")["status"] == "ABORTED"
-    assert "in the way of alpha" in told(ran, "beta")["detail"]
+    assert "validation failed for alpha" in told(ran, "beta")["detail"]
     assert rehearsal.at("beta") == "a1"
 
 
@@ -273,7 +273,7 @@ def test_a_plan_that_no_longer_holds_is_refused(rehearsal: Rehearsal, change: st
         expected = "the file of revision b2 has been edited"
     elif change == "added":
         rehearsal.revise("alpha", "c3", "b2")
-        expected = "was to go to b2, and the code's head is c3 now"
+        expected = "was planned up to b2, and the head is c3 now"
     elif change == "advanced":
         rehearsal.revise("alpha", "a9", "a1")
         path.write_text(path.read_text().replace("'a1'", "'a9'"))
@@ -295,7 +295,7 @@ def test_a_plan_that_no_longer_holds_is_refused(rehearsal: Rehearsal, change: st
     before = rehearsal.production.transactions()
     ran = rehearsal.migrate("--plan", "plan.json", **variables)
     assert ran.code == 3, ran.err
-    assert "The plan no longer holds; nothing was changed." in ran.json["error"]["message"]
+    assert "The plan is stale; nothing was changed." in ran.json["error"]["message"]
     assert expected in str(ran.json["error"]["findings"])
     assert rehearsal.production.transactions() == before
 
@@ -304,11 +304,11 @@ def test_a_plan_that_no_longer_holds_is_refused(rehearsal: Rehearsal, change: st
     ("flags", "message"),
     [
         (("--plan", "nowhere.json"), "cannot be read"),
-        (("--plan", "services.json"), "holds no plan"),
+        (("--plan", "services.json"), "is not a plan"),
         (("--plan", "plan.json", "--service", "alpha"), "--service does not go with it"),
         (("--first", "no_such"), "No service is named"),
         (("--service", "alpha", "--first", "beta"), "not among the services"),
-        (("--backup-dir", "nowhere"), "is no directory"),
+        (("--backup-dir", "nowhere"), "is not a directory"),
         (("--report", "nowhere/report"), "cannot be written"),
         (("--host", ""), "no service is on"),
     ],

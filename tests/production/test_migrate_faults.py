@@ -137,7 +137,7 @@ def test_a_database_that_does_not_say_where_it_is_keeps_nobody_waiting(
         "the revision of huleedu_alpha is not known: its revision cannot be read"
         in (alpha["detail"])
     )
-    assert "`invoke prod.status --service alpha` asks again" in alpha["detail"]
+    assert "run `invoke prod.status --service alpha` to read it again" in alpha["detail"]
     assert alpha["to"] is None
 
 

@@ -262,7 +262,7 @@ FAULTS = {
     "a revision nobody knows": (
         f"{AT} 'zz'",
         f"{AT} 'a1'",
-        "the database is at zz, which this code does not know",
+        "the database is at zz, which is not in the revision files",
     ),
     "another environment's environment tag": (
         TAG.format("staging"),
@@ -304,7 +304,7 @@ def test_a_plan_in_a_file_pins_each_database_and_each_revisions_file(
     out = tmp_path / "plan.json"
     with pending(production, "gamma", b2=READS):
         ran = plan(production, "--json", "--out", str(out))
-        assert ran.json["notes"] == [f"The plan is in {out}."]
+        assert ran.json["notes"] == [f"The plan was written to {out}."]
         document = json.loads(out.read_text())
         assert (document["schema_version"], document["environment"]) == (1, "production")
         alpha, gamma = document["services"]
@@ -367,7 +367,7 @@ def test_a_file_is_named_from_where_the_command_was_typed_and_the_screen_says_wh
     finally:
         path.unlink(missing_ok=True)
     assert ran.code == 0
-    assert f"The plan is in {path}.\n" in ran.err
+    assert f"The plan was written to {path}.\n" in ran.err
     assert document["services"] == []
 
 
@@ -401,7 +401,7 @@ def test_no_file_is_written_where_one_service_failed_and_an_older_one_stays(
     for out in (new, older):
         ran = plan(production, "--json", "--out", str(out), ALPHA_SERVICE_DATABASE_URL=nowhere)
         assert ran.code == 1
-        assert ran.json["notes"] == [f"{out} was not written: see above."]
+        assert ran.json["notes"] == [f"{out} was not written because of the errors above."]
     assert files(tmp_path) == {"older.json": b"older"}
 
 

@@ -74,7 +74,7 @@ def test_what_needs_a_history_that_failed_is_not_begun(live: Live) -> None:
     assert ran.code == 1
     assert ran.statuses == {"orders": "ABORTED", "stock": "ABORTED", "root": "FAILED"}
     details = {each["service"]: each["detail"] for each in ran.json["services"]}
-    assert details["orders"] == "not begun: root must be migrated before it"
+    assert details["orders"] == "not begun: root must be migrated first"
     assert set(facts(ran, "to").values()) == {("no revision",)}
 
 

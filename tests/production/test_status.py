@@ -65,7 +65,7 @@ def test_a_revision_nobody_knows_is_told_and_ends_a_check_with_4(
         shown = production.invoke("prod.status").out
     assert found == (code, [row("alpha", current="zz", pending=None), row("beta"), row("gamma")])
     assert "alpha    UNKNOWN REVISION" in shown
-    assert "revision zz is not in this code" in shown
+    assert "revision zz is not in the revision files" in shown
 
 
 def test_one_that_cannot_be_reached_fails_with_its_cause_and_the_others_are_told(

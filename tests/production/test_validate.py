@@ -219,7 +219,7 @@ TRANSPORT: dict[str, tuple[Variables, tuple[Fault, ...], str]] = {
     "an authority and the mode that follows from it": (lambda _: {MODE: ""}, (), "verified"),
     "a standby": (
         lambda p: {PORT: str(p.standby.port), MODE: "verify-full"},
-        (error("the server is a standby", f"Name the primary server in {HOST}"),),
+        (error("the server is a standby", f"Set {HOST} to the primary server"),),
         "verified",
     ),
 }
@@ -247,7 +247,7 @@ def test_a_pooler_in_between_is_an_error_unless_there_is_a_way_around_it(
         assert ran.json["services"][0]["server"] == f"localhost:{production.main.port}"
         elsewhere = production.url(production.main.port, "huleedu_beta", tls=production.verified())
         ran = production.validate("alpha", **pooled, **{DIRECT: elsewhere})
-        assert_found(ran, error(f"{DIRECT} leads to another database", f"Correct {DIRECT}"))
+        assert_found(ran, error(f"{DIRECT} connects to a different database", f"Correct {DIRECT}"))
 
 
 def test_a_way_around_a_pooler_that_cannot_be_reached_is_still_used(production: Production) -> None:
@@ -262,7 +262,7 @@ SEEDED: dict[str, tuple[str, str, tuple[Fault, ...]]] = {
     "no right to connect": (
         "REVOKE CONNECT ON DATABASE huleedu_alpha FROM PUBLIC",
         "GRANT CONNECT ON DATABASE huleedu_alpha TO PUBLIC",
-        (error("permission denied for database", "who may connect"),),
+        (error("permission denied for database", "CONNECT privilege"),),
     ),
     "no right to create": (
         f"REVOKE CREATE ON SCHEMA public FROM {USER}",
@@ -305,7 +305,12 @@ SEEDED: dict[str, tuple[str, str, tuple[Fault, ...]]] = {
     "a revision nobody knows": (
         "UPDATE alembic_version SET version_num = 'zz'",
         "UPDATE alembic_version SET version_num = 'a1'",
-        (error("the database is at zz, which this code does not know", "Deploy from the branch"),),
+        (
+            error(
+                "the database is at zz, which is not in the revision files",
+                "Deploy from the branch",
+            ),
+        ),
     ),
     "development's environment tag": (
         """COMMENT ON DATABASE huleedu_alpha IS 'huleedu-tasks {"environment": "development"}'""",
@@ -464,7 +469,7 @@ def test_two_services_that_arrive_at_one_database_by_different_names_are_found(
     )
     ran = production.validate(BETA_SERVICE_DATABASE_URL=here)
     assert problems(ran) == problems(ran, "gamma") == []
-    assert_found(ran, error("its database is that of alpha as well", "Correct"), service="beta")
+    assert_found(ran, error("it connects to the same database as alpha", "Correct"), service="beta")
 
 
 # What a person sees.

@@ -402,7 +402,7 @@ def test_the_events_of_a_run_are_shown_in_order_with_their_facts(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("name", "cause"),
-    [("2025", "2 runs begin with '2025'"), ("2024", "No runs begin with '2024'")],
+    [("2025", "2 run ids begin with '2025'"), ("2024", "No run ids begin with '2024'")],
 )
 def test_a_name_that_is_not_one_runs_is_an_error_with_the_latest(
     tmp_path: Path, name: str, cause: str

@@ -70,18 +70,21 @@ def test_what_is_as_it_was_pinned_holds() -> None:
 @pytest.mark.parametrize(
     ("now", "told"),
     [
-        ({"server": "other:5432"}, "now leads to huleedu_orders on other:5432"),
-        ({"server": "db.example.org:5433"}, "now leads to huleedu_orders on db.example.org:5433"),
+        ({"server": "other:5432"}, "now resolves to huleedu_orders on other:5432"),
+        (
+            {"server": "db.example.org:5433"},
+            "now resolves to huleedu_orders on db.example.org:5433",
+        ),
         ({"database": "decoy"}, f"was planned for huleedu_orders on {SERVER}"),
         ({"database_oid": 16385}, f"huleedu_orders on {SERVER} is another database"),
-        ({"system_identifier": "1"}, "is another database than the planned one"),
-        ({"system_identifier": None}, "is another database than the planned one"),
+        ({"system_identifier": "1"}, "is not the planned database"),
+        ({"system_identifier": None}, "is not the planned database"),
         ({"before": ("b2",), "files": {"c3": "3" * 64}}, "was at a1, and is at b2 now"),
         ({"before": ()}, "was at a1, and is at no revision now"),
         ({"before": ("a1", "x")}, "was at a1, and is at a1, x now"),
         ({"files": {**PIN.files, "c3": "edited"}}, "the file of revision c3 has been edited"),
-        ({"files": {"c3": "3" * 64}}, "other revisions lead there now"),
-        ({"files": {**PIN.files, "d4": "4" * 64}}, "other revisions lead there now"),
+        ({"files": {"c3": "3" * 64}}, "other revisions are pending now"),
+        ({"files": {**PIN.files, "d4": "4" * 64}}, "other revisions are pending now"),
     ],
 )
 def test_every_change_is_told_alone(now: dict[str, Any], told: str) -> None:
@@ -91,14 +94,14 @@ def test_every_change_is_told_alone(now: dict[str, Any], told: str) -> None:
 
 def test_another_head_is_told_with_the_revisions_that_come_with_it() -> None:
     assert changes(after=("d4",), files={**PIN.files, "d4": "4" * 64}) == [
-        "was to go to c3, and the code's head is d4 now",
-        "other revisions lead there now: b2, c3, d4",
+        "was planned up to c3, and the head is d4 now",
+        "other revisions are pending now: b2, c3, d4",
     ]
 
 
 def test_another_server_is_told_once_whatever_differs_with_it() -> None:
     (change,) = changes(server="other:5432", database_oid=1, system_identifier="1")
-    assert "leads to" in change
+    assert "resolves to" in change
 
 
 def test_all_changes_are_told_together() -> None:
@@ -210,7 +213,7 @@ def test_a_plan_of_another_environment_is_refused_by_both_names(tmp_path: Path) 
     path = written(tmp_path / "plan.json", PLANNED)
     with pytest.raises(Refused) as caught:
         read_plan(path, environment="staging")
-    assert "was made for production, and this is staging" in caught.value.message
+    assert "was made for production, but the environment is staging" in caught.value.message
 
 
 def edited(edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
@@ -250,7 +253,7 @@ def test_a_file_that_holds_no_plan_is_an_error_that_says_how_to_make_one(
     NO_PLANS[kind](path)
     with pytest.raises(ConfigurationError) as caught:
         read_plan(path, environment="production")
-    assert f"--plan {path} holds no plan" in caught.value.message
+    assert f"--plan {path} is not a plan" in caught.value.message
     assert "invoke prod.plan --out FILE" in caught.value.hint
 
 
