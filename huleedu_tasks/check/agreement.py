@@ -92,7 +92,7 @@ def _elsewhere(service: Service, answer: Answer, suggestion: Suggestion | None) 
             "url_scheme": (suggestion.url_scheme, service.url_scheme),
         }
         fields = [f'"{name}": "{new}"' for name, (new, old) in stated.items() if new != old]
-        remedy = f"State {', '.join(fields)} in the registry; it was seen to follow that."
+        remedy = f"State {', '.join(fields)} in the registry: with that, env.py uses its URL."
     return action_required(cause, remedy)
 
 
@@ -108,21 +108,21 @@ def encodes_nothing(service: Service) -> Problem:
 def _why_elsewhere(service: Service, answer: Answer) -> tuple[str, str]:
     variable = service.alembic_url_variable
     if isinstance(answer, Failure):
-        cause = f"env.py fails when it is given its URL in {variable}: {_shortened(answer)}"
+        cause = f"env.py failed with its URL in {variable}: {_shortened(answer)}"
         return cause, _remedy_of(service, answer)
     if isinstance(answer, Address) and _is_same(answer, OVERRIDE):
         if not answer.fits:
             return (
-                f"env.py is synchronous, and is given a URL for {answer.scheme}",
+                f"env.py is synchronous, but its URL has the driver {answer.scheme}",
                 "State its driver as 'url_scheme' in the registry, such as postgresql+psycopg.",
             )
         return (
-            "env.py connects with another password than it is given, in the URL or in PGPASSWORD",
-            f"Have it leave the password alone: the URL in {variable} is complete.",
+            "env.py does not connect with the password in its URL and in PGPASSWORD",
+            f"Use the URL in {variable} unchanged; it includes the password.",
         )
     return (
-        f"env.py does not read {variable}: its migrations would go to {answer}",
-        "Have it read that variable, or state the one it reads as 'alembic_url_variable'.",
+        f"env.py does not read {variable}: it would connect to {answer}",
+        "Read that variable in env.py, or state the one that it reads as 'alembic_url_variable'.",
     )
 
 
@@ -130,7 +130,7 @@ def _remedy_of(service: Service, failure: Failure) -> str:
     if hint := missing_module_hint(service, failure.error):
         return hint
     python = " ".join(service.python) or sys.executable
-    return f"Mend env.py; `{python} -m alembic current` in its directory shows the same."
+    return f"Correct env.py; `{python} -m alembic current` in its directory shows the same error."
 
 
 def _field(service: Service, variable: str) -> str:
@@ -145,29 +145,29 @@ def _of_env(
 ) -> Iterator[Problem]:
     override = answers[Situation.OVERRIDE].env
     if _reads_no_variable(answers):
-        place = override if isinstance(override, Address) else "nowhere"
+        place = override if isinstance(override, Address) else "no database"
         yield handled(
-            f"env.py takes its URL from {service.alembic_config.name}, which leads to {place}; the "
-            "tasks replace it",
-            f"Alembic run by hand needs the right URL there: `invoke db.url --service "
+            f"env.py takes its URL from {service.alembic_config.name}, which resolves to {place}; "
+            "the tasks replace it",
+            f"Before you run `alembic` yourself, put the URL there: `invoke db.url --service "
             f"{service.name} --show-password`.",
             Level.INFO,
         )
         return
     if isinstance(override, Failure) and INTERPOLATION in override.error:
         yield handled(
-            "a percent sign in the URL breaks env.py, as ConfigParser takes it for its own: "
-            "every password with a special character has one",
+            "env.py failed with a percent sign in the URL, which ConfigParser interprets; "
+            "passwords with special characters will fail",
             'In env.py: config.set_main_option("sqlalchemy.url", url.replace("%", "%%")).',
         )
     elif isinstance(override, Failure):
         yield handled(
-            f"env.py fails {Situation.OVERRIDE}: {_shortened(override)}",
-            "Alembic run by hand needs it; see its output with `alembic current`.",
+            f"env.py failed {Situation.OVERRIDE}: {_shortened(override)}",
+            "Correct env.py; `alembic current` with that variable shows the same error.",
         )
     elif isinstance(override, Address) and not override.password and not _takes_parts(service):
         yield handled(
-            f"env.py does not come to the right password {Situation.OVERRIDE}",
+            f"env.py does not connect with the right password {Situation.OVERRIDE}",
             "str() of a SQLAlchemy URL masks it: use render_as_string(hide_password=False).",
         )
     configs = {situation: answers[situation].config for situation in Situation}
@@ -176,8 +176,9 @@ def _of_env(
         return
     if _needs_its_variable(_envs(answers)) and configs[Situation.DEVELOPMENT] is None:
         yield handled(
-            "env.py connects only where its variable is set, and there is no config.py",
-            "Alembic run by hand needs that variable: `invoke db.url --show-password`.",
+            "env.py connects only if its variable is set, and no config.py was found",
+            "Before you run `alembic` yourself, set it to the URL of `invoke db.url "
+            "--show-password`.",
             Level.INFO,
         )
         return
@@ -190,11 +191,11 @@ def _of_env(
     for situation in situations:
         expected, answer = cases[situation].expected, answers[situation]
         if expected and not _agrees(answer.env, expected) and not _alike(answer.env, answer.config):
-            whom = "does not ask config.py" if answer.config else "has a way of its own"
+            source = "does not use config.py" if answer.config else "builds its own URL"
             yield handled(
-                f"env.py {whom}: {situation} it {_does(answer.env)}",
-                f"Alembic run by hand needs {service.alembic_url_variable}; or let env.py take its "
-                "URL from config.py.",
+                f"env.py {source}: {situation} it {_does(answer.env)}",
+                "Take the URL from config.py in env.py, or set "
+                f"{service.alembic_url_variable} before you run `alembic` yourself.",
             )
 
 
@@ -205,7 +206,8 @@ def _of_config(
     override = found[Situation.HANDED_OVER]
     if isinstance(override, Failure) and _needs_its_variable(found):
         yield handled(
-            f"config.py cannot be used: {_shortened(override)}", "Mend it, or install that."
+            f"config.py failed: {_shortened(override)}",
+            "Correct it, or install the missing package.",
         )
         return
     if not (isinstance(override, Address) and _is_same(override, OVERRIDE)):
@@ -215,9 +217,9 @@ def _of_config(
     elif _needs_its_variable(found):
         yield from _led_by_env_file(service, cases, found[Situation.DEVELOPMENT])
         yield handled(
-            f"config.py takes its URL from {service.alembic_url_variable} alone: "
-            "HULEEDU_ENVIRONMENT does not move it",
-            "Set that variable wherever the service runs.",
+            f"config.py takes its URL only from {service.alembic_url_variable}; "
+            "HULEEDU_ENVIRONMENT has no effect",
+            "Set that variable in every environment of the service.",
             Level.INFO,
         )
         return
@@ -232,7 +234,7 @@ def _of_config(
         yield from _without(situation, cases[situation], found[situation])
     unknown = found[Situation.UNKNOWN_ENVIRONMENT]
     if isinstance(unknown, Address):
-        yield handled("config.py takes a misspelled HULEEDU_ENVIRONMENT for development", PATTERN)
+        yield handled("config.py treats an unknown HULEEDU_ENVIRONMENT as development", PATTERN)
 
 
 def _moved_by_its_variable_only(service: Service, file: str) -> Problem:
@@ -242,9 +244,8 @@ def _moved_by_its_variable_only(service: Service, file: str) -> Problem:
     else:
         source = service.alembic_url_variable
     return handled(
-        f"{file} takes its URL from {source}, or a default of its own: HULEEDU_ENVIRONMENT does "
-        "not move it",
-        "Set what it reads wherever the service runs.",
+        f"{file} takes its URL from {source} or its own default; HULEEDU_ENVIRONMENT has no effect",
+        "Set the variables that it reads in every environment of the service.",
         Level.INFO,
     )
 
@@ -264,9 +265,8 @@ def _led_by_env_file(
         return
     variable = service.alembic_url_variable
     yield handled(
-        f"config.py leads to {answer} in development, the registry to {place}",
-        f"A .env sets {variable}: the service, and Alembic by hand, follow that. Correct it, or "
-        "the registry.",
+        f"config.py resolves to {answer} in development, the registry to {place}",
+        f"Correct {variable} in the .env file that sets it, or correct the registry.",
     )
 
 
@@ -282,12 +282,13 @@ def _place_in_development(
         # Code that is told its URL may have a default that is meant for containers.
         if knows or answer.host != service.compose_service:
             yield handled(
-                f"config.py leads to {answer} in development, not to this machine", PATTERN
+                f"config.py resolves to {answer} in development, which is not on this machine",
+                PATTERN,
             )
         return
     if answer.place[1:] != (expected.port, expected.database):
         yield action_required(
-            f"config.py leads to {answer} in development, the registry to {expected.address}/"
+            f"config.py resolves to {answer} in development, the registry to {expected.address}/"
             f"{expected.database}",
             f"Correct 'port' or 'database' in the registry, or {_file(answer, service)}.",
         )
@@ -304,14 +305,14 @@ def _in_development(
     special = found[Situation.SPECIAL_PASSWORD]
     if answer.user != expected.user or not answer.password:
         yield handled(
-            "config.py takes its development user or password from elsewhere than "
-            "HULEEDU_DB_USER and HULEEDU_DB_PASSWORD",
+            "config.py does not take its development user and password from HULEEDU_DB_USER and "
+            "HULEEDU_DB_PASSWORD",
             PATTERN,
         )
     elif not isinstance(special, Address) or not special.password or not _alike(special, answer):
         yield handled(
-            "config.py puts the password into the URL as it is: one with @, #, % or / does not "
-            "arrive",
+            "config.py does not percent-encode the password; passwords containing @, #, % or / "
+            "will fail",
             "Encode user and password: urllib.parse.quote(password, safe='').",
         )
 
@@ -328,14 +329,14 @@ def _in_production(
         return
     if answer.host != expected.host:
         yield handled(
-            f"config.py ignores HULEEDU_ENVIRONMENT: in production it leads to {answer.host}",
+            f"config.py ignores HULEEDU_ENVIRONMENT: in production it resolves to {answer.host}",
             PATTERN,
         )
         return
     if answer.database != expected.database:
         yield action_required(
-            f"config.py leads to the database {answer.database!r} in production, the registry to "
-            f"{expected.database!r}",
+            f"config.py resolves to the database {answer.database!r} in production, the registry "
+            f"to {expected.database!r}",
             "Correct 'database' in the registry, or config.py.",
         )
     elif not _agrees(answer, expected):
@@ -348,7 +349,7 @@ def _in_production(
         yield _unknown("staging", staging)
     elif not _agrees(staging, replace(due, database=staging.database)):
         yield handled(
-            f"config.py does not take {due.user} and port {due.port} where no others are set",
+            f"config.py does not default to the user {due.user} and port {due.port} in staging",
             PATTERN,
         )
 
@@ -356,19 +357,21 @@ def _in_production(
 def _unknown(environment: str, answer: Answer) -> Problem:
     """Tell of an environment a service does not know; that it says so is as good."""
     level = Level.INFO if isinstance(answer, Failure) else Level.WARNING
-    return handled(f"config.py knows no {environment}: there it {_does(answer)}", PATTERN, level)
+    return handled(
+        f"config.py does not support {environment}: there it {_does(answer)}", PATTERN, level
+    )
 
 
 def _without(situation: Situation, case: Case, answer: Answer) -> Iterator[Problem]:
     if isinstance(answer, Address):
-        yield handled(f"config.py gives a URL {situation}, where it should refuse", PATTERN)
+        yield handled(f"config.py returns a URL {situation}, where it must fail", PATTERN)
         return
     missing = [n for n, value in case.variables.items() if not value and n.startswith(PREFIX)]
     # Whatever their prefix is.
     parts = [name.removeprefix(PREFIX) for name in missing]
     if isinstance(answer, Failure) and not all(part in answer.error for part in parts):
         yield handled(
-            f"config.py does not name what is missing {situation}: {' and '.join(missing)}",
+            f"config.py does not name the missing variables {situation}: {' and '.join(missing)}",
             PATTERN,
             Level.INFO,
         )
@@ -468,7 +471,7 @@ def _alike(one: Answer, other: Answer) -> bool:
 def _does(answer: Answer) -> str:
     if isinstance(answer, Failure):
         return f"fails: {_shortened(answer)}"
-    return f"leads to {answer}" if answer else "gives no URL"
+    return f"resolves to {answer}" if answer else "returns no URL"
 
 
 def _shortened(failure: Failure) -> str:

@@ -97,7 +97,7 @@ class Audit:
 
     async def _check(self, service: Service, composition: Composition) -> Outcome:
         missing = [
-            action_required(finding.problem, "Correct the registry, or add it.")
+            action_required(finding.problem, "Correct the registry, or add the file.")
             for finding in service.missing_files()
         ]
         user = self.settings.get("HULEEDU_DB_USER")
@@ -165,7 +165,7 @@ class Audit:
             return outcome
         problem = action_required(
             f"{' and '.join(others)} have the same database in development: {own}",
-            "Give each its own, in config.py or by the registry.",
+            "Give each a separate database, in config.py or in the registry.",
         )
         return outcome.judged((*(outcome.problems or ()), problem))
 
@@ -217,7 +217,7 @@ def _shown(answers: Mapping[str, Answers]) -> dict[str, str | None]:
     handed_over = answers[Situation.HANDED_OVER].env
     config = answers[Situation.DEVELOPMENT].config
     return {
-        "env.py": "follows" if follows(handed_over) else "astray",
+        "env.py": "follows" if follows(handed_over) else "differs",
         "config.py": str(config) if isinstance(config, Address) else "fails" if config else None,
     }
 

@@ -28,7 +28,7 @@ def leftovers(registry: Registry) -> Iterator[Problem]:
             yield Problem(
                 level=Level.WARNING,
                 cause=f"{shown(directory.path, root)} has migrations and is not in the registry",
-                remedy="`invoke services.discover` adds it, if it is a service.",
+                remedy="If it is a service, run `invoke services.discover` to add it.",
             )
     known = registered | {directory.path for directory in directories}
     for path in _siblings(root, registered):
@@ -37,7 +37,7 @@ def leftovers(registry: Registry) -> Iterator[Problem]:
         if not holds and _mentions_database(path, root):
             yield handled(
                 f"{shown(path, root)} names a database and has no migrations",
-                "Nothing to do, unless that database is its own: `alembic init alembic` there.",
+                "No action needed, unless it owns that database: run `alembic init alembic` in it.",
                 Level.INFO,
             )
 
@@ -48,8 +48,8 @@ def _seeds(registry: Registry) -> Iterator[Problem]:
     for path in sorted(path for pattern in SEED_PATTERNS for path in directory.glob(pattern)):
         if path not in used:
             yield action_required(
-                f"the seed {shown(path, registry.root)} belongs to no service",
-                "State it as 'seeds' of its service, or delete it.",
+                f"the seed {shown(path, registry.root)} is not listed by any service",
+                "Add it to 'seeds' of its service in the registry, or delete it.",
             )
 
 

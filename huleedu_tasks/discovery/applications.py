@@ -132,7 +132,7 @@ def _urls(application: Container, hosts: Mapping[str, str], root: Path) -> Itera
                 server=server,
                 database=url.database,
                 scheme=url.scheme,
-                place=f"{_where(application, root)}: {variable} of {application.name} leads to "
+                place=f"{_where(application, root)}: {variable} of {application.name} resolves to "
                 f"{server}{'/' * bool(url.database)}{url.database}",
                 is_main=not SECONDARY.search(variable.upper()),
             )

@@ -51,17 +51,19 @@ from huleedu_tasks.report import Discovery, Fact
 from huleedu_tasks.repository import is_in_repository, repository_files, shown
 
 COMMAND = "services.discover"
-NOT_OVERWRITTEN = "{path} differs and was left as it is; pass `--overwrite` to replace it."
+NOT_OVERWRITTEN = "{path} differs and was not changed; pass `--overwrite` to replace it."
 UNSEEN = (
-    "What nobody can see by looking: the order of seeds (seed_after), seeds elsewhere than in "
-    "database/seed-scripts, extensions, and variables of a service's own (environment)."
+    "Not detected, state it yourself: the order of seeds (seed_after), seeds outside "
+    "database/seed-scripts, extensions, and additional variables of a service (environment)."
 )
 APART = (
-    "give each a version table of its own (version_table or version_table_schema in env.py) and "
-    'state "shared_database": true for each, or give each a database of its own (docs/registry.md)'
+    "give each a separate version table (version_table or version_table_schema in env.py) and "
+    'state "shared_database": true for each, or give each a separate database (docs/registry.md)'
 )
-SETTLE = "Settle what is listed above in it first."
-NEXT = "Next: `invoke services.list` shows what follows from it, `invoke services.check` compares."
+SETTLE = "Answer the questions above in that file first."
+NEXT = (
+    "Next: `invoke services.list` shows the complete registry, `invoke services.check` verifies it."
+)
 _OF_SERVICE = re.compile(r"services\[(?P<index>\d+)\]\.?(?P<field>.*)")
 
 
@@ -157,7 +159,7 @@ class Found:
 
     def _unchanged(self, unsettled: Sequence[object]) -> str:
         if unsettled:
-            return f"{COMMAND}: {self.path} stays as it is. {SETTLE}"
+            return f"{COMMAND}: {self.path} was not changed. {SETTLE}"
         return f"{COMMAND}: {self.path} is up to date."
 
     def _remarks(self, made: Sequence[Entry]) -> Iterator[str]:
@@ -166,21 +168,21 @@ class Found:
             seen = self.survey.observed.get(entry.proposal.key)
             if seen and seen.failure:
                 yield (
-                    f"{entry.name}: env.py could not tell what it follows ({seen.failure}); its "
-                    "variables were read from its files."
+                    f"{entry.name}: env.py did not show which variables it uses "
+                    f"({seen.failure}); they were read from its source files."
                 )
         yield from unordered(made, self.basis)
         found = {entry.name for entry in made}
         for each in self._services:
             if str(each["name"]) not in found:
-                yield f"{each['name']}: no directory with its migrations was found; it was kept."
+                yield f"{each['name']}: no directory with migrations was found; the entry was kept."
         used = {entry.document.get("compose_service") for entry in made}
         used |= {p.proposal.server.name for p in made if p.proposal.server}
         asked = {c.value for e in made for q in e.proposal.questions for c in q.choices}
         for name, server in self.survey.servers.items():
             if name not in used | asked:
                 database = f" ({server.database})" if server.database else ""
-                yield f"The PostgreSQL server {name}{database} belongs to none of the services."
+                yield f"The PostgreSQL server {name}{database} was not assigned to a service."
 
 
 def require_repository(directory: Path) -> None:
@@ -191,10 +193,10 @@ def require_repository(directory: Path) -> None:
     """
     if not is_in_repository(directory):
         raise ConfigurationError(
-            f"{directory} is not in a repository: no directory up to the root has .git, and it "
-            "has no file of a repository's root, such as pyproject.toml or compose.yaml.",
+            f"{directory} is not in a repository: neither it nor a parent directory has .git, and "
+            "it has no file that marks a root, such as pyproject.toml or compose.yaml.",
             code="not-a-repository",
-            hint="Change to the root of the repository. If it has no .git: `git init`.",
+            hint="Change to the root of the repository. If it has no .git, run `git init`.",
         )
 
 
@@ -297,13 +299,14 @@ async def discovered(root: Path, path: Path, settings: Settings) -> Registry:
     result = (await look(root, path, settings)).result(Decisions())
     if result.unsettled:
         raise ConfigurationError(
-            f"There is no {path.name} in {path.parent}, and what is there leaves questions open.",
+            f"{path.name} was not found in {path.parent}, and discovery could not settle every "
+            "field.",
             code="registry-missing",
             findings=[
                 Finding(place=f"{row['service']}: {row['field']}", problem=str(row["question"]))
                 for row in result.unsettled
             ],
-            hint="`invoke services.discover` asks them, and writes the file.",
+            hint="Run `invoke services.discover`: it asks these questions and writes the file.",
         )
     return registry_of(result.document, path)
 
@@ -341,15 +344,15 @@ def kept(found: Discovery, why: str, *, refused: bool) -> Discovery:
 
 
 def _no_service(root: Path, not_taken: Sequence[Finding]) -> ConfigurationError:
-    reason = "nothing in it configures Alembic"
+    reason = "it has no Alembic configuration"
     if not_taken:
-        reason = f"none of its Alembic configurations ({len(not_taken)}) can be used"
+        reason = f"none of its Alembic configurations ({len(not_taken)}) is usable"
     return ConfigurationError(
         f"No service was found in {root}: {reason}.",
         code="no-service-found",
         findings=not_taken,
-        hint="A service has an alembic.ini, or [tool.alembic] in its pyproject.toml, whose "
-        "script_location is a directory with an env.py.",
+        hint="Set script_location to a directory with an env.py, in an alembic.ini or under "
+        "[tool.alembic] in a pyproject.toml.",
     )
 
 
@@ -374,7 +377,7 @@ def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact
         yield {
             "service": ", ".join(dict.fromkeys(names)),
             "field": "database",
-            "question": f"all have the database {database!r}; {APART}",
+            "question": f"have the same database {database!r}; {APART}",
             "choices": [],
         }
 
@@ -389,7 +392,7 @@ def _text_of(path: Path) -> str:
         raise ConfigurationError(
             f"{path} cannot be read: {error}",
             code="registry-unreadable",
-            hint="It must be a readable file in UTF-8.",
+            hint="Make it readable and save it in UTF-8.",
         ) from error
 
 
@@ -397,9 +400,9 @@ def _parsed(path: Path, text: str) -> Document:
     document, twice = parse_registry(path, text)
     if not isinstance(document, dict):
         raise ConfigurationError(
-            f"{path} is no registry: it must be an object.",
+            f"{path} is not a valid registry: it must be a JSON object.",
             code="registry-invalid",
-            hint="Move the file away to have a new one written.",
+            hint="Move the file away; `invoke services.discover` writes a new one.",
         )
     require_readable(document, path, twice)
     return document
@@ -448,7 +451,7 @@ def _lookalikes(directories: Sequence[ServiceDirectory], root: Path) -> Iterator
         is_around = any(path in home.parents for home in homes)
         if path.is_dir() and not is_around and (named := read_directory(path, root).variables):
             yield (
-                f"{shown(path, root)} has no Alembic migrations, and was left out; its sources "
+                f"{shown(path, root)} was left out: it has no Alembic migrations. Its sources "
                 f"name a database URL ({named[0].place})."
             )
 
@@ -459,7 +462,7 @@ def _rows(entry: Entry, stated: Document) -> Iterator[Mapping[str, Fact]]:
         if stated.get(field) == value:
             continue
         if field in entry.evidence or field in ("name", "port"):
-            evidence = entry.evidence.get(field, "as it is stated already")
+            evidence = entry.evidence.get(field, "already in the registry")
             shown_value: Any = " ".join(value) if isinstance(value, list) else value
             if isinstance(value, dict):
                 shown_value = " ".join(f"{name}={each}" for name, each in value.items())

@@ -218,8 +218,8 @@ def _merged(proposal: Proposal, existing: Mapping[str, Any], basis: Basis) -> En
             else:
                 found = _stated(document, field, fact, basis)
                 differing.append(
-                    f"{document['name']}: {field!r} is stated as {document[field]!r} and was kept; "
-                    f"found was {found!r} ({fact.evidence})."
+                    f"{document['name']}: {field!r} is {document[field]!r} in the registry and was "
+                    f"kept; discovery found {found!r} ({fact.evidence})."
                 )
         elif field == "port" or not _agrees(document, field, fact, basis):
             document[field], places[field] = _stated(document, field, fact, basis), fact.evidence
@@ -268,7 +268,7 @@ def require_readable(
         if not _is_readable(entry, Basis.of(path.parent, document)):
             wrong.append(f"services[{index}]")
         elif entry["name"] in names:
-            wrong.append(f"services[{index}] (a second {entry['name']!r})")
+            wrong.append(f"services[{index}] (duplicate name {entry['name']!r})")
         else:
             names.add(entry["name"])
     files = document.get("compose_files", [])
@@ -276,10 +276,10 @@ def require_readable(
         wrong.append("compose_files")
     if wrong:
         raise ConfigurationError(
-            f"{path} cannot be compared: {', '.join(wrong)} cannot be understood.",
+            f"{path} has invalid entries: {', '.join(wrong)}.",
             code="registry-invalid",
-            hint="`invoke services.list` tells every error. Correct them, or move the file away to "
-            "have a new one written.",
+            hint="Correct the errors that `invoke services.list` shows, or move the file away; "
+            "`invoke services.discover` writes a new one.",
         )
 
 

@@ -32,7 +32,7 @@ def unordered(made: Sequence[Entry], basis: Basis) -> Iterator[str]:
         if all(each.get(SHARED) for each in documents) and not any(AFTER in d for d in documents):
             yield (
                 f"{', '.join(entry.name for entry in group)} share a database: state {AFTER!r} "
-                "where the migrations of one need those of another."
+                "if the migrations of one depend on those of another."
             )
 
 
@@ -57,10 +57,8 @@ def _can_share(group: Sequence[Entry]) -> bool:
 def _stated(entry: Entry, group: Sequence[Entry]) -> Entry:
     others = [each.name for each in group if each is not entry]
     table = _table(entry)
-    place = (
-        f"it leads where {', '.join(others)} lead{'s' * (len(others) == 1)} too; its version table"
-    )
-    facts: dict[str, tuple[object, str]] = {SHARED: (True, f"{place} is {table}")}
+    reason = f"it has the same database as {', '.join(others)}; its version table is {table}"
+    facts: dict[str, tuple[object, str]] = {SHARED: (True, reason)}
     if before := _before(entry, group):
         facts[AFTER] = (list(before), "; ".join(before.values()))
     new = {name: fact for name, fact in facts.items() if name not in entry.document}
@@ -82,7 +80,7 @@ def _before(entry: Entry, group: Sequence[Entry]) -> Mapping[str, str]:
         if creators and not _creates(entry, schema):
             return {each.name: f"{each.name} creates the schema {schema}" for each in creators}
     roots = [each for each in others if _table(each) == VersionTable()]
-    return {each.name: f"{each.name} keeps Alembic's usual version table" for each in roots}
+    return {each.name: f"{each.name} uses Alembic's default version table" for each in roots}
 
 
 def _table(entry: Entry) -> VersionTable | None:

@@ -148,7 +148,7 @@ def _by_names(
         alike = by_server + by_database
     which = server.name if by_server else server.database
     if alike:
-        return [(NAME * alike, f"{shown(directory.home, root)} and {which} are named alike")]
+        return [(NAME * alike, f"{shown(directory.home, root)} and {which} have similar names")]
     short = {"".join(server_words), "".join(database_words)}
     if len(initials(name)) > 1 and initials(name) in short:
         return [(INITIALS, f"{server.name} has the initials of {name}")]

@@ -35,7 +35,7 @@ from huleedu_tasks.probe.observed_variables import Observed
 from huleedu_tasks.repository import shown
 
 # Evidence of what asking has shown.
-SEEN = "env.py was asked: it follows {}"
+SEEN = "env.py was executed: it uses {}"
 # Behind it there is no room for another one.
 LAST_PORT = 65_000
 
@@ -163,7 +163,7 @@ class Survey:
             facts["environment"] = Known(value=environment, evidence=evidence)
         if seen.scheme:
             used = seen.variable or "sqlalchemy.url"
-            evidence = f"env.py was asked: it uses {used} with this driver"
+            evidence = f"env.py was executed: it uses {used} with this driver"
             facts["url_scheme"] = Known(value=seen.scheme, evidence=evidence)
         return facts
 
@@ -172,7 +172,7 @@ class Survey:
     ) -> Candidate | None:
         name = decisions.get(reading, "port")
         if name in self.servers:
-            return Candidate(server=self.servers[name], points=0, reasons=("chosen by hand",))
+            return Candidate(server=self.servers[name], points=0, reasons=("chosen by the user",))
         return settled(likely)
 
     def _plain_facts(self, reading: Reading) -> Iterator[tuple[str, Known]]:
@@ -222,7 +222,7 @@ class Survey:
         if own := _own_port(reading):
             return {"port": Known(value=own.value, evidence=own.place)}, []
         if chosen := decisions.get(reading, "port"):
-            return {"port": Known(value=int(chosen), evidence="chosen by hand")}, []
+            return {"port": Known(value=int(chosen), evidence="chosen by the user")}, []
         # What belongs to nobody is the likeliest.
         servers = sorted(self.servers.values(), key=lambda each: users.get(each.name, 0) > 0)
         return {}, [which_at_all(servers, next(free_ports))]
@@ -244,7 +244,7 @@ class Survey:
         if own := _own_port(reading):
             return facts | {"port": Known(value=own.value, evidence=own.place)}, []
         if chosen := ports.chosen.get(server.name):
-            return facts | {"port": Known(value=chosen, evidence="chosen by hand")}, []
+            return facts | {"port": Known(value=chosen, evidence="chosen by the user")}, []
         return facts, [which_port(server, ports.free(server.name))]
 
     def _declared(self, server: Container) -> str:
@@ -259,7 +259,7 @@ class Survey:
         decisions: Decisions,
     ) -> tuple[dict[str, Known], list[Question]]:
         if chosen := decisions.get(reading, "database"):
-            return {"database": Known(value=chosen, evidence="chosen by hand")}, []
+            return {"database": Known(value=chosen, evidence="chosen by the user")}, []
         server = match.server if match else None
         shared = bool(server and users[server.name] > 1)
         if fact := find_database(reading, server, self.root, shared=shared):

@@ -91,11 +91,11 @@ def read_python(path: Path) -> Facts:
     except OSError as error:
         return Facts(problem=f"cannot be read: {error.strerror}")
     except (RecursionError, MemoryError):
-        return Facts(problem="is nested too deeply to be read")
+        return Facts(problem="is nested too deeply for the parser")
     except SyntaxError as error:
-        return Facts(problem=f"is no Python: line {error.lineno or 1}: {error.msg}")
+        return Facts(problem=f"is not valid Python: line {error.lineno or 1}: {error.msg}")
     except ValueError:
-        return Facts(problem="is no Python")
+        return Facts(problem="is not valid Python")
     return reader.facts
 
 

@@ -60,14 +60,14 @@ def which_at_all(servers: Sequence[Container], free_port: int) -> Question:
         servers: Those of the compose files.
         free_port: One that none of them has: embedded servers need no container.
     """
-    own = Choice(value=str(free_port), label=f"{free_port}: a server of its own, not in Compose")
+    own = Choice(value=str(free_port), label=f"{free_port}: a separate server, not in Compose")
     others = (
         Choice(value=each.name, label=f"{each.port or 'no port'} ({each.name})") for each in servers
     )
     return Question(
         field="port",
-        marker=f"{TAG} which port? No PostgreSQL server of the compose files fits; {free_port} "
-        "is free.",
+        marker=f"{TAG} which port? No PostgreSQL server in the compose files matches; "
+        f"{free_port} is free.",
         choices=(own, *others),
     )
 

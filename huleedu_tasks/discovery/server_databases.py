@@ -22,17 +22,17 @@ def databases_made(server: Container, root: Path) -> dict[str, str]:
     declared = shown(server.file, root) if server.file else "compose files"
     made: dict[str, str] = {}
     if server.database:
-        made[server.database] = f"{declared}: {server.name} makes {server.database}"
+        made[server.database] = f"{declared}: {server.name} creates {server.database}"
     for variable in LISTS:
         for stated in re.split(r"[,;\s]+", server.environment.get(variable, "")):
             # Some write `database:user:password`.
             if name := stated.partition(":")[0]:
-                made.setdefault(name, f"{declared}: {variable} of {server.name} names {name}")
+                made.setdefault(name, f"{declared}: {variable} of {server.name} lists {name}")
     for source, target in server.mounts:
         if target.startswith(INIT_DIRECTORY) and source.startswith("/"):
             for script in _scripts(Path(source)):
                 for name in _created(script):
-                    made.setdefault(name, f"{shown(script, root)} makes {name}")
+                    made.setdefault(name, f"{shown(script, root)} creates {name}")
     return made
 
 

@@ -111,9 +111,7 @@ class Sources:
     @property
     def _synchronous(self) -> Sighting[str]:
         """The scheme that leaves the driver to SQLAlchemy, where nothing names it."""
-        return Sighting(
-            value="postgresql", place="env.py is synchronous, and nothing names a driver"
-        )
+        return Sighting(value="postgresql", place="env.py is synchronous, and no driver is named")
 
 
 def read_sources(

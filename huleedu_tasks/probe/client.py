@@ -139,13 +139,12 @@ async def ask(
     found = {each["case"]: each for each in map(json.loads, lines)}
     mask = _mask(service, {**loaded, **environment})
     if len(found) < len(cases):
-        cause = f"took longer than {TIMEOUT:g} s" if done.timed_out else "ended before its time"
+        cause = f"took longer than {TIMEOUT:g} s" if done.timed_out else "exited"
         raise MigrationError(
-            f"Its interpreter {cause} when its env.py was asked: "
-            f"{mask(runner.cause_in(done.output))}",
+            f"Its interpreter {cause} while it ran env.py: {mask(runner.cause_in(done.output))}",
             code="env-py-failed",
-            hint="Correct 'python' or 'alembic' of this service in the registry, if it is the "
-            "wrong one or lacks a library.",
+            hint="Correct 'python' or 'alembic' of this service in the registry, or install the "
+            "missing library.",
             output=mask(done.output),
         )
     return {

@@ -186,7 +186,7 @@ class _Candidates:
             if _made_up(part, number) == seen[part]
         }
         if not parts:
-            return Observed(failure=f"it would connect to {answer}, whatever its variables say")
+            return Observed(failure=f"it would connect to {answer}, regardless of its variables")
         order = [f"{{{part}}}" for part in _PARTS]
         return Observed(parts=dict(sorted(parts.items(), key=lambda each: order.index(each[1]))))
 

@@ -158,7 +158,7 @@ def test_a_registry_that_differs_is_left_alone_unless_the_flag_is_given(grown: M
 def test_what_is_stated_stays_and_what_differs_is_told(grown: Monorepo) -> None:
     ran = grown.invoke("services.discover", "--overwrite")
     assert ran.code == 0
-    assert "orders: 'port' is stated as 5440 and was kept; found was 5441" in ran.err
+    assert "orders: 'port' is 5440 in the registry and was kept; discovery found 5441" in ran.err
     assert grown.invoke("services.discover").code == 0
 
 

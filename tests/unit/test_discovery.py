@@ -97,11 +97,11 @@ def test_what_differs_is_stated_with_its_evidence(tmp_path: Path) -> None:
     assert [row["evidence"] for row in discovered(tmp_path).fields][1:] == [
         'docker-compose.infrastructure.yml: pg-orders "5441:5432"',
         "apps/orders/alembic.ini",
-        "docker-compose.infrastructure.yml: pg-orders makes shop_orders",
+        "docker-compose.infrastructure.yml: pg-orders creates shop_orders",
         'apps/orders/config.py:3 os.environ["ORDERS_DSN"]',
         "apps/orders/requirements.txt requires psycopg",
         "apps/orders/uv.lock",
-        "apps/orders and pg-orders are named alike",
+        "apps/orders and pg-orders have similar names",
     ]
     write(tmp_path, {"services.json": json.dumps(discovered(tmp_path).document)})
     assert "is up to date." in discovered(tmp_path).closing[0]
@@ -174,7 +174,7 @@ def test_the_url_an_application_is_given_outweighs_everything(tmp_path: Path) ->
     (entry,) = entries(tmp_path).values()
     assert (entry["port"], entry["database"], entry["url_variable"]) == (5442, "shop", "SHOP_DSN")
     assert evidence(tmp_path, entry["name"], "url_variable") == (
-        "compose.yaml: SHOP_DSN of api leads to b_db/shop"
+        "compose.yaml: SHOP_DSN of api resolves to b_db/shop"
     )
     assert PASSWORD not in json.dumps(discovered(tmp_path).as_json())
 
@@ -240,7 +240,7 @@ def test_somebody_elses_server_belongs_to_nobody_and_is_told(tmp_path: Path) -> 
     )
     assert names_of(tmp_path) == ["orders"]
     assert (
-        "The PostgreSQL server keycloak-postgres (keycloak) belongs to none of the services."
+        "The PostgreSQL server keycloak-postgres (keycloak) was not assigned to a service."
         in discovered(tmp_path).remarks
     )
 
@@ -400,7 +400,7 @@ def test_without_a_server_and_a_port_the_service_is_tagged(tmp_path: Path) -> No
     write(tmp_path, compose(server("payments_db", 5441, "payments")))
     entry = entries(tmp_path)["orders"]
     assert entry["port"] == (
-        "FIXME: which port? No PostgreSQL server of the compose files fits; 5442 is free."
+        "FIXME: which port? No PostgreSQL server in the compose files matches; 5442 is free."
     )
     # Nobody names a database: then convention does.
     assert "database" not in entry
@@ -516,7 +516,7 @@ def test_two_services_with_one_database_are_told_at_once(tmp_path: Path) -> None
     assert result.exit_code is ExitCode.FAILED
     (row,) = result.unsettled
     assert (row["service"], row["field"]) == ("orders, users", "database")
-    assert "give each a version table of its own" in str(row["question"])
+    assert "give each a separate version table" in str(row["question"])
 
 
 ENV_PY = """\
@@ -554,7 +554,7 @@ def test_histories_of_one_database_are_stated_with_their_order(tmp_path: Path) -
     evidence = {(row["service"], row["field"]): row["evidence"] for row in result.fields}
     assert evidence["users", "migrate_after"] == "orders creates the schema users"
     assert evidence["orders", "shared_database"] == (
-        'it leads where core, users lead too; its version table is "orders_version"'
+        'it has the same database as core, users; its version table is "orders_version"'
     )
 
 
@@ -597,7 +597,7 @@ def test_a_directory_beside_the_services_without_migrations_is_told(tmp_path: Pa
     write(tmp_path, {"services/web/config.py": "PORT = 1\n"} | compose(server("orders_db", 5441)))
     remarks = [text for text in discovered(tmp_path).remarks if "no Alembic" in text]
     assert remarks == [
-        "services/reports has no Alembic migrations, and was left out; its sources name a database "
+        "services/reports was left out: it has no Alembic migrations. Its sources name a database "
         'URL (services/reports/config.py:2 os.environ["REPORTS_DSN"]).'
     ]
 
@@ -705,7 +705,7 @@ def test_aliases_may_be_many(tmp_path: Path) -> None:
 def test_a_source_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     write(tmp_path, service("services/orders_service", "X = " + " + ".join(["'a'"] * 3000)))
     write(tmp_path, compose(server("orders_db", 5441)))
-    assert "services/orders_service/config.py is nested too deeply to be read." in (
+    assert "services/orders_service/config.py is nested too deeply for the parser." in (
         discovered(tmp_path).remarks
     )
 
@@ -754,8 +754,8 @@ def test_what_is_stated_is_kept_and_a_remark_tells_what_differs(tmp_path: Path) 
     assert result.document == {"$schema": "x.json", "services": [{**kept, **added}]}
     assert [(row["field"], row["value"]) for row in result.fields] == list(added.items())
     assert (
-        "shop: 'port' is stated as 5440 and was kept; found was 5441 (compose.yaml: orders_db "
-        '"5441:5432").'
+        "shop: 'port' is 5440 in the registry and was kept; discovery found 5441 "
+        '(compose.yaml: orders_db "5441:5432").'
     ) in result.remarks
 
 
@@ -873,7 +873,7 @@ def test_an_entry_of_which_nothing_is_found_is_kept_and_told(tmp_path: Path) -> 
     existing(tmp_path, gone, {"name": "orders", "port": 5441})
     result = discovered(tmp_path)
     assert result.document["services"] == [gone, {"name": "orders", "port": 5441}]
-    assert "gone: no directory with its migrations was found; it was kept." in result.remarks
+    assert "gone: no directory with migrations was found; the entry was kept." in result.remarks
 
 
 def test_a_registry_that_is_no_json_is_an_error_with_its_line(tmp_path: Path) -> None:
@@ -889,10 +889,13 @@ def test_a_registry_that_is_no_json_is_an_error_with_its_line(tmp_path: Path) ->
         ('{"services": [{"name": "a", "port": "x"}]}', "services[0]"),
         ('{"services": [{"port": 1}, 5]}', "services[0], services[1]"),
         ('{"services": [], "compose_files": "x"}', "compose_files"),
-        ("[]", "must be an object"),
+        ("[]", "must be a JSON object"),
         ('{"services": 5}', "services"),
         ('{"services": [{"name": "a", "port": 1e999}]}', "services[0]"),
-        ('{"services": [{"name": "a", "port": 1}, {"name": "a", "port": 2}]}', "a second 'a'"),
+        (
+            '{"services": [{"name": "a", "port": 1}, {"name": "a", "port": 2}]}',
+            "duplicate name 'a'",
+        ),
         ('{"services": [{"name": "a", "port": 1, "port": 2}]}', "key 'port' stands twice"),
         pytest.param("[" * 100_000 + "]" * 100_000, "nested too deeply", id="deep"),
         pytest.param('{"services": ' + "9" * 5000 + "}", "too many digits", id="long"),

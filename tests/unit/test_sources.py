@@ -187,9 +187,9 @@ def test_only_a_dotted_name_is_quoted(tmp_path: Path, line: str, quote: str) -> 
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        ("X = " + " + ".join(["'a'"] * 3000), "is nested too deeply to be read."),
+        ("X = " + " + ".join(["'a'"] * 3000), "is nested too deeply for the parser."),
         ("X = " + "(" * 5000 + ")" * 5000, "is"),
-        ("def broken(:", "is no Python: line 1: invalid syntax."),
+        ("def broken(:", "is not valid Python: line 1: invalid syntax."),
     ],
 )
 def test_a_file_that_cannot_be_read_says_so(tmp_path: Path, config: str, problem: str) -> None:
