@@ -33,7 +33,7 @@ def leftovers(registry: Registry) -> Iterator[Problem]:
     known = registered | {directory.path for directory in directories}
     for path in _siblings(root, registered):
         # A directory of services is none itself.
-        holds = any(each.is_relative_to(path) for each in known)
+        holds = any(directory.is_relative_to(path) for directory in known)
         if not holds and _mentions_database(path, root):
             yield handled(
                 f"{shown(path, root)} names a database and has no migrations",

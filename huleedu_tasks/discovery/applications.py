@@ -70,7 +70,7 @@ def told_to(
 
     return {
         directory.key: Told(
-            given=tuple(each for each in known if is_of(each.container, directory)),
+            given=tuple(database for database in known if is_of(database.container, directory)),
             waits_for=tuple(
                 pair for name in waiting if is_of(name, directory) for pair in waiting[name]
             ),
@@ -90,7 +90,7 @@ def owners(
             found = _belongs(application, directory, root)
             known[directory.key] = known.get(directory.key, 0) + found
     by_key = {directory.key: directory for directory in directories}
-    return {name: by_key[best] for name, each in points.items() if (best := _unique_best(each))}
+    return {name: by_key[best] for name, score in points.items() if (best := _unique_best(score))}
 
 
 def given(
@@ -99,11 +99,13 @@ def given(
     """Return every database an application container is told of."""
     # A container is reached by the name of its service, and by a fixed name of its own.
     hosts = {name: name for name in servers}
-    hosts |= {each.container_name: name for name, each in servers.items() if each.container_name}
+    hosts |= {
+        server.container_name: name for name, server in servers.items() if server.container_name
+    }
     return [
         found
-        for each in applications
-        for found in (*_urls(each, hosts, root), *_parts(each, hosts, root))
+        for application in applications
+        for found in (*_urls(application, hosts, root), *_parts(application, hosts, root))
     ]
 
 
@@ -112,12 +114,12 @@ def waited_for(
 ) -> dict[str, list[tuple[str, str]]]:
     """Return the servers each container starts after, with the place, by the container's name."""
     return {
-        each.name: [
-            (name, f"{_where(each, root)}: {each.name} depends on {name}")
-            for name in each.depends_on
+        application.name: [
+            (name, f"{_where(application, root)}: {application.name} depends on {name}")
+            for name in application.depends_on
             if name in servers
         ]
-        for each in applications
+        for application in applications
     }
 
 
@@ -197,5 +199,5 @@ def _belongs(application: Container, directory: ServiceDirectory, root: Path) ->
 
 def _unique_best(points: Mapping[Path, int]) -> Path | None:
     best = max(points.values(), default=0)
-    holders = [path for path, each in points.items() if each == best]
+    holders = [path for path, score in points.items() if score == best]
     return holders[0] if best and len(holders) == 1 else None

@@ -137,7 +137,7 @@ class Found:
         return list((self.existing or {}).get("services") or [])
 
     def _stated(self, entry: Entry) -> Document:
-        return next((each for each in self._services if each["name"] == entry.name), {})
+        return next((service for service in self._services if service["name"] == entry.name), {})
 
     def _document(self, made: Sequence[Entry]) -> Document:
         document = self._heading
@@ -145,8 +145,8 @@ class Found:
             document["compose_files"] = list(self.compose_files)
         by_name = {entry.name: entry.document for entry in made}
         # An entry of which nothing was found stays: it may be right all the same.
-        kept = [by_name.get(str(each["name"]), each) for each in self._services]
-        names = {str(each["name"]) for each in self._services}
+        kept = [by_name.get(str(service["name"]), service) for service in self._services]
+        names = {str(service["name"]) for service in self._services}
         services = [*kept, *(entry.document for entry in made if entry.name not in names)]
         return {**document, "services": services}
 
@@ -173,9 +173,9 @@ class Found:
                 )
         yield from unordered(made, self.basis)
         found = {entry.name for entry in made}
-        for each in self._services:
-            if str(each["name"]) not in found:
-                yield f"{each['name']}: no directory with migrations was found; the entry was kept."
+        for name in (str(service["name"]) for service in self._services):
+            if name not in found:
+                yield f"{name}: no directory with migrations was found; the entry was kept."
         used = {entry.document.get("compose_service") for entry in made}
         used |= {p.proposal.server.name for p in made if p.proposal.server}
         asked = {c.value for e in made for q in e.proposal.questions for c in q.choices}
@@ -228,7 +228,7 @@ async def _observed(found: Found, settings: Settings) -> dict[Path, Observed]:
 
     made = found.entries(Decisions())
     seen = await asyncio.gather(*(one(entry) for entry in made))
-    return {entry.proposal.key: each for entry, each in zip(made, seen, strict=True)}
+    return {entry.proposal.key: observed for entry, observed in zip(made, seen, strict=True)}
 
 
 async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
@@ -251,7 +251,7 @@ async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
     directories = find_directories(root, not_taken)
     if not directories:
         raise _no_service(root, not_taken)
-    remarks += [f"{each.place} {each.problem}." for each in not_taken]
+    remarks += [f"{finding.place} {finding.problem}." for finding in not_taken]
     stated = [path.parent / file for file in (existing or {}).get("compose_files", ())]
     composition = await read_composition(root, stated, environment)
     servers = composition.databases
@@ -280,7 +280,7 @@ async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
         remarks=(
             *composition.remarks,
             *remarks,
-            *dict.fromkeys(text for each in readings for text in each.sources.problems),
+            *dict.fromkeys(text for reading in readings for text in reading.sources.problems),
             *_lookalikes(directories, root),
         ),
     )
@@ -414,7 +414,7 @@ def _stated_ports(document: Document) -> frozenset[int]:
 
 
 def _applications(composition: Composition) -> list[Container]:
-    return [each for each in composition.containers.values() if not each.is_postgres]
+    return [container for container in composition.containers.values() if not container.is_postgres]
 
 
 def _others(
@@ -426,7 +426,7 @@ def _others(
             continue
         with suppress(ConfigurationError):
             read = read_here([file], environment).values()
-            yield from (each for each in read if not each.is_postgres)
+            yield from (container for container in read if not container.is_postgres)
 
 
 def _files_to_state(
@@ -465,7 +465,7 @@ def _rows(entry: Entry, stated: Document) -> Iterator[Mapping[str, Fact]]:
             evidence = entry.evidence.get(field, "already in the registry")
             shown_value: Any = " ".join(value) if isinstance(value, list) else value
             if isinstance(value, dict):
-                shown_value = " ".join(f"{name}={each}" for name, each in value.items())
+                shown_value = " ".join(f"{name}={part}" for name, part in value.items())
             yield {
                 "service": entry.name,
                 "field": field,

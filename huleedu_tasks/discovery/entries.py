@@ -101,7 +101,7 @@ def entries(
         basis: What a registry completes its entries by.
     """
     old = _existing(proposals, existing, basis)
-    taken = {str(each["name"]) for each in existing}
+    taken = {str(entry["name"]) for entry in existing}
     made = []
     namer = _Namer(proposals)
     for proposal in proposals:
@@ -111,9 +111,9 @@ def entries(
         name, evidence = _shortest(proposal, namer.names(proposal), taken, basis)
         taken.add(name)
         made.append(_entry(proposal, name, evidence, basis))
-    order = [str(each["name"]) for each in existing]
-    made.sort(key=lambda each: order.index(each.name) if each.name in order else len(order))
-    return [_with_server(each, made) for each in made]
+    order = [str(entry["name"]) for entry in existing]
+    made.sort(key=lambda entry: order.index(entry.name) if entry.name in order else len(order))
+    return [_with_server(entry, made) for entry in made]
 
 
 class _Namer:
@@ -235,7 +235,7 @@ def _with_server(entry: Entry, everybody: Sequence[Entry]) -> Entry:
     server = entry.proposal.server
     port = entry.document.get("port")
     sharing = [
-        each for each in everybody if each is not entry and each.document.get("port") == port
+        other for other in everybody if other is not entry and other.document.get("port") == port
     ]
     if not server or not sharing or "compose_service" in entry.document:
         return entry
@@ -262,7 +262,7 @@ def require_readable(
     stated = document.get("services") or []
     services = stated if isinstance(stated, list) else []
     wrong = [] if services is stated else ["services"]
-    wrong += [f"{each.place or 'the registry'} ({each.problem})" for each in twice]
+    wrong += [f"{finding.place or 'the registry'} ({finding.problem})" for finding in twice]
     names: set[str] = set()
     for index, entry in enumerate(services):
         if not _is_readable(entry, Basis.of(path.parent, document)):

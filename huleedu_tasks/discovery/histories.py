@@ -29,7 +29,9 @@ def unordered(made: Sequence[Entry], basis: Basis) -> Iterator[str]:
     """Tell of services that share a database, and whose order did not show."""
     for group in _groups(made, basis):
         documents = [entry.document for entry in group]
-        if all(each.get(SHARED) for each in documents) and not any(AFTER in d for d in documents):
+        if all(document.get(SHARED) for document in documents) and not any(
+            AFTER in d for d in documents
+        ):
             yield (
                 f"{', '.join(entry.name for entry in group)} share a database: state {AFTER!r} "
                 "if the migrations of one depend on those of another."
@@ -55,7 +57,7 @@ def _can_share(group: Sequence[Entry]) -> bool:
 
 
 def _stated(entry: Entry, group: Sequence[Entry]) -> Entry:
-    others = [each.name for each in group if each is not entry]
+    others = [other.name for other in group if other is not entry]
     table = _table(entry)
     reason = f"it has the same database as {', '.join(others)}; its version table is {table}"
     facts: dict[str, tuple[object, str]] = {SHARED: (True, reason)}
@@ -74,13 +76,13 @@ def _before(entry: Entry, group: Sequence[Entry]) -> Mapping[str, str]:
     table = _table(entry)
     if table is None or table == VersionTable():
         return {}
-    others = [each for each in group if each is not entry]
+    others = [other for other in group if other is not entry]
     if schema := table.schema:
-        creators = [each for each in others if _creates(each, schema)]
+        creators = [other for other in others if _creates(other, schema)]
         if creators and not _creates(entry, schema):
-            return {each.name: f"{each.name} creates the schema {schema}" for each in creators}
-    roots = [each for each in others if _table(each) == VersionTable()]
-    return {each.name: f"{each.name} uses Alembic's default version table" for each in roots}
+            return {other.name: f"{other.name} creates the schema {schema}" for other in creators}
+    roots = [other for other in others if _table(other) == VersionTable()]
+    return {other.name: f"{other.name} uses Alembic's default version table" for other in roots}
 
 
 def _table(entry: Entry) -> VersionTable | None:

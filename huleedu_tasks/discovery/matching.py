@@ -50,7 +50,7 @@ class Prefixes:
         return cls(
             directories=common_prefix(telling_name(directory) for directory in directories),
             servers=common_prefix(servers),
-            databases=common_prefix(each.database for each in servers.values()),
+            databases=common_prefix(server.database for server in servers.values()),
         )
 
 
@@ -58,14 +58,14 @@ def candidates(
     readings: Sequence[Reading], servers: Mapping[str, Container], root: Path
 ) -> dict[Path, list[Candidate]]:
     """Return the servers that may belong to each service, by its directory, the likeliest first."""
-    prefixes = Prefixes.of([each.directory for each in readings], servers)
+    prefixes = Prefixes.of([reading.directory for reading in readings], servers)
     found = {}
     for reading in readings:
         scored = [
             _candidate(reading, server, servers, prefixes, root) for server in servers.values()
         ]
-        likely = [each for each in scored if each.points >= THRESHOLD]
-        found[reading.directory.key] = sorted(likely, key=lambda each: -each.points)
+        likely = [candidate for candidate in scored if candidate.points >= THRESHOLD]
+        found[reading.directory.key] = sorted(likely, key=lambda candidate: -candidate.points)
     return found
 
 
@@ -78,7 +78,7 @@ def settled(likely: Sequence[Candidate]) -> Candidate | None:
 
 def tied(likely: Sequence[Candidate]) -> list[Candidate]:
     """Return those that are as likely as the first."""
-    return [each for each in likely if each.points == likely[0].points]
+    return [candidate for candidate in likely if candidate.points == likely[0].points]
 
 
 def _candidate(
@@ -106,11 +106,11 @@ def _candidate(
 
 
 def _by_applications(reading: Reading, server: Container) -> list[Reason]:
-    leading = [each for each in reading.told.given if each.server == server.name]
+    leading = [database for database in reading.told.given if database.server == server.name]
     if not leading:
         waits = [place for name, place in reading.told.waits_for if name == server.name]
         return [(WAITS, place) for place in waits[:1]]
-    main = [each for each in leading if each.is_main]
+    main = [database for database in leading if database.is_main]
     return [(GIVEN if main else GIVEN_SECOND, (main or leading)[0].place)]
 
 
@@ -122,8 +122,8 @@ def _by_sources(sources: Sources, server: Container, root: Path) -> list[Reason]
             reasons.append((HOST, seen.place))
             break
     port = server.port
-    sightings = [each for each in local_ports_of(sources) if each.value == port]
-    weaker = [each for each in sources.local_ports if each.value == port]
+    sightings = [sighting for sighting in local_ports_of(sources) if sighting.value == port]
+    weaker = [sighting for sighting in sources.local_ports if sighting.value == port]
     if port and (sightings or weaker):
         points = USUAL_PORT if port == POSTGRES_PORT else PORT if sightings else LOCAL_PORT
         reasons.append((points, (sightings or weaker)[0].place))

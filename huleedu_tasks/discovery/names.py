@@ -27,7 +27,7 @@ def words(name: str) -> list[str]:
 def common_prefix(names: Iterable[str]) -> str:
     """Return the word that most of several names begin with, or nothing."""
     stems = [stem(name) for name in names]
-    firsts = Counter(each[0] for each in stems if len(each) > 1)
+    firsts = Counter(stem_words[0] for stem_words in stems if len(stem_words) > 1)
     if not firsts:
         return ""
     word, count = firsts.most_common(1)[0]

@@ -106,10 +106,10 @@ class Survey:
         readings = [r for r in self.readings if r.directory.key not in decisions.left_out]
         likely = candidates(readings, self.servers, self.root)
         chosen = {
-            each.directory.key: self._chosen(each, likely[each.directory.key], decisions)
-            for each in readings
+            reading.directory.key: self._chosen(reading, likely[reading.directory.key], decisions)
+            for reading in readings
         }
-        users = Counter(each.server.name for each in chosen.values() if each)
+        users = Counter(candidate.server.name for candidate in chosen.values() if candidate)
         variables = own_variables(readings) | self._seen_variables()
         free_ports = self._free_ports(decisions)
         asked_ports = _AskedPorts(free_ports, chosen, decisions)
@@ -191,9 +191,9 @@ class Survey:
             evidence = f"{place} databases = {directory.engine}"
             yield "alembic_engine", Known(value=directory.engine, evidence=evidence)
         schemes = [
-            Sighting(value=each.scheme, place=each.place)
-            for each in reading.told.given
-            if each.scheme and each.is_main
+            Sighting(value=database.scheme, place=database.place)
+            for database in reading.told.given
+            if database.scheme and database.is_main
         ]
         if scheme := reading.sources.scheme(schemes):
             yield "url_scheme", Known(value=scheme.value, evidence=scheme.place)
@@ -202,7 +202,7 @@ class Survey:
 
     def _free_ports(self, decisions: Decisions) -> Iterator[int]:
         """Return the ports after all that are in use here."""
-        ports = [each.port for each in self.servers.values() if each.port]
+        ports = [server.port for server in self.servers.values() if server.port]
         local = [port.value for r in self.readings for port in local_ports_of(r.sources)]
         chosen = [int(text) for text in decisions.values.values() if text.isdecimal()]
         used = {POSTGRES_PORT, *ports, *local, *chosen, *self.stated_ports}
@@ -218,13 +218,13 @@ class Survey:
         decisions: Decisions,
     ) -> tuple[dict[str, Known], list[Question]]:
         if likely:
-            return {}, [which_of([each.server for each in tied(likely)], likely)]
+            return {}, [which_of([candidate.server for candidate in tied(likely)], likely)]
         if own := _own_port(reading):
             return {"port": Known(value=own.value, evidence=own.place)}, []
         if chosen := decisions.get(reading, "port"):
             return {"port": Known(value=int(chosen), evidence="chosen by the user")}, []
         # What belongs to nobody is the likeliest.
-        servers = sorted(self.servers.values(), key=lambda each: users.get(each.name, 0) > 0)
+        servers = sorted(self.servers.values(), key=lambda server: users.get(server.name, 0) > 0)
         return {}, [which_at_all(servers, next(free_ports))]
 
     def _server(
@@ -302,4 +302,4 @@ class _AskedPorts:
 
 def _own_port(reading: Reading) -> Sighting[int] | None:
     """Return the port on this machine that the service's own files name."""
-    return next((each for each in local_ports_of(reading.sources) if each.own), None)
+    return next((port for port in local_ports_of(reading.sources) if port.own), None)

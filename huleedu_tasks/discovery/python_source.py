@@ -238,7 +238,7 @@ class _Reader(ast.NodeVisitor):
 
     def _note_read(self, name: str, line: int, quote: str, default: str | None) -> None:
         direct = bool(URL_NAME.search(self._target))
-        around = any(URL_NAME.search(each) for each in self._functions)
+        around = any(URL_NAME.search(function) for function in self._functions)
         is_url = bool(
             URL_NAME.search(name)
             or direct

@@ -41,7 +41,7 @@ class Question:
 
 def which_of(servers: Sequence[Container], likely: Sequence[Candidate]) -> Question:
     """Ask which of the servers that fit alike."""
-    reasons = {each.server.name: "; ".join(each.reasons) for each in likely}
+    reasons = {candidate.server.name: "; ".join(candidate.reasons) for candidate in likely}
     shown_ones = [f"{server.port or 'no port'} ({server.name})" for server in servers]
     return Question(
         field="port",
@@ -62,7 +62,8 @@ def which_at_all(servers: Sequence[Container], free_port: int) -> Question:
     """
     own = Choice(value=str(free_port), label=f"{free_port}: a separate server, not in Compose")
     others = (
-        Choice(value=each.name, label=f"{each.port or 'no port'} ({each.name})") for each in servers
+        Choice(value=server.name, label=f"{server.port or 'no port'} ({server.name})")
+        for server in servers
     )
     return Question(
         field="port",

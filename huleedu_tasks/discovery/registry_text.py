@@ -69,7 +69,7 @@ class _Edit:
 
 
 def _applied(text: str, edits: Iterator[_Edit]) -> str:
-    for edit in sorted(edits, key=lambda each: each.start, reverse=True):
+    for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
         text = text[: edit.start] + edit.text + text[edit.end :]
     return text
 
@@ -100,9 +100,11 @@ def _of_members(
         return
     separator = _separator(text, beside.start)
     if before:
-        yield _Edit(before.start, before.start, "".join(f"{each}{separator}" for each in missing))
+        yield _Edit(
+            before.start, before.start, "".join(f"{member}{separator}" for member in missing)
+        )
     else:
-        yield _Edit(beside.end, beside.end, "".join(f"{separator}{each}" for each in missing))
+        yield _Edit(beside.end, beside.end, "".join(f"{separator}{member}" for member in missing))
 
 
 def _of_entries(text: str, span: _Span, entries: Sequence[Mapping[str, Any]]) -> Iterator[_Edit]:
@@ -119,7 +121,7 @@ def _of_entries(text: str, span: _Span, entries: Sequence[Mapping[str, Any]]) ->
     last = spans[-1]
     separator = _separator(text, last.start)
     added = [_laid_out(text, last.start, entry) for entry in entries[len(spans) :]]
-    yield _Edit(last.end, last.end, "".join(f"{separator}{each}" for each in added))
+    yield _Edit(last.end, last.end, "".join(f"{separator}{entry}" for entry in added))
 
 
 def _laid_out(text: str, position: int, entry: Mapping[str, Any]) -> str:

@@ -51,7 +51,7 @@ def _states_database(server: Container) -> bool:
 def _scripts(path: Path) -> list[Path]:
     # It may be the name of nothing, or of what we may not see.
     inside = path.glob("*") if is_directory(path) else [path]
-    return sorted(each for each in inside if each.suffix in SCRIPTS and is_file(each))
+    return sorted(script for script in inside if script.suffix in SCRIPTS and is_file(script))
 
 
 def _created(script: Path) -> list[str]:
@@ -62,8 +62,8 @@ def _created(script: Path) -> list[str]:
 
 def database_sightings(sources: Sources) -> dict[str, str]:
     """Return each database the service's own sources name, with the first place."""
-    named = [(each.value.database, each.place) for each in sources.urls if each.own]
-    named += [(each.value, each.place) for each in sources.databases if each.own]
+    named = [(url.value.database, url.place) for url in sources.urls if url.own]
+    named += [(database.value, database.place) for database in sources.databases if database.own]
     places: dict[str, str] = {}
     for name, place in named:
         if name:
@@ -101,9 +101,13 @@ def find_database(
 
 def _told(reading: Reading, server: Container) -> Sighting[str] | None:
     """Return the database of a URL that leads to this very server."""
-    told = [each for each in reading.told.given if each.server == server.name and each.database]
+    told = [
+        database
+        for database in reading.told.given
+        if database.server == server.name and database.database
+    ]
     if told:
-        first = min(told, key=lambda each: not each.is_main)
+        first = min(told, key=lambda database: not database.is_main)
         return Sighting(value=first.database, place=first.place)
     hosts = {server.name, server.container_name} - {""}
     for seen in reading.sources.urls:
@@ -119,5 +123,7 @@ def _alike(reading: Reading, made: Mapping[str, str]) -> list[str]:
     prefix = common_prefix(made)
     own = stem(telling_name(reading.directory))
     named = {name: stem(name, prefix) for name in made}
-    same = [name for name, each in named.items() if likeness(own, each) == 1.0]
-    return same or [name for name, each in named.items() if own and each[-len(own) :] == own]
+    same = [name for name, name_words in named.items() if likeness(own, name_words) == 1.0]
+    return same or [
+        name for name, name_words in named.items() if own and name_words[-len(own) :] == own
+    ]

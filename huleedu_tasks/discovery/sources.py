@@ -102,11 +102,13 @@ class Sources:
         if self.changes_driver:
             return None
         named = list(stated) or self.schemes
-        if any(each.value == URL_SCHEME for each in named):
+        if any(scheme.value == URL_SCHEME for scheme in named):
             return None
         if self.engine == "sync":
-            return next((each for each in named if each.value in SYNCHRONOUS), self._synchronous)
-        return next((each for each in named if "+" in each.value), None)
+            return next(
+                (scheme for scheme in named if scheme.value in SYNCHRONOUS), self._synchronous
+            )
+        return next((scheme for scheme in named if "+" in scheme.value), None)
 
     @property
     def _synchronous(self) -> Sighting[str]:
@@ -125,11 +127,11 @@ def read_sources(
     sources = Sources()
     inner = [other.home for other in others if directory.home in other.home.parents]
     facts = _python_files(directory, root, inner)
-    for path, each in facts.items():
-        _add(sources, each, path, root, own=directory.contains(path))
-        if each.problem:
-            sources.problems.append(f"{shown(path, root)} {each.problem}.")
-    sources.builds_variable = any(each.builds_variable for each in facts.values())
+    for path, facts_of_file in facts.items():
+        _add(sources, facts_of_file, path, root, own=directory.contains(path))
+        if facts_of_file.problem:
+            sources.problems.append(f"{shown(path, root)} {facts_of_file.problem}.")
+    sources.builds_variable = any(facts_of_file.builds_variable for facts_of_file in facts.values())
     _add_ini(sources, directory, root)
     sources.engine, sources.changes_driver = _engine(facts, directory)
     _add_requirement(sources, directory, root)
@@ -186,7 +188,7 @@ def _telling_files(home: Path, root: Path, inner: Sequence[Path]) -> list[Path]:
         if path.is_relative_to(home)
         if path.stem in TELLING or path.parent != home
         if NOT_READ.isdisjoint(path.relative_to(home).parts)
-        if not any(path.is_relative_to(each) for each in inner)
+        if not any(path.is_relative_to(other) for other in inner)
     ]
 
 
@@ -214,9 +216,9 @@ def _engine(facts: Mapping[Path, Facts], directory: ServiceDirectory) -> tuple[s
     """Return how the migrations connect, as env.py says or else what it imports."""
     env = facts[directory.scripts / ENV_PY]
     telling = [env] if env.is_async or env.is_sync else list(facts.values())
-    is_async = any(each.is_async for each in telling)
-    is_sync = any(each.is_sync for each in telling) and not is_async
-    changes = any(each.changes_driver for each in (env, *telling))
+    is_async = any(facts_of_file.is_async for facts_of_file in telling)
+    is_sync = any(facts_of_file.is_sync for facts_of_file in telling) and not is_async
+    changes = any(facts_of_file.changes_driver for facts_of_file in (env, *telling))
     return "async" if is_async else "sync" if is_sync else "", changes
 
 
@@ -235,9 +237,9 @@ def _add(sources: Sources, facts: Facts, path: Path, root: Path, *, own: bool) -
             sighting(p, line, f"localhost:{p}") for p, line in facts.local_ports
         ]
         sources.databases += [
-            sighting(each, line, f"database {each}") for each, line in facts.databases
+            sighting(database, line, f"database {database}") for database, line in facts.databases
         ]
-    sources.schemes += [sighting(each, line, f"{each}://") for each, line in facts.schemes]
+    sources.schemes += [sighting(scheme, line, f"{scheme}://") for scheme, line in facts.schemes]
 
 
 def _described(url: SeenUrl) -> str:
@@ -255,17 +257,17 @@ def _add_ini(sources: Sources, directory: ServiceDirectory, root: Path) -> None:
 
 def _add_env_files(sources: Sources, directory: Path, root: Path, *, everything: bool) -> None:
     """Read variables and their values; of the root's, only those that are the service's."""
-    read = {each.value for each in sources.variables if each.own}
+    read = {variable.value for variable in sources.variables if variable.own}
     for file in (directory / name for name in ENV_FILES):
-        for each in assignments(file):
-            url = see_url(_without_variables(each.value))
-            if not url or not (everything or each.name in read):
+        for assignment in assignments(file):
+            url = see_url(_without_variables(assignment.value))
+            if not url or not (everything or assignment.name in read):
                 continue
-            place = f"{shown(file, root)}:{each.line} {each.name}"
+            place = f"{shown(file, root)}:{assignment.line} {assignment.name}"
             sources.urls.append(Sighting(value=url, place=f"{place}={_described(url)}"))
             sources.schemes.append(Sighting(value=url.scheme, place=place))
-            if everything and URL_NAME.search(each.name):
-                sources.variables.append(Sighting(value=each.name, place=place))
+            if everything and URL_NAME.search(assignment.name):
+                sources.variables.append(Sighting(value=assignment.name, place=place))
 
 
 def _without_variables(text: str) -> str:
@@ -277,7 +279,7 @@ def _add_requirement(sources: Sources, directory: ServiceDirectory, root: Path) 
 
     psycopg 3 serves both kinds; an asynchronous service that requires asyncpg as well has that.
     """
-    if any("+" in each.value for each in sources.schemes):
+    if any("+" in scheme.value for scheme in sources.schemes):
         return
     for file in (
         directory.home / "pyproject.toml",
@@ -298,11 +300,11 @@ def _add_requirement(sources: Sources, directory: ServiceDirectory, root: Path) 
 def _ranked(variables: Sequence[Sighting[str]]) -> list[Sighting[str]]:
     """Put the variable of the migrations' own database first; each stands once."""
     first: dict[str, Sighting[str]] = {}
-    for each in variables:
-        first.setdefault(each.value, each)
+    for variable in variables:
+        first.setdefault(variable.value, variable)
 
-    def rank(each: Sighting[str]) -> tuple[bool, bool]:
-        return not each.own, bool(SECONDARY.search(each.value))
+    def rank(variable: Sighting[str]) -> tuple[bool, bool]:
+        return not variable.own, bool(SECONDARY.search(variable.value))
 
     return sorted(first.values(), key=rank)
 

@@ -69,17 +69,17 @@ def inner_name(node: ast.expr) -> str:
 def texts(node: ast.expr) -> list[str]:
     """Return every text in an expression."""
     return [
-        each.value
-        for each in ast.walk(node)
-        if isinstance(each, ast.Constant) and isinstance(each.value, str)
+        child.value
+        for child in ast.walk(node)
+        if isinstance(child, ast.Constant) and isinstance(child.value, str)
     ]
 
 
 def env_prefix(node: ast.ClassDef) -> str:
     """Return what pydantic puts before the variables of a settings class."""
-    for each in ast.walk(node):
-        if isinstance(each, ast.keyword) and each.arg == "env_prefix":
-            return plain(each.value) or ""
-        if isinstance(each, ast.Assign) and last_name(each.targets[0]) == "env_prefix":
-            return plain(each.value) or ""
+    for child in ast.walk(node):
+        if isinstance(child, ast.keyword) and child.arg == "env_prefix":
+            return plain(child.value) or ""
+        if isinstance(child, ast.Assign) and last_name(child.targets[0]) == "env_prefix":
+            return plain(child.value) or ""
     return ""

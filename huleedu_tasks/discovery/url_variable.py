@@ -28,10 +28,10 @@ def find_variable(reading: Reading, variables: Mapping[Path, Places]) -> dict[st
 
 
 def _ranked(reading: Reading) -> Places:
-    read = [(each.value, each.place) for each in reading.sources.variables]
-    own = {each.value for each in reading.sources.variables if each.own}
-    told = sorted(reading.told.given, key=lambda each: not each.is_main)
-    given = [(each.variable, each.place) for each in told if each.variable]
+    read = [(variable.value, variable.place) for variable in reading.sources.variables]
+    own = {variable.value for variable in reading.sources.variables if variable.own}
+    told = sorted(reading.told.given, key=lambda database: not database.is_main)
+    given = [(database.variable, database.place) for database in told if database.variable]
     names_given = {name for name, _ in given}
     places: dict[str, str] = {}
     for name, place in (

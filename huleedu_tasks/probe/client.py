@@ -136,7 +136,7 @@ async def ask(
             timeout=TIMEOUT,
         )
         lines = file.read_text(encoding="utf-8").splitlines()
-    found = {each["case"]: each for each in map(json.loads, lines)}
+    found = {answer["case"]: answer for answer in map(json.loads, lines)}
     mask = _mask(service, {**loaded, **environment})
     if len(found) < len(cases):
         cause = f"took longer than {TIMEOUT:g} s" if done.timed_out else "exited"
@@ -149,10 +149,10 @@ async def ask(
         )
     return {
         name: Answers(
-            env=_answer(each["env"], service, loaded),
-            config=_answer(each["config"], service, loaded),
+            env=_answer(answer["env"], service, loaded),
+            config=_answer(answer["config"], service, loaded),
         )
-        for name, each in found.items()
+        for name, answer in found.items()
     }
 
 

@@ -123,7 +123,7 @@ async def _ask(
 def _lacks_driver(answer: Answer) -> bool:
     """Whether an interpreter has not the driver of the URL that it was given."""
     missing = MISSING_MODULE.search(answer.error) if isinstance(answer, Failure) else None
-    return missing is not None and any(each.endswith(f"+{missing[1]}") for each in SCHEMES)
+    return missing is not None and any(scheme.endswith(f"+{missing[1]}") for scheme in SCHEMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ class _Candidates:
         if not parts:
             return Observed(failure=f"it would connect to {answer}, regardless of its variables")
         order = [f"{{{part}}}" for part in _PARTS]
-        return Observed(parts=dict(sorted(parts.items(), key=lambda each: order.index(each[1]))))
+        return Observed(parts=dict(sorted(parts.items(), key=lambda item: order.index(item[1]))))
 
 
 def _made_up(part: str, number: int) -> str:
@@ -218,7 +218,7 @@ def _directory_of_missing_module(answer: Answer, service: Service) -> Path | Non
 def loaded_by(service: Service, settings: Settings) -> dict[str, str]:
     """Return what a service may load by itself: the `.env` of its directory and of those above."""
     directories = [service.directory, *service.directory.parents]
-    last = next((n for n, each in enumerate(directories) if (each / ".git").exists()), 0)
+    last = next((n for n, directory in enumerate(directories) if (directory / ".git").exists()), 0)
     loaded = dict(settings.file)
     for directory in directories[: last + 1]:
         values, _, _ = read_env_file(directory / ENV_FILE, settings.process)
@@ -229,4 +229,4 @@ def loaded_by(service: Service, settings: Settings) -> dict[str, str]:
 def _example(service: Service) -> dict[str, str]:
     """Return the values that an example of the service's `.env` has, for what else it needs."""
     files = (service.directory / name for name in EXAMPLES)
-    return {each.name: each.value for file in files for each in assignments(file)}
+    return {assignment.name: assignment.value for file in files for assignment in assignments(file)}

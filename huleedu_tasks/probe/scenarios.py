@@ -174,8 +174,8 @@ def hiding(loaded: Mapping[str, str], registry: Registry) -> dict[str, str]:
 def _tells(name: str, value: str, registry: Registry) -> bool:
     """Whether a variable says where a database is."""
     ours = {variable.name for variable in VARIABLES}
-    ours |= {f"{registry.prefix}{each.removeprefix(PREFIX)}" for each in ours}
-    ours |= {each for service in registry.services for each in _variables(service)}
+    ours |= {f"{registry.prefix}{name.removeprefix(PREFIX)}" for name in ours}
+    ours |= {name for service in registry.services for name in _variables(service)}
     return name in ours or name.startswith("PG") or bool(_IS_URL.match(value))
 
 
