@@ -42,7 +42,7 @@ class Problem:
     """One thing that was found about a service: what it is, and what to do about it.
 
     Attributes:
-        copes: Whether the tasks do what is right in spite of it; None where that says nothing.
+        handled: Whether the tasks handle it automatically; None if it is information only.
         code: The stable name of this kind of problem; empty if it has none.
     """
 
@@ -54,7 +54,7 @@ class Problem:
 
     def as_json(self) -> dict[str, object]:
         """Return what stands in the JSON document."""
-        handled = {} if self.handled is None else {"copes": self.handled}
+        handled = {} if self.handled is None else {"handled": self.handled}
         code = {"code": self.code} if self.code else {}
         problem = {"level": str(self.level), "cause": self.cause, "remedy": self.remedy}
         return {**problem, **code, **handled}

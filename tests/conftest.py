@@ -65,8 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     fork_server.is_wanted = not config.getoption("--fresh-interpreters")
     if not hasattr(config, "workerinput"):
-        # Invoke switches the writing of bytecode off: each command would compile anew what only
-        # commands import.
+        # Processes that begin at once would each compile what none of them has imported yet.
         compileall.compile_dir(PROJECT / "huleedu_tasks", quiet=1)
 
 

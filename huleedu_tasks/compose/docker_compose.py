@@ -38,6 +38,18 @@ def printed_document(output: str) -> Any:
     return document
 
 
+def port_line(files: Sequence[Path], service: str) -> str:
+    """Return the file and line in which a service's ports begin; empty if they are not found."""
+    name = rf"[\"']?{re.escape(service)}[\"']?"
+    # What stands deeper than the service's name, until the key `ports` of the service itself.
+    pattern = rf"^( +){name}:.*\n(?:(?:\1 +.*| *(?:#.*)?)\n)*?\1 +[\"']?ports[\"']?:"
+    for file in reversed(files):
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        if found := re.search(pattern, text, re.MULTILINE):
+            return f"{file.name}, line {text.count(chr(10), 0, found.end()) + 1}"
+    return ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
     """The compose configuration, as Compose resolves it.

@@ -33,12 +33,15 @@ def explain_command(output: str) -> HuleEduError:
     )
 
 
-def explain_up(output: str, engine: Engine, *, image: str, port: int) -> HuleEduError | None:
+def explain_up(
+    output: str, engine: Engine, *, image: str, port: int, place: str
+) -> HuleEduError | None:
     """Make an error of why one container could not be started; None if nothing is known of it.
 
     Args:
         image: The container's image.
         port: The port it publishes.
+        place: Where another port can be stated, in words.
     """
 
     def port_taken(found: re.Match[str], output: str) -> HuleEduError:
@@ -47,8 +50,7 @@ def explain_up(output: str, engine: Engine, *, image: str, port: int) -> HuleEdu
         return ServerError(
             f"Port {port} is taken by {_holder(engine, port)}.",
             code="port-in-use",
-            hint=f"{stop}; or publish another port in the compose file and state it in the "
-            "registry.",
+            hint=f"{stop}; or {place}.",
         )
 
     def name_taken(found: re.Match[str], output: str) -> HuleEduError:

@@ -7,8 +7,8 @@ does not keep `services.list` from showing it.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from importlib import resources
@@ -28,7 +28,7 @@ USER_VARIABLE = "HULEEDU_DB_USER"
 PASSWORD_VARIABLE = "HULEEDU_DB_PASSWORD"  # the name of a variable
 SHARE = (
     'state "shared_database": true for each service with a history in it; any other service needs '
-    "a database of its own (docs/registry.md)"
+    "a database of its own"
 )
 # Where a service's name stands in `database_name`.
 NAME_PLACE = "{name}"
@@ -36,6 +36,8 @@ NAME_PLACE = "{name}"
 PLACEHOLDERS = ("environment", "host", "port", "user", "password", "database", "url")
 # Of lists and objects in each other; a registry has five.
 MOST_LEVELS = 50
+# Returns the published port of each compose service, given the compose files.
+Published = Callable[[Sequence[str]], Mapping[str, int]]
 
 TYPE_NAMES = {
     "integer": "a whole number",
@@ -159,6 +161,7 @@ class Registry:
     Attributes:
         prefix: What the names of all settings begin with.
         state_directory: Where the tasks keep their state; None for the convention.
+        without_port: The services whose own entry states no port.
     """
 
     path: Path
@@ -166,6 +169,7 @@ class Registry:
     compose_files: tuple[Path, ...] = ()
     prefix: str = PREFIX
     state_directory: Path | None = None
+    without_port: frozenset[str] = frozenset()
 
     @property
     def root(self) -> Path:
@@ -225,15 +229,51 @@ def find_registry(start: Path, explicit: str) -> Path:
     )
 
 
-def load_registry(path: Path) -> Registry:
+def load_registry(path: Path, published: Published | None = None) -> Registry:
     """Read and check a registry.
+
+    Args:
+        published: Returns the port of each compose service, given the compose files that the
+            registry states; called only if an entry states no port.
 
     Raises:
         ConfigurationError: With every finding and its place.
     """
     text = _read(path)
     document, findings = parse_registry(path, text)
-    return registry_of(document, path, text=text, findings=findings)
+    without_port = _add_ports(document, published or (lambda _: {}))
+    registry = registry_of(document, path, text=text, findings=findings)
+    return replace(registry, without_port=without_port)
+
+
+def _add_ports(document: Any, published: Published) -> frozenset[str]:
+    """Give each entry without a port that of its server: as another entry states it, or Compose.
+
+    Returns:
+        The names of the services whose entry had none.
+    """
+    stated = document if isinstance(document, dict) else {}
+    listed = stated.get("services")
+    entries = [entry for entry in listed if _has_name(entry)] if isinstance(listed, list) else []
+    shared = [entry for entry in entries if "compose_service" in entry]
+    ports = {_server_of(e): e["port"] for e in shared if isinstance(e.get("port"), int)}
+    without = [entry for entry in entries if "port" not in entry]
+    files = stated.get("compose_files", [])
+    has_files = isinstance(files, list) and all(isinstance(file, str) for file in files)
+    is_open = has_files and any(_server_of(entry) not in ports for entry in without)
+    by_compose = published(files) if is_open else {}
+    for entry in without:
+        port = ports.get(_server_of(entry)) or by_compose.get(_server_of(entry))
+        entry.update({"port": port} if port else {})
+    return frozenset(entry["name"] for entry in without)
+
+
+def _has_name(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str)
+
+
+def _server_of(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("compose_service", f"{entry['name']}_db"))
 
 
 def registry_of(
@@ -284,11 +324,21 @@ def _completed(document: Any, root: Path) -> tuple[tuple[Service, ...], list[Fin
 
     errors = list(jsonschema_rs.validator_for(schema()).iter_errors(document))
     findings = [Finding(place=_place(e.instance_path), problem=_explain(e)) for e in errors]
+    findings += _without_port(document)
     entries = _sound_entries(document, [error.instance_path for error in errors])
     convention = database_convention(document)
     services = tuple(complete(root, entry, convention) for entry in entries)
     # Of three that are the same, the last clashes with both others in the same words.
     return services, list(dict.fromkeys([*findings, *_contradictions(entries, services)]))
+
+
+def _without_port(document: Any) -> list[Finding]:
+    listed = document.get("services") if isinstance(document, dict) else None
+    return [
+        Finding(place=f"services[{index}]", problem="'port' is missing")
+        for index, entry in enumerate(listed if isinstance(listed, list) else [])
+        if isinstance(entry, dict) and "port" not in entry
+    ]
 
 
 def schema() -> dict[str, Any]:

@@ -58,7 +58,7 @@ UNSEEN = (
 )
 APART = (
     "give each a separate version table (version_table or version_table_schema in env.py) and "
-    'state "shared_database": true for each, or give each a separate database (docs/registry.md)'
+    'state "shared_database": true for each, or give each a separate database'
 )
 SETTLE = "Answer the questions above in that file first."
 NEXT = (

@@ -105,11 +105,14 @@ def find_directories(root: Path, not_taken: list[Finding]) -> list[ServiceDirect
             added to it.
     """
     found: dict[Path, ServiceDirectory] = {}
+    configurations = _configurations(root)
     for file in repository_files(root):
-        if file.name == CONFIG and _parsed(file) is None:
-            problem = "cannot be parsed, so its service is not known"
+        if file.name == CONFIG and file not in configurations:
+            problem = "has no section that configures Alembic"
+            if _parsed(file) is None:
+                problem = "cannot be parsed, so its service is not known"
             not_taken.append(Finding(place=shown(file, root), problem=problem))
-    for file in _configurations(root):
+    for file in configurations:
         sections = [name for name in _sections(file) if _directory(file, root, name)]
         for section in sections or [ALEMBIC]:
             directory = _directory(file, root, section)

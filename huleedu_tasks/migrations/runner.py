@@ -120,7 +120,7 @@ class Observation:
                 "used": str(used) if used else None,
                 "events": str(self.events),
                 "settings": dict(self.settings),
-                "wishes": dict(self.optional_settings),
+                "optional_settings": dict(self.optional_settings),
                 "target": self.target,
                 "url": url,
                 "start": start,

@@ -328,7 +328,8 @@ class Cluster:
                 f"Port {self.port} is taken by {holder(self.port)}.",
                 code="port-in-use",
                 hint="Stop it (`invoke db.down` in another checkout stops its servers), or give "
-                "the service another port in the registry and in its config.py.",
+                "the service another 'port' in the registry (or in the compose file, if the "
+                "registry states none) and in its config.py.",
             )
         return ServerError(
             f"The server on port {self.port} did not start.",

@@ -10,7 +10,7 @@ from huleedu_tasks.compose.configuration_cache import ComposeAnswers
 from huleedu_tasks.compose.container_cache import Memory
 from huleedu_tasks.compose.container_state import ContainerState
 from huleedu_tasks.compose.containers import Containers
-from huleedu_tasks.compose.docker_compose import Compose, Project
+from huleedu_tasks.compose.docker_compose import Compose, Project, port_line
 from huleedu_tasks.compose.docker_failures import explain_up
 from huleedu_tasks.compose.engine import Engine
 from huleedu_tasks.config.registry import Registry, Service
@@ -268,9 +268,28 @@ class DockerServers:
         project, _ = await self._configuration()
         image = str(project.services[service.compose_service].get("image"))
         explained = await asyncio.to_thread(
-            explain_up, error.output, self.engine, image=image, port=service.port
+            explain_up,
+            error.output,
+            self.engine,
+            image=image,
+            port=service.port,
+            place=self._port_place(service),
         )
         return explained or error
+
+    def _port_place(self, service: Service) -> str:
+        """Say where another port is stated for a service's server."""
+        name = service.compose_service
+        line = port_line(self.compose.possible_files, name)
+        change = f"publish another port for {name!r} in {line or 'the compose file'}"
+        without = self.registry.without_port
+        stated = [other for other in self._sharing(service) if other not in without]
+        if not stated:
+            return change
+        return (
+            f"{change}, and state it as 'port' of {', '.join(stated)} in {self.registry.path.name} "
+            "(without 'port' there, the compose file's counts)"
+        )
 
     async def _admission(self, service: Service, url: DatabaseUrl) -> Admission:
         _, containers = await self._configuration()

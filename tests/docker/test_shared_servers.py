@@ -5,6 +5,7 @@ repository that adopts the tasks.
 """
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -130,3 +131,25 @@ def test_a_service_that_fails_first_keeps_its_server_from_being_recreated(docked
         assert two["status"] == "FAILED"
     assert life(docked) == before
     assert notes(docked, "two") == []
+
+
+def test_a_port_clash_is_mended_by_one_edit_of_the_compose_file() -> None:
+    with new_docked() as docked:
+        taken, free = free_ports(2)
+        for name in BOTH:
+            docked.add_service(name, taken, compose_service=SERVER, database=name)
+        docked.register(*({**entry, "port": None} for entry in docked.services))
+        docked.write("services.json", docked.read("services.json").replace('"port": null,', ""))
+        docked.define(**{SERVER: database_service(taken, "start", "shared_data")})
+        lines = docked.read("docker-compose.yml").splitlines()
+        number = next(n for n, line in enumerate(lines, 1) if '"ports"' in line)
+        with socket.create_server(("127.0.0.1", taken)):
+            one, two = docked.invoke("db.up", "--json").json["services"]
+        for service in (one, two):
+            assert service["code"] == "port-in-use"
+            assert service["hint"].endswith(
+                f"publish another port for '{SERVER}' in docker-compose.yml, line {number}."
+            )
+        docked.define(**{SERVER: {"ports": [f"127.0.0.1:{free}:5432"]}})
+        ran = docked.invoke("db.up")
+        assert ran.code == 0, ran.out + ran.err

@@ -364,7 +364,7 @@ def outcomes(checked: Ran) -> dict[str, Any]:
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_is_found_and_nothing_else(outcomes: dict[str, Any], name: str) -> None:
     problems = outcomes[name]["problems"]
-    found = [(each["level"], each["copes"], each["cause"]) for each in problems]
+    found = [(each["level"], each["handled"], each["cause"]) for each in problems]
     for level, handled, cause in EXPECTED[name]:
         matching = [each for each in found if each[:2] == (level, handled)]
         assert any(re.search(cause, text) for *_, text in matching), found

@@ -10,6 +10,7 @@ from tests.conftest import chosen_combinations
 from tests.support.fork_server import ForkServer, fresh_interpreters
 from tests.support.monorepo import Monorepo, clean_environment, empty_monorepo
 
+# Importing our own tasks has an effect on the interpreter.
 TASKS = """\
 import os
 import signal
@@ -17,6 +18,8 @@ import sys
 import time
 
 from invoke import task
+
+import huleedu_tasks.cli as ours
 
 
 @task

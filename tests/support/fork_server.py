@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -32,7 +32,22 @@ LARGEST_REQUEST = 1 << 20
 CHUNK = 1 << 16
 # What a command with a server, a plan or a screen imports. Modules of `migrations` that run in a
 # service's own interpreter stay out, as they do in a command.
-PACKAGES = ("cli", "config", "flows", "postgres", "screen", "seeds", "servers", "survey")
+PACKAGES = (
+    "check",
+    "cli",
+    "compose",
+    "config",
+    "db",
+    "discovery",
+    "env",
+    "postgres",
+    "probe",
+    "prod",
+    "screen",
+    "seeds",
+    "servers",
+    "templates",
+)
 LIBRARIES = (
     "invoke.main",
     "asyncpg",
@@ -68,7 +83,9 @@ class ForkServer:
 
     def close(self) -> None:
         """End the server; commands that run go on."""
-        self._requests.close()
+        with self._requests, suppress(OSError):
+            # A fork of the test process may hold it open.
+            self._requests.shutdown(socket.SHUT_RDWR)
         self._process.wait()
 
     def run(
@@ -220,13 +237,12 @@ def _reap() -> None:
 def _import_everything() -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
-        # Invoke has switched it off; what only commands import would never be written.
-        sys.dont_write_bytecode = False
     for package in PACKAGES:
         module = importlib.import_module(f"huleedu_tasks.{package}")
         for found in pkgutil.walk_packages(module.__path__, f"{module.__name__}."):
             importlib.import_module(found.name)
-    sys.dont_write_bytecode = True
+    # What it does when it is imported, it must do in each command.
+    del sys.modules["huleedu_tasks.cli"]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """docs/errors.md lists the code of every expected failure."""
 
+import ast
 import re
 
 from tests.support.codes import CODE, codes, errors_without_code
 from tests.support.documents import code, page, rows
+from tests.support.imports import modules
 
 PAGE = page("errors.md")
 COLUMNS = ("code", "what happened", "what to do")
@@ -31,3 +33,9 @@ def test_each_code_has_a_cause_and_a_cure() -> None:
         assert CODE.fullmatch(code(name))
         assert cause.endswith(".")
         assert cure.endswith(".")
+
+
+def test_no_message_names_a_page_which_an_installed_wheel_does_not_have() -> None:
+    assert [
+        each.path for each in modules() if re.search(r"docs/\S+\.md", ast.unparse(each.tree))
+    ] == []

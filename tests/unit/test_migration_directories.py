@@ -237,6 +237,7 @@ def test_a_script_location_that_leads_nowhere_is_told(tmp_path: Path, location: 
         ({"a/alembic.ini": "[alembic]\n", "a/env.py": "from flask import current_app"}, "Flask"),
         ({"a/alembic.ini": "[alembic]\n"}, "has no script_location"),
         ({"a/alembic.ini": "[core]\nscript_location = core\n"}, "holds no env.py"),
+        ({"a/alembic.ini": "[loggers]\nkeys = root\n"}, "no section"),
     ],
 )
 def test_a_configuration_that_makes_no_service_has_its_reason(

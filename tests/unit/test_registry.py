@@ -2,7 +2,7 @@
 
 import json
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -343,7 +343,7 @@ def two_services(write: Write) -> Registry:
             ],
             "line 3, services[1].database: 'x' belongs to 'a' already; state "
             '"shared_database": true for each service with a history in it; any other service '
-            "needs a database of its own (docs/registry.md)",
+            "needs a database of its own",
         ),
         (
             [A, {**B, "seed_after": ["aa"]}],
@@ -537,3 +537,27 @@ def test_the_shipped_schema_is_a_json_schema_that_takes_this_registry() -> None:
     document = json.loads((PROJECT / "services.json").read_text())
     assert jsonschema_rs.is_valid(schema(), document)
     assert (PROJECT / document["$schema"]).is_file()
+
+
+def test_a_port_that_is_not_stated_is_that_of_its_server(write: Write) -> None:
+    shared = {"compose_service": "shared"}
+    path = write({**A, **shared}, {"name": "b", **shared}, {"name": "c"}, {"name": "d"})
+    asked: list[object] = []
+
+    def published(files: object) -> dict[str, int]:
+        asked.append(files)
+        return {"c_db": 3, "d_db": 4, "shared": 5}
+
+    registry = load_registry(path, published)
+    assert [each.port for each in registry.services] == [1, 1, 3, 4]
+    assert registry.without_port == {"b", "c", "d"}
+    assert asked == [[]]
+
+
+def test_compose_is_not_asked_where_every_port_is_stated(write: Write) -> None:
+    def published(_: Sequence[str]) -> Mapping[str, int]:
+        pytest.fail("the compose files were read")
+
+    shared = {"compose_service": "shared"}
+    registry = load_registry(write({**A, **shared}, {"name": "b", **shared}), published)
+    assert [each.port for each in registry.services] == [1, 1]
