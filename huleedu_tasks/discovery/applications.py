@@ -1,4 +1,4 @@
-"""The containers that run the services, and which database each of them is sent to."""
+"""The containers that run the services, and the databases their variables name."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,14 +23,17 @@ DATABASE_VARIABLE = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """A database that a container is told of.
+    """A database that the environment of a container names.
 
     Attributes:
-        variable: The one that holds the whole URL; empty if the parts have variables.
-        server: The database's container.
-        database: Empty if it is not told.
-        scheme: Of the URL.
-        is_main: Whether nothing says that it is a second one, as a replica.
+        container: The name of that container.
+        variable: The variable that holds the whole URL; empty string if the parts of the URL have
+            separate variables.
+        server: The name of the container of the database server.
+        database: The name of the database; empty string if no variable states it.
+        scheme: The scheme of the URL; empty string if the parts have separate variables.
+        place: The file, the variable and its value, for the user.
+        is_main: False if the name of the variable marks a secondary database, such as a replica.
     """
 
     container: str
@@ -44,10 +47,11 @@ class Given:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What all containers of one service are told.
+    """What the containers of one service state about databases.
 
     Attributes:
-        waits_for: The servers they start after, each with the place that says so.
+        given: The databases that their variables name.
+        waits_for: The servers in their `depends_on`, each with its place in the compose files.
     """
 
     given: tuple[Given, ...] = ()
@@ -60,7 +64,13 @@ def told_to(
     directories: Sequence[ServiceDirectory],
     root: Path,
 ) -> dict[Path, Told]:
-    """Return what the containers of each service are told, by its directory's key."""
+    """Return what the containers of each service state, by the key of its directory.
+
+    Args:
+        applications: The containers that are no database servers.
+        servers: The database servers, by the name of the Compose service.
+        root: The directory that paths are shown relative to.
+    """
     runs = owners(applications, directories, root)
     known = given(applications, servers, root)
     waiting = waited_for(applications, servers, root)
@@ -82,7 +92,10 @@ def told_to(
 def owners(
     applications: Iterable[Container], directories: Sequence[ServiceDirectory], root: Path
 ) -> dict[str, ServiceDirectory]:
-    """Return the service each application container runs, by the container's name."""
+    """Return the service that each application container runs, by the container's name.
+
+    A container that fits no service, or several equally well, is left out.
+    """
     points: dict[str, dict[Path, int]] = {}
     for application in applications:
         for directory in directories:
@@ -96,8 +109,8 @@ def owners(
 def given(
     applications: Iterable[Container], servers: Mapping[str, Container], root: Path
 ) -> list[Given]:
-    """Return every database an application container is told of."""
-    # A container is reached by the name of its service, and by a fixed name of its own.
+    """Return every database that the variables of the application containers name."""
+    # A container has the host name of its Compose service and that of its `container_name`.
     hosts = {name: name for name in servers}
     hosts |= {
         server.container_name: name for name, server in servers.items() if server.container_name
@@ -112,7 +125,10 @@ def given(
 def waited_for(
     applications: Iterable[Container], servers: Mapping[str, Container], root: Path
 ) -> dict[str, list[tuple[str, str]]]:
-    """Return the servers each container starts after, with the place, by the container's name."""
+    """Return the servers in the `depends_on` of each container, by the container's name.
+
+    Each server comes with its place in the compose files.
+    """
     return {
         application.name: [
             (name, f"{_where(application, root)}: {application.name} depends on {name}")
@@ -150,7 +166,6 @@ def _parts(application: Container, hosts: Mapping[str, str], root: Path) -> Iter
             database
             for name, database in environment.items()
             if DATABASE_VARIABLE.search(name)
-            if DATABASE_VARIABLE.search(name)
             and (names_database(name, database) or UNKNOWN in database)
         ]
         yield Given(
@@ -169,7 +184,7 @@ def _where(application: Container, root: Path) -> str:
 
 
 def _belongs(application: Container, directory: ServiceDirectory, root: Path) -> int:
-    """Return how surely a container runs a service; nothing if nothing says so."""
+    """Return points for how likely a container runs a service; 0 without any indication."""
     home = directory.home
     relative = PurePosixPath(home.relative_to(root).as_posix())
     points = 0

@@ -1,8 +1,8 @@
-"""Makes a registry of what is there: directories with migrations, their sources, the compose files.
+"""Builds a registry from the Alembic directories, their sources and the compose files.
 
-Each service's `env.py` is asked which variables it follows, in a process in which nothing can be
-connected to. What cannot be settled is a question to the user, or is tagged so that no command
-takes the file for finished.
+A child process without network runs each service's `env.py` to observe which variables it uses. A
+field that cannot be determined becomes a question to the user, or a `FIXME:` value that every other
+command rejects.
 """
 
 import asyncio
@@ -69,12 +69,14 @@ _OF_SERVICE = re.compile(r"services\[(?P<index>\d+)\]\.?(?P<field>.*)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """Everything that was read, before anything is decided.
+    """Everything that was read, before the user decides anything.
 
     Attributes:
-        path: Where the registry lies, or would lie.
-        existing: The registry there is, as it stands; None if there is none.
-        text: Its text.
+        path: The path of the registry, whether the file exists or not.
+        compose_files: The compose files that the registry must state; empty if Compose finds them.
+        existing: The document of the existing registry; `None` if the file does not exist.
+        text: The content of the existing registry; empty string if the file does not exist.
+        remarks: Sentences about what was read, for the user.
     """
 
     path: Path
@@ -86,7 +88,7 @@ class Found:
     remarks: tuple[str, ...]
 
     def questions(self, decisions: Decisions) -> list[tuple[Entry, Question]]:
-        """Return what is not settled yet, in the order of the registry."""
+        """Return the open questions with their entries, in the order of the registry."""
         return [
             (entry, question)
             for entry in self.entries(decisions)
@@ -100,7 +102,7 @@ class Found:
         return with_sharing(made, self.basis)
 
     def result(self, decisions: Decisions) -> Discovery:
-        """Return the registry, and how it differs from the one there is; nothing is written."""
+        """Return the registry and its difference from the existing one; write nothing."""
         made = self.entries(decisions)
         document = self._document(made)
         text = registry_text(document, self.text)
@@ -122,12 +124,12 @@ class Found:
 
     @property
     def basis(self) -> Basis:
-        """What the entries are completed by."""
+        """The directory and the naming convention that complete the entries."""
         return Basis.of(self.path.parent, self._heading)
 
     @property
     def _heading(self) -> Document:
-        """What the registry says beside its services."""
+        """The fields of the registry other than `services`."""
         if self.existing is not None:
             return {name: value for name, value in self.existing.items() if name != "services"}
         return named_after(self.survey, self.path.parent)
@@ -144,7 +146,7 @@ class Found:
         if self.compose_files and "compose_files" not in document:
             document["compose_files"] = list(self.compose_files)
         by_name = {entry.name: entry.document for entry in made}
-        # An entry of which nothing was found stays: it may be right all the same.
+        # An entry without a directory is kept: discovery may have missed the directory.
         kept = [by_name.get(str(service["name"]), service) for service in self._services]
         names = {str(service["name"]) for service in self._services}
         services = [*kept, *(entry.document for entry in made if entry.name not in names)]
@@ -186,10 +188,10 @@ class Found:
 
 
 def require_repository(directory: Path) -> None:
-    """See that a directory is one to look around in.
+    """Verify that a directory is inside a repository.
 
     Raises:
-        ConfigurationError: If it is in no repository.
+        ConfigurationError: If it is not.
     """
     if not is_in_repository(directory):
         raise ConfigurationError(
@@ -201,12 +203,12 @@ def require_repository(directory: Path) -> None:
 
 
 async def look(root: Path, path: Path, settings: Settings) -> Found:
-    """Read everything, and ask each service's own code what it follows.
+    """Read all files, and run each service's `env.py` to observe which variables it uses.
 
     Args:
         root: The directory of the whole monorepo.
-        path: Where the registry lies, or would lie.
-        settings: What the compose files and the services find in their environment.
+        path: The path of the registry, whether the file exists or not.
+        settings: The environment of the compose files and of the services.
 
     Raises:
         ConfigurationError: As `read`.
@@ -232,16 +234,16 @@ async def _observed(found: Found, settings: Settings) -> dict[Path, Observed]:
 
 
 async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
-    """Read everything; no code of the monorepo is run.
+    """Read all files; run no code of the monorepo.
 
     Args:
         root: The directory of the whole monorepo.
-        path: Where the registry lies, or would lie.
-        environment: The variables of the compose files.
+        path: The path of the registry, whether the file exists or not.
+        environment: The variables for interpolation in the compose files.
 
     Raises:
-        ConfigurationError: If there is no service, or the registry or a compose file it names
-            cannot be read.
+        ConfigurationError: If no service is found, or the registry or a compose file in it cannot
+            be read.
     """
     repository_files.cache_clear()
     remarks: list[str] = []
@@ -287,14 +289,15 @@ async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
 
 
 async def discovered(root: Path, path: Path, settings: Settings) -> Registry:
-    """Return the registry that would be written, for a repository that has none.
+    """Return the registry that `services.discover` would write; write nothing.
 
     Args:
         root: The directory of the whole monorepo.
-        path: Where the registry would lie.
+        path: The path that the registry would have.
+        settings: The environment of the compose files and of the services.
 
     Raises:
-        ConfigurationError: If there is no service, or something is not settled.
+        ConfigurationError: If no service is found, or a question is open.
     """
     result = (await look(root, path, settings)).result(Decisions())
     if result.unsettled:
@@ -333,12 +336,17 @@ def written(found: Discovery, path: Path) -> Discovery:
 
 
 def brief(found: Discovery) -> Discovery:
-    """Return what is still to be shown to somebody who has seen what was found."""
+    """Return the result without the details that the user has already seen."""
     return replace(found, fields=(), unsettled=(), remarks=(), shown="")
 
 
 def kept(found: Discovery, why: str, *, refused: bool) -> Discovery:
-    """Return what was found where nothing was written."""
+    """Return the result of a run that wrote nothing.
+
+    Args:
+        why: The reason, for the user.
+        refused: Whether the exit code is that of a refusal.
+    """
     code = ExitCode.REFUSED if refused else found.exit_code
     return replace(found, exit_code=code, closing=(f"{COMMAND}: {why}", UNSEEN))
 
@@ -357,7 +365,7 @@ def _no_service(root: Path, not_taken: Sequence[Finding]) -> ConfigurationError:
 
 
 def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact]]:
-    """Tell what does not hold together although each field of it was found."""
+    """Report contradictions between fields whose values were all found."""
     sharing: dict[str, list[str]] = {}
     for finding in findings_in(document, root):
         place = _OF_SERVICE.fullmatch(finding.place)
@@ -384,7 +392,7 @@ def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact
 
 def _text_of(path: Path) -> str:
     try:
-        # With the line ends it has.
+        # Text mode would convert the line ends.
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         return ""
@@ -420,7 +428,7 @@ def _applications(composition: Composition) -> list[Container]:
 def _others(
     root: Path, composition: Composition, environment: Mapping[str, str]
 ) -> Iterator[Container]:
-    """Read the application containers of the other compose files: they tell of the same servers."""
+    """Read the application containers of the other compose files, which may use these servers."""
     for file in compose_files(root):
         if file in composition.files:
             continue
@@ -432,7 +440,7 @@ def _others(
 def _files_to_state(
     directory: Path, composition: Composition, environment: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Return the files Compose would not find by itself from the registry's directory."""
+    """Return the compose files that Compose does not load by default; empty if it loads them."""
     usual = Compose(root=directory, files=(), environment=environment).first_file
     if not composition.databases or (usual and usual in composition.files[:1]):
         return ()
@@ -440,7 +448,7 @@ def _files_to_state(
 
 
 def _lookalikes(directories: Sequence[ServiceDirectory], root: Path) -> Iterator[str]:
-    """Tell of directories beside the services that speak of a database and have no migrations."""
+    """Report sibling directories of the services that name a database URL without migrations."""
     homes = {directory.home for directory in directories}
     parents = {home.parent for home in homes if home != root}
     files = repository_files(root)
@@ -457,7 +465,11 @@ def _lookalikes(directories: Sequence[ServiceDirectory], root: Path) -> Iterator
 
 
 def _rows(entry: Entry, stated: Document) -> Iterator[Mapping[str, Fact]]:
-    """Return what an entry says, as far as it does not stand there already."""
+    """Return the fields of an entry that the existing registry does not state.
+
+    Args:
+        stated: The existing entry; empty if there is none.
+    """
     for field, value in entry.document.items():
         if stated.get(field) == value:
             continue

@@ -1,4 +1,4 @@
-"""Services that were found to keep their Alembic histories in one database."""
+"""Finds services that keep their Alembic histories in the same database."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +16,9 @@ _CREATED = r"create\s+schema\s+(if\s+not\s+exists\s+)?\W{{0,2}}{}\b"
 
 
 def with_sharing(made: Sequence[Entry], basis: Basis) -> list[Entry]:
-    """State of the entries that lead to one database that they share it, and in which order.
+    """State `shared_database` and `migrate_after` for entries with the same database.
 
-    Those whose version tables are the same, or must be asked, are left as they are.
+    Entries whose version tables are equal or not known are returned unchanged.
     """
     groups = [group for group in _groups(made, basis) if _can_share(group)]
     shared = {entry.name: group for group in groups for entry in group}
@@ -26,7 +26,7 @@ def with_sharing(made: Sequence[Entry], basis: Basis) -> list[Entry]:
 
 
 def unordered(made: Sequence[Entry], basis: Basis) -> Iterator[str]:
-    """Tell of services that share a database, and whose order did not show."""
+    """Report services that share a database and whose migration order is not known."""
     for group in _groups(made, basis):
         documents = [entry.document for entry in group]
         if all(document.get(SHARED) for document in documents) and not any(
@@ -39,7 +39,7 @@ def unordered(made: Sequence[Entry], basis: Basis) -> Iterator[str]:
 
 
 def _groups(made: Sequence[Entry], basis: Basis) -> list[list[Entry]]:
-    """Return the entries that lead to one database, where that is settled."""
+    """Return groups of entries with the same database; skip entries with an open question."""
     found: dict[tuple[str, int, str], list[Entry]] = {}
     for entry in made:
         if {"port", "database"} & entry.markers.keys():
@@ -72,7 +72,7 @@ def _stated(entry: Entry, group: Sequence[Entry]) -> Entry:
 
 
 def _before(entry: Entry, group: Sequence[Entry]) -> Mapping[str, str]:
-    """Return the services that must be migrated before one, each with what shows it."""
+    """Return the services to migrate before this one, each with the reason."""
     table = _table(entry)
     if table is None or table == VersionTable():
         return {}
@@ -86,7 +86,7 @@ def _before(entry: Entry, group: Sequence[Entry]) -> Mapping[str, str]:
 
 
 def _table(entry: Entry) -> VersionTable | None:
-    """Return the version table that `env.py` states; None if it must be asked."""
+    """Return the version table that `env.py` states; `None` if its source does not show it."""
     with suppress(NotUnderstood):
         return stated_version_table(_scripts(entry) / "env.py")
     return None

@@ -1,4 +1,4 @@
-"""Which database server belongs to which service: every reason counts, and each is named."""
+"""Assigns database servers to services: adds points for every reason, and names the reasons."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from huleedu_tasks.discovery.sources import Sources, local_ports_of
 from huleedu_tasks.migrations.directories import ServiceDirectory
 from huleedu_tasks.repository import shown
 
-# From the strongest reason to the weakest; one outweighs all that are below it together.
+# Points, from the strongest reason to the weakest; one outweighs all weaker ones together.
 GIVEN, HOST, GIVEN_SECOND, WAITS = 1000, 500, 400, 200
 PORT, LOCAL_PORT, DATABASE, NAME = 100, 90, 45, 40
 Reason = tuple[float, str]
-# A port that copies of an example have all the same.
+# For 5432, which many examples have.
 USUAL_PORT = 30
 ONLY_ONE = 20
 INITIALS = 15
-# Less is no reason to believe it.
+# A server with fewer points is no candidate.
 THRESHOLD = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A server that may be a service's, and why."""
+    """A server that may belong to a service, with its points and the reasons."""
 
     server: Container
     points: float
@@ -36,7 +36,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefixes:
-    """The words that names of a kind begin with."""
+    """The common first words of names; empty strings if there are none."""
 
     directories: str
     servers: str
@@ -46,7 +46,7 @@ class Prefixes:
     def of(
         cls, directories: Sequence[ServiceDirectory], servers: Mapping[str, Container]
     ) -> "Prefixes":
-        """Look for them."""
+        """Determine the common first words of directories, servers and databases."""
         return cls(
             directories=common_prefix(telling_name(directory) for directory in directories),
             servers=common_prefix(servers),
@@ -57,7 +57,11 @@ class Prefixes:
 def candidates(
     readings: Sequence[Reading], servers: Mapping[str, Container], root: Path
 ) -> dict[Path, list[Candidate]]:
-    """Return the servers that may belong to each service, by its directory, the likeliest first."""
+    """Return the servers that may belong to each service, the most likely first.
+
+    Returns:
+        The candidates by the key of the service's directory; empty if no server matches.
+    """
     prefixes = Prefixes.of([reading.directory for reading in readings], servers)
     found = {}
     for reading in readings:
@@ -70,14 +74,14 @@ def candidates(
 
 
 def settled(likely: Sequence[Candidate]) -> Candidate | None:
-    """Return the server that is likelier than every other one."""
+    """Return the server with the most points; `None` without one, or if two are equal."""
     if not likely or (len(likely) > 1 and likely[0].points == likely[1].points):
         return None
     return likely[0]
 
 
 def tied(likely: Sequence[Candidate]) -> list[Candidate]:
-    """Return those that are as likely as the first."""
+    """Return the candidates with as many points as the first."""
     return [candidate for candidate in likely if candidate.points == likely[0].points]
 
 
@@ -93,7 +97,7 @@ def _candidate(
         *_by_sources(reading.sources, server, root),
         *_by_names(reading.directory, server, prefixes, root),
     ]
-    # A server that is named after nothing is everybody's.
+    # Any service may use a server whose name refers to no service.
     nameless = not stem(server.name, prefixes.servers)
     if not reasons and nameless and len(servers) == 1 and reading.sources.names_database:
         reasons.append((ONLY_ONE, f"{server.name} is the only PostgreSQL server"))

@@ -1,4 +1,4 @@
-"""Which environment variable holds the URL of a service's own database."""
+"""Finds the environment variable that holds the URL of a service's database."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,17 +6,21 @@ from pathlib import Path
 from huleedu_tasks.discovery.questions import Known
 from huleedu_tasks.discovery.service_facts import Reading
 
-# A service's variables with their places, the most telling first.
+# A service's variables with their places, the most reliable first.
 Places = Mapping[str, str]
 
 
 def own_variables(readings: Sequence[Reading]) -> dict[Path, Places]:
-    """Return the variables of each service, by its directory."""
+    """Return the variables of each service, by the key of its directory."""
     return {reading.directory.key: _ranked(reading) for reading in readings}
 
 
 def find_variable(reading: Reading, variables: Mapping[Path, Places]) -> dict[str, Known]:
-    """Return the variable no other service has too, else the one that its `env.py` shares."""
+    """Return `url_variable`, or `alembic_url_variable` if other services use the variable too.
+
+    Returns:
+        One field with its evidence; empty if the service has no variable.
+    """
     path = reading.directory.key
     others = [places for other, places in variables.items() if other != path]
     for name, place in variables[path].items():
@@ -38,7 +42,7 @@ def _ranked(reading: Reading) -> Places:
         *(pair for pair in read if pair[0] in names_given),
         *(pair for pair in read if pair[0] in own),
         *given,
-        # Where shared code makes the name of the service's own, what it names itself is none.
+        # Shared code that builds the service's variable names other variables only as examples.
         *(() if reading.sources.builds_variable else read),
     ):
         places.setdefault(name, place)
