@@ -1,7 +1,7 @@
-"""What differs between the registry and what a service's own code answers.
+"""Compares the registry with the databases that a service's own code connects to.
 
-A migration is handed its URL, so most differences do not keep it from the right database; they are
-told all the same, because the service itself is handed nothing.
+The tasks pass the URL to a migration, so most differences do not affect migrations. They are
+reported because the service itself gets no URL from the tasks.
 """
 
 import re
@@ -21,38 +21,38 @@ from huleedu_tasks.probe.client import Address, Answer, Answers, Failure
 from huleedu_tasks.probe.scenarios import HIDDEN_HOST, OVERRIDE, USER, Case, Situation
 from huleedu_tasks.report import Level, Problem
 
-# What stands in the alembic.ini that `alembic init` writes.
+# Part of the placeholder URL in the alembic.ini that `alembic init` writes.
 NO_URL_YET = "sqlalchemy.dialects:driver"
 PATTERN = (
     "Let config.py read the override variable first, then HULEEDU_ENVIRONMENT, and raise an error "
     "if a variable is missing."
 )
-# Some libraries explain themselves at length.
+# In characters; the messages of some libraries are long.
 SHOWN_ERROR = 150
-# What ConfigParser says of a percent sign.
+# Part of the message of ConfigParser about a percent sign.
 INTERPOLATION = "interpolation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suggestion:
-    """What would make a service's `env.py` follow the URL it is handed."""
+    """Values for the registry with which a service's `env.py` uses the URL it gets."""
 
     variable: str
     url_scheme: str
 
 
 def action_required(cause: str, remedy: str) -> Problem:
-    """Return a finding that the tasks cannot make up for."""
+    """Return a finding that requires action by the user."""
     return Problem(level=Level.ERROR, cause=cause, remedy=remedy, handled=False)
 
 
 def handled(cause: str, remedy: str, level: Level = Level.WARNING) -> Problem:
-    """Return a finding in spite of which the tasks do what is right."""
+    """Return a finding that the tasks handle automatically."""
     return Problem(level=level, cause=cause, remedy=remedy, handled=True)
 
 
 def follows(answer: Answer) -> bool:
-    """Whether an `env.py` goes where the tasks send it."""
+    """Whether an `env.py` connects to the database that the tasks pass to it."""
     return (
         isinstance(answer, Address)
         and answer.fits
@@ -67,10 +67,12 @@ def differences(
     answers: Mapping[str, Answers],
     suggestion: Suggestion | None = None,
 ) -> Iterator[Problem]:
-    """Compare what a service answers in each case with what the resolver says.
+    """Compare the answers of a service in each case with the result of the resolver.
 
     Args:
-        suggestion: What its `env.py` was seen to follow instead.
+        cases: The cases, by name.
+        answers: The answers, by the name of the case.
+        suggestion: The values with which its `env.py` uses the URL; `None` if none were found.
     """
     handed_over = answers[Situation.HANDED_OVER].env
     if not follows(handed_over):
@@ -97,7 +99,7 @@ def _elsewhere(service: Service, answer: Answer, suggestion: Suggestion | None) 
 
 
 def encodes_nothing(service: Service) -> Problem:
-    """Return the finding for an `env.py` that puts a password into its URL without encoding it."""
+    """Return the finding for an `env.py` that does not percent-encode the password."""
     return handled(
         "env.py does not percent-encode the password in its URL; passwords with special "
         "characters such as @, #, % or / will fail",
@@ -134,7 +136,11 @@ def _remedy_of(service: Service, failure: Failure) -> str:
 
 
 def _field(service: Service, variable: str) -> str:
-    """Return the field to state a variable in; without the service's name it may be others' too."""
+    """Return the field for a variable.
+
+    It is `url_variable` if the variable contains the service's name. Any other variable may be
+    shared with other services: `alembic_url_variable`.
+    """
     words = re.split(r"[^A-Z0-9]+", service.name.upper())
     own = any(word in variable for word in words if len(word) > 1)
     return "url_variable" if own else "alembic_url_variable"
@@ -172,7 +178,7 @@ def _of_env(
         )
     configs = {situation: answers[situation].config for situation in Situation}
     if _needs_its_variable(_envs(answers)) and _needs_its_variable(configs):
-        # The same is told of config.py.
+        # The findings of config.py report the same.
         return
     if _needs_its_variable(_envs(answers)) and configs[Situation.DEVELOPMENT] is None:
         yield handled(
@@ -238,7 +244,7 @@ def _of_config(
 
 
 def _moved_by_its_variable_only(service: Service, file: str) -> Problem:
-    """Return the finding for code that has never heard of our environments: it needs not."""
+    """Return the finding for code that does not read HULEEDU_ENVIRONMENT, which is allowed."""
     if fills_in(service.environment, "host"):
         source = "the variables of 'environment'"
     else:
@@ -253,7 +259,7 @@ def _moved_by_its_variable_only(service: Service, file: str) -> Problem:
 def _led_by_env_file(
     service: Service, cases: Mapping[str, Case], answer: Answer
 ) -> Iterator[Problem]:
-    """Tell of a `.env` of the service's own that leads it elsewhere in development."""
+    """Report a `.env` of the service that sets a different database in development."""
     expected = cases[Situation.DEVELOPMENT].expected
     if not isinstance(answer, Address) or expected is None:
         return
@@ -279,7 +285,7 @@ def _place_in_development(
         return
     if not answer.is_local:
         knows = _knows_environments(service, found)
-        # Code that is told its URL may have a default that is meant for containers.
+        # The default of code that gets its URL from a variable may be meant for containers.
         if knows or answer.host != service.compose_service:
             yield handled(
                 f"config.py resolves to {answer} in development, which is not on this machine",
@@ -355,7 +361,7 @@ def _in_production(
 
 
 def _unknown(environment: str, answer: Answer) -> Problem:
-    """Tell of an environment a service does not know; that it says so is as good."""
+    """Report an environment that a service does not support; raising an error is acceptable."""
     level = Level.INFO if isinstance(answer, Failure) else Level.WARNING
     return handled(
         f"config.py does not support {environment}: there it {_does(answer)}", PATTERN, level
@@ -367,7 +373,7 @@ def _without(situation: Situation, case: Case, answer: Answer) -> Iterator[Probl
         yield handled(f"config.py returns a URL {situation}, where it must fail", PATTERN)
         return
     missing = [n for n, value in case.variables.items() if not value and n.startswith(PREFIX)]
-    # Whatever their prefix is.
+    # Without the prefix, which the repository may replace.
     parts = [name.removeprefix(PREFIX) for name in missing]
     if isinstance(answer, Failure) and not all(part in answer.error for part in parts):
         yield handled(
@@ -388,12 +394,12 @@ def _envs(answers: Mapping[str, Answers]) -> dict[Situation, Answer]:
 
 
 def _takes_parts(service: Service) -> bool:
-    """Whether a service takes its password from a variable of its own."""
+    """Whether the tasks pass the password to a service in a separate variable."""
     return fills_in(service.environment, "password")
 
 
 def _reads_no_variable(answers: Mapping[str, Answers]) -> bool:
-    """Whether an `env.py` goes to one place, or nowhere, whatever the environment says."""
+    """Whether an `env.py` connects to the same database, or to none, in every environment."""
     others = [answers[name].env for name in set(Situation) - {Situation.HANDED_OVER}]
     if all(isinstance(other, Failure) and NO_URL_YET in other.error for other in others):
         return True
@@ -403,16 +409,16 @@ def _reads_no_variable(answers: Mapping[str, Answers]) -> bool:
 
 
 def _knows_environments(service: Service, found: Mapping[Situation, Answer]) -> bool:
-    """Whether what a service answers depends on any of our own variables.
+    """Whether the answers of a service depend on the variables of the tasks.
 
-    What differs where parts of the URL are filled in for it does so by our doing.
+    False if the tasks pass the parts of the URL to it, because its answers then always differ.
     """
     answer = found[Situation.DEVELOPMENT]
     if _takes_parts(service):
         return False
     if isinstance(answer, Address) and (answer.user == USER or answer.password):
         return True
-    # In these a `.env` of the service's own is hidden alike.
+    # In all of these cases the variables of the service's `.env` are hidden.
     first, *others = (
         found[situation]
         for situation in (
@@ -429,7 +435,7 @@ def _knows_environments(service: Service, found: Mapping[Situation, Answer]) -> 
 def _is_at_home(
     service: Service, cases: Mapping[str, Case], answers: Mapping[str, Answers]
 ) -> bool:
-    """Whether an `env.py` by itself comes to the service's own database in development."""
+    """Whether an `env.py` connects to the service's own database in development by default."""
     answer, expected = answers[Situation.DEVELOPMENT].env, cases[Situation.DEVELOPMENT].expected
     if not isinstance(answer, Address) or expected is None:
         return False
@@ -439,9 +445,9 @@ def _is_at_home(
 
 
 def _needs_its_variable(found: Mapping[Situation, Answer]) -> bool:
-    """Whether there is no URL at all without the override variable.
+    """Whether a service has no URL without the override variable.
 
-    In development a `.env` of the service's own may set it.
+    Development does not count: a `.env` of the service may set the variable there.
     """
     others = set(Situation) - {Situation.HANDED_OVER, Situation.OVERRIDE, Situation.DEVELOPMENT}
     return all(_has_none(found[situation]) for situation in others)
@@ -462,7 +468,7 @@ def _agrees(answer: Answer, expected: DatabaseUrl) -> bool:
 
 
 def _alike(one: Answer, other: Answer) -> bool:
-    """Whether two answers name the same place, or both none."""
+    """Whether two answers name the same database, or both are failures."""
     if isinstance(one, Address) and isinstance(other, Address):
         return one.place == other.place
     return isinstance(one, Failure) and isinstance(other, Failure)

@@ -1,6 +1,7 @@
-"""Whether registry, compose files, `config.py`, `env.py` and revisions agree; nothing is changed.
+"""Verifies that registry, compose files, `config.py`, `env.py` and revisions agree.
 
-No server is started or connected to: each service's own code is asked where it would connect.
+It changes nothing, and starts and connects to no server: a child process runs each service's own
+code to determine where it would connect.
 """
 
 import time
@@ -46,12 +47,13 @@ COLUMNS = ("env.py", "config.py", "head")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """One look at services and all that is said of them.
+    """One run of `services.check`.
 
     Attributes:
-        services: Those to look at; what belongs to no service is told if they are all.
-        alembic: What each service's Alembic says.
-        jobs: How many services are asked at once.
+        services: The services to check. Findings that concern no service are reported only if
+            these are all services of the registry.
+        alembic: The Alembic histories of the services.
+        jobs: How many services are checked at once.
     """
 
     settings: Settings
@@ -63,7 +65,7 @@ class Audit:
     _answers: dict[str, Mapping[str, Answers]] = field(default_factory=dict)
 
     async def check(self) -> Report:
-        """Find where they do not agree."""
+        """Check the services, and return the report."""
         started = time.monotonic()
         environment = self.settings.child_environment()
         composition = await read_composition(
@@ -133,7 +135,7 @@ class Audit:
             return None, (action_required(text, remedy) for text in texts)
 
     def _if_compose_matters(self, problems: Iterable[Problem]) -> Iterator[Problem]:
-        """Tell what is wrong with the compose files as what it is to whoever does not use them."""
+        """Reduce findings about compose files to INFO if the provider does not use them."""
         elsewhere = (ProviderName.EMBEDDED, ProviderName.EXISTING)
         without = self.settings.provider in elsewhere
         for problem in problems:
@@ -156,7 +158,7 @@ class Audit:
         return [*problems, *differences(service, cases, answers, suggestion)], answers
 
     def _with_doubles(self, outcome: Outcome) -> Outcome:
-        """Add what shows only beside the other services: two on one database."""
+        """Add a finding if another service has the same database in development."""
         own = self._address(outcome.service)
         places = {s.name: found.place for s in self.services if (found := self._address(s.name))}
         others = [name for name, place in places.items() if own and place == own.place]
@@ -170,7 +172,7 @@ class Audit:
         return outcome.judged((*(outcome.problems or ()), problem))
 
     def _address(self, name: str) -> Address | None:
-        """Return where a service looks for its database in development, as far as it says."""
+        """Return the address of a service in development; `None` if its code shows none."""
         answers = self._answers.get(name)
         found = answers[Situation.DEVELOPMENT] if answers else None
         answer = (found.config or found.env) if found else None
@@ -178,9 +180,12 @@ class Audit:
 
 
 async def _with_plain_password(service: Service, environment: Mapping[str, str]) -> Answers | None:
-    """Return what a service answers that is configured by parts, if only the password is at fault.
+    """Run `env.py` with a password without special characters, for a service configured by parts.
 
-    It goes into a URL there, in the service's own code.
+    Its own code builds the URL, and may not percent-encode the password.
+
+    Returns:
+        The answers; `None` if `env.py` does not connect correctly with this password either.
     """
     if not fills_in(service.environment, "password"):
         return None
@@ -190,7 +195,11 @@ async def _with_plain_password(service: Service, environment: Mapping[str, str])
 
 
 async def _suggestion(service: Service, environment: Mapping[str, str]) -> Suggestion | None:
-    """Try what the service's sources mention; return the first that its `env.py` follows."""
+    """Try the variables in the service's sources, with several drivers.
+
+    Returns:
+        The first combination with which `env.py` uses the URL; `None` if none works.
+    """
     tried = {}
     for variable in (service.alembic_url_variable, *read_variables(service)):
         for scheme in (service.url_scheme, *SCHEMES):
@@ -200,7 +209,7 @@ async def _suggestion(service: Service, environment: Mapping[str, str]) -> Sugge
     try:
         answers = await asking.ask(service, cases, environment, {})
     except MigrationError:
-        # What was found without a suggestion is worth more than none.
+        # The findings are reported without a suggestion.
         return None
     return next(
         (
@@ -213,7 +222,7 @@ async def _suggestion(service: Service, environment: Mapping[str, str]) -> Sugge
 
 
 def _shown(answers: Mapping[str, Answers]) -> dict[str, str | None]:
-    """Return in a word what env.py and config.py do with the URL they are handed."""
+    """Return the columns of the report for env.py and config.py."""
     handed_over = answers[Situation.HANDED_OVER].env
     config = answers[Situation.DEVELOPMENT].config
     return {

@@ -1,4 +1,4 @@
-"""What differs between the registry and the compose files."""
+"""Compares the registry with the compose files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -20,7 +20,7 @@ def compose_differences(
     """Compare a service's registry entry with its container.
 
     Args:
-        user: The user the tasks log in as; empty if that is not set.
+        user: The user that the tasks log in as; empty string if HULEEDU_DB_USER is not set.
     """
     if not composition.containers:
         return
@@ -47,7 +47,7 @@ def compose_differences(
 def unregistered_servers(
     registry: Registry, composition: Composition, environment: Mapping[str, str]
 ) -> Iterator[Problem]:
-    """Find what the compose files have and the registry does not use, and the other way round."""
+    """Report servers that the registry does not use, and compose files that it must state."""
     if not composition.containers:
         yield handled(
             "no compose file with a service was found",
