@@ -35,7 +35,7 @@ class Address:
     Attributes:
         port: `None` if the URL states no port.
         password: Whether the password is the expected one.
-        fits: False if synchronous code got an asynchronous driver, or the other way round.
+        fits: False if the driver is asynchronous and the code around it is not.
         file: The file with the URL; empty string for `env.py`.
     """
 

@@ -23,7 +23,7 @@ from tests.support.monorepo import (
     free_ports,
 )
 
-# By the document's rules.
+# As docs/adoption.md recommends it.
 CONFIG = """\
 import os
 from urllib.parse import quote
@@ -99,7 +99,7 @@ THROUGH_CONFIGPARSER = """\
 context.config.set_main_option("sqlalchemy.url", settings.DATABASE_URL)
 url = context.config.get_main_option("sqlalchemy.url")
 """
-# Of code that has never heard of our variables.
+# Of code that does not read the variables of the tasks.
 STRANGE_CONFIG = """\
 import os
 
@@ -122,7 +122,7 @@ STRANGE_ADDRESSES = {
     "wandering": "localhost:1",
 }
 
-# For each service what is replaced in its config.py and in its env.py.
+# For each service the replacements in its config.py and in its env.py.
 FAULTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "regular": ({}, {}),
     "recipe": ({}, {}),
@@ -290,7 +290,7 @@ def faulty() -> Iterator[Monorepo]:
         servers = "".join(SERVER.format(name=name, port=ports[name]) for name in FAULTS)
         volumes = ", ".join(f"{name}_db_data: " for name in FAULTS)
         monorepo.write("compose.yaml", COMPOSE.format(services=servers, volumes=volumes))
-        monorepo.write("database/seed-scripts/seed_nobody.sql", "SELECT 1;")
+        monorepo.write("database/seed-scripts/seed_unlisted.sql", "SELECT 1;")
         write_service(monorepo, "forgotten", {"forgotten": 1}, {}, {})
         write_service(monorepo, "wordless", {"wordless": 1}, {}, {})
         shutil.rmtree(monorepo.path("services/wordless_service/alembic"))
@@ -307,7 +307,7 @@ def write_service(
 ) -> None:
     directory = f"services/{name}_service"
     variable = VARIABLE.format(name=name.upper())
-    # Two services that have been copied from one another.
+    # A service that was copied from another one.
     like = "twin" if name == "other" else name
     facts = {"variable": variable, "port": ports[like], "database": f"huleedu_{like}"}
     config = CONFIG.format(**facts)
@@ -362,21 +362,25 @@ def outcomes(checked: Ran) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_is_found_and_nothing_else(outcomes: dict[str, Any], name: str) -> None:
+def test_every_fault_is_found_and_nothing_else(outcomes: dict[str, Any], name: str) -> None:
     problems = outcomes[name]["problems"]
-    found = [(each["level"], each["handled"], each["cause"]) for each in problems]
+    found = [(problem["level"], problem["handled"], problem["cause"]) for problem in problems]
     for level, handled, cause in EXPECTED[name]:
-        matching = [each for each in found if each[:2] == (level, handled)]
+        matching = [item for item in found if item[:2] == (level, handled)]
         assert any(re.search(cause, text) for *_, text in matching), found
     assert len(found) == len(EXPECTED[name]), found
-    assert all(each["remedy"] for each in problems)
+    assert all(problem["remedy"] for problem in problems)
     failed = any(level == "ERROR" for level, *_ in EXPECTED[name])
     assert outcomes[name]["status"] == ("FAILED" if failed else "OK")
 
 
-def test_what_an_env_py_follows_instead_is_tried_and_suggested(outcomes: dict[str, Any]) -> None:
+def test_the_variable_and_driver_that_env_py_uses_are_suggested(outcomes: dict[str, Any]) -> None:
     remedies = {
-        name: [each["remedy"] for each in outcomes[name]["problems"] if each["level"] == "ERROR"]
+        name: [
+            problem["remedy"]
+            for problem in outcomes[name]["problems"]
+            if problem["level"] == "ERROR"
+        ]
         for name in ("dialect", "synchronous", "hardwired")
     }
     assert '"url_variable": "DIALECT_DSN"' in remedies["dialect"][0]
@@ -384,16 +388,16 @@ def test_what_an_env_py_follows_instead_is_tried_and_suggested(outcomes: dict[st
     assert "with that, env.py uses its URL" not in remedies["hardwired"][0]
 
 
-def test_an_env_py_that_fails_is_shown_with_its_own_lines_only(outcomes: dict[str, Any]) -> None:
+def test_the_traceback_of_env_py_has_only_its_own_lines(outcomes: dict[str, Any]) -> None:
     output = outcomes["broken"]["output"]
     assert 'alembic/env.py", line 2' in output
     assert "site-packages" not in output
 
 
-def test_what_belongs_to_no_service_is_told_beside_them(checked: Ran) -> None:
-    general = {each["cause"]: each["level"] for each in checked.json["general"]}
+def test_findings_without_a_service_are_reported_separately(checked: Ran) -> None:
+    general = {problem["cause"]: problem["level"] for problem in checked.json["general"]}
     assert general == {
-        "the seed database/seed-scripts/seed_nobody.sql is not listed by any service": "ERROR",
+        "the seed database/seed-scripts/seed_unlisted.sql is not listed by any service": "ERROR",
         "services/forgotten_service has migrations and is not in the registry": "WARNING",
         "services/wordless_service names a database and has no migrations": "INFO",
         "the compose service 'keycloak_db' is a PostgreSQL server that no service uses": "INFO",
@@ -401,7 +405,7 @@ def test_what_belongs_to_no_service_is_told_beside_them(checked: Ran) -> None:
     assert checked.code == checked.json["exit_code"] == 1
 
 
-def test_nothing_is_connected_to_and_no_password_is_shown(faulty: Monorepo, checked: Ran) -> None:
+def test_no_server_is_connected_to_and_no_password_is_shown(faulty: Monorepo, checked: Ran) -> None:
     assert not faulty.state.exists()
     assert PASSWORD not in checked.out + checked.err
 
@@ -416,7 +420,7 @@ def test_services_that_agree_end_with_0_and_a_table(faulty: Monorepo) -> None:
     assert "services.check: 2 OK" in ran.err
 
 
-def test_code_that_knows_our_variables_by_a_prefix_of_its_own_agrees() -> None:
+def test_code_that_reads_the_settings_with_another_prefix_agrees() -> None:
     with empty_monorepo("acme") as acme:
         ports = dict(zip(["regular"], free_ports(1), strict=True))
         renamed = {"HULEEDU_": "ACME_", "huleedu_": "acme_"}

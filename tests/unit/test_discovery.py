@@ -38,7 +38,7 @@ def evidence(root: Path, name: str, field: str) -> str:
     return str(rows[0]["evidence"])
 
 
-# What convention gives is not stated
+# Values that convention gives are not stated
 
 
 def test_a_regular_service_has_a_name_and_a_port(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_the_name_is_the_one_with_which_the_fewest_fields_are_stated(tmp_path: P
     }
 
 
-def test_histories_that_run_from_the_root_are_named_by_where_they_are_configured(
+def test_histories_that_run_from_the_root_are_named_after_their_configuration_directories(
     tmp_path: Path,
 ) -> None:
     root = tmp_path / "acme"
@@ -71,7 +71,7 @@ def test_a_directory_of_packages_names_no_service(tmp_path: Path) -> None:
     assert names_of(root) == ["acme"]
 
 
-def test_what_differs_is_stated_with_its_evidence(tmp_path: Path) -> None:
+def test_differences_from_convention_are_stated_with_evidence(tmp_path: Path) -> None:
     tmp_path = tmp_path / "acme"
     config = 'import os\n\nDATABASE_URL = os.environ["ORDERS_DSN"]\n'
     write(tmp_path, service("apps/orders", config, env=SYNC) | {"apps/orders/uv.lock": ""})
@@ -108,7 +108,7 @@ def test_what_differs_is_stated_with_its_evidence(tmp_path: Path) -> None:
     assert not [remark for remark in discovered(tmp_path).remarks if "was kept" in remark]
 
 
-# Which server is whose
+# Assigning servers to services
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_what_differs_is_stated_with_its_evidence(tmp_path: Path) -> None:
         ("services/orders/backend", "orders_db", ""),
     ],
 )
-def test_a_directory_and_a_server_that_are_named_alike_belong_together(
+def test_a_server_is_assigned_to_the_directory_with_a_similar_name(
     tmp_path: Path, directory: str, name: str, database: str
 ) -> None:
     write(tmp_path, service(directory) | service("services/payments_service"))
@@ -139,7 +139,7 @@ def load(root: Path) -> dict[int, Any]:
     """Return the services of the discovered registry by their ports, as every command sees them."""
     path = root / "discovered.json"
     path.write_text(json.dumps(discovered(root).document))
-    return {each.port: each for each in load_registry(path).services}
+    return {service.port: service for service in load_registry(path).services}
 
 
 def test_a_directory_that_is_named_like_a_part_of_another_keeps_its_own_server(
@@ -161,7 +161,7 @@ def test_a_port_in_the_sources_outweighs_a_name(tmp_path: Path) -> None:
     assert (entry["port"], entry["database"]) == (5442, "one")
 
 
-def test_the_url_an_application_is_given_outweighs_everything(tmp_path: Path) -> None:
+def test_the_url_of_an_application_outweighs_everything(tmp_path: Path) -> None:
     config = 'URL = "postgresql+asyncpg://u@localhost:5441/orders"'
     write(tmp_path, service("apps/orders", config))
     told = f"build: ./apps/orders\nenvironment: {{SHOP_DSN: 'postgresql+psycopg2://u:{PASSWORD}@b_db/shop'}}"
@@ -190,7 +190,7 @@ def test_the_url_an_application_is_given_outweighs_everything(tmp_path: Path) ->
         "command: python apps/orders/worker.py",
     ],
 )
-def test_an_application_is_a_services_by_what_it_runs(tmp_path: Path, known_by: str) -> None:
+def test_an_application_belongs_to_the_service_that_it_runs(tmp_path: Path, known_by: str) -> None:
     write(tmp_path, service("apps/orders") | service("apps/payments"))
     told = f"{known_by}\nenvironment: ['SHOP_DSN=postgresql://u:p@b_db:5432/shop']"
     write(
@@ -206,7 +206,7 @@ def test_two_applications_of_one_service_are_one_service(tmp_path: Path) -> None
     assert names_of(tmp_path) == ["orders"]
 
 
-def test_an_application_may_be_told_the_parts_of_a_url(tmp_path: Path) -> None:
+def test_an_application_may_have_variables_for_parts_of_the_url(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders"))
     told = "build: apps/orders\nenvironment: {DB_HOST: b_db, DB_NAME: shop, DB_PASSWORD: hunter2}"
     write(tmp_path, compose(server("a_db", 5441), server("b_db", 5442), application("x", told)))
@@ -214,7 +214,7 @@ def test_an_application_may_be_told_the_parts_of_a_url(tmp_path: Path) -> None:
     assert (entry["port"], entry["database"]) == (5442, "shop")
 
 
-def test_applications_in_another_compose_file_tell_of_the_servers(tmp_path: Path) -> None:
+def test_applications_in_another_compose_file_name_their_servers(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders"))
     told = "build: apps/orders\nenvironment: {ORDERS_DSN: 'postgresql://u:p@b_db/shop'}"
     infrastructure = "services:\n" + server("a_db", 5441) + server("b_db", 5442)
@@ -233,7 +233,7 @@ def test_a_replica_is_not_the_server_of_its_service(tmp_path: Path) -> None:
     assert entries(tmp_path)["orders"]["port"] == 5441
 
 
-def test_somebody_elses_server_belongs_to_nobody_and_is_told(tmp_path: Path) -> None:
+def test_a_server_of_another_application_is_reported_and_not_assigned(tmp_path: Path) -> None:
     write(tmp_path, service("services/orders_service"))
     write(
         tmp_path, compose(server("orders_db", 5441), server("keycloak-postgres", None, "keycloak"))
@@ -263,7 +263,7 @@ def shared(root: Path, *, told: bool = False) -> dict[str, dict[str, Any]]:
     return entries(root)
 
 
-def test_three_services_may_share_a_server_as_their_applications_know(tmp_path: Path) -> None:
+def test_three_services_share_a_server_according_to_their_applications(tmp_path: Path) -> None:
     found = shared(tmp_path, told=True)
     assert databases(tmp_path) == DATABASES
     assert {entry["compose_service"] for entry in found.values()} == {"postgres"}
@@ -275,7 +275,7 @@ def databases(root: Path) -> dict[str, str]:
     return {service.name: service.database for service in load_all(root)}
 
 
-def test_what_databases_have_in_common_becomes_their_convention(tmp_path: Path) -> None:
+def test_a_common_prefix_of_databases_becomes_the_naming_convention(tmp_path: Path) -> None:
     shared(tmp_path, told=True)
     document = discovered(tmp_path).document
     assert document["prefix"] == "SHOP"
@@ -293,7 +293,7 @@ def test_what_databases_have_in_common_becomes_their_convention(tmp_path: Path) 
         ("my.shop", "MY_SHOP"),
     ],
 )
-def test_settings_are_named_after_the_repository_where_databases_have_nothing_in_common(
+def test_the_settings_prefix_is_the_repositorys_name_without_a_common_database_prefix(
     tmp_path: Path, directory: str, prefix: str | None
 ) -> None:
     root = write(
@@ -308,7 +308,7 @@ def load_all(root: Path) -> tuple[Any, ...]:
     return load_registry(path).services
 
 
-def test_a_script_of_the_server_tells_the_databases(tmp_path: Path) -> None:
+def test_databases_are_read_from_an_init_script(tmp_path: Path) -> None:
     shared(tmp_path)
     text = (tmp_path / "compose.yaml").read_text()
     sql = "".join(f'CREATE DATABASE "{name}";\n' for name in DATABASES.values())
@@ -318,7 +318,7 @@ def test_a_script_of_the_server_tells_the_databases(tmp_path: Path) -> None:
     assert databases(tmp_path) == DATABASES
 
 
-def test_a_list_for_a_script_of_the_server_tells_the_databases(tmp_path: Path) -> None:
+def test_databases_are_read_from_a_list_for_an_init_script(tmp_path: Path) -> None:
     shared(tmp_path)
     text = (tmp_path / "compose.yaml").read_text()
     names = ",".join(f"{name}:{PASSWORD}" for name in DATABASES.values())
@@ -328,7 +328,7 @@ def test_a_list_for_a_script_of_the_server_tells_the_databases(tmp_path: Path) -
     assert PASSWORD not in json.dumps(discovered(tmp_path).as_json())
 
 
-def test_the_servers_own_database_does_not_hide_whose_the_others_are(tmp_path: Path) -> None:
+def test_the_default_database_does_not_prevent_assigning_the_others(tmp_path: Path) -> None:
     for name in ("batch_conductor", "class_roster", "essay_intake"):
         write(tmp_path, service(f"services/{name}_service"))
     names = ["BatchConductorDB", "ClassRosterDB", "huleedu_essay_intake"]
@@ -345,10 +345,10 @@ def test_the_servers_own_database_does_not_hide_whose_the_others_are(tmp_path: P
     write(tmp_path, compose(postgres, *waiting) | {"init/10.sql": sql})
     result = discovered(tmp_path)
     assert not result.unsettled
-    assert [each.database for each in load_all(tmp_path)] == names
+    assert [service.database for service in load_all(tmp_path)] == names
 
 
-def test_a_service_whose_database_nobody_tells_is_tagged(tmp_path: Path) -> None:
+def test_a_service_without_a_known_database_gets_a_question(tmp_path: Path) -> None:
     found = shared(tmp_path)
     assert found["orders"]["database"].startswith("FIXME: ")
     result = discovered(tmp_path)
@@ -356,10 +356,12 @@ def test_a_service_whose_database_nobody_tells_is_tagged(tmp_path: Path) -> None
     assert [row["field"] for row in result.unsettled] == ["database"] * 3
 
 
-# What cannot be settled
+# Open questions
 
 
-def test_two_servers_that_fit_alike_are_a_tag_that_every_command_refuses(tmp_path: Path) -> None:
+def test_two_equally_likely_servers_are_a_question_that_every_command_refuses(
+    tmp_path: Path,
+) -> None:
     config = 'NAME = "postgresql+asyncpg://u@h/shop"'
     write(tmp_path, service("apps/orders", config))
     write(tmp_path, compose(server("one", 5441, "shop"), server("two", 5442, "shop")))
@@ -387,7 +389,7 @@ def test_the_answer_to_a_question_settles_the_server(tmp_path: Path) -> None:
     assert not found(tmp_path).entries(Decisions().leaving_out(tmp_path / "apps/orders/alembic"))
 
 
-def test_without_a_server_the_sources_may_tell_enough(tmp_path: Path) -> None:
+def test_without_a_server_port_and_database_are_read_from_the_sources(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders", 'URL = "postgresql://u@localhost:5441/shop"'))
     assert entries(tmp_path) == {
         "orders": {"name": "orders", "port": 5441, "directory": "apps/orders", "database": "shop"}
@@ -395,18 +397,18 @@ def test_without_a_server_the_sources_may_tell_enough(tmp_path: Path) -> None:
     assert "There is no compose file." in discovered(tmp_path).remarks
 
 
-def test_without_a_server_and_a_port_the_service_is_tagged(tmp_path: Path) -> None:
+def test_without_a_server_and_a_port_the_service_gets_a_question(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders"))
     write(tmp_path, compose(server("payments_db", 5441, "payments")))
     entry = entries(tmp_path)["orders"]
     assert entry["port"] == (
         "FIXME: which port? No PostgreSQL server in the compose files matches; 5442 is free."
     )
-    # Nobody names a database: then convention does.
+    # Without a known database the convention applies.
     assert "database" not in entry
 
 
-def test_each_service_without_a_server_is_offered_a_free_port_of_its_own(tmp_path: Path) -> None:
+def test_every_service_without_a_server_is_offered_a_separate_free_port(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders") | service("apps/users"))
     write(tmp_path, compose(server("payments_db", 5441, "payments")))
     existing(tmp_path, {"name": "gone", "port": 5442})
@@ -417,7 +419,7 @@ def test_each_service_without_a_server_is_offered_a_free_port_of_its_own(tmp_pat
     assert left.choices[0].value == "5445"
 
 
-def test_a_server_that_is_nobodys_is_offered_before_those_that_are_somebodys(
+def test_an_unassigned_server_is_offered_before_assigned_ones(
     tmp_path: Path,
 ) -> None:
     write(tmp_path, service("services/orders_service") | service("apps/users"))
@@ -427,7 +429,7 @@ def test_a_server_that_is_nobodys_is_offered_before_those_that_are_somebodys(
     assert [choice.value for choice in question.choices] == ["5443", "spare", "orders_db"]
 
 
-def test_a_server_without_a_port_on_this_machine_is_tagged(tmp_path: Path) -> None:
+def test_a_server_without_a_published_port_is_a_question(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders"))
     write(tmp_path, compose(server("orders_db", None)))
     assert "publishes no port" in entries(tmp_path)["orders"]["port"]
@@ -488,7 +490,7 @@ def test_a_variable_that_two_services_read_overrides_neither(tmp_path: Path) -> 
     assert discovered(tmp_path).exit_code is ExitCode.DONE
 
 
-def test_a_variable_of_its_own_is_taken_before_one_that_others_read_too(tmp_path: Path) -> None:
+def test_an_unshared_variable_is_preferred_to_a_shared_one(tmp_path: Path) -> None:
     both = 'import os\nURL = os.getenv("DATABASE_URL") or os.environ["{}_URL"]\n'
     write(tmp_path, service("apps/orders", both.format("ORDERS_DB")))
     write(tmp_path, service("apps/users", both.format("USERS_DB")))
@@ -499,7 +501,7 @@ def test_a_variable_of_its_own_is_taken_before_one_that_others_read_too(tmp_path
     }
 
 
-def test_directories_of_one_name_get_names_that_tell_them_apart(tmp_path: Path) -> None:
+def test_directories_with_the_same_name_get_different_names(tmp_path: Path) -> None:
     write(tmp_path, service("sales/orders") | service("support/orders"))
     config = 'URL = "postgresql+asyncpg://u@localhost:{}/{}"'
     write(tmp_path, {"sales/orders/config.py": config.format(5441, "a")})
@@ -508,7 +510,7 @@ def test_directories_of_one_name_get_names_that_tell_them_apart(tmp_path: Path) 
     assert sorted(names_of(tmp_path)) == ["sales_orders", "support_orders"]
 
 
-def test_two_services_with_one_database_are_told_at_once(tmp_path: Path) -> None:
+def test_two_services_with_the_same_database_are_reported_at_once(tmp_path: Path) -> None:
     config = 'URL = "postgresql+asyncpg://u@localhost:5441/shop"'
     write(tmp_path, service("apps/orders", config) | service("apps/users", config))
     write(tmp_path, compose(server("db", 5441, "shop")))
@@ -526,7 +528,7 @@ context.configure(connection=connect(){})
 """
 
 
-def test_histories_of_one_database_are_stated_with_their_order(tmp_path: Path) -> None:
+def test_services_that_share_a_database_are_stated_with_their_order(tmp_path: Path) -> None:
     config = 'URL = "postgresql+asyncpg://u@localhost:5441/shop"'
     options = {
         "core": "",
@@ -558,7 +560,7 @@ def test_histories_of_one_database_are_stated_with_their_order(tmp_path: Path) -
     )
 
 
-def test_what_does_not_hold_together_is_told_with_the_directories_there_are(tmp_path: Path) -> None:
+def test_contradictions_are_reported_with_their_directories(tmp_path: Path) -> None:
     regular(tmp_path)
     directory = "services/orders_service"
     ini = "[alembic]\nscript_location = %(here)s/migrations\n"
@@ -572,7 +574,7 @@ def test_what_does_not_hold_together_is_told_with_the_directories_there_are(tmp_
     assert told["question"] == "'ORDERS_SERVICE_DATABASE_URL' belongs to 'orders' already"
 
 
-def test_sections_and_second_configurations_of_a_directory_are_services_of_their_own(
+def test_sections_and_second_configurations_of_a_directory_are_separate_services(
     tmp_path: Path,
 ) -> None:
     ini = "[core]\nscript_location = core\n[audit]\nscript_location = audit\n"
@@ -588,7 +590,7 @@ def test_sections_and_second_configurations_of_a_directory_are_services_of_their
     assert {entry["directory"] for entry in found_ones} == {"."}
 
 
-def test_a_directory_beside_the_services_without_migrations_is_told(tmp_path: Path) -> None:
+def test_a_sibling_directory_without_migrations_is_reported(tmp_path: Path) -> None:
     write(tmp_path, service("services/orders_service"))
     write(
         tmp_path,
@@ -621,7 +623,7 @@ def test_a_repository_without_a_service_is_an_error(tmp_path: Path) -> None:
         (["deploy/a/b/c/compose.yml"], None),
     ],
 )
-def test_the_compose_files_are_stated_where_compose_would_not_find_them(
+def test_compose_files_that_compose_does_not_load_by_default_are_stated(
     tmp_path: Path, files: list[str], stated: list[str] | None
 ) -> None:
     write(tmp_path, service("services/orders_service", "DB_PORT = 5441\n"))
@@ -630,7 +632,7 @@ def test_the_compose_files_are_stated_where_compose_would_not_find_them(
     assert discovered(tmp_path).document.get("compose_files") == stated
 
 
-def test_a_compose_file_that_is_none_is_told_and_passed_by(tmp_path: Path) -> None:
+def test_an_invalid_compose_file_is_reported_and_skipped(tmp_path: Path) -> None:
     write(tmp_path, service("services/orders_service"))
     write(tmp_path, {"helm/compose.tpl.yaml": "{{ if }}\n  - : x"})
     write(tmp_path, {"infra/compose.db.yaml": "services:\n" + server("orders_db", 5441)})
@@ -663,7 +665,7 @@ ODD_FILES = {
 
 @pytest.mark.parametrize("name", ["compose.yaml", "infra/compose.db.yaml"])
 @pytest.mark.parametrize(("text", "what"), ODD_FILES.items(), ids=range(len(ODD_FILES)))
-def test_a_compose_file_that_leads_nowhere_ends_in_words(
+def test_a_compose_file_with_a_broken_reference_has_an_error_message(
     tmp_path: Path, name: str, text: str, what: str
 ) -> None:
     write(tmp_path, service("services/orders_service", "DB_PORT = 5441\n"))
@@ -686,7 +688,7 @@ def test_a_compose_file_that_leads_nowhere_ends_in_words(
         "{image: postgres, environment: {POSTGRES_DB: [a], 5: {a: b}, ~: ~}}",
     ],
 )
-def test_a_service_that_compose_would_refuse_is_read_as_far_as_it_can_be(
+def test_a_service_that_compose_refuses_is_read_as_far_as_possible(
     tmp_path: Path, service_of_it: str
 ) -> None:
     write(tmp_path, service("services/orders_service", "DB_PORT = 5441\n"))
@@ -702,7 +704,7 @@ def test_aliases_may_be_many(tmp_path: Path) -> None:
     assert names_of(tmp_path) == ["orders"]
 
 
-def test_a_source_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_source_is_reported(tmp_path: Path) -> None:
     write(tmp_path, service("services/orders_service", "X = " + " + ".join(["'a'"] * 3000)))
     write(tmp_path, compose(server("orders_db", 5441)))
     assert "services/orders_service/config.py is nested too deeply for the parser." in (
@@ -710,7 +712,7 @@ def test_a_source_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_a_registry_elsewhere_says_everything_from_its_own_directory(tmp_path: Path) -> None:
+def test_paths_are_relative_to_the_directory_of_the_registry(tmp_path: Path) -> None:
     write(tmp_path, service("services/orders_service"))
     text = "services:\n" + server("orders_db", 5441, "huleedu_orders")
     write(tmp_path, {"infra/compose.yaml": text})
@@ -723,7 +725,7 @@ def test_a_registry_elsewhere_says_everything_from_its_own_directory(tmp_path: P
     }
 
 
-# A registry that is there already
+# An existing registry
 
 
 def existing(root: Path, *services: dict[str, Any], **more: Any) -> None:
@@ -735,7 +737,7 @@ def regular(root: Path) -> None:
     write(root, compose(server("orders_db", 5441, "huleedu_orders")))
 
 
-def test_what_is_stated_is_kept_and_a_remark_tells_what_differs(tmp_path: Path) -> None:
+def test_stated_values_are_kept_and_differences_are_reported(tmp_path: Path) -> None:
     regular(tmp_path)
     kept = {
         "name": "shop",
@@ -759,7 +761,7 @@ def test_what_is_stated_is_kept_and_a_remark_tells_what_differs(tmp_path: Path) 
     ) in result.remarks
 
 
-def test_a_service_that_has_come_is_added_behind_those_that_are_stated(tmp_path: Path) -> None:
+def test_a_new_service_is_added_after_the_existing_ones(tmp_path: Path) -> None:
     regular(tmp_path)
     write(tmp_path, service("services/users_service"))
     servers = server("orders_db", 5441, "huleedu_orders"), server("users_db", 5442, "huleedu_users")
@@ -792,7 +794,7 @@ def test_a_service_that_was_moved_gets_its_new_directory(tmp_path: Path) -> None
         {"directory": "services/../services/orders_service", "alembic_config": "./db/alembic.ini"},
     ],
 )
-def test_an_entry_is_known_by_its_alembic_configuration_wherever_it_runs(
+def test_an_entry_is_identified_by_its_alembic_configuration_not_by_its_directory(
     tmp_path: Path, stated: dict[str, Any]
 ) -> None:
     directory = "services/orders_service/db"
@@ -806,7 +808,7 @@ def test_an_entry_is_known_by_its_alembic_configuration_wherever_it_runs(
     assert not result.remarks
 
 
-def test_an_entry_whose_migrations_do_not_run_in_its_directory_is_told(tmp_path: Path) -> None:
+def test_an_entry_with_the_wrong_directory_is_reported(tmp_path: Path) -> None:
     ini = "[alembic]\nscript_location = migrations\n"
     directory = "services/orders_service"
     write(
@@ -821,7 +823,7 @@ def test_an_entry_whose_migrations_do_not_run_in_its_directory_is_told(tmp_path:
     assert f"found was '{directory}'" in remark
 
 
-def test_two_services_are_never_taken_for_one_entry(tmp_path: Path) -> None:
+def test_two_services_never_share_one_entry(tmp_path: Path) -> None:
     directory = "services/orders_service"
     ini = "[alembic]\nscript_location = %(here)s/migrations\n"
     write(tmp_path, service(directory))
@@ -830,8 +832,8 @@ def test_two_services_are_never_taken_for_one_entry(tmp_path: Path) -> None:
     )
     write(tmp_path, compose(server("orders_db", 5441), server("other_db", 5442)))
     existing(tmp_path, {"name": "orders", "port": 5441, "alembic_config": "db/alembic.ini"})
-    documents = [each.document for each in found(tmp_path).entries(Decisions())]
-    assert len({each["name"] for each in documents}) == 2
+    documents = [entry.document for entry in found(tmp_path).entries(Decisions())]
+    assert len({document["name"] for document in documents}) == 2
 
 
 @pytest.mark.parametrize(
@@ -842,7 +844,7 @@ def test_two_services_are_never_taken_for_one_entry(tmp_path: Path) -> None:
         {"port": 5441, "name": "orders", "seed_after": []},
     ],
 )
-def test_a_registry_that_says_the_same_is_up_to_date(tmp_path: Path, entry: dict[str, Any]) -> None:
+def test_an_equal_registry_is_up_to_date(tmp_path: Path, entry: dict[str, Any]) -> None:
     regular(tmp_path)
     write(tmp_path, {"services/orders_service/.venv/bin/python": ""})
     existing(tmp_path, entry)
@@ -861,13 +863,13 @@ def test_an_existing_entry_answers_what_discovery_cannot(tmp_path: Path) -> None
     assert "is up to date." in discovered(tmp_path).closing[0]
 
 
-def test_a_tag_is_replaced_by_what_is_found_now(tmp_path: Path) -> None:
+def test_a_question_is_replaced_once_the_value_is_found(tmp_path: Path) -> None:
     regular(tmp_path)
     existing(tmp_path, {"name": "orders", "port": "FIXME: 5441 or 5442?", "seed_after": []})
     assert entries(tmp_path)["orders"] == {"name": "orders", "seed_after": [], "port": 5441}
 
 
-def test_an_entry_of_which_nothing_is_found_is_kept_and_told(tmp_path: Path) -> None:
+def test_an_entry_without_a_directory_is_kept_and_reported(tmp_path: Path) -> None:
     regular(tmp_path)
     gone = {"name": "gone", "port": 5500}
     existing(tmp_path, gone, {"name": "orders", "port": 5441})
@@ -876,7 +878,7 @@ def test_an_entry_of_which_nothing_is_found_is_kept_and_told(tmp_path: Path) -> 
     assert "gone: no directory with migrations was found; the entry was kept." in result.remarks
 
 
-def test_a_registry_that_is_no_json_is_an_error_with_its_line(tmp_path: Path) -> None:
+def test_invalid_json_in_the_registry_is_an_error_with_its_line(tmp_path: Path) -> None:
     regular(tmp_path)
     write(tmp_path, {"services.json": '{\n "services": [,]}'})
     with pytest.raises(ConfigurationError, match="line 2"):
@@ -901,9 +903,7 @@ def test_a_registry_that_is_no_json_is_an_error_with_its_line(tmp_path: Path) ->
         pytest.param('{"services": ' + "9" * 5000 + "}", "too many digits", id="long"),
     ],
 )
-def test_a_registry_that_cannot_be_understood_is_an_error(
-    tmp_path: Path, document: str, what: str
-) -> None:
+def test_an_invalid_registry_is_an_error(tmp_path: Path, document: str, what: str) -> None:
     regular(tmp_path)
     write(tmp_path, {"services.json": document})
     with pytest.raises(ConfigurationError) as caught:
