@@ -820,7 +820,7 @@ def test_an_entry_with_the_wrong_directory_is_reported(tmp_path: Path) -> None:
     existing(tmp_path, entry)
     assert names_of(tmp_path) == ["orders"]
     (remark,) = discovered(tmp_path).remarks
-    assert f"found was '{directory}'" in remark
+    assert f"discovery found '{directory}'" in remark
 
 
 def test_two_services_never_share_one_entry(tmp_path: Path) -> None:
