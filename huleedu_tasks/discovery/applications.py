@@ -22,7 +22,7 @@ DATABASE_VARIABLE = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
+class NamedDatabase:
     """A database that the environment of a container names.
 
     Attributes:
@@ -46,24 +46,24 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class ContainerFacts:
     """What the containers of one service state about databases.
 
     Attributes:
-        given: The databases that their variables name.
+        databases: The databases that their variables name.
         waits_for: The servers in their `depends_on`, each with its place in the compose files.
     """
 
-    given: tuple[Given, ...] = ()
+    databases: tuple[NamedDatabase, ...] = ()
     waits_for: tuple[tuple[str, str], ...] = ()
 
 
-def told_to(
+def container_facts(
     applications: Sequence[Container],
     servers: Mapping[str, Container],
     directories: Sequence[ServiceDirectory],
     root: Path,
-) -> dict[Path, Told]:
+) -> dict[Path, ContainerFacts]:
     """Return what the containers of each service state, by the key of its directory.
 
     Args:
@@ -71,16 +71,16 @@ def told_to(
         servers: The database servers, by the name of the Compose service.
         root: The directory that paths are shown relative to.
     """
-    runs = owners(applications, directories, root)
-    known = given(applications, servers, root)
+    runs = services_run(applications, directories, root)
+    known = named_databases(applications, servers, root)
     waiting = waited_for(applications, servers, root)
 
     def is_of(container: str, directory: ServiceDirectory) -> bool:
         return container in runs and runs[container].key == directory.key
 
     return {
-        directory.key: Told(
-            given=tuple(database for database in known if is_of(database.container, directory)),
+        directory.key: ContainerFacts(
+            databases=tuple(database for database in known if is_of(database.container, directory)),
             waits_for=tuple(
                 pair for name in waiting if is_of(name, directory) for pair in waiting[name]
             ),
@@ -89,7 +89,7 @@ def told_to(
     }
 
 
-def owners(
+def services_run(
     applications: Iterable[Container], directories: Sequence[ServiceDirectory], root: Path
 ) -> dict[str, ServiceDirectory]:
     """Return the service that each application container runs, by the container's name.
@@ -106,9 +106,9 @@ def owners(
     return {name: by_key[best] for name, score in points.items() if (best := _unique_best(score))}
 
 
-def given(
+def named_databases(
     applications: Iterable[Container], servers: Mapping[str, Container], root: Path
-) -> list[Given]:
+) -> list[NamedDatabase]:
     """Return every database that the variables of the application containers name."""
     # A container has the host name of its Compose service and that of its `container_name`.
     hosts = {name: name for name in servers}
@@ -139,12 +139,12 @@ def waited_for(
     }
 
 
-def _urls(application: Container, hosts: Mapping[str, str], root: Path) -> Iterable[Given]:
+def _urls(application: Container, hosts: Mapping[str, str], root: Path) -> Iterable[NamedDatabase]:
     for variable, value in application.environment.items():
         url = see_url(value)
         if url and url.host in hosts:
             server = hosts[url.host]
-            yield Given(
+            yield NamedDatabase(
                 container=application.name,
                 variable=variable,
                 server=server,
@@ -156,7 +156,7 @@ def _urls(application: Container, hosts: Mapping[str, str], root: Path) -> Itera
             )
 
 
-def _parts(application: Container, hosts: Mapping[str, str], root: Path) -> Iterable[Given]:
+def _parts(application: Container, hosts: Mapping[str, str], root: Path) -> Iterable[NamedDatabase]:
     environment = application.environment
     for variable, value in environment.items():
         if not HOST_VARIABLE.search(variable) or value not in hosts:
@@ -168,7 +168,7 @@ def _parts(application: Container, hosts: Mapping[str, str], root: Path) -> Iter
             if DATABASE_VARIABLE.search(name)
             and (names_database(name, database) or UNKNOWN in database)
         ]
-        yield Given(
+        yield NamedDatabase(
             container=application.name,
             variable="",
             server=server,

@@ -27,7 +27,7 @@ from huleedu_tasks.config.registry import (
     registry_of,
 )
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.discovery.applications import told_to
+from huleedu_tasks.discovery.applications import container_facts
 from huleedu_tasks.discovery.entries import (
     CONVENTION,
     Basis,
@@ -258,12 +258,12 @@ async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
     composition = await read_composition(root, stated, environment)
     servers = composition.databases
     applications = [*_applications(composition), *_others(root, composition, environment)]
-    told = told_to(applications, servers, directories, root)
+    facts = container_facts(applications, servers, directories, root)
     readings = tuple(
         Reading(
             directory=directory,
             sources=read_sources(directory, root, directories),
-            told=told[directory.key],
+            containers=facts[directory.key],
         )
         for directory in directories
     )

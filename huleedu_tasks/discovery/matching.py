@@ -7,7 +7,7 @@ from pathlib import Path
 from huleedu_tasks.compose.database_service import Container
 from huleedu_tasks.config.urls import POSTGRES_PORT
 from huleedu_tasks.discovery.names import common_prefix, initials, likeness, stem
-from huleedu_tasks.discovery.server_databases import database_sightings, databases_made
+from huleedu_tasks.discovery.server_databases import database_sightings, databases_created
 from huleedu_tasks.discovery.service_facts import Reading, telling_name
 from huleedu_tasks.discovery.sources import Sources, local_ports_of
 from huleedu_tasks.migrations.directories import ServiceDirectory
@@ -110,12 +110,14 @@ def _candidate(
 
 
 def _by_applications(reading: Reading, server: Container) -> list[Reason]:
-    leading = [database for database in reading.told.given if database.server == server.name]
-    if not leading:
-        waits = [place for name, place in reading.told.waits_for if name == server.name]
+    databases = [
+        database for database in reading.containers.databases if database.server == server.name
+    ]
+    if not databases:
+        waits = [place for name, place in reading.containers.waits_for if name == server.name]
         return [(WAITS, place) for place in waits[:1]]
-    main = [database for database in leading if database.is_main]
-    return [(GIVEN if main else GIVEN_SECOND, (main or leading)[0].place)]
+    main = [database for database in databases if database.is_main]
+    return [(GIVEN if main else GIVEN_SECOND, (main or databases)[0].place)]
 
 
 def _by_sources(sources: Sources, server: Container, root: Path) -> list[Reason]:
@@ -132,7 +134,7 @@ def _by_sources(sources: Sources, server: Container, root: Path) -> list[Reason]
         points = USUAL_PORT if port == POSTGRES_PORT else PORT if sightings else LOCAL_PORT
         reasons.append((points, (sightings or weaker)[0].place))
     named = database_sightings(sources)
-    if found := [named[name] for name in databases_made(server, root) if name in named]:
+    if found := [named[name] for name in databases_created(server, root) if name in named]:
         reasons.append((DATABASE, found[0]))
     return reasons
 

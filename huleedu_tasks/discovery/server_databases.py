@@ -17,7 +17,7 @@ _CREATE = re.compile(r'\bCREATE\s+DATABASE\s+(?:"([^"$]+)"|(\w+))(?!\$)', re.IGN
 _CREATEDB = re.compile(r"\bcreatedb\b[^\n]*?\s([A-Za-z_]\w*)\s*$", re.MULTILINE)
 
 
-def databases_made(server: Container, root: Path) -> dict[str, str]:
+def databases_created(server: Container, root: Path) -> dict[str, str]:
     """Return the databases that a server creates, each with its place; its default one is first."""
     declared = shown(server.file, root) if server.file else "compose files"
     made: dict[str, str] = {}
@@ -36,9 +36,9 @@ def databases_made(server: Container, root: Path) -> dict[str, str]:
     return made
 
 
-def databases_meant(server: Container, root: Path) -> dict[str, str]:
+def databases_intended(server: Container, root: Path) -> dict[str, str]:
     """Return the databases that a server creates, without an unstated default beside others."""
-    made = databases_made(server, root)
+    made = databases_created(server, root)
     if _states_database(server) or len(made) < 2:
         return made
     return {name: place for name, place in made.items() if name != server.database}
@@ -85,10 +85,10 @@ def find_database(
     only_named = [Sighting(value=n, place=p) for n, p in named.items()] if len(named) == 1 else []
     if server is None:
         return only_named[0] if only_named else None
-    if told := _told(reading, server):
-        return told
-    made = databases_made(server, root)
-    meant = databases_meant(server, root)
+    if stated := _database_of_urls(reading, server):
+        return stated
+    made = databases_created(server, root)
+    meant = databases_intended(server, root)
     alike = _alike(reading, meant) if len(made) > 1 else []
     fitting = [*({*named} & {*made})] or alike
     if len(fitting) == 1:
@@ -100,15 +100,15 @@ def find_database(
     return only_named[0] if only_named else None
 
 
-def _told(reading: Reading, server: Container) -> Sighting[str] | None:
+def _database_of_urls(reading: Reading, server: Container) -> Sighting[str] | None:
     """Return the database of a URL that resolves to this server; `None` without such a URL."""
-    told = [
+    databases = [
         database
-        for database in reading.told.given
+        for database in reading.containers.databases
         if database.server == server.name and database.database
     ]
-    if told:
-        first = min(told, key=lambda database: not database.is_main)
+    if databases:
+        first = min(databases, key=lambda database: not database.is_main)
         return Sighting(value=first.database, place=first.place)
     hosts = {server.name, server.container_name} - {""}
     for seen in reading.sources.urls:

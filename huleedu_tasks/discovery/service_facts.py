@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from huleedu_tasks.discovery.applications import Told
+from huleedu_tasks.discovery.applications import ContainerFacts
 from huleedu_tasks.discovery.names import stem
 from huleedu_tasks.discovery.sources import Sources
 from huleedu_tasks.migrations.directories import (
@@ -18,11 +18,11 @@ USUAL_FILES = (CONFIG, PYPROJECT)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What was read of one service: its files, and the variables of its containers."""
+    """What was read of one service: its files and its containers."""
 
     directory: ServiceDirectory
     sources: Sources
-    told: Told
+    containers: ContainerFacts
 
 
 def telling_name(directory: ServiceDirectory) -> str:

@@ -34,15 +34,15 @@ def find_variable(reading: Reading, variables: Mapping[Path, Places]) -> dict[st
 def _ranked(reading: Reading) -> Places:
     read = [(variable.value, variable.place) for variable in reading.sources.variables]
     own = {variable.value for variable in reading.sources.variables if variable.own}
-    told = sorted(reading.told.given, key=lambda database: not database.is_main)
-    given = [(database.variable, database.place) for database in told if database.variable]
-    names_given = {name for name, _ in given}
+    databases = sorted(reading.containers.databases, key=lambda database: not database.is_main)
+    stated = [(database.variable, database.place) for database in databases if database.variable]
+    names_stated = {name for name, _ in stated}
     places: dict[str, str] = {}
     for name, place in (
-        *(pair for pair in read if pair[0] in names_given),
+        *(pair for pair in read if pair[0] in names_stated),
         *(pair for pair in read if pair[0] in own),
-        *given,
-        # Shared code that builds the service's variable names other variables only as examples.
+        *stated,
+        # If shared code builds the name of the variable, other names in it are not the service's.
         *(() if reading.sources.builds_variable else read),
     ):
         places.setdefault(name, place)

@@ -186,11 +186,13 @@ def _mask(service: Service, variables: Mapping[str, str]) -> Redactor:
     return Redactor(secrets_in(variables), [*service.names, str(Path.cwd())])
 
 
-def _answer(told: Mapping[str, Any] | None, service: Service, loaded: Mapping[str, str]) -> Answer:
-    if told is None:
+def _answer(
+    answer: Mapping[str, Any] | None, service: Service, loaded: Mapping[str, str]
+) -> Answer:
+    if answer is None:
         return None
-    if "error" not in told:
-        return Address(**told)
-    stated = {name: value for name, value in told.get("variables", {}).items() if value}
+    if "error" not in answer:
+        return Address(**answer)
+    stated = {name: value for name, value in answer.get("variables", {}).items() if value}
     mask = _mask(service, {**loaded, **stated})
-    return Failure(error=mask(told["error"]), output=mask(told["output"]))
+    return Failure(error=mask(answer["error"]), output=mask(answer["output"]))

@@ -1,6 +1,6 @@
 """`services.check`: where registry, compose files, config.py, env.py and revisions differ.
 
-Each service of one monorepo has one fault of its own, so that all are asked in one run.
+Every service of one monorepo has one fault, so that one run checks all faults.
 """
 
 import json
@@ -342,7 +342,7 @@ def write_service(
 
 
 def recipe(variable: str, port: int) -> str:
-    """Return the page's own config.py, with the three constants of a service."""
+    """Return the config.py of docs/adoption.md, with the three constants of a service."""
     (text,) = (block for block in blocks(page("adoption.md"), "python") if "OVERRIDE =" in block)
     constants = {"OVERRIDE": variable, "DATABASE": "huleedu_recipe", "PORT": str(port)}
     for name, value in constants.items():

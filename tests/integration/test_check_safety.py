@@ -1,4 +1,4 @@
-"""A service that is asked where its database is reaches nothing, tells nothing, outlives nobody."""
+"""Code of a service in the probe connects to no server, reveals no secret and is terminated."""
 
 import socket
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ def monorepo() -> Iterator[Monorepo]:
         yield monorepo
 
 
-def test_no_server_is_reached_whatever_the_code_tries(monorepo: Monorepo) -> None:
+def test_no_attempt_of_the_code_reaches_a_server(monorepo: Monorepo) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         port = listener.getsockname()[1]

@@ -1,4 +1,4 @@
-"""`services.discover` at the real command line, with and without somebody to ask."""
+"""`services.discover` on the real command line, with and without a terminal."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def repository() -> Iterator[Monorepo]:
 
 @pytest.fixture
 def undecided(repository: Monorepo) -> Monorepo:
-    """Return the same with a service that two servers fit."""
+    """Return the monorepo with a service that matches two servers."""
     write(repository.root, service("apps/shop", 'URL = "postgresql+asyncpg://u@h/shop"'))
     servers = [server(name, port, "shop") for name, port in (("one", 5442), ("two", 5443))]
     write(repository.root, compose(server("orders_db", 5441, "huleedu_orders"), *servers))
@@ -43,7 +43,7 @@ def undecided(repository: Monorepo) -> Monorepo:
 
 @pytest.fixture
 def grown(repository: Monorepo) -> Monorepo:
-    """Return the same with a registry, and a service that has come since."""
+    """Return the monorepo with a registry, and a service that was added later."""
     write(repository.root, service("services/users_service"))
     servers = server("orders_db", 5441, "huleedu_orders"), server("users_db", 5442, "huleedu_users")
     write(repository.root, compose(*servers))
@@ -102,7 +102,7 @@ def stated_here() -> str:
 
 
 def moved(service: Any, root: Path) -> dict[str, Any]:
-    """Return a service's fields but for the order of seeds, which nobody can see."""
+    """Return a service's fields except the order of seeds, which cannot be detected."""
     fields = dataclasses.asdict(dataclasses.replace(service, seed_after=()))
     return {name: str(value).replace(str(root), "") for name, value in fields.items()}
 
@@ -182,7 +182,7 @@ def test_a_closed_pipe_does_not_fail_the_list_of_tasks(grown: Monorepo, unbuffer
 
 
 def without_reader(monorepo: Monorepo, *command: str, unbuffered: str) -> tuple[int, str]:
-    """Run a command whose standard output nobody reads; return its code and standard error."""
+    """Run a command with a closed standard output; return its code and standard error."""
     left, right = os.pipe()
     os.close(left)
     ran = subprocess.run(
@@ -243,8 +243,8 @@ def test_no_password_is_shown_or_written(repository: Monorepo) -> None:
     url = f"postgresql+asyncpg://u:{PASSWORD}@orders_db/huleedu_orders"
     config = f'import os\nURL = os.getenv("ORDERS_DSN", "{url}")\n'
     write(repository.root, service("services/orders_service", config))
-    told = f"  api:\n    build: services/orders_service\n    environment: {{ORDERS_DSN: '{url}'}}\n"
-    write(repository.root, compose(server("orders_db", 5441).replace("secret", PASSWORD), told))
+    api = f"  api:\n    build: services/orders_service\n    environment: {{ORDERS_DSN: '{url}'}}\n"
+    write(repository.root, compose(server("orders_db", 5441).replace("secret", PASSWORD), api))
     write(repository.root, {"services/orders_service/.env": f"ORDERS_DSN='{url}'\n"})
     for flags in ((), ("--json",), ("--overwrite",)):
         ran = repository.invoke("services.discover", *flags)

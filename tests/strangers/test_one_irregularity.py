@@ -70,8 +70,8 @@ def test_its_migrations_and_no_others_are_in_its_own_database(
 ) -> None:
     done = after(PLACES[irregularity])
     service = done.services[irregularity]
-    (told,) = (row for row in done.reset.json["services"] if row["service"] == service.name)
-    assert told["status"] == "OK", told
+    (outcome,) = (row for row in done.reset.json["services"] if row["service"] == service.name)
+    assert outcome["status"] == "OK", outcome
     assert elsewhere(done.written, service) == []
 
 

@@ -1,4 +1,4 @@
-"""The resolver and each service's own `config.py` give the very same URL."""
+"""The resolver and each service's own `config.py` give the same URL."""
 
 from importlib import import_module
 from itertools import product

@@ -1,4 +1,4 @@
-"""The registry that is discovered in monorepos as they are found."""
+"""Discovery of the registry in monorepos with and without the conventions."""
 
 import json
 from pathlib import Path
@@ -136,7 +136,7 @@ def test_a_server_is_assigned_to_the_directory_with_a_similar_name(
 
 
 def load(root: Path) -> dict[int, Any]:
-    """Return the services of the discovered registry by their ports, as every command sees them."""
+    """Return the services of the discovered registry, as loaded by every command, by port."""
     path = root / "discovered.json"
     path.write_text(json.dumps(discovered(root).document))
     return {service.port: service for service in load_registry(path).services}
@@ -164,11 +164,11 @@ def test_a_port_in_the_sources_outweighs_a_name(tmp_path: Path) -> None:
 def test_the_url_of_an_application_outweighs_everything(tmp_path: Path) -> None:
     config = 'URL = "postgresql+asyncpg://u@localhost:5441/orders"'
     write(tmp_path, service("apps/orders", config))
-    told = f"build: ./apps/orders\nenvironment: {{SHOP_DSN: 'postgresql+psycopg2://u:{PASSWORD}@b_db/shop'}}"
+    more = f"build: ./apps/orders\nenvironment: {{SHOP_DSN: 'postgresql+psycopg2://u:{PASSWORD}@b_db/shop'}}"
     write(
         tmp_path,
         compose(
-            server("orders_db", 5441, "orders"), server("b_db", 5442), application("api", told)
+            server("orders_db", 5441, "orders"), server("b_db", 5442), application("api", more)
         ),
     )
     (entry,) = entries(tmp_path).values()
@@ -192,34 +192,34 @@ def test_the_url_of_an_application_outweighs_everything(tmp_path: Path) -> None:
 )
 def test_an_application_belongs_to_the_service_that_it_runs(tmp_path: Path, known_by: str) -> None:
     write(tmp_path, service("apps/orders") | service("apps/payments"))
-    told = f"{known_by}\nenvironment: ['SHOP_DSN=postgresql://u:p@b_db:5432/shop']"
+    more = f"{known_by}\nenvironment: ['SHOP_DSN=postgresql://u:p@b_db:5432/shop']"
     write(
-        tmp_path, compose(server("payments_db", 5441), server("b_db", 5442), application("x", told))
+        tmp_path, compose(server("payments_db", 5441), server("b_db", 5442), application("x", more))
     )
     assert load(tmp_path)[5442].directory == tmp_path / "apps/orders"
 
 
 def test_two_applications_of_one_service_are_one_service(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders"))
-    told = "build: apps/orders\nenvironment: {ORDERS_DSN: 'postgresql://u:p@main/orders'}"
-    write(tmp_path, compose(server("main", 5441), application("api", told), application("w", told)))
+    more = "build: apps/orders\nenvironment: {ORDERS_DSN: 'postgresql://u:p@main/orders'}"
+    write(tmp_path, compose(server("main", 5441), application("api", more), application("w", more)))
     assert names_of(tmp_path) == ["orders"]
 
 
 def test_an_application_may_have_variables_for_parts_of_the_url(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders"))
-    told = "build: apps/orders\nenvironment: {DB_HOST: b_db, DB_NAME: shop, DB_PASSWORD: hunter2}"
-    write(tmp_path, compose(server("a_db", 5441), server("b_db", 5442), application("x", told)))
+    more = "build: apps/orders\nenvironment: {DB_HOST: b_db, DB_NAME: shop, DB_PASSWORD: hunter2}"
+    write(tmp_path, compose(server("a_db", 5441), server("b_db", 5442), application("x", more)))
     (entry,) = entries(tmp_path).values()
     assert (entry["port"], entry["database"]) == (5442, "shop")
 
 
 def test_applications_in_another_compose_file_name_their_servers(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders"))
-    told = "build: apps/orders\nenvironment: {ORDERS_DSN: 'postgresql://u:p@b_db/shop'}"
+    more = "build: apps/orders\nenvironment: {ORDERS_DSN: 'postgresql://u:p@b_db/shop'}"
     infrastructure = "services:\n" + server("a_db", 5441) + server("b_db", 5442)
     write(tmp_path, {"docker-compose.infra.yml": infrastructure})
-    write(tmp_path, {"docker-compose.yml": "services:\n" + application("x", told)})
+    write(tmp_path, {"docker-compose.yml": "services:\n" + application("x", more)})
     document = discovered(tmp_path).document
     assert document["compose_files"] == ["docker-compose.infra.yml"]
     assert load(tmp_path)[5442].url_variable == "ORDERS_DSN"
@@ -251,32 +251,32 @@ SHARED = ("orders", "billing", "users")
 DATABASES = {name: f"shop_{name}" for name in SHARED}
 
 
-def shared(root: Path, *, told: bool = False) -> dict[str, dict[str, Any]]:
-    """Write three services and one server; return what is discovered."""
+def shared(root: Path, *, has_urls: bool = False) -> dict[str, dict[str, Any]]:
+    """Write three services and one server; return the discovered entries."""
     parts = [server("postgres", 5441)]
     for name in SHARED:
         write(root, service(f"apps/{name}", f'x = os.getenv("{name.upper()}_DATABASE_URL")\n'))
         url = f"postgresql://u:p@postgres:5432/{DATABASES[name]}"
-        variables = f"environment: {{{name.upper()}_DATABASE_URL: '{url}'}}\n" if told else ""
+        variables = f"environment: {{{name.upper()}_DATABASE_URL: '{url}'}}\n" if has_urls else ""
         parts.append(application(name, f"build: apps/{name}\n{variables}depends_on: [postgres]"))
     write(root, compose(*parts))
     return entries(root)
 
 
 def test_three_services_share_a_server_according_to_their_applications(tmp_path: Path) -> None:
-    found = shared(tmp_path, told=True)
+    found = shared(tmp_path, has_urls=True)
     assert databases(tmp_path) == DATABASES
     assert {entry["compose_service"] for entry in found.values()} == {"postgres"}
     assert len(load_all(tmp_path)) == 3
 
 
 def databases(root: Path) -> dict[str, str]:
-    """Return each service's database, stated or by the registry's own convention."""
+    """Return the database of each service, as stated or by the registry's convention."""
     return {service.name: service.database for service in load_all(root)}
 
 
 def test_a_common_prefix_of_databases_becomes_the_naming_convention(tmp_path: Path) -> None:
-    shared(tmp_path, told=True)
+    shared(tmp_path, has_urls=True)
     document = discovered(tmp_path).document
     assert document["prefix"] == "SHOP"
     assert all("database" not in entry for entry in entries(tmp_path).values())
@@ -436,13 +436,13 @@ def test_a_server_without_a_published_port_is_a_question(tmp_path: Path) -> None
 
 
 def test_services_on_a_server_without_a_port_have_one_question(tmp_path: Path) -> None:
-    told = "environment: {{{}_DATABASE_URL: 'postgresql+asyncpg://u:p@db/{}'}}\nbuild: ./{}"
+    more = "environment: {{{}_DATABASE_URL: 'postgresql+asyncpg://u:p@db/{}'}}\nbuild: ./{}"
     write(tmp_path, service("one") | service("two"))
     write(
         tmp_path,
         compose(
             server("db", None, "start"),
-            *(application(name, told.format(name.upper(), name, name)) for name in ("one", "two")),
+            *(application(name, more.format(name.upper(), name, name)) for name in ("one", "two")),
         ),
     )
     (question,) = discovered(tmp_path).unsettled
@@ -462,8 +462,8 @@ def test_a_number_or_another_systems_name_is_not_a_database(tmp_path: Path, vari
     value = "0" if variable == "SHOP_DB" else "other"
     settings = f'import os\n\nother_db = os.environ.get("{variable}", "{value}")\n'
     write(tmp_path, service("shop", settings))
-    told = f"build: ./shop\nenvironment: {{POSTGRES_HOST: db, {variable}: '{value}'}}"
-    write(tmp_path, compose(server("db", 5441, "shop_main"), application("shop", told)))
+    more = f"build: ./shop\nenvironment: {{POSTGRES_HOST: db, {variable}: '{value}'}}"
+    write(tmp_path, compose(server("db", 5441, "shop_main"), application("shop", more)))
     (entry,) = entries(tmp_path).values()
     assert entry["database"] == "shop_main"
 
@@ -569,9 +569,9 @@ def test_contradictions_are_reported_with_their_directories(tmp_path: Path) -> N
     )
     existing(tmp_path, {"name": "orders", "port": 5441, "alembic_config": "db/alembic.ini"})
     rows = discovered(tmp_path).unsettled
-    (told,) = (row for row in rows if row["field"] == "url_variable")
-    assert told["service"] == "services_orders_service"
-    assert told["question"] == "'ORDERS_SERVICE_DATABASE_URL' belongs to 'orders' already"
+    (row,) = (row for row in rows if row["field"] == "url_variable")
+    assert row["service"] == "services_orders_service"
+    assert row["question"] == "'ORDERS_SERVICE_DATABASE_URL' belongs to 'orders' already"
 
 
 def test_sections_and_second_configurations_of_a_directory_are_separate_services(

@@ -1,4 +1,4 @@
-"""Which directories are services, and where their migrations are."""
+"""Finding the directories of services and of their migrations."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ HERE = "[alembic]\nscript_location = %(here)s{}\n"
 
 
 def directories(root: Path) -> tuple[dict[str, str], list[str]]:
-    """Return the configuration of each service by its directory, and what was remarked."""
+    """Return the configuration of each service by its directory, and the remarks."""
     repository_files.cache_clear()
     not_taken: list[Finding] = []
     found = find_directories(root, not_taken)
@@ -171,7 +171,7 @@ def test_without_git_links_and_special_files_are_skipped(tmp_path: Path) -> None
 
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
-    """Make a directory that any user may go down to, unlike those for tests."""
+    """Create a directory that any user may enter, unlike `tmp_path`."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -179,7 +179,7 @@ def open_to_all() -> Iterator[Path]:
 
 @contextmanager
 def ordinary_user() -> Iterator[None]:
-    """Be nobody special for a moment: root may look into every directory."""
+    """Drop the privileges of root, which may read every directory, for a moment."""
     is_root = os.geteuid() == 0
     if is_root:
         os.seteuid(65534)

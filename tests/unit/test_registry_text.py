@@ -1,4 +1,4 @@
-"""A registry's text: what does not change keeps its order and its layout."""
+"""Writing a registry: unchanged values keep their order and layout."""
 
 import json
 from typing import Any
@@ -24,7 +24,7 @@ HAND_MADE = """\
 
 
 def changed(text: str, *path: Any, **values: Any) -> tuple[dict[str, Any], str]:
-    """Return a registry with more in one place, and its text."""
+    """Return a registry with added values at one place, and its JSON."""
     document = json.loads(text)
     place = document
     for step in path:

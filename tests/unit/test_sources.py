@@ -1,4 +1,4 @@
-"""What a service's own files say of its database: its variable, port, name and driver."""
+"""Reading variable, port, name and driver of a database from a service's files."""
 
 import textwrap
 from pathlib import Path
@@ -193,8 +193,8 @@ def test_only_a_dotted_name_is_quoted(tmp_path: Path, line: str, quote: str) -> 
     ],
 )
 def test_an_unreadable_file_is_a_problem(tmp_path: Path, config: str, problem: str) -> None:
-    (told,) = read(tmp_path, config).problems
-    assert told.startswith(f"orders/config.py {problem}")
+    (found,) = read(tmp_path, config).problems
+    assert found.startswith(f"orders/config.py {problem}")
 
 
 def test_an_integer_of_thousands_of_digits_is_not_a_port(tmp_path: Path) -> None:
