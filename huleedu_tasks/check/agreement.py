@@ -76,15 +76,15 @@ def differences(
     """
     handed_over = answers[Situation.HANDED_OVER].env
     if not follows(handed_over):
-        yield _elsewhere(service, handed_over, suggestion)
+        yield _not_followed(service, handed_over, suggestion)
     else:
-        yield from _of_env(service, cases, answers)
+        yield from _env_problems(service, cases, answers)
     if answers[Situation.HANDED_OVER].config or answers[Situation.DEVELOPMENT].config:
-        yield from _of_config(service, cases, answers)
+        yield from _config_problems(service, cases, answers)
 
 
-def _elsewhere(service: Service, answer: Answer, suggestion: Suggestion | None) -> Problem:
-    cause, remedy = _why_elsewhere(service, answer)
+def _not_followed(service: Service, answer: Answer, suggestion: Suggestion | None) -> Problem:
+    cause, remedy = _cause_and_remedy(service, answer)
     if hint := option_hint(service, cause):
         return action_required(cause, hint)
     if suggestion:
@@ -98,7 +98,7 @@ def _elsewhere(service: Service, answer: Answer, suggestion: Suggestion | None) 
     return action_required(cause, remedy)
 
 
-def encodes_nothing(service: Service) -> Problem:
+def password_not_encoded(service: Service) -> Problem:
     """Return the finding for an `env.py` that does not percent-encode the password."""
     return handled(
         "env.py does not percent-encode the password in its URL; passwords with special "
@@ -107,7 +107,7 @@ def encodes_nothing(service: Service) -> Problem:
     )
 
 
-def _why_elsewhere(service: Service, answer: Answer) -> tuple[str, str]:
+def _cause_and_remedy(service: Service, answer: Answer) -> tuple[str, str]:
     variable = service.alembic_url_variable
     if isinstance(answer, Failure):
         cause = f"env.py failed with its URL in {variable}: {_shortened(answer)}"
@@ -146,7 +146,7 @@ def _field(service: Service, variable: str) -> str:
     return "url_variable" if own else "alembic_url_variable"
 
 
-def _of_env(
+def _env_problems(
     service: Service, cases: Mapping[str, Case], answers: Mapping[str, Answers]
 ) -> Iterator[Problem]:
     override = answers[Situation.OVERRIDE].env
@@ -173,7 +173,7 @@ def _of_env(
         )
     elif isinstance(override, Address) and not override.password and not _takes_parts(service):
         yield handled(
-            f"env.py does not connect with the right password {Situation.OVERRIDE}",
+            "env.py does not use the password of its override variable",
             "str() of a SQLAlchemy URL masks it: use render_as_string(hide_password=False).",
         )
     configs = {situation: answers[situation].config for situation in Situation}
@@ -191,21 +191,25 @@ def _of_env(
     situations = [Situation.DEVELOPMENT, Situation.PRODUCTION]
     if not any(_knows_environments(service, found) for found in (_envs(answers), configs)):
         situations.remove(Situation.PRODUCTION)
-        if configs[Situation.DEVELOPMENT] is None and _is_at_home(service, cases, answers):
-            yield _moved_by_its_variable_only(service, "env.py")
+        if configs[Situation.DEVELOPMENT] is None and _uses_own_database(service, cases, answers):
+            yield _selected_by_variable_only(service, "env.py")
             return
     for situation in situations:
         expected, answer = cases[situation].expected, answers[situation]
-        if expected and not _agrees(answer.env, expected) and not _alike(answer.env, answer.config):
+        if (
+            expected
+            and not _agrees(answer.env, expected)
+            and not _is_same_answer(answer.env, answer.config)
+        ):
             source = "does not use config.py" if answer.config else "builds its own URL"
             yield handled(
-                f"env.py {source}: {situation} it {_does(answer.env)}",
+                f"env.py {source}: {situation} it {_behaviour(answer.env)}",
                 "Take the URL from config.py in env.py, or set "
                 f"{service.alembic_url_variable} before you run `alembic` yourself.",
             )
 
 
-def _of_config(
+def _config_problems(
     service: Service, cases: Mapping[str, Case], answers: Mapping[str, Answers]
 ) -> Iterator[Problem]:
     found = {situation: answers[situation].config for situation in Situation}
@@ -218,10 +222,11 @@ def _of_config(
         return
     if not (isinstance(override, Address) and _is_same(override, OVERRIDE)):
         yield handled(
-            f"config.py does not read {service.alembic_url_variable}: it {_does(override)}", PATTERN
+            f"config.py does not read {service.alembic_url_variable}: it {_behaviour(override)}",
+            PATTERN,
         )
     elif _needs_its_variable(found):
-        yield from _led_by_env_file(service, cases, found[Situation.DEVELOPMENT])
+        yield from _overridden_by_env_file(service, cases, found[Situation.DEVELOPMENT])
         yield handled(
             f"config.py takes its URL only from {service.alembic_url_variable}; "
             "HULEEDU_ENVIRONMENT has no effect",
@@ -232,18 +237,18 @@ def _of_config(
     yield from _place_in_development(service, cases, found)
     if not _knows_environments(service, found):
         if isinstance(override, Address) and _is_same(override, OVERRIDE):
-            yield _moved_by_its_variable_only(service, "config.py")
+            yield _selected_by_variable_only(service, "config.py")
         return
     yield from _in_development(cases, found)
     yield from _in_production(cases, found)
     for situation in (Situation.NO_CREDENTIALS, Situation.NO_PRODUCTION):
-        yield from _without(situation, cases[situation], found[situation])
+        yield from _without_variables(situation, cases[situation], found[situation])
     unknown = found[Situation.UNKNOWN_ENVIRONMENT]
     if isinstance(unknown, Address):
         yield handled("config.py treats an unknown HULEEDU_ENVIRONMENT as development", PATTERN)
 
 
-def _moved_by_its_variable_only(service: Service, file: str) -> Problem:
+def _selected_by_variable_only(service: Service, file: str) -> Problem:
     """Return the finding for code that does not read HULEEDU_ENVIRONMENT, which is allowed."""
     if fills_in(service.environment, "host"):
         source = "the variables of 'environment'"
@@ -256,7 +261,7 @@ def _moved_by_its_variable_only(service: Service, file: str) -> Problem:
     )
 
 
-def _led_by_env_file(
+def _overridden_by_env_file(
     service: Service, cases: Mapping[str, Case], answer: Answer
 ) -> Iterator[Problem]:
     """Report a `.env` of the service that sets a different database in development."""
@@ -281,7 +286,7 @@ def _place_in_development(
 ) -> Iterator[Problem]:
     answer, expected = found[Situation.DEVELOPMENT], cases[Situation.DEVELOPMENT].expected
     if not isinstance(answer, Address) or expected is None:
-        yield handled(f"config.py {_does(answer)} in development", PATTERN)
+        yield handled(f"config.py {_behaviour(answer)} in development", PATTERN)
         return
     if not answer.is_local:
         knows = _knows_environments(service, found)
@@ -306,8 +311,8 @@ def _in_development(
     answer, expected = found[Situation.DEVELOPMENT], cases[Situation.DEVELOPMENT].expected
     if not isinstance(answer, Address) or not answer.is_local or expected is None:
         return
-    if not _alike(found[Situation.TESTING], answer):
-        yield _unknown("testing", found[Situation.TESTING])
+    if not _is_same_answer(found[Situation.TESTING], answer):
+        yield _unsupported("testing", found[Situation.TESTING])
     special = found[Situation.SPECIAL_PASSWORD]
     if answer.user != expected.user or not answer.password:
         yield handled(
@@ -315,7 +320,11 @@ def _in_development(
             "HULEEDU_DB_PASSWORD",
             PATTERN,
         )
-    elif not isinstance(special, Address) or not special.password or not _alike(special, answer):
+    elif (
+        not isinstance(special, Address)
+        or not special.password
+        or not _is_same_answer(special, answer)
+    ):
         yield handled(
             "config.py does not percent-encode the password; passwords containing @, #, % or / "
             "will fail",
@@ -331,7 +340,7 @@ def _in_production(
     if expected is None or due is None:
         return
     if not isinstance(answer, Address):
-        yield handled(f"config.py {_does(answer)} in production", PATTERN)
+        yield handled(f"config.py {_behaviour(answer)} in production", PATTERN)
         return
     if answer.host != expected.host:
         yield handled(
@@ -347,12 +356,12 @@ def _in_production(
         )
     elif not _agrees(answer, expected):
         yield handled(
-            "config.py does not follow HULEEDU_DB_USER, HULEEDU_PROD_DB_PORT and "
+            "config.py does not use HULEEDU_DB_USER, HULEEDU_PROD_DB_PORT and "
             "HULEEDU_PROD_DB_PASSWORD in production",
             PATTERN,
         )
     if not isinstance(staging, Address) or staging.host != due.host:
-        yield _unknown("staging", staging)
+        yield _unsupported("staging", staging)
     elif not _agrees(staging, replace(due, database=staging.database)):
         yield handled(
             f"config.py does not default to the user {due.user} and port {due.port} in staging",
@@ -360,15 +369,15 @@ def _in_production(
         )
 
 
-def _unknown(environment: str, answer: Answer) -> Problem:
+def _unsupported(environment: str, answer: Answer) -> Problem:
     """Report an environment that a service does not support; raising an error is acceptable."""
     level = Level.INFO if isinstance(answer, Failure) else Level.WARNING
     return handled(
-        f"config.py does not support {environment}: there it {_does(answer)}", PATTERN, level
+        f"config.py does not support {environment}: there it {_behaviour(answer)}", PATTERN, level
     )
 
 
-def _without(situation: Situation, case: Case, answer: Answer) -> Iterator[Problem]:
+def _without_variables(situation: Situation, case: Case, answer: Answer) -> Iterator[Problem]:
     if isinstance(answer, Address):
         yield handled(f"config.py returns a URL {situation}, where it must fail", PATTERN)
         return
@@ -429,10 +438,10 @@ def _knows_environments(service: Service, found: Mapping[Situation, Answer]) -> 
             Situation.UNKNOWN_ENVIRONMENT,
         )
     )
-    return not all(first == other or _alike(first, other) for other in others)
+    return not all(first == other or _is_same_answer(first, other) for other in others)
 
 
-def _is_at_home(
+def _uses_own_database(
     service: Service, cases: Mapping[str, Case], answers: Mapping[str, Answers]
 ) -> bool:
     """Whether an `env.py` connects to the service's own database in development by default."""
@@ -450,10 +459,10 @@ def _needs_its_variable(found: Mapping[Situation, Answer]) -> bool:
     Development does not count: a `.env` of the service may set the variable there.
     """
     others = set(Situation) - {Situation.HANDED_OVER, Situation.OVERRIDE, Situation.DEVELOPMENT}
-    return all(_has_none(found[situation]) for situation in others)
+    return all(_has_no_url(found[situation]) for situation in others)
 
 
-def _has_none(answer: Answer) -> bool:
+def _has_no_url(answer: Answer) -> bool:
     is_hidden = isinstance(answer, Address) and answer.host == HIDDEN_HOST
     return is_hidden or isinstance(answer, Failure)
 
@@ -467,14 +476,14 @@ def _agrees(answer: Answer, expected: DatabaseUrl) -> bool:
     return isinstance(answer, Address) and _is_same(answer, expected) and answer.password
 
 
-def _alike(one: Answer, other: Answer) -> bool:
+def _is_same_answer(one: Answer, other: Answer) -> bool:
     """Whether two answers name the same database, or both are failures."""
     if isinstance(one, Address) and isinstance(other, Address):
         return one.place == other.place
     return isinstance(one, Failure) and isinstance(other, Failure)
 
 
-def _does(answer: Answer) -> str:
+def _behaviour(answer: Answer) -> str:
     if isinstance(answer, Failure):
         return f"fails: {_shortened(answer)}"
     return f"resolves to {answer}" if answer else "returns no URL"

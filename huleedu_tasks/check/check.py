@@ -14,8 +14,8 @@ from huleedu_tasks.check.agreement import (
     Suggestion,
     action_required,
     differences,
-    encodes_nothing,
     follows,
+    password_not_encoded,
 )
 from huleedu_tasks.check.compose_agreement import compose_differences, unregistered_servers
 from huleedu_tasks.check.leftovers import leftovers
@@ -90,7 +90,7 @@ class Audit:
             environment=str(self.settings.environment),
             provider="none",
             provider_reason="nothing was started or connected to",
-            outcomes=tuple(self._with_doubles(outcome) for outcome in outcomes),
+            outcomes=tuple(self._with_duplicates(outcome) for outcome in outcomes),
             columns=COLUMNS,
             seconds=time.monotonic() - started,
             general=tuple(general),
@@ -120,7 +120,7 @@ class Audit:
             else:
                 self._answers[service.name] = answers
                 problems += found
-                facts |= _shown(answers)
+                facts |= _columns(answers)
                 output = _output(answers)
         outcome = Outcome(service=service.name, facts=facts, output=output)
         return outcome.judged(tuple(problems))
@@ -152,12 +152,12 @@ class Audit:
         if not follows(answers[Situation.HANDED_OVER].env):
             if plain := await _with_plain_password(service, environment):
                 answers[Situation.HANDED_OVER] = plain
-                problems.append(encodes_nothing(service))
+                problems.append(password_not_encoded(service))
             else:
                 suggestion = await _suggestion(service, environment)
         return [*problems, *differences(service, cases, answers, suggestion)], answers
 
-    def _with_doubles(self, outcome: Outcome) -> Outcome:
+    def _with_duplicates(self, outcome: Outcome) -> Outcome:
         """Add a finding if another service has the same database in development."""
         own = self._address(outcome.service)
         places = {s.name: found.place for s in self.services if (found := self._address(s.name))}
@@ -221,7 +221,7 @@ async def _suggestion(service: Service, environment: Mapping[str, str]) -> Sugge
     )
 
 
-def _shown(answers: Mapping[str, Answers]) -> dict[str, str | None]:
+def _columns(answers: Mapping[str, Answers]) -> dict[str, str | None]:
     """Return the columns of the report for env.py and config.py."""
     handed_over = answers[Situation.HANDED_OVER].env
     config = answers[Situation.DEVELOPMENT].config

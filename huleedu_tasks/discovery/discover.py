@@ -52,11 +52,11 @@ from huleedu_tasks.repository import is_in_repository, repository_files, shown
 
 COMMAND = "services.discover"
 NOT_OVERWRITTEN = "{path} differs and was not changed; pass `--overwrite` to replace it."
-UNSEEN = (
+NOT_DETECTED = (
     "Not detected, state it yourself: the order of seeds (seed_after), seeds outside "
     "database/seed-scripts, extensions, and additional variables of a service (environment)."
 )
-APART = (
+SEPARATE = (
     "give each a separate version table (version_table or version_table_schema in env.py) and "
     'state "shared_database": true for each, or give each a separate database'
 )
@@ -106,7 +106,7 @@ class Found:
         made = self.entries(decisions)
         document = self._document(made)
         text = registry_text(document, self.text)
-        unsettled = (*_unsettled(made), *_contradictory(document, self.path.parent))
+        unsettled = (*_unsettled(made), *_contradictions(document, self.path.parent))
         same = document == self.existing
         shown_text = "" if same else self._difference(text) if self.text else text
         return Discovery(
@@ -257,7 +257,10 @@ async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
     stated = [path.parent / file for file in (existing or {}).get("compose_files", ())]
     composition = await read_composition(root, stated, environment)
     servers = composition.databases
-    applications = [*_applications(composition), *_others(root, composition, environment)]
+    applications = [
+        *_applications(composition),
+        *_other_applications(root, composition, environment),
+    ]
     facts = container_facts(applications, servers, directories, root)
     readings = tuple(
         Reading(
@@ -331,7 +334,7 @@ def written(found: Discovery, path: Path) -> Discovery:
             hint="Correct the directory's owner and permissions.",
         ) from error
     tagged = f"{SETTLE} " if found.exit_code else ""
-    closing = (f"{COMMAND}: wrote {path}.", UNSEEN, f"{tagged}{NEXT}")
+    closing = (f"{COMMAND}: wrote {path}.", NOT_DETECTED, f"{tagged}{NEXT}")
     return replace(found, written=True, closing=closing)
 
 
@@ -348,7 +351,7 @@ def kept(found: Discovery, why: str, *, refused: bool) -> Discovery:
         refused: Whether the exit code is that of a refusal.
     """
     code = ExitCode.REFUSED if refused else found.exit_code
-    return replace(found, exit_code=code, closing=(f"{COMMAND}: {why}", UNSEEN))
+    return replace(found, exit_code=code, closing=(f"{COMMAND}: {why}", NOT_DETECTED))
 
 
 def _no_service(root: Path, not_taken: Sequence[Finding]) -> ConfigurationError:
@@ -364,7 +367,7 @@ def _no_service(root: Path, not_taken: Sequence[Finding]) -> ConfigurationError:
     )
 
 
-def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact]]:
+def _contradictions(document: Document, root: Path) -> Iterator[Mapping[str, Fact]]:
     """Report contradictions between fields whose values were all found."""
     sharing: dict[str, list[str]] = {}
     for finding in findings_in(document, root):
@@ -385,7 +388,7 @@ def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact
         yield {
             "service": ", ".join(dict.fromkeys(names)),
             "field": "database",
-            "question": f"have the same database {database!r}; {APART}",
+            "question": f"have the same database {database!r}; {SEPARATE}",
             "choices": [],
         }
 
@@ -425,7 +428,7 @@ def _applications(composition: Composition) -> list[Container]:
     return [container for container in composition.containers.values() if not container.is_postgres]
 
 
-def _others(
+def _other_applications(
     root: Path, composition: Composition, environment: Mapping[str, str]
 ) -> Iterator[Container]:
     """Read the application containers of the other compose files, which may use these servers."""

@@ -24,7 +24,7 @@ from huleedu_tasks.discovery.questions import (
 )
 from huleedu_tasks.discovery.server_databases import (
     database_sightings,
-    databases_intended,
+    databases_stated,
     find_database,
 )
 from huleedu_tasks.discovery.service_facts import Reading
@@ -268,7 +268,7 @@ class Survey:
         if fact := find_database(reading, server, self.root, shared=shared):
             return {"database": Known(value=fact.value, evidence=fact.place)}, []
         named = database_sightings(reading.sources)
-        made = databases_intended(server, self.root) if server else {}
+        made = databases_stated(server, self.root) if server else {}
         if not (named or made):
             # The tasks create a database with the name that convention gives.
             return {}, []

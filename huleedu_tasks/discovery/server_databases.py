@@ -36,7 +36,7 @@ def databases_created(server: Container, root: Path) -> dict[str, str]:
     return made
 
 
-def databases_intended(server: Container, root: Path) -> dict[str, str]:
+def databases_stated(server: Container, root: Path) -> dict[str, str]:
     """Return the databases that a server creates, without an unstated default beside others."""
     made = databases_created(server, root)
     if _states_database(server) or len(made) < 2:
@@ -88,7 +88,7 @@ def find_database(
     if stated := _database_of_urls(reading, server):
         return stated
     made = databases_created(server, root)
-    meant = databases_intended(server, root)
+    meant = databases_stated(server, root)
     alike = _alike(reading, meant) if len(made) > 1 else []
     fitting = [*({*named} & {*made})] or alike
     if len(fitting) == 1:

@@ -138,12 +138,14 @@ class _Candidates:
 
     @property
     def _urls(self) -> list[str]:
-        return [name for name in self.every if URL_NAME.search(name) and not _is_others(name)]
+        return [
+            name for name in self.every if URL_NAME.search(name) and not _is_of_other_system(name)
+        ]
 
     @property
     def _parts(self) -> Iterator[tuple[str, str]]:
         for name in self.every:
-            if name in self._urls or _is_others(name) or not _OF_DATABASE.search(name):
+            if name in self._urls or _is_of_other_system(name) or not _OF_DATABASE.search(name):
                 continue
             if part := next((p for p, pattern in _PARTS.items() if pattern.search(name)), ""):
                 yield name, part
@@ -202,7 +204,7 @@ def _made_up(part: str, number: int) -> str:
     return values.get(part, PASSWORD)
 
 
-def _is_others(name: str) -> bool:
+def _is_of_other_system(name: str) -> bool:
     return bool(OTHERS.search(name.upper()))
 
 

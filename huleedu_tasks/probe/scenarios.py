@@ -156,7 +156,7 @@ def handed_over(
 
 def without_databases(variables: Mapping[str, str], registry: Registry) -> dict[str, str]:
     """Return the variables without those that select a database."""
-    return {name: v for name, v in variables.items() if not _tells(name, v, registry)}
+    return {name: v for name, v in variables.items() if not _selects_database(name, v, registry)}
 
 
 def hiding(loaded: Mapping[str, str], registry: Registry) -> dict[str, str]:
@@ -168,11 +168,11 @@ def hiding(loaded: Mapping[str, str], registry: Registry) -> dict[str, str]:
     return {
         name: _IS_URL.sub(HIDDEN_URL, value) if _IS_URL.match(value) else ""
         for name, value in loaded.items()
-        if _tells(name, value, registry)
+        if _selects_database(name, value, registry)
     }
 
 
-def _tells(name: str, value: str, registry: Registry) -> bool:
+def _selects_database(name: str, value: str, registry: Registry) -> bool:
     """Whether a variable selects a database."""
     ours = {variable.name for variable in VARIABLES}
     ours |= {f"{registry.prefix}{name.removeprefix(PREFIX)}" for name in ours}
