@@ -28,7 +28,7 @@ from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.errors import HuleEduError, MigrationError
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
-from huleedu_tasks.probe import client as asking
+from huleedu_tasks.probe import client
 from huleedu_tasks.probe.client import Address, Answers
 from huleedu_tasks.probe.observed_variables import SCHEMES, loaded_by
 from huleedu_tasks.probe.scenarios import (
@@ -73,7 +73,7 @@ class Audit:
         )
 
         async def one(service: Service, step: parallel.Step) -> Outcome:
-            step("asking its config.py and env.py")
+            step("running its config.py and env.py")
             return await self._check(service, composition)
 
         async with aclosing(self.alembic):
@@ -147,7 +147,7 @@ class Audit:
         environment = without_databases(own, self.registry)
         hidden = hiding(loaded, self.registry)
         cases = {case.name: case for case in matrix(service, hidden, self.registry.prefix)}
-        answers = await asking.ask(service, list(cases.values()), environment, loaded)
+        answers = await client.ask(service, list(cases.values()), environment, loaded)
         suggestion, problems = None, []
         if not follows(answers[Situation.HANDED_OVER].env):
             if plain := await _with_plain_password(service, environment):
@@ -190,7 +190,7 @@ async def _with_plain_password(service: Service, environment: Mapping[str, str])
     if not fills_in(service.environment, "password"):
         return None
     case = handed_over(service, password=PLAIN_PASSWORD)
-    answers = (await asking.ask(service, [case], environment, {}))[case.name]
+    answers = (await client.ask(service, [case], environment, {}))[case.name]
     return answers if follows(answers.env) else None
 
 
@@ -207,7 +207,7 @@ async def _suggestion(service: Service, environment: Mapping[str, str]) -> Sugge
             tried[f"{variable} {scheme}"] = other
     cases = [handed_over(other, name) for name, other in tried.items()]
     try:
-        answers = await asking.ask(service, cases, environment, {})
+        answers = await client.ask(service, cases, environment, {})
     except MigrationError:
         # The findings are reported without a suggestion.
         return None
@@ -233,4 +233,4 @@ def _columns(answers: Mapping[str, Answers]) -> dict[str, str | None]:
 
 def _output(answers: Mapping[str, Answers]) -> str:
     env = answers[Situation.HANDED_OVER].env
-    return env.output if isinstance(env, asking.Failure) else ""
+    return env.output if isinstance(env, client.Failure) else ""

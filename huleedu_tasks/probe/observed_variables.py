@@ -20,7 +20,7 @@ from huleedu_tasks.migrations.modules import (
     import_directory,
     python_path,
 )
-from huleedu_tasks.probe import client as asking
+from huleedu_tasks.probe import client
 from huleedu_tasks.probe.client import Address, Answer, Failure
 from huleedu_tasks.probe.scenarios import Case, hiding, without_databases
 
@@ -110,7 +110,7 @@ async def _ask(
     for scheme in schemes:
         case = candidates.case(scheme)
         try:
-            answers = await asking.ask(service, [case], environment, loaded)
+            answers = await client.ask(service, [case], environment, loaded)
         except HuleEduError as error:
             return Failure(error=error.message), scheme
         answer = answers[case.name].env
