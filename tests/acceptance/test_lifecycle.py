@@ -113,7 +113,7 @@ def test_env_init_adds_what_a_file_lacks_and_changes_nothing_else(new: Monorepo)
     ("example", "variables", "words"),
     [
         (EXAMPLE, {"HULEEDU_REGISTRY": "/proc/version"}, "/proc/version is not JSON"),
-        ("caf\u00e9", {}, "env.example cannot be read"),
+        ("caf\u00e9", {}, "env.example could not be read"),
     ],
 )
 def test_env_init_names_the_file_that_it_cannot_read_or_write(

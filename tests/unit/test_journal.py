@@ -210,7 +210,7 @@ def test_a_state_directory_that_cannot_be_written_is_an_error_with_a_way_out(
     blocked.write_text("a file where a directory should be")
     with pytest.raises(ServerError) as caught, recorded(tmp_path / "state"):
         pytest.fail("it was begun")
-    assert "cannot be written" in caught.value.message
+    assert "could not be written" in caught.value.message
     assert "HULEEDU_STATE_DIR" in caught.value.hint
 
 
