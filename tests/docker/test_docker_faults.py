@@ -94,7 +94,7 @@ def only_alpha_told(docked: Docked, code: int, *texts: str, command: str = "db.r
     [
         (
             {"DOCKER_HOST": "unix:///nowhere/docker.sock"},
-            ["there is no socket /nowhere/docker.sock", "Start Docker"],
+            ["the socket /nowhere/docker.sock does not exist", "Start Docker"],
         ),
         ({"PATH": "/nowhere"}, ["`docker` is not on PATH", "Install Docker"]),
         ({"DOCKER_CONTEXT": "unheard-of"}, ["no Docker context 'unheard-of'", "docker context ls"]),
@@ -111,12 +111,14 @@ def test_a_socket_nobody_listens_on(pair: Docked) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
     ran = pair.invoke("db.up", env={"DOCKER_HOST": f"unix://{path}"})
-    told(ran, 1, f"No Docker Engine answers at {path}", "Start Docker", "HULEEDU_PROVIDER=embedded")
+    told(
+        ran, 1, f"No Docker Engine answered at {path}", "Start Docker", "HULEEDU_PROVIDER=embedded"
+    )
 
 
 @pytest.mark.parametrize(
     ("mode", "text"),
-    [(0o060, "sudo usermod -aG"), (0o000, "is closed, and not to this account")],
+    [(0o060, "sudo usermod -aG"), (0o000, "is closed, and this account has no access")],
 )
 def test_a_socket_this_account_may_not_use(pair: Docked, mode: int, text: str) -> None:
     path = pair.state / f"closed-{mode}.sock"
@@ -197,7 +199,7 @@ def test_compose_files_without_the_service(pair: Docked) -> None:
 def test_a_port_compose_and_registry_do_not_agree_on(pair: Docked, published: str) -> None:
     (port,) = free_ports(1)
     publishes = f"publishes {port if published else 'no port'}"
-    texts = [publishes, f"the registry says {pair.port('alpha')}", "Make the two agree"]
+    texts = [publishes, f"the registry states {pair.port('alpha')}", "State the same port in both"]
     with defined(pair, ports=[published.format(port)] if published else []):
         only_alpha_told(pair, 2, *texts)
 
@@ -272,7 +274,10 @@ def test_a_start_that_takes_longer_than_allowed() -> None:
     with new_docked("alpha", mounts=[f"./slow:{SCRIPTS}:ro"]) as docked:
         docked.write("slow/init.sql", "SELECT pg_sleep(4);\n")
         ran = docked.invoke("db.up", env={"HULEEDU_START_TIMEOUT": "3"})
-        texts = ["does not let the user in after 3 s", "HULEEDU_START_TIMEOUT allows more time"]
+        texts = [
+            "did not accept the login within 3 s",
+            "Set HULEEDU_START_TIMEOUT to allow more time",
+        ]
         told(ran, 1, *texts)
         assert docked.invoke("db.up").code == 0
 

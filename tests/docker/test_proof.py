@@ -222,7 +222,9 @@ def test_a_volume_compose_did_not_make_is_left_alone() -> None:
         volume = engine().volumes.create(f"{docked.project}_alpha_db_data")
         try:
             assert docked.invoke("db.reset").code == 0
-            left_alone(docked, f"The volume {volume.name} was not made by Compose for the project")
+            left_alone(
+                docked, f"The volume {volume.name} was not created by Compose for the project"
+            )
         finally:
             docked.remove()
             volume.remove()
