@@ -167,7 +167,7 @@ def test_docker_with_compose_v1_only(pair: Docked, programs: Path) -> None:
 
 @pytest.mark.parametrize("image", ["huleedu.invalid/nowhere:1", "Not A Name"])
 def test_an_image_that_cannot_be_pulled(pair: Docked, image: str) -> None:
-    texts = [f"The image {image} is not on this machine and cannot be pulled", "docker login"]
+    texts = [f"The image {image} is not on this machine and could not be pulled", "docker login"]
     with defined(pair, image=image):
         only_alpha_told(pair, 1, *texts)
 
@@ -218,7 +218,7 @@ def test_a_compose_file_compose_cannot_use(pair: Docked, text: str, told_of: str
     pair.write("docker-compose.yml", text)
     ran = pair.invoke("db.up")
     pair.define()
-    told(ran, 2, "cannot use the compose files", told_of, "docker compose config")
+    told(ran, 2, "rejected the compose files", told_of, "docker compose config")
 
 
 def test_a_compose_file_that_is_missing(pair: Docked) -> None:

@@ -392,7 +392,7 @@ def test_without_a_server_the_sources_may_tell_enough(tmp_path: Path) -> None:
     assert entries(tmp_path) == {
         "orders": {"name": "orders", "port": 5441, "directory": "apps/orders", "database": "shop"}
     }
-    assert "There is no compose file." in discovered(tmp_path).remarks
+    assert "No compose file was found." in discovered(tmp_path).remarks
 
 
 def test_without_a_server_and_a_port_the_service_is_tagged(tmp_path: Path) -> None:
@@ -635,7 +635,9 @@ def test_a_compose_file_that_is_none_is_told_and_passed_by(tmp_path: Path) -> No
     write(tmp_path, {"helm/compose.tpl.yaml": "{{ if }}\n  - : x"})
     write(tmp_path, {"infra/compose.db.yaml": "services:\n" + server("orders_db", 5441)})
     assert entries(tmp_path)["orders"]["port"] == 5441
-    assert any("compose.tpl.yaml is not YAML" in remark for remark in discovered(tmp_path).remarks)
+    assert any(
+        "compose.tpl.yaml is not valid YAML" in remark for remark in discovered(tmp_path).remarks
+    )
 
 
 LAUGHS = "\n".join(
@@ -655,9 +657,9 @@ ODD_FILES = {
     LAUGHS: "by its aliases",
     MERGED.replace("{", "{{").replace("}", "}}"): "by its aliases",
     f"x: {'[' * 1000}{']' * 1000}": "is nested too deeply",
-    "x: !!int b": "is not what its tag says",
-    "x: !!timestamp b": "is not what its tag says",
-    "? [a]\n: b": "is not YAML",
+    "x: !!int b": "does not match its tag",
+    "x: !!timestamp b": "does not match its tag",
+    "? [a]\n: b": "is not valid YAML",
 }
 
 
