@@ -113,7 +113,7 @@ def test_env_init_adds_missing_lines_and_changes_no_others(new: Monorepo) -> Non
     ("example", "variables", "words"),
     [
         (EXAMPLE, {"HULEEDU_REGISTRY": "/proc/version"}, "/proc/version is not JSON"),
-        ("caf\u00e9", {}, "env.example cannot be read"),
+        ("caf\u00e9", {}, "env.example could not be read"),
     ],
 )
 def test_env_init_names_the_file_that_it_cannot_read_or_write(

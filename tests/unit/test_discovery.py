@@ -394,7 +394,7 @@ def test_without_a_server_port_and_database_are_read_from_the_sources(tmp_path: 
     assert entries(tmp_path) == {
         "orders": {"name": "orders", "port": 5441, "directory": "apps/orders", "database": "shop"}
     }
-    assert "There is no compose file." in discovered(tmp_path).remarks
+    assert "No compose file was found." in discovered(tmp_path).remarks
 
 
 def test_without_a_server_and_a_port_the_service_gets_a_question(tmp_path: Path) -> None:
@@ -637,7 +637,9 @@ def test_an_invalid_compose_file_is_reported_and_skipped(tmp_path: Path) -> None
     write(tmp_path, {"helm/compose.tpl.yaml": "{{ if }}\n  - : x"})
     write(tmp_path, {"infra/compose.db.yaml": "services:\n" + server("orders_db", 5441)})
     assert entries(tmp_path)["orders"]["port"] == 5441
-    assert any("compose.tpl.yaml is not YAML" in remark for remark in discovered(tmp_path).remarks)
+    assert any(
+        "compose.tpl.yaml is not valid YAML" in remark for remark in discovered(tmp_path).remarks
+    )
 
 
 LAUGHS = "\n".join(
@@ -657,9 +659,9 @@ ODD_FILES = {
     LAUGHS: "by its aliases",
     MERGED.replace("{", "{{").replace("}", "}}"): "by its aliases",
     f"x: {'[' * 1000}{']' * 1000}": "is nested too deeply",
-    "x: !!int b": "is not what its tag says",
-    "x: !!timestamp b": "is not what its tag says",
-    "? [a]\n: b": "is not YAML",
+    "x: !!int b": "does not match its tag",
+    "x: !!timestamp b": "does not match its tag",
+    "? [a]\n: b": "is not valid YAML",
 }
 
 

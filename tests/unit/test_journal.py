@@ -206,7 +206,7 @@ def test_an_unwritable_state_directory_is_an_error_with_a_hint(tmp_path: Path, p
     blocked.write_text("a file where a directory should be")
     with pytest.raises(ServerError) as caught, recorded(tmp_path / "state"):
         pytest.fail("it was begun")
-    assert "cannot be written" in caught.value.message
+    assert "could not be written" in caught.value.message
     assert "HULEEDU_STATE_DIR" in caught.value.hint
 
 
