@@ -276,7 +276,7 @@ def _way_in(target: Target, error: ServerError) -> str:
     url = target.url
     user = "" if target.resolved.is_override else "HULEEDU_DB_USER and "
     remedies: dict[type[ServerError], str] = {
-        NameUnknown: f"Correct {target.variable('HOST')}, or ask whoever runs this network's DNS.",
+        NameUnknown: f"Correct {target.variable('HOST')}, or ask the administrator of the DNS.",
         NotOffered: f"Have TLS turned on there; if the network is trusted, "
         f"{target.tls_mode(DISABLED)}.",
         CertificateRefused: error.hint,

@@ -138,7 +138,7 @@ def test_without_any_settings_user_and_password_are_both_named(untouched: Monore
             ],
         ),
         ({"HULEEDU_REGISTRY": "none.json"}, ["HULEEDU_REGISTRY names", "none.json"]),
-        ({"HULEEDU_POSTGRES_BIN": "/nowhere"}, ["HULEEDU_POSTGRES_BIN", "there is no postgres"]),
+        ({"HULEEDU_POSTGRES_BIN": "/nowhere"}, ["HULEEDU_POSTGRES_BIN", "postgres was not found"]),
     ],
 )
 def test_settings_that_are_wrong_are_all_named_with_where_they_came_from(

@@ -12,7 +12,7 @@ from tests.support.instant import ANEW, COPIED, Reset, maintain, reset, template
 from tests.support.monorepo import Monorepo, new_monorepo
 from tests.support.postgres import ask, connect
 
-OTHERS = "made anew: --fresh; no copy kept: others were connected to it"
+OTHERS = "made anew: --fresh; no copy kept: other sessions used it"
 BETWEEN_VISITS = 0.05
 ATTEMPTS = 5
 NUMBER = "SELECT oid::int FROM pg_database WHERE datname = current_database()"

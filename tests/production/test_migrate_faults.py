@@ -134,7 +134,7 @@ def test_a_database_that_does_not_say_where_it_is_keeps_nobody_waiting(
     assert ran.code == 143, ran.err
     alpha = told(ran, "alpha")
     assert (
-        "the revision of huleedu_alpha is not known: its revision cannot be read"
+        "the revision of huleedu_alpha is not known: its revision could not be read"
         in (alpha["detail"])
     )
     assert "`invoke prod.status --service alpha` asks again" in alpha["detail"]
