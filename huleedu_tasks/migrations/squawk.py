@@ -112,7 +112,7 @@ def _problem(finding: Lint) -> Problem:
 
 
 def _failed(output: str) -> Lint:
-    first = next((line for line in output.splitlines() if line.strip()), "it printed nothing")
+    first = next((line for line in output.splitlines() if line.strip()), "no output")
     return {
         "rule_name": "failed",
         "message": first.strip(),

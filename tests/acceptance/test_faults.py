@@ -359,9 +359,9 @@ def test_every_service_has_a_line_and_one_that_fails_makes_the_run_fail(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("syntax", ["versions/b2.py, line 2: is not Python"]),
+        ("syntax", ["versions/b2.py, line 2: is not valid Python"]),
         ("heads", ["versions/b2.py: revision b2 is one of several heads", "versions/c3.py"]),
-        ("gap", ["versions/c3.py: follows revision b2, which no file has"]),
+        ("gap", ["versions/c3.py: has the down_revision b2, which no file defines"]),
     ],
 )
 def test_revisions_that_form_no_history_cost_no_data(

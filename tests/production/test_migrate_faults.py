@@ -408,7 +408,7 @@ def test_somebody_who_never_ends_is_named_and_nothing_is_left(rehearsal: Rehears
         )
     assert ran.code == 1
     detail = told(ran, "alpha")["detail"]
-    assert "A statement has waited too long for a lock: ALTER TABLE note ADD" in detail
+    assert "A statement timed out while waiting for a lock: ALTER TABLE note ADD" in detail
     assert f"it is held by pid {pid} (postgres_admin the-test" in detail
     assert "huleedu_alpha is at a1, and revision b2 was rolled back" in detail
     assert rehearsal.at("alpha") == "a1"
@@ -437,7 +437,7 @@ def test_a_service_may_state_limits_of_its_own(rehearsal: Rehearsal) -> None:
         rehearsal.monorepo.register(*usual)
     assert (ran.statuses["alpha"], ran.statuses["beta"]) == ("OK", "FAILED")
     beta = told(ran, "beta")
-    assert "A statement has taken too long: SELECT pg_sleep(3)" in beta["detail"]
+    assert "A statement exceeded statement_timeout: SELECT pg_sleep(3)" in beta["detail"]
     assert "statement_timeout" in beta["hint"]
 
 

@@ -146,8 +146,8 @@ def test_a_name_that_is_no_utf_8_or_begins_with_a_blank_is_no_obstacle(
     found, remarks = directories(tmp_path)
     assert set(found) == {" blank"}
     assert remarks == [
-        "caf\N{REPLACEMENT CHARACTER}/alembic.ini configures Alembic, but its name is not UTF-8, "
-        "and a registry is."
+        "caf\N{REPLACEMENT CHARACTER}/alembic.ini configures Alembic, but its path is not valid "
+        "UTF-8, which a registry requires."
     ]
 
 
@@ -220,7 +220,7 @@ def test_settings_that_say_nothing_of_alembic_are_passed_by(
 def test_an_alembic_ini_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     assert directories(write(tmp_path, {"a/alembic.ini": "script_location = alembic\n"})) == (
         {},
-        ["a/alembic.ini cannot be parsed, so its service is not known."],
+        ["a/alembic.ini could not be parsed, and its service was skipped."],
     )
 
 
@@ -228,7 +228,7 @@ def test_an_alembic_ini_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 def test_a_script_location_that_leads_nowhere_is_told(tmp_path: Path, location: str) -> None:
     found, remarks = directories(write(tmp_path, {"a/alembic.ini": INI_OF.format(location)}))
     assert found == {}
-    assert remarks == ["a/alembic.ini configures Alembic, but its script_location holds no env.py."]
+    assert remarks == ["a/alembic.ini configures Alembic, but its script_location has no env.py."]
 
 
 @pytest.mark.parametrize(
@@ -294,11 +294,11 @@ def test_what_looks_like_a_service_and_is_none_is_told(tmp_path: Path) -> None:
     found, remarks = directories(tmp_path)
     assert found == {"a": "a/alembic.ini"}
     assert remarks == [
-        "a/alembic_audit.ini configures migrations of a as alembic.ini does, which was taken: "
+        "a/alembic_audit.ini configures the same migrations of a as alembic.ini, and was skipped: "
         "an entry has one configuration.",
         "a/tests/fixture/alembic.ini configures Alembic in a directory of tests or templates, "
-        "which holds no service.",
-        "b/alembic.ini configures Alembic, but its script_location holds no env.py.",
+        "and was skipped.",
+        "b/alembic.ini configures Alembic, but its script_location has no env.py.",
     ]
 
 
