@@ -23,9 +23,9 @@ NOTES = "SELECT string_agg(text, ' ' ORDER BY id) FROM note"
 BETWEEN_LOOKS = 0.01
 # A process has its own command line as soon as it has executed its program.
 ENOUGH_LOOKS = 20
-WORKER = "migrations/worker.py"
+WORKER = "migrations/child/worker.py"
 # Forks such workers.
-NURSERY = "migrations/nursery.py"
+FORK_LOOP = "migrations/child/fork_loop.py"
 
 
 @dataclass(frozen=True)
