@@ -109,9 +109,9 @@ def test_one_new_revision_starts_one_interpreter_and_migrates_one_service(
     watched.migrated()
     watched.monorepo.add_revision("c", "b2", "a1", "CREATE TABLE more ()")
     seen = watched.watch("db.reset", "--json")
-    command, fork_loop = seen.started
+    command, nursery = seen.started
     assert FORK_LOOP not in command
-    assert FORK_LOOP in fork_loop
+    assert FORK_LOOP in nursery
     assert not seen.has_loaded("alembic", "sqlalchemy")
     assert watched.migrated() == {"c"}
     assert {each.detail for each in resets(watched.monorepo).values()} == {COPIED}
@@ -142,9 +142,11 @@ def test_a_list_of_the_tasks_loads_no_flow(watched: Watched) -> None:
         "docker",
         "rich",
         "questionary",
-        "huleedu_tasks.flows",
-        "huleedu_tasks.compose.yaml_files",
-        "huleedu_tasks.discovery.proposals",
+        "huleedu_tasks.check",
+        "huleedu_tasks.compose",
+        "huleedu_tasks.db",
+        "huleedu_tasks.discovery",
+        "huleedu_tasks.prod",
         "huleedu_tasks.migrations",
         "huleedu_tasks.servers.docker",
         "huleedu_tasks.servers.embedded",
