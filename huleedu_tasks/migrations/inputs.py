@@ -19,12 +19,12 @@ from huleedu_tasks.migrations.runner import Used
 
 # Above this size in bytes, the digest of a file is its size and modification time.
 LARGE = 2**22
-INSTALLED = "what is installed in "
-LISTED = "what lies in "
+INSTALLED = "the packages in "
+LISTED = "the entries of "
 STATUS = "the status of "
 MODULES = "the modules in "
 VARIABLE = "the variable "
-VARIABLES_SET = "which variables are set"
+VARIABLES_SET = "the names of environment variables"
 INTERPRETER = "the time zone, the locale or PYTHON*"
 MISSING = "missing"
 BYTECODE = "__pycache__"

@@ -453,5 +453,5 @@ def test_a_library_that_is_installed_for_one_service_makes_that_one_anew() -> No
         made.invoke("db.reset")
         assert reset(made).detail == COPIED
         (packages / "library-1.0.dist-info").mkdir()
-        assert reset(made) == anew(f"what is installed in {packages.relative_to(made.root)}")
+        assert reset(made) == anew(f"the packages in {packages.relative_to(made.root)}")
         assert reset(made, "beta").detail == COPIED

@@ -128,7 +128,7 @@ def test_a_variable_that_was_read_is_a_part_by_its_value(place: Place) -> None:
 @pytest.mark.parametrize(
     ("now", "part"),
     [
-        ({"tenants": "2", "A": "b"}, "which variables are set"),
+        ({"tenants": "2", "A": "b"}, "the names of environment variables"),
         ({"tenants": "5"}, "the variable tenants"),
         ({"tenants": "2", "PWD": "/home", "SSH_TTY": "/dev/pts/1", "TERM": "dumb"}, ""),
     ],
@@ -390,7 +390,7 @@ def test_a_directory_that_was_looked_into_is_a_part_by_its_names(place: Place) -
     place.write("data/__pycache__/one.pyc", "")
     assert place.changed(before) == ""
     place.write("data/.hidden", "")
-    assert place.changed(before) == "what lies in data"
+    assert place.changed(before) == "the entries of data"
 
 
 @pytest.mark.parametrize("name", ["two.csv", ".two.csv", "two.log", "two~", "node_modules/two"])
@@ -398,7 +398,7 @@ def test_every_name_in_a_directory_that_was_looked_into_counts(place: Place, nam
     place.write("data/one.csv", "1")
     before = used_by(place, directories=(place.root / "data",))
     place.write(f"data/{name}", "")
-    assert place.changed(before) == "what lies in data"
+    assert place.changed(before) == "the entries of data"
 
 
 def test_a_directory_of_the_service_that_was_looked_into_is_a_part_with_its_hidden_files(
@@ -407,7 +407,7 @@ def test_a_directory_of_the_service_that_was_looked_into_is_a_part_with_its_hidd
     place.write("services/orders_service/data/one.log", "1")
     before = used_by(place, directories=(place.root / "services/orders_service/data",))
     place.write("services/orders_service/data/two.log", "")
-    assert place.changed(before) == "what lies in services/orders_service/data"
+    assert place.changed(before) == "the entries of services/orders_service/data"
 
 
 @pytest.mark.parametrize("path", ["local.toml", "data", "data/deep/file"])
@@ -462,7 +462,7 @@ def versions(place: Place) -> Place:
     ("noted", "part"),
     [
         ({"files": ["data/now/rows.csv"]}, "data/now/rows.csv"),
-        ({"directories": ["data/now"]}, "what lies in data/now"),
+        ({"directories": ["data/now"]}, "the entries of data/now"),
         ({"statuses": ["data/now"]}, "the status of data/now"),
         ({"statuses": ["data/now/rows.csv"]}, "the status of data/now/rows.csv"),
     ],
@@ -509,7 +509,7 @@ def test_a_directory_behind_a_link_is_a_part_once_it_was_looked_into(place: Plac
     before = used_by(place, link / "a1.py", directories=(link, place.service().directory))
     assert place.changed(before) == ""
     place.write("migrations/versions/a2.py", "revision = 'a2'")
-    assert place.changed(before) == "what lies in services/orders_service/versions"
+    assert place.changed(before) == "the entries of services/orders_service/versions"
     place.write("migrations/versions/a1.py", "revision = 'a2'")
     assert place.changed(before) == "services/orders_service/versions/a1.py"
 
@@ -530,7 +530,7 @@ def test_libraries_are_a_part_by_what_is_installed_and_not_by_their_files(place:
     (place.root / "site-packages/library-1.0.dist-info").rename(
         place.root / "site-packages/library-1.1.dist-info"
     )
-    assert place.changed(before) == "what is installed in site-packages"
+    assert place.changed(before) == "the packages in site-packages"
 
 
 @pytest.mark.parametrize(
@@ -545,7 +545,7 @@ def test_a_library_with_other_files_or_from_elsewhere_is_another_one(
     place.write(f"site-packages/{path}", "one", changed=LONG_AGO + 1)
     assert place.changed(before) == ""
     place.write(f"site-packages/{path}", "another")
-    assert place.changed(before) == "what is installed in site-packages"
+    assert place.changed(before) == "the packages in site-packages"
 
 
 def test_our_own_libraries_are_a_part_unless_a_service_has_its_own(
@@ -555,7 +555,7 @@ def test_our_own_libraries_are_a_part_unless_a_service_has_its_own(
     of_its_own = place.parts(python=("python3",))
     before = place.parts()
     monkeypatch.setattr(fingerprint, "_own_libraries", lambda: [place.root / "other/site-packages"])
-    assert place.changed(before) == "what is installed in other/site-packages"
+    assert place.changed(before) == "the packages in other/site-packages"
     assert place.changed(of_its_own, python=("python3",)) == ""
 
 
