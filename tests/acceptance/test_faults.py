@@ -138,7 +138,7 @@ def test_without_any_settings_user_and_password_are_both_named(untouched: Monore
             ],
         ),
         ({"HULEEDU_REGISTRY": "none.json"}, ["HULEEDU_REGISTRY names", "none.json"]),
-        ({"HULEEDU_POSTGRES_BIN": "/nowhere"}, ["HULEEDU_POSTGRES_BIN", "there is no postgres"]),
+        ({"HULEEDU_POSTGRES_BIN": "/nowhere"}, ["HULEEDU_POSTGRES_BIN", "postgres was not found"]),
     ],
 )
 def test_all_invalid_settings_are_named_with_their_sources(
@@ -359,9 +359,9 @@ def test_every_service_has_a_row_and_one_failure_fails_the_run(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("syntax", ["versions/b2.py, line 2: is not Python"]),
+        ("syntax", ["versions/b2.py, line 2: is not valid Python"]),
         ("heads", ["versions/b2.py: revision b2 is one of several heads", "versions/c3.py"]),
-        ("gap", ["versions/c3.py: follows revision b2, which no file has"]),
+        ("gap", ["versions/c3.py: has the down_revision b2, which no file defines"]),
     ],
 )
 def test_invalid_revisions_do_not_cause_data_loss(

@@ -451,5 +451,5 @@ def test_a_library_installed_for_one_service_causes_a_rebuild_of_that_service() 
         made.invoke("db.reset")
         assert reset(made).detail == COPIED
         (packages / "library-1.0.dist-info").mkdir()
-        assert reset(made) == rebuilt_for(f"what is installed in {packages.relative_to(made.root)}")
+        assert reset(made) == rebuilt_for(f"the packages in {packages.relative_to(made.root)}")
         assert reset(made, "beta").detail == COPIED

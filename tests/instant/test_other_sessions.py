@@ -12,7 +12,7 @@ from tests.support.instant import COPIED, REBUILT, Reset, maintain, reset, templ
 from tests.support.monorepo import Monorepo, new_monorepo
 from tests.support.postgres import ask, connect
 
-OTHERS = "rebuilt: --fresh; no template kept: others were connected to it"
+OTHERS = "rebuilt: --fresh; no template kept: other sessions used it"
 BETWEEN_VISITS = 0.05
 ATTEMPTS = 5
 NUMBER = "SELECT oid::int FROM pg_database WHERE datname = current_database()"

@@ -275,7 +275,7 @@ EXPECTED: dict[str, list[tuple[str, bool, str]]] = {
         ("ERROR", False, "revision b1 is one of several heads"),
         ("ERROR", False, "revision b2 is one of several heads"),
     ],
-    "dangling": [("ERROR", False, "follows revision nowhere, which no file has")],
+    "dangling": [("ERROR", False, "has the down_revision nowhere, which no file defines")],
     "bare": [("ERROR", False, "its file .*alembic.ini does not exist")],
 }
 

@@ -134,7 +134,7 @@ def test_an_unreadable_revision_does_not_delay_the_end_of_a_run(
     assert ran.code == 143, ran.err
     alpha = told(ran, "alpha")
     assert (
-        "the revision of huleedu_alpha is not known: its revision cannot be read"
+        "the revision of huleedu_alpha is not known: its revision could not be read"
         in (alpha["detail"])
     )
     assert "run `invoke prod.status --service alpha` to read it again" in alpha["detail"]
@@ -408,7 +408,7 @@ def test_after_the_last_lock_timeout_the_session_is_named_and_all_is_rolled_back
         )
     assert ran.code == 1
     detail = told(ran, "alpha")["detail"]
-    assert "A statement has waited too long for a lock: ALTER TABLE note ADD" in detail
+    assert "A statement timed out while waiting for a lock: ALTER TABLE note ADD" in detail
     assert f"it is held by pid {pid} (postgres_admin the-test" in detail
     assert "huleedu_alpha is at a1, and revision b2 was rolled back" in detail
     assert rehearsal.at("alpha") == "a1"
@@ -437,7 +437,7 @@ def test_a_service_may_set_its_own_timeouts(rehearsal: Rehearsal) -> None:
         rehearsal.monorepo.register(*usual)
     assert (ran.statuses["alpha"], ran.statuses["beta"]) == ("OK", "FAILED")
     beta = told(ran, "beta")
-    assert "A statement has taken too long: SELECT pg_sleep(3)" in beta["detail"]
+    assert "A statement exceeded statement_timeout: SELECT pg_sleep(3)" in beta["detail"]
     assert "statement_timeout" in beta["hint"]
 
 

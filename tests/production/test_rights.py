@@ -81,8 +81,8 @@ def test_a_created_table_requires_rights_in_its_own_schema(production: Productio
         ran = production.validate("alpha")
         planned = production.invoke("prod.plan", "--json", "--service", "alpha")
     expected = [
-        ("ERROR", f"'{USER}' may not create in the schema \"public\", which revision b2 needs"),
-        ("ERROR", f"'{USER}' may not create schemas, which revision b2 needs"),
+        ("ERROR", f"'{USER}' may not create in the schema \"public\", which revision b2 requires"),
+        ("ERROR", f"'{USER}' may not create schemas, which revision b2 requires"),
     ]
     assert (ran.code, missing(ran)) == (1, expected)
     assert (planned.code, missing(planned)) == (1, expected)
@@ -140,7 +140,7 @@ def test_a_role_with_fewer_rights_that_env_py_sets_is_checked(production: Produc
     undo = (f"DROP OWNED BY {OWNER}", f"DROP ROLE {OWNER}")
     with changed(production, do, undo, SETS_ROLE), pending(production, b2="CREATE TABLE a ()"):
         ran = production.validate("alpha")
-    cause = f"'{OWNER}' may not create in the schema \"public\", which revision b2 needs"
+    cause = f"'{OWNER}' may not create in the schema \"public\", which revision b2 requires"
     assert (ran.code, missing(ran)) == (1, [("ERROR", cause)])
 
 

@@ -100,7 +100,7 @@ def test_databases_on_servers_restored_from_one_backup_are_distinguished(
 UNREACHED: dict[str, tuple[Variables, Fault]] = {
     "an unknown name": (
         lambda _: {HOST: "no-such-host.invalid"},
-        error("The host name 'no-such-host.invalid' leads to no address: ", f"Correct {HOST}"),
+        error("The host name 'no-such-host.invalid' did not resolve: ", f"Correct {HOST}"),
     ),
     "no server listens": (
         lambda _: {PORT: str(free_ports(1)[0])},
@@ -112,7 +112,7 @@ UNREACHED: dict[str, tuple[Variables, Fault]] = {
     ),
     "no TLS": (
         lambda p: {PORT: str(p.plain.port)},
-        error("offers no TLS", f"set {MODE}=disable"),
+        error("does not offer TLS", f"set {MODE}=disable"),
     ),
     "no certificates named": (
         lambda _: {ROOT: "", "HOME": "/nowhere"},
@@ -165,7 +165,7 @@ def test_a_certificate_of_another_authority_is_not_accepted(
     production: Production, tmp_path: Path
 ) -> None:
     ran = production.validate("alpha", **{ROOT: str(Authority(tmp_path).file)})
-    assert_found(ran, error("certificate of localhost", "Name the file with the authority"))
+    assert_found(ran, error("certificate of localhost", "Set the file with the authority"))
 
 
 def test_one_silent_server_leaves_the_findings_of_the_others_complete(
@@ -398,7 +398,7 @@ async def test_validate_does_not_wait_for_a_running_migration(
     await migration.execute("LOCK alembic_version")
     ran = production.validate("alpha")
     await migration.close()
-    locked = error("alembic_version is locked", "A migration runs at this moment")
+    locked = error("alembic_version is locked", "Wait until the migration")
     hidden = Fault("INFO", "(sessions: 1)", "GRANT pg_read_all_stats")
     assert_found(ran, locked, hidden)
 

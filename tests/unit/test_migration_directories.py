@@ -146,8 +146,8 @@ def test_names_that_are_not_utf_8_or_begin_with_a_space_are_handled(
     found, remarks = directories(tmp_path)
     assert set(found) == {" blank"}
     assert remarks == [
-        "caf\N{REPLACEMENT CHARACTER}/alembic.ini configures Alembic, but its name is not UTF-8, "
-        "and a registry is."
+        "caf\N{REPLACEMENT CHARACTER}/alembic.ini configures Alembic, but its path is not valid "
+        "UTF-8, which a registry requires."
     ]
 
 
@@ -218,7 +218,7 @@ def test_settings_without_alembic_are_skipped(tmp_path: Path, name: str, text: s
 def test_an_unreadable_alembic_ini_is_reported(tmp_path: Path) -> None:
     assert directories(write(tmp_path, {"a/alembic.ini": "script_location = alembic\n"})) == (
         {},
-        ["a/alembic.ini cannot be parsed, so its service is not known."],
+        ["a/alembic.ini could not be parsed, and its service was skipped."],
     )
 
 
@@ -226,7 +226,7 @@ def test_an_unreadable_alembic_ini_is_reported(tmp_path: Path) -> None:
 def test_a_script_location_that_does_not_exist_is_reported(tmp_path: Path, location: str) -> None:
     found, remarks = directories(write(tmp_path, {"a/alembic.ini": INI_OF.format(location)}))
     assert found == {}
-    assert remarks == ["a/alembic.ini configures Alembic, but its script_location holds no env.py."]
+    assert remarks == ["a/alembic.ini configures Alembic, but its script_location has no env.py."]
 
 
 @pytest.mark.parametrize(
@@ -292,11 +292,11 @@ def test_an_unusable_service_is_reported(tmp_path: Path) -> None:
     found, remarks = directories(tmp_path)
     assert found == {"a": "a/alembic.ini"}
     assert remarks == [
-        "a/alembic_audit.ini configures migrations of a as alembic.ini does, which was taken: "
+        "a/alembic_audit.ini configures the same migrations of a as alembic.ini, and was skipped: "
         "an entry has one configuration.",
         "a/tests/fixture/alembic.ini configures Alembic in a directory of tests or templates, "
-        "which holds no service.",
-        "b/alembic.ini configures Alembic, but its script_location holds no env.py.",
+        "and was skipped.",
+        "b/alembic.ini configures Alembic, but its script_location has no env.py.",
     ]
 
 

@@ -132,7 +132,7 @@ def test_the_value_of_a_variable_that_was_read_is_an_input(place: Place) -> None
 @pytest.mark.parametrize(
     ("now", "expected"),
     [
-        ({"tenants": "2", "A": "b"}, "which variables are set"),
+        ({"tenants": "2", "A": "b"}, "the names of environment variables"),
         ({"tenants": "5"}, "the variable tenants"),
         ({"tenants": "2", "PWD": "/home", "SSH_TTY": "/dev/pts/1", "TERM": "dumb"}, ""),
     ],
@@ -396,7 +396,7 @@ def test_the_names_in_a_listed_directory_are_an_input(place: Place) -> None:
     place.write("data/__pycache__/one.pyc", "")
     assert place.changed(before) == ""
     place.write("data/.hidden", "")
-    assert place.changed(before) == "what lies in data"
+    assert place.changed(before) == "the entries of data"
 
 
 @pytest.mark.parametrize("name", ["two.csv", ".two.csv", "two.log", "two~", "node_modules/two"])
@@ -404,7 +404,7 @@ def test_every_name_in_a_listed_directory_counts(place: Place, name: str) -> Non
     place.write("data/one.csv", "1")
     before = used_by(place, directories=(place.root / "data",))
     place.write(f"data/{name}", "")
-    assert place.changed(before) == "what lies in data"
+    assert place.changed(before) == "the entries of data"
 
 
 def test_ignored_files_in_a_listed_directory_of_the_service_are_an_input(
@@ -413,7 +413,7 @@ def test_ignored_files_in_a_listed_directory_of_the_service_are_an_input(
     place.write("services/orders_service/data/one.log", "1")
     before = used_by(place, directories=(place.root / "services/orders_service/data",))
     place.write("services/orders_service/data/two.log", "")
-    assert place.changed(before) == "what lies in services/orders_service/data"
+    assert place.changed(before) == "the entries of services/orders_service/data"
 
 
 @pytest.mark.parametrize("path", ["local.toml", "data", "data/deep/file"])
@@ -470,7 +470,7 @@ def versions(place: Place) -> Place:
     ("noted", "expected"),
     [
         ({"files": ["data/now/rows.csv"]}, "data/now/rows.csv"),
-        ({"directories": ["data/now"]}, "what lies in data/now"),
+        ({"directories": ["data/now"]}, "the entries of data/now"),
         ({"statuses": ["data/now"]}, "the status of data/now"),
         ({"statuses": ["data/now/rows.csv"]}, "the status of data/now/rows.csv"),
     ],
@@ -519,7 +519,7 @@ def test_a_listed_directory_behind_a_link_is_an_input(place: Place) -> None:
     before = used_by(place, link / "a1.py", directories=(link, place.service().directory))
     assert place.changed(before) == ""
     place.write("migrations/versions/a2.py", "revision = 'a2'")
-    assert place.changed(before) == "what lies in services/orders_service/versions"
+    assert place.changed(before) == "the entries of services/orders_service/versions"
     place.write("migrations/versions/a1.py", "revision = 'a2'")
     assert place.changed(before) == "services/orders_service/versions/a1.py"
 
@@ -540,7 +540,7 @@ def test_the_versions_of_libraries_are_inputs_and_their_files_are_not(place: Pla
     (place.root / "site-packages/library-1.0.dist-info").rename(
         place.root / "site-packages/library-1.1.dist-info"
     )
-    assert place.changed(before) == "what is installed in site-packages"
+    assert place.changed(before) == "the packages in site-packages"
 
 
 @pytest.mark.parametrize(
@@ -555,7 +555,7 @@ def test_a_library_with_other_files_or_from_elsewhere_counts_as_changed(
     place.write(f"site-packages/{path}", "one", changed=LONG_AGO + 1)
     assert place.changed(before) == ""
     place.write(f"site-packages/{path}", "another")
-    assert place.changed(before) == "what is installed in site-packages"
+    assert place.changed(before) == "the packages in site-packages"
 
 
 def test_our_own_libraries_are_an_input_unless_a_service_has_its_own_interpreter(
@@ -565,7 +565,7 @@ def test_our_own_libraries_are_an_input_unless_a_service_has_its_own_interpreter
     of_its_own = place.inputs(python=("python3",))
     before = place.inputs()
     monkeypatch.setattr(fingerprint, "_own_libraries", lambda: [place.root / "other/site-packages"])
-    assert place.changed(before) == "what is installed in other/site-packages"
+    assert place.changed(before) == "the packages in other/site-packages"
     assert place.changed(of_its_own, python=("python3",)) == ""
 
 
