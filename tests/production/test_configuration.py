@@ -84,7 +84,7 @@ def test_all_that_is_missing_or_malformed_is_said_at_once(monorepo: Monorepo, co
     }
     assert {problem for place, problem in problems if not place} == {
         "ALPHA_SERVICE_DATABASE_URL does not begin with postgresql+asyncpg://.",
-        "BETA_SERVICE_DIRECT_DATABASE_URL has a bare # in it.",
+        "BETA_SERVICE_DIRECT_DATABASE_URL contains a # that is not percent-encoded.",
     }
 
 
@@ -121,8 +121,8 @@ def test_two_services_with_one_address_are_named_beside_all_else(monorepo: Monor
             "{directory}/nowhere.pem",
             "'{directory}/nowhere.pem' cannot be read: No such file or directory",
         ),
-        ("{directory}/empty.pem", "'{directory}/empty.pem' holds no certificates"),
-        ("ca.pem", "'ca.pem' is no absolute path, and every service has a directory of its own"),
+        ("{directory}/empty.pem", "'{directory}/empty.pem' contains no certificates"),
+        ("ca.pem", "'ca.pem' is not an absolute path; each service runs in its own directory"),
     ],
 )
 def test_a_file_of_certificates_that_cannot_be_used_is_named(

@@ -893,7 +893,7 @@ def test_a_registry_that_is_no_json_is_an_error_with_its_line(tmp_path: Path) ->
         ('{"services": 5}', "services"),
         ('{"services": [{"name": "a", "port": 1e999}]}', "services[0]"),
         ('{"services": [{"name": "a", "port": 1}, {"name": "a", "port": 2}]}', "a second 'a'"),
-        ('{"services": [{"name": "a", "port": 1, "port": 2}]}', "key 'port' stands twice"),
+        ('{"services": [{"name": "a", "port": 1, "port": 2}]}', "key 'port' is duplicated"),
         pytest.param("[" * 100_000 + "]" * 100_000, "nested too deeply", id="deep"),
         pytest.param('{"services": ' + "9" * 5000 + "}", "too many digits", id="long"),
     ],

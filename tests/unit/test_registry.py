@@ -214,7 +214,7 @@ def test_an_alembic_of_its_own_is_run_by_the_interpreter_beside_it(
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"alembic": "alembic"}, "says nothing of where that program is"),
+        ({"alembic": "alembic"}, "does not locate the program"),
         ({"alembic": "./migrate.sh"}, "must end with the program 'alembic'"),
         ({"alembic": ["pdm", "run", "alembic", "upgrade"]}, "not 'upgrade'"),
         ({"alembic": ".venv/bin/alembic", "python": "python3"}, "keep one"),
@@ -247,7 +247,7 @@ def test_a_stated_registry_may_be_relative_and_have_any_name(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("explicit", "named"),
-    [("", "No services.json in"), ("nowhere.json", "HULEEDU_REGISTRY names")],
+    [("", "services.json was not found in"), ("nowhere.json", "HULEEDU_REGISTRY names")],
 )
 def test_no_registry_is_an_error_that_says_where_it_was_looked_for(
     tmp_path: Path, explicit: str, named: str
@@ -310,17 +310,17 @@ def two_services(write: Write) -> Registry:
         ([{"name": "a"}], "line 2, services[0]: 'port' is missing"),
         (
             [{"name": "a", "port": "1"}],
-            'line 2, services[0].port: must be a whole number, not "1"',
+            'line 2, services[0].port: must be an integer, not "1"',
         ),
         (
             [{"name": "a", "port": True}],
-            "line 2, services[0].port: must be a whole number, not true",
+            "line 2, services[0].port: must be an integer, not true",
         ),
         ([A, "b"], 'line 3, services[1]: must be an object, not "b"'),
         ([{**A, "seeds": "a.sql"}], 'line 2, services[0].seeds: must be a list, not "a.sql"'),
         (
             [{**A, "environment": {"X": 1}}],
-            "line 2, services[0].environment.X: must be a text, not 1",
+            "line 2, services[0].environment.X: must be a string, not 1",
         ),
         ([A, {**A, "port": 2}], "line 3, services[1].name: 'a' belongs to 'a' already"),
         (
@@ -413,12 +413,12 @@ def test_seed_after_wins_where_it_contradicts_migrate_after() -> None:
 
 def test_a_circle_of_migrations_is_named(write: Write) -> None:
     (finding,) = findings(write({**A, "migrate_after": ["b"]}, {**B, "migrate_after": ["a"]}))
-    assert finding.startswith("line 1, services: migrate_after goes in a circle: ")
+    assert finding.startswith("line 1, services: migrate_after forms a cycle: ")
 
 
 def test_a_circle_of_seeds_is_named(write: Write) -> None:
     (finding,) = findings(write({**A, "seed_after": ["b"]}, {**B, "seed_after": ["a"]}))
-    assert finding.startswith("line 1, services: seed_after goes in a circle: ")
+    assert finding.startswith("line 1, services: seed_after forms a cycle: ")
     assert finding.endswith(("a after b after a", "b after a after b"))
 
 
