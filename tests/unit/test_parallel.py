@@ -113,8 +113,8 @@ async def test_after_a_failure_what_needs_it_is_aborted_and_the_others_go_on() -
         Status.ABORTED,
         Status.ABORTED,
     ]
-    assert outcomes["c"].detail.startswith("b did not end well")
-    assert outcomes["d"].detail.startswith("c did not end well")
+    assert outcomes["c"].detail.startswith("b did not succeed")
+    assert outcomes["d"].detail.startswith("c did not succeed")
     assert outcomes["c"].exit_code is ExitCode.FAILED
     assert "begin c" not in trace.notes
 
