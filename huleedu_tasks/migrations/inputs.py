@@ -268,21 +268,24 @@ def _below(path: str, root: str) -> str:
 
 
 def _distributions(directory: Path) -> Iterator[str]:
-    """Tell what is installed in a directory: a version may be installed again with other files."""
+    """Yield each distribution that is installed in a directory, with the digest of its RECORD.
+
+    RECORD has a digest of every file of a distribution (Python packaging, "Recording installed
+    projects"): the same version with other files differs, the same files installed again do not.
+    """
     try:
         found = sorted(os.scandir(directory), key=lambda entry: entry.name)
     except OSError:
         return
     for entry in found:
         if entry.name.endswith(_DISTRIBUTION):
-            yield f"{entry.name} {_age(Path(entry.path, 'RECORD'))}"
+            yield f"{entry.name} {_content(Path(entry.path, 'RECORD'))}"
         elif entry.name.endswith(_PATHS) or entry.name.startswith(_EDITABLE):
-            yield f"{entry.name} {_age(Path(entry.path))}"
+            yield f"{entry.name} {_content(Path(entry.path))}"
 
 
-def _age(path: Path) -> str:
+def _content(path: Path) -> str:
     try:
-        facts = path.stat()
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS]
     except OSError:
         return MISSING
-    return f"{facts.st_size} {facts.st_mtime_ns}"

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.support.monorepo import Monorepo, Ran, is_dead, new_monorepo, wait_until
-from tests.support.observe import NURSERY, notes, processes, statements
+from tests.support.observe import FORK_LOOP, notes, processes, statements
 
 SLEEP = "SELECT pg_sleep(600)"
 SLOW_SEED = f"""\
@@ -90,7 +90,7 @@ def test_interrupted_migrations_end_with_their_backend_and_every_service_has_a_l
     assert not [
         found.pid
         for found in psutil.process_iter(["cmdline"])
-        if NURSERY in " ".join(found.info["cmdline"] or ())
+        if FORK_LOOP in " ".join(found.info["cmdline"] or ())
         and found.environ().get("HULEEDU_STATE_DIR") == str(pair.state)
     ]
 

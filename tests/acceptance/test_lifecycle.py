@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.monorepo import PASSWORD, USER, Monorepo, new_monorepo
 from tests.support.observe import (
-    NURSERY,
+    FORK_LOOP,
     assert_no_password,
     assert_no_password_in_files,
     assert_no_password_on_screen,
@@ -359,7 +359,7 @@ def test_the_password_is_in_no_output_no_file_and_no_command_line_of_a_whole_lif
         assert lived.code == 0, lived.err
         assert_no_password_in_files(monorepo.state)
         assert monorepo.invoke("db.down").code == 0
-    assert all(any(program in line for line in lines.seen) for program in ("initdb", NURSERY))
+    assert all(any(program in line for line in lines.seen) for program in ("initdb", FORK_LOOP))
     assert_no_password(*lines.seen, failed.out, failed.err, lived.out, lived.err)
 
 

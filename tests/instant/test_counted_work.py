@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.instant import ANEW, COPIED, resets
 from tests.support.monorepo import ENV_PY, PROJECT, Monorepo, new_monorepo
-from tests.support.observe import NURSERY
+from tests.support.observe import FORK_LOOP
 
 NAMES = tuple("abcdefgh")
 # A trace in the service's own directory would be an edit of it.
@@ -110,8 +110,8 @@ def test_one_new_revision_starts_one_interpreter_and_migrates_one_service(
     watched.monorepo.add_revision("c", "b2", "a1", "CREATE TABLE more ()")
     seen = watched.watch("db.reset", "--json")
     command, nursery = seen.started
-    assert NURSERY not in command
-    assert NURSERY in nursery
+    assert FORK_LOOP not in command
+    assert FORK_LOOP in nursery
     assert not seen.has_loaded("alembic", "sqlalchemy")
     assert watched.migrated() == {"c"}
     assert {each.detail for each in resets(watched.monorepo).values()} == {COPIED}
@@ -121,7 +121,7 @@ def test_one_new_revision_starts_one_interpreter_and_migrates_one_service(
 def test_all_services_anew_start_one_interpreter(watched: Watched) -> None:
     watched.migrated()
     seen = watched.watch("db.reset", "--fresh")
-    assert sum(NURSERY in line for line in seen.started) == 1
+    assert sum(FORK_LOOP in line for line in seen.started) == 1
     assert len(seen.started) == 2
     assert watched.migrated() == set(NAMES)
 
@@ -142,9 +142,11 @@ def test_a_list_of_the_tasks_loads_no_flow(watched: Watched) -> None:
         "docker",
         "rich",
         "questionary",
-        "huleedu_tasks.flows",
-        "huleedu_tasks.compose.yaml_files",
-        "huleedu_tasks.discovery.proposals",
+        "huleedu_tasks.check",
+        "huleedu_tasks.compose",
+        "huleedu_tasks.db",
+        "huleedu_tasks.discovery",
+        "huleedu_tasks.prod",
         "huleedu_tasks.migrations",
         "huleedu_tasks.servers.docker",
         "huleedu_tasks.servers.embedded",

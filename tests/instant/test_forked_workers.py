@@ -18,7 +18,7 @@ from tests.support.monorepo import ENV_PY, Monorepo, Ran, is_dead, new_monorepo,
 from tests.support.observe import notes, processes, statements
 from tests.support.postgres import ask
 
-FORKING = "migrations/nursery.py"
+FORKING = "child/fork_loop.py"
 SLEEP = "SELECT pg_sleep(600)"
 # What one process can do to itself.
 POLLUTES = """\

@@ -62,7 +62,7 @@ def test_the_wheel_holds_the_package_and_its_license(wheel: dict[str, bytes]) ->
     }
 
 
-@pytest.mark.parametrize("name", ["services.schema.json", "migrations/worker.py", "py.typed"])
+@pytest.mark.parametrize("name", ["services.schema.json", "migrations/child/worker.py", "py.typed"])
 def test_what_is_no_import_is_there_too(wheel: dict[str, bytes], name: str) -> None:
     assert f"{PACKAGE}/{name}" in wheel
 

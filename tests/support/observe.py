@@ -23,9 +23,9 @@ NOTES = "SELECT string_agg(text, ' ' ORDER BY id) FROM note"
 BETWEEN_LOOKS = 0.01
 # A process has its own command line as soon as it has executed its program.
 ENOUGH_LOOKS = 20
-WORKER = "migrations/worker.py"
+WORKER = "child/worker.py"
 # Forks such workers.
-NURSERY = "migrations/nursery.py"
+FORK_LOOP = "child/fork_loop.py"
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ def watched_command_lines(
             running = {name for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208  # Often.
             looks = Counter({name: looks[name] + 1 for name in running})
             for name in running:
-                if looks[name] <= ENOUGH_LOOKS:
+                # Later less often: a process may still execute another program.
+                if looks[name] <= ENOUGH_LOOKS or looks[name] % ENOUGH_LOOKS == 0:
                     with suppress(OSError):
                         line = Path("/proc", name, "cmdline").read_bytes().replace(b"\0", b" ")
                         lines.seen.add(line.decode(errors="replace"))

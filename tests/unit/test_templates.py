@@ -536,11 +536,13 @@ def test_libraries_are_a_part_by_what_is_installed_and_not_by_their_files(place:
 @pytest.mark.parametrize(
     "path", ["shared-1.0.dist-info/RECORD", "__editable__.shared.pth", "shared.egg-link"]
 )
-def test_a_library_that_is_installed_again_or_from_elsewhere_is_another_one(
+def test_a_library_with_other_files_or_from_elsewhere_is_another_one(
     place: Place, path: str
 ) -> None:
     place.write(f"site-packages/{path}", "one")
     before = used_by(place, place.write("site-packages/shared.py", ""))
+    assert place.changed(before) == ""
+    place.write(f"site-packages/{path}", "one", changed=LONG_AGO + 1)
     assert place.changed(before) == ""
     place.write(f"site-packages/{path}", "another")
     assert place.changed(before) == "what is installed in site-packages"
