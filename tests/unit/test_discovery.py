@@ -233,7 +233,7 @@ def test_a_replica_is_not_the_server_of_its_service(tmp_path: Path) -> None:
     assert entries(tmp_path)["orders"]["port"] == 5441
 
 
-def test_somebody_elses_server_belongs_to_nobody_and_is_told(tmp_path: Path) -> None:
+def test_an_unrelated_server_belongs_to_no_service_and_is_reported(tmp_path: Path) -> None:
     write(tmp_path, service("services/orders_service"))
     write(
         tmp_path, compose(server("orders_db", 5441), server("keycloak-postgres", None, "keycloak"))
@@ -348,7 +348,7 @@ def test_the_servers_own_database_does_not_hide_whose_the_others_are(tmp_path: P
     assert [each.database for each in load_all(tmp_path)] == names
 
 
-def test_a_service_whose_database_nobody_tells_is_tagged(tmp_path: Path) -> None:
+def test_a_service_without_a_known_database_is_tagged(tmp_path: Path) -> None:
     found = shared(tmp_path)
     assert found["orders"]["database"].startswith("FIXME: ")
     result = discovered(tmp_path)
@@ -417,7 +417,7 @@ def test_each_service_without_a_server_is_offered_a_free_port_of_its_own(tmp_pat
     assert left.choices[0].value == "5445"
 
 
-def test_a_server_that_is_nobodys_is_offered_before_those_that_are_somebodys(
+def test_an_unassigned_server_is_offered_before_assigned_ones(
     tmp_path: Path,
 ) -> None:
     write(tmp_path, service("services/orders_service") | service("apps/users"))

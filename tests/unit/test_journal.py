@@ -29,7 +29,7 @@ from tests.support.monorepo import PROJECT
 
 PASSWORD = "p@ss w%rd/1"
 REDACT = Redactor([Secret(PASSWORD)])
-# Says `ready`, and goes on until somebody ends it.
+# Prints `ready`, and runs until it is killed.
 RUN = """\
 import sys
 from pathlib import Path
@@ -231,7 +231,7 @@ def test_a_run_that_was_killed_shows_as_such(tmp_path: Path) -> None:
     assert [event["event"] for event in run.events] == ["began", "migrating"]
 
 
-def test_a_run_that_goes_on_shows_as_such_whoever_looks(tmp_path: Path) -> None:
+def test_a_running_run_is_shown_as_running_to_every_user(tmp_path: Path) -> None:
     with running(tmp_path):
         for _ in range(2):
             (run,) = read_runs(tmp_path)

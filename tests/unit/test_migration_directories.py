@@ -21,14 +21,14 @@ HERE = "[alembic]\nscript_location = %(here)s{}\n"
 
 
 def directories(root: Path) -> tuple[dict[str, str], list[str]]:
-    """Return the configuration of each service by its directory, and what was remarked."""
+    """Return the configuration of each service by its directory, and the remarks."""
     repository_files.cache_clear()
     not_taken: list[Finding] = []
     found = find_directories(root, not_taken)
     paths = {
         f.path.relative_to(root).as_posix(): f.config.relative_to(root).as_posix() for f in found
     }
-    return paths, [f"{each.place} {each.problem}." for each in not_taken]
+    return paths, [f"{finding.place} {finding.problem}." for finding in not_taken]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def directories(root: Path) -> tuple[dict[str, str], list[str]]:
         ),
     ],
 )
-def test_a_service_is_where_the_script_location_leads(
+def test_a_service_is_the_directory_of_its_script_location(
     tmp_path: Path, files: dict[str, str], expected: dict[str, str]
 ) -> None:
     assert directories(write(tmp_path, files)) == (expected, [])
@@ -95,18 +95,18 @@ def test_a_service_is_where_the_script_location_leads(
         "venv/x",
     ],
 )
-def test_what_others_have_written_is_no_service(tmp_path: Path, directory: str) -> None:
+def test_third_party_code_is_not_a_service(tmp_path: Path, directory: str) -> None:
     write(tmp_path, {**service(directory), "venv/pyvenv.cfg": ""})
     assert directories(tmp_path) == ({}, [])
 
 
-def test_what_git_ignores_is_no_service(tmp_path: Path) -> None:
+def test_an_ignored_directory_is_not_a_service(tmp_path: Path) -> None:
     write(tmp_path, {**service("kept"), **service("scratch/copy"), ".gitignore": "scratch/\n"})
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     assert directories(tmp_path) == ({"kept": "kept/alembic.ini"}, [])
 
 
-def test_a_submodule_and_another_repository_inside_are_looked_into(tmp_path: Path) -> None:
+def test_a_submodule_and_a_nested_repository_are_searched(tmp_path: Path) -> None:
     module = write(tmp_path / "elsewhere", service("module"))
     root = write(tmp_path / "root", service("apps/own"))
     for directory in (module, root):
@@ -119,7 +119,7 @@ def test_a_submodule_and_another_repository_inside_are_looked_into(tmp_path: Pat
     assert set(directories(root)[0]) == {"apps/own", "libs/module/module", "nested/shop"}
 
 
-def test_another_checkout_of_the_same_repository_is_not_looked_into(tmp_path: Path) -> None:
+def test_another_checkout_of_the_same_repository_is_not_searched(tmp_path: Path) -> None:
     root = write(tmp_path, service("apps/own"))
     git(root, "init", "--quiet")
     git(root, "add", ".")
@@ -135,7 +135,7 @@ def git(directory: Path, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("has_git", [True, False])
-def test_a_name_that_is_no_utf_8_or_begins_with_a_blank_is_no_obstacle(
+def test_a_name_that_is_not_utf_8_or_begins_with_a_blank_is_accepted(
     tmp_path: Path, has_git: bool
 ) -> None:
     write(tmp_path, service(" blank"))
@@ -151,7 +151,7 @@ def test_a_name_that_is_no_utf_8_or_begins_with_a_blank_is_no_obstacle(
     ]
 
 
-def test_a_service_does_not_go_beyond_the_root(tmp_path: Path) -> None:
+def test_a_service_outside_the_root_is_ignored(tmp_path: Path) -> None:
     root = write(tmp_path / "services" / "db", service("."))
     repository_files.cache_clear()
     (directory,) = find_directories(root, [])
@@ -159,7 +159,7 @@ def test_a_service_does_not_go_beyond_the_root(tmp_path: Path) -> None:
     assert telling_name(directory) == "db"
 
 
-def test_without_git_a_link_is_not_followed_and_what_is_no_file_is_none(tmp_path: Path) -> None:
+def test_without_git_links_and_special_files_are_ignored(tmp_path: Path) -> None:
     root = write(tmp_path / "root", service("own"))
     elsewhere = write(tmp_path / "elsewhere", service("other"))
     (root / "link").symlink_to(elsewhere)
@@ -171,7 +171,7 @@ def test_without_git_a_link_is_not_followed_and_what_is_no_file_is_none(tmp_path
 
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
-    """Make a directory that any user may go down to, unlike those for tests."""
+    """Make a directory that every user can enter, unlike those for tests."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -179,7 +179,7 @@ def open_to_all() -> Iterator[Path]:
 
 @contextmanager
 def ordinary_user() -> Iterator[None]:
-    """Be nobody special for a moment: root may look into every directory."""
+    """Drop the privileges of root, who can read every directory."""
     is_root = os.geteuid() == 0
     if is_root:
         os.seteuid(65534)
@@ -191,7 +191,7 @@ def ordinary_user() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o400, 0o100])
-def test_a_directory_that_may_not_be_looked_into_is_passed_by(open_to_all: Path, mode: int) -> None:
+def test_an_unreadable_directory_is_skipped(open_to_all: Path, mode: int) -> None:
     write(open_to_all, service("own") | service("closed"))
     closed = open_to_all / "closed"
     closed.chmod(mode)
@@ -211,13 +211,11 @@ def test_a_directory_that_may_not_be_looked_into_is_passed_by(open_to_all: Path,
         ("setup.ini", "alembic\n"),
     ],
 )
-def test_settings_that_say_nothing_of_alembic_are_passed_by(
-    tmp_path: Path, name: str, text: str
-) -> None:
+def test_settings_without_alembic_are_skipped(tmp_path: Path, name: str, text: str) -> None:
     assert directories(write(tmp_path, {f"a/{name}": text})) == ({}, [])
 
 
-def test_an_alembic_ini_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_alembic_ini_is_reported(tmp_path: Path) -> None:
     assert directories(write(tmp_path, {"a/alembic.ini": "script_location = alembic\n"})) == (
         {},
         ["a/alembic.ini cannot be parsed, so its service is not known."],
@@ -225,7 +223,7 @@ def test_an_alembic_ini_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("location", ["x" * 300, "%(here)s/../../../elsewhere", "/nowhere", "\0"])
-def test_a_script_location_that_leads_nowhere_is_told(tmp_path: Path, location: str) -> None:
+def test_a_script_location_that_does_not_exist_is_reported(tmp_path: Path, location: str) -> None:
     found, remarks = directories(write(tmp_path, {"a/alembic.ini": INI_OF.format(location)}))
     assert found == {}
     assert remarks == ["a/alembic.ini configures Alembic, but its script_location holds no env.py."]
@@ -240,7 +238,7 @@ def test_a_script_location_that_leads_nowhere_is_told(tmp_path: Path, location: 
         ({"a/alembic.ini": "[loggers]\nkeys = root\n"}, "no section"),
     ],
 )
-def test_a_configuration_that_makes_no_service_has_its_reason(
+def test_a_configuration_without_a_service_is_reported_with_the_reason(
     tmp_path: Path, files: dict[str, str], reason: str
 ) -> None:
     found, (remark,) = directories(write(tmp_path, files))
@@ -283,10 +281,10 @@ def test_the_application_of_flask_migrate_is_found(
     not_taken: list[Finding] = []
     found = [(f.path.name, f.flask_app) for f in find_directories(tmp_path, not_taken)]
     assert found == ([("a", application)] if application else [])
-    assert ["'flask_app'" in str(each) for each in not_taken] == [True] * (not application)
+    assert ["'flask_app'" in str(finding) for finding in not_taken] == [True] * (not application)
 
 
-def test_what_looks_like_a_service_and_is_none_is_told(tmp_path: Path) -> None:
+def test_a_directory_that_only_looks_like_a_service_is_reported(tmp_path: Path) -> None:
     write(tmp_path, service("a"))
     write(
         tmp_path, {"b/alembic.ini": INI, "a/alembic_audit.ini": INI, **service("a/tests/fixture")}

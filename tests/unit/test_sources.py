@@ -23,7 +23,7 @@ def read(root: Path, config: str = "", *, env: str = ASYNC, **files: str) -> Sou
 
 
 def variables(sources: Sources) -> list[str]:
-    return [each.value for each in sources.variables]
+    return [found.value for found in sources.variables]
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_port_and_database_are_found_however_they_are_put(
     tmp_path: Path, config: str, port: int | None, database: str
 ) -> None:
     sources = read(tmp_path, config)
-    assert [each.value for each in local_ports_of(sources)][:1] == ([port] if port else [])
-    named = [each.value.database for each in sources.urls if each.value.database]
-    assert [*named, *(each.value for each in sources.databases)][:1] == [database]
+    assert [found.value for found in local_ports_of(sources)][:1] == ([port] if port else [])
+    named = [found.value.database for found in sources.urls if found.value.database]
+    assert [*named, *(found.value for found in sources.databases)][:1] == [database]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_what_env_py_imports_is_read_and_a_shared_module_counts_less(tmp_path: P
     env = f"from libs.database import tools\nfrom storage.places import URL\n{ASYNC}"
     sources = read(tmp_path, env=env, **{"storage/places.py": own})
     assert variables(sources) == ["ORDERS_DATABASE_URL", "SHARED_DATABASE_URL"]
-    assert [each.own for each in sources.variables] == [True, False]
+    assert [found.own for found in sources.variables] == [True, False]
 
 
 def test_the_place_of_a_variable_is_its_file_line_and_how_it_is_read(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path: Path, config: str, problem
 def test_a_key_of_thousands_of_digits_is_no_port(tmp_path: Path) -> None:
     config = f"MODULUS = 0x{'f' * 5000}\nDB_PORT = 5441\nx[0x{'f' * 5000}]\n"
     sources = read(tmp_path, config)
-    assert [each.value for each in local_ports_of(sources)] == [5441]
+    assert [found.value for found in local_ports_of(sources)] == [5441]
     assert not sources.problems
 
 
@@ -208,7 +208,7 @@ def test_no_warning_shows_a_line_of_the_file(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     read(tmp_path, f'URL = "postgresql://u:\\d{PASSWORD}@h/d"\n')
-    assert not [str(each.message) for each in recwarn]
+    assert not [str(warning.message) for warning in recwarn]
 
 
 def test_examples_of_env_files_tell_the_variable_port_and_database(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_the_roots_env_file_tells_of_the_services_own_variables_only(tmp_path: P
     lines = [f"{name.upper()}_URL=postgresql://u@localhost:5441/{name}\n" for name in "ab"]
     write(tmp_path, {"env.example": "".join(lines)})
     sources = read(tmp_path, 'import os\nDATABASE_URL = os.environ["A_URL"]\n')
-    assert [each.value.database for each in sources.urls] == ["a"]
+    assert [found.value.database for found in sources.urls] == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is made of the facts a database tells, and how it is shown."""
+"""Problems from the facts of a database, and their output."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -102,7 +102,7 @@ def test_a_role_without_any_schema_is_told_which_to_ask_for() -> None:
     )
 
 
-def test_everything_is_said_and_not_only_the_first() -> None:
+def test_all_problems_are_reported() -> None:
     found = judged(in_recovery=True, read_only=True, comment="", revisions=(), free_connections=0)
     assert [level for level, _ in found] == [
         Level.ERROR,
@@ -147,7 +147,7 @@ def report(**problems: tuple[Problem, ...]) -> Report:
     )
 
 
-def test_problems_stand_below_the_table_the_gravest_first_and_each_once(
+def test_problems_are_below_the_table_most_severe_first_and_each_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     info = Problem(level=Level.INFO, cause="[no] environment tag yet")
@@ -178,7 +178,7 @@ def test_several_servers_are_listed_with_their_services(
     )
 
 
-def test_in_json_each_service_has_its_problems_and_none_where_nobody_asked() -> None:
+def test_in_json_each_service_has_its_problems_only_if_the_command_looks_for_them() -> None:
     error = Problem(level=Level.ERROR, cause="a standby", remedy="Name the primary.")
     document = {"level": "ERROR", "cause": "a standby", "remedy": "Name the primary."}
     assert Outcome(service="a", problems=(error,)).as_json()["problems"] == [document]
@@ -186,7 +186,7 @@ def test_in_json_each_service_has_its_problems_and_none_where_nobody_asked() -> 
     assert "problems" not in Outcome(service="a", status=Status.OK).as_json()
 
 
-# The variable that leads past a pooler.
+# The variable with the URL of the server behind a pooler.
 
 
 @pytest.mark.parametrize(
@@ -198,5 +198,5 @@ def test_in_json_each_service_has_its_problems_and_none_where_nobody_asked() -> 
         ("CONDUCTOR_DSN", "CONDUCTOR_DSN_DIRECT_DATABASE_URL"),
     ],
 )
-def test_the_way_past_a_pooler_is_named_after_the_usual_one(usual: str, direct: str) -> None:
+def test_the_direct_url_variable_is_named_after_the_usual_one(usual: str, direct: str) -> None:
     assert service(url_variable=usual).direct_url_variable == direct
