@@ -111,7 +111,7 @@ def url(
     plain: bool = False,
     json: bool = False,
 ) -> Result:
-    """Show the URL of each database and where it comes from."""
+    """Show the URL of each database and its source."""
     if show_password:
         app.screen.redact = str
     services = app.services_here(service)

@@ -50,7 +50,7 @@ def _said(path: Path, text: str, *, is_written: bool = False) -> Message:
 
 @command()
 def show(app: Command, json: bool = False) -> Result:
-    """Show each setting, its value and where it came from."""
+    """Show each setting with its value and its source."""
     settings = app.settings
     rows = []
     overrides = [service.url_variable for service in app.registry.services]

@@ -23,7 +23,7 @@ COLUMNS = (
 
 @command()
 def list_(app: Command, service: Sequence[str] | None = None, json: bool = False) -> Result:
-    """Show the registry with all that is derived from it."""
+    """Show the registry with all derived values."""
     root = app.registry.root
     services = app.services(service)
     rows = tuple(_row(s, root) for s in services)
