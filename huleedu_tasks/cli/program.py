@@ -1,4 +1,4 @@
-"""The `huleedu` command: the same tasks, for a monorepo whose `tasks.py` has tasks of its own.
+"""The `huleedu` command: the same tasks, for a monorepo whose `tasks.py` has other tasks.
 
 Unlike `invoke` it does not read the `tasks.py` and the `invoke.yaml` of the project.
 """

@@ -1,4 +1,4 @@
-"""The registry: `services.json` read, checked as a whole, and completed by convention.
+"""The registry: `services.json`, parsed, checked and completed with defaults.
 
 A registry with errors is refused, with all findings at once. Whether the files it refers to exist
 is checked later, and only for the selected services, so that `services.list` can show a service

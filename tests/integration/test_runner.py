@@ -240,7 +240,7 @@ def test_the_developers_own_variables_for_postgresql_and_python_do_no_harm(
     environment = {
         "PGHOST": "127.0.0.9",
         "PGPORT": "1",
-        "PGUSER": "nobody",
+        "PGUSER": "unknown",
         "PGDATABASE": "nothing",
         "PGPASSWORD": "wrong",
         "PGPASSFILE": "/nowhere",

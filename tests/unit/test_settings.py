@@ -236,8 +236,8 @@ def test_an_env_that_is_not_utf8_is_an_error(load: Load) -> None:
 def test_without_an_env_file_the_environment_is_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HULEEDU_DB_USER", "somebody")
-    assert Settings.load(tmp_path).get("HULEEDU_DB_USER") == "somebody"
+    monkeypatch.setenv("HULEEDU_DB_USER", "someone")
+    assert Settings.load(tmp_path).get("HULEEDU_DB_USER") == "someone"
 
 
 @pytest.mark.parametrize("stated", ["production", "Production", " PRODUCTION "])
@@ -335,10 +335,10 @@ def test_unset_variables_have_their_defaults(load: Load) -> None:
 def test_passwords_and_overrides_are_shown_masked(load: Load) -> None:
     settings = load(
         f"HULEEDU_DB_PASSWORD=hunter2\n{OVERRIDE}=postgresql://u:hunter2@h/d\n",
-        HULEEDU_DB_USER="somebody",
+        HULEEDU_DB_USER="someone",
     )
     shown = [settings.shown(name) for name in ("HULEEDU_DB_PASSWORD", OVERRIDE, "HULEEDU_DB_USER")]
-    assert shown == ["***", "***", "somebody"]
+    assert shown == ["***", "***", "someone"]
     assert "hunter2" in [secret.reveal() for secret in settings.secrets()]
 
 
