@@ -60,7 +60,7 @@ def test_ctrl_c_interrupts_even_after_the_right_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stdin", "stdout", "person"),
+    ("stdin", "stdout", "is_asked"),
     [
         ("terminal", "terminal", True),
         ("pipe", "terminal", False),
@@ -69,7 +69,7 @@ def test_ctrl_c_interrupts_even_after_the_right_name() -> None:
     ],
 )
 def test_the_user_is_asked_only_if_input_and_output_are_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, stdin: str, stdout: str, person: bool
+    monkeypatch: pytest.MonkeyPatch, stdin: str, stdout: str, is_asked: bool
 ) -> None:
     master, slave = os.openpty()
     read_end, write_end = os.pipe()
@@ -83,7 +83,7 @@ def test_the_user_is_asked_only_if_input_and_output_are_a_terminal(
         ):
             patch.setattr(sys, "stdin", source)
             patch.setattr(sys, "stdout", sink)
-            assert has_person() is person
+            assert has_person() is is_asked
     finally:
         for descriptor in (master, slave, read_end, write_end):
             os.close(descriptor)
