@@ -127,7 +127,7 @@ def test_an_interpreter_that_is_no_file_is_missed_before_anything_is_done(bench:
     with pytest.raises(ConfigurationError) as missed:
         bench.migrate(bench.service(python=".venv/bin/python"))
     (finding,) = missed.value.findings
-    assert ".venv/bin/python does not exist: make its virtual environment" in finding.problem
+    assert ".venv/bin/python does not exist: create its virtual environment" in finding.problem
 
 
 def test_the_registrys_environment_reaches_the_migrations(bench: Bench) -> None:
@@ -240,7 +240,7 @@ def test_the_developers_own_variables_for_postgresql_and_python_do_no_harm(
     environment = {
         "PGHOST": "127.0.0.9",
         "PGPORT": "1",
-        "PGUSER": "nobody",
+        "PGUSER": "unknown",
         "PGDATABASE": "nothing",
         "PGPASSWORD": "wrong",
         "PGPASSFILE": "/nowhere",

@@ -151,7 +151,7 @@ def test_names_that_are_not_utf_8_or_begin_with_a_space_are_handled(
     ]
 
 
-def test_a_service_does_not_go_beyond_the_root(tmp_path: Path) -> None:
+def test_a_service_outside_the_root_is_ignored(tmp_path: Path) -> None:
     root = write(tmp_path / "services" / "db", service("."))
     repository_files.cache_clear()
     (directory,) = find_directories(root, [])
@@ -234,7 +234,7 @@ def test_a_script_location_that_does_not_exist_is_reported(tmp_path: Path, locat
     [
         ({"a/alembic.ini": "[alembic]\n", "a/env.py": "from flask import current_app"}, "Flask"),
         ({"a/alembic.ini": "[alembic]\n"}, "has no script_location"),
-        ({"a/alembic.ini": "[core]\nscript_location = core\n"}, "holds no env.py"),
+        ({"a/alembic.ini": "[core]\nscript_location = core\n"}, "has no env.py"),
         ({"a/alembic.ini": "[loggers]\nkeys = root\n"}, "no section"),
     ],
 )

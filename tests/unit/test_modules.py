@@ -1,4 +1,4 @@
-"""Where in the repository a module lies that an interpreter did not find."""
+"""Where a missing module is in the repository."""
 
 import sys
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_the_directory_that_makes_a_module_importable(
 @pytest.mark.parametrize(
     ("files", "module", "directory"),
     [
-        # Every service has a package `src`: its own one is meant.
+        # Every service has a package `src`: its own one is found.
         (["services/a/src/models.py", "services/b/src/models.py"], "src.models", "services/b"),
         # The service's directory has the name of the package in it.
         (["services/b/src/b/__init__.py", "services/b/alembic.ini"], "b", "services/b/src"),
@@ -100,9 +100,7 @@ def test_a_library_is_named_by_its_distribution_with_the_interpreter(tmp_path: P
 
 
 @pytest.mark.parametrize("module", ["src", "src.db", "src.nothing.there"])
-def test_nobody_is_told_to_install_a_directory_of_the_repository(
-    tmp_path: Path, module: str
-) -> None:
+def test_no_hint_says_to_install_a_directory_of_the_repository(tmp_path: Path, module: str) -> None:
     write(tmp_path, dict.fromkeys(["services/orders/src/db.py", "services/a/src/db.py"], ""))
     told = hint(tmp_path, module)
     assert "install src" not in told

@@ -1,4 +1,4 @@
-"""Revisions: read from files as they are, without running them."""
+"""Revisions: read from files, without running them."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -92,13 +92,13 @@ def test_a_service_without_revisions_has_no_head(orders: Service) -> None:
     assert read_history(orders).heads == ()
 
 
-def test_a_script_location_that_leads_nowhere_is_no_empty_history(orders: Service) -> None:
+def test_a_missing_script_location_is_not_an_empty_history(orders: Service) -> None:
     with pytest.raises(MigrationError, match=r"/alembic, which is not a directory") as caught:
         read_history(orders)
     assert caught.value.code == "script-location-missing"
 
 
-def test_a_package_of_scripts_is_found_where_alembic_looks_for_it(orders: Service) -> None:
+def test_a_package_of_scripts_is_found_like_alembic_finds_it(orders: Service) -> None:
     directory = orders.directory / "src/orders/migrations"
     directory.mkdir(parents=True)
     orders.alembic_config.write_text(
@@ -132,7 +132,7 @@ def test_pending_counts_what_is_left_on_every_branch(
     assert read_history(orders).pending(current) == pending
 
 
-def test_what_a_revision_depends_on_counts_as_before_it(orders: Service, revise: Revise) -> None:
+def test_dependencies_of_a_revision_are_its_ancestors(orders: Service, revise: Revise) -> None:
     revise("a")
     revise("x", "a")
     revise("b", "a", depends_on="x")
@@ -153,14 +153,14 @@ def test_what_a_revision_depends_on_counts_as_before_it(orders: Service, revise:
         (("made elsewhere",), "a", False),
     ],
 )
-def test_it_is_known_what_was_applied_on_the_way(
+def test_applied_revisions_include_all_ancestors(
     orders: Service, revise: Revise, current: tuple[str, ...], revision: str, past: bool
 ) -> None:
     diamond(revise)
     assert read_history(orders).is_past(current, revision) is past
 
 
-# The way from one place to another.
+# The path from one revision to another.
 
 
 def way(service: Service, before: Sequence[str], after: Sequence[str]) -> list[str]:
@@ -186,7 +186,7 @@ def way(service: Service, before: Sequence[str], after: Sequence[str]) -> list[s
         ((), (), []),
     ],
 )
-def test_a_straight_way_has_parents_first(
+def test_a_linear_path_has_parents_first(
     orders: Service,
     revise: Revise,
     before: tuple[str, ...],
@@ -212,7 +212,7 @@ def test_a_straight_way_has_parents_first(
         (("d",), ("b", "c"), set()),
     ],
 )
-def test_a_way_leads_over_every_branch_of_a_merge(
+def test_a_path_includes_every_branch_of_a_merge(
     orders: Service,
     revise: Revise,
     before: tuple[str, ...],
@@ -223,7 +223,7 @@ def test_a_way_leads_over_every_branch_of_a_merge(
     assert set(way(orders, before, after)) == between
 
 
-def test_what_a_revision_depends_on_lies_on_the_way_and_before_it(
+def test_dependencies_are_on_the_path_before_their_revision(
     orders: Service, revise: Revise
 ) -> None:
     revise("a")
@@ -246,7 +246,7 @@ def test_what_a_revision_depends_on_lies_on_the_way_and_before_it(
         (("made elsewhere",), ("gone",), []),
     ],
 )
-def test_a_place_nobody_knows_leads_nowhere(
+def test_an_unknown_revision_has_no_path(
     orders: Service,
     revise: Revise,
     before: tuple[str, ...],
@@ -294,7 +294,7 @@ def test_a_revision_is_read_however_it_is_written(orders: Service, put: Put, tex
     assert read_history(orders).heads == ("a",)
 
 
-def test_what_alembic_passes_over_is_passed_over(orders: Service, put: Put, revise: Revise) -> None:
+def test_files_that_alembic_skips_are_skipped(orders: Service, put: Put, revise: Revise) -> None:
     revise("a")
     put(f"{VERSIONS}/__init__.py", "")
     put(f"{VERSIONS}/__init__old.py", "revision = 'b'\ndown_revision = 'a'\n")
@@ -306,7 +306,7 @@ def test_what_alembic_passes_over_is_passed_over(orders: Service, put: Put, revi
     assert set(read_history(orders).revisions) == {"a"}
 
 
-# What only Alembic can tell.
+# Histories that only Alembic can read.
 
 
 @pytest.mark.parametrize(
@@ -385,7 +385,7 @@ def test_a_configuration_in_pyproject_is_not_guessed(
         read_history(orders)
 
 
-# What does not hold together.
+# Invalid histories.
 
 
 def test_two_heads_are_both_named(orders: Service, revise: Revise) -> None:
@@ -407,14 +407,14 @@ def test_every_parent_that_is_missing_is_named(orders: Service, revise: Revise) 
     ]
 
 
-def test_a_circle_is_named(orders: Service, revise: Revise) -> None:
+def test_a_cycle_is_named(orders: Service, revise: Revise) -> None:
     revise("a", "b")
     revise("b", "a")
     ((_, problem),) = findings(orders)
     assert problem.startswith("revisions form a cycle: ")
 
 
-def test_a_circle_over_what_a_revision_depends_on_is_named(orders: Service, revise: Revise) -> None:
+def test_a_cycle_through_dependencies_is_named(orders: Service, revise: Revise) -> None:
     revise("a", depends_on="b")
     revise("b", "a")
     ((_, problem),) = findings(orders)
@@ -432,14 +432,14 @@ def test_every_file_that_cannot_be_read_is_named_once(
     assert all(problem.startswith("is not valid Python: ") for problem in found.values())
 
 
-def test_an_id_that_stands_twice_is_named(orders: Service, put: Put, revise: Revise) -> None:
+def test_a_duplicate_id_is_named(orders: Service, put: Put, revise: Revise) -> None:
     revise("a")
     put(f"{VERSIONS}/b1.py", "revision = 'b'\ndown_revision = 'a'\n")
     put(f"{VERSIONS}/b2.py", "revision = 'b'\ndown_revision = 'a'\n")
     assert findings(orders) == [("b2.py", "revision b is also defined in b1.py")]
 
 
-# Where they lie.
+# Their directories.
 
 
 @pytest.mark.parametrize(
@@ -478,7 +478,7 @@ def test_directories_are_those_alembic_ini_names(
         ('script_location = "x"\nversion_locations = ["one", "%(here)s/two"]', ["one", "two"]),
     ],
 )
-def test_directories_may_stand_in_pyproject(
+def test_directories_may_be_set_in_pyproject(
     orders: Service, put: Put, options: str, directories: list[str]
 ) -> None:
     put("pyproject.toml", f"[tool.alembic]\n{options}\n")
@@ -486,7 +486,7 @@ def test_directories_may_stand_in_pyproject(
     assert relative(orders) == directories
 
 
-def test_alembic_ini_wins_over_pyproject(orders: Service, put: Put) -> None:
+def test_alembic_ini_takes_precedence_over_pyproject(orders: Service, put: Put) -> None:
     put("pyproject.toml", '[tool.alembic]\nscript_location = "elsewhere"\n')
     assert relative(orders) == ["alembic/versions"]
 
