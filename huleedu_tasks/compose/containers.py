@@ -141,9 +141,10 @@ class Containers:
             )
         return container
 
-    async def log_tail(self, container: ContainerState) -> str:
-        """Return a container's last log lines."""
-        return await asyncio.to_thread(self.engine.log_tail, container, LOG_LINES)
+    async def log_tail(self, container: ContainerState, *, of_last_start: bool = True) -> str:
+        """Return a container's last log lines, or the last ones before its last start."""
+        before = None if of_last_start else container.started.timestamp()
+        return await asyncio.to_thread(self.engine.log_tail, container, LOG_LINES, before=before)
 
     async def identity(self, container: ContainerState) -> ServerIdentity | None:
         """Read the server's identity from the data in the container; None if it cannot be read."""

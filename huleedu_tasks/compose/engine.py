@@ -123,10 +123,14 @@ class Engine:
             return None
         return content if code == 0 else None
 
-    def log_tail(self, container: ContainerState, lines: int) -> str:
-        """Return a container's last log lines."""
+    def log_tail(self, container: ContainerState, lines: int, *, before: float | None) -> str:
+        """Return a container's last log lines.
+
+        Args:
+            before: Time that the lines are older than, in seconds since the epoch; None for now.
+        """
         with _engine_errors():
-            tail: bytes = self.client.containers.get(container.id).logs(tail=lines)
+            tail: bytes = self.client.containers.get(container.id).logs(tail=lines, until=before)
         return tail.decode(errors="replace")
 
     def log_head(self, container: ContainerState) -> str:

@@ -119,7 +119,7 @@ class Admission:
             raise ContainerDown(
                 f"The container {now.name} exited and was restarted before its server was ready.",
                 code="container-stopped",
-                output=await self.containers.log_tail(now),
+                output=await self.containers.log_tail(now, of_last_start=False),
                 hint=f"Read its log: `docker logs {now.name}`. If an init script failed, correct "
                 "it and run `invoke db.reset`: it does not run again.",
             )
