@@ -246,7 +246,7 @@ class Stages:
                     else:
                         await databases.create(admin, successor, tag)
                 detail = await self._put_in_place(admin, service)
-                await self._drop_if_in_the_way(admin, service)
+                await self._drop_blocking_predecessor(admin, service)
         await self._create_extensions(service)
         return Outcome(service=service.name, detail=detail)
 
@@ -666,7 +666,9 @@ class Stages:
         self._unfinished.discard(service.name)
         self._kept.discard(service.name)
 
-    async def _drop_if_in_the_way(self, admin: "asyncpg.Connection", service: Service) -> None:
+    async def _drop_blocking_predecessor(
+        self, admin: "asyncpg.Connection", service: Service
+    ) -> None:
         """Drop the predecessor if it would prevent a migration from dropping a role."""
         name = replacing.predecessor_name(self.urls[service.name].url.database)
         if service.name in self._kept and await clones.holds_roles(admin, name):

@@ -1,4 +1,4 @@
-"""Resets seen from outside: by a copy or anew, and the copies that a server holds for them."""
+"""Resets seen from outside: by a template or a rebuild, and the templates on a server."""
 
 import json
 from collections.abc import Mapping
