@@ -65,7 +65,7 @@ def run_release(app: Command, options: Options) -> Report:
             )
             prepared = app.run(release.prepare()) if services else None
         if prepared is None:
-            report = release.nothing_planned()
+            report = release.empty_plan_report()
         else:
             report = _carried_out(app, options, release, prepared)
         return _ended(app, record, report)
@@ -96,16 +96,16 @@ def _carried_out(app: Command, options: Options, release: Release, prepared: Pre
     if prepared.report.exit_code is not ExitCode.DONE:
         return prepared.report
     if not prepared.changing:
-        return release.nothing_to_do(prepared)
+        return release.nothing_pending_report(prepared)
     if app.dry_run:
-        return release.would(prepared)
+        return release.dry_run_report(prepared)
     app.require_not_interrupted()
     app.screen.preview(prepared.report)
     if warning := release.backups.warning:
         app.screen.say(warning)
     _confirm(options, prepared, release.record)
     with progress(app, release.production.services) as shown:
-        return app.run(release.shown_by(shown).carry_out(prepared), patient=True)
+        return app.run(release.with_progress(shown).carry_out(prepared), patient=True)
 
 
 def _confirm(options: Options, prepared: Prepared, record: Record) -> None:

@@ -47,9 +47,9 @@ from huleedu_tasks.report import Outcome, Status
 if TYPE_CHECKING:
     import asyncpg
 
-BETWEEN_LOOKS = 0.2
-LAST_LOOK = 2.0
-LONGEST_PAUSE = 30.0
+WATCH_INTERVAL_SECONDS = 0.2
+LAST_LOOK_SECONDS = 2.0
+LONGEST_PAUSE_SECONDS = 30.0
 # PostgreSQL, Appendix A: connection exceptions, and a session ended by an administrator.
 SESSION_ENDS = ("08", "57P")
 # How often the server checks that its client is still connected; some platforms do not support it.
@@ -96,12 +96,12 @@ class Attempts:
     go_on: Path | None = None
     blockers: tuple[locks.Blocker, ...] = ()
     observations: list[Observation] = field(default_factory=list)
-    told: str = ""
+    last_shown: str = ""
     hold: locks.Hold | None = None
     # The transaction that was open when the last attempt was stopped.
     open_at_end: int | None = None
     # asyncpg runs one statement at a time on the connection that holds the lock.
-    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    statement_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self) -> Ended:
         """Migrate, then read the revision of the database, also after a failure."""
@@ -122,19 +122,19 @@ class Attempts:
         The revisions are `None` if they could not be read.
         """
         if outcome.status is Status.FAILED:
-            outcome = await self._explained(outcome)
+            outcome = await self._with_cause(outcome)
         try:
-            at, lost = await self._settle()
+            at, lost = await self._end_sessions()
         except Exception as error:
             why = error.message if isinstance(error, HuleEduError) else f"{error!r}"
-            return self._not_known(outcome, why), None
+            return self._unverified(outcome, why), None
         applied = runner.applied(self.observations, self.history, self.pin.before, at)
         if outcome.code == locks.LOST:
             # Another run may have applied the others.
             applied = tuple(revision for revision in applied if revision.seconds is not None)
         outcome = replace(outcome, revisions=applied)
         if outcome and at == self.pin.after:
-            return replace(outcome, detail=_counted(len(applied))), at
+            return replace(outcome, detail=_revisions_applied(len(applied))), at
         if outcome:
             detail = f"Alembic exited before it reached {named(self.pin.after)}"
             outcome = replace(
@@ -150,7 +150,7 @@ class Attempts:
         where = f"{where}, and {lost}" if lost else where
         return replace(outcome, detail=parallel.joined(outcome, where)), at
 
-    def _not_known(self, outcome: Outcome, why: str) -> Outcome:
+    def _unverified(self, outcome: Outcome, why: str) -> Outcome:
         again = f"run `invoke prod.status --service {self.pin.service}` to read it again"
         where = f"the revision of {self.pin.database} is not known: {why.rstrip('.')}; {again}"
         if outcome:
@@ -175,7 +175,7 @@ class Attempts:
                 migrated = await self._attempt(number)
                 return Outcome(service=self.pin.service, output=migrated.output)
             except LockTimeout as error:
-                error.message = f"{error.message}; {self._who_blocks()}"
+                error.message = f"{error.message}; {self._blocking_sessions()}"
                 if number >= last or not await self._was_rolled_back():
                     raise
             await self._pause(number, last)
@@ -184,12 +184,12 @@ class Attempts:
     async def _was_rolled_back(self) -> bool:
         """Whether the server reports that the last attempt was rolled back completely."""
         try:
-            _, lost = await self._settle()
+            _, lost = await self._end_sessions()
         except ServerError:
             return False
         return lost is None or lost.fate is Fate.ROLLED_BACK
 
-    async def _explained(self, outcome: Outcome) -> Outcome:
+    async def _with_cause(self, outcome: Outcome) -> Outcome:
         """Return an outcome with the loss of the lock as its cause, if the lock was lost."""
         if outcome.exit_code is ExitCode.REFUSED or not self.hold:
             return outcome
@@ -230,13 +230,13 @@ class Attempts:
             )
 
     async def _pause(self, number: int, last: int) -> None:
-        pause = min(2.0 ** (number - 1), LONGEST_PAUSE) * random.uniform(0.8, 1.2)
-        blockers = self._who_blocks()
+        pause = min(2.0 ** (number - 1), LONGEST_PAUSE_SECONDS) * random.uniform(0.8, 1.2)
+        blockers = self._blocking_sessions()
         self.record.add(
             "waited too long", service=self.pin.service, attempt=number, blockers=blockers
         )
         again = f"rolled back, retrying in {pause:.0f} s"
-        self._say(f"attempt {number} of {last}: {blockers}; {again}")
+        self._show(f"attempt {number} of {last}: {blockers}; {again}")
         await asyncio.sleep(pause)
 
     async def _attempt(self, number: int) -> Migrated:
@@ -273,18 +273,18 @@ class Attempts:
             raise
         finally:
             if not migrating.done():
-                await parallel.whatever_happens(self._look(observation))
+                await parallel.whatever_happens(self._note_open_transaction(observation))
             migrating.cancel()
             # A cancelled statement would leave the lock's connection busy.
             over.set()
             await asyncio.gather(migrating, watching, return_exceptions=True)
 
-    async def _look(self, observation: Observation) -> None:
+    async def _note_open_transaction(self, observation: Observation) -> None:
         """Note the open transaction of a revision, before the run is stopped."""
         # A server that does not answer in time must not delay the stop.
         with suppress(HuleEduError, TimeoutError):
-            async with asyncio.timeout(LAST_LOOK), self._asked() as asked:
-                self.open_at_end = await open_transaction(observation, asked)
+            async with asyncio.timeout(LAST_LOOK_SECONDS), self._connected() as opened:
+                self.open_at_end = await open_transaction(observation, opened)
 
     async def _watch(self, observation: Observation, over: asyncio.Event) -> None:
         """Show the running revision and the sessions that block it, until `over` is set.
@@ -293,7 +293,7 @@ class Attempts:
             Refused: If the connection that holds the lock is lost.
         """
         name = locks.run_name(self.record.run)
-        while not await _is_set(over, within=BETWEEN_LOOKS):
+        while not await _is_set(over, within=WATCH_INTERVAL_SECONDS):
             try:
                 async with self._on_lock():
                     blockers = await locks.blockers(self.lock, name)
@@ -303,7 +303,7 @@ class Attempts:
             self.blockers = blockers or self.blockers
             waits = ", ".join(blocker.name for blocker in blockers)
             if begun := observation.begun:
-                self._tell(f"running {begun}" + (f", waiting for {waits}" if waits else ""))
+                self._show_once(f"running {begun}" + (f", waiting for {waits}" if waits else ""))
 
     @asynccontextmanager
     async def _on_lock(self) -> AsyncIterator[None]:
@@ -314,7 +314,7 @@ class Attempts:
             ServerError: If a statement failed and the lock is still held.
         """
         try:
-            async with self.asking, answering(self.target.url.address):
+            async with self.statement_turn, answering(self.target.url.address):
                 yield
         except ServerError as error:
             if not self._is_lost(error):
@@ -332,18 +332,18 @@ class Attempts:
             or state.startswith(SESSION_ENDS)
         )
 
-    def _tell(self, text: str) -> None:
+    def _show_once(self, text: str) -> None:
         """Show a step once, because in a log each step is a line."""
-        if text != self.told:
-            self.told = text
-            self._say(text)
+        if text != self.last_shown:
+            self.last_shown = text
+            self._show(text)
 
-    def _say(self, text: str) -> None:
+    def _show(self, text: str) -> None:
         # An error of the display must not end a migration.
         with suppress(Exception):
             self.step(text)
 
-    async def _settle(self) -> tuple[tuple[str, ...], Unfinished | None]:
+    async def _end_sessions(self) -> tuple[tuple[str, ...], Unfinished | None]:
         """End the sessions of this run, which rolls them back, and read the revisions.
 
         Returns:
@@ -352,45 +352,45 @@ class Attempts:
         Raises:
             ServerError: If the database does not answer.
         """
-        async with self._asked() as asked:
+        async with self._connected() as opened:
             async with answering(self.target.url.address):
-                await locks.end_runs(asked, locks.run_name(self.record.run), self.hold)
-            at = await self._revisions(asked)
+                await locks.end_runs(opened, locks.run_name(self.record.run), self.hold)
+            at = await self._revisions(opened)
             if not self.observations:
                 return at, None
             recorded = [revision.id for revision in self.history.between((), at)]
             last = self.observations[-1]
-            return at, await unfinished(last, asked, recorded, open_at_end=self.open_at_end)
+            return at, await unfinished(last, opened, recorded, open_at_end=self.open_at_end)
 
     @asynccontextmanager
-    async def _asked(self) -> "AsyncIterator[asyncpg.Connection]":
+    async def _connected(self) -> "AsyncIterator[asyncpg.Connection]":
         """Connect to the database; use the lock's connection if it accepts no other one."""
         async with AsyncExitStack() as stack:
             try:
-                asked = await stack.enter_async_context(reach(self.target))
+                opened = await stack.enter_async_context(reach(self.target))
             except ServerError:
                 if self.lock.is_closed():
                     raise
-                await stack.enter_async_context(self.asking)
-                asked = self.lock
-            yield asked
+                await stack.enter_async_context(self.statement_turn)
+                opened = self.lock
+            yield opened
 
     async def _read(self, tables: Sequence[VersionTable] | None) -> tuple[str, ...]:
-        async with self._asked() as asked:
-            return self.history.least_advanced(await read_revisions(asked, tables))
+        async with self._connected() as opened:
+            return self.history.least_advanced(await read_revisions(opened, tables))
 
-    async def _revisions(self, asked: "asyncpg.Connection") -> tuple[str, ...]:
+    async def _revisions(self, opened: "asyncpg.Connection") -> tuple[str, ...]:
         """Return the revisions in the version tables that Alembic configured last."""
         last = self.observations[-1] if self.observations else None
         if last and last.version_tables:
-            return self.history.least_advanced(await read_revisions(asked, last.version_tables))
-        return await self.target.read_revisions(asked)
+            return self.history.least_advanced(await read_revisions(opened, last.version_tables))
+        return await self.target.read_revisions(opened)
 
     def _observation(self, number: int) -> Observation:
         service = self.target.service
         waits = {
-            "lock_timeout": _stated_or(service.lock_timeout, self.settings.lock_timeout),
-            "statement_timeout": _stated_or(
+            "lock_timeout": _value_or_default(service.lock_timeout, self.settings.lock_timeout),
+            "statement_timeout": _value_or_default(
                 service.statement_timeout, self.settings.statement_timeout
             ),
         }
@@ -407,7 +407,7 @@ class Attempts:
             go_on=self.go_on,
         )
 
-    def _who_blocks(self) -> str:
+    def _blocking_sessions(self) -> str:
         if not self.blockers:
             return "the session that holds it was not seen"
         return f"it is held by {', '.join(map(str, self.blockers))}"
@@ -421,11 +421,11 @@ async def _is_set(event: asyncio.Event, *, within: float) -> bool:
         return False
 
 
-def _stated_or(stated: int | None, usual: float) -> float:
+def _value_or_default(stated: int | None, usual: float) -> float:
     return usual if stated is None else stated
 
 
-def _counted(count: int) -> str:
+def _revisions_applied(count: int) -> str:
     if not count:
         return "nothing was pending"
     return "1 revision applied" if count == 1 else f"{count} revisions applied"

@@ -79,7 +79,7 @@ def _readable_row(run: Run) -> dict[str, Fact]:
         "who": f"{began['user']}@{began['host']}",
         "commit": began.get("commit"),
         "migrated": [str(event["service"]) for event in run.of("migrated")],
-        "detail": "; ".join([*failed, *_unfinished(run)]) or _last_words(run),
+        "detail": "; ".join([*failed, *_unfinished(run)]) or _reason_of_end(run),
         "began": began["time"],
         "ended": last["time"],
         "pid": began.get("pid"),
@@ -99,7 +99,7 @@ def _unfinished(run: Run) -> list[str]:
     return [f"{name} {said}" for name in begun if name not in ended]
 
 
-def _last_words(run: Run) -> str:
+def _reason_of_end(run: Run) -> str:
     """Return the reason that the last event of a run gives; empty string if it gives none."""
     last = run.events[-1]
     services: dict[str, str] = last.get("services", {}) if last["event"] == ENDED else {}

@@ -122,7 +122,7 @@ def new_record(
     """
     run = f"{_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     with contextlib.ExitStack() as stack:
-        copies = [stack.enter_context(_opened(copy))] if copy else []
+        copies = [stack.enter_context(_open_copy(copy))] if copy else []
         path = _directory(state) / f"{run}{SUFFIX}"
         try:
             own = stack.enter_context(open(path, "xb", buffering=0, opener=_private))
@@ -291,7 +291,7 @@ def _directory(state: Path) -> Path:
         raise unwritable(state, error) from error
 
 
-def _opened(copy: Path) -> FileIO:
+def _open_copy(copy: Path) -> FileIO:
     try:
         return copy.open("wb", buffering=0)
     except OSError as error:

@@ -120,7 +120,7 @@ class Release:
     notify: Callable[[str], object] = str
     stop: Stop = field(default_factory=Stop)
 
-    def shown_by(self, progress: Progress) -> "Release":
+    def with_progress(self, progress: Progress) -> "Release":
         """Return the same run with another progress display."""
         return replace(self, production=replace(self.production, progress=progress))
 
@@ -132,10 +132,12 @@ class Release:
             Refused: If a plan file is stale.
         """
         self.production.require_configuration(COMMAND)
-        async with self.production.asking():
+        async with self.production.reading_histories():
             outcomes, found = await self.production.plan_all()
         by_name = {s.name: found[s.name] for s in self._services if s.name in found}
-        report = self.production.report(COMMAND, self._all_or_none(outcomes), PLAN_COLUMNS)
+        report = self.production.report(
+            COMMAND, self._abort_unless_all_valid(outcomes), PLAN_COLUMNS
+        )
         prepared = Prepared(report=report, by_name=by_name)
         if report.exit_code is ExitCode.DONE:
             await self._require_pins(by_name)
@@ -163,7 +165,7 @@ class Release:
             to_do = {n: p for n, p in prepared.by_name.items() if n in held and n not in already}
             self.record.require_written()
             notes = await self.backups.take(
-                {name: self._target(p) for name, p in _first_of_each(to_do).items()},
+                {name: self._target(p) for name, p in _first_of_each_database(to_do).items()},
                 services=list(to_do),
                 settings=self._settings,
                 record=self.record,
@@ -178,7 +180,7 @@ class Release:
         )
         return replace(report, notes=(*notes, self._where_recorded))
 
-    def nothing_planned(self) -> Report:
+    def empty_plan_report(self) -> Report:
         """Return the report of a run with an empty plan; no connection is opened."""
         return Report(
             command=COMMAND,
@@ -189,12 +191,12 @@ class Release:
             notes=("The plan changes nothing; nothing was changed.",),
         )
 
-    def nothing_to_do(self, prepared: Prepared) -> Report:
+    def nothing_pending_report(self, prepared: Prepared) -> Report:
         """Return the report of a run for which nothing is pending."""
         report = self.production.report(COMMAND, prepared.report.outcomes, COLUMNS)
         return replace(report, notes=("Nothing is pending; nothing was changed.",))
 
-    def would(self, prepared: Prepared) -> Report:
+    def dry_run_report(self, prepared: Prepared) -> Report:
         """Return the report of a dry run."""
         changing = {planned.pin.service for planned in prepared.changing}
         outcomes = tuple(
@@ -211,7 +213,7 @@ class Release:
 
     # Checks.
 
-    def _all_or_none(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+    def _abort_unless_all_valid(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
         """Abort every other service if the validation of one failed."""
         wrong = [outcome.service for outcome in outcomes if not outcome]
         reason = f"not begun: validation failed for {', '.join(wrong)}"
@@ -249,7 +251,7 @@ class Release:
             redact=self.production.redact,
         )
 
-    async def _rendered_again(self, planned: Planned) -> list[str]:
+    async def _changes_of_sql(self, planned: Planned) -> list[str]:
         """Render the SQL again, and return the differences from the confirmed SQL."""
         if not planned.revisions:
             return []
@@ -310,25 +312,25 @@ class Release:
             Refused: If a database, a file or the SQL changed in another way.
         """
         done: dict[str, Outcome] = {}
-        moved: list[str] = []
+        changes: list[str] = []
         for planned in prepared.changing:
             name, target = planned.pin.service, self._target(planned)
             now = await pin_now(target, held[name])
-            moved += await _other_tag(target, held[name])
+            changes += await _other_tag(target, held[name])
             if planned.is_done(now):
                 detail = "another run migrated it after the plan was made"
                 done[name] = replace(prepared.unchanged[name], detail=detail)
             else:
-                moved += stale(planned.pin, now)
+                changes += stale(planned.pin, now)
         left = [planned for planned in prepared.changing if planned.pin.service not in done]
-        if not moved:
-            for changes in await asyncio.gather(*map(self._rendered_again, left)):
-                moved += changes
-        if moved:
+        if not changes:
+            for found in await asyncio.gather(*map(self._changes_of_sql, left)):
+                changes += found
+        if changes:
             raise Refused(
                 "A database or a file changed after the plan was made; nothing was changed.",
                 code=PLAN_CHANGED,
-                findings=[Finding(place="", problem=change) for change in moved],
+                findings=[Finding(place="", problem=change) for change in changes],
                 hint="Run the same command again; it makes a new plan.",
             )
         return done
@@ -354,7 +356,7 @@ class Release:
 
         for service in self._in_order(to_do):
             pin = to_do[service.name].pin
-            lost = _why_impossible(service, outcomes, held[service.name])
+            lost = _reason_not_to_begin(service, outcomes, held[service.name])
             if stopped is None and (parallel.is_interrupted() or self.stop.is_requested):
                 stopped = parallel.interrupted("the run")
             if stopped is not None and not self._goes_on(stopped):
@@ -375,7 +377,7 @@ class Release:
                 )
                 outcome = done.get(service.name, outcome)
                 stopped = None if outcome else outcome
-            outcomes[service.name] = _placed(outcome, pin)
+            outcomes[service.name] = _with_database(outcome, pin)
         return outcomes
 
     async def _migrate(
@@ -481,7 +483,7 @@ async def _other_tag(target: Target, held: "asyncpg.Connection") -> list[str]:
     return [f"{target.service.name}: is tagged as {tag.environment} now"]
 
 
-def _why_impossible(
+def _reason_not_to_begin(
     service: Service, outcomes: Mapping[str, Outcome], held: "asyncpg.Connection"
 ) -> str:
     """Return why a service cannot be migrated; empty string if it can."""
@@ -491,7 +493,7 @@ def _why_impossible(
     return "the lock on its database was lost" if held.is_closed() else ""
 
 
-def _first_of_each(planned: Mapping[str, Planned]) -> dict[str, Planned]:
+def _first_of_each_database(planned: Mapping[str, Planned]) -> dict[str, Planned]:
     """Return the first service of each database."""
     first: dict[tuple[str, str, int], str] = {}
     for name, entry in planned.items():
@@ -499,7 +501,7 @@ def _first_of_each(planned: Mapping[str, Planned]) -> dict[str, Planned]:
     return {name: planned[name] for name in first.values()}
 
 
-def _placed(outcome: Outcome, pin: PlanEntry) -> Outcome:
+def _with_database(outcome: Outcome, pin: PlanEntry) -> Outcome:
     """Return an outcome with the server, the database and its revisions before the run."""
     place = {"server": pin.server, "database": pin.database, "from": named(pin.before)}
     return replace(outcome, facts={**place, **outcome.facts})

@@ -101,8 +101,8 @@ async def plan(validated: Validated, settings: Settings, root: Path) -> Planned:
         target, settings, root, identity=facts.identity, current=current
     )
     pin = replace(pin, approval=approval)
-    async with reach(target) as asked:
-        relations = await read_relations(asked)
+    async with reach(target) as opened:
+        relations = await read_relations(opened)
     found = await _lint(rendered, pending, settings, root)
     revisions = [
         PlannedRevision(

@@ -88,11 +88,11 @@ class Production:
             ConfigurationError: If the configuration has errors; it contains all of them.
         """
         self.require_configuration("prod.validate")
-        async with self.asking():
+        async with self.reading_histories():
             if offline:
                 outcomes = tuple(map(self._offline, self.services))
             else:
-                outcomes, _ = await self._validate_all(asks_all=True)
+                outcomes, _ = await self._validate_all(check_all=True)
         return self.report("prod.validate", outcomes, VALIDATE_COLUMNS)
 
     async def status(self, *, check: bool) -> Report:
@@ -105,7 +105,7 @@ class Production:
             ConfigurationError: If the configuration has errors; it contains all of them.
         """
         self.require_configuration("prod.status")
-        async with self.asking():
+        async with self.reading_histories():
             outcomes = await self._run(self._status)
         behind = any(outcome.facts.get("pending") != 0 for outcome in outcomes)
         report = self.report("prod.status", outcomes, STATUS_COLUMNS)
@@ -121,7 +121,7 @@ class Production:
             ConfigurationError: If the configuration has errors, or the file cannot be written.
         """
         self.require_configuration("prod.plan")
-        async with self.asking():
+        async with self.reading_histories():
             outcomes, planned = await self.plan_all()
         report = self.report("prod.plan", outcomes, PLAN_COLUMNS)
         if out is None:
@@ -163,7 +163,7 @@ class Production:
         return outcomes, planned
 
     @asynccontextmanager
-    async def asking(self) -> AsyncIterator[None]:
+    async def reading_histories(self) -> AsyncIterator[None]:
         """Read every service's revisions, and keep the Alembic processes for the `with` block."""
         async with aclosing(self.answers):
             found = await asyncio.gather(*map(self._history, self.services))
@@ -179,12 +179,12 @@ class Production:
     # Each service.
 
     async def _validate_all(
-        self, *, asks_all: bool = False
+        self, *, check_all: bool = False
     ) -> tuple[tuple[Outcome, ...], dict[str, Validated]]:
         """Validate every database, and the `env.py` of those with pending revisions.
 
         Args:
-            asks_all: Whether to check every `env.py`, and to report its problems as errors.
+            check_all: Whether to check every `env.py`, and to report its problems as errors.
                 Otherwise most of them are warnings, because a migration compares its connections
                 when it runs.
 
@@ -198,17 +198,17 @@ class Production:
         async def ask(service: Service, step: Step) -> Outcome:
             step("querying its database")
             validated = await validate(self.target(service))
-            if asks_all or validated.is_behind:
+            if check_all or validated.is_behind:
                 async with turns:
                     step("asking its env.py")
                     problems = await self._following(validated)
-                if not asks_all:
+                if not check_all:
                     problems = tuple(map(as_of_a_plan, problems))
                 validated = replace(validated, problems=(*validated.problems, *problems))
             found[service.name] = await judge_rights(validated, self.settings, self.root)
             return _validated(found[service.name])
 
-        if asks_all:
+        if check_all:
             # The worker processes import their libraries while the databases are queried.
             self.answers.workers.prepare()
         outcomes = await self._run(ask)
@@ -239,8 +239,8 @@ class Production:
             raise target.history
         step("querying its database")
         try:
-            async with reach(target) as asked:
-                revisions = await target.read_revisions(asked)
+            async with reach(target) as opened:
+                revisions = await target.read_revisions(opened)
         except ServerError as error:
             return replace(parallel.failed(service, error), facts=_address(target))
         facts = _revision_facts(target.history, revisions)

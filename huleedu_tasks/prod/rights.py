@@ -37,7 +37,7 @@ async def judge_rights(validated: Validated, settings: Settings, root: Path) -> 
         return validated
     try:
         if not pending:
-            found = tuple(role_problems(target, await _at_home(target, facts)))
+            found = tuple(role_problems(target, await _facts_of_env_py(target, facts)))
         else:
             rendering, reported = await asyncio.gather(
                 approval_of(target, settings, root, identity=facts.identity, current=current),
@@ -69,24 +69,24 @@ async def _for_plan(
         found += find_unwritable((place, table.name), rights, current)
     found += find_missing_rights(needs, rights)
     if not needs.is_known:
-        found += role_problems(target, _facts_at(facts, rights, _home(rights, reported)))
+        found += role_problems(target, _facts_at(facts, rights, _usual_schemas(rights, reported)))
     if needs.is_known and reported:
         return tuple(found)
     return tuple(replace(problem, level=Level.WARNING) for problem in found)
 
 
-async def _at_home(target: Target, facts: Facts) -> Facts:
+async def _facts_of_env_py(target: Target, facts: Facts) -> Facts:
     """Return the facts for the role and the schemas that env.py uses."""
     reported = await _reported(target)
     rights = await _rights(target, reported, ())
-    return _facts_at(facts, rights, _home(rights, reported))
+    return _facts_at(facts, rights, _usual_schemas(rights, reported))
 
 
 async def _reported(target: Target) -> ReportedTables | None:
     """Return the role, search path and version tables that env.py uses; `None` if not known."""
     try:
-        async with reach(target) as asked:
-            reported = await target.answers.ask_tables(target.service, target.url, asked)
+        async with reach(target) as opened:
+            reported = await target.answers.ask_tables(target.service, target.url, opened)
     except HuleEduError:
         return None
     return reported if reported.role else None
@@ -96,16 +96,16 @@ async def _rights(
     target: Target, reported: ReportedTables | None, schemas: Collection[str]
 ) -> Rights:
     """Return the rights of the role that env.py sets; those of the login if it sets none."""
-    async with reach(target) as asked:
+    async with reach(target) as opened:
         return await read_rights(
-            asked,
+            opened,
             role=reported.role if reported else "",
-            search_path=reported.search_path if reported else await read_search_path(asked),
+            search_path=reported.search_path if reported else await read_search_path(opened),
             schemas={*schemas, *_schemas_of(reported.tables if reported else ())},
         )
 
 
-def _home(rights: Rights, reported: ReportedTables | None) -> set[str]:
+def _usual_schemas(rights: Rights, reported: ReportedTables | None) -> set[str]:
     """Return the schemas of the version tables, and the first one of the search path."""
     return {*_schemas_of(reported.tables if reported else ()), *rights.search_path[:1]}
 
@@ -114,8 +114,8 @@ def _schemas_of(tables: Sequence[VersionTable]) -> set[str]:
     return {table.schema for table in tables if table.schema}
 
 
-def _facts_at(facts: Facts, rights: Rights, home: set[str]) -> Facts:
-    own = {schema for schema in home if rights.may_create_in.get(schema)}
+def _facts_at(facts: Facts, rights: Rights, usual_schemas: set[str]) -> Facts:
+    own = {schema for schema in usual_schemas if rights.may_create_in.get(schema)}
     return replace(
         facts,
         may_create=bool(own),
@@ -124,7 +124,7 @@ def _facts_at(facts: Facts, rights: Rights, home: set[str]) -> Facts:
             sorted(
                 relation.shown
                 for (schema, _), relation in rights.relations.items()
-                if schema in (own or home)
+                if schema in (own or usual_schemas)
                 and not relation.is_owned
                 and relation.shown in facts.not_owned
             )

@@ -131,28 +131,28 @@ class Validated:
 async def validate(target: Target) -> Validated:
     """Read the state of a database, and return it with all problems found."""
     try:
-        async with reach(target) as asked:
+        async with reach(target) as opened:
             facts = await inspect(
-                asked,
+                opened,
                 extensions=target.service.extensions,
                 old_after=OLD_TRANSACTION_SECONDS,
             )
-            revisions = await _revisions_or_problem(target, asked)
+            revisions = await _revisions_or_problem(target, opened)
     except ServerError as error:
         problems = (
             _error(error.message.rstrip("."), error.hint, error.code),
             *history_problems(target),
         )
         return Validated(target=target, problems=problems)
-    problems = (*judge(target, facts, revisions), *await _detour(target, facts))
+    problems = (*judge(target, facts, revisions), *await _direct_url_problems(target, facts))
     return Validated(target=target, problems=problems, facts=facts, revisions=revisions)
 
 
 async def _revisions_or_problem(
-    target: Target, asked: "asyncpg.Connection"
+    target: Target, opened: "asyncpg.Connection"
 ) -> tuple[str, ...] | HuleEduError:
     try:
-        return await target.read_revisions(asked)
+        return await target.read_revisions(opened)
     except HuleEduError as error:
         return error
 
@@ -168,7 +168,7 @@ async def reach(target: Target) -> "AsyncIterator[asyncpg.Connection]":
         async with connection(target.url) as opened:
             yield opened
     except ServerError as error:
-        error.hint = _way_in(target, error)
+        error.hint = _connection_hint(target, error)
         raise
 
 
@@ -271,7 +271,7 @@ def tls_state(target: Target, facts: Facts) -> str:
     return VERIFIED if verifies else UNVERIFIED
 
 
-def _way_in(target: Target, error: ServerError) -> str:
+def _connection_hint(target: Target, error: ServerError) -> str:
     """Return the hint for a connection error, with the names of the variables."""
     url = target.url
     user = "" if target.resolved.is_override else "HULEEDU_DB_USER and "
@@ -296,14 +296,14 @@ def _way_in(target: Target, error: ServerError) -> str:
     return remedies.get(type(error), usual)
 
 
-async def _detour(target: Target, facts: Facts) -> list[Problem]:
+async def _direct_url_problems(target: Target, facts: Facts) -> list[Problem]:
     """Return a problem unless the direct URL and the service's own URL reach one database."""
     if target.usual is None:
         return []
     source = target.resolved.source
     try:
-        async with connection(target.usual.url) as asked:
-            identity = await identify(asked)
+        async with connection(target.usual.url) as opened:
+            identity = await identify(opened)
     except ServerError as error:
         return [
             _warning(
@@ -462,7 +462,7 @@ def _locks(target: Target, facts: Facts) -> Iterator[Problem]:
             f"DROP INDEX CONCURRENTLY {facts.invalid_indexes[0]}; then create it again.",
         )
     for session in facts.old_sessions:
-        yield _prepared(session) if session.prepared else _open(session)
+        yield _prepared(session) if session.prepared else _long_transaction(session)
     if facts.hidden_sessions:
         yield _info(
             "the server does not show how long the transactions of other roles have been open "
@@ -479,7 +479,7 @@ def _prepared(session: Session) -> Problem:
     )
 
 
-def _open(session: Session) -> Problem:
+def _long_transaction(session: Session) -> Problem:
     return _warning(
         f"pid {session.pid} ({session.who}) has a transaction open for {session.seconds:.0f} s",
         f"Wait for it, or SELECT pg_terminate_backend({session.pid}).",
