@@ -1,4 +1,4 @@
-"""Compose files read by Docker's command line and read here: both come to the same."""
+"""Reading compose files with `docker compose config` and without it gives the same result."""
 
 import os
 import textwrap
@@ -29,7 +29,7 @@ def directory(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 async def both(root: Path) -> tuple[Composition, Composition]:
-    """Read with the command, and as if there were none."""
+    """Return the results of reading with the command `docker` and without it on PATH."""
     environment = clean_environment()
     programs = environment["PATH"].split(os.pathsep)
     without = os.pathsep.join(p for p in programs if not (Path(p) / "docker").exists())
@@ -40,7 +40,7 @@ async def both(root: Path) -> tuple[Composition, Composition]:
 
 
 @pytest.mark.parametrize("directory", SAMPLES, indirect=True)
-async def test_both_ways_come_to_the_same(directory: Path) -> None:
+async def test_both_ways_give_the_same_result(directory: Path) -> None:
     asked, read = await both(directory)
     assert (asked.how, read.how) == (BY_COMPOSE, BY_READING)
     assert dict(asked.containers) == dict(read.containers)
@@ -48,14 +48,14 @@ async def test_both_ways_come_to_the_same(directory: Path) -> None:
     assert asked.files == read.files
 
 
-async def test_both_ways_come_to_the_same_in_this_repository() -> None:
+async def test_both_ways_give_the_same_result_in_this_repository() -> None:
     asked, read = await both(PROJECT)
     assert (asked.how, read.how) == (BY_COMPOSE, BY_READING)
     assert asked.containers == read.containers
     assert len(asked.databases) == 8
 
 
-async def test_compose_is_not_told_to_write_what_may_hold_passwords(tmp_path: Path) -> None:
+async def test_compose_prints_the_configuration_and_writes_no_file(tmp_path: Path) -> None:
     (tmp_path / "compose.yaml").write_text("services: {db: {image: postgres}}\n")
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
@@ -69,20 +69,20 @@ async def test_compose_is_not_told_to_write_what_may_hold_passwords(tmp_path: Pa
     assert call.endswith("config --format json")
 
 
-async def test_warnings_of_compose_are_passed_over(tmp_path: Path) -> None:
+async def test_warnings_of_compose_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "compose.yaml").write_text(
-        "version: '3'\nservices: {db: {image: 'postgres:${NOBODY_SETS_THIS}'}}\n"
+        "version: '3'\nservices: {db: {image: 'postgres:${NOT_SET}'}}\n"
     )
     asked, read = await both(tmp_path)
     assert asked.how == BY_COMPOSE
     assert asked.containers == read.containers
 
 
-async def test_what_compose_refuses_is_read_here_and_that_is_said(tmp_path: Path) -> None:
+async def test_files_that_compose_rejects_are_read_without_it_with_a_remark(tmp_path: Path) -> None:
     (tmp_path / "compose.yaml").write_text(
         "services: {db: {image: postgres, env_file: nowhere.env, ports: ['5441:5432']}}\n"
     )
     asked, read = await both(tmp_path)
     assert asked.how == BY_READING
     assert asked.containers == read.containers
-    assert any("`docker compose config` does not accept" in remark for remark in asked.remarks)
+    assert any("`docker compose config` did not accept" in remark for remark in asked.remarks)

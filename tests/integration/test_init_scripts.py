@@ -44,7 +44,7 @@ def monorepo() -> Iterator[Monorepo]:
         ("CREATE TABLE nowhere.word ()", "", ""),
     ],
 )
-def test_a_migration_that_misses_one_names_the_script(
+def test_a_migration_that_fails_without_such_an_object_names_the_script(
     monorepo: Monorepo, statement: str, created: str, remedy: str
 ) -> None:
     monorepo.add_revision("alpha", "b2", "a1", "CREATE TABLE t (relname text)", statement)
@@ -57,9 +57,9 @@ def test_a_migration_that_misses_one_names_the_script(
         assert remedy in alpha["hint"]
 
 
-def test_the_check_lists_them(monorepo: Monorepo) -> None:
+def test_services_check_lists_the_objects(monorepo: Monorepo) -> None:
     (alpha,) = monorepo.invoke("services.check", "--json").json["services"]
-    (found,) = [each for each in alpha["problems"] if each.get("code") == NOT_RUN]
+    (found,) = [problem for problem in alpha["problems"] if problem.get("code") == NOT_RUN]
     assert found["level"] == "WARNING"
     assert "role 'Reader', extension 'pg_trgm', schema 'legacy'" in found["cause"]
     assert "commented" not in found["cause"]

@@ -1,4 +1,4 @@
-"""A child process: what is kept of its output, and who is waited for."""
+"""Child processes: the output that is kept, and the processes that are waited for or ended."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import pytest
 from huleedu_tasks import process
 from tests.support.monorepo import is_dead, wait_until
 
-# Longer than a test may take.
+# Seconds, more than a test may take.
 LONG = 300.0
 DAEMONS = {
     "a program in a session of its own": """\
@@ -50,7 +50,7 @@ def run(
 
 @pytest.mark.parametrize("lifeline", [False, True])
 @pytest.mark.parametrize("script", DAEMONS.values(), ids=DAEMONS)
-def test_a_daemon_that_keeps_the_output_open_keeps_nobody_waiting(
+def test_a_daemon_that_keeps_the_output_open_is_not_waited_for(
     tmp_path: Path, script: str, lifeline: bool
 ) -> None:
     done = run(script, tmp_path, lifeline=lifeline)
@@ -62,18 +62,18 @@ def test_a_daemon_that_keeps_the_output_open_keeps_nobody_waiting(
         os.kill(daemon, signal.SIGKILL)
 
 
-def test_what_is_left_in_the_group_is_ended_with_the_child(tmp_path: Path) -> None:
+def test_processes_left_in_the_group_are_ended_with_the_child(tmp_path: Path) -> None:
     script = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"
     left = int(run(script, tmp_path).output)
     wait_until(lambda: not psutil.pid_exists(left))
 
 
-def test_a_child_learns_of_our_end_by_its_lifeline(tmp_path: Path) -> None:
+def test_the_lifeline_is_open_while_the_parent_runs(tmp_path: Path) -> None:
     script = "import os, select; print(select.select([0], [], [], 0.1)[0]); print(os.isatty(0))"
     assert run(script, tmp_path, lifeline=True).output.split() == ["[]", "False"]
 
 
-def test_of_much_output_the_beginning_and_the_end_are_kept_in_whole_lines(tmp_path: Path) -> None:
+def test_long_output_is_cut_to_its_beginning_and_end_at_line_breaks(tmp_path: Path) -> None:
     script = "for number in range(200000): print('line', number)"
     output = run(script, tmp_path, keeps=1000).output
     beginning, note, end = output.partition("bytes of output are left out here]")
@@ -86,18 +86,18 @@ def test_of_much_output_the_beginning_and_the_end_are_kept_in_whole_lines(tmp_pa
 
 
 @pytest.mark.parametrize("size", [0, 1999, 2000])
-def test_little_output_is_kept_as_it_is(tmp_path: Path, size: int) -> None:
+def test_short_output_is_kept_unchanged(tmp_path: Path, size: int) -> None:
     assert run(f"print('x' * {size}, end='')", tmp_path, keeps=1000).output == "x" * size
 
 
-def test_output_without_an_end_of_line_is_kept_within_bounds(tmp_path: Path) -> None:
+def test_long_output_without_line_breaks_is_cut(tmp_path: Path) -> None:
     script = "import os\nfor _ in range(100): os.write(1, b'x' * 100000)"
     output = run(script, tmp_path, keeps=1000).output
     assert "[9998000 bytes of output are left out here]" in output
     assert len(output) < 2100
 
 
-def test_a_program_that_does_not_exist_leaves_no_file_open(tmp_path: Path) -> None:
+def test_a_missing_program_leaves_no_file_descriptor_open(tmp_path: Path) -> None:
     async def attempt() -> None:
         with pytest.raises(FileNotFoundError):
             await process.run(

@@ -124,34 +124,34 @@ class Asked:
     """A fake of Compose's command line that counts its calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, hashes: str = "orders_db abc\n") -> None:
-        self.times = 0
+        self.calls = 0
         self.hashes = hashes
         monkeypatch.setattr(process, "run", self.run)
 
     async def run(self, command: list[str], **_: object) -> process.Completed:
-        self.times += 1
-        said = self.hashes if "--hash" in command else CONFIG
-        return process.Completed(returncode=0, output=said)
+        self.calls += 1
+        output = self.hashes if "--hash" in command else CONFIG
+        return process.Completed(returncode=0, output=output)
 
 
 async def test_a_cached_answer_is_not_asked_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = Asked(monkeypatch)
+    fake = FakeCompose(monkeypatch)
     answers = ComposeAnswers(compose=compose(root), path=root / "answers.json")
     first = await answers.project()
     assert await answers.project() == first
-    assert asked.times == 2
+    assert fake.calls == 2
     assert (first.name, first.hashes) == ("shop", {"orders_db": "abc"})
     (root / "compose.yaml").write_text(f"{TEXT}# more\n")
     await answers.project()
-    assert asked.times == 4
+    assert fake.calls == 4
 
 
 async def test_no_variable_of_a_container_is_cached(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Asked(monkeypatch)
+    FakeCompose(monkeypatch)
     path = root / "answers.json"
     await ComposeAnswers(compose=compose(root, PASSWORD=SECRET), path=path).project()
     assert SECRET not in path.read_text()
@@ -162,18 +162,18 @@ async def test_no_variable_of_a_container_is_cached(
 async def test_a_corrupt_cache_is_replaced(
     root: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    asked = Asked(monkeypatch)
+    fake = FakeCompose(monkeypatch)
     path = root / "answers.json"
     path.write_text(text)
     await ComposeAnswers(compose=compose(root), path=path).project()
-    assert asked.times == 2
+    assert fake.calls == 2
 
 
 async def test_an_answer_without_hashes_is_not_cached(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = Asked(monkeypatch, hashes="")
+    fake = FakeCompose(monkeypatch, hashes="")
     answers = ComposeAnswers(compose=compose(root), path=root / "answers.json")
     await answers.project()
     await answers.project()
-    assert asked.times == 4
+    assert fake.calls == 4

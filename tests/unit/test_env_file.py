@@ -31,7 +31,7 @@ def password(root: Path) -> str:
 
 
 @pytest.mark.parametrize("example", [EXAMPLE, None], ids=["with example", "without example"])
-def test_it_has_all_that_development_needs_and_only_the_owner_reads_it(
+def test_it_has_the_development_login_and_only_its_owner_may_read_it(
     tmp_path: Path, example: str | None
 ) -> None:
     if example:
@@ -44,7 +44,7 @@ def test_it_has_all_that_development_needs_and_only_the_owner_reads_it(
     assert len(password(tmp_path)) >= 24
 
 
-def test_all_else_in_the_example_is_kept(tmp_path: Path) -> None:
+def test_other_lines_of_the_example_are_kept(tmp_path: Path) -> None:
     (tmp_path / "env.example").write_text(f"OTHER=1\n{EXAMPLE}# last\n")
     write_env_file(tmp_path, login())
     written = (tmp_path / ".env").read_text()
@@ -52,14 +52,14 @@ def test_all_else_in_the_example_is_kept(tmp_path: Path) -> None:
     assert blank == f"OTHER=1\n{EXAMPLE}# last\n"
 
 
-def test_one_that_is_there_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_file_is_not_changed(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_text("MINE=1\n")
     assert write_env_file(tmp_path, login()) is None
     assert path.read_text() == "MINE=1\n"
 
 
-def test_lines_are_added_to_one_that_is_there(tmp_path: Path) -> None:
+def test_lines_are_appended_to_an_existing_file(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_text("MINE='1'  # kept")
     add_lines(path, {"HULEEDU_DB_USER": "dev", "HULEEDU_DB_PASSWORD": "it's"})
@@ -67,13 +67,13 @@ def test_lines_are_added_to_one_that_is_there(tmp_path: Path) -> None:
     assert password(tmp_path) == "it's"
 
 
-def test_the_other_name_of_an_example_is_known(tmp_path: Path) -> None:
+def test_an_example_may_be_named_dot_env_example(tmp_path: Path) -> None:
     (tmp_path / ".env.example").write_text("SECRET_KEY=changeme\n")
     write_env_file(tmp_path, login())
     assert (tmp_path / ".env").read_text().startswith("SECRET_KEY=changeme\nHULEEDU_DB_USER=")
 
 
-def test_no_two_passwords_are_the_same(tmp_path: Path) -> None:
+def test_two_generated_passwords_differ(tmp_path: Path) -> None:
     directories = [tmp_path / name for name in ("one", "two")]
     for directory in directories:
         directory.mkdir()
@@ -81,7 +81,7 @@ def test_no_two_passwords_are_the_same(tmp_path: Path) -> None:
     assert len({password(directory) for directory in directories}) == 2
 
 
-def test_a_directory_that_is_not_there_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="could not be written"):
         write_env_file(tmp_path / "nowhere", login())
 
@@ -98,14 +98,14 @@ def test_a_directory_that_is_not_there_is_an_error_that_says_so(tmp_path: Path) 
         ("A=1", "A=1\nHULEEDU_DB_PASSWORD=new\n"),
     ],
 )
-def test_the_password_is_put_where_its_line_is(example: str, filled: str) -> None:
+def test_the_password_replaces_the_value_in_its_line(example: str, filled: str) -> None:
     assert with_values(example, {"HULEEDU_DB_PASSWORD": "new"}) == filled
 
 
 @given(value=st.text(st.characters(codec="utf-8", exclude_characters="\0")))
 @example("pa${HOME} 'it' # \\")
 @example('two\r\nlines ${HOME} "\\n"')
-def test_a_value_is_read_back_as_it_was(value: str) -> None:
+def test_a_quoted_value_is_read_back_unchanged(value: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / ".env"
         path.write_bytes(f"A=1\nX={quoted(value)}\nB=2\n".encode())

@@ -55,7 +55,7 @@ FILE = {"POSTGRES_USER": "dev", "POSTGRES_PASSWORD_FILE": "/run/secrets/db"}
         (FILE, "theirs-1\n", "secret"),
     ],
 )
-def test_a_login_that_differs_from_the_containers_own_is_corrected_in_env(
+def test_if_env_and_container_differ_the_hint_is_to_correct_env(
     variables: dict[str, str], file: str | None, named: str
 ) -> None:
     error = advice(variables, file=file)
@@ -69,7 +69,7 @@ def test_a_login_that_differs_from_the_containers_own_is_corrected_in_env(
     ("variables", "file"),
     [({"POSTGRES_USER": "dev", "POSTGRES_PASSWORD": "ours-1"}, None), (FILE, "ours-1\n")],
 )
-def test_a_volume_is_blamed_only_where_the_containers_login_is_ours(
+def test_if_env_and_container_agree_the_hint_is_to_reset_the_volume(
     variables: dict[str, str], file: str | None
 ) -> None:
     error = advice(variables, file=file)
