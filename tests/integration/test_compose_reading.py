@@ -1,4 +1,4 @@
-"""Compose files read by Docker's command line and read here: both come to the same."""
+"""Compose files parsed by Docker's command line and by this package give the same result."""
 
 import os
 import textwrap
@@ -40,7 +40,7 @@ async def both(root: Path) -> tuple[Composition, Composition]:
 
 
 @pytest.mark.parametrize("directory", SAMPLES, indirect=True)
-async def test_both_ways_come_to_the_same(directory: Path) -> None:
+async def test_both_parsers_give_the_same_result(directory: Path) -> None:
     asked, read = await both(directory)
     assert (asked.how, read.how) == (BY_COMPOSE, BY_READING)
     assert dict(asked.containers) == dict(read.containers)
@@ -48,7 +48,7 @@ async def test_both_ways_come_to_the_same(directory: Path) -> None:
     assert asked.files == read.files
 
 
-async def test_both_ways_come_to_the_same_in_this_repository() -> None:
+async def test_both_parsers_give_the_same_result_in_this_repository() -> None:
     asked, read = await both(PROJECT)
     assert (asked.how, read.how) == (BY_COMPOSE, BY_READING)
     assert asked.containers == read.containers
@@ -69,7 +69,7 @@ async def test_compose_is_not_told_to_write_what_may_hold_passwords(tmp_path: Pa
     assert call.endswith("config --format json")
 
 
-async def test_warnings_of_compose_are_passed_over(tmp_path: Path) -> None:
+async def test_warnings_of_compose_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "compose.yaml").write_text(
         "version: '3'\nservices: {db: {image: 'postgres:${NOBODY_SETS_THIS}'}}\n"
     )
@@ -78,7 +78,7 @@ async def test_warnings_of_compose_are_passed_over(tmp_path: Path) -> None:
     assert asked.containers == read.containers
 
 
-async def test_what_compose_refuses_is_read_here_and_that_is_said(tmp_path: Path) -> None:
+async def test_a_file_that_compose_refuses_is_parsed_here_with_a_note(tmp_path: Path) -> None:
     (tmp_path / "compose.yaml").write_text(
         "services: {db: {image: postgres, env_file: nowhere.env, ports: ['5441:5432']}}\n"
     )

@@ -1,4 +1,4 @@
-"""Embedded servers: started, stopped, healed, moved, and never mistaken for somebody else's."""
+"""Embedded servers: started, stopped, repaired, moved, and distinguished from other servers."""
 
 import asyncio
 import json
@@ -49,7 +49,8 @@ from tests.support.postgres import (
 
 NOTES = "SELECT text FROM note ORDER BY id"
 SEEDED = [("first",), ("second",)]
-ORDINARY_USER = "nobody"
+# The account without privileges of most systems.
+ORDINARY_USER = pwd.getpwuid(65534).pw_name
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -88,10 +89,10 @@ def env_file(*, user: str = USER, password: str = PASSWORD) -> str:
     return f"HULEEDU_DB_USER={user}\nHULEEDU_DB_PASSWORD='{password}'\n"
 
 
-# Made, started, stopped.
+# Created, started, stopped.
 
 
-def test_all_servers_are_copies_of_what_one_initdb_made(home: Monorepo) -> None:
+def test_all_servers_are_copies_of_one_initdb(home: Monorepo) -> None:
     ready(home)
     sql = "SELECT system_identifier, current_setting('data_directory') FROM pg_control_system()"
     ((alpha, own_directory), (beta, other_directory)) = (
@@ -127,7 +128,7 @@ def test_down_for_one_service_leaves_the_other_running(home: Monorepo) -> None:
 
 
 @pytest.mark.parametrize("directory", ["alpha_db", ".template"])
-def test_a_half_made_data_directory_is_made_anew(monorepo: Monorepo, directory: str) -> None:
+def test_an_incomplete_data_directory_is_rebuilt(monorepo: Monorepo, directory: str) -> None:
     version = app_of(monorepo).provider._version_directory  # type: ignore[attr-defined]
     half = version / directory / "data.partial"
     half.mkdir(parents=True)
@@ -137,14 +138,14 @@ def test_a_half_made_data_directory_is_made_anew(monorepo: Monorepo, directory: 
     assert ask(monorepo.url("alpha"), "SELECT 1") == [(1,)]
 
 
-# Killed, and mistaken.
+# Killed servers, and other processes and servers.
 
 
 @pytest.mark.parametrize(
     ("command", "session"),
     [("db.up", "none"), ("db.up", "idle"), ("db.up", "busy"), ("db.reset", "idle")],
 )
-async def test_a_killed_server_heals(home: Monorepo, command: str, session: str) -> None:
+async def test_a_killed_server_starts_again(home: Monorepo, command: str, session: str) -> None:
     await asyncio.to_thread(ready, home)
     url = home.url("alpha")
     opened = None if session == "none" else await connect(url)
@@ -174,7 +175,7 @@ def test_an_unrelated_process_with_the_servers_old_number_is_left_alone(
     pid_file = (data / "postmaster.pid").read_text().splitlines()
     assert home.invoke("db.down").code == 0
     account = server_account()
-    # As the very account PostgreSQL runs as: it may signal it, and would take it for a server.
+    # As PostgreSQL's account, which could signal it and would take it for a server.
     unrelated = subprocess.Popen(["sleep", "60"], user=account.uid if account else None)
     try:
         (data / "postmaster.pid").write_text("\n".join([str(unrelated.pid), *pid_file[1:]]))
@@ -188,7 +189,7 @@ def test_an_unrelated_process_with_the_servers_old_number_is_left_alone(
         unrelated.wait()
 
 
-def test_a_port_taken_by_somebody_else_is_named_and_the_others_come_up(home: Monorepo) -> None:
+def test_a_port_in_use_is_named_and_the_other_servers_start(home: Monorepo) -> None:
     home.invoke("db.down")
     with socket.create_server(("127.0.0.1", home.port("alpha"))):
         ran = home.invoke("db.up", "--json")
@@ -217,7 +218,7 @@ def test_a_foreign_postgresql_on_the_ipv6_loopback_is_not_taken_for_ours(home: M
         other.invoke("db.down")
         with served_at(other, "alpha", "::1", port):
             ran = home.invoke("db.reset", "--service", "alpha")
-            # Where `localhost` is ::1 first, the stranger answers, and that is said.
+            # If `localhost` resolves to ::1 first, the other server answers, and is named.
             first = socket.getaddrinfo("localhost", port)[0][4][0]
             assert ran.code == (1 if first == "::1" else 0), ran.err
             assert changes(other.server_log("alpha")) == []
@@ -226,7 +227,7 @@ def test_a_foreign_postgresql_on_the_ipv6_loopback_is_not_taken_for_ours(home: M
 
 @contextmanager
 def stranger(port: int) -> Iterator[Monorepo]:
-    """Run somebody else's server with our credentials and a database of the same name."""
+    """Run another server with our credentials and a database of the same name."""
     with empty_monorepo() as other:
         other.add_service("alpha", port)
         up(without_initdb(other))
@@ -278,7 +279,7 @@ def test_a_port_changed_in_the_registry_moves_the_server(home: Monorepo) -> None
     ("directory", "reason"),
     [("no/such/folder", "postgres was not found"), ("fake", "printed no version")],
 )
-def test_a_directory_without_postgresql_is_refused_and_nothing_else_is_taken(
+def test_a_directory_without_postgresql_is_refused_without_a_fallback(
     monorepo: Monorepo, directory: str, reason: str
 ) -> None:
     for name in ("postgres", "initdb"):
@@ -374,7 +375,7 @@ def memory_of(monorepo: Monorepo, *, size: str) -> Iterator[None]:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", str(monorepo.state)]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode != 0:
-        pytest.skip(f"this machine lets nobody mount: {mounted.stderr.strip()}")
+        pytest.skip(f"this machine does not allow mounts: {mounted.stderr.strip()}")
     try:
         yield
     finally:
@@ -409,7 +410,7 @@ def listing(root: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-# Whose process.
+# Accounts of processes.
 
 
 @as_root
@@ -423,7 +424,7 @@ def test_started_by_root_the_servers_run_as_an_account_without_privileges(home: 
 
 
 @as_root
-def test_an_ordinary_user_runs_everything_as_himself() -> None:
+def test_an_ordinary_user_runs_the_servers_as_the_same_user() -> None:
     person = pwd.getpwnam(ORDINARY_USER)
     account = {"user": person.pw_uid, "group": person.pw_gid, "extra_groups": []}
     with new_monorepo(["alpha", "beta"]) as monorepo:
@@ -501,7 +502,7 @@ def test_two_first_ups_at_once_both_succeed(monorepo: Monorepo) -> None:
     wait_until(lambda: all(is_listening("127.0.0.1", service.port) for service in services))
 
 
-# Debris.
+# Damaged pid files.
 
 
 DAMAGE = {
@@ -516,7 +517,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_pid_file_heals(home: Monorepo, content: bytes) -> None:
+def test_a_damaged_pid_file_is_repaired(home: Monorepo, content: bytes) -> None:
     ready(home)
     psutil.Process(home.server_pid("alpha")).kill()
     (data_of(home, "alpha") / "postmaster.pid").write_bytes(content)
@@ -533,7 +534,9 @@ def test_a_server_that_runs_with_a_damaged_pid_file_is_found(home: Monorepo) -> 
     assert ask(home.url("alpha"), NOTES) == SEEDED
 
 
-def test_the_pid_file_of_another_server_heals_and_that_server_goes_on(home: Monorepo) -> None:
+def test_the_pid_file_of_another_server_is_repaired_and_that_server_keeps_running(
+    home: Monorepo,
+) -> None:
     ready(home)
     other = psutil.Process(home.server_pid("beta"))
     psutil.Process(home.server_pid("alpha")).kill()

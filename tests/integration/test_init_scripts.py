@@ -44,7 +44,7 @@ def monorepo() -> Iterator[Monorepo]:
         ("CREATE TABLE nowhere.word ()", "", ""),
     ],
 )
-def test_a_migration_that_misses_one_names_the_script(
+def test_a_failed_migration_names_the_init_script_of_a_missing_object(
     monorepo: Monorepo, statement: str, created: str, remedy: str
 ) -> None:
     monorepo.add_revision("alpha", "b2", "a1", "CREATE TABLE t (relname text)", statement)

@@ -1,4 +1,4 @@
-"""A child process: what is kept of its output, and who is waited for."""
+"""Child processes: their output, and when they count as ended."""
 
 import asyncio
 import os
@@ -50,7 +50,7 @@ def run(
 
 @pytest.mark.parametrize("lifeline", [False, True])
 @pytest.mark.parametrize("script", DAEMONS.values(), ids=DAEMONS)
-def test_a_daemon_that_keeps_the_output_open_keeps_nobody_waiting(
+def test_a_daemon_that_keeps_the_output_open_is_not_waited_for(
     tmp_path: Path, script: str, lifeline: bool
 ) -> None:
     done = run(script, tmp_path, lifeline=lifeline)
@@ -62,18 +62,18 @@ def test_a_daemon_that_keeps_the_output_open_keeps_nobody_waiting(
         os.kill(daemon, signal.SIGKILL)
 
 
-def test_what_is_left_in_the_group_is_ended_with_the_child(tmp_path: Path) -> None:
+def test_the_process_group_is_ended_with_the_child(tmp_path: Path) -> None:
     script = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"
     left = int(run(script, tmp_path).output)
     wait_until(lambda: not psutil.pid_exists(left))
 
 
-def test_a_child_learns_of_our_end_by_its_lifeline(tmp_path: Path) -> None:
+def test_a_child_with_a_lifeline_ends_with_its_parent(tmp_path: Path) -> None:
     script = "import os, select; print(select.select([0], [], [], 0.1)[0]); print(os.isatty(0))"
     assert run(script, tmp_path, lifeline=True).output.split() == ["[]", "False"]
 
 
-def test_of_much_output_the_beginning_and_the_end_are_kept_in_whole_lines(tmp_path: Path) -> None:
+def test_long_output_is_truncated_to_whole_lines_of_its_beginning_and_end(tmp_path: Path) -> None:
     script = "for number in range(200000): print('line', number)"
     output = run(script, tmp_path, keeps=1000).output
     beginning, note, end = output.partition("bytes of output are left out here]")
@@ -86,11 +86,11 @@ def test_of_much_output_the_beginning_and_the_end_are_kept_in_whole_lines(tmp_pa
 
 
 @pytest.mark.parametrize("size", [0, 1999, 2000])
-def test_little_output_is_kept_as_it_is(tmp_path: Path, size: int) -> None:
+def test_short_output_is_not_truncated(tmp_path: Path, size: int) -> None:
     assert run(f"print('x' * {size}, end='')", tmp_path, keeps=1000).output == "x" * size
 
 
-def test_output_without_an_end_of_line_is_kept_within_bounds(tmp_path: Path) -> None:
+def test_output_without_a_newline_is_truncated(tmp_path: Path) -> None:
     script = "import os\nfor _ in range(100): os.write(1, b'x' * 100000)"
     output = run(script, tmp_path, keeps=1000).output
     assert "[9998000 bytes of output are left out here]" in output

@@ -1,4 +1,4 @@
-"""Which directories are services, and where their migrations are."""
+"""Finding the directories of services and their migrations."""
 
 import os
 import subprocess
@@ -78,7 +78,7 @@ def directories(root: Path) -> tuple[dict[str, str], list[str]]:
         ),
     ],
 )
-def test_a_service_is_where_the_script_location_leads(
+def test_a_service_is_where_script_location_resolves_to(
     tmp_path: Path, files: dict[str, str], expected: dict[str, str]
 ) -> None:
     assert directories(write(tmp_path, files)) == (expected, [])
@@ -95,18 +95,20 @@ def test_a_service_is_where_the_script_location_leads(
         "venv/x",
     ],
 )
-def test_what_others_have_written_is_no_service(tmp_path: Path, directory: str) -> None:
+def test_installed_and_generated_directories_are_not_services(
+    tmp_path: Path, directory: str
+) -> None:
     write(tmp_path, {**service(directory), "venv/pyvenv.cfg": ""})
     assert directories(tmp_path) == ({}, [])
 
 
-def test_what_git_ignores_is_no_service(tmp_path: Path) -> None:
+def test_a_directory_that_git_ignores_is_not_a_service(tmp_path: Path) -> None:
     write(tmp_path, {**service("kept"), **service("scratch/copy"), ".gitignore": "scratch/\n"})
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     assert directories(tmp_path) == ({"kept": "kept/alembic.ini"}, [])
 
 
-def test_a_submodule_and_another_repository_inside_are_looked_into(tmp_path: Path) -> None:
+def test_submodules_and_nested_repositories_are_searched(tmp_path: Path) -> None:
     module = write(tmp_path / "elsewhere", service("module"))
     root = write(tmp_path / "root", service("apps/own"))
     for directory in (module, root):
@@ -119,7 +121,7 @@ def test_a_submodule_and_another_repository_inside_are_looked_into(tmp_path: Pat
     assert set(directories(root)[0]) == {"apps/own", "libs/module/module", "nested/shop"}
 
 
-def test_another_checkout_of_the_same_repository_is_not_looked_into(tmp_path: Path) -> None:
+def test_another_checkout_of_the_same_repository_is_not_searched(tmp_path: Path) -> None:
     root = write(tmp_path, service("apps/own"))
     git(root, "init", "--quiet")
     git(root, "add", ".")
@@ -135,7 +137,7 @@ def git(directory: Path, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("has_git", [True, False])
-def test_a_name_that_is_no_utf_8_or_begins_with_a_blank_is_no_obstacle(
+def test_names_with_a_leading_blank_are_found_and_invalid_utf_8_is_reported(
     tmp_path: Path, has_git: bool
 ) -> None:
     write(tmp_path, service(" blank"))
@@ -151,7 +153,7 @@ def test_a_name_that_is_no_utf_8_or_begins_with_a_blank_is_no_obstacle(
     ]
 
 
-def test_a_service_does_not_go_beyond_the_root(tmp_path: Path) -> None:
+def test_a_service_is_below_the_root(tmp_path: Path) -> None:
     root = write(tmp_path / "services" / "db", service("."))
     repository_files.cache_clear()
     (directory,) = find_directories(root, [])
@@ -159,7 +161,7 @@ def test_a_service_does_not_go_beyond_the_root(tmp_path: Path) -> None:
     assert telling_name(directory) == "db"
 
 
-def test_without_git_a_link_is_not_followed_and_what_is_no_file_is_none(tmp_path: Path) -> None:
+def test_without_git_links_are_not_followed_and_special_files_are_ignored(tmp_path: Path) -> None:
     root = write(tmp_path / "root", service("own"))
     elsewhere = write(tmp_path / "elsewhere", service("other"))
     (root / "link").symlink_to(elsewhere)
@@ -179,7 +181,7 @@ def open_to_all() -> Iterator[Path]:
 
 @contextmanager
 def ordinary_user() -> Iterator[None]:
-    """Be nobody special for a moment: root may look into every directory."""
+    """Act as an ordinary user, because root may read every directory."""
     is_root = os.geteuid() == 0
     if is_root:
         os.seteuid(65534)
@@ -191,7 +193,7 @@ def ordinary_user() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o400, 0o100])
-def test_a_directory_that_may_not_be_looked_into_is_passed_by(open_to_all: Path, mode: int) -> None:
+def test_an_inaccessible_directory_is_skipped(open_to_all: Path, mode: int) -> None:
     write(open_to_all, service("own") | service("closed"))
     closed = open_to_all / "closed"
     closed.chmod(mode)
@@ -211,13 +213,11 @@ def test_a_directory_that_may_not_be_looked_into_is_passed_by(open_to_all: Path,
         ("setup.ini", "alembic\n"),
     ],
 )
-def test_settings_that_say_nothing_of_alembic_are_passed_by(
-    tmp_path: Path, name: str, text: str
-) -> None:
+def test_files_without_alembic_options_are_skipped(tmp_path: Path, name: str, text: str) -> None:
     assert directories(write(tmp_path, {f"a/{name}": text})) == ({}, [])
 
 
-def test_an_alembic_ini_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_an_alembic_ini_that_cannot_be_parsed_is_reported(tmp_path: Path) -> None:
     assert directories(write(tmp_path, {"a/alembic.ini": "script_location = alembic\n"})) == (
         {},
         ["a/alembic.ini could not be parsed, and its service was skipped."],
@@ -225,7 +225,7 @@ def test_an_alembic_ini_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("location", ["x" * 300, "%(here)s/../../../elsewhere", "/nowhere", "\0"])
-def test_a_script_location_that_leads_nowhere_is_told(tmp_path: Path, location: str) -> None:
+def test_a_script_location_without_env_py_is_reported(tmp_path: Path, location: str) -> None:
     found, remarks = directories(write(tmp_path, {"a/alembic.ini": INI_OF.format(location)}))
     assert found == {}
     assert remarks == ["a/alembic.ini configures Alembic, but its script_location has no env.py."]
@@ -240,7 +240,7 @@ def test_a_script_location_that_leads_nowhere_is_told(tmp_path: Path, location: 
         ({"a/alembic.ini": "[loggers]\nkeys = root\n"}, "no section"),
     ],
 )
-def test_a_configuration_that_makes_no_service_has_its_reason(
+def test_a_skipped_configuration_has_a_reason(
     tmp_path: Path, files: dict[str, str], reason: str
 ) -> None:
     found, (remark,) = directories(write(tmp_path, files))
@@ -286,7 +286,7 @@ def test_the_application_of_flask_migrate_is_found(
     assert ["'flask_app'" in str(each) for each in not_taken] == [True] * (not application)
 
 
-def test_what_looks_like_a_service_and_is_none_is_told(tmp_path: Path) -> None:
+def test_skipped_configurations_are_reported(tmp_path: Path) -> None:
     write(tmp_path, service("a"))
     write(
         tmp_path, {"b/alembic.ini": INI, "a/alembic_audit.ini": INI, **service("a/tests/fixture")}
@@ -313,7 +313,7 @@ def test_what_looks_like_a_service_and_is_none_is_told(tmp_path: Path) -> None:
         ({"poetry.lock": ""}, ["poetry", "run", "python"]),
     ],
 )
-def test_the_python_of_a_service_is_its_own_environments_or_what_has_locked_it(
+def test_the_python_of_a_service_is_its_virtual_environment_or_its_lock_file(
     tmp_path: Path, files: dict[str, str], python: object
 ) -> None:
     write(tmp_path, service("a") | {f"a/{name}": text for name, text in files.items()})
