@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import pwd
 import shutil
 import socket
 import stat
@@ -49,8 +48,8 @@ from tests.support.postgres import (
 
 NOTES = "SELECT text FROM note ORDER BY id"
 SEEDED = [("first",), ("second",)]
-# The account without privileges of most systems.
-ORDINARY_USER = pwd.getpwuid(65534).pw_name
+# User and group id of an account without privileges.
+ORDINARY_ID = 65534
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -425,20 +424,19 @@ def test_started_by_root_the_servers_run_as_an_account_without_privileges(home: 
 
 @as_root
 def test_an_ordinary_user_runs_the_servers_as_the_same_user() -> None:
-    person = pwd.getpwnam(ORDINARY_USER)
-    account = {"user": person.pw_uid, "group": person.pw_gid, "extra_groups": []}
+    account = {"user": ORDINARY_ID, "group": ORDINARY_ID, "extra_groups": []}
     with new_monorepo(["alpha", "beta"]) as monorepo:
         paths = {"PYTHONPATH": reachable_library(monorepo.root.parent / "library")}
         python = reachable_python(account, paths)
         monorepo.environment |= {**paths, "HOME": str(monorepo.root)}
         for path in (monorepo.root.parent, *monorepo.root.parent.rglob("*")):
-            os.chown(path, person.pw_uid, person.pw_gid)
+            os.chown(path, ORDINARY_ID, ORDINARY_ID)
         ran = monorepo.invoke("db.reset", account=account, python=python)
         assert ran.code == 0, ran.err
         assert ask(monorepo.url("alpha"), NOTES) == SEEDED
-        assert {psutil.Process(pid).uids().real for pid in pids(monorepo)} == {person.pw_uid}
+        assert {psutil.Process(pid).uids().real for pid in pids(monorepo)} == {ORDINARY_ID}
         owners = {path.lstat().st_uid for path in monorepo.state.rglob("*")}
-        assert owners == {person.pw_uid}
+        assert owners == {ORDINARY_ID}
         assert monorepo.invoke("db.down", account=account, python=python).code == 0
 
 
@@ -467,7 +465,7 @@ def reachable_python(account: Mapping[str, Any], paths: Mapping[str, str]) -> st
         except (OSError, subprocess.CalledProcessError):
             continue
         return str(python)
-    pytest.skip(f"{ORDINARY_USER!r} can reach no interpreter with what the tasks need")
+    pytest.skip(f"user {ORDINARY_ID} can run no interpreter with the libraries of the tasks")
 
 
 # Several at once.
