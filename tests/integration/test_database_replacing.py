@@ -10,7 +10,7 @@ import pytest
 
 from huleedu_tasks.postgres.replacing import predecessor_name, successor_name
 from tests.support.db_runs import without_initdb
-from tests.support.instant import ANEW, COPIED, maintain, reset
+from tests.support.instant import COPIED, REBUILT, maintain, reset
 from tests.support.monorepo import Monorepo, Ran, new_monorepo
 from tests.support.observe import notes
 from tests.support.postgres import ask, connect
@@ -104,7 +104,7 @@ def test_a_reset_killed_after_any_statement_loses_no_data_and_the_next_one_succe
         if not kept:
             # Only a complete database replaces the previous one.
             assert notes(alone, "alpha") == SEEDED
-        assert reset(alone).detail in (COPIED, ANEW)
+        assert reset(alone).detail in (COPIED, REBUILT)
         assert databases(alone) == {DATABASE}
         assert notes(alone, "alpha") == SEEDED
         ask(alone.url("alpha"), BY_HAND)
@@ -126,7 +126,7 @@ def test_a_failed_migration_keeps_the_previous_data_until_a_reset_succeeds(
         (note,) = ran.json["notes"]
         assert OLD in note
     alone.add_revision("alpha", "b2", "a1", "SELECT 1")
-    assert reset(alone).detail == ANEW
+    assert reset(alone).detail == REBUILT
     assert databases(alone) == {DATABASE}
     assert notes(alone, "alpha") == SEEDED
 
@@ -236,7 +236,7 @@ def test_the_error_lists_users_of_a_database_with_statements_that_end_them(
     assert databases(alone) == {DATABASE}
     assert has_data(alone)
     ask(alone.url("alpha"), *lets_go)
-    assert reset(alone, "alpha", *flags).detail in (COPIED, ANEW)
+    assert reset(alone, "alpha", *flags).detail in (COPIED, REBUILT)
 
 
 def run_simple(alone: Monorepo, statements: tuple[str, ...]) -> None:
@@ -276,7 +276,7 @@ def test_replication_slots_and_publications_are_dropped_with_the_predecessor(
 )
 def test_a_database_with_unusual_properties_is_replaced(alone: Monorepo, statement: str) -> None:
     maintain(alone, "alpha", statement)
-    assert reset(alone, "alpha", "--fresh").detail == ANEW
+    assert reset(alone, "alpha", "--fresh").detail == REBUILT
     assert databases(alone) == {DATABASE}
     assert notes(alone, "alpha") == SEEDED
 
@@ -291,7 +291,7 @@ def test_a_database_that_does_not_allow_connections_is_reported(alone: Monorepo)
 async def test_sessions_on_template1_do_not_prevent_a_reset(alone: Monorepo) -> None:
     busy = await connect(alone.url("alpha", database="template1"))
     done = await asyncio.to_thread(reset, alone, "alpha", "--fresh")
-    assert done.detail == ANEW
+    assert done.detail == REBUILT
     assert not busy.is_closed()
     await busy.close()
 
@@ -359,7 +359,7 @@ async def test_a_client_that_reconnects_at_once_does_not_prevent_a_reset(alone: 
 
     clients = [asyncio.create_task(stay()) for _ in range(3)]
     done = await asyncio.to_thread(reset, alone, "alpha", "--fresh")
-    assert done.detail == ANEW
+    assert done.detail == REBUILT
     for client in clients:
         client.cancel()
     await asyncio.wait(clients)

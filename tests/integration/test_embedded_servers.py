@@ -327,7 +327,7 @@ def test_a_state_directory_that_became_read_only_loses_nothing() -> None:
         for command in ("db.up", "db.reset"):
             ran = monorepo.invoke(command)
             assert ran.code == 1
-            assert "cannot be written" in ran.out + ran.err
+            assert "could not be written" in ran.out + ran.err
             assert "HULEEDU_STATE_DIR" in ran.err
         remount(monorepo.state, "rw")
         assert up(monorepo) == {"alpha": "started"}

@@ -1,4 +1,4 @@
-"""Finding the directories of services and their migrations."""
+"""Finding the directories of services and of their migrations."""
 
 import os
 import subprocess
@@ -21,14 +21,14 @@ HERE = "[alembic]\nscript_location = %(here)s{}\n"
 
 
 def directories(root: Path) -> tuple[dict[str, str], list[str]]:
-    """Return the configuration of each service by its directory, and what was remarked."""
+    """Return the configuration of each service by its directory, and the remarks."""
     repository_files.cache_clear()
     not_taken: list[Finding] = []
     found = find_directories(root, not_taken)
     paths = {
         f.path.relative_to(root).as_posix(): f.config.relative_to(root).as_posix() for f in found
     }
-    return paths, [f"{each.place} {each.problem}." for each in not_taken]
+    return paths, [f"{finding.place} {finding.problem}." for finding in not_taken]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def directories(root: Path) -> tuple[dict[str, str], list[str]]:
         ),
     ],
 )
-def test_a_service_is_where_script_location_resolves_to(
+def test_a_service_is_found_by_its_script_location(
     tmp_path: Path, files: dict[str, str], expected: dict[str, str]
 ) -> None:
     assert directories(write(tmp_path, files)) == (expected, [])
@@ -95,14 +95,12 @@ def test_a_service_is_where_script_location_resolves_to(
         "venv/x",
     ],
 )
-def test_installed_and_generated_directories_are_not_services(
-    tmp_path: Path, directory: str
-) -> None:
+def test_installed_code_is_not_a_service(tmp_path: Path, directory: str) -> None:
     write(tmp_path, {**service(directory), "venv/pyvenv.cfg": ""})
     assert directories(tmp_path) == ({}, [])
 
 
-def test_a_directory_that_git_ignores_is_not_a_service(tmp_path: Path) -> None:
+def test_ignored_directories_are_not_services(tmp_path: Path) -> None:
     write(tmp_path, {**service("kept"), **service("scratch/copy"), ".gitignore": "scratch/\n"})
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     assert directories(tmp_path) == ({"kept": "kept/alembic.ini"}, [])
@@ -121,7 +119,7 @@ def test_submodules_and_nested_repositories_are_searched(tmp_path: Path) -> None
     assert set(directories(root)[0]) == {"apps/own", "libs/module/module", "nested/shop"}
 
 
-def test_another_checkout_of_the_same_repository_is_not_searched(tmp_path: Path) -> None:
+def test_a_worktree_of_the_same_repository_is_not_searched(tmp_path: Path) -> None:
     root = write(tmp_path, service("apps/own"))
     git(root, "init", "--quiet")
     git(root, "add", ".")
@@ -137,7 +135,7 @@ def git(directory: Path, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("has_git", [True, False])
-def test_names_with_a_leading_blank_are_found_and_invalid_utf_8_is_reported(
+def test_names_that_are_not_utf_8_or_begin_with_a_space_are_handled(
     tmp_path: Path, has_git: bool
 ) -> None:
     write(tmp_path, service(" blank"))
@@ -153,7 +151,7 @@ def test_names_with_a_leading_blank_are_found_and_invalid_utf_8_is_reported(
     ]
 
 
-def test_a_service_is_below_the_root(tmp_path: Path) -> None:
+def test_a_service_does_not_go_beyond_the_root(tmp_path: Path) -> None:
     root = write(tmp_path / "services" / "db", service("."))
     repository_files.cache_clear()
     (directory,) = find_directories(root, [])
@@ -161,7 +159,7 @@ def test_a_service_is_below_the_root(tmp_path: Path) -> None:
     assert telling_name(directory) == "db"
 
 
-def test_without_git_links_are_not_followed_and_special_files_are_ignored(tmp_path: Path) -> None:
+def test_without_git_links_and_special_files_are_skipped(tmp_path: Path) -> None:
     root = write(tmp_path / "root", service("own"))
     elsewhere = write(tmp_path / "elsewhere", service("other"))
     (root / "link").symlink_to(elsewhere)
@@ -173,7 +171,7 @@ def test_without_git_links_are_not_followed_and_special_files_are_ignored(tmp_pa
 
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
-    """Make a directory that any user may go down to, unlike those for tests."""
+    """Create a directory that any user may enter, unlike `tmp_path`."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -181,7 +179,7 @@ def open_to_all() -> Iterator[Path]:
 
 @contextmanager
 def ordinary_user() -> Iterator[None]:
-    """Act as an ordinary user, because root may read every directory."""
+    """Drop the privileges of root, which may read every directory, for a moment."""
     is_root = os.geteuid() == 0
     if is_root:
         os.seteuid(65534)
@@ -213,11 +211,11 @@ def test_an_inaccessible_directory_is_skipped(open_to_all: Path, mode: int) -> N
         ("setup.ini", "alembic\n"),
     ],
 )
-def test_files_without_alembic_options_are_skipped(tmp_path: Path, name: str, text: str) -> None:
+def test_settings_without_alembic_are_skipped(tmp_path: Path, name: str, text: str) -> None:
     assert directories(write(tmp_path, {f"a/{name}": text})) == ({}, [])
 
 
-def test_an_alembic_ini_that_cannot_be_parsed_is_reported(tmp_path: Path) -> None:
+def test_an_unreadable_alembic_ini_is_reported(tmp_path: Path) -> None:
     assert directories(write(tmp_path, {"a/alembic.ini": "script_location = alembic\n"})) == (
         {},
         ["a/alembic.ini could not be parsed, and its service was skipped."],
@@ -225,7 +223,7 @@ def test_an_alembic_ini_that_cannot_be_parsed_is_reported(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("location", ["x" * 300, "%(here)s/../../../elsewhere", "/nowhere", "\0"])
-def test_a_script_location_without_env_py_is_reported(tmp_path: Path, location: str) -> None:
+def test_a_script_location_that_does_not_exist_is_reported(tmp_path: Path, location: str) -> None:
     found, remarks = directories(write(tmp_path, {"a/alembic.ini": INI_OF.format(location)}))
     assert found == {}
     assert remarks == ["a/alembic.ini configures Alembic, but its script_location has no env.py."]
@@ -240,7 +238,7 @@ def test_a_script_location_without_env_py_is_reported(tmp_path: Path, location: 
         ({"a/alembic.ini": "[loggers]\nkeys = root\n"}, "no section"),
     ],
 )
-def test_a_skipped_configuration_has_a_reason(
+def test_an_unusable_configuration_is_reported_with_its_reason(
     tmp_path: Path, files: dict[str, str], reason: str
 ) -> None:
     found, (remark,) = directories(write(tmp_path, files))
@@ -283,10 +281,10 @@ def test_the_application_of_flask_migrate_is_found(
     not_taken: list[Finding] = []
     found = [(f.path.name, f.flask_app) for f in find_directories(tmp_path, not_taken)]
     assert found == ([("a", application)] if application else [])
-    assert ["'flask_app'" in str(each) for each in not_taken] == [True] * (not application)
+    assert ["'flask_app'" in str(finding) for finding in not_taken] == [True] * (not application)
 
 
-def test_skipped_configurations_are_reported(tmp_path: Path) -> None:
+def test_an_unusable_service_is_reported(tmp_path: Path) -> None:
     write(tmp_path, service("a"))
     write(
         tmp_path, {"b/alembic.ini": INI, "a/alembic_audit.ini": INI, **service("a/tests/fixture")}
@@ -313,7 +311,7 @@ def test_skipped_configurations_are_reported(tmp_path: Path) -> None:
         ({"poetry.lock": ""}, ["poetry", "run", "python"]),
     ],
 )
-def test_the_python_of_a_service_is_its_virtual_environment_or_its_lock_file(
+def test_the_python_of_a_service_is_that_of_its_environment_or_lock_file(
     tmp_path: Path, files: dict[str, str], python: object
 ) -> None:
     write(tmp_path, service("a") | {f"a/{name}": text for name, text in files.items()})
