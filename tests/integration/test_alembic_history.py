@@ -31,7 +31,7 @@ from tests.support.values import service, settings
 
 Name = TypeVar("Name", str, int)
 CONFIGURE = "context.configure(connection=connection)"
-# Broken on purpose: Alembic may take one of two for good where nobody can rely on it.
+# Broken on purpose: which of the two Alembic chooses is not defined.
 STRICTER = {
     "a parent that is missing",
     "a number as an id",

@@ -94,7 +94,7 @@ def failed(ran: Ran, code: str) -> Mapping[str, Any]:
     return dict(row)
 
 
-@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "anew"])
+@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "rebuilt"])
 def test_a_reset_killed_after_any_statement_loses_no_data_and_the_next_one_succeeds(
     alone: Monorepo, flags: tuple[str, ...]
 ) -> None:
@@ -198,7 +198,7 @@ def test_a_migration_can_drop_a_role_that_owns_objects_of_the_predecessor(
 # Sessions and objects that use a database, and failures to create a successor.
 
 
-@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "anew"])
+@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "rebuilt"])
 @pytest.mark.parametrize(
     ("holds", "lets_go", "name"),
     [

@@ -240,7 +240,7 @@ def test_pg_and_python_variables_of_the_developer_are_not_passed(
     environment = {
         "PGHOST": "127.0.0.9",
         "PGPORT": "1",
-        "PGUSER": "nobody",
+        "PGUSER": "unknown",
         "PGDATABASE": "nothing",
         "PGPASSWORD": "wrong",
         "PGPASSFILE": "/nowhere",
