@@ -234,7 +234,7 @@ def test_a_script_location_that_does_not_exist_is_reported(tmp_path: Path, locat
     [
         ({"a/alembic.ini": "[alembic]\n", "a/env.py": "from flask import current_app"}, "Flask"),
         ({"a/alembic.ini": "[alembic]\n"}, "has no script_location"),
-        ({"a/alembic.ini": "[core]\nscript_location = core\n"}, "holds no env.py"),
+        ({"a/alembic.ini": "[core]\nscript_location = core\n"}, "has no env.py"),
         ({"a/alembic.ini": "[loggers]\nkeys = root\n"}, "no section"),
     ],
 )
