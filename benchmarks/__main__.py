@@ -29,12 +29,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a person has asked for.
+    """The arguments of the command line.
 
     Attributes:
-        rounds: How often everything is measured.
+        rounds: The number of measurements of each side.
         rows: The rows, in the order of the table.
-        markdown: A file for the tables, or None.
+        markdown: A file for the tables; None for standard output only.
     """
 
     rounds: int
@@ -49,12 +49,14 @@ def parse(arguments: Sequence[str]) -> Wanted:
         "--rounds",
         type=_positive,
         default=ENOUGH_ROUNDS,
-        help=f"how often everything is measured; {ENOUGH_ROUNDS} unless stated",
+        help=f"number of measurements of each side; default: {ENOUGH_ROUNDS}",
     )
     parser.add_argument(
         "--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS)
     )
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, too")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="also write the tables to this file"
+    )
     read = parser.parse_args(arguments)
     return Wanted(
         rounds=read.rounds,
@@ -64,7 +66,7 @@ def parse(arguments: Sequence[str]) -> Wanted:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure what was asked for, and return the exit code."""
+    """Measure the selected rows, and return the exit code."""
     wanted = parse(arguments)
     try:
         with _scratch_directory() as scratch, _cleanup() as cleanup:
@@ -92,7 +94,7 @@ def _measured(bench: Bench, rows: Sequence[str]) -> Iterator[Line]:
         try:
             yield from row.measure(bench)
         except Exception:
-            # What the other rows have measured is not lost with it.
+            # A failed row does not lose the results of the others.
             bench.say(traceback.format_exc())
             yield Line(row=name, measured="failed", failed=True)
 
@@ -106,10 +108,10 @@ def _positive(text: str) -> int:
 
 @contextmanager
 def _scratch_directory() -> Iterator[Path]:
-    # Not of TemporaryDirectory: what is removed belongs to the servers' account as well.
+    # Not TemporaryDirectory: some files belong to the account of the servers.
     directory = Path(tempfile.mkdtemp(prefix="huleedu-benchmark-"))
     try:
-        # The servers of root belong to another account, which must get here.
+        # If root runs this, the servers run under another account, which needs access.
         directory.chmod(0o755)
         yield directory
     finally:
@@ -118,9 +120,9 @@ def _scratch_directory() -> Iterator[Path]:
 
 @contextmanager
 def _cleanup() -> Iterator[ExitStack]:
-    """Let signals end the run, and nothing end what must be done after it."""
+    """Let signals end the run, but not its cleanup."""
     for number in SIGNALS:
-        # A shell may have us ignore Ctrl-C, and our children with us.
+        # A shell may start this process with Ctrl-C ignored, which its children inherit.
         signal.signal(number, _interrupt)
     with ExitStack() as cleanup:
         try:

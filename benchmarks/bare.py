@@ -1,4 +1,4 @@
-"""What a cold reset cannot do without, done by PostgreSQL's programs and asyncpg alone.
+"""The least work of a cold reset, done with PostgreSQL's programs and asyncpg only.
 
 Only the seeds are loaded by the tasks' own code: they are Python, and whatever runs them would
 do the same.
@@ -79,7 +79,7 @@ class BareServers:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def renew(self) -> None:
-        """Begin with nothing but an empty directory, and the password for initdb in a file."""
+        """Create an empty directory, and a file with the password for initdb."""
         self.remove()
         self.directory.mkdir(mode=0o700)
         self._password_file.touch(mode=0o600)
@@ -89,7 +89,7 @@ class BareServers:
                 os.chown(path, self.account.uid, self.account.gid)
 
     def initdb(self) -> None:
-        """Make the data directory that the others are copies of."""
+        """Create the data directory that is copied for each server."""
         initdb = self._spawn(
             self.programs / "initdb",
             f"--pgdata={self._template}",
@@ -103,19 +103,19 @@ class BareServers:
         )
         self._running.append(initdb)
         if initdb.wait(START_TIMEOUT) != 0:
-            raise BenchmarkError(f"{self.programs}/initdb does not work")
+            raise BenchmarkError(f"{self.programs}/initdb failed")
 
     def start(self) -> None:
-        """Copy the data directory for each server and start it, all at once."""
+        """Copy the data directory for each server and start it, concurrently."""
         with ThreadPoolExecutor(len(self.ports)) as pool:
             list(pool.map(self._start, self.ports.values()))
 
     def migrate(self) -> None:
-        """Make each database and run its migrations, all at once."""
+        """Create each database and run its migrations, concurrently."""
         _at_once(self._migrate(entry) for entry in self.monorepo.entries)
 
     def seed(self) -> None:
-        """Apply each service's seeds, all at once."""
+        """Apply each service's seeds, concurrently."""
         services = load_registry(self.monorepo.root / "services.json").services
         _at_once(self._seed(service) for service in services)
 
@@ -126,7 +126,7 @@ class BareServers:
                     await seed(session)
 
     def import_libraries(self) -> None:
-        """Start one interpreter that imports what migrations are run with."""
+        """Start one interpreter that imports Alembic and its driver."""
         run([sys.executable, "-c", LIBRARIES], cwd=self.monorepo.root, environment={})
 
     @property
@@ -166,7 +166,7 @@ class BareServers:
         deadline = time.monotonic() + START_TIMEOUT
         while not _is_ready(data):
             if server.poll() is not None or time.monotonic() > deadline:
-                raise BenchmarkError(f"{self.programs}/postgres does not start")
+                raise BenchmarkError(f"{self.programs}/postgres did not start")
             time.sleep(BETWEEN_LOOKS)
 
     async def _migrate(self, entry: dict[str, Any]) -> None:
@@ -186,7 +186,7 @@ class BareServers:
 
 @contextmanager
 def bare_servers(monorepo: Monorepo) -> Iterator[BareServers]:
-    """Have servers like those that run for a monorepo now; stop and remove them at the end."""
+    """Provide servers like the running ones of a monorepo; stop and remove them at the end."""
     entries = monorepo.entries
     names = [entry["name"] for entry in entries]
     servers = BareServers(
@@ -204,14 +204,14 @@ def bare_servers(monorepo: Monorepo) -> Iterator[BareServers]:
 
 
 def programs_of(monorepo: Monorepo) -> Path:
-    """Return the directory of the programs that serve a monorepo now."""
+    """Return the directory of the programs of a monorepo's running servers."""
     file = next(monorepo.state.glob("embedded/postgresql-*/*/data/postmaster.pid"))
     server = psutil.Process(int(file.read_text().splitlines()[0]))
     return Path(server.exe()).parent
 
 
 def _migrations_as_sql(monorepo: Monorepo, entry: dict[str, Any]) -> str:
-    """Have Alembic write down what it would run, transactions and all."""
+    """Return the SQL that Alembic would run, including transactions."""
     login = {"HULEEDU_DB_USER": USER, "HULEEDU_DB_PASSWORD": monorepo.password}
     directory = monorepo.root / directory_of(entry)
     command = [ALEMBIC, "upgrade", "head", "--sql"]
@@ -219,7 +219,7 @@ def _migrations_as_sql(monorepo: Monorepo, entry: dict[str, Any]) -> str:
 
 
 def transactions(sql: str) -> Iterator[str]:
-    """Return what is to be sent as a whole: transactions, and the statements between them."""
+    """Return the scripts to send: transactions, and the statements between them."""
     for index, part in enumerate(_TRANSACTION.split(sql)):
         if index % 2:
             yield part
@@ -235,7 +235,7 @@ def _at_once(work: Iterable[Coroutine[Any, Any, object]]) -> None:
 
 
 def _is_ready(data: Path) -> bool:
-    """Whether a server has written down that it accepts connections (PostgreSQL, miscadmin.h)."""
+    """Whether the pid file of a server says that it accepts connections (miscadmin.h)."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
     except OSError:

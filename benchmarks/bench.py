@@ -1,4 +1,4 @@
-"""What the rows share: the number of rounds, and monorepos made when a row first needs them."""
+"""Shared by the rows: the number of rounds, and monorepos created at their first use."""
 
 import sys
 from collections.abc import Callable
@@ -30,15 +30,15 @@ class Bench:
     _known: dict[str, tuple[Timing, ...]] = field(default_factory=dict)
 
     def say(self, text: str) -> None:
-        """Tell whoever waits how far this is."""
+        """Print the progress on standard error."""
         sys.stderr.write(f"{text}\n")
 
     def measure(self, *sides: Side) -> tuple[Timing, ...]:
-        """Measure sides in turn, after a warm-up."""
+        """Measure the sides alternately, after a warm-up."""
         return in_turn(self.rounds, *sides)
 
     def once(self, row: str, measure: Callable[[], tuple[Timing, ...]]) -> tuple[Timing, ...]:
-        """Measure what several rows show, when the first of them comes."""
+        """Measure once what several rows show."""
         if row not in self._known:
             self._known[row] = measure()
         return self._known[row]

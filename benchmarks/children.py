@@ -1,4 +1,4 @@
-"""The processes that are measured: started as a person would start them, in a clean environment."""
+"""The measured processes: started as a user would, in a clean environment."""
 
 import os
 import signal
@@ -19,16 +19,16 @@ SHOWN_LINES = 20
 
 
 class BenchmarkError(Exception):
-    """Something that is to be measured does not work."""
+    """A command to be measured failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a command ended.
+    """The output of a command.
 
     Attributes:
-        out: What it printed on standard output.
-        err: What it printed on standard error.
+        out: Its standard output.
+        err: Its standard error.
     """
 
     out: str
@@ -36,7 +36,7 @@ class Ended:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return our environment without anything that steers the tasks, Python or Compose."""
+    """Return the environment without variables that the tasks, Python or Compose read."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -65,7 +65,7 @@ def run(
         BenchmarkError: If it fails.
         subprocess.TimeoutExpired: If it hangs.
     """
-    # In a session of its own, so that Ctrl-C reaches it through us, and once.
+    # In a new session, so that only this process passes on Ctrl-C, once.
     with subprocess.Popen(
         command,
         cwd=cwd,
@@ -93,7 +93,7 @@ def _name(command: Sequence[str]) -> str:
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    """Interrupt a command as Ctrl-C would, and let it clean up."""
+    """Interrupt a command like Ctrl-C, and wait until it has cleaned up."""
     try:
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=GRACE)

@@ -1,4 +1,4 @@
-"""Monorepos whose databases are containers, of a compose project of their own."""
+"""Monorepos whose databases are containers, each with its own compose project."""
 
 import secrets
 import shutil
@@ -14,7 +14,7 @@ from benchmarks.monorepo import COMPOSE_FILE, Monorepo, copy_of_this
 PROJECT_VARIABLE = "COMPOSE_PROJECT_NAME"
 SCRIPT = "reset-dev-databases.sh"
 
-# Alembic is called through PDM as it is written, or directly where there is none.
+# The procedure calls Alembic through PDM, or directly if PDM is not installed.
 PDM = shutil.which("pdm")
 ALEMBIC = f"{PDM} run alembic" if PDM else str(PROGRAMS / "alembic")
 PYPROJECT = '[project]\nname = "monorepo"\nversion = "1"\nrequires-python = ">=3.11"\n'
@@ -48,7 +48,7 @@ done
 
 
 def why_no_docker() -> str:
-    """Return why nothing can be measured with Docker here; empty if it can."""
+    """Return why Docker cannot be measured here; an empty string if it can."""
     if not shutil.which("docker"):
         return "there is no `docker` on PATH"
     if not said_by("docker", "version", "--format", "{{.Server.Version}}"):
@@ -59,7 +59,7 @@ def why_no_docker() -> str:
 
 
 def said_by(*command: str) -> str:
-    """Return what a command prints; nothing if it fails."""
+    """Return the output of a command; an empty string if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -82,7 +82,7 @@ def docked_copy(scratch: Path) -> Iterator[Monorepo]:
 
 
 def remove_containers(monorepo: Monorepo) -> None:
-    """Remove the containers, volumes and networks, and what is known of them."""
+    """Remove the containers, volumes and networks, and the state directory."""
     compose(monorepo, "down", "--volumes", "--remove-orphans", "--timeout", "5")
     monorepo.remove_servers()
 

@@ -1,4 +1,4 @@
-"""The least a warm reset can be: drop each database, and copy it from its template, all at once.
+"""The least work of a warm reset: drop each database, and copy it from its template.
 
 A script of its own, so that its time is that of a whole process. What to copy comes as JSON on
 standard input, passwords and all.
@@ -20,8 +20,8 @@ async def copy(database: str, template: str, login: dict[str, str]) -> None:
 
 
 async def main() -> None:
-    """Replace all that standard input names."""
-    await asyncio.gather(*(copy(**each) for each in json.load(sys.stdin)))
+    """Replace all databases that standard input lists."""
+    await asyncio.gather(*(copy(**database) for database in json.load(sys.stdin)))
 
 
 if __name__ == "__main__":

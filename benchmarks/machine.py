@@ -1,4 +1,4 @@
-"""What the machine is, and what is measured on it."""
+"""A description of the machine, and the versions of the programs."""
 
 import os
 import platform
@@ -52,8 +52,8 @@ def _cores() -> int:
 
 
 def _filesystem(directory: Path) -> str:
-    """Return what kind of file system a directory lies on."""
-    partitions = {Path(each.mountpoint): each for each in psutil.disk_partitions(all=True)}
+    """Return the type of a directory's file system."""
+    partitions = {Path(p.mountpoint): p for p in psutil.disk_partitions(all=True)}
     found = next(
         (partitions[path] for path in (directory, *directory.parents) if path in partitions), None
     )

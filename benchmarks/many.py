@@ -1,4 +1,4 @@
-"""The row about production with very many databases on one server, all of them at head."""
+"""The row about production with many databases on one server, all at head."""
 
 import asyncio
 import secrets
@@ -29,7 +29,7 @@ HOST = "localhost"
 OWNER = "benchmark_owner"
 STATUS = ("prod.status",)
 MIGRATE = ("prod.migrate", "--yes", "--host", HOST)
-# A port is needed in the registry, and used in development only.
+# The registry requires a port, which is used in development only.
 FIRST_PORT = 1024
 HEAD = "a1"
 BETWEEN_SAMPLES = 0.005
@@ -50,7 +50,7 @@ AT_HEAD = (
 
 @dataclass(slots=True, kw_only=True)
 class Peaks:
-    """The most that was seen while a command ran.
+    """The maximum that was observed while a command ran.
 
     Attributes:
         connections: Sessions of clients on the server.
@@ -66,10 +66,10 @@ class Peaks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Production:
-    """One server that is somebody's production.
+    """One production server.
 
     Attributes:
-        administrator: How to get into it, for asyncpg.
+        administrator: The administrator's connection arguments, for asyncpg.
         password: That of the role that owns the databases.
     """
 
@@ -78,7 +78,7 @@ class Production:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What is set to reach it."""
+        """The variables that select it."""
         return {
             "HULEEDU_ENVIRONMENT": "production",
             "HULEEDU_DB_USER": OWNER,
@@ -90,7 +90,7 @@ class Production:
 
 
 def many(bench: Bench) -> Iterator[Line]:
-    """Look at, and migrate, production with few and with very many databases."""
+    """Run `prod.status` and `prod.migrate` with few and with many databases."""
     names = [f"service{number:03}" for number in range(max(SIZES))]
     with _production(bench.scratch, names) as production:
         for size in SIZES:
@@ -121,7 +121,7 @@ def _runner(monorepo: Monorepo, command: tuple[str, ...]) -> Callable[[], object
 
 
 def _peaks(monorepo: Monorepo, command: tuple[str, ...], production: Production) -> Peaks:
-    """Run a command once more, and look again and again at what it uses."""
+    """Run a command again, and poll the connections and the memory that it uses."""
     peaks = Peaks()
     over = threading.Event()
     watchers: list[threading.Thread] = []
@@ -155,7 +155,7 @@ async def _look(process: int, peaks: Peaks, over: threading.Event, login: dict[s
 
 
 def _peak_memory(process: int) -> int:
-    """Return what a process had in memory at most so far, in KiB; 0 where nobody tells."""
+    """Return the peak memory of a process in KiB; 0 if it is not known."""
     try:
         lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -165,7 +165,7 @@ def _peak_memory(process: int) -> int:
 
 @contextmanager
 def _production(scratch: Path, names: list[str]) -> Iterator[Production]:
-    """Have a server with databases at head, whose owner is no superuser."""
+    """Provide a server with databases at head, whose owner is not a superuser."""
     with empty_monorepo(scratch, "server", HULEEDU_PROVIDER="embedded") as monorepo:
         (port,) = free_ports(1)
         _add_services(monorepo.root, {"server": port})
@@ -196,7 +196,7 @@ async def _populate(production: Production, names: list[str]) -> None:
 
 @contextmanager
 def _monorepo(scratch: Path, names: list[str], production: Production) -> Iterator[Monorepo]:
-    """Have a monorepo of small services whose production this is."""
+    """Provide a monorepo of small services for this production."""
     with empty_monorepo(scratch, "many", **production.variables) as monorepo:
         _add_services(monorepo.root, {n: FIRST_PORT + i for i, n in enumerate(names)})
         yield monorepo

@@ -1,17 +1,17 @@
-"""Measures things in turn, so that whatever else the machine does meets all of them alike."""
+"""Measure alternately, so that other load on the machine affects all sides alike."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-# Fewer rounds show that everything works, and measure nothing.
+# Fewer rounds only show that everything works.
 ENOUGH_ROUNDS = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How long something took, in seconds."""
+    """A duration in seconds: the median, and the range."""
 
     median: float
     fastest: float
@@ -24,7 +24,7 @@ class Timing:
 
     @classmethod
     def total(cls, parts: Sequence["Timing"]) -> "Timing":
-        """Add what has to be done one after another."""
+        """Add durations of consecutive steps."""
         return cls(
             median=sum(part.median for part in parts),
             fastest=sum(part.fastest for part in parts),
@@ -38,11 +38,11 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One of the things that are measured in turn.
+    """One of the alternately measured commands.
 
     Attributes:
         run: What is measured.
-        prepare: What must be done before each round, and is not measured.
+        prepare: Called before each round, and not measured.
     """
 
     run: Callable[[], object]
@@ -53,7 +53,7 @@ def in_turn(rounds: int, *sides: Side, warm_up: bool = True) -> tuple[Timing, ..
     """Measure each side once in every round.
 
     Args:
-        rounds: How often each is measured.
+        rounds: The number of measurements of each side.
         warm_up: Whether there is a round before them that does not count.
     """
     if warm_up:

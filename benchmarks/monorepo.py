@@ -1,4 +1,4 @@
-"""Monorepos to measure in: copies in a scratch directory, with free ports and a new password.
+"""Monorepos for the measurements: copies in a scratch directory, with free ports.
 
 A copy's servers are its own. They are stopped, and the copy removed, however the run ends.
 """
@@ -27,9 +27,9 @@ COMPOSE_FILE = "docker-compose.infrastructure.yml"
 USER = "huleedu_user"
 MAINTENANCE_DATABASE = "postgres"
 TASKS = "from huleedu_tasks.cli import namespace\n"
-# Below the ports a system hands out by itself, which any client might have in the meantime.
+# Below the ephemeral ports, which any client might use in the meantime.
 PORTS = range(15000, 30000)
-# At once: whatever they have is thrown away.
+# Immediate shutdown: the data is removed.
 STOP_SIGNAL = signal.SIGQUIT
 STOP_TIMEOUT = 30.0
 BETWEEN_LOOKS = 0.005
@@ -71,7 +71,7 @@ class Monorepo:
         return self.invoke("db.reset")
 
     def login(self, port: int) -> dict[str, Any]:
-        """Return how to get into a server, for asyncpg."""
+        """Return the arguments to connect to a server, for asyncpg."""
         return {"host": "localhost", "port": port, "user": USER, "password": self.password}
 
     def stop(self) -> None:
@@ -80,7 +80,7 @@ class Monorepo:
             _stop_server(file)
 
     def remove_servers(self) -> None:
-        """Stop the embedded servers and remove all they had, as if nothing had ever run."""
+        """Stop the embedded servers and remove their data and templates."""
         self.stop()
         shutil.rmtree(self.state, ignore_errors=True)
 
@@ -109,7 +109,7 @@ def ask(login: dict[str, Any], sql: str, *arguments: object) -> Any:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports nobody listens on, all different."""
+    """Return free ports, all different."""
     found: list[int] = []
     for port in random.sample(PORTS, len(PORTS)):
         if _is_free(port):
@@ -159,7 +159,7 @@ def register(root: Path, entries: Sequence[dict[str, Any]], **more: object) -> N
 
 
 def _move_ports(monorepo: Monorepo) -> None:
-    """Give each service another port, wherever it is written."""
+    """Replace the port of each service in every file."""
     entries = monorepo.entries
     compose = monorepo.root / COMPOSE_FILE
     for entry, port in zip(entries, free_ports(len(entries)), strict=True):
@@ -193,7 +193,7 @@ def _is_free(port: int) -> bool:
 
 
 def _stop_server(pid_file: Path) -> None:
-    """Stop the server of a data directory; whoever else has its number now is left alone."""
+    """Stop the server of a data directory, but no other process with the same pid."""
     with suppress(OSError, IndexError, ValueError, psutil.Error):
         server = psutil.Process(int(pid_file.read_text().splitlines()[0]))
         if str(pid_file.parent) in server.cmdline():
@@ -202,7 +202,7 @@ def _stop_server(pid_file: Path) -> None:
 
 
 def _wait_for_end(server: psutil.Process) -> None:
-    """Wait until a process is gone; one nobody has asked for its status is as good as gone."""
+    """Wait until a process has ended; a zombie has ended."""
     deadline = time.monotonic() + STOP_TIMEOUT
     while server.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(BETWEEN_LOOKS)

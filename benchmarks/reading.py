@@ -1,4 +1,4 @@
-"""The rows about commands that only look: what they take beside Invoke itself."""
+"""The rows about read-only commands, compared with Invoke itself."""
 
 import sys
 from collections.abc import Iterator
@@ -26,12 +26,12 @@ def listing(bench: Bench) -> Iterator[Line]:
 
 
 def completion(bench: Bench) -> Iterator[Line]:
-    """Complete a task's name, as a shell does while somebody types."""
+    """Complete a task's name, like a shell when the user presses Tab."""
     yield _beside_bare(bench, "complete", ["--complete", "--", "invoke", "db."])
 
 
 def status(bench: Bench) -> Iterator[Line]:
-    """Ask eight databases where they are."""
+    """Read the state of eight databases."""
     yield _beside_bare(bench, "status", ["db.status"], ["nothing"])
 
 
@@ -65,7 +65,7 @@ def _imported(bench: Bench, arguments: list[str]) -> str:
 
 
 def _bare(bench: Bench) -> Path:
-    """Return a directory with a task of its own, and nothing of ours."""
+    """Return a directory with one task, and without this package."""
     directory = bench.scratch / "bare-invoke"
     directory.mkdir(exist_ok=True)
     (directory / "tasks.py").write_text(TASKS, encoding="utf-8")

@@ -45,12 +45,12 @@ def upgrade() -> None:
 
 
 def warm(bench: Bench) -> Iterator[Line]:
-    """Reset with embedded servers when nothing has changed, beside its floor."""
+    """Reset embedded servers without a change, compared with its floor."""
     yield _warm_line("warm", measure_warm(bench, bench.embedded))
 
 
 def warm_docker(bench: Bench) -> Iterator[Line]:
-    """Reset with Docker when nothing has changed, beside its floor."""
+    """Reset containers without a change, compared with its floor."""
     yield _warm_line("warm-docker", _warm_docked(bench))
 
 
@@ -73,7 +73,7 @@ def procedure(bench: Bench) -> Iterator[Line]:
 
 
 def cold(bench: Bench) -> Iterator[Line]:
-    """Reset with embedded servers when nothing is there, beside what must be done."""
+    """Reset embedded servers from nothing, compared with the least work."""
     monorepo = bench.embedded
     with bare_servers(monorepo) as bare:
         parts = {
@@ -100,7 +100,7 @@ def cold(bench: Bench) -> Iterator[Line]:
 
 
 def cold_docker(bench: Bench) -> Iterator[Line]:
-    """Reset with Docker when there is neither container nor volume, beside the procedure."""
+    """Reset without containers and volumes, compared with the procedure."""
     docked = bench.docked
     followed = _procedure(bench)
     (reset,) = bench.measure(Side(run=docked.reset, prepare=lambda: remove_containers(docked)))
@@ -115,7 +115,7 @@ def cold_docker(bench: Bench) -> Iterator[Line]:
 
 
 def revision(bench: Bench) -> Iterator[Line]:
-    """Reset after one service has got a new revision, beside a reset with nothing changed."""
+    """Reset with a new revision of one service, compared with a reset without a change."""
     monorepo = bench.embedded
     with _new_revisions(monorepo) as new:
         changed, unchanged = bench.measure(
@@ -137,7 +137,7 @@ def revision(bench: Bench) -> Iterator[Line]:
 
 
 def measure_warm(bench: Bench, monorepo: Monorepo) -> tuple[Timing, ...]:
-    """Measure a reset when nothing has changed, and its floor."""
+    """Measure a reset without a change, and its floor."""
     monorepo.reset()
     copied = _templates(monorepo)
     return bench.measure(Side(run=monorepo.reset), Side(run=lambda: _copy_all(monorepo, copied)))
@@ -160,7 +160,7 @@ def _warm_docked(bench: Bench) -> tuple[Timing, ...]:
 
 
 def _procedure(bench: Bench) -> Timing | None:
-    """Measure the procedure; None where it fails."""
+    """Measure the procedure; return None if it fails."""
     measured = bench.once("procedure", lambda: _measure_procedure(bench))
     return measured[0] if measured else None
 
@@ -175,7 +175,7 @@ def _measure_procedure(bench: Bench) -> tuple[Timing, ...]:
 
 
 def _templates(monorepo: Monorepo) -> str:
-    """Return what the floor's script is told: which database to copy from which, and where."""
+    """Return the input of the floor's script: servers, databases and templates."""
     told = []
     for entry in monorepo.entries:
         database, login = database_of(entry), monorepo.login(entry["port"])
@@ -192,9 +192,9 @@ def _copy_all(monorepo: Monorepo, told: str) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class _NewRevisions:
-    """Revisions that follow a service's last one, of which there is only one at a time.
+    """Revisions after a service's last one, of which only one exists at a time.
 
-    Each has another name: a reset keeps copies of the databases that those before it have made.
+    Each has another name, because a reset keeps the templates of the ones before.
     """
 
     directory: Path
@@ -203,7 +203,7 @@ class _NewRevisions:
     _written: list[Path] = field(default_factory=list)
 
     def replace(self) -> None:
-        """Write the next one in place of the one before."""
+        """Replace the revision by the next one."""
         self.remove()
         self._number += 1
         name = f"benchmark{self._number}"
@@ -212,7 +212,7 @@ class _NewRevisions:
         path.write_text(REVISION.format(revision=name, parent=self.parent), encoding="utf-8")
 
     def remove(self) -> None:
-        """Remove the one there is."""
+        """Remove the revision."""
         while self._written:
             self._written.pop().unlink(missing_ok=True)
 
@@ -229,7 +229,7 @@ def _new_revisions(monorepo: Monorepo) -> Iterator[_NewRevisions]:
 
 
 def _visited(monorepo: Monorepo, new: _NewRevisions) -> list[set[str]]:
-    """Return where each Python process of a reset has been, relative to the monorepo."""
+    """Return the directories of each Python process of a reset, relative to the monorepo."""
     directory = monorepo.root.parent / "trace"
     directory.mkdir()
     shutil.copy(str(trace.__file__), directory / "sitecustomize.py")
@@ -250,7 +250,7 @@ def _visited(monorepo: Monorepo, new: _NewRevisions) -> list[set[str]]:
 
 
 def _at_work(monorepo: Monorepo, processes: Sequence[set[str]]) -> dict[str, int]:
-    """Return how many processes have been in the directory of each service."""
+    """Return the number of processes in the directory of each service."""
     return {
         entry["name"]: sum(directory_of(entry) in visited for visited in processes)
         for entry in monorepo.entries

@@ -1,4 +1,4 @@
-"""What was measured, as Markdown."""
+"""The results as Markdown."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Line:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The line's texts, in the order of the headings."""
+        """The cells of the line, in the order of the headings."""
         return (
             self.row,
             self.measured,
@@ -44,7 +44,7 @@ class Line:
 
 
 def document(facts: Mapping[str, str], lines: Iterable[Line]) -> str:
-    """Return a table of the machine and one of what was measured."""
+    """Return a table of the machine and one of the results."""
     machine = markdown(("machine", ""), list(facts.items()))
     return f"{machine}\n{markdown(HEADINGS, [line.cells for line in lines])}"
 
@@ -56,17 +56,17 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time as people read it."""
+    """Return a duration with a suitable unit."""
     return f"{seconds * 1000:.0f} ms" if abs(seconds) < 1 else f"{seconds:.2f} s"
 
 
 def ratio(measured: Timing, beside: Timing) -> str:
-    """Say how many times as long one took as the other."""
+    """Return the ratio of two durations, in words."""
     return f"{measured.median / beside.median:.2f} times"
 
 
 def difference(measured: Timing, beside: Timing) -> str:
-    """Say how much longer one took than the other."""
+    """Return the difference of two durations, in words."""
     return f"{(measured.median - beside.median) * 1000:+.0f} ms"
 
 

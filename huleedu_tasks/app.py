@@ -1,4 +1,4 @@
-"""The composition root: settings, registry, provider and state directory, wired once and lazily."""
+"""The composition root: creates settings, registry, provider and state directory on first use."""
 
 import asyncio
 import re
@@ -31,16 +31,16 @@ from huleedu_tasks.servers.choose import choose
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.state_dir import state_directory
 
-# The beginning of a setting's name in a message; HULEEDU_REGISTRY says where the prefix stands.
+# The prefix of a setting in a message. HULEEDU_REGISTRY always keeps it.
 _SETTING = re.compile(rf"\b{PREFIX}_(?=[A-Z])(?!REGISTRY\b)")
 
 
 class App:
-    """Everything one command works with.
+    """The objects that a command works with.
 
     Args:
-        start: The directory the search for the registry starts in.
-        dry_run: Whether nothing may be changed.
+        start: The directory where the search for the registry starts.
+        dry_run: Whether the command must not change anything.
     """
 
     def __init__(self, *, start: Path, dry_run: bool = False) -> None:
@@ -49,9 +49,12 @@ class App:
 
     @cached_property
     def registry_path(self) -> Path:
-        """Where the registry lies; its directory is the root of the monorepo.
+        """The path of the registry; its directory is the root of the monorepo.
 
-        In a repository without one it is where it would lie.
+        In a repository without a registry: the path where `services.discover` writes it.
+
+        Raises:
+            ConfigurationError: If it is not found, and this is not a repository.
         """
         explicit = Settings.registry_path()
         root = repository_root(self.start)
@@ -64,26 +67,26 @@ class App:
 
     @cached_property
     def registry_place(self) -> Path:
-        """Where the registry lies, or would lie if there were one."""
+        """The path of the registry, or the path where `services.discover` writes it."""
         if explicit := Settings.registry_path():
             return (self.start / Path(explicit).expanduser()).resolve()
         root = repository_root(self.start)
         with suppress(ConfigurationError):
-            # One that lies above the repository is another one's.
+            # A registry above the repository belongs to another repository.
             if root is None or self.registry_path.is_relative_to(root):
                 return self.registry_path
         return (root or self.start) / REGISTRY_FILE
 
     @cached_property
     def repository(self) -> Path:
-        """The directory of the whole monorepo, wherever its registry lies."""
+        """The root directory of the repository."""
         return repository_root(self.start) or (
             self.start if Settings.registry_path() else self.registry_place.parent
         )
 
     @cached_property
     def registry(self) -> Registry:
-        """All services; without a registry those that discovery finds."""
+        """The registry; if there is no file, the result of discovery."""
         if self.registry_path.is_file():
             return load_registry(self.registry_path, self._published_ports)
         return self.discovered_registry()
@@ -99,7 +102,7 @@ class App:
         """Return the registry that `services.discover` would write.
 
         Raises:
-            ConfigurationError: If it finds no service, or has open questions.
+            ConfigurationError: If discovery finds no service, or has open questions.
         """
         from huleedu_tasks.discovery.discover import discovered
 
@@ -108,13 +111,13 @@ class App:
 
     @cached_property
     def prefix(self) -> str:
-        """What the names of all settings begin with."""
+        """The prefix of the names of all settings."""
         if self.registry_path.is_file():
             return stated_prefix(self.registry_path)
         return self.registry.prefix
 
     def own_words(self, text: str) -> str:
-        """Return a text with the names of settings as they are written in this repository."""
+        """Return a message with the names of settings in the prefix of this repository."""
         with suppress(ConfigurationError):
             if self._knows_registry and self.prefix != PREFIX:
                 return _SETTING.sub(f"{self.prefix}_", text)
@@ -122,53 +125,57 @@ class App:
 
     @cached_property
     def settings(self) -> Settings:
-        """All settings."""
+        """The settings, checked.
+
+        Raises:
+            ConfigurationError: If one is not valid.
+        """
         return Settings.load(self.registry_path.parent, prefix=self.prefix)
 
     @cached_property
     def unchecked_settings(self) -> Settings:
-        """All settings, for a command that tells what is wrong with them together with more."""
+        """The settings, not checked, for a command that reports their errors with others."""
         return Settings.read(self.registry_path.parent, prefix=self.prefix)
 
     @cached_property
     def provider(self) -> Provider:
-        """Where the development servers come from."""
+        """The source of development servers."""
         return choose(self.settings, self.registry, self.state)
 
     @cached_property
     def state(self) -> Path:
-        """The directory everything is written to that is not the developer's own."""
+        """The state directory."""
         stated = self.unchecked_settings.state_directory or self.registry.state_directory
         return state_directory(self.registry_path.parent, stated, prefix=self.prefix)
 
     def services(self, names: Sequence[str] | None) -> tuple[Service, ...]:
-        """Return the selected services, or all."""
+        """Return the named services, or all of them if none is named."""
         return self.registry.select(names or ())
 
     def services_here(self, names: Sequence[str] | None) -> tuple[Service, ...]:
-        """Return the selected services, or that of the working directory, or all."""
+        """Return the named services; if none is named, that of the working directory, or all."""
         here = [s for s in self.registry.services if self.start.is_relative_to(s.directory)]
         inside = [s for s in here if s.directory != self.registry.root]
         return tuple(inside) if not names and len(inside) == 1 else self.services(names)
 
     def urls(self, services: tuple[Service, ...]) -> dict[str, ResolvedUrl]:
-        """Return the URLs of services by name."""
+        """Return the URLs of services, by the services' names."""
         return resolve_all(services, self.settings)
 
     def redact(self, text: str) -> str:
-        """Mask every password this run knows of."""
+        """Mask every known password in a string."""
         return self._redactor(text) if self._knows_registry else self._early_redactor(text)
 
     @cached_property
     def _early_redactor(self) -> Redactor:
-        """Masks what is known before the services are."""
+        """Masks the passwords of the settings, before the registry is known."""
         with suppress(HuleEduError):
             return Redactor(Settings.read(self.registry_place.parent).secrets())
         return Redactor([])
 
     @property
     def _knows_registry(self) -> bool:
-        """Whether the services are known; they are not discovered for a message."""
+        """Whether the registry is loaded or a file; masking must not start a discovery."""
         with suppress(ConfigurationError):
             return "registry" in self.__dict__ or self.registry_path.is_file()
         return True
@@ -177,7 +184,7 @@ class App:
     def _redactor(self) -> Redactor:
         secrets: list[Secret] = []
         names = [str(self.start), URL_SCHEME]
-        # What cannot be resolved holds no password that was used.
+        # A URL that cannot be resolved was not used.
         with suppress(HuleEduError):
             settings = self.unchecked_settings
             secrets += settings.secrets()
@@ -186,5 +193,7 @@ class App:
             names += [str(self.registry_path), *(n for s in services for n in s.names)]
             for one in (resolve, resolve_direct):
                 resolved, _ = resolve_each(services, settings, one)
-                secrets += [secret for each in resolved.values() for secret in each.url.secrets]
+                secrets += [
+                    s for resolved_url in resolved.values() for s in resolved_url.url.secrets
+                ]
         return Redactor(secrets, names)

@@ -1,6 +1,6 @@
-"""The failures that are expected, and the exit code each of them ends the process with.
+"""The expected errors, and the exit code of each.
 
-Only these reach a user as a message; every other exception is a bug and keeps its traceback.
+The screen shows them as a message; any other exception is a bug, and is shown with its traceback.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a finished process says to the shell."""
+    """The exit codes of the process."""
 
     DONE = 0
     FAILED = 1
@@ -23,10 +23,12 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that is wrong, and where.
+    """One problem and its place.
 
     Attributes:
-        code: The stable name of this kind of finding; empty if it has none.
+        place: The file, setting or service; an empty string if the problem names it.
+        problem: The problem, as a sentence or a predicate about the place.
+        code: The stable code of this kind of finding; an empty string if it has none.
     """
 
     place: str
@@ -42,11 +44,11 @@ class HuleEduError(Exception):
 
     Args:
         message: The cause, in one sentence that names the place.
-        code: The stable name of this kind of failure, for example `port-in-use`; empty if it has
-            none. It is shown behind the message and stands in the JSON document.
-        hint: What to type or change next.
-        findings: Every single problem, where several were found at once.
-        output: What a child process or a script printed before it failed.
+        code: The stable code of this kind of error, for example `port-in-use`; an empty string if
+            it has none. It is shown after the message and in the JSON document.
+        hint: The next step: a command to type or a setting to change; an empty string if none.
+        findings: The single problems, if several were found at once.
+        output: The output of the child process or script that failed; an empty string if none.
     """
 
     exit_code = ExitCode.FAILED
@@ -69,19 +71,19 @@ class HuleEduError(Exception):
 
 
 class ConfigurationError(HuleEduError):
-    """The registry, a setting or an argument is missing or wrong; nothing was done."""
+    """The registry, a setting or an argument is missing or not valid; nothing was done."""
 
     exit_code = ExitCode.USAGE
 
 
 class Refused(HuleEduError):
-    """A guard, or a person, said no; nothing was changed."""
+    """A guard or the user refused; nothing was changed."""
 
     exit_code = ExitCode.REFUSED
 
 
 class Interrupted(HuleEduError):
-    """Ctrl-C, or SIGTERM, before there was a result."""
+    """Ctrl-C or a signal ended the command before it had a result."""
 
     exit_code = ExitCode.INTERRUPTED
 
@@ -91,7 +93,7 @@ class ServerError(HuleEduError):
 
 
 class MigrationError(HuleEduError):
-    """Alembic failed, or the database is not where it should be afterwards."""
+    """Alembic failed, or the database is not at the requested revision afterwards."""
 
 
 class SeedError(HuleEduError):
@@ -99,4 +101,4 @@ class SeedError(HuleEduError):
 
 
 class BackupError(HuleEduError):
-    """A backup failed, so that nothing was changed."""
+    """A backup failed; nothing was changed."""

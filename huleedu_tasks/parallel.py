@@ -1,6 +1,6 @@
-"""One piece of work over many services: bounded, results in registry order, safe to interrupt.
+"""Run work for several services concurrently: limited, in registry order, interruptible.
 
-Every service that goes in comes out with an outcome, whatever happens to it or to the others.
+Every service gets an outcome, even if its work fails or is interrupted.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from huleedu_tasks.migrations.modules import missing_module_hint
 from huleedu_tasks.postgres.failures import explained
 from huleedu_tasks.report import Outcome, Progress, Status
 
-# The code of a failure for a module that an interpreter did not find.
+# The error code for a module that the interpreter did not find.
 MODULE_MISSING = "module-missing"
 T = TypeVar("T")
 Step = Callable[[str], None]
@@ -27,15 +27,17 @@ Work = Callable[[Service, Step], Awaitable[Outcome]]
 async def run(
     services: Sequence[Service], work: Work, *, jobs: int, progress: Progress
 ) -> tuple[Outcome, ...]:
-    """Do the work for each service; a failure of one leaves the others running.
+    """Run the work for each service; a failure does not stop the others.
 
     Args:
+        services: The services, in registry order.
         work: Returns an outcome or raises; any exception becomes a failed outcome.
-        jobs: How many services are worked on at once.
+        jobs: The maximum number of services that are worked on at once.
+        progress: Is told of every step and outcome.
 
     Returns:
-        An outcome for each service, in the order given. If the run is cancelled, those that had
-        not ended are aborted.
+        An outcome for each service, in the given order. If the run is cancelled, unfinished
+        services are aborted.
     """
     return await run_next(services, begun(services), work, jobs=jobs, progress=progress)
 
@@ -49,15 +51,19 @@ async def run_next(
     progress: Progress,
     after: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Outcome, ...]:
-    """Do the next piece of work for the services that are well; the others keep their outcome.
+    """Run the next stage for the services that succeeded so far; the others keep their outcome.
 
     Args:
-        before: How each service's work has ended so far.
-        after: Names of services whose own work must have ended well before a service's begins;
-            it is aborted if one of them does not.
+        services: The services, in registry order.
+        before: The outcome of each service so far.
+        work: As in `run`.
+        jobs: As in `run`.
+        progress: As in `run`.
+        after: For each service, the names of services whose work must succeed before its own
+            begins; if one does not succeed, the service is aborted. None if there are none.
 
     Returns:
-        The outcomes of all the work so far.
+        The outcome of each service over all stages.
     """
     if is_interrupted() or any(o.exit_code is ExitCode.INTERRUPTED for o in before):
         return tuple(interrupted_after(outcome) if outcome else outcome for outcome in before)
@@ -69,7 +75,7 @@ async def run_next(
         for name in (after or {}).get(service.name, ()):
             lost = well.get(name) is False
             if lost or (name in tasks and not await asyncio.shield(tasks[name])):
-                outcome = aborted(service.name, f"{name} did not end well, and must come first")
+                outcome = aborted(service.name, f"{name} did not succeed, and must run first")
                 progress.done(outcome)
                 return outcome
         async with slots:
@@ -77,7 +83,7 @@ async def run_next(
             progress.done(outcome)
             return outcome
 
-    # All tasks exist before the first of them runs, and looks for another.
+    # Create all tasks before the first one runs, which looks up its predecessors.
     for service in services:
         if well[service.name]:
             tasks[service.name] = asyncio.create_task(one(service))
@@ -96,13 +102,13 @@ async def run_next(
 
 
 def is_interrupted() -> bool:
-    """Whether somebody wants this to end, even if what it waited for was done just then."""
+    """Whether the current task was cancelled, even if what it awaited has finished."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 async def whatever_happens(work: Coroutine[Any, Any, T]) -> T:
-    """Do work to its end although somebody interrupts; it must be short."""
+    """Finish work even if the task is cancelled; the work must be short."""
     task = asyncio.ensure_future(work)
     while not task.done():
         with suppress(asyncio.CancelledError):
@@ -111,23 +117,23 @@ async def whatever_happens(work: Coroutine[Any, Any, T]) -> T:
 
 
 def begun(services: Sequence[Service]) -> tuple[Outcome, ...]:
-    """Return the outcomes of work of which nothing is done yet."""
+    """Return the initial outcomes, before any work."""
     return tuple(Outcome(service=service.name) for service in services)
 
 
 def aborted(service: str, reason: str, exit_code: ExitCode = ExitCode.FAILED) -> Outcome:
-    """Return the outcome of work that was not begun, or not finished."""
+    """Return the outcome of work that did not begin or did not finish."""
     return Outcome(service=service, status=Status.ABORTED, detail=reason, exit_code=exit_code)
 
 
 def interrupted(service: str) -> Outcome:
-    """Return the outcome of work that a person ended."""
+    """Return the outcome of work that Ctrl-C or a signal ended."""
     outcome = aborted(service, "interrupted", ExitCode.INTERRUPTED)
     return replace(outcome, hint="Run the same command again; it begins from any state.")
 
 
 def interrupted_after(outcome: Outcome) -> Outcome:
-    """Return the outcome of work that was well as far as it came, and has stages left."""
+    """Return the outcome of work that was interrupted between two stages."""
     return replace(
         outcome,
         status=Status.ABORTED,
@@ -154,16 +160,16 @@ def failed(service: Service, error: HuleEduError) -> Outcome:
 
 
 def hint_of(service: Service, error: HuleEduError) -> str:
-    """Return what to do about an error of a service; of a missing module, how to import it."""
+    """Return the hint of an error; for a missing module, how to install it."""
     is_seed = isinstance(error, SeedError)
     return missing_module_hint(service, error.message, of_seed=is_seed) or error.hint
 
 
 def unfinished(service: Service, error: BaseException) -> Outcome:
-    """Return the outcome of work that has raised, whatever that was.
+    """Return the outcome of work that raised any exception.
 
-    Beside our own errors and an interruption that is a bug here, a driver's error that was not
-    foreseen, or no memory.
+    An exception other than `HuleEduError` and an interruption is a bug of this package, an
+    unexpected error of a driver, or `MemoryError`; its traceback becomes the output.
     """
     if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)):
         return interrupted(service.name)
@@ -177,7 +183,7 @@ def unfinished(service: Service, error: BaseException) -> Outcome:
 
 
 def joined(outcome: Outcome, more: str) -> str:
-    """Return the detail of an outcome with another sentence."""
+    """Return the detail of an outcome with another clause appended."""
     return f"{outcome.detail.rstrip('.')}; {more}"
 
 
@@ -187,7 +193,6 @@ async def _outcome_of(service: Service, work: Work, progress: Progress) -> Outco
         with explained():
             outcome = await work(service, lambda text: progress.step(service.name, text))
     except Exception as error:
-        # The other services go on.
         outcome = unfinished(service, error)
     return replace(outcome, seconds=time.monotonic() - started)
 

@@ -1,4 +1,4 @@
-"""What happened, as values: the screen, the JSON and the exit code are all read off these."""
+"""The results of commands, as values that define the screen, the JSON and the exit code."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,7 @@ class Status(StrEnum):
 
 
 class State(StrEnum):
-    """The state of a database, where a command was asked for it."""
+    """The state of a database, in commands that report it."""
 
     BEHIND = "BEHIND"
     UNKNOWN_REVISION = "UNKNOWN REVISION"
@@ -30,7 +30,7 @@ class State(StrEnum):
 
 
 class Level(StrEnum):
-    """How grave a problem is: an error stands in the way of a migration."""
+    """The severity of a problem; an error prevents a migration."""
 
     ERROR = "ERROR"
     WARNING = "WARNING"
@@ -39,11 +39,13 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that was found about a service: what it is, and what to do about it.
+    """A problem of a service, with its cause and its remedy.
 
     Attributes:
+        cause: The cause, in one sentence.
+        remedy: What to do about it; an empty string if nothing.
         handled: Whether the tasks handle it automatically; None if it is information only.
-        code: The stable name of this kind of problem; empty if it has none.
+        code: The stable code of this kind of problem; an empty string if it has none.
     """
 
     level: Level
@@ -53,7 +55,7 @@ class Problem:
     code: str = ""
 
     def as_json(self) -> dict[str, object]:
-        """Return what stands in the JSON document."""
+        """Return the JSON object."""
         handled = {} if self.handled is None else {"handled": self.handled}
         code = {"code": self.code} if self.code else {}
         problem = {"level": str(self.level), "cause": self.cause, "remedy": self.remedy}
@@ -62,13 +64,13 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRevision:
-    """A revision that would run.
+    """A revision that would be applied.
 
     Attributes:
         path: Its file, relative to the root of the monorepo.
-        sha256: What its file holds, as a hash.
-        sql: What it would do; None if that shows only when it runs.
-        problems: What its statements lock or destroy.
+        sha256: The hash of its file.
+        sql: Its statements; None if they are known only when it runs.
+        problems: The locks and losses of data that its statements cause.
     """
 
     revision: str
@@ -79,7 +81,7 @@ class PlannedRevision:
     problems: tuple[Problem, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        """Return what stands in the JSON document."""
+        """Return the JSON object."""
         return {
             "revision": self.revision,
             "message": self.message,
@@ -92,10 +94,10 @@ class PlannedRevision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedRevision:
-    """A revision that has run, as the database itself says.
+    """A revision that was applied, as read from the database.
 
     Attributes:
-        seconds: How long it took, as far as that is known.
+        seconds: How long it took; None if that is not known.
     """
 
     revision: str
@@ -103,7 +105,7 @@ class AppliedRevision:
     seconds: float | None = None
 
     def as_json(self) -> dict[str, object]:
-        """Return what stands in the JSON document."""
+        """Return the JSON object."""
         return {"revision": self.revision, "message": self.message, "seconds": self.seconds}
 
 
@@ -112,17 +114,18 @@ class Outcome:
     """How the work on one service ended, and why.
 
     Attributes:
-        detail: The reason, in a sentence; for a failure its cause.
-        hint: What to do next.
-        code: The stable name of the failure; empty if it has none.
-        seconds: How long it took.
-        output: What the service's own code printed, shown in full if it failed.
-        facts: What a command has to tell about the service beyond that.
-        problems: What was found about it; None if that was not asked.
-        revisions: Those that would run, or have run; None if that was not asked.
+        detail: The reason, in a sentence; the cause if it failed.
+        hint: The next step; an empty string if none.
+        code: The stable code of the error; an empty string if it has none.
+        seconds: How long the work took.
+        output: The output of the service's own code, shown in full if it failed.
+        facts: Further values that the command reports about the service, by name.
+        problems: The problems of the service; None if the command does not look for problems.
+        revisions: The revisions to apply, or that were applied; None if the command does not
+            report revisions.
         state: The state of the database, shown in place of the status; None if it is at head or
-            the command is not about states.
-        exit_code: What this outcome makes of the whole run.
+            the command does not report states.
+        exit_code: The exit code that this outcome requires of the command.
     """
 
     service: str
@@ -147,7 +150,7 @@ class Outcome:
         return self.status is Status.OK
 
     def judged(self, problems: tuple[Problem, ...]) -> "Outcome":
-        """Return it with what was found; an error among it makes it a failure."""
+        """Return the outcome with problems; an error among them makes it a failure."""
         counts = {level: sum(problem.level is level for problem in problems) for level in Level}
         failed = counts[Level.ERROR] > 0
         return replace(
@@ -159,7 +162,7 @@ class Outcome:
         )
 
     def followed_by(self, later: "Outcome") -> "Outcome":
-        """Return the outcome of two pieces of work done one after the other."""
+        """Return the combined outcome of this stage and a later one."""
         details = [detail for detail in (self.detail, later.detail) if detail]
         return replace(
             later,
@@ -169,7 +172,7 @@ class Outcome:
         )
 
     def as_json(self) -> dict[str, object]:
-        """Return what stands in the JSON document for this service."""
+        """Return the JSON object of this service."""
         return {
             "service": self.service,
             "status": str(self.status),
@@ -188,17 +191,33 @@ class Outcome:
 
 
 class Progress(Protocol):
-    """Somebody who wants to know how far the work is."""
+    """Receives the progress of the work."""
 
     def step(self, service: str, text: str) -> None:
-        """Hear that a service has begun a step."""
+        """Report that a service has begun a step."""
 
     def done(self, outcome: Outcome) -> None:
-        """Hear how a service's work ended."""
+        """Report the outcome of a service."""
+
+
+class StepsOnly:
+    """A `Progress` that passes steps and successes on, for work whose failure changes no result."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def step(self, service: str, text: str) -> None:
+        """Pass on that a service has begun a step."""
+        self._progress.step(service, text)
+
+    def done(self, outcome: Outcome) -> None:
+        """Pass on that a service's work ended well."""
+        if outcome:
+            self._progress.done(outcome)
 
 
 class Silence:
-    """Nobody who wants to know."""
+    """A `Progress` that ignores everything."""
 
     def step(self, service: str, text: str) -> None:
         """Say nothing."""
@@ -208,11 +227,11 @@ class Silence:
 
 
 class Result(Protocol):
-    """What a command hands to the screen."""
+    """The result of a command, for the screen."""
 
     @property
     def exit_code(self) -> ExitCode:
-        """What the process ends with."""
+        """The exit code of the process."""
 
     def as_json(self) -> dict[str, object]:
         """Return the JSON document."""
@@ -225,12 +244,13 @@ class Report:
     Attributes:
         columns: The facts shown as columns of the table, by name.
         seconds: How long the whole command took.
-        dry_run: Whether nothing was changed, only said.
-        pending: Whether the command was asked to check, and work is left to do.
-        places: Servers that are not ours to lose, each with its services; the screen begins
-            with them.
-        notes: What else is to be known of the whole run, in sentences.
-        general: What was found that is about no service; None if that was not asked.
+        dry_run: Whether this was a dry run.
+        pending: Whether `--check` was passed and a database is not at head.
+        places: The servers of staging or production, each with its services, which the screen
+            shows first; empty in development and testing.
+        notes: Further sentences about the whole run.
+        general: The problems that do not belong to a service; None if the command does not look
+            for problems.
     """
 
     command: str
@@ -248,7 +268,7 @@ class Report:
 
     @property
     def problems(self) -> dict[Problem, list[str]]:
-        """Everything that was found, the gravest first, each with the services it is about."""
+        """All problems, most severe first, each with the services that have it."""
         found: dict[Problem, list[str]] = {problem: [] for problem in self.general or ()}
         for outcome in self.outcomes:
             for problem in outcome.problems or ():
@@ -258,7 +278,7 @@ class Report:
 
     @property
     def exit_code(self) -> ExitCode:
-        """The gravest of the outcomes' exit codes."""
+        """The most severe of the outcomes' exit codes."""
         codes = {outcome.exit_code for outcome in self.outcomes}
         if any(outcome.status in (Status.FAILED, Status.ABORTED) for outcome in self.outcomes):
             codes.add(ExitCode.FAILED)
@@ -277,10 +297,10 @@ class Report:
         return ExitCode.PENDING if self.pending else ExitCode.DONE
 
     def ended_by(self, code: ExitCode) -> "Report":
-        """Return the report of a run that was interrupted by a signal and not by Ctrl-C.
+        """Return the report of a run that a signal interrupted, and not Ctrl-C.
 
         Args:
-            code: What stands for that signal.
+            code: The exit code for that signal.
         """
         outcomes = [
             replace(o, exit_code=code) if o.exit_code is ExitCode.INTERRUPTED else o
@@ -310,11 +330,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """Rows to look at; nothing was done.
+    """Rows of a command that only shows something.
 
     Attributes:
-        key: The name of the rows in the JSON document.
-        columns: The names of the cells shown in the table; a row may hold more for the JSON.
+        key: The key of the rows in the JSON document.
+        columns: The columns of the table; a row may contain more values, for the JSON.
     """
 
     command: str
@@ -335,15 +355,17 @@ class Listing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovery:
-    """A registry made from what is there.
+    """The result of discovery.
 
     Attributes:
-        path: Where it lies, or would lie.
+        path: The path of the registry, which need not exist.
+        written: Whether the registry was written.
         document: The registry.
-        fields: What is stated, each with its service and the evidence.
-        unsettled: What nobody could settle, each with its service and the question.
-        shown: The document as text, or how it differs from the one that is there.
-        closing: What came of it, and what to do next.
+        fields: The fields it states, each with its service and the evidence.
+        unsettled: The open questions, each with its service and field.
+        remarks: Further sentences about the repository.
+        shown: The registry as JSON, or its difference from the existing one.
+        closing: The outcome and the next step, in sentences.
     """
 
     command: str
@@ -374,7 +396,7 @@ class Discovery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A result that is a sentence."""
+    """A result that is one sentence."""
 
     command: str
     text: str

@@ -1,4 +1,4 @@
-"""Fixtures all tiers share."""
+"""Fixtures for all tests."""
 
 import compileall
 import os
@@ -16,22 +16,22 @@ ROUNDS = 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let a person run what is repeated at random more often than CI does."""
-    parser.addoption("--rounds", type=int, default=ROUNDS, help="of each test that is repeated")
+    """Add the options for more rounds and combinations than CI runs."""
+    parser.addoption("--rounds", type=int, default=ROUNDS, help="rounds of each repeated test")
     parser.addoption(
         "--every-combination",
         action="store_true",
-        help="run what is tried in combinations in all of them, instead of each value once",
+        help="run every combination of parameters, instead of each value once",
     )
     parser.addoption(
         "--fresh-interpreters",
         action="store_true",
-        help="start an interpreter for each command, instead of forking one that has imported it",
+        help="start an interpreter for each command, instead of forking a prepared one",
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Fill in the parameters of a test that is tagged with `combinations`."""
+    """Parametrize a test that is marked with `combinations`."""
     every = bool(metafunc.config.getoption("--every-combination"))
     for marker in metafunc.definition.iter_markers("combinations"):
         axes = [list(values) for values in marker.kwargs.values()]
@@ -39,7 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def chosen_combinations(axes: Sequence[Sequence[Any]], *, every: bool) -> list[tuple[Any, ...]]:
-    """Return all combinations of some values, or so few that each value is in at least one."""
+    """Return all combinations of values, or a few that contain each value at least once."""
     if every:
         return list(product(*axes))
     return [
@@ -50,12 +50,12 @@ def chosen_combinations(axes: Sequence[Sequence[Any]], *, every: bool) -> list[t
 
 @pytest.fixture
 def rounds(request: pytest.FixtureRequest) -> int:
-    """Return how often a test that is repeated at random shall run."""
+    """Return the number of rounds of a randomly repeated test."""
     return int(request.config.getoption("--rounds"))
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run two more at once than there are processors: each waits for half of its time."""
+    """Run two more workers than there are processors: each waits half of its time."""
     return (os.cpu_count() or 1) + 2
 
 
@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Fail where CI is set and a test was skipped: there everything must be able to run."""
+    """Fail if a test was skipped in CI, where everything must be able to run."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -78,7 +78,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.fixture(autouse=True)
 def no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the developer's own settings out of every test."""
+    """Remove the developer's own settings from the environment of every test."""
     for name in os.environ:
         if name.startswith(("HULEEDU_", "PG")) or name.endswith("_DATABASE_URL"):
             monkeypatch.delenv(name)

@@ -2,8 +2,8 @@
 
 import sys
 
-# Invoke turns the writing of bytecode off, and every run would compile this package and its
-# libraries anew. What Python itself was told (-B, PYTHONDONTWRITEBYTECODE) stands.
+# Invoke disables bytecode files, so that every run would compile this package and its libraries
+# again. -B and PYTHONDONTWRITEBYTECODE stay effective.
 sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
 from huleedu_tasks.cli.windows import require_posix  # noqa: E402  # likewise

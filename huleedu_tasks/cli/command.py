@@ -1,8 +1,8 @@
-"""The one seam between Invoke and everything else.
+"""The adapter between Invoke and the rest of the package.
 
-Invoke shows any exception it does not know as a traceback, ends Ctrl-C with 1, and lets `--dry`
-pass unseen by a task that does not use `c.run`. Here errors become exit codes, Ctrl-C 130, and
-`--dry` a dry run.
+Invoke prints a traceback for any exception that it does not know, exits with 1 on Ctrl-C, and
+ignores `--dry` in a task that does not use `c.run`. This module turns errors into exit codes,
+Ctrl-C into 130, and `--dry` into a dry run.
 """
 
 import asyncio
@@ -49,18 +49,18 @@ HELP = {
     "jobs": "How many services are migrated at once.",
 }
 RUN_AGAIN = "Run the same command again; it begins from any state."
-REPORT_BUG = "This is a mistake in huleedu-tasks: please report it with the lines above."
+REPORT_BUG = "This is a bug in huleedu-tasks: report it with the lines above."
 REPEATABLE = ("service", "confirm", "first", "host")
-# What a result that could not be written is called.
+# The error code for a result that could not be written.
 OUTPUT_LOST_CODE = "output-lost"
-# How every message names a task.
+# A task as every message names it.
 INVOKE = re.compile(r"`invoke (?=[a-z]+\.[a-z])")
-# How a process ends that is told to by one of these signals.
+# The exit code for each signal that ends the process.
 ENDED_BY = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HUNG_UP}
 
 
 class Command(App):
-    """An App that knows the screen of the command it serves."""
+    """An `App` with the screen of the command that it serves."""
 
     def __init__(self, *, start: Path, dry_run: bool, screen: Screen) -> None:
         super().__init__(start=start, dry_run=dry_run)
@@ -70,41 +70,44 @@ class Command(App):
 
     @functools.cached_property
     def stop(self) -> "Stop":
-        """What has work stop at a good place."""
+        """The request to stop the work at a safe point."""
         from huleedu_tasks.prod.stop_request import Stop
 
         return Stop()
 
     def discovered_registry(self) -> Registry:
-        """Say that there is no registry, and which services were discovered instead."""
+        """Discover the services, and print a note that no registry was found."""
         began = time.monotonic()
         registry = super().discovered_registry()
-        # What is shown is masked by what the registry says.
+        # Masking the note below reads the registry.
         self.__dict__["registry"] = registry
-        names = ", ".join(f"{each.name} (port {each.port})" for each in registry.services)
+        names = ", ".join(f"{s.name} (port {s.port})" for s in registry.services)
         seconds = time.monotonic() - began
         self.screen.say(
-            f"No {registry.path.name} here; discovered in {seconds:.1f} s: {names}. "
-            "`invoke services.discover` writes it, and no command has to look again."
+            f"{registry.path.name} was not found; discovered in {seconds:.1f} s: {names}. "
+            "Run `invoke services.discover` to write the file and to skip discovery."
         )
         return registry
 
     def require_not_interrupted(self) -> None:
-        """End where work came to a result although somebody has interrupted it meanwhile.
+        """Stop a command whose work finished although a signal has interrupted it.
 
         Raises:
-            KeyboardInterrupt: If so.
+            KeyboardInterrupt: If a signal arrived during `run`.
         """
         if self.interrupted or self.exit_code:
             raise KeyboardInterrupt
 
     def run(self, work: Coroutine[Any, Any, T], *, patient: bool = False) -> T:
-        """Run the asynchronous part, once; SIGTERM and SIGHUP end it as Ctrl-C does.
+        """Run the asynchronous part once; SIGTERM and SIGHUP cancel it like Ctrl-C.
 
-        Where work can stop at a good place, SIGHUP has it stop there.
+        SIGHUP only requests a stop if the work listens to `stop`.
 
         Args:
-            patient: Whether a second Ctrl-C, too, waits until it has ended.
+            patient: Whether a second Ctrl-C also waits until the work has ended.
+
+        Raises:
+            KeyboardInterrupt: If a signal cancelled the work.
         """
 
         async def main() -> T:
@@ -123,7 +126,7 @@ class Command(App):
             for number in _heard_signals():
                 loop.add_signal_handler(number, end, number)
             if patient and own:
-                # Else the second one raises wherever the loop is.
+                # By default a second Ctrl-C raises at any line of the event loop.
                 loop.add_signal_handler(signal.SIGINT, own.cancel)
             with explained():
                 result = await work
@@ -136,11 +139,11 @@ class Command(App):
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         finally:
-            # The loop has put the default back, which ends a question without a word.
+            # The event loop restored the default handlers, which end a prompt without a message.
             self.end_on_signals()
 
     def end_on_signals(self) -> None:
-        """Have SIGTERM and SIGHUP end what is not asynchronous as Ctrl-C does."""
+        """Make SIGTERM and SIGHUP raise `KeyboardInterrupt` in code that is not asynchronous."""
 
         def end(number: int, _: object) -> None:
             self.exit_code = ENDED_BY[signal.Signals(number)]
@@ -151,17 +154,17 @@ class Command(App):
 
 
 def _heard_signals() -> list[signal.Signals]:
-    """Return the signals that end a command; `nohup` has SIGHUP ignored, and it stays so."""
+    """Return the signals that end a command: not SIGHUP if `nohup` had it ignored."""
     return [number for number in ENDED_BY if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextlib.contextmanager
 def _nothing_on_standard_output() -> Iterator[None]:
-    """Send to standard error what a seed's own child processes print."""
+    """Redirect file descriptor 1 to standard error, for child processes of seeds that print."""
     try:
         kept = os.dup(STANDARD_OUTPUT)
     except OSError:
-        # Closed: then it stays so.
+        # Standard output is closed, and stays closed.
         yield
         return
     os.dup2(STANDARD_ERROR, STANDARD_OUTPUT)
@@ -176,10 +179,10 @@ Body = Callable[Concatenate[Command, P], Result | None]
 
 
 def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
-    """Make a task of a function that takes a `Command` and returns a result.
+    """Return a decorator that makes an Invoke task from a function of a `Command`.
 
     Args:
-        help_texts: What `--help` says of arguments that other commands do not have.
+        help_texts: The `--help` strings of arguments that only this command has, by name.
     """
 
     def decorate(body: Body[P]) -> Task[Any]:
@@ -206,49 +209,58 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
 
 
 def _separated(names: Sequence[str]) -> list[str]:
-    """Return the names of `--service a,b`; an empty name is kept, and refused later."""
+    """Return the names in `--service a,b`; empty names are kept, and refused later."""
     return [part.strip() for name in names for part in name.split(",")]
 
 
 def whole_number(flag: str, text: str, *, at_least: int) -> int:
-    """Return the number a flag was given; Invoke's own conversion ends in a traceback.
+    """Return the value of a flag as an integer; Invoke's own conversion ends in a traceback.
+
+    Args:
+        flag: The flag as typed, for example `--jobs`.
+        text: The value as typed.
+        at_least: The smallest allowed value.
 
     Raises:
-        ConfigurationError: If it is none, or too small.
+        ConfigurationError: If the value is not an integer, or is too small.
     """
     if text.isdecimal() and int(text) >= at_least:
         return int(text)
     raise ConfigurationError(
-        f"{flag} takes a whole number of at least {at_least}, not {text!r}.",
+        f"{flag} must be an integer of at least {at_least}, not {text!r}.",
         code="argument-invalid",
-        hint=f"Leave {flag} out for the usual.",
+        hint=f"Leave out {flag} to use the default.",
     )
 
 
 def _require_values(arguments: Sequence[str]) -> None:
-    """Refuse a repeatable flag without its value, which Invoke takes for one not given.
+    """Refuse a repeatable flag without a value, which Invoke treats as not given.
 
-    `db.reset --service $NAME` with an empty NAME would reset everything.
+    `db.reset --service $NAME` with an empty NAME would reset every database.
     """
     flags = [f"--{name}" for name in REPEATABLE]
     for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
         if argument in flags and following.startswith("--"):
             raise ConfigurationError(
-                f"{argument} needs a value and has none; nothing was done.",
+                f"{argument} needs a value; nothing was done.",
                 code="argument-invalid",
-                hint=f"Write `{argument} NAME`, or leave it out.",
+                hint=f"Pass `{argument} NAME`, or leave out {argument}.",
             )
 
 
 def typed_before(name: str, argv: Sequence[str]) -> str:
-    """Return what a person has typed before the name of a task.
+    """Return what the user typed before the name of a task.
 
-    That is the program, which may be another than `invoke`, and where somebody has added our
-    tasks below a name of their own, that name.
+    That is the program, for example `invoke`, and the name of the collection that the user's own
+    `tasks.py` added these tasks to, if any.
+
+    Args:
+        name: The full name of the task, for example `db.reset`.
+        argv: The command line.
     """
     program, *words = argv
     path = Path(program)
-    # `python -m invoke` tells of invoke/__main__.py.
+    # `python -m invoke` has invoke/__main__.py as its program.
     called = path.parent.name if path.name == "__main__.py" else path.name
     typed = next((word for word in words if f".{word}".endswith(f".{name}")), name)
     return f"{called} {typed.removesuffix(name)}"
@@ -272,17 +284,17 @@ def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.
         code = _with_lost_output(
             code, name, streams, screen, changes="dry_run" in inspect.signature(body).parameters
         )
-    # Exit(0) would end the session, and skip the tasks named after this one.
+    # Exit(0) would end the process, and skip the tasks named after this one.
     if code is not ExitCode.DONE:
         raise Exit(code=int(code))
 
 
 def _done(name: str, app: Command, body: Body[P], *args: P.args, **kwargs: P.kwargs) -> ExitCode:
-    """Do what was typed, show what comes of it, and return what the process ends with."""
+    """Run the body of a task, print its result or error, and return the exit code."""
     screen = app.screen
     try:
         _require_values(sys.argv)
-        # Standard output is for the result; a seed that prints must not get in between.
+        # Standard output is for the result; the output of seeds goes to standard error.
         with contextlib.redirect_stdout(sys.stderr):
             result = body(app, *args, **kwargs)
         if app.exit_code and isinstance(result, Report):
@@ -290,7 +302,7 @@ def _done(name: str, app: Command, body: Body[P], *args: P.args, **kwargs: P.kwa
         if result is not None:
             screen.show(result)
         code = ExitCode.DONE if result is None else result.exit_code
-        # What was done to its end before a hang-up is done.
+        # Work that finished before SIGHUP stopped it keeps its own exit code.
         return code if app.stop.is_requested else app.exit_code or code
     except HuleEduError as error:
         screen.error(name, error)
@@ -313,10 +325,13 @@ def _done(name: str, app: Command, body: Body[P], *args: P.args, **kwargs: P.kwa
 def _with_lost_output(
     code: ExitCode, name: str, streams: Streams, screen: Screen, *, changes: bool
 ) -> ExitCode:
-    """Say that the result could not be written; only where it is all there is, that is a failure.
+    """Print that the result could not be written, and return the exit code.
+
+    Lost output is a failure only if the command does nothing else than print.
 
     Args:
-        changes: Whether the command changes something, which is done whoever reads of it.
+        code: The exit code of the command itself.
+        changes: Whether the command changes something besides printing.
     """
     if streams.lost is None:
         return code
@@ -324,5 +339,5 @@ def _with_lost_output(
         f"{name}: The result was not written to standard output: {streams.lost.strerror}. "
         f"[{OUTPUT_LOST_CODE}]"
     )
-    screen.say("What to do: Make room there, or send the output elsewhere.")
+    screen.say("What to do: Free disk space for standard output, or redirect it elsewhere.")
     return code if changes or code is not ExitCode.DONE else ExitCode.FAILED

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from huleedu_tasks.db.development import Development
 
 Names = Sequence[str] | None
-CONFIRM = "Name of an untagged database to change, where nobody can be asked; may be repeated."
+CONFIRM = "Name of an untagged database to change without a prompt; may be repeated."
 
 
 @command()
@@ -39,8 +39,8 @@ def down(app: Command, service: Names = None, json: bool = False, dry_run: bool 
 
 @command(
     confirm=CONFIRM,
-    volumes="Make the servers' data anew as well: container and volume, or data directory.",
-    fresh="Migrate and seed, although a copy of the same making may be there.",
+    volumes="Also recreate the servers' data: container and volume, or data directory.",
+    fresh="Migrate and seed even if a valid template exists.",
 )
 def reset(
     app: Command,
@@ -96,13 +96,13 @@ def seed(
 
 @command(check="Exit with 4 if a database is not at head.")
 def status(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
-    """Show where each database is: revision, pending, seeded."""
+    """Show the state of each database: revision, pending, seeded."""
     return _run(app, service, "", lambda flows: flows.status(check=check))
 
 
 @command(
     show_password="Show the passwords instead of ***.",
-    plain="As libpq reads it, for psql, pg_dump and graphical clients: no driver in the scheme.",
+    plain="Without the driver in the scheme, for psql, pg_dump and graphical clients.",
 )
 def url(
     app: Command,
@@ -111,7 +111,7 @@ def url(
     plain: bool = False,
     json: bool = False,
 ) -> Result:
-    """Show the URL of each database and where it comes from."""
+    """Show the URL of each database and its source."""
     if show_password:
         app.screen.redact = str
     services = app.services_here(service)
@@ -124,7 +124,7 @@ def url(
         for name, resolved in app.urls(services).items()
     )
     if len(rows) == 1 and len(services) < max(len(app.registry.services), 2) and not json:
-        # Alone on its line, for use in a script.
+        # The URL alone, for use in a script.
         return Message(command="db.url", text=rows[0]["url"])
     return Listing(command="db.url", key="urls", columns=("service", "url", "source"), rows=rows)
 
@@ -139,7 +139,7 @@ def shell(app: Command, service: Names = None, command: str = "", dry_run: bool 
     program = app.provider.psql()
     if not program:
         raise ConfigurationError(
-            "There is no psql on this machine.",
+            "psql was not found on this machine.",
             code="psql-missing",
             hint="Install PostgreSQL's client, or set HULEEDU_POSTGRES_BIN to its directory.",
         )
@@ -151,7 +151,7 @@ def shell(app: Command, service: Names = None, command: str = "", dry_run: bool 
     process.replace_with(psql_arguments(program, command), environment)
 
 
-@command(follow="Go on showing what is logged, until Ctrl-C.", lines="How many lines of the past.")
+@command(follow="Print new log lines until Ctrl-C.", lines="How many past lines to print.")
 def logs(
     app: Command,
     service: Names = None,
@@ -208,7 +208,7 @@ def _ask_for(names: Sequence[str]) -> Sequence[str]:
 
 
 async def _answers(url: DatabaseUrl) -> None:
-    """See that one can log in: psql's own words name no remedy."""
+    """Log in once before psql does: errors of psql have no hint."""
     from huleedu_tasks.postgres.connections import connection
 
     async with connection(url):
@@ -228,5 +228,5 @@ def _only_one(services: tuple[Service, ...]) -> Service:
     raise ConfigurationError(
         f"db.shell opens one database, not {len(services)}.",
         code="service-ambiguous",
-        hint=f"Name the one: --service {services[0].name}, for example.",
+        hint=f"Name one service, for example --service {services[0].name}.",
     )

@@ -20,21 +20,21 @@ def init(app: Command, json: bool = False, dry_run: bool = False) -> Result:
     is_there = path.exists()
     login = app.run(missing_login(app.registry, app.unchecked_settings))
     if is_there and not login.values:
-        return _said(path, f"{path} has all it needs; left as it is.")
+        return _said(path, f"{path} has every required setting; it was not changed.")
     if app.dry_run:
         what = f"add {login.shown} to {path}" if is_there else f"write {path}"
         return _said(path, f"dry run: would {what}.")
     if is_there:
         if prompts.has_person() and not prompts.agree(f"Add {login.shown} to {path}?"):
             raise Refused(
-                f"{path} was left as it is.",
+                f"{path} was not changed.",
                 code="not-confirmed",
                 hint=f"Add {login.shown} by hand.",
             )
         add_lines(path, login.values)
         text = f"Added {login.shown} to {path}; nothing else in it was changed."
     elif write_env_file(path.parent, login.values) is None:
-        return _said(path, f"{path} is there already; left as it is.")
+        return _said(path, f"{path} already exists; it was not changed.")
     else:
         source = "a new development password" if login.is_generated else "the compose files' login"
         text = f"Wrote {path} with {source}, readable by you only."
@@ -50,14 +50,14 @@ def _said(path: Path, text: str, *, is_written: bool = False) -> Message:
 
 @command()
 def show(app: Command, json: bool = False) -> Result:
-    """Show each setting, its value and where it came from."""
+    """Show each setting with its value and its source."""
     settings = app.settings
     rows = []
     overrides = [service.url_variable for service in app.registry.services]
     direct = [service.direct_url_variable for service in app.registry.services]
-    # Few servers have a pooler before them: a way around one is shown where it is stated.
+    # Few servers have a pooler, so the direct URL is shown only if it is set.
     direct = [name for name in direct if settings.get(name)]
-    # Where the registry lies is stated by few, and its name has no prefix of their own.
+    # HULEEDU_REGISTRY is rarely set, and does not use the registry's prefix.
     usual = [v.name for v in VARIABLES if v.name != "HULEEDU_REGISTRY" or settings.get(v.name)]
     for name in [*usual, *overrides, *direct]:
         value = settings.value(name)
@@ -73,7 +73,7 @@ def show(app: Command, json: bool = False) -> Result:
 
 
 def _git_would_take(path: Path) -> bool:
-    """Whether a file lies in a git repository that does not ignore it."""
+    """Whether a file is in a Git repository that does not ignore it."""
     git = ["git", "-C", str(path.parent)]
     inside = output_of([*git, "rev-parse", "--is-inside-work-tree"]) == "true"
     return inside and not output_of([*git, "check-ignore", str(path)])

@@ -1,6 +1,6 @@
-"""The `huleedu` command: the same tasks, for a monorepo whose `tasks.py` has tasks of its own.
+"""The `huleedu` command: the same tasks, for a monorepo whose `tasks.py` has other tasks.
 
-Unlike `invoke` it looks for no `tasks.py`, and reads none of the project's `invoke.yaml`.
+Unlike `invoke` it does not read the `tasks.py` and the `invoke.yaml` of the project.
 """
 
 import difflib
@@ -21,12 +21,12 @@ _UNKNOWN = re.compile(r"No idea what '([^']*)' is!")
 
 
 class HuleEdu(Program):
-    """Invoke with the tasks already in it."""
+    """Invoke with the tasks of this package loaded."""
 
     def parse_core(self, argv: list[str] | None) -> None:
-        """Parse Invoke's own flags, and have bytecode written although Invoke turned that off.
+        """Parse Invoke's own flags, and enable bytecode files again, which Invoke disables.
 
-        The namespace does so too, but was imported before.
+        `huleedu_tasks.cli` does the same, but was imported before Invoke parses its flags.
         """
         super().parse_core(argv)
         sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
@@ -45,12 +45,12 @@ class HuleEdu(Program):
             raise ParseError(with_suggestion(str(error), names), error.context) from None
 
     def run(self, *arguments: Any, **options: Any) -> None:
-        """Run, and end quietly where nobody reads on, as with `huleedu --list | head`."""
+        """Run, and exit quietly if the reader closed the pipe, as in `huleedu --list | head`."""
         try:
             try:
                 super().run(*arguments, **options)
             finally:
-                # Python has none where it was closed.
+                # `None` if file descriptor 1 was closed.
                 if sys.stdout is not None:
                     sys.stdout.flush()
         except BrokenPipeError:

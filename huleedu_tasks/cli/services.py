@@ -23,10 +23,10 @@ COLUMNS = (
 
 @command()
 def list_(app: Command, service: Sequence[str] | None = None, json: bool = False) -> Result:
-    """Show the registry with all that is derived from it."""
+    """Show the registry with all derived values."""
     root = app.registry.root
     services = app.services(service)
-    rows = tuple(_row(each, root) for each in services)
+    rows = tuple(_row(s, root) for s in services)
     missing = any(row["missing"] for row in rows)
     columns = COLUMNS if missing else COLUMNS[:-1]
     return Listing(command="services.list", key="services", columns=columns, rows=rows)
@@ -39,7 +39,7 @@ def check(app: Command, service: Sequence[str] | None = None, json: bool = False
     from huleedu_tasks.migrations.alembic_history import AlembicHistories
 
     services = app.services(service)
-    with app.screen.progress([each.name for each in services]) as progress:
+    with app.screen.progress([s.name for s in services]) as progress:
         audit = Audit(
             settings=app.unchecked_settings,
             registry=app.registry,
@@ -53,11 +53,11 @@ def check(app: Command, service: Sequence[str] | None = None, json: bool = False
         return app.run(audit.check())
 
 
-@command(overwrite="Write the registry although there is one that differs.")
+@command(overwrite="Overwrite an existing registry that differs.")
 def discover(
     app: Command, overwrite: bool = False, json: bool = False, dry_run: bool = False
 ) -> Result:
-    """Write services.json from what is there."""
+    """Discover the services and write services.json."""
     from huleedu_tasks.cli.services_discover import run_discovery
 
     return run_discovery(app, overwrite=overwrite, may_ask=not json)

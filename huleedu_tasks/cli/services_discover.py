@@ -1,4 +1,4 @@
-"""A run of `services.discover` as a person meets it: what is asked of them, and what is written."""
+"""The user interface of `services.discover`: its prompts, and what it writes."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ from huleedu_tasks.screen import prompts
 
 LATER, LEFT_OUT = "later", "left out"
 OTHER_ANSWERS = (
-    ("Later: a marker in the file says what is missing.", LATER),
+    ("Later: write a marker into the file instead.", LATER),
     ("Leave this service out.", LEFT_OUT),
 )
 
 
 def run_discovery(app: Command, *, overwrite: bool, may_ask: bool) -> Result:
-    """Look around, ask what could not be settled, and write what somebody has agreed to.
+    """Discover the services, ask the open questions, and write the registry.
 
     Args:
-        overwrite: Whether a registry that differs is replaced without a question.
-        may_ask: Whether a person at a terminal may be asked.
+        overwrite: Whether an existing registry that differs is replaced without a prompt.
+        may_ask: Whether a user at a terminal may be asked.
     """
     path = app.registry_place
     if not path.is_file() and not Settings.registry_path():
@@ -42,7 +42,7 @@ def run_discovery(app: Command, *, overwrite: bool, may_ask: bool) -> Result:
 
 
 def _asked(found: discover.Found) -> Decisions:
-    """Ask a person what could not be settled; one answer may settle more."""
+    """Ask the user the open questions; one answer may settle several of them."""
     decisions = Decisions()
     asked: set[tuple[Path, str]] = set()
     while True:
@@ -51,7 +51,7 @@ def _asked(found: discover.Found) -> Decisions:
             for entry, question in found.questions(decisions)
             if question.choices
         ]
-        unasked = [each for each in questions if each[2] not in asked]
+        unasked = [question for question in questions if question[2] not in asked]
         if not unasked:
             return decisions
         entry, question, key = unasked[0]
@@ -59,7 +59,7 @@ def _asked(found: discover.Found) -> Decisions:
         answer = prompts.choose(
             f"{entry.name}: which {question.field}?",
             [*((choice.label, choice.value) for choice in question.choices), *OTHER_ANSWERS],
-            otherwise="Without a terminal the file gets a marker for each open question.",
+            otherwise="Without a terminal, each open question becomes a marker in the file.",
         )
         if answer == LEFT_OUT:
             decisions = decisions.leaving_out(key[0])
@@ -68,7 +68,7 @@ def _asked(found: discover.Found) -> Decisions:
 
 
 def _agreed(app: Command, result: Discovery, path: Path) -> Result:
-    """Show a person what would change, and do it if they say so."""
+    """Show the difference, and overwrite the registry if the user agrees."""
     app.screen.discovered(result)
     brief = discover.brief(result)
     if prompts.agree(f"Overwrite {path}?"):

@@ -9,11 +9,11 @@ from huleedu_tasks.screen.console import Screen
 def require_posix(platform: str = sys.platform) -> None:
     """End the process with a message on native Windows.
 
-    Signals, sockets, file locks and forked processes are used as POSIX defines them, so that other
-    modules of this package cannot even be imported there.
+    This package uses POSIX signals, sockets, file locks and fork; most of its modules cannot be
+    imported on Windows.
 
     Args:
-        platform: What `sys.platform` says.
+        platform: The value of `sys.platform`.
 
     Raises:
         SystemExit: With exit code 2, on Windows.

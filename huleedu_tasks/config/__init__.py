@@ -1,1 +1,1 @@
-"""What is to be done with which database: the registry, the settings, the URLs."""
+"""The configuration: registry, settings, database URLs and secrets."""

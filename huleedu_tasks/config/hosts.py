@@ -1,4 +1,4 @@
-"""What may stand where a host is expected."""
+"""Validation of host names, IP addresses and Unix sockets."""
 
 import ipaddress
 
@@ -7,19 +7,19 @@ LONGEST_NAME = 253
 
 
 def is_socket(host: str) -> bool:
-    """Whether it is the directory of a server's Unix socket."""
+    """Whether a host is the directory of a Unix socket."""
     return host.startswith("/")
 
 
 def host_of(address: str) -> str:
-    """Return the host of an address with a port; the directory of a Unix socket's file."""
+    """Return the host of `HOST:PORT`, or the directory of a Unix socket's file."""
     if is_socket(address):
         return address.rpartition("/")[0]
     return address.rpartition(":")[0].strip("[]")
 
 
 def host_problem(text: str) -> str:
-    """Return why a text is not a valid host; empty string if it is one.
+    """Return why a string is not a valid host; an empty string if it is one.
 
     A valid host is a name, an address of IP version 4 or 6, or the directory of a Unix socket.
     """
@@ -28,18 +28,18 @@ def host_problem(text: str) -> str:
     if is_socket(text):
         return ""
     if "://" in text:
-        return f"{text!r} is a URL: state the host alone"
+        return f"{text!r} is a URL: state only the host"
     if "," in text:
-        return f"{text!r} names several hosts: state that of the primary server alone"
+        return f"{text!r} names several hosts: state only that of the primary server"
     if text.startswith("["):
-        return f"{text!r} is in brackets, which only a URL needs: state the address alone"
+        return f"{text!r} is in brackets, which only a URL needs: state only the address"
     if ":" in text:
         return _colon_problem(text)
     return _name_problem(text)
 
 
 def edge_of(text: str) -> str:
-    """Say which white space a text begins or ends with; empty string if none."""
+    """Return which white space a string begins or ends with; an empty string if none."""
     if text.endswith(("\n", "\r")):
         return "ends with a line break"
     if text != text.rstrip():
@@ -53,19 +53,19 @@ def _colon_problem(text: str) -> str:
     except ValueError:
         host, _, port = text.rpartition(":")
         if port.isdecimal() and ":" not in host:
-            return f"{text!r} has a port in it, which has a variable of its own"
+            return f"{text!r} contains a port: set the port in its own variable"
         return f"{text!r} is neither a host name nor an IP address"
     return ""
 
 
 def _name_problem(text: str) -> str:
-    if "@" in text or "/" in text or any(each.isspace() or not each.isprintable() for each in text):
+    if "@" in text or "/" in text or any(c.isspace() or not c.isprintable() for c in text):
         return f"{text!r} is not a valid host name"
     labels = text.removesuffix(".").split(".")
     if not all(labels):
-        return f"{text!r} is not a valid host name: a part between the dots is empty"
+        return f"{text!r} is not a valid host name: a label between the dots is empty"
     if len(text) > LONGEST_NAME or any(len(label) > LONGEST_LABEL for label in labels):
-        return f"{text!r} is longer than a host name may be"
+        return f"{text!r} is too long for a host name"
     if all(label.isdecimal() for label in labels):
         return _address_problem(text)
     is_valid = all(_is_label(label) for label in labels)

@@ -1,7 +1,7 @@
-"""The placeholders in a service's `environment`: the parts of its URL, for code that reads parts.
+"""The placeholders in a service's `environment`, for a service that reads the parts of its URL.
 
-They are filled from the URL of whatever environment it is, so that a service that is configured by
-host, port, user, password and database follows that URL in production as in development.
+They are filled in from the URL of the current environment. A service that reads host, port, user,
+password and database thus uses the same database as the tasks, in every environment.
 """
 
 import re
@@ -19,8 +19,10 @@ def fill_in(
     """Return variables with their placeholders filled in; other braces are kept.
 
     Args:
-        environment: Its name, for `{environment}`.
-        url: The database, for the other placeholders; None leaves out each variable that has one.
+        values: The variables as the registry states them.
+        environment: The name of the environment, for `{environment}`.
+        url: The database, for the other placeholders; with None the variables that contain one
+            are left out.
     """
     known = {"environment": environment}
     if url:
@@ -40,5 +42,5 @@ def fill_in(
 
 
 def fills_in(values: Mapping[str, str], placeholder: str) -> bool:
-    """Whether one of the variables holds a placeholder."""
+    """Whether one of the variables contains a placeholder."""
     return any(f"{{{placeholder}}}" in value for value in values.values())

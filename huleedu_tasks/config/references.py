@@ -1,6 +1,6 @@
-"""`${NAME}` in a value of `.env`, filled in as Compose does.
+"""`${NAME}` in a value of `.env`, substituted as Compose does.
 
-`$NAME` without braces is no reference, as for python-dotenv: passwords have dollar signs.
+`$NAME` without braces is not substituted, as in python-dotenv: passwords contain dollar signs.
 """
 
 import re
@@ -15,19 +15,19 @@ class References:
     """The references of one value.
 
     Attributes:
-        variables: What they may name.
-        unset: The names that are set nowhere and have no default.
+        variables: The variables that may be referenced, by name.
+        unset: The referenced names that are not set and have no default.
     """
 
     variables: Mapping[str, str]
     unset: list[str] = field(default_factory=list)
 
     def fill_in(self, text: str) -> str:
-        """Return a text with its references replaced."""
+        """Return a string with its references replaced; unset names are added to `unset`."""
         filled, position = [], 0
         while found := _START.search(text, position):
             end = closing_brace(text, found.end())
-            # Without an end, or with something odd in it, it is a text like any other.
+            # Not closed, or not a valid reference: kept literally.
             if end < 0 or (not found["operator"] and end != found.end()):
                 filled.append(text[position : found.end()])
                 position = found.end()
@@ -39,7 +39,7 @@ class References:
 
     def _value(self, name: str, operator: str | None, alternative: str) -> str:
         value = self.variables.get(name)
-        # With a colon an empty value counts as none.
+        # With a colon an empty value counts as not set.
         is_set = bool(value) if operator and operator.startswith(":") else value is not None
         if operator and operator.endswith("+"):
             return self.fill_in(alternative) if is_set else ""
@@ -51,7 +51,12 @@ class References:
 
 
 def closing_brace(text: str, start: int) -> int:
-    """Return where the brace that was opened before is closed; -1 if it is not."""
+    """Return the index of the closing brace; -1 if there is none.
+
+    Args:
+        text: A string with `${` in it.
+        start: The index after that `${`.
+    """
     depth = 1
     for position in range(start, len(text)):
         if text.startswith("${", position):

@@ -1,8 +1,8 @@
-"""The registry: `services.json` read, checked as a whole, and completed by convention.
+"""The registry: `services.json`, parsed, checked and completed with defaults.
 
-A registry that does not hold together is refused with every finding at once. Whether the files
-it points at exist is asked later, of the services a command is about, so that one missing directory
-does not keep `services.list` from showing it.
+A registry with errors is refused, with all findings at once. Whether the files it refers to exist
+is checked later, and only for the selected services, so that `services.list` can show a service
+whose directory is missing.
 """
 
 import json
@@ -30,18 +30,18 @@ SHARE = (
     'state "shared_database": true for each service with a history in it; any other service needs '
     "a database of its own"
 )
-# Where a service's name stands in `database_name`.
+# The placeholder for a service's name in `database_name`.
 NAME_PLACE = "{name}"
-# What a value of `environment` may hold in braces (placeholders.py fills it in).
+# The placeholders in values of `environment`, in braces (placeholders.py fills them in).
 PLACEHOLDERS = ("environment", "host", "port", "user", "password", "database", "url")
-# Of lists and objects in each other; a registry has five.
+# The limit of nested lists and objects; a valid registry has five levels.
 MOST_LEVELS = 50
 # Returns the published port of each compose service, given the compose files.
 Published = Callable[[Sequence[str]], Mapping[str, int]]
 
 TYPE_NAMES = {
-    "integer": "a whole number",
-    "string": "a text",
+    "integer": "an integer",
+    "string": "a string",
     "array": "a list",
     "object": "an object",
 }
@@ -49,29 +49,30 @@ TYPE_NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """One service and all that is derived for it. Paths are absolute.
+    """One service, with its defaults filled in. Paths are absolute.
 
     Attributes:
-        url_variable: What overrides its URL, and no other service's.
-        alembic_url_variable: What its `env.py` reads, and others may too; each runs alone.
-        user_variable: What holds the user of its database, where that is its own.
-        password_variable: What holds that user's password.
-        url_scheme: As SQLAlchemy names dialect and driver; for `env.py`, which may know another
-            driver than the tasks do.
-        python: The command that starts the interpreter of its migrations; empty for the one
-            that runs this process.
+        url_variable: The name of its override variable.
+        alembic_url_variable: The name of the variable that its `env.py` reads its URL from.
+            Several services may share it, since each migration process has its own environment.
+        user_variable: The name of the variable with the user of its database.
+        password_variable: The name of the variable with that user's password.
+        url_scheme: Dialect and driver by SQLAlchemy's names, for `env.py`, which may use another
+            driver than the tasks.
+        python: The command that starts the interpreter of its migrations; empty for the
+            interpreter of this process.
         lock_timeout: Seconds a statement may wait for a lock; None for the setting.
         statement_timeout: Seconds a statement may take; None for the setting.
         alembic_section: The section of its Alembic configuration (`alembic --name`).
-        alembic_x_arguments: What its `env.py` is passed as `alembic -x`.
-        alembic_engine: Its database's name in the option `databases` of its Alembic configuration,
-            as the template `multidb` has it; an empty string if that names none.
-        flask_app: Its Flask application, as `flask --app` takes it, in whose context its `env.py`
-            runs; an empty string without one.
+        alembic_x_arguments: The arguments of `alembic -x`, for its `env.py`.
+        alembic_engine: The name of its database in the option `databases` of its Alembic
+            configuration (template `multidb`); an empty string without that option.
+        flask_app: Its Flask application, in the form of `flask --app`, in whose context its
+            `env.py` runs; an empty string without one.
         seed_after: Names of the services that must be seeded before it.
-        shared_database: Whether other services may keep their histories in its database.
+        shared_database: Whether other services may have their histories in its database.
         migrate_after: Names of the services that must be migrated before it.
-        inputs: Files and directories besides its own that its database is made of.
+        inputs: Files and directories outside the service that its build reads.
     """
 
     name: str
@@ -103,35 +104,35 @@ class Service:
 
     @property
     def alembic_arguments(self) -> list[str]:
-        """The arguments before every Alembic command: configuration, section, `-x`."""
+        """The global arguments of every Alembic command: configuration, section, `-x`."""
         section = ["--name", self.alembic_section] if self.alembic_section != ALEMBIC else []
         passed = [word for argument in self.alembic_x_arguments for word in ("-x", argument)]
         return ["-c", str(self.alembic_config), *section, *passed]
 
     @property
     def alembic_options(self) -> dict[str, str]:
-        """What the process that runs Alembic is told besides its arguments."""
+        """The set options of the migration process that are not arguments of Alembic."""
         options = {"engine": self.alembic_engine, "flask_app": self.flask_app}
         return {name: value for name, value in options.items() if value}
 
     @property
     def direct_url_variable(self) -> str:
-        """The variable that names a way around a pooler, after `url_variable`."""
+        """The name of the variable with the URL of the server itself, not of a pooler."""
         stem = self.url_variable.removesuffix("DATABASE_URL").removesuffix("_")
         return f"{stem}_DIRECT_DATABASE_URL".removeprefix("_")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it and its files are called, in sentences and in output."""
+        """Its names and paths as they occur in messages, which no secret may mask."""
         paths = (self.directory, self.alembic_config, *self.seeds)
         stated = (self.name, self.database, self.url_variable, self.compose_service, self.volume)
         return (*stated, *map(str, paths))
 
     def missing_files(self, *, seeds: bool = True) -> list[Finding]:
-        """Return a finding for each file the service cannot do without and does not have.
+        """Return a finding for each required file of the service that is missing.
 
         Args:
-            seeds: Whether it must have its seeds, which nobody sows in production.
+            seeds: Whether its seeds are required; they are not in staging and production.
         """
         if not self.directory.is_dir():
             problem = f"its directory {self.directory} does not exist"
@@ -144,13 +145,13 @@ class Service:
         ] + self._missing_interpreter()
 
     def _missing_interpreter(self) -> list[Finding]:
-        # Without a slash it is looked for in PATH, when it is needed.
+        # Without a slash it is found in PATH, when the migration process starts.
         if not self.python or "/" not in self.python[0]:
             return []
         path = self.directory / self.python[0]
         if path.exists():
             return []
-        problem = f"its interpreter {path} does not exist: make its virtual environment"
+        problem = f"its interpreter {path} does not exist: create its virtual environment"
         return [Finding(place=self.name, problem=problem)]
 
 
@@ -159,9 +160,9 @@ class Registry:
     """All services, in the order of the file.
 
     Attributes:
-        prefix: What the names of all settings begin with.
-        state_directory: Where the tasks keep their state; None for the convention.
-        without_port: The services whose own entry states no port.
+        prefix: The prefix of the names of all settings.
+        state_directory: The directory for state; None for the default.
+        without_port: The names of the services whose entry has no port.
     """
 
     path: Path
@@ -173,7 +174,7 @@ class Registry:
 
     @property
     def root(self) -> Path:
-        """The directory all relative paths of the registry start from."""
+        """The directory that all paths in the registry are relative to."""
         return self.path.parent
 
     def select(self, names: Sequence[str]) -> tuple[Service, ...]:
@@ -203,17 +204,17 @@ def find_registry(start: Path, explicit: str) -> Path:
     """Return the path of the registry.
 
     Args:
-        start: Directory the search starts in and goes up from.
-        explicit: The path that was set, or an empty text to search.
+        start: The directory to search first; its parents follow.
+        explicit: The value of `HULEEDU_REGISTRY`; an empty string to search.
 
     Raises:
-        ConfigurationError: If there is none.
+        ConfigurationError: If it is not found.
     """
     if explicit:
         path = (start / Path(explicit).expanduser()).resolve()
         if not path.is_file():
             raise ConfigurationError(
-                f"HULEEDU_REGISTRY names {path}, and there is no such file.",
+                f"HULEEDU_REGISTRY names {path}, which is not an existing file.",
                 code="registry-missing",
                 hint="Correct HULEEDU_REGISTRY, or unset it to search from this directory upwards.",
             )
@@ -222,10 +223,10 @@ def find_registry(start: Path, explicit: str) -> Path:
         if (directory / REGISTRY_FILE).is_file():
             return directory / REGISTRY_FILE
     raise ConfigurationError(
-        f"No {REGISTRY_FILE} in {start} or any directory above it.",
+        f"{REGISTRY_FILE} was not found in {start} or any directory above it.",
         code="registry-missing",
-        hint="`invoke services.discover` writes a registry from what is there; by hand it is, for "
-        'example, {"services": [{"name": "orders", "port": 5433}]} at the root of the monorepo.',
+        hint="Run `invoke services.discover` to write a registry, or create it at the root of the "
+        'monorepo, for example: {"services": [{"name": "orders", "port": 5433}]}',
     )
 
 
@@ -233,11 +234,11 @@ def load_registry(path: Path, published: Published | None = None) -> Registry:
     """Read and check a registry.
 
     Args:
-        published: Returns the port of each compose service, given the compose files that the
-            registry states; called only if an entry states no port.
+        published: Returns the published port of each compose service, given the compose files of
+            the registry; called only if an entry has no port.
 
     Raises:
-        ConfigurationError: With every finding and its place.
+        ConfigurationError: If it has errors; with every finding and its place.
     """
     text = _read(path)
     document, findings = parse_registry(path, text)
@@ -247,10 +248,10 @@ def load_registry(path: Path, published: Published | None = None) -> Registry:
 
 
 def _add_ports(document: Any, published: Published) -> frozenset[str]:
-    """Give each entry without a port that of its server: as another entry states it, or Compose.
+    """Add the port to each entry without one: that of an entry on the same server, or Compose's.
 
     Returns:
-        The names of the services whose entry had none.
+        The names of the services whose entry had no port.
     """
     stated = document if isinstance(document, dict) else {}
     listed = stated.get("services")
@@ -279,15 +280,15 @@ def _server_of(entry: Mapping[str, Any]) -> str:
 def registry_of(
     document: Any, path: Path, *, text: str = "", findings: Sequence[Finding] = ()
 ) -> Registry:
-    """Return the registry a document is.
+    """Return the registry of a parsed document.
 
     Args:
-        path: Where it lies, or would lie.
-        text: Its text, for the lines of what is wrong.
-        findings: What is wrong with the text.
+        path: The path of the file, which need not exist.
+        text: The unparsed document, for the line numbers of findings.
+        findings: The findings of parsing it.
 
     Raises:
-        ConfigurationError: With every finding and its place.
+        ConfigurationError: If it has errors; with every finding and its place.
     """
     services, wrong = _completed(document, path.parent)
     if findings or wrong:
@@ -310,16 +311,16 @@ def registry_of(
 
 
 def findings_in(document: Any, root: Path) -> list[Finding]:
-    """Return what would have a registry refused, each with its place in the document.
+    """Return the errors of a registry, each with its place in the document.
 
     Args:
-        root: The directory the registry lies in, or would lie in.
+        root: The directory of the registry, which need not exist.
     """
     return _completed(document, root)[1]
 
 
 def _completed(document: Any, root: Path) -> tuple[tuple[Service, ...], list[Finding]]:
-    """Return the services as far as they can be understood, and what is wrong with them."""
+    """Return the services as far as their entries are valid, and the findings."""
     import jsonschema_rs
 
     errors = list(jsonschema_rs.validator_for(schema()).iter_errors(document))
@@ -328,7 +329,7 @@ def _completed(document: Any, root: Path) -> tuple[tuple[Service, ...], list[Fin
     entries = _sound_entries(document, [error.instance_path for error in errors])
     convention = database_convention(document)
     services = tuple(complete(root, entry, convention) for entry in entries)
-    # Of three that are the same, the last clashes with both others in the same words.
+    # Of three equal entries, the last conflicts with both others in the same words.
     return services, list(dict.fromkeys([*findings, *_contradictions(entries, services)]))
 
 
@@ -352,17 +353,15 @@ def _schema_file() -> Traversable:
 
 
 def seeding_order(services: Sequence[Service]) -> tuple[Service, ...]:
-    """Return the services so that each comes after those it must be seeded after.
-
-    Otherwise the order given is kept.
-    """
+    """Return the services in an order that satisfies `seed_after`."""
     return _ordered(services, SEED_AFTER)
 
 
 def migrating_order(services: Sequence[Service]) -> tuple[Service, ...]:
-    """Return the services so that each comes right after those it must be migrated after.
+    """Return the services in an order that satisfies `migrate_after`.
 
-    Otherwise the order given is kept. A loaded registry has no circle.
+    Predecessors come directly before their service; otherwise the given order is kept. A loaded
+    registry has no cycle.
     """
     by_name = {service.name: service for service in services}
     ordered: dict[str, Service] = {}
@@ -419,15 +418,16 @@ def _read(path: Path) -> str:
         raise ConfigurationError(
             f"{path} cannot be read: {error}",
             code="registry-unreadable",
-            hint="It must be a readable file in UTF-8.",
+            hint="Save it as UTF-8, and make it readable.",
         ) from error
 
 
 def parse_registry(path: Path, text: str) -> tuple[Any, list[Finding]]:
-    """Return the document a text is, and the keys that stand in it twice.
+    """Parse a registry; return the document, and a finding for each duplicate key.
 
     Args:
-        path: Where the text stands, for the error.
+        path: The path of the file, for the error.
+        text: Its content.
 
     Raises:
         ConfigurationError: If it is not JSON.
@@ -436,12 +436,12 @@ def parse_registry(path: Path, text: str) -> tuple[Any, list[Finding]]:
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
-        # JSON lets a key stand twice and the last one win: one of the two was not meant.
+        # JSON allows duplicate keys, of which the last one wins: one of them is a mistake.
         twice = sorted({key for key in keys if keys.count(key) > 1})
         owner = dict(pairs).get("name")
         place = f"service {owner}" if isinstance(owner, str) else ""
         duplicates.extend(
-            Finding(place=place, problem=f"key {key!r} stands twice") for key in twice
+            Finding(place=place, problem=f"key {key!r} is duplicated") for key in twice
         )
         return dict(pairs)
 
@@ -452,11 +452,11 @@ def parse_registry(path: Path, text: str) -> tuple[Any, list[Finding]]:
         raise ConfigurationError(
             f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
             code="registry-invalid",
-            hint="Correct that line; JSON wants double quotes and no comma after the last entry.",
+            hint="Correct that line. JSON requires double quotes, and no trailing comma.",
         ) from error
     except (RecursionError, ValueError):
         raise ConfigurationError(
-            f"{path} is no registry: it is nested too deeply, or has a number of too many digits.",
+            f"{path} is not valid: it is nested too deeply, or a number has too many digits.",
             code="registry-invalid",
             hint=f"Correct the file; {_schema_file()} describes each field.",
         ) from None
@@ -464,18 +464,18 @@ def parse_registry(path: Path, text: str) -> tuple[Any, list[Finding]]:
 
 
 def _require_levels(value: Any, levels: int) -> None:
-    """See that a value is not nested more deeply; those that read it next cannot go far."""
+    """Raise `RecursionError` if a value has more levels: the schema validator recurses."""
     if not levels:
         raise RecursionError
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for each in inside:
-        _require_levels(each, levels - 1)
+    for child in inside:
+        _require_levels(child, levels - 1)
 
 
 def _sound_entries(document: Any, wrong: Sequence[Sequence[str | int]]) -> list[dict[str, Any]]:
-    """Return the entries without what is wrong in them, so that the rest can be compared.
+    """Return the entries without their invalid fields, so that the others can be compared.
 
-    A name or port that is wrong is replaced by one that no other entry has.
+    An invalid name or port is replaced by one that no other entry has.
     """
     entries = document.get("services") if isinstance(document, dict) else None
     known = schema()["$defs"]["service"]["properties"]
@@ -489,7 +489,7 @@ def _sound_entries(document: Any, wrong: Sequence[Sequence[str | int]]) -> list[
 
 
 def _explain(error: Any) -> str:
-    """Say in words what JSON Schema found; what has no better words keeps its own."""
+    """Return the message for an error of JSON Schema; the validator's own for rare kinds."""
     kind = error.kind.name
     if kind == "additionalProperties":
         known = _known_keys(error.instance_path)
@@ -524,7 +524,7 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def database_convention(document: Any) -> str:
-    """Return what a database is called where its entry does not say; it holds `{name}`."""
+    """Return the pattern, with `{name}` in it, for databases whose entry states no name."""
     stated = document if isinstance(document, dict) else {}
     convention, prefix = stated.get("database_name"), stated.get("prefix")
     if isinstance(convention, str) and NAME_PLACE in convention:
@@ -534,7 +534,7 @@ def database_convention(document: Any) -> str:
 
 
 def stated_prefix(path: Path) -> str:
-    """Return the prefix that a registry states, or the usual one; its errors are told elsewhere."""
+    """Return the prefix that a registry states, or the default; `load_registry` reports errors."""
     try:
         stated = json.loads(path.read_text(encoding="utf-8-sig"))["prefix"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -544,11 +544,12 @@ def stated_prefix(path: Path) -> str:
 
 
 def complete(root: Path, entry: Mapping[str, Any], convention: str = "huleedu_{name}") -> Service:
-    """Return a service as convention has it, but for what its entry states.
+    """Return the service of a valid entry, with defaults for the fields that it does not state.
 
     Args:
         root: The directory of the registry.
-        convention: What a database is called, with `{name}` in it.
+        entry: The entry as parsed.
+        convention: The pattern for the name of the database, with `{name}` in it.
     """
     name = entry["name"]
     directory = root / entry.get("directory", f"services/{name}_service")
@@ -560,7 +561,7 @@ def complete(root: Path, entry: Mapping[str, Any], convention: str = "huleedu_{n
     url_variable = entry.get("url_variable", f"{variable_stem}_DATABASE_URL")
     return Service(
         name=name,
-        # JSON Schema takes 5433.0 for a whole number, as JavaScript does.
+        # JSON Schema accepts 5433.0 as an integer.
         port=int(entry["port"]),
         directory=directory,
         database=entry.get("database", convention.replace(NAME_PLACE, name)),
@@ -592,8 +593,9 @@ def complete(root: Path, entry: Mapping[str, Any], convention: str = "huleedu_{n
 def _interpreter(entry: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the command that starts the interpreter a service's Alembic runs with.
 
-    Alembic's own script is never run: only inside its interpreter can its steps be watched. Beside
-    a script lies the interpreter it names, and what finds a program in a project finds both.
+    The script `alembic` itself is never run, because the migration process calls Alembic in
+    Python. The interpreter is in the same directory as the script, and a runner such as
+    `pdm run` finds both.
     """
     if "alembic" not in entry:
         return _command(entry.get("python", []))
@@ -616,7 +618,7 @@ def _seeds(root: Path, name: str, stated: Sequence[str] | None) -> tuple[Path, .
 def _contradictions(
     entries: Sequence[Mapping[str, Any]], services: Sequence[Service]
 ) -> Iterator[Finding]:
-    """Find what each entry may say alone and two of them may not say together."""
+    """Yield the conflicts between entries, and those between the fields of one entry."""
     for index, service in enumerate(services):
         yield from _unclear_interpreter(f"services[{index}]", entries[index])
         yield from _unknown_placeholders(f"services[{index}].environment", service)
@@ -630,8 +632,8 @@ def _contradictions(
         try:
             _ordered(services, field)
         except CycleError as error:
-            circle = " after ".join(error.args[1])
-            yield Finding(place="services", problem=f"{field} goes in a circle: {circle}")
+            cycle = " after ".join(error.args[1])
+            yield Finding(place="services", problem=f"{field} forms a cycle: {cycle}")
 
 
 def _unknown_names(
@@ -648,7 +650,7 @@ def _unclear_interpreter(place: str, entry: Mapping[str, Any]) -> Iterator[Findi
     if "alembic" not in entry:
         return
     if "python" in entry:
-        yield Finding(place=f"{place}.alembic", problem="states what 'python' states too; keep one")
+        yield Finding(place=f"{place}.alembic", problem="conflicts with 'python': keep one of them")
     command = _command(entry["alembic"])
     if Path(command[-1]).name != ALEMBIC:
         problem = (
@@ -657,12 +659,12 @@ def _unclear_interpreter(place: str, entry: Mapping[str, Any]) -> Iterator[Findi
         )
         yield Finding(place=f"{place}.alembic", problem=problem)
     elif command == (ALEMBIC,):
-        problem = "says nothing of where that program is: write a path, or the command before it"
+        problem = "does not locate the program: write its path, or a command that runs it"
         yield Finding(place=f"{place}.alembic", problem=problem)
 
 
 def _unknown_placeholders(place: str, service: Service) -> Iterator[Finding]:
-    """Find what is nearly a placeholder; any other braces are the service's own."""
+    """Yield values that look like a misspelled placeholder; other braces are allowed."""
     for name, value in service.environment.items():
         word = value[1:-1] if re.fullmatch(r"\{[a-z_]+\}", value) else ""
         if word and word not in PLACEHOLDERS and (hint := _suggestion(word, PLACEHOLDERS)):
@@ -686,13 +688,13 @@ def _clashes(
     for field in ("name", "url_variable", "directory", "compose_service"):
         same = getattr(service, field) == getattr(earlier, field)
         if field == "directory":
-            # One directory may hold several histories, each with a configuration of its own.
+            # One directory may contain several histories, each with its own configuration.
             same = same and service.alembic_arguments == earlier.alembic_arguments
             same = same and service.alembic_engine == earlier.alembic_engine
-        # What follows by convention from a name that stands twice is no finding of its own.
+        # Fields that follow from a duplicate name by convention are not reported again.
         own = field == "name" or field in entry or service.name != earlier.name
-        # Two services may share a server, which is compared below.
-        # A port that is not settled yet is replaced by a number below one.
+        # Two services may share a server, which is compared below. A port below one stands for a
+        # port that is invalid or missing.
         is_open = min(service.port, earlier.port) < 1
         allowed = field == "compose_service" and (service.port == earlier.port or is_open)
         # One variable may be the URL of all histories in one database.
@@ -711,7 +713,7 @@ def _clashes(
 
 
 def share_database(one: Service, other: Service) -> bool:
-    """Whether two services state that they keep their histories in one development database."""
+    """Whether two services state that their histories share one development database."""
     return (
         one.shared_database
         and other.shared_database
@@ -720,7 +722,7 @@ def share_database(one: Service, other: Service) -> bool:
 
 
 def _with_lines(text: str, findings: Sequence[Finding]) -> list[Finding]:
-    """Add the line of the file to each place, as far as it can be found."""
+    """Return the findings with the line number in each place, if it is known."""
     lines = _lines_of_places(text)
     return [
         Finding(place=_with_line(finding.place, lines), problem=finding.problem)
@@ -730,14 +732,14 @@ def _with_lines(text: str, findings: Sequence[Finding]) -> list[Finding]:
 
 def _with_line(place: str, lines: Mapping[str, int]) -> str:
     stated = place
-    # A field that follows from convention stands in no line: its entry does.
+    # A field with its default has no line: use that of its entry.
     while stated and stated not in lines:
         stated = stated.rpartition(".")[0]
     return f"line {lines[stated]}, {place}" if stated in lines and place else place
 
 
 def _lines_of_places(text: str) -> dict[str, int]:
-    # JSON is YAML for this purpose, and the YAML reader knows where each value stands.
+    # The YAML parser reads JSON, and returns the line of each value.
     import yaml
 
     lines: dict[str, int] = {}
@@ -754,7 +756,7 @@ def _lines_of_places(text: str) -> dict[str, int]:
                 walk(value, (*path, index))
 
     try:
-        # In JSON a tab stands between values only, and where it does YAML wants spaces.
+        # JSON allows tabs between values; YAML does not.
         if document := yaml.compose(text.replace("\t", " "), Loader=yaml.SafeLoader):
             walk(document, ())
     except yaml.YAMLError:

@@ -1,4 +1,4 @@
-"""A text that must not be shown: masked wherever it is printed, revealed only by name."""
+"""Secrets: strings that are masked in all output, and that only `reveal` returns."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -9,12 +9,12 @@ from urllib.parse import quote, quote_plus, unquote, urlsplit
 MASK = "***"
 # Parameters of a URL that hold a secret.
 SECRET_PARAMETERS = frozenset({"password", "sslpassword"})
-# Letters in words, or digits: what names, paths and sentences are made of.
+# Words, identifiers or digits, as they occur in names, paths and sentences.
 _WORDS = re.compile(r"[^\W\d_]+|[A-Za-z]+(?:[_.-][A-Za-z]+)*|\d+")
 _PLAIN = re.compile(r"[\w.-]*|\W*")
 _SHORTEST_PLAIN = 6
 _SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|DSN|UR[IL]", re.IGNORECASE)
-# A shell's directories.
+# The directories of a shell.
 _NO_SECRETS = frozenset({"PWD", "OLDPWD"})
 _LONGEST_WORDS = 19
 # The password of a URL, unless it is a placeholder.
@@ -24,7 +24,7 @@ _IN_URL = re.compile(
 _IN_QUERY = re.compile(
     rf"(?P<before>[?&](?:{'|'.join(sorted(SECRET_PARAMETERS))})=)(?!\*+)[^\s&#'\"]+", re.IGNORECASE
 )
-# What stands before a password that is stated by name: in libpq's way, in JSON, Python and SQL.
+# What precedes a password that is stated by name: in a libpq DSN, in JSON, Python and SQL.
 _NAMED = (
     r"(?P<before>(?:pass(?:word|wd|phrase)?|pwd|secret)['\"\])]*"
     r"(?:\s*[=:,]|\s)\s*[\[(]?[rbuE]?['\"]?)"
@@ -32,7 +32,7 @@ _NAMED = (
 
 
 class Secret:
-    """Holds a password so that `str`, `repr` and f-strings show a mask."""
+    """A password that `str`, `repr` and f-strings show as a mask."""
 
     __slots__ = ("_text",)
 
@@ -40,7 +40,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """Return the text itself."""
+        """Return the unmasked string."""
         return self._text
 
     def __bool__(self) -> bool:
@@ -60,15 +60,16 @@ class Secret:
 
 
 class Redactor:
-    """Replaces known secrets in text that somebody else wrote.
+    """Masks known secrets in messages, output of child processes, and logs.
 
-    A secret is looked for in each form in which programs print it: as it is, percent-encoded, in
-    JSON, and as a Python literal. One that is an ordinary word is masked only where a password
-    stands: in a URL, and behind the word `password`. Every URL's password is masked.
+    It searches for every form in which programs print a secret: literal, percent-encoded, as
+    JSON, and as a Python literal. A secret that is an ordinary word is masked only in a URL and
+    after the word `password`. The password of any URL is masked, known or not.
 
     Args:
-        names: What must stay readable, such as names of services and paths; a secret that is a
-            part of one counts as an ordinary word.
+        secrets: The secrets to mask; empty ones are ignored.
+        names: Strings that must stay readable, such as names of services and paths. A secret that
+            is a part of one counts as an ordinary word.
     """
 
     def __init__(self, secrets: Iterable[Secret], names: Iterable[str] = ()) -> None:
@@ -81,7 +82,7 @@ class Redactor:
         self._named = _after_its_name(_longest_first(named)) if named else None
 
     def __call__(self, text: str) -> str:
-        """Return the text with every known secret masked."""
+        """Return a string with every known secret masked."""
         for form in self._anywhere:
             text = text.replace(form, MASK)
         if self._named:
@@ -93,7 +94,7 @@ def is_ordinary(text: str, names: str = "") -> bool:
     """Whether a secret may also be a word of a sentence, or a part of a name.
 
     Args:
-        names: Names in lower case, in lines.
+        names: Names in lower case, separated by line breaks.
     """
     if text.lower() in names or (_PLAIN.fullmatch(text) and len(text) < _SHORTEST_PLAIN):
         return True
@@ -101,7 +102,7 @@ def is_ordinary(text: str, names: str = "") -> bool:
 
 
 def masked_urls(text: str) -> str:
-    """Return a text with each URL's password masked, before the host and in the query."""
+    """Return a string with the password of each URL masked, before the host and in the query."""
     if "://" not in text:
         return text
     text = _IN_URL.sub(rf"\g<before>{MASK}", text)
@@ -109,7 +110,7 @@ def masked_urls(text: str) -> str:
 
 
 def secrets_in(variables: Mapping[str, str]) -> list[Secret]:
-    """Return what is secret among environment variables, as their names and values tell."""
+    """Return the secrets among environment variables, by their names and values."""
     found = []
     for name, value in variables.items():
         if not _SECRET_NAME.search(name) or name in _NO_SECRETS:
@@ -126,7 +127,7 @@ def _secrets_of_url(text: str) -> list[Secret]:
         parts = urlsplit(text)
     except ValueError:
         return [Secret(text)]
-    # Without a password the user's name is one, as in the DSN of a service that takes reports.
+    # Without a password the user is the secret, as in the DSN of Sentry.
     stated = parts.password or parts.username or ""
     return [Secret(unquote(stated))]
 
@@ -141,9 +142,9 @@ def _after_its_name(forms: list[str]) -> re.Pattern[str]:
 
 
 def redacted(value: object, redact: Callable[[str], str]) -> object:
-    """Return what stands in a JSON document with every text of it masked.
+    """Return a JSON value with every string in it masked.
 
-    Masking the finished text instead could break a string in two.
+    Masking the serialised document instead could break its syntax.
     """
     if isinstance(value, str):
         return redact(value)

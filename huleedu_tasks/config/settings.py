@@ -1,7 +1,7 @@
 """The settings: the only reader of the process environment and of `.env`.
 
-Real environment variables win over `.env`, and an empty value counts as not set. `${NAME}` in
-`.env` is filled in, but for values in single quotes; a `$` alone is a dollar sign.
+Real environment variables take precedence over `.env`, and an empty value counts as not set.
+`${NAME}` in `.env` is substituted, except in single quotes; a `$` without braces is literal.
 """
 
 import os
@@ -19,7 +19,7 @@ from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.url_parts import LAST_PORT
 from huleedu_tasks.errors import ConfigurationError, Finding
 
-# What the names of all settings begin with, where the registry states no other.
+# The default prefix of the names of all settings.
 PREFIX = "HULEEDU"
 ENV_FILE = ".env"
 ENV_EXAMPLE = "env.example"
@@ -36,7 +36,7 @@ class Environment(StrEnum):
 
     @property
     def is_disposable(self) -> bool:
-        """Whether the databases of this environment may be destroyed at all."""
+        """Whether the databases of this environment may be destroyed."""
         return self in (Environment.DEVELOPMENT, Environment.TESTING)
 
 
@@ -57,7 +57,7 @@ class Variable:
     purpose: str
     default: str = ""
     secret: bool = False
-    # Read from the process environment only: it says where `.env` is.
+    # Read from the process environment only, since `.env` is beside the registry.
     process_only: bool = False
 
 
@@ -120,7 +120,7 @@ VARIABLES = (
     ),
     Variable(
         name="HULEEDU_EMBEDDED_DURABLE",
-        purpose="`true` makes embedded servers flush to disk, at the price of speed.",
+        purpose="`true` makes embedded servers flush to disk, which is slower.",
         default="false",
     ),
     Variable(
@@ -139,17 +139,17 @@ VARIABLES = (
     ),
     Variable(
         name="HULEEDU_LOCK_TIMEOUT",
-        purpose="Seconds a statement of `prod.migrate` may wait for a lock; 0 for ever.",
+        purpose="Seconds a statement of `prod.migrate` may wait for a lock; 0 for no limit.",
         default="5",
     ),
     Variable(
         name="HULEEDU_LOCK_ATTEMPTS",
-        purpose="How often a revision that had to wait too long for a lock is tried.",
+        purpose="Number of attempts for a revision that reaches the lock timeout.",
         default="5",
     ),
     Variable(
         name="HULEEDU_STATEMENT_TIMEOUT",
-        purpose="Seconds a statement of `prod.migrate` may take; 0 for ever.",
+        purpose="Seconds a statement of `prod.migrate` may take; 0 for no limit.",
         default="300",
     ),
     Variable(
@@ -159,7 +159,7 @@ VARIABLES = (
     ),
     Variable(
         name="HULEEDU_BACKUP_TIMEOUT",
-        purpose="Seconds the backups of `prod.migrate` may take, each.",
+        purpose="Seconds each backup of `prod.migrate` may take.",
         default="3600",
     ),
     Variable(
@@ -178,7 +178,7 @@ _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """The value of one variable and where it came from; empty if it is not set."""
+    """The value of one variable, an empty string if it is not set, and its source."""
 
     text: str
     source: str
@@ -189,12 +189,12 @@ class Settings:
     """All settings of one run, read once and checked.
 
     Attributes:
-        root: The directory of the registry; `.env` lies here.
-        process: The process environment as it was.
+        root: The directory of the registry and of `.env`.
+        process: The process environment.
         file: The values of `.env`.
-        lines: The line in `.env` each of them stands in.
-        unreadable: What of `.env` could not be read.
-        prefix: What the names of the settings begin with here; `HULEEDU` is the fallback.
+        lines: The line number of each value in `.env`.
+        unreadable: The findings for lines of `.env` that could not be parsed.
+        prefix: The prefix of the settings in this repository; `HULEEDU` is accepted as well.
     """
 
     root: Path
@@ -209,11 +209,12 @@ class Settings:
         """Read the process environment and `root/.env`, and check every setting.
 
         Args:
-            prefix: What the names of the settings begin with, as the registry states it.
+            root: The directory of the registry.
+            prefix: The prefix of the settings, as the registry states it.
 
         Raises:
-            ConfigurationError: With all findings at once, if a value is not acceptable or a
-                line of `.env` cannot be read.
+            ConfigurationError: If a value is not valid, or a line of `.env` cannot be parsed;
+                with all findings.
         """
         settings = cls.read(root, prefix=prefix)
         if findings := settings.findings():
@@ -222,13 +223,14 @@ class Settings:
 
     @classmethod
     def read(cls, root: Path, *, prefix: str = PREFIX) -> "Settings":
-        """Read the same for somebody who adds the findings to others of their own.
+        """Read the settings without checking them; `findings` returns their errors.
 
         Args:
+            root: As in `load`.
             prefix: As in `load`.
 
         Raises:
-            ConfigurationError: If the environment itself is unknown, on which all else depends.
+            ConfigurationError: If `HULEEDU_ENVIRONMENT` is not valid.
         """
         process = dict(os.environ)
         file, lines, unreadable = read_env_file(root / ENV_FILE, process)
@@ -246,11 +248,11 @@ class Settings:
 
     @staticmethod
     def registry_path() -> str:
-        """Return the value of `HULEEDU_REGISTRY`, which says where all other settings are."""
+        """Return the value of `HULEEDU_REGISTRY`; an empty string if it is not set."""
         return os.environ.get("HULEEDU_REGISTRY", "")
 
     def value(self, name: str) -> Value:
-        """Return a variable's value, by precedence: environment, `.env`, default."""
+        """Return a variable's value from the process environment, `.env` or its default."""
         stated, source = self._stated(name)
         if stated:
             return Value(text=stated, source=source)
@@ -258,11 +260,11 @@ class Settings:
         return Value(text=default, source="default" if default else "not set")
 
     def get(self, name: str) -> str:
-        """Return a variable's value, or an empty text."""
+        """Return a variable's value; an empty string if it is not set."""
         return self.value(name).text
 
     def own_name(self, name: str) -> str:
-        """Return a setting's name as it is written here; any other name is returned as it is."""
+        """Return a setting's name with the prefix of this repository; any other name unchanged."""
         if name not in _BY_NAME or _BY_NAME[name].process_only:
             return name
         return f"{self.prefix}{name.removeprefix(PREFIX)}"
@@ -277,11 +279,11 @@ class Settings:
         return "", ""
 
     def shown(self, name: str) -> str:
-        """Return a variable's value as it may be shown: no password, no URL with one."""
+        """Return a variable's value for output, with passwords and URLs masked."""
         text = self.get(name)
         if name in _BY_NAME and not _BY_NAME[name].secret:
             return text
-        # An override holds a password in most cases, and may be too malformed to mask a part.
+        # An override usually contains a password, and may be too malformed to mask only that.
         return str(Secret(text))
 
     def secret(self, name: str) -> Secret:
@@ -315,17 +317,17 @@ class Settings:
 
     @property
     def lock_timeout(self) -> float:
-        """Seconds a statement of `prod.migrate` may wait for a lock; 0 for ever."""
+        """Seconds a statement of `prod.migrate` may wait for a lock; 0 for no limit."""
         return float(self.get("HULEEDU_LOCK_TIMEOUT"))
 
     @property
     def lock_attempts(self) -> int:
-        """How often a revision that had to wait too long for a lock is tried."""
+        """The number of attempts for a revision that reaches the lock timeout."""
         return int(self.get("HULEEDU_LOCK_ATTEMPTS"))
 
     @property
     def statement_timeout(self) -> float:
-        """Seconds a statement of `prod.migrate` may take; 0 for ever."""
+        """Seconds a statement of `prod.migrate` may take; 0 for no limit."""
         return float(self.get("HULEEDU_STATEMENT_TIMEOUT"))
 
     @property
@@ -335,7 +337,7 @@ class Settings:
 
     @property
     def backup_timeout(self) -> float:
-        """Seconds the backups of `prod.migrate` may take, each."""
+        """Seconds each backup of `prod.migrate` may take."""
         return float(self.get("HULEEDU_BACKUP_TIMEOUT"))
 
     @property
@@ -345,24 +347,24 @@ class Settings:
 
     @property
     def state_directory(self) -> Path | None:
-        """The directory set for state, or None for the usual one."""
+        """The value of `HULEEDU_STATE_DIR` as a path; None if it is not set."""
         return self._path("HULEEDU_STATE_DIR")
 
     @property
     def postgres_bin(self) -> Path | None:
-        """The directory set for PostgreSQL's programs, or None to look for them."""
+        """The value of `HULEEDU_POSTGRES_BIN` as a path; None if it is not set."""
         return self._path("HULEEDU_POSTGRES_BIN")
 
     def child_environment(self) -> dict[str, str]:
-        """Return what a child process gets: `.env` under the real environment."""
+        """Return the environment of child processes: `.env`, overridden by the real environment."""
         return {**self.file, **self.process}
 
     def secrets(self) -> list[Secret]:
-        """Return every password these settings know."""
+        """Return the values of all settings that are passwords."""
         return [self.secret(variable.name) for variable in VARIABLES if variable.secret]
 
     def names(self) -> list[str]:
-        """Return every value that may be shown."""
+        """Return the values of all settings that are not secret."""
         public = [variable.name for variable in VARIABLES if not variable.secret]
         return [text for name in public if (text := self.get(name))]
 
@@ -371,7 +373,7 @@ class Settings:
         return self.root / Path(text).expanduser() if text else None
 
     def findings(self) -> list[Finding]:
-        """Return every value that is not acceptable, and every line that could not be read."""
+        """Return a finding for every invalid value and every line that could not be parsed."""
         checks: dict[str, Callable[[str], str]] = {
             "HULEEDU_ENVIRONMENT": lambda text: _one_of(Environment, text),
             "HULEEDU_PROVIDER": lambda text: _one_of(ProviderName, text),
@@ -399,13 +401,15 @@ class Settings:
         return [*findings, *self._misspelled()]
 
     def _misspelled(self) -> Iterator[Finding]:
-        """Find names that are nearly one of ours: what was meant would quietly be the default."""
+        """Yield names that look like a misspelled setting, which would silently be ignored."""
         known = {*_BY_NAME, *map(self.own_name, _BY_NAME)}
         for name in sorted({*self.process, *self.file} - known):
             close = get_close_matches(name, sorted(known), n=1, cutoff=_NEARLY_THE_SAME)
             if close:
                 place = f"{name} ({self._stated(name)[1]})"
-                yield Finding(place=place, problem=f"is not known; did you mean {close[0]}?")
+                yield Finding(
+                    place=place, problem=f"is not a known setting; did you mean {close[0]}?"
+                )
 
 
 def _unacceptable(findings: Sequence[Finding]) -> ConfigurationError:
@@ -425,25 +429,25 @@ def _one_of(allowed: type[StrEnum] | Mapping[str, bool], text: str) -> str:
 
 
 def _number(text: str, *, at_least: int, whole: bool = False) -> str:
-    # Python takes 5_432 and other scripts' digits for numbers; whoever reads the URL does not.
+    # int() accepts 5_432 and digits of other scripts; parsers of URLs do not.
     if whole and not (text.isascii() and text.isdecimal()):
-        return f"{text!r} is not a whole number"
+        return f"{text!r} is not an integer"
     try:
         number = float(text)
     except ValueError:
         return f"{text!r} is not a number"
-    # `nan` compares as false with everything, and so is refused here too.
+    # `nan` compares as false with any number, and is refused here too.
     return "" if number >= at_least else f"{text!r} is not {at_least} or more"
 
 
 def _ssl_mode(text: str) -> str:
-    # As it stands: it goes into a URL, where nobody would mend it.
+    # Compared literally, because it is put into a URL unchanged.
     return "" if text in SSL_MODES else f"{text!r} is not one of {', '.join(SSL_MODES)}"
 
 
 def _port(text: str) -> str:
     problem = _number(text, at_least=1, whole=True)
-    return problem or ("" if int(text) <= LAST_PORT else f"{text!r} is more than {LAST_PORT}")
+    return problem or ("" if int(text) <= LAST_PORT else f"{text!r} is greater than {LAST_PORT}")
 
 
 def _line_break(text: str) -> str:
@@ -459,13 +463,16 @@ _CODES: dict[Callable[[str], str], str] = {
 def read_env_file(
     path: Path, process: Mapping[str, str]
 ) -> tuple[dict[str, str], dict[str, int], list[Finding]]:
-    """Return what a `.env` says: the values, the line of each, and what could not be read.
+    """Return the values of a `.env`, the line number of each, and the findings.
+
+    All are empty if the file does not exist.
 
     Args:
-        process: The variables of the process, which win where a value refers to one.
+        path: The path of the file.
+        process: The process environment, which takes precedence for references in values.
     """
     try:
-        # A byte order mark, as some editors write, is no part of the first name.
+        # Some editors write a byte order mark, which is not a part of the first name.
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return {}, {}, []
@@ -483,8 +490,8 @@ def _parse_env_file(
 ) -> tuple[dict[str, str], dict[str, int], list[Finding]]:
     import io
 
-    # The parser below `dotenv_values`, which keeps what that drops: the line of each value,
-    # and that a line could not be read.
+    # The parser below `dotenv_values` also returns the line of each value, and the lines that it
+    # could not parse.
     from dotenv.parser import parse_stream
 
     values: dict[str, str] = {}
@@ -494,7 +501,7 @@ def _parse_env_file(
         statement = binding.original.string
         line = binding.original.line + len(statement[: -len(statement.lstrip())].splitlines())
         if binding.error:
-            # The line itself may hold a password: it is not repeated here.
+            # The line may contain a password, so the finding does not repeat it.
             place = f"{ENV_FILE} line {line}"
             problem = "is not NAME=value; a value with a quote or a # in it needs quotes around it"
             findings.append(Finding(place=place, problem=problem))
@@ -510,13 +517,13 @@ def _parse_env_file(
 
 
 def _unset_references(key: str, line: int, unset: Sequence[str]) -> Iterator[Finding]:
-    """Find what leaves a hole in a value of ours; other tools read other values."""
+    """Yield unset references in settings and URLs; other tools read the other variables."""
     if key not in _BY_NAME and not key.endswith(_URL_VARIABLE):
         return
     for name in dict.fromkeys(unset):
         yield Finding(
             place=f"{key} ({ENV_FILE} line {line})",
             problem=f"refers to ${{{name}}}, which is set neither above nor in the environment; "
-            "where it is meant as it stands, put the value in single quotes",
+            "if it is literal, put the value in single quotes",
             code="env-reference-unset",
         )

@@ -1,7 +1,7 @@
-"""A PostgreSQL URL taken apart, with the parameters that say where it leads.
+"""Parse a PostgreSQL URL, including the connection parameters in its query.
 
-SQLAlchemy and libpq let `host`, `port`, `user`, `password` and the database stand in the query too,
-where they win over what stands before it.
+SQLAlchemy and libpq accept `host`, `port`, `user`, `password` and the database in the query too,
+where they take precedence over the rest of the URL.
 """
 
 import re
@@ -12,7 +12,7 @@ from huleedu_tasks.config.hosts import host_problem
 
 POSTGRES_PORT = 5432
 LAST_PORT = 65535
-# Each by the names it may have in a query.
+# The names that a parameter may have in a query, and the part that it sets.
 _IN_QUERY = {
     "host": "host",
     "port": "port",
@@ -22,18 +22,19 @@ _IN_QUERY = {
     "dbname": "database",
     "unix_sock": "unix_sock",
 }
-# Those lead elsewhere in ways that only libpq knows.
+# These select another server in ways that only libpq implements.
 _ELSEWHERE = ("hostaddr", "service", "servicefile")
 _SOCKET_FILE = re.compile(r"(?P<host>/.*)/\.s\.PGSQL\.(?P<port>\d+)")
 _SOCKET = "for a Unix socket add its directory: ?host=/var/run/postgresql"
 
 
 class InvalidUrl(Exception):
-    """A text that is not a URL of one PostgreSQL database.
+    """A string is not a valid URL of one PostgreSQL database.
 
     Args:
-        problem: What is wrong with it, to follow a variable's name; nothing of it is repeated.
-        code: The stable name of this kind of problem.
+        problem: A predicate that follows a variable's name, for example `has an invalid port`. It
+            does not repeat any part of the URL.
+        code: The stable code of this kind of problem.
     """
 
     def __init__(self, problem: str, code: str) -> None:
@@ -44,10 +45,10 @@ class InvalidUrl(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UrlParts:
-    """A URL's parts, decoded.
+    """The parts of a URL, percent-decoded.
 
     Attributes:
-        query: What remains of the query, in order.
+        query: The pairs of the query that are not parts themselves, in order.
     """
 
     scheme: str
@@ -60,10 +61,10 @@ class UrlParts:
 
 
 def url_parts(text: str) -> UrlParts:
-    """Take a URL apart.
+    """Parse a URL.
 
     Raises:
-        InvalidUrl: If it is none, or one that the tasks cannot follow.
+        InvalidUrl: If the URL is not valid, incomplete, or has an unsupported parameter.
     """
     try:
         split = urlsplit(text.strip())
@@ -73,12 +74,12 @@ def url_parts(text: str) -> UrlParts:
             raise InvalidUrl("names several hosts", "url-several-hosts")
         host, port = _host_and_port(split, server, stated)
     except ValueError:
-        # What Python says of it repeats a part, and that may be the password.
-        raise InvalidUrl("is no URL", "url-invalid") from None
+        # Python's message may repeat the password.
+        raise InvalidUrl("is not a valid URL", "url-invalid") from None
     if split.scheme.partition("+")[0] not in ("postgresql", "postgres"):
         raise InvalidUrl("does not begin with postgresql+asyncpg://", "url-invalid")
     if split.fragment:
-        raise InvalidUrl("has a bare # in it", "url-invalid")
+        raise InvalidUrl("contains a # that is not percent-encoded", "url-invalid")
     parts = UrlParts(
         scheme=split.scheme,
         user=stated.get("user") or unquote(split.username or ""),
@@ -93,13 +94,13 @@ def url_parts(text: str) -> UrlParts:
 
 
 def _from_query(split: SplitResult) -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:
-    """Return the parameters that say where it leads, and all others."""
+    """Return the connection parameters by part, and all other pairs."""
     stated: dict[str, str] = {}
     others = []
     for name, value in parse_qsl(split.query, keep_blank_values=True):
         if name in _ELSEWHERE:
             raise InvalidUrl(
-                f"states {name}=, which the tasks cannot follow", "url-parameter-unsupported"
+                f"has the parameter {name}, which is not supported", "url-parameter-unsupported"
             )
         if name == "host" and name in stated:
             raise InvalidUrl("names several hosts", "url-several-hosts")
@@ -123,7 +124,7 @@ def _host_and_port(split: SplitResult, server: str, stated: dict[str, str]) -> t
         host, _, port = host.partition(":")
     number = int(port)
     if not 0 < number <= LAST_PORT:
-        raise InvalidUrl("has a port that is none", "url-invalid")
+        raise InvalidUrl("has an invalid port", "url-invalid")
     return host, number
 
 
@@ -131,6 +132,6 @@ def _require_whole(parts: UrlParts) -> None:
     lacks = [name for name in ("user", "host", "database") if not getattr(parts, name)]
     if lacks:
         remark = f" ({_SOCKET})" if "host" in lacks else ""
-        raise InvalidUrl(f"names no {' and no '.join(lacks)}{remark}", "url-incomplete")
+        raise InvalidUrl(f"has no {' and no '.join(lacks)}{remark}", "url-incomplete")
     if problem := host_problem(parts.host):
         raise InvalidUrl(f"has no valid host: {problem}", "url-host-invalid")

@@ -1,7 +1,7 @@
-"""Which URL a service's database has, and where that URL came from.
+"""Resolve the URL of a service's database, and the variable or rule that it came from.
 
-The order is the contract's: the service's own override variable, then what the environment
-prescribes, then an error that names every variable that is missing.
+The service's override variable takes precedence, then the variables of the environment; otherwise
+an error names every missing variable.
 """
 
 import ssl
@@ -23,7 +23,7 @@ from huleedu_tasks.config.url_parts import POSTGRES_PORT as POSTGRES_PORT
 from huleedu_tasks.config.url_parts import InvalidUrl, url_parts
 from huleedu_tasks.errors import ConfigurationError, Finding
 
-# With a root certificate and no mode: asyncpg would prefer TLS, and verify nothing.
+# For a root certificate without a mode, with which asyncpg would not verify the server.
 STRICTEST_TLS = "verify-full"
 PLAIN_SCHEME = "postgresql"
 _BARE_DSN = "postgresql://?"
@@ -32,15 +32,15 @@ _FORM = (
     "password percent-encoded."
 )
 _HINTS = {
-    "url-several-hosts": "The tasks act on one server. State the URL of the primary alone, or keep "
-    "this one and state that in {SERVICE}_DIRECT_DATABASE_URL.",
+    "url-several-hosts": "The tasks connect to one server. State only the URL of the primary, or "
+    "keep this one and set {SERVICE}_DIRECT_DATABASE_URL to that of the primary.",
     "url-parameter-unsupported": f"State host, port and database in the URL itself. {_FORM}",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseUrl:
-    """A database's address in its parts, the password kept secret.
+    """The parts of a database's URL, with the password as a secret.
 
     Attributes:
         scheme: As SQLAlchemy names dialect and driver, for example `postgresql+asyncpg`.
@@ -74,20 +74,20 @@ class DatabaseUrl:
 
     @property
     def secrets(self) -> list[Secret]:
-        """Everything in it that must not be shown."""
+        """The secrets in the URL: the password, and those in its query."""
         stated = [Secret(value) for name, value in self.query if name in SECRET_PARAMETERS]
         return [self.password, *stated]
 
     @property
     def address(self) -> str:
-        """Host and port, as people write them; the file of a Unix socket."""
+        """`HOST:PORT`, or the path of the Unix socket."""
         if self.is_socket:
             return f"{self.host}/.s.PGSQL.{self.port}"
         return f"{_bracketed(self.host)}:{self.port}"
 
     @property
     def place(self) -> str:
-        """The database and its server, as people write them."""
+        """`DATABASE on HOST:PORT`, for messages."""
         return f"{self.database} on {self.address}"
 
     @property
@@ -109,7 +109,7 @@ class DatabaseUrl:
         return {name: value for name, value in (inner | named).items() if name.startswith("ssl")}
 
     def _text(self, password: str | None, pairs: Sequence[tuple[str, str]]) -> str:
-        # quote_plus would write a space as +, which a server takes for a plus sign.
+        # quote_plus would write a space as +, which a server reads as a plus sign.
         user = quote(self.user, safe="")
         login = user if password is None else f"{user}:{password}"
         database = quote(self.database, safe="")
@@ -120,7 +120,7 @@ class DatabaseUrl:
 
     @property
     def _socket(self) -> list[tuple[str, str]]:
-        """The parameters that name a Unix socket, as the driver knows them."""
+        """The parameters for a Unix socket, by the driver's names; empty for TCP."""
         if not self.is_socket:
             return []
         if self.scheme.endswith("+pg8000"):
@@ -133,7 +133,7 @@ class ResolvedUrl:
     """A service's URL and the variable or rule it came from.
 
     Attributes:
-        stated: The override variable's own text, or None if the URL was put together here.
+        stated: The value of the override variable; None if the URL was built from parts.
     """
 
     url: DatabaseUrl
@@ -151,14 +151,15 @@ class ResolvedUrl:
 
 
 def parse_url(text: str, *, variable: str) -> DatabaseUrl:
-    """Take a PostgreSQL URL apart.
+    """Parse a PostgreSQL URL.
 
     Args:
         text: The URL, as SQLAlchemy writes it.
-        variable: The variable it stands in, for the error.
+        variable: The name of the variable that has it, for the error.
 
     Raises:
-        ConfigurationError: If it is no such URL. The text is not repeated: it may hold a password.
+        ConfigurationError: If it is not a valid PostgreSQL URL. The message does not repeat the
+            URL, which may contain a password.
     """
     try:
         parts = url_parts(text)
@@ -182,11 +183,12 @@ def parse_url(text: str, *, variable: str) -> DatabaseUrl:
 def resolve(service: Service, settings: Settings) -> ResolvedUrl:
     """Return the URL of a service's database in the current environment.
 
-    In development an override that names the compose service as its host leads to the port that
-    the service publishes: such a line of `.env` is meant for the other containers.
+    In development an override whose host is the compose service resolves to the port that the
+    service publishes: such a line of `.env` is meant for the other containers.
 
     Raises:
-        ConfigurationError: If the override is no URL, or variables are missing: all are named.
+        ConfigurationError: If the override is not a valid URL, or variables are missing; the
+            message names all of them.
     """
     environment = settings.environment
     if override := _stated(service.url_variable, settings):
@@ -198,9 +200,9 @@ def resolve(service: Service, settings: Settings) -> ResolvedUrl:
 
 
 def resolve_direct(service: Service, settings: Settings) -> ResolvedUrl:
-    """Return the URL that leads to the server itself, past a pooler, for locks and migrations.
+    """Return the URL of the server itself, not of a pooler, for locks and migrations.
 
-    It is the service's own, unless its DIRECT variable states another one.
+    It is the value of the service's DIRECT variable, or else the service's URL.
 
     Raises:
         ConfigurationError: As `resolve`.
@@ -213,10 +215,10 @@ def resolve_each(
     settings: Settings,
     one: Callable[[Service, Settings], ResolvedUrl] = resolve,
 ) -> tuple[dict[str, ResolvedUrl], list[ConfigurationError]]:
-    """Return the URLs of several services by name, and why the others have none.
+    """Return the URLs of several services by name, and the errors of the others.
 
     Args:
-        one: What resolves a single one.
+        one: Resolves the URL of one service.
     """
     resolved, errors = {}, []
     for service in services:
@@ -231,7 +233,7 @@ def resolve_all(services: Sequence[Service], settings: Settings) -> dict[str, Re
     """Return the URLs of several services by name.
 
     Raises:
-        ConfigurationError: With every service's problem at once, each missing variable once.
+        ConfigurationError: With the problems of all services, each missing variable once.
     """
     resolved, errors = resolve_each(services, settings)
     if errors:
@@ -245,19 +247,19 @@ def resolve_all(services: Sequence[Service], settings: Settings) -> dict[str, Re
 
 
 def findings_of(errors: Sequence[ConfigurationError]) -> list[Finding]:
-    """Return what several errors have found, each of it once."""
+    """Return the findings of several errors, without duplicates."""
     found = (e.findings or (Finding(place="", problem=e.message, code=e.code),) for e in errors)
     return list(dict.fromkeys(finding for findings in found for finding in findings))
 
 
 def certificates_problem(file: str) -> str:
-    """Return what is wrong with a file of certificate authorities, or nothing."""
+    """Return the problem of a file of certificate authorities; an empty string if it is valid."""
     if not Path(file).is_absolute():
-        return f"{file!r} is no absolute path, and every service has a directory of its own"
+        return f"{file!r} is not an absolute path; each service runs in its own directory"
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=file)
     except ssl.SSLError:
-        return f"{file!r} holds no certificates"
+        return f"{file!r} contains no certificates"
     except OSError as error:
         return f"{file!r} cannot be read: {error.strerror}"
     return ""
@@ -271,7 +273,7 @@ def _stated(variable: str, settings: Settings) -> ResolvedUrl | None:
 
 
 def _published(override: ResolvedUrl, service: Service) -> ResolvedUrl:
-    """Return a URL that is meant for containers as it is reached from this machine."""
+    """Return a URL for containers with the host and port as published on this machine."""
     url = replace(override.url, host="localhost", port=service.port)
     return replace(override, url=url, stated=Secret(url.reveal()))
 
@@ -290,7 +292,7 @@ def _local_url(service: Service, settings: Settings) -> DatabaseUrl:
 
 def _external_url(service: Service, settings: Settings) -> DatabaseUrl:
     prefix = EXTERNAL_PREFIX[settings.environment]
-    # What `.env` says of them is meant for development.
+    # Their values in `.env` are for development.
     own_user = _of_process(settings, service.user_variable, but=USER_VARIABLE)
     own_password = _of_process(settings, service.password_variable, but=PASSWORD_VARIABLE)
     _require(settings, f"{prefix}_HOST", *([] if own_password else [f"{prefix}_PASSWORD"]))
@@ -310,15 +312,18 @@ def _external_url(service: Service, settings: Settings) -> DatabaseUrl:
 
 
 def _of_process(settings: Settings, name: str, *, but: str) -> str:
-    """Return a variable of this process; empty if it is not set, or is everybody's."""
+    """Return a variable of this process.
+
+    An empty string if it is not set, or is `but`: the variable that all services share.
+    """
     return "" if name == but else settings.process.get(name, "")
 
 
 def _tls_query(settings: Settings, prefix: str, scheme: str) -> tuple[tuple[str, str], ...]:
-    """Return TLS as SQLAlchemy hands it to the driver: libpq's own names, but for asyncpg.
+    """Return the TLS parameters as SQLAlchemy passes them to the driver, by libpq's names.
 
-    asyncpg calls the mode `ssl`, and has no argument for the root certificate: it reads that from
-    a DSN's query only, so a DSN with nothing else is handed over.
+    Only asyncpg differs: it calls the mode `ssl`, and has no argument for the root certificate.
+    It reads that from the query of a DSN, so the pairs contain a DSN with nothing else in it.
     """
     mode = settings.get(f"{prefix}_SSLMODE")
     root_certificate = settings.get(f"{prefix}_SSLROOTCERT")
@@ -342,8 +347,7 @@ def _require(settings: Settings, *names: str) -> None:
             f"The {environment} environment needs {' and '.join(missing)}.",
             code="setting-missing",
             findings=[Finding(place=name, problem="is not set") for name in missing],
-            hint="Set them in .env, which `invoke env.init` writes where there is none, or in the "
-            "environment."
+            hint="Set them in .env (`invoke env.init` writes it) or in the environment."
             if environment.is_disposable
             else "Set them in the environment of this command.",
         )

@@ -26,7 +26,7 @@ from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.parallel import Work
-from huleedu_tasks.report import Outcome, Progress, Report, Silence, Status
+from huleedu_tasks.report import Outcome, Progress, Report, Silence, Status, StepsOnly
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.shared_databases import Sharing
 from huleedu_tasks.state_dir import make_state_directory, unwritable
@@ -246,7 +246,7 @@ class Development:
                 finished = self._sharing.all_or_none(outcomes)
                 outcomes = finished if is_whole else outcomes
                 if ending:
-                    await self._next(finished, ending, Silence())
+                    await self._next(finished, ending, StepsOnly(self.progress))
         outcomes = tuple(map(self._with_missing_objects, outcomes))
         report = self._report(command, outcomes, columns=columns)
         return replace(report, notes=(*self.added, *self._stages.notes()))

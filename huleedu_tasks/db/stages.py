@@ -382,6 +382,7 @@ class Stages:
             async with self._admin(service) as admin:
                 await self._drop_predecessor(admin, service)
         if self.templates.build(service):
+            step("saving a template")
             async with self._admin(service) as admin:
                 tag = await databases.read_tag(admin, url.database) or self._tag
                 await self.templates.keep(admin, service, url, tag)

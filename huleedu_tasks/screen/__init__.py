@@ -1,1 +1,1 @@
-"""What a person sees, and what a person is asked."""
+"""Output on the terminal, and prompts."""

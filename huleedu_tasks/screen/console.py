@@ -1,7 +1,7 @@
 """Results on standard output, progress and errors on standard error; the only user of rich.
 
 On a terminal progress is a live table with one line per service; in a pipe it is plain lines,
-and a table is as wide as its words. Text from outside is never read as markup.
+and tables are not wrapped. Strings are never parsed as markup.
 """
 
 import io
@@ -49,22 +49,22 @@ STYLES: Mapping[str, str] = {
     State.UNKNOWN_REVISION: "bold red",
 }
 LEVEL_STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.INFO: "cyan"}
-COPES = {None: "", True: "Handled automatically. ", False: "Action required. "}
+HANDLED = {None: "", True: "Handled automatically. ", False: "Action required. "}
 REFRESH_PER_SECOND = 10
-# Wider than any line: a pipe has no edge to wrap at.
+# Wider than any line: output to a pipe is not wrapped.
 PIPE_WIDTH = 100_000
-# What stands for a value that is not there.
+# Shown for a value that is None.
 NOTHING = "-"
 TICK = "\N{CHECK MARK}"
 Redact = Callable[[str], str]
 
 
 class Screen:
-    """Where one command shows what it does.
+    """Prints the result, the progress and the errors of one command.
 
     Args:
         as_json: Whether the result is printed as one JSON document.
-        redact: Masks every password in what is shown.
+        redact: Masks every password in a string.
     """
 
     def __init__(self, *, as_json: bool = False, redact: Redact = str) -> None:
@@ -87,10 +87,12 @@ class Screen:
     def error(
         self, command: str, error: HuleEduError, *, exit_code: ExitCode | None = None
     ) -> None:
-        """Print why a command did not come to a result: cause, places, and what to do.
+        """Print an error: cause, findings with their places, output, and hint.
 
         Args:
-            exit_code: What the process ends with, if it is not the error's own.
+            command: The full name of the task.
+            error: The error.
+            exit_code: The exit code of the process; None for that of the error.
         """
         if self.as_json:
             self._print_json(
@@ -122,13 +124,17 @@ class Screen:
             self.say(f"What to do: {error.hint}")
 
     def say(self, text: str) -> None:
-        """Print a line on standard error, behind what is on standard output already."""
+        """Print a line on standard error, after flushing standard output."""
         sys.stdout.flush()
         print(self._shown(text), file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, services: Sequence[str]) -> Iterator[Progress]:
-        """Show progress while a `with` block runs."""
+        """Show progress during a `with` block.
+
+        Args:
+            services: The names of the services, in registry order.
+        """
         console = _console(sys.stderr) if sys.stderr.isatty() else None
         if console is None or console.is_dumb_terminal:
             yield PlainProgress(self)
@@ -141,7 +147,7 @@ class Screen:
             yield table
 
     def _shown(self, text: str) -> str:
-        """Return a text as it may stand on a terminal, whoever wrote it."""
+        """Return a string with passwords masked and control characters escaped."""
         return visible(self.redact(text))
 
     def _print_json(self, document: Mapping[str, object]) -> None:
@@ -149,7 +155,7 @@ class Screen:
         print(visible_json(text))
 
     def preview(self, report: Report) -> None:
-        """Print what is about to be done, before the result there will be of it."""
+        """Print the plan of a command before it begins."""
         self._print_outcomes(report)
 
     def _show_report(self, report: Report) -> None:
@@ -170,7 +176,7 @@ class Screen:
             self.say(sentence)
 
     def discovered(self, found: Discovery) -> None:
-        """Print what was found, before it is known what becomes of it."""
+        """Print the registry that discovery found, its open questions and remarks."""
         columns = ("service", "field", "value", "evidence")
         if found.fields:
             self._print_table(columns, [_cells(row, columns) for row in found.fields])
@@ -184,7 +190,7 @@ class Screen:
 
     def _print_outcomes(self, report: Report) -> None:
         self._print_places(report)
-        # What the databases are called takes the room of how long each was asked.
+        # The names of the databases replace the column with the time.
         time_taken = () if report.places else ("time",)
         columns = ("service", "status", *report.columns, *time_taken, "detail")
         rows = [self._row(report, outcome) for outcome in report.outcomes]
@@ -245,7 +251,7 @@ class Screen:
         for problem, services in problems.items():
             said = _with_code(problem.cause, problem.code)
             cause = ": ".join(filter(None, (", ".join(services), said)))
-            handled = "" if problem.level is Level.INFO else COPES[problem.handled]
+            handled = "" if problem.level is Level.INFO else HANDLED[problem.handled]
             shown = wrapped(
                 self._shown(f"{problem.level}  {cause}"), _width(sys.stdout), "  "
             ).strip()
@@ -275,7 +281,7 @@ class Screen:
 
 
 def _sentence(columns: Sequence[str], row: Sequence[str]) -> str:
-    """Return a row as a line, and its detail as another: a table of one row is none."""
+    """Return the only row of a table as a line, and its detail as another line."""
     service, status, *facts, detail = row
     named = zip(columns[2:-1], facts, strict=True)
     said = [
@@ -298,14 +304,14 @@ class PlainProgress:
         self._screen.say(f"{service}: {text}")
 
     def done(self, outcome: Outcome) -> None:
-        """Print at once what failed; the reason follows in the report."""
+        """Print a failure immediately; the reason follows in the report."""
         if outcome.status in (Status.FAILED, Status.ABORTED):
             self._screen.say(f"{outcome.service}: {outcome.status}")
 
 
 @dataclass(slots=True)
 class _Line:
-    """The progress of one service: its step, and when it began and last ended one."""
+    """The progress of one service: its step, when it began, and when its last step ended."""
 
     text: str = "waiting"
     begun: float | None = None
@@ -328,10 +334,11 @@ class _Line:
 
 
 class LiveProgress:
-    """A line for each service with its step and its time, and a footer for all of them.
+    """A line for each service with its step and its time, and a footer with the totals.
 
     Args:
-        redact: Masks every password in what is shown.
+        services: The names of the services, in registry order.
+        redact: Masks every password in a string.
         tick: Shown before a service whose step is done.
     """
 
@@ -349,7 +356,7 @@ class LiveProgress:
         line.ended = None
 
     def done(self, outcome: Outcome) -> None:
-        """Show that a step has ended, and why it failed."""
+        """Show that the work of a service has ended, and why it failed."""
         line = self._lines[outcome.service]
         line.ended = time.monotonic()
         if line.begun is None:
@@ -383,7 +390,7 @@ class LiveProgress:
         yield Text(self._footer(), style="dim", no_wrap=True, overflow="ellipsis")
 
     def _most_telling(self, room: int) -> list[tuple[str, _Line]]:
-        """Return the lines for a low terminal: failures first, then what is running."""
+        """Return the lines that fit a low terminal: failures first, then running services."""
         lines = list(self._lines.items())
         if len(lines) <= room:
             return lines
@@ -409,12 +416,12 @@ def _console(file: TextIO) -> "Console":
 
 
 def _width(file: TextIO) -> int | None:
-    """Return the width of a terminal in cells; None for a pipe, where a line has no end."""
+    """Return the width of a terminal in cells; None for a pipe."""
     return _console(file).width if file.isatty() else None
 
 
 def _styled(line: str) -> "Text":
-    """Return a line with the color of the status in it."""
+    """Return a line with its status in color."""
     from rich.text import Text
 
     text = Text(line)
@@ -429,7 +436,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        # Nothing is cut: half a revision is worse than two lines.
+        # Wrap, since a truncated revision is useless.
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
@@ -449,7 +456,7 @@ def _cell(value: object) -> str:
 
 
 def _with_code(text: str, code: str) -> str:
-    """Return a message with the stable code of its kind behind it."""
+    """Return a message with its error code appended."""
     return f"{text} [{code}]" if code else text
 
 
@@ -459,7 +466,7 @@ def _summary(report: Report) -> str:
     counts = [f"{words[word]} {word}" for word in sorted(words, key=order.index)]
     behind = "; not every database is at head" if report.pending else ""
     if errors := sum(problem.level is Level.ERROR for problem in report.general or ()):
-        behind = f"; {errors} ERROR that {'is' if errors == 1 else 'are'} no service's"
+        behind = f"; {errors} ERROR outside the services"
     return (
         f"{report.command}: {', '.join(counts)}{behind} in {report.seconds:.2f} s"
         f" ({report.environment}; {report.provider}: {report.provider_reason})"

@@ -1,7 +1,7 @@
-"""Characters from outside that would act on a terminal instead of being shown by it.
+"""Escape the control characters in strings before they are printed on a terminal.
 
-A revision, a server's message or a database's name may hold an escape sequence that erases a line,
-or a tag that turns the direction of writing. Each is shown as Python writes it.
+A revision, a server's message or a database's name may contain an escape sequence that erases a
+line, or a character that changes the direction of writing. They are printed as Python escapes.
 """
 
 import re
@@ -13,17 +13,17 @@ _LAYOUT = "\n\t"
 _JOINERS = "\u200c\u200d"
 # Control, format, surrogate, and the separators of lines and paragraphs.
 _ACTING = ("Cc", "Cf", "Cs", "Zl", "Zp")
-# All that may be one: most texts have none.
+# A superset of those, so that most strings need no further check.
 _SUSPECT = re.compile(r"[^\n\t\x20-\x7e\xa0-\xac\xae-\u02ff]")
 
 
 def visible(text: str) -> str:
-    """Return a text with everything in it that acts on a terminal written as an escape."""
+    """Return a string with its control characters as Python escapes."""
     return _SUSPECT.sub(lambda found: _shown(found[0]), text.replace("\r\n", "\n"))
 
 
 def visible_json(document: str) -> str:
-    """Return a JSON document with the same content and nothing in it that acts on a terminal."""
+    """Return the same JSON document with its control characters as JSON escapes."""
     return _SUSPECT.sub(lambda found: _escaped(found[0]), document)
 
 

@@ -1,4 +1,4 @@
-"""Questions to a person at a terminal; the only user of questionary."""
+"""Prompts on the terminal; the only user of questionary."""
 
 import sys
 from collections.abc import Sequence
@@ -8,25 +8,25 @@ from huleedu_tasks.screen.control_characters import visible
 
 
 def has_person() -> bool:
-    """Whether somebody can be asked: questions and answers both go through a terminal.
+    """Whether the user can be asked: standard input and standard output are a terminal.
 
-    Piped input, as from `yes`, is not a person.
+    Piped input, as from `yes`, is not an answer.
     """
     streams = (sys.stdin, sys.stdout)
-    # Python has none where a file descriptor was closed.
+    # `None` if the file descriptor was closed.
     return all(stream is not None and stream.isatty() for stream in streams)
 
 
 def type_name(name: str, *, why: str, flag: str) -> None:
-    """Have a person type a name, exactly.
+    """Ask the user to type a name, as a confirmation.
 
     Args:
-        name: What must be typed.
-        why: What typing it allows, as a question.
-        flag: The argument that replaces the prompt, for the error.
+        name: The name that must be typed exactly.
+        why: The question that typing the name answers with yes.
+        flag: The argument that replaces the prompt, for the hint.
 
     Raises:
-        Refused: If something else is typed, or the input is closed.
+        Refused: If the user types something else, or the input is closed.
         KeyboardInterrupt: On Ctrl-C.
     """
     import questionary
@@ -44,7 +44,7 @@ def type_name(name: str, *, why: str, flag: str) -> None:
 
 
 def agree(question: str) -> bool:
-    """Have a person say yes; everything else is a no.
+    """Ask the user to agree; return False for any answer but yes, and if the input is closed.
 
     Raises:
         KeyboardInterrupt: On Ctrl-C.
@@ -58,11 +58,12 @@ def agree(question: str) -> bool:
 
 
 def choose(question: str, choices: Sequence[tuple[str, str]], *, otherwise: str) -> str:
-    """Have a person choose one of several.
+    """Ask the user to choose, and return the value of the choice.
 
     Args:
-        choices: For each, what is shown and what it stands for.
-        otherwise: What to do without an answer, for the error.
+        question: The question.
+        choices: The label and the value of each choice.
+        otherwise: The hint of the error.
 
     Raises:
         Refused: If the input is closed.
@@ -75,5 +76,5 @@ def choose(question: str, choices: Sequence[tuple[str, str]], *, otherwise: str)
         return str(questionary.select(visible(question), choices=options).unsafe_ask())
     except EOFError:
         raise Refused(
-            "Nothing was chosen, and nothing was changed.", code="not-confirmed", hint=otherwise
+            "No choice was made; nothing was changed.", code="not-confirmed", hint=otherwise
         ) from None

@@ -1,7 +1,7 @@
-"""Standard output and standard error that outlast their readers.
+"""Standard output and standard error that survive errors of writing.
 
-Who reads what a command prints is not part of its work: a closed pipe, a terminal that went away or
-a full disk under a log must not end a migration. Such a stream goes nowhere from then on.
+A closed pipe, a closed terminal or a full disk must not end a migration. After such an error the
+stream is redirected to /dev/null.
 """
 
 import errno
@@ -15,17 +15,21 @@ from typing import Any, TextIO, cast
 
 STANDARD_OUTPUT = 1
 STANDARD_ERROR = 2
-# A reader of a pipe that does not block is waited for, in seconds.
+# Seconds to wait for the reader of a non-blocking pipe.
 PATIENCE = 10.0
-# The reader has gone, as with `| head`, or its terminal was closed.
-_NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EBADF)
+# The reader closed the pipe, as `head` does, or the terminal was closed.
+_CLOSED_BY_READER = (errno.EPIPE, errno.EIO, errno.EBADF)
 
 
 class LastingStream:
-    """A stream whose errors are remembered, and raised for nobody.
+    """A stream that stores the first error of writing instead of raising it.
+
+    Args:
+        stream: The stream to write to.
+        number: Its file descriptor.
 
     Attributes:
-        problem: Why something could not be written; None as long as everything was.
+        problem: The first error of writing; None if everything was written.
     """
 
     def __init__(self, stream: TextIO, number: int) -> None:
@@ -34,7 +38,7 @@ class LastingStream:
         self._number = number
 
     def write(self, text: str) -> int:
-        """Write, with the characters escaped that the stream's encoding does not have."""
+        """Write a string; characters that the encoding does not have are escaped."""
         if not _blocks(self._number):
             self._attempt(lambda: self._write_in_parts(text))
             return len(text)
@@ -47,12 +51,12 @@ class LastingStream:
         return len(text)
 
     def writelines(self, lines: Iterator[str]) -> None:
-        """Write several texts."""
+        """Write several strings."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Write what is held back."""
+        """Flush the buffer."""
         self._attempt(self._stream.flush)
 
     def __getattr__(self, name: str) -> Any:
@@ -65,9 +69,9 @@ class LastingStream:
             self._drop(error)
 
     def _write_in_parts(self, text: str) -> None:
-        """Write to a pipe that does not block, waiting for its reader.
+        """Write to a non-blocking pipe, and wait for its reader.
 
-        Python's own buffer loses what does not fit into such a pipe.
+        Python's buffer loses data that does not fit into such a pipe.
         """
         self._stream.flush()
         rest = text.encode(self._stream.encoding or "ascii", "backslashreplace")
@@ -86,21 +90,21 @@ class LastingStream:
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Both streams of a command."""
+    """Standard output and standard error of a command."""
 
     output: LastingStream
     error: LastingStream
 
     @property
     def lost(self) -> OSError | None:
-        """Why the result could not be written although it is wanted; None if it was."""
+        """The error of writing the result; None if it was written or the pipe was closed."""
         problem = self.output.problem
-        return problem if problem and problem.errno not in _NOBODY_READS else None
+        return problem if problem and problem.errno not in _CLOSED_BY_READER else None
 
 
 @contextmanager
 def lasting_streams() -> Iterator[Streams]:
-    """Have both streams outlast their readers for the time of a `with` block."""
+    """Replace both streams during a `with` block by streams that survive errors."""
     _open_closed_ones()
     usual = sys.stdout, sys.stderr
     streams = Streams(
@@ -117,7 +121,7 @@ def lasting_streams() -> Iterator[Streams]:
 
 
 def drop(number: int) -> None:
-    """Have what is still printed go nowhere: else Python tries again at its end, and complains."""
+    """Redirect a file descriptor to /dev/null, or else Python fails to flush it at exit."""
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         if nowhere != number:
@@ -133,12 +137,15 @@ def _blocks(number: int) -> bool:
 
 
 def _open_closed_ones() -> None:
-    """Open what was closed: a database's socket would get its number, and what is printed."""
+    """Open closed standard streams on /dev/null.
+
+    Otherwise a socket would get their number, and receive what is printed.
+    """
     for number in (0, STANDARD_OUTPUT, STANDARD_ERROR):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest number that is free.
+            # os.open returns the lowest free number.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 

@@ -1,4 +1,4 @@
-"""Fits tables to the width of a terminal: no cell is cut, and no path is broken."""
+"""Fit tables to the width of a terminal, without truncating cells or breaking paths."""
 
 import re
 import textwrap
@@ -11,22 +11,22 @@ DETAIL = "detail"
 TIME = "time"
 GAP = "  "
 INDENT = "  "
-# Below this width, text is wrapped by the terminal.
+# Below this width, the terminal itself wraps lines.
 NARROWEST = 20
-# What Alembic generates; revisions that a developer has named are not shortened.
+# A revision that Alembic generated; revisions that a developer named are not shortened.
 _GENERATED_REVISION = re.compile(r"[0-9a-f]{12,}")
 _SHORTEST_REVISION = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How a table is printed.
+    """The layout of a table.
 
     Attributes:
-        columns: The headers; empty if each row is printed as lines of its own.
+        columns: The headers; empty if each row is printed as separate lines.
         rows: The cells, one tuple per row.
-        lines: The rows as lines of text, printed where there are no columns.
-        below: Lines printed below the table, as long as their text.
+        lines: The rows as lines; empty if there are columns.
+        below: Lines printed below the table, not wrapped.
     """
 
     columns: tuple[str, ...] = ()
@@ -53,12 +53,14 @@ class _Table:
 def fitted(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> Layout:
     """Return the layout of a table that fits a terminal.
 
-    Until it fits: empty columns are dropped, generated revisions are shortened to what is unique,
-    a column with one value in all rows becomes a line below the table, the details become lines
-    below the table, times are dropped, and each row becomes lines of its own.
+    These steps are applied until it fits: drop empty columns, shorten generated revisions to a
+    unique length, move a column with one value in all rows to a line below the table, move the
+    details to lines below the table, drop times, and print each row as separate lines.
 
     Args:
-        width: Of the terminal, in cells; None for a pipe, where nothing is changed.
+        columns: The headers.
+        rows: The cells.
+        width: The width of the terminal in cells; None for a pipe, where nothing is changed.
     """
     table = _Table(tuple(columns), tuple(map(tuple, rows)))
     if width is None:
@@ -71,10 +73,12 @@ def fitted(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | N
 
 
 def wrapped(text: str, width: int | None, indent: str) -> str:
-    """Wrap each line of a text at a width, with an indent; words and paths are never broken.
+    """Wrap each line of a string, with an indent; words and paths are never broken.
 
     Args:
-        width: Of the terminal, in cells; None for a pipe, where lines stay as long as they are.
+        text: The string.
+        width: The width of the terminal in cells; None for a pipe, where lines are not wrapped.
+        indent: The prefix of each line.
     """
     if width is None or width < NARROWEST:
         return "\n".join(f"{indent}{line}".rstrip() for line in text.splitlines())
@@ -116,7 +120,7 @@ def _shorten_revisions(table: _Table) -> _Table:
 
 
 def _drop_constant(table: _Table) -> _Table:
-    """Replace columns that have one value in all rows, but for the first two, by a line."""
+    """Replace columns with one value in all rows by a line; keep the first two columns."""
     constant = {
         name: values[0]
         for name, values in list(_columns(table))[2:]
@@ -156,7 +160,7 @@ def _records(table: _Table, width: int) -> Iterator[str]:
 
 
 def _packed(pairs: Sequence[str], width: int) -> Iterator[str]:
-    """Yield lines of as many unbroken texts as fit a width."""
+    """Yield lines, each with as many of the strings as fit the width."""
     line = ""
     for pair in pairs:
         longer = f"{line}{GAP}{pair}" if line else f"{INDENT}{pair}"
@@ -186,7 +190,7 @@ def _unique_length(revisions: set[str]) -> int:
 
 
 def cells(text: str) -> int:
-    """Return how many cells of a terminal a text takes."""
+    """Return the width of a string in terminal cells."""
     from rich.cells import cell_len
 
     return cell_len(text)

@@ -119,7 +119,7 @@ class PhaseResult(Base):
 
 
 class ResultExport(Base):
-    """A file of results that somebody took out of the system, and who."""
+    """An exported file of results, and the user who exported it."""
 
     __tablename__ = "result_exports"
     __table_args__ = (Index(None, "batch_id"),)

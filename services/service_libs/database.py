@@ -33,7 +33,7 @@ class DatabaseSettings:
 
     @property
     def DATABASE_URL(self) -> str:
-        """The asyncpg URL, read anew at each access so that a test may change the environment.
+        """The asyncpg URL, read at each access so that a test can change the environment.
 
         1. The override variable, as is. An empty variable counts as unset, here and below.
         2. HULEEDU_ENVIRONMENT: `development` (the default) and `testing` mean this service's server
@@ -88,14 +88,14 @@ def _url(user: str, password: str, host: str, port: str, database: str) -> str:
 
 
 def _tls_query(prefix: str) -> str:
-    """Express TLS as asyncpg's own arguments, which is what SQLAlchemy makes of a URL's query.
+    """Return the TLS settings as arguments of asyncpg, in the form of a URL's query.
 
-    The mode is `ssl`; asyncpg knows no argument `sslmode`. Nor has it one for the root certificate:
-    it takes that path only from the query of a DSN, so a DSN that says nothing else carries it. The
-    user, the password and the address still come from the URL itself.
+    asyncpg calls the mode `ssl`, and has no argument for the root certificate: it reads that path
+    only from the query of a DSN, so the URL contains a DSN with nothing else in it. User, password
+    and address are those of the URL itself.
 
-    A certificate without a mode means verify-full. asyncpg would otherwise "prefer" TLS and check
-    nothing, and the certificate would be a promise nobody keeps.
+    A certificate without a mode means verify-full. Otherwise asyncpg would "prefer" TLS, and would
+    not verify the server.
     """
     mode = os.environ.get(f"{prefix}_SSLMODE")
     certificate = os.environ.get(f"{prefix}_SSLROOTCERT")

@@ -55,7 +55,10 @@ def test_without_a_registry_the_error_names_the_searched_directories(untouched: 
     untouched.path("services.json").unlink()
     ran = untouched.invoke("db.reset")
     assert_explained(
-        ran, 2, f"No services.json in {untouched.root} or any directory above", "discover"
+        ran,
+        2,
+        f"services.json was not found in {untouched.root} or any",
+        "discover",
     )
 
 
@@ -87,7 +90,7 @@ def test_all_errors_of_a_registry_are_reported_at_once_with_their_lines(
     assert_explained(
         untouched.invoke("db.reset"),
         2,
-        'line 2, services[0].port: must be a whole number, not "5433"',
+        'line 2, services[0].port: must be an integer, not "5433"',
         "line 3, services[1]: unknown key 'databse'. Did you mean 'database'?",
         "line 5, services[3].port: 5435 belongs to 'gamma' already",
         "line 5, services[3].seed_after[0]: no service is named 'gama'. Did you mean 'gamma'?",
@@ -131,7 +134,7 @@ def test_without_any_settings_user_and_password_are_both_named(untouched: Monore
                 "HULEEDU_EMBEDDED_DURABLE": "perhaps",
             },
             [
-                "HULEEDU_JOBS (environment): 'many' is not a whole number",
+                "HULEEDU_JOBS (environment): 'many' is not an integer",
                 "HULEEDU_PROVIDER (environment): 'dokcer'",
                 "HULEEDU_MIGRATION_TIMEOUT (environment): 'nan'",
                 "HULEEDU_EMBEDDED_DURABLE (environment): 'perhaps'",
@@ -207,7 +210,7 @@ def test_an_override_that_points_elsewhere_is_refused_before_connecting(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        *((["--jobs", bad], ["--jobs takes a whole number", bad]) for bad in ("0", "-1", "two")),
+        *((["--jobs", bad], ["--jobs must be an integer", bad]) for bad in ("0", "-1", "two")),
         (["--service", "alpah"], ["No service is named 'alpah'", "Did you mean 'alpha'?"]),
         (["--service", ""], ["No service is named ''", "Known: alpha, beta"]),
         # `--service $NAME` with an empty NAME must not select all services.

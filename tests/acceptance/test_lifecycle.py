@@ -106,7 +106,7 @@ def test_env_init_adds_missing_lines_and_changes_no_others(new: Monorepo) -> Non
     assert "HULEEDU_DB_PASSWORD=***" in added.out
     again = new.invoke("env.init")
     assert (again.code, new.read(".env")) == (0, written)
-    assert "left as it is" in again.out
+    assert "it was not changed" in again.out
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_the_shell_runs_sql_and_its_arguments_have_no_password(running: Monorepo
     ("arguments", "code", "said"),
     [
         (["--service", "alpha", "--command", "SELECT nonsense"], 1, "nonsense"),
-        ([], 2, "What to do: Name the one: --service alpha"),
+        ([], 2, "What to do: Name one service, for example --service alpha"),
     ],
 )
 def test_the_shell_fails_if_its_sql_fails_or_no_service_is_selected(

@@ -75,7 +75,7 @@ def test_a_failed_root_history_aborts_the_others_before_they_begin(monorepo: Mon
     write_revision(monorepo, "root", "a2", "a1", "SELECT 1 / 0")
     failed = monorepo.invoke("db.migrate", "--json")
     assert failed.statuses == {"orders": "ABORTED", "stock": "ABORTED", "root": "FAILED"}
-    assert details(failed)["stock"] == "root did not end well, and must come first"
+    assert details(failed)["stock"] == "root did not succeed, and must run first"
     assert tables(monorepo) == []
 
 

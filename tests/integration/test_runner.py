@@ -127,7 +127,7 @@ def test_a_missing_interpreter_is_reported_before_any_change(bench: Bench) -> No
     with pytest.raises(ConfigurationError) as missed:
         bench.migrate(bench.service(python=".venv/bin/python"))
     (finding,) = missed.value.findings
-    assert ".venv/bin/python does not exist: make its virtual environment" in finding.problem
+    assert ".venv/bin/python does not exist: create its virtual environment" in finding.problem
 
 
 def test_the_environment_of_the_registry_is_passed_to_migrations(bench: Bench) -> None:

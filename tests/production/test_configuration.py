@@ -86,7 +86,7 @@ def test_all_missing_and_malformed_variables_are_reported_together(
     }
     assert {problem for place, problem in problems if not place} == {
         "ALPHA_SERVICE_DATABASE_URL does not begin with postgresql+asyncpg://.",
-        "BETA_SERVICE_DIRECT_DATABASE_URL has a bare # in it.",
+        "BETA_SERVICE_DIRECT_DATABASE_URL contains a # that is not percent-encoded.",
     }
 
 
@@ -125,8 +125,8 @@ def test_two_services_with_one_address_are_reported_with_the_other_findings(
             "{directory}/nowhere.pem",
             "'{directory}/nowhere.pem' cannot be read: No such file or directory",
         ),
-        ("{directory}/empty.pem", "'{directory}/empty.pem' holds no certificates"),
-        ("ca.pem", "'ca.pem' is no absolute path, and every service has a directory of its own"),
+        ("{directory}/empty.pem", "'{directory}/empty.pem' contains no certificates"),
+        ("ca.pem", "'ca.pem' is not an absolute path; each service runs in its own directory"),
     ],
 )
 def test_a_file_of_certificates_that_cannot_be_used_is_named(

@@ -1,1 +1,1 @@
-"""What the tests share: monorepos to work in, and the command line in a child process."""
+"""Support for the tests: monorepos to work in, and the command line in a child process."""

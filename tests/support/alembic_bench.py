@@ -32,7 +32,7 @@ TOLD = {"application_name": "the run", "lock_timeout": "700ms", "statement_timeo
 
 @dataclass(frozen=True)
 class Case:
-    """A service with a database of its own, and where a run of its migrations tells."""
+    """A service with its own database, and the progress of its migration."""
 
     service: Service
     url: DatabaseUrl
@@ -70,7 +70,7 @@ class Case:
         return caught.value
 
     async def kept(self) -> str:
-        """Return the revision of which the last run says that a part stays."""
+        """Return the revision that the last run reports as partially applied."""
         return (await self.session()).kept
 
     async def render(self, *start: str) -> Rendered:
@@ -79,7 +79,7 @@ class Case:
 
     @asynccontextmanager
     async def locked(self, table: str, mode: str = "ACCESS SHARE") -> AsyncIterator[None]:
-        """Have somebody else hold a lock on a table."""
+        """Hold a lock on a table in another session."""
         holder = await connect(self.plain_url)
         try:
             await holder.execute(f"BEGIN; LOCK TABLE {table} IN {mode} MODE")
@@ -143,7 +143,7 @@ class Bench:
 
 @contextmanager
 def new_bench() -> Iterator[Bench]:
-    """Make a bench with a running server, for the time of a `with` block."""
+    """Make a bench with a running server during a `with` block."""
     with empty_monorepo() as monorepo:
         monorepo.add_service(SERVER, *free_ports(1), compose_service=SHARED)
         assert without_initdb(monorepo).invoke("db.up").code == 0

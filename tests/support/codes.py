@@ -78,14 +78,14 @@ def _assigned(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _values(module: Module) -> Iterator[ast.expr]:
-    """Return every expression that is a code, or holds some."""
+    """Return every expression that is a code, or contains one."""
     yield from (value for name, value in _constants(module) if "CODE" in name)
     positions = dict(_positions(module.tree))
     for node in ast.walk(module.tree):
         assigned = (value for name, value in _assigned(node) if name == "code")
         yield from (value for value in assigned if not isinstance(value, ast.Call))
         if isinstance(node, ast.Call):
-            yield from (each.value for each in node.keywords if each.arg == "code")
+            yield from (keyword.value for keyword in node.keywords if keyword.arg == "code")
             name = node.func.id if isinstance(node.func, ast.Name) else ""
             yield from node.args[positions[name] :][:1] if name in positions else ()
 

@@ -17,7 +17,7 @@ SEPARATORS = frozenset("();|&")
 
 
 def shown(text: str) -> Iterator[list[str]]:
-    """Return the words of every command of ours that a page shows, in a block or a sentence."""
+    """Return the words of every command of this package on a page, in a block or a sentence."""
     lines = re.findall(r"^ *\$ (.+)$", text.replace("\\\n", " "), re.MULTILINE)
     prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
     for line in [*lines, *re.findall(r"`([^`\n]+)`", prose)]:

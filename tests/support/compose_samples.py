@@ -1,6 +1,6 @@
-"""Compose files as they are found, each sample with a habit of its own."""
+"""Samples of compose files, each with another convention."""
 
-# The text of each file, by its path; the first is the one that is read, unless a name is usual.
+# The content of each file by its path; Compose reads the first, unless one has a default name.
 SAMPLES: dict[str, dict[str, str]] = {
     "a list of variables, one handed on from outside": {
         "compose.yaml": """\

@@ -15,7 +15,7 @@ from tests.support.monorepo import Monorepo, new_monorepo
 
 
 def app_of(monorepo: Monorepo, **variables: str) -> App:
-    """Return the App a command would get in a monorepo whose environment has these variables."""
+    """Return the `App` of a command in a monorepo, with these environment variables."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**monorepo.environment, **variables}.items():
             patch.setenv(name, value)
@@ -39,7 +39,7 @@ def development_of(app: App, *names: str, **stated: Any) -> Development:
 
 
 def without_initdb(monorepo: Monorepo) -> Monorepo:
-    """Give a monorepo what initdb made for another one, where that is not what is tested."""
+    """Copy the prepared data directory of another monorepo, to save an initdb."""
     directory = monorepo.state / _template().relative_to(_template().parents[2])
     directory.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["cp", "-a", _template(), directory], check=True)

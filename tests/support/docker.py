@@ -32,7 +32,7 @@ DATA = "/var/lib/postgresql/data"
 SCRIPTS = "/docker-entrypoint-initdb.d"
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
-# Containers that hold no data and end at once.
+# Containers without data that end immediately.
 IDLE = {
     "image": IMAGE,
     "command": ["sleep", "infinity"],
@@ -61,7 +61,7 @@ def why_no_docker() -> str:
 
 
 def database_service(port: int, database: str, volume: str, **stated: Any) -> dict[str, Any]:
-    """Return a compose service as a team writes it, made to start quickly."""
+    """Return a usual compose service, configured to start quickly."""
     return {
         "image": IMAGE,
         "command": ["postgres", "-c", "fsync=off"],
@@ -116,7 +116,7 @@ class Docked(Monorepo):
         self.write(path, json.dumps({"services": services, "volumes": volumes, **more}, indent=2))
 
     def compose(self, *arguments: str, **variables: str) -> str:
-        """Run plain `docker compose`, as a person would; return what it prints."""
+        """Run plain `docker compose` as a user would; return its output."""
         done = subprocess.run(
             ["docker", "compose", *arguments],
             cwd=self.root,
@@ -163,11 +163,11 @@ class Docked(Monorepo):
         return {volume.name for volume in found}
 
     def birth(self, service: str) -> str:
-        """Return what tells the data on a service's volume from data made anew."""
+        """Return the identity of a service's data directory, which a recreation changes."""
         return inside(self.container(service), "stat", "--format", "%i %w", f"{DATA}/PG_VERSION")
 
     def remove(self) -> None:
-        """Remove all that carries the project's label."""
+        """Remove everything that has the project's label."""
         client = engine()
         label = {"label": f"{PROJECT}={self.project}"}
         for container in client.containers.list(all=True, filters=label, ignore_removed=True):
@@ -210,7 +210,7 @@ def is_ready(container: Container) -> bool:
 
 
 def inside(container: Container, *command: str) -> str:
-    """Run a command in a container, and return what it prints."""
+    """Run a command in a container, and return its output."""
     code, output = container.exec_run(list(command))
     text: str = output.decode()
     assert code == 0, text

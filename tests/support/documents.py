@@ -1,4 +1,4 @@
-"""The documentation, taken apart: tables and blocks of code."""
+"""The tables and code blocks of the documentation."""
 
 import re
 
@@ -28,7 +28,7 @@ def rows(text: str, *columns: str) -> Rows:
 
 
 def code(cell: str) -> str:
-    """Return what stands between backticks in a cell, or nothing."""
+    """Return the string between backticks in a cell; an empty string if there is none."""
     return cell.strip("`") if cell.startswith("`") else ""
 
 

@@ -61,7 +61,7 @@ LIBRARIES = (
     "sqlglot",
     "yaml",
 )
-# Off with `--fresh-interpreters`, and where the command line itself is what is tested.
+# False with `--fresh-interpreters`, and where the command line itself is tested.
 is_wanted = True
 
 
@@ -82,9 +82,9 @@ class ForkServer:
         atexit.register(self.close)
 
     def close(self) -> None:
-        """End the server; commands that run go on."""
+        """End the server; running commands continue."""
         with self._requests, suppress(OSError):
-            # A fork of the test process may hold it open.
+            # A fork of the test process may keep it open.
             self._requests.shutdown(socket.SHUT_RDWR)
         self._process.wait()
 
@@ -116,7 +116,7 @@ class ForkServer:
 
 @cache
 def fork_server() -> ForkServer:
-    """Return the server of this test process, which is started at its first use."""
+    """Return the server of this test process, and start it at its first use."""
     return ForkServer()
 
 
@@ -146,7 +146,7 @@ def fresh_interpreters() -> Iterator[None]:
 
 
 def _read_all(descriptors: Sequence[int], limit: float) -> list[bytes]:
-    """Read descriptors until each is closed at its other end, and close them."""
+    """Read file descriptors until the other end of each is closed, and close them."""
     deadline = time.monotonic() + limit
     found = {descriptor: bytearray() for descriptor in descriptors}
     with selectors.DefaultSelector() as selector:
@@ -181,7 +181,7 @@ def serve(requests: socket.socket) -> None:
     while True:
         message, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, 3)
         if not message:
-            # Nothing that was imported has a word at the end.
+            # Skip the exit handlers of what was imported.
             os._exit(0)
         if os.fork() == 0:
             requests.close()
@@ -193,11 +193,11 @@ def serve(requests: socket.socket) -> None:
 
 
 def _is_command(reply: int, out: int, err: int) -> bool:
-    """Fork the command; in the process between it and the server, wait and tell how it ended."""
+    """Fork the command; the process between it and the server waits and returns its exit code."""
     if pid := os.fork():
         os.close(out)
         os.close(err)
-        # The command, not its observer, is what Ctrl-C is for.
+        # Ctrl-C is for the command, not for the process that waits.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _, status = os.waitpid(pid, 0)
         os.write(reply, json.dumps([pid, status]).encode())
@@ -210,7 +210,7 @@ def _is_command(reply: int, out: int, err: int) -> bool:
 
 
 def _become(request: dict[str, object]) -> None:
-    """Take over what a process gets from its parent."""
+    """Set the directory, environment and descriptors that a process inherits."""
     environment = request["environment"]
     assert isinstance(environment, dict)
     os.environ.clear()

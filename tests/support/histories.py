@@ -1,4 +1,4 @@
-"""Services that keep their Alembic histories in one database."""
+"""Services whose Alembic histories share one database."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ _CONFIGURED = "context.configure(connection=connection)"
 
 
 def add_history(monorepo: Monorepo, name: str, options: str = "", **stated: Any) -> None:
-    """Add a service whose history lies in the database `shop`.
+    """Add a service whose history is in the database `shop`.
 
     Args:
         options: What `env.py` passes to `context.configure` besides the connection.
@@ -35,7 +35,7 @@ def write_revision(
 
 
 def write_seed(monorepo: Monorepo, name: str, statement: str) -> None:
-    """Have a service seeded by one statement of SQL."""
+    """Add a seed with one SQL statement to a service."""
     monorepo.path(f"database/seed-scripts/seed_{name}.py").unlink(missing_ok=True)
     monorepo.write(f"database/seed-scripts/seed_{name}.sql", f"{statement};\n")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 PLAIN_INI = "[alembic]\nscript_location = alembic\n"
 VERSIONS = "alembic/versions"
-# Loads each layout in a process of its own: the modules of one must not be the next one's.
+# Loads each layout in a separate process, so that no modules stay loaded.
 _LOADER = """
 import json, os, sys, warnings
 from alembic.config import Config
@@ -26,7 +26,7 @@ def load(directory):
         with warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
             scripts = list(directory.walk_revisions())
-        if any("more than once" in str(each.message) for each in found):
+        if any("more than once" in str(warning.message) for warning in found):
             return None
     except BaseException:
         return None
@@ -84,7 +84,7 @@ def compile_alone(path: Path) -> None:
 
 
 def alembic_says(directories: list[Path]) -> list[Told | None]:
-    """Return what Alembic's own script directory holds in each directory; None if it fails there.
+    """Return what Alembic's own script directory contains in each directory; None if it fails.
 
     For each revision there are those before it, and its file.
     """
@@ -99,7 +99,7 @@ def alembic_says(directories: list[Path]) -> list[Told | None]:
 
 
 def revision(name: str, parent: object = None, *more: str) -> str:
-    """Return the text of a revision file as Alembic writes it."""
+    """Return the content of a revision file as Alembic writes it."""
     lines = [
         f'"""Add {name}.',
         "",

@@ -1,4 +1,4 @@
-"""Migrating a service without the command line, with the database it is meant for proven."""
+"""Migrate a service without the command line, with a verified target database."""
 
 from collections.abc import Mapping
 from pathlib import Path

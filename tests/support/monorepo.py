@@ -1,4 +1,4 @@
-"""Monorepos made for a test, and the real command line run in them.
+"""Monorepos generated for a test, and the real command line in them.
 
 Ports are free ones of this moment, never those of the developer's own servers; state lies in
 memory where the machine has a memory file system.
@@ -123,7 +123,7 @@ class Ran:
 
 @dataclass
 class Monorepo:
-    """A monorepo in a directory, with an environment of its own."""
+    """A monorepo in a directory, with its own environment variables."""
 
     root: Path
     state: Path
@@ -190,7 +190,7 @@ class Monorepo:
         return Ran(*fork_server.fork_server().run(arguments, cwd, environment, LIMIT))
 
     def invoke_afresh(self, *arguments: str, **options: Any) -> Ran:
-        """Run `invoke ARGUMENTS` to its end, in an interpreter of its own."""
+        """Run `invoke ARGUMENTS` to its end, in a new interpreter."""
         process = self.start(*arguments, **options)
         out, err = process.communicate(timeout=LIMIT)
         return Ran(process.returncode, out, err)
@@ -203,7 +203,7 @@ class Monorepo:
         account: Mapping[str, Any] | None = None,
         python: str = sys.executable,
     ) -> "subprocess.Popen[str]":
-        """Start `invoke ARGUMENTS` as a person would, without a terminal."""
+        """Start `invoke ARGUMENTS` as a user would, without a terminal."""
         return subprocess.Popen(
             [python, "-m", "invoke", *arguments],
             cwd=self.root / cwd,
@@ -256,7 +256,7 @@ def stop_server(data: Path) -> None:
 
 
 def is_dead(process: psutil.Process) -> bool:
-    """Whether a process has ended, even if nobody has asked for its status yet."""
+    """Whether a process has ended, including a zombie."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -264,7 +264,7 @@ def is_dead(process: psutil.Process) -> bool:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this process' environment without anything that steers the tasks."""
+    """Return the environment of this process without variables that the tasks read."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -274,12 +274,12 @@ def clean_environment() -> dict[str, str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports nobody listens on, all different."""
+    """Return free ports, all different."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
 
 
 def scratch_directory(name: str) -> Path:
@@ -288,7 +288,7 @@ def scratch_directory(name: str) -> Path:
 
     parent = MEMORY if os.access(MEMORY, os.W_OK) else None
     path = Path(tempfile.mkdtemp(prefix=f"huleedu-{name}-", dir=parent))
-    # The servers of a test run by root belong to another user, who must get here.
+    # If root runs the tests, the servers belong to another user, who needs access.
     path.chmod(0o755)
     return path
 
@@ -338,7 +338,7 @@ def copy_of_this_monorepo() -> Iterator[Monorepo]:
 
 
 def wait_until(condition: Any, *, seconds: float = 30.0) -> None:
-    """Ask until something is true.
+    """Poll until a condition is true.
 
     Raises:
         AssertionError: If it does not become true in time.

@@ -1,4 +1,4 @@
-"""What can be seen of a monorepo from outside: its databases, its processes, its files."""
+"""Observe the databases, processes and files of a monorepo from outside."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ FORK_LOOP = "child/fork_loop.py"
 
 @dataclass(frozen=True)
 class Database:
-    """One database, so that any change of it shows; made anew it has another number."""
+    """The content of one database; a recreated database has another number."""
 
     number: int
     comment: str
@@ -39,7 +39,7 @@ class Database:
 
 
 def database(monorepo: Monorepo, name: str) -> Database:
-    """Look at a service's database."""
+    """Read a service's database."""
     sql = (
         "SELECT oid::bigint, shobj_description(oid, 'pg_database'),"
         " (SELECT version_num FROM alembic_version), (" + NOTES + ")"
@@ -50,13 +50,13 @@ def database(monorepo: Monorepo, name: str) -> Database:
 
 
 def notes(monorepo: Monorepo, name: str) -> str:
-    """Return what stands in the table that revisions make and seeds fill."""
+    """Return the rows of the table that revisions create and seeds fill."""
     ((found,),) = ask(monorepo.url(name), NOTES)
     return found or ""
 
 
 def statements(monorepo: Monorepo, name: str, text: str) -> int:
-    """Count the sessions of a service's server that run a statement with this text in it."""
+    """Count the sessions of a service's server that run a statement with this string in it."""
     url = monorepo.url(name, database="postgres")
     running = ask(
         url,
@@ -86,12 +86,12 @@ def files(directory: Path) -> dict[str, bytes]:
 
 @dataclass
 class CommandLines:
-    """The command lines seen on this machine while somebody looked."""
+    """The command lines observed on this machine."""
 
     seen: set[str] = field(default_factory=set)
 
     def any_has(self, text: str) -> bool:
-        """Whether a text stood in one of them."""
+        """Whether a string was in one of them."""
         return any(text in line for line in self.seen)
 
 
@@ -99,7 +99,7 @@ class CommandLines:
 def watched_command_lines(
     between: float = BETWEEN_LOOKS, *, forks: bool = False
 ) -> Iterator[CommandLines]:
-    """Read `/proc/*/cmdline` again and again until the block ends.
+    """Poll `/proc/*/cmdline` until the block ends.
 
     Args:
         between: Seconds between two looks.
@@ -131,17 +131,17 @@ def watched_command_lines(
 
 
 def assert_no_password(*texts: str) -> None:
-    """See that the password stands nowhere in these, in any form."""
+    """Assert that the password is in none of these, in any form."""
     assert not [form for form in PRINTED for text in texts if form in text]
 
 
 def assert_no_password_on_screen(ran: Ran) -> None:
-    """See that a command did not print the password."""
+    """Assert that a command did not print the password."""
     assert_no_password(ran.out, ran.err)
 
 
 def assert_no_password_in_files(directory: Path) -> None:
-    """See that no file has the password, data directories included."""
+    """Assert that no file contains the password, data directories included."""
     holders = [
         path
         for path, content in files(directory).items()

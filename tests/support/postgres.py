@@ -1,4 +1,4 @@
-"""PostgreSQL as the tests see it: asked, watched, and served by somebody else."""
+"""PostgreSQL for the tests: queries, logs, and servers at other addresses."""
 
 import asyncio
 import re
@@ -28,12 +28,12 @@ _CHANGE = re.compile(
 
 
 async def connect(url: str) -> asyncpg.Connection:
-    """Connect as the test, so that the server's log tells who said what."""
+    """Connect under the name of the test, which the server's log shows."""
     return await asyncpg.connect(url, server_settings={"application_name": TEST})
 
 
 async def fetch(url: str, *statements: str) -> list[Row]:
-    """Run statements on a connection of their own, and return the rows of the last one."""
+    """Run statements on a new connection, and return the rows of the last one."""
     opened = await connect(url)
     try:
         rows: list[Any] = []
@@ -50,7 +50,7 @@ def ask(url: str, *statements: str) -> list[Row]:
 
 
 async def log_every_statement(url: str) -> None:
-    """Have a server write every statement to its log, with who sent it; restarts keep that."""
+    """Make a server log every statement with its client, also after restarts."""
     admin = await connect(url)
     await admin.execute("ALTER SYSTEM SET log_statement = 'all'")
     await admin.execute("ALTER SYSTEM SET log_line_prefix = '%a|'")
@@ -60,9 +60,9 @@ async def log_every_statement(url: str) -> None:
 
 
 async def wait_for(question: Callable[[], Awaitable[Any]], answer: Any) -> None:
-    """Ask until the answer is the wanted one."""
+    """Poll until the answer is the expected one."""
     async with asyncio.timeout(30):
-        while await question() != answer:  # noqa: ASYNC110  # Nobody sends an event.
+        while await question() != answer:  # noqa: ASYNC110  # There is no event.
             await asyncio.sleep(0.005)
 
 
@@ -77,7 +77,7 @@ def changes(log: str) -> list[str]:
 
 @contextmanager
 def served_at(monorepo: Monorepo, name: str, address: str, port: int) -> Iterator[None]:
-    """Serve a monorepo's stopped server at another address, as somebody else might."""
+    """Start a monorepo's stopped server at another address."""
     (data,) = monorepo.state.glob(f"embedded/postgresql-*/{name}_db/data")
     # What it was started with last: the program, then its options.
     program = (data / "postmaster.opts").read_text().partition(" ")[0]
@@ -98,11 +98,11 @@ def served_at(monorepo: Monorepo, name: str, address: str, port: int) -> Iterato
 
 @contextmanager
 def proxy(port: int, target: int) -> Iterator[None]:
-    """Forward a port of 127.0.0.1 to another one, as a tunnel to production would."""
+    """Forward a port of 127.0.0.1 to another one, like a tunnel to production."""
     with socket.create_server(("127.0.0.1", port)) as listener:
         threading.Thread(target=_forward_all, args=(listener, target), daemon=True).start()
         yield
-        # Wakes `accept`, which would go on holding the port.
+        # Wakes `accept`, which would keep the port.
         listener.shutdown(socket.SHUT_RDWR)
 
 
@@ -116,7 +116,7 @@ def can_listen(address: str) -> bool:
 
 
 def is_listening(address: str, port: int) -> bool:
-    """Whether somebody accepts connections at an address."""
+    """Whether a server accepts connections at an address."""
     with suppress(OSError), socket.create_connection((address, port), timeout=1):
         return True
     return False

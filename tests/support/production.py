@@ -1,6 +1,6 @@
-"""Production as the tests have it: real servers with TLS, a role that owns only what it should.
+"""Production for the tests: real servers with TLS, and a role with minimal rights.
 
-`main` has every database, speaks TLS as `localhost` and lets nobody in without; `plain` is a copy
+`main` has every database, and requires TLS, as `localhost`; `plain` is a copy
 of it that knows no TLS; `standby` follows it. All three stand on one system identifier, as servers
 restored from one backup do.
 """
@@ -41,11 +41,11 @@ from tests.support.postgres import TOOL, ask, connect, is_listening
 from tests.support.values import settings
 
 SERVICES = ("alpha", "beta", "gamma")
-# The ways in which PgBouncer hands out its sessions.
+# The pool modes of PgBouncer.
 MODES = pytest.mark.parametrize("mode", ["transaction", "session"])
 ADMIN = "postgres_admin"
 ADMIN_PASSWORD = "administrators-own"
-# Whoever the tests are connects without TLS; the role of the services cannot.
+# The account that runs the tests connects without TLS; the role of the services cannot.
 ONLY_TLS = f"""\
 host all {ADMIN} 127.0.0.1/32 scram-sha-256
 host replication {ADMIN} 127.0.0.1/32 scram-sha-256
@@ -63,7 +63,7 @@ log_line_prefix = '%a|'
 """
 NO_TLS = "ssl = off\n"
 READING = {"BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "SELECT", "WITH", "SET"}
-# What PgBouncer says of its own when it lends a session to somebody else.
+# The statement of PgBouncer itself when it gives a session to another client.
 RETURNING = {"DISCARD"}
 _SAID = re.compile(rf"^{TOOL}\|LOG:  (?:statement|execute [^:]+): (\w+)", re.MULTILINE)
 BOUNCER = """\
@@ -86,14 +86,14 @@ server_tls_sslmode = require
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate authority, made for the test."""
+    """A certificate authority, generated for the test."""
 
     directory: Path
     ca: trustme.CA = field(default_factory=trustme.CA)
 
     @property
     def file(self) -> Path:
-        """What a client names as its root certificate."""
+        """The path of the root certificate for clients."""
         path = self.directory / "ca.pem"
         self.ca.cert_pem.write_to_path(path)
         return path
@@ -110,7 +110,7 @@ class Authority:
 
 @dataclass(frozen=True)
 class Production:
-    """A monorepo whose production runs, and what its people set to reach it."""
+    """A monorepo with a running production, and the variables that select it."""
 
     monorepo: Monorepo
     authority: Authority
@@ -121,12 +121,12 @@ class Production:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What a person sets who knows what they do."""
+        """The variables of a correct configuration."""
         stated = {"SSLMODE": "verify-full", "SSLROOTCERT": str(self.authority.file)}
         return external("PROD", "production", self.main.port, PASSWORD=self.password, **stated)
 
     def invoke(self, *arguments: str, **variables: str) -> Ran:
-        """Run a command, see that it only read, and that no password is on the screen."""
+        """Run a command; assert that it changed nothing and printed no password."""
         before = len(self.log)
         ran = self.monorepo.invoke(*arguments, env=self.variables | variables)
         said = set(_SAID.findall(self.log[before:]))
@@ -139,14 +139,14 @@ class Production:
         return self.invoke("prod.validate", "--json", *selected(names), **variables)
 
     def url(self, port: int, database: str = "huleedu_alpha", **parts: Any) -> str:
-        """Return what an override says."""
+        """Return the value of an override variable."""
         tls: dict[str, str] = parts.pop("tls", {})
         stated = {"user": USER, "password": Secret(self.password), "host": "localhost", **parts}
         found = DatabaseUrl(port=port, database=database, query=tuple(tls.items()), **stated)
         return found.reveal()
 
     def verified(self, mode: str = "verify-full") -> dict[str, str]:
-        """Return what an override says of TLS."""
+        """Return the TLS parameters of an override variable."""
         return {"ssl": mode, "dsn": f"postgresql://?sslrootcert={self.authority.file}"}
 
     def admin(self, database: str = "huleedu_alpha") -> str:
@@ -155,12 +155,12 @@ class Production:
 
     @property
     def log(self) -> str:
-        """What `main` has written down: every statement, and whose it was."""
+        """The log of `main`: every statement, with its client."""
         return self.main.log.read_text(errors="replace")
 
     @contextmanager
     def changed(self, do: str, undo: str) -> Iterator[None]:
-        """Have the administrator change something of alpha's database for a `with` block."""
+        """Change alpha's database as the administrator during a `with` block."""
         ask(self.admin(), do)
         try:
             yield
@@ -168,7 +168,7 @@ class Production:
             ask(self.admin(), undo)
 
     def transactions(self) -> int:
-        """Return how many transactions have changed anything on `main` since it was made."""
+        """Return the number of transactions that changed `main` since it was created."""
         ((number,),) = ask(self.admin(), "SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
         return int(number)
 
@@ -186,8 +186,8 @@ def external(prefix: str, environment: str, port: int, **more: str) -> dict[str,
 
 
 def problems(ran: Ran, service: str = "alpha") -> list[dict[str, str]]:
-    """Return what was found about a service."""
-    (found,) = [each["problems"] for each in ran.json["services"] if each["service"] == service]
+    """Return the problems of a service."""
+    (found,) = [row["problems"] for row in ran.json["services"] if row["service"] == service]
     return list(found)
 
 
@@ -202,7 +202,7 @@ def new_production(
 
 @contextmanager
 def bouncer(production: Production, mode: str) -> Iterator[int]:
-    """Put a PgBouncer before `main`, with a certificate of its own; return its port."""
+    """Start a PgBouncer for `main`, with its own certificate; return its port."""
     program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
     if not program:
         pytest.skip("there is no pgbouncer on this machine")
@@ -268,8 +268,8 @@ async def _built(monorepo: Monorepo, password: str) -> Production:
     )
     (standby.data / "standby.signal").touch()
     _give(standby.data / "standby.signal")
-    for each in (main, plain, standby):
-        await each.start(30)
+    for server in (main, plain, standby):
+        await server.start(30)
     return production
 
 
@@ -288,7 +288,7 @@ async def _populate(production: Production) -> None:
     app = app_of(production.monorepo, **production.variables)
     urls = app.urls(app.registry.services)
     await asyncio.gather(
-        *(migrate(each, urls[each.name].url, app.settings) for each in app.registry.services)
+        *(migrate(s, urls[s.name].url, app.settings) for s in app.registry.services)
     )
 
 
@@ -298,7 +298,7 @@ def _add(cluster: Cluster, text: str) -> None:
 
 
 def _give(*paths: Path) -> None:
-    """Let the account servers run as have files, where that is not our own."""
+    """Give files to the account of the servers, if that is not the current one."""
     if account := server_account():
         for path in paths:
             os.chown(path, account.uid, account.gid)

@@ -1,4 +1,4 @@
-"""A production that is migrated: its databases, wound back to where they began for each test.
+"""A production for `prod.migrate`: its databases are restored for each test.
 
 TEST_PRODUCTION_SERVICES says how many services it has, at most eight: each costs every command of
 every test. The long campaign is `TEST_PRODUCTION_SERVICES=8 pytest tests/production`.
@@ -33,31 +33,31 @@ YES = ("--yes", "--host", HOST)
 START = "a1"
 BEGINNING = "beginning"
 TAG = 'huleedu-tasks {"environment": "production"}'
-# Stands in every form of the password, and in nothing else that runs on this machine.
+# A part of every form of the password, and of nothing else on this machine.
 CANARY = "-of-the-rehearsal"
-# No command of ours ends sooner.
+# Every command takes longer.
 BETWEEN_LOOKS = 0.1
 MADE = r"SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'made\_by\_%'"
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """The production of a monorepo, whose revisions each make one table named after them."""
+    """The production of a monorepo, whose revisions each create one table of their name."""
 
     production: Production
 
     @property
     def monorepo(self) -> Monorepo:
-        """Where the revisions are."""
+        """The directory of the revisions."""
         return self.production.monorepo
 
     @property
     def runs(self) -> Path:
-        """Where the records are."""
+        """The directory of the records."""
         return self.monorepo.state / "runs"
 
     def invoke(self, *arguments: str, **variables: str) -> Ran:
-        """Run a command to its end, and see that the password shows nowhere."""
+        """Run a command to its end, and assert that it shows no password."""
         ran = self.monorepo.invoke(*arguments, env=self.production.variables | variables)
         assert_no_password_on_screen(ran)
         self.assert_no_password_written()
@@ -74,11 +74,11 @@ class Rehearsal:
         )
 
     def assert_no_password_written(self) -> None:
-        """See that no record holds the password."""
+        """Assert that no record contains the password."""
         assert_no_password(*(path.read_text() for path in self.runs.glob("*")))
 
     def history(self) -> list[dict[str, Any]]:
-        """Return what `prod.history --json` tells, the latest run first."""
+        """Return the output of `prod.history --json`, the latest run first."""
         runs: list[dict[str, Any]] = self.invoke("prod.history", "--json").json["runs"]
         return runs
 
@@ -95,7 +95,7 @@ class Rehearsal:
         )
 
     def at(self, name: str) -> str:
-        """Return where a database is, and see that its tables agree with that."""
+        """Return the revision of a database, and assert that its tables agree with it."""
         admin = self.production.admin(f"huleedu_{name}")
         ((current,),) = ask(admin, "SELECT version_num FROM alembic_version")
         made = {table.removeprefix("made_by_") for (table,) in ask(admin, MADE)}
@@ -104,7 +104,7 @@ class Rehearsal:
         return str(current)
 
     def all_at(self) -> dict[str, str]:
-        """Return where each database is."""
+        """Return the revision of each database."""
         return {name: self.at(name) for name in SERVICES}
 
     def comment(self, name: str) -> str:
@@ -115,7 +115,7 @@ class Rehearsal:
         return comment or ""
 
     def sessions(self, name: str, like: str) -> int:
-        """Count the sessions on a database whose names begin so."""
+        """Count the sessions on a database by the prefix of their application name."""
         ((count,),) = ask(
             admin_url(self.production.main, "postgres"),
             "SELECT count(*) FROM pg_stat_activity"
@@ -124,7 +124,7 @@ class Rehearsal:
         return int(count)
 
     def running(self, name: str, text: str) -> int:
-        """Count the sessions on a database that run a statement with this text in it."""
+        """Count the sessions on a database that run a statement with this string in it."""
         ((count,),) = ask(
             admin_url(self.production.main, "postgres"),
             "SELECT count(*) FROM pg_stat_activity WHERE state = 'active'"
@@ -134,7 +134,7 @@ class Rehearsal:
         return int(count)
 
     def wind_back(self) -> None:
-        """Bring files and databases to where they began, and forget the runs."""
+        """Restore files and databases, and delete the records."""
         for name in SERVICES:
             for path in self._files(name):
                 if path.stem != START:
@@ -160,14 +160,14 @@ class Rehearsal:
 
 
 def told(ran: Ran, name: str) -> dict[str, Any]:
-    """Return what a document tells of a service."""
-    (found,) = [each for each in ran.json["services"] if each["service"] == name]
+    """Return the object of a service in a JSON document."""
+    (found,) = [row for row in ran.json["services"] if row["service"] == name]
     return dict(found)
 
 
 @contextmanager
 def new_rehearsal() -> Iterator[Rehearsal]:
-    """Make a production of several services, with a copy of how its databases began.
+    """Make a production of several services, with copies of its initial databases.
 
     At the end the password stands in no command line that was seen, and in no file.
     """
@@ -189,7 +189,7 @@ def new_rehearsal() -> Iterator[Rehearsal]:
 def locked(
     rehearsal: Rehearsal, name: str, seconds: float = 600, by: str = "SELECT FROM note"
 ) -> Iterator[None]:
-    """Have somebody take a lock in a transaction that stays open; a reader's stops every ALTER."""
+    """Hold a lock in another session's open transaction; a reader's blocks every ALTER."""
     url = rehearsal.production.admin(f"huleedu_{name}")
     reading = ("BEGIN", by, f"SELECT pg_sleep({seconds})", "COMMIT")
     with ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-"""Small monorepos to be discovered, and what is found in them without Docker's command line."""
+"""Small monorepos for discovery, without Docker's command line."""
 
 import asyncio
 import re
@@ -57,7 +57,7 @@ def compose(*services: str) -> dict[str, str]:
 
 
 def found(root: Path, registry: str = "services.json") -> Found:
-    """Read the files of a monorepo as where Docker is not installed."""
+    """Read the files of a monorepo as if Docker was not installed."""
     return asyncio.run(read(root, root / registry, {"PATH": ""}))
 
 

@@ -1,4 +1,4 @@
-"""The tasks and their arguments, asked for once: Invoke empties a task's help as it reads it."""
+"""The tasks and their arguments, read once: Invoke empties a task's help when it reads it."""
 
 from typing import Any
 

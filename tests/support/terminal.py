@@ -1,4 +1,4 @@
-"""A person at a terminal: what they type, and what they see."""
+"""A user at a terminal: input and output."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ import pexpect
 from tests.support.monorepo import LIMIT, Monorepo, Ran, clean_environment
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-# What a live display ends with: the cursor is shown again.
+# The end of a live display, which shows the cursor again.
 END_OF_LIVE = "\x1b[?25h"
 
 
@@ -34,7 +34,7 @@ def typed(
 
 
 def seen(child: "pexpect.spawn[str]") -> Ran:
-    """Wait for the end; return all that came on the screen as it came, and what was left."""
+    """Wait for the end; return the whole output, and what remains on the screen."""
     child.expect(pexpect.EOF)
     child.close()
     came = str(child.before)

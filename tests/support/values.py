@@ -1,4 +1,4 @@
-"""Services and settings made without any file."""
+"""Services and settings without any file."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ ROOT = Path("/monorepo")
 
 
 def service(name: str = "orders", **stated: Any) -> Service:
-    """Return a service as convention has it, except for what is stated."""
+    """Return a service with defaults for the fields that are not passed."""
     directory = stated.get("directory", ROOT / f"services/{name}_service")
     conventional = {
         "name": name,

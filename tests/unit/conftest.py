@@ -1,8 +1,8 @@
-"""The unit tests: values in, values out, and nothing that is not in a temporary directory."""
+"""The unit tests: pure functions, and files in temporary directories."""
 
 from hypothesis import HealthCheck, settings
 
-# The same examples in each run, and no directory with those of the run before.
+# The same examples in every run, without a database of earlier examples.
 settings.register_profile(
     "unit",
     database=None,

@@ -1,4 +1,4 @@
-"""The composition root: what a command works with, found and wired from where it starts."""
+"""The composition root: settings, registry and redaction from the start directory."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_one_override_that_is_no_url_leaves_no_other_password_unmasked(
+def test_one_invalid_override_leaves_no_other_password_unmasked(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("A_SERVICE_DATABASE_URL", "no url")
@@ -26,11 +26,11 @@ def test_one_override_that_is_no_url_leaves_no_other_password_unmasked(
     assert app.redact("own password, own%20password, hunter2") == "***, ***, ***"
 
 
-def test_without_a_registry_text_is_shown_as_it_is(tmp_path: Path) -> None:
+def test_without_a_registry_messages_are_unchanged(tmp_path: Path) -> None:
     assert App(start=tmp_path).redact("text") == "text"
 
 
-def test_the_registry_that_was_set_is_taken_or_refused(
+def test_the_registry_of_the_setting_is_used_or_refused(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HULEEDU_REGISTRY", str(root / "services.json"))
@@ -40,7 +40,7 @@ def test_the_registry_that_was_set_is_taken_or_refused(
         _ = App(start=root).registry
 
 
-def test_env_is_read_beside_the_registry_and_not_where_one_stands(root: Path) -> None:
+def test_env_is_read_beside_the_registry_and_not_in_the_working_directory(root: Path) -> None:
     (root / ".env").write_text("HULEEDU_DB_USER=beside\n")
     below = root / "services"
     below.mkdir()

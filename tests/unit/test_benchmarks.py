@@ -1,4 +1,4 @@
-"""What the benchmarks make of what they measured; nothing here is measured."""
+"""The arguments, arithmetic and tables of the benchmarks; nothing is measured here."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.support.documents import code, page, rows
 
 
 def timing(median: float) -> Timing:
-    """Return a time that was always the same."""
+    """Return a timing without variation."""
     return Timing(median=median, fastest=median, slowest=median)
 
 
@@ -27,11 +27,11 @@ def test_without_arguments_every_row_is_measured_often_enough() -> None:
     assert wanted.markdown is None
 
 
-def test_rows_that_are_named_come_in_the_order_of_the_table() -> None:
+def test_selected_rows_are_in_the_order_of_the_table() -> None:
     assert parse(["--only", "many", "cold", "warm"]).rows == ("warm", "cold", "many")
 
 
-def test_rounds_and_a_file_can_be_stated() -> None:
+def test_rounds_and_a_file_can_be_passed() -> None:
     wanted = parse(["--rounds", "9", "--markdown", "tables.md"])
     assert wanted.rounds == 9
     assert wanted.markdown == Path("tables.md")
@@ -45,7 +45,7 @@ def test_rounds_and_a_file_can_be_stated() -> None:
         (["--rounds", "many"], "many"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_invalid_arguments_are_refused(
     arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as refused:
@@ -57,12 +57,12 @@ def test_what_makes_no_sense_is_refused(
 # Arithmetic
 
 
-def test_one_round_that_was_disturbed_does_not_move_the_median() -> None:
+def test_one_outlier_does_not_change_the_median() -> None:
     assert Timing.of([0.3, 9.0, 0.1, 0.2, 0.4]) == Timing(median=0.3, fastest=0.1, slowest=9.0)
     assert Timing.of([1.0, 2.0]).median == 1.5
 
 
-def test_what_is_done_one_after_another_adds_up() -> None:
+def test_consecutive_steps_are_added() -> None:
     parts = [
         Timing(median=1.0, fastest=0.5, slowest=2.0),
         Timing(median=2.0, fastest=1.5, slowest=4.0),
@@ -76,7 +76,7 @@ def test_two_times_are_compared_by_their_medians() -> None:
     assert difference(timing(0.2), timing(0.25)) == "-50 ms"
 
 
-def test_sides_take_turns_and_the_warm_up_does_not_count() -> None:
+def test_sides_alternate_and_the_warm_up_does_not_count() -> None:
     done: list[str] = []
     sides = [
         Side(run=lambda: done.append("run a"), prepare=lambda: done.append("prepare a")),
@@ -85,10 +85,10 @@ def test_sides_take_turns_and_the_warm_up_does_not_count() -> None:
     timings = in_turn(2, *sides)
     assert done == ["prepare a", "run a", "run b"] * 3
     assert len(timings) == len(sides)
-    assert all(0 <= each.fastest <= each.median <= each.slowest for each in timings)
+    assert all(0 <= timing.fastest <= timing.median <= timing.slowest for timing in timings)
 
 
-def test_without_a_warm_up_there_is_no_round_more() -> None:
+def test_without_a_warm_up_there_is_no_additional_round() -> None:
     done: list[str] = []
     in_turn(2, Side(run=lambda: done.append("run")), warm_up=False)
     assert done == ["run", "run"]
@@ -97,7 +97,7 @@ def test_without_a_warm_up_there_is_no_round_more() -> None:
 # The migrations as SQL
 
 
-def test_a_statement_between_transactions_is_sent_by_itself() -> None:
+def test_a_statement_between_transactions_is_sent_separately() -> None:
     sql = (
         "BEGIN;\n\nCREATE TABLE a ();\n\nCREATE TABLE b ();\n\nCOMMIT;\n\n"
         "DROP INDEX CONCURRENTLY i;\n\nCREATE INDEX CONCURRENTLY i ON a (x);\n\n"
@@ -118,7 +118,7 @@ def test_a_statement_between_transactions_is_sent_by_itself() -> None:
     ("seconds", "text"),
     [(0.0004, "0 ms"), (0.1234, "123 ms"), (1.0, "1.00 s"), (83.456, "83.46 s")],
 )
-def test_a_time_is_written_as_people_read_it(seconds: float, text: str) -> None:
+def test_a_duration_has_a_suitable_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 

@@ -1,4 +1,4 @@
-"""Nothing that somebody else wrote acts on the terminal it is shown on."""
+"""Control characters in strings from outside are escaped before they are printed."""
 
 import json
 import unicodedata
@@ -42,25 +42,25 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()))
         (READABLE, READABLE),
     ],
 )
-def test_what_acts_on_a_terminal_is_written_as_an_escape(text: str, shown: str) -> None:
+def test_control_characters_are_escaped(text: str, shown: str) -> None:
     assert visible(text) == shown
 
 
 @given(ANY_TEXT)
-def test_nothing_that_acts_is_left_and_all_else_is(text: str) -> None:
+def test_only_control_characters_are_replaced(text: str) -> None:
     shown = visible(text)
-    left = {unicodedata.category(each) for each in shown if each not in "\n\t\u200c\u200d"}
+    left = {unicodedata.category(c) for c in shown if c not in "\n\t\u200c\u200d"}
     assert left.isdisjoint(ACTING)
-    if all(unicodedata.category(each) not in ACTING for each in text):
+    if all(unicodedata.category(c) not in ACTING for c in text):
         assert shown == text
 
 
 @given(ANY_TEXT)
-def test_a_json_document_means_the_same(text: str) -> None:
+def test_an_escaped_json_document_has_the_same_value(text: str) -> None:
     document = json.dumps({text: [text]}, ensure_ascii=False, indent=2)
     shown = visible_json(document)
     assert json.loads(shown) == {text: [text]}
-    assert all(unicodedata.category(each) not in ACTING for each in shown if each not in "\n")
+    assert all(unicodedata.category(c) not in ACTING for c in shown if c not in "\n")
 
 
 def report() -> Report:
@@ -104,7 +104,7 @@ def report() -> Report:
     ],
     ids=["report", "listing", "message"],
 )
-def test_no_result_has_any_of_it(
+def test_no_result_contains_control_characters(
     capsys: pytest.CaptureFixture[str], result: Report | Listing | Message, as_json: bool
 ) -> None:
     Screen(as_json=as_json).show(result)
@@ -116,7 +116,9 @@ def test_no_result_has_any_of_it(
         assert json.dumps(HOSTILE) in json.dumps(json.loads(captured.out))
 
 
-def test_no_error_and_no_progress_has_any_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_error_and_no_progress_contains_control_characters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     screen = Screen()
     findings = [Finding(place=HOSTILE, problem=HOSTILE)]
     screen.error("x", ServerError(HOSTILE, hint=HOSTILE, findings=findings, output=HOSTILE))

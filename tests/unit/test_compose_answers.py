@@ -1,4 +1,4 @@
-"""Compose is asked again whenever it may answer otherwise, and what it said holds no secret."""
+"""The cache of Compose's answers: valid only for the same inputs, and without secrets."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_nothing_that_compose_reads_has_changed(root: Path) -> None:
+def test_the_key_is_stable_if_no_input_changed(root: Path) -> None:
     key = key_of(compose(root, PASSWORD=SECRET, SHLVL="1"))
     assert key == key_of(compose(root, PASSWORD=SECRET, SHLVL="2", TERM="xterm"))
     assert SECRET not in key
@@ -52,7 +52,7 @@ def test_nothing_that_compose_reads_has_changed(root: Path) -> None:
         {"COMPOSE_FILE": "compose.yaml"},
     ],
 )
-def test_a_variable_that_compose_looks_at_is_another_question(
+def test_a_variable_that_compose_reads_changes_the_key(
     root: Path, environment: dict[str, str]
 ) -> None:
     assert key_of(compose(root)) != key_of(compose(root, **environment))
@@ -69,13 +69,13 @@ def test_a_variable_that_compose_looks_at_is_another_question(
         (".env", "PASSWORD=another"),
     ],
 )
-def test_a_file_that_compose_reads_is_another_question(root: Path, name: str, text: str) -> None:
+def test_a_file_that_compose_reads_changes_the_key(root: Path, name: str, text: str) -> None:
     before = key_of(compose(root))
     (root / name).write_text(text)
     assert key_of(compose(root)) not in ("", before)
 
 
-def test_of_files_that_are_named_no_other_is_read(root: Path) -> None:
+def test_if_files_are_named_no_other_file_is_read(root: Path) -> None:
     for name in ("one.yml", "two.yml"):
         (root / name).write_text(TEXT)
     named, stated = compose(root, "one.yml"), compose(root, COMPOSE_FILE="one.yml:two.yml")
@@ -99,16 +99,16 @@ def test_of_files_that_are_named_no_other_is_read(root: Path) -> None:
         r'"incl\u0075de": [other.yaml]',
     ],
 )
-def test_files_that_lead_to_others_are_asked_about_each_time(root: Path, line: str) -> None:
+def test_files_that_include_others_are_not_cached(root: Path, line: str) -> None:
     (root / "compose.yaml").write_text(f"{TEXT}{line}\n")
     assert key_of(compose(root)) == ""
 
 
-def test_further_files_of_variables_are_asked_about_each_time(root: Path) -> None:
+def test_additional_env_files_are_not_cached(root: Path) -> None:
     assert key_of(compose(root, COMPOSE_ENV_FILES="a.env,b.env")) == ""
 
 
-def test_another_version_of_the_programs_is_another_question(root: Path) -> None:
+def test_another_version_of_the_programs_changes_the_key(root: Path) -> None:
     programs = root / "bin"
     programs.mkdir()
     docker = programs / "docker"
@@ -121,7 +121,7 @@ def test_another_version_of_the_programs_is_another_question(root: Path) -> None
 
 
 class Asked:
-    """Stands for Compose's command line, and counts how often it is asked."""
+    """A fake of Compose's command line that counts its calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, hashes: str = "orders_db abc\n") -> None:
         self.times = 0
@@ -134,7 +134,7 @@ class Asked:
         return process.Completed(returncode=0, output=said)
 
 
-async def test_what_was_answered_is_not_asked_again(
+async def test_a_cached_answer_is_not_asked_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Asked(monkeypatch)
@@ -148,7 +148,7 @@ async def test_what_was_answered_is_not_asked_again(
     assert asked.times == 4
 
 
-async def test_no_variable_of_a_container_is_written_down(
+async def test_no_variable_of_a_container_is_cached(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Asked(monkeypatch)
@@ -159,7 +159,7 @@ async def test_no_variable_of_a_container_is_written_down(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"key": 1}', '{"project": {}}'])
-async def test_answers_that_cannot_be_read_are_asked_for(
+async def test_a_corrupt_cache_is_replaced(
     root: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     asked = Asked(monkeypatch)
@@ -169,7 +169,7 @@ async def test_answers_that_cannot_be_read_are_asked_for(
     assert asked.times == 2
 
 
-async def test_an_answer_without_hashes_is_not_kept(
+async def test_an_answer_without_hashes_is_not_cached(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Asked(monkeypatch, hashes="")

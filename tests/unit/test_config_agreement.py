@@ -99,7 +99,7 @@ def test_an_override_takes_precedence_in_both_and_is_not_changed(
     ("name", "value"),
     [("HULEEDU_ENVIRONMENT", "prodution"), ("HULEEDU_PROD_DB_PORT", "5_432")],
 )
-def test_what_one_refuses_the_other_refuses(
+def test_both_refuse_the_same_configuration(
     service: Service, name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HULEEDU_ENVIRONMENT", "production")

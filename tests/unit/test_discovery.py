@@ -900,7 +900,7 @@ def test_invalid_json_in_the_registry_is_an_error_with_its_line(tmp_path: Path) 
             '{"services": [{"name": "a", "port": 1}, {"name": "a", "port": 2}]}',
             "duplicate name 'a'",
         ),
-        ('{"services": [{"name": "a", "port": 1, "port": 2}]}', "key 'port' stands twice"),
+        ('{"services": [{"name": "a", "port": 1, "port": 2}]}', "key 'port' is duplicated"),
         pytest.param("[" * 100_000 + "]" * 100_000, "nested too deeply", id="deep"),
         pytest.param('{"services": ' + "9" * 5000 + "}", "too many digits", id="long"),
     ],

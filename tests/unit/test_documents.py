@@ -1,4 +1,4 @@
-"""What the pages say is what the code does."""
+"""The documentation agrees with the code."""
 
 import ast
 import json
@@ -21,7 +21,7 @@ EXAMPLE = (PROJECT / "env.example").read_text(encoding="utf-8")
 NAMES = [variable.name for variable in VARIABLES]
 # Set for development only, by env.example and by env.init.
 DEVELOPERS_OWN = {"HULEEDU_DB_USER": "huleedu_user", "HULEEDU_DB_PASSWORD": ""}
-# What a command of the person's own finds in its environment.
+# The variables in the environment of a user's backup command.
 HANDED_OVER = {"HULEEDU_BACKUP_SERVICES"}
 TYPES = {
     "string": {"type": "string"},
@@ -39,7 +39,9 @@ REPORTS = [sample for sample in SAMPLES if "provider" in sample]
 
 
 @pytest.mark.parametrize("variable", VARIABLES, ids=lambda variable: str(variable.name))
-def test_the_example_sets_what_has_a_default_and_shows_the_rest(variable: Variable) -> None:
+def test_the_example_sets_variables_with_defaults_and_comments_out_the_others(
+    variable: Variable,
+) -> None:
     lines = re.findall(rf"^(# )?{variable.name}=([^\s#]*)", EXAMPLE, re.MULTILINE)
     if variable.process_only:
         expected = []
@@ -50,7 +52,7 @@ def test_the_example_sets_what_has_a_default_and_shows_the_rest(variable: Variab
     assert lines == expected
 
 
-def test_the_example_names_nothing_that_is_not_read() -> None:
+def test_the_example_names_no_variable_that_is_not_read() -> None:
     named = set(re.findall(r"^(?:# )?([A-Z_]+)=", EXAMPLE, re.MULTILINE))
     overrides = {s.url_variable for s in load_registry(PROJECT / "services.json").services}
     assert named - set(NAMES) <= overrides
@@ -103,11 +105,11 @@ def test_the_page_has_every_field_of_the_registry_with_its_type(level: str) -> N
 
 
 def alternatives(document: dict[str, Any], described: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the types a field may have, without all else that is said of it."""
+    """Return the alternative types of a field, without its other properties."""
     if "$ref" in described:
         return alternatives(document, document["$defs"][described["$ref"].rpartition("/")[2]])
     if "oneOf" in described:
-        return [kind for each in described["oneOf"] for kind in alternatives(document, each)]
+        return [kind for choice in described["oneOf"] for kind in alternatives(document, choice)]
     kind = {"type": described["type"]}
     for inner in ("items", "additionalProperties"):
         if isinstance(described.get(inner), dict):
@@ -117,7 +119,7 @@ def alternatives(document: dict[str, Any], described: dict[str, Any]) -> list[di
 
 
 @pytest.mark.parametrize("example", blocks(page("registry.md"), "json"))
-def test_every_example_of_a_registry_is_one(tmp_path: Path, example: str) -> None:
+def test_every_example_of_a_registry_is_valid(tmp_path: Path, example: str) -> None:
     path = tmp_path / "services.json"
     path.write_text(example)
     stated = json.loads(example)["services"]
@@ -141,7 +143,7 @@ def test_every_script_of_the_page_is_a_seed() -> None:
 def test_the_page_has_every_exit_code() -> None:
     table = rows(page("exit-codes.md"), "status", "name", "meaning")
     assert [(int(number), code(name)) for number, name, _ in table] == [
-        (each.value, each.name) for each in ExitCode
+        (code.value, code.name) for code in ExitCode
     ]
 
 
@@ -160,7 +162,7 @@ def test_the_page_shows_the_document_of_every_command_that_prints_one() -> None:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: str(sample["command"]))
-def test_every_sample_has_what_all_documents_have(sample: dict[str, Any]) -> None:
+def test_every_sample_has_the_common_fields(sample: dict[str, Any]) -> None:
     assert list(sample)[:2] == ["schema_version", "command"]
     assert sample["schema_version"] == SCHEMA_VERSION
     assert sample["exit_code"] in list(ExitCode)

@@ -1,4 +1,4 @@
-"""A developer's `.env`: written once, for the owner only, with a password nobody has."""
+"""A developer's `.env`: written once, for the owner only, with a new password."""
 
 import stat
 import tempfile

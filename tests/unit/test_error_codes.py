@@ -37,5 +37,5 @@ def test_each_code_has_a_cause_and_a_cure() -> None:
 
 def test_no_message_names_a_page_which_an_installed_wheel_does_not_have() -> None:
     assert [
-        each.path for each in modules() if re.search(r"docs/\S+\.md", ast.unparse(each.tree))
+        module.path for module in modules() if re.search(r"docs/\S+\.md", ast.unparse(module.tree))
     ] == []

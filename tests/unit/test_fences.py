@@ -45,7 +45,7 @@ FLOORS = [
 # Named after what a user types; none of them uses another.
 COMMANDS = {"db", "prod", "check", "discovery", "env"}
 
-# Who may import a library when it runs; for its types alone anybody may.
+# The modules that may import a library at run time; any module may import its types.
 OWNERS = {
     "invoke": {"cli/__init__.py", "cli/command.py", "cli/program.py"},
     "rich": {"screen/console.py", "screen/tables.py"},
@@ -58,17 +58,17 @@ OWNERS = {
         "postgres/inspection.py",
         "postgres/locks.py",
         "postgres/replacing.py",
-        # In a process of its own, on the connection it was given.
+        # In a separate process, on the connection that it was passed.
         "seeds/child.py",
         "seeds/sql.py",
     },
     "docker": {"compose/engine.py"},
-    # What the Docker SDK talks with, and lets through where it fails.
+    # The HTTP client of the Docker SDK, whose errors it does not translate.
     "requests": {"compose/engine.py"},
     "psutil": {"servers/cluster.py", "ports.py"},
     # One lock for a project's databases, one for each server.
     "filelock": {"db/development.py", "servers/embedded.py"},
-    # In a process of its own, maybe with another interpreter.
+    # In a separate process, possibly with another interpreter.
     "alembic": {
         "migrations/child/probe.py",
         "migrations/child/script_directory.py",
@@ -87,25 +87,25 @@ OWNERS = {
     "subprocess": {"process.py"},
 }
 
-# Who may mention what reaches outside, and why, where it is not the module made for it.
+# The exceptions for names that access the outside, with the reason.
 RESERVED = {
     r"os\.environb?|os\.getenvb?": {
         "config/settings.py",
-        # Hands PATH and the like on to a server; nothing is set by them.
+        # Passes on PATH and similar variables to a server; reads no setting.
         "servers/cluster.py",
-        # Take what their parent has put there, in a process of their own.
+        # Read what their parent process has set, in a separate process.
         "migrations/child/env_py_url.py",
         "migrations/child/fork_loop.py",
         "migrations/child/probe.py",
         "migrations/child/target.py",
         "migrations/child/worker.py",
         "seeds/child.py",
-        # Compares a child's environment with ours: nothing is set by it.
+        # Compares a child's environment with that of this process; reads no setting.
         "migrations/forkserver.py",
     },
     r"os\.(exec|spawn|posix_spawn|popen|system|fork).*|asyncio\.create_subprocess_.*": {
         "process.py",
-        # Child processes that fork, so that nothing depends on what was done before.
+        # Child processes that fork, so that nothing depends on earlier work.
         "migrations/child/fork_loop.py",
         "migrations/child/probe.py",
     },
@@ -115,12 +115,12 @@ RESERVED = {
         "cli/command.py",
         # Before Invoke has a task.
         "cli/windows.py",
-        # In a child process, whose end it is.
+        # Exits a child process.
         "migrations/child/env_py_url.py",
         "migrations/child/fork_loop.py",
         "migrations/child/probe.py",
         "migrations/child/worker.py",
-        # A script that exits is caught here.
+        # Catches the exit of a script.
         "seeds/child.py",
     },
 }
@@ -144,14 +144,14 @@ HEAVY = {
 
 
 def room(name: str) -> str:
-    """Return the room of a module by its dotted name; none for the package itself."""
+    """Return the room of a module by its dotted name; an empty string for the package."""
     return name.split(".")[1] if "." in name else ""
 
 
 @EVERY_MODULE
 def test_a_room_uses_only_rooms_on_lower_floors(module: Module) -> None:
     own = room(module.name)
-    used = {room(each.name) for each in module.imports if each.library == PACKAGE} - {own}
+    used = {room(other.name) for other in module.imports if other.library == PACKAGE} - {own}
     above = FLOORS[: FLOORS.index(own)] if own else []
     assert used.isdisjoint(above)
     assert own not in COMMANDS or used.isdisjoint(COMMANDS)
@@ -162,9 +162,11 @@ def test_every_room_has_a_floor() -> None:
     assert {room(module.name) for module in MODULES} - {""} <= set(FLOORS)
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_there_are_no_cyclic_imports() -> None:
     graph = {
-        module.name: {each.name for each in module.imports if each.name.startswith(f"{PACKAGE}.")}
+        module.name: {
+            imported.name for imported in module.imports if imported.name.startswith(f"{PACKAGE}.")
+        }
         - {module.name}
         for module in MODULES
     }
@@ -177,19 +179,19 @@ def test_a_library_is_imported_by_its_owners_only(library: str) -> None:
     users = {
         module.path
         for module in MODULES
-        for each in module.imports
-        if each.library == library and not each.for_types
+        for imported in module.imports
+        if imported.library == library and not imported.for_types
     }
     assert users == OWNERS[library]
 
 
 def test_every_library_has_owners() -> None:
-    used = {each.library for module in MODULES for each in module.imports}
+    used = {imported.library for module in MODULES for imported in module.imports}
     assert used - sys.stdlib_module_names - {PACKAGE} == set(OWNERS) - sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("name", RESERVED)
-def test_what_reaches_outside_is_reserved(name: str) -> None:
+def test_access_to_the_outside_is_reserved(name: str) -> None:
     users = {
         module.path
         for module in MODULES
@@ -218,6 +220,6 @@ def test_a_list_of_the_tasks_loads_nothing_heavy() -> None:
     assert f"{PACKAGE}.cli" in loaded
     # Invoke itself reads its own configuration with yaml.
     assert {name.partition(".")[0] for name in loaded}.isdisjoint(HEAVY - {"yaml"})
-    # Nor is what a command does, which is imported when it runs.
+    # The code of a command is imported when it runs.
     rooms = COMMANDS - {"env"} | {"probe", "templates", "compose", "seeds", "migrations"}
     assert not [name for name in loaded if name.startswith(tuple(f"{PACKAGE}.{r}." for r in rooms))]

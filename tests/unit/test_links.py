@@ -1,4 +1,4 @@
-"""Every link in the documentation leads to a file and a heading that exist."""
+"""Every link in the documentation resolves to an existing file and heading."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ def anchors(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(PROJECT)))
-def test_every_link_of_a_page_leads_somewhere(path: Path) -> None:
+def test_every_link_of_a_page_resolves(path: Path) -> None:
     for link in LINK.findall(text_of(path)):
         if link.startswith("https://"):
             continue

@@ -1,4 +1,4 @@
-"""What is advised after a container's server refused a login."""
+"""The hints after a container's server refused a login."""
 
 from datetime import UTC, datetime
 

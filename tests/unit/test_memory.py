@@ -1,4 +1,4 @@
-"""What is remembered of a container lasts as long as it runs, and is never more than a help."""
+"""The cache of container facts: valid while the container runs, and optional."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -34,12 +34,12 @@ def memory(directory: Path) -> Memory:
     return Memory(path=directory / "containers.json")
 
 
-def test_nothing_is_known_at_first(tmp_path: Path) -> None:
+def test_the_cache_is_empty_at_first(tmp_path: Path) -> None:
     assert memory(tmp_path).recall(container(), FACT) is None
 
 
 @pytest.mark.parametrize("value", ["7123", ""])
-def test_what_was_noted_is_known_to_the_next_run(tmp_path: Path, value: str) -> None:
+def test_a_cached_fact_is_read_by_the_next_run(tmp_path: Path, value: str) -> None:
     memory(tmp_path).note(container(), FACT, value)
     assert memory(tmp_path).recall(container(), FACT) == value
     assert memory(tmp_path).recall(container(), "another fact") is None
@@ -50,12 +50,12 @@ def test_what_was_noted_is_known_to_the_next_run(tmp_path: Path, value: str) -> 
     [container("c2"), container(started=STARTED + timedelta(microseconds=1))],
     ids=["another container", "started again"],
 )
-def test_nothing_is_known_of_another_life(tmp_path: Path, other: ContainerState) -> None:
+def test_facts_are_not_valid_after_a_restart(tmp_path: Path, other: ContainerState) -> None:
     memory(tmp_path).note(container(), FACT, "7123")
     assert memory(tmp_path).recall(other, FACT) is None
 
 
-def test_facts_of_several_containers_stand_side_by_side(tmp_path: Path) -> None:
+def test_facts_of_several_containers_are_kept(tmp_path: Path) -> None:
     noted = memory(tmp_path)
     noted.note(container("c1"), FACT, "1")
     noted.note(container("c2"), FACT, "2")
@@ -65,7 +65,7 @@ def test_facts_of_several_containers_stand_side_by_side(tmp_path: Path) -> None:
     assert known.recall(container("c1"), "init scripts") == "abc"
 
 
-def test_what_was_seen_last_is_kept_and_not_all_that_ever_was(tmp_path: Path) -> None:
+def test_only_the_latest_containers_are_kept(tmp_path: Path) -> None:
     noted = memory(tmp_path)
     for number in range(MOST + 5):
         noted.note(container(f"c{number}"), FACT, str(number))
@@ -79,9 +79,7 @@ def test_what_was_seen_last_is_kept_and_not_all_that_ever_was(tmp_path: Path) ->
     "text",
     ["", "{", "[]", "[1, 2]", "null", "7", '"text"', "\x00", "{}", '{"c1 KEY": 5}'],
 )
-def test_a_file_that_cannot_be_read_tells_nothing_and_is_written_anew(
-    tmp_path: Path, text: str
-) -> None:
+def test_an_unreadable_file_is_ignored_and_replaced(tmp_path: Path, text: str) -> None:
     known = memory(tmp_path)
     known.path.write_text(text.replace("KEY", STARTED.isoformat()))
     assert known.recall(container(), FACT) is None
@@ -90,7 +88,7 @@ def test_a_file_that_cannot_be_read_tells_nothing_and_is_written_anew(
     assert json.loads(known.path.read_text())
 
 
-def test_who_cannot_write_goes_on_without(tmp_path: Path) -> None:
+def test_without_write_access_nothing_is_cached(tmp_path: Path) -> None:
     noted = memory(tmp_path / "no such directory")
     noted.note(container(), FACT, "7123")
     assert noted.recall(container(), FACT) == "7123"

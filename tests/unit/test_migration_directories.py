@@ -151,7 +151,7 @@ def test_names_that_are_not_utf_8_or_begin_with_a_space_are_handled(
     ]
 
 
-def test_a_service_does_not_go_beyond_the_root(tmp_path: Path) -> None:
+def test_a_service_outside_the_root_is_ignored(tmp_path: Path) -> None:
     root = write(tmp_path / "services" / "db", service("."))
     repository_files.cache_clear()
     (directory,) = find_directories(root, [])

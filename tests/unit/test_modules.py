@@ -44,7 +44,7 @@ def test_the_directory_that_makes_a_module_importable(
 @pytest.mark.parametrize(
     ("files", "module", "directory"),
     [
-        # Every service has a package `src`: its own one is meant.
+        # Every service has a package `src`: its own one is found.
         (["services/a/src/models.py", "services/b/src/models.py"], "src.models", "services/b"),
         # The service's directory has the name of the package in it.
         (["services/b/src/b/__init__.py", "services/b/alembic.ini"], "b", "services/b/src"),

@@ -1,4 +1,4 @@
-"""The fleet: N services go in, N outcomes come out, whatever happens."""
+"""The fleet: every service gets an outcome."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ LIMIT = 5.0
 
 @dataclass
 class Heard:
-    """Somebody who writes down what is said."""
+    """A `Progress` that records its calls."""
 
     steps: list[tuple[str, str]] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Heard:
 
 @dataclass
 class Trace:
-    """Work that takes some turns of the loop, and a note of when it began and ended."""
+    """Work that yields to the event loop, and records when it began and ended."""
 
     turns: dict[str, int] = field(default_factory=dict)
     failing: Sequence[str] = ()
@@ -69,42 +69,42 @@ async def run_next(
     outcomes = await parallel.run_next(
         services, before, work, jobs=jobs, progress=Silence(), after=after
     )
-    assert [outcome.service for outcome in outcomes] == [each.name for each in services]
+    assert [outcome.service for outcome in outcomes] == [service.name for service in services]
     return {outcome.service: outcome for outcome in outcomes}
 
 
 async def cancelled(
     work: Work, begun: asyncio.Event, after: dict[str, list[str]] | None = None, jobs: int = 8
 ) -> dict[str, Outcome]:
-    """Run until the work has begun, and cancel it then."""
+    """Run until the work has begun, then cancel it."""
     running = asyncio.create_task(run_next(work, jobs=jobs, after=after))
     await asyncio.wait_for(begun.wait(), LIMIT)
     running.cancel()
     return await asyncio.wait_for(running, LIMIT)
 
 
-async def test_outcomes_come_in_the_order_given_whoever_ends_first() -> None:
+async def test_outcomes_are_in_the_given_order() -> None:
     trace = Trace(turns={"a": 20, "b": 10, "c": 5, "d": 1})
     assert all((await run(trace)).values())
     assert trace.notes[-4:] == ["end d", "end c", "end b", "end a"]
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
-async def test_no_more_than_so_many_are_worked_on_at_once(jobs: int) -> None:
+async def test_no_more_services_than_jobs_run_at_once(jobs: int) -> None:
     trace = Trace()
     await run(trace, jobs=jobs)
     assert trace.most_at_once == jobs
 
 
 @pytest.mark.parametrize("jobs", [1, 8])
-async def test_work_begins_after_what_must_come_first(jobs: int) -> None:
+async def test_work_begins_after_its_predecessors(jobs: int) -> None:
     trace = Trace(turns={"c": 20})
     await run_next(trace, jobs=jobs, after={"a": ["c", "d"], "d": ["b"]})
     for first, then in [("c", "a"), ("d", "a"), ("b", "d")]:
         assert trace.notes.index(f"end {first}") < trace.notes.index(f"begin {then}")
 
 
-async def test_after_a_failure_what_needs_it_is_aborted_and_the_others_go_on() -> None:
+async def test_after_a_failure_its_successors_are_aborted_and_the_others_continue() -> None:
     trace = Trace(failing=["b"])
     outcomes = await run_next(trace, after={"c": ["b"], "d": ["c"]})
     assert [outcomes[name].status for name in NAMES] == [
@@ -113,17 +113,17 @@ async def test_after_a_failure_what_needs_it_is_aborted_and_the_others_go_on() -
         Status.ABORTED,
         Status.ABORTED,
     ]
-    assert outcomes["c"].detail.startswith("b did not end well")
-    assert outcomes["d"].detail.startswith("c did not end well")
+    assert outcomes["c"].detail.startswith("b did not succeed")
+    assert outcomes["d"].detail.startswith("c did not succeed")
     assert outcomes["c"].exit_code is ExitCode.FAILED
     assert "begin c" not in trace.notes
 
 
-async def test_what_is_not_selected_is_not_waited_for() -> None:
+async def test_services_that_are_not_selected_are_not_awaited() -> None:
     assert all((await run_next(Trace(), after={"a": ["not selected"]})).values())
 
 
-async def test_an_expected_failure_is_told_with_all_it_knows() -> None:
+async def test_an_expected_failure_keeps_all_its_facts() -> None:
     async def refuse(service: Service, step: Step) -> Outcome:
         raise Refused(
             "No.",
@@ -139,7 +139,7 @@ async def test_an_expected_failure_is_told_with_all_it_knows() -> None:
     assert (outcome.hint, outcome.output) == ("Do this.", "log")
 
 
-async def test_an_error_nobody_foresaw_is_a_failure_of_its_service_with_a_traceback() -> None:
+async def test_an_unexpected_error_is_a_failure_of_its_service_with_a_traceback() -> None:
     async def broken(service: Service, step: Step) -> Outcome:
         if service.name == "b":
             raise ZeroDivisionError("by zero")
@@ -185,7 +185,7 @@ async def test_a_cancelled_service_may_clean_up_before_the_run_ends() -> None:
     assert sorted(cleaned) == list(NAMES)
 
 
-async def test_who_is_not_well_keeps_the_outcome_and_who_needs_it_is_aborted() -> None:
+async def test_a_failed_service_keeps_its_outcome_and_its_successors_are_aborted() -> None:
     trace = Trace()
     failed = Outcome(service="b", status=Status.FAILED, detail="broke", exit_code=ExitCode.FAILED)
     before = [Outcome(service="a", detail="started"), failed, Outcome(service="c")]
@@ -201,11 +201,11 @@ async def test_after_an_interruption_no_next_stage_begins() -> None:
     before = [parallel.interrupted("a"), Outcome(service="b", detail="started")]
     outcomes = await run_next(trace, before)
     assert trace.notes == []
-    assert {each.exit_code for each in outcomes.values()} == {ExitCode.INTERRUPTED}
+    assert {outcome.exit_code for outcome in outcomes.values()} == {ExitCode.INTERRUPTED}
     assert outcomes["b"].detail == "started, then interrupted"
 
 
-async def test_progress_hears_every_step_and_every_end() -> None:
+async def test_progress_receives_every_step_and_every_outcome() -> None:
     heard = Heard()
 
     async def work(service: Service, step: Step) -> Outcome:
@@ -219,7 +219,7 @@ async def test_progress_hears_every_step_and_every_end() -> None:
     assert all(outcome.seconds >= 0 for outcome in outcomes)
 
 
-async def test_an_interruption_at_the_very_end_of_a_stage_keeps_the_next_from_beginning() -> None:
+async def test_an_interruption_at_the_end_of_a_stage_prevents_the_next_one() -> None:
     begun = []
 
     async def first(service: Service, step: Step) -> Outcome:
@@ -243,7 +243,7 @@ async def test_an_interruption_at_the_very_end_of_a_stage_keeps_the_next_from_be
     assert outcome.exit_code is ExitCode.INTERRUPTED
 
 
-async def test_what_must_be_done_is_done_although_somebody_interrupts() -> None:
+async def test_work_that_must_finish_finishes_despite_an_interruption() -> None:
     begun, release = asyncio.Event(), asyncio.Event()
 
     async def short() -> str:

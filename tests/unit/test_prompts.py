@@ -33,7 +33,7 @@ def ask() -> None:
 
 
 @pytest.mark.parametrize("typed", [NAME, f" {NAME} "])
-def test_the_right_name_lets_through(typed: str) -> None:
+def test_the_exact_name_is_accepted(typed: str) -> None:
     with keys(typed + ENTER):
         ask()
 
@@ -54,13 +54,13 @@ def test_the_end_of_the_input_is_refused() -> None:
         ask()
 
 
-def test_an_interruption_is_one_even_after_the_right_name() -> None:
+def test_ctrl_c_interrupts_even_after_the_right_name() -> None:
     with keys(NAME + CTRL_C), pytest.raises(KeyboardInterrupt):
         ask()
 
 
 @pytest.mark.parametrize(
-    ("stdin", "stdout", "person"),
+    ("stdin", "stdout", "is_asked"),
     [
         ("terminal", "terminal", True),
         ("pipe", "terminal", False),
@@ -68,8 +68,8 @@ def test_an_interruption_is_one_even_after_the_right_name() -> None:
         ("pipe", "pipe", False),
     ],
 )
-def test_a_person_is_at_a_terminal_with_both_ends(
-    monkeypatch: pytest.MonkeyPatch, stdin: str, stdout: str, person: bool
+def test_the_user_is_asked_only_if_input_and_output_are_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, stdin: str, stdout: str, is_asked: bool
 ) -> None:
     master, slave = os.openpty()
     read_end, write_end = os.pipe()
@@ -83,7 +83,7 @@ def test_a_person_is_at_a_terminal_with_both_ends(
         ):
             patch.setattr(sys, "stdin", source)
             patch.setattr(sys, "stdout", sink)
-            assert has_person() is person
+            assert has_person() is is_asked
     finally:
         for descriptor in (master, slave, read_end, write_end):
             os.close(descriptor)

@@ -1,4 +1,4 @@
-"""`services.json`: what it says, what follows by convention, and everything wrong with it."""
+"""`services.json`: its fields, their defaults, and its errors."""
 
 import json
 import string
@@ -63,7 +63,7 @@ def findings(path: Path) -> list[str]:
     return [str(finding) for finding in failure(path).findings]
 
 
-# What it says, and what follows.
+# Fields and defaults.
 
 
 def test_a_name_and_a_port_are_enough(write: Write, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_name_and_a_port_are_enough(write: Write, tmp_path: Path) -> None:
     assert orders == service("orders", directory=tmp_path / "services/orders_service")
 
 
-def test_every_field_can_be_stated(write: Write, tmp_path: Path) -> None:
+def test_every_field_can_be_set(write: Write, tmp_path: Path) -> None:
     entry = {
         "name": "batch_conductor",
         "port": 6001,
@@ -115,7 +115,7 @@ def test_every_field_can_be_stated(write: Write, tmp_path: Path) -> None:
         ({"port": 5433.0}, "port", 5433),
     ],
 )
-def test_what_is_not_stated_follows_from_what_is(
+def test_defaults_follow_from_the_other_fields(
     write: Write, stated: Mapping[str, Any], field: str, value: object
 ) -> None:
     (orders,) = load_registry(write({"name": "orders", "port": 5433, **stated})).services
@@ -124,7 +124,7 @@ def test_what_is_not_stated_follows_from_what_is(
 
 
 @pytest.mark.parametrize("suffix", [".py", ".sql"])
-def test_a_seed_of_the_usual_name_is_found_where_there_is_one(
+def test_a_seed_with_the_default_name_is_found_if_it_exists(
     write: Write, tmp_path: Path, suffix: str
 ) -> None:
     directory = tmp_path / "database/seed-scripts"
@@ -146,14 +146,19 @@ def test_an_empty_list_of_seeds_means_none(write: Write, tmp_path: Path) -> None
 def test_this_monorepo_has_the_eight_services_of_the_contract() -> None:
     registry = load_registry(PROJECT / "services.json")
     found = [
-        [each.name, str(each.directory.relative_to(PROJECT)), each.database, str(each.port)]
-        for each in registry.services
+        [
+            service.name,
+            str(service.directory.relative_to(PROJECT)),
+            service.database,
+            str(service.port),
+        ]
+        for service in registry.services
     ]
     assert found == [line.split() for line in SERVICES_OF_THE_CONTRACT.split("\n") if line]
     assert {(s.compose_service, s.volume) for s in registry.services} == {
         (f"{s.name}_db", f"{s.name}_db_data") for s in registry.services
     }
-    assert [finding for each in registry.services for finding in each.missing_files()] == []
+    assert [finding for service in registry.services for finding in service.missing_files()] == []
 
 
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,12}", fullmatch=True)
@@ -183,9 +188,7 @@ ENTRY = st.fixed_dictionaries(
         ),
     )
 )
-def test_any_valid_registry_is_read_as_it_stands(
-    tmp_path: Path, entries: list[dict[str, Any]]
-) -> None:
+def test_any_valid_registry_is_accepted(tmp_path: Path, entries: list[dict[str, Any]]) -> None:
     path = tmp_path / "services.json"
     path.write_text(json.dumps({"services": entries}, ensure_ascii=False), encoding="utf-8")
     read = load_registry(path).services
@@ -204,7 +207,7 @@ def test_any_valid_registry_is_read_as_it_stands(
         (["nice", "/opt/orders/bin/alembic"], ("nice", "/opt/orders/bin/python")),
     ],
 )
-def test_an_alembic_of_its_own_is_run_by_the_interpreter_beside_it(
+def test_the_interpreter_is_beside_the_stated_alembic(
     write: Write, stated: object, interpreter: tuple[str, ...]
 ) -> None:
     path = write({**A, "alembic": stated})
@@ -214,18 +217,18 @@ def test_an_alembic_of_its_own_is_run_by_the_interpreter_beside_it(
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"alembic": "alembic"}, "says nothing of where that program is"),
+        ({"alembic": "alembic"}, "does not locate the program"),
         ({"alembic": "./migrate.sh"}, "must end with the program 'alembic'"),
         ({"alembic": ["pdm", "run", "alembic", "upgrade"]}, "not 'upgrade'"),
         ({"alembic": ".venv/bin/alembic", "python": "python3"}, "keep one"),
     ],
 )
-def test_an_alembic_that_does_not_tell_its_interpreter_is_refused_with_its_place(
+def test_an_alembic_without_a_known_interpreter_is_refused_with_its_place(
     write: Write, fields: dict[str, object], problem: str
 ) -> None:
     found = findings(write({**A, **fields}))
     assert any(
-        each.startswith("line 2, services[0].alembic: ") and problem in each for each in found
+        text.startswith("line 2, services[0].alembic: ") and problem in text for text in found
     )
 
 
@@ -247,9 +250,9 @@ def test_a_stated_registry_may_be_relative_and_have_any_name(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("explicit", "named"),
-    [("", "No services.json in"), ("nowhere.json", "HULEEDU_REGISTRY names")],
+    [("", "services.json was not found in"), ("nowhere.json", "HULEEDU_REGISTRY names")],
 )
-def test_no_registry_is_an_error_that_says_where_it_was_looked_for(
+def test_a_missing_registry_is_an_error_with_the_searched_directory(
     tmp_path: Path, explicit: str, named: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=named) as caught:
@@ -271,7 +274,7 @@ def test_no_registry_is_an_error_that_says_where_it_was_looked_for(
 def test_services_are_found_by_name_or_directory_in_the_order_of_the_file(
     write: Write, asked: list[str], found: list[str]
 ) -> None:
-    assert [each.name for each in two_services(write).select(asked)] == found
+    assert [service.name for service in two_services(write).select(asked)] == found
 
 
 @pytest.mark.parametrize(
@@ -296,7 +299,7 @@ def two_services(write: Write) -> Registry:
     )
 
 
-# What is wrong with it.
+# Errors.
 
 
 @pytest.mark.parametrize(
@@ -310,17 +313,17 @@ def two_services(write: Write) -> Registry:
         ([{"name": "a"}], "line 2, services[0]: 'port' is missing"),
         (
             [{"name": "a", "port": "1"}],
-            'line 2, services[0].port: must be a whole number, not "1"',
+            'line 2, services[0].port: must be an integer, not "1"',
         ),
         (
             [{"name": "a", "port": True}],
-            "line 2, services[0].port: must be a whole number, not true",
+            "line 2, services[0].port: must be an integer, not true",
         ),
         ([A, "b"], 'line 3, services[1]: must be an object, not "b"'),
         ([{**A, "seeds": "a.sql"}], 'line 2, services[0].seeds: must be a list, not "a.sql"'),
         (
             [{**A, "environment": {"X": 1}}],
-            "line 2, services[0].environment.X: must be a text, not 1",
+            "line 2, services[0].environment.X: must be a string, not 1",
         ),
         ([A, {**A, "port": 2}], "line 3, services[1].name: 'a' belongs to 'a' already"),
         (
@@ -351,9 +354,7 @@ def two_services(write: Write) -> Registry:
         ),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(
-    write: Write, entries: list[object], finding: str
-) -> None:
+def test_every_error_has_its_place(write: Write, entries: list[object], finding: str) -> None:
     assert findings(write(*entries)) == [finding]
 
 
@@ -369,7 +370,7 @@ def test_a_directory_belongs_to_one_service(write: Write, tmp_path: Path) -> Non
 def test_two_services_may_share_a_server_that_both_state(write: Write) -> None:
     shared = {"port": 1, "compose_service": "shared"}
     services = load_registry(write({**A, **shared}, {**B, **shared})).services
-    assert [(each.port, each.volume) for each in services] == [(1, "shared_data")] * 2
+    assert [(service.port, service.volume) for service in services] == [(1, "shared_data")] * 2
 
 
 def test_services_may_state_that_they_share_a_database(write: Write) -> None:
@@ -382,7 +383,7 @@ def test_services_may_state_that_they_share_a_database(write: Write) -> None:
     }
     a, b = load_registry(write({**A, **shared}, {**B, **shared, "migrate_after": ["a"]})).services
     assert (a.shared_database, b.migrate_after) == (True, ("a",))
-    assert [each.name for each in migrating_order((b, a))] == ["a", "b"]
+    assert [service.name for service in migrating_order((b, a))] == ["a", "b"]
 
 
 def test_a_variable_of_two_databases_is_refused_although_both_may_be_shared(write: Write) -> None:
@@ -404,25 +405,25 @@ def test_seeds_in_one_database_follow_its_migrations(
     assert seeding_predecessors([b, a, c])["b"] == expected
 
 
-def test_seed_after_wins_where_it_contradicts_migrate_after() -> None:
+def test_seed_after_takes_precedence_over_migrate_after() -> None:
     shared = {"database": "x", "shared_database": True}
     a = service("a", **shared, seed_after=("b",))
     b = service("b", **shared, migrate_after=("a",))
     assert seeding_predecessors([a, b]) == {"a": ("b",), "b": ()}
 
 
-def test_a_circle_of_migrations_is_named(write: Write) -> None:
+def test_a_cycle_of_migrations_is_named(write: Write) -> None:
     (finding,) = findings(write({**A, "migrate_after": ["b"]}, {**B, "migrate_after": ["a"]}))
-    assert finding.startswith("line 1, services: migrate_after goes in a circle: ")
+    assert finding.startswith("line 1, services: migrate_after forms a cycle: ")
 
 
-def test_a_circle_of_seeds_is_named(write: Write) -> None:
+def test_a_cycle_of_seeds_is_named(write: Write) -> None:
     (finding,) = findings(write({**A, "seed_after": ["b"]}, {**B, "seed_after": ["a"]}))
-    assert finding.startswith("line 1, services: seed_after goes in a circle: ")
+    assert finding.startswith("line 1, services: seed_after forms a cycle: ")
     assert finding.endswith(("a after b after a", "b after a after b"))
 
 
-def test_everything_that_is_wrong_is_said_at_once(write: Write) -> None:
+def test_all_errors_are_reported_at_once(write: Write) -> None:
     path = write(
         {**A, "prot": 1},
         {**B, "name": "a", "extensions": "pg_trgm"},
@@ -459,7 +460,7 @@ def test_everything_that_is_wrong_is_said_at_once(write: Write) -> None:
         ("", "line 1, column 1"),
     ],
 )
-def test_what_is_not_json_is_an_error_with_line_and_column(
+def test_invalid_json_is_an_error_with_line_and_column(
     tmp_path: Path, text: str, said: str
 ) -> None:
     path = tmp_path / "services.json"
@@ -486,10 +487,10 @@ def test_a_registry_without_services_is_an_error(write: Write) -> None:
     assert [finding.partition(": ")[0] for finding in findings(write())] == ["line 1, services"]
 
 
-def test_a_byte_order_tag_is_no_part_of_the_registry(write: Write) -> None:
+def test_a_byte_order_mark_is_ignored(write: Write) -> None:
     path = write(A)
     path.write_text(path.read_text(), encoding="utf-8-sig")
-    assert [each.name for each in load_registry(path).services] == ["a"]
+    assert [service.name for service in load_registry(path).services] == ["a"]
 
 
 def test_lines_are_known_where_tabs_indent(tmp_path: Path) -> None:
@@ -500,13 +501,13 @@ def test_lines_are_known_where_tabs_indent(tmp_path: Path) -> None:
     ]
 
 
-def test_a_registry_that_is_no_utf8_is_an_error(tmp_path: Path) -> None:
+def test_a_registry_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "services.json"
     path.write_bytes('{"services": "å"}'.encode("latin-1"))
     assert "cannot be read" in failure(path).message
 
 
-# What is asked of services.
+# Missing files and orders of services.
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
@@ -520,19 +521,19 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     ]
 
 
-def test_seeds_come_after_those_they_need_and_otherwise_in_the_order_of_the_file() -> None:
+def test_seeds_follow_their_predecessors_and_otherwise_the_order_of_the_file() -> None:
     services = (
         service("essays", seed_after=("classes", "not selected")),
         service("classes"),
         service("files"),
     )
-    order = [each.name for each in seeding_order(services)]
+    order = [service.name for service in seeding_order(services)]
     assert set(order) == {"essays", "classes", "files"}
     assert order.index("classes") < order.index("essays")
     assert seeding_order(services[1:]) == services[1:]
 
 
-def test_the_shipped_schema_is_a_json_schema_that_takes_this_registry() -> None:
+def test_the_shipped_schema_is_valid_and_accepts_this_registry() -> None:
     jsonschema_rs.meta.validate(schema())
     document = json.loads((PROJECT / "services.json").read_text())
     assert jsonschema_rs.is_valid(schema(), document)
@@ -549,15 +550,15 @@ def test_a_port_that_is_not_stated_is_that_of_its_server(write: Write) -> None:
         return {"c_db": 3, "d_db": 4, "shared": 5}
 
     registry = load_registry(path, published)
-    assert [each.port for each in registry.services] == [1, 1, 3, 4]
+    assert [service.port for service in registry.services] == [1, 1, 3, 4]
     assert registry.without_port == {"b", "c", "d"}
     assert asked == [[]]
 
 
-def test_compose_is_not_asked_where_every_port_is_stated(write: Write) -> None:
+def test_compose_is_not_asked_if_every_port_is_stated(write: Write) -> None:
     def published(_: Sequence[str]) -> Mapping[str, int]:
         pytest.fail("the compose files were read")
 
     shared = {"compose_service": "shared"}
     registry = load_registry(write({**A, **shared}, {"name": "b", **shared}), published)
-    assert [each.port for each in registry.services] == [1, 1]
+    assert [service.port for service in registry.services] == [1, 1]

@@ -1,4 +1,4 @@
-"""Reports: the exit code and the JSON document are read off the outcomes."""
+"""Reports: the exit code and the JSON document follow from the outcomes."""
 
 import json
 
@@ -56,7 +56,9 @@ TERMINATED = outcome(Status.ABORTED, ExitCode.TERMINATED)
         ([INTERRUPTED, TERMINATED], ExitCode.TERMINATED),
     ],
 )
-def test_the_gravest_outcome_gives_the_exit_code(outcomes: list[Outcome], code: ExitCode) -> None:
+def test_the_most_severe_outcome_decides_the_exit_code(
+    outcomes: list[Outcome], code: ExitCode
+) -> None:
     assert report(*outcomes).exit_code is code
     assert report(*reversed(outcomes)).exit_code is code
 
@@ -71,7 +73,7 @@ def test_the_gravest_outcome_gives_the_exit_code(outcomes: list[Outcome], code: 
     ),
     st.booleans(),
 )
-def test_success_is_reported_only_where_every_service_did_well(
+def test_success_is_reported_only_if_every_service_succeeded(
     outcomes: list[Outcome], pending: bool
 ) -> None:
     well = all(o.status not in UNWELL and o.exit_code is ExitCode.DONE for o in outcomes)
@@ -80,14 +82,14 @@ def test_success_is_reported_only_where_every_service_did_well(
     assert (code is ExitCode.PENDING) is (well and pending)
 
 
-def test_a_terminated_run_says_so_where_it_was_interrupted() -> None:
+def test_a_terminated_run_replaces_the_exit_code_of_an_interruption() -> None:
     ended = report(OK, FAILED, INTERRUPTED).ended_by(ExitCode.TERMINATED)
-    codes = [each.exit_code for each in ended.outcomes]
+    codes = [outcome.exit_code for outcome in ended.outcomes]
     assert codes == [ExitCode.DONE, ExitCode.FAILED, ExitCode.TERMINATED]
     assert ended.exit_code is ExitCode.TERMINATED
 
 
-def test_the_document_of_a_report_holds_every_service_in_order() -> None:
+def test_the_document_of_a_report_contains_every_service_in_order() -> None:
     done = Outcome(service="a", detail="migrated", seconds=0.12345, facts={"to": ("x", "y")})
     failed = Outcome(
         service="b",
@@ -151,7 +153,7 @@ def test_listings_and_messages_are_documents_too(result: Result, own: dict[str, 
     assert result.as_json() == head | own
 
 
-def test_two_pieces_of_work_give_one_outcome() -> None:
+def test_two_stages_have_one_outcome() -> None:
     first = Outcome(service="a", detail="started", seconds=1.0, facts={"server": "x"})
     second = Outcome(service="a", detail="seeded", seconds=2.0, facts={"to": "y"})
     both = first.followed_by(second)
@@ -159,7 +161,7 @@ def test_two_pieces_of_work_give_one_outcome() -> None:
     assert both.facts == {"server": "x", "to": "y"}
 
 
-def test_a_failure_after_a_success_tells_the_failure_only() -> None:
+def test_a_failure_after_a_success_reports_only_the_failure() -> None:
     both = Outcome(service="a", detail="started").followed_by(
         Outcome(service="a", status=Status.FAILED, detail="broke", exit_code=ExitCode.FAILED)
     )

@@ -98,7 +98,7 @@ def test_a_script_location_that_is_not_a_directory_is_an_error(orders: Service) 
     assert caught.value.code == "script-location-missing"
 
 
-def test_a_package_of_scripts_is_found_where_alembic_looks_for_it(orders: Service) -> None:
+def test_a_package_of_scripts_is_found_like_alembic_finds_it(orders: Service) -> None:
     directory = orders.directory / "src/orders/migrations"
     directory.mkdir(parents=True)
     orders.alembic_config.write_text(

@@ -1,4 +1,4 @@
-"""The screen: results on standard output, all else on standard error, no password on either."""
+"""The screen: results on standard output, all else on standard error, no passwords."""
 
 import json
 from typing import Any
@@ -77,14 +77,14 @@ def test_a_failure_shows_its_output_below_the_table_and_its_hint_once(capsys: Ca
     ("value", "cell"),
     [(True, "yes"), (False, "no"), (None, "-"), (0, "0"), (["a", "b"], "a, b"), ((), "")],
 )
-def test_values_are_shown_as_people_write_them(capsys: Capture, value: object, cell: str) -> None:
+def test_values_are_formatted_for_reading(capsys: Capture, value: object, cell: str) -> None:
     out, _ = shown(capsys, listing({"name": "x", "value": value}))
     assert out.splitlines()[1] == f"x     {cell}".rstrip()
 
 
 @pytest.mark.parametrize("text", MARKUP)
 @pytest.mark.parametrize("as_json", [False, True], ids=["table", "JSON"])
-def test_text_from_outside_is_never_markup(capsys: Capture, text: str, as_json: bool) -> None:
+def test_strings_from_outside_are_never_markup(capsys: Capture, text: str, as_json: bool) -> None:
     outcome = Outcome(
         service="a", status=Status.FAILED, detail=text, output=text, facts={"to": text}
     )
@@ -102,13 +102,13 @@ def test_errors_are_never_markup(capsys: Capture, text: str) -> None:
     )
 
 
-def test_a_line_is_as_long_as_its_words(capsys: Capture) -> None:
+def test_lines_in_a_pipe_are_not_wrapped(capsys: Capture) -> None:
     words = "word " * 200
     out, _ = shown(capsys, listing({"text": words}))
     assert out.splitlines() == ["text", words.rstrip()]
 
 
-def test_a_message_is_printed_as_it_is(capsys: Capture) -> None:
+def test_a_message_is_printed_unchanged(capsys: Capture) -> None:
     out, err = shown(capsys, Message(command="db.url", text="postgresql://u:[x]@h/d"))
     assert (out, err) == ("postgresql://u:[x]@h/d\n", "")
 
@@ -162,7 +162,7 @@ def test_a_document_stays_json_whatever_is_masked(capsys: Capture, password: str
     assert password not in document["message"]
 
 
-def test_an_error_is_a_document_where_json_is_asked_for(capsys: Capture) -> None:
+def test_an_error_is_a_document_with_json(capsys: Capture) -> None:
     error = ConfigurationError(
         "It is wrong.",
         code="odd",

@@ -1,4 +1,4 @@
-"""Secrets: masked where they are printed, and found in what others print."""
+"""Secrets: masked in output, and found in the output of other programs."""
 
 import json
 from collections.abc import Callable
@@ -40,12 +40,12 @@ def test_a_secret_shows_a_mask_and_reveals_itself_by_name(password: str) -> None
     assert len({secret, Secret(password)}) == 1
 
 
-def test_no_password_is_no_secret() -> None:
+def test_an_empty_password_is_not_a_secret() -> None:
     assert not Secret("")
     assert (str(Secret("")), Secret("").reveal()) == ("", "")
 
 
-def test_a_secret_is_not_its_text() -> None:
+def test_a_secret_is_not_equal_to_its_string() -> None:
     assert Secret("x") != "x"
 
 
@@ -69,7 +69,7 @@ def test_of_many_passwords_none_survives_even_where_one_contains_another(
 
 
 @pytest.mark.parametrize("password", ["", "a", "ab"])
-def test_a_password_too_short_to_protect_anything_blanks_out_no_words(password: str) -> None:
+def test_a_very_short_password_masks_no_words(password: str) -> None:
     assert Redactor([Secret(password)])("able and abler") == "able and abler"
 
 
@@ -108,7 +108,7 @@ def test_a_password_that_is_an_ordinary_word_leaves_names_and_paths_readable(
         "PGPASSWORD: {}",
     ],
 )
-def test_it_is_masked_where_a_password_stands(password: str, text: str) -> None:
+def test_it_is_masked_in_the_place_of_a_password(password: str, text: str) -> None:
     shown = Redactor([Secret(password)])(text.format(password))
     assert shown == text.format(MASK)
 
@@ -136,7 +136,7 @@ def test_every_password_of_a_url_is_masked_and_nothing_else(text: str, shown: st
     assert masked_urls(f"see {text} there") == f"see {shown or text} there"
 
 
-def test_what_is_secret_in_an_environment_is_told_by_names_and_values() -> None:
+def test_secrets_in_an_environment_are_found_by_names_and_values() -> None:
     variables = {
         "PWD": "/srv/app",
         "OLDPWD": "/srv",
@@ -150,5 +150,5 @@ def test_what_is_secret_in_an_environment_is_told_by_names_and_values() -> None:
     assert found == ["one", "t@wo", "three"]
 
 
-def test_what_is_no_secret_stays_as_it_is() -> None:
+def test_other_values_are_unchanged() -> None:
     assert Redactor([Secret("hunter2")])("[essay] 100% hunter") == "[essay] 100% hunter"

@@ -1,4 +1,4 @@
-"""Settings: which value wins, how `.env` is read, and what is not accepted."""
+"""Settings: precedence, parsing of `.env`, and invalid values."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ OVERRIDE = "ORDERS_SERVICE_DATABASE_URL"
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Load settings from the text of a `.env` and variables of the process."""
+    """Load settings from the content of a `.env` and variables of the process."""
 
     def load_settings(text: str | bytes = "", **variables: str) -> Settings:
         content = text if isinstance(text, bytes) else text.encode()
@@ -39,8 +39,8 @@ def findings(load: Load, text: str | bytes = "", **variables: str) -> list[str]:
     return [str(finding) for finding in failure(load, text, **variables).findings]
 
 
-def test_the_whole_ladder_from_nothing_set_to_the_override_in_the_environment(load: Load) -> None:
-    """Each rung wins over all before it."""
+def test_the_precedence_from_defaults_to_the_override_in_the_environment(load: Load) -> None:
+    """Each step takes precedence over all before it."""
 
     def url() -> str:
         return resolve(service(port=5433), settings).reveal()
@@ -131,7 +131,7 @@ def test_the_whole_ladder_from_nothing_set_to_the_override_in_the_environment(lo
 )
 @pytest.mark.parametrize("ending", ["\n", "\r\n"], ids=["LF", "CRLF"])
 @pytest.mark.parametrize("tag", ["", "\ufeff"], ids=["plain", "BOM"])
-def test_a_line_of_env_is_read_as_the_page_says(
+def test_a_line_of_env_is_parsed_as_documented(
     load: Load, line: str, value: str, ending: str, tag: str
 ) -> None:
     text = tag + f"{line}\n# a comment\nY=2\nLATER=3\n".replace("\n", ending)
@@ -164,7 +164,7 @@ def test_a_line_of_env_is_read_as_the_page_says(
         "db\x1b[2K",
     ],
 )
-def test_a_host_that_is_no_host_is_a_finding(load: Load, host: str) -> None:
+def test_an_invalid_host_is_a_finding(load: Load, host: str) -> None:
     (found,) = failure(load, "", HULEEDU_PROD_DB_HOST=host).findings
     assert (found.place, found.code) == ("HULEEDU_PROD_DB_HOST (environment)", "host-invalid")
     assert "\n" not in found.problem
@@ -185,7 +185,7 @@ def test_a_host_that_is_no_host_is_a_finding(load: Load, host: str) -> None:
         "/var/run/postgresql",
     ],
 )
-def test_a_host_is_taken_as_it_is(load: Load, host: str) -> None:
+def test_a_valid_host_is_accepted(load: Load, host: str) -> None:
     assert load("", HULEEDU_PROD_DB_HOST=host).get("HULEEDU_PROD_DB_HOST") == host
 
 
@@ -194,16 +194,16 @@ def test_a_user_that_ends_with_a_line_break_is_a_finding(load: Load) -> None:
     assert found.code == "setting-line-break"
 
 
-def test_a_reference_to_nothing_is_a_finding_in_a_value_of_ours_only(load: Load) -> None:
+def test_an_unset_reference_is_a_finding_in_settings_only(load: Load) -> None:
     text = "OTHER=${NONE}\nHULEEDU_DB_PASSWORD=a${NONE}b\nX_DATABASE_URL=${GONE:?}\n"
     found = failure(load, text).findings
-    assert [(each.place, each.code) for each in found] == [
+    assert [(finding.place, finding.code) for finding in found] == [
         ("HULEEDU_DB_PASSWORD (.env line 2)", "env-reference-unset"),
         ("X_DATABASE_URL (.env line 3)", "env-reference-unset"),
     ]
 
 
-def test_a_value_tells_where_it_comes_from(load: Load) -> None:
+def test_a_value_has_its_source(load: Load) -> None:
     text = "# Comment\n\nA='one\ntwo'\n\nHULEEDU_DB_USER=x\n"
     settings = load(text, HULEEDU_PROVIDER="embedded")
     sources = {
@@ -227,7 +227,7 @@ def test_a_line_that_cannot_be_read_is_named_and_not_repeated(load: Load, line: 
     assert "hunter2" not in f"{error} {error.message} {error.hint} {finding}"
 
 
-def test_an_env_that_is_no_utf8_is_an_error(load: Load) -> None:
+def test_an_env_that_is_not_utf8_is_an_error(load: Load) -> None:
     (finding,) = findings(load, "HULEEDU_DB_PASSWORD=hemlig å".encode("latin-1"))
     assert "is not UTF-8 (byte 27)" in finding
     assert "hemlig" not in finding
@@ -236,8 +236,8 @@ def test_an_env_that_is_no_utf8_is_an_error(load: Load) -> None:
 def test_without_an_env_file_the_environment_is_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HULEEDU_DB_USER", "somebody")
-    assert Settings.load(tmp_path).get("HULEEDU_DB_USER") == "somebody"
+    monkeypatch.setenv("HULEEDU_DB_USER", "someone")
+    assert Settings.load(tmp_path).get("HULEEDU_DB_USER") == "someone"
 
 
 @pytest.mark.parametrize("stated", ["production", "Production", " PRODUCTION "])
@@ -254,7 +254,7 @@ def test_an_unknown_environment_is_an_error_that_lists_the_four(load: Load, stat
 
 
 def test_only_development_and_testing_are_disposable() -> None:
-    disposable = {each for each in Environment if each.is_disposable}
+    disposable = {environment for environment in Environment if environment.is_disposable}
     assert disposable == {Environment.DEVELOPMENT, Environment.TESTING}
 
 
@@ -271,11 +271,11 @@ def test_an_empty_variable_of_the_process_hides_the_one_in_env(load: Load) -> No
     assert settings.get("HULEEDU_DB_USER") == settings.child_environment()["HULEEDU_DB_USER"] == ""
 
 
-def test_where_the_registry_is_cannot_stand_in_the_env_beside_it(load: Load) -> None:
+def test_the_path_of_the_registry_is_not_read_from_env(load: Load) -> None:
     assert load("HULEEDU_REGISTRY=other.json\n").get("HULEEDU_REGISTRY") == ""
 
 
-def test_every_value_that_cannot_be_is_said_at_once(load: Load) -> None:
+def test_all_invalid_values_are_reported_at_once(load: Load) -> None:
     text = """\
 HULEEDU_PROVIDER=podman
 HULEEDU_EMBEDDED_DURABLE=perhaps
@@ -301,12 +301,12 @@ not a line
 
 
 @pytest.mark.parametrize("number", ["four", "1.5", "-1", "0", "nan", " "])
-def test_jobs_are_a_whole_number_of_at_least_one(load: Load, number: str) -> None:
+def test_jobs_are_an_integer_of_at_least_one(load: Load, number: str) -> None:
     (finding,) = findings(load, HULEEDU_JOBS=number)
     assert finding.startswith(f"HULEEDU_JOBS (environment): {number!r} is ")
 
 
-def test_values_are_read_as_what_they_mean(load: Load, tmp_path: Path) -> None:
+def test_values_have_their_types(load: Load, tmp_path: Path) -> None:
     settings = load(
         HULEEDU_PROVIDER="Existing",
         HULEEDU_JOBS="3",
@@ -323,7 +323,7 @@ def test_values_are_read_as_what_they_mean(load: Load, tmp_path: Path) -> None:
     assert settings.postgres_bin == Path("/opt/pg/bin")
 
 
-def test_what_is_not_set_has_its_usual_value(load: Load) -> None:
+def test_unset_variables_have_their_defaults(load: Load) -> None:
     settings = load()
     assert settings.environment is Environment.DEVELOPMENT
     assert settings.provider is ProviderName.AUTO
@@ -335,10 +335,10 @@ def test_what_is_not_set_has_its_usual_value(load: Load) -> None:
 def test_passwords_and_overrides_are_shown_masked(load: Load) -> None:
     settings = load(
         f"HULEEDU_DB_PASSWORD=hunter2\n{OVERRIDE}=postgresql://u:hunter2@h/d\n",
-        HULEEDU_DB_USER="somebody",
+        HULEEDU_DB_USER="someone",
     )
     shown = [settings.shown(name) for name in ("HULEEDU_DB_PASSWORD", OVERRIDE, "HULEEDU_DB_USER")]
-    assert shown == ["***", "***", "somebody"]
+    assert shown == ["***", "***", "someone"]
     assert "hunter2" in [secret.reveal() for secret in settings.secrets()]
 
 

@@ -1,4 +1,4 @@
-"""Streams that outlast their readers."""
+"""Streams that survive errors of writing."""
 
 import io
 import os
@@ -11,11 +11,11 @@ from huleedu_tasks.screen.streams import LastingStream
 
 
 def opened(number: int, encoding: str = "utf-8") -> TextIO:
-    """Return a stream on a file descriptor of the test's own."""
+    """Return a stream on a new file descriptor."""
     return cast(TextIO, os.fdopen(number, "w", encoding=encoding))
 
 
-def test_a_reader_that_has_gone_is_remembered_and_raised_for_nobody() -> None:
+def test_a_closed_pipe_is_recorded_and_not_raised() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with opened(writing) as plain:
@@ -25,7 +25,7 @@ def test_a_reader_that_has_gone_is_remembered_and_raised_for_nobody() -> None:
         assert isinstance(stream.problem, BrokenPipeError)
 
 
-def test_a_full_disk_is_remembered_with_its_reason() -> None:
+def test_a_full_disk_is_recorded_with_its_reason() -> None:
     number = os.open("/dev/full", os.O_WRONLY)
     with opened(number) as plain:
         stream = LastingStream(plain, number)
@@ -43,7 +43,7 @@ def test_characters_that_an_encoding_does_not_have_are_escaped(encoding: str) ->
     assert stream.problem is None
 
 
-def test_a_pipe_that_does_not_block_is_waited_for() -> None:
+def test_writing_waits_for_a_non_blocking_pipe() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     read = bytearray()

@@ -27,11 +27,11 @@ def widest(layout: Layout) -> int:
     return sum(max(map(cells, column)) + 2 for column in columns) - 2
 
 
-def test_a_pipe_gets_every_cell_as_it_is() -> None:
+def test_cells_in_a_pipe_are_unchanged() -> None:
     assert fitted(COLUMNS, ROWS, None) == Layout(columns=COLUMNS, rows=tuple(ROWS))
 
 
-def test_a_wide_terminal_gets_every_cell_as_it_is() -> None:
+def test_cells_on_a_wide_terminal_are_unchanged() -> None:
     assert fitted(COLUMNS, ROWS, 200) == Layout(columns=COLUMNS, rows=tuple(ROWS))
 
 
@@ -45,7 +45,7 @@ def test_at_80_columns_revisions_are_short_and_details_are_below() -> None:
     assert layout.below == ("all 2: reachable yes", f"payments: {PATH} is broken")
 
 
-def test_at_30_columns_each_row_is_lines_of_its_own() -> None:
+def test_at_30_columns_each_row_becomes_lines() -> None:
     assert fitted(COLUMNS, ROWS, 30).lines == (
         "orders  OK",
         "  current b1ad73e",

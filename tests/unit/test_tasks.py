@@ -32,7 +32,7 @@ def test_the_line_in_the_list_is_a_short_imperative_sentence(task: Task[Any]) ->
 
 @EVERY_ARGUMENT
 def test_every_flag_is_explained_and_spelled_out(argument: Argument) -> None:
-    # That no help text is for a flag that does not exist, Invoke itself has seen to.
+    # Invoke itself verifies that every help text belongs to a flag.
     assert (argument.help or "").endswith(".")
     assert all(len(name) > 1 for name in argument.names)
     assert not argument.positional

@@ -1,4 +1,4 @@
-"""Database URLs: the document's, with any password, and never shown with one."""
+"""Database URLs: form, encoding of any password, and masking."""
 
 import re
 import traceback
@@ -16,7 +16,7 @@ from tests.support.values import service, settings
 
 VARIABLE = "ORDERS_SERVICE_DATABASE_URL"
 HOSTILE = "p@ss#w%rd/1 +:?&=[]'\"$\\ö€🔑"
-# Whatever an environment variable can hold in UTF-8.
+# Any value of an environment variable in UTF-8.
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 
 
@@ -59,9 +59,7 @@ def test_user_and_password_are_percent_encoded(password: str, encoded: str) -> N
 
 
 @given(user=TEXT, password=TEXT | st.just(""), database=TEXT)
-def test_what_is_put_together_is_what_is_taken_apart(
-    user: str, password: str, database: str
-) -> None:
+def test_a_built_url_is_parsed_into_the_same_parts(user: str, password: str, database: str) -> None:
     made = url(
         user=user,
         password=Secret(password),
@@ -72,7 +70,7 @@ def test_what_is_put_together_is_what_is_taken_apart(
 
 
 @given(user=TEXT, password=TEXT)
-def test_only_characters_that_need_no_encoding_stand_in_the_login(user: str, password: str) -> None:
+def test_special_characters_of_the_login_are_encoded(user: str, password: str) -> None:
     login = url(user=user, password=Secret(password)).reveal()[len("postgresql+asyncpg://") :]
     login = login.removesuffix("@localhost:5435/huleedu_orders")
     assert login.isascii()
@@ -125,7 +123,7 @@ def test_only_the_loopback_names_are_local(host: str, local: bool) -> None:
         "  postgresql+psycopg://u:@h:1/d  ",
     ],
 )
-def test_an_override_is_handed_on_as_it_is(stated: str) -> None:
+def test_an_override_is_passed_on_unchanged(stated: str) -> None:
     resolved = resolve(service(), settings(**{VARIABLE: stated}))
     assert (resolved.reveal(), resolved.source) == (stated, VARIABLE)
     assert resolved.is_override
@@ -147,7 +145,7 @@ def test_an_override_is_handed_on_as_it_is(stated: str) -> None:
         "postgresql+asyncpg://u:hunter2\N{FULLWIDTH COMMERCIAL AT}h/d",
     ],
 )
-def test_an_override_that_is_no_url_is_an_error_without_its_text(stated: str) -> None:
+def test_an_invalid_override_is_an_error_that_does_not_repeat_it(stated: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         resolve(service(), settings(**{VARIABLE: stated}))
     error = caught.value
@@ -177,7 +175,7 @@ def test_an_override_that_is_no_url_is_an_error_without_its_text(stated: str) ->
         ("u:p@h/d?password=q%25", "h", 5432, "u:***@h:5432/d"),
     ],
 )
-def test_what_moves_a_connection_counts_wherever_it_stands(
+def test_connection_parameters_count_in_every_position(
     stated: str, host: str, port: int, shown: str
 ) -> None:
     parsed = parse_url(f"postgresql+asyncpg://{stated}", variable=VARIABLE)
@@ -191,7 +189,7 @@ def test_what_moves_a_connection_counts_wherever_it_stands(
 
 
 @pytest.mark.parametrize("host", ["db.example.com", "10.0.0.1", "::1", "/run/pg"])
-def test_the_host_is_found_again_in_an_address(host: str) -> None:
+def test_the_host_is_read_back_from_an_address(host: str) -> None:
     assert host_of(url(host=host).address) == host
 
 
@@ -222,7 +220,7 @@ def test_pg8000_gets_a_socket_by_its_own_parameter() -> None:
         ("mysql://u@h/d", "url-invalid"),
     ],
 )
-def test_a_url_that_cannot_be_followed_has_a_code(stated: str, code: str) -> None:
+def test_an_unsupported_url_has_a_code(stated: str, code: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse_url(stated, variable=VARIABLE)
     assert caught.value.code == code
@@ -288,7 +286,7 @@ def test_another_driver_is_given_its_own_scheme_and_tls_by_the_names_of_libpq(
     assert resolve(service(url_scheme=scheme), development).reveal().startswith(f"{scheme}://u:p@")
 
 
-def test_what_is_missing_is_said_once_for_all_services() -> None:
+def test_missing_variables_are_reported_once_for_all_services() -> None:
     services = (service("a"), service("b", url_variable="B_URL"), service("c"))
     with pytest.raises(ConfigurationError) as caught:
         resolve_all(services, settings(B_URL="no url"))
@@ -302,7 +300,7 @@ def test_what_is_missing_is_said_once_for_all_services() -> None:
 def test_services_are_resolved_by_name() -> None:
     known = settings(HULEEDU_DB_USER="u", HULEEDU_DB_PASSWORD="p")
     resolved = resolve_all((service("a", port=1), service("b", port=2)), known)
-    assert {name: each.url.address for name, each in resolved.items()} == {
+    assert {name: resolved_url.url.address for name, resolved_url in resolved.items()} == {
         "a": "localhost:1",
         "b": "localhost:2",
     }

@@ -22,8 +22,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # PostgreSQL cannot take a value out of an enum: the type is made anew without it. The phases
-    # after the one that goes keep their positions, whose order is all that counts.
+    # PostgreSQL cannot remove a value from an enum: the type is recreated without it. The later
+    # phases keep their positions, of which only the order matters.
     op.execute("DELETE FROM pipeline_phases WHERE phase = 'student_matching'")
     op.execute("ALTER TYPE pipeline_phase_name RENAME TO pipeline_phase_name_old")
     op.execute(

@@ -19,7 +19,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # PostgreSQL cannot take a value out of an enum: the type is made anew without it.
+    # PostgreSQL cannot remove a value from an enum: the type is recreated without it.
     op.execute("UPDATE enrolments SET status = 'left' WHERE status = 'transferred'")
     op.execute("ALTER TABLE enrolments ALTER COLUMN status DROP DEFAULT")
     op.execute("ALTER TYPE enrolment_status RENAME TO enrolment_status_old")

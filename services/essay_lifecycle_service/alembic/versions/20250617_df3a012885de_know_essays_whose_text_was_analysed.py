@@ -27,7 +27,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # PostgreSQL cannot take a value out of an enum: the type is made anew without it. A transition
+    # PostgreSQL cannot remove a value from an enum: the type is recreated without it. A transition
     # into the value has no place in the older history, and the essay is as far as it was before.
     op.execute("DELETE FROM essay_transitions WHERE to_status = 'analysed'")
     op.execute(

@@ -19,7 +19,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # PostgreSQL cannot take a value out of an enum: the type is made anew without it. The match
+    # PostgreSQL cannot remove a value from an enum: the type is recreated without it. The match
     # itself stays, under the evidence that claims least.
     op.execute("UPDATE student_matches SET evidence = 'fuzzy' WHERE evidence = 'email'")
     op.execute("ALTER TYPE name_evidence RENAME TO name_evidence_old")
