@@ -119,7 +119,7 @@ def find_directories(root: Path, not_taken: list[Finding]) -> list[ServiceDirect
             if problem := _why_not_taken(file, root, directory, found):
                 not_taken.append(Finding(place=shown(file, root), problem=problem))
             elif directory:
-                found |= {one.key: one for one in _by_engine(directory)}
+                found |= {engine.key: engine for engine in _by_engine(directory)}
     return sorted(found.values(), key=lambda directory: (directory.path, directory.key))
 
 
@@ -143,7 +143,7 @@ def _why_not_taken(
         return "configures Alembic in a directory of tests or templates, and was skipped"
     if directory is None:
         return _why_no_directory(file)
-    if doubles := {one.key for one in _by_engine(directory)} & found.keys():
+    if doubles := {engine.key for engine in _by_engine(directory)} & found.keys():
         first = found[doubles.pop()].config.name
         return (
             f"configures the same migrations of {shown(directory.path, root)} as {first}, and was "

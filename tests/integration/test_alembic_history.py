@@ -1,4 +1,4 @@
-"""Where a database is, and what is pending, is what Alembic says, read or asked."""
+"""Revisions and version tables are those of Alembic, whether they are parsed or asked for."""
 
 import asyncio
 import json
@@ -40,10 +40,10 @@ STRICTER = {
 NOT_IMPORTABLE = "a file that cannot be imported"
 
 
-# Revisions: read where that is certain, else asked.
+# Revisions: parsed if they are literal, otherwise asked for.
 
 
-def test_what_is_read_or_asked_is_what_the_script_directory_holds(tmp_path: Path) -> None:
+def test_revisions_are_those_of_the_script_directory(tmp_path: Path) -> None:
     directories = {
         name: layout.write(tmp_path / f"{n}") for n, (name, layout) in enumerate(LAYOUTS.items())
     }
@@ -52,22 +52,24 @@ def test_what_is_read_or_asked_is_what_the_script_directory_holds(tmp_path: Path
     for name in STRICTER:
         assert found.pop(name) is None
         del expected[name]
-    # Reading does not import: what such a file would run into shows when it runs.
+    # Parsing does not import: an error of such a file is raised when it runs.
     assert found.pop(NOT_IMPORTABLE) is not None
     assert expected.pop(NOT_IMPORTABLE) is None
     assert found == expected
     asked = [name for name, directory in directories.items() if not is_read(directory)]
-    # Both ways are tried.
+    # Both ways were used.
     assert len(asked) > 20
     assert len(directories) - len(asked) > 10
 
 
-def test_random_layouts_are_what_the_script_directory_holds(tmp_path: Path, rounds: int) -> None:
+def test_revisions_of_random_layouts_are_those_of_the_script_directory(
+    tmp_path: Path, rounds: int
+) -> None:
     """To try more of them: `pytest -n 0 -k random_layouts --rounds 50`."""
     numbers = range(10 * rounds)
     directories = {n: random_layout(n).write(tmp_path / f"{n}") for n in numbers}
     expected = dict(zip(numbers, alembic_says(list(directories.values())), strict=True))
-    # Of several heads only one database can be at: that is our own finding.
+    # Several heads are a finding of this package.
     single = {n: told for n, told in expected.items() if told is None or heads(told) <= 1}
     found = asyncio.run(answers_of({n: directories[n] for n in single}, tmp_path / "state"))
     assert found == single
@@ -108,7 +110,7 @@ async def told_by(answers: AlembicHistories, asked: Service) -> Told | None:
     }
 
 
-# An answer is remembered until what it depends on changes.
+# An answer is cached until one of its inputs changes.
 
 
 def counting(layout: Layout, directory: Path) -> Layout:
@@ -163,7 +165,7 @@ async def test_revisions_are_asked_again_after_a_change_and_not_before(
 
 
 @pytest.mark.parametrize("damage", ["", "null", "[]", '{"format": 1}', "\0\0\0", "{" * 5000])
-async def test_a_damaged_memory_is_asked_over(tmp_path: Path, damage: str) -> None:
+async def test_a_damaged_cache_file_is_ignored(tmp_path: Path, damage: str) -> None:
     layout = LAYOUTS["ids in a tuple"]
     orders = service("orders", directory=layout.write(tmp_path / "orders"))
     answers = AlembicHistories(settings=settings(), state=tmp_path / "state")
@@ -175,7 +177,7 @@ async def test_a_damaged_memory_is_asked_over(tmp_path: Path, damage: str) -> No
         assert json.loads(memory.read_bytes())["answer"]
 
 
-async def test_what_alembic_says_of_a_file_it_cannot_load_is_told(tmp_path: Path) -> None:
+async def test_the_error_of_alembic_for_a_file_that_it_cannot_load_is_shown(tmp_path: Path) -> None:
     layout = Layout({**PLAIN, f"{VERSIONS}/b2.py": "import no_such_module\n"})
     orders = service("orders", directory=layout.write(tmp_path / "orders"))
     answers = AlembicHistories(settings=settings(), state=None)
@@ -323,7 +325,7 @@ def noting(env_py: str, directory: Path) -> str:
 
 
 @pytest.mark.parametrize(("env_py", "found"), READ.values(), ids=READ)
-async def test_a_version_table_that_is_stated_is_read_without_running_env_py(
+async def test_a_literal_version_table_is_read_without_running_env_py(
     bench: Bench, tmp_path: Path, env_py: str, found: str
 ) -> None:
     case = await case_of(bench, noting(env_py, tmp_path))
@@ -334,7 +336,7 @@ async def test_a_version_table_that_is_stated_is_read_without_running_env_py(
 
 
 @pytest.mark.parametrize(("env_py", "found"), ASKED.values(), ids=ASKED)
-async def test_any_other_version_table_is_asked_of_env_py(
+async def test_env_py_is_asked_for_any_other_version_table(
     bench: Bench, tmp_path: Path, env_py: str, found: str
 ) -> None:
     case = await case_of(bench, noting(env_py, tmp_path))
@@ -348,7 +350,7 @@ async def test_any_other_version_table_is_asked_of_env_py(
     assert made == [(2,)]
 
 
-async def test_env_py_is_asked_again_when_what_it_uses_has_changed(
+async def test_env_py_is_asked_again_when_an_input_has_changed(
     bench: Bench, tmp_path: Path
 ) -> None:
     env_py = ENV_PY.replace(
@@ -371,7 +373,7 @@ async def test_env_py_is_asked_again_when_what_it_uses_has_changed(
         assert (tmp_path / "runs").read_text() == "xxx"
 
 
-async def test_a_database_is_where_its_last_tenant_is_and_a_new_tenant_counts_at_once(
+async def test_the_least_advanced_tenant_is_the_current_revision_of_a_database(
     bench: Bench, tmp_path: Path
 ) -> None:
     case = await bench.case(TENANTS, a1=sql("SELECT 1"), b2=sql("SELECT 2"))
@@ -392,7 +394,9 @@ async def test_a_database_is_where_its_last_tenant_is_and_a_new_tenant_counts_at
         assert await current(case, answers) == "b2"
 
 
-async def test_an_env_py_that_connects_elsewhere_is_not_asked(bench: Bench, tmp_path: Path) -> None:
+async def test_an_env_py_that_connects_to_a_different_database_is_refused(
+    bench: Bench, tmp_path: Path
+) -> None:
     decoy = await bench.case()
     env_py, _ = ASKED["computes the schema"]
     case = await case_of(bench, env_py.replace("database_url()", f"'{decoy.url.reveal()}'"))
@@ -403,7 +407,7 @@ async def test_an_env_py_that_connects_elsewhere_is_not_asked(bench: Bench, tmp_
     assert caught.value.code == "target-mismatch"
 
 
-async def test_of_several_tables_none_is_chosen_where_env_py_cannot_be_asked(
+async def test_several_possible_version_tables_are_an_error_if_env_py_cannot_be_asked(
     bench: Bench, tmp_path: Path
 ) -> None:
     case = await case_of(bench, "raise LookupError('no such region')\n")
@@ -425,7 +429,7 @@ async def test_of_several_tables_none_is_chosen_where_env_py_cannot_be_asked(
         "CREATE TABLE release (version_num varchar(32)); INSERT INTO release VALUES ('x')",
     ],
 )
-async def test_other_columns_and_other_tables_change_nothing(
+async def test_other_columns_and_other_tables_are_ignored(
     bench: Bench, tmp_path: Path, statement: str
 ) -> None:
     case = await bench.migrated(ENV_PY, "SELECT 1")
@@ -435,5 +439,5 @@ async def test_other_columns_and_other_tables_change_nothing(
         assert await current(case, answers) == "a1"
 
 
-def test_every_failure_to_answer_is_an_expected_one() -> None:
+def test_not_understood_is_an_expected_failure() -> None:
     assert issubclass(NotUnderstood, HuleEduError)

@@ -80,13 +80,13 @@ def broken_pipe(text: str) -> None:
     raise BrokenPipeError(text)
 
 
-async def test_who_only_looks_on_ends_no_migration(bench: Bench) -> None:
+async def test_a_failing_observer_does_not_end_a_migration(bench: Bench) -> None:
     case = await begun(bench, ONE, "SELECT pg_sleep(0.5)")
     done = await ended(case, broken_pipe)
     assert (done.outcome.status, done.at) == (Status.OK, ("b2",))
 
 
-async def test_a_second_attempt_after_a_rollback_is_no_second_application(bench: Bench) -> None:
+async def test_a_second_attempt_after_a_rollback_is_counted_once(bench: Bench) -> None:
     case = await begun(bench, ONE, BUSY)
     said: list[str] = []
     async with case.locked("busy"):
@@ -103,7 +103,7 @@ async def test_a_second_attempt_after_a_rollback_is_no_second_application(bench:
         (SystemExit, Status.FAILED, ExitCode.FAILED),
     ],
 )
-async def test_whatever_is_raised_the_database_is_asked(
+async def test_the_database_is_asked_after_any_exception(
     bench: Bench, error: type[BaseException], status: Status, code: ExitCode
 ) -> None:
     case = await begun(bench, ONE, BUSY)

@@ -1,4 +1,4 @@
-"""A database is replaced by one that exists; whatever fails, the data of before is there."""
+"""Replacing databases: after any failure the previous data still exists."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -23,7 +23,7 @@ PLAIN = "plain"
 NAMES = "SELECT datname FROM pg_database WHERE datname = ANY (ARRAY['{}'])".format(
     "', '".join((DATABASE, NEW, OLD))
 )
-# Ends itself after so many statements about databases.
+# Kills itself after a number of statements about databases.
 DYING_TASKS = """\
 import os
 import signal
@@ -50,7 +50,7 @@ asyncpg.Connection.execute = execute
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Monorepo]:
-    """One service, whose server decodes for replication and keeps prepared transactions."""
+    """One service, whose server allows logical replication and prepared transactions."""
     with new_monorepo(["alpha"]) as made:
         without_initdb(made)
         made.write("tasks.py", DYING_TASKS)
@@ -63,7 +63,7 @@ def server() -> Iterator[Monorepo]:
 
 @pytest.fixture
 def alone(server: Monorepo) -> Iterator[Monorepo]:
-    """A service with a row made by hand, at its head, and nothing beside its database."""
+    """A service at its head, with a row inserted by hand, and without other databases."""
     reset(server)
     assert databases(server) == {DATABASE}
     ask(server.url("alpha"), BY_HAND)
@@ -77,7 +77,7 @@ def databases(monorepo: Monorepo) -> set[str]:
 
 
 def has_data(monorepo: Monorepo, name: str = DATABASE) -> bool:
-    """Whether a database has the row made by hand."""
+    """Whether a database has the row that was inserted by hand."""
     with suppress(asyncpg.PostgresError):
         found = ask(monorepo.url("alpha", database=name), "SELECT true FROM note WHERE id = 9")
         return bool(found)
@@ -102,7 +102,7 @@ def test_killed_after_any_statement_a_reset_has_lost_nothing_and_the_next_one_he
         ran = alone.invoke("db.reset", *flags, env={"DIES_AFTER": str(number)})
         kept = [name for name in databases(alone) if has_data(alone, name)]
         if not kept:
-            # Only a complete database takes the place of what was there.
+            # Only a complete database replaces the previous one.
             assert notes(alone, "alpha") == SEEDED
         assert reset(alone).detail in (COPIED, REBUILT)
         assert databases(alone) == {DATABASE}
@@ -114,7 +114,7 @@ def test_killed_after_any_statement_a_reset_has_lost_nothing_and_the_next_one_he
     assert 4 < number < 29
 
 
-def test_a_migration_that_fails_leaves_the_data_of_before_until_a_reset_succeeds(
+def test_a_failed_migration_keeps_the_previous_data_until_a_reset_succeeds(
     alone: Monorepo,
 ) -> None:
     alone.add_revision("alpha", "b2", "a1", "SELECT nothing")
@@ -131,7 +131,7 @@ def test_a_migration_that_fails_leaves_the_data_of_before_until_a_reset_succeeds
     assert notes(alone, "alpha") == SEEDED
 
 
-def test_killed_while_a_failed_reset_is_repeated_the_data_of_before_is_there(
+def test_killing_a_repeated_reset_keeps_the_previous_data(
     alone: Monorepo,
 ) -> None:
     alone.add_revision("alpha", "b2", "a1", "SELECT nothing")
@@ -146,7 +146,7 @@ def test_killed_while_a_failed_reset_is_repeated_the_data_of_before_is_there(
     assert 3 < number < 19
 
 
-def test_an_empty_database_does_not_take_the_place_of_what_is_kept(alone: Monorepo) -> None:
+def test_an_unfinished_database_does_not_replace_the_predecessor(alone: Monorepo) -> None:
     alone.add_revision("alpha", "b2", "a1", "SELECT nothing")
     assert alone.invoke("db.reset").code == 1
     maintain(alone, "alpha", f"DROP DATABASE {DATABASE}")
@@ -155,7 +155,7 @@ def test_an_empty_database_does_not_take_the_place_of_what_is_kept(alone: Monore
     assert has_data(alone, OLD)
 
 
-def test_what_is_kept_can_be_put_back_as_the_note_says(alone: Monorepo) -> None:
+def test_the_note_shows_how_to_restore_the_predecessor(alone: Monorepo) -> None:
     alone.add_revision("alpha", "b2", "a1", "SELECT nothing")
     (note,) = alone.invoke("db.reset", "--json").json["notes"]
     statements = [
@@ -166,7 +166,7 @@ def test_what_is_kept_can_be_put_back_as_the_note_says(alone: Monorepo) -> None:
     assert databases(alone) == {DATABASE}
 
 
-def test_a_database_that_was_repaired_is_what_the_next_reset_keeps(alone: Monorepo) -> None:
+def test_a_repaired_database_becomes_the_predecessor(alone: Monorepo) -> None:
     alone.add_revision("alpha", "b2", "a1", "SELECT nothing")
     assert alone.invoke("db.reset").code == 1
     alone.add_revision("alpha", "b2", "a1", "SELECT 1")
@@ -179,7 +179,7 @@ def test_a_database_that_was_repaired_is_what_the_next_reset_keeps(alone: Monore
     assert ask(alone.url("alpha", database=OLD), later) == [("after repair",)]
 
 
-def test_objects_of_other_roles_do_not_keep_a_migration_from_dropping_the_role(
+def test_a_migration_can_drop_a_role_that_owns_objects_of_the_predecessor(
     alone: Monorepo,
 ) -> None:
     alone.add_revision(
@@ -195,7 +195,7 @@ def test_objects_of_other_roles_do_not_keep_a_migration_from_dropping_the_role(
     assert databases(alone) == {DATABASE}
 
 
-# What may hold a database, or keep a successor from being created.
+# Sessions and objects that use a database, and failures to create a successor.
 
 
 @pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "rebuilt"])
@@ -222,7 +222,7 @@ def test_objects_of_other_roles_do_not_keep_a_migration_from_dropping_the_role(
         ),
     ],
 )
-def test_what_holds_a_database_is_named_with_what_ends_it(
+def test_the_error_lists_users_of_a_database_with_statements_that_end_them(
     alone: Monorepo,
     holds: tuple[str, ...],
     lets_go: tuple[str, ...],
@@ -240,7 +240,7 @@ def test_what_holds_a_database_is_named_with_what_ends_it(
 
 
 def run_simple(alone: Monorepo, statements: tuple[str, ...]) -> None:
-    """Run each text as one message."""
+    """Run each string as one message."""
 
     async def run() -> None:
         opened = await connect(alone.url("alpha"))
@@ -251,7 +251,9 @@ def run_simple(alone: Monorepo, statements: tuple[str, ...]) -> None:
     asyncio.run(run())
 
 
-def test_a_replication_slot_and_a_publication_go_with_the_old_database(alone: Monorepo) -> None:
+def test_replication_slots_and_publications_are_dropped_with_the_predecessor(
+    alone: Monorepo,
+) -> None:
     ask(
         alone.url("alpha"),
         "CREATE PUBLICATION p FOR TABLE note",
@@ -272,21 +274,21 @@ def test_a_replication_slot_and_a_publication_go_with_the_old_database(alone: Mo
         pytest.param(f"CREATE DATABASE {OLD}", id="a predecessor"),
     ],
 )
-def test_an_odd_database_is_replaced(alone: Monorepo, statement: str) -> None:
+def test_a_database_with_unusual_properties_is_replaced(alone: Monorepo, statement: str) -> None:
     maintain(alone, "alpha", statement)
     assert reset(alone, "alpha", "--fresh").detail == REBUILT
     assert databases(alone) == {DATABASE}
     assert notes(alone, "alpha") == SEEDED
 
 
-def test_a_database_that_is_closed_is_said_to_be(alone: Monorepo) -> None:
+def test_a_database_that_does_not_allow_connections_is_reported(alone: Monorepo) -> None:
     maintain(alone, "alpha", f"ALTER DATABASE {DATABASE} ALLOW_CONNECTIONS false")
     failed(alone.invoke("db.reset", "--json"), "database-closed")
     maintain(alone, "alpha", f"ALTER DATABASE {DATABASE} ALLOW_CONNECTIONS true")
     assert has_data(alone)
 
 
-async def test_sessions_on_template1_are_nobodys_business(alone: Monorepo) -> None:
+async def test_sessions_on_template1_do_not_prevent_a_reset(alone: Monorepo) -> None:
     busy = await connect(alone.url("alpha", database="template1"))
     done = await asyncio.to_thread(reset, alone, "alpha", "--fresh")
     assert done.detail == REBUILT
@@ -294,7 +296,7 @@ async def test_sessions_on_template1_are_nobodys_business(alone: Monorepo) -> No
     await busy.close()
 
 
-def test_the_servers_own_templates_are_not_replaced(alone: Monorepo) -> None:
+def test_template0_and_template1_are_not_replaced(alone: Monorepo) -> None:
     alone.register({"name": "alpha", "port": alone.port("alpha"), "database": "template1"})
     ran = alone.invoke("db.reset", "--json")
     alone.register({"name": "alpha", "port": alone.port("alpha")})
@@ -302,16 +304,16 @@ def test_the_servers_own_templates_are_not_replaced(alone: Monorepo) -> None:
     assert ran.json["services"][0]["code"] == "system-database"
 
 
-# A user who may not do everything.
+# A role without superuser rights.
 
 
 @asynccontextmanager
 async def plain_user(alone: Monorepo, *options: str) -> AsyncIterator[dict[str, str]]:
-    """Give the database to a user of few rights; return the environment that uses it."""
+    """Give the database to a role with few rights; return an environment with that role."""
     admin = await connect(alone.url("alpha", database="postgres"))
     await admin.execute(f"CREATE ROLE {PLAIN} LOGIN {' '.join(options)} PASSWORD 'x'")
     await admin.execute(f"ALTER DATABASE {DATABASE} OWNER TO {PLAIN}")
-    # What a superuser has left on it is not this user's to drop.
+    # The role may not drop objects of a superuser.
     names = await admin.fetch("SELECT datname FROM pg_database WHERE datname LIKE '%made%'")
     for (name,) in names:
         await admin.execute(f"DROP DATABASE {name}")
@@ -327,7 +329,7 @@ async def plain_user(alone: Monorepo, *options: str) -> AsyncIterator[dict[str, 
         await admin.close()
 
 
-async def test_a_successor_that_cannot_be_created_costs_nothing(alone: Monorepo) -> None:
+async def test_a_failure_to_create_the_successor_keeps_the_database(alone: Monorepo) -> None:
     async with plain_user(alone) as environment:
         ran = await asyncio.to_thread(alone.invoke, "db.reset", "--json", env=environment)
     failed(ran, "permission-denied")
@@ -335,7 +337,7 @@ async def test_a_successor_that_cannot_be_created_costs_nothing(alone: Monorepo)
     assert await asyncio.to_thread(databases, alone) == {DATABASE}
 
 
-async def test_a_session_that_may_not_be_ended_is_named(alone: Monorepo) -> None:
+async def test_a_session_that_the_role_may_not_end_is_named(alone: Monorepo) -> None:
     async with plain_user(alone, "CREATEDB") as environment:
         session = await connect(alone.url("alpha"))
         ran = await asyncio.to_thread(alone.invoke, "db.reset", "--json", env=environment)
@@ -348,7 +350,7 @@ async def test_a_session_that_may_not_be_ended_is_named(alone: Monorepo) -> None
     assert await asyncio.to_thread(databases, alone) == {DATABASE}
 
 
-async def test_a_client_that_returns_at_once_does_not_keep_its_database(alone: Monorepo) -> None:
+async def test_a_client_that_reconnects_at_once_does_not_prevent_a_reset(alone: Monorepo) -> None:
     async def stay() -> None:
         while True:
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -367,13 +369,13 @@ async def test_a_client_that_returns_at_once_does_not_keep_its_database(alone: M
 
 
 @pytest.mark.parametrize("database", ["orders", "o" * 63, "ö" * 31, "a" * 58])
-def test_what_stands_beside_a_database_has_a_name_that_fits(database: str) -> None:
+def test_names_of_successor_and_predecessor_have_at_most_63_bytes(database: str) -> None:
     names = {successor_name(database), predecessor_name(database)}
     assert len(names | {database}) == 3
     assert all(len(name.encode()) <= 63 for name in names)
 
 
-def test_long_names_that_begin_alike_do_not_meet() -> None:
+def test_long_names_with_the_same_beginning_do_not_collide() -> None:
     assert successor_name("o" * 62 + "a") != successor_name("o" * 62 + "b")
 
 

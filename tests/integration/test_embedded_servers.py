@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import pwd
 import shutil
 import socket
 import stat
@@ -49,7 +48,8 @@ from tests.support.postgres import (
 
 NOTES = "SELECT text FROM note ORDER BY id"
 SEEDED = [("first",), ("second",)]
-ORDINARY_USER = "nobody"
+# User and group id of an account without privileges.
+ORDINARY_ID = 65534
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -1,4 +1,4 @@
-"""Alembic's template multidb: one configuration, several databases, each a service of its own."""
+"""Alembic's template multidb: one configuration, several databases, each one a service."""
 
 import asyncio
 import json
@@ -95,7 +95,7 @@ def test_each_database_has_its_own_tables_and_its_own_revision(
     assert ask(reset.url(engine), "SELECT version_num FROM alembic_version") == [("a1",)]
 
 
-def test_a_second_reset_takes_copies_and_the_status_knows_both(reset: Monorepo) -> None:
+def test_a_second_reset_uses_templates_and_the_status_shows_both(reset: Monorepo) -> None:
     again = reset.invoke("db.reset", "--json")
     assert [row["detail"] for row in again.json["services"]] == ["copied", "copied"]
     assert reset.invoke("db.status", "--check").code == 0
@@ -109,13 +109,13 @@ def test_one_database_is_migrated_without_the_other(reset: Monorepo) -> None:
     assert ask(reset.url("audit"), TABLES) == [("alembic_version",), ("entry",)]
 
 
-def test_the_check_asks_each_of_them(ledger: Monorepo) -> None:
+def test_services_check_asks_each_database(ledger: Monorepo) -> None:
     checked = ledger.invoke("services.check", "--json")
     assert checked.code == 0, checked.out
     assert [row["env.py"] for row in checked.json["services"]] == ["follows", "follows"]
 
 
-def test_an_engine_that_the_configuration_does_not_name_is_told(reset: Monorepo) -> None:
+def test_an_unknown_engine_is_reported(reset: Monorepo) -> None:
     first, second = reset.services
     kept = reset.read("services.json")
     reset.register(first, {**second, "alembic_engine": "audits"})
@@ -127,7 +127,7 @@ def test_an_engine_that_the_configuration_does_not_name_is_told(reset: Monorepo)
 
 
 @pytest.mark.parametrize("command", ["db.reset", "services.check"])
-def test_one_entry_for_all_of_them_is_answered_with_the_entries_to_write(
+def test_one_entry_for_all_databases_has_a_hint_with_the_entries_to_write(
     ledger: Monorepo, command: str
 ) -> None:
     kept = ledger.read("services.json")
@@ -143,7 +143,7 @@ def test_one_entry_for_all_of_them_is_answered_with_the_entries_to_write(
     assert '"alembic_engine": "accounts" and "alembic_engine": "audit"' in hints
 
 
-def test_the_sql_of_one_database_is_written_without_a_file_in_the_directory(
+def test_rendering_the_sql_of_one_database_writes_no_file(
     reset: Monorepo,
 ) -> None:
     app = app_of(reset)
@@ -161,7 +161,7 @@ def test_the_sql_of_one_database_is_written_without_a_file_in_the_directory(
     assert not list(reset.path(DIRECTORY).glob("*.sql"))
 
 
-def test_discovery_makes_an_entry_of_each_database(ledger: Monorepo) -> None:
+def test_discovery_writes_an_entry_for_each_database(ledger: Monorepo) -> None:
     (port,) = free_ports(1)
     with empty_monorepo("bank") as bank:
         shutil.copytree(ledger.path(DIRECTORY), bank.path(DIRECTORY))

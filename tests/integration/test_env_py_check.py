@@ -1,4 +1,4 @@
-"""`env.py` is asked where it would connect, and its driver whether it takes the URL."""
+"""`env.py` reports where it would connect, and its driver checks the URL's parameters."""
 
 import asyncio
 import socket
@@ -81,7 +81,9 @@ def ask(
         (PG8000, "?application_name=x"),
     ],
 )
-def test_a_url_that_the_driver_takes_is_no_finding(tmp_path: Path, scheme: str, query: str) -> None:
+def test_a_url_that_the_driver_accepts_is_not_a_finding(
+    tmp_path: Path, scheme: str, query: str
+) -> None:
     env_py = ASYNCHRONOUS if scheme == ASYNCPG else SYNCHRONOUS
     assert ask(tmp_path, env_py, f"{scheme}://{AT}{query}") == ()
 
@@ -119,7 +121,7 @@ def test_a_scheme_that_sqlalchemy_does_not_know_is_found(tmp_path: Path, scheme:
     assert VARIABLE in found.remedy
 
 
-def test_an_env_py_that_repairs_the_scheme_itself_is_no_finding(tmp_path: Path) -> None:
+def test_an_env_py_that_corrects_the_scheme_is_not_a_finding(tmp_path: Path) -> None:
     repaired = f'os.environ["{VARIABLE}"].replace("postgres://", "postgresql+psycopg://")'
     env_py = f"{START}engine = create_engine({repaired}){MIGRATE}"
     assert ask(tmp_path, env_py, f"postgres://{AT}") == ()
@@ -140,7 +142,9 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_env_py_that_reads_another_variable_is_told_so_by_name(tmp_path: Path, way: str) -> None:
+def test_an_env_py_that_reads_another_variable_is_found_with_its_name(
+    tmp_path: Path, way: str
+) -> None:
     other = {"OTHER_URL": "postgresql://app:x@elsewhere.invalid:5432/other"}
     (found,) = ask(tmp_path, WAYS[way], f"{PSYCOPG}://{AT}", other)
     assert (found.level, found.code) == (Level.ERROR, "target-mismatch")
@@ -166,7 +170,7 @@ def test_an_env_py_that_never_connects_is_found(tmp_path: Path) -> None:
 
 @pytest.fixture
 def listener() -> Iterator[tuple[int, list[object]]]:
-    """Return a port, and those who have connected to it."""
+    """Return a port, and the connections to it."""
     heard: list[object] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -184,7 +188,7 @@ def listener() -> Iterator[tuple[int, list[object]]]:
         server.shutdown(socket.SHUT_RDWR)
 
 
-def test_what_env_py_needs_from_the_network_is_a_warning_and_is_not_connected_to(
+def test_other_connections_of_env_py_are_refused_with_a_warning(
     tmp_path: Path, listener: tuple[int, list[object]]
 ) -> None:
     port, heard = listener
@@ -196,7 +200,7 @@ def test_what_env_py_needs_from_the_network_is_a_warning_and_is_not_connected_to
 
 
 @pytest.mark.parametrize("scheme", [ASYNCPG, PSYCOPG, PSYCOPG2, PG8000])
-def test_no_driver_connects_while_it_is_asked(
+def test_no_driver_connects_during_the_check(
     tmp_path: Path, scheme: str, listener: tuple[int, list[object]]
 ) -> None:
     port, heard = listener

@@ -1,4 +1,4 @@
-"""A forked command is what it would be in an interpreter of its own."""
+"""A forked command behaves as in an interpreter of its own."""
 
 import os
 import subprocess
@@ -69,7 +69,7 @@ def directory() -> Iterator[Monorepo]:
         yield made
 
 
-def test_it_finds_the_same_surroundings(directory: Monorepo) -> None:
+def test_a_forked_command_has_the_same_environment(directory: Monorepo) -> None:
     options = {"cwd": "below", "env": {"COLOUR": "green"}}
     forked = directory.invoke("tell", **options)
     assert forked.code == 0
@@ -77,17 +77,19 @@ def test_it_finds_the_same_surroundings(directory: Monorepo) -> None:
 
 
 @pytest.mark.parametrize("task", ["end 0", "end 7", "end 300", "be-killed", "say-much", "no-such"])
-def test_it_ends_and_prints_alike(directory: Monorepo, task: str) -> None:
+def test_a_forked_command_has_the_same_output_and_exit_status(
+    directory: Monorepo, task: str
+) -> None:
     assert directory.invoke(*task.split()) == directory.invoke_afresh(*task.split())
 
 
-def test_an_exception_that_nothing_caught_is_printed(directory: Monorepo) -> None:
+def test_an_uncaught_exception_is_printed(directory: Monorepo) -> None:
     ran = directory.invoke("break-off")
     assert ran.code == 1
     assert ran.err.endswith("KeyError: 'nothing caught it'\n")
 
 
-def test_it_is_forked_only_where_that_is_wanted_and_makes_no_difference(
+def test_a_command_is_forked_only_on_request(
     directory: Monorepo,
 ) -> None:
     own = f"{os.getpid()}\n"

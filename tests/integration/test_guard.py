@@ -1,4 +1,4 @@
-"""What may be destroyed: every combination of facts, checked in the log of the server itself."""
+"""The guard: every combination of facts, checked in the log of the server."""
 
 import asyncio
 import json
@@ -94,7 +94,7 @@ COMMANDS: dict[str, Callable[[Development], Awaitable[Report]]] = {
     "migrate": lambda flows: flows.migrate("head"),
     "seed": lambda flows: flows.seed(),
 }
-# What each of them must be seen to do where it is allowed.
+# Statements that each command must log if it is allowed.
 TRACES = {
     "reset": "DROP DATABASE",
     "migrate": "CREATE TABLE note",
@@ -127,7 +127,7 @@ class Victim:
 
 @dataclass
 class Site:
-    """Our own servers, somebody else's, and who answers on our port."""
+    """Our servers, another server, and the one that answers on our port."""
 
     server: str
     home: Monorepo
@@ -173,7 +173,7 @@ class Site:
     scope="module", loop_scope="module", params=["own", "foreign", "proxy to foreign"]
 )
 async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
-    """Have one of three servers answer on our port: the login and the names fit all of them."""
+    """Let one of three servers answer on our port; all have the same login and names."""
     server: str = request.param
     async with AsyncExitStack() as stack:
         home, other = (stack.enter_context(guarded_monorepo()) for _ in range(2))
@@ -241,7 +241,7 @@ async def exit_code(flow: Awaitable[Report]) -> ExitCode:
 
 @in_the_modules_loop
 @pytest.mark.parametrize("cell", [*ALL_OF_RESET, *SOME_OF_THE_OTHERS], ids=str)
-async def test_only_what_is_proven_disposable_is_changed(site: Site, cell: Cell) -> None:
+async def test_only_a_database_that_is_proven_disposable_is_changed(site: Site, cell: Cell) -> None:
     service = "beta" if cell.command == "migrate" else "alpha"
     target = site.victims[service]
     await target.prepare(cell.tag)
@@ -269,7 +269,7 @@ async def test_the_proof_fails_on_any_connection_to_another_server(
     await target.prepare(tag)
     app = site.app(Cell("reset", environment, "none", tag))
     (service,) = app.services(["alpha"])
-    # Straight, or through the proxy: whoever answers on our own port.
+    # Directly, or through the proxy on our port.
     admin = await connect(site.home.url("alpha", database="postgres"))
     guard = Guard(settings=app.settings, provider=app.provider)
     try:
@@ -285,7 +285,7 @@ async def test_the_proof_fails_on_any_connection_to_another_server(
 
 @pytest.fixture(scope="module")
 def beside() -> Iterator[tuple[Monorepo, Monorepo]]:
-    """Our own server on 127.0.0.1, and somebody else's at the same port of ::1."""
+    """Our server on 127.0.0.1, and another one on the same port of ::1."""
     if not can_listen("::1"):
         pytest.skip("this machine has no ::1")
     with ExitStack() as stack:
@@ -371,7 +371,7 @@ def test_one_refused_service_leaves_all_others_untouched(watched: Monorepo) -> N
     assert ask(watched.url("beta"), KEPT) == [("data",)]
 
 
-def test_what_is_allowed_is_seen_in_the_same_log(watched: Monorepo) -> None:
+def test_an_allowed_command_is_seen_in_the_same_log(watched: Monorepo) -> None:
     ask(watched.url("alpha"), tag_statement("huleedu_alpha", "testing"))
     ran = watched.invoke("db.reset", "--service", "alpha")
     assert ran.code == 0, ran.err
@@ -379,7 +379,7 @@ def test_what_is_allowed_is_seen_in_the_same_log(watched: Monorepo) -> None:
     ask(watched.url("alpha"), PRECIOUS)
 
 
-# Servers somebody else runs: there a person decides.
+# Existing servers, where the user confirms.
 
 
 @pytest.fixture(scope="module")
@@ -473,7 +473,7 @@ def test_no_confirmation_releases_a_database_of_another_environment(
     ],
     ids=["right", "wrong", "yes", "nothing", "Ctrl-C", "Ctrl-D"],
 )
-def test_a_person_at_a_terminal_types_the_name(untagged: Monorepo, typed: str, code: int) -> None:
+def test_a_user_at_a_terminal_types_the_name(untagged: Monorepo, typed: str, code: int) -> None:
     terminal = pexpect.spawn(
         sys.executable,
         ["-m", "invoke", "db.reset"],
@@ -491,7 +491,7 @@ def test_a_person_at_a_terminal_types_the_name(untagged: Monorepo, typed: str, c
 
 
 @pytest.mark.parametrize("piped", ["y\n", "huleedu_alpha\n"])
-def test_a_pipe_is_not_a_person(untagged: Monorepo, piped: str) -> None:
+def test_a_pipe_cannot_confirm(untagged: Monorepo, piped: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "invoke", "db.reset"],
         cwd=untagged.root,

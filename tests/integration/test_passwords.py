@@ -1,4 +1,4 @@
-"""Any password works end to end, and is seen nowhere on its way."""
+"""Any password works end to end, and is never shown."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ async def main():
 asyncio.run(main())
 """
 
-# What breaks URLs, shells, ConfigParser, `.env` files, SQL and SASLprep, or any of their quoting.
+# Characters with a meaning in URLs, shells, ConfigParser, `.env` files, SQL and SASLprep.
 HOSTILE = (
     "p@ss#w%rd/1",
     "100%(here)s%%",
@@ -187,7 +187,7 @@ async def user_behind(url: DatabaseUrl) -> str:
 
 
 @pytest.mark.combinations(password=HOSTILE, name=["alpha", "beta"])
-def test_alembic_gets_in_with_it_whatever_env_py_does(
+def test_alembic_logs_in_with_any_password_and_any_env_py(
     vault: Vault, password: str, name: str
 ) -> None:
     read = vault.settings(password)
@@ -285,7 +285,7 @@ raise RuntimeError(f"no login with {os.environ['PGPASSWORD']!r}")
     ("password", "options"),
     [(HOSTILE[0], []), (HOSTILE[8], ["--json"]), (HOSTILE[9], []), (HOSTILE[17], ["--json"])],
 )
-def test_no_command_shows_it_even_where_env_py_prints_it(
+def test_no_command_shows_the_password_even_if_env_py_prints_it(
     vault: Vault, password: str, options: list[str]
 ) -> None:
     vault.settings(password)

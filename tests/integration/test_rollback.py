@@ -73,7 +73,7 @@ from config import database_url
 url = database_url().replace("+asyncpg", "")
 """
 BLOCK = "with op.get_context().autocommit_block():\n    op.execute({sql!r})"
-# What each does before it waits for a lock; all of it stays.
+# Each commits something before it waits for a lock.
 STAYS = {
     "a commit of the driver": f"{RAW}cursor.execute({ONE!r})\nraw.commit()",
     "a rollback and a commit of the driver": (
@@ -186,11 +186,11 @@ def partial(revision: str) -> Unfinished:
     return Unfinished(revision=revision, fate=Fate.PARTIAL)
 
 
-# What was rolled back.
+# Revisions that were rolled back.
 
 
 @BY_DRIVER_AND_MODE
-async def test_what_waits_too_long_for_a_lock_was_rolled_back(
+async def test_a_revision_with_a_lock_timeout_was_rolled_back(
     bench: Bench, driver: str, mode: str
 ) -> None:
     env_py = MODES[mode](DRIVERS[driver])
@@ -205,7 +205,9 @@ async def test_what_waits_too_long_for_a_lock_was_rolled_back(
 
 
 @pytest.mark.combinations(mode=MODES, end=ENDS)
-async def test_however_it_ends_it_was_rolled_back(bench: Bench, mode: str, end: str) -> None:
+async def test_a_revision_was_rolled_back_however_the_run_ends(
+    bench: Bench, mode: str, end: str
+) -> None:
     case = await begun(bench, MODES[mode](PSYCOPG2), b2=f"{sql(ONE)}\n{ENDS[end]}")
     async with held_run(case) as run:
         async with case.locked("busy"):
@@ -215,7 +217,7 @@ async def test_however_it_ends_it_was_rolled_back(bench: Bench, mode: str, end: 
 
 
 @BY_DRIVER
-async def test_what_only_the_commit_refuses_was_rolled_back(bench: Bench, driver: str) -> None:
+async def test_a_revision_whose_commit_failed_was_rolled_back(bench: Bench, driver: str) -> None:
     deferred = "CREATE TABLE one (n integer UNIQUE DEFERRABLE INITIALLY DEFERRED)"
     case = await begun(bench, DRIVERS[driver], b2=sql(deferred, "INSERT INTO one VALUES (1), (1)"))
     async with held_run(case) as run:
@@ -223,16 +225,16 @@ async def test_what_only_the_commit_refuses_was_rolled_back(bench: Bench, driver
         assert await run.unfinished() == rolled_back("b2")
 
 
-async def test_a_first_statement_may_set_the_transaction(bench: Bench) -> None:
+async def test_the_first_statement_of_a_revision_may_be_set_transaction(bench: Bench) -> None:
     serializable = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"
-    # Before the first revision Alembic itself has asked something.
+    # Before the first revision Alembic queries the version table.
     case = await begun(bench, PER_MIGRATION, b2=sql(ONE), c3=sql(serializable, ONE))
     async with held_run(case) as run:
         assert (await case.upgrade(session=run.session)).after == ("c3",)
         assert await run.unfinished() is None
 
 
-async def test_a_savepoint_is_no_transaction(bench: Bench) -> None:
+async def test_a_savepoint_is_not_a_second_transaction(bench: Bench) -> None:
     nested = f"with op.get_bind().begin_nested():\n    op.execute({ONE!r})"
     case = await begun(bench, PSYCOPG2, b2=f"{nested}\n{WAITS}")
     async with held_run(case) as run, case.locked("busy"):
@@ -241,7 +243,7 @@ async def test_a_savepoint_is_no_transaction(bench: Bench) -> None:
 
 
 @BY_MODE
-async def test_of_a_process_that_ended_by_itself_nothing_is_claimed(
+async def test_a_revision_may_be_partially_applied_if_the_process_exits(
     bench: Bench, mode: str
 ) -> None:
     case = await begun(bench, MODES[mode](PSYCOPG2), b2=f"{sql(ONE)}\n{KILLED}")
@@ -251,7 +253,7 @@ async def test_of_a_process_that_ended_by_itself_nothing_is_claimed(
 
 
 @BY_DRIVER_AND_MODE
-async def test_a_process_that_was_ended_in_its_transaction_was_rolled_back(
+async def test_a_revision_was_rolled_back_if_its_process_was_terminated(
     bench: Bench, driver: str, mode: str
 ) -> None:
     hangs = sql(ONE, "SELECT pg_sleep(60)")
@@ -268,11 +270,11 @@ async def test_a_process_that_was_ended_in_its_transaction_was_rolled_back(
         assert await run.unfinished(transaction) == rolled_back("b2")
 
 
-# What was not.
+# Revisions that may be partially applied.
 
 
 @pytest.mark.combinations(does=STAYS, end=INTERRUPTIONS)
-async def test_what_was_committed_meanwhile_is_not_said_to_be_rolled_back(
+async def test_a_revision_that_committed_may_be_partially_applied(
     bench: Bench, does: str, end: str
 ) -> None:
     case = await begun(bench, PSYCOPG2, b2=f"{STAYS[does]}\n{INTERRUPTIONS[end]}")
@@ -283,7 +285,9 @@ async def test_what_was_committed_meanwhile_is_not_said_to_be_rolled_back(
 
 
 @pytest.mark.parametrize("does", [name for name in STAYS if "session" not in name])
-async def test_nor_is_it_with_a_transaction_for_each(bench: Bench, does: str) -> None:
+async def test_a_revision_that_committed_in_its_own_transaction_may_be_partially_applied(
+    bench: Bench, does: str
+) -> None:
     case = await begun(bench, PER_MIGRATION, b2=f"{STAYS[does]}\n{WAITS}")
     async with held_run(case) as run:
         async with case.locked("busy"):
@@ -292,7 +296,7 @@ async def test_nor_is_it_with_a_transaction_for_each(bench: Bench, does: str) ->
 
 
 @BY_DRIVER
-async def test_a_driver_of_each_kind_tells_of_its_own_commit(bench: Bench, driver: str) -> None:
+async def test_a_commit_by_each_driver_is_reported(bench: Bench, driver: str) -> None:
     raw = "raw = op.get_bind().connection.dbapi_connection\n"
     does = f"{raw}op.execute({ONE!r})\nraw.commit()\n{WAITS}"
     case = await begun(bench, DRIVERS[driver], b2=does)
@@ -301,7 +305,7 @@ async def test_a_driver_of_each_kind_tells_of_its_own_commit(bench: Bench, drive
         assert await run.unfinished() == partial("b2")
 
 
-async def test_a_revision_before_it_that_has_committed_in_part_is_named(bench: Bench) -> None:
+async def test_an_earlier_revision_that_committed_is_named(bench: Bench) -> None:
     does = STAYS["a commit of the driver"]
     case = await begun(bench, PSYCOPG2, b2=does, c3=WAITS)
     async with held_run(case) as run, case.locked("busy"):
@@ -309,7 +313,7 @@ async def test_a_revision_before_it_that_has_committed_in_part_is_named(bench: B
         assert await run.unfinished() == partial("b2")
 
 
-async def test_a_session_that_env_py_has_left_open_may_have_written(bench: Bench) -> None:
+async def test_a_session_that_env_py_left_open_may_have_written(bench: Bench) -> None:
     opened = f"import psycopg2\n{CONNECT}import config\nconfig.own = psycopg2.connect(url)\n"
     does = f"import config\nconfig.own.cursor().execute({ONE!r})\nconfig.own.commit()\n{WAITS}"
     case = await begun(bench, f"{opened}{PSYCOPG2}", b2=does)
@@ -318,7 +322,7 @@ async def test_a_session_that_env_py_has_left_open_may_have_written(bench: Bench
         assert await run.unfinished() == partial("b2")
 
 
-async def test_a_session_that_env_py_has_closed_does_not_count(bench: Bench) -> None:
+async def test_a_session_that_env_py_closed_does_not_count(bench: Bench) -> None:
     opened = f"import psycopg2\n{CONNECT}psycopg2.connect(url).close()\n"
     case = await begun(bench, f"{opened}{PSYCOPG2}", b2=f"{sql(ONE)}\n{WAITS}")
     async with held_run(case) as run, case.locked("busy"):
@@ -326,7 +330,7 @@ async def test_a_session_that_env_py_has_closed_does_not_count(bench: Bench) -> 
         assert await run.unfinished() == rolled_back("b2")
 
 
-async def test_a_failure_that_env_py_swallows_and_commits_is_told(bench: Bench) -> None:
+async def test_a_failure_that_env_py_catches_and_commits_is_reported(bench: Bench) -> None:
     outer = MODES["a transaction of its own"](PSYCOPG2).replace(
         "        context.run_migrations()",
         "        try:\n            context.run_migrations()\n        except KeyError:\n"
@@ -339,7 +343,7 @@ async def test_a_failure_that_env_py_swallows_and_commits_is_told(bench: Bench) 
     assert await case.ask("TABLE log") == [(1,)]
 
 
-# The lock.
+# The advisory lock.
 
 
 @BY_DRIVER_AND_MODE
@@ -368,7 +372,7 @@ async def test_another_run_that_holds_the_lock_does_not_count(bench: Bench) -> N
     assert await case.ask("TABLE log") == []
 
 
-async def test_without_the_lock_env_py_does_not_even_connect(bench: Bench) -> None:
+async def test_env_py_cannot_connect_without_the_lock(bench: Bench) -> None:
     writes = f"import psycopg2\n{CONNECT}own = psycopg2.connect(url)\n"
     writes += f"own.cursor().execute({ONE!r})\nown.commit()\n"
     case = await begun(bench, f"{writes}{PSYCOPG2}", b2=sql(ONE))
@@ -379,7 +383,7 @@ async def test_without_the_lock_env_py_does_not_even_connect(bench: Bench) -> No
     assert await case.ask("TABLE log") == []
 
 
-async def test_an_env_py_that_goes_on_nevertheless_is_told_so(bench: Bench) -> None:
+async def test_an_env_py_that_catches_the_refusal_cannot_continue(bench: Bench) -> None:
     swallows = PSYCOPG2.replace("with engine", "try:\n  with engine", 1)
     head, _, tail = swallows.partition("try:\n")
     body = "\n".join(f"  {line}" for line in tail.removeprefix("  ").splitlines())
@@ -390,7 +394,7 @@ async def test_an_env_py_that_goes_on_nevertheless_is_told_so(bench: Bench) -> N
         assert (await run.failing()).code == "lock-lost"
 
 
-async def test_a_role_that_env_py_takes_sees_the_lock(bench: Bench) -> None:
+async def test_a_role_that_env_py_sets_sees_the_lock(bench: Bench) -> None:
     role = "    connection.exec_driver_sql('SET ROLE stranger')\n    context.configure"
     case = await begun(bench, PSYCOPG2.replace("    context.configure", role), b2=sql(ONE))
     await case.ask(
@@ -401,7 +405,7 @@ async def test_a_role_that_env_py_takes_sees_the_lock(bench: Bench) -> None:
         assert (await case.upgrade(session=run.session)).after == ("b2",)
 
 
-async def test_who_takes_the_lock_ends_a_statement_in_flight_whatever_its_session_is_named(
+async def test_the_next_holder_of_the_lock_ends_running_statements_of_renamed_sessions(
     bench: Bench,
 ) -> None:
     hangs = sql("SET application_name = 'nightly'", "SELECT pg_sleep(61)", ONE)
@@ -418,7 +422,7 @@ async def test_who_takes_the_lock_ends_a_statement_in_flight_whatever_its_sessio
     assert await case.ask("TABLE log") == []
 
 
-async def test_a_disk_that_is_full_ends_no_migration_and_nothing_is_claimed(bench: Bench) -> None:
+async def test_a_full_disk_does_not_end_a_migration(bench: Bench) -> None:
     full = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
     case = await begun(bench, PSYCOPG2, b2=f"{full}{sql(ONE)}")
     async with held_run(case) as run:

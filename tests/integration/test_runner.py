@@ -1,4 +1,4 @@
-"""Alembic is run with the service's own files unchanged, and the database has the last word."""
+"""Alembic runs with the service's files unchanged, and the database decides the result."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ from tests.support.monorepo import (
 from tests.support.postgres import ask
 
 NOTES = "SELECT count(*) FROM note"
-# Says on each run who runs it, in a file beside it.
+# Writes its interpreter to a file on each run.
 REPORTING_ENV_PY = (
     """\
 import json
@@ -80,7 +80,7 @@ def bench() -> Iterator[Bench]:
         yield Bench(without_initdb(monorepo))
 
 
-# Run as it is.
+# The service's files are unchanged.
 
 
 @pytest.mark.parametrize("path", ["", ".:.."])
@@ -123,14 +123,14 @@ def test_an_interpreter_that_is_not_on_path_is_named(bench: Bench) -> None:
     assert "'python'" in outcome.hint
 
 
-def test_an_interpreter_that_is_no_file_is_missed_before_anything_is_done(bench: Bench) -> None:
+def test_a_missing_interpreter_is_reported_before_any_change(bench: Bench) -> None:
     with pytest.raises(ConfigurationError) as missed:
         bench.migrate(bench.service(python=".venv/bin/python"))
     (finding,) = missed.value.findings
     assert ".venv/bin/python does not exist: create its virtual environment" in finding.problem
 
 
-def test_the_registrys_environment_reaches_the_migrations(bench: Bench) -> None:
+def test_the_environment_of_the_registry_is_passed_to_migrations(bench: Bench) -> None:
     name = bench.service(environment={"REGION": "north", "ENVIRONMENT": "development"})
     assert bench.migrate(name, REGION="south")
     (run,) = bench.runs(name)
@@ -160,7 +160,7 @@ def test_a_database_at_head_starts_no_process(bench: Bench) -> None:
     assert len(bench.runs(name)) == 2
 
 
-# The database is asked.
+# The database decides.
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_database_at_head_starts_no_process(bench: Bench) -> None:
     ],
     ids=["exits", "forgets"],
 )
-def test_a_run_that_did_not_reach_the_database_is_no_success(bench: Bench, env_py: str) -> None:
+def test_a_run_that_did_not_migrate_the_database_fails(bench: Bench, env_py: str) -> None:
     name = bench.service(env_py)
     outcome = bench.migrate(name)
     assert outcome.status is Status.FAILED
@@ -180,7 +180,7 @@ def test_a_run_that_did_not_reach_the_database_is_no_success(bench: Bench, env_p
     assert not bench.is_migrated(name)
 
 
-def test_a_failed_migration_shows_its_own_words_and_leaves_the_others_well(
+def test_a_failed_migration_shows_its_error_and_does_not_affect_others(
     monorepo: Monorepo,
 ) -> None:
     monorepo.add_revision("beta", "b2", "a1", "SELECT no_such_column FROM note")
@@ -193,7 +193,7 @@ def test_a_failed_migration_shows_its_own_words_and_leaves_the_others_well(
         assert ask(monorepo.url(name), NOTES) == [(2,)]
 
 
-def test_a_module_of_the_repository_is_answered_with_the_line_that_makes_it_importable(
+def test_a_missing_module_of_the_repository_has_a_hint_with_pythonpath(
     bench: Bench,
 ) -> None:
     bench.monorepo.write("libs/notes/src/noteslib/__init__.py", "")
@@ -207,16 +207,16 @@ def test_a_module_of_the_repository_is_answered_with_the_line_that_makes_it_impo
     assert found, found.output
 
 
-def test_a_library_that_is_missing_is_named_with_the_interpreter(bench: Bench) -> None:
+def test_a_missing_library_has_a_hint_with_the_interpreter(bench: Bench) -> None:
     lost = bench.migrate(bench.service("import no_such_library\n"))
     assert lost.code == "module-missing"
     assert f"`{sys.executable} -m pip install no_such_library`" in lost.hint
 
 
-# Time, and what the developer's shell has set.
+# Timeouts, and variables of the developer's shell.
 
 
-def test_a_run_that_takes_too_long_is_ended_with_all_it_started(bench: Bench) -> None:
+def test_a_run_that_exceeds_its_timeout_is_ended_with_its_children(bench: Bench) -> None:
     deaf = "(trap '' TERM; echo $$ >> pids; exec sleep 60) & echo $! >> pids"
     name = bench.service(python=["sh", "-c", f"{deaf}; echo waiting; wait"])
     asyncio.run(development_of(app_of(bench.monorepo), name).up())
@@ -227,12 +227,12 @@ def test_a_run_that_takes_too_long_is_ended_with_all_it_started(bench: Bench) ->
     assert outcome.output == "waiting\n"
     pids = bench.monorepo.path(f"services/{name}_service/pids").read_text().split()
     assert len(pids) == 2
-    # Killed they are; a busy machine may take a moment to see to it.
+    # A busy machine may need a moment to end killed processes.
     for pid in map(int, pids):
         wait_until(lambda pid=pid: not psutil.pid_exists(pid) or is_dead(psutil.Process(pid)))
 
 
-def test_the_developers_own_variables_for_postgresql_and_python_do_no_harm(
+def test_pg_and_python_variables_of_the_developer_are_not_passed(
     monorepo: Monorepo,
 ) -> None:
     trap = monorepo.root.with_name("trap")

@@ -1,4 +1,4 @@
-"""The services of this repository, migrated by Alembic's own command line, there and back."""
+"""Upgrades and downgrades of this repository's services with Alembic's command line."""
 
 import asyncio
 import os
@@ -102,7 +102,7 @@ async def scratch_copy(huleedu: Monorepo, name: str) -> AsyncIterator[str]:
 
 
 async def alembic(directory: Path, override: dict[str, str], *arguments: str) -> str:
-    """Run `alembic ARGUMENTS` as a person in the service's directory would."""
+    """Run `alembic ARGUMENTS` as a developer in the service's directory."""
     program = shutil.which("alembic", path=str(Path(sys.executable).parent))
     assert program
     process = await asyncio.create_subprocess_exec(
@@ -125,18 +125,20 @@ def test_every_service_is_in_the_registry(huleedu: Monorepo) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_migrations_make_exactly_what_the_models_say(
+def test_the_migrations_create_the_tables_of_the_models(
     journeys: dict[str, Journey], name: str
 ) -> None:
     assert "No new upgrade operations detected" in journeys[name].checked
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_downgrade_to_base_leaves_nothing(journeys: dict[str, Journey], name: str) -> None:
+def test_a_downgrade_to_base_drops_all_objects(journeys: dict[str, Journey], name: str) -> None:
     assert journeys[name].at_base == EMPTY
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_way_back_to_head_makes_the_same_again(journeys: dict[str, Journey], name: str) -> None:
+def test_an_upgrade_after_a_downgrade_creates_the_same_objects(
+    journeys: dict[str, Journey], name: str
+) -> None:
     assert journeys[name].at_head
     assert journeys[name].at_head_again == journeys[name].at_head

@@ -1,4 +1,4 @@
-"""What squawk finds, the program itself asked: at its revision, and nothing that is judged here."""
+"""Findings of the real squawk: by revision, without rules that `hazards.py` checks."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ CLEAN = "ALTER TABLE note ADD COLUMN body text;"
 CHAR_FIELD = "ban-char-field"
 TIMESTAMP_TZ = "prefer-timestamp-tz"
 BIG_INTEGER = "prefer-bigint-over-int"
-# As Alembic renders an `autocommit_block`.
+# SQL that Alembic renders for an `autocommit_block`.
 CONCURRENT = "COMMIT;\n\nCREATE INDEX CONCURRENTLY by_text ON note (text);\n\nBEGIN;"
 _RULE = re.compile(r"\(squawk: ([\w-]+)\)$")
 
@@ -33,7 +33,7 @@ def linted(root: Path, *sql: str) -> dict[str, tuple[Problem, ...]]:
 
 
 def rules(root: Path, *sql: str) -> dict[str, list[str]]:
-    """Return the names of the rules that were broken, by revision."""
+    """Return the names of the violated rules, by revision."""
     return {
         revision: [found[1] for each in problems if (found := _RULE.search(each.cause))]
         for revision, problems in linted(root, *sql).items()
@@ -48,7 +48,7 @@ def test_a_finding_has_a_cause_with_its_rule_and_a_remedy(tmp_path: Path) -> Non
     assert "timestamptz" in problem.remedy
 
 
-def test_findings_land_on_the_revisions_they_are_about(tmp_path: Path) -> None:
+def test_findings_are_reported_for_their_revisions(tmp_path: Path) -> None:
     found = rules(
         tmp_path,
         f"{CLEAN}\n\n{CLEAN}\n\n\n",
@@ -61,12 +61,12 @@ def test_findings_land_on_the_revisions_they_are_about(tmp_path: Path) -> None:
     assert found == {"2": [CHAR_FIELD], "4": [TIMESTAMP_TZ, CHAR_FIELD], "6": [BIG_INTEGER]}
 
 
-def test_what_is_found_twice_in_a_revision_is_said_once(tmp_path: Path) -> None:
+def test_a_duplicate_finding_of_a_revision_is_reported_once(tmp_path: Path) -> None:
     assert rules(tmp_path, f"{CHAR}\n{CHAR}", CHAR) == {"1": [CHAR_FIELD], "2": [CHAR_FIELD]}
 
 
 @pytest.mark.parametrize("sql", [[], [""], ["", "\n"], ["-- nothing"]])
-def test_where_there_is_nothing_to_read_nothing_is_found(tmp_path: Path, sql: list[str]) -> None:
+def test_empty_sql_has_no_findings(tmp_path: Path, sql: list[str]) -> None:
     assert linted(tmp_path, *sql) == {}
 
 
@@ -89,12 +89,12 @@ def test_where_there_is_nothing_to_read_nothing_is_found(tmp_path: Path, sql: li
         "CREATE INDEX by_text ON note (text);",
     ],
 )
-def test_what_is_judged_by_the_tables_is_not_repeated(tmp_path: Path, sql: str) -> None:
+def test_rules_that_hazards_check_are_ignored(tmp_path: Path, sql: str) -> None:
     assert linted(tmp_path, sql) == {}
     assert find_hazards(sql, {"note": Relation(name="note", rows=9, size=8192)})
 
 
-def test_the_way_that_is_recommended_is_not_found_fault_with(tmp_path: Path) -> None:
+def test_the_recommended_statements_have_no_findings(tmp_path: Path) -> None:
     assert rules(tmp_path, CONCURRENT, CHAR) == {"2": [CHAR_FIELD]}
 
 
@@ -106,32 +106,32 @@ def test_an_index_built_concurrently_within_a_transaction_is_found(tmp_path: Pat
 # A `.squawk.toml` in the root.
 
 
-def test_rules_that_are_excluded_in_the_root_are_left_out(tmp_path: Path) -> None:
+def test_rules_that_the_root_excludes_are_not_reported(tmp_path: Path) -> None:
     (tmp_path / ".squawk.toml").write_text(f'excluded_rules = ["{CHAR_FIELD}"]\n')
     assert rules(tmp_path, CHAR, f"{INTEGER}\n{CHAR}") == {"2": [BIG_INTEGER]}
 
 
-def test_rules_that_are_included_in_the_root_are_asked_about(tmp_path: Path) -> None:
+def test_rules_that_the_root_includes_are_reported(tmp_path: Path) -> None:
     (tmp_path / ".squawk.toml").write_text('included_rules = ["require-table-schema"]\n')
     assert rules(tmp_path, CLEAN) == {"1": ["require-table-schema"]}
 
 
-def test_what_is_excluded_in_the_root_brings_nothing_back_that_is_judged_here(
+def test_excluded_rules_of_the_root_do_not_enable_rules_that_hazards_check(
     tmp_path: Path,
 ) -> None:
     (tmp_path / ".squawk.toml").write_text(f'excluded_rules = ["{CHAR_FIELD}"]\n')
     assert linted(tmp_path, "DROP TABLE note;") == {}
 
 
-# What it cannot read.
+# SQL that squawk cannot parse.
 
 
 @pytest.mark.parametrize("sql", ["DROP TABLE (;", "HELLO WORLD;", "SELECT 'open;", "\x00"])
-def test_text_it_cannot_parse_gives_nothing(tmp_path: Path, sql: str) -> None:
+def test_sql_that_cannot_be_parsed_has_no_findings(tmp_path: Path, sql: str) -> None:
     assert linted(tmp_path, sql) == {}
 
 
-def test_text_it_cannot_parse_does_not_hide_what_is_found_in_other_revisions(
+def test_sql_that_cannot_be_parsed_does_not_hide_findings_of_other_revisions(
     tmp_path: Path,
 ) -> None:
     assert rules(tmp_path, CHAR, "DROP TABLE (;", TIMESTAMP) == {
@@ -140,12 +140,12 @@ def test_text_it_cannot_parse_does_not_hide_what_is_found_in_other_revisions(
     }
 
 
-def test_any_letters_and_brackets_in_the_sql_come_through(tmp_path: Path) -> None:
+def test_sql_may_contain_any_letters_and_brackets(tmp_path: Path) -> None:
     sql = 'ALTER TABLE "[note]" ADD COLUMN "å]" char(3); -- ["'
     assert rules(tmp_path, sql) == {"1": [CHAR_FIELD]}
 
 
-def test_a_program_that_fails_is_told_in_its_own_words(tmp_path: Path) -> None:
+def test_a_failure_of_squawk_is_reported_with_its_message(tmp_path: Path) -> None:
     program = tmp_path / "squawk"
     program.write_text("#!/bin/sh\necho 'no such option' >&2\nexit 2\n")
     program.chmod(0o755)

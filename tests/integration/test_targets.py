@@ -1,4 +1,4 @@
-"""Alembic runs only on the database that was proven, however the service's code connects."""
+"""Alembic runs only on the verified database, however the service's code connects."""
 
 import re
 import textwrap
@@ -17,7 +17,7 @@ PRODUCTION_TAG = 'huleedu-tasks {"environment": "production"}'
 OUTER = ENV_PY.replace("engine.connect()", "engine.begin()").replace(
     "        await connection.commit()\n", ""
 )
-# Each migrates by a connection that is made in another way, to the place in DECOY_*.
+# Each opens its connection in a different way, to the database in DECOY_*.
 SYNCHRONOUS = """\
 import os
 {imports}
@@ -77,7 +77,7 @@ engine = create_engine(os.environ["{variable}"].replace("asyncpg", "psycopg"))
 """,
     ),
 }
-# Each does something beside before it migrates the database it is meant for.
+# Each opens another connection before it migrates its own database.
 BESIDE = {
     "asyncpg": "connection = await asyncpg.connect(PLAIN)\n    await connection.close()",
     "a pool of asyncpg": (
@@ -117,7 +117,7 @@ def bench() -> Iterator[Bench]:
 
 
 async def decoy_of(bench: Bench) -> tuple[Case, dict[str, str]]:
-    """Make a database that carries production's tag, and the variables that lead to it."""
+    """Create a database with the tag production, and the variables with its address."""
     decoy = await bench.case()
     await decoy.ask(f"COMMENT ON DATABASE {decoy.url.database} IS '{PRODUCTION_TAG}'")
     variables = {
@@ -132,13 +132,13 @@ async def decoy_of(bench: Bench) -> tuple[Case, dict[str, str]]:
 
 
 def with_variables(case: Case, variables: dict[str, str]) -> Case:
-    """Return a case whose shell has variables besides."""
+    """Return a case with further variables in its environment."""
     settings = replace(case.settings, process={**case.settings.process, **variables})
     return replace(case, settings=settings)
 
 
 async def refused(case: Case, *decoys: Case) -> Refused:
-    """Migrate, see that this is refused and that nothing was made anywhere, and return why."""
+    """Migrate, require that it is refused and that no table was created, and return the error."""
     with pytest.raises(Refused) as caught:
         await case.upgrade()
     for database in (*decoys, case):
@@ -150,7 +150,7 @@ async def refused(case: Case, *decoys: Case) -> Refused:
 
 
 @pytest.mark.parametrize("env_py", WAYS.values(), ids=WAYS)
-async def test_nothing_runs_on_another_database(bench: Bench, env_py: str) -> None:
+async def test_no_revision_runs_on_a_different_database(bench: Bench, env_py: str) -> None:
     decoy, variables = await decoy_of(bench)
     case = with_variables(await bench.case(env_py, a1=sql(NOTE)), variables)
     ours = case.service.url_variable
@@ -165,7 +165,9 @@ async def test_nothing_runs_on_another_database(bench: Bench, env_py: str) -> No
 
 
 @pytest.mark.parametrize("does", BESIDE.values(), ids=BESIDE)
-async def test_a_connection_beside_that_of_the_migration_counts(bench: Bench, does: str) -> None:
+async def test_a_second_connection_to_a_different_database_is_refused(
+    bench: Bench, does: str
+) -> None:
     decoy, variables = await decoy_of(bench)
     env_py = ENV_PY.replace("asyncio.run(main())", FIRST.format(does=does) + "asyncio.run(main())")
     case = with_variables(await bench.case(env_py, a1=sql(NOTE)), variables)
@@ -173,22 +175,20 @@ async def test_a_connection_beside_that_of_the_migration_counts(bench: Bench, do
 
 
 @pytest.mark.parametrize("does", BESIDE.values(), ids=BESIDE)
-async def test_a_connection_beside_it_to_the_same_database_is_no_harm(
-    bench: Bench, does: str
-) -> None:
+async def test_a_second_connection_to_the_same_database_is_allowed(bench: Bench, does: str) -> None:
     env_py = ENV_PY.replace("asyncio.run(main())", FIRST.format(does=does) + "asyncio.run(main())")
     case = await bench.case(env_py, a1=sql(NOTE))
     case = with_variables(case, {"DECOY_URL": case.url.reveal()})
     assert (await case.upgrade()).after == ("a1",)
 
 
-async def test_another_name_of_the_same_server_is_the_same_database(bench: Bench) -> None:
+async def test_another_host_name_of_the_same_server_is_allowed(bench: Bench) -> None:
     env_py = ENV_PY.replace("database_url()", "database_url().replace('localhost', '127.0.0.1')")
     case = await bench.case(env_py, a1=sql(NOTE))
     assert (await case.upgrade()).after == ("a1",)
 
 
-async def test_another_database_of_the_same_server_is_another_database(bench: Bench) -> None:
+async def test_another_database_of_the_same_server_is_refused(bench: Bench) -> None:
     does = (
         'connection = await asyncpg.connect(PLAIN, database="postgres")\n'
         "    await connection.close()"
@@ -199,7 +199,7 @@ async def test_another_database_of_the_same_server_is_another_database(bench: Be
     assert "connected to postgres on" in error.message
 
 
-async def test_a_second_database_of_an_env_py_is_refused_and_it_is_not_said_that_nothing_was_run(
+async def test_a_second_database_of_an_env_py_is_refused_after_the_first_was_migrated(
     bench: Bench,
 ) -> None:
     decoy, _ = await decoy_of(bench)
@@ -213,7 +213,9 @@ async def test_a_second_database_of_an_env_py_is_refused_and_it_is_not_said_that
     assert "nothing was run" not in caught.value.message
 
 
-async def test_a_revision_that_connects_elsewhere_is_rolled_back(bench: Bench) -> None:
+async def test_a_revision_that_connects_to_a_different_database_is_rolled_back(
+    bench: Bench,
+) -> None:
     decoy, variables = await decoy_of(bench)
     body = textwrap.dedent("""\
         import os, psycopg
@@ -225,7 +227,7 @@ async def test_a_revision_that_connects_elsewhere_is_rolled_back(bench: Bench) -
     assert "nothing was run" not in error.message
 
 
-async def test_an_env_py_that_connects_elsewhere_writes_no_sql(bench: Bench) -> None:
+async def test_no_sql_is_rendered_if_env_py_connects_to_a_different_database(bench: Bench) -> None:
     decoy, _ = await decoy_of(bench)
     case = await bench.case(
         ENV_PY.replace("database_url()", f"'{decoy.url.reveal()}'"), a1=sql(NOTE)
@@ -235,10 +237,10 @@ async def test_an_env_py_that_connects_elsewhere_writes_no_sql(bench: Bench) -> 
     assert caught.value.code == "target-mismatch"
 
 
-# What to change.
+# Hints.
 
 
-async def test_the_variable_that_was_read_instead_is_named(bench: Bench) -> None:
+async def test_the_hint_names_the_variable_that_env_py_read(bench: Bench) -> None:
     decoy, variables = await decoy_of(bench)
     case = await bench.case(WAYS["an engine"], a1=sql(NOTE))
     error = await refused(with_variables(case, variables), decoy)
@@ -247,7 +249,7 @@ async def test_the_variable_that_was_read_instead_is_named(bench: Bench) -> None
     assert '"url_variable": "DECOY_URL"' in error.hint
 
 
-async def test_the_variable_that_a_settings_class_took_is_named(bench: Bench) -> None:
+async def test_the_hint_names_the_variable_of_a_settings_class(bench: Bench) -> None:
     decoy, variables = await decoy_of(bench)
     settings = textwrap.dedent("""\
         from pydantic_settings import BaseSettings
@@ -262,7 +264,7 @@ async def test_the_variable_that_a_settings_class_took_is_named(bench: Bench) ->
     assert f"env.py read DECOY_URL, not {case.service.url_variable}" in error.hint
 
 
-async def test_variables_that_hold_the_parts_are_named(bench: Bench) -> None:
+async def test_the_hint_names_variables_with_parts_of_the_url(bench: Bench) -> None:
     decoy, variables = await decoy_of(bench)
     del variables["DECOY_URL"]
     env_py = WAYS["a function of its own that connects"]
@@ -272,7 +274,7 @@ async def test_variables_that_hold_the_parts_are_named(bench: Bench) -> None:
     assert variables["DECOY_PASSWORD"] not in error.message + error.hint + error.output
 
 
-async def test_an_env_py_that_reads_our_variable_and_goes_elsewhere_is_told_so(
+async def test_the_hint_says_that_env_py_read_the_override_variable(
     bench: Bench,
 ) -> None:
     decoy, _ = await decoy_of(bench)
@@ -285,7 +287,7 @@ async def test_an_env_py_that_reads_our_variable_and_goes_elsewhere_is_told_so(
     assert f"read the correct URL in {case.service.url_variable}" in error.hint
 
 
-# An env.py as Alembic writes it.
+# The env.py that Alembic generates.
 
 
 def add_url(ini: Path, url: str) -> None:
@@ -320,7 +322,7 @@ with engine.connect() as connection:
     ],
     ids=["as `alembic init` has it", "by name"],
 )
-async def test_an_env_py_that_takes_the_url_of_its_configuration_gets_ours(
+async def test_the_url_of_the_alembic_configuration_is_replaced(
     bench: Bench, driver: str, env_py: str
 ) -> None:
     decoy, _ = await decoy_of(bench)

@@ -1,4 +1,4 @@
-"""What a process reads is noted, however it reads it; in a child, for audit hooks stay."""
+"""Inputs of a process are recorded; in a child process, because audit hooks cannot be removed."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ print(json.dumps(told, default=sorted))
 
 
 def observe(directory: Path, code: str, **variables: str) -> dict[str, Any]:
-    """Run code in a directory and return what was noted of it, with paths relative to that."""
+    """Run code in a directory and return its recorded inputs, with relative paths."""
     told: dict[str, Any] = json.loads(
         output(directory, f"{code}\n{TOLD}", **variables).splitlines()[-1]
     )
@@ -54,7 +54,7 @@ def observe(directory: Path, code: str, **variables: str) -> dict[str, Any]:
 
 
 def output(directory: Path, code: str, **variables: str) -> str:
-    """Run code that is observed, and return what it prints."""
+    """Run code while its inputs are recorded, and return its output."""
     head = OBSERVED.format(tracking=input_tracker.__file__, targets=target.__file__)
     command = [sys.executable, "-c", f"{head}{code}"]
     environment = {"PATH": os.environ["PATH"], **variables}
@@ -91,7 +91,7 @@ def place(tmp_path: Path) -> Path:
         "import sqlite3; sqlite3.connect('data/rows.txt')",
     ],
 )
-def test_a_file_is_noted_however_it_is_opened(place: Path, code: str) -> None:
+def test_a_file_is_recorded_however_it_is_opened(place: Path, code: str) -> None:
     assert "data/rows.txt" in observe(place, code)["files"]
 
 
@@ -104,12 +104,12 @@ def test_a_file_is_noted_however_it_is_opened(place: Path, code: str) -> None:
         "open('data/rows.txt', 'a').write('1')",
     ],
 )
-def test_what_is_written_here_is_not_read(place: Path, code: str) -> None:
+def test_a_file_that_the_process_creates_is_not_an_input(place: Path, code: str) -> None:
     told = observe(place, code)
     assert (told["files"], told["directories"]) == ([], [])
 
 
-def test_what_was_appended_to_and_then_read_is_noted(place: Path) -> None:
+def test_a_file_that_is_appended_to_and_read_is_recorded(place: Path) -> None:
     code = "open('data/rows.txt', 'a').write('1'); open('data/rows.txt').read()"
     assert observe(place, code)["files"] == ["data/rows.txt"]
 
@@ -127,11 +127,11 @@ def test_what_was_appended_to_and_then_read_is_noted(place: Path) -> None:
         "import glob; glob.glob('data/*')",
     ],
 )
-def test_a_directory_is_noted_however_it_is_listed(place: Path, code: str) -> None:
+def test_a_directory_is_recorded_however_it_is_listed(place: Path, code: str) -> None:
     assert "data" in observe(place, code)["directories"]
 
 
-def test_the_directory_one_is_in_is_noted(place: Path) -> None:
+def test_the_working_directory_is_recorded(place: Path) -> None:
     told = observe(place, "os.chdir('data'); os.listdir()")
     assert told["directories"] == ["data"]
 
@@ -149,7 +149,7 @@ def test_the_directory_one_is_in_is_noted(place: Path) -> None:
         "d = os.open('data', os.O_RDONLY)\ntry: os.stat('none', dir_fd=d)\nexcept OSError: pass",
     ],
 )
-def test_what_was_looked_for_is_noted(place: Path, code: str) -> None:
+def test_a_path_that_is_checked_is_recorded(place: Path, code: str) -> None:
     assert "data/none" in observe(place, code)["statuses"]
 
 
@@ -163,11 +163,11 @@ def test_what_was_looked_for_is_noted(place: Path, code: str) -> None:
         "Path('now').is_symlink()",
     ],
 )
-def test_a_link_is_noted_by_its_own_path(place: Path, code: str) -> None:
+def test_a_link_is_recorded_by_its_own_path(place: Path, code: str) -> None:
     assert "now" in observe(place, code)["statuses"]
 
 
-def test_what_questions_return_is_what_they_returned_before(place: Path) -> None:
+def test_patched_functions_return_the_same_values(place: Path) -> None:
     code = """
 assert os.stat("data") == os.stat(path="data")
 assert os.stat in os.supports_dir_fd and os.open in os.supports_dir_fd
@@ -184,14 +184,14 @@ for wrong in (lambda: os.stat(), lambda: os.readlink("data"), lambda: os.stat("n
 
 
 @pytest.mark.parametrize("name", ["shared", "missing"])
-def test_a_module_that_was_looked_for_is_noted_for_each_directory(place: Path, name: str) -> None:
+def test_a_module_is_recorded_for_each_searched_directory(place: Path, name: str) -> None:
     code = f"try: import {name}\nexcept ImportError: pass"
     modules = observe(place, code)["modules"]
     assert name in modules[str(place / "first")]
     assert name in modules[str(place / "second")]
 
 
-def test_a_module_that_was_looked_for_in_a_package_is_noted_there(place: Path) -> None:
+def test_a_module_is_recorded_for_each_directory_of_its_package(place: Path) -> None:
     (place / "first/package").mkdir()
     (place / "first/package/__init__.py").write_text("")
     code = "try: import package.local\nexcept ImportError: pass"
@@ -207,12 +207,12 @@ def test_a_module_that_was_looked_for_in_a_package_is_noted_there(place: Path) -
         "pid = os.fork()\nif not pid: os._exit(0)\nos.waitpid(pid, 0)",
     ],
 )
-def test_a_process_that_was_started_cannot_be_tracked(place: Path, code: str) -> None:
+def test_a_started_process_cannot_be_tracked(place: Path, code: str) -> None:
     (reason,) = observe(place, code)["untracked"]
     assert reason.endswith("which may read anything")
 
 
-def test_a_library_that_asks_about_the_machine_is_no_such_process(place: Path) -> None:
+def test_standard_modules_that_inspect_the_machine_are_ignored(place: Path) -> None:
     told = observe(place, "import ctypes.util, platform; ctypes.util.find_library('c')")
     assert told["untracked"] == []
 
@@ -234,7 +234,7 @@ def test_a_library_that_asks_about_the_machine_is_no_such_process(place: Path) -
         "os.environ.setdefault('REGION', '1')",
     ],
 )
-def test_a_variable_that_was_read_by_its_name_is_noted(place: Path, code: str) -> None:
+def test_a_variable_that_is_read_by_name_is_recorded(place: Path, code: str) -> None:
     told = observe(place, code, REGION="north")
     assert "REGION" in told["variables"]
     assert not told["all_variables"]
@@ -252,7 +252,7 @@ def test_a_variable_that_was_read_by_its_name_is_noted(place: Path, code: str) -
         "os.environ | {}",
     ],
 )
-def test_it_is_noted_that_all_variables_were_read(place: Path, code: str) -> None:
+def test_an_iteration_of_the_environment_is_recorded(place: Path, code: str) -> None:
     assert observe(place, code)["all_variables"]
 
 
@@ -271,7 +271,7 @@ def test_bytecode_that_is_older_than_its_source_is_not_loaded(place: Path) -> No
     assert "N is 2" in output(place, told)
 
 
-def test_bytecode_without_a_source_is_noted_itself(place: Path) -> None:
+def test_bytecode_without_a_source_is_recorded(place: Path) -> None:
     source = place / "first/compiled.py"
     source.write_text("N = 1\n")
     py_compile.compile(str(source), cfile=str(place / "first/compiled.pyc"))
@@ -312,7 +312,9 @@ def test_a_revision_that_reads_the_clock_cannot_be_tracked(place: Path, body: st
         "time.sleep(0)",
     ],
 )
-def test_a_revision_with_a_default_or_a_given_time_can_be(place: Path, body: str) -> None:
+def test_a_revision_with_a_server_default_or_a_literal_time_can_be_tracked(
+    place: Path, body: str
+) -> None:
     (place / "first/a1.py").write_text(f"down_revision = None\n\ndef upgrade():\n    {body}\n")
     assert observe(place, "import a1")["clocks"] == []
 
@@ -351,7 +353,7 @@ def test_a_statement_that_writes_the_time_cannot_be_tracked(sql: str, is_tracked
     assert bool(reads.clocks) != is_tracked
 
 
-def test_a_log_of_a_database_is_noted_beside_it(place: Path) -> None:
+def test_log_files_of_an_sqlite_database_are_recorded(place: Path) -> None:
     sqlite3.connect(place / "data/reference.db").close()
     told = observe(place, "import sqlite3; sqlite3.connect('data/reference.db')")
     assert {"data/reference.db", "data/reference.db-wal"} <= set(told["files"])

@@ -1,4 +1,4 @@
-"""What a run of Alembic is told besides, and what it tells: settings, the place, parts, and SQL."""
+"""The instructions for a run of Alembic, and its events: settings, revisions, and SQL."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ OUTER = ENV_PY.replace("engine.connect()", "engine.begin()").replace(
     "        await connection.commit()\n", ""
 )
 AUTOCOMMIT = ENV_PY.replace("poolclass", "isolation_level='AUTOCOMMIT', poolclass")
-# As `alembic init -t async` writes it.
+# The env.py of `alembic init -t async`.
 OFFLINE = ENV_PY.replace(
     "asyncio.run(main())",
     """\
@@ -38,7 +38,7 @@ ENV_PYS = {
     "a transaction of its own": OUTER,
 }
 BY_ENV_PY = pytest.mark.parametrize("env_py", ENV_PYS.values(), ids=ENV_PYS)
-# Does something on a connection of its own before it migrates.
+# Opens another connection before it migrates.
 FIRST = """
 import json, os
 from sqlalchemy import text
@@ -75,7 +75,7 @@ def bench() -> Iterator[Bench]:
 
 
 @BY_ENV_PY
-async def test_settings_hold_in_every_revision_and_in_a_block_without_a_transaction(
+async def test_settings_apply_in_every_revision_and_in_an_autocommit_block(
     bench: Bench, env_py: str
 ) -> None:
     case = await bench.case(
@@ -90,7 +90,7 @@ async def test_settings_hold_in_every_revision_and_in_a_block_without_a_transact
     assert sorted(told) == [(name, TOLD[name], 3) for name in SETTINGS]
 
 
-async def test_settings_arrive_on_each_session_and_env_py_sees_nothing_of_it(bench: Bench) -> None:
+async def test_settings_apply_to_each_session_and_are_not_in_the_environment(bench: Bench) -> None:
     does = """\
 found = await connection.execute(text("SELECT current_setting('lock_timeout')"))
         line = [found.scalar_one(), "HULEEDU_WORKER" in os.environ]
@@ -105,7 +105,7 @@ found = await connection.execute(text("SELECT current_setting('lock_timeout')"))
     assert ("lock_timeout", TOLD["lock_timeout"]) in await case.ask("TABLE told")
 
 
-async def test_a_wish_that_the_server_refuses_is_given_up_and_no_setting_with_it(
+async def test_a_refused_optional_setting_is_skipped_and_the_others_apply(
     bench: Bench,
 ) -> None:
     case = await bench.case(a1=sql("CREATE TABLE told (name text, value text)", RECORD))
@@ -113,7 +113,7 @@ async def test_a_wish_that_the_server_refuses_is_given_up_and_no_setting_with_it
     assert ("lock_timeout", TOLD["lock_timeout"]) in await case.ask("TABLE told")
 
 
-async def test_a_wish_that_the_server_grants_holds(bench: Bench) -> None:
+async def test_an_accepted_optional_setting_applies(bench: Bench) -> None:
     recorded = "INSERT INTO told SELECT current_setting('tcp_keepalives_idle')"
     case = await bench.case(a1=sql("CREATE TABLE told (value text)", recorded))
     await case.upgrade(session=await case.session(optional_settings={"tcp_keepalives_idle": "77"}))
@@ -129,11 +129,11 @@ async def test_a_setting_that_the_server_refuses_ends_the_run_before_any_revisio
     assert await case.ask("SELECT to_regclass('note')") == [(None,)]
 
 
-# What stays of a revision that fails.
+# Failed revisions that may be partially applied.
 
 
 @BY_ENV_PY
-async def test_after_a_lock_timeout_the_statement_is_named_and_nothing_of_its_revision_stays(
+async def test_a_lock_timeout_names_the_statement_and_rolls_the_revision_back(
     bench: Bench, env_py: str
 ) -> None:
     case = await bench.migrated(env_py, NOTE, "CREATE TABLE busy ()")
@@ -153,7 +153,9 @@ async def test_after_a_lock_timeout_the_statement_is_named_and_nothing_of_its_re
 
 
 @pytest.mark.parametrize("env_py", [ENV_PY, PER_MIGRATION], ids=["one", "each"])
-async def test_a_lock_on_alembics_own_table_lets_nothing_stay(bench: Bench, env_py: str) -> None:
+async def test_a_lock_on_the_version_table_rolls_the_revision_back(
+    bench: Bench, env_py: str
+) -> None:
     case = await bench.migrated(env_py, NOTE)
     bench.revise(case.service.name, "b2", "a1", sql(ONE))
     async with case.locked("alembic_version", "SHARE"):
@@ -176,9 +178,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("part", PARTS)
-async def test_a_part_that_was_committed_before_a_lock_timeout_is_told(
-    bench: Bench, part: str
-) -> None:
+async def test_a_commit_before_a_lock_timeout_is_reported(bench: Bench, part: str) -> None:
     case = await bench.migrated(PER_MIGRATION, NOTE, "CREATE TABLE busy ()")
     bench.revise(case.service.name, "b2", "a1", f"{PARTS[part]}\n{sql(BUSY)}")
     async with case.locked("busy"):
@@ -190,7 +190,7 @@ async def test_a_part_that_was_committed_before_a_lock_timeout_is_told(
     assert await case.kept() == "b2"
 
 
-async def test_a_block_that_only_looks_keeps_nothing(bench: Bench) -> None:
+async def test_an_autocommit_block_that_only_reads_is_not_reported(bench: Bench) -> None:
     case = await bench.migrated(PER_MIGRATION, "CREATE TABLE busy ()")
     looking = IN_A_BLOCK.format(sql="SHOW search_path")
     bench.revise(case.service.name, "b2", "a1", f"{looking}\n{sql(BUSY)}")
@@ -208,7 +208,7 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("part", HARMLESS)
-async def test_what_only_looks_like_a_commit_keeps_nothing(bench: Bench, part: str) -> None:
+async def test_the_word_commit_in_other_statements_is_not_a_commit(bench: Bench, part: str) -> None:
     case = await bench.migrated(PER_MIGRATION, "CREATE TABLE busy ()")
     bench.revise(case.service.name, "b2", "a1", f"{HARMLESS[part]}\n{sql(BUSY)}")
     async with case.locked("busy"):
@@ -227,19 +227,19 @@ except DBAPIError:
 """
 
 
-async def test_an_error_that_was_caught_is_not_the_cause_of_the_next(bench: Bench) -> None:
+async def test_a_handled_error_is_not_the_cause_of_the_next_one(bench: Bench) -> None:
     case = await bench.case(a1=f"{CAUGHT}")
     error = await case.failing()
     assert error.message == 'Revision a1 failed: column "no_such_column" does not exist'
 
 
-async def test_an_env_py_may_open_databases_of_another_kind(bench: Bench) -> None:
+async def test_an_env_py_may_open_databases_other_than_postgresql(bench: Bench) -> None:
     does = "sqlalchemy.create_engine('sqlite://').connect().exec_driver_sql('SELECT 1')"
     case = await bench.case(f"import sqlalchemy\n\n{does}\n{ENV_PY}", a1=sql(NOTE))
     assert (await case.upgrade()).after == ("a1",)
 
 
-async def test_an_index_whose_concurrent_build_timed_out_is_a_part_that_stays(
+async def test_a_concurrent_index_build_that_timed_out_is_reported_as_partially_applied(
     bench: Bench,
 ) -> None:
     case = await bench.migrated(PER_MIGRATION, NOTE)
@@ -251,7 +251,9 @@ async def test_an_index_whose_concurrent_build_timed_out_is_a_part_that_stays(
     assert ("by_text",) in await case.ask(INDEXES)
 
 
-async def test_where_every_statement_is_committed_what_ran_before_stays(bench: Bench) -> None:
+async def test_a_failed_revision_in_autocommit_mode_is_reported_as_partially_applied(
+    bench: Bench,
+) -> None:
     case = await bench.migrated(AUTOCOMMIT, NOTE, "CREATE TABLE busy ()")
     bench.revise(case.service.name, "b2", "a1", sql(ONE, BUSY))
     async with case.locked("busy"):
@@ -261,7 +263,7 @@ async def test_where_every_statement_is_committed_what_ran_before_stays(bench: B
     assert await case.ask("SELECT id FROM note") == [(1,)]
 
 
-async def test_a_statement_that_takes_too_long_is_named_with_the_setting(bench: Bench) -> None:
+async def test_a_statement_timeout_names_the_statement_and_the_setting(bench: Bench) -> None:
     case = await bench.case(a1=sql(NOTE, f"SELECT pg_sleep(60), '{'long ' * 99}'"))
     error = await case.failing(await case.session({"statement_timeout": "200ms"}))
     assert not isinstance(error, LockTimeout)
@@ -275,7 +277,7 @@ async def test_a_statement_that_takes_too_long_is_named_with_the_setting(bench: 
     assert await case.ask("SELECT to_regclass('note')") == [(None,)]
 
 
-async def test_a_revision_that_fails_tells_its_cause_and_that_nothing_stays(bench: Bench) -> None:
+async def test_a_failed_revision_reports_its_cause_and_was_rolled_back(bench: Bench) -> None:
     case = await bench.case(a1=sql(NOTE, "SELECT no_such_column FROM note"))
     error = await case.failing()
     assert not isinstance(error, LockTimeout)
@@ -284,17 +286,17 @@ async def test_a_revision_that_fails_tells_its_cause_and_that_nothing_stays(benc
     assert not await case.kept()
 
 
-async def test_a_run_that_could_not_say_how_it_ended_has_kept_nothing(bench: Bench) -> None:
+async def test_a_run_without_a_final_event_has_no_partially_applied_revision(bench: Bench) -> None:
     case = await bench.case(a1=f"{sql(NOTE)}\nimport os\nos._exit(9)")
     error = await case.failing()
     assert "exit code 9" in error.message
     assert not await case.kept()
 
 
-# What has run.
+# Applied revisions.
 
 
-async def test_what_has_run_counts_as_far_as_the_database_says_so(bench: Bench) -> None:
+async def test_the_database_decides_which_revisions_were_applied(bench: Bench) -> None:
     for env_py, counted in ((ENV_PY, []), (PER_MIGRATION, ["a1", "b2"])):
         case = await bench.case(
             env_py, a1=sql(NOTE), b2=sql(ONE), c3=sql("SELECT no_such_column FROM note")
@@ -315,7 +317,7 @@ async def test_what_has_run_counts_as_far_as_the_database_says_so(bench: Bench) 
             assert each.seconds is not None
 
 
-async def test_what_was_applied_in_several_attempts_is_counted_once_in_order(bench: Bench) -> None:
+async def test_revisions_of_several_attempts_are_listed_once_in_order(bench: Bench) -> None:
     case = await bench.case(PER_MIGRATION, a1=sql(NOTE), b2=sql(ONE))
     first, second = await case.session(), await case.session()
     await case.upgrade("a1", first)
@@ -325,14 +327,14 @@ async def test_what_was_applied_in_several_attempts_is_counted_once_in_order(ben
     assert [each.revision for each in applied([second], case.history, ("a1",), ("b2",))] == ["b2"]
 
 
-async def test_a_revision_the_run_did_not_tell_of_has_no_time(bench: Bench) -> None:
+async def test_a_revision_without_an_event_has_no_duration(bench: Bench) -> None:
     case = await bench.case(a1=sql(NOTE))
     session = await case.session()
     (found,) = applied([session], case.history, (), ("a1",))
     assert (found.revision, found.seconds) == ("a1", None)
 
 
-async def test_a_line_that_is_in_the_build_is_not_read_yet(bench: Bench) -> None:
+async def test_an_incomplete_line_of_events_is_ignored(bench: Bench) -> None:
     case = await bench.case(a1=sql(NOTE))
     session = await case.session()
     assert session.told() == []
@@ -347,7 +349,7 @@ READS = "rows = op.get_bind().execute(sa.text('SELECT id FROM note')).fetchall()
 
 
 @RENDERING
-async def test_the_sql_of_each_revision_is_written_without_alembics_own(
+async def test_the_sql_of_each_revision_is_rendered_without_that_of_alembic(
     bench: Bench, env_py: str
 ) -> None:
     column = "op.add_column('note', sa.Column('more', sa.Text, server_default='å'))"
@@ -368,7 +370,7 @@ async def test_the_sql_of_each_revision_is_written_without_alembics_own(
 
 
 @RENDERING
-async def test_a_revision_that_reads_data_is_named_and_later_ones_are_still_written(
+async def test_a_revision_that_reads_data_is_named_and_later_ones_are_rendered(
     bench: Bench, env_py: str
 ) -> None:
     case = await bench.case(
@@ -391,7 +393,7 @@ async def test_a_revision_that_reads_data_is_named_and_later_ones_are_still_writ
 
 @RENDERING
 @pytest.mark.parametrize(("start", "found"), [(("a1",), ["b2", "c3"]), (("c3",), [])])
-async def test_sql_begins_behind_the_revision_that_is_given_whatever_the_database_has(
+async def test_sql_begins_after_the_given_revision_whatever_the_database_records(
     bench: Bench, env_py: str, start: tuple[str, ...], found: list[str]
 ) -> None:
     case = await bench.case(env_py, a1=sql(NOTE), b2=sql(ONE), c3=sql("DROP TABLE note"))
@@ -409,7 +411,7 @@ async def test_sql_begins_behind_the_revision_that_is_given_whatever_the_databas
         (("a1",), ["b2", "m3", "x2"]),
     ],
 )
-async def test_sql_begins_behind_each_of_several_branches(
+async def test_sql_begins_after_the_given_revisions_of_several_branches(
     bench: Bench, start: tuple[str, ...], found: list[str]
 ) -> None:
     case = await bench.case(OFFLINE, a1=sql(NOTE), b2=sql(ONE))
@@ -428,7 +430,7 @@ async def test_sql_begins_behind_each_of_several_branches(
         "await connection.execute(text('DROP TABLE witness'))",
     ],
 )
-async def test_an_env_py_that_writes_meanwhile_changes_nothing_and_is_told(
+async def test_an_env_py_that_writes_while_rendering_is_refused_by_the_server(
     bench: Bench, does: str
 ) -> None:
     case = await bench.case(before_migrating(does), a1=sql(NOTE))
@@ -439,7 +441,7 @@ async def test_an_env_py_that_writes_meanwhile_changes_nothing_and_is_told(
     assert await case.ask("SELECT count(*) FROM witness") == [(0,)]
 
 
-async def test_a_revision_that_writes_on_a_connection_of_its_own_is_only_named(
+async def test_a_revision_that_writes_on_its_own_connection_while_rendering_is_refused(
     bench: Bench,
 ) -> None:
     own = """\
@@ -462,7 +464,7 @@ asyncio.run(write())
     assert await case.ask("SELECT count(*) FROM witness") == [(0,)]
 
 
-async def test_an_env_py_that_breaks_is_told_with_its_cause(bench: Bench) -> None:
+async def test_a_failure_of_env_py_is_reported_with_its_cause(bench: Bench) -> None:
     case = await bench.case("raise LookupError('no such region')\n", a1=sql(NOTE))
     rendered = await case.render()
     assert rendered.problem == "LookupError: no such region"

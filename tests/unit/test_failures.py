@@ -1,4 +1,4 @@
-"""PostgreSQL's errors as failures of ours: each has a code and a hint, and none a traceback."""
+"""PostgreSQL's errors are converted to `ServerError` with a code and a hint."""
 
 import asyncio
 
@@ -46,19 +46,19 @@ def test_each_error_of_a_driver_has_a_code_and_a_hint(error: Exception, code: st
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), BrokenPipeError(), FileNotFoundError()])
-def test_what_is_no_server_s_error_is_left_as_it_is(error: Exception) -> None:
+def test_other_errors_are_not_converted(error: Exception) -> None:
     assert explain(error) is None
     with pytest.raises(type(error)), explained():
         raise error
 
 
-def test_a_failure_of_ours_keeps_its_code() -> None:
+def test_an_expected_failure_keeps_its_code() -> None:
     with pytest.raises(Refused) as raised, explained():
         raise Refused("No.", code="of-its-own")
     assert raised.value.code == "of-its-own"
 
 
-def test_an_unknown_error_names_its_sqlstate_and_what_the_server_added() -> None:
+def test_an_unknown_error_has_its_sqlstate_and_the_detail_of_the_server() -> None:
     error = asyncpg.PostgresError.new(
         {"C": "XX123", "M": "odd", "D": "a detail.", "H": "a remedy.", "S": "ERROR"}
     )
@@ -71,7 +71,7 @@ def test_an_unknown_error_names_its_sqlstate_and_what_the_server_added() -> None
     ]
 
 
-def test_a_stage_that_meets_one_has_no_output_of_a_service() -> None:
+def test_a_step_with_a_server_error_has_no_output_of_a_service() -> None:
     async def work(one: Service, step: Step) -> Outcome:
         raise asyncpg.ObjectInUseError("database is in use")
 

@@ -1,4 +1,4 @@
-"""Where a missing module is in the repository."""
+"""Hints for modules that an interpreter did not find."""
 
 import sys
 from pathlib import Path
@@ -75,7 +75,7 @@ def hint(root: Path, module: str, *, of_seed: bool = False, **stated: Any) -> st
     return missing_module_hint(orders, error, of_seed=of_seed)
 
 
-def test_a_module_of_the_repository_is_answered_with_the_line_to_add(tmp_path: Path) -> None:
+def test_a_module_of_the_repository_has_a_hint_with_pythonpath(tmp_path: Path) -> None:
     write(tmp_path, dict.fromkeys(["libs/common/src/common/db.py", "services/orders/x.py"], ""))
     line = '"environment": {"PYTHONPATH": "../../libs/common/src"} for orders in the registry.'
     assert line in hint(tmp_path, "common")
@@ -83,7 +83,7 @@ def test_a_module_of_the_repository_is_answered_with_the_line_to_add(tmp_path: P
     assert '"PYTHONPATH": "../../libs/common/src" in "environment" for orders' in stated
 
 
-def test_a_package_that_can_be_installed_is_named_with_its_own_directory(tmp_path: Path) -> None:
+def test_an_installable_package_has_a_hint_with_its_directory(tmp_path: Path) -> None:
     write(tmp_path, dict.fromkeys(["libs/common/src/common/db.py", "libs/common/setup.py"], ""))
     told = hint(tmp_path, "common", python=(".venv/bin/python",))
     assert f"`.venv/bin/python -m pip install -e {tmp_path}/libs/common`" in told
@@ -100,12 +100,14 @@ def test_a_library_is_named_by_its_distribution_with_the_interpreter(tmp_path: P
 
 
 @pytest.mark.parametrize("module", ["src", "src.db", "src.nothing.there"])
-def test_no_hint_says_to_install_a_directory_of_the_repository(tmp_path: Path, module: str) -> None:
+def test_no_hint_installs_a_directory_of_the_repository_by_its_name(
+    tmp_path: Path, module: str
+) -> None:
     write(tmp_path, dict.fromkeys(["services/orders/src/db.py", "services/a/src/db.py"], ""))
     told = hint(tmp_path, module)
     assert "install src" not in told
     assert ('"PYTHONPATH": "."' in told) == (module != "src.nothing.there")
 
 
-def test_another_error_has_no_such_hint() -> None:
+def test_another_error_has_no_hint() -> None:
     assert not missing_module_hint(service(), "KeyError: 'DATABASE_URL'")

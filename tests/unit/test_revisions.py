@@ -1,4 +1,4 @@
-"""Revisions: read from files, without running them."""
+"""Revisions are parsed from files without importing them."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -78,7 +78,7 @@ def diamond(revise: Revise) -> None:
     revise("e", "d")
 
 
-def test_a_straight_history_has_one_head(orders: Service, revise: Revise) -> None:
+def test_a_linear_history_has_one_head(orders: Service, revise: Revise) -> None:
     revise("a")
     revise("b", "a")
     history = read_history(orders)
@@ -92,7 +92,7 @@ def test_a_service_without_revisions_has_no_head(orders: Service) -> None:
     assert read_history(orders).heads == ()
 
 
-def test_a_missing_script_location_is_not_an_empty_history(orders: Service) -> None:
+def test_a_script_location_that_is_not_a_directory_is_an_error(orders: Service) -> None:
     with pytest.raises(MigrationError, match=r"/alembic, which is not a directory") as caught:
         read_history(orders)
     assert caught.value.code == "script-location-missing"
@@ -125,14 +125,14 @@ def test_a_merge_joins_two_branches(orders: Service, revise: Revise) -> None:
         (("e", "made elsewhere"), None),
     ],
 )
-def test_pending_counts_what_is_left_on_every_branch(
+def test_pending_counts_revisions_of_every_branch(
     orders: Service, revise: Revise, current: tuple[str, ...], pending: int | None
 ) -> None:
     diamond(revise)
     assert read_history(orders).pending(current) == pending
 
 
-def test_dependencies_of_a_revision_are_its_ancestors(orders: Service, revise: Revise) -> None:
+def test_depends_on_counts_as_pending(orders: Service, revise: Revise) -> None:
     revise("a")
     revise("x", "a")
     revise("b", "a", depends_on="x")
@@ -153,14 +153,14 @@ def test_dependencies_of_a_revision_are_its_ancestors(orders: Service, revise: R
         (("made elsewhere",), "a", False),
     ],
 )
-def test_applied_revisions_include_all_ancestors(
+def test_ancestors_of_the_current_revision_are_past(
     orders: Service, revise: Revise, current: tuple[str, ...], revision: str, past: bool
 ) -> None:
     diamond(revise)
     assert read_history(orders).is_past(current, revision) is past
 
 
-# The path from one revision to another.
+# The revisions of an upgrade.
 
 
 def way(service: Service, before: Sequence[str], after: Sequence[str]) -> list[str]:
@@ -186,7 +186,7 @@ def way(service: Service, before: Sequence[str], after: Sequence[str]) -> list[s
         ((), (), []),
     ],
 )
-def test_a_linear_path_has_parents_first(
+def test_a_linear_upgrade_has_parents_first(
     orders: Service,
     revise: Revise,
     before: tuple[str, ...],
@@ -212,7 +212,7 @@ def test_a_linear_path_has_parents_first(
         (("d",), ("b", "c"), set()),
     ],
 )
-def test_a_path_includes_every_branch_of_a_merge(
+def test_an_upgrade_contains_every_branch_of_a_merge(
     orders: Service,
     revise: Revise,
     before: tuple[str, ...],
@@ -223,7 +223,7 @@ def test_a_path_includes_every_branch_of_a_merge(
     assert set(way(orders, before, after)) == between
 
 
-def test_dependencies_are_on_the_path_before_their_revision(
+def test_an_upgrade_contains_depends_on_before_the_revision(
     orders: Service, revise: Revise
 ) -> None:
     revise("a")
@@ -246,7 +246,7 @@ def test_dependencies_are_on_the_path_before_their_revision(
         (("made elsewhere",), ("gone",), []),
     ],
 )
-def test_an_unknown_revision_has_no_path(
+def test_unknown_revisions_are_ignored(
     orders: Service,
     revise: Revise,
     before: tuple[str, ...],
@@ -269,7 +269,7 @@ def test_an_unknown_revision_has_no_path(
         ("head-1", None),
     ],
 )
-def test_a_target_is_resolved_as_alembic_would(
+def test_a_target_is_resolved_as_alembic_resolves_it(
     orders: Service, revise: Revise, target: str, found: str | None
 ) -> None:
     revise("abc1")
@@ -294,7 +294,7 @@ def test_a_revision_is_read_however_it_is_written(orders: Service, put: Put, tex
     assert read_history(orders).heads == ("a",)
 
 
-def test_files_that_alembic_skips_are_skipped(orders: Service, put: Put, revise: Revise) -> None:
+def test_files_that_alembic_ignores_are_ignored(orders: Service, put: Put, revise: Revise) -> None:
     revise("a")
     put(f"{VERSIONS}/__init__.py", "")
     put(f"{VERSIONS}/__init__old.py", "revision = 'b'\ndown_revision = 'a'\n")
@@ -306,7 +306,7 @@ def test_files_that_alembic_skips_are_skipped(orders: Service, put: Put, revise:
     assert set(read_history(orders).revisions) == {"a"}
 
 
-# Histories that only Alembic can read.
+# Files and configurations that only Alembic can evaluate.
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_files_that_alembic_skips_are_skipped(orders: Service, put: Put, revise:
         'revision: str\ndown_revision = "a"\n',
     ],
 )
-def test_a_file_that_only_its_import_explains_is_not_guessed(
+def test_a_file_with_computed_values_is_not_understood(
     orders: Service, put: Put, revise: Revise, text: str
 ) -> None:
     revise("a")
@@ -360,7 +360,7 @@ def test_a_file_that_only_its_import_explains_is_not_guessed(
         "script_location = alembic\nsourceless = true",
     ],
 )
-def test_an_unusual_configuration_is_not_guessed(
+def test_an_unusual_configuration_is_not_understood(
     orders: Service, put: Put, revise: Revise, options: str
 ) -> None:
     revise("a")
@@ -369,14 +369,14 @@ def test_an_unusual_configuration_is_not_guessed(
         read_history(orders)
 
 
-def test_a_revision_behind_a_link_is_not_guessed(orders: Service, revise: Revise) -> None:
+def test_a_symbolic_link_is_not_understood(orders: Service, revise: Revise) -> None:
     path = revise("a")
     (path.parent / "b.py").symlink_to(path)
     with pytest.raises(NotUnderstood):
         read_history(orders)
 
 
-def test_a_configuration_in_pyproject_is_not_guessed(
+def test_a_configuration_in_pyproject_is_not_understood(
     orders: Service, put: Put, revise: Revise
 ) -> None:
     revise("a")
@@ -385,7 +385,7 @@ def test_a_configuration_in_pyproject_is_not_guessed(
         read_history(orders)
 
 
-# Invalid histories.
+# Broken histories.
 
 
 def test_two_heads_are_both_named(orders: Service, revise: Revise) -> None:
@@ -398,7 +398,7 @@ def test_two_heads_are_both_named(orders: Service, revise: Revise) -> None:
     ]
 
 
-def test_every_parent_that_is_missing_is_named(orders: Service, revise: Revise) -> None:
+def test_every_missing_parent_is_named(orders: Service, revise: Revise) -> None:
     revise("a", "gone")
     revise("b", ("a", "lost"))
     assert findings(orders) == [
@@ -414,14 +414,14 @@ def test_a_cycle_is_named(orders: Service, revise: Revise) -> None:
     assert problem.startswith("revisions form a cycle: ")
 
 
-def test_a_cycle_through_dependencies_is_named(orders: Service, revise: Revise) -> None:
+def test_a_cycle_through_depends_on_is_named(orders: Service, revise: Revise) -> None:
     revise("a", depends_on="b")
     revise("b", "a")
     ((_, problem),) = findings(orders)
     assert problem.startswith("revisions form a cycle: ")
 
 
-def test_every_file_that_cannot_be_read_is_named_once(
+def test_every_file_that_cannot_be_parsed_is_named_once(
     orders: Service, put: Put, revise: Revise
 ) -> None:
     revise("a")
@@ -439,7 +439,7 @@ def test_a_duplicate_id_is_named(orders: Service, put: Put, revise: Revise) -> N
     assert findings(orders) == [("b2.py", "revision b is also defined in b1.py")]
 
 
-# Their directories.
+# Directories of revisions.
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ def test_a_duplicate_id_is_named(orders: Service, put: Put, revise: Revise) -> N
         ),
     ],
 )
-def test_directories_are_those_alembic_ini_names(
+def test_directories_are_those_in_alembic_ini(
     orders: Service, put: Put, options: str, directories: list[str]
 ) -> None:
     put("alembic.ini", f"[alembic]\n{options}\n")
@@ -478,7 +478,7 @@ def test_directories_are_those_alembic_ini_names(
         ('script_location = "x"\nversion_locations = ["one", "%(here)s/two"]', ["one", "two"]),
     ],
 )
-def test_directories_may_be_set_in_pyproject(
+def test_directories_may_be_in_pyproject(
     orders: Service, put: Put, options: str, directories: list[str]
 ) -> None:
     put("pyproject.toml", f"[tool.alembic]\n{options}\n")
@@ -486,7 +486,7 @@ def test_directories_may_be_set_in_pyproject(
     assert relative(orders) == directories
 
 
-def test_alembic_ini_takes_precedence_over_pyproject(orders: Service, put: Put) -> None:
+def test_alembic_ini_overrides_pyproject(orders: Service, put: Put) -> None:
     put("pyproject.toml", '[tool.alembic]\nscript_location = "elsewhere"\n')
     assert relative(orders) == ["alembic/versions"]
 
@@ -520,7 +520,7 @@ def relative(service: Service) -> list[str]:
         ({"t": ("b",), "u": ("made elsewhere",)}, ("made elsewhere",)),
     ],
 )
-def test_a_database_is_where_its_least_advanced_version_table_is(
+def test_the_least_advanced_version_table_is_the_current_revision(
     orders: Service,
     revise: Revise,
     tables: dict[str, tuple[str, ...]],

@@ -341,7 +341,7 @@ def _url_string(value: object) -> str:
     """Return the string of a URL, from a function, a SecretStr or an SQLAlchemy URL."""
     if inspect.isroutine(value):
         parameters = inspect.signature(value).parameters.values()
-        is_plain = all(one.default is not one.empty for one in parameters)
+        is_plain = all(item.default is not item.empty for item in parameters)
         value = value() if is_plain else ""
     if hasattr(value, "get_secret_value"):
         value = value.get_secret_value()
