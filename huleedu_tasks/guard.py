@@ -1,8 +1,8 @@
-"""The proofs that must hold before a development command changes anything.
+"""The proofs that are required before a development command changes anything.
 
-Three facts must agree, and no single variable overrides them: the environment is disposable, the
-database does not belong to another one, and the server is the provider's own. What a name or an
-address says is no proof: a tunnel to production can listen on 127.0.0.1.
+Three conditions must hold, and no single variable overrides them: the environment is disposable,
+the database is not tagged as another environment's, and the server is the provider's own. A host
+name or an address proves nothing: a tunnel to production can listen on 127.0.0.1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def require_disposable_environment(settings: Settings, command: str) -> None:
-    """Let only development and testing pass.
+    """Refuse a command outside development and testing.
+
+    Args:
+        command: Its name, for the message.
 
     Raises:
         Refused: In staging and production.
@@ -32,12 +35,16 @@ def require_disposable_environment(settings: Settings, command: str) -> None:
     raise Refused(
         f"{command} does not run in {settings.environment} (HULEEDU_ENVIRONMENT from {source}).",
         code="environment-refused",
-        hint="It is for development and testing. Unset HULEEDU_ENVIRONMENT if you are there.",
+        hint="Unset HULEEDU_ENVIRONMENT if this is development. The command runs only in "
+        "development and testing.",
     )
 
 
 def require_external_environment(settings: Settings, command: str) -> None:
-    """Let only staging and production pass.
+    """Refuse a command outside staging and production.
+
+    Args:
+        command: Its name, for the message.
 
     Raises:
         Refused: In development and testing.
@@ -47,15 +54,17 @@ def require_external_environment(settings: Settings, command: str) -> None:
     raise Refused(
         f"{command} does not run in {settings.environment}.",
         code="environment-refused",
-        hint="Set HULEEDU_ENVIRONMENT=production, or staging, for this command.",
+        hint="Set HULEEDU_ENVIRONMENT=production or HULEEDU_ENVIRONMENT=staging.",
     )
 
 
 def require_own_address(service: Service, resolved: ResolvedUrl, provider: Provider) -> None:
-    """Refuse an override that points away from the provider's server, before connecting to it.
+    """Refuse an override variable that points to a server that is not the provider's.
+
+    No connection is opened.
 
     Raises:
-        Refused: With the variable and where it points.
+        Refused: If it does, with the variable and the address.
     """
     url = resolved.url
     if not provider.proves_identity or (url.is_local and url.port == service.port):
@@ -64,16 +73,17 @@ def require_own_address(service: Service, resolved: ResolvedUrl, provider: Provi
         f"{service.name}: {resolved.source} points to {url.address}, not to the {provider.name} "
         f"server on localhost:{service.port}.",
         code="override-mismatch",
-        hint=f"Unset {resolved.source}, or set HULEEDU_PROVIDER=existing to work on that server.",
+        hint=f"Unset {resolved.source}, or set HULEEDU_PROVIDER=existing to use that server.",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """What proves a database disposable.
+    """Proves that databases are disposable.
 
     Attributes:
-        confirmed: Names of databases a person has typed, for servers that prove nothing.
+        confirmed: The names of databases that the user has typed, for servers whose identity the
+            provider cannot prove.
     """
 
     settings: Settings
@@ -83,14 +93,14 @@ class Guard:
     async def prove_disposable(
         self, admin: "asyncpg.Connection", service: Service, database: str
     ) -> None:
-        """Prove that a database may be destroyed, on the connection that will do it.
+        """Prove that a database may be destroyed, on the connection that will destroy it.
 
         Args:
-            admin: A connection to the database's server, on another database or on this one.
-            database: Its name; it need not exist.
+            admin: A connection to the database's server, on any database.
+            database: The database's name; it need not exist.
 
         Raises:
-            Refused: With the fact that does not hold.
+            Refused: With the condition that does not hold.
         """
         require_disposable_environment(self.settings, "This")
         await self._prove_server(admin, service)
@@ -98,13 +108,13 @@ class Guard:
             await self._prove_tag(admin, service, database)
 
     def prove_comments(self, service: Service, comments: Mapping[str, str]) -> None:
-        """Prove that a provider's server may go as a whole, by what it says of its databases.
+        """Prove that a provider's whole server may be destroyed, by the comments of its databases.
 
         Args:
-            comments: The comment of each database, read from the provider's own side.
+            comments: The comment of each database by its name, as the provider has read them.
 
         Raises:
-            Refused: If one of them belongs to another environment.
+            Refused: If a database is tagged as another environment's.
         """
         require_disposable_environment(self.settings, "This")
         for database, comment in comments.items():
@@ -116,8 +126,7 @@ class Guard:
         own = await self.provider.identity(service)
         if own is None:
             raise Refused(
-                f"{service.name}: the {self.provider.name} provider has no server of its own "
-                "to compare with.",
+                f"{service.name}: the {self.provider.name} provider has no running server.",
                 code="server-not-running",
                 hint="Run `invoke db.up`.",
             )
@@ -126,7 +135,7 @@ class Guard:
                 f"{service.name}: the server that answers on port {service.port} is not the "
                 f"{self.provider.name} server in {own.data_directory}.",
                 code="server-mismatch",
-                hint="A tunnel, a proxy or another PostgreSQL listens there. Stop it, then run "
+                hint="Stop the tunnel, proxy or other PostgreSQL that listens there, then run "
                 "`invoke db.up`.",
             )
 
@@ -137,36 +146,38 @@ class Guard:
         tagged = self._accept_tag(service, database, comment)
         if not (tagged or self.provider.proves_identity or database in self.confirmed):
             raise Refused(
-                f"{service.name}: database {database!r} has no development tag, and nothing "
-                f"else proves that it is disposable ({self.provider.reason}).",
+                f"{service.name}: database {database!r} has no environment tag, and the "
+                f"{self.provider.name} provider cannot prove that it is disposable "
+                f"({self.provider.reason}).",
                 code="environment-tag-missing",
-                hint="Type its name when asked on a terminal, or pass "
-                f"`--confirm {database}`; from then on it has the tag.",
+                hint=f"Pass `--confirm {database}`, or type the name when asked on a terminal. The "
+                "command then tags the database.",
             )
 
     def _accept_tag(self, service: Service, database: str, comment: str) -> bool:
-        """Refuse another environment's environment tag; return whether there is one at all."""
+        """Refuse a tag of another environment; return whether the database has a tag."""
         try:
             tag = databases.parse_tag(database, comment)
         except ServerError as error:
             raise Refused(
                 f"{service.name}: {error.message}", code=error.code, hint=error.hint
             ) from error
-        # Development and testing use the same servers in turn, and both are disposable.
+        # Development and testing may use the same servers; both are disposable.
         disposable = [member for member in Environment if member.is_disposable]
         if tag is not None and tag.environment not in disposable:
             raise Refused(
                 f"{service.name}: database {database!r} is tagged as {tag.environment}.",
                 code="environment-tag-mismatch",
-                hint="It is not this command's to change. If the tag is wrong, correct it with "
+                hint="Check which database the URL names. If the tag is wrong, correct it with "
                 "COMMENT ON DATABASE.",
             )
         return tag is not None
 
 
 async def _identity_of(admin: "asyncpg.Connection") -> databases.ServerIdentity | None:
+    """Return a server's identity; None if the user may not read it."""
     try:
         return await databases.identity(admin)
     except ServerError:
-        # Not allowed to ask, where our own server would allow it: not our own.
+        # The provider's own server would have allowed the query.
         return None

@@ -153,7 +153,7 @@ def failed(service: Service, error: HuleEduError) -> Outcome:
         status=Status.FAILED,
         detail=" ".join([error.message, *(f"{text}." for text in findings)]),
         hint=hint,
-        code=error.code or (MODULE_MISSING if hint != error.hint else ""),
+        code=error.code if hint == error.hint or isinstance(error, SeedError) else MODULE_MISSING,
         output=error.output,
         exit_code=error.exit_code,
     )

@@ -1,7 +1,7 @@
 """Child processes: the only user of `subprocess`.
 
-A child never reads the terminal, and lives in a process group of its own, so that Ctrl-C reaches
-it only through us and what it started can be ended with it.
+A child never reads the terminal. It runs in a process group of its own: Ctrl-C reaches only this
+process, which then ends the whole group.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from typing import NoReturn
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.state_dir import open_private
 
-# How long a child may take to clean up after SIGTERM, in seconds.
+# Seconds that a child has to clean up after SIGTERM.
 GRACE = 3.0
-# How long what a child has left running may hold its output open, in seconds.
+# Seconds that a child's background processes may keep its output pipe open.
 OUTPUT_GRACE = 0.5
-# How much is kept of what a service's own code prints, in bytes at the beginning and at the end.
+# Bytes kept of the output of a service's own code, at its beginning and at its end.
 PRINTED = 2**17
-# The same for programs whose output is read.
+# The same for programs whose output is parsed.
 ANSWERED = 2**24
 _PRIVATE = 0o077
 _LOG_MODE = 0o600
@@ -32,7 +32,7 @@ _LOG_MODE = 0o600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """The user a child runs as, where it must not be the one we are."""
+    """The operating system user that a child runs as, if not the current one."""
 
     name: str
     uid: int
@@ -45,9 +45,9 @@ class Completed:
 
     Attributes:
         returncode: Its exit status; negative for a signal.
-        output: What it printed, standard output and error as they came; of much of it the
+        output: Its standard output and standard error, interleaved; if it is long, the
             beginning and the end.
-        timed_out: Whether it was ended because its time was over.
+        timed_out: Whether it was ended because it exceeded its timeout.
     """
 
     returncode: int
@@ -56,13 +56,13 @@ class Completed:
 
 
 class Output(asyncio.Protocol):
-    """Keeps the beginning and the end of what comes through a pipe.
+    """Keeps the beginning and the end of the data read from a pipe.
 
     Args:
         keeps: Bytes that are kept of each.
 
     Attributes:
-        ended: Done as soon as nobody has the other end any more.
+        ended: Done as soon as no process has the pipe's write end open.
     """
 
     def __init__(self, keeps: int) -> None:
@@ -73,31 +73,31 @@ class Output(asyncio.Protocol):
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def data_received(self, data: bytes) -> None:
-        """Take what was printed."""
+        """Store a piece of output."""
         room = self._keeps - len(self._beginning)
         self._beginning += data[:room]
         self._end += data[room:]
-        # Not for each piece: what remains is moved.
+        # Not after each piece: cutting moves the bytes that remain.
         if len(self._end) > 2 * self._keeps:
             self._cut()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Note that there will be no more."""
+        """Note the end of the output."""
         if not self.ended.done():
             self.ended.set_result(None)
 
     async def wait(self) -> None:
-        """Wait for the end, but not for what a child has left running."""
+        """Wait for the end of the output, at most `OUTPUT_GRACE` for background processes."""
         await asyncio.wait([self.ended], timeout=OUTPUT_GRACE)
 
     @property
     def text(self) -> str:
-        """What was printed, with a line that says how much of it is left out."""
+        """The output, with a line that states how many bytes were left out, if any."""
         self._cut()
         beginning, end = self._beginning, self._end
         if not self._left_out:
             return (beginning + end).decode(errors="replace")
-        # Whole lines: half a password would not be recognised as one.
+        # Whole lines: the redaction would not find half a password.
         beginning = beginning[: beginning.rfind(b"\n") + 1] or beginning
         end = end[end.find(b"\n") + 1 :] or end
         left_out = self._left_out + self._keeps * 2 - len(beginning) - len(end)
@@ -112,10 +112,10 @@ class Output(asyncio.Protocol):
 
 @contextlib.asynccontextmanager
 async def reading_from(pipe: int, *, keeps: int) -> AsyncIterator[Output]:
-    """Read from a pipe while a `with` block runs, and close it then.
+    """Read from a pipe while a `with` block runs, then close it.
 
     Args:
-        pipe: Its reading end.
+        pipe: The file descriptor of its read end.
         keeps: Bytes that are kept of the beginning, and of the end.
     """
     loop = asyncio.get_running_loop()
@@ -129,18 +129,18 @@ async def reading_from(pipe: int, *, keeps: int) -> AsyncIterator[Output]:
 
 @contextlib.contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """Make a directory for what passes between us and a child, for the time of a `with` block.
+    """Create a temporary directory for files exchanged with a child, for a `with` block.
 
     Raises:
-        ConfigurationError: If there is no room for temporary files.
+        ConfigurationError: If no temporary directory can be created.
     """
     try:
         directory = tempfile.TemporaryDirectory(prefix="huleedu-")
     except OSError as error:
         raise ConfigurationError(
-            f"No temporary directory can be made: {error.strerror or error}.",
+            f"A temporary directory could not be created: {error.strerror or error}.",
             code="temporary-directory-unwritable",
-            hint="Let TMPDIR name a directory that can be written.",
+            hint="Set TMPDIR to a directory that this account may write to.",
         ) from error
     with directory as name:
         yield Path(name)
@@ -157,22 +157,25 @@ async def run(
     account: Account | None = None,
     keeps: int = ANSWERED,
 ) -> Completed:
-    """Run a child to its end; end it and all it started if we are cancelled or time is over.
+    """Run a child to its end; end its process group on cancellation and at the timeout.
 
-    What it leaves running in a session of its own is not waited for.
+    A process that it started in a session of its own is not waited for.
 
     Args:
+        command: The program and its arguments.
+        cwd: Its working directory.
+        environment: All its environment variables.
         timeout: Seconds it may take.
-        stdin: What it reads from its standard input.
-        lifeline: Whether its standard input stays open, and so ends when we do, however that is:
-            a child that watches it does not outlive us.
-        account: The user it runs as; needs root.
+        stdin: The content of its standard input.
+        lifeline: Whether its standard input is a pipe that stays open until this process ends,
+            even by SIGKILL: a child that watches it does not outlive this process.
+        account: The user it runs as, which needs root; the current one if None.
         keeps: Bytes that are kept of the beginning of its output, and of its end.
 
     Raises:
         OSError: If it cannot be started.
     """
-    # Pipes of our own: asyncio would wait for whoever holds its own ones, besides the child.
+    # Not asyncio's own pipes: it would wait for every process that has them open.
     reading, writing = os.pipe()
     held, holding = os.pipe() if lifeline else (None, None)
     inputs = asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL
@@ -239,7 +242,7 @@ async def _start(
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        # It may be born all the same, and nobody else would know of it.
+        # The child may start nevertheless, and no other code has a reference to it.
         with contextlib.suppress(OSError):
             await _end_group(await starting)
         raise
@@ -248,7 +251,7 @@ async def _start(
 async def talk_to(command: Sequence[str | Path]) -> asyncio.subprocess.Process:
     """Start a child that reads requests from its standard input and answers on standard output.
 
-    It ends when its standard input does.
+    It ends when its standard input is closed.
 
     Raises:
         OSError: If it cannot be started.
@@ -263,9 +266,15 @@ async def talk_to(command: Sequence[str | Path]) -> asyncio.subprocess.Process:
 
 
 def output_of(command: Sequence[str | Path], *, timeout: float = 10.0) -> str:
-    """Return what a short command prints on standard output, or nothing if it fails.
+    """Return the standard output of a short command.
 
-    Names of files in it may be no UTF-8; they are decoded as Python decodes any name.
+    File names in it need not be UTF-8; they are decoded as Python decodes any file name.
+
+    Args:
+        timeout: Seconds it may take.
+
+    Returns:
+        The output without its last line break; empty if the command fails or times out.
     """
     try:
         done = subprocess.run(
@@ -277,7 +286,7 @@ def output_of(command: Sequence[str | Path], *, timeout: float = 10.0) -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    # A name may begin or end with a blank.
+    # A file name may begin or end with a space.
     return os.fsdecode(done.stdout).rstrip("\r\n") if done.returncode == 0 else ""
 
 
@@ -289,10 +298,14 @@ def spawn_server(
     log: Path,
     account: Account | None,
 ) -> "subprocess.Popen[bytes]":
-    """Start a child that outlives us and writes to a log file.
+    """Start a server that outlives this process and writes to a log file.
 
-    A pipe would break, and end the server, as soon as nobody reads it any more. The log holds
-    whole statements, and is its owner's alone.
+    A pipe would break, and end the server, when this process ends. The log contains whole SQL
+    statements; only its owner may read it.
+
+    Args:
+        log: The log file; created if it is missing, appended to otherwise.
+        account: The user it runs as, which needs root; the current one if None.
 
     Raises:
         OSError: If the log cannot be written, or the child cannot be started.
@@ -317,10 +330,10 @@ def spawn_server(
 def replace_with(
     command: Sequence[str], environment: Mapping[str, str], *, cwd: Path | None = None
 ) -> NoReturn:
-    """Become another program.
+    """Replace this process by another program.
 
     Args:
-        cwd: The directory it runs in; ours if left out.
+        cwd: Its working directory; the current one if None.
 
     Raises:
         OSError: If it cannot be started.
@@ -341,18 +354,18 @@ async def _end_group(child: asyncio.subprocess.Process) -> None:
 
 
 async def end_group(pid: int, end: "asyncio.Future[int]") -> None:
-    """End whatever is left of a process group, politely first.
+    """End a process group: SIGTERM first, SIGKILL after `GRACE` seconds.
 
     Args:
-        pid: Of the process that leads it.
-        end: Done as soon as that process has ended.
+        pid: The pid of its leader.
+        end: Done as soon as the leader has ended.
     """
     _signal_group(pid, signal.SIGTERM)
     try:
         if not end.done():
             await asyncio.wait([end], timeout=GRACE)
     finally:
-        # Also after a second Ctrl-C, which does not let us wait any longer.
+        # Also after a second Ctrl-C, which cancels the wait.
         _signal_group(pid, signal.SIGKILL)
     await end
 

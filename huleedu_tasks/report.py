@@ -200,6 +200,22 @@ class Progress(Protocol):
         """Report the outcome of a service."""
 
 
+class StepsOnly:
+    """A `Progress` that passes steps and successes on, for work whose failure changes no result."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def step(self, service: str, text: str) -> None:
+        """Pass on that a service has begun a step."""
+        self._progress.step(service, text)
+
+    def done(self, outcome: Outcome) -> None:
+        """Pass on that a service's work ended well."""
+        if outcome:
+            self._progress.done(outcome)
+
+
 class Silence:
     """A `Progress` that ignores everything."""
 

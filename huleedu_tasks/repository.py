@@ -1,4 +1,4 @@
-"""The files of a repository that people have written: nothing installed, built or ignored."""
+"""The source files of a repository, without installed, built and ignored files."""
 
 import os
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from huleedu_tasks.process import output_of
 
-# Directories whose files come from elsewhere.
+# Directories with installed or generated files.
 FOREIGN = frozenset(
     {"node_modules", "site-packages", "dist-packages", "build", "dist", "__pycache__", "vendor"}
 )
 VIRTUAL_ENVIRONMENT = "pyvenv.cfg"
-# What the root of a repository has, where it came without `.git`, as in an archive.
+# Files that mark the root of a repository without `.git`, such as an unpacked archive.
 ROOT_FILES = (
     *("alembic.ini", "pyproject.toml", "setup.py", "setup.cfg", "tasks.py", "Makefile"),
     *("README.md", "README.rst", "LICENSE"),
@@ -23,28 +23,28 @@ GIT_TIMEOUT = 30.0
 
 @lru_cache(maxsize=8)
 def repository_files(root: Path) -> tuple[Path, ...]:
-    """Return every file below a directory that may matter, in order; git says what is ignored."""
-    # In the middle of a merge git lists a file more than once.
+    """Return the sorted source files below a directory, without those that Git ignores."""
+    # During a merge, Git lists a file several times.
     return tuple(sorted({path for path in _files(root) if _is_own(path, root)}))
 
 
 def repository_root(start: Path) -> Path | None:
-    """Return the directory with `.git` that a directory lies in, if there is one."""
+    """Return the nearest directory with `.git` at or above a directory; `None` without one."""
     directories = (start, *start.parents)
     return next((directory for directory in directories if _has_git(directory)), None)
 
 
 def is_in_repository(directory: Path) -> bool:
-    """Whether a directory lies in a repository, or is the root of one without `.git`."""
+    """Whether a directory is in a repository, or is the root of one without `.git`."""
     if repository_root(directory):
         return True
-    # What lies in a home directory belongs to many things.
+    # Such files in a home directory do not mark a repository.
     is_home = directory == Path.home() or directory == directory.parent
     return not is_home and any(is_file(directory / name) for name in ROOT_FILES)
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file that we may see; a name from outside may be none at all."""
+    """Whether a path is an accessible file; False for an invalid or inaccessible path."""
     try:
         return path.is_file()
     except OSError:
@@ -52,7 +52,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_directory(path: Path) -> bool:
-    """Whether there is a directory that we may see."""
+    """Whether a path is an accessible directory; False for an inaccessible path."""
     try:
         return path.is_dir()
     except OSError:
@@ -65,7 +65,7 @@ def is_nameable(path: Path) -> bool:
 
 
 def text_of(path: Path) -> str:
-    """Return a file's text, or nothing if it cannot be read."""
+    """Return the content of a file; empty string if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig", errors="replace")
     except (OSError, ValueError):
@@ -73,7 +73,7 @@ def text_of(path: Path) -> str:
 
 
 def shown(path: Path, root: Path) -> str:
-    """Return a path as people read it: from the root, where it lies there."""
+    """Return a path for the user: relative to the root if it is below it."""
     return _printable(path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path))
 
 
@@ -90,7 +90,7 @@ def _files(root: Path) -> Iterator[Path]:
         if is_file(path):
             yield path
         elif _is_repository(path):
-            # A submodule, or another repository in this one, is a single entry of git's.
+            # Git lists a submodule or a nested repository as one entry.
             yield from _files(path)
 
 
@@ -102,15 +102,15 @@ def _listed_by_git(root: Path) -> list[Path]:
 
 
 def _is_repository(path: Path) -> bool:
-    """Whether a directory is a repository of its own, and not another checkout of this one."""
+    """Whether a directory is a separate repository and not a worktree of this one."""
     if not _has_git(path) or path.is_symlink():
         return False
-    leads_to = text_of(path / ".git").removeprefix("gitdir:").strip()
-    return Path(leads_to).parent.name != "worktrees"
+    git_directory = text_of(path / ".git").removeprefix("gitdir:").strip()
+    return Path(git_directory).parent.name != "worktrees"
 
 
 def _has_git(directory: Path) -> bool:
-    # A file leads to where the repository is.
+    # In a worktree or submodule it is a file with the path of the Git directory.
     return is_directory(directory / ".git") or is_file(directory / ".git")
 
 

@@ -1,7 +1,7 @@
-"""Services that keep their Alembic histories in one database.
+"""Services whose Alembic histories share one database.
 
-Each of them states it in the registry. They are reset together, migrated one after the other, and
-told apart by their version tables.
+Each of them has `shared_database` in the registry. They are reset together and migrated one after
+the other, and each has its own version table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ class Sharing:
     """Which services share which database in the current environment.
 
     Attributes:
-        urls: The URLs of the services that state `shared_database`, by name.
-        members: The services of each shared database, in registry order, by the name of each.
+        urls: The URLs of the services that have `shared_database`, by the service's name.
+        members: The services of each shared database in registry order, by the name of each.
     """
 
     urls: Mapping[str, ResolvedUrl] = field(default_factory=dict)
@@ -32,13 +32,14 @@ class Sharing:
 
     @classmethod
     def of(cls, registry: Registry, services: Sequence[Service], settings: Settings) -> "Sharing":
-        """Compare where services lead.
+        """Group services by the database that their URLs resolve to.
 
         Args:
-            services: The selected ones; the others are only resolved if one of these shares.
+            services: The selected services. No URL is resolved unless one of them has
+                `shared_database`.
 
         Raises:
-            ConfigurationError: If the URL of one that shares cannot be resolved.
+            ConfigurationError: If the URL of a service that has `shared_database` does not resolve.
         """
         if not any(service.shared_database for service in services):
             return cls()
@@ -47,22 +48,22 @@ class Sharing:
         together: dict[tuple[str, str], list[Service]] = {}
         for service in sharing:
             together.setdefault(_place(urls[service.name].url), []).append(service)
-        members = {each.name: found for found in together.values() for each in found}
+        members = {member.name: group for group in together.values() for member in group}
         return cls(urls=urls, members=members)
 
     def with_service(self, service: Service) -> Sequence[Service]:
-        """Return the services in a service's database, itself among them."""
+        """Return the services that share a service's database, including itself."""
         return self.members.get(service.name, (service,))
 
     def leader(self, service: Service) -> Service:
-        """Return the service on whose behalf a service's database is recreated."""
+        """Return the first service of a shared database, for which the database is recreated."""
         return self.with_service(service)[0]
 
     def others(self, services: Sequence[Service]) -> dict[str, Sequence[Service]]:
         """Return the services that share a database with selected ones and are not selected.
 
         Returns:
-            For each database those that are missing, by the name of a selected service.
+            The missing services of each shared database, by the name of a selected service.
         """
         selected = {service.name for service in services}
         leaders = {self.leader(service).name: service for service in services}
@@ -73,35 +74,35 @@ class Sharing:
         return {name: missing for name, missing in found.items() if missing}
 
     def all_or_none(self, outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
-        """Abort the services whose database another one has not finished, or does not work on."""
+        """Abort each service whose database is shared with one that failed or is not in the run."""
         by_name = {outcome.service: outcome for outcome in outcomes}
         return tuple(self._judged(outcome, by_name) if outcome else outcome for outcome in outcomes)
 
     def _judged(self, outcome: Outcome, by_name: Mapping[str, Outcome]) -> Outcome:
-        members = [by_name.get(each.name) for each in self.members.get(outcome.service, ())]
+        members = [by_name.get(member.name) for member in self.members.get(outcome.service, ())]
         if all(members):
             return outcome
-        # The failure says why, if there is one.
-        lost = [each for each in members if each is not None and not each]
-        lost.sort(key=lambda each: each.status is not Status.FAILED)
+        # A failed service is named rather than an aborted one.
+        lost = [member for member in members if member is not None and not member]
+        lost.sort(key=lambda member: member.status is not Status.FAILED)
         because = lost[0] if lost else outcome
         return replace(
             outcome,
             status=Status.ABORTED,
-            detail=f"not finished: {because.service}, which shares the database, did not end well",
+            detail=f"not finished: {because.service}, which shares the database, did not succeed",
             exit_code=because.exit_code,
         )
 
     def require_own_tables(
         self, service: Service, tables: Mapping[str, Sequence[VersionTable] | None]
     ) -> None:
-        """See that the histories of a database are recorded in tables of their own.
+        """Require that each service of a shared database has its own version table.
 
         Args:
             tables: The version tables of each service; None if they are not known yet.
 
         Raises:
-            Refused: With the two services that have the same one.
+            Refused: If two services use the same version table.
         """
         seen: dict[tuple[str, str], Service] = {}
         for member in self.with_service(service):
@@ -112,20 +113,20 @@ class Sharing:
 
 
 def same_table(one: Service, other: Service, table: VersionTable) -> Refused:
-    """Return the refusal of two histories in one version table."""
+    """Return the error for two services that use the same version table."""
     return Refused(
         f"{one.name} and {other.name} share the database {other.database!r} and the version table "
-        f"{table}; their revisions cannot be told apart.",
+        f"{table}, so their revisions cannot be distinguished.",
         code=SAME_TABLE,
         hint=f"Pass version_table or version_table_schema to context.configure() in the env.py of "
-        f"{other.name}, or give it a database of its own.",
+        f"{other.name}, or create a separate database for it.",
     )
 
 
 def same_tables(
     one: Sequence[VersionTable] | None, other: Sequence[VersionTable] | None
 ) -> VersionTable | None:
-    """Return a version table that two services have in common; None if there is none."""
+    """Return a version table that two services have in common; None if they have none."""
     known = {_where(table) for table in one or ()}
     return next((table for table in other or () if _where(table) in known), None)
 

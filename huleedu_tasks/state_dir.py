@@ -1,4 +1,4 @@
-"""The state directory: everything that is written and is not the developer's own file."""
+"""The state directory: every file that the tasks write and that the developer does not edit."""
 
 import errno
 import hashlib
@@ -9,22 +9,22 @@ from stat import S_ISREG
 from huleedu_tasks.config.settings import PREFIX
 from huleedu_tasks.errors import ServerError
 
-# For root, where the servers' account cannot go down to the project.
+# For root, if the servers' account may not enter the project directory.
 ROOT_DIRECTORY = Path("/var/lib/huleedu-tasks")
 _SEARCHABLE_BY_ALL = 0o001
-# The servers' account goes down it; nobody sees what is there.
+# The servers' account may enter it; only the owner may list it.
 _MODE = 0o711
 _PRIVATE_DIRECTORY = 0o700
 _PRIVATE_FILE = 0o600
 
 
 def state_directory(root: Path, stated: Path | None, *, prefix: str = PREFIX) -> Path:
-    """Return where a project's state lies.
+    """Return the path of a project's state directory.
 
     Args:
         root: The root of the monorepo.
-        stated: The directory that was set, or None for the usual one.
-        prefix: What the names of settings begin with, which names the directory.
+        stated: The directory in HULEEDU_STATE_DIR; None for the default.
+        prefix: The prefix of the setting names, in lower case the directory's name.
     """
     if stated:
         return stated
@@ -35,12 +35,12 @@ def state_directory(root: Path, stated: Path | None, *, prefix: str = PREFIX) ->
 
 
 def is_reachable(path: Path) -> bool:
-    """Whether every user may go down to a path."""
+    """Whether every user may enter a directory and all directories above it."""
     return all(directory.stat().st_mode & _SEARCHABLE_BY_ALL for directory in (path, *path.parents))
 
 
 def make_state_directory(path: Path) -> None:
-    """Create the state directory, hidden from version control.
+    """Create the state directory with a `.gitignore` that excludes all of it.
 
     Raises:
         ServerError: If it cannot be created.
@@ -55,37 +55,47 @@ def make_state_directory(path: Path) -> None:
 
 
 def make_directory(path: Path) -> Path:
-    """Create a directory and its parents; as root, so that a server's account may enter them."""
+    """Create a directory and its parents, and return it.
+
+    They are private; as root, the servers' account may enter them.
+
+    Raises:
+        OSError: If one cannot be created.
+    """
     missing = [directory for directory in (path, *path.parents) if not directory.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    # Whatever the umask says.
+    # `mkdir` would apply the umask to the mode.
     for directory in missing:
         directory.chmod(_MODE if os.geteuid() == 0 else _PRIVATE_DIRECTORY)
     return path
 
 
 def open_private(path: Path, flags: int) -> int:
-    """Open a file of ours, or of an account without privileges, that nobody else may read.
+    """Open a file and return its descriptor; a file that is created is private to its owner.
 
-    Whoever owns the directory could have put a link, a pipe or another's file there.
+    The directory may belong to an unprivileged account, which could have put a link, a pipe or
+    another user's file there.
+
+    Args:
+        flags: As of `os.open`.
 
     Raises:
-        OSError: If it is no file, or a link.
+        OSError: If it cannot be opened, is a link, or is not a regular file.
     """
-    # A pipe would let us wait for whoever has its other end.
+    # Without O_NONBLOCK, opening a pipe would wait for its other end.
     opened = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, _PRIVATE_FILE)
     facts = os.fstat(opened)
     if not S_ISREG(facts.st_mode) or facts.st_nlink > 1:
         os.close(opened)
-        raise OSError(errno.ELOOP, "it is a link, or no file", str(path))
+        raise OSError(errno.ELOOP, "it is a link, or not a regular file", str(path))
     return opened
 
 
 def unwritable(path: Path, error: OSError) -> ServerError:
-    """Return the error for a place in the state directory that could not be written."""
+    """Return the error for a path in the state directory that could not be written."""
     return ServerError(
-        f"{error.filename or path} cannot be written: {error.strerror or error}",
+        f"{error.filename or path} could not be written: {error.strerror or error}",
         code="state-unwritable",
-        hint="Correct its owner and permissions (a run as root may have made it) or make room on"
-        " the disk, or set HULEEDU_STATE_DIR to another directory.",
+        hint="Correct its owner and permissions (a run as root may have created it), free space on "
+        "the disk, or set HULEEDU_STATE_DIR to another directory.",
     )

@@ -1,1 +1,1 @@
-"""What `services.check` does: compares registry, compose files, code and revisions."""
+"""`services.check`: compares registry, compose files, code and revisions."""

@@ -1,7 +1,7 @@
-"""What differs between the registry and what a service's own code answers.
+"""Compares the registry with the databases that a service's own code connects to.
 
-A migration is handed its URL, so most differences do not keep it from the right database; they are
-told all the same, because the service itself is handed nothing.
+The tasks pass the URL to a migration, so most differences do not affect migrations. They are
+reported because the service itself gets no URL from the tasks.
 """
 
 import re
@@ -21,38 +21,38 @@ from huleedu_tasks.probe.client import Address, Answer, Answers, Failure
 from huleedu_tasks.probe.scenarios import HIDDEN_HOST, OVERRIDE, USER, Case, Situation
 from huleedu_tasks.report import Level, Problem
 
-# What stands in the alembic.ini that `alembic init` writes.
+# Part of the placeholder URL in the alembic.ini that `alembic init` writes.
 NO_URL_YET = "sqlalchemy.dialects:driver"
 PATTERN = (
     "Let config.py read the override variable first, then HULEEDU_ENVIRONMENT, and raise an error "
     "if a variable is missing."
 )
-# Some libraries explain themselves at length.
+# In characters; the messages of some libraries are long.
 SHOWN_ERROR = 150
-# What ConfigParser says of a percent sign.
+# Part of the message of ConfigParser about a percent sign.
 INTERPOLATION = "interpolation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suggestion:
-    """What would make a service's `env.py` follow the URL it is handed."""
+    """Values for the registry with which a service's `env.py` uses the URL it gets."""
 
     variable: str
     url_scheme: str
 
 
 def action_required(cause: str, remedy: str) -> Problem:
-    """Return a finding that the tasks cannot make up for."""
+    """Return a finding that requires action by the user."""
     return Problem(level=Level.ERROR, cause=cause, remedy=remedy, handled=False)
 
 
 def handled(cause: str, remedy: str, level: Level = Level.WARNING) -> Problem:
-    """Return a finding in spite of which the tasks do what is right."""
+    """Return a finding that the tasks handle automatically."""
     return Problem(level=level, cause=cause, remedy=remedy, handled=True)
 
 
 def follows(answer: Answer) -> bool:
-    """Whether an `env.py` goes where the tasks send it."""
+    """Whether an `env.py` connects to the database that the tasks pass to it."""
     return (
         isinstance(answer, Address)
         and answer.fits
@@ -67,22 +67,24 @@ def differences(
     answers: Mapping[str, Answers],
     suggestion: Suggestion | None = None,
 ) -> Iterator[Problem]:
-    """Compare what a service answers in each case with what the resolver says.
+    """Compare the answers of a service in each case with the result of the resolver.
 
     Args:
-        suggestion: What its `env.py` was seen to follow instead.
+        cases: The cases, by name.
+        answers: The answers, by the name of the case.
+        suggestion: The values with which its `env.py` uses the URL; `None` if none were found.
     """
     handed_over = answers[Situation.HANDED_OVER].env
     if not follows(handed_over):
-        yield _elsewhere(service, handed_over, suggestion)
+        yield _not_followed(service, handed_over, suggestion)
     else:
-        yield from _of_env(service, cases, answers)
+        yield from _env_problems(service, cases, answers)
     if answers[Situation.HANDED_OVER].config or answers[Situation.DEVELOPMENT].config:
-        yield from _of_config(service, cases, answers)
+        yield from _config_problems(service, cases, answers)
 
 
-def _elsewhere(service: Service, answer: Answer, suggestion: Suggestion | None) -> Problem:
-    cause, remedy = _why_elsewhere(service, answer)
+def _not_followed(service: Service, answer: Answer, suggestion: Suggestion | None) -> Problem:
+    cause, remedy = _cause_and_remedy(service, answer)
     if hint := option_hint(service, cause):
         return action_required(cause, hint)
     if suggestion:
@@ -92,12 +94,12 @@ def _elsewhere(service: Service, answer: Answer, suggestion: Suggestion | None) 
             "url_scheme": (suggestion.url_scheme, service.url_scheme),
         }
         fields = [f'"{name}": "{new}"' for name, (new, old) in stated.items() if new != old]
-        remedy = f"State {', '.join(fields)} in the registry; it was seen to follow that."
+        remedy = f"State {', '.join(fields)} in the registry: with that, env.py uses its URL."
     return action_required(cause, remedy)
 
 
-def encodes_nothing(service: Service) -> Problem:
-    """Return the finding for an `env.py` that puts a password into its URL without encoding it."""
+def password_not_encoded(service: Service) -> Problem:
+    """Return the finding for an `env.py` that does not percent-encode the password."""
     return handled(
         "env.py does not percent-encode the password in its URL; passwords with special "
         "characters such as @, #, % or / will fail",
@@ -105,24 +107,24 @@ def encodes_nothing(service: Service) -> Problem:
     )
 
 
-def _why_elsewhere(service: Service, answer: Answer) -> tuple[str, str]:
+def _cause_and_remedy(service: Service, answer: Answer) -> tuple[str, str]:
     variable = service.alembic_url_variable
     if isinstance(answer, Failure):
-        cause = f"env.py fails when it is given its URL in {variable}: {_shortened(answer)}"
+        cause = f"env.py failed with its URL in {variable}: {_shortened(answer)}"
         return cause, _remedy_of(service, answer)
     if isinstance(answer, Address) and _is_same(answer, OVERRIDE):
         if not answer.fits:
             return (
-                f"env.py is synchronous, and is given a URL for {answer.scheme}",
+                f"env.py is synchronous, but its URL has the driver {answer.scheme}",
                 "State its driver as 'url_scheme' in the registry, such as postgresql+psycopg.",
             )
         return (
-            "env.py connects with another password than it is given, in the URL or in PGPASSWORD",
-            f"Have it leave the password alone: the URL in {variable} is complete.",
+            "env.py does not connect with the password in its URL and in PGPASSWORD",
+            f"Use the URL in {variable} unchanged; it includes the password.",
         )
     return (
-        f"env.py does not read {variable}: its migrations would go to {answer}",
-        "Have it read that variable, or state the one it reads as 'alembic_url_variable'.",
+        f"env.py does not read {variable}: it would connect to {answer}",
+        "Read that variable in env.py, or state the one that it reads as 'alembic_url_variable'.",
     )
 
 
@@ -130,129 +132,139 @@ def _remedy_of(service: Service, failure: Failure) -> str:
     if hint := missing_module_hint(service, failure.error):
         return hint
     python = " ".join(service.python) or sys.executable
-    return f"Mend env.py; `{python} -m alembic current` in its directory shows the same."
+    return f"Correct env.py; `{python} -m alembic current` in its directory shows the same error."
 
 
 def _field(service: Service, variable: str) -> str:
-    """Return the field to state a variable in; without the service's name it may be others' too."""
+    """Return the field for a variable.
+
+    It is `url_variable` if the variable contains the service's name. Any other variable may be
+    shared with other services: `alembic_url_variable`.
+    """
     words = re.split(r"[^A-Z0-9]+", service.name.upper())
     own = any(word in variable for word in words if len(word) > 1)
     return "url_variable" if own else "alembic_url_variable"
 
 
-def _of_env(
+def _env_problems(
     service: Service, cases: Mapping[str, Case], answers: Mapping[str, Answers]
 ) -> Iterator[Problem]:
     override = answers[Situation.OVERRIDE].env
     if _reads_no_variable(answers):
-        place = override if isinstance(override, Address) else "nowhere"
+        place = override if isinstance(override, Address) else "no database"
         yield handled(
-            f"env.py takes its URL from {service.alembic_config.name}, which leads to {place}; the "
-            "tasks replace it",
-            f"Alembic run by hand needs the right URL there: `invoke db.url --service "
+            f"env.py takes its URL from {service.alembic_config.name}, which resolves to {place}; "
+            "the tasks replace it",
+            f"Before you run `alembic` yourself, put the URL there: `invoke db.url --service "
             f"{service.name} --show-password`.",
             Level.INFO,
         )
         return
     if isinstance(override, Failure) and INTERPOLATION in override.error:
         yield handled(
-            "a percent sign in the URL breaks env.py, as ConfigParser takes it for its own: "
-            "every password with a special character has one",
+            "env.py failed with a percent sign in the URL, which ConfigParser interprets; "
+            "passwords with special characters will fail",
             'In env.py: config.set_main_option("sqlalchemy.url", url.replace("%", "%%")).',
         )
     elif isinstance(override, Failure):
         yield handled(
-            f"env.py fails {Situation.OVERRIDE}: {_shortened(override)}",
-            "Alembic run by hand needs it; see its output with `alembic current`.",
+            f"env.py failed {Situation.OVERRIDE}: {_shortened(override)}",
+            "Correct env.py; `alembic current` with that variable shows the same error.",
         )
     elif isinstance(override, Address) and not override.password and not _takes_parts(service):
         yield handled(
-            f"env.py does not come to the right password {Situation.OVERRIDE}",
+            "env.py does not use the password of its override variable",
             "str() of a SQLAlchemy URL masks it: use render_as_string(hide_password=False).",
         )
     configs = {situation: answers[situation].config for situation in Situation}
     if _needs_its_variable(_envs(answers)) and _needs_its_variable(configs):
-        # The same is told of config.py.
+        # The findings of config.py report the same.
         return
     if _needs_its_variable(_envs(answers)) and configs[Situation.DEVELOPMENT] is None:
         yield handled(
-            "env.py connects only where its variable is set, and there is no config.py",
-            "Alembic run by hand needs that variable: `invoke db.url --show-password`.",
+            "env.py connects only if its variable is set, and no config.py was found",
+            "Before you run `alembic` yourself, set it to the URL of `invoke db.url "
+            "--show-password`.",
             Level.INFO,
         )
         return
     situations = [Situation.DEVELOPMENT, Situation.PRODUCTION]
     if not any(_knows_environments(service, found) for found in (_envs(answers), configs)):
         situations.remove(Situation.PRODUCTION)
-        if configs[Situation.DEVELOPMENT] is None and _is_at_home(service, cases, answers):
-            yield _moved_by_its_variable_only(service, "env.py")
+        if configs[Situation.DEVELOPMENT] is None and _uses_own_database(service, cases, answers):
+            yield _selected_by_variable_only(service, "env.py")
             return
     for situation in situations:
         expected, answer = cases[situation].expected, answers[situation]
-        if expected and not _agrees(answer.env, expected) and not _alike(answer.env, answer.config):
-            whom = "does not ask config.py" if answer.config else "has a way of its own"
+        if (
+            expected
+            and not _agrees(answer.env, expected)
+            and not _is_same_answer(answer.env, answer.config)
+        ):
+            source = "does not use config.py" if answer.config else "builds its own URL"
             yield handled(
-                f"env.py {whom}: {situation} it {_does(answer.env)}",
-                f"Alembic run by hand needs {service.alembic_url_variable}; or let env.py take its "
-                "URL from config.py.",
+                f"env.py {source}: {situation} it {_behaviour(answer.env)}",
+                "Take the URL from config.py in env.py, or set "
+                f"{service.alembic_url_variable} before you run `alembic` yourself.",
             )
 
 
-def _of_config(
+def _config_problems(
     service: Service, cases: Mapping[str, Case], answers: Mapping[str, Answers]
 ) -> Iterator[Problem]:
     found = {situation: answers[situation].config for situation in Situation}
     override = found[Situation.HANDED_OVER]
     if isinstance(override, Failure) and _needs_its_variable(found):
         yield handled(
-            f"config.py cannot be used: {_shortened(override)}", "Mend it, or install that."
+            f"config.py failed: {_shortened(override)}",
+            "Correct it, or install the missing package.",
         )
         return
     if not (isinstance(override, Address) and _is_same(override, OVERRIDE)):
         yield handled(
-            f"config.py does not read {service.alembic_url_variable}: it {_does(override)}", PATTERN
+            f"config.py does not read {service.alembic_url_variable}: it {_behaviour(override)}",
+            PATTERN,
         )
     elif _needs_its_variable(found):
-        yield from _led_by_env_file(service, cases, found[Situation.DEVELOPMENT])
+        yield from _overridden_by_env_file(service, cases, found[Situation.DEVELOPMENT])
         yield handled(
-            f"config.py takes its URL from {service.alembic_url_variable} alone: "
-            "HULEEDU_ENVIRONMENT does not move it",
-            "Set that variable wherever the service runs.",
+            f"config.py takes its URL only from {service.alembic_url_variable}; "
+            "HULEEDU_ENVIRONMENT has no effect",
+            "Set that variable in every environment of the service.",
             Level.INFO,
         )
         return
     yield from _place_in_development(service, cases, found)
     if not _knows_environments(service, found):
         if isinstance(override, Address) and _is_same(override, OVERRIDE):
-            yield _moved_by_its_variable_only(service, "config.py")
+            yield _selected_by_variable_only(service, "config.py")
         return
     yield from _in_development(cases, found)
     yield from _in_production(cases, found)
     for situation in (Situation.NO_CREDENTIALS, Situation.NO_PRODUCTION):
-        yield from _without(situation, cases[situation], found[situation])
+        yield from _without_variables(situation, cases[situation], found[situation])
     unknown = found[Situation.UNKNOWN_ENVIRONMENT]
     if isinstance(unknown, Address):
-        yield handled("config.py takes a misspelled HULEEDU_ENVIRONMENT for development", PATTERN)
+        yield handled("config.py treats an unknown HULEEDU_ENVIRONMENT as development", PATTERN)
 
 
-def _moved_by_its_variable_only(service: Service, file: str) -> Problem:
-    """Return the finding for code that has never heard of our environments: it needs not."""
+def _selected_by_variable_only(service: Service, file: str) -> Problem:
+    """Return the finding for code that does not read HULEEDU_ENVIRONMENT, which is allowed."""
     if fills_in(service.environment, "host"):
         source = "the variables of 'environment'"
     else:
         source = service.alembic_url_variable
     return handled(
-        f"{file} takes its URL from {source}, or a default of its own: HULEEDU_ENVIRONMENT does "
-        "not move it",
-        "Set what it reads wherever the service runs.",
+        f"{file} takes its URL from {source} or its own default; HULEEDU_ENVIRONMENT has no effect",
+        "Set the variables that it reads in every environment of the service.",
         Level.INFO,
     )
 
 
-def _led_by_env_file(
+def _overridden_by_env_file(
     service: Service, cases: Mapping[str, Case], answer: Answer
 ) -> Iterator[Problem]:
-    """Tell of a `.env` of the service's own that leads it elsewhere in development."""
+    """Report a `.env` of the service that sets a different database in development."""
     expected = cases[Situation.DEVELOPMENT].expected
     if not isinstance(answer, Address) or expected is None:
         return
@@ -264,9 +276,8 @@ def _led_by_env_file(
         return
     variable = service.alembic_url_variable
     yield handled(
-        f"config.py leads to {answer} in development, the registry to {place}",
-        f"A .env sets {variable}: the service, and Alembic by hand, follow that. Correct it, or "
-        "the registry.",
+        f"config.py resolves to {answer} in development, the registry to {place}",
+        f"Correct {variable} in the .env file that sets it, or correct the registry.",
     )
 
 
@@ -275,19 +286,20 @@ def _place_in_development(
 ) -> Iterator[Problem]:
     answer, expected = found[Situation.DEVELOPMENT], cases[Situation.DEVELOPMENT].expected
     if not isinstance(answer, Address) or expected is None:
-        yield handled(f"config.py {_does(answer)} in development", PATTERN)
+        yield handled(f"config.py {_behaviour(answer)} in development", PATTERN)
         return
     if not answer.is_local:
         knows = _knows_environments(service, found)
-        # Code that is told its URL may have a default that is meant for containers.
+        # The default of code that gets its URL from a variable may be meant for containers.
         if knows or answer.host != service.compose_service:
             yield handled(
-                f"config.py leads to {answer} in development, not to this machine", PATTERN
+                f"config.py resolves to {answer} in development, which is not on this machine",
+                PATTERN,
             )
         return
     if answer.place[1:] != (expected.port, expected.database):
         yield action_required(
-            f"config.py leads to {answer} in development, the registry to {expected.address}/"
+            f"config.py resolves to {answer} in development, the registry to {expected.address}/"
             f"{expected.database}",
             f"Correct 'port' or 'database' in the registry, or {_file(answer, service)}.",
         )
@@ -299,19 +311,23 @@ def _in_development(
     answer, expected = found[Situation.DEVELOPMENT], cases[Situation.DEVELOPMENT].expected
     if not isinstance(answer, Address) or not answer.is_local or expected is None:
         return
-    if not _alike(found[Situation.TESTING], answer):
-        yield _unknown("testing", found[Situation.TESTING])
+    if not _is_same_answer(found[Situation.TESTING], answer):
+        yield _unsupported("testing", found[Situation.TESTING])
     special = found[Situation.SPECIAL_PASSWORD]
     if answer.user != expected.user or not answer.password:
         yield handled(
-            "config.py takes its development user or password from elsewhere than "
-            "HULEEDU_DB_USER and HULEEDU_DB_PASSWORD",
+            "config.py does not take its development user and password from HULEEDU_DB_USER and "
+            "HULEEDU_DB_PASSWORD",
             PATTERN,
         )
-    elif not isinstance(special, Address) or not special.password or not _alike(special, answer):
+    elif (
+        not isinstance(special, Address)
+        or not special.password
+        or not _is_same_answer(special, answer)
+    ):
         yield handled(
-            "config.py puts the password into the URL as it is: one with @, #, % or / does not "
-            "arrive",
+            "config.py does not percent-encode the password; passwords containing @, #, % or / "
+            "will fail",
             "Encode user and password: urllib.parse.quote(password, safe='').",
         )
 
@@ -324,51 +340,53 @@ def _in_production(
     if expected is None or due is None:
         return
     if not isinstance(answer, Address):
-        yield handled(f"config.py {_does(answer)} in production", PATTERN)
+        yield handled(f"config.py {_behaviour(answer)} in production", PATTERN)
         return
     if answer.host != expected.host:
         yield handled(
-            f"config.py ignores HULEEDU_ENVIRONMENT: in production it leads to {answer.host}",
+            f"config.py ignores HULEEDU_ENVIRONMENT: in production it resolves to {answer.host}",
             PATTERN,
         )
         return
     if answer.database != expected.database:
         yield action_required(
-            f"config.py leads to the database {answer.database!r} in production, the registry to "
-            f"{expected.database!r}",
+            f"config.py resolves to the database {answer.database!r} in production, the registry "
+            f"to {expected.database!r}",
             "Correct 'database' in the registry, or config.py.",
         )
     elif not _agrees(answer, expected):
         yield handled(
-            "config.py does not follow HULEEDU_DB_USER, HULEEDU_PROD_DB_PORT and "
+            "config.py does not use HULEEDU_DB_USER, HULEEDU_PROD_DB_PORT and "
             "HULEEDU_PROD_DB_PASSWORD in production",
             PATTERN,
         )
     if not isinstance(staging, Address) or staging.host != due.host:
-        yield _unknown("staging", staging)
+        yield _unsupported("staging", staging)
     elif not _agrees(staging, replace(due, database=staging.database)):
         yield handled(
-            f"config.py does not take {due.user} and port {due.port} where no others are set",
+            f"config.py does not default to the user {due.user} and port {due.port} in staging",
             PATTERN,
         )
 
 
-def _unknown(environment: str, answer: Answer) -> Problem:
-    """Tell of an environment a service does not know; that it says so is as good."""
+def _unsupported(environment: str, answer: Answer) -> Problem:
+    """Report an environment that a service does not support; raising an error is acceptable."""
     level = Level.INFO if isinstance(answer, Failure) else Level.WARNING
-    return handled(f"config.py knows no {environment}: there it {_does(answer)}", PATTERN, level)
+    return handled(
+        f"config.py does not support {environment}: there it {_behaviour(answer)}", PATTERN, level
+    )
 
 
-def _without(situation: Situation, case: Case, answer: Answer) -> Iterator[Problem]:
+def _without_variables(situation: Situation, case: Case, answer: Answer) -> Iterator[Problem]:
     if isinstance(answer, Address):
-        yield handled(f"config.py gives a URL {situation}, where it should refuse", PATTERN)
+        yield handled(f"config.py returns a URL {situation}, where it must fail", PATTERN)
         return
     missing = [n for n, value in case.variables.items() if not value and n.startswith(PREFIX)]
-    # Whatever their prefix is.
+    # Without the prefix, which the repository may replace.
     parts = [name.removeprefix(PREFIX) for name in missing]
     if isinstance(answer, Failure) and not all(part in answer.error for part in parts):
         yield handled(
-            f"config.py does not name what is missing {situation}: {' and '.join(missing)}",
+            f"config.py does not name the missing variables {situation}: {' and '.join(missing)}",
             PATTERN,
             Level.INFO,
         )
@@ -385,12 +403,12 @@ def _envs(answers: Mapping[str, Answers]) -> dict[Situation, Answer]:
 
 
 def _takes_parts(service: Service) -> bool:
-    """Whether a service takes its password from a variable of its own."""
+    """Whether the tasks pass the password to a service in a separate variable."""
     return fills_in(service.environment, "password")
 
 
 def _reads_no_variable(answers: Mapping[str, Answers]) -> bool:
-    """Whether an `env.py` goes to one place, or nowhere, whatever the environment says."""
+    """Whether an `env.py` connects to the same database, or to none, in every environment."""
     others = [answers[name].env for name in set(Situation) - {Situation.HANDED_OVER}]
     if all(isinstance(other, Failure) and NO_URL_YET in other.error for other in others):
         return True
@@ -400,16 +418,16 @@ def _reads_no_variable(answers: Mapping[str, Answers]) -> bool:
 
 
 def _knows_environments(service: Service, found: Mapping[Situation, Answer]) -> bool:
-    """Whether what a service answers depends on any of our own variables.
+    """Whether the answers of a service depend on the variables of the tasks.
 
-    What differs where parts of the URL are filled in for it does so by our doing.
+    False if the tasks pass the parts of the URL to it, because its answers then always differ.
     """
     answer = found[Situation.DEVELOPMENT]
     if _takes_parts(service):
         return False
     if isinstance(answer, Address) and (answer.user == USER or answer.password):
         return True
-    # In these a `.env` of the service's own is hidden alike.
+    # In all of these cases the variables of the service's `.env` are hidden.
     first, *others = (
         found[situation]
         for situation in (
@@ -420,13 +438,13 @@ def _knows_environments(service: Service, found: Mapping[Situation, Answer]) -> 
             Situation.UNKNOWN_ENVIRONMENT,
         )
     )
-    return not all(first == other or _alike(first, other) for other in others)
+    return not all(first == other or _is_same_answer(first, other) for other in others)
 
 
-def _is_at_home(
+def _uses_own_database(
     service: Service, cases: Mapping[str, Case], answers: Mapping[str, Answers]
 ) -> bool:
-    """Whether an `env.py` by itself comes to the service's own database in development."""
+    """Whether an `env.py` connects to the service's own database in development by default."""
     answer, expected = answers[Situation.DEVELOPMENT].env, cases[Situation.DEVELOPMENT].expected
     if not isinstance(answer, Address) or expected is None:
         return False
@@ -436,15 +454,15 @@ def _is_at_home(
 
 
 def _needs_its_variable(found: Mapping[Situation, Answer]) -> bool:
-    """Whether there is no URL at all without the override variable.
+    """Whether a service has no URL without the override variable.
 
-    In development a `.env` of the service's own may set it.
+    Development does not count: a `.env` of the service may set the variable there.
     """
     others = set(Situation) - {Situation.HANDED_OVER, Situation.OVERRIDE, Situation.DEVELOPMENT}
-    return all(_has_none(found[situation]) for situation in others)
+    return all(_has_no_url(found[situation]) for situation in others)
 
 
-def _has_none(answer: Answer) -> bool:
+def _has_no_url(answer: Answer) -> bool:
     is_hidden = isinstance(answer, Address) and answer.host == HIDDEN_HOST
     return is_hidden or isinstance(answer, Failure)
 
@@ -458,17 +476,17 @@ def _agrees(answer: Answer, expected: DatabaseUrl) -> bool:
     return isinstance(answer, Address) and _is_same(answer, expected) and answer.password
 
 
-def _alike(one: Answer, other: Answer) -> bool:
-    """Whether two answers name the same place, or both none."""
+def _is_same_answer(one: Answer, other: Answer) -> bool:
+    """Whether two answers name the same database, or both are failures."""
     if isinstance(one, Address) and isinstance(other, Address):
         return one.place == other.place
     return isinstance(one, Failure) and isinstance(other, Failure)
 
 
-def _does(answer: Answer) -> str:
+def _behaviour(answer: Answer) -> str:
     if isinstance(answer, Failure):
         return f"fails: {_shortened(answer)}"
-    return f"leads to {answer}" if answer else "gives no URL"
+    return f"resolves to {answer}" if answer else "returns no URL"
 
 
 def _shortened(failure: Failure) -> str:

@@ -1,6 +1,7 @@
-"""Whether registry, compose files, `config.py`, `env.py` and revisions agree; nothing is changed.
+"""Verifies that registry, compose files, `config.py`, `env.py` and revisions agree.
 
-No server is started or connected to: each service's own code is asked where it would connect.
+It changes nothing, and starts and connects to no server: a child process runs each service's own
+code to determine where it would connect.
 """
 
 import time
@@ -13,8 +14,8 @@ from huleedu_tasks.check.agreement import (
     Suggestion,
     action_required,
     differences,
-    encodes_nothing,
     follows,
+    password_not_encoded,
 )
 from huleedu_tasks.check.compose_agreement import compose_differences, unregistered_servers
 from huleedu_tasks.check.leftovers import leftovers
@@ -27,7 +28,7 @@ from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.errors import HuleEduError, MigrationError
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
-from huleedu_tasks.probe import client as asking
+from huleedu_tasks.probe import client
 from huleedu_tasks.probe.client import Address, Answers
 from huleedu_tasks.probe.observed_variables import SCHEMES, loaded_by
 from huleedu_tasks.probe.scenarios import (
@@ -46,12 +47,13 @@ COLUMNS = ("env.py", "config.py", "head")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """One look at services and all that is said of them.
+    """One run of `services.check`.
 
     Attributes:
-        services: Those to look at; what belongs to no service is told if they are all.
-        alembic: What each service's Alembic says.
-        jobs: How many services are asked at once.
+        services: The services to check. Findings that concern no service are reported only if
+            these are all services of the registry.
+        alembic: The Alembic histories of the services.
+        jobs: How many services are checked at once.
     """
 
     settings: Settings
@@ -63,7 +65,7 @@ class Audit:
     _answers: dict[str, Mapping[str, Answers]] = field(default_factory=dict)
 
     async def check(self) -> Report:
-        """Find where they do not agree."""
+        """Check the services, and return the report."""
         started = time.monotonic()
         environment = self.settings.child_environment()
         composition = await read_composition(
@@ -71,7 +73,7 @@ class Audit:
         )
 
         async def one(service: Service, step: parallel.Step) -> Outcome:
-            step("asking its config.py and env.py")
+            step("running its config.py and env.py")
             return await self._check(service, composition)
 
         async with aclosing(self.alembic):
@@ -88,7 +90,7 @@ class Audit:
             environment=str(self.settings.environment),
             provider="none",
             provider_reason="nothing was started or connected to",
-            outcomes=tuple(self._with_doubles(outcome) for outcome in outcomes),
+            outcomes=tuple(self._with_duplicates(outcome) for outcome in outcomes),
             columns=COLUMNS,
             seconds=time.monotonic() - started,
             general=tuple(general),
@@ -97,7 +99,7 @@ class Audit:
 
     async def _check(self, service: Service, composition: Composition) -> Outcome:
         missing = [
-            action_required(finding.problem, "Correct the registry, or add it.")
+            action_required(finding.problem, "Correct the registry, or add the file.")
             for finding in service.missing_files()
         ]
         user = self.settings.get("HULEEDU_DB_USER")
@@ -118,7 +120,7 @@ class Audit:
             else:
                 self._answers[service.name] = answers
                 problems += found
-                facts |= _shown(answers)
+                facts |= _columns(answers)
                 output = _output(answers)
         outcome = Outcome(service=service.name, facts=facts, output=output)
         return outcome.judged(tuple(problems))
@@ -133,7 +135,7 @@ class Audit:
             return None, (action_required(text, remedy) for text in texts)
 
     def _if_compose_matters(self, problems: Iterable[Problem]) -> Iterator[Problem]:
-        """Tell what is wrong with the compose files as what it is to whoever does not use them."""
+        """Reduce findings about compose files to INFO if the provider does not use them."""
         elsewhere = (ProviderName.EMBEDDED, ProviderName.EXISTING)
         without = self.settings.provider in elsewhere
         for problem in problems:
@@ -145,18 +147,18 @@ class Audit:
         environment = without_databases(own, self.registry)
         hidden = hiding(loaded, self.registry)
         cases = {case.name: case for case in matrix(service, hidden, self.registry.prefix)}
-        answers = await asking.ask(service, list(cases.values()), environment, loaded)
+        answers = await client.ask(service, list(cases.values()), environment, loaded)
         suggestion, problems = None, []
         if not follows(answers[Situation.HANDED_OVER].env):
             if plain := await _with_plain_password(service, environment):
                 answers[Situation.HANDED_OVER] = plain
-                problems.append(encodes_nothing(service))
+                problems.append(password_not_encoded(service))
             else:
                 suggestion = await _suggestion(service, environment)
         return [*problems, *differences(service, cases, answers, suggestion)], answers
 
-    def _with_doubles(self, outcome: Outcome) -> Outcome:
-        """Add what shows only beside the other services: two on one database."""
+    def _with_duplicates(self, outcome: Outcome) -> Outcome:
+        """Add a finding if another service has the same database in development."""
         own = self._address(outcome.service)
         places = {s.name: found.place for s in self.services if (found := self._address(s.name))}
         others = [name for name, place in places.items() if own and place == own.place]
@@ -165,12 +167,12 @@ class Audit:
             return outcome
         problem = action_required(
             f"{' and '.join(others)} have the same database in development: {own}",
-            "Give each its own, in config.py or by the registry.",
+            "Give each a separate database, in config.py or in the registry.",
         )
         return outcome.judged((*(outcome.problems or ()), problem))
 
     def _address(self, name: str) -> Address | None:
-        """Return where a service looks for its database in development, as far as it says."""
+        """Return the address of a service in development; `None` if its code shows none."""
         answers = self._answers.get(name)
         found = answers[Situation.DEVELOPMENT] if answers else None
         answer = (found.config or found.env) if found else None
@@ -178,19 +180,26 @@ class Audit:
 
 
 async def _with_plain_password(service: Service, environment: Mapping[str, str]) -> Answers | None:
-    """Return what a service answers that is configured by parts, if only the password is at fault.
+    """Run `env.py` with a password without special characters, for a service configured by parts.
 
-    It goes into a URL there, in the service's own code.
+    Its own code builds the URL, and may not percent-encode the password.
+
+    Returns:
+        The answers; `None` if `env.py` does not connect correctly with this password either.
     """
     if not fills_in(service.environment, "password"):
         return None
     case = handed_over(service, password=PLAIN_PASSWORD)
-    answers = (await asking.ask(service, [case], environment, {}))[case.name]
+    answers = (await client.ask(service, [case], environment, {}))[case.name]
     return answers if follows(answers.env) else None
 
 
 async def _suggestion(service: Service, environment: Mapping[str, str]) -> Suggestion | None:
-    """Try what the service's sources mention; return the first that its `env.py` follows."""
+    """Try the variables in the service's sources, with several drivers.
+
+    Returns:
+        The first combination with which `env.py` uses the URL; `None` if none works.
+    """
     tried = {}
     for variable in (service.alembic_url_variable, *read_variables(service)):
         for scheme in (service.url_scheme, *SCHEMES):
@@ -198,9 +207,9 @@ async def _suggestion(service: Service, environment: Mapping[str, str]) -> Sugge
             tried[f"{variable} {scheme}"] = other
     cases = [handed_over(other, name) for name, other in tried.items()]
     try:
-        answers = await asking.ask(service, cases, environment, {})
+        answers = await client.ask(service, cases, environment, {})
     except MigrationError:
-        # What was found without a suggestion is worth more than none.
+        # The findings are reported without a suggestion.
         return None
     return next(
         (
@@ -212,16 +221,16 @@ async def _suggestion(service: Service, environment: Mapping[str, str]) -> Sugge
     )
 
 
-def _shown(answers: Mapping[str, Answers]) -> dict[str, str | None]:
-    """Return in a word what env.py and config.py do with the URL they are handed."""
+def _columns(answers: Mapping[str, Answers]) -> dict[str, str | None]:
+    """Return the columns of the report for env.py and config.py."""
     handed_over = answers[Situation.HANDED_OVER].env
     config = answers[Situation.DEVELOPMENT].config
     return {
-        "env.py": "follows" if follows(handed_over) else "astray",
+        "env.py": "follows" if follows(handed_over) else "differs",
         "config.py": str(config) if isinstance(config, Address) else "fails" if config else None,
     }
 
 
 def _output(answers: Mapping[str, Answers]) -> str:
     env = answers[Situation.HANDED_OVER].env
-    return env.output if isinstance(env, asking.Failure) else ""
+    return env.output if isinstance(env, client.Failure) else ""

@@ -1,4 +1,4 @@
-"""What differs between the registry and the compose files."""
+"""Compares the registry with the compose files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -11,7 +11,7 @@ from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.report import Level, Problem
 from huleedu_tasks.repository import shown
 
-WITHOUT = "HULEEDU_PROVIDER=embedded does without it."
+WITHOUT = "HULEEDU_PROVIDER=embedded does not need it."
 
 
 def compose_differences(
@@ -20,7 +20,7 @@ def compose_differences(
     """Compare a service's registry entry with its container.
 
     Args:
-        user: The user the tasks log in as; empty if that is not set.
+        user: The user that the tasks log in as; empty string if HULEEDU_DB_USER is not set.
     """
     if not composition.containers:
         return
@@ -31,27 +31,27 @@ def compose_differences(
     yield from _ports(service, container)
     if user and container.user and container.user != user:
         yield action_required(
-            f"the compose service {container.name!r} makes the user {container.user!r}, and the "
+            f"the compose service {container.name!r} creates the user {container.user!r}, but the "
             f"tasks log in as {user!r}",
-            "Have both take HULEEDU_DB_USER: POSTGRES_USER: ${HULEEDU_DB_USER}.",
+            "Use HULEEDU_DB_USER for both: POSTGRES_USER: ${HULEEDU_DB_USER}.",
         )
     yield from _data(service, container)
     if container.container_name:
         yield handled(
             "its compose service has a fixed 'container_name', so that only one checkout can run "
             "at a time",
-            "Delete 'container_name'; Compose makes one of project and service.",
+            "Delete 'container_name'; Compose names the container after project and service.",
         )
 
 
 def unregistered_servers(
     registry: Registry, composition: Composition, environment: Mapping[str, str]
 ) -> Iterator[Problem]:
-    """Find what the compose files have and the registry does not use, and the other way round."""
+    """Report servers that the registry does not use, and compose files that it must state."""
     if not composition.containers:
         yield handled(
-            "there are no compose files with a service in them",
-            "Servers then are embedded or existing ones, which do without.",
+            "no compose file with a service was found",
+            "No action needed for HULEEDU_PROVIDER=embedded or existing.",
             Level.INFO,
         )
         return
@@ -59,15 +59,15 @@ def unregistered_servers(
     if not registry.compose_files and list(composition.files) != usual:
         files = ", ".join(f'"{shown(file, registry.root)}"' for file in composition.files)
         yield action_required(
-            "the databases are in compose files that Compose does not take by itself",
+            "the databases are in compose files that Compose does not load by default",
             f'State them in the registry: "compose_files": [{files}]. {WITHOUT}',
         )
     used = {service.compose_service for service in registry.services}
     for name in composition.databases:
         if name not in used:
             yield handled(
-                f"the compose service {name!r} is a PostgreSQL server that no service names",
-                "Nothing to do, unless it is a service's: state it as 'compose_service'.",
+                f"the compose service {name!r} is a PostgreSQL server that no service uses",
+                "No action needed, unless a service uses it: state it as 'compose_service'.",
                 Level.INFO,
             )
 
@@ -75,10 +75,10 @@ def unregistered_servers(
 def _missing(service: Service, composition: Composition) -> Problem:
     names: Sequence[str] = list(composition.databases)
     close = get_close_matches(service.compose_service, names, n=1) or names
-    there = f"; there are: {', '.join(close)}" if close else ", or add one"
+    there = f" (found: {', '.join(close)})" if close else ", or add one"
     return action_required(
         f"the compose files have no service {service.compose_service!r}",
-        f"State its own as 'compose_service'{there}. {WITHOUT}",
+        f"State the right one as 'compose_service'{there}. {WITHOUT}",
     )
 
 
@@ -87,17 +87,17 @@ def _ports(service: Service, container: Container) -> Iterator[Problem]:
         yield handled(
             f"the port of the compose service {container.name!r} is not known: a variable in it "
             "is not set",
-            "Set it, in .env for example.",
+            "Set the variable, for example in .env.",
         )
     elif container.port is None:
         yield action_required(
-            f"the compose service {container.name!r} publishes no port of the server",
+            f"the compose service {container.name!r} does not publish the port of PostgreSQL",
             f'Publish it: ports: ["127.0.0.1:{service.port}:5432"]. {WITHOUT}',
         )
     elif container.port != service.port:
         yield action_required(
-            f"the compose service {container.name!r} publishes {container.port}, the registry "
-            f"says {service.port}",
+            f"the compose service {container.name!r} publishes port {container.port}, the registry "
+            f"states {service.port}",
             "Correct one of them.",
         )
 
@@ -106,20 +106,20 @@ def _data(service: Service, container: Container) -> Iterator[Problem]:
     volume = container.data_volume
     if not volume:
         yield handled(
-            f"the compose service {container.name!r} has no volume: its data goes with the "
-            "container",
-            f'Name one: volumes: ["{service.volume}:/var/lib/postgresql/data"].',
+            f"the compose service {container.name!r} has no volume: its data is deleted with "
+            "the container",
+            f'Add one: volumes: ["{service.volume}:/var/lib/postgresql/data"].',
         )
     elif volume.startswith(("/", ".", "~")):
         yield handled(
-            f"the data of the compose service {container.name!r} lies in a directory and not in a "
-            "volume",
+            f"the data of the compose service {container.name!r} is in a directory, not in "
+            "a volume",
             "`db.reset --volumes` does not remove a directory; a plain `db.reset` needs no volume.",
             Level.INFO,
         )
     elif volume != service.volume:
         yield handled(
-            f"the compose service {container.name!r} has the volume {volume!r}, the registry says "
-            f"{service.volume!r}",
+            f"the compose service {container.name!r} has the volume {volume!r}, the registry "
+            f"states {service.volume!r}",
             f'State "volume": "{volume}".',
         )

@@ -1,4 +1,4 @@
-"""What lies in a monorepo and belongs to no service of its registry."""
+"""Finds seeds and directories that belong to no service of the registry."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ MENTIONS_DATABASE = re.compile(r"postgres(ql)?(\+\w+)?://|DATABASE_UR[IL]")
 
 
 def leftovers(registry: Registry) -> Iterator[Problem]:
-    """Find seeds without a service, and directories that have migrations or should have some."""
+    """Report seeds without a service, and directories with migrations or a database URL."""
     yield from _seeds(registry)
     root = (repository_root(registry.root) or registry.root).resolve()
     registered = {service.directory.resolve() for service in registry.services}
@@ -24,20 +24,20 @@ def leftovers(registry: Registry) -> Iterator[Problem]:
     directories = find_directories(root, [])
     for directory in directories:
         if directory.path not in registered and directory.config not in configured:
-            # It may be an example: only its owners know.
+            # Only a warning: it may be an example.
             yield Problem(
                 level=Level.WARNING,
                 cause=f"{shown(directory.path, root)} has migrations and is not in the registry",
-                remedy="`invoke services.discover` adds it, if it is a service.",
+                remedy="If it is a service, run `invoke services.discover` to add it.",
             )
     known = registered | {directory.path for directory in directories}
     for path in _siblings(root, registered):
-        # A directory of services is none itself.
-        holds = any(each.is_relative_to(path) for each in known)
+        # A directory that contains services is not a service.
+        holds = any(directory.is_relative_to(path) for directory in known)
         if not holds and _mentions_database(path, root):
             yield handled(
                 f"{shown(path, root)} names a database and has no migrations",
-                "Nothing to do, unless that database is its own: `alembic init alembic` there.",
+                "No action needed, unless it owns that database: run `alembic init alembic` in it.",
                 Level.INFO,
             )
 
@@ -48,13 +48,13 @@ def _seeds(registry: Registry) -> Iterator[Problem]:
     for path in sorted(path for pattern in SEED_PATTERNS for path in directory.glob(pattern)):
         if path not in used:
             yield action_required(
-                f"the seed {shown(path, registry.root)} belongs to no service",
-                "State it as 'seeds' of its service, or delete it.",
+                f"the seed {shown(path, registry.root)} is not listed by any service",
+                "Add it to 'seeds' of its service in the registry, or delete it.",
             )
 
 
 def _siblings(root: Path, directories: set[Path]) -> list[Path]:
-    """Return the directories beside others that hold something people have written."""
+    """Return the sibling directories of services that contain files of the repository."""
     parents = {directory.parent for directory in directories} - {root.parent}
     inside = (
         parent / file.relative_to(parent).parts[0]

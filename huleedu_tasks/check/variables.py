@@ -1,4 +1,4 @@
-"""Names of environment variables that a service's sources read, as they stand there."""
+"""Finds the environment variables that a service's sources read."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from huleedu_tasks.migrations.revisions import version_directories
 from huleedu_tasks.probe.client import config_files
 from huleedu_tasks.repository import text_of
 
-# Each is tried with several drivers.
+# The maximum; every variable is tried with several drivers.
 MOST = 6
 _READ = re.compile(
     r"""(?:getenv|environ|env|config|alias|get)\w*\W{1,3}["']([A-Z][A-Z0-9_]+)["']"""
@@ -18,9 +18,9 @@ _OF_DATABASE = re.compile(r"DATABASE|DB|DSN|PG|POSTGRES|SQL")
 
 
 def read_variables(service: Service) -> list[str]:
-    """Return the variables that may hold a service's URL, the likeliest first.
+    """Return the variables that may hold a service's URL, the most likely first.
 
-    They are those that `env.py` and what is called like settings read, as the sources say.
+    They are the variables that `env.py` and the settings files read according to their source.
     """
     found = [name for path in _sources(service) for name in _READ.findall(text_of(path))]
     others = [name for name in dict.fromkeys(found) if name != service.alembic_url_variable]

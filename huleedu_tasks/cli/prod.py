@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 Names = Sequence[str] | None
 
 
-@command(offline="Look at configuration and files only; connect to nothing.")
+@command(offline="Check configuration and files only; open no connection.")
 def validate(
     app: Command, service: Names = None, offline: bool = False, json: bool = False
 ) -> Result:
-    """Find every problem before it hurts; read-only."""
+    """Find every problem before a migration; read-only."""
     return _run(app, service, lambda flows: flows.validate(offline=offline))
 
 
@@ -34,10 +34,10 @@ def plan(app: Command, service: Names = None, out: str = "", json: bool = False)
 
 
 @command(
-    plan="Do exactly what this file of `prod.plan --out` says, or nothing.",
+    plan="Carry out exactly this file of `prod.plan --out`, or nothing.",
     first="Migrate this service before the others, which wait for it; may be repeated.",
-    keep_going="Migrate the other services although one has failed.",
-    yes="Ask nobody; needs --host.",
+    keep_going="Migrate the other services after one has failed.",
+    yes="Do not ask for confirmation; requires --host.",
     host="Host whose databases may be changed, for --yes; may be repeated.",
     backup_command="Run this before the first change; it must succeed.",
     backup_dir="Dump each database to this directory before the first change.",
@@ -76,10 +76,10 @@ def migrate(
 
 @command(
     last="How many runs to show, the latest first.",
-    run="Show everything that is written down of this run.",
+    run="Show every event of this run.",
 )
 def history(app: Command, last: str = "20", run: str = "", json: bool = False) -> Result:
-    """Show past runs of prod.migrate and what came of them."""
+    """Show past runs of prod.migrate and their outcomes."""
     from huleedu_tasks.prod.history import events_of, list_of
     from huleedu_tasks.prod.journal import read_runs
 

@@ -1,4 +1,4 @@
-"""A run of `prod.migrate` as a person meets it: what is asked of them, and what is written down."""
+"""A run of `prod.migrate` on the command line: arguments, confirmation and record."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -20,14 +20,14 @@ from huleedu_tasks.report import Progress, Report
 from huleedu_tasks.screen import prompts
 
 UNWRITTEN = (
-    "What to do: Make room there and keep this output: it has what the record lacks. "
-    "`invoke prod.status` tells where each database is."
+    "What to do: Free disk space there, and keep this output: it has what the record lacks. "
+    "`invoke prod.status` shows the revision of each database."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What was typed; paths are relative to the directory it was typed in."""
+    """The command's arguments; paths are relative to the working directory."""
 
     services: Sequence[str] | None
     plan: str
@@ -41,10 +41,10 @@ class Options:
 
 
 def run_release(app: Command, options: Options) -> Report:
-    """Plan, ask, and do it; whatever comes of it is recorded.
+    """Plan, confirm and migrate; the end of the run is recorded in every case.
 
     Raises:
-        HuleEduError: If an argument is wrong, or if somebody or something said no.
+        HuleEduError: If an argument is wrong, or if the run failed or was refused.
     """
     require_external_environment(app.unchecked_settings, COMMAND)
     _require_files_apart(app, options)
@@ -72,7 +72,7 @@ def run_release(app: Command, options: Options) -> Report:
 
 
 def production(app: Command, services: tuple[Service, ...], shown: Progress) -> Production:
-    """Return the flows over services that are not ours to lose."""
+    """Return the flows over services in staging or production."""
     return Production(
         settings=app.unchecked_settings,
         services=services,
@@ -88,7 +88,7 @@ def production(app: Command, services: tuple[Service, ...], shown: Progress) -> 
 def progress(
     app: Command, services: Sequence[Service]
 ) -> contextlib.AbstractContextManager[Progress]:
-    """Show how far the services are while a `with` block runs."""
+    """Show the progress of the services for the time of a `with` block."""
     return app.screen.progress([service.name for service in services])
 
 
@@ -109,10 +109,10 @@ def _carried_out(app: Command, options: Options, release: Release, prepared: Pre
 
 
 def _confirm(options: Options, prepared: Prepared, record: Record) -> None:
-    """Have a person type each host, or see that the arguments name them all.
+    """Require that the user types each host, or that the arguments contain every host.
 
     Raises:
-        Refused: If not.
+        Refused: If a host is missing or different, or standard input is not a terminal.
     """
     hosts = prepared.hosts
     flags = "--yes " + " ".join(f"--host {name}" for name in hosts)
@@ -141,59 +141,59 @@ def _require_hosts(options: Options, prepared: Prepared, flags: str) -> None:
             f"{prepared.environment}: --yes requires --host for every host to be changed: "
             f"{'; '.join(problems)}. Nothing was changed.",
             code="host-not-confirmed",
-            hint=f"If that is what you mean: `{flags}`.",
+            hint=f"To change these hosts, pass `{flags}`.",
         )
 
 
-# What was typed.
+# Arguments.
 
 
 def _require_arguments(options: Options) -> None:
     if options.hosts and not options.yes:
         raise ConfigurationError(
-            "--host goes with --yes.",
+            "--host requires --yes.",
             code="argument-conflict",
-            hint="On a terminal leave it out, and type the host.",
+            hint="Add --yes, or leave out --host and type the host at the terminal.",
         )
     if options.plan and options.services:
         raise ConfigurationError(
-            "--plan says which services are migrated; --service does not go with it.",
+            "--service cannot be combined with --plan, which lists the services.",
             code="argument-conflict",
-            hint="Make a plan of fewer: `invoke prod.plan --service NAME --out FILE`.",
+            hint="Make a plan of these services: `invoke prod.plan --service NAME --out FILE`.",
         )
 
 
 def _require_files_apart(app: Command, options: Options) -> None:
-    # The record is opened first, and would be the end of the plan.
+    # The record is opened first, and would overwrite the plan.
     if options.plan and app.start / options.plan == app.start / options.report:
         raise ConfigurationError(
             "--report and --plan name the same file; nothing was done.",
             code="argument-conflict",
-            hint="Name another file with --report.",
+            hint="Pass another file with --report.",
         )
 
 
 def _chosen(
     app: Command, options: Options
 ) -> tuple[tuple[Service, ...], tuple[PlanEntry, ...] | None]:
-    """Return the services to be migrated, and what a plan holds fast of them."""
+    """Return the services to be migrated, and their plan entries; `None` without a plan file."""
     if not options.plan:
         return app.services(options.services), None
     environment = str(app.unchecked_settings.environment)
     pins = read_plan(app.start / options.plan, environment=environment)
-    # No names would mean all services.
+    # An empty list of names would select all services.
     return app.services([pin.service for pin in pins]) if pins else (), pins
 
 
 def _first(app: Command, options: Options, services: Sequence[Service]) -> tuple[str, ...]:
     first = app.services(options.first) if options.first else ()
-    if others := [each.name for each in first if each not in services]:
+    if others := [service.name for service in first if service not in services]:
         raise ConfigurationError(
             f"--first names {', '.join(others)}, which is not among the services of this run.",
             code="service-not-selected",
-            hint="Name it with --service as well, or leave --first out.",
+            hint="Pass it with --service as well, or leave out --first.",
         )
-    return tuple(each.name for each in first)
+    return tuple(service.name for service in first)
 
 
 def _backups(app: Command, options: Options) -> Backups:
@@ -202,14 +202,14 @@ def _backups(app: Command, options: Options) -> Backups:
     programs = {name: find_program(name) for name in ("pg_dump", "pg_restore")}
     if missing := [name for name, path in programs.items() if not path]:
         raise ConfigurationError(
-            f"--backup-dir needs {' and '.join(missing)}, and this machine has none.",
+            f"--backup-dir requires {' and '.join(missing)}, not found on this machine.",
             code="pg-dump-missing",
-            hint="Install PostgreSQL's client of the server's version, or use --backup-command.",
+            hint="Install the PostgreSQL client of the server's version, or use --backup-command.",
         )
     directory = app.start / options.backup_directory
     if not directory.is_dir():
         raise ConfigurationError(
-            f"--backup-dir {directory} is no directory.",
+            f"--backup-dir {directory} is not a directory.",
             code="backup-directory-invalid",
             hint="Create it, readable by you only.",
         )
@@ -221,12 +221,12 @@ def _backups(app: Command, options: Options) -> Backups:
     )
 
 
-# What is written down.
+# The record.
 
 
 @contextlib.contextmanager
 def _recorded(app: Command, report: str) -> Iterator[Record]:
-    """Record a run, however it ends; who ends it well says so."""
+    """Record a run; an exception ends the record, otherwise the caller does."""
     if app.dry_run:
         yield unwritten_record()
         return
@@ -253,9 +253,9 @@ def _recorded(app: Command, report: str) -> Iterator[Record]:
 
 
 def _ended(app: Command, record: Record, report: Report) -> Report:
-    """Write down how a run has ended, and return its report with what could not be written."""
+    """End the record of a run, and return the report with a note for each write error."""
     report = report.ended_by(app.exit_code) if app.exit_code else report
-    outcomes = {each.service: f"{each.status} {each.detail}" for each in report.outcomes}
+    outcomes = {o.service: f"{o.status} {o.detail}" for o in report.outcomes}
     code = report.exit_code if app.stop.is_requested else app.exit_code or report.exit_code
     record.end(code, dry_run=report.dry_run, services=outcomes)
     if not record.problems:

@@ -1,7 +1,7 @@
-"""The compose configuration of a monorepo as values, whoever has read it.
+"""The compose configuration of a monorepo as values.
 
-Docker's command line is asked where it is there; it needs no engine for that. Else the files are
-read here. Both come to the same.
+`docker compose config` reads the files if it is installed; it needs no engine. Otherwise they are
+read here, with the same result.
 """
 
 import re
@@ -29,9 +29,10 @@ class Composition:
     """All services of a compose configuration.
 
     Attributes:
-        files: The files it was read from, without those they include.
-        how: Who has read them.
-        remarks: What else is to be known of it, in sentences.
+        containers: The compose services, by name.
+        files: The files it was read from, without those that they include.
+        how: `BY_COMPOSE` or `BY_READING`.
+        remarks: Sentences for the user about how it was read.
     """
 
     containers: Mapping[str, Container]
@@ -41,8 +42,8 @@ class Composition:
 
     @property
     def databases(self) -> dict[str, Container]:
-        """Those that are PostgreSQL servers."""
-        return {name: each for name, each in self.containers.items() if each.is_postgres}
+        """The compose services that are PostgreSQL servers, by name."""
+        return {name: found for name, found in self.containers.items() if found.is_postgres}
 
 
 async def read_composition(
@@ -51,27 +52,27 @@ async def read_composition(
     """Read the compose files of a monorepo.
 
     Args:
-        root: Its root.
-        files: The compose files; none to look for those with its databases.
-        environment: The variables they may use.
+        root: The root of the monorepo.
+        files: The compose files; empty to find those with PostgreSQL servers.
+        environment: The variables to interpolate.
 
     Raises:
-        ConfigurationError: If a file that was named cannot be read.
+        ConfigurationError: If one of `files` cannot be read.
     """
     remarks: list[str] = []
     chosen = [root / file for file in files] or find_files(root, environment, remarks)
     if not chosen:
-        return Composition(containers={}, remarks=(*remarks, "There is no compose file."))
+        return Composition(containers={}, remarks=(*remarks, "No compose file was found."))
     read = read_files(chosen, environment)
     filled = {**environment, **dict.fromkeys(read.missing, PLACEHOLDER)}
     if read.missing:
         names = ", ".join(sorted(read.missing))
-        remarks.append(f"The compose files require {names}, which nobody has set.")
+        remarks.append(f"Variables that the compose files require are not set: {names}.")
         read = read_files(chosen, filled)
     services, how = await _ask_compose(root, chosen, filled, read.services, remarks), BY_COMPOSE
     if services is None:
         services, how = read.services, BY_READING
-    containers = {name: container_of(name, each) for name, each in services.items()}
+    containers = {name: container_of(name, stated) for name, stated in services.items()}
     return Composition(containers=containers, files=tuple(chosen), how=how, remarks=tuple(remarks))
 
 
@@ -82,7 +83,7 @@ async def _ask_compose(
     read: Declarations,
     remarks: list[str],
 ) -> Declarations | None:
-    """Return what Compose itself makes of the files; None if it is not there or cannot use them."""
+    """Return the declarations that Compose prints; None if it is missing or rejects the files."""
     if not shutil.which("docker", path=environment.get("PATH")):
         return None
     compose = Compose(root=root, files=tuple(files), environment=environment)
@@ -91,11 +92,11 @@ async def _ask_compose(
     except HuleEduError as error:
         reason = error.message.rstrip(".")
         remarks.append(
-            f"`docker compose config` does not accept the compose files yet ({reason}); they were "
-            "read without it."
+            f"`docker compose config` did not accept the compose files ({reason}); they were read "
+            "without it."
         )
         return None
-    # Compose sorts them by name; the order of the files says more.
+    # In the order of the files; Compose sorts the services by name.
     names = sorted(services, key=lambda name: list(read).index(name) if name in read else len(read))
     return {
         name: replace(
@@ -107,10 +108,10 @@ async def _ask_compose(
 
 
 async def _config(compose: Compose) -> Any:
-    """Ask for the configuration, with something in place of each variable that must be set.
+    """Return the document of `docker compose config`, with placeholders for required variables.
 
     Raises:
-        HuleEduError: With Compose's own reason, if it does not accept the files.
+        HuleEduError: With Compose's own message, if it does not accept the files.
     """
     variables = dict(compose.environment)
     while True:
@@ -127,7 +128,7 @@ def _printed(output: str) -> Any:
     try:
         return printed_document(output)
     except ValueError as error:
-        raise ServerError("it printed no JSON document", code="compose-failed") from error
+        raise ServerError("it did not print a JSON document", code="compose-failed") from error
 
 
 def _services(document: Any) -> dict[str, Any]:
@@ -136,11 +137,11 @@ def _services(document: Any) -> dict[str, Any]:
 
 
 def _unescaped(value: Any) -> Any:
-    """Undo what `config` does to a dollar sign, so that its output may be read again."""
+    """Replace the `$$` that `config` prints by `$`, in all strings."""
     if isinstance(value, str):
         return value.replace("$$", "$")
     if isinstance(value, list):
-        return [_unescaped(each) for each in value]
+        return [_unescaped(item) for item in value]
     if isinstance(value, dict):
-        return {key: _unescaped(each) for key, each in value.items()}
+        return {key: _unescaped(item) for key, item in value.items()}
     return value

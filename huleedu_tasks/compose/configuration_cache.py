@@ -1,7 +1,7 @@
-"""What Compose makes of its files: asked once, and again only when it may answer otherwise.
+"""A cache of the configuration that Compose resolves from its files and variables.
 
-Asking takes longer than a copy of a database. Compose reads its files, its variables and nothing
-else, unless a file leads to others; then it is asked each time.
+Running Compose takes longer than a copy of a database. Its result depends only on its files and
+variables. If a file refers to further files, the cache is not used.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from huleedu_tasks.compose.container_cache import read_document, write_document
 from huleedu_tasks.compose.docker_compose import Compose, Project
 from huleedu_tasks.config.settings import ENV_FILE
 
-# Keys that lead to files which are not looked at here (Compose specification).
-_LEADS_ELSEWHERE = re.compile(r"\b(include|extends|env_file|label_file|file)\b[\"']?\s*:|\\u|\\x")
+# Keys that refer to further files, which are not in the key (Compose specification).
+_REFERS_TO_FILES = re.compile(r"\b(include|extends|env_file|label_file|file)\b[\"']?\s*:|\\u|\\x")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ALWAYS_READ = ("COMPOSE_", "DOCKER_")
 _NAMES_MORE_FILES = "COMPOSE_ENV_FILES"
-# Where the command looks for Compose (Docker CLI, cli-plugins/manager).
+# Where the `docker` command looks for the plugin Compose (Docker CLI, cli-plugins/manager).
 _PLUGIN_DIRECTORIES = (
     "~/.docker/cli-plugins",
     "/usr/local/lib/docker/cli-plugins",
@@ -33,25 +33,25 @@ _PLUGIN_DIRECTORIES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComposeAnswers:
-    """What Compose has answered, in a file of the state directory.
+    """The cache, a JSON file in the state directory.
 
     Attributes:
-        path: The file; it holds no variable's value.
+        path: The path of the file, which contains no values of variables.
     """
 
     compose: Compose
     path: Path
 
     async def project(self) -> Project:
-        """Return the resolved configuration.
+        """Return the resolved configuration, from the cache if its key is unchanged.
 
         Raises:
             HuleEduError: As `Compose.project`.
         """
         key = key_of(self.compose)
-        known = read_document(self.path)
-        if key and known.get("key") == key:
-            return Project(**known["project"])
+        cached = read_document(self.path)
+        if key and cached.get("key") == key:
+            return Project(**cached["project"])
         project = await self.compose.project()
         if key and project.hashes:
             write_document(self.path, {"key": key, "project": asdict(project)})
@@ -59,19 +59,21 @@ class ComposeAnswers:
 
 
 def key_of(compose: Compose) -> str:
-    """Return what tells whether Compose would answer otherwise; empty if that cannot be told."""
-    texts = {str(path): _text(path) for path in (*compose.possible_files, *_env_files(compose))}
-    files = [texts[str(path)] for path in compose.possible_files]
-    if compose.environment.get(_NAMES_MORE_FILES) or any(map(_LEADS_ELSEWHERE.search, files)):
+    """Return a digest of all inputs of Compose; empty if they include files that are not known."""
+    contents = {
+        str(path): _content(path) for path in (*compose.possible_files, *_env_files(compose))
+    }
+    files = [contents[str(path)] for path in compose.possible_files]
+    if compose.environment.get(_NAMES_MORE_FILES) or any(map(_REFERS_TO_FILES.search, files)):
         return ""
-    words = {word for text in texts.values() for word in _WORD.findall(text)}
+    words = {word for content in contents.values() for word in _WORD.findall(content)}
     variables = {
         name: value
         for name, value in compose.environment.items()
         if name in words or name.startswith(_ALWAYS_READ) or name == "HOME"
     }
-    told = [compose.command(), str(compose.root), texts, variables, list(_programs(compose))]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    inputs = [compose.command(), str(compose.root), contents, variables, list(_programs(compose))]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def _env_files(compose: Compose) -> list[Path]:
@@ -79,7 +81,7 @@ def _env_files(compose: Compose) -> list[Path]:
 
 
 def _programs(compose: Compose) -> Iterator[tuple[str, int, int]]:
-    """Return what tells one version of the programs from another."""
+    """Yield path, size and modification time of the programs, which change with their version."""
     docker = shutil.which("docker", path=compose.environment.get("PATH")) or ""
     plugins = (Path(directory).expanduser() / "docker-compose" for directory in _PLUGIN_DIRECTORIES)
     for path in (Path(docker), *plugins):
@@ -88,7 +90,7 @@ def _programs(compose: Compose) -> Iterator[tuple[str, int, int]]:
             yield str(path), facts.st_size, facts.st_mtime_ns
 
 
-def _text(path: Path) -> str:
+def _content(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:

@@ -1,7 +1,7 @@
-"""What was learnt about containers that cannot change as long as they run.
+"""A cache of facts about containers that cannot change while they run.
 
-Asking inside a container takes as long as a copy of a database. A container has another start
-when it runs again, so that nothing here is ever out of date.
+A command in a container takes as long as a copy of a database. The key includes the time of the
+container's start, so that no entry becomes stale.
 """
 
 import json
@@ -14,41 +14,41 @@ from typing import Any
 from huleedu_tasks.compose.container_state import ContainerState
 
 Facts = dict[str, Any]
-# Containers that are remembered; those before them are long gone.
+# The number of containers that are kept, the most recent ones.
 MOST = 200
 
 
 @dataclass(slots=True, kw_only=True)
 class Memory:
-    """A file in the state directory; what it cannot tell is asked.
+    """The cache, a JSON file in the state directory; an unreadable file is an empty cache.
 
     Attributes:
-        path: The file.
+        path: The path of the file.
     """
 
     path: Path
     _facts: dict[str, Facts] | None = None
 
     def recall(self, container: ContainerState, fact: str) -> Any:
-        """Return what is known, or None."""
+        """Return a cached fact; None if it is not known."""
         return self._known.get(_key(container), {}).get(fact)
 
     def note(self, container: ContainerState, fact: str, value: object) -> None:
-        """Remember something of a container that runs."""
+        """Store a fact about a running container."""
         self._known.setdefault(_key(container), {})[fact] = value
         write_document(self.path, dict(list(self._known.items())[-MOST:]))
 
     @property
     def _known(self) -> dict[str, Facts]:
         if self._facts is None:
-            # Somebody may have written to it by hand.
+            # The file may have been edited.
             known = read_document(self.path).items()
             self._facts = {key: facts for key, facts in known if isinstance(facts, dict)}
         return self._facts
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """Return what was written to a file; nothing if that cannot be read."""
+    """Return the JSON object in a file; empty if the file has none or cannot be read."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -57,7 +57,7 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def write_document(path: Path, document: Mapping[str, object]) -> None:
-    """Write a file as a whole or not at all; whoever cannot write asks again the next time."""
+    """Write a JSON file atomically; if it cannot be written, nothing is stored."""
     partial = path.with_suffix(".partial")
     with suppress(OSError):
         partial.write_text(json.dumps(document), encoding="utf-8")

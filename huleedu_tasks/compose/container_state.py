@@ -1,4 +1,4 @@
-"""A container as the Docker Engine tells of it, in the words the tasks ask about."""
+"""The state of a container, as the Docker Engine reports it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,18 +14,19 @@ DEFAULT_PGDATA = "/var/lib/postgresql/data"
 SERVICE_LABEL = "com.docker.compose.service"
 CONFIG_HASH_LABEL = "com.docker.compose.config-hash"
 DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
-# Where the container must publish PostgreSQL, to be at localhost.
+# Addresses at which a published port is reached as localhost.
 LOCAL_ADDRESSES = ("127.0.0.1", "::1", "0.0.0.0", "::", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """What a container sees at a path.
+    """A volume, host directory or tmpfs that is mounted in a container.
 
     Attributes:
-        volume: The engine's name of the volume; empty if it is none.
-        source: Where it comes from on this machine.
-        is_memory: Whether it is a tmpfs, whose content goes with the container.
+        path: The path in the container.
+        volume: The engine's name of the volume; empty if it is not a volume.
+        source: The path on this machine; `.` for a tmpfs.
+        is_memory: Whether it is a tmpfs, whose content is lost with the container.
     """
 
     path: PurePosixPath
@@ -36,17 +37,17 @@ class Mount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerState:
-    """A container as it is now.
+    """A container at the time of the last request to the engine.
 
     Attributes:
-        status: As the engine names it: `running`, `paused`, `exited`, `restarting` and so on.
-        started: When it was started last.
-        directory: The project directory it was made from; empty if Compose did not make it.
-        service: The compose service it was made for; empty likewise.
-        config_hash: What Compose made of that service's configuration, likewise.
-        image: The id of the image it was made from.
-        published: The host's addresses and ports that lead to PostgreSQL's.
-        variables: Its environment.
+        status: The engine's status: `running`, `paused`, `exited`, `restarting` and so on.
+        started: The time of its last start.
+        directory: The project directory; empty if Compose did not create the container.
+        service: The compose service; empty if Compose did not create the container.
+        config_hash: Compose's hash of the service's configuration; empty likewise.
+        image: The id of the image that it was created from.
+        published: The addresses and ports of the host that are mapped to PostgreSQL's port.
+        variables: Its environment variables.
     """
 
     id: str
@@ -64,12 +65,12 @@ class ContainerState:
 
     @property
     def data_directory(self) -> str:
-        """Where PostgreSQL's data lies in it (the image's PGDATA), as the server writes it."""
+        """The data directory in the container (PGDATA), as the server reports it."""
         return str(PurePosixPath(self.variables.get("PGDATA") or DEFAULT_PGDATA))
 
     @property
     def data_mount(self) -> Mount | None:
-        """What its data lies on; None if it goes with the container."""
+        """The mount that has its data; None if the data is lost with the container."""
         data = PurePosixPath(self.data_directory)
         holding = [mount for mount in self.mounts if data.is_relative_to(mount.path)]
         nearest = max(holding, key=lambda mount: len(mount.path.parts), default=None)
@@ -77,27 +78,27 @@ class ContainerState:
 
     @property
     def host_directory(self) -> Path | None:
-        """The directory of this machine that its data is in; None if it is a volume, or none."""
+        """The host directory with its data; None if the data is in a volume or in the container."""
         data = self.data_mount
         return data.source if data and not data.volume else None
 
     @property
     def runs(self) -> bool:
-        """Whether a command can be run in it."""
+        """Whether it runs, so that a command can be executed in it."""
         return self.status == RUNNING
 
     def publishes(self, port: int) -> bool:
-        """Whether a port of this machine leads to PostgreSQL's in the container."""
+        """Whether a port of localhost is mapped to PostgreSQL's port in the container."""
         return any(host in LOCAL_ADDRESSES and number == port for host, number in self.published)
 
 
 def state_of(container: "Container") -> ContainerState:
-    """Return a container's state as it was when the SDK has asked last."""
+    """Return a container's state from the attributes that the SDK has loaded."""
     attributes: dict[str, Any] = container.attrs
     ports = (attributes.get("NetworkSettings") or {}).get("Ports") or {}
     configuration = attributes.get("Config") or {}
     labels = configuration.get("Labels") or {}
-    pairs = (text.partition("=") for text in configuration.get("Env") or ())
+    pairs = (assignment.partition("=") for assignment in configuration.get("Env") or ())
     return ContainerState(
         id=container.id or "",
         name=container.name or "",
@@ -125,6 +126,6 @@ def _mounts(attributes: Mapping[str, Any]) -> Iterator[Mount]:
                 source=Path(mount.get("Source", "")),
                 is_memory=mount["Type"] == "tmpfs",
             )
-    # What a compose file has as `tmpfs` is listed apart.
+    # The engine lists a compose file's `tmpfs` separately.
     for path in (attributes.get("HostConfig") or {}).get("Tmpfs") or ():
         yield Mount(path=PurePosixPath(path), volume="", source=Path(), is_memory=True)

@@ -1,4 +1,4 @@
-"""The database containers of one compose project: found, proven, and asked about their data."""
+"""The database containers of one compose project: their state, owner, server and data."""
 
 import asyncio
 import hashlib
@@ -22,22 +22,23 @@ INITDB_BEGUN = "The files belonging to this database system will be owned by use
 INITDB_DONE = "Success. You can now start the database server"
 POLL_INTERVAL = 0.1
 LOG_LINES = 15
-# What is remembered of a container.
+# Keys of the cached facts about a container.
 IDENTIFIER = "system identifier"
 INIT_SCRIPTS = "init scripts"
-# What `pg_isready` says of a server that starts, or does not answer yet.
+# Exit codes of `pg_isready`: the server rejects connections, or does not answer.
 NOT_YET = (1, 2)
 
 
 class ContainerDown(HuleEduError):
-    """A container does not run, or has not run on; trying again does not help."""
+    """A container does not run, or was restarted; trying again does not help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Containers:
-    """The containers that Compose has made for a project, and those of this checkout among them.
+    """The containers that Compose created for a project.
 
     Attributes:
+        project: The name of the compose project.
         directory: The project directory of this checkout.
     """
 
@@ -48,30 +49,30 @@ class Containers:
     _running: dict[str, ContainerState] = field(default_factory=dict)
 
     async def look(self) -> list[ContainerState]:
-        """Ask for all containers of the project at once.
+        """Return all containers of the project, in one request to the engine.
 
-        Those that run need not be asked for again in this run, unless something goes wrong.
+        Running ones are kept for this command, until `forget` or `refresh`.
         """
         found = await asyncio.to_thread(self.engine.containers, self.project)
         self._running.clear()
-        self._running.update({each.service: each for each in found if each.runs})
+        self._running.update({state.service: state for state in found if state.runs})
         return found
 
     def forget(self, names: Iterable[str]) -> None:
-        """Ask again for containers that are about to change."""
+        """Ask the engine again the next time for the containers of these compose services."""
         for name in names:
             self._running.pop(name, None)
 
-    async def find(self, service: Service, *, anew: bool = False) -> ContainerState | None:
-        """Return a service's container if there is one.
+    async def find(self, service: Service, *, refresh: bool = False) -> ContainerState | None:
+        """Return a service's container; None if there is none.
 
         Args:
-            anew: Whether it may have changed since it was looked at.
+            refresh: Whether to ask the engine even if the container's state is known.
 
         Raises:
-            Refused: If it is another checkout's.
+            Refused: If it belongs to another checkout.
         """
-        if anew:
+        if refresh:
             self.forget([service.compose_service])
         found = self._running.get(service.compose_service) or await asyncio.to_thread(
             self.engine.container, self.project, service.compose_service
@@ -81,21 +82,21 @@ class Containers:
                 f"{service.name}: the container {found.name} belongs to the checkout "
                 f"{found.directory}, not to {self.directory}.",
                 code="checkout-conflict",
-                hint="Both have the same project name. Set COMPOSE_PROJECT_NAME in one of them, "
-                "or work in the other.",
+                hint="Set COMPOSE_PROJECT_NAME in one of the two checkouts, which have the same "
+                "project name; or work in the other one.",
             )
         return found
 
-    async def own(self, service: Service, *, anew: bool = False) -> ContainerState:
-        """Return the container that is provably this checkout's own database server.
+    async def own(self, service: Service, *, refresh: bool = False) -> ContainerState:
+        """Return a service's container, which must belong to this checkout.
 
         Args:
-            anew: As in `find`.
+            refresh: As in `find`.
 
         Raises:
-            Refused: If there is none, it belongs elsewhere, or it does not publish the port.
+            Refused: If it is missing, belongs to another checkout, or does not publish the port.
         """
-        container = await self.find(service, anew=anew)
+        container = await self.find(service, refresh=refresh)
         if container is None:
             raise Refused(
                 f"{service.name}: the compose project {self.project!r} has no container for "
@@ -108,26 +109,27 @@ class Containers:
                 f"{service.name}: the container {container.name} does not publish port "
                 f"{service.port} at localhost.",
                 code="port-mismatch",
-                hint="Run `invoke db.up`, which applies the compose file, or compare the ports of "
-                "compose file and registry.",
+                hint="Run `invoke db.up`, which applies the compose file, or state the same port "
+                "in compose file and registry.",
             )
         return container
 
-    async def alive(self, service: Service, *, anew: bool = False) -> ContainerState:
-        """Return the own container, in which a server can be asked.
+    async def alive(self, service: Service, *, refresh: bool = False) -> ContainerState:
+        """Return a service's container, which must run.
 
         Args:
-            anew: As in `find`.
+            refresh: As in `find`.
 
         Raises:
-            ContainerDown: With its last log lines.
+            Refused: As of `own`.
+            ContainerDown: If it does not run, with its last log lines.
         """
-        container = await self.own(service, anew=anew)
+        container = await self.own(service, refresh=refresh)
         if container.status == "paused":
             raise ContainerDown(
                 f"The container {container.name} is paused.",
                 code="container-paused",
-                hint=f"`docker unpause {container.name}`.",
+                hint=f"Run `docker unpause {container.name}`.",
             )
         if not container.runs:
             raise ContainerDown(
@@ -135,7 +137,7 @@ class Containers:
                 f"{container.exit_code}).",
                 code="container-stopped",
                 output=await self.log_tail(container),
-                hint=f"Its last log lines name the cause. {if_damaged(container)}",
+                hint=f"Correct the cause in its last log lines. {if_damaged(container)}",
             )
         return container
 
@@ -144,11 +146,11 @@ class Containers:
         return await asyncio.to_thread(self.engine.log_tail, container, LOG_LINES)
 
     async def identity(self, container: ContainerState) -> ServerIdentity | None:
-        """Read which server it is from the data in the container; None if that says nothing."""
+        """Read the server's identity from the data in the container; None if it cannot be read."""
         number = self.memory.recall(container, IDENTIFIER)
         if not number:
-            code, said = await self._execute(container, ["pg_controldata"], {"LC_ALL": "C"})
-            number = _value_of("Database system identifier", said)
+            code, output = await self._execute(container, ["pg_controldata"], {"LC_ALL": "C"})
+            number = _value_of("Database system identifier", output)
             if code != 0 or not number:
                 return None
             self.memory.note(container, IDENTIFIER, number)
@@ -168,57 +170,57 @@ class Containers:
         """
         deadline = time.monotonic() + timeout
         while True:
-            container = await self.alive(service, anew=True)
+            container = await self.alive(service, refresh=True)
             user = container.variables.get("POSTGRES_USER") or "postgres"
             psql = ["psql", "-XAt", "--field-separator-zero", "--record-separator-zero", "-U", user]
             command = [*psql, "-d", MAINTENANCE_DATABASES[0], "-c", databases.COMMENTS]
-            # Asked before: it may become ready between the two questions.
+            # Before `psql`: the server may become ready between the two commands.
             was_starting = await self._is_starting(container)
-            code, said = await self._execute(container, command, {})
+            code, output = await self._execute(container, command, {})
             if code == 0:
-                cells = said.split("\0")
+                cells = output.split("\0")
                 return dict(zip(cells[::2], cells[1::2], strict=False))
             if time.monotonic() > deadline or not was_starting:
                 raise Refused(
-                    f"{service.name}: whose databases are in the container {container.name} "
-                    f"cannot be read: {said.strip()}",
+                    f"{service.name}: the databases in the container {container.name} could not be "
+                    f"listed: {output.strip()}",
                     code="container-unreadable",
-                    hint=f"If they may go, remove them by hand: {_by_hand(container)}.",
+                    hint=f"If you do not need them, remove them: {_removal_commands(container)}.",
                 )
             await asyncio.sleep(POLL_INTERVAL)
 
     async def init_scripts(self, container: ContainerState) -> str:
-        """Return a fingerprint of what fills a new volume; empty if nothing does.
+        """Return a fingerprint of the scripts that run on a new volume; empty if there are none.
 
         Raises:
-            ServerError: If that cannot be told.
+            ServerError: If they cannot be read.
         """
         mounted = any(mount.path.is_relative_to(INIT_DIRECTORY) for mount in container.mounts)
         known = self.memory.recall(container, INIT_SCRIPTS)
         if known is not None and not mounted:
             return str(known)
-        code, said = await self._execute(container, ["sh", "-c", LIST_SCRIPTS], {})
+        code, output = await self._execute(container, ["sh", "-c", LIST_SCRIPTS], {})
         if code != 0:
             raise ServerError(
-                f"{container.name} has unreadable scripts in {INIT_DIRECTORY}: {said.strip()}",
+                f"{container.name} has unreadable scripts in {INIT_DIRECTORY}: {output.strip()}",
                 code="init-scripts-unreadable",
-                hint="Make them readable for the container.",
+                hint="Make them readable for all users: `chmod a+r`.",
             )
-        digest = hashlib.sha256("\n".join(sorted(said.splitlines())).encode())
+        digest = hashlib.sha256("\n".join(sorted(output.splitlines())).encode())
         for mount in container.mounts:
-            # The container goes on seeing the file it was started with if an editor replaces it.
+            # If an editor replaces the file, the container still has the old one mounted.
             if mount.path.is_relative_to(INIT_DIRECTORY) and mount.source.is_file():
                 digest.update(await asyncio.to_thread(mount.source.read_bytes))
-        fingerprint = digest.hexdigest()[:16] if said else ""
-        # What lies on this machine may be edited at any time; what came with the image stays.
+        fingerprint = digest.hexdigest()[:16] if output else ""
+        # Files of this machine may be edited at any time; those of the image do not change.
         if not mounted:
             self.memory.note(container, INIT_SCRIPTS, fingerprint)
         return fingerprint
 
     async def is_interrupted_initdb(self, container: ContainerState) -> bool:
-        """Whether a container was ended while `initdb` filled its empty volume.
+        """Whether a container was stopped while `initdb` filled its empty volume.
 
-        The image takes what is left there for data, and no server can start on it.
+        The image does not run initdb again, and no server can start on such a volume.
         """
         if container.runs or container.status == "paused":
             return False
@@ -229,7 +231,8 @@ class Containers:
         """Remove a container with its data.
 
         Raises:
-            ServerError: If the data is not only the container's; nothing is removed then.
+            ServerError: If its data is in a host directory, or in a volume that is external or in
+                use. Nothing is removed then.
         """
         await asyncio.to_thread(self._remove, service, container)
 
@@ -238,7 +241,7 @@ class Containers:
         if directory := container.host_directory:
             raise ServerError(
                 f"{service.name}: the data of {container.name} is in the directory {directory} and "
-                "not in a volume; it was not removed.",
+                "not in a volume. Nothing was removed.",
                 code="data-in-directory",
                 hint=empty_directory(container, directory),
             )
@@ -259,7 +262,7 @@ class Containers:
 
 
 def _is_same(one: str, other: Path) -> bool:
-    # Compose does not resolve links, so one directory may have two names.
+    # Compose does not resolve symbolic links.
     return Path(one).resolve() == other
 
 
@@ -269,22 +272,22 @@ def _value_of(label: str, lines: str) -> str:
 
 
 def empty_directory(container: ContainerState, directory: Path) -> str:
-    """Return what to do if the data in a directory of this machine may go."""
+    """Return the steps that delete a container and its data in a host directory."""
     return (
-        f"If that data may go: 1. `docker rm --force {container.name}` 2. delete the content of "
-        f"{directory} 3. `invoke db.reset`."
+        f"If you do not need that data: 1. `docker rm --force {container.name}` "
+        f"2. delete the content of {directory} 3. `invoke db.reset`."
     )
 
 
 def if_damaged(container: ContainerState) -> str:
-    """Return what to do if a server cannot start on its data."""
+    """Return the steps for a container whose server cannot start on its data."""
     if directory := container.host_directory:
         return empty_directory(container, directory)
-    by_hand = _by_hand(container)
-    return f"If its data is damaged and may go: {by_hand}, then `invoke db.reset`."
+    commands = _removal_commands(container)
+    return f"If its data is damaged and you do not need it: {commands}, then `invoke db.reset`."
 
 
-def _by_hand(container: ContainerState) -> str:
+def _removal_commands(container: ContainerState) -> str:
     """Return the commands that remove a container and its data."""
     data = container.data_mount
     volume = f" and `docker volume rm {data.volume}`" if data and data.volume else ""

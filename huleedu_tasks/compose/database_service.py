@@ -1,4 +1,4 @@
-"""One service of the compose configuration, as far as a database is concerned."""
+"""A service of the compose configuration, and the properties of a database server in it."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from huleedu_tasks.compose.declarations import Declaration
 from huleedu_tasks.config.urls import POSTGRES_PORT
 
-# What stands for a variable that must be set and is not. A number, as it may be a port.
+# Replaces the value of a required variable that is not set. A number, since it may be a port.
 PLACEHOLDER = "64999"
 
 _POSTGRES_IMAGE = re.compile(
@@ -18,9 +18,9 @@ _POSTGRES_IMAGE = re.compile(
 DATABASE_VARIABLES = ("POSTGRES_DB", "POSTGRESQL_DATABASE", "POSTGRESQL_DB")
 _USER_VARIABLES = ("POSTGRES_USER", "POSTGRESQL_USERNAME", "POSTGRESQL_USER")
 _PASSWORD_VARIABLES = ("POSTGRES_PASSWORD", "POSTGRESQL_PASSWORD")
-_SERVERS_OWN = (*DATABASE_VARIABLES, *_USER_VARIABLES, "POSTGRES_PASSWORD")
-# What a client of a server elsewhere is told.
-_CLIENTS_OWN = ("POSTGRES_HOST", "POSTGRES_SERVER", "POSTGRES_HOSTNAME", "PGHOST")
+_SERVER_VARIABLES = (*DATABASE_VARIABLES, *_USER_VARIABLES, "POSTGRES_PASSWORD")
+# Variables of a client of another server.
+_CLIENT_VARIABLES = ("POSTGRES_HOST", "POSTGRES_SERVER", "POSTGRES_HOSTNAME", "PGHOST")
 _DATA_DIRECTORIES = ("/var/lib/postgresql/data", "/bitnami/postgresql", "/var/lib/pgsql/data")
 
 
@@ -29,9 +29,11 @@ class Container:
     """One service of the compose configuration.
 
     Attributes:
-        ports: For each, the port on the host, if it is known, and the one in the container.
-        mounts: For each, the volume's key or the path on the host, and the path in the container.
-        file: Where it is declared, as far as that is known.
+        environment: Its variables; one without a value is left out.
+        ports: Pairs of the port on the host (None if it is not known) and in the container.
+        mounts: Pairs of the volume's key or host path, and the path in the container.
+        build_context: The directory that its image is built from; None if it is not built here.
+        file: The compose file that declares it; None if it is not known.
     """
 
     name: str
@@ -49,45 +51,45 @@ class Container:
 
     @property
     def is_postgres(self) -> bool:
-        """Whether it is a PostgreSQL server, by its image or by what it is told."""
+        """Whether it is a PostgreSQL server, by its image or its variables."""
         repository = self.image.partition("@")[0].rpartition("/")[2].partition(":")[0]
         if _POSTGRES_IMAGE.fullmatch(repository.lower()):
             return True
-        if any(name in self.environment for name in _CLIENTS_OWN):
+        if any(name in self.environment for name in _CLIENT_VARIABLES):
             return False
-        told = any(name in self.environment for name in _SERVERS_OWN)
+        is_configured = any(name in self.environment for name in _SERVER_VARIABLES)
         serves = any(inside == POSTGRES_PORT for _, inside in self.ports)
-        return told and (serves or bool(self.data_volume))
+        return is_configured and (serves or bool(self.data_volume))
 
     @property
     def database(self) -> str:
-        """The database it makes; empty if a variable that nobody has set names it."""
+        """The database that it creates; empty if the variable that names it is not set."""
         return self._first(DATABASE_VARIABLES) or self.user or self._default(_USER_VARIABLES)
 
     @property
     def user(self) -> str:
-        """The user it makes; empty if that is not known."""
+        """The user that it creates; empty if it is not known."""
         return self._first(_USER_VARIABLES)
 
     @property
     def login(self) -> tuple[str, str]:
-        """The user and the password it makes; either is empty if it is not known."""
+        """The user that it creates and its password; either is empty if it is not known."""
         user = self.user or self._default(_USER_VARIABLES)
         return user, self._first(_PASSWORD_VARIABLES)
 
     @property
     def port(self) -> int | None:
-        """The port on the host that leads to the server, if that is known."""
+        """The port on the host that is mapped to the server's; None if it is not known."""
         published = [(inside, outside) for outside, inside in self.ports if outside]
         return next(
             (outside for inside, outside in published if inside == POSTGRES_PORT),
-            # The server may listen on another port in its container.
+            # The server may listen on another port than 5432 in its container.
             published[0][1] if len(published) == 1 else None,
         )
 
     @property
     def data_volume(self) -> str:
-        """The volume's key, or the path on the host, that holds its data; empty if none does."""
+        """The key of the volume, or the host path, that has its data; empty if neither does."""
         directories = [*_DATA_DIRECTORIES, self.environment.get("PGDATA", "")]
         return next(
             (
@@ -110,7 +112,7 @@ class Container:
 
 
 def container_of(name: str, service: Declaration) -> Container:
-    """Make a container of what is declared, without what nobody knows."""
+    """Return the compose service of a declaration, without values that are not known."""
     unknown = int(PLACEHOLDER)
     return Container(
         name=name,
@@ -128,5 +130,5 @@ def container_of(name: str, service: Declaration) -> Container:
     )
 
 
-def _known(text: str) -> str:
-    return text.replace(PLACEHOLDER, "")
+def _known(value: str) -> str:
+    return value.replace(PLACEHOLDER, "")

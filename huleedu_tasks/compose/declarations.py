@@ -1,6 +1,6 @@
-"""One service of a compose file as it is declared: brought into one form, and put over another.
+"""The declaration of a service in a compose file: normalised, and merged with another.
 
-Compose lets almost everything be written in two ways; here each has one, and paths are absolute.
+Compose has a short and a long syntax for most keys; here each has one form, with absolute paths.
 """
 
 import os
@@ -21,20 +21,23 @@ Ports = tuple[tuple[int | None, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """What stands behind `!override`, or nothing for `!reset`: it replaces and is not merged."""
+    """A value tagged `!override` (None for `!reset`), which replaces a value instead of merging."""
 
     value: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """What one or more files say of a service.
+    """The declaration of a service, from one or more files.
 
     Attributes:
-        environment: None for a variable that is handed on from outside.
-        build_folder: Where a relative path of its build starts; None if it is not built.
-        mounts: The source of each path in the container.
-        replaced: Fields that replace those of the declaration below.
+        environment: Its variables; None for one that is taken from Compose's own environment.
+        ports: Pairs of the port on the host (None if Compose chooses it) and in the container.
+        build_folder: The directory that the paths of its build are relative to; None if it is not
+            built.
+        mounts: The source of each mount, by its path in the container.
+        file: The compose file; None if it is not known.
+        replaced: Names of the fields that replace those of the lower declaration.
     """
 
     image: str | None = None
@@ -53,20 +56,20 @@ class Declaration:
     replaced: frozenset[str] = frozenset()
 
     def under(self, upper: "Declaration") -> "Declaration":
-        """Return this declaration with another one put over it."""
+        """Return this declaration merged with one that takes precedence."""
         stated = {
             name: getattr(upper, name)
             for name in _PLAIN
             if getattr(upper, name) is not None or name in upper.replaced
         }
         for name, merge in _MERGED.items():
-            own, its = getattr(self, name), getattr(upper, name)
-            stated[name] = its if name in upper.replaced else merge(own, its)
+            below, above = getattr(self, name), getattr(upper, name)
+            stated[name] = above if name in upper.replaced else merge(below, above)
         return replace(self, **stated, file=self.file or upper.file)
 
     @property
     def context(self) -> Path | None:
-        """The directory its image is built from; None for one that is not, or from elsewhere."""
+        """The directory that its image is built from; None if it is not built, or from a URL."""
         stated = self.build_context or "."
         if self.build_folder is None or _REMOTE.match(stated):
             return None
@@ -74,7 +77,7 @@ class Declaration:
 
     @property
     def built_by(self) -> Path | None:
-        """The Dockerfile."""
+        """The path of the Dockerfile; None if there is no `context`."""
         return self.context and _path(self.dockerfile or "Dockerfile", self.context)
 
 
@@ -102,12 +105,12 @@ _FIELDS_OF_KEY: Mapping[str, tuple[str, ...]] = {
 
 
 def declaration(service: Mapping[str, Any], directory: Path, file: Path | None) -> Declaration:
-    """Bring a service into one form.
+    """Return the normalised declaration of a service.
 
     Args:
-        service: The service as the file has it, variables replaced.
-        directory: Where its relative paths start.
-        file: Where it is declared.
+        service: The mapping in the compose file, after interpolation.
+        directory: The directory that its paths are relative to.
+        file: The compose file; None if it is not known.
     """
     replaced = {key for key, value in service.items() if isinstance(value, Override)}
     plain = {k: v.value if isinstance(v, Override) else v for k, v in service.items()}
@@ -116,10 +119,12 @@ def declaration(service: Mapping[str, Any], directory: Path, file: Path | None) 
     return Declaration(
         image=_optional(plain.get("image")),
         environment=_environment(plain.get("environment")),
-        env_files=tuple(_env_file(each, directory) for each in _listed(plain.get("env_file"))),
-        ports=tuple(dict.fromkeys(p for each in _listed(plain.get("ports")) for p in _ports(each))),
+        env_files=tuple(_env_file(item, directory) for item in _listed(plain.get("env_file"))),
+        ports=tuple(dict.fromkeys(p for item in _listed(plain.get("ports")) for p in _ports(item))),
         mounts=dict(
-            _mount(each, directory) for each in _listed(plain.get("volumes")) if _lasts(each)
+            _mount(item, directory)
+            for item in _listed(plain.get("volumes"))
+            if _is_persistent(item)
         ),
         container_name=_optional(plain.get("container_name")),
         build_folder=None if build is None else directory,
@@ -154,7 +159,7 @@ def _names(stated: Any) -> tuple[str, ...]:
 def _environment(stated: Any) -> dict[str, str | None]:
     if isinstance(stated, Mapping):
         return {str(name): None if v is None else str(v) for name, v in stated.items()}
-    pairs = (str(each).partition("=") for each in _listed(stated))
+    pairs = (str(item).partition("=") for item in _listed(stated))
     return {name: value if equals else None for name, equals, value in pairs}
 
 
@@ -174,23 +179,23 @@ def _ports(stated: Any) -> Ports:
     outside = _range(published)
     if len(targets) == len(outside):
         return tuple(zip(outside, targets, strict=True))
-    # One of a range, or whatever is free: nobody knows which before it runs.
-    return tuple((None, each) for each in targets)
+    # Compose chooses the host port, of a range or any free one, when it starts the container.
+    return tuple((None, port) for port in targets)
 
 
-def _range(text: str) -> list[int]:
-    first, _, last = text.partition("-")
-    if not all(_PORT_NUMBER.fullmatch(each) for each in (first, last or first)):
+def _range(ports: str) -> list[int]:
+    first, _, last = ports.partition("-")
+    if not all(_PORT_NUMBER.fullmatch(port) for port in (first, last or first)):
         return []
     return list(range(int(first), int(last or first) + 1))
 
 
-def _lasts(stated: Any) -> bool:
+def _is_persistent(stated: Any) -> bool:
     return not isinstance(stated, Mapping) or stated.get("type") in (None, "bind", "volume")
 
 
 def _mount(stated: Any, directory: Path) -> tuple[str, str]:
-    """Return the path in the container, and what lies there."""
+    """Return the path in the container, and the source of the mount."""
     if isinstance(stated, Mapping):
         source, target = _text(stated.get("source")), _text(stated.get("target"))
         is_path = stated.get("type") == "bind"
@@ -212,5 +217,5 @@ def _command(stated: Any) -> str | None:
         return str(stated)
 
 
-def _path(text: str, directory: Path) -> Path:
-    return Path(os.path.normpath(directory / Path(text).expanduser()))
+def _path(stated: str, directory: Path) -> Path:
+    return Path(os.path.normpath(directory / Path(stated).expanduser()))

@@ -1,6 +1,6 @@
-"""Docker Compose's command line: the only one who knows what the compose files mean.
+"""The command line of Docker Compose: the resolved configuration, `up` and `stop`.
 
-Files, project name and interpolation are Compose's own business; here it is asked.
+Compose itself chooses the files and the project name, and interpolates variables.
 """
 
 import asyncio
@@ -19,19 +19,20 @@ from huleedu_tasks.compose.engine import USE_EMBEDDED
 from huleedu_tasks.errors import ConfigurationError, ServerError
 
 CONFIG_TIMEOUT = 60.0
-# Pulling an image may take long; everything else is bounded by the engine itself.
+# Pulling an image may take long; the engine limits everything else.
 UP_TIMEOUT = 1800.0
-# What Compose looks for, here and in the directories above, if nobody names a file
-# (Compose specification, "Compose file").
+# The default names of the compose file, in the root or a directory above (Compose specification,
+# "Compose file").
 DEFAULT_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
-# What it reads beside such a file, if it is there.
+# The default names of the file that is merged with it.
 OVERRIDE_FILES = tuple(name.replace(".", ".override.") for name in DEFAULT_FILES)
 
 
 def printed_document(output: str) -> Any:
-    """Return the document that Compose has printed.
+    """Return the JSON document in the output of Compose, which may begin with warnings.
 
-    Warnings stand before it, as both streams are read as one.
+    Raises:
+        ValueError: If it has none.
     """
     warnings = re.match(r"(?:(?!\{).*\n)*", output)
     document, _ = json.JSONDecoder().raw_decode(output, warnings.end() if warnings else 0)
@@ -39,25 +40,26 @@ def printed_document(output: str) -> Any:
 
 
 def port_line(files: Sequence[Path], service: str) -> str:
-    """Return the file and line in which a service's ports begin; empty if they are not found."""
+    """Return the file and line of a service's key `ports`; empty if it is not found."""
     name = rf"[\"']?{re.escape(service)}[\"']?"
-    # What stands deeper than the service's name, until the key `ports` of the service itself.
+    # Lines indented deeper than the service's name, up to the key `ports` of the service itself.
     pattern = rf"^( +){name}:.*\n(?:(?:\1 +.*| *(?:#.*)?)\n)*?\1 +[\"']?ports[\"']?:"
     for file in reversed(files):
-        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-        if found := re.search(pattern, text, re.MULTILINE):
-            return f"{file.name}, line {text.count(chr(10), 0, found.end()) + 1}"
+        content = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        if found := re.search(pattern, content, re.MULTILINE):
+            return f"{file.name}, line {content.count(chr(10), 0, found.end()) + 1}"
     return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """The compose configuration, as Compose resolves it.
+    """The compose configuration that Compose has resolved.
 
     Attributes:
-        services: The image and the ports of each service, by its name; no variable of it.
-        hashes: What Compose makes of each service's configuration; nothing if it cannot tell. It
-            notes the same on a container, and makes a new one where the two differ.
+        name: The name of the compose project.
+        services: The image and the ports of each service, by its name; without its variables.
+        hashes: Compose's hash of each service's configuration; empty if this version of Compose
+            prints none. Compose labels containers with it, and recreates one whose label differs.
     """
 
     name: str
@@ -65,7 +67,7 @@ class Project:
     hashes: Mapping[str, str]
 
     def published_ports(self, service: str, target: int) -> list[str]:
-        """Return the host's ports that lead to a container's port; one may be a range."""
+        """Return the host's ports or port ranges that are mapped to a container's port."""
         ports = self.services[service].get("ports")
         return [
             str(port["published"])
@@ -79,9 +81,9 @@ class Compose:
     """Compose in one monorepo.
 
     Attributes:
-        root: The directory it is called in.
-        files: The compose files, or none to leave the choice to COMPOSE_FILE and Compose.
-        environment: The variables it interpolates.
+        root: The working directory.
+        files: The compose files; empty for those of COMPOSE_FILE, else Compose's default.
+        environment: The variables to interpolate.
     """
 
     root: Path
@@ -92,19 +94,18 @@ class Compose:
     def create(
         cls, root: Path, files: tuple[Path, ...], environment: Mapping[str, str]
     ) -> "Compose":
-        """See that there is something to read, and somebody to read it.
+        """Require a compose file and the command `docker`.
 
         Raises:
-            ConfigurationError: If there is no compose file.
-            ServerError: If there is no `docker`.
+            ConfigurationError: If no compose file is found.
+            ServerError: If `docker` is not on PATH.
         """
         compose = cls(root=root, files=files, environment=environment)
         if compose.first_file is None:
             raise ConfigurationError(
-                f"There is no compose file in {root}.",
+                f"No compose file was found in {root}.",
                 code="compose-file-missing",
-                hint=f"Name it as 'compose_files' in the registry, or in COMPOSE_FILE. "
-                f"{USE_EMBEDDED}",
+                hint=f"State 'compose_files' in the registry, or set COMPOSE_FILE. {USE_EMBEDDED}",
             )
         if not shutil.which("docker", path=environment.get("PATH")):
             raise ServerError(
@@ -116,7 +117,7 @@ class Compose:
 
     @property
     def first_file(self) -> Path | None:
-        """The first compose file, or None if there is none; one that is named may be missing."""
+        """The first compose file; None if none is named or found. A named one may not exist."""
         if self._named_files:
             return self._named_files[0]
         directories = (self.root, *self.root.parents)
@@ -125,7 +126,7 @@ class Compose:
 
     @property
     def possible_files(self) -> list[Path]:
-        """Every file that Compose reads, and some that it would read if they were there."""
+        """Every compose file that Compose reads, and those that it would read if they existed."""
         names = (*DEFAULT_FILES, *OVERRIDE_FILES)
         return self._named_files or [self.directory / name for name in names]
 
@@ -139,20 +140,20 @@ class Compose:
 
     @property
     def directory(self) -> Path:
-        """The project directory: where the first file lies."""
+        """The project directory: that of the first compose file."""
         return (self.first_file or self.root / DEFAULT_FILES[0]).parent.resolve()
 
     def command(self, *arguments: str) -> list[str]:
-        """Return the command line that runs Compose; a service is known whatever its profile."""
-        files = [text for file in self.files for text in ("-f", str(file))]
+        """Return the command line that runs Compose, with services of all profiles."""
+        files = [argument for file in self.files for argument in ("-f", str(file))]
         return ["docker", "compose", "--ansi", "never", "--profile", "*", *files, *arguments]
 
     async def project(self) -> Project:
-        """Ask for the resolved configuration.
+        """Run Compose and return the resolved configuration.
 
         Raises:
-            ConfigurationError: If the files or a variable are at fault.
-            ServerError: If there is no Compose.
+            ConfigurationError: If a compose file is missing or invalid, or a variable is not set.
+            ServerError: If Compose is not installed, or does not end in time.
         """
         done, hashes = await asyncio.gather(self.config(), self._hashes())
         if done.returncode != 0:
@@ -160,15 +161,15 @@ class Compose:
         document = printed_document(done.output)
         services = (document.get("services") or {}).items()
         needed = {
-            name: {key: each.get(key) for key in ("image", "ports")} for name, each in services
+            name: {key: stated.get(key) for key in ("image", "ports")} for name, stated in services
         }
         return Project(name=document["name"], services=needed, hashes=hashes)
 
     async def config(self) -> process.Completed:
-        """Ask for the resolved configuration, and return what Compose prints.
+        """Run `docker compose config`, and return its result, which may be a failure.
 
         Raises:
-            ServerError: If it does not end.
+            ServerError: If it does not end in time.
         """
         return await self._run("config", "--format", "json", timeout=CONFIG_TIMEOUT)
 
@@ -178,18 +179,22 @@ class Compose:
         return dict(pair for pair in pairs if len(pair) == 2) if done.returncode == 0 else {}
 
     async def up(self, services: Sequence[str]) -> None:
-        """Create and start containers, and nothing they depend on.
+        """Create and start containers, without the services that they depend on.
 
         Args:
-            services: At least one; Compose would take none for all of the project.
+            services: The compose services, at least one: without any, Compose would start all.
 
         Raises:
-            HuleEduError: With all that Compose printed, if one of them cannot be started.
+            HuleEduError: If one of them cannot be started, with the output of Compose.
         """
         await self._work("up", "--detach", "--no-deps", *services, timeout=UP_TIMEOUT)
 
     async def stop(self, services: Sequence[str]) -> None:
-        """Stop containers, keeping them and their volumes."""
+        """Stop containers, and keep them and their volumes.
+
+        Raises:
+            HuleEduError: If one of them cannot be stopped, with the output of Compose.
+        """
         await self._work("stop", *services, timeout=CONFIG_TIMEOUT)
 
     async def _work(self, *arguments: str, timeout: float) -> None:
@@ -205,7 +210,7 @@ class Compose:
             raise ServerError(
                 f"`docker compose {arguments[0]}` did not end in {timeout:g} s.",
                 code="compose-timeout",
-                hint="See whether the Docker Engine is overloaded: `docker ps`.",
+                hint="Check whether the Docker Engine is overloaded: `docker ps`.",
                 output=done.output,
             )
         return done

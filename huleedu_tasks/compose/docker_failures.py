@@ -1,6 +1,6 @@
-"""What Docker and Compose complain of, told apart and said in words, with what to do next.
+"""Translates the error output of Docker and Compose into errors with a code and a hint.
 
-They answer with an exit code and a text; the texts here were read off the programs themselves.
+The exit codes do not tell the causes apart; the patterns here match the programs' messages.
 """
 
 import re
@@ -11,23 +11,23 @@ from huleedu_tasks.compose.engine import USE_EMBEDDED, Engine
 from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused, ServerError
 from huleedu_tasks.ports import holder
 
-# Each pattern with what becomes of it, given what it found and the whole text.
-Complaint = tuple[str, Callable[[re.Match[str], str], HuleEduError]]
+# A pattern, and a function that makes the error from its match and the whole output.
+Translation = tuple[str, Callable[[re.Match[str], str], HuleEduError]]
 
 INSTALL_COMPOSE = "Install Compose v2, the plugin behind `docker compose`. " + USE_EMBEDDED
 
 
 def explain_config(output: str) -> HuleEduError:
-    """Make an error of what Compose has against its files."""
+    """Return the error for the output of a failed `docker compose config`."""
     return _explain(output, [*_GENERAL, *_OF_FILES]) or ConfigurationError(
-        f"Docker Compose cannot use the compose files: {_last_line(output)}",
+        f"Docker Compose rejected the compose files: {_last_line(output)}",
         code="compose-file-invalid",
-        hint="`docker compose config` shows what Compose makes of them.",
+        hint="Run `docker compose config`, which shows the error and the file.",
     )
 
 
 def explain_command(output: str) -> HuleEduError:
-    """Make an error of what Compose, or the engine behind it, complained of at work."""
+    """Return the error for the output of another failed command of Compose."""
     return _explain(output, _GENERAL) or ServerError(
         f"Docker Compose failed: {_last_line(output)}", code="compose-failed", output=output
     )
@@ -36,12 +36,14 @@ def explain_command(output: str) -> HuleEduError:
 def explain_up(
     output: str, engine: Engine, *, image: str, port: int, place: str
 ) -> HuleEduError | None:
-    """Make an error of why one container could not be started; None if nothing is known of it.
+    """Return the error for a container that could not be started; None if no pattern matches.
 
     Args:
+        output: The output of the failed `docker compose up`.
+        engine: The engine, to name the container that has the port or the name.
         image: The container's image.
-        port: The port it publishes.
-        place: Where another port can be stated, in words.
+        port: The port that it publishes.
+        place: Where the port can be changed, as an imperative.
     """
 
     def port_taken(found: re.Match[str], output: str) -> HuleEduError:
@@ -59,13 +61,14 @@ def explain_up(
         return Refused(
             f"The container name {found[1]} is taken by a container{whose}.",
             code="container-name-taken",
-            hint="The compose file fixes that name with 'container_name', so only one checkout "
-            "can run at a time: `docker compose down` in the other one.",
+            hint="Run `docker compose down` in the other checkout: the compose file states "
+            "'container_name', so only one checkout can run at a time.",
         )
 
     def no_image(found: re.Match[str], output: str) -> HuleEduError:
         return ServerError(
-            f"The image {image} is not on this machine and cannot be pulled: {_last_line(output)}",
+            f"The image {image} is not on this machine and could not be pulled: "
+            f"{_last_line(output)}",
             code="image-unavailable",
             hint="Check its name in the compose file, the network, and `docker login`.",
         )
@@ -81,8 +84,8 @@ def explain_up(
     )
 
 
-def _explain(output: str, complaints: Sequence[Complaint]) -> HuleEduError | None:
-    for pattern, make in complaints:
+def _explain(output: str, translations: Sequence[Translation]) -> HuleEduError | None:
+    for pattern, make in translations:
         if found := re.search(pattern, output, re.IGNORECASE):
             return make(found, output)
     return None
@@ -110,16 +113,16 @@ def _no_compose(found: re.Match[str], output: str) -> HuleEduError:
 
 def _no_permission(found: re.Match[str], output: str) -> HuleEduError:
     return ServerError(
-        "The Docker Engine's socket may not be used by this account.",
+        "This account may not use the Docker Engine's socket.",
         code="docker-permission-denied",
-        hint="Join its group (usually `sudo usermod -aG docker $USER`, then log in again). "
+        hint="Join the group that owns it: `sudo usermod -aG docker $USER`, then log in again. "
         + USE_EMBEDDED,
     )
 
 
 def _no_engine(found: re.Match[str], output: str) -> HuleEduError:
     return ServerError(
-        f"The Docker Engine does not answer: {_last_line(output)}",
+        f"The Docker Engine did not answer: {_last_line(output)}",
         code="docker-unreachable",
         hint=f"Start Docker. {USE_EMBEDDED}",
     )
@@ -127,7 +130,7 @@ def _no_engine(found: re.Match[str], output: str) -> HuleEduError:
 
 def _missing_variable(found: re.Match[str], output: str) -> HuleEduError:
     return ConfigurationError(
-        f"The compose files need the variable {found[1]}: {_last_line(output)}",
+        f"The compose files require the variable {found[1]}: {_last_line(output)}",
         code="compose-variable-unset",
         hint="Run `invoke env.init`, or set it in .env or the environment.",
     )
@@ -141,8 +144,8 @@ def _missing_file(found: re.Match[str], output: str) -> HuleEduError:
     )
 
 
-_GENERAL: Sequence[Complaint] = (
-    # Without the plugin, `docker` takes Compose's flags for its own.
+_GENERAL: Sequence[Translation] = (
+    # Without the plugin, `docker` parses the flags of Compose as its own.
     (
         r"unknown command: docker compose|'compose' is not a docker command"
         r"|unknown flag: --ansi",
@@ -151,7 +154,7 @@ _GENERAL: Sequence[Complaint] = (
     (r"permission denied while trying to connect", _no_permission),
     (r"cannot connect to the docker daemon|error during connect", _no_engine),
 )
-_OF_FILES: Sequence[Complaint] = (
+_OF_FILES: Sequence[Translation] = (
     (r"required variable (\w+) is missing a value", _missing_variable),
     (r"(?:open|stat) (\S+): no such file", _missing_file),
 )
@@ -159,4 +162,4 @@ _OF_FILES: Sequence[Complaint] = (
 
 def _last_line(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1] if lines else "it printed nothing"
+    return lines[-1] if lines else "no output"

@@ -1,7 +1,7 @@
-"""The Docker Engine, for what Compose does not answer; the only user of the Docker SDK.
+"""Requests to the Docker Engine; the only user of the Docker SDK.
 
-Containers and volumes are found by the labels Compose gives them, never by their names: another
-project may have chosen the same ones.
+Containers and volumes are found by the labels that Compose sets, never by name: another project
+may use the same names.
 """
 
 import grp
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from docker.models.volumes import Volume
 
 TIMEOUT = 30
-# What `initdb` prints stands within the first bytes of a container's log.
+# The output of `initdb` is within the first bytes of a container's log.
 LOG_HEAD = 2**16
 SOCKET = "unix://"
 PROJECT_LABEL = "com.docker.compose.project"
-# Docker labels a volume without a name since 23.0; before, only its name tells it.
+# Docker labels anonymous volumes since 23.0; before, only the name (64 hex digits) shows it.
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 ONE_OFF_LABEL = "com.docker.compose.oneoff"
 USE_EMBEDDED = "HULEEDU_PROVIDER=embedded works without Docker."
@@ -44,15 +44,14 @@ class Engine:
         """Connect to the engine that the `docker` command would use.
 
         Raises:
-            Refused: If nothing proves that it is on this machine: what it publishes may not be
-                at localhost then.
-            ServerError: If none answers, or if we may not use it.
+            Refused: If it is reached over a network: its ports may not be those of localhost.
+            ServerError: If it does not answer, or this account may not use it.
         """
         host = engine_host(environment)
         if not host.startswith(SOCKET):
             raise Refused(
-                f"The Docker Engine at {host} is reached over a network, and nothing proves that "
-                "it is on this machine.",
+                f"The Docker Engine at {host} is reached over a network; it is not verified "
+                "that it runs on this machine.",
                 code="docker-remote",
                 hint="Unset DOCKER_HOST or change the context (`docker context use default`). "
                 + USE_EMBEDDED,
@@ -62,19 +61,19 @@ class Engine:
         return cls(host=host, client=_client(host, path))
 
     def container(self, project: str, service: str) -> ContainerState | None:
-        """Return the container of a compose service, or None."""
+        """Return the container of a compose service; None if there is none."""
         labels = [f"{PROJECT_LABEL}={project}", f"{SERVICE_LABEL}={service}"]
         found = self._list(all=True, filters={"label": [*labels, f"{ONE_OFF_LABEL}=False"]})
-        # Compose keeps the old one beside the new one for a moment when it recreates it.
+        # While Compose recreates a container, the old one exists beside the new one.
         return next((state for state in found if state.runs), found[0] if found else None)
 
     def containers(self, project: str) -> list[ContainerState]:
-        """Return all containers of a compose project that are no single runs of a command."""
+        """Return all containers of a compose project, except those of `docker compose run`."""
         labels = [f"{PROJECT_LABEL}={project}", f"{ONE_OFF_LABEL}=False"]
         return self._list(all=True, filters={"label": labels})
 
     def image(self, name: str) -> str:
-        """Return the id of the image a name leads to now; empty if it is not on this machine."""
+        """Return the id of the image of that name; empty if it is not on this machine."""
         import docker
 
         with _engine_errors():
@@ -84,16 +83,16 @@ class Engine:
                 return ""
 
     def publisher(self, port: int) -> ContainerState | None:
-        """Return the running container, of whatever project, that publishes a port."""
+        """Return the running container of any project that publishes a port; None if none does."""
         found = self._list(filters={"publish": str(port)})
         return found[0] if found else None
 
     def users_of(self, volume: str) -> list[ContainerState]:
-        """Return the containers, of whatever project, that have a volume mounted."""
+        """Return the containers of all projects that have a volume mounted."""
         return self._list(all=True, filters={"volume": volume})
 
     def named(self, name: str) -> ContainerState | None:
-        """Return the container of that name, of whatever project."""
+        """Return the container of that name, of any project; None if there is none."""
         import docker
 
         with _engine_errors():
@@ -105,10 +104,10 @@ class Engine:
     def execute(
         self, container: ContainerState, command: Sequence[str], environment: Mapping[str, str]
     ) -> tuple[int, str]:
-        """Run a command in a container; return its exit code and what it printed.
+        """Run a command in a container; return its exit code and its output.
 
         Raises:
-            ServerError: If the container does not run, too.
+            ServerError: If the container does not run, or the engine fails.
         """
         with _engine_errors():
             done = self.client.containers.get(container.id).exec_run(
@@ -117,7 +116,7 @@ class Engine:
         return done.exit_code, done.output.decode(errors="replace")
 
     def read_file(self, container: ContainerState, path: str) -> str | None:
-        """Return the text of a file in a running container; None if it cannot be read."""
+        """Return the content of a file in a running container; None if it cannot be read."""
         try:
             code, content = self.execute(container, ["cat", path], {})
         except ServerError:
@@ -127,8 +126,8 @@ class Engine:
     def log_tail(self, container: ContainerState, lines: int) -> str:
         """Return a container's last log lines."""
         with _engine_errors():
-            text: bytes = self.client.containers.get(container.id).logs(tail=lines)
-        return text.decode(errors="replace")
+            tail: bytes = self.client.containers.get(container.id).logs(tail=lines)
+        return tail.decode(errors="replace")
 
     def log_head(self, container: ContainerState) -> str:
         """Return the beginning of a container's log."""
@@ -155,12 +154,17 @@ class Engine:
             return {volume.name for volume in self.client.volumes.list()}
 
     def require_removable(self, name: str, project: str, container: ContainerState) -> None:
-        """See that a volume, if it is there, is the project's, and no other container's as well.
+        """Require that a volume, if it exists, belongs to a project and to no other container.
 
         An anonymous volume belongs to the container that it was created for.
 
+        Args:
+            name: The name of the volume.
+            project: The name of the compose project.
+            container: The container that uses the volume.
+
         Raises:
-            ServerError: If it is not.
+            ServerError: If the volume must not be removed.
         """
         volume = self._volume(name)
         if volume is None:
@@ -169,22 +173,24 @@ class Engine:
         is_anonymous = ANONYMOUS_LABEL in labels or re.fullmatch(r"[0-9a-f]{64}", name)
         if labels.get(PROJECT_LABEL) != project and not is_anonymous:
             raise ServerError(
-                f"The volume {name} was not made by Compose for the project {project!r}.",
+                f"The volume {name} was not created by Compose for the project {project!r}, so "
+                "it was not removed.",
                 code="volume-not-own",
-                hint=f"It was left alone. If it may go: `docker rm --force {container.name}`, "
-                f"`docker volume rm {name}`, `docker volume create {name}`, "
-                "`invoke db.reset`.",
+                hint=f"If you do not need its data: 1. `docker rm --force {container.name}` "
+                f"2. `docker volume rm {name}` 3. `docker volume create {name}` "
+                "4. `invoke db.reset`.",
             )
         others = [user.name for user in self.users_of(name) if user.id != container.id]
         if others:
             raise ServerError(
-                f"The volume {name} is also used by the container {', '.join(others)}.",
+                f"The volume {name} is also used by the container {', '.join(others)}, so it was "
+                "not removed.",
                 code="volume-in-use",
-                hint=f"It was left alone. Remove that one first: `docker rm {' '.join(others)}`.",
+                hint=f"Remove that container first: `docker rm {' '.join(others)}`.",
             )
 
     def remove_volume(self, name: str) -> None:
-        """Remove a volume, if it is there."""
+        """Remove a volume, if it exists."""
         volume = self._volume(name)
         if volume is not None:
             with _engine_errors():
@@ -199,17 +205,20 @@ class Engine:
             except docker.errors.NotFound:
                 return None
 
-    def _list(self, **what: Any) -> list[ContainerState]:
+    def _list(self, **options: Any) -> list[ContainerState]:
         with _engine_errors():
-            # One that goes between being listed and being looked at is not there.
-            found = self.client.containers.list(**what, ignore_removed=True)
+            # A container may be removed between being listed and being inspected.
+            found = self.client.containers.list(**options, ignore_removed=True)
         return [state_of(container) for container in found]
 
 
 def engine_host(environment: Mapping[str, str]) -> str:
-    """Return the engine's address, as the `docker` command finds it.
+    """Return the engine's URL, as the `docker` command finds it.
 
-    DOCKER_HOST comes first, then DOCKER_CONTEXT, then the current context, then the usual socket.
+    In this order: DOCKER_HOST, DOCKER_CONTEXT, the current context, the default socket.
+
+    Raises:
+        ServerError: If the context does not exist.
     """
     if stated := environment.get("DOCKER_HOST"):
         return stated
@@ -220,11 +229,11 @@ def engine_host(environment: Mapping[str, str]) -> str:
     context = ContextAPI.get_context(name)
     if context is None:
         raise ServerError(
-            f"There is no Docker context {name!r}.",
+            f"The Docker context {name!r} does not exist.",
             code="docker-context-missing",
-            hint="See `docker context ls`.",
+            hint="Choose one that `docker context ls` lists: `docker context use NAME`.",
         )
-    # `http+unix` is the SDK's own name for a socket.
+    # The SDK writes `http+unix` for a socket.
     return str(context.Host).replace("http+unix://", SOCKET)
 
 
@@ -237,7 +246,7 @@ def _client(host: str, path: Path) -> "DockerClient":
         client.ping()
     except (docker.errors.DockerException, requests.RequestException) as error:
         raise ServerError(
-            f"No Docker Engine answers at {path}: {_reason(error)}.",
+            f"No Docker Engine answered at {path}: {_reason(error)}.",
             code="docker-unreachable",
             hint=f"Start Docker. {USE_EMBEDDED}",
         ) from error
@@ -249,34 +258,34 @@ def _check_socket(path: Path) -> None:
         mode = path.stat().st_mode
     except PermissionError:
         raise ServerError(
-            f"The Docker Engine's socket {path} lies in a directory this account may not enter.",
+            f"The Docker Engine's socket {path} is in a directory that this account may not enter.",
             code="docker-permission-denied",
-            hint=f"Is it another account's own engine? See DOCKER_HOST. {USE_EMBEDDED}",
+            hint=f"Set DOCKER_HOST to an engine that this account may use. {USE_EMBEDDED}",
         ) from None
     except OSError:
         raise ServerError(
-            f"No Docker Engine answers: there is no socket {path}.",
+            f"No Docker Engine answered: the socket {path} does not exist.",
             code="docker-unreachable",
             hint=f"Start Docker. {USE_EMBEDDED}",
         ) from None
     if not os.access(path, os.R_OK | os.W_OK):
         group = _group(path)
-        open_to = f"is open to the group {group!r}" if mode & stat.S_IWGRP else "is closed"
-        join = f"`sudo usermod -aG {group} $USER`, then log in again."
+        access = f"is open to the group {group!r}" if mode & stat.S_IWGRP else "is closed"
+        join = f"Run `sudo usermod -aG {group} $USER`, then log in again."
         raise ServerError(
-            f"The Docker Engine's socket {path} {open_to}, and not to this account.",
+            f"The Docker Engine's socket {path} {access}, and this account has no access.",
             code="docker-permission-denied",
-            hint=f"{join if mode & stat.S_IWGRP else f'Look at it: `ls -l {path}`.'} "
+            hint=f"{join if mode & stat.S_IWGRP else f'Check its permissions: `ls -l {path}`.'} "
             f"{USE_EMBEDDED}",
         )
 
 
 def _group(path: Path) -> str:
-    number = path.stat().st_gid
+    gid = path.stat().st_gid
     try:
-        return grp.getgrgid(number).gr_name
+        return grp.getgrgid(gid).gr_name
     except KeyError:
-        return str(number)
+        return str(gid)
 
 
 @contextmanager
@@ -290,12 +299,12 @@ def _engine_errors() -> Iterator[None]:
         raise ServerError(
             f"The Docker Engine failed: {_reason(error)}.",
             code="docker-failed",
-            hint="See whether it still runs: `docker info`.",
+            hint="Check whether it still runs: `docker info`.",
         ) from error
 
 
 def _reason(error: BaseException) -> str:
-    """Return the engine's own words, or the system's where it could not be asked."""
+    """Return the engine's explanation; the system's error if the engine did not answer."""
     if explanation := getattr(error, "explanation", None):
         return str(explanation)
     while error.__context__:

@@ -1,4 +1,4 @@
-"""Files of variables, such as `.env`, read as they stand."""
+"""Reads the assignments in `.env` files, without interpolation."""
 
 import io
 import re
@@ -11,10 +11,11 @@ from huleedu_tasks.repository import text_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """One line that sets a variable.
+    """One assignment of a variable.
 
     Attributes:
-        is_literal: Whether variables in its value are meant as they stand.
+        line: The number of its line, from 1.
+        is_literal: Whether the value is in single quotes, so that it is not interpolated.
     """
 
     name: str
@@ -24,7 +25,7 @@ class Assignment:
 
 
 def assignments(path: Path) -> Iterator[Assignment]:
-    """Read a file; one that is not there, or may not be read, sets nothing."""
+    """Yield the assignments in a file; none if it does not exist or cannot be read."""
     from dotenv.parser import parse_stream
 
     for binding in parse_stream(io.StringIO(text_of(path))):
@@ -33,7 +34,7 @@ def assignments(path: Path) -> Iterator[Assignment]:
             yield Assignment(
                 name=binding.key,
                 value=binding.value or "",
-                # A statement begins with the empty lines before it.
+                # The parser counts the empty lines before a statement as part of it.
                 line=binding.original.line + statement[: -len(statement.lstrip())].count("\n"),
                 is_literal=bool(re.search(r"=\s*'", statement)),
             )

@@ -1,4 +1,4 @@
-"""Which compose files of a repository hold its development databases."""
+"""The choice of the compose files that declare the development databases of a repository."""
 
 import os
 import re
@@ -18,32 +18,32 @@ OVERRIDE_FILES = (
     "docker-compose.override.yml",
     "docker-compose.override.yaml",
 )
-# How many directories below the root a compose file is looked for.
+# Compose files are searched in at most so many directories below the root.
 DEPTH = 3
-# Words in the name of a file that is not for development.
-ELSEWHERE = frozenset(
+# Words in the path of a file that is not for development.
+NOT_FOR_DEVELOPMENT = frozenset(
     {"prod", "production", "staging", "stage", "test", "tests", "testing", "ci", "e2e"}
 )
 
 
 def read_here(files: Sequence[Path], environment: Mapping[str, str]) -> dict[str, Container]:
-    """Read compose files without Docker's command line.
+    """Read compose files without Docker's command line, and return their services by name.
 
     Raises:
         ConfigurationError: If one cannot be read.
     """
     missing = read_files(files, environment).missing
     read = read_files(files, {**environment, **dict.fromkeys(missing, PLACEHOLDER)})
-    return {name: container_of(name, each) for name, each in read.services.items()}
+    return {name: container_of(name, stated) for name, stated in read.services.items()}
 
 
 def default_files(root: Path, environment: Mapping[str, str]) -> list[Path]:
-    """Return the files Compose takes in a directory if nobody names any."""
+    """Return the files of COMPOSE_FILE, else Compose's default; empty if neither is found."""
     variables = {**env_file(root / ENV_FILE, environment), **environment}
     if stated := variables.get("COMPOSE_FILE"):
         separator = variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
         return [root / name for name in stated.split(separator) if name]
-    # Compose looks in the directories above as well, and takes the override beside what it finds.
+    # Compose also searches the directories above, and merges the override file beside the first.
     for directory in (root, *root.parents):
         main = [directory / name for name in DEFAULT_FILES if (directory / name).is_file()]
         over = [directory / name for name in OVERRIDE_FILES if (directory / name).is_file()]
@@ -53,13 +53,17 @@ def default_files(root: Path, environment: Mapping[str, str]) -> list[Path]:
 
 
 def find_files(root: Path, environment: Mapping[str, str], remarks: list[str]) -> list[Path]:
-    """Return Compose's own choice if it holds a PostgreSQL server, else all files that do."""
+    """Return Compose's own choice if it declares a PostgreSQL server, else all files that do.
+
+    Args:
+        remarks: Sentences for the user are appended to it.
+    """
     usual = default_files(root, environment)
     if usual and _declares_postgres(usual, environment, remarks):
         return usual
     others = [path for path in compose_files(root) if path not in usual]
-    holding = [path for path in others if _declares_postgres([path], environment, remarks)]
-    chosen = [path for path in holding if not _is_elsewhere(path, root)] or holding
+    declaring = [path for path in others if _declares_postgres([path], environment, remarks)]
+    chosen = [path for path in declaring if _is_for_development(path, root)] or declaring
     if not chosen:
         return usual
     chosen = _compatible(chosen, environment, root, remarks)
@@ -69,7 +73,7 @@ def find_files(root: Path, environment: Mapping[str, str], remarks: list[str]) -
 
 
 def compose_files(root: Path) -> list[Path]:
-    """Return everything in the repository that is called like a compose file, the nearest first."""
+    """Return the files in the repository named like a compose file, those in the root first."""
     found = [
         path
         for path in repository_files(root)
@@ -84,17 +88,18 @@ def compose_files(root: Path) -> list[Path]:
 def _compatible(
     files: Sequence[Path], environment: Mapping[str, str], root: Path, remarks: list[str]
 ) -> list[Path]:
-    """Leave out a file of another directory with the same names: it is another project."""
+    """Return the files without those of another directory that declare the same services."""
     taken: dict[str, Path] = {}
     kept = []
     for file in files:
-        names = [n for n, each in read_here([file], environment).items() if each.is_postgres]
+        services = read_here([file], environment).items()
+        names = [name for name, container in services if container.is_postgres]
         others = {taken[name] for name in names if name in taken} - set(file.parent.glob("*"))
         if others:
             clash = shown(min(others), root)
             remarks.append(
-                f"{shown(file, root)} declares the same names as {clash} and was not read: one "
-                "compose project cannot hold both."
+                f"{shown(file, root)} declares the same services as {clash} and was not read: one "
+                "compose project cannot have both."
             )
             continue
         kept.append(file)
@@ -106,12 +111,13 @@ def _declares_postgres(
     files: Sequence[Path], environment: Mapping[str, str], remarks: list[str]
 ) -> bool:
     try:
-        return any(each.is_postgres for each in read_here(files, environment).values())
+        services = read_here(files, environment).values()
+        return any(container.is_postgres for container in services)
     except ConfigurationError as error:
         remarks.append(error.message)
         return False
 
 
-def _is_elsewhere(path: Path, root: Path) -> bool:
+def _is_for_development(path: Path, root: Path) -> bool:
     words = re.split(r"[^a-z0-9]+", shown(path, root).lower())
-    return not ELSEWHERE.isdisjoint(words)
+    return NOT_FOR_DEVELOPMENT.isdisjoint(words)

@@ -1,4 +1,4 @@
-"""What init scripts of compose files create on a new server, and embedded servers lack."""
+"""Objects that init scripts of compose files create, and that embedded servers do not have."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +23,11 @@ _CREATE = re.compile(
     re.IGNORECASE,
 )
 _COMMENT = re.compile(r"--[^\n]*|^\s*#[^\n]*", re.MULTILINE)
-_MISSING = re.compile(r'\b(role|schema) "([^"]+)" does not exist')
-# What a migration misses if an extension is missing.
-_OF_EXTENSION = re.compile(r"\b(type|function|operator class|operator) .{1,200}? does not exist")
+_OBJECT_MISSING = re.compile(r'\b(role|schema) "([^"]+)" does not exist')
+# Messages of PostgreSQL if the objects of an extension are missing.
+_EXTENSION_OBJECT_MISSING = re.compile(
+    r"\b(type|function|operator class|operator) .{1,200}? does not exist"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,7 @@ class Created:
 
     Attributes:
         kind: `role`, `extension` or `schema`.
-        script: The script, from the root of the monorepo.
+        script: The path of the script, relative to the root of the monorepo.
     """
 
     kind: str
@@ -48,11 +50,11 @@ class Created:
 def created_by_scripts(
     registry: Registry, settings: Settings, service: Service
 ) -> tuple[Created, ...]:
-    """Return what the init scripts of a service's server create beside databases.
+    """Return the roles, extensions and schemas that the init scripts of a service's server create.
 
     Returns:
-        Nothing where the compose files cannot be read, no extension that the registry states, and
-        nothing that the service's own code creates as well.
+        The objects, without extensions that the registry states, and without those that the
+        service's own code also creates; empty if the compose files cannot be read.
     """
     environment = settings.child_environment()
     files = registry.compose_files or default_files(registry.root, environment)
@@ -66,7 +68,7 @@ def created_by_scripts(
 def created_on(
     servers: Mapping[str, Container], service: Service, root: Path
 ) -> tuple[Created, ...]:
-    """Return the same, of compose services that have been read already."""
+    """Return the same as `created_by_scripts`, for compose services that were already read."""
     server = servers.get(service.compose_service)
     found = dict.fromkeys(
         created
@@ -82,7 +84,7 @@ def created_on(
 def not_run(
     service: Service, created: Sequence[Created], provider: ProviderName
 ) -> Iterator[Problem]:
-    """Find that embedded servers lack what init scripts create; containers have it."""
+    """Yield a finding if init scripts create objects: embedded servers do not run them."""
     if created:
         is_embedded = provider is ProviderName.EMBEDDED
         yield Problem(
@@ -95,38 +97,42 @@ def not_run(
 
 
 def missing_object(created: Sequence[Created], message: str) -> Sequence[Created]:
-    """Return those of the objects that a failed statement missed, by PostgreSQL's message."""
-    if found := _MISSING.search(message):
-        return [each for each in created if (each.kind, each.name) == found.groups()]
-    if _OF_EXTENSION.search(message):
-        return [each for each in created if each.kind == _EXTENSION]
+    """Return the objects whose absence made a statement fail.
+
+    Args:
+        message: PostgreSQL's error message.
+    """
+    if missing := _OBJECT_MISSING.search(message):
+        return [found for found in created if (found.kind, found.name) == missing.groups()]
+    if _EXTENSION_OBJECT_MISSING.search(message):
+        return [found for found in created if found.kind == _EXTENSION]
     return []
 
 
 def missing_hint(service: Service, missing: Sequence[Created]) -> str:
-    """Return what to do about objects that only an init script creates."""
+    """Return the hint for objects that only an init script creates."""
     return f"{_listed(missing)}, and embedded servers do not run it. {remedy(service, missing)}"
 
 
 def remedy(service: Service, created: Sequence[Created]) -> str:
-    """Return how a service gets what only an init script creates."""
-    extensions = [each.name for each in created if each.kind == _EXTENSION]
-    kinds = dict.fromkeys(each.kind for each in created if each.kind != _EXTENSION)
+    """Return the steps that create the objects on an embedded server."""
+    extensions = [found.name for found in created if found.kind == _EXTENSION]
+    kinds = dict.fromkeys(found.kind for found in created if found.kind != _EXTENSION)
     steps = []
     if extensions:
         names = ", ".join(f'"{name}"' for name in (*service.extensions, *extensions))
         steps.append(f'State "extensions": [{names}] for {service.name} in services.json.')
     if kinds:
-        what = " and ".join(f"each {kind}" for kind in kinds)
-        steps.append(f"Create {what} in a revision, if it does not exist.")
-    return " ".join([*steps, "HULEEDU_PROVIDER=docker runs the scripts."])
+        objects = " and ".join(f"each {kind}" for kind in kinds)
+        steps.append(f"Create {objects} in a revision, if it does not exist.")
+    return " ".join([*steps, "Or set HULEEDU_PROVIDER=docker, which runs the scripts."])
 
 
 def _listed(created: Sequence[Created]) -> str:
-    """Say which script creates what."""
-    scripts = dict.fromkeys(each.script for each in created)
+    """Return a clause for each script with the objects that it creates."""
+    scripts = dict.fromkeys(found.script for found in created)
     return "; ".join(
-        f"{script} creates {', '.join(str(each) for each in created if each.script == script)}"
+        f"{script} creates {', '.join(str(found) for found in created if found.script == script)}"
         for script in scripts
     )
 
@@ -135,8 +141,8 @@ def _scripts(server: Container) -> Iterator[Path]:
     for source, target in server.mounts:
         if target.startswith(INIT_DIRECTORY) and source.startswith("/"):
             path = Path(source)
-            inside = sorted(path.glob("*")) if is_directory(path) else [path]
-            yield from (each for each in inside if each.suffix in SCRIPTS and is_file(each))
+            files = sorted(path.glob("*")) if is_directory(path) else [path]
+            yield from (file for file in files if file.suffix in SCRIPTS and is_file(file))
 
 
 def _created(script: Path, root: Path) -> Iterator[Created]:
@@ -145,15 +151,15 @@ def _created(script: Path, root: Path) -> Iterator[Created]:
 
 
 def _created_by_code(service: Service) -> Iterator[tuple[str, str]]:
-    """Return the kind and name of what a service's revisions, or other code of it, create."""
+    """Yield kind and name of the objects that a service's revisions or other code create."""
     files = repository_files(service.directory) if is_directory(service.directory) else ()
     for path in files:
         if path.suffix in (".py", ".sql"):
             yield from _objects(text_of(path).replace('\\"', '"'))
 
 
-def _objects(text: str) -> Iterator[tuple[str, str]]:
-    for kind, quoted, plain in _CREATE.findall(text):
+def _objects(code: str) -> Iterator[tuple[str, str]]:
+    for kind, quoted, plain in _CREATE.findall(code):
         noun = kind.lower()
         # PostgreSQL folds names without quotes.
         yield "role" if noun == "user" else noun, quoted or plain.lower()

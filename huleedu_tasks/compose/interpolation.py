@@ -1,4 +1,4 @@
-"""Variables in a compose file's texts, replaced as Compose does."""
+"""Interpolates variables in the strings of a compose file, as Compose does."""
 
 import re
 from collections.abc import Mapping
@@ -12,39 +12,40 @@ _OPERATOR = re.compile(r":?[-?+]")
 
 @dataclass(slots=True, kw_only=True)
 class Interpolation:
-    """The variables of one reading, and which of them it could not do without.
+    """The variables for one compose file.
 
     Attributes:
-        missing: Those that a file requires and nobody has set.
+        variables: Their values.
+        missing: The names of required variables (`${NAME:?}`) that are not set.
     """
 
     variables: Mapping[str, str]
     missing: set[str] = field(default_factory=set)
 
-    def __call__(self, text: str) -> str:
-        """Return a text with its variables replaced; an unset one is empty."""
+    def __call__(self, value: str) -> str:
+        """Return a string with its variables interpolated; an unset one is empty."""
         replaced, position = [], 0
-        while found := _START.search(text, position):
-            replaced.append(text[position : found.start()])
+        while found := _START.search(value, position):
+            replaced.append(value[position : found.start()])
             position = found.end()
             if found["dollar"]:
                 replaced.append("$")
             elif found["name"]:
                 replaced.append(self.variables.get(found["name"], ""))
             else:
-                end = closing_brace(text, position)
-                # Without one, all that follows is the alternative.
-                end = len(text) if end < 0 else end
-                replaced.append(self._braced(found["braced"], text[position:end]))
+                end = closing_brace(value, position)
+                # Without a closing brace, the alternative extends to the end.
+                end = len(value) if end < 0 else end
+                replaced.append(self._braced(found["braced"], value[position:end]))
                 position = end + 1
-        return "".join([*replaced, text[position:]])
+        return "".join([*replaced, value[position:]])
 
     def _braced(self, name: str, rest: str) -> str:
         value = self.variables.get(name, "")
         operator = _OPERATOR.match(rest)
         if operator is None:
             return value
-        # With a colon an empty value counts as none.
+        # With a colon, an empty value counts as unset.
         is_set = bool(value) if operator[0].startswith(":") else name in self.variables
         alternative = rest[operator.end() :]
         match operator[0][-1]:

@@ -9,10 +9,10 @@ from huleedu_tasks.compose.file_choice import default_files, read_here
 def published_ports(
     root: Path, files: Sequence[str], environment: Mapping[str, str]
 ) -> dict[str, int]:
-    """Return the port on this machine of each compose service that publishes one.
+    """Return the host port of each compose service that publishes a database, by its name.
 
     Args:
-        files: The compose files, relative to the root; none for Compose's own default.
+        files: The compose files, relative to the root; empty for Compose's own default.
 
     Raises:
         ConfigurationError: If a file cannot be read.

@@ -1,7 +1,7 @@
-"""Compose files read without Compose: merged, completed and interpolated as far as it matters here.
+"""Reads compose files without Compose: merges, extends, includes and interpolates them.
 
-Where Docker's command line is there it is asked instead; this also tells which file a service
-stands in, which Compose does not.
+Used if Docker's command line is not installed, and to find the file that declares a service, which
+Compose does not print.
 """
 
 import math
@@ -16,17 +16,18 @@ from huleedu_tasks.compose.interpolation import Interpolation
 from huleedu_tasks.config.settings import ENV_FILE
 from huleedu_tasks.errors import ConfigurationError
 
-# A document that comes to more by its aliases is an accident, or an attack.
+# A document that expands to more values by its aliases is an accident or an attack.
 MOST_VALUES = 100_000
 Declarations = dict[str, Declaration]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadFiles:
-    """What the files declare.
+    """The content of compose files.
 
     Attributes:
-        missing: Variables they require and nobody has set.
+        services: The declarations, by the name of the service.
+        missing: The names of required variables that are not set.
     """
 
     services: Declarations
@@ -34,11 +35,11 @@ class ReadFiles:
 
 
 def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles:
-    """Read compose files, each over the one before it.
+    """Read compose files; each takes precedence over the one before it.
 
     Args:
-        files: At least one; relative paths start from the first one's directory.
-        variables: What wins over `.env`.
+        files: At least one; paths in them are relative to the first one's directory.
+        variables: The variables to interpolate; they take precedence over `.env`.
 
     Raises:
         ConfigurationError: If one cannot be read.
@@ -52,17 +53,23 @@ def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles
 
 
 def env_file(path: Path, outer: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a file; each may use those before it and those outside."""
+    """Return the variables of an `.env` file, interpolated.
+
+    Args:
+        path: The file; one that does not exist has no variables.
+        outer: Variables that it may refer to, which take precedence over its own.
+    """
     values: dict[str, str] = {}
-    for each in assignments(path):
-        known = Interpolation(variables={**values, **outer})
-        values[each.name] = each.value if each.is_literal else known(each.value)
+    for assignment in assignments(path):
+        interpolate = Interpolation(variables={**values, **outer})
+        value = assignment.value
+        values[assignment.name] = value if assignment.is_literal else interpolate(value)
     return values
 
 
 @dataclass(slots=True)
 class _Reader:
-    """One reading, and what it comes upon."""
+    """Reads the files of one project, and collects the required variables that are not set."""
 
     missing: set[str] = field(default_factory=set)
 
@@ -78,19 +85,19 @@ class _Reader:
             document = self._document(file, variables)
             inside = above | {file.resolve()}
             for included, where, inner in self._includes(document, file.parent, variables):
-                _require_no_circle(included, inside, file)
+                _require_no_cycle(included, inside, file)
                 services |= self.project(included, where, inner, inside)
             for name in _services(document):
                 own = self._extended(document, name, directory, file, variables)
                 services[name] = services[name].under(own) if name in services else own
-        return {name: self._completed(each, variables) for name, each in services.items()}
+        return {name: self._completed(stated, variables) for name, stated in services.items()}
 
     def _document(self, file: Path, variables: Mapping[str, str]) -> dict[str, Any]:
         interpolation = Interpolation(variables=variables)
         document: dict[str, Any] = {}
         try:
             for part in _load(file):
-                document |= _mapping(_everywhere(part, interpolation))
+                document |= _mapping(_interpolated(part, interpolation))
         except RecursionError:
             raise _unusable(file, "is nested too deeply") from None
         self.missing |= interpolation.missing
@@ -102,16 +109,16 @@ class _Reader:
         includes = document.get("include") or []
         for include in includes if isinstance(includes, list) else [includes]:
             stated = include if isinstance(include, Mapping) else {"path": include}
-            files = [directory / path for path in _texts(stated.get("path"))]
+            files = [directory / path for path in _strings(stated.get("path"))]
             if not files:
                 continue
             where = directory / str(stated.get("project_directory") or files[0].parent)
-            env_files = [directory / p for p in _texts(stated.get("env_file"))] or [
+            env_files = [directory / p for p in _strings(stated.get("env_file"))] or [
                 where / ENV_FILE
             ]
             inner: dict[str, str] = {}
-            for each in env_files:
-                inner |= env_file(each, {**inner, **variables})
+            for path in env_files:
+                inner |= env_file(path, {**inner, **variables})
             yield files, where, {**inner, **variables}
 
     def _extended(
@@ -143,26 +150,26 @@ class _Reader:
         return replace(extended.under(own), file=own.file)
 
     def _completed(self, service: Declaration, variables: Mapping[str, str]) -> Declaration:
-        """Fill in what comes from files of variables and from outside."""
+        """Return a declaration with the variables of its `env_file` and of the environment."""
         from_files: dict[str, str | None] = {}
         for path in service.env_files:
             from_files |= env_file(path, variables)
-        handed_on = {
+        stated = {
             name: variables.get(name) if value is None else value
             for name, value in service.environment.items()
         }
-        return replace(service, environment=from_files | handed_on, env_files=())
+        return replace(service, environment=from_files | stated, env_files=())
 
 
 def _load(file: Path) -> list[Any]:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Everything is a text, as Compose has it: 22:22 is no number and `on` no truth."""
+        """Reads scalars as strings, as Compose does: neither 22:22 nor `on` is converted."""
 
         def construct_document(self, node: yaml.Node) -> Any:
             if _values(node, {}) > MOST_VALUES:
-                raise _unusable(file, f"comes to more than {MOST_VALUES:,} values by its aliases")
+                raise _unusable(file, f"expands to more than {MOST_VALUES:,} values by its aliases")
             return super().construct_document(node)
 
         yaml_implicit_resolvers = {  # noqa: RUF012  # as its base class has it
@@ -188,56 +195,57 @@ def _load(file: Path) -> list[Any]:
     try:
         return list(yaml.load_all(file.read_text(encoding="utf-8-sig"), Loader=Loader))
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ConfigurationError(
-            f"The compose file {file} cannot be read: {getattr(error, 'strerror', None) or error}.",
+            f"The compose file {file} could not be read: {reason}.",
             code="compose-file-unreadable",
-            hint="Correct its name where it is stated, or its permissions.",
+            hint="Correct its name in 'compose_files' or COMPOSE_FILE, or its permissions.",
         ) from error
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "it cannot be parsed"
         where = f" line {place.line + 1}:" if place else ""
-        raise _unusable(file, f"is not YAML:{where} {problem}") from error
+        raise _unusable(file, f"is not valid YAML:{where} {problem}") from error
     except (ValueError, AttributeError):
-        # A tag such as !!int in front of something else.
-        raise _unusable(file, "has a value that is not what its tag says") from None
+        # A tag such as !!int before a value of another type.
+        raise _unusable(file, "has a value that does not match its tag") from None
 
 
 def _values(node: Any, known: dict[int, float]) -> float:
-    """Return how many values a document comes to with its aliases written out."""
+    """Return the number of values in a document with expanded aliases; `inf` for a cycle."""
     if id(node) not in known:
-        # Whoever comes back here meanwhile is inside of it: then there is no end.
+        # Stays for a node that contains itself: the recursion finds this value.
         known[id(node)] = math.inf
-        inside = node.value if isinstance(node.value, list) else ()
-        parts = [part for each in inside for part in (each if isinstance(each, tuple) else [each])]
+        items = node.value if isinstance(node.value, list) else ()
+        parts = [part for item in items for part in (item if isinstance(item, tuple) else [item])]
         known[id(node)] = 1 + sum(_values(part, known) for part in parts)
     return known[id(node)]
 
 
-def _require_no_circle(included: Sequence[Path], inside: frozenset[Path], file: Path) -> None:
-    for each in included:
-        if each.resolve() in inside:
-            raise _unusable(file, f"includes {each.name}, which it is included in itself")
+def _require_no_cycle(included: Sequence[Path], inside: frozenset[Path], file: Path) -> None:
+    for path in included:
+        if path.resolve() in inside:
+            raise _unusable(file, f"includes {path.name}, which includes it")
 
 
 def _unusable(file: Path, problem: str) -> ConfigurationError:
     return ConfigurationError(
         f"The compose file {file} {problem}.",
         code="compose-file-invalid",
-        hint="`docker compose config` shows what Compose makes of it.",
+        hint="Correct the file; `docker compose config` checks it.",
     )
 
 
-def _everywhere(value: Any, interpolation: Interpolation) -> Any:
-    """Replace the variables in every text of a document, but not in its keys."""
+def _interpolated(value: Any, interpolation: Interpolation) -> Any:
+    """Interpolate all strings of a document, except its keys."""
     if isinstance(value, str):
         return interpolation(value)
     if isinstance(value, Override):
-        return Override(_everywhere(value.value, interpolation))
+        return Override(_interpolated(value.value, interpolation))
     if isinstance(value, list):
-        return [_everywhere(each, interpolation) for each in value]
+        return [_interpolated(item, interpolation) for item in value]
     if isinstance(value, dict):
-        return {key: _everywhere(each, interpolation) for key, each in value.items()}
+        return {key: _interpolated(item, interpolation) for key, item in value.items()}
     return value
 
 
@@ -251,7 +259,7 @@ def _mapping(value: Any) -> dict[str, Any]:
     return plain if isinstance(plain, dict) else {}
 
 
-def _texts(value: Any) -> list[str]:
+def _strings(value: Any) -> list[str]:
     if value is None:
         return []
-    return [str(each) for each in value] if isinstance(value, list) else [str(value)]
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]

@@ -1,1 +1,1 @@
-"""What the `db.*` tasks do: the databases of development and testing."""
+"""The flows of the `db.*` tasks: the databases of development and testing."""

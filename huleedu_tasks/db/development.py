@@ -1,7 +1,8 @@
 """The development databases: up, down, reset, migrate, seed, status.
 
-Whatever writes is proven first for every service, so that a refusal leaves all of them untouched,
-and proven again on the very connection that destroys.
+Before the first write, each command proves that the databases of all services are disposable, so
+that a refusal leaves all of them unchanged. It proves each again on the connection that drops or
+changes the database.
 """
 
 import asyncio
@@ -25,13 +26,13 @@ from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.parallel import Work
-from huleedu_tasks.report import Outcome, Progress, Report, Silence, Status
+from huleedu_tasks.report import Outcome, Progress, Report, Silence, Status, StepsOnly
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.shared_databases import Sharing
 from huleedu_tasks.state_dir import make_state_directory, unwritable
 from huleedu_tasks.templates.policy import TemplatePolicy
 
-# What only waits for servers costs no processor; connections are what bounds it.
+# Stages that only wait for servers use no CPU; the number of connections limits them.
 WAITING_JOBS = 16
 REVISION_COLUMNS = ("from", "to")
 
@@ -41,14 +42,15 @@ class Development:
     """The flows over the selected services.
 
     Attributes:
-        services: Those of the registry to work on.
+        services: The selected services of the registry.
         state: The project's state directory.
-        jobs: How many services are migrated at once, which costs a processor each.
-        dry_run: Whether to say what would be done instead of doing it.
-        confirmed: Names of databases a person has typed.
-        fresh: Whether a reset makes every database anew, whatever copies there are.
-        notify: Told in a sentence what the run waits for.
-        added: What there is to say of services that were added to the selected ones.
+        jobs: How many services are migrated at once; each uses one CPU.
+        dry_run: Whether to report what would be done instead of doing it.
+        confirmed: The names of databases that the user has typed.
+        fresh: Whether a reset rebuilds every database, even if a template is valid.
+        notify: Called with a sentence that says what the run waits for.
+        added: A note for each group of services that was added to the selected ones.
+        started: When the command began, in seconds of the monotonic clock.
     """
 
     settings: Settings
@@ -81,7 +83,7 @@ class Development:
         return self._report("db.down", await self._run(work))
 
     def with_whole_databases(self) -> "Development":
-        """Return the same with the services that share a database with those selected.
+        """Return a copy with the services that share a database with a selected one.
 
         Raises:
             ConfigurationError: If the URL of one of them cannot be resolved.
@@ -89,30 +91,30 @@ class Development:
         if not self.settings.environment.is_disposable:
             return self
         missing = self._sharing.others(self.services)
-        names = {each.name for others in missing.values() for each in others}
+        names = {other.name for others in missing.values() for other in others}
         names |= {service.name for service in self.services}
         notes = [
-            f"{', '.join(each.name for each in others)}: reset together with {name}, whose "
-            f"database {self._urls[name].url.database!r} they share."
+            f"{', '.join(other.name for other in others)}: reset together with {name}, because "
+            f"they share the database {self._urls[name].url.database!r}."
             for name, others in missing.items()
         ]
-        services = tuple(each for each in self.registry.services if each.name in names)
+        services = tuple(service for service in self.registry.services if service.name in names)
         return replace(self, services=services, added=tuple(notes))
 
     async def reset(self, *, volumes: bool = False) -> Report:
         """Bring every database to a clean state: recreated, migrated to head, seeded.
 
         Args:
-            volumes: Whether to make the servers' data anew as well, not only the databases.
+            volumes: Whether to recreate the servers' data as well, not only the databases.
         """
         self._require_development("db.reset")
         stages = self._stages
         if volumes:
             self._require_whole_servers()
-        what = "the server's whole data" if volumes else "{database}"
+        recreated = "the server's whole data" if volumes else "{database}"
         return await self._change(
             "db.reset",
-            f"recreate {what}, migrate {{database}} to head and seed it",
+            f"recreate {recreated}, migrate {{database}} to head and seed it",
             (stages.prove_inside,) if volumes else stages.proving_reset,
             (
                 stages.renew if volumes else stages.recreate,
@@ -125,19 +127,29 @@ class Development:
         )
 
     async def migrate(self, target: str) -> Report:
-        """Migrate to a revision."""
+        """Migrate to a revision.
+
+        Args:
+            target: A revision, `head`, `heads` or a number of steps such as `+1`.
+
+        Raises:
+            ConfigurationError: If the target is a downgrade, or a revision of one service while
+                several are selected.
+        """
         self._require_development("db.migrate")
         if target == "base" or target.startswith("-"):
             raise ConfigurationError(
-                f"db.migrate goes forward only, and {target!r} goes back.",
+                f"db.migrate does not downgrade, and {target!r} is a downgrade.",
                 code="downgrade-unsupported",
-                hint="`invoke db.reset` begins anew; `alembic downgrade` goes back by hand.",
+                hint="Rebuild the database with `invoke db.reset`, or run `alembic downgrade` "
+                "yourself.",
             )
         if len(self.services) > 1 and not _fits_every_service(target):
             raise ConfigurationError(
-                f"Revision {target!r} belongs to one service, and {len(self.services)} were named.",
+                f"Revision {target!r} belongs to one service, and {len(self.services)} were "
+                "selected.",
                 code="service-ambiguous",
-                hint=f"Name it: --service {self.services[0].name}, for example.",
+                hint=f"Select that service, for example with --service {self.services[0].name}.",
             )
         stages = self._stages
         return await self._change(
@@ -163,10 +175,10 @@ class Development:
         )
 
     async def status(self, *, check: bool) -> Report:
-        """Tell where each database is; change nothing.
+        """Report the revision of each database, without changing anything.
 
         Args:
-            check: Whether the exit code shall say that one is not at head.
+            check: Whether the report is pending, for the exit code, if a database is not at head.
         """
         self._require_development("db.status")
         async with aclosing(self._stages):
@@ -176,14 +188,18 @@ class Development:
         return replace(report, pending=check and behind)
 
     async def unproven(self) -> tuple[str, ...]:
-        """Return the databases that only a person who types their name can release."""
+        """Return the databases that the user must confirm by typing their names.
+
+        Returns:
+            Their names; empty if the provider proves its servers.
+        """
         if self.provider.proves_identity or not self.settings.environment.is_disposable:
             return ()
         found = [await self._stages.untagged_database(service) for service in self.services]
         untagged = (name for name in found if name and name not in self.confirmed)
         return tuple(dict.fromkeys(untagged))
 
-    # How the flows are put together.
+    # Running the stages.
 
     async def _change(
         self,
@@ -197,13 +213,17 @@ class Development:
         on_new: Callable[[], object] = str,
         is_whole: bool = False,
     ) -> Report:
-        """Do the stages that prove and then those that change; a refusal stops all between.
+        """Run the stages that prove, and then, if no service was refused, those that change.
 
-        Where whole databases are changed, one service that fails stops those that share its one.
-
-        What is done for later runs, ending this one, changes nothing of how it has ended. What is
-        to be done first, or as soon as a server will be made anew, is done while servers are
-        waited for.
+        Args:
+            would: What a dry run reports; `{database}` is replaced.
+            proving: The stages that change nothing.
+            changing: The stages that change databases.
+            ending: A last stage, for later runs; it does not change the outcomes.
+            first: Called before the servers are prepared.
+            on_new: Called as soon as the provider is about to create a server.
+            is_whole: Whether whole databases are changed. If one service fails, those that share
+                its database are aborted.
         """
         self._require_files()
         columns = () if command == "db.seed" else REVISION_COLUMNS
@@ -211,7 +231,7 @@ class Development:
             outcomes = await self._run(self._stages.would(would))
             return replace(self._report(command, outcomes), notes=self.added)
         outcomes = self._all_interrupted
-        # Ctrl-C while another command is waited for; the stages turn it into outcomes themselves.
+        # Ctrl-C while waiting for another command. The stages handle it themselves.
         with suppress(asyncio.CancelledError):
             async with self._only_run(), aclosing(self._stages):
                 first()
@@ -226,7 +246,7 @@ class Development:
                 finished = self._sharing.all_or_none(outcomes)
                 outcomes = finished if is_whole else outcomes
                 if ending:
-                    await self._next(finished, ending, Silence())
+                    await self._next(finished, ending, StepsOnly(self.progress))
         outcomes = tuple(map(self._with_missing_objects, outcomes))
         report = self._report(command, outcomes, columns=columns)
         return replace(report, notes=(*self.added, *self._stages.notes()))
@@ -249,7 +269,7 @@ class Development:
         )
 
     def _order(self, stage: Work) -> dict[str, Sequence[str]]:
-        """Return the names of the services that must come before each one in a stage."""
+        """Return, for each service, the services that must finish a stage before it."""
         stages, services = self._stages, self.services
         if stage == stages.seed:
             return seeding_predecessors(services)
@@ -259,7 +279,7 @@ class Development:
         return {service.name: service.migrate_after for service in services}
 
     async def _prepare(self, on_new: Callable[[], object] = str) -> tuple[Outcome, ...]:
-        """Do what all servers need once; nothing is known of any service yet."""
+        """Prepare the provider once for all servers, and return an outcome for each service."""
         make_state_directory(self.state)
         login = self._urls[self.services[0].name].url
         try:
@@ -269,7 +289,7 @@ class Development:
         return parallel.begun(self.services)
 
     def _all_or_none(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
-        """Let nothing go on where one service was refused."""
+        """Abort all services if one was refused."""
         refused = [o.service for o in outcomes if o.exit_code is ExitCode.REFUSED]
         if not refused:
             return outcomes
@@ -281,7 +301,7 @@ class Development:
 
     @asynccontextmanager
     async def _only_run(self) -> AsyncIterator[None]:
-        """Wait until no other command changes this project's databases, and keep others out."""
+        """Hold the lock under which one command at a time changes this project's databases."""
         from filelock import AsyncFileLock, Timeout
 
         make_state_directory(self.state)
@@ -290,7 +310,7 @@ class Development:
             try:
                 await lock.acquire(timeout=0)
             except Timeout:
-                self.notify("Another command works on these databases; waiting for it to end.")
+                self.notify("Waiting for another command that is changing these databases.")
                 await lock.acquire()
         except OSError as error:
             raise unwritable(self.state, error) from error
@@ -300,13 +320,13 @@ class Development:
             await lock.release(force=True)
 
     def _with_missing_objects(self, outcome: Outcome) -> Outcome:
-        """Name the init script that creates what a migration or a seed has missed."""
+        """Name the init script that creates the object that a migration or seed did not find."""
         if outcome.status is not Status.FAILED or self.provider.name is not ProviderName.EMBEDDED:
             return outcome
         (service,) = self.registry.select([outcome.service])
         created = init_scripts.created_by_scripts(self.registry, self.settings, service)
-        text = f"{outcome.detail}\n{outcome.output}"
-        missing = init_scripts.missing_object(created, text)
+        output = f"{outcome.detail}\n{outcome.output}"
+        missing = init_scripts.missing_object(created, output)
         if not missing:
             return outcome
         hint = init_scripts.missing_hint(service, missing)
@@ -326,7 +346,7 @@ class Development:
             dry_run=self.dry_run,
         )
 
-    # What must hold before.
+    # Requirements.
 
     def _require_development(self, command: str) -> None:
         require_disposable_environment(self.settings, command)
@@ -337,11 +357,11 @@ class Development:
         findings = [finding for service in self.services for finding in service.missing_files()]
         if findings:
             raise ConfigurationError(
-                "The registry names files that are not there; nothing was done.",
+                "The registry names files that do not exist; nothing was changed.",
                 code="file-missing",
                 findings=findings,
-                hint="Create them, or correct the registry: 'directory', 'alembic_config' and "
-                "'seeds' state what convention does not.",
+                hint="Create them, or correct 'directory', 'alembic_config' or 'seeds' in the "
+                "registry.",
             )
 
     def _require_whole_servers(self) -> None:
@@ -354,10 +374,10 @@ class Development:
         ]
         if findings:
             raise Refused(
-                "--volumes would destroy databases of services that were not named.",
+                "--volumes would destroy databases of services that were not selected.",
                 code="volume-shared",
                 findings=findings,
-                hint="Name them with --service as well, or leave --volumes out.",
+                hint="Select them with --service as well, or omit --volumes.",
             )
 
     @cached_property
@@ -383,8 +403,8 @@ class Development:
             templates=TemplatePolicy(
                 settings=self.settings,
                 present=Present.of(self.settings),
-                # On a server that is somebody else's, nothing is left behind.
-                leaves_copies=self.provider.proves_identity,
+                # No templates are left on a server that is not the provider's own.
+                keeps_templates=self.provider.proves_identity,
                 fresh=self.fresh,
                 sharing=sharing,
             ),
@@ -404,5 +424,5 @@ class Development:
 
 
 def _fits_every_service(target: str) -> bool:
-    """Whether a revision means something in any history: a head, or a number of steps."""
+    """Whether a target exists in every history: a head, or a number of steps."""
     return target in ("head", "heads") or target.startswith("+")

@@ -1,7 +1,7 @@
-"""Which servers a reset recreates as a whole, since only their init scripts give the same state.
+"""Which servers a reset recreates as a whole, so that their init scripts run again.
 
-Init scripts run when a server's data directory is new, so what they create is there again only with
-a new one. A server whose other databases hold tables is never recreated without `--volumes`.
+Init scripts run only in a new data directory. A server on which other databases have tables is
+never recreated without `--volumes`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewals:
-    """What a run decides about its servers; a server is known by its compose service.
+    """What a run decides about its servers, by the name of their Compose service.
 
     Attributes:
-        urls: Where the database of each service in the run is, by the service's name.
+        urls: The database URL of each service of the run, by the service's name.
     """
 
     settings: Settings
@@ -32,13 +32,14 @@ class Renewals:
     urls: Mapping[str, ResolvedUrl]
     # Servers to be recreated.
     _needed: set[str] = field(default_factory=set)
-    # Servers that are kept although their init scripts should run, with the databases that are why.
+    # Servers that are kept although their init scripts should run, with the databases that would
+    # be lost.
     _kept: dict[str, Collection[str]] = field(default_factory=dict)
-    # Services whose part of a server may be destroyed.
+    # Services whose databases were proven disposable.
     _proven: set[str] = field(default_factory=set)
 
     async def require(self, admin: "asyncpg.Connection", service: Service) -> None:
-        """Have a service's server recreated, unless that would destroy the data of others."""
+        """Mark a service's server for recreation, unless that would destroy other databases."""
         others = await self._other_data(admin, service)
         if others:
             self._kept[service.compose_service] = others
@@ -46,7 +47,7 @@ class Renewals:
             self._needed.add(service.compose_service)
 
     def is_needed(self, service: Service) -> bool:
-        """Whether a service's server is to be recreated."""
+        """Whether a service's server will be recreated."""
         return service.compose_service in self._needed
 
     def is_kept(self, service: Service) -> bool:
@@ -54,22 +55,22 @@ class Renewals:
         return service.compose_service in self._kept
 
     def prove(self, service: Service) -> None:
-        """Note that nothing of a service keeps its server from being recreated."""
+        """Record that a service's databases were proven disposable."""
         self._proven.add(service.name)
 
     def expect_all_proven(self, service: Service) -> None:
-        """See that every service of the run on a server agrees to its end.
+        """Require that every service of the run on a server was proven disposable.
 
         Raises:
-            ServerError: If one has failed before; its data would be destroyed in vain.
+            ServerError: If one failed before: its data would be lost without being rebuilt.
         """
         failed = [other.name for other in self.sharing(service) if other.name not in self._proven]
         if failed:
             raise ServerError(
                 f"{service.name}: the server {service.compose_service!r} was not recreated, "
-                f"because {', '.join(failed)} failed first and has a database on it.",
+                f"because {', '.join(failed)} failed and has a database on it.",
                 code="server-not-recreated",
-                hint=f"Correct {', '.join(failed)}, and run the command again.",
+                hint=f"Correct {', '.join(failed)}, then run the command again.",
             )
 
     def sharing(self, service: Service) -> Sequence[Service]:
@@ -80,7 +81,7 @@ class Renewals:
         """Return the databases of services on the same server that are not in the run.
 
         Returns:
-            The service's name by its database; without those whose URL cannot be resolved.
+            The service's name by its database, without services whose URL does not resolve.
         """
         found = {}
         for other in self._on_server(service):
@@ -89,7 +90,7 @@ class Renewals:
         return found
 
     def notes(self) -> tuple[str, ...]:
-        """Say of each server that was kept what is missing, and which command creates it."""
+        """Return a note for each server that was kept, with the command that recreates it."""
         first = {other.compose_service: other for other in reversed(self.registry.services)}
         return tuple(self._note(first[server], names) for server, names in self._kept.items())
 
@@ -98,9 +99,9 @@ class Renewals:
         selected = "".join(f" --service {other.name}" for other in self._on_server(service))
         return (
             f"The init scripts of the server {service.compose_service!r} did not run, because it "
-            f"also holds {', '.join(sorted(names))}. What they create (roles, extensions, schemas) "
-            f"may be missing or outdated. "
-            f"`invoke db.reset{flag}{selected}` recreates the server, these databases included."
+            f"also has {', '.join(sorted(names))}. Roles, extensions and schemas that they create "
+            f"may be missing or outdated. To recreate the server, these databases included, run "
+            f"`invoke db.reset{flag}{selected}`."
         )
 
     def _on_server(self, service: Service) -> list[Service]:
@@ -114,7 +115,7 @@ class Renewals:
             return None
 
     async def _other_data(self, admin: "asyncpg.Connection", service: Service) -> list[str]:
-        """Return the databases on a server that hold tables and belong to no service of the run."""
+        """Return the databases on a server that have tables and belong to no service of the run."""
         own = {
             name
             for other in self.sharing(service)
@@ -126,7 +127,7 @@ class Renewals:
 
 
 def _names_of(database: str) -> tuple[str, ...]:
-    """Return the names that a service's database has during its life."""
+    """Return the names under which a service's database and its copies exist."""
     return (
         database,
         clones.init_snapshot_name(database),
@@ -136,9 +137,9 @@ def _names_of(database: str) -> tuple[str, ...]:
 
 
 async def _holds_tables(url: DatabaseUrl, name: str) -> bool:
-    """Whether a database holds tables; one that cannot be asked may."""
+    """Whether a database has tables; True if it cannot be reached."""
     try:
-        async with connection(url, database=name) as asked:
-            return await databases.holds_tables(asked)
+        async with connection(url, database=name) as session:
+            return await databases.holds_tables(session)
     except HuleEduError:
         return True

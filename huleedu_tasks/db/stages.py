@@ -1,4 +1,4 @@
-"""The stages of the development flows: each takes one service from one state to the next."""
+"""The stages of the development flows: each brings one service to its next state."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -46,17 +46,17 @@ NEW_DATA = "the server's data is new"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stages:
-    """What the stages work with.
+    """The stages, and what they have to know of each other in one run.
 
     Attributes:
-        urls: Where each service's database is, by the service's name.
+        urls: The URL of each service's database, by the service's name.
         registry: All services.
-        copying: What is known of copies.
-        answers: What each service's Alembic says, and the processes that run it.
-        sharing: Which services share a database. What is noted of a database is noted under the
-            name of the first of them.
+        templates: The templates, and the builds of this run.
+        answers: What each service's Alembic reports, and the processes that run it.
         renewals: Which servers are recreated as a whole.
-        notify: Told what seeds have printed.
+        sharing: Which services share a database. The state of a shared database is stored under
+            the name of the first of them.
+        notify: Called with the output of seeds.
     """
 
     settings: Settings
@@ -69,31 +69,33 @@ class Stages:
     renewals: Renewals
     sharing: Sharing = field(default_factory=Sharing)
     notify: Callable[[str], object] = str
-    # Services whose database is a copy, and complete.
+    # Services whose database is a complete copy of a template.
     _copied: set[str] = field(default_factory=set)
+    # Services whose server was created in this run.
     _on_new_data: set[str] = field(default_factory=set)
-    # Fingerprints of the init scripts, by service, as a reset has found them.
+    # Fingerprints of the init scripts when the reset began, by the service's name.
     _scripts: dict[str, str] = field(default_factory=dict)
-    # Databases of services that are not in the run, which were copied when their server was new.
+    # Databases of services outside the run of which an init snapshot was saved: Compose service
+    # and name.
     _copied_beside: set[tuple[str, str]] = field(default_factory=set)
-    # Services whose database was replaced, and is not complete yet.
+    # Services whose database was replaced and is not complete yet.
     _unfinished: set[str] = field(default_factory=set)
-    # Those of which the database of before is still there.
+    # Services whose previous database still exists.
     _kept: set[str] = field(default_factory=set)
     _admins: "dict[str, asyncpg.Connection]" = field(default_factory=dict)
     _histories: dict[str, History] = field(default_factory=dict)
-    # One service after the other works on a database that they share.
+    # The lock on each shared database, by the name of its first service.
     _turns: dict[str, asyncio.Lock] = field(default_factory=dict)
-    # The version tables that a migration of this run has told, by the service's name.
+    # The version tables that a migration of this run has reported, by the service's name.
     _tables: dict[str, Sequence[VersionTable]] = field(default_factory=dict)
 
     def expect_migrations(self) -> None:
-        """Begin with what takes long before a migration, while there is something to wait for."""
+        """Start the process that imports Alembic, while the run waits for servers."""
         if not all(service.python for service in self.registry.services):
             self.answers.workers.prepare()
 
     def expect_seeds(self) -> None:
-        """Begin with what takes long before seeds, while there is something to wait for."""
+        """Start the process that imports what seeds need, while the run waits for servers."""
         if any(service.seeds for service in self.registry.services):
             self.answers.workers.prepare(applying.CHILD)
 
@@ -113,16 +115,20 @@ class Stages:
 
     @property
     def proving_reset(self) -> tuple[Work, ...]:
-        """The stages that must end well for every service before a reset changes anything."""
+        """The stages that must succeed for every service before a reset changes anything."""
         return self.start, self.prove, self.examine, self.prove_renewal
 
-    def would(self, text: str) -> Work:
-        """Return work that only says what would be done."""
+    def would(self, action: str) -> Work:
+        """Return work that only reports what would be done.
+
+        Args:
+            action: The action, in which `{database}` is replaced by the database's name.
+        """
 
         async def say(service: Service, step: Step) -> Outcome:
             resolved = self.urls.get(service.name)
             database = resolved.url.database if resolved else service.database
-            detail = f"dry run: would {text.format(database=database)}"
+            detail = f"dry run: would {action.format(database=database)}"
             return Outcome(service=service.name, status=Status.SKIPPED, detail=detail)
 
         return say
@@ -135,7 +141,7 @@ class Stages:
         return Outcome(service=service.name)
 
     async def start(self, service: Service, step: Step) -> Outcome:
-        """Have the server running and the database accept its user."""
+        """Start the server, and wait until the database accepts its user."""
         step("starting")
         started = await self.provider.start(service, self.urls[service.name].url)
         leader = self.sharing.leader(service).name
@@ -146,12 +152,12 @@ class Stages:
         return Outcome(service=service.name, facts={"server": started.done})
 
     async def stop(self, service: Service, step: Step) -> Outcome:
-        """Stop the server, keeping its data."""
+        """Stop the server without removing its data."""
         step("stopping")
         return Outcome(service=service.name, detail=await self.provider.stop(service))
 
     async def prove_inside(self, service: Service, step: Step) -> Outcome:
-        """Prove that a server's whole data may go, even where its password is lost."""
+        """Prove that all data of a server may be destroyed, without using its password."""
         step("proving")
         await self._history(service)
         url = self.urls[service.name].url
@@ -160,9 +166,9 @@ class Stages:
         return Outcome(service=service.name)
 
     async def examine(self, service: Service, step: Step) -> Outcome:
-        """Find out whether only a new server has what its init scripts create for the service.
+        """Require a new server if the init scripts must run again for the service.
 
-        That is so where no copy is left of the database as these very scripts have made it.
+        That is the case if there is no init snapshot from the current scripts.
         """
         scripts = self._scripts[service.name] = await self.provider.init_scripts(service)
         if scripts:
@@ -173,13 +179,13 @@ class Stages:
         return Outcome(service=service.name)
 
     async def prove_renewal(self, service: Service, step: Step) -> Outcome:
-        """Prove that a server may go, if it is to be recreated for any of its services."""
+        """Prove that a server may be destroyed, if it must be recreated for any of its services."""
         if not self.renewals.is_needed(service):
             return Outcome(service=service.name)
         return await self.prove_inside(service, step)
 
     async def renew(self, service: Service, step: Step) -> Outcome:
-        """Make the server's data anew, as its first start made it."""
+        """Recreate the server's data: run initdb and the init scripts again."""
         if self._is_led(service):
             return Outcome(service=service.name)
         self.renewals.expect_all_proven(service)
@@ -194,18 +200,18 @@ class Stages:
         async with self._admin(service) as admin:
             await databases.write_tag(admin, url.database, self._tag)
             before = await clones.activity(admin, url.database)
-            # What others have written since the server's start cannot be told from the scripts'.
+            # Writes of other sessions cannot be distinguished from those of the init scripts.
             before = replace(before, writes=None)
             await self.templates.begin(admin, service, scripts, why=NEW_DATA, before=before)
         await self._create_extensions(service)
         return Outcome(service=service.name, facts={"server": started.done})
 
     async def recreate(self, service: Service, step: Step) -> Outcome:
-        """Replace the database by a complete one, or else by one that is as new.
+        """Replace the database by a copy of a valid template, or else by a new database.
 
-        The one of before is dropped when its successor is complete. A copy of one that was made of
-        the same parts is; the stages after this leave it alone. What scripts made in it at the
-        server's birth is in the copy kept from then.
+        A copy of a template is complete, and later stages do not change it. A new database is a
+        copy of the init snapshot if init scripts filled the database, and empty otherwise. The
+        previous database is dropped when its successor is complete.
         """
         if self._is_led(service):
             return await self._recreated(service)
@@ -213,7 +219,7 @@ class Stages:
             return await self.renew(service, step)
         step("recreating")
         detail = ""
-        # Broken revisions must not cost the data of the day before.
+        # Revisions that cannot be read must fail before the data is replaced.
         for member in self.sharing.with_service(service):
             await self._history(member)
         self._require_own_tables(service)
@@ -225,7 +231,7 @@ class Stages:
             await self.templates.begin(admin, service, scripts, before=untouched or NOTHING_YET)
             if copied := await self._restore(admin, service):
                 return copied
-            # On a server that is kept, one that former scripts have made comes closest.
+            # On a server that is kept, a snapshot from earlier scripts is better than none.
             required = "" if self.renewals.is_kept(service) else scripts
             init_snapshot = (
                 await _init_snapshot_copy(admin, url.database, required) if scripts else ""
@@ -245,7 +251,7 @@ class Stages:
         return Outcome(service=service.name, detail=detail)
 
     async def require_database(self, service: Service, step: Step) -> Outcome:
-        """Make the database if it is missing, and tag it if a person has released it."""
+        """Create the database if it does not exist, and tag it if the user has confirmed it."""
         url = self.urls[service.name].url
         async with self._turn(service), self._admin(service) as admin:
             await self.guard.prove_disposable(admin, service, url.database)
@@ -309,7 +315,7 @@ class Stages:
     async def _placed(
         self, service: Service, history: History, session: Observation, error: BaseException
     ) -> Outcome:
-        """Return the outcome of a migration that did not end, with where its database is."""
+        """Return the outcome of a migration that was not finished, with the current revision."""
         outcome = parallel.unfinished(service, error)
         database = self.urls[service.name].url.database
         try:
@@ -321,21 +327,21 @@ class Stages:
         except Exception as reason:
             where = (
                 f"the revision of {database} is not known: {str(reason).rstrip('.')}; "
-                f"`invoke db.status --service {service.name}` asks again"
+                f"run `invoke db.status --service {service.name}`"
             )
             return replace(outcome, detail=parallel.joined(outcome, where))
         detail = parallel.joined(outcome, f"{database} is at {at}")
         if outcome.status is Status.ABORTED:
-            # A reset begins anew from wherever it is.
+            # The next reset does not depend on the revision.
             detail = outcome.detail
         return replace(outcome, detail=detail, facts={"to": at})
 
     async def require_head(self, service: Service, step: Step) -> Outcome:
-        """Refuse a database its seeds are not written for."""
+        """Refuse a database that is not at head: seeds are written for head."""
         history = await self._history(service)
         url = self.urls[service.name].url
-        async with connection(url) as asked:
-            current = await self.answers.current(service, url, asked, history)
+        async with connection(url) as session:
+            current = await self.answers.current(service, url, session, history)
         if current != history.heads:
             raise Refused(
                 f"{url.database} is at {runner.named(current)}, and its seeds are written for "
@@ -367,7 +373,7 @@ class Stages:
         return Outcome(service=service.name, detail="seeded" if service.seeds else "no seeds")
 
     async def keep(self, service: Service, step: Step) -> Outcome:
-        """Keep a copy of a database that is complete now, so that a reset can be that."""
+        """Save a template of the complete database, and drop its predecessor."""
         url = self.urls[service.name].url
         if self._is_led(service):
             return Outcome(service=service.name)
@@ -376,13 +382,14 @@ class Stages:
             async with self._admin(service) as admin:
                 await self._drop_predecessor(admin, service)
         if self.templates.build(service):
+            step("saving a template")
             async with self._admin(service) as admin:
                 tag = await databases.read_tag(admin, url.database) or self._tag
                 await self.templates.keep(admin, service, url, tag)
         return Outcome(service=service.name)
 
     async def finish(self, service: Service, step: Step) -> Outcome:
-        """Note on a database that it is complete, where a reset has left it unfinished."""
+        """Remove `unfinished` from the environment tag of a database that is complete."""
         database = self.urls[service.name].url.database
         if self._is_led(service):
             return Outcome(service=service.name)
@@ -393,20 +400,16 @@ class Stages:
         return Outcome(service=service.name)
 
     def notes(self) -> tuple[str, ...]:
-        """Say what is left of the databases of before, and what was not recreated."""
+        """Return notes about previous databases that still exist and servers that were kept."""
         return (*self._kept_predecessors(), *self.renewals.notes())
 
     def _kept_predecessors(self) -> tuple[str, ...]:
-        """Say of each database that was replaced, and whose successor is not complete, where it is.
-
-        Returns:
-            A sentence for each.
-        """
+        """Return a note for each previous database whose successor is not complete."""
         databases_of = {name: self.urls[name].url.database for name in sorted(self._kept)}
-        return tuple(_take_back(name, database) for name, database in databases_of.items())
+        return tuple(_restore_note(name, database) for name, database in databases_of.items())
 
     async def status(self, service: Service, step: Step) -> Outcome:
-        """Ask the database where it is."""
+        """Report the database's revision, its pending revisions and its seeds."""
         url = self.urls[service.name].url
         history = await self._history_or_problem(service)
         facts: dict[str, Fact] = {
@@ -418,11 +421,11 @@ class Stages:
             "reset": None,
         }
         try:
-            async with connection(url) as asked:
+            async with connection(url) as session:
                 current = await self.answers.current(
-                    service, url, asked, history if isinstance(history, History) else NO_HISTORY
+                    service, url, session, history if isinstance(history, History) else NO_HISTORY
                 )
-                tag = await databases.read_tag(asked, url.database)
+                tag = await databases.read_tag(session, url.database)
         except (Unreachable, DatabaseMissing) as error:
             return Outcome(
                 service=service.name,
@@ -445,7 +448,7 @@ class Stages:
             if owner := await self._owner_of(current, service):
                 detail += f"; it is a revision of {owner}, whose migrations ran on this database"
             hint = (
-                "Switch to the branch of the code that has the revision, or rebuild the database: "
+                "Switch to the branch that has the revision, or rebuild the database with "
                 f"`invoke db.reset --service {service.name}`."
             )
             return replace(done, state=State.UNKNOWN_REVISION, detail=detail, hint=hint)
@@ -454,19 +457,23 @@ class Stages:
         return done
 
     async def untagged_database(self, service: Service) -> str:
-        """Return the name of the service's database if it exists without an environment tag."""
+        """Return the name of a service's database that exists without an environment tag.
+
+        Returns:
+            Its name; empty string if it does not exist or has a tag.
+        """
         url = self.urls[service.name].url
         async with self._admin(service) as admin:
-            there = await databases.exists(admin, url.database)
-            if there and await databases.read_tag(admin, url.database) is None:
+            exists = await databases.exists(admin, url.database)
+            if exists and await databases.read_tag(admin, url.database) is None:
                 return url.database
         return ""
 
     @asynccontextmanager
     async def _admin(self, service: Service) -> "AsyncIterator[asyncpg.Connection]":
-        """Connect to a service's server beside its database; once in a run, until `aclose`.
+        """Connect to another database on a service's server.
 
-        A session that was ended meanwhile, with its server perhaps, is replaced by a new one.
+        The connection stays open until `aclose`. If the server has closed it, a new one is opened.
         """
         url = self.urls[service.name].url
         opened = self._admins.get(service.name)
@@ -474,12 +481,12 @@ class Stages:
             opened = self._admins[service.name] = await connect_beside(
                 url, used=[other.url.database for other in self.urls.values()]
             )
-            # A tag that is lost with the server's power is lost with what it is on.
+            # A crash that loses a tag also loses the new database it belongs to.
             await opened.execute("SET synchronous_commit = off")
         yield opened
 
     async def aclose(self) -> None:
-        """End what was kept for the whole run."""
+        """Close the connections and processes that were kept for the whole run."""
         for opened in self._admins.values():
             await close(opened)
         await parallel.whatever_happens(self.answers.aclose())
@@ -487,38 +494,40 @@ class Stages:
     async def _untouched(
         self, admin: "asyncpg.Connection", service: Service
     ) -> clones.Activity | None:
-        """Return what there has been on a database in which nobody has made anything yet.
+        """Return the activity on a database that is still empty.
 
         Returns:
-            None if somebody has, or if this run has not made the server.
+            Its sessions and writes so far; None if it has objects, or if this run has not created
+            the server.
         """
         if service.name not in self._on_new_data:
             return None
         url = self.urls[service.name].url
-        # Asked before it is looked at: what is written in between is counted.
+        # Read before the check, so that writes between the two are counted later.
         before = await clones.activity(admin, url.database)
         async with connection(url) as owner:
             untouched = await databases.is_untouched(owner)
         return replace(before, sessions=before.sessions + 1) if untouched else None
 
     async def _place(self, service: Service, database: str) -> tuple[str, int]:
-        """Return which database is proven, as its server tells on the connection that proved it."""
+        """Prove a database disposable; return its server's start time and its OID there."""
         async with self._admin(service) as admin:
             await self.guard.prove_disposable(admin, service, database)
             return await databases.place(admin, database)
 
     async def _history(self, service: Service) -> History:
-        """Return a service's revisions, read once in a run."""
+        """Return a service's revisions, which are read once per run."""
         if service.name not in self._histories:
             url = self.urls[service.name].url
             self._histories[service.name] = await self.answers.history(service, url)
         return self._histories[service.name]
 
     async def _history_or_problem(self, service: Service) -> History | HuleEduError:
+        """Return a service's revisions, or the error that occurred when they were read."""
         try:
             if findings := service.missing_files():
                 raise ConfigurationError(
-                    "Files are missing.",
+                    "The registry names files that do not exist.",
                     code="file-missing",
                     findings=findings,
                     hint="Create them, or correct the registry.",
@@ -529,7 +538,7 @@ class Stages:
             return error
 
     async def _owner_of(self, revisions: tuple[str, ...], service: Service) -> str:
-        """Return the name of another service that has a revision; empty string if none has."""
+        """Return the name of another service that has one of the revisions; or an empty string."""
         for other in self.registry.services:
             history = await self._history_or_problem(other) if other != service else None
             if isinstance(history, History) and not history.revisions.keys().isdisjoint(revisions):
@@ -540,18 +549,18 @@ class Stages:
         return self.sharing.leader(service).name in self._copied
 
     def _is_led(self, service: Service) -> bool:
-        """Whether another service stands for the database that they share."""
+        """Whether another service builds the database that they share."""
         return self.sharing.leader(service).name != service.name
 
     @asynccontextmanager
     async def _turn(self, service: Service) -> AsyncIterator[None]:
-        """Wait until no other service works on the database that they share."""
+        """Hold the lock under which one service at a time works on a shared database."""
         leader = self.sharing.leader(service).name
         async with self._turns.setdefault(leader, asyncio.Lock()):
             yield
 
     async def _recreated(self, service: Service) -> Outcome:
-        """Return the outcome of a service whose database was recreated by another one."""
+        """Return the outcome of a service whose database another service has recreated."""
         if not self._is_copied(service):
             return Outcome(service=service.name)
         history = await self._history(service)
@@ -559,38 +568,42 @@ class Stages:
         return Outcome(service=service.name, detail=COPIED, facts=facts)
 
     def _require_own_tables(
-        self, service: Service, told: Sequence[VersionTable] | None = None
+        self, service: Service, reported: Sequence[VersionTable] | None = None
     ) -> None:
-        """See that no other history of a shared database is recorded in the same version table.
+        """Require that no other service of a shared database uses the same version table.
 
         Args:
-            told: The tables that a migration of the service has told; None if none has run.
+            reported: The tables that a migration of the service has reported; None if none has
+                run.
+
+        Raises:
+            Refused: If two services use the same version table.
         """
         members = self.sharing.with_service(service)
         if len(members) == 1:
             return
-        if told:
-            self._tables[service.name] = told
+        if reported:
+            self._tables[service.name] = reported
         known = {
-            each.name: self._tables.get(each.name)
-            or self.answers.known_version_tables(each, self.sharing.urls[each.name].url)
-            for each in members
+            member.name: self._tables.get(member.name)
+            or self.answers.known_version_tables(member, self.sharing.urls[member.name].url)
+            for member in members
         }
         self.sharing.require_own_tables(service, known)
 
     async def _restore(self, admin: "asyncpg.Connection", service: Service) -> Outcome | None:
-        """Replace the database by a copy that stands for making it, if there is one."""
+        """Replace the database by a copy of a valid template; return None if none is valid."""
         url = self.urls[service.name].url
-        fitting = await self.templates.fitting(admin, service, url.database)
-        if fitting is None:
+        valid = await self.templates.find_valid(admin, service, url.database)
+        if valid is None:
             self.expect_migrations()
             await self.templates.make_room(admin, url.database)
             return None
-        template, tag = fitting
+        template, tag = valid
         plain = replace(tag, parts={}, used=0.0, reset=COPIED)
-        told = await self._replace_by_copy(admin, service, template, plain)
-        if told is None:
-            # Nobody can write to it; whatever this is, it is not what was kept.
+        note = await self._replace_by_copy(admin, service, template, plain)
+        if note is None:
+            # No session can write to a template, so this one is damaged.
             await databases.drop(admin, template)
             return await self._restore(admin, service)
         await self._drop_predecessor(admin, service)
@@ -598,16 +611,17 @@ class Stages:
         self._copied.add(service.name)
         history = await self._history(service)
         facts = {"from": runner.named(()), "to": runner.named(history.heads)}
-        detail = ", ".join(filter(None, (COPIED, told)))
+        detail = ", ".join(filter(None, (COPIED, note)))
         return Outcome(service=service.name, detail=detail, facts=facts)
 
     async def _replace_by_copy(
         self, admin: "asyncpg.Connection", service: Service, template: str, tag: EnvironmentTag
     ) -> str | None:
-        """Put a copy of a template in the database's place, and verify it there.
+        """Replace the database by a copy of a template, and verify its revisions.
 
         Returns:
-            What there is to say of it; None if the template is unfit.
+            A note about lost replication slots, or an empty string; None if the template cannot be
+            copied or its copy is not at head.
         """
         url = self.urls[service.name].url
         try:
@@ -615,17 +629,17 @@ class Stages:
                 await clones.clone(admin, template, successor, tag)
         except ServerError:
             return None
-        told = await self._put_in_place(admin, service)
-        async with connection(url) as asked:
+        note = await self._put_in_place(admin, service)
+        async with connection(url) as session:
             for member in self.sharing.with_service(service):
                 history = await self._history(member)
                 own = self.urls[member.name].url
-                if await self.answers.current(member, own, asked, history) != history.heads:
+                if await self.answers.current(member, own, session, history) != history.heads:
                     return None
-        return told
+        return note
 
     async def _put_in_place(self, admin: "asyncpg.Connection", service: Service) -> str:
-        """Replace the database by its successor; return what there is to say of it."""
+        """Replace the database by its successor; return a note about lost replication slots."""
         replaced = await replacing.put_in_place(
             admin,
             self.urls[service.name].url.database,
@@ -636,10 +650,10 @@ class Stages:
             self._kept.add(service.name)
         if not replaced.slots:
             return ""
-        return f"replication slot {', '.join(replaced.slots)} went with the old database"
+        return f"replication slot {', '.join(replaced.slots)} was dropped with the old database"
 
     async def _is_unfinished(self, admin: "asyncpg.Connection", service: Service) -> bool:
-        """Whether a database is what a failed reset has left, or an empty one."""
+        """Whether a failed reset has left the database unfinished, or the database is empty."""
         url = self.urls[service.name].url
         tag = await databases.read_tag(admin, url.database)
         if service.name in self._unfinished or (tag and tag.unfinished):
@@ -653,7 +667,7 @@ class Stages:
         self._kept.discard(service.name)
 
     async def _drop_if_in_the_way(self, admin: "asyncpg.Connection", service: Service) -> None:
-        """Drop the predecessor if it would keep a migration from dropping a role."""
+        """Drop the predecessor if it would prevent a migration from dropping a role."""
         name = replacing.predecessor_name(self.urls[service.name].url.database)
         if service.name in self._kept and await clones.holds_roles(admin, name):
             await databases.drop(admin, name)
@@ -675,7 +689,7 @@ class Stages:
             build.add(Used(sessions=1))
 
     async def _keep_init_snapshot(self, service: Service) -> None:
-        """Copy a newborn database that scripts have filled, so that a reset can be a copy."""
+        """Save an init snapshot of each database on a server that init scripts have just filled."""
         scripts = await self.provider.init_scripts(service)
         if not scripts:
             return
@@ -687,7 +701,7 @@ class Stages:
                     await clones.keep(admin, database, name, tag)
 
     def _beside(self, service: Service) -> list[str]:
-        """Return the databases on a new server that no service of the run will copy."""
+        """Return the databases on a new server that belong to services outside the run."""
         found = {
             (service.compose_service, database)
             for database in self.renewals.databases_beside(service)
@@ -697,7 +711,8 @@ class Stages:
         return [database for _, database in sorted(found)]
 
 
-def _take_back(service: str, database: str) -> str:
+def _restore_note(service: str, database: str) -> str:
+    """Return a note with the steps that restore the previous database."""
     kept = replacing.predecessor_name(database)
     beside = next(name for name in MAINTENANCE_DATABASES if name != database)
     return (
@@ -709,22 +724,22 @@ def _take_back(service: str, database: str) -> str:
 
 
 def _seeded(service: Service, tag: EnvironmentTag | None) -> str:
-    """Say whether the seeds were applied, and whether they are still the same files."""
+    """Return whether the seeds were applied, and whether their files have changed since."""
     if not service.seeds:
         return "no seeds"
-    noted = tag.seeds if tag else ""
+    applied = tag.seeds if tag else ""
     if tag and service.shared_database:
-        noted = tag.shared_seeds.get(service.name, "")
-    if not noted:
+        applied = tag.shared_seeds.get(service.name, "")
+    if not applied:
         return "no"
-    return "yes" if noted == fingerprint(service) else "changed since"
+    return "yes" if applied == fingerprint(service) else "changed since"
 
 
 async def _init_snapshot_copy(admin: "asyncpg.Connection", database: str, scripts: str) -> str:
-    """Return the name of the copy that these very scripts have made; empty if there is none.
+    """Return the name of a database's init snapshot; empty string if there is no matching one.
 
     Args:
-        scripts: Empty if any scripts will do.
+        scripts: The fingerprint of the init scripts that made it; empty string if any will do.
     """
     name = clones.init_snapshot_name(database)
     tag = await databases.read_tag(admin, name)

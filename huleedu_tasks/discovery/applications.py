@@ -1,4 +1,4 @@
-"""The containers that run the services, and which database each of them is sent to."""
+"""The containers that run the services, and the databases their variables name."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,15 +22,18 @@ DATABASE_VARIABLE = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """A database that a container is told of.
+class NamedDatabase:
+    """A database that the environment of a container names.
 
     Attributes:
-        variable: The one that holds the whole URL; empty if the parts have variables.
-        server: The database's container.
-        database: Empty if it is not told.
-        scheme: Of the URL.
-        is_main: Whether nothing says that it is a second one, as a replica.
+        container: The name of that container.
+        variable: The variable that holds the whole URL; empty string if the parts of the URL have
+            separate variables.
+        server: The name of the container of the database server.
+        database: The name of the database; empty string if no variable states it.
+        scheme: The scheme of the URL; empty string if the parts have separate variables.
+        place: The file, the variable and its value, for the user.
+        is_main: False if the name of the variable marks a secondary database, such as a replica.
     """
 
     container: str
@@ -43,34 +46,41 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What all containers of one service are told.
+class ContainerFacts:
+    """What the containers of one service state about databases.
 
     Attributes:
-        waits_for: The servers they start after, each with the place that says so.
+        databases: The databases that their variables name.
+        waits_for: The servers in their `depends_on`, each with its place in the compose files.
     """
 
-    given: tuple[Given, ...] = ()
+    databases: tuple[NamedDatabase, ...] = ()
     waits_for: tuple[tuple[str, str], ...] = ()
 
 
-def told_to(
+def container_facts(
     applications: Sequence[Container],
     servers: Mapping[str, Container],
     directories: Sequence[ServiceDirectory],
     root: Path,
-) -> dict[Path, Told]:
-    """Return what the containers of each service are told, by its directory's key."""
-    runs = owners(applications, directories, root)
-    known = given(applications, servers, root)
+) -> dict[Path, ContainerFacts]:
+    """Return what the containers of each service state, by the key of its directory.
+
+    Args:
+        applications: The containers that are no database servers.
+        servers: The database servers, by the name of the Compose service.
+        root: The directory that paths are shown relative to.
+    """
+    runs = services_run(applications, directories, root)
+    known = named_databases(applications, servers, root)
     waiting = waited_for(applications, servers, root)
 
     def is_of(container: str, directory: ServiceDirectory) -> bool:
         return container in runs and runs[container].key == directory.key
 
     return {
-        directory.key: Told(
-            given=tuple(each for each in known if is_of(each.container, directory)),
+        directory.key: ContainerFacts(
+            databases=tuple(database for database in known if is_of(database.container, directory)),
             waits_for=tuple(
                 pair for name in waiting if is_of(name, directory) for pair in waiting[name]
             ),
@@ -79,10 +89,13 @@ def told_to(
     }
 
 
-def owners(
+def services_run(
     applications: Iterable[Container], directories: Sequence[ServiceDirectory], root: Path
 ) -> dict[str, ServiceDirectory]:
-    """Return the service each application container runs, by the container's name."""
+    """Return the service that each application container runs, by the container's name.
+
+    A container that fits no service, or several equally well, is left out.
+    """
     points: dict[str, dict[Path, int]] = {}
     for application in applications:
         for directory in directories:
@@ -90,55 +103,60 @@ def owners(
             found = _belongs(application, directory, root)
             known[directory.key] = known.get(directory.key, 0) + found
     by_key = {directory.key: directory for directory in directories}
-    return {name: by_key[best] for name, each in points.items() if (best := _unique_best(each))}
+    return {name: by_key[best] for name, score in points.items() if (best := _unique_best(score))}
 
 
-def given(
+def named_databases(
     applications: Iterable[Container], servers: Mapping[str, Container], root: Path
-) -> list[Given]:
-    """Return every database an application container is told of."""
-    # A container is reached by the name of its service, and by a fixed name of its own.
+) -> list[NamedDatabase]:
+    """Return every database that the variables of the application containers name."""
+    # A container has the host name of its Compose service and that of its `container_name`.
     hosts = {name: name for name in servers}
-    hosts |= {each.container_name: name for name, each in servers.items() if each.container_name}
+    hosts |= {
+        server.container_name: name for name, server in servers.items() if server.container_name
+    }
     return [
         found
-        for each in applications
-        for found in (*_urls(each, hosts, root), *_parts(each, hosts, root))
+        for application in applications
+        for found in (*_urls(application, hosts, root), *_parts(application, hosts, root))
     ]
 
 
 def waited_for(
     applications: Iterable[Container], servers: Mapping[str, Container], root: Path
 ) -> dict[str, list[tuple[str, str]]]:
-    """Return the servers each container starts after, with the place, by the container's name."""
+    """Return the servers in the `depends_on` of each container, by the container's name.
+
+    Each server comes with its place in the compose files.
+    """
     return {
-        each.name: [
-            (name, f"{_where(each, root)}: {each.name} depends on {name}")
-            for name in each.depends_on
+        application.name: [
+            (name, f"{_where(application, root)}: {application.name} depends on {name}")
+            for name in application.depends_on
             if name in servers
         ]
-        for each in applications
+        for application in applications
     }
 
 
-def _urls(application: Container, hosts: Mapping[str, str], root: Path) -> Iterable[Given]:
+def _urls(application: Container, hosts: Mapping[str, str], root: Path) -> Iterable[NamedDatabase]:
     for variable, value in application.environment.items():
         url = see_url(value)
         if url and url.host in hosts:
             server = hosts[url.host]
-            yield Given(
+            yield NamedDatabase(
                 container=application.name,
                 variable=variable,
                 server=server,
                 database=url.database,
                 scheme=url.scheme,
-                place=f"{_where(application, root)}: {variable} of {application.name} leads to "
+                place=f"{_where(application, root)}: {variable} of {application.name} resolves to "
                 f"{server}{'/' * bool(url.database)}{url.database}",
                 is_main=not SECONDARY.search(variable.upper()),
             )
 
 
-def _parts(application: Container, hosts: Mapping[str, str], root: Path) -> Iterable[Given]:
+def _parts(application: Container, hosts: Mapping[str, str], root: Path) -> Iterable[NamedDatabase]:
     environment = application.environment
     for variable, value in environment.items():
         if not HOST_VARIABLE.search(variable) or value not in hosts:
@@ -148,10 +166,9 @@ def _parts(application: Container, hosts: Mapping[str, str], root: Path) -> Iter
             database
             for name, database in environment.items()
             if DATABASE_VARIABLE.search(name)
-            if DATABASE_VARIABLE.search(name)
             and (names_database(name, database) or UNKNOWN in database)
         ]
-        yield Given(
+        yield NamedDatabase(
             container=application.name,
             variable="",
             server=server,
@@ -167,7 +184,7 @@ def _where(application: Container, root: Path) -> str:
 
 
 def _belongs(application: Container, directory: ServiceDirectory, root: Path) -> int:
-    """Return how surely a container runs a service; nothing if nothing says so."""
+    """Return points for how likely a container runs a service; 0 without any indication."""
     home = directory.home
     relative = PurePosixPath(home.relative_to(root).as_posix())
     points = 0
@@ -197,5 +214,5 @@ def _belongs(application: Container, directory: ServiceDirectory, root: Path) ->
 
 def _unique_best(points: Mapping[Path, int]) -> Path | None:
     best = max(points.values(), default=0)
-    holders = [path for path, each in points.items() if each == best]
+    holders = [path for path, score in points.items() if score == best]
     return holders[0] if best and len(holders) == 1 else None

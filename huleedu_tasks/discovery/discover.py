@@ -1,8 +1,8 @@
-"""Makes a registry of what is there: directories with migrations, their sources, the compose files.
+"""Builds a registry from the Alembic directories, their sources and the compose files.
 
-Each service's `env.py` is asked which variables it follows, in a process in which nothing can be
-connected to. What cannot be settled is a question to the user, or is tagged so that no command
-takes the file for finished.
+A child process without network runs each service's `env.py` to observe which variables it uses. A
+field that cannot be determined becomes a question to the user, or a `FIXME:` value that every other
+command rejects.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from huleedu_tasks.config.registry import (
     registry_of,
 )
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.discovery.applications import told_to
+from huleedu_tasks.discovery.applications import container_facts
 from huleedu_tasks.discovery.entries import (
     CONVENTION,
     Basis,
@@ -51,28 +51,32 @@ from huleedu_tasks.report import Discovery, Fact
 from huleedu_tasks.repository import is_in_repository, repository_files, shown
 
 COMMAND = "services.discover"
-NOT_OVERWRITTEN = "{path} differs and was left as it is; pass `--overwrite` to replace it."
-UNSEEN = (
-    "What nobody can see by looking: the order of seeds (seed_after), seeds elsewhere than in "
-    "database/seed-scripts, extensions, and variables of a service's own (environment)."
+NOT_OVERWRITTEN = "{path} differs and was not changed; pass `--overwrite` to replace it."
+NOT_DETECTED = (
+    "Not detected, state it yourself: the order of seeds (seed_after), seeds outside "
+    "database/seed-scripts, extensions, and additional variables of a service (environment)."
 )
-APART = (
-    "give each a version table of its own (version_table or version_table_schema in env.py) and "
-    'state "shared_database": true for each, or give each a database of its own'
+SEPARATE = (
+    "give each a separate version table (version_table or version_table_schema in env.py) and "
+    'state "shared_database": true for each, or give each a separate database'
 )
-SETTLE = "Settle what is listed above in it first."
-NEXT = "Next: `invoke services.list` shows what follows from it, `invoke services.check` compares."
+SETTLE = "Answer the questions above in that file first."
+NEXT = (
+    "Next: `invoke services.list` shows the complete registry, `invoke services.check` verifies it."
+)
 _OF_SERVICE = re.compile(r"services\[(?P<index>\d+)\]\.?(?P<field>.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """Everything that was read, before anything is decided.
+    """Everything that was read, before the user decides anything.
 
     Attributes:
-        path: Where the registry lies, or would lie.
-        existing: The registry there is, as it stands; None if there is none.
-        text: Its text.
+        path: The path of the registry, whether the file exists or not.
+        compose_files: The compose files that the registry must state; empty if Compose finds them.
+        existing: The document of the existing registry; `None` if the file does not exist.
+        text: The content of the existing registry; empty string if the file does not exist.
+        remarks: Sentences about what was read, for the user.
     """
 
     path: Path
@@ -84,7 +88,7 @@ class Found:
     remarks: tuple[str, ...]
 
     def questions(self, decisions: Decisions) -> list[tuple[Entry, Question]]:
-        """Return what is not settled yet, in the order of the registry."""
+        """Return the open questions with their entries, in the order of the registry."""
         return [
             (entry, question)
             for entry in self.entries(decisions)
@@ -98,11 +102,11 @@ class Found:
         return with_sharing(made, self.basis)
 
     def result(self, decisions: Decisions) -> Discovery:
-        """Return the registry, and how it differs from the one there is; nothing is written."""
+        """Return the registry and its difference from the existing one; write nothing."""
         made = self.entries(decisions)
         document = self._document(made)
         text = registry_text(document, self.text)
-        unsettled = (*_unsettled(made), *_contradictory(document, self.path.parent))
+        unsettled = (*_unsettled(made), *_contradictions(document, self.path.parent))
         same = document == self.existing
         shown_text = "" if same else self._difference(text) if self.text else text
         return Discovery(
@@ -120,12 +124,12 @@ class Found:
 
     @property
     def basis(self) -> Basis:
-        """What the entries are completed by."""
+        """The directory and the naming convention that complete the entries."""
         return Basis.of(self.path.parent, self._heading)
 
     @property
     def _heading(self) -> Document:
-        """What the registry says beside its services."""
+        """The fields of the registry other than `services`."""
         if self.existing is not None:
             return {name: value for name, value in self.existing.items() if name != "services"}
         return named_after(self.survey, self.path.parent)
@@ -135,16 +139,16 @@ class Found:
         return list((self.existing or {}).get("services") or [])
 
     def _stated(self, entry: Entry) -> Document:
-        return next((each for each in self._services if each["name"] == entry.name), {})
+        return next((service for service in self._services if service["name"] == entry.name), {})
 
     def _document(self, made: Sequence[Entry]) -> Document:
         document = self._heading
         if self.compose_files and "compose_files" not in document:
             document["compose_files"] = list(self.compose_files)
         by_name = {entry.name: entry.document for entry in made}
-        # An entry of which nothing was found stays: it may be right all the same.
-        kept = [by_name.get(str(each["name"]), each) for each in self._services]
-        names = {str(each["name"]) for each in self._services}
+        # An entry without a directory is kept: discovery may have missed the directory.
+        kept = [by_name.get(str(service["name"]), service) for service in self._services]
+        names = {str(service["name"]) for service in self._services}
         services = [*kept, *(entry.document for entry in made if entry.name not in names)]
         return {**document, "services": services}
 
@@ -157,7 +161,7 @@ class Found:
 
     def _unchanged(self, unsettled: Sequence[object]) -> str:
         if unsettled:
-            return f"{COMMAND}: {self.path} stays as it is. {SETTLE}"
+            return f"{COMMAND}: {self.path} was not changed. {SETTLE}"
         return f"{COMMAND}: {self.path} is up to date."
 
     def _remarks(self, made: Sequence[Entry]) -> Iterator[str]:
@@ -166,45 +170,45 @@ class Found:
             seen = self.survey.observed.get(entry.proposal.key)
             if seen and seen.failure:
                 yield (
-                    f"{entry.name}: env.py could not tell what it follows ({seen.failure}); its "
-                    "variables were read from its files."
+                    f"{entry.name}: env.py did not show which variables it uses "
+                    f"({seen.failure}); they were read from its source files."
                 )
         yield from unordered(made, self.basis)
         found = {entry.name for entry in made}
-        for each in self._services:
-            if str(each["name"]) not in found:
-                yield f"{each['name']}: no directory with its migrations was found; it was kept."
+        for name in (str(service["name"]) for service in self._services):
+            if name not in found:
+                yield f"{name}: no directory with migrations was found; the entry was kept."
         used = {entry.document.get("compose_service") for entry in made}
         used |= {p.proposal.server.name for p in made if p.proposal.server}
         asked = {c.value for e in made for q in e.proposal.questions for c in q.choices}
         for name, server in self.survey.servers.items():
             if name not in used | asked:
                 database = f" ({server.database})" if server.database else ""
-                yield f"The PostgreSQL server {name}{database} belongs to none of the services."
+                yield f"The PostgreSQL server {name}{database} was not assigned to a service."
 
 
 def require_repository(directory: Path) -> None:
-    """See that a directory is one to look around in.
+    """Verify that a directory is inside a repository.
 
     Raises:
-        ConfigurationError: If it is in no repository.
+        ConfigurationError: If it is not.
     """
     if not is_in_repository(directory):
         raise ConfigurationError(
-            f"{directory} is not in a repository: no directory up to the root has .git, and it "
-            "has no file of a repository's root, such as pyproject.toml or compose.yaml.",
+            f"{directory} is not in a repository: neither it nor a parent directory has .git, and "
+            "it has no file that marks a root, such as pyproject.toml or compose.yaml.",
             code="not-a-repository",
-            hint="Change to the root of the repository. If it has no .git: `git init`.",
+            hint="Change to the root of the repository. If it has no .git, run `git init`.",
         )
 
 
 async def look(root: Path, path: Path, settings: Settings) -> Found:
-    """Read everything, and ask each service's own code what it follows.
+    """Read all files, and run each service's `env.py` to observe which variables it uses.
 
     Args:
         root: The directory of the whole monorepo.
-        path: Where the registry lies, or would lie.
-        settings: What the compose files and the services find in their environment.
+        path: The path of the registry, whether the file exists or not.
+        settings: The environment of the compose files and of the services.
 
     Raises:
         ConfigurationError: As `read`.
@@ -226,20 +230,20 @@ async def _observed(found: Found, settings: Settings) -> dict[Path, Observed]:
 
     made = found.entries(Decisions())
     seen = await asyncio.gather(*(one(entry) for entry in made))
-    return {entry.proposal.key: each for entry, each in zip(made, seen, strict=True)}
+    return {entry.proposal.key: observed for entry, observed in zip(made, seen, strict=True)}
 
 
 async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
-    """Read everything; no code of the monorepo is run.
+    """Read all files; run no code of the monorepo.
 
     Args:
         root: The directory of the whole monorepo.
-        path: Where the registry lies, or would lie.
-        environment: The variables of the compose files.
+        path: The path of the registry, whether the file exists or not.
+        environment: The variables for interpolation in the compose files.
 
     Raises:
-        ConfigurationError: If there is no service, or the registry or a compose file it names
-            cannot be read.
+        ConfigurationError: If no service is found, or the registry or a compose file in it cannot
+            be read.
     """
     repository_files.cache_clear()
     remarks: list[str] = []
@@ -249,17 +253,20 @@ async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
     directories = find_directories(root, not_taken)
     if not directories:
         raise _no_service(root, not_taken)
-    remarks += [f"{each.place} {each.problem}." for each in not_taken]
+    remarks += [f"{finding.place} {finding.problem}." for finding in not_taken]
     stated = [path.parent / file for file in (existing or {}).get("compose_files", ())]
     composition = await read_composition(root, stated, environment)
     servers = composition.databases
-    applications = [*_applications(composition), *_others(root, composition, environment)]
-    told = told_to(applications, servers, directories, root)
+    applications = [
+        *_applications(composition),
+        *_other_applications(root, composition, environment),
+    ]
+    facts = container_facts(applications, servers, directories, root)
     readings = tuple(
         Reading(
             directory=directory,
             sources=read_sources(directory, root, directories),
-            told=told[directory.key],
+            containers=facts[directory.key],
         )
         for directory in directories
     )
@@ -278,32 +285,34 @@ async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
         remarks=(
             *composition.remarks,
             *remarks,
-            *dict.fromkeys(text for each in readings for text in each.sources.problems),
+            *dict.fromkeys(text for reading in readings for text in reading.sources.problems),
             *_lookalikes(directories, root),
         ),
     )
 
 
 async def discovered(root: Path, path: Path, settings: Settings) -> Registry:
-    """Return the registry that would be written, for a repository that has none.
+    """Return the registry that `services.discover` would write; write nothing.
 
     Args:
         root: The directory of the whole monorepo.
-        path: Where the registry would lie.
+        path: The path that the registry would have.
+        settings: The environment of the compose files and of the services.
 
     Raises:
-        ConfigurationError: If there is no service, or something is not settled.
+        ConfigurationError: If no service is found, or a question is open.
     """
     result = (await look(root, path, settings)).result(Decisions())
     if result.unsettled:
         raise ConfigurationError(
-            f"There is no {path.name} in {path.parent}, and what is there leaves questions open.",
+            f"{path.name} was not found in {path.parent}, and discovery could not settle every "
+            "field.",
             code="registry-missing",
             findings=[
                 Finding(place=f"{row['service']}: {row['field']}", problem=str(row["question"]))
                 for row in result.unsettled
             ],
-            hint="`invoke services.discover` asks them, and writes the file.",
+            hint="Run `invoke services.discover`: it asks these questions and writes the file.",
         )
     return registry_of(result.document, path)
 
@@ -325,36 +334,41 @@ def written(found: Discovery, path: Path) -> Discovery:
             hint="Correct the directory's owner and permissions.",
         ) from error
     tagged = f"{SETTLE} " if found.exit_code else ""
-    closing = (f"{COMMAND}: wrote {path}.", UNSEEN, f"{tagged}{NEXT}")
+    closing = (f"{COMMAND}: wrote {path}.", NOT_DETECTED, f"{tagged}{NEXT}")
     return replace(found, written=True, closing=closing)
 
 
 def brief(found: Discovery) -> Discovery:
-    """Return what is still to be shown to somebody who has seen what was found."""
+    """Return the result without the details that the user has already seen."""
     return replace(found, fields=(), unsettled=(), remarks=(), shown="")
 
 
 def kept(found: Discovery, why: str, *, refused: bool) -> Discovery:
-    """Return what was found where nothing was written."""
+    """Return the result of a run that wrote nothing.
+
+    Args:
+        why: The reason, for the user.
+        refused: Whether the exit code is that of a refusal.
+    """
     code = ExitCode.REFUSED if refused else found.exit_code
-    return replace(found, exit_code=code, closing=(f"{COMMAND}: {why}", UNSEEN))
+    return replace(found, exit_code=code, closing=(f"{COMMAND}: {why}", NOT_DETECTED))
 
 
 def _no_service(root: Path, not_taken: Sequence[Finding]) -> ConfigurationError:
-    reason = "nothing in it configures Alembic"
+    reason = "it has no Alembic configuration"
     if not_taken:
-        reason = f"none of its Alembic configurations ({len(not_taken)}) can be used"
+        reason = f"none of its Alembic configurations ({len(not_taken)}) is usable"
     return ConfigurationError(
         f"No service was found in {root}: {reason}.",
         code="no-service-found",
         findings=not_taken,
-        hint="A service has an alembic.ini, or [tool.alembic] in its pyproject.toml, whose "
-        "script_location is a directory with an env.py.",
+        hint="Set script_location to a directory with an env.py, in an alembic.ini or under "
+        "[tool.alembic] in a pyproject.toml.",
     )
 
 
-def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact]]:
-    """Tell what does not hold together although each field of it was found."""
+def _contradictions(document: Document, root: Path) -> Iterator[Mapping[str, Fact]]:
+    """Report contradictions between fields whose values were all found."""
     sharing: dict[str, list[str]] = {}
     for finding in findings_in(document, root):
         place = _OF_SERVICE.fullmatch(finding.place)
@@ -374,14 +388,14 @@ def _contradictory(document: Document, root: Path) -> Iterator[Mapping[str, Fact
         yield {
             "service": ", ".join(dict.fromkeys(names)),
             "field": "database",
-            "question": f"all have the database {database!r}; {APART}",
+            "question": f"have the same database {database!r}; {SEPARATE}",
             "choices": [],
         }
 
 
 def _text_of(path: Path) -> str:
     try:
-        # With the line ends it has.
+        # Text mode would convert the line ends.
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         return ""
@@ -389,7 +403,7 @@ def _text_of(path: Path) -> str:
         raise ConfigurationError(
             f"{path} cannot be read: {error}",
             code="registry-unreadable",
-            hint="It must be a readable file in UTF-8.",
+            hint="Make it readable and save it in UTF-8.",
         ) from error
 
 
@@ -397,9 +411,9 @@ def _parsed(path: Path, text: str) -> Document:
     document, twice = parse_registry(path, text)
     if not isinstance(document, dict):
         raise ConfigurationError(
-            f"{path} is no registry: it must be an object.",
+            f"{path} is not a valid registry: it must be a JSON object.",
             code="registry-invalid",
-            hint="Move the file away to have a new one written.",
+            hint="Move the file away; `invoke services.discover` writes a new one.",
         )
     require_readable(document, path, twice)
     return document
@@ -411,25 +425,25 @@ def _stated_ports(document: Document) -> frozenset[int]:
 
 
 def _applications(composition: Composition) -> list[Container]:
-    return [each for each in composition.containers.values() if not each.is_postgres]
+    return [container for container in composition.containers.values() if not container.is_postgres]
 
 
-def _others(
+def _other_applications(
     root: Path, composition: Composition, environment: Mapping[str, str]
 ) -> Iterator[Container]:
-    """Read the application containers of the other compose files: they tell of the same servers."""
+    """Read the application containers of the other compose files, which may use these servers."""
     for file in compose_files(root):
         if file in composition.files:
             continue
         with suppress(ConfigurationError):
             read = read_here([file], environment).values()
-            yield from (each for each in read if not each.is_postgres)
+            yield from (container for container in read if not container.is_postgres)
 
 
 def _files_to_state(
     directory: Path, composition: Composition, environment: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Return the files Compose would not find by itself from the registry's directory."""
+    """Return the compose files that Compose does not load by default; empty if it loads them."""
     usual = Compose(root=directory, files=(), environment=environment).first_file
     if not composition.databases or (usual and usual in composition.files[:1]):
         return ()
@@ -437,7 +451,7 @@ def _files_to_state(
 
 
 def _lookalikes(directories: Sequence[ServiceDirectory], root: Path) -> Iterator[str]:
-    """Tell of directories beside the services that speak of a database and have no migrations."""
+    """Report sibling directories of the services that name a database URL without migrations."""
     homes = {directory.home for directory in directories}
     parents = {home.parent for home in homes if home != root}
     files = repository_files(root)
@@ -448,21 +462,25 @@ def _lookalikes(directories: Sequence[ServiceDirectory], root: Path) -> Iterator
         is_around = any(path in home.parents for home in homes)
         if path.is_dir() and not is_around and (named := read_directory(path, root).variables):
             yield (
-                f"{shown(path, root)} has no Alembic migrations, and was left out; its sources "
+                f"{shown(path, root)} was left out: it has no Alembic migrations. Its sources "
                 f"name a database URL ({named[0].place})."
             )
 
 
 def _rows(entry: Entry, stated: Document) -> Iterator[Mapping[str, Fact]]:
-    """Return what an entry says, as far as it does not stand there already."""
+    """Return the fields of an entry that the existing registry does not state.
+
+    Args:
+        stated: The existing entry; empty if there is none.
+    """
     for field, value in entry.document.items():
         if stated.get(field) == value:
             continue
         if field in entry.evidence or field in ("name", "port"):
-            evidence = entry.evidence.get(field, "as it is stated already")
+            evidence = entry.evidence.get(field, "already in the registry")
             shown_value: Any = " ".join(value) if isinstance(value, list) else value
             if isinstance(value, dict):
-                shown_value = " ".join(f"{name}={each}" for name, each in value.items())
+                shown_value = " ".join(f"{name}={part}" for name, part in value.items())
             yield {
                 "service": entry.name,
                 "field": field,

@@ -1,4 +1,4 @@
-"""Proposals as entries of a registry: what convention gives is not stated."""
+"""Converts proposals to entries of a registry, without the fields that convention gives."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from huleedu_tasks.errors import ConfigurationError, Finding
 from huleedu_tasks.migrations.directories import TECHNICAL, ServiceDirectory
 from huleedu_tasks.repository import is_directory
 
-# In the order they depend on each other by convention, and are stated in.
+# In the order in which they are written; the convention of a field uses earlier ones.
 FIELDS = (
     "port",
     "directory",
@@ -38,18 +38,18 @@ CONVENTION = "convention"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _SERVERS_WORDS = frozenset({"db", "database", "postgres", "postgresql", "pg"})
 _ANY_PORT = 1
-# Fields that lead somewhere, which may be written in more than one way.
+# Fields that hold a path, which may be written in several ways.
 _PATHS = ("directory", "alembic_config")
 Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Basis:
-    """What a registry completes its entries by.
+    """What a registry uses to complete its entries.
 
     Attributes:
-        directory: Where the registry lies.
-        convention: What a database is called, with `{name}` in it.
+        directory: The directory of the registry.
+        convention: The pattern of a database's name, with `{name}` for the service's name.
     """
 
     directory: Path
@@ -57,7 +57,7 @@ class Basis:
 
     @classmethod
     def of(cls, directory: Path, document: Mapping[str, Any]) -> "Basis":
-        """Return that of a registry."""
+        """Return the basis of a registry, from its directory and its document."""
         return cls(directory=directory, convention=database_convention(document))
 
 
@@ -66,9 +66,9 @@ class Entry:
     """One service of the registry.
 
     Attributes:
-        document: What is stated.
-        evidence: Where each stated field is known from.
-        differing: Where it says otherwise than what was found, in sentences.
+        document: The fields to write.
+        evidence: For each field that discovery found, where it was found.
+        differing: One sentence for each field that differs from what discovery found.
     """
 
     proposal: Proposal
@@ -78,12 +78,12 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the service."""
         return str(self.document["name"])
 
     @property
     def markers(self) -> dict[str, str]:
-        """The fields that hold a question, with it."""
+        """The fields that hold a question instead of a value, each with its question."""
         return {
             name: value
             for name, value in self.document.items()
@@ -94,14 +94,14 @@ class Entry:
 def entries(
     proposals: Sequence[Proposal], existing: Sequence[Mapping[str, Any]], basis: Basis
 ) -> list[Entry]:
-    """Make the entries of a registry.
+    """Build the entries of a registry.
 
     Args:
-        existing: Those it has so far; what they say and nobody can see is kept.
-        basis: What a registry completes its entries by.
+        existing: The entries of the existing registry; the values that they state are kept.
+        basis: The directory and the naming convention of the registry.
     """
     old = _existing(proposals, existing, basis)
-    taken = {str(each["name"]) for each in existing}
+    taken = {str(entry["name"]) for entry in existing}
     made = []
     namer = _Namer(proposals)
     for proposal in proposals:
@@ -111,13 +111,13 @@ def entries(
         name, evidence = _shortest(proposal, namer.names(proposal), taken, basis)
         taken.add(name)
         made.append(_entry(proposal, name, evidence, basis))
-    order = [str(each["name"]) for each in existing]
-    made.sort(key=lambda each: order.index(each.name) if each.name in order else len(order))
-    return [_with_server(each, made) for each in made]
+    order = [str(entry["name"]) for entry in existing]
+    made.sort(key=lambda entry: order.index(entry.name) if entry.name in order else len(order))
+    return [_with_server(entry, made) for entry in made]
 
 
 class _Namer:
-    """Knows what the services may be called."""
+    """Proposes names for the services."""
 
     def __init__(self, proposals: Sequence[Proposal]) -> None:
         directories = Counter(telling_name(p.reading.directory) for p in proposals)
@@ -126,7 +126,7 @@ class _Namer:
         self._prefix = common_prefix(map(str, databases))
 
     def names(self, proposal: Proposal) -> Iterator[tuple[str, str]]:
-        """Return sensible names, each with what it is taken from, the most usual first."""
+        """Return possible names, each with its source, the preferred name first."""
         directory = proposal.reading.directory
         if directory.engine:
             yield directory.engine, f"a name in {directory.config.name}'s databases"
@@ -148,18 +148,18 @@ class _Namer:
             yield "_".join(stem(proposal.server.name)), "the compose service's name"
             parts = [word for word in words(proposal.server.name) if word not in _SERVERS_WORDS]
             yield "_".join(parts), "the compose service's name"
-        # Several histories may run from one directory, such as the root, and be configured in
-        # others.
+        # Several histories may run from one directory, such as the root, with configurations in
+        # separate directories.
         if _is_own_directory(directory.config.parent, directory):
             yield "_".join(stem(directory.config.parent.name)), "the directory of its configuration"
-        # What lies above the repository is not its own.
+        # The name of a directory above the repository says nothing about the service.
         above = directory.home.parent.name if directory.home != directory.root else ""
         names = [*words(above), *words(directory.home.name)]
         yield "_".join(names), "the directory's name and its parent's"
 
 
 def _is_own_directory(path: Path, directory: ServiceDirectory) -> bool:
-    """Whether a directory below the one that migrations run from has a name of its own."""
+    """Whether a configuration is in a subdirectory whose name describes the service."""
     return (
         path != directory.path
         and path.is_relative_to(directory.home)
@@ -170,7 +170,10 @@ def _is_own_directory(path: Path, directory: ServiceDirectory) -> bool:
 def _shortest(
     proposal: Proposal, names: Iterator[tuple[str, str]], taken: set[str], basis: Basis
 ) -> tuple[str, str]:
-    """Return the name with which the fewest fields must be stated."""
+    """Return the name that requires the fewest stated fields, and its source.
+
+    If every name is taken or invalid, it is the directory's name with a number.
+    """
     free = [(n, why) for n, why in names if _NAME.fullmatch(n) and n not in taken]
     if not free:
         base = "_".join(words(proposal.reading.directory.home.name)) or "service"
@@ -194,10 +197,10 @@ def _entry(proposal: Proposal, name: str, evidence: str, basis: Basis) -> Entry:
 
 
 def _merged(proposal: Proposal, existing: Mapping[str, Any], basis: Basis) -> Entry:
-    """Add to an entry what was found and it does not say; what it says stays.
+    """Add the missing fields to an existing entry, and keep the fields that it states.
 
-    Only a directory that is gone is replaced: the service was moved. Where the migrations run from
-    any directory, that is the entry's choice.
+    Only a `directory` that no longer exists is replaced: the service was moved. If the migrations
+    run from any directory, the entry's own choice is kept.
     """
     document = {key: value for key, value in existing.items() if not _is_tag(value)}
     places: dict[str, str] = {}
@@ -210,7 +213,7 @@ def _merged(proposal: Proposal, existing: Mapping[str, Any], basis: Basis) -> En
         if field in markers and field not in document and field in ("port", *_SETTLING):
             document[field], places[field] = markers[field], "not settled"
         elif fact is None or (field == "python" and field not in document):
-            # What runs a service's Python is its owners' choice, and they have chosen.
+            # An existing entry without 'python' uses the interpreter of the tasks on purpose.
             continue
         elif field in document and not is_gone:
             if _agrees(document, field, fact, basis):
@@ -218,24 +221,24 @@ def _merged(proposal: Proposal, existing: Mapping[str, Any], basis: Basis) -> En
             else:
                 found = _stated(document, field, fact, basis)
                 differing.append(
-                    f"{document['name']}: {field!r} is stated as {document[field]!r} and was kept; "
-                    f"found was {found!r} ({fact.evidence})."
+                    f"{document['name']}: {field!r} is {document[field]!r} in the registry and was "
+                    f"kept; discovery found {found!r} ({fact.evidence})."
                 )
         elif field == "port" or not _agrees(document, field, fact, basis):
             document[field], places[field] = _stated(document, field, fact, basis), fact.evidence
     return Entry(proposal=proposal, document=document, evidence=places, differing=tuple(differing))
 
 
-# Where an existing entry says nothing, convention does not answer this.
+# Fields that an existing entry must state if convention does not give them.
 _SETTLING = ("database",)
 
 
-def _with_server(entry: Entry, everybody: Sequence[Entry]) -> Entry:
-    """State the compose service of those that share one: the port may then stand twice."""
+def _with_server(entry: Entry, entries: Sequence[Entry]) -> Entry:
+    """State the compose service of entries with the same port, which is then no error."""
     server = entry.proposal.server
     port = entry.document.get("port")
     sharing = [
-        each for each in everybody if each is not entry and each.document.get("port") == port
+        other for other in entries if other is not entry and other.document.get("port") == port
     ]
     if not server or not sharing or "compose_service" in entry.document:
         return entry
@@ -251,24 +254,25 @@ def _with_server(entry: Entry, everybody: Sequence[Entry]) -> Entry:
 def require_readable(
     document: Mapping[str, Any], path: Path, twice: Sequence[Finding] = ()
 ) -> None:
-    """See that an existing registry can be understood as far as its entries are compared.
+    """Verify that the entries of an existing registry can be compared with what was found.
 
     Args:
-        twice: The keys that stand in it twice: only one of each would be left.
+        path: The path of the registry, for the message.
+        twice: The duplicate keys, of which the parser keeps only one.
 
     Raises:
-        ConfigurationError: If not, with the entries.
+        ConfigurationError: If an entry is invalid; the message names all of these.
     """
     stated = document.get("services") or []
     services = stated if isinstance(stated, list) else []
     wrong = [] if services is stated else ["services"]
-    wrong += [f"{each.place or 'the registry'} ({each.problem})" for each in twice]
+    wrong += [f"{finding.place or 'the registry'} ({finding.problem})" for finding in twice]
     names: set[str] = set()
     for index, entry in enumerate(services):
         if not _is_readable(entry, Basis.of(path.parent, document)):
             wrong.append(f"services[{index}]")
         elif entry["name"] in names:
-            wrong.append(f"services[{index}] (a second {entry['name']!r})")
+            wrong.append(f"services[{index}] (duplicate name {entry['name']!r})")
         else:
             names.add(entry["name"])
     files = document.get("compose_files", [])
@@ -276,10 +280,10 @@ def require_readable(
         wrong.append("compose_files")
     if wrong:
         raise ConfigurationError(
-            f"{path} cannot be compared: {', '.join(wrong)} cannot be understood.",
+            f"{path} has invalid entries: {', '.join(wrong)}.",
             code="registry-invalid",
-            hint="`invoke services.list` tells every error. Correct them, or move the file away to "
-            "have a new one written.",
+            hint="Correct the errors that `invoke services.list` shows, or move the file away; "
+            "`invoke services.discover` writes a new one.",
         )
 
 
@@ -293,10 +297,10 @@ def _is_readable(entry: object, basis: Basis) -> bool:
 def _existing(
     proposals: Sequence[Proposal], existing: Sequence[Mapping[str, Any]], basis: Basis
 ) -> dict[Path, Mapping[str, Any]]:
-    """Return the entry of each service that has one, by the service's directory.
+    """Return the existing entry of each service, by the key of its directory.
 
-    It is the one of the same Alembic configuration, or else of the same directory, or else one
-    whose directory is gone and that is alike. No entry is that of two services.
+    An entry matches by its Alembic configuration, then by its directory, then, if its directory no
+    longer exists, by its name or database. An entry matches one service only.
     """
     found: dict[Path, Mapping[str, Any]] = {}
     free = [(entry, _service(entry, basis)) for entry in existing]
@@ -332,7 +336,7 @@ def _was_moved(service: Service, proposal: Proposal) -> bool:
 def _has_same_database(service: Service, proposal: Proposal) -> bool:
     database = proposal.facts.get("database")
     same_server = proposal.server is not None and proposal.server.name == service.compose_service
-    # Where nobody names a database it may be any on a server that is shared.
+    # Without a known database, any service of a shared server would match.
     return same_server and database is not None and database.value == service.database
 
 
@@ -350,7 +354,7 @@ def _runs_as_stated(proposal: Proposal, document: Mapping[str, Any], basis: Basi
 
 
 def _agrees(document: Mapping[str, Any], field: str, fact: Known, basis: Basis) -> bool:
-    """Whether a field follows from what is stated, or from convention."""
+    """Whether an entry gives a field this value, as stated or by convention."""
     service = _service(document, basis)
     if field in _PATHS:
         return _is_same(getattr(service, field), Path(str(fact.value)))
@@ -370,12 +374,12 @@ def _stated(document: Mapping[str, Any], field: str, fact: Known, basis: Basis) 
 
 
 def service_of(entry: Entry, basis: Basis) -> Service:
-    """Return the service of an entry, whatever is still a question in it."""
+    """Return the service of an entry; fields with an open question get their convention."""
     return _service(entry.document, basis)
 
 
 def _service(document: Mapping[str, Any], basis: Basis) -> Service:
-    """Complete an entry by convention, whatever is still a question in it."""
+    """Complete an entry by convention, without the fields that hold a question."""
     plain = {key: value for key, value in document.items() if not _is_tag(value)}
     return complete(basis.directory, {"port": _ANY_PORT, **plain}, basis.convention)
 
@@ -385,5 +389,5 @@ def _is_tag(value: object) -> bool:
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    """Whether two paths lead to the same place, whether there is anything or not."""
+    """Whether two paths resolve to the same path; neither needs to exist."""
     return os.path.realpath(one) == os.path.realpath(other)

@@ -1,16 +1,16 @@
-"""PostgreSQL URLs found in texts, with parts that may be unknown; no password is kept."""
+"""PostgreSQL URLs found in strings: parts may be unknown, and passwords are discarded."""
 
 import re
 from dataclasses import dataclass
 
-# What stands for a part that only shows when the code runs.
+# Placeholder for a part that is only known at run time.
 UNKNOWN = "\0"
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1", "host.docker.internal", ""})
 LONGEST_PORT = 5
 
 _URL = re.compile(
     r"(?:jdbc:)?(?P<scheme>postgres(?:ql)?(?:\+\w+)?)://"
-    # Up to the last @: a bare password may hold one, and a slash.
+    # Up to the last @: a password that is not percent-encoded may contain @ and /.
     r"(?:.*@)?(?P<host>\[[^\]]*\]|[^:/?@,]*)(?::(?P<port>[^/?,]*))?[^/?]*"
     r"(?:/(?P<database>[^?#\s]*))?",
     re.DOTALL,
@@ -19,12 +19,13 @@ _URL = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenUrl:
-    """A URL without its login.
+    """A URL without user and password.
 
     Attributes:
-        host: Empty if it is not known.
-        port: None if it is not stated, or not known.
-        database: Empty if it is not known.
+        scheme: With the driver, if the URL states one.
+        host: Empty string if it is not known.
+        port: `None` if it is not stated or not known.
+        database: Empty string if it is not known.
     """
 
     scheme: str
@@ -34,12 +35,12 @@ class SeenUrl:
 
     @property
     def is_local(self) -> bool:
-        """Whether it may lead to this machine."""
+        """Whether its host may be this machine."""
         return self.host in LOCAL_HOSTS
 
 
 def see_url(text: str) -> SeenUrl | None:
-    """Return the PostgreSQL URL a text is, or None."""
+    """Parse a PostgreSQL URL; return `None` if the string is not one."""
     found = _URL.match(text.strip())
     if not found:
         return None

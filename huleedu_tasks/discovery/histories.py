@@ -1,4 +1,4 @@
-"""Services that were found to keep their Alembic histories in one database."""
+"""Finds services that keep their Alembic histories in the same database."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +16,9 @@ _CREATED = r"create\s+schema\s+(if\s+not\s+exists\s+)?\W{{0,2}}{}\b"
 
 
 def with_sharing(made: Sequence[Entry], basis: Basis) -> list[Entry]:
-    """State of the entries that lead to one database that they share it, and in which order.
+    """State `shared_database` and `migrate_after` for entries with the same database.
 
-    Those whose version tables are the same, or must be asked, are left as they are.
+    Entries whose version tables are equal or not known are returned unchanged.
     """
     groups = [group for group in _groups(made, basis) if _can_share(group)]
     shared = {entry.name: group for group in groups for entry in group}
@@ -26,18 +26,20 @@ def with_sharing(made: Sequence[Entry], basis: Basis) -> list[Entry]:
 
 
 def unordered(made: Sequence[Entry], basis: Basis) -> Iterator[str]:
-    """Tell of services that share a database, and whose order did not show."""
+    """Report services that share a database and whose migration order is not known."""
     for group in _groups(made, basis):
         documents = [entry.document for entry in group]
-        if all(each.get(SHARED) for each in documents) and not any(AFTER in d for d in documents):
+        if all(document.get(SHARED) for document in documents) and not any(
+            AFTER in d for d in documents
+        ):
             yield (
                 f"{', '.join(entry.name for entry in group)} share a database: state {AFTER!r} "
-                "where the migrations of one need those of another."
+                "if the migrations of one depend on those of another."
             )
 
 
 def _groups(made: Sequence[Entry], basis: Basis) -> list[list[Entry]]:
-    """Return the entries that lead to one database, where that is settled."""
+    """Return groups of entries with the same database; skip entries with an open question."""
     found: dict[tuple[str, int, str], list[Entry]] = {}
     for entry in made:
         if {"port", "database"} & entry.markers.keys():
@@ -55,12 +57,10 @@ def _can_share(group: Sequence[Entry]) -> bool:
 
 
 def _stated(entry: Entry, group: Sequence[Entry]) -> Entry:
-    others = [each.name for each in group if each is not entry]
+    others = [other.name for other in group if other is not entry]
     table = _table(entry)
-    place = (
-        f"it leads where {', '.join(others)} lead{'s' * (len(others) == 1)} too; its version table"
-    )
-    facts: dict[str, tuple[object, str]] = {SHARED: (True, f"{place} is {table}")}
+    reason = f"it has the same database as {', '.join(others)}; its version table is {table}"
+    facts: dict[str, tuple[object, str]] = {SHARED: (True, reason)}
     if before := _before(entry, group):
         facts[AFTER] = (list(before), "; ".join(before.values()))
     new = {name: fact for name, fact in facts.items() if name not in entry.document}
@@ -72,21 +72,21 @@ def _stated(entry: Entry, group: Sequence[Entry]) -> Entry:
 
 
 def _before(entry: Entry, group: Sequence[Entry]) -> Mapping[str, str]:
-    """Return the services that must be migrated before one, each with what shows it."""
+    """Return the services to migrate before this one, each with the reason."""
     table = _table(entry)
     if table is None or table == VersionTable():
         return {}
-    others = [each for each in group if each is not entry]
+    others = [other for other in group if other is not entry]
     if schema := table.schema:
-        creators = [each for each in others if _creates(each, schema)]
+        creators = [other for other in others if _creates(other, schema)]
         if creators and not _creates(entry, schema):
-            return {each.name: f"{each.name} creates the schema {schema}" for each in creators}
-    roots = [each for each in others if _table(each) == VersionTable()]
-    return {each.name: f"{each.name} keeps Alembic's usual version table" for each in roots}
+            return {other.name: f"{other.name} creates the schema {schema}" for other in creators}
+    roots = [other for other in others if _table(other) == VersionTable()]
+    return {other.name: f"{other.name} uses Alembic's default version table" for other in roots}
 
 
 def _table(entry: Entry) -> VersionTable | None:
-    """Return the version table that `env.py` states; None if it must be asked."""
+    """Return the version table that `env.py` states; `None` if its source does not show it."""
     with suppress(NotUnderstood):
         return stated_version_table(_scripts(entry) / "env.py")
     return None

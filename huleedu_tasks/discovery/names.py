@@ -1,10 +1,10 @@
-"""What the names of directories, containers and databases are about, without their affixes."""
+"""Compares the names of directories, containers and databases without generic words."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-# Words that say what a thing is and not which.
+# Generic words: they name the kind of thing.
 AFFIXES = frozenset(
     {
         *("service", "services", "svc", "srv", "server", "api", "app", "apps", "backend"),
@@ -12,7 +12,7 @@ AFFIXES = frozenset(
         *("db", "database", "databases", "postgres", "postgresql", "pg", "data", "prod", "dev"),
     }
 )
-# Words that make it another one than the one of the same name.
+# Words that distinguish a secondary server from the main one.
 OTHER_ONE = frozenset(
     {"replica", "standby", "slave", "readonly", "test", "tests", "testing", "backup", "ci"}
 )
@@ -25,9 +25,9 @@ def words(name: str) -> list[str]:
 
 
 def common_prefix(names: Iterable[str]) -> str:
-    """Return the word that most of several names begin with, or nothing."""
+    """Return the first word of most of the names; empty string if they have none in common."""
     stems = [stem(name) for name in names]
-    firsts = Counter(each[0] for each in stems if len(each) > 1)
+    firsts = Counter(stem_words[0] for stem_words in stems if len(stem_words) > 1)
     if not firsts:
         return ""
     word, count = firsts.most_common(1)[0]
@@ -35,10 +35,10 @@ def common_prefix(names: Iterable[str]) -> str:
 
 
 def stem(name: str, prefix: str = "") -> tuple[str, ...]:
-    """Return the words of a name that tell it from others; none if it has no such.
+    """Return the words of a name that are not generic; empty if all are.
 
     Args:
-        prefix: The word it shares with its like.
+        prefix: The common first word of similar names, which is removed.
     """
     telling = tuple(word for word in words(name) if word not in AFFIXES)
     return telling[1:] if len(telling) > 1 and telling[0] == prefix else telling
@@ -50,7 +50,7 @@ def initials(name: str) -> str:
 
 
 def likeness(own: Sequence[str], other: Sequence[str]) -> float:
-    """Return how much two stems are alike, from 0 to 1."""
+    """Return the similarity of two stems, from 0 to 1."""
     if not own or not other:
         return 0.0
     if "".join(own) == "".join(other):

@@ -1,4 +1,4 @@
-"""What a repository calls its own things: the prefix of its settings, and its databases."""
+"""Derives the settings prefix and the pattern of database names from a repository."""
 
 import re
 from collections.abc import Iterable
@@ -15,10 +15,11 @@ _PREFIX = re.compile(r"[A-Z][A-Z0-9_]*[A-Z0-9]")
 
 
 def named_after(survey: Survey, directory: Path) -> dict[str, str]:
-    """Return what a new registry says of names, as far as convention does not.
+    """Return `prefix` and `database_name` of a new registry; empty if convention fits.
 
     Args:
-        directory: Where the registry would lie.
+        survey: What was read of the repository.
+        directory: The directory that the registry would have.
     """
     proposals = survey.propose(Decisions())
     databases = [str(p.facts["database"].value) for p in proposals if "database" in p.facts]
@@ -33,14 +34,14 @@ def named_after(survey: Survey, directory: Path) -> dict[str, str]:
 
 
 def _common_beginning(databases: Iterable[str]) -> str:
-    """Return the word that most databases begin with; empty if they have none in common."""
+    """Return the first word of most databases; empty string if they have none in common."""
     names = [name for name in databases if "_" in name]
     word = common_prefix(names)
     return word if any(name.startswith(f"{word}_") for name in names) else ""
 
 
 def _prefix(name: str) -> str:
-    """Return a name as the prefix of settings; empty if it is not usable."""
+    """Return a name as a settings prefix; empty string if it is not usable."""
     parts = [word.upper() for word in words(name)]
     joined = "_".join(parts)
     found = joined if len(joined) <= LONGEST_PREFIX else "".join(parts[:1])

@@ -1,4 +1,4 @@
-"""What each service's entry should say, with the evidence, and what could not be settled."""
+"""Proposes the fields of each service's entry, with evidence, and asks about the rest."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from huleedu_tasks.discovery.questions import (
 )
 from huleedu_tasks.discovery.server_databases import (
     database_sightings,
-    databases_meant,
+    databases_stated,
     find_database,
 )
 from huleedu_tasks.discovery.service_facts import Reading
@@ -34,18 +34,20 @@ from huleedu_tasks.migrations.directories import ENV_PY
 from huleedu_tasks.probe.observed_variables import Observed
 from huleedu_tasks.repository import shown
 
-# Evidence of what asking has shown.
-SEEN = "env.py was asked: it follows {}"
-# Behind it there is no room for another one.
+# Evidence for what running env.py has shown.
+SEEN = "env.py was executed: it uses {}"
+# No free port is proposed above it.
 LAST_PORT = 65_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """What is known of a service's entry.
+    """The proposed entry of a service.
 
     Attributes:
-        facts: The fields that are known, whether convention would give them or not.
+        facts: The known fields, including those that convention gives.
+        questions: One for each field that could not be determined.
+        server: The container of its database server; `None` if it is not known.
     """
 
     reading: Reading
@@ -55,44 +57,45 @@ class Proposal:
 
     @property
     def key(self) -> Path:
-        """What tells the service from every other one."""
+        """The key of the service's directory, which identifies the service."""
         return self.reading.directory.key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decisions:
-    """What a person has said.
+    """The answers of the user.
 
     Attributes:
-        values: The chosen value of a field, by the service's directory and the field.
-        left_out: Directories that shall have no entry.
+        values: The chosen value, by the key of the service's directory and the field.
+        left_out: The keys of directories that get no entry.
     """
 
     values: Mapping[tuple[Path, str], str] = field(default_factory=dict)
     left_out: frozenset[Path] = frozenset()
 
     def get(self, reading: Reading, name: str) -> str:
-        """Return what was chosen, or nothing."""
+        """Return the chosen value of a field; empty string if the user has not chosen one."""
         return self.values.get((reading.directory.key, name), "")
 
     def choosing(self, path: Path, name: str, value: str) -> "Decisions":
-        """Return the same with one more field chosen."""
+        """Return these decisions with one more chosen value."""
         return replace(self, values={**self.values, (path, name): value})
 
     def leaving_out(self, path: Path) -> "Decisions":
-        """Return the same without a service."""
+        """Return these decisions without an entry for a directory."""
         return replace(self, left_out=self.left_out | {path})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """Everything that was read.
+    """Everything that was read of a repository.
 
     Attributes:
-        servers: The PostgreSQL servers of the compose files, by name, in their order.
-        stated_ports: Those the registry states already.
-        observed: What was seen of each service's `env.py`, by the directory's key; nothing of those
-            that were not asked.
+        readings: What was read of each service.
+        servers: The PostgreSQL servers of the compose files, by name, in the order of the files.
+        stated_ports: The ports in the existing registry.
+        observed: What each service's `env.py` uses, by the directory's key; a service whose
+            `env.py` was not run has no item.
     """
 
     root: Path
@@ -102,14 +105,14 @@ class Survey:
     observed: Mapping[Path, Observed] = field(default_factory=dict)
 
     def propose(self, decisions: Decisions) -> list[Proposal]:
-        """Settle what can be settled, in the order of the servers."""
+        """Return a proposal for each service, in the order of the servers."""
         readings = [r for r in self.readings if r.directory.key not in decisions.left_out]
         likely = candidates(readings, self.servers, self.root)
         chosen = {
-            each.directory.key: self._chosen(each, likely[each.directory.key], decisions)
-            for each in readings
+            reading.directory.key: self._chosen(reading, likely[reading.directory.key], decisions)
+            for reading in readings
         }
-        users = Counter(each.server.name for each in chosen.values() if each)
+        users = Counter(candidate.server.name for candidate in chosen.values() if candidate)
         variables = own_variables(readings) | self._seen_variables()
         free_ports = self._free_ports(decisions)
         asked_ports = _AskedPorts(free_ports, chosen, decisions)
@@ -142,7 +145,7 @@ class Survey:
         )
 
     def _seen_variables(self) -> dict[Path, dict[str, str]]:
-        """Return the variable that each `env.py` was seen to follow; none where it follows none."""
+        """Return the variable that each `env.py` uses; an empty mapping if it uses none."""
         return {
             key: {seen.variable: SEEN.format(seen.variable)} if seen.variable else {}
             for key, seen in self.observed.items()
@@ -150,7 +153,7 @@ class Survey:
         }
 
     def _seen(self, reading: Reading) -> dict[str, Known]:
-        """Return the other fields that follow from what was seen."""
+        """Return the fields that running `env.py` has shown, other than its variable."""
         seen = self.observed.get(reading.directory.key)
         if seen is None:
             return {}
@@ -163,7 +166,7 @@ class Survey:
             facts["environment"] = Known(value=environment, evidence=evidence)
         if seen.scheme:
             used = seen.variable or "sqlalchemy.url"
-            evidence = f"env.py was asked: it uses {used} with this driver"
+            evidence = f"env.py was executed: it uses {used} with this driver"
             facts["url_scheme"] = Known(value=seen.scheme, evidence=evidence)
         return facts
 
@@ -172,7 +175,7 @@ class Survey:
     ) -> Candidate | None:
         name = decisions.get(reading, "port")
         if name in self.servers:
-            return Candidate(server=self.servers[name], points=0, reasons=("chosen by hand",))
+            return Candidate(server=self.servers[name], points=0, reasons=("chosen by the user",))
         return settled(likely)
 
     def _plain_facts(self, reading: Reading) -> Iterator[tuple[str, Known]]:
@@ -191,9 +194,9 @@ class Survey:
             evidence = f"{place} databases = {directory.engine}"
             yield "alembic_engine", Known(value=directory.engine, evidence=evidence)
         schemes = [
-            Sighting(value=each.scheme, place=each.place)
-            for each in reading.told.given
-            if each.scheme and each.is_main
+            Sighting(value=database.scheme, place=database.place)
+            for database in reading.containers.databases
+            if database.scheme and database.is_main
         ]
         if scheme := reading.sources.scheme(schemes):
             yield "url_scheme", Known(value=scheme.value, evidence=scheme.place)
@@ -201,8 +204,8 @@ class Survey:
             yield "python", Known(value=python[0], evidence=shown(python[1], self.root))
 
     def _free_ports(self, decisions: Decisions) -> Iterator[int]:
-        """Return the ports after all that are in use here."""
-        ports = [each.port for each in self.servers.values() if each.port]
+        """Yield unused ports above every port that the repository uses."""
+        ports = [server.port for server in self.servers.values() if server.port]
         local = [port.value for r in self.readings for port in local_ports_of(r.sources)]
         chosen = [int(text) for text in decisions.values.values() if text.isdecimal()]
         used = {POSTGRES_PORT, *ports, *local, *chosen, *self.stated_ports}
@@ -218,13 +221,13 @@ class Survey:
         decisions: Decisions,
     ) -> tuple[dict[str, Known], list[Question]]:
         if likely:
-            return {}, [which_of([each.server for each in tied(likely)], likely)]
+            return {}, [which_of([candidate.server for candidate in tied(likely)], likely)]
         if own := _own_port(reading):
             return {"port": Known(value=own.value, evidence=own.place)}, []
         if chosen := decisions.get(reading, "port"):
-            return {"port": Known(value=int(chosen), evidence="chosen by hand")}, []
-        # What belongs to nobody is the likeliest.
-        servers = sorted(self.servers.values(), key=lambda each: users.get(each.name, 0) > 0)
+            return {"port": Known(value=int(chosen), evidence="chosen by the user")}, []
+        # Servers without a service come first.
+        servers = sorted(self.servers.values(), key=lambda server: users.get(server.name, 0) > 0)
         return {}, [which_at_all(servers, next(free_ports))]
 
     def _server(
@@ -244,7 +247,7 @@ class Survey:
         if own := _own_port(reading):
             return facts | {"port": Known(value=own.value, evidence=own.place)}, []
         if chosen := ports.chosen.get(server.name):
-            return facts | {"port": Known(value=chosen, evidence="chosen by hand")}, []
+            return facts | {"port": Known(value=chosen, evidence="chosen by the user")}, []
         return facts, [which_port(server, ports.free(server.name))]
 
     def _declared(self, server: Container) -> str:
@@ -259,24 +262,24 @@ class Survey:
         decisions: Decisions,
     ) -> tuple[dict[str, Known], list[Question]]:
         if chosen := decisions.get(reading, "database"):
-            return {"database": Known(value=chosen, evidence="chosen by hand")}, []
+            return {"database": Known(value=chosen, evidence="chosen by the user")}, []
         server = match.server if match else None
         shared = bool(server and users[server.name] > 1)
         if fact := find_database(reading, server, self.root, shared=shared):
             return {"database": Known(value=fact.value, evidence=fact.place)}, []
         named = database_sightings(reading.sources)
-        made = databases_meant(server, self.root) if server else {}
+        made = databases_stated(server, self.root) if server else {}
         if not (named or made):
-            # Nobody names one: convention does, and the tasks make it.
+            # The tasks create a database with the name that convention gives.
             return {}, []
         return {}, [which_database(named or made)]
 
 
 class _AskedPorts:
-    """The ports of servers that publish none: one question for each server, whoever shares it.
+    """The ports of servers that publish none; services of one server share one question.
 
     Attributes:
-        chosen: The answers there are, by the server's name.
+        chosen: The ports that the user has chosen, by the server's name.
     """
 
     def __init__(
@@ -294,12 +297,12 @@ class _AskedPorts:
         self._proposed: dict[str, int] = {}
 
     def free(self, server: str) -> int:
-        """Return the free port that is proposed for a server."""
+        """Return the port to propose for a server, which is the same in every call."""
         if server not in self._proposed:
             self._proposed[server] = next(self._free_ports)
         return self._proposed[server]
 
 
 def _own_port(reading: Reading) -> Sighting[int] | None:
-    """Return the port on this machine that the service's own files name."""
-    return next((each for each in local_ports_of(reading.sources) if each.own), None)
+    """Return the local port that the service's own files name; `None` if they name none."""
+    return next((port for port in local_ports_of(reading.sources) if port.own), None)

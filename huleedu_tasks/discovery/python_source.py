@@ -1,4 +1,4 @@
-"""What one Python file says of a database, read from its syntax tree: nothing is run."""
+"""Reads what one Python file states about a database from its syntax tree; runs nothing."""
 
 import ast
 import re
@@ -23,9 +23,9 @@ LOCAL_ADDRESS = re.compile(
     r"(?:localhost|127\.0\.0\.1|0\.0\.0\.0|host\.docker\.internal):(\d{4,5})"
 )
 URL_SUFFIX = re.compile(r"(URL|URI|DSN|CONN|CONNECTION|CONNECTION_STRING)$")
-# The end of a name whose beginning is put in.
+# The end of a variable name whose beginning is interpolated.
 BUILT_NAME = re.compile(rf"^{UNKNOWN}_?(\w+_)?(DATABASE_UR[LI]|DB_UR[LI]|DSN)$")
-# A part of a URL that is composed of several variables.
+# The name of a variable that holds one part of a URL.
 PART_OF_URL = re.compile(
     r"(USER|USERNAME|PASSWORD|PASS|HOST|HOSTNAME|SERVER|PORT|NAME|ENVIRONMENT|DRIVER|SCHEME|SCHEMA"
     r"|SSLMODE|_DB|_DATABASE)$"
@@ -45,11 +45,12 @@ _TAKES_URL = _ASYNC | _SYNC | {"set_main_option", "make_url", "connect", "create
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """An environment variable that is read.
+    """An environment variable that a file reads.
 
     Attributes:
-        is_url: Whether it holds the database's URL, as far as one can tell.
-        quote: How it is read, without a default, which may hold a password.
+        line: The line number, from 1.
+        quote: The expression that reads it, without the default, which may contain a password.
+        is_url: Whether its name or its use shows that it holds the URL of the database.
     """
 
     name: str
@@ -60,30 +61,30 @@ class Read:
 
 @dataclass(slots=True, kw_only=True)
 class Facts:
-    """What a file says, in its order; each fact with its line."""
+    """What a file states, in its order; every fact comes with its line number."""
 
     reads: list[Read] = field(default_factory=list)
     urls: list[tuple[SeenUrl, int]] = field(default_factory=list)
     ports: list[tuple[int, int]] = field(default_factory=list)
-    # Addresses of this machine that may be a database's, or something else's.
+    # Ports of this machine that a database or any other server may use.
     local_ports: list[tuple[int, int]] = field(default_factory=list)
     databases: list[tuple[str, int]] = field(default_factory=list)
     schemes: list[tuple[str, int]] = field(default_factory=list)
     is_async: bool = False
     is_sync: bool = False
     changes_driver: bool = False
-    # It puts a variable's name together, from the service's for example.
+    # Whether it builds the name of a variable at run time, for example from the service's name.
     builds_variable: bool = False
     imports: list[tuple[str, int]] = field(default_factory=list)
-    # Why the file says nothing, where it is at fault.
+    # Why the file could not be parsed; empty string if it was.
     problem: str = ""
 
 
 def read_python(path: Path) -> Facts:
-    """Read a file; one that is no Python says nothing but that."""
+    """Parse a file; return only the `problem` if that fails."""
     try:
         with warnings.catch_warnings():
-            # A warning shows the line it is about.
+            # A printed warning would show the line, which may contain a password.
             warnings.simplefilter("ignore")
             tree = ast.parse(path.read_bytes(), filename=str(path))
         reader = _Reader(constants=dict(constants(tree)))
@@ -91,27 +92,27 @@ def read_python(path: Path) -> Facts:
     except OSError as error:
         return Facts(problem=f"cannot be read: {error.strerror}")
     except (RecursionError, MemoryError):
-        return Facts(problem="is nested too deeply to be read")
+        return Facts(problem="is nested too deeply for the parser")
     except SyntaxError as error:
-        return Facts(problem=f"is no Python: line {error.lineno or 1}: {error.msg}")
+        return Facts(problem=f"is not valid Python: line {error.lineno or 1}: {error.msg}")
     except ValueError:
-        return Facts(problem="is no Python")
+        return Facts(problem="is not valid Python")
     return reader.facts
 
 
 class _Reader(ast.NodeVisitor):
-    """Walks a file, and knows what it is inside of."""
+    """Collects the facts of a file, with the functions and classes around the current node."""
 
     def __init__(self, *, constants: Mapping[str, str]) -> None:
         self.facts = Facts()
         self._constants = constants
-        # The name a value is for, directly, and the functions around it.
+        # The name that the current value is assigned to, and the names of the enclosing functions.
         self._target = ""
         self._functions: list[str] = []
         self._prefix: str | None = None
 
     def visit_Expr(self, node: ast.Expr) -> None:
-        """Pass by a docstring, which may show a URL as an example."""
+        """Skip docstrings, which may contain an example URL."""
         if not isinstance(node.value, ast.Constant):
             self.generic_visit(node)
 
@@ -202,7 +203,7 @@ class _Reader(ast.NodeVisitor):
         self._target = outer
 
     def _named(self, name: str, value: ast.expr, line: int) -> None:
-        """Take note of a port or a database that is given a telling name."""
+        """Record a port or a database if the name of the variable shows that it is one."""
         text = plain(value)
         if text is None:
             return
@@ -238,7 +239,7 @@ class _Reader(ast.NodeVisitor):
 
     def _note_read(self, name: str, line: int, quote: str, default: str | None) -> None:
         direct = bool(URL_NAME.search(self._target))
-        around = any(URL_NAME.search(each) for each in self._functions)
+        around = any(URL_NAME.search(function) for function in self._functions)
         is_url = bool(
             URL_NAME.search(name)
             or direct
@@ -255,7 +256,7 @@ class _Reader(ast.NodeVisitor):
             self.facts.databases.append((default, line))
 
     def _field(self, name: str, node: ast.AnnAssign) -> None:
-        """Take note of a field of pydantic's settings, which is an environment variable."""
+        """Record the environment variables of a field of pydantic settings."""
         stated: dict[str | None, ast.expr] = {}
         if isinstance(node.value, ast.Call):
             stated = {keyword.arg: keyword.value for keyword in node.value.keywords}
@@ -289,16 +290,16 @@ class _Reader(ast.NodeVisitor):
 
 
 def names_database(variable: str, value: str) -> bool:
-    """Whether a variable that is named like a database's holds the name of a PostgreSQL one.
+    """Whether a variable holds the name of a PostgreSQL database.
 
-    `REDIS_DB=0` does not: neither its name nor a number fits.
+    `REDIS_DB=0` does not: its name belongs to another product, and its value is a number.
     """
     is_name = re.fullmatch(r"[\w-]+", value) and not value.isdecimal()
     return bool(is_name) and not OTHERS.search(variable.upper())
 
 
 def _changes_driver(node: ast.Call, name: str) -> bool:
-    """Whether a URL is given another driver here."""
+    """Whether a call replaces the driver of a URL."""
     if name in ("replace", "sub", "removesuffix"):
         return any("asyncpg" in text for argument in node.args for text in texts(argument))
     return name in ("set", "_replace") and any(k.arg == "drivername" for k in node.keywords)

@@ -1,4 +1,4 @@
-"""What is known of a field, and what has to be asked."""
+"""The known value of a field, and the questions about unknown ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Value = str | int | list[str] | dict[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """The value of a field, and where it is known from."""
+    """The value of a field, and where it was found."""
 
     value: Value
     evidence: str
@@ -20,7 +20,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One answer to a question, and what speaks for it."""
+    """One possible answer to a question, with a label that gives the reason."""
 
     value: str
     label: str
@@ -28,10 +28,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A field that could not be settled.
+    """A field whose value could not be determined.
 
     Attributes:
-        marker: What stands in the registry as long as nobody has answered.
+        marker: The value that the registry has until the user answers.
     """
 
     field: str
@@ -40,8 +40,8 @@ class Question:
 
 
 def which_of(servers: Sequence[Container], likely: Sequence[Candidate]) -> Question:
-    """Ask which of the servers that fit alike."""
-    reasons = {each.server.name: "; ".join(each.reasons) for each in likely}
+    """Ask which server a service uses if several match equally well."""
+    reasons = {candidate.server.name: "; ".join(candidate.reasons) for candidate in likely}
     shown_ones = [f"{server.port or 'no port'} ({server.name})" for server in servers]
     return Question(
         field="port",
@@ -54,20 +54,21 @@ def which_of(servers: Sequence[Container], likely: Sequence[Candidate]) -> Quest
 
 
 def which_at_all(servers: Sequence[Container], free_port: int) -> Question:
-    """Ask which server, where none fits.
+    """Ask which server a service uses if none matches.
 
     Args:
-        servers: Those of the compose files.
-        free_port: One that none of them has: embedded servers need no container.
+        servers: The servers in the compose files.
+        free_port: An unused port, for an embedded server, which needs no container.
     """
-    own = Choice(value=str(free_port), label=f"{free_port}: a server of its own, not in Compose")
+    own = Choice(value=str(free_port), label=f"{free_port}: a separate server, not in Compose")
     others = (
-        Choice(value=each.name, label=f"{each.port or 'no port'} ({each.name})") for each in servers
+        Choice(value=server.name, label=f"{server.port or 'no port'} ({server.name})")
+        for server in servers
     )
     return Question(
         field="port",
-        marker=f"{TAG} which port? No PostgreSQL server of the compose files fits; {free_port} "
-        "is free.",
+        marker=f"{TAG} which port? No PostgreSQL server in the compose files matches; "
+        f"{free_port} is free.",
         choices=(own, *others),
     )
 
@@ -76,7 +77,7 @@ def which_port(server: Container, free_port: int) -> Question:
     """Ask for the port of a server that publishes none.
 
     Args:
-        free_port: One that nothing in the repository uses.
+        free_port: A port that the repository does not use.
     """
     return Question(
         field="port",
@@ -89,6 +90,10 @@ def which_port(server: Container, free_port: int) -> Question:
 
 
 def which_database(named: Mapping[str, str]) -> Question:
-    """Ask which database, of those that are named or made somewhere."""
+    """Ask which database a service uses.
+
+    Args:
+        named: The possible names, each with the place where it was found.
+    """
     choices = tuple(Choice(value=name, label=f"{name}: {place}") for name, place in named.items())
     return Question(field="database", marker=f"{TAG} {' or '.join(named)}?", choices=choices)

@@ -1,11 +1,11 @@
-"""A registry as text: written as people do, and changed only where it must be."""
+"""Writes a registry as JSON, and keeps the layout of what does not change."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# A longer entry has a line for each field.
+# The maximum length of a line; a longer entry gets one line per field.
 LINE = 100
 SERVICES = "services"
 _SPACE = " \t\r\n"
@@ -13,11 +13,12 @@ _DECODER = json.JSONDecoder()
 
 
 def registry_text(document: Mapping[str, Any], text: str = "") -> str:
-    """Return the text of a registry.
+    """Return a registry as a JSON string.
 
     Args:
-        text: Its text so far: order and layout of what does not change are kept. Without it each
-            entry that fits stands in one line.
+        document: The registry to write.
+        text: Its current JSON; order and layout of unchanged values are kept. If it is empty, every
+            entry that fits is written in one line.
     """
     if text:
         changed = _applied(text, _edits(text, document))
@@ -51,7 +52,7 @@ def _entry_text(entry: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Where a value stands in a text: `start` is that of its key, where it has one."""
+    """The position of a value; `start` is that of its key, or of the value without a key."""
 
     start: int
     value_start: int
@@ -61,7 +62,7 @@ class _Span:
 
 @dataclass(frozen=True, slots=True)
 class _Edit:
-    """A part of a text, and what replaces it."""
+    """A range of a string, and its replacement."""
 
     start: int
     end: int
@@ -69,7 +70,7 @@ class _Edit:
 
 
 def _applied(text: str, edits: Iterator[_Edit]) -> str:
-    for edit in sorted(edits, key=lambda each: each.start, reverse=True):
+    for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
         text = text[: edit.start] + edit.text + text[edit.end :]
     return text
 
@@ -88,7 +89,7 @@ def _of_members(
     values: Mapping[str, Any],
     before: _Span | None = None,
 ) -> Iterator[_Edit]:
-    """Replace the values that differ, and add those that are missing."""
+    """Replace values that differ, and add missing members."""
     missing = []
     for key, value in values.items():
         if key not in members:
@@ -100,9 +101,11 @@ def _of_members(
         return
     separator = _separator(text, beside.start)
     if before:
-        yield _Edit(before.start, before.start, "".join(f"{each}{separator}" for each in missing))
+        yield _Edit(
+            before.start, before.start, "".join(f"{member}{separator}" for member in missing)
+        )
     else:
-        yield _Edit(beside.end, beside.end, "".join(f"{separator}{each}" for each in missing))
+        yield _Edit(beside.end, beside.end, "".join(f"{separator}{member}" for member in missing))
 
 
 def _of_entries(text: str, span: _Span, entries: Sequence[Mapping[str, Any]]) -> Iterator[_Edit]:
@@ -119,11 +122,11 @@ def _of_entries(text: str, span: _Span, entries: Sequence[Mapping[str, Any]]) ->
     last = spans[-1]
     separator = _separator(text, last.start)
     added = [_laid_out(text, last.start, entry) for entry in entries[len(spans) :]]
-    yield _Edit(last.end, last.end, "".join(f"{separator}{each}" for each in added))
+    yield _Edit(last.end, last.end, "".join(f"{separator}{entry}" for entry in added))
 
 
 def _laid_out(text: str, position: int, entry: Mapping[str, Any]) -> str:
-    """Return an entry's text as one that stands at a position, as deeply indented."""
+    """Return an entry as JSON, indented like the value at a position."""
     lines = _entry_text(entry).splitlines()
     return f"{_line_end(text)}{_indent(text, position) or ''}".join(
         line.removeprefix("    ") for line in lines
@@ -131,13 +134,13 @@ def _laid_out(text: str, position: int, entry: Mapping[str, Any]) -> str:
 
 
 def _separator(text: str, position: int) -> str:
-    """Return what parts a value from the next, as where one stands on a line of its own or not."""
+    """Return a comma with the white space that separates the value at a position from the next."""
     indent = _indent(text, position)
     return ", " if indent is None else f",{_line_end(text)}{indent}"
 
 
 def _indent(text: str, position: int) -> str | None:
-    """Return the space before a position in its line; None if there is something else."""
+    """Return the indentation at a position; `None` if other characters precede it in its line."""
     line = text[text.rfind("\n", 0, position) + 1 : position]
     return line if not line.strip() and "\n" in text[:position] else None
 
@@ -147,7 +150,7 @@ def _line_end(text: str) -> str:
 
 
 def _members(text: str, start: int) -> dict[str, _Span]:
-    """Return the members of the object that begins there, by key."""
+    """Return the members of the object at a position, by key."""
     found = {}
     position = _after_space(text, start + 1)
     while text[position] != "}":
@@ -168,7 +171,7 @@ def _elements(text: str, start: int) -> Iterator[_Span]:
 
 
 def _next(text: str, position: int) -> int:
-    """Return where the next value begins, or the bracket that closes them."""
+    """Return the position of the next value, or of the closing bracket."""
     position = _after_space(text, position)
     return _after_space(text, position + 1) if text[position] == "," else position
 

@@ -1,4 +1,4 @@
-"""Which databases a server makes when its volume is new, and which of them is a service's."""
+"""Which databases a server creates in a new volume, and which of them a service uses."""
 
 import re
 from collections.abc import Mapping
@@ -11,34 +11,34 @@ from huleedu_tasks.discovery.service_facts import Reading, telling_name
 from huleedu_tasks.discovery.sources import Sighting, Sources
 from huleedu_tasks.repository import is_directory, is_file, shown, text_of
 
-# A variable that a script of many projects splits up.
+# Variables that a widespread init script splits into database names.
 LISTS = ("POSTGRES_MULTIPLE_DATABASES", "POSTGRES_DATABASES", "POSTGRES_DBS")
 _CREATE = re.compile(r'\bCREATE\s+DATABASE\s+(?:"([^"$]+)"|(\w+))(?!\$)', re.IGNORECASE)
 _CREATEDB = re.compile(r"\bcreatedb\b[^\n]*?\s([A-Za-z_]\w*)\s*$", re.MULTILINE)
 
 
-def databases_made(server: Container, root: Path) -> dict[str, str]:
-    """Return each database with the place that says so; the server's own comes first."""
+def databases_created(server: Container, root: Path) -> dict[str, str]:
+    """Return the databases that a server creates, each with its place; its default one is first."""
     declared = shown(server.file, root) if server.file else "compose files"
     made: dict[str, str] = {}
     if server.database:
-        made[server.database] = f"{declared}: {server.name} makes {server.database}"
+        made[server.database] = f"{declared}: {server.name} creates {server.database}"
     for variable in LISTS:
         for stated in re.split(r"[,;\s]+", server.environment.get(variable, "")):
-            # Some write `database:user:password`.
+            # An item may be `database:user:password`.
             if name := stated.partition(":")[0]:
-                made.setdefault(name, f"{declared}: {variable} of {server.name} names {name}")
+                made.setdefault(name, f"{declared}: {variable} of {server.name} lists {name}")
     for source, target in server.mounts:
         if target.startswith(INIT_DIRECTORY) and source.startswith("/"):
             for script in _scripts(Path(source)):
                 for name in _created(script):
-                    made.setdefault(name, f"{shown(script, root)} makes {name}")
+                    made.setdefault(name, f"{shown(script, root)} creates {name}")
     return made
 
 
-def databases_meant(server: Container, root: Path) -> dict[str, str]:
-    """Return the same without what an image makes if nobody states it, where there are others."""
-    made = databases_made(server, root)
+def databases_stated(server: Container, root: Path) -> dict[str, str]:
+    """Return the databases that a server creates, without an unstated default beside others."""
+    made = databases_created(server, root)
     if _states_database(server) or len(made) < 2:
         return made
     return {name: place for name, place in made.items() if name != server.database}
@@ -49,9 +49,9 @@ def _states_database(server: Container) -> bool:
 
 
 def _scripts(path: Path) -> list[Path]:
-    # It may be the name of nothing, or of what we may not see.
+    # The path may not exist, or may not be readable.
     inside = path.glob("*") if is_directory(path) else [path]
-    return sorted(each for each in inside if each.suffix in SCRIPTS and is_file(each))
+    return sorted(script for script in inside if script.suffix in SCRIPTS and is_file(script))
 
 
 def _created(script: Path) -> list[str]:
@@ -61,9 +61,9 @@ def _created(script: Path) -> list[str]:
 
 
 def database_sightings(sources: Sources) -> dict[str, str]:
-    """Return each database the service's own sources name, with the first place."""
-    named = [(each.value.database, each.place) for each in sources.urls if each.own]
-    named += [(each.value, each.place) for each in sources.databases if each.own]
+    """Return the databases that the service's own sources name, each with its first place."""
+    named = [(url.value.database, url.place) for url in sources.urls if url.own]
+    named += [(database.value, database.place) for database in sources.databases if database.own]
     places: dict[str, str] = {}
     for name, place in named:
         if name:
@@ -74,36 +74,41 @@ def database_sightings(sources: Sources) -> dict[str, str]:
 def find_database(
     reading: Reading, server: Container | None, root: Path, *, shared: bool
 ) -> Sighting[str] | None:
-    """Return a service's own database, or None where nothing settles it.
+    """Return the database of a service; `None` if it cannot be determined.
 
     Args:
-        server: The one it is on, if that is known.
-        shared: Whether other services are on it too.
+        server: The server of the database; `None` if it is not known.
+        root: The directory that paths are shown relative to.
+        shared: Whether other services use this server.
     """
     named = database_sightings(reading.sources)
     only_named = [Sighting(value=n, place=p) for n, p in named.items()] if len(named) == 1 else []
     if server is None:
         return only_named[0] if only_named else None
-    if told := _told(reading, server):
-        return told
-    made = databases_made(server, root)
-    meant = databases_meant(server, root)
+    if stated := _database_of_urls(reading, server):
+        return stated
+    made = databases_created(server, root)
+    meant = databases_stated(server, root)
     alike = _alike(reading, meant) if len(made) > 1 else []
     fitting = [*({*named} & {*made})] or alike
     if len(fitting) == 1:
         name = fitting[0]
         return Sighting(value=name, place=made[name])
-    # What an image makes if nobody states it is no database of anybody's.
+    # The unstated default database of an image belongs to no service that names another.
     if not shared and server.database and (_states_database(server) or not named):
         return Sighting(value=server.database, place=made[server.database])
     return only_named[0] if only_named else None
 
 
-def _told(reading: Reading, server: Container) -> Sighting[str] | None:
-    """Return the database of a URL that leads to this very server."""
-    told = [each for each in reading.told.given if each.server == server.name and each.database]
-    if told:
-        first = min(told, key=lambda each: not each.is_main)
+def _database_of_urls(reading: Reading, server: Container) -> Sighting[str] | None:
+    """Return the database of a URL that resolves to this server; `None` without such a URL."""
+    databases = [
+        database
+        for database in reading.containers.databases
+        if database.server == server.name and database.database
+    ]
+    if databases:
+        first = min(databases, key=lambda database: not database.is_main)
         return Sighting(value=first.database, place=first.place)
     hosts = {server.name, server.container_name} - {""}
     for seen in reading.sources.urls:
@@ -115,9 +120,11 @@ def _told(reading: Reading, server: Container) -> Sighting[str] | None:
 
 
 def _alike(reading: Reading, made: Mapping[str, str]) -> list[str]:
-    """Return the databases that are named as the service is, or else with a word before it."""
+    """Return the databases named like the service, or else those whose name ends with it."""
     prefix = common_prefix(made)
     own = stem(telling_name(reading.directory))
     named = {name: stem(name, prefix) for name in made}
-    same = [name for name, each in named.items() if likeness(own, each) == 1.0]
-    return same or [name for name, each in named.items() if own and each[-len(own) :] == own]
+    same = [name for name, name_words in named.items() if likeness(own, name_words) == 1.0]
+    return same or [
+        name for name, name_words in named.items() if own and name_words[-len(own) :] == own
+    ]

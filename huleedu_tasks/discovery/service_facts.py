@@ -1,8 +1,8 @@
-"""All that was read of one service, before anything is made of it."""
+"""What was read of one service."""
 
 from dataclasses import dataclass
 
-from huleedu_tasks.discovery.applications import Told
+from huleedu_tasks.discovery.applications import ContainerFacts
 from huleedu_tasks.discovery.names import stem
 from huleedu_tasks.discovery.sources import Sources
 from huleedu_tasks.migrations.directories import (
@@ -18,18 +18,18 @@ USUAL_FILES = (CONFIG, PYPROJECT)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What was read of one service: its files, and what its containers are told."""
+    """What was read of one service: its files and its containers."""
 
     directory: ServiceDirectory
     sources: Sources
-    told: Told
+    containers: ContainerFacts
 
 
 def telling_name(directory: ServiceDirectory) -> str:
-    """Return the name of a service's directory, or of one above it if that says nothing.
+    """Return the name of a service's directory, or of a parent if that name is generic.
 
-    One of several histories in a directory is named by its engine, its section, or the directory of
-    its scripts.
+    If a directory has several histories, return the engine, the section, or the name of the
+    directory of the scripts.
     """
     if directory.engine:
         return directory.engine

@@ -1,4 +1,4 @@
-"""What the files of one service say of its database: its variable, port, name and driver."""
+"""Reads what the files of one service state about its database: variable, port, name, driver."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from huleedu_tasks.repository import is_file, repository_files, shown, text_of
 
 T = TypeVar("T")
 
-# Files, and directories of such, that settings are found in.
+# Names of modules and of directories that usually contain settings.
 TELLING = frozenset(
     {
         "config",
@@ -43,26 +43,26 @@ ENV_FILES = (
     "example.env",
     "dev.env",
 )
-# How far, and how many files wide, the imports of env.py are followed.
+# The maximum depth and number of files when the imports of env.py are followed.
 IMPORT_DEPTH = 3
 MOST_FILES = 80
-# A variable of another database than the one the migrations are for.
+# A variable of a database that the migrations are not for.
 SECONDARY = re.compile(
     r"(^|_)(REPLICA|READ|READER|READONLY|RO|SLAVE|STANDBY|TESTS?|TESTING|ADMIN|DIRECT|PROD"
     r"|PRODUCTION|STAGING)(_|$)"
 )
-# The driver of a requirement that says nothing else of the scheme.
+# The driver in the URL scheme, by requirement.
 REQUIREMENTS = {"psycopg2": "psycopg2", "psycopg2-binary": "psycopg2", "psycopg": "psycopg"}
 SYNCHRONOUS = ("postgresql", "postgresql+psycopg2", "postgresql+psycopg", "postgresql+pg8000")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting(Generic[T]):
-    """Something that was found.
+    """A value that was found in a file.
 
     Attributes:
-        place: The file with its line, and how it stands there.
-        own: Whether it stands in the service's own files, and not in what it shares.
+        place: The file, the line and the expression, for the user.
+        own: Whether the file is the service's own; False for shared code.
     """
 
     value: T
@@ -72,10 +72,10 @@ class Sighting(Generic[T]):
 
 @dataclass(slots=True, kw_only=True)
 class Sources:
-    """Everything found, the most telling first."""
+    """Everything that was found, the most reliable first."""
 
     variables: list[Sighting[str]] = field(default_factory=list)
-    # Every variable that is read, whatever it holds.
+    # All environment variables that are read.
     reads: set[str] = field(default_factory=set)
     urls: list[Sighting[SeenUrl]] = field(default_factory=list)
     ports: list[Sighting[int]] = field(default_factory=list)
@@ -85,53 +85,55 @@ class Sources:
     engine: str = ""
     changes_driver: bool = False
     builds_variable: bool = False
-    # Files that could not be read, each with why.
+    # Sentences about files that could not be read.
     problems: list[str] = field(default_factory=list)
 
     @property
     def names_database(self) -> bool:
-        """Whether they speak of a PostgreSQL database at all."""
+        """Whether anything refers to a PostgreSQL database."""
         return bool(self.variables or self.urls or self.databases)
 
     def scheme(self, stated: Sequence[Sighting[str]] = ()) -> Sighting[str] | None:
-        """Return the scheme the migrations expect of a URL, where it is not the usual one.
+        """Return the URL scheme that the migrations need; `None` if it is the convention's.
 
         Args:
-            stated: Schemes of URLs the service is given elsewhere, which tell more.
+            stated: Schemes of URLs in the compose files, which take precedence.
         """
         if self.changes_driver:
             return None
         named = list(stated) or self.schemes
-        if any(each.value == URL_SCHEME for each in named):
+        if any(scheme.value == URL_SCHEME for scheme in named):
             return None
         if self.engine == "sync":
-            return next((each for each in named if each.value in SYNCHRONOUS), self._synchronous)
-        return next((each for each in named if "+" in each.value), None)
+            return next(
+                (scheme for scheme in named if scheme.value in SYNCHRONOUS), self._synchronous
+            )
+        return next((scheme for scheme in named if "+" in scheme.value), None)
 
     @property
     def _synchronous(self) -> Sighting[str]:
-        """The scheme that leaves the driver to SQLAlchemy, where nothing names it."""
-        return Sighting(
-            value="postgresql", place="env.py is synchronous, and nothing names a driver"
-        )
+        """The scheme without a driver, for which SQLAlchemy chooses one."""
+        return Sighting(value="postgresql", place="env.py is synchronous, and no driver is named")
 
 
 def read_sources(
     directory: ServiceDirectory, root: Path, others: Sequence[ServiceDirectory] = ()
 ) -> Sources:
-    """Read the files of a service that may speak of its database.
+    """Read the files of a service that may refer to its database.
 
     Args:
-        others: All services; what lies in their directories is theirs.
+        directory: The service.
+        root: The directory of the whole monorepo.
+        others: All services; files in their directories are theirs.
     """
     sources = Sources()
     inner = [other.home for other in others if directory.home in other.home.parents]
     facts = _python_files(directory, root, inner)
-    for path, each in facts.items():
-        _add(sources, each, path, root, own=directory.contains(path))
-        if each.problem:
-            sources.problems.append(f"{shown(path, root)} {each.problem}.")
-    sources.builds_variable = any(each.builds_variable for each in facts.values())
+    for path, facts_of_file in facts.items():
+        _add(sources, facts_of_file, path, root, own=directory.contains(path))
+        if facts_of_file.problem:
+            sources.problems.append(f"{shown(path, root)} {facts_of_file.problem}.")
+    sources.builds_variable = any(facts_of_file.builds_variable for facts_of_file in facts.values())
     _add_ini(sources, directory, root)
     sources.engine, sources.changes_driver = _engine(facts, directory)
     _add_requirement(sources, directory, root)
@@ -143,7 +145,7 @@ def read_sources(
 
 
 def read_directory(path: Path, root: Path) -> Sources:
-    """Read a directory that has no migrations."""
+    """Read the settings files of a directory without migrations."""
     sources = Sources()
     for file in _telling_files(path, root, ()):
         _add(sources, read_python(file), file, root, own=True)
@@ -153,9 +155,9 @@ def read_directory(path: Path, root: Path) -> Sources:
 def _python_files(
     directory: ServiceDirectory, root: Path, inner: Sequence[Path]
 ) -> dict[Path, Facts]:
-    """Read env.py first, then what it imports, then what is called like settings.
+    """Read env.py, then its imports, then modules with the usual names of settings.
 
-    What an application has that `env.py` runs in is imported, too.
+    If `env.py` runs in a Flask application, the imports of the application are read too.
     """
     facts: dict[Path, Facts] = {}
     waiting = [(path, 0) for path in (directory.scripts / ENV_PY, *_application_files(directory))]
@@ -183,12 +185,12 @@ def _telling_files(home: Path, root: Path, inner: Sequence[Path]) -> list[Path]:
     return [
         path
         for path in repository_files(root)
-        # The cheap questions first: there may be very many files.
+        # The cheap conditions come first: there may be many files.
         if path.suffix == ".py" and (path.stem in TELLING or path.parent.name in TELLING)
         if path.is_relative_to(home)
         if path.stem in TELLING or path.parent != home
         if NOT_READ.isdisjoint(path.relative_to(home).parts)
-        if not any(path.is_relative_to(each) for each in inner)
+        if not any(path.is_relative_to(other) for other in inner)
     ]
 
 
@@ -213,12 +215,17 @@ def _imported(facts: Facts, path: Path, directory: ServiceDirectory, root: Path)
 
 
 def _engine(facts: Mapping[Path, Facts], directory: ServiceDirectory) -> tuple[str, bool]:
-    """Return how the migrations connect, as env.py says or else what it imports."""
+    """Return how the migrations connect.
+
+    Returns:
+        `async`, `sync` or an empty string if it is not known, and whether the code replaces the
+        driver of the URL. `env.py` takes precedence over its imports.
+    """
     env = facts[directory.scripts / ENV_PY]
     telling = [env] if env.is_async or env.is_sync else list(facts.values())
-    is_async = any(each.is_async for each in telling)
-    is_sync = any(each.is_sync for each in telling) and not is_async
-    changes = any(each.changes_driver for each in (env, *telling))
+    is_async = any(facts_of_file.is_async for facts_of_file in telling)
+    is_sync = any(facts_of_file.is_sync for facts_of_file in telling) and not is_async
+    changes = any(facts_of_file.changes_driver for facts_of_file in (env, *telling))
     return "async" if is_async else "sync" if is_sync else "", changes
 
 
@@ -237,13 +244,13 @@ def _add(sources: Sources, facts: Facts, path: Path, root: Path, *, own: bool) -
             sighting(p, line, f"localhost:{p}") for p, line in facts.local_ports
         ]
         sources.databases += [
-            sighting(each, line, f"database {each}") for each, line in facts.databases
+            sighting(database, line, f"database {database}") for database, line in facts.databases
         ]
-    sources.schemes += [sighting(each, line, f"{each}://") for each, line in facts.schemes]
+    sources.schemes += [sighting(scheme, line, f"{scheme}://") for scheme, line in facts.schemes]
 
 
 def _described(url: SeenUrl) -> str:
-    """Say what a URL says, without its login."""
+    """Return a URL for the user, without user name and password."""
     port = f":{url.port}" if url.port else ""
     return f"{url.scheme}://{url.host or '...'}{port}/{url.database or '...'}"
 
@@ -256,18 +263,22 @@ def _add_ini(sources: Sources, directory: ServiceDirectory, root: Path) -> None:
 
 
 def _add_env_files(sources: Sources, directory: Path, root: Path, *, everything: bool) -> None:
-    """Read variables and their values; of the root's, only those that are the service's."""
-    read = {each.value for each in sources.variables if each.own}
+    """Read URLs and their variables from the `.env` files of a directory.
+
+    Args:
+        everything: False to take only variables that the service's own files read.
+    """
+    read = {variable.value for variable in sources.variables if variable.own}
     for file in (directory / name for name in ENV_FILES):
-        for each in assignments(file):
-            url = see_url(_without_variables(each.value))
-            if not url or not (everything or each.name in read):
+        for assignment in assignments(file):
+            url = see_url(_without_variables(assignment.value))
+            if not url or not (everything or assignment.name in read):
                 continue
-            place = f"{shown(file, root)}:{each.line} {each.name}"
+            place = f"{shown(file, root)}:{assignment.line} {assignment.name}"
             sources.urls.append(Sighting(value=url, place=f"{place}={_described(url)}"))
             sources.schemes.append(Sighting(value=url.scheme, place=place))
-            if everything and URL_NAME.search(each.name):
-                sources.variables.append(Sighting(value=each.name, place=place))
+            if everything and URL_NAME.search(assignment.name):
+                sources.variables.append(Sighting(value=assignment.name, place=place))
 
 
 def _without_variables(text: str) -> str:
@@ -275,11 +286,12 @@ def _without_variables(text: str) -> str:
 
 
 def _add_requirement(sources: Sources, directory: ServiceDirectory, root: Path) -> None:
-    """Where no URL names the driver of a service, its requirements do.
+    """Take the driver from the requirements of a service if no URL names one.
 
-    psycopg 3 serves both kinds; an asynchronous service that requires asyncpg as well has that.
+    psycopg 3 is synchronous and asynchronous; an asynchronous service that also requires asyncpg
+    uses asyncpg.
     """
-    if any("+" in each.value for each in sources.schemes):
+    if any("+" in scheme.value for scheme in sources.schemes):
         return
     for file in (
         directory.home / "pyproject.toml",
@@ -298,19 +310,19 @@ def _add_requirement(sources: Sources, directory: ServiceDirectory, root: Path) 
 
 
 def _ranked(variables: Sequence[Sighting[str]]) -> list[Sighting[str]]:
-    """Put the variable of the migrations' own database first; each stands once."""
+    """Remove duplicates, and sort the service's own main database to the front."""
     first: dict[str, Sighting[str]] = {}
-    for each in variables:
-        first.setdefault(each.value, each)
+    for variable in variables:
+        first.setdefault(variable.value, variable)
 
-    def rank(each: Sighting[str]) -> tuple[bool, bool]:
-        return not each.own, bool(SECONDARY.search(each.value))
+    def rank(variable: Sighting[str]) -> tuple[bool, bool]:
+        return not variable.own, bool(SECONDARY.search(variable.value))
 
     return sorted(first.values(), key=rank)
 
 
 def local_ports_of(sources: Sources) -> Iterator[Sighting[int]]:
-    """Return the ports that are a database's on this machine, as far as the sources tell."""
+    """Yield the ports that databases have on this machine according to the sources."""
     for seen in sources.urls:
         if seen.value.port and seen.value.host in LOCAL_HOSTS:
             yield Sighting(value=seen.value.port, place=seen.place, own=seen.own)

@@ -1,14 +1,14 @@
-"""Small questions to Python's syntax trees."""
+"""Helpers for the syntax trees of Python."""
 
 import ast
 from collections.abc import Iterator
 
-# In bits; a port is shorter.
+# In bits; longer integers, such as keys, are ignored.
 LONGEST_NUMBER = 64
 
 
 def constants(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Find what plain names and fields are set to, here or by default."""
+    """Yield names and attributes with the constant or default that is assigned to them."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target, value = node.targets[0], node.value
@@ -22,7 +22,11 @@ def constants(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def plain(node: ast.expr | None) -> str | None:
-    """Return a text or number that is stated, or is the default of what is read."""
+    """Return a constant string or integer, or the default of a call that reads a setting.
+
+    Returns:
+        The value as a string; `None` if the expression is neither.
+    """
     if isinstance(node, ast.Constant) and isinstance(node.value, str | int):
         return None if isinstance(node.value, bool) or _is_huge(node.value) else str(node.value)
     if isinstance(node, ast.BoolOp):
@@ -38,12 +42,12 @@ def plain(node: ast.expr | None) -> str | None:
 
 
 def _is_huge(value: str | int) -> bool:
-    # Such as a key: Python refuses to write out its digits.
+    # Python raises ValueError when it converts an integer with very many digits.
     return isinstance(value, int) and value.bit_length() > LONGEST_NUMBER
 
 
 def dotted(node: ast.expr) -> str:
-    """Return a dotted name as it stands; dots for anything else, which may hold a password."""
+    """Return a dotted name; `...` for any other expression, which may contain a password."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.insert(0, node.attr)
@@ -52,34 +56,34 @@ def dotted(node: ast.expr) -> str:
 
 
 def last_name(node: ast.expr) -> str:
-    """Return the last part of a dotted name, or nothing."""
+    """Return the last part of a dotted name; empty string for any other expression."""
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
 
 
 def inner_name(node: ast.expr) -> str:
-    """Return the name of what is written, without calls around it."""
-    # `quote(user)` and `str(port)` are about their argument.
+    """Return the last name in an expression, without the calls around it."""
+    # `quote(user)` and `str(port)` have the name of their argument.
     while isinstance(node, ast.Call) and len(node.args) == 1:
         node = node.args[0]
     return last_name(node)
 
 
 def texts(node: ast.expr) -> list[str]:
-    """Return every text in an expression."""
+    """Return every constant string in an expression."""
     return [
-        each.value
-        for each in ast.walk(node)
-        if isinstance(each, ast.Constant) and isinstance(each.value, str)
+        child.value
+        for child in ast.walk(node)
+        if isinstance(child, ast.Constant) and isinstance(child.value, str)
     ]
 
 
 def env_prefix(node: ast.ClassDef) -> str:
-    """Return what pydantic puts before the variables of a settings class."""
-    for each in ast.walk(node):
-        if isinstance(each, ast.keyword) and each.arg == "env_prefix":
-            return plain(each.value) or ""
-        if isinstance(each, ast.Assign) and last_name(each.targets[0]) == "env_prefix":
-            return plain(each.value) or ""
+    """Return the `env_prefix` of a class of pydantic settings; empty string without one."""
+    for child in ast.walk(node):
+        if isinstance(child, ast.keyword) and child.arg == "env_prefix":
+            return plain(child.value) or ""
+        if isinstance(child, ast.Assign) and last_name(child.targets[0]) == "env_prefix":
+            return plain(child.value) or ""
     return ""

@@ -1,4 +1,4 @@
-"""Which environment variable holds the URL of a service's own database."""
+"""Finds the environment variable that holds the URL of a service's database."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,17 +6,21 @@ from pathlib import Path
 from huleedu_tasks.discovery.questions import Known
 from huleedu_tasks.discovery.service_facts import Reading
 
-# A service's variables with their places, the most telling first.
+# A service's variables with their places, the most reliable first.
 Places = Mapping[str, str]
 
 
 def own_variables(readings: Sequence[Reading]) -> dict[Path, Places]:
-    """Return the variables of each service, by its directory."""
+    """Return the variables of each service, by the key of its directory."""
     return {reading.directory.key: _ranked(reading) for reading in readings}
 
 
 def find_variable(reading: Reading, variables: Mapping[Path, Places]) -> dict[str, Known]:
-    """Return the variable no other service has too, else the one that its `env.py` shares."""
+    """Return `url_variable`, or `alembic_url_variable` if other services use the variable too.
+
+    Returns:
+        One field with its evidence; empty if the service has no variable.
+    """
     path = reading.directory.key
     others = [places for other, places in variables.items() if other != path]
     for name, place in variables[path].items():
@@ -28,17 +32,17 @@ def find_variable(reading: Reading, variables: Mapping[Path, Places]) -> dict[st
 
 
 def _ranked(reading: Reading) -> Places:
-    read = [(each.value, each.place) for each in reading.sources.variables]
-    own = {each.value for each in reading.sources.variables if each.own}
-    told = sorted(reading.told.given, key=lambda each: not each.is_main)
-    given = [(each.variable, each.place) for each in told if each.variable]
-    names_given = {name for name, _ in given}
+    read = [(variable.value, variable.place) for variable in reading.sources.variables]
+    own = {variable.value for variable in reading.sources.variables if variable.own}
+    databases = sorted(reading.containers.databases, key=lambda database: not database.is_main)
+    stated = [(database.variable, database.place) for database in databases if database.variable]
+    names_stated = {name for name, _ in stated}
     places: dict[str, str] = {}
     for name, place in (
-        *(pair for pair in read if pair[0] in names_given),
+        *(pair for pair in read if pair[0] in names_stated),
         *(pair for pair in read if pair[0] in own),
-        *given,
-        # Where shared code makes the name of the service's own, what it names itself is none.
+        *stated,
+        # If shared code builds the name of the variable, other names in it are not the service's.
         *(() if reading.sources.builds_variable else read),
     ):
         places.setdefault(name, place)

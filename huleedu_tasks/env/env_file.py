@@ -1,4 +1,4 @@
-"""Writes a developer's `.env` from `env.example`, and adds what an existing one lacks."""
+"""Writes a developer's `.env` from `env.example`, and appends missing variables to one."""
 
 import os
 import re
@@ -16,21 +16,22 @@ _NEEDS_NO_QUOTES = re.compile(r"[\w./:@%+,=-]*", re.ASCII)
 
 
 def new_password() -> str:
-    """Return a password that nobody has."""
+    """Return a random password."""
     return secrets.token_urlsafe(PASSWORD_BYTES)
 
 
 def write_env_file(root: Path, values: Mapping[str, str]) -> Path | None:
-    """Write `.env` from the example there is, readable by nobody else.
+    """Write `.env` from `env.example` or `.env.example`; only its owner may read it.
 
     Args:
-        values: What is filled in, by the variable's name; the example's own value is replaced.
+        root: The root of the monorepo.
+        values: The values to fill in, by variable name; they replace those of the example.
 
     Returns:
-        The file, or None if there was one already: it is left alone.
+        The path of the new file; None if `.env` exists, which is not changed.
 
     Raises:
-        ConfigurationError: If it cannot be written; no half file stays behind.
+        ConfigurationError: If it cannot be written; an incomplete file is removed.
     """
     path = root / ENV_FILE
     try:
@@ -40,7 +41,7 @@ def write_env_file(root: Path, values: Mapping[str, str]) -> Path | None:
         return None
     except OSError as error:
         raise ConfigurationError(
-            f"{path} cannot be written: {error.strerror}",
+            f"{path} could not be written: {error.strerror}",
             code="env-file-unwritable",
             hint="Correct the directory's owner and permissions.",
         ) from error
@@ -50,15 +51,15 @@ def write_env_file(root: Path, values: Mapping[str, str]) -> Path | None:
     except OSError as error:
         path.unlink()
         raise ConfigurationError(
-            f"{path} cannot be written: {error.strerror}",
+            f"{path} could not be written: {error.strerror}",
             code="env-file-unwritable",
-            hint="Make room on the disk.",
+            hint="Free space on the disk, and run `invoke env.init` again.",
         ) from error
     return path
 
 
 def add_lines(path: Path, values: Mapping[str, str]) -> None:
-    """Append variables to a `.env`; nothing that stands in it is changed.
+    """Append variables to a `.env`; its existing lines are not changed.
 
     Raises:
         ConfigurationError: If it cannot be written.
@@ -70,14 +71,14 @@ def add_lines(path: Path, values: Mapping[str, str]) -> None:
             file.write(start + "".join(f"{_line(name, values[name])}\n" for name in values))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{path} cannot be written: {error}",
+            f"{path} could not be written: {error}",
             code="env-file-unwritable",
-            hint="It must be a writable file in UTF-8.",
+            hint="Correct its permissions, or convert it to UTF-8.",
         ) from error
 
 
 def with_values(example: str, values: Mapping[str, str]) -> str:
-    """Return the text of an example with variables filled in, in their lines or at its end."""
+    """Return an example's content with values filled in, in their lines or at its end."""
     text = example
     for name, value in values.items():
         line = _line(name, value)
@@ -90,7 +91,7 @@ def with_values(example: str, values: Mapping[str, str]) -> str:
 
 
 def stated_in_example(root: Path) -> dict[str, str]:
-    """Return the values of the example that `.env` would be written from."""
+    """Return the variables that `env.example` or `.env.example` sets; empty if neither exists."""
     example = _example(root)
     return read_env_file(example, {})[0] if example else {}
 
@@ -100,13 +101,13 @@ def _line(name: str, value: str) -> str:
 
 
 def quoted(value: str) -> str:
-    """Return a value as a line of `.env` must state it, so that it is read back the same."""
+    """Return a value quoted for `.env`, so that reading the file returns the same value."""
     if _NEEDS_NO_QUOTES.fullmatch(value):
         return value
     escaped = value.replace("\\", "\\\\")
     if "\r" in value or "\n" in value:
         escaped = escaped.replace('"', '\\"').replace("\r", "\\r").replace("\n", "\\n")
-        # Between double quotes a reference is filled in: here by its own dollar sign.
+        # Double quotes interpolate `${NAME}`: this reference yields the dollar sign.
         return '"' + escaped.replace("${", "${HULEEDU_DOLLAR:-$}{") + '"'
     return "'" + escaped.replace("'", "\\'") + "'"
 
@@ -123,7 +124,7 @@ def _template(root: Path) -> str:
         return example.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{example} cannot be read: {error}",
+            f"{example} could not be read: {error}",
             code="env-example-unreadable",
-            hint="It must be a readable file in UTF-8.",
+            hint="Correct its permissions, or convert it to UTF-8.",
         ) from error

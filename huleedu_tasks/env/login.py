@@ -15,7 +15,7 @@ class Login:
 
     Attributes:
         values: Their values, users first.
-        passwords: The names of those that are passwords.
+        passwords: The names of the variables that are passwords.
         is_generated: Whether a password was generated.
     """
 
@@ -25,16 +25,22 @@ class Login:
 
     @property
     def shown(self) -> str:
-        """The lines without the passwords."""
+        """The variables as NAME=value, with `***` for each password."""
         pairs = self.values.items()
-        return ", ".join(f"{n}={'***' if n in self.passwords else value}" for n, value in pairs)
+        return ", ".join(
+            f"{name}={'***' if name in self.passwords else value}" for name, value in pairs
+        )
 
 
 async def missing_login(registry: Registry, settings: Settings) -> Login:
-    """Return what the development login still needs.
+    """Return the login variables that are not set.
 
-    A service whose URL is stated needs none. What a compose service states as a value is taken
-    from there; of services that differ in it, from the first.
+    A service with an override variable needs none. User and password come from its compose
+    service; if compose services differ, from the first. A password that no compose service states
+    is generated.
+
+    Raises:
+        ConfigurationError: If a compose file that the registry names cannot be read.
     """
     environment = settings.child_environment()
     composition = await read_composition(registry.root, registry.compose_files, environment)

@@ -1,1 +1,1 @@
-"""A service's Alembic history: read from its files, and run in a process of its own."""
+"""Reads a service's Alembic history from its files, and runs Alembic in child processes."""

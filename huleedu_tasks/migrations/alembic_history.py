@@ -1,7 +1,7 @@
-"""What each service's own Alembic says: its revisions, and the version table it keeps.
+"""Returns the revisions and the version tables of services.
 
-Where files state it literally they are read; otherwise Alembic is asked in a process of its own,
-and its answer is remembered in the state directory until anything it depends on has changed.
+Literal values are read from files. Otherwise Alembic is asked in a child process, and its answer is
+cached in the state directory until one of its inputs changes.
 """
 
 import json
@@ -37,21 +37,21 @@ from huleedu_tasks.state_dir import make_directory, make_state_directory
 if TYPE_CHECKING:
     import asyncpg
 
-# Whatever an `env.py` does while it is asked, it changes nothing.
+# An `env.py` that is only asked must not write.
 READ_ONLY = {"default_transaction_read_only": "on", "statement_timeout": "30s"}
 DIRECTORY = "alembic"
 REVISIONS, VERSION_TABLES = "revisions", "version-tables"
-# Of the files that answers are remembered in; another one is not read.
+# The format of cache files; those with another one are ignored.
 FORMAT = 2
 ONLY_THE_OWNER = 0o600
 
 
 @dataclass(kw_only=True)
 class AlembicHistories:
-    """The answers of one run.
+    """The revisions and version tables of services, for one command.
 
     Attributes:
-        state: The state directory, where answers are remembered; None to remember none.
+        state: The state directory with the cache; None for no cache.
     """
 
     settings: Settings
@@ -60,13 +60,14 @@ class AlembicHistories:
     _installed: dict[str, str] = field(default_factory=dict, repr=False)
 
     async def history(self, service: Service, url: DatabaseUrl | None = None) -> History:
-        """Return a service's revisions, as its files are now.
+        """Return a service's current revisions.
 
         Args:
-            url: What the service's variables name while Alembic is asked; None for nothing.
+            service: The service.
+            url: The URL in the service's variables while Alembic is asked; None for no URL.
 
         Raises:
-            MigrationError: With everything that keeps them from being one history.
+            MigrationError: If the revisions do not form one history, with all findings.
         """
         try:
             return read_history(service)
@@ -75,16 +76,16 @@ class AlembicHistories:
         question = self._question(service, REVISIONS)
         remembered = question.remembered()
         if remembered is not None:
-            return history_of([_revision(each) for each in remembered])
+            return history_of([_revision(stated) for stated in remembered])
         found = await runner.report_revisions(service, url, self.settings, workers=self.workers)
         if found.contradictions:
             raise MigrationError(
-                "Its revisions do not form one history.",
+                "The revisions do not form one history.",
                 code="history-broken",
                 findings=[Finding(place="", problem=text) for text in found.contradictions],
                 hint="Nothing was run. Correct the files.",
             )
-        answer = [asdict(each) | {"path": str(each.path)} for each in found.revisions]
+        answer = [asdict(revision) | {"path": str(revision.path)} for revision in found.revisions]
         question.remember(answer, found.used)
         return history_of(found.revisions)
 
@@ -94,13 +95,13 @@ class AlembicHistories:
         """Return the version tables that a service's `env.py` configures on its database.
 
         Args:
-            connection: To that database; it says which one `env.py` must connect to.
+            connection: A connection to that database, to which `env.py` must connect.
 
         Returns:
-            None if `env.py` cannot be asked.
+            The tables; None if `env.py` cannot be asked.
 
         Raises:
-            Refused: If `env.py` connects to another database.
+            Refused: If `env.py` connects to a different database.
         """
         if (known := self.known_version_tables(service, url)) is not None:
             return known
@@ -114,14 +115,14 @@ class AlembicHistories:
     async def ask_tables(
         self, service: Service, url: DatabaseUrl, connection: "asyncpg.Connection"
     ) -> ReportedTables:
-        """Have a service's `env.py` say which version tables it configures, and as which role.
+        """Ask a service's `env.py` for its version tables, its role and its search path.
 
         Args:
-            connection: To its database; it says which one `env.py` must connect to.
+            connection: A connection to its database, to which `env.py` must connect.
 
         Raises:
             MigrationError: If `env.py` cannot be asked.
-            Refused: If `env.py` connects to another database.
+            Refused: If `env.py` connects to a different database.
         """
         with scratch_directory() as directory:
             session = Observation(
@@ -136,19 +137,19 @@ class AlembicHistories:
     def known_version_tables(
         self, service: Service, url: DatabaseUrl
     ) -> tuple[VersionTable, ...] | None:
-        """Return the version tables that `env.py` states literally, or is known to configure.
+        """Return the version tables that `env.py` configures literally, or those in the cache.
 
         Returns:
-            None if it must be asked.
+            The tables; None if `env.py` must be asked.
         """
-        # What Alembic reported itself is worth more than our own reading.
+        # A reported table takes precedence over one that was parsed.
         remembered = self._question(service, VERSION_TABLES, url).remembered()
         if remembered is not None:
-            return tuple(_version_table(each) for each in remembered)
+            return tuple(_version_table(stated) for stated in remembered)
         return _stated_tables(service)
 
     def learn(self, service: Service, url: DatabaseUrl, reported: ReportedTables) -> None:
-        """Remember what a migration reported, where `env.py` does not state it literally."""
+        """Cache the version tables that a migration reported, unless they are literal."""
         if reported.tables and reported.tables != _stated_tables(service):
             self._remember_tables(service, url, reported)
 
@@ -159,26 +160,26 @@ class AlembicHistories:
         connection: "asyncpg.Connection",
         history: History,
     ) -> tuple[str, ...]:
-        """Return the revisions a database is at: those of its least advanced version table.
+        """Return the current revisions of a database: those of its least advanced version table.
 
         Args:
-            connection: To that database.
+            connection: A connection to that database.
 
         Raises:
-            Refused: If `env.py` connects to another database.
-            ServerError: If they cannot be read, or several tables may be the one.
+            Refused: If `env.py` connects to a different database.
+            ServerError: If they cannot be read, or several tables may be the version table.
         """
         tables = await self.version_tables(service, url, connection)
         return history.least_advanced(await read_revisions(connection, tables))
 
     @property
     def workers(self) -> WarmWorkers:
-        """The processes that ask, started when the first of them is needed."""
+        """The fork server, started when it is first needed."""
         self._workers = self._workers or WarmWorkers()
         return self._workers
 
     async def aclose(self) -> None:
-        """End the processes that ask; another question starts new ones."""
+        """End the fork server; a later question starts a new one."""
         workers, self._workers = self._workers, None
         if workers:
             await workers.aclose()
@@ -186,9 +187,9 @@ class AlembicHistories:
     def _remember_tables(
         self, service: Service, url: DatabaseUrl, reported: ReportedTables
     ) -> None:
-        # An answer that depends on data may be another one at any time.
+        # An answer that depends on the database's data is not cached.
         if not reported.queried_first:
-            answer = [asdict(each) for each in reported.tables]
+            answer = [asdict(table) for table in reported.tables]
             self._question(service, VERSION_TABLES, url).remember(answer, reported.used)
 
     def _question(self, service: Service, kind: str, url: DatabaseUrl | None = None) -> "Question":
@@ -209,13 +210,13 @@ class AlembicHistories:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A question to a service's Alembic, and the file that its answer is remembered in.
+    """A question to a service's Alembic, and the cache file of its answer.
 
     Attributes:
-        state: The state directory; None to remember nothing.
-        name: The file's name.
-        about: What was asked of which service.
-        present: What the service's code finds now.
+        state: The state directory; None for no cache.
+        name: The name of the file.
+        about: Identifies the service and the question.
+        present: The current state of inputs.
     """
 
     state: Path | None
@@ -224,8 +225,8 @@ class Question:
     present: Present
 
     def remembered(self) -> list[dict[str, Any]] | None:
-        """Return the answer, or None if there is none or it may be another one now."""
-        # A file that cannot be read is one that is not there.
+        """Return the cached answer; None if it is missing or an input has changed."""
+        # An unreadable file counts as missing.
         with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(self._path(self.state).read_bytes()) if self.state else {}
             is_ours = (document["format"], document["about"]) == (FORMAT, self.about)
@@ -235,7 +236,7 @@ class Question:
         return None
 
     def remember(self, answer: list[dict[str, Any]], used: Used | None) -> None:
-        """Remember an answer with everything that was used for it; None: that is not known."""
+        """Cache an answer with its inputs, unless they are None or cannot be tracked."""
         if self.state is None or used is None or used.untracked:
             return
         document = {
@@ -244,7 +245,7 @@ class Question:
             "inputs": dict(self.present.inputs(used)),
             "answer": answer,
         }
-        # Without it the next command asks once more.
+        # Without the file, the next command asks again.
         with suppress(OSError, ServerError):
             make_state_directory(self.state)
             path = self._path(self.state)

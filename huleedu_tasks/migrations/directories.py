@@ -1,4 +1,4 @@
-"""The directories of a repository that are services: those with Alembic migrations of their own."""
+"""Finds the services of a repository: directories with their own Alembic migrations."""
 
 import configparser
 import os
@@ -24,15 +24,15 @@ ALEMBIC = "alembic"
 LOCATION = "script_location"
 ENV_PY = "env.py"
 HERE = "%(here)s"
-# How an `env.py` of Flask-Migrate reaches its application, and where that may be.
+# The name by which an `env.py` of Flask-Migrate uses its application, and where it is defined.
 CURRENT_APP = "current_app"
 FLASK_APP = re.compile(r"^\s*(?:export\s+)?FLASK_APP\s*=\s*[\"']?([\w./:]+)", re.MULTILINE)
 FACTORY = re.compile(r"^def create_app\(", re.MULTILINE)
-# What lies there is no service of this repository, or not one that runs.
+# Directories whose contents are not services of the repository.
 NO_SERVICES = frozenset({"tests", "test", "fixtures", "testdata", "templates", "cookiecutter"})
-# Directories inside a service that migrations may lie in.
+# Names of directories inside a service that may contain its migrations.
 TECHNICAL = frozenset({"alembic", "migrations", "migration", "db", "database"})
-# What can run a service's Python, by the file that says so.
+# Interpreters of a service, and programs that run one, by their lock file.
 VIRTUAL_PYTHONS = (".venv/bin/python", "venv/bin/python")
 LOCKS = {"uv.lock": "uv", "pdm.lock": "pdm", "poetry.lock": "poetry"}
 
@@ -42,17 +42,17 @@ class ServiceDirectory:
     """One service's directory.
 
     Attributes:
-        path: Where its migrations are run.
+        path: The working directory of its migrations.
         config: Alembic's configuration file.
         scripts: The directory with `env.py`.
-        root: That of the repository, which no service goes beyond.
-        runs_anywhere: Whether the configuration leads to the scripts from any directory.
+        root: The root of the repository.
+        runs_anywhere: Whether the configuration resolves to the scripts from any directory.
         section: The section of the configuration.
-        engine: The database that it names among others, as Alembic's template multidb does; an
-            empty string if it names none.
+        engine: One of the databases that the configuration names, as Alembic's template multidb
+            does; an empty string if it names none.
         flask_app: The Flask application that its `env.py` needs, as `flask --app` takes it; an
             empty string if it needs none.
-        import_paths: Where its code looks for modules, as Alembic is told.
+        import_paths: The directories in Alembic's prepend_sys_path.
     """
 
     path: Path
@@ -67,25 +67,25 @@ class ServiceDirectory:
 
     @property
     def key(self) -> Path:
-        """What tells it from other directories: where its scripts lie, its section, its engine."""
+        """Its unique key: directory of its scripts, section and engine."""
         path = self.scripts if self.section == ALEMBIC else self.scripts / f"[{self.section}]"
         return path / f"[{self.engine}]" if self.engine else path
 
     @property
     def home(self) -> Path:
-        """The whole service's directory, where only its migrations have one of their own."""
+        """The service's directory, above a directory for its migrations only."""
         path = self.path
         while path.name in TECHNICAL and path != self.root:
             path = path.parent
         return path
 
     def contains(self, path: Path | None) -> bool:
-        """Whether a path lies in the service's directory, or is it."""
+        """Whether a path is the service's directory or below it."""
         return path is not None and path.is_relative_to(self.home)
 
     @property
     def python(self) -> tuple[str | list[str], Path] | None:
-        """What runs the service's Python if it is its own, and the file that says so."""
+        """The service's interpreter, and the file that names it; None if it has none of its own."""
         if self.home == self.root:
             return None
         for name in VIRTUAL_PYTHONS:
@@ -101,8 +101,8 @@ def find_directories(root: Path, not_taken: list[Finding]) -> list[ServiceDirect
     """Return every directory with migrations, in the order of their paths.
 
     Args:
-        not_taken: Each file that configures Alembic and makes no service, with the reason, is
-            added to it.
+        root: The root of the repository.
+        not_taken: Receives a finding for each skipped Alembic configuration.
     """
     found: dict[Path, ServiceDirectory] = {}
     configurations = _configurations(root)
@@ -110,7 +110,7 @@ def find_directories(root: Path, not_taken: list[Finding]) -> list[ServiceDirect
         if file.name == CONFIG and file not in configurations:
             problem = "has no section that configures Alembic"
             if _parsed(file) is None:
-                problem = "cannot be parsed, so its service is not known"
+                problem = "could not be parsed, and its service was skipped"
             not_taken.append(Finding(place=shown(file, root), problem=problem))
     for file in configurations:
         sections = [name for name in _sections(file) if _directory(file, root, name)]
@@ -119,12 +119,12 @@ def find_directories(root: Path, not_taken: list[Finding]) -> list[ServiceDirect
             if problem := _why_not_taken(file, root, directory, found):
                 not_taken.append(Finding(place=shown(file, root), problem=problem))
             elif directory:
-                found |= {each.key: each for each in _by_engine(directory)}
+                found |= {one.key: one for one in _by_engine(directory)}
     return sorted(found.values(), key=lambda directory: (directory.path, directory.key))
 
 
 def _by_engine(directory: ServiceDirectory) -> list[ServiceDirectory]:
-    """Return a directory once for each database that its `env.py` would migrate in one run."""
+    """Return a directory once for each database that one run of its `env.py` migrates."""
     stated = str((_options(directory.config, directory.section) or {}).get(DATABASES) or "")
     engines = engine_names(stated) if DATABASES in text_of(directory.scripts / ENV_PY) else []
     return [replace(directory, engine=engine) for engine in engines] or [directory]
@@ -136,35 +136,35 @@ def _why_not_taken(
     directory: ServiceDirectory | None,
     found: Mapping[Path, ServiceDirectory],
 ) -> str:
-    """Return why a configuration makes no service; empty if it does."""
+    """Return why a configuration is skipped; an empty string if it is not."""
     if not is_nameable(file):
-        return "configures Alembic, but its name is not UTF-8, and a registry is"
+        return "configures Alembic, but its path is not valid UTF-8, which a registry requires"
     if not NO_SERVICES.isdisjoint(file.relative_to(root).parts[:-1]):
-        return "configures Alembic in a directory of tests or templates, which holds no service"
+        return "configures Alembic in a directory of tests or templates, and was skipped"
     if directory is None:
         return _why_no_directory(file)
-    if doubles := {each.key for each in _by_engine(directory)} & found.keys():
+    if doubles := {one.key for one in _by_engine(directory)} & found.keys():
         first = found[doubles.pop()].config.name
         return (
-            f"configures migrations of {shown(directory.path, root)} as {first} does, which was "
-            "taken: an entry has one configuration"
+            f"configures the same migrations of {shown(directory.path, root)} as {first}, and was "
+            "skipped: an entry has one configuration"
         )
     return ""
 
 
 def _why_no_directory(file: Path) -> str:
     if _sections(file):
-        return f"configures Alembic, but its script_location holds no {ENV_PY}"
+        return f"configures Alembic, but its script_location has no {ENV_PY}"
     if is_file(file.with_name(ENV_PY)):
         return (
             "has no script_location, as Flask-Migrate writes it, and no application was found "
-            "beside it: write an entry that states 'alembic_config' and 'flask_app'"
+            "beside it; write an entry with 'alembic_config' and 'flask_app'"
         )
     return "has no script_location"
 
 
 def _sections(file: Path) -> list[str]:
-    """Return the sections that state a script_location; others are for `alembic --name`."""
+    """Return the sections of a configuration with a script_location."""
     document = _parsed(file) or {}
     if file.suffix == ".toml":
         return [ALEMBIC] if (_options(file) or {}).get(LOCATION) else []
@@ -177,7 +177,7 @@ def _sections(file: Path) -> list[str]:
 
 
 def _configurations(root: Path) -> list[Path]:
-    """Return every file that configures Alembic, in each directory the usual one first."""
+    """Return every file that configures Alembic; alembic.ini first in each directory."""
     files = [
         path
         for path in repository_files(root)
@@ -191,7 +191,7 @@ def _configurations(root: Path) -> list[Path]:
 
 
 def _options(file: Path, section: str = ALEMBIC) -> dict[str, object] | None:
-    """Return what a file tells Alembic; None if that is nothing."""
+    """Return the options of a section; None if the file does not have it."""
     document = _parsed(file) or {}
     sections = document.get("tool") if file.suffix == ".toml" else document
     options = sections.get(section) if isinstance(sections, dict) else None
@@ -199,7 +199,7 @@ def _options(file: Path, section: str = ALEMBIC) -> dict[str, object] | None:
 
 
 def _parsed(file: Path) -> dict[str, object] | None:
-    """Return what a file of settings holds; None if it cannot be read."""
+    """Return the sections of a configuration file; None if it cannot be parsed."""
     try:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".toml":
@@ -212,7 +212,7 @@ def _parsed(file: Path) -> dict[str, object] | None:
 
 
 def ini_url(directory: ServiceDirectory) -> str:
-    """Return the database URL an Alembic configuration states, or nothing."""
+    """Return sqlalchemy.url of an Alembic configuration; an empty string if it has none."""
     section = directory.engine or directory.section
     return str((_options(directory.config, section) or {}).get("sqlalchemy.url") or "")
 
@@ -240,7 +240,7 @@ def _directory(file: Path, root: Path, section: str) -> ServiceDirectory | None:
 
 
 def _flask_directory(file: Path, root: Path) -> ServiceDirectory | None:
-    """Return a directory of migrations by Flask-Migrate, with the application that was found."""
+    """Return a Flask-Migrate directory and its application; None if none is found."""
     if CURRENT_APP not in text_of(file.with_name(ENV_PY)) or file.parent == root:
         return None
     home = file.parent.parent
@@ -255,7 +255,7 @@ def _flask_directory(file: Path, root: Path) -> ServiceDirectory | None:
 def _flask_app(home: Path) -> str:
     """Return the Flask application of a directory; an empty string if none is found.
 
-    It is the one that Flask is told, or else finds by itself, or else that of a package.
+    FLASK_APP of .flaskenv comes first, then a file that Flask finds, then a factory of a package.
     """
     if stated := FLASK_APP.search(text_of(home / ".flaskenv")):
         return stated[1]
@@ -275,7 +275,7 @@ def _working_directories(file: Path, location: str, root: Path) -> Iterator[Path
     if HERE not in location:
         yield from (p for p in (file.parent, *file.parents) if p.is_relative_to(root))
         return
-    # It works from anywhere: the service is what holds both the file and the scripts.
+    # The location is absolute: the service is the common parent of the file and the scripts.
     scripts = _normal(location.replace(HERE, str(file.parent)), file.parent)
     common = Path(os.path.commonpath([file.parent, scripts.parent]))
     if common.is_relative_to(root):
@@ -298,5 +298,5 @@ def _import_paths(stated: object, here: Path, path: Path) -> Iterator[Path]:
         )
 
 
-def _normal(text: str, directory: Path) -> Path:
-    return Path(os.path.normpath(directory / text))
+def _normal(path: str, directory: Path) -> Path:
+    return Path(os.path.normpath(directory / path))

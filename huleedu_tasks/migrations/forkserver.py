@@ -1,7 +1,7 @@
-"""Runs Alembic, and seeds, in processes forked from one that has the libraries already.
+"""Runs Alembic and seeds in processes forked from one that has imported the libraries.
 
 Starting an interpreter and importing Alembic and SQLAlchemy takes longer than most migrations. One
-process does it once for all services that share our interpreter; see `fork_loop.py`.
+fork server imports them once for all services that share our interpreter; see `fork_loop.py`.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from pathlib import Path
 from huleedu_tasks import process
 
 FORK_LOOP = Path(__file__).parent / "child" / "fork_loop.py"
-# What an interpreter and its libraries read only when they start.
+# Prefixes of variables that an interpreter and its libraries read only at their start.
 _READ_AT_START = (
     "PYTHON",
     "LD_",
@@ -31,7 +31,7 @@ _READ_AT_START = (
 
 
 class WarmWorkers:
-    """The processes forked in one run; the one that forks them is started when it is needed."""
+    """The fork server of one run, started when it is first needed, and its children."""
 
     def __init__(self) -> None:
         self._starting: asyncio.Task[asyncio.subprocess.Process] | None = None
@@ -41,24 +41,24 @@ class WarmWorkers:
         self._ends: dict[int, asyncio.Future[int]] = {}
 
     def prepare(self, module: str = "") -> None:
-        """Begin to import, so that it is done when the first worker is needed.
+        """Start importing in the fork server, before the first worker is needed.
 
         Args:
-            module: The module it will run; empty string for Alembic.
+            module: The module that workers will run; an empty string for Alembic.
         """
         if self._starting is None:
             self._starting = asyncio.create_task(self._start(_needs(module)))
 
     @staticmethod
     def can_have(environment: Mapping[str, str]) -> bool:
-        """Whether a fork behaves as an interpreter started in that environment would."""
+        """Whether a forked process behaves as an interpreter started in that environment."""
         names = {*environment, *os.environ}
         are_the_same = all(
             environment.get(name) == os.environ.get(name)
             for name in names
             if name.startswith(_READ_AT_START)
         )
-        # A relative one means the service's directory, and ours is another.
+        # A relative path is relative to the service's directory, not to ours.
         paths = environment.get("PYTHONPATH", "")
         return are_the_same and (not paths or all(map(os.path.isabs, paths.split(os.pathsep))))
 
@@ -71,18 +71,22 @@ class WarmWorkers:
         timeout: float,
         module: str = "",
     ) -> process.Completed:
-        """Run Alembic, or a module of ours, to its end, as `process.run` would run the worker.
+        """Run Alembic, or a module of this package, in a forked process until it ends.
 
         Args:
+            arguments: The arguments of the command line.
+            cwd: The working directory.
+            environment: The environment of the process.
             timeout: Seconds it may take.
-            module: A module whose `main` is run instead of Alembic, on our own `sys.path`.
+            module: A module whose `main` is run instead of Alembic, with our own `sys.path`; an
+                empty string for Alembic.
 
         Raises:
-            OSError: If the process that forks cannot be started, or has ended.
+            OSError: If the fork server cannot be started, or has ended.
         """
         self.prepare(module)
         assert self._starting is not None
-        nursery = await asyncio.shield(self._starting)
+        server = await asyncio.shield(self._starting)
         number = next(self._numbers)
         end = self._ends[number] = asyncio.get_running_loop().create_future()
         timed_out = False
@@ -92,7 +96,7 @@ class WarmWorkers:
             reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
             async with process.reading_from(reading, keeps=process.PRINTED) as output:
                 self._ask(
-                    nursery,
+                    server,
                     {
                         "id": number,
                         "output": str(pipe),
@@ -113,30 +117,30 @@ class WarmWorkers:
         return process.Completed(returncode=code, output=output.text, timed_out=timed_out)
 
     async def aclose(self) -> None:
-        """End what still runs, and the process that forks."""
+        """End the running children and the fork server."""
         if self._starting is None:
             return
         with suppress(OSError):
-            nursery = await asyncio.shield(self._starting)
-            if nursery.stdin:
-                nursery.stdin.close()
-            await nursery.wait()
+            server = await asyncio.shield(self._starting)
+            if server.stdin:
+                server.stdin.close()
+            await server.wait()
         if self._reading:
             await self._reading
 
     async def _start(self, needs: Mapping[str, object]) -> asyncio.subprocess.Process:
-        nursery = await process.talk_to([sys.executable, FORK_LOOP])
-        self._reading = asyncio.create_task(self._read(nursery))
-        self._ask(nursery, needs)
-        return nursery
+        server = await process.talk_to([sys.executable, FORK_LOOP])
+        self._reading = asyncio.create_task(self._read(server))
+        self._ask(server, needs)
+        return server
 
-    def _ask(self, nursery: asyncio.subprocess.Process, request: Mapping[str, object]) -> None:
-        if nursery.stdin is None or self._reading is None or self._reading.done():
-            raise ProcessLookupError(None, "it has ended", str(FORK_LOOP))
-        nursery.stdin.write(json.dumps(request).encode() + b"\n")
+    def _ask(self, server: asyncio.subprocess.Process, request: Mapping[str, object]) -> None:
+        if server.stdin is None or self._reading is None or self._reading.done():
+            raise ProcessLookupError(None, "the fork server has ended", str(FORK_LOOP))
+        server.stdin.write(json.dumps(request).encode() + b"\n")
 
-    async def _read(self, nursery: asyncio.subprocess.Process) -> None:
-        while nursery.stdout and (line := await nursery.stdout.readline()):
+    async def _read(self, server: asyncio.subprocess.Process) -> None:
+        while server.stdout and (line := await server.stdout.readline()):
             news = json.loads(line)
             if "pid" in news:
                 self._pids[news["id"]] = news["pid"]
@@ -147,7 +151,7 @@ class WarmWorkers:
                 end.set_result(-signal.SIGKILL)
 
     async def _end(self, number: int) -> None:
-        """End whatever is left of a worker and all it started, politely first."""
+        """End the process group of a worker, with SIGTERM before SIGKILL."""
         pid, end = self._pids.get(number), self._ends[number]
         if pid is None:
             return
@@ -155,5 +159,5 @@ class WarmWorkers:
 
 
 def _needs(module: str) -> dict[str, object]:
-    """Return what a request says of what must be imported for it."""
+    """Return the part of a request that names the module to import."""
     return {"module": module, "path": list(map(os.path.abspath, sys.path))} if module else {}

@@ -1,7 +1,7 @@
-"""What a revision's statements lock or destroy in a database as it is, and what to do instead.
+"""Finds statements of a revision that lock or destroy data, and suggests safer ones.
 
-A statement is judged by the tables it meets: what is harmless on an empty one, or on one that the
-same revisions make, may stop a service on a full one.
+The findings depend on the current tables: a statement that is harmless on an empty table, or on one
+that the same revisions create, may block a service on a full one.
 """
 
 import logging
@@ -21,61 +21,64 @@ LIBRARY = "sqlglot"
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _UNIT = 1024
 _SHOWN = 60
-# What the library keeps as text.
+# Statements that sqlglot does not parse and keeps as a string.
 _ALTERS_TABLE = re.compile(r"TABLE\b", re.IGNORECASE)
 _HARMLESS = re.compile(r"\b(VALIDATE CONSTRAINT|USING INDEX)\b", re.IGNORECASE)
 _HEAVY = ("CLUSTER", "DROP", "LOCK", "REASSIGN", "REINDEX", "VACUUM")
 _UNNAMED_CHECK = re.compile(r"\bADD CHECK\b", re.IGNORECASE)
 
 _DEPLOY_FIRST = (
-    "First deploy code that no longer uses it, and drop it in a later release; only a backup "
-    "brings it back."
+    "First deploy code that no longer uses it, and drop it in a later release. Only a backup "
+    "restores it."
 )
 _TWO_NAMES = (
-    "Code that runs knows the old name: add the new one, keep both filled while the code changes "
+    "Running code uses the old name. Add the new one, keep both filled while the code changes "
     "over, then drop the old one."
 )
+_READ = "Review it before you apply the revision."
 _IN_BATCHES = "Change the rows in batches, outside the migration."
-_NOT_VALID = "Add it NOT VALID, and in a later transaction VALIDATE CONSTRAINT, which locks little."
+_NOT_VALID = "Add it NOT VALID, then VALIDATE CONSTRAINT in a later transaction."
 
 
 def find_hazards(sql: str, relations: Mapping[str, Relation]) -> tuple[Problem, ...]:
-    """Return what is dangerous in the SQL of a revision.
+    """Return the hazards in the SQL of a revision; empty if there are none.
 
     Args:
         sql: Statements, separated by semicolons.
-        relations: What the database has now, by name with its schema and without.
+        relations: The current relations of the database, by `schema.name` and by `name`.
     """
-    # It warns of statements it only keeps as text.
+    # sqlglot logs a warning for each statement that it does not parse.
     logging.getLogger(LIBRARY).setLevel(logging.ERROR)
-    found = (problem for each in _statements(sql) for problem in _judge_text(each, relations))
+    found = (
+        problem for statement in _statements(sql) for problem in _judge_sql(statement, relations)
+    )
     return tuple(dict.fromkeys(found))
 
 
 def parsed_statements(sql: str) -> "Iterator[tuple[str, exp.Expr | None]]":
-    """Return each statement with what it was parsed to; None where it was not understood."""
+    """Yield each statement with its expression; None if sqlglot cannot parse it."""
     import sqlglot
     from sqlglot.errors import SqlglotError
 
     for statement in _statements(sql):
         named = _UNNAMED_CHECK.sub("ADD CONSTRAINT unnamed CHECK", statement)
         try:
-            for each in sqlglot.parse(named, dialect="postgres"):
-                if each:
-                    yield statement, each
+            for expression in sqlglot.parse(named, dialect="postgres"):
+                if expression:
+                    yield statement, expression
         except SqlglotError:
             yield statement, None
 
 
 def described(relation: Relation) -> str:
-    """Return a relation with what is in it, as people read it."""
+    """Return a relation's name with its rows and size, for messages."""
     rows = f"about {relation.rows} rows, " if relation.rows else ""
     content = f"{rows}{_bytes(relation.size)}" if relation.size else "empty"
     return f"{relation.name!r} ({content})"
 
 
 def _statements(sql: str) -> Iterator[str]:
-    """Split a text at its semicolons, those in strings and bodies of functions left alone."""
+    """Split SQL at semicolons, except those in strings and bodies of functions."""
     from sqlglot import tokenize
     from sqlglot.errors import SqlglotError
 
@@ -92,20 +95,20 @@ def _statements(sql: str) -> Iterator[str]:
     yield sql[begin:]
 
 
-def _judge_text(statement: str, relations: Mapping[str, Relation]) -> Iterator[Problem]:
+def _judge_sql(statement: str, relations: Mapping[str, Relation]) -> Iterator[Problem]:
     import sqlglot
     from sqlglot.errors import SqlglotError
 
     try:
-        # The library knows constraints with names only.
+        # sqlglot parses only constraints with names.
         named = _UNNAMED_CHECK.sub("ADD CONSTRAINT unnamed CHECK", statement)
         parsed = sqlglot.parse(named, dialect="postgres")
     except SqlglotError:
         yield _not_judged(statement)
         return
-    for each in parsed:
-        if each:
-            yield from _judge(each, relations)
+    for expression in parsed:
+        if expression:
+            yield from _judge(expression, relations)
 
 
 def _judge(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[Problem]:
@@ -119,13 +122,13 @@ def _judge(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator
         yield from _create_index(statement, relations)
     elif isinstance(statement, exp.TruncateTable):
         for table in _filled(statement.expressions, relations):
-            yield _warning(f"empties {described(table)}", "Only a backup brings the rows back.")
+            yield _warning(f"truncates {described(table)}", "Only a backup restores the rows.")
     elif isinstance(statement, exp.Delete | exp.Update) and not statement.args.get("where"):
-        verb = "deletes" if isinstance(statement, exp.Delete) else "changes"
+        verb = "deletes" if isinstance(statement, exp.Delete) else "updates"
         for table in _filled([statement.this], relations):
             yield _warning(f"{verb} every row of {described(table)}", _IN_BATCHES)
     elif isinstance(statement, exp.Command) and statement.this.upper() == "DO":
-        yield _info("holds a DO block, whose statements are not judged", "Read it.")
+        yield _info("contains a DO block, which is not analysed", _READ)
     elif isinstance(statement, exp.Command) and statement.this.upper() == "ALTER":
         text = str(statement.expression)
         if _ALTERS_TABLE.match(text) and not _HARMLESS.search(text):
@@ -143,11 +146,11 @@ def _drop(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[
 
 
 def _drop_other(statement: "exp.Expr") -> Iterator[Problem]:
-    kind, names = statement.args["kind"], [each.sql() for each in statement.args["tables"]]
-    # An index is gone in a moment, and can be built again.
+    kind, names = statement.args["kind"], [table.sql() for table in statement.args["tables"]]
+    # Dropping an index takes a moment, and the index can be rebuilt.
     if kind == "INDEX" or statement.args.get("temporary"):
         return
-    cascade = ", and all that depends on it" if statement.args.get("cascade") else ""
+    cascade = ", and all objects that depend on it" if statement.args.get("cascade") else ""
     yield _warning(f"drops the {kind.lower()} {', '.join(names)}{cascade}", _DEPLOY_FIRST)
 
 
@@ -176,7 +179,7 @@ def _rename(statement: "exp.Expr", action: "exp.Expr", table: Relation) -> Itera
     if statement.args["kind"] != "TABLE":
         return
     new = action.this.name
-    # RENAME old TO new, without the word COLUMN.
+    # sqlglot parses RENAME old TO new, without the word COLUMN, as a renamed table.
     if to := next(iter(statement.find_all(exp.ToTableProperty)), None):
         yield _warning(f"renames {new!r} of {described(table)} to {to.this.name!r}", _TWO_NAMES)
     else:
@@ -189,29 +192,31 @@ def _alter_filled(statement: "exp.Expr", action: "exp.Expr", table: Relation) ->
     where = described(table)
     if isinstance(action, exp.AlterColumn) and action.args.get("dtype"):
         yield _warning(
-            f"changes the type of {action.name!r} in {where}, which may rewrite the table while "
-            "reads and writes are blocked",
+            f"changes the type of {action.name!r} in {where}, which may rewrite the table and "
+            "block "
+            "reads and writes",
             "Add a column of the new type, fill it in batches, and let the code change over.",
         )
     elif isinstance(action, exp.AlterColumn) and action.args.get("allow_null") is False:
         yield _warning(
-            f"makes {action.name!r} NOT NULL in {where}, which reads the whole table while reads "
-            "and writes are blocked, and fails if a row has none",
+            f"makes {action.name!r} NOT NULL in {where}, which scans the whole table, blocks reads "
+            "and writes, and fails if a value is NULL",
             f"First ADD CONSTRAINT ... CHECK ({action.name} IS NOT NULL) NOT VALID and VALIDATE "
-            "it; with that, SET NOT NULL reads nothing.",
+            "it. SET NOT NULL then skips the scan.",
         )
     elif isinstance(action, exp.ColumnDef) and _is_required(action):
         yield _warning(
-            f"adds {action.name!r} NOT NULL without a default to {where}: it fails, as there are "
-            "rows",
-            "Add it with a server default, or fill it before it becomes NOT NULL.",
+            f"adds {action.name!r} NOT NULL without a default to {where}, which fails because the "
+            "table has rows",
+            "Add it with a server default, or fill it before you make it NOT NULL.",
         )
     elif isinstance(action, exp.ColumnDef) and action.find(*_unique_kinds()):
         yield _unique(where)
     elif isinstance(action, exp.ColumnDef) and _is_computed(action):
         yield _warning(
-            f"adds {action.name!r} to {where} with a value computed for each row: reads and writes "
-            "are blocked while the table is rewritten",
+            f"adds {action.name!r} to {where} with a value computed for each row, which rewrites "
+            "the "
+            "table and blocks reads and writes",
             "Add it without a default, fill it in batches, and set the default for new rows.",
         )
     elif isinstance(action, exp.AddConstraint) and not statement.args["not_valid"]:
@@ -222,16 +227,16 @@ def _constraint(constraint: "exp.Expr", *, where: str) -> Problem:
     if constraint.find(*_unique_kinds()):
         return _unique(where)
     return _warning(
-        f"adds a constraint to {where}, and writes are blocked while all rows are checked",
+        f"adds a constraint to {where}, which blocks writes while all rows are checked",
         _NOT_VALID,
     )
 
 
 def _unique(where: str) -> Problem:
     return _warning(
-        f"adds a unique constraint to {where}, and reads and writes are blocked while its "
-        "index is built",
-        "CREATE UNIQUE INDEX CONCURRENTLY first, then ADD CONSTRAINT ... USING INDEX.",
+        f"adds a unique constraint to {where}, which blocks reads and writes while its index is "
+        "built",
+        "Run CREATE UNIQUE INDEX CONCURRENTLY first, then ADD CONSTRAINT ... USING INDEX.",
     )
 
 
@@ -247,7 +252,7 @@ def _create_index(statement: "exp.Expr", relations: Mapping[str, Relation]) -> I
     for table in _filled([statement.this.args["table"]], relations):
         name = f"the index {statement.this.name!r}" if statement.this.name else "an index"
         yield _warning(
-            f"builds {name} on {described(table)}, and writes are blocked meanwhile",
+            f"builds {name} on {described(table)}, which blocks writes",
             "Build it concurrently: postgresql_concurrently=True, in an autocommit_block().",
         )
 
@@ -271,12 +276,12 @@ def _is_required(column: "exp.Expr") -> bool:
 
 
 def _is_computed(column: "exp.Expr") -> bool:
-    """Whether each row gets a value of its own; one for all is only noted (PostgreSQL 11)."""
+    """Whether each row gets a different value. A constant default rewrites no rows."""
     from sqlglot import exp
 
     generated = (exp.GeneratedAsIdentityColumnConstraint, exp.ComputedColumnConstraint)
     defaults = column.find_all(exp.DefaultColumnConstraint)
-    # What is the same for all rows of a statement is one value, too.
+    # The transaction's timestamp is the same for all rows of a statement.
     same = (exp.CurrentTimestamp, exp.CurrentDate, exp.CurrentTime)
     volatile = any(
         function
@@ -302,7 +307,7 @@ def _parts(table: "exp.Expr") -> "list[exp.Expr]":
 
 
 def _folded(identifier: "exp.Expr") -> str:
-    """Return a name as PostgreSQL finds it: in lower case unless it was quoted."""
+    """Return an identifier as PostgreSQL folds it: in lower case unless it was quoted."""
     return str(identifier.name if identifier.args.get("quoted") else identifier.name.lower())
 
 
@@ -324,7 +329,7 @@ def _warning(cause: str, remedy: str) -> Problem:
 
 def _not_judged(statement: str) -> Problem:
     text = textwrap.shorten(statement, _SHOWN, placeholder=" ...")
-    return _info(f"holds a statement that cannot be judged: {text}", "Read it.")
+    return _info(f"contains a statement that could not be analysed: {text}", _READ)
 
 
 def _info(cause: str, remedy: str) -> Problem:

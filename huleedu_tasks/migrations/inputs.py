@@ -1,7 +1,7 @@
-"""What a service's own code has read, each input by its name, with a digest of what it is now.
+"""Computes the digests of inputs: files, directories, modules, variables, installed libraries.
 
-A database that was built, and an answer of Alembic's, can stand for the next one as long as every
-input is the same.
+A template, or a cached answer of Alembic, is valid as long as the digest of every input is the
+same.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ from huleedu_tasks.migrations.child.input_tracker import INSTALLED as LIBRARIES
 from huleedu_tasks.migrations.child.input_tracker import is_installed, source_of
 from huleedu_tasks.migrations.runner import Used
 
-# Files above this size, in bytes, are known by their size and the time of their last change.
+# Above this size in bytes, the digest of a file is its size and modification time.
 LARGE = 2**22
-INSTALLED = "what is installed in "
-LISTED = "what lies in "
+INSTALLED = "the packages in "
+LISTED = "the entries of "
 STATUS = "the status of "
 MODULES = "the modules in "
 VARIABLE = "the variable "
-VARIABLES_SET = "which variables are set"
+VARIABLES_SET = "the names of environment variables"
 INTERPRETER = "the time zone, the locale or PYTHON*"
 MISSING = "missing"
 BYTECODE = "__pycache__"
@@ -32,30 +32,29 @@ LOCAL_TIME = Path("/etc/localtime")
 _DISTRIBUTION = "-info"
 _PATHS = (".pth", ".egg-link")
 _EDITABLE = "__editable__"
-# An interpreter and its C libraries read these themselves.
+# Prefixes of variables that the interpreter and its C libraries read.
 _READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ")
-# They say how output looks. A password is no input; this one is handed over by these tasks.
+# Variables of a terminal, and the password, which these tasks set.
 _NO_INPUTS = frozenset({"COLORTERM", "COLUMNS", "LINES", "PGPASSWORD", "TERM"})
-# They differ from one terminal to the next. One that is read by its name counts.
+# Variables of one terminal session. They count only if they are read by name.
 _OF_A_SESSION = re.compile(
     r"_|OLDPWD|PWD|PYTEST_CURRENT_TEST|SHLVL|WINDOWID|DISPLAY|STY|(DBUS|GPG|ITERM|KITTY|KONSOLE|SSH|TERM|TERMINAL"
     r"|TMUX|VSCODE|VTE|WEZTERM|XDG_SESSION)(_\w+)?"
 )
 _SECRET = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|DSN|UR[IL]", re.IGNORECASE)
-# Too few digits to find a secret by: every 65536th text has the same.
+# Too few digits to find a secret by trying values.
 _DIGITS, _DIGITS_OF_A_SECRET = 16, 4
 Inputs = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Present:
-    """The inputs as they are now: each is looked at once.
+    """The current state of inputs; each digest is computed once.
 
     Attributes:
         root: The root of the monorepo.
-        variables: What a service's code finds in its environment, but for what says how these
-            tasks work.
-        installed: The digests of installed libraries, by the input's name.
+        variables: The environment of a service's code, without settings of these tasks.
+        installed: The digests of installed libraries, by the name of the input.
     """
 
     root: Path
@@ -71,11 +70,12 @@ class Present:
         environment: Mapping[str, str] | None = None,
         installed: dict[str, str] | None = None,
     ) -> "Present":
-        """Return what there is for a run with these settings.
+        """Return the current state for a command with these settings.
 
         Args:
-            environment: What a service's code finds there; None for what the settings say.
-            installed: What is known of installed libraries already.
+            settings: The settings.
+            environment: The environment of a service's code; None for that of the settings.
+            installed: A cache with digests of installed libraries; None for an empty one.
         """
         own = {variable.name for variable in VARIABLES} | _NO_INPUTS
         found = settings.child_environment() if environment is None else environment
@@ -91,11 +91,11 @@ class Present:
         return _below(str(path), str(self.root))
 
     def inputs(self, used: Used) -> Inputs:
-        """Return everything that was used, each with its digest."""
+        """Return the digest of each input, by its name."""
         return {name: self.digest_of(name) for name in self._names(used)}
 
     def digest_of(self, name: str) -> str:
-        """Return the digest of an input that is known by its name: of a file, unless it says."""
+        """Return the digest of an input. A name without the prefix of a kind is a file."""
         known = self.installed if name.startswith(INSTALLED) else self._known
         if name not in known:
             is_secret = name.startswith(VARIABLE) and _SECRET.search(name)
@@ -103,14 +103,15 @@ class Present:
         return known[name]
 
     def changed(self, noted: Inputs) -> str:
-        """Return the first input that is another one now, or an empty string."""
+        """Return the first input that changed; an empty string if all are the same."""
         return next((shown(name) for name, was in noted.items() if self.digest_of(name) != was), "")
 
     def content(self, path: Path, limit: int = LARGE) -> Iterator[str]:
-        """Tell what is in a file, and where links lead on the way to it.
+        """Yield the targets of links in a path, and the content of its file.
 
         Args:
-            limit: Bytes above which it is not read.
+            path: The path of the file.
+            limit: Bytes above which the size and times are used instead of the content.
         """
         yield self._behind_links(path)
         try:
@@ -126,11 +127,11 @@ class Present:
             yield MISSING
 
     def input_of(self, path: Path | str, kind: str = "") -> str:
-        """Return the name of the input a path is, or of the installed libraries it is one of."""
+        """Return the name of a path's input, or that of the installed libraries it belongs to."""
         text = str(path)
         if is_installed(text):
             directories = (
-                each for each in (Path(path), *Path(path).parents) if each.name in LIBRARIES
+                parent for parent in (Path(path), *Path(path).parents) if parent.name in LIBRARIES
             )
             return f"{INSTALLED}{self.name(next(directories))}"
         return f"{kind}{self.name(text)}"
@@ -207,14 +208,14 @@ class Present:
                 yield entry
 
     def _behind_links(self, path: Path) -> str:
-        """Return where a path leads; an empty string if no link is on its way."""
+        """Return the targets of links in a path; an empty string if it has no links."""
         found = Path(self._real(str(path.parent)), path.name)
         link = ""
         try:
             if found.is_symlink():
                 link, found = str(found.readlink()), Path(os.path.realpath(found))
         except OSError:
-            # On the way lies what this account may not enter.
+            # A parent directory is not accessible.
             return MISSING
         place = _below(str(found), self._real(str(self.root)))
         return f"{link} {place}" if place != self.name(path) else ""
@@ -226,14 +227,14 @@ class Present:
 
 
 def shown(name: str) -> str:
-    """Return an input's name without what only its digest needs."""
+    """Return the name of an input for messages, without the list of modules."""
     return name.partition("\n")[0]
 
 
 def entries(directory: Path) -> list[str]:
-    """Return what is in a directory: names, a slash behind directories.
+    """Return the names in a directory, with a slash behind those of directories.
 
-    Bytecode is no part of it as long as its source is there.
+    Bytecode whose source exists is skipped. A missing directory has the entry `missing`.
     """
     try:
         found = list(os.scandir(directory))
@@ -250,14 +251,14 @@ def _is_directory(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A link to what this account may not see.
+        # The target of a link is not accessible.
         return False
 
 
 def digest(texts: Iterable[str]) -> str:
-    """Return the digest of some texts together."""
+    """Return the digest of strings."""
     text = "\n".join(texts)
-    # Names of files and values of variables need not be UTF-8.
+    # File names and variables may not be valid UTF-8.
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:_DIGITS]
 
 

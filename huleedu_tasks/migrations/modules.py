@@ -1,4 +1,4 @@
-"""Where in the repository a module lies that a service's interpreter did not find."""
+"""Finds modules of the repository that a service's interpreter did not find."""
 
 import importlib.util
 import json
@@ -13,9 +13,9 @@ from huleedu_tasks.repository import is_file, repository_files, repository_root,
 
 PYTHONPATH = "PYTHONPATH"
 MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
-# What makes a directory installable.
+# Files of a directory that pip can install.
 PROJECT_FILES = ("pyproject.toml", "setup.py")
-# The distributions of modules that have another name.
+# Distributions by the name of their module, if the names differ.
 DISTRIBUTIONS = {
     "attr": "attrs",
     "bs4": "beautifulsoup4",
@@ -36,14 +36,15 @@ _TESTS = frozenset({"tests", "test"})
 
 
 def missing_module_hint(service: Service, text: str, *, of_seed: bool = False) -> str:
-    """Return how to make the module importable that an error names.
+    """Return how to make a missing module importable.
 
     Args:
-        text: The error, as Python shows it.
-        of_seed: Whether a seed raised it, which runs in the interpreter of the tasks.
+        service: The service whose code raised the error.
+        text: The error, as Python prints it.
+        of_seed: Whether a seed raised it. Seeds run in the interpreter of the tasks.
 
     Returns:
-        The hint; an empty string if the error is another one.
+        The hint; an empty string if the error is not a ModuleNotFoundError.
     """
     found = MISSING_MODULE.search(text)
     if not found:
@@ -53,7 +54,7 @@ def missing_module_hint(service: Service, text: str, *, of_seed: bool = False) -
     if directory := import_directory(module, service.directory):
         return _hint_for_own(service, library, directory, of_seed=of_seed)
     if rest:
-        return f"{library} has no module {rest}: correct the import, or update {library}."
+        return f"{library} has no module {rest}. Correct the import, or update {library}."
     return _hint_for_library(service, library, of_seed=of_seed)
 
 
@@ -64,7 +65,7 @@ def _hint_for_own(service: Service, library: str, directory: Path, *, of_seed: b
     if service.environment:
         environment = f'{member} in "environment"'
     hint = (
-        f"{library} lies in this repository, in {shown(directory, root)}. State {environment} for "
+        f"{library} is in {shown(directory, root)} of this repository. State {environment} for "
         f"{service.name} in the registry"
     )
     if project := _project_of(directory, root):
@@ -78,13 +79,13 @@ def _hint_for_library(service: Service, library: str, *, of_seed: bool) -> str:
     distribution = DISTRIBUTIONS.get(library, library)
     install = f"`{_python(service, of_seed=of_seed)} -m pip install {distribution}`"
     if of_seed:
-        return f"Seeds run in the interpreter of the tasks, which has no {library}: {install}."
+        return f"Seeds run in the interpreter of the tasks, which has no {library}. Run {install}."
     own = next((name for name in VIRTUAL_PYTHONS if is_file(service.directory / name)), "")
     other = "the path of another interpreter"
     if own and not service.python:
         other = f'"{own}"'
     return (
-        f"The interpreter that runs its migrations has no {library}: {install}, or state "
+        f"The interpreter that runs its migrations has no {library}. Run {install}, or state "
         f'"python": {other} for {service.name} in the registry.'
     )
 
@@ -94,7 +95,7 @@ def _python(service: Service, *, of_seed: bool) -> str:
 
 
 def _project_of(directory: Path, root: Path) -> str:
-    """Return the nearest installable directory above a directory; empty string if none is."""
+    """Return the nearest installable parent of a directory; an empty string if it has none."""
     for path in (directory, *directory.parents):
         if path == root or not path.is_relative_to(root):
             return ""
@@ -111,9 +112,9 @@ def import_directory(module: str, near: Path) -> Path | None:
         near: The service's directory.
 
     Returns:
-        Of the directories in which the whole name resolves: one in `near`, else one with a
-        regular package of that name, else one with code, else the one nearest to the root. None
-        if the module is not in the repository.
+        A directory in which the whole name resolves. A directory in `near` is preferred, then one
+        with a regular package of that name, then one with code, then the one nearest to the root.
+        None if the module is not in the repository.
     """
     root = repository_root(near) or near
     name = module.partition(".")[0]
@@ -140,11 +141,11 @@ def import_directory(module: str, near: Path) -> Path | None:
         return path.is_dir() or path.with_name(f"{path.name}.py").is_file()
 
     def is_regular(directory: Path) -> bool:
-        """A directory without __init__.py gives way to a package, as it does on import."""
+        """Whether it has __init__.py; imports prefer it to a namespace package."""
         return (directory / name / "__init__.py").is_file() or (directory / f"{name}.py").is_file()
 
     def has_code(directory: Path) -> bool:
-        # A project's directory may have the name of the package that lies deeper in it.
+        # A project's directory may have the name of the package inside it.
         package = directory / name
         files = {path.name for path in package.glob("*.py")}
         return not package.is_dir() or bool(files.difference(PROJECT_FILES))
@@ -162,7 +163,7 @@ def import_directory(module: str, near: Path) -> Path | None:
 
 
 def _is_library(name: str, root: Path) -> bool:
-    """Whether a module is known to come from elsewhere, whatever directories have its name here."""
+    """Whether a module is installed, although directories of the repository have its name."""
     if name == ALEMBIC:
         # Every service has a directory of that name.
         return True
@@ -174,7 +175,7 @@ def _is_library(name: str, root: Path) -> bool:
 
 
 def python_path(service: Service, directory: Path) -> str:
-    """Return the service's PYTHONPATH with one more directory, relative to its own."""
+    """Return the service's PYTHONPATH with a directory added, relative to the service's."""
     relative = Path(os.path.relpath(directory, service.directory)).as_posix()
     stated = filter(None, service.environment.get(PYTHONPATH, "").split(os.pathsep))
     return os.pathsep.join(dict.fromkeys([*stated, relative]))

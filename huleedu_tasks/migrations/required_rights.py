@@ -1,7 +1,7 @@
-"""Which rights a plan's SQL needs, and which of them the role that runs it does not have.
+"""Finds the rights that a plan's SQL requires, and those that the role does not have.
 
-Only what is certain is claimed: a statement that is not understood needs nothing, and after one
-that changes the role or the search path nothing more is known.
+Only certain findings are reported: a statement that cannot be parsed requires no rights, and
+statements after a change of the role or the search path are not analysed.
 """
 
 import logging
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlglot import exp
 
 CODE = "missing-rights"
-# What is known of the session ends there.
+# Statements that change the role or the search path.
 _CHANGES_SESSION = re.compile(
     r"^\s*(SET|RESET|DISCARD)\b[^;]*\b(ROLE|AUTHORIZATION|SEARCH_PATH|ALL)\b"
     r"|\bset_config\s*\(\s*'(role|session_authorization|search_path)'",
@@ -27,20 +27,20 @@ _CHANGES_SESSION = re.compile(
 )
 _IN_A_SCHEMA = ("TABLE", "VIEW", "SEQUENCE", "FUNCTION", "PROCEDURE", "TYPE")
 _OWNED = ("TABLE", "VIEW", "INDEX", "SEQUENCE")
-# A schema, empty for the first of the search path, and a name in it.
+# A schema, an empty string for the first one of the search path, and a name in it.
 Name = tuple[str, str]
 
 
 @dataclass(slots=True, kw_only=True)
 class Needs:
-    """What the SQL of several revisions needs, each with the first revision that does.
+    """The rights that the SQL of revisions requires, each with the first revision that does.
 
     Attributes:
-        creates_in: The schemas in which something is created.
-        creates_schemas: The revision that creates a schema; empty if none does.
-        alters: The relations that only their owner may alter.
-        drops: The relations that only their owner, or that of their schema, may drop.
-        is_known: Whether nothing was met after which nothing is known.
+        creates_in: The schemas in which objects are created.
+        creates_schemas: The revision that creates a schema; an empty string if none does.
+        alters: Altered relations, which requires the rights of their owner.
+        drops: Dropped relations, which requires the rights of their owner or their schema's owner.
+        is_known: Whether all statements were analysed.
     """
 
     creates_in: dict[str, str] = field(default_factory=dict)
@@ -53,12 +53,12 @@ class Needs:
 
     @property
     def schemas(self) -> set[str]:
-        """The schemas that are named."""
+        """The schemas that the statements name."""
         named = {schema for schema, _ in (*self.alters, *self.drops)}
         return {*self.creates_in, *named} - {""}
 
     def add(self, revision: str, statement: "exp.Expr") -> None:
-        """Add what a statement needs."""
+        """Add the rights that a statement of a revision requires."""
         from sqlglot import exp
 
         if isinstance(statement, exp.Create):
@@ -70,7 +70,7 @@ class Needs:
                 self._add_owned(self.drops, revision, table)
 
     def create_in(self, schema: str, revision: str) -> None:
-        """Add that something is created in a schema."""
+        """Add that a revision creates an object in a schema."""
         if schema not in self._made_schemas:
             self.creates_in.setdefault(schema, revision)
 
@@ -100,12 +100,12 @@ class Needs:
 
 
 def needs_of(sql: Mapping[str, str | None]) -> Needs:
-    """Return what the SQL of revisions needs.
+    """Return the rights that the SQL of revisions requires.
 
     Args:
-        sql: By revision, in the order they run; None where that shows only when it runs.
+        sql: The SQL by revision, in the order they run; None if a revision has no offline SQL.
     """
-    # It warns of statements it only keeps as text.
+    # sqlglot logs a warning for each statement that it does not parse.
     logging.getLogger(LIBRARY).setLevel(logging.ERROR)
     needs = Needs()
     for revision, text in sql.items():
@@ -122,28 +122,35 @@ def needs_of(sql: Mapping[str, str | None]) -> Needs:
 
 
 def find_missing_rights(needs: Needs, rights: Rights) -> Iterator[Problem]:
-    """Find what a role may not do although the plan does it."""
+    """Find rights that a plan requires and the role does not have.
+
+    Args:
+        needs: The rights that the plan requires.
+        rights: The rights of the role.
+    """
     role = quoted(rights.role)
     for schema, revision in needs.creates_in.items():
         place = schema or next(iter(rights.search_path), "")
         if not place:
             yield _problem(
                 f"{rights.role!r} may not create tables in any schema of its search path, which "
-                f"{_by(revision)} needs",
-                f"Create a schema of its own, or GRANT USAGE, CREATE ON SCHEMA public TO {role}.",
+                f"{_by(revision)} requires",
+                f"Create a schema for it, or GRANT USAGE, CREATE ON SCHEMA public TO {role}.",
             )
-        # One that is not there is no question of rights.
+        # A missing schema is not a missing right.
         elif not rights.may_create_in.get(place, True):
             yield _problem(
                 f"{rights.role!r} may not create in the schema {quoted(place)}, which "
-                f"{_by(revision)} needs",
+                f"{_by(revision)} requires",
                 f"GRANT USAGE, CREATE ON SCHEMA {quoted(place)} TO {role}.",
             )
     if needs.creates_schemas and not rights.may_create_schemas:
         yield _problem(
-            f"{rights.role!r} may not create schemas, which revision {needs.creates_schemas} needs",
-            f"GRANT CREATE ON DATABASE {quoted(rights.database)} TO {role}, or have the schema "
-            "created once by an administrator.",
+            f"{rights.role!r} may not create schemas, which revision {needs.creates_schemas} "
+            "requires",
+            f"GRANT CREATE ON DATABASE {quoted(rights.database)} TO {role}, or ask an "
+            "administrator "
+            "to create the schema.",
         )
     yield from _not_owned(needs.alters, rights, "alters", of_schema=False)
     yield from _not_owned(needs.drops, rights, "drops", of_schema=True)
@@ -152,11 +159,12 @@ def find_missing_rights(needs: Needs, rights: Rights) -> Iterator[Problem]:
 def find_unwritable(
     table: tuple[str, str], rights: Rights, current: tuple[str, ...]
 ) -> Iterator[Problem]:
-    """Find whether a role may not record revisions in a version table that is there.
+    """Yield a problem if a role may not write to an existing version table.
 
     Args:
-        table: Its schema and its name.
-        current: The revisions it records; Alembic adds the first one, and changes it later.
+        table: The schema and name of the version table.
+        rights: The rights of the role.
+        current: The recorded revisions. Alembic inserts the first one and updates it later.
     """
     relation = rights.relation(*table)
     if relation and not (relation.may_update if current else relation.may_insert):
@@ -193,7 +201,7 @@ def _name_of(table: "exp.Table") -> Name:
 
 
 def _folded(identifier: "exp.Expr | None") -> str:
-    """Return an identifier as PostgreSQL has it: in lower case, unless it is quoted."""
+    """Return an identifier as PostgreSQL folds it: in lower case unless it was quoted."""
     if identifier is None:
         return ""
     return identifier.name if identifier.args.get("quoted") else identifier.name.lower()

@@ -1,9 +1,8 @@
-"""A service's revisions, read from its files without running or importing them.
+"""Reads a service's revisions from its files, without importing them.
 
-This is a fast path, for the files that Alembic itself writes: asking for a head costs milliseconds
-and no import of Alembic. Alembic imports each file and takes whatever its module holds in the end;
-where a file or a configuration leaves any doubt what that is, Alembic must be asked
-(`alembic_history.py`).
+This is a fast path, for files as Alembic writes them: finding the head takes milliseconds and no
+import of Alembic. Alembic imports each file and uses the final values of its module. If a file or a
+configuration may compute these values, Alembic must be asked (`alembic_history.py`).
 """
 
 import ast
@@ -20,13 +19,13 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import Finding, MigrationError
 
 PYPROJECT = "pyproject.toml"
-# What Flask says where `current_app` is used without an application.
+# Flask's error if `current_app` is used without an application.
 NO_APPLICATION = "Working outside of application context"
 STATE_FLASK_APP = (
     'state it as `flask --app` takes it in the registry, such as "flask_app": "wsgi" or '
     '"flask_app": "package:create_app".'
 )
-# The option in which Alembic's template multidb has the names of its databases.
+# The option with the names of databases, in Alembic's template multidb.
 DATABASES = "databases"
 _OPTIONS = (
     "script_location",
@@ -39,11 +38,11 @@ _OPTIONS = (
     "version_path_separator",
 )
 _FIELDS = frozenset({"revision", "down_revision", "depends_on", "branch_labels"})
-# Options that have Alembic look elsewhere, or for other files.
+# Options with other directories or other kinds of files.
 _UNUSUAL = ("version_locations", "recursive_version_locations", "sourceless")
-# As Alembic names what it passes over (alembic/script/base.py).
-_PASSED_OVER = (".#", "__init__")
-# What may bind a name without a statement of the module itself that does.
+# Prefixes of file names that Alembic ignores (alembic/script/base.py).
+_IGNORED = (".#", "__init__")
+# Code that may bind a name of the module without an assignment.
 _INDIRECT = re.compile(
     rb"globals|locals\(|vars\(|exec\(|setattr|__dict__|sys\.modules|import_module"
     rb"|\bglobal\b[^\n]*\b(revision|down_revision|depends_on|branch_labels)\b"
@@ -51,7 +50,7 @@ _INDIRECT = re.compile(
 
 
 class NotUnderstood(MigrationError):
-    """Only Alembic itself can tell what a file or a configuration comes to."""
+    """A file or a configuration that only Alembic itself can evaluate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +58,11 @@ class Revision:
     """One revision file.
 
     Attributes:
-        parents: The revisions it follows; two for a merge, none for a base.
+        id: Its revision id.
+        parents: Its down_revisions; two for a merge, empty for a base.
         depends_on: Revisions of other branches that must be applied before it.
-        message: The first line of its docstring.
+        message: The first line of its docstring; an empty string if it has none.
+        path: The revision file.
     """
 
     id: str
@@ -79,14 +80,20 @@ class History:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The revisions nothing follows, sorted."""
+        """The revisions that are not the parent of another one, sorted."""
         followed = {parent for r in self.revisions.values() for parent in r.parents}
         return tuple(sorted(set(self.revisions) - followed))
 
     def least_advanced(self, by_table: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-        """Return the revisions of the version table that has most before it.
+        """Return the revisions of the version table with the most pending revisions.
 
-        One that is at a revision unknown here comes before all others; no table has no revision.
+        A table with an unknown revision counts as the least advanced one.
+
+        Args:
+            by_table: The current revisions by version table.
+
+        Returns:
+            The revisions; an empty tuple if there is no table.
         """
 
         def left(current: tuple[str, ...]) -> float:
@@ -96,17 +103,21 @@ class History:
         return max(by_table.values(), key=left, default=())
 
     def pending(self, current: Sequence[str]) -> int | None:
-        """Return how many revisions lead from the current ones to the head.
+        """Return the number of pending revisions.
 
-        None if a current revision is unknown here.
+        None if a current revision is not in this history.
         """
         known = set(current) <= set(self.revisions)
         return len(self.between(current, self.heads)) if known else None
 
     def between(self, before: Sequence[str], after: Sequence[str]) -> tuple[Revision, ...]:
-        """Return the revisions that lead from one place to another, parents first.
+        """Return the revisions that an upgrade applies, parents first.
 
-        What is unknown here leads nowhere.
+        Unknown revisions are ignored.
+
+        Args:
+            before: The current revisions.
+            after: The revisions after the upgrade.
         """
         there, here = (
             self._ancestors([name for name in names if name in self.revisions])
@@ -117,14 +128,14 @@ class History:
         return tuple(self.revisions[name] for name in order if name in parents)
 
     def is_past(self, current: tuple[str, ...], revision: str) -> bool:
-        """Whether a revision was applied on the way to the current ones."""
+        """Whether a revision is an ancestor of the current ones."""
         known = set(current) <= set(self.revisions)
         return known and revision in self._ancestors(current) - set(current)
 
     def resolve(self, target: str) -> str | None:
-        """Return the full id of a revision given as Alembic allows: whole, or its beginning.
+        """Resolve the id of a revision, or a unique beginning of it, to the full id.
 
-        Returns None for what only Alembic can resolve, such as `head-1` or a branch label.
+        Returns None if only Alembic can resolve it, such as `head-1` or a branch label.
         """
         if target == "head" and len(self.heads) == 1:
             return self.heads[0]
@@ -144,7 +155,7 @@ class History:
     def needs(self, name: str) -> list[str]:
         """Return the revisions that must be applied before one."""
         revision = self.revisions[name]
-        # `depends_on` may name a branch label, which is no revision of its own.
+        # `depends_on` may name a branch label instead of a revision.
         depends_on = [other for other in revision.depends_on if other in self.revisions]
         return [*revision.parents, *depends_on]
 
@@ -157,8 +168,8 @@ def read_history(service: Service) -> History:
 
     Raises:
         NotUnderstood: If Alembic must be asked instead.
-        MigrationError: With every finding: a file that is not Python, a parent that is missing,
-            an id that stands twice, a circle, two heads.
+        MigrationError: With all findings: a file that is not valid Python, a missing parent, a
+            duplicate id, a cycle, several heads.
     """
     findings: list[Finding] = []
     revisions: list[Revision] = []
@@ -167,10 +178,10 @@ def read_history(service: Service) -> History:
             revisions.append(_read_revision(path))
         except SyntaxError as error:
             place = f"{path}, line {error.lineno}"
-            findings.append(Finding(place=place, problem=f"is not Python: {error.msg}"))
+            findings.append(Finding(place=place, problem=f"is not valid Python: {error.msg}"))
     if findings:
         raise MigrationError(
-            "Its revisions cannot be read.",
+            "The revisions could not be read.",
             code="revisions-unreadable",
             findings=findings,
             hint="Nothing was run. Correct the files.",
@@ -188,70 +199,68 @@ def history_of(revisions: Sequence[Revision]) -> History:
     """Return revisions as one history.
 
     Raises:
-        MigrationError: With every finding: a parent that is missing, an id that stands twice, a
-            circle, two heads.
+        MigrationError: With all findings: a missing parent, a duplicate id, a cycle, several heads.
     """
     findings: list[Finding] = []
     by_id: dict[str, Revision] = {}
     for revision in revisions:
         if earlier := by_id.get(revision.id):
-            problem = f"revision {revision.id} stands in {earlier.path.name} too"
+            problem = f"revision {revision.id} is also defined in {earlier.path.name}"
             findings.append(Finding(place=str(revision.path), problem=problem))
         by_id[revision.id] = revision
     history = History(revisions=by_id)
-    # What follows from a finding is no finding of its own.
-    findings = findings or [*_gaps(history)] or [*_circles(history)] or [*_heads_findings(history)]
+    # Each kind of finding may cause findings of the following kinds.
+    findings = findings or [*_gaps(history)] or [*_cycles(history)] or [*_heads_findings(history)]
     if findings:
         raise MigrationError(
-            "Its revisions do not form one history.",
+            "The revisions do not form one history.",
             code="history-broken",
             findings=findings,
-            hint="Nothing was run. Correct the files; `alembic merge heads` joins two heads.",
+            hint="Nothing was run. Correct the files; merge two heads with `alembic merge heads`.",
         )
     return history
 
 
 def script_directory(service: Service) -> Path:
-    """Return the directory of a service's `env.py`, as its Alembic configuration states it.
+    """Return the directory of a service's `env.py`: script_location of its Alembic configuration.
 
     Raises:
-        NotUnderstood: If only Alembic can tell.
-        MigrationError: If the configuration names no script location, or there is no such
-            directory.
+        NotUnderstood: If only Alembic can resolve it.
+        MigrationError: If script_location is missing, or is not a directory.
     """
     options = _alembic_options(service)
     location = str(options.get("script_location") or "")
     if not location:
         raise MigrationError(
-            f"{service.alembic_config} names no script_location.",
+            f"{service.alembic_config} has no script_location.",
             code="script-location-missing",
             hint=_location_hint(service),
         )
     if ":" in location or not location.isascii() or _is_in_pyproject(options):
-        raise NotUnderstood(f"script_location {location!r} is for Alembic to find")
+        raise NotUnderstood(f"only Alembic can resolve the script_location {location!r}")
     directory = service.directory / location
     if not directory.is_dir():
         raise MigrationError(
-            f"{service.alembic_config} names the script_location {directory}, which is not a "
+            f"{service.alembic_config} has the script_location {directory}, which is not a "
             "directory.",
             code="script-location-missing",
-            hint="Correct its script_location, or 'directory' in the registry, from which it "
-            "starts.",
+            hint="Correct its script_location, or 'directory' in the registry, to which it is "
+            "relative.",
         )
     return directory
 
 
 def version_directories(service: Service) -> list[Path]:
-    """Return the directories a service's revision files lie in, as its Alembic configuration says.
+    """Return the directories of a service's revision files, from its Alembic configuration.
 
     Raises:
-        MigrationError: If the configuration has no script location.
+        MigrationError: If the configuration has no script_location.
     """
     options = _alembic_options(service)
     location = options.get("script_location")
     if not location:
         raise MigrationError(
-            f"{service.alembic_config} names no script_location.",
+            f"{service.alembic_config} has no script_location.",
             code="script-location-missing",
             hint=_location_hint(service),
         )
@@ -267,15 +276,15 @@ def version_directories(service: Service) -> list[Path]:
 
 def _location_hint(service: Service) -> str:
     if service.alembic_config.with_name("env.py").is_file():
-        return f"`flask db` passes it from the application: {STATE_FLASK_APP}"
+        return f"Flask-Migrate passes it from its application: {STATE_FLASK_APP}"
     return f"Set script_location in its [{service.alembic_section}] section."
 
 
 def option_hint(service: Service, error: str) -> str:
-    """Return which field of the registry an `env.py` needs that failed, or connected elsewhere.
+    """Return which field of the registry a failed or mismatched `env.py` needs.
 
     Args:
-        error: The error, as Python shows it; an empty string if there is none.
+        error: The error, as Python prints it; an empty string if there is none.
 
     Returns:
         The hint; an empty string if no field helps.
@@ -286,10 +295,10 @@ def option_hint(service: Service, error: str) -> str:
 
 
 def engines_hint(service: Service) -> str:
-    """Return how to state several databases that one Alembic configuration names.
+    """Return how to register several databases of one Alembic configuration.
 
     Returns:
-        The hint; an empty string if it names none, or the service is one of them already.
+        The hint; an empty string if it names no databases, or the service names one of them.
     """
     if service.alembic_engine:
         return ""
@@ -317,13 +326,13 @@ def _plain_version_directory(service: Service) -> Path:
     """Return the only directory with revision files.
 
     Raises:
-        NotUnderstood: If the configuration may name others, or other files.
+        NotUnderstood: If the configuration may name other directories or files.
         MigrationError: As `script_directory`.
     """
     directory = script_directory(service)
     options = _alembic_options(service)
     if unusual := [name for name in _UNUSUAL if options.get(name)]:
-        raise NotUnderstood(f"{unusual[0]} is for Alembic to read")
+        raise NotUnderstood(f"only Alembic can evaluate {unusual[0]}")
     return directory / "versions"
 
 
@@ -331,16 +340,18 @@ def _revision_files(directory: Path) -> list[Path]:
     """Return the files of a directory that Alembic loads.
 
     Raises:
-        NotUnderstood: If one is not an ordinary file: Alembic looks at what a link names.
+        NotUnderstood: If one is a symbolic link, whose target Alembic inspects.
     """
     try:
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
     except FileNotFoundError:
         return []
-    files = [each for each in entries if not each.name.startswith(_PASSED_OVER)]
-    if links := [each.name for each in files if each.is_symlink()]:
+    files = [entry for entry in entries if not entry.name.startswith(_IGNORED)]
+    if links := [entry.name for entry in files if entry.is_symlink()]:
         raise NotUnderstood(f"{links[0]} is a symbolic link")
-    return [Path(each.path) for each in files if each.name.endswith(".py") and not each.is_dir()]
+    return [
+        Path(entry.path) for entry in files if entry.name.endswith(".py") and not entry.is_dir()
+    ]
 
 
 def _is_in_pyproject(options: Mapping[str, object]) -> bool:
@@ -363,7 +374,7 @@ def _directories_below(directory: Path) -> list[Path]:
 
 
 def _alembic_options(service: Service) -> dict[str, object]:
-    """Read the options of alembic.ini, over those of a pyproject.toml beside it."""
+    """Read the options of alembic.ini, which override those of a pyproject.toml beside it."""
     options: dict[str, object] = {}
     pyproject = service.directory / PYPROJECT
     here = {"here": str(service.alembic_config.parent)}
@@ -384,11 +395,11 @@ def _alembic_options(service: Service) -> dict[str, object]:
                     if value := parser.get(service.alembic_section, name, fallback=""):
                         options[name] = value
         if service.flask_app:
-            # As Flask-Migrate tells Alembic.
+            # The default that Flask-Migrate passes to Alembic.
             options.setdefault("script_location", str(service.alembic_config.parent))
     except (OSError, ValueError, configparser.Error) as error:
         raise MigrationError(
-            f"The Alembic configuration of {service.directory} cannot be read: {error}",
+            f"The Alembic configuration of {service.directory} could not be read: {error}",
             code="alembic-config-unreadable",
         ) from error
     return options
@@ -404,41 +415,41 @@ def _absolute(service: Service, location: str, options: Mapping[str, object]) ->
     package, colon, rest = location.partition(":")
     if not colon or len(package) < 2:
         return service.directory / location
-    # `package:directory` is looked for like any import; what is installed is not looked for here.
+    # `package:directory` is resolved as an import is, except for installed packages.
     relative = f"{package.replace('.', '/')}/{rest}"
     stated = options.get("prepend_sys_path") or []
     paths = stated if isinstance(stated, list) else re.split(rf"[,\s{os.pathsep}]+", str(stated))
     found = (service.directory / path / relative for path in paths)
-    # Nobody has made a revision yet where only the directory above is there.
+    # Before the first revision only the parent directory exists.
     return next((path for path in found if path.parent.is_dir()), service.directory / relative)
 
 
-def _split(text: str, separator: str) -> list[str]:
+def _split(value: str, separator: str) -> list[str]:
     known = {"os": os.pathsep, "space": " ", "newline": "\n", ":": ":", ";": ";"}
-    # Without a stated separator Alembic splits at spaces and commas.
-    parts = text.split(known[separator]) if separator in known else re.split(r"[,\s]+", text)
+    # The default separators of Alembic are spaces and commas.
+    parts = value.split(known[separator]) if separator in known else re.split(r"[,\s]+", value)
     return [part.strip() for part in parts if part.strip()]
 
 
 def _read_revision(path: Path) -> Revision:
-    """Read a file that Alembic would import.
+    """Read a revision file without importing it.
 
     Raises:
-        SyntaxError: If it is not Python.
-        NotUnderstood: If only an import tells what its module holds.
+        SyntaxError: If it is not valid Python.
+        NotUnderstood: If only an import can evaluate its values.
     """
-    # Bytes: a byte order mark and a coding line are Python's to understand.
-    text = path.read_bytes()
+    # Bytes, because Python evaluates the byte order mark and the coding line.
+    source = path.read_bytes()
     try:
-        tree = ast.parse(text, filename=str(path))
+        tree = ast.parse(source, filename=str(path))
     except ValueError as error:
         raise NotUnderstood(f"{path.name}: {error}") from None
-    if _INDIRECT.search(text):
+    if _INDIRECT.search(source):
         raise NotUnderstood(f"{path.name} may bind names indirectly")
     values = _literals(tree, path)
     identifier = values.get("revision")
     if not isinstance(identifier, str) or "down_revision" not in values:
-        raise NotUnderstood(f"{path.name} states no revision and down_revision as strings")
+        raise NotUnderstood(f"{path.name} has no literal revision and down_revision")
     docstring = ast.get_docstring(tree) or ""
     return Revision(
         id=identifier,
@@ -450,16 +461,16 @@ def _read_revision(path: Path) -> Revision:
 
 
 def _literals(tree: ast.Module, path: Path) -> dict[str, object]:
-    """Return the values of the names Alembic looks for.
+    """Return the values of the variables that Alembic reads.
 
     Raises:
-        NotUnderstood: If one is bound by anything but the assignment of a literal.
+        NotUnderstood: If one is not assigned a literal.
     """
     values: dict[str, object] = {}
     for node in tree.body:
         bound = _bound_by(node)
         if "*" in bound:
-            raise NotUnderstood(f"{path.name} imports names it does not list")
+            raise NotUnderstood(f"{path.name} has an import *")
         for name in bound & _FIELDS:
             values[name] = _literal(node, name, path)
     # A bare annotation binds nothing.
@@ -483,9 +494,9 @@ def _literal(node: ast.stmt, name: str, path: Path) -> object:
 
 
 def _bound_by(node: ast.stmt) -> set[str]:
-    """Return the names a statement of a module may bind there; `*` for names it does not list.
+    """Return the names that a statement may bind in its module; `*` for an import *.
 
-    The bodies of functions and classes have names of their own.
+    Bodies of functions and classes are skipped, because they have their own scope.
     """
     bound: set[str] = set()
     todo: list[ast.AST] = [node]
@@ -503,7 +514,7 @@ def _names_bound_at(node: ast.AST) -> Iterator[str]:
     elif isinstance(node, ast.alias):
         yield (node.asname or node.name).partition(".")[0]
     elif name := getattr(node, "name", None) or getattr(node, "rest", None):
-        # Functions, classes, exceptions that are caught, and what a pattern captures.
+        # Functions, classes, caught exceptions and captures of a pattern.
         yield str(name)
 
 
@@ -521,16 +532,16 @@ def _gaps(history: History) -> Iterator[Finding]:
     for revision in history.revisions.values():
         for parent in revision.parents:
             if parent not in history.revisions:
-                problem = f"follows revision {parent}, which no file has"
+                problem = f"has the down_revision {parent}, which no file defines"
                 yield Finding(place=str(revision.path), problem=problem)
 
 
-def _circles(history: History) -> Iterator[Finding]:
+def _cycles(history: History) -> Iterator[Finding]:
     try:
         TopologicalSorter({name: history.needs(name) for name in history.revisions}).prepare()
     except CycleError as error:
-        first, *_ = circle = error.args[1]
-        problem = f"revisions follow one another in a circle: {', '.join(circle)}"
+        first, *_ = cycle = error.args[1]
+        problem = f"revisions form a cycle: {', '.join(cycle)}"
         yield Finding(place=str(history.revisions[first].path), problem=problem)
 
 

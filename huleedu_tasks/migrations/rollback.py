@@ -1,4 +1,4 @@
-"""What became of a revision that did not run to its end, as the server says."""
+"""Determines whether a revision that did not finish was rolled back, as the server reports it."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 ABORTED, IN_PROGRESS = "aborted", "in progress"
 PARTIAL_HINT = (
-    "See what of it is there (`invoke prod.validate` names invalid indexes), and undo it or let "
-    "the revision pass over it; then run the same command again."
+    "Check which of its changes are in the database (`invoke prod.validate` names invalid "
+    "indexes). Undo them, or make the revision skip them. Then run the same command again."
 )
 
 
 class Fate(Enum):
-    """What became of it."""
+    """Whether a revision was rolled back."""
 
     ROLLED_BACK = "was rolled back"
     PARTIAL = "may be partially applied"
@@ -39,10 +39,11 @@ class Unfinished:
 
 
 async def open_transaction(session: Observation, connection: "asyncpg.Connection") -> int | None:
-    """Return the id of the transaction of the last revision, if the server says it is open.
+    """Return the transaction id of the last revision; None if its transaction is not open.
 
     Args:
-        connection: Another one to the same server.
+        session: The run of Alembic.
+        connection: Another connection to the same server.
     """
     ids = _ids(session.told(), session.begun)
     return ids[-1] if ids and await _status(connection, ids[-1]) == IN_PROGRESS else None
@@ -55,16 +56,17 @@ async def unfinished(
     *,
     open_at_end: int | None = None,
 ) -> Unfinished | None:
-    """Return what a run of Alembic has begun and not finished; None if there is nothing.
+    """Return the revision that a run of Alembic did not finish; None if it finished all.
 
-    A revision was rolled back only if the server says that the transaction it began in was, and
-    nothing else could have written: no second transaction, session or process of the run.
+    A revision was rolled back only if the server reports that its transaction was aborted, and the
+    run had no second transaction, session or process that could have written.
 
     Args:
-        connection: To its database; the run has no session there any more.
-        recorded: The revisions that are applied, as the database says.
-        open_at_end: The id of the transaction that was open when we ended the run; None if it
-            ended by itself, or had none.
+        session: The run of Alembic, whose sessions have ended.
+        connection: A connection to its database.
+        recorded: The revisions that the database records.
+        open_at_end: The id of the transaction that was open when this package ended the run; None
+            if the run ended by itself, or had no open transaction.
     """
     kept = session.kept
     if kept and kept not in recorded:
@@ -81,8 +83,8 @@ async def unfinished(
 def _had_one_transaction(
     told: Sequence[Mapping[str, Any]], revision: str, open_at_end: int | None
 ) -> bool:
-    """Whether a revision has ended in the transaction that it began in."""
-    ends = [bool(e["is_only"]) for e in told if _is(e, "rolled back", revision)]
+    """Whether a revision ended in the transaction in which it began."""
+    ends = [bool(event["is_only"]) for event in told if _is(event, "rolled back", revision)]
     if ends:
         return all(ends)
     return open_at_end is not None and _ids(told, revision) == [open_at_end]
@@ -97,7 +99,7 @@ def _is(event: Mapping[str, Any], name: str, revision: str) -> bool:
 
 
 async def _status(connection: "asyncpg.Connection", number: int) -> str:
-    # A server that does not know a transaction does not say that it was rolled back.
+    # An unknown transaction does not count as rolled back.
     with suppress(ServerError):
         return await transaction_status(connection, number)
     return ""

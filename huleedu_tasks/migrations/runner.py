@@ -1,8 +1,7 @@
 """Runs a service's migrations in a child process, with its `env.py` and `config.py` unchanged.
 
-The override variable carries the complete URL, in the environment of that process only; PGPASSWORD
-carries the password too, for code that connects without the URL. What the process prints is masked
-before anything else sees it.
+The override variable of that process contains the complete URL. PGPASSWORD contains the password,
+for code that connects without the URL. Secrets in the output are masked before it is returned.
 """
 
 import json
@@ -32,7 +31,7 @@ from huleedu_tasks.postgres.locks import Hold, lock_lost
 from huleedu_tasks.report import AppliedRevision
 
 _TRACEBACK = "Traceback (most recent call last):\n"
-# What stands between exceptions that caused each other (Python's traceback module).
+# Separators of chained exceptions (Python's traceback module).
 _LINK = re.compile(
     r"The above exception was the direct cause of the following exception:"
     r"|During handling of the above exception, another exception occurred:"
@@ -44,50 +43,50 @@ HEAD = "head"
 # PostgreSQL, Appendix A: lock_not_available, query_canceled.
 _LOCK_TIMEOUT = "55P03"
 _CANCELED = "57014"
-# The same code stands for pg_cancel_backend().
+# pg_cancel_backend() raises the same code with another message.
 _BY_TIMEOUT = "statement timeout"
 _SHOWN_STATEMENT = 120
-# What an env.py may take until it connects, when it is only asked where.
+# Seconds until env.py must connect, if it is only asked for its connection.
 ASKING_SECONDS = 30.0
-# Returns the revisions of a database, as its version tables say.
+# Returns the revisions that the version tables of a database record.
 Read = Callable[[Sequence[VersionTable] | None], Awaitable[tuple[str, ...]]]
-# Names that may say where a database is.
+# Names of variables that may contain the address of a database.
 _NAMES_DATABASE = re.compile(r"DATABASE|DB|PG|POSTGRES|SQL|DSN|UR[IL]", re.IGNORECASE)
 
 
 class LockTimeout(MigrationError):
-    """A statement has waited too long for a lock that somebody else holds."""
+    """A statement timed out while waiting for a lock of another session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovedInputs:
-    """The files that the SQL of an approved plan was made from.
+    """The files from which the SQL of an approved plan was rendered.
 
     Attributes:
-        root: The directory that their paths start in.
-        digests: The SHA-256 of each, by its path.
+        root: The directory to which the paths are relative.
+        digests: The SHA-256 of each file, by its path.
     """
 
     root: Path
     digests: Mapping[str, str]
 
     def as_json(self) -> dict[str, object]:
-        """Return what the worker reads."""
+        """Return the JSON object that the worker reads."""
         return {"root": str(self.root), "digests": dict(self.digests)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What a run of Alembic is told, and where it tells what it does.
+    """The instructions for a run of Alembic, and the events that it writes.
 
     Attributes:
-        events: The file it writes to; see `worker.py`.
+        events: The file that receives the events; see `worker.py`.
         settings: Settings of PostgreSQL for each of its sessions.
-        wishes: Settings that a server may refuse.
-        target: The database that is meant: its server's start, and its number there.
-        hold: The hold of the run on its lock; None without one.
-        inputs: The files that a run must load as they were approved; None to compare none.
-        go_on: A file; no further revision is begun once it is gone. None to run all.
+        optional_settings: Settings that a server may refuse.
+        target: The start time of the server and the OID of the database to migrate.
+        hold: The advisory lock of the run; None if it has none.
+        inputs: Files that must be unchanged since approval; None to compare none.
+        go_on: A file. No further revision is begun after it was deleted. None to run all.
     """
 
     events: Path
@@ -106,13 +105,13 @@ class Observation:
         start: Sequence[str] | None = None,
         is_asking: bool = False,
     ) -> str:
-        """Return what the worker reads.
+        """Return the JSON document that the worker reads.
 
         Args:
-            url: What takes the place of the URL in the service's Alembic configuration.
-            used: A file that gets what was used; None to note nothing of it.
-            start: The revisions to render SQL from; None to run it.
-            is_asking: Whether `env.py` is only asked what it configures.
+            url: Replaces the URL in the service's Alembic configuration.
+            used: The file that receives the inputs; None to track no inputs.
+            start: The revisions from which SQL is rendered; None to run the revisions.
+            is_asking: Whether `env.py` is only asked for its configuration.
         """
         return json.dumps(
             {
@@ -133,56 +132,59 @@ class Observation:
         )
 
     def told(self) -> list[dict[str, Any]]:
-        """Return what has been told so far, in order."""
+        """Return the events that were written so far, in order."""
         if not self.events.exists():
             return []
-        # The last line may still be in the making.
+        # The last line may be incomplete.
         whole, _, _ = self.events.read_text(encoding="utf-8").rpartition("\n")
         events = []
         for line in whole.splitlines():
-            # On a full disk one may have been cut off.
+            # A full disk may have truncated a line.
             with suppress(ValueError):
                 events.append(json.loads(line))
         return events
 
     @property
     def version_tables(self) -> tuple[VersionTable, ...]:
-        """The version tables that `env.py` has configured, in order; empty if it has none."""
+        """The version tables that `env.py` configured, in order; empty if it configured none."""
         configured = [event for event in self.told() if event["event"] == "configured"]
         return tuple(dict.fromkeys(map(_version_table, configured)))
 
     @property
     def before(self) -> tuple[str, ...]:
-        """The revisions the database was at, as Alembic itself read them first."""
+        """The revisions of the database before the run, as Alembic read them."""
         found = (event["revisions"] for event in self.told() if event["event"] == "before")
         return tuple(next(found, ()))
 
     @property
     def queried_first(self) -> bool:
-        """Whether `env.py` asked the database before it configured Alembic."""
+        """Whether `env.py` queried the database before it configured Alembic."""
         return any(event["event"] == "queried" for event in self.told())
 
     @property
     def was_refused(self) -> bool:
-        """Whether the worker let nothing more run, even if `env.py` went on."""
+        """Whether the worker stopped the run, even if `env.py` ignored the exception."""
         refusals = ("mismatch", "lock lost", "changed")
         return any(event["event"] in refusals for event in self.told())
 
     @property
     def begun(self) -> str:
-        """The revision that was begun last; empty if none was."""
+        """The revision that was begun last; an empty string if none was."""
         return next(
             (str(e["revision"]) for e in reversed(self.told()) if e["event"] == "begun"), ""
         )
 
     @property
     def stopped_early(self) -> bool:
-        """Whether revisions were left out because the run was to stop."""
+        """Whether the run stopped before its last revision, as requested."""
         return any(event["event"] == "stopped" for event in self.told())
 
     @property
     def kept(self) -> str:
-        """The revision of which a part stays, because it commits before its end; or nothing."""
+        """A revision that may be partially applied, because it committed before its end.
+
+        An empty string if there is none.
+        """
         kept = ""
         for event in self.told():
             if event["event"] in ("kept", "committed"):
@@ -192,20 +194,19 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Used:
-    """What was used while a database was made.
+    """The inputs that a build read.
 
     Attributes:
-        files: What was read, the modules that were loaded among it.
-        directories: Where it was asked what there is.
-        statuses: Paths of which it was only asked what they are.
-        modules: The names of modules that were looked for, by the directory.
-        addresses: What was connected to besides the database's own server: a port and a host, or
-            a path.
-        untracked: What was used whose own inputs cannot be tracked, each as a clause.
-        clocks: What returns another value each time, each as a clause.
-        sessions: How often the database was connected to.
-        variables: The environment variables that were read by name.
-        all_variables: Whether something went through the whole environment.
+        files: Files that were read, and those of loaded modules.
+        directories: Directories that were listed.
+        statuses: Paths that were only checked, for example with `os.stat`.
+        modules: Names of modules that were searched for, by directory.
+        addresses: Connections to other servers than the database's: a port and a host, or a path.
+        untracked: Inputs that cannot be tracked, each as a clause.
+        clocks: Uses of the clock or of random values, each as a clause.
+        sessions: The number of connections to the database.
+        variables: Environment variables that were read by name.
+        all_variables: Whether the whole environment was iterated.
     """
 
     files: Sequence[str] = ()
@@ -239,14 +240,14 @@ class Used:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migrated:
-    """What a run did, as the database itself says.
+    """The result of a run, as the database records it.
 
     Attributes:
-        before: The revisions it was at.
-        after: The revisions it is at.
-        reported: The version tables it is recorded in, as `env.py` configured them.
-        output: What Alembic and the service's code printed.
-        used: What was used for it; None if that was not told.
+        before: The revisions before the run.
+        after: The revisions after the run.
+        reported: The version tables that `env.py` configured; None if Alembic did not run.
+        output: The output of Alembic and the service's code.
+        used: The inputs; None if the process did not report them.
     """
 
     before: tuple[str, ...]
@@ -258,11 +259,11 @@ class Migrated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedRevisions:
-    """What Alembic's own script directory holds.
+    """The revisions in Alembic's script directory.
 
     Attributes:
-        contradictions: What Alembic warns of and then passes over, in its words.
-        used: What was read for it; None if that was not told.
+        contradictions: Warnings of Alembic about contradictory files.
+        used: The inputs; None if the process did not report them.
     """
 
     revisions: tuple[Revision, ...]
@@ -272,13 +273,13 @@ class ReportedRevisions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedTables:
-    """What a service's `env.py` configures.
+    """The version tables that a service's `env.py` configures.
 
     Attributes:
-        queried_first: Whether that may depend on what the database answered.
-        used: What was read for it; None if that was not told.
-        role: The role that revisions would run as; empty if that was not told.
-        search_path: Where they would look for names.
+        queried_first: Whether `env.py` queried the database before.
+        used: The inputs; None if the process did not report them.
+        role: The role that runs revisions; an empty string if it is not known.
+        search_path: The schemas of that role's search path.
     """
 
     tables: tuple[VersionTable, ...]
@@ -290,16 +291,19 @@ class ReportedTables:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedConnection:
-    """The first connection that a service's `env.py` would open; none was opened.
+    """The first connection that a service's `env.py` would open; it was not opened.
+
+    Strings are empty if they do not apply.
 
     Attributes:
-        address: Its host and port; empty if `env.py` would connect to nothing.
+        address: Its host and port; empty if `env.py` would not connect.
+        database: The name of its database.
         follows: Whether it is to the database of the URL that `env.py` was given.
         driver: The library that would connect.
-        complaint: What the driver says of parameters that it does not take; empty if it takes all.
+        complaint: The driver's error about parameters that it does not accept.
         how_to_follow: Which variable `env.py` read instead, and what to change.
-        refused: An address that `env.py` tried to reach before; empty if none.
-        failure: The error that `env.py` ended with; empty if it connects.
+        refused: Another address that `env.py` tried to connect to before.
+        failure: The error with which `env.py` ended.
     """
 
     address: str = ""
@@ -317,9 +321,9 @@ class Rendered:
     """The SQL of revisions, by their ids.
 
     Attributes:
-        unrendered: Those that have none, each with the reason.
-        output: What was printed, if Alembic itself failed.
-        used: What was read for it; None if that was not told.
+        unrendered: Revisions without offline SQL, each with the reason.
+        problem: The error of Alembic; an empty string if it succeeded.
+        used: The inputs; None if the process did not report them.
     """
 
     sql: Mapping[str, str]
@@ -340,24 +344,28 @@ async def upgrade(
     workers: WarmWorkers | None = None,
     read: Read | None = None,
 ) -> Migrated:
-    """Upgrade a service's database, and ask it afterwards where it is.
+    """Upgrade a service's database, and read its revisions afterwards.
 
-    No process is started if it is there already.
+    No process is started if the database is at the target already.
 
     Args:
-        target: A revision, as `alembic upgrade` takes it.
-        tables: The version tables that `env.py` configures; None if only the run itself tells.
-        session: Which database was proven, and where the run tells what it does.
-        workers: Whoever can run it without starting an interpreter.
-        read: Returns the revisions of the database; None to connect for that.
+        service: The service.
+        url: The URL of its database.
+        settings: The settings of the command.
+        history: The revisions of the service.
+        target: A revision, as `alembic upgrade` accepts it.
+        session: The instructions for the run, with the verified database.
+        tables: The version tables that `env.py` configures; None if only the run reports them.
+        workers: Forks the process from one that has imported Alembic; None to start an interpreter.
+        read: Returns the revisions of the database; None to connect for them.
 
     Raises:
-        Interrupted: If it was to stop, and has left out revisions.
-        LockTimeout: If a statement has waited for a lock longer than the session allows.
-        MigrationError: If Alembic fails, takes too long, or leaves the database elsewhere.
-        Refused: If the service's code connects to another database, or the run loses its lock;
-            no further revision ran.
-        ServerError: If the database cannot be asked.
+        Interrupted: If the run was stopped before its last revision.
+        LockTimeout: If a statement exceeded lock_timeout.
+        MigrationError: If Alembic fails, exceeds the timeout, or does not reach the target.
+        Refused: If the service's code connects to a different database, a file has changed, or
+            the run loses its lock; no further revision ran.
+        ServerError: If the revisions cannot be read.
     """
     wanted = history.resolve(target)
     read = read or partial(revisions_of, url, history)
@@ -368,7 +376,8 @@ async def upgrade(
         raise MigrationError(
             f"{service.database} is at {named(before)}, which is past {wanted}; nothing was run.",
             code="downgrade-unsupported",
-            hint="Migrations go forward only; in development `invoke db.reset` starts anew.",
+            hint="Migrations only go forward. In development, rebuild the database with "
+            "`invoke db.reset`.",
         )
     environment = _environment(service, url, settings)
     with process.scratch_directory() as scratch:
@@ -377,7 +386,7 @@ async def upgrade(
         done = await _run_alembic(
             service, settings, environment, ["upgrade", target], workers=workers
         )
-        # Our own sessions: that after it, and that before it where there was one.
+        # Our own sessions: one after the run, and one before it if the tables were known.
         used = _used(told, url, own_sessions=1 if before is None else 2)
     if done.returncode != 0 or session.was_refused:
         at = session.before if before is None else before
@@ -391,7 +400,7 @@ async def upgrade(
             f"Alembic ended without an error, but {service.database} is at "
             f"{named(after)}, not at {wanted}.",
             code="revision-not-reached",
-            hint=f"Its env.py did not migrate, or migrated another database: it must use "
+            hint=f"Correct env.py, which did not migrate or migrated another database. It must use "
             f"the URL in {service.alembic_url_variable}.",
             output=done.output,
         )
@@ -413,21 +422,21 @@ async def render(
     session: Observation,
     start: Sequence[str],
 ) -> Rendered:
-    """Have Alembic write the SQL from given revisions to head, without running it.
+    """Render the SQL from given revisions to head with Alembic's offline mode.
 
     Args:
-        start: The revisions the database is at.
-        session: Should `env.py` connect all the same, its settings must keep it from writing.
+        session: The instructions. Its settings must be read-only, because `env.py` may connect.
+        start: The current revisions of the database.
 
     Raises:
-        Refused: If `env.py` connects to another database.
+        Refused: If `env.py` connects to a different database.
     """
     environment = _environment(service, url, settings)
     told_used = session.events.with_name(f"{session.events.name}-used")
     environment[INSTRUCTIONS] = session.instructions(
         url.reveal(), used=told_used, start=list(start)
     )
-    # A revision may open a connection of its own; libpq's drivers read this one, asyncpg does not.
+    # For connections that a revision opens: libpq reads PGOPTIONS, asyncpg does not.
     options = (f"-c {name}={value}" for name, value in session.settings.items())
     environment["PGOPTIONS"] = " ".join([environment.get("PGOPTIONS", ""), *options]).strip()
     try:
@@ -453,13 +462,14 @@ async def render(
 async def report_revisions(
     service: Service, url: DatabaseUrl | None, settings: Settings, *, workers: WarmWorkers
 ) -> ReportedRevisions:
-    """Have Alembic load a service's revision files; nothing is connected to.
+    """Load a service's revision files with Alembic, without connecting to a database.
 
     Args:
-        url: What the service's variables name meanwhile; None for nothing.
+        url: The URL in the service's variables; None to leave them out.
+        workers: Forks the process.
 
     Raises:
-        MigrationError: If Alembic cannot load them, in its words.
+        MigrationError: If Alembic cannot load them, with its error.
     """
     environment = _environment(service, url, settings) if url else environment_of(service, settings)
     with process.scratch_directory() as scratch:
@@ -468,21 +478,21 @@ async def report_revisions(
         done = await _run_alembic(service, settings, environment, ["heads"], workers=workers)
         if done.returncode != 0 or not told.exists():
             raise MigrationError(
-                f"Alembic cannot load the revisions: {cause_in(done.output)}",
+                f"Alembic could not load the revisions: {cause_in(done.output)}",
                 code="revisions-unreadable",
-                hint="Nothing was run. Correct the file or the configuration that it names.",
+                hint="Nothing was run. Correct the file or the configuration that the error names.",
                 output=done.output,
             )
         facts = json.loads(told.read_bytes())
         found = [
             Revision(
-                id=each["id"],
-                parents=tuple(each["parents"]),
-                depends_on=tuple(each["depends_on"]),
-                message=each["message"],
-                path=Path(each["path"]),
+                id=revision["id"],
+                parents=tuple(revision["parents"]),
+                depends_on=tuple(revision["depends_on"]),
+                message=revision["message"],
+                path=Path(revision["path"]),
             )
-            for each in facts["revisions"]
+            for revision in facts["revisions"]
         ]
         return ReportedRevisions(
             revisions=tuple(found),
@@ -499,14 +509,15 @@ async def report_version_tables(
     *,
     workers: WarmWorkers,
 ) -> ReportedTables:
-    """Have a service's `env.py` configure Alembic on its database, and change nothing there.
+    """Run a service's `env.py` read-only, and return the version tables that it configures.
 
     Args:
-        session: Its settings must keep it from writing.
+        session: The instructions, with read-only settings.
+        workers: Forks the process.
 
     Raises:
-        MigrationError: If `env.py` fails, or configures nothing.
-        Refused: If it connects to another database.
+        MigrationError: If `env.py` fails, or configures no version table.
+        Refused: If it connects to a different database.
     """
     environment = _environment(service, url, settings)
     with process.scratch_directory() as scratch:
@@ -520,9 +531,9 @@ async def report_version_tables(
     tables = session.version_tables
     if done.returncode != 0 or not tables:
         raise MigrationError(
-            f"env.py does not say which version table it uses: {cause_in(done.output)}",
+            f"env.py did not configure a version table: {cause_in(done.output)}",
             code="version-table-unknown",
-            hint="Correct env.py; `alembic current` in the service's directory shows the same.",
+            hint="Correct env.py. `alembic current` in the service's directory shows the error.",
             output=done.output,
         )
     acting = next((event for event in session.told() if event["event"] == "acting"), {})
@@ -538,10 +549,10 @@ async def report_version_tables(
 async def report_connection(
     service: Service, url: DatabaseUrl, settings: Settings, *, workers: WarmWorkers
 ) -> ReportedConnection:
-    """Ask a service's `env.py` where it would connect; it connects to nothing.
+    """Run a service's `env.py` up to its first connection, which is not opened.
 
     Raises:
-        MigrationError: If it takes too long, or its interpreter cannot be started.
+        MigrationError: If it exceeds `ASKING_SECONDS`, or its interpreter cannot be started.
     """
     environment = _environment(service, url, settings)
     with process.scratch_directory() as scratch:
@@ -566,7 +577,7 @@ async def report_connection(
 
 
 def _version_table(event: Mapping[str, Any]) -> VersionTable:
-    # A schema that is stated needs no search path.
+    # A configured schema needs no search path.
     path = () if event["schema"] else tuple(event["search_path"])
     return VersionTable(name=event["table"], schema=event["schema"], search_path=path)
 
@@ -574,33 +585,35 @@ def _version_table(event: Mapping[str, Any]) -> VersionTable:
 def applied(
     sessions: Sequence[Observation], history: History, before: Sequence[str], after: Sequence[str]
 ) -> tuple[AppliedRevision, ...]:
-    """Return the revisions that lead from one place to another, with the times they took.
+    """Return the revisions that a run applied, with their durations.
 
-    What Alembic says it has run counts only where the database says so too.
+    The database decides which were applied; events of Alembic add only the durations.
     """
-    told = [each for session in sessions for each in session.told() if each["event"] == "run"]
-    seconds = {str(each["revision"]): float(each["seconds"]) for each in told}
+    runs = [event for session in sessions for event in session.told() if event["event"] == "run"]
+    seconds = {str(event["revision"]): float(event["seconds"]) for event in runs}
     return tuple(
-        AppliedRevision(revision=each.id, message=each.message, seconds=seconds.get(each.id))
-        for each in history.between(before, after)
+        AppliedRevision(
+            revision=revision.id, message=revision.message, seconds=seconds.get(revision.id)
+        )
+        for revision in history.between(before, after)
     )
 
 
 def named(revisions: tuple[str, ...]) -> str:
-    """Return revisions as people read them."""
+    """Return revisions for messages; `no revision` if there are none."""
     return ", ".join(revisions) or "no revision"
 
 
 async def revisions_of(
     url: DatabaseUrl, history: History, tables: Sequence[VersionTable] | None
 ) -> tuple[str, ...]:
-    """Ask a database for its revisions.
+    """Read the revisions of a database.
 
     Args:
-        tables: The version tables that `env.py` configures; None if that is not known.
+        tables: The version tables that `env.py` configures; None if they are not known.
 
     Raises:
-        ServerError: If it cannot be asked, or there are several tables that may be the one.
+        ServerError: If they cannot be read, or several tables may be the version table.
     """
     async with connection(url) as asked:
         return history.least_advanced(await read_revisions(asked, tables))
@@ -614,10 +627,10 @@ async def run_script(
     environment: Mapping[str, str],
     timeout: float,
 ) -> process.Completed:
-    """Run a script of ours with a service's own interpreter, in the service's directory.
+    """Run a script of this package with a service's interpreter, in the service's directory.
 
     Args:
-        script: It watches its standard input, and ends when we do.
+        script: The path of the script. It ends when its standard input is closed.
         timeout: Seconds it may take.
 
     Raises:
@@ -636,7 +649,7 @@ async def run_script(
         )
     except OSError as error:
         raise MigrationError(
-            f"{python[0]!r} cannot be started: {error.strerror}",
+            f"{python[0]!r} could not be started: {error.strerror}",
             code="interpreter-missing",
             hint="Correct 'python' or 'alembic' of this service in the registry.",
         ) from error
@@ -645,25 +658,25 @@ async def run_script(
 def environment_of(
     service: Service, settings: Settings, url: DatabaseUrl | None = None
 ) -> dict[str, str]:
-    """Return what a service's own code finds in its environment.
+    """Return the environment of a service's own code, without its override variable.
 
     Args:
-        url: Its database, for the variables that hold a part of its URL; None leaves those out.
+        url: The URL for variables with a part of it; None leaves these variables out.
     """
     environment = settings.child_environment()
     if service.python:
-        # Ours would be taken for the service's by `pdm run` and the like.
+        # `pdm run` would use our virtual environment instead of the service's.
         environment.pop("VIRTUAL_ENV", None)
     return environment | fill_in(service.environment, str(settings.environment), url)
 
 
 def environment_at(service: Service, url: DatabaseUrl, settings: Settings) -> dict[str, str]:
-    """Return what a service's own code finds in its environment where its database is given."""
+    """Return the environment of a service's own code, with its override variable."""
     return _environment(service, url, settings)
 
 
 def used_at(told: Path, url: DatabaseUrl) -> Used | None:
-    """Return what a process has written down that it used; None if it has not."""
+    """Return the inputs that a process wrote to a file; None if the file does not exist."""
     return _used(told, url)
 
 
@@ -680,7 +693,7 @@ async def _run_alembic(
     timeout = timeout or settings.migration_timeout
     done = None
     if workers and not service.python and workers.can_have(environment):
-        # Should nothing be left that forks, an interpreter of its own does as well.
+        # If the fork server has ended, start an interpreter instead.
         with suppress(OSError):
             done = await workers.run(
                 arguments,
@@ -696,25 +709,25 @@ async def _run_alembic(
     done = replace(done, output=mask(done.output))
     if done.timed_out:
         raise MigrationError(
-            f"Its migrations took longer than {timeout:g} s and were ended.",
+            f"The migrations exceeded {timeout:g} s and were terminated.",
             code="migration-timeout",
-            hint="See what it waits for; HULEEDU_MIGRATION_TIMEOUT allows more time.",
+            hint="Find out what they wait for, or set HULEEDU_MIGRATION_TIMEOUT to more seconds.",
             output=done.output,
         )
     return done
 
 
 def _with_options(environment: Mapping[str, str], service: Service) -> dict[str, str]:
-    """Return an environment with what the worker is told of every run."""
+    """Return an environment with the service's options for the worker."""
     options = service.alembic_options
     return {**environment, **({OPTIONS: json.dumps(options)} if options else {})}
 
 
 def _used(told: Path, url: DatabaseUrl | None, *, own_sessions: int = 0) -> Used | None:
-    """Return what a worker has told; None if it has not told anything.
+    """Return the inputs that a worker reported; None if it did not report them.
 
     Args:
-        own_sessions: How many sessions we had on the database ourselves meanwhile.
+        own_sessions: The number of sessions that this process opened on the database.
     """
     if not told.exists():
         return None
@@ -729,7 +742,7 @@ def _used(told: Path, url: DatabaseUrl | None, *, own_sessions: int = 0) -> Used
         modules=facts["modules"],
         untracked=facts["untracked"],
         clocks=facts["clocks"],
-        addresses=[each for each in facts["addresses"] if each.split()[0] != own_port],
+        addresses=[address for address in facts["addresses"] if address.split()[0] != own_port],
         sessions=sessions + own_sessions,
         variables=facts["variables"],
         all_variables=facts["all_variables"],
@@ -743,7 +756,7 @@ def _failure(
     session: Observation,
     hint: str,
 ) -> HuleEduError:
-    told = {str(each["event"]): each for each in session.told()}
+    told = {str(event["event"]): event for event in session.told()}
     if mismatch := told.get("mismatch"):
         return _mismatch(service, url, mismatch, was_run="begun" in told, output=done.output)
     if "lock lost" in told:
@@ -761,22 +774,23 @@ def _failure(
     kind, code = MigrationError, "migration-failed"
     if failed.get("sqlstate") == _LOCK_TIMEOUT:
         kind, code = LockTimeout, "lock-timeout"
-        cause = f"A statement has waited too long for a lock: {statement}"
+        cause = f"A statement timed out while waiting for a lock: {statement}"
         hint = (
-            "Run the same command again once it is released, or end its holder with "
-            "pg_terminate_backend(pid). HULEEDU_LOCK_TIMEOUT allows more time, while everybody "
-            "else waits behind it."
+            "Run the same command again when the lock is released, or end its holder with "
+            "pg_terminate_backend(pid). HULEEDU_LOCK_TIMEOUT allows more time, but other sessions "
+            "then wait behind this statement."
         )
     elif failed.get("sqlstate") == _CANCELED and _BY_TIMEOUT in str(failed["message"]):
         code = "statement-timeout"
-        cause = f"A statement has taken too long: {statement}"
+        cause = f"A statement exceeded statement_timeout: {statement}"
         hint = (
-            "HULEEDU_STATEMENT_TIMEOUT, or 'statement_timeout' in the registry, allows more time."
+            "Set HULEEDU_STATEMENT_TIMEOUT, or 'statement_timeout' in the registry, to a longer "
+            "time."
         )
     if session.kept:
         hint = (
-            "See what of it is there (`invoke prod.validate` names invalid indexes), and undo it "
-            "or let the revision pass over it; then run the same command again."
+            "Check which of its changes are in the database (`invoke prod.validate` names invalid "
+            "indexes). Undo them, or make the revision skip them. Then run the same command again."
         )
     return kind(cause, code=code, hint=hint, output=done.output)
 
@@ -789,7 +803,7 @@ def _mismatch(
     was_run: bool,
     output: str,
 ) -> Refused:
-    where = "A revision or env.py" if was_run else "Its env.py"
+    where = "A revision or env.py" if was_run else "env.py"
     done = "no further revision was run" if was_run else "nothing was run"
     return Refused(
         f"{where} connected to {event['database']} on {event['address']}{_tagged(event)}, not to "
@@ -805,12 +819,12 @@ def _changed_input(path: str, *, was_run: bool) -> Refused:
     return Refused(
         f"{path} was changed after the plan was approved; {done}.",
         code="plan-changed",
-        hint="Run `invoke prod.plan` again and have the new plan approved.",
+        hint="Run `invoke prod.plan` again, and get approval for the new plan.",
     )
 
 
 def _tagged(event: Mapping[str, Any]) -> str:
-    """Name the environment of the database that was connected to, where that is known."""
+    """Return a clause with the environment tag of a database; empty if it has none."""
     with suppress(ServerError):
         if tag := parse_tag(event["database"], event["comment"]):
             return f", whose environment tag is {tag.environment}"
@@ -818,16 +832,16 @@ def _tagged(event: Mapping[str, Any]) -> str:
 
 
 def _how_to_follow(service: Service, event: Mapping[str, Any]) -> str:
-    """Say which variable led to another database, and what to change."""
+    """Return which variable named a different database, and what to change."""
     ours = service.alembic_url_variable
     read = [name for name in event["read"] if _NAMES_DATABASE.search(name)]
     led = [name for name in event["led"] if name != ours]
-    # A URL variable says it all; without one, the parts do together.
+    # One variable with a URL is enough; otherwise several variables name parts of it.
     named = led if event["all_were_read"] else [name for name in led if name in read] or led
     if ours in event["read"] or (event["all_were_read"] and not named):
         return (
-            f"{ours} held the right URL, and env.py read it. Remove what makes env.py connect "
-            f"elsewhere{_from(named)}, or state the difference in the registry."
+            f"env.py read the correct URL in {ours}, but connected to a different "
+            f"database. Correct env.py{_from(named)}, or state the difference in the registry."
         )
     if len(named) == 1:
         return (
@@ -836,7 +850,7 @@ def _how_to_follow(service: Service, event: Mapping[str, Any]) -> str:
             "it too."
         )
     return (
-        f"env.py did not read {ours}; it read {', '.join(named or read) or 'no such variable'}. "
+        f"env.py did not read {ours}; it read {', '.join(named or read) or 'no variable'}. "
         f'State the variable with its URL as "url_variable" for {service.name} in the registry.'
     )
 
@@ -845,13 +859,9 @@ def _from(variables: Sequence[str]) -> str:
     return f" ({', '.join(variables)})" if variables else ""
 
 
-def _handed_over(url: DatabaseUrl) -> str:
-    return url.reveal()
-
-
 def _from_directory(service: Service, python: tuple[str, ...]) -> list[str]:
     program = python[0]
-    # As a shell has it: with a slash it is a path, without one it is looked up in PATH.
+    # As in a shell, a name with a slash is a path, and any other one is found in PATH.
     path = str(service.directory / program) if "/" in program else program
     return [path, *python[1:]]
 
@@ -859,7 +869,7 @@ def _from_directory(service: Service, python: tuple[str, ...]) -> list[str]:
 def _environment(service: Service, url: DatabaseUrl, settings: Settings) -> dict[str, str]:
     environment = environment_of(service, settings, url)
     if url.is_local:
-        # The developer's PGSSLMODE and the like are meant for servers elsewhere.
+        # PG* variables of the developer are meant for remote servers.
         own = service.environment
         environment = {n: v for n, v in environment.items() if n in own or not n.startswith("PG")}
     environment |= {
@@ -874,37 +884,39 @@ def _environment(service: Service, url: DatabaseUrl, settings: Settings) -> dict
 
 
 def _remedy(before: tuple[str, ...], history: History) -> str:
-    """Say what helps if Alembic fails."""
+    """Return a hint for a failure of Alembic."""
     unknown = tuple(revision for revision in before if revision not in history.revisions)
     if unknown:
         return (
-            f"Revision {named(unknown)} was made by another branch of the code: check that out, "
-            "or in development start anew with `invoke db.reset`."
+            f"The revision files do not contain {named(unknown)}. Check out the branch that has "
+            "it, "
+            "or rebuild the database with `invoke db.reset` in development."
         )
-    return "The service's own output names the cause; correct it and run the command again."
+    return "Correct the cause that the service's output names, and run the command again."
 
 
 def cause_in(output: str) -> str:
-    """Return the line that names the cause: a traceback's exception, else the last line.
+    """Return the exception of a traceback, or the last line of the output.
 
-    Of exceptions that caused each other it is the last one, with the first in brackets.
+    For chained exceptions it is the last one, with the first one in brackets. `no output` if the
+    output is empty.
     """
     raised: list[str] = []
     for text in _LINK.split(output):
         if text.count(_TRACEBACK) > 1:
-            # The last one has nothing to do with those before it.
+            # The last traceback is not related to those before it.
             raised = []
         raised += filter(None, [_exception_in(text)])
     if not raised:
         lines = [line for line in output.splitlines() if line.strip()]
-        return (lines[-1:] or ["it printed nothing"])[0].strip()
+        return (lines[-1:] or ["no output"])[0].strip()
     shown, root = raised[-1], raised[0]
     return shown if root == shown else f"{shown} (caused by {root})"
 
 
 def _exception_in(text: str) -> str:
-    """Return the first line of a traceback's exception; empty if there is no traceback."""
+    """Return the first line of a traceback's exception; an empty string without a traceback."""
     _, traceback, rest = text.rpartition(_TRACEBACK)
-    # SQLAlchemy's exceptions go on for lines; the frames before them are indented.
+    # Frames are indented; exceptions of SQLAlchemy have several lines.
     lines = (line.strip() for line in rest.splitlines() if line and not line.startswith(" "))
     return next(filter(None, lines), "") if traceback else ""

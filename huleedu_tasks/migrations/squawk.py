@@ -1,6 +1,6 @@
-"""What squawk, a linter of PostgreSQL's migrations, finds in the SQL of revisions; if it is there.
+"""Runs squawk, a linter of PostgreSQL migrations, on the SQL of revisions, if it is installed.
 
-What is judged here by the tables as they are now (`hazards.py`) is not asked of it again.
+Rules that `hazards.py` checks against the current tables are ignored.
 """
 
 import json
@@ -31,8 +31,8 @@ JUDGED_HERE = (
     "renaming-table",
     "require-concurrent-index-creation",
 )
-# Each session has both timeouts, a revision is a transaction that can be run again, and what
-# ends and begins one in its middle is Alembic's autocommit_block().
+# The runner sets both timeouts in each session, a revision is a transaction that can be repeated,
+# and only Alembic's autocommit_block() ends and begins a transaction inside a revision.
 DONE_HERE = (
     "ban-uncommitted-transaction",
     "prefer-robust-stmts",
@@ -44,7 +44,7 @@ NOT_SQL = "syntax-error"
 
 
 def find_squawk() -> str:
-    """Return where squawk is: beside this interpreter, or in PATH; an empty text if it is not."""
+    """Return the path of squawk, beside this interpreter or in PATH; empty if it is not found."""
     beside = Path(sys.executable).with_name(PROGRAM)
     return str(beside) if beside.is_file() else shutil.which(PROGRAM) or ""
 
@@ -52,32 +52,34 @@ def find_squawk() -> str:
 async def lint(
     program: str, sql: Mapping[str, str], *, root: Path, environment: Mapping[str, str]
 ) -> dict[str, tuple[Problem, ...]]:
-    """Return what squawk finds, by revision.
+    """Return the findings of squawk, by revision.
 
-    All is given to it as one text, in which what an earlier revision makes is known.
+    The SQL of all revisions is one input, so that squawk knows tables of earlier revisions.
 
     Args:
+        program: The path of squawk.
         sql: The SQL of each revision, in order.
-        root: The directory it runs in; a `.squawk.toml` there counts.
+        root: The working directory, whose `.squawk.toml` is read.
+        environment: The environment of the process.
     """
     while True:
         findings = await _run(program, sql, root=root, environment=environment)
-        # What cannot be read hides all that stands behind it.
-        unread = {revision for revision, each in findings if each["rule_name"] == NOT_SQL}
-        if not unread:
+        # A syntax error hides all findings behind it.
+        invalid = {revision for revision, finding in findings if finding["rule_name"] == NOT_SQL}
+        if not invalid:
             break
-        sql = {revision: text for revision, text in sql.items() if revision not in unread}
+        sql = {revision: text for revision, text in sql.items() if revision not in invalid}
     found: dict[str, list[Problem]] = {}
-    for revision, each in findings:
-        if each["rule_name"] not in (*JUDGED_HERE, *DONE_HERE):
-            found.setdefault(revision, []).append(_problem(each))
+    for revision, finding in findings:
+        if finding["rule_name"] not in (*JUDGED_HERE, *DONE_HERE):
+            found.setdefault(revision, []).append(_problem(finding))
     return {revision: tuple(dict.fromkeys(problems)) for revision, problems in found.items()}
 
 
 async def _run(
     program: str, sql: Mapping[str, str], *, root: Path, environment: Mapping[str, str]
 ) -> list[tuple[str, Lint]]:
-    """Return what squawk says, each with the revision it is about."""
+    """Return the findings of squawk, each with its revision."""
     revisions, beginnings, text = list(sql), [], ""
     for statements in sql.values():
         beginnings.append(text.count("\n"))
@@ -98,7 +100,10 @@ async def _run(
     findings = _parsed(output)
     if findings is None:
         return [(revisions[0], _failed(output))]
-    return [(revisions[bisect_right(beginnings, int(each["line"])) - 1], each) for each in findings]
+    return [
+        (revisions[bisect_right(beginnings, int(finding["line"])) - 1], finding)
+        for finding in findings
+    ]
 
 
 def _problem(finding: Lint) -> Problem:
@@ -107,16 +112,16 @@ def _problem(finding: Lint) -> Problem:
 
 
 def _failed(output: str) -> Lint:
-    first = next((line for line in output.splitlines() if line.strip()), "it printed nothing")
+    first = next((line for line in output.splitlines() if line.strip()), "no output")
     return {
-        "rule_name": "could not be asked",
+        "rule_name": "failed",
         "message": first.strip(),
-        "help": "See .squawk.toml, or run squawk by hand.",
+        "help": "Correct .squawk.toml, or run squawk by hand.",
     }
 
 
 def _parsed(output: str) -> list[Lint] | None:
-    """Return squawk's findings; None where it prints no list of them."""
+    """Return squawk's findings; None if it did not print a JSON list."""
     try:
         findings: list[Lint] = json.loads(output[output.index("[") : output.rindex("]") + 1])
     except ValueError:

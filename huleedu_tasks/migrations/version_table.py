@@ -1,7 +1,7 @@
-"""Which version table a service's `env.py` configures, read from it without running it.
+"""Reads the version table that a service's `env.py` configures, without running it.
 
-This is a fast path, for an `env.py` that states it literally, or states nothing; for any other,
-Alembic must be asked (`alembic_history.py`). After each migration Alembic reports it anyway.
+This is a fast path, for an `env.py` with a literal version table, or with the default one. For any
+other one Alembic is asked (`alembic_history.py`). Each migration reports its version table, too.
 """
 
 import ast
@@ -14,8 +14,8 @@ from huleedu_tasks.postgres.databases import VersionTable
 
 CONTEXT = "context"
 CONFIGURE = "configure"
-# What leads a table without a schema elsewhere than our own session finds it, or configures
-# Alembic in another way.
+# Code that moves a table without a schema to a schema that our own session does not search, or
+# that configures Alembic in another way.
 _ELSEWHERE = re.compile(
     rb"search_path|schema_translate_map|SET\s+SCHEMA|SET\s+ROLE|SET\s+SESSION|MigrationContext"
     rb"|EnvironmentContext|context_opts|exec\(|getattr\(\s*context",
@@ -27,13 +27,13 @@ def stated_version_table(env_py: Path) -> VersionTable:
     """Return the version table that an `env.py` configures when it connects.
 
     Raises:
-        NotUnderstood: If only running it tells.
+        NotUnderstood: If only Alembic can determine it.
     """
     try:
         text = env_py.read_bytes()
         tree = ast.parse(text, filename=str(env_py))
     except (OSError, ValueError, SyntaxError) as error:
-        raise NotUnderstood(f"{env_py} cannot be read: {error}") from None
+        raise NotUnderstood(f"{env_py} could not be read: {error}") from None
     if indirect := _ELSEWHERE.search(text):
         raise NotUnderstood(f"env.py uses {indirect[0].decode()}")
     _require_plain_context(tree)
@@ -41,15 +41,15 @@ def stated_version_table(env_py: Path) -> VersionTable:
     calls = [call for call in _configurations(tree) if not _is_offline(call)]
     tables = {_table_of(call, constants) for call in calls}
     if len(tables) != 1:
-        raise NotUnderstood(f"env.py states {len(tables)} version tables")
+        raise NotUnderstood(f"env.py configures {len(tables)} version tables")
     return tables.pop()
 
 
 def _require_plain_context(tree: ast.Module) -> None:
-    """See that Alembic's context is used by its name only, and not in a loop of tenants.
+    """Require that `context` is used only by its name, and not in a loop of tenants.
 
     Raises:
-        NotUnderstood: If it may be configured in a way that does not show.
+        NotUnderstood: If `env.py` may configure Alembic indirectly.
     """
     imported = [
         alias
@@ -59,18 +59,18 @@ def _require_plain_context(tree: ast.Module) -> None:
         if alias.name == CONTEXT and alias.asname in (None, CONTEXT)
     ]
     if any(isinstance(node, ast.alias) and node.name == "*" for node in ast.walk(tree)):
-        raise NotUnderstood("env.py imports names it does not list")
+        raise NotUnderstood("env.py has an import *")
     owners = {
         id(node.value)
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
     }
-    uses = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == CONTEXT]
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == CONTEXT]
     if not imported or any(id(use) not in owners for use in uses):
-        raise NotUnderstood("env.py hands Alembic's context on")
+        raise NotUnderstood("env.py passes Alembic's context to other code")
     loops = (ast.For, ast.AsyncFor, ast.While)
-    inside = [each for loop in ast.walk(tree) if isinstance(loop, loops) for each in ast.walk(loop)]
-    if any(_is_configuration(each) for each in inside):
+    inside = [node for loop in ast.walk(tree) if isinstance(loop, loops) for node in ast.walk(loop)]
+    if any(_is_configuration(node) for node in inside):
         raise NotUnderstood("env.py configures Alembic in a loop")
 
 
@@ -91,7 +91,7 @@ def _is_configuration(node: ast.AST) -> bool:
 
 
 def _is_offline(call: ast.Call) -> bool:
-    """Whether a call is for SQL that is only written: it states a URL and no connection."""
+    """Whether a call configures offline mode: with a URL and without a connection."""
     names = {keyword.arg for keyword in call.keywords}
     return not call.args and None not in names and "connection" not in names
 
@@ -102,7 +102,7 @@ def _table_of(call: ast.Call, constants: dict[str, str | None]) -> VersionTable:
         if keyword.arg is None:
             raise NotUnderstood("env.py configures Alembic with a dictionary of options")
         if keyword.arg in ("version_table", "version_table_schema"):
-            value = _text_of(keyword.value, constants)
+            value = _string_of(keyword.value, constants)
             if value is not None:
                 stated[keyword.arg] = value
     default = VersionTable()
@@ -111,7 +111,7 @@ def _table_of(call: ast.Call, constants: dict[str, str | None]) -> VersionTable:
     )
 
 
-def _text_of(node: ast.expr, constants: dict[str, str | None]) -> str | None:
+def _string_of(node: ast.expr, constants: dict[str, str | None]) -> str | None:
     if isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, str)):
         return node.value
     if isinstance(node, ast.Name) and node.id in constants:
@@ -120,13 +120,13 @@ def _text_of(node: ast.expr, constants: dict[str, str | None]) -> str | None:
 
 
 def _constants(tree: ast.Module) -> dict[str, str | None]:
-    """Return the names that are bound once in the whole file, to a string or None."""
+    """Return the names that the file binds once, to a string or None."""
     bound = [
         node.id
         for node in ast.walk(tree)
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
     ]
-    bound += [each.arg for each in ast.walk(tree) if isinstance(each, ast.arg)]
+    bound += [node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)]
     found = {}
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else []

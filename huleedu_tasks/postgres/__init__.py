@@ -1,1 +1,1 @@
-"""The only code that speaks SQL."""
+"""Connections, databases, locks and inspection: the only package that sends SQL."""

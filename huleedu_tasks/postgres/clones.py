@@ -1,7 +1,7 @@
-"""Copies of whole databases, with what `CREATE DATABASE ... TEMPLATE` leaves out.
+"""Copies databases, including properties that `CREATE DATABASE ... TEMPLATE` does not copy.
 
-PostgreSQL copies everything inside a database, and not what is said about it: its settings, its
-grants, its comment and its connection limit (PostgreSQL, 23.3 Template Databases).
+These are the settings, the grants, the comment and the connection limit of a database (PostgreSQL,
+23.3 Template Databases).
 """
 
 import hashlib
@@ -16,16 +16,16 @@ from huleedu_tasks.postgres.databases import EnvironmentTag, comment_of, literal
 if TYPE_CHECKING:
     import asyncpg
 
-# A name may have 63 bytes (PostgreSQL, NAMEDATALEN).
+# Database names are limited to 63 bytes (PostgreSQL, NAMEDATALEN).
 _LONGEST_NAME = 63
 _INIT_SNAPSHOT = "__pristine"
 _TEMPLATE = "__made_"
 _LONGEST_KEY = 12
 _COUNTS_SESSIONS = (15,)
 _STRATEGIES = (15,)
-_OTHERS = "others were connected to it"
-_UNCOUNTED = "a server before PostgreSQL 15 does not tell who was connected to it"
-# Settings that are lists, whose value `SET ... TO` would take for one name (PostgreSQL,
+_OTHERS = "other sessions used it"
+_UNCOUNTED = "a server before PostgreSQL 15 does not count sessions"
+# Settings that are lists; `SET ... TO` would take their value for one name (PostgreSQL,
 # `dumputils.c`, variable_is_guc_list_quote).
 _LISTS = (
     "local_preload_libraries",
@@ -39,12 +39,12 @@ _LISTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activity:
-    """What a server has counted for a database.
+    """Counters of a database in `pg_stat_database`.
 
     Attributes:
-        sessions: How many there have been; those that go on may be left out.
-        writes: Rows inserted, updated and deleted, in tables and in PostgreSQL's own catalogs. A
-            session with `track_counts = off` adds nothing to it. None if that is not known.
+        sessions: The number of sessions; running ones may be missing.
+        writes: Rows inserted, updated and deleted, in tables and in PostgreSQL's catalogs, without
+            those of sessions with `track_counts = off`. None if it is not known.
     """
 
     sessions: int = 0
@@ -52,16 +52,16 @@ class Activity:
 
 
 def init_snapshot_name(database: str) -> str:
-    """Return the name of the copy that keeps a database as it was born."""
+    """Return the name of a database's init snapshot."""
     room = _LONGEST_NAME - len(_INIT_SNAPSHOT)
     return database.encode()[:room].decode(errors="ignore") + _INIT_SNAPSHOT
 
 
 async def is_new(asked: "asyncpg.Connection", since: datetime) -> bool:
-    """Whether a server's data was made since a moment, and nothing written since it started.
+    """Whether initdb ran since a moment, and no transaction has written since the server started.
 
-    `initdb` has left a checkpoint: any transaction that wrote has a number behind that.
-    PostgreSQL tells a file's time in whole seconds.
+    `initdb` ends with a checkpoint, which records the next transaction id. PostgreSQL returns the
+    time of a file in whole seconds.
     """
     is_new: bool = await asked.fetchval(
         "SELECT (pg_stat_file('PG_VERSION')).modification >= date_trunc('second', $1::timestamptz)"
@@ -82,14 +82,16 @@ async def clone(
     *,
     closed: bool = False,
 ) -> None:
-    """Make a database as a copy of another one, to which nobody may be connected.
+    """Create a database as a copy of another one, which must have no sessions.
 
     Args:
-        environment tag: What the copy is tagged with, last of all.
-        closed: Whether nobody may connect to the copy.
+        source: The name of the database to copy.
+        target: The name of the copy.
+        tag: The environment tag of the copy, written in the last statement.
+        closed: Whether the copy does not allow connections.
 
     Raises:
-        asyncpg.ObjectInUseError: If somebody is.
+        asyncpg.ObjectInUseError: If the source has sessions.
     """
     row = await admin.fetchrow(
         "SELECT oid, pg_get_userbyid(datdba) AS owner, datconnlimit, datacl IS NOT NULL AS granted,"
@@ -109,29 +111,28 @@ async def clone(
 
 
 def _strategy(admin: "asyncpg.Connection", *, is_durable: bool) -> str:
-    """Return the option that makes a copy quickest.
+    """Return the fastest option of `CREATE DATABASE`; an empty string for the default.
 
-    Files that need not be flushed are copied faster than they are logged, and leave no dirty
-    buffers for the checkpoint of the next DROP DATABASE.
+    Without fsync, copying files is faster than logging them, and leaves no dirty buffers for the
+    checkpoint of the next DROP DATABASE.
     """
     has_strategies = admin.get_server_version() >= _STRATEGIES
     return "" if is_durable or not has_strategies else " STRATEGY file_copy"
 
 
 def template_name(database: str, key: str) -> str:
-    """Return the name of the copy that stands for making a database.
+    """Return the name of a database's template.
 
     Args:
-        key: Tells the copies of one database apart.
+        key: Distinguishes the templates of one database.
     """
     return f"{_template_prefix(database)}{key}"
 
 
 async def templates(admin: "asyncpg.Connection", database: str) -> dict[str, EnvironmentTag | None]:
-    """Return the copies that stand for making a database, by name, that used last first.
+    """Return the environment tags of a database's templates by name, most recently used first.
 
-    One without parts in its environment tag is not complete; nor is one whose environment tag
-    cannot be read.
+    A template is incomplete if its tag has no inputs, or is None because it cannot be parsed.
     """
     prefix = _template_prefix(database)
     rows = await admin.fetch(
@@ -152,17 +153,23 @@ async def keep(
     sessions: int | None = None,
     writes: int | None = None,
 ) -> str:
-    """Keep a copy of a database that nobody can connect to or change; or return why there is none.
+    """Create a template from a database, which does not allow connections.
 
-    Sessions on the database are ended, as for a reset. There is no copy if a session of somebody
-    else's may have written to it: if there were more sessions than ours, and rows were written by
-    others than those of ours that are not counted. The copy is tagged last: one without its
-    environment tag is not complete, and not used.
+    The sessions on the database are ended. No template is kept if another session may have written
+    to the database: if the server counted more sessions than this command opened, and more writes
+    than before. The environment tag is written last; a template without it is incomplete, and is
+    not used.
 
     Args:
-        sessions: How many there have been on the database if all were ours; None if whatever is
-            in it shall be in the copy.
-        writes: What was counted when it was new; None if others may have written before that.
+        name: The name of the template.
+        tag: The environment tag of the template, with its inputs.
+        sessions: The number of sessions that this command opened on the database; None to keep
+            the template whatever other sessions did.
+        writes: The writes that were counted when the database was created; None if they are not
+            known.
+
+    Returns:
+        Why no template was kept; an empty string if one was.
     """
     import asyncpg
 
@@ -180,17 +187,17 @@ async def keep(
     except asyncpg.PostgresError as error:
         await databases.drop(admin, name)
         return f"it could not be copied: {error}"
-    # Else a crash within a second may take the environment tag away, and with it the copy.
+    # A crash of the server must not lose the environment tag, which makes the template complete.
     await admin.execute("SET synchronous_commit = on")
     await databases.write_tag(admin, name, tag)
     return ""
 
 
 async def activity(admin: "asyncpg.Connection", database: str) -> Activity:
-    """Return what there has been on a database so far.
+    """Read the counters of a database; zeros if the server does not count sessions.
 
-    A server counts a session's writes when it ends at the latest (PostgreSQL, 28.2 The Cumulative
-    Statistics System, has it so since 15).
+    Since PostgreSQL 15 a server counts the writes of a session when it ends at the latest
+    (PostgreSQL, 28.2 The Cumulative Statistics System).
     """
     if admin.get_server_version() < _COUNTS_SESSIONS:
         return Activity()
@@ -205,15 +212,15 @@ async def activity(admin: "asyncpg.Connection", database: str) -> Activity:
 async def _is_ours(
     admin: "asyncpg.Connection", database: str, sessions: int, writes: int | None
 ) -> bool:
-    """Whether nobody else has written to a database. That a healthcheck connects does no harm."""
+    """Whether no other session has written to a database. A healthcheck only connects."""
     counted = await activity(admin, database)
     return counted.sessions == sessions or counted.writes == writes
 
 
 async def holds_roles(admin: "asyncpg.Connection", database: str) -> bool:
-    """Whether something in a database belongs to a role other than its owner, or is granted to it.
+    """Whether a role other than the owner owns objects of a database, or has grants on them.
 
-    Such a role cannot be dropped as long as the database is there (PostgreSQL, 22.4 Dropping
+    PostgreSQL does not drop such a role while the database exists (PostgreSQL, 22.4 Dropping
     Roles).
     """
     found: bool = await admin.fetchval(
@@ -226,7 +233,7 @@ async def holds_roles(admin: "asyncpg.Connection", database: str) -> bool:
 
 
 async def has_unlogged_tables(connection: "asyncpg.Connection") -> bool:
-    """Whether a crash of the server would empty tables of the connection's own database."""
+    """Whether the connection's database has unlogged tables, which a crash would empty."""
     found: bool = await connection.fetchval(
         "SELECT EXISTS (SELECT FROM pg_class WHERE relpersistence = 'u')"
     )
@@ -249,7 +256,7 @@ def _template_prefix(database: str) -> str:
     room = _LONGEST_NAME - len(_TEMPLATE) - _LONGEST_KEY
     if len(database.encode()) <= room:
         return database + _TEMPLATE
-    # Others may begin as it does.
+    # Another long name may have the same beginning.
     digest = hashlib.sha256(database.encode()).hexdigest()[:_LONGEST_KEY]
     return database.encode()[: room - len(digest)].decode(errors="ignore") + digest + _TEMPLATE
 

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, with failures said in words."""
+"""Connections to PostgreSQL. Failures are raised as `ServerError` with a code and a hint."""
 
 import asyncio
 import os
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
 APPLICATION_NAME = "huleedu-tasks"
 CONNECT_TIMEOUT = 10.0
 ANSWER_TIMEOUT = 30.0
-# Those that initdb makes; which of them a service uses itself is not connected to.
+# Created by initdb. One that is a service's own database is skipped.
 MAINTENANCE_DATABASES = ("postgres", "template1")
-# PGSSLMODE and PGTARGETSESSIONATTRS, where a developer has them, are meant for servers elsewhere.
+# PGSSLMODE and PGTARGETSESSIONATTRS of a developer are meant for remote servers.
 _ON_THIS_MACHINE = {"ssl": "prefer", "target_session_attrs": "any"}
-# What such a session writes is not counted, so that what others write can be told from it. Only a
-# superuser may ask for that.
+# Writes of such a session are not counted, so that writes of other sessions can be recognised.
+# Only a superuser may set it.
 UNCOUNTED = {"track_counts": "off"}
-# The code of a login that is refused with a password that begins or ends with white space.
+# The code of a refused login if the password begins or ends with white space.
 WHITE_SPACE = "password-white-space"
 _OTHER_AUTHORITY = (
-    "Name the file with the authority that has signed it; your provider offers it for download."
+    "Set the file with the authority that signed it; your provider offers it for download."
 )
 _OTHER_NAME = "Connect with a name that the certificate lists."
-# By OpenSSL's numbers (x509_vfy.h): expired, and not made for this name or this address.
+# By OpenSSL's numbers (x509_vfy.h): expired; host name mismatch; IP address mismatch.
 _CERTIFICATE_HINTS = {
-    10: "Have the server's certificate renewed.",
+    10: "Renew the server's certificate.",
     62: _OTHER_NAME,
     64: _OTHER_NAME,
 }
 
 
 class Unreachable(ServerError):
-    """Nothing answers at the address, or not in time."""
+    """No server answered at the address within the timeout."""
 
 
 class LoginRefused(ServerError):
-    """The server knows neither this user nor this password."""
+    """The server refused the user or the password."""
 
 
 class DatabaseMissing(ServerError):
@@ -55,19 +55,19 @@ class DatabaseMissing(ServerError):
 
 
 class DatabaseClosed(ServerError):
-    """The database exists, and accepts no connections."""
+    """The database exists and does not allow connections."""
 
 
 class NameUnknown(Unreachable):
-    """The host's name leads to no address."""
+    """The host name does not resolve."""
 
 
 class NotOffered(ServerError):
-    """The server does not encrypt, and the URL wants that."""
+    """The server does not offer TLS, which the URL requires."""
 
 
 class CertificateRefused(ServerError):
-    """The server does not prove to be the one the URL names."""
+    """The server certificate is not verified."""
 
 
 @asynccontextmanager
@@ -81,12 +81,13 @@ async def connection(
     """Connect for the time of a `with` block.
 
     Args:
-        database: Another database than the URL's, on the same server.
+        database: Another database on the same server; an empty string for the URL's.
         timeout: Seconds the server may take to accept the connection.
-        uncounted: Whether the session asks for `UNCOUNTED`, which a server may refuse.
+        uncounted: Whether the session sets `UNCOUNTED`. If the server refuses the setting, the
+            session connects without it.
 
     Raises:
-        ServerError: One of the classes above, where it is one of these.
+        ServerError: If the connection fails; one of the classes above where one applies.
     """
     opened = await connect(url, database=database, timeout=timeout, uncounted=uncounted)
     try:
@@ -97,7 +98,7 @@ async def connection(
 
 @asynccontextmanager
 async def maintenance_connection(url: DatabaseUrl) -> "AsyncIterator[asyncpg.Connection]":
-    """Connect beside the URL's database, for the time of a `with` block.
+    """Connect to a maintenance database of the URL's server, for the time of a `with` block.
 
     Raises:
         ServerError: As `connect`.
@@ -110,10 +111,10 @@ async def maintenance_connection(url: DatabaseUrl) -> "AsyncIterator[asyncpg.Con
 
 
 async def connect_beside(url: DatabaseUrl, *, used: Collection[str] = ()) -> "asyncpg.Connection":
-    """Connect to a database of a server that is not the URL's, until `close`.
+    """Connect to a maintenance database, other than the URL's database, until `close`.
 
     Args:
-        used: Further databases that are not connected to.
+        used: Names of further databases to skip.
 
     Raises:
         ServerError: As `connect`, for the first database that was tried.
@@ -125,12 +126,12 @@ async def connect_beside(url: DatabaseUrl, *, used: Collection[str] = ()) -> "as
         try:
             return await connect(url, database=database)
         except (DatabaseMissing, DatabaseClosed, LoginRefused) as error:
-            # One may be closed to this user, or dropped, and the next one not.
+            # The next maintenance database may be available.
             first = first or error
     raise first or ServerError(
-        f"{url.address} has no database from which {url.database!r} can be replaced.",
+        f"{url.address} has no maintenance database from which {url.database!r} can be replaced.",
         code="no-maintenance-database",
-        hint="State another 'database' in the registry for one of the services named "
+        hint="Set another 'database' in the registry for a service that uses "
         f"{' or '.join(MAINTENANCE_DATABASES)}.",
     )
 
@@ -139,14 +140,15 @@ async def connect_beside(url: DatabaseUrl, *, used: Collection[str] = ()) -> "as
 async def answering(
     server: str = "The server", *, timeout: float | None = ANSWER_TIMEOUT
 ) -> AsyncIterator[None]:
-    """Ask a server that was reached, not for ever, and say in words where it does not answer.
+    """Limit the time of a `with` block that queries a server, and convert its errors.
 
     Args:
-        server: Who is asked, as the sentence begins.
-        timeout: Seconds the `with` block may take; None for as long as it takes.
+        server: The subject of the messages.
+        timeout: Seconds the `with` block may take; None for no limit.
 
     Raises:
-        ServerError: If it takes longer, the connection is lost, or the server refuses.
+        ServerError: If the timeout expired, the connection was lost, or the server raised an
+            error.
     """
     import asyncpg
 
@@ -155,18 +157,18 @@ async def answering(
             yield
     except TimeoutError as error:
         raise ServerError(
-            f"{server} has not answered within {timeout:g} s.",
+            f"{server} did not answer within {timeout:g} s.",
             code="server-timeout",
-            hint="See what it is busy with: SELECT * FROM pg_stat_activity.",
+            hint="Find the statements that it is running: SELECT * FROM pg_stat_activity.",
         ) from error
     except (
         asyncpg.PostgresError,
         asyncpg.InterfaceError,
-        # A connection that ends while it is being used.
+        # asyncpg raises it if a connection ends during a query.
         asyncpg.InternalClientError,
         OSError,
     ) as error:
-        doing = f"{server} did not answer to the end"
+        doing = f"{server} stopped answering"
         raise explain(error, doing) or ServerError(
             f"{doing}: {error}.", code="connection-lost", hint="Read the server's log."
         ) from error
@@ -182,7 +184,7 @@ async def connect(
     """Connect until `close`; arguments and errors are those of `connection`."""
     database = database or url.database
     if uncounted:
-        # A startup parameter outlasts RESET ALL, and is refused with the whole connection.
+        # A startup parameter survives RESET ALL. A server that refuses it refuses the connection.
         with suppress(LoginRefused):
             return await _connect(url, database, timeout, UNCOUNTED)
     return await _connect(url, database, timeout, {})
@@ -203,7 +205,7 @@ async def _connect(
             database=database,
             timeout=timeout,
             **(_ON_THIS_MACHINE if url.is_local and not url.tls else {}),
-            # A pooler may hand each statement to another session, which knows no cached ones.
+            # A pooler may send each statement to another session, without prepared statements.
             statement_cache_size=0,
             server_settings={"application_name": APPLICATION_NAME, **settings},
         )
@@ -217,10 +219,11 @@ async def _connect(
             f"{url.address} refused the login of {url.user!r}: {error}"
             + (f"; the password {edge}" if edge else ""),
             code=WHITE_SPACE if edge else "login-refused",
-            hint="If you have changed them in .env: `invoke db.up` makes an embedded server adopt "
-            "them. Otherwise compare them with those the server was made with."
+            hint="If you changed them in .env, run `invoke db.up`, which passes them to an "
+            "embedded "
+            "server. Otherwise compare them with those of the server."
             if url.is_local
-            else "Compare user and password with those the server was made with.",
+            else "Compare the user and password with those of the server.",
         ) from None
     except asyncpg.InvalidCatalogNameError:
         raise DatabaseMissing(
@@ -230,14 +233,14 @@ async def _connect(
         ) from None
     except asyncpg.ObjectNotInPrerequisiteStateError:
         raise DatabaseClosed(
-            f"{url.address} has closed the database {database!r} to connections.",
+            f"{url.address} does not allow connections to the database {database!r}.",
             code="database-closed",
             hint=f'Run ALTER DATABASE "{database}" ALLOW_CONNECTIONS true on the server, connected '
             "to another database.",
         ) from None
     except ssl.SSLError as error:
         raise CertificateRefused(
-            f"The certificate of {url.address} is not accepted: {_certificate_reason(error)}.",
+            f"The certificate of {url.address} was not accepted: {_certificate_reason(error)}.",
             code="certificate-refused",
             hint=_CERTIFICATE_HINTS.get(getattr(error, "verify_code", 0), _OTHER_AUTHORITY),
         ) from None
@@ -248,7 +251,7 @@ async def _connect(
         raise (explain(error, doing) or error) from None
     except (asyncpg.InterfaceError, asyncpg.InternalClientError, ValueError) as error:
         raise ServerError(
-            f"No connection can be made to {url}: {error}",
+            f"Connecting to {url} failed: {error}",
             code="connection-invalid",
             hint="Correct the URL's parameters (`invoke db.url` shows where it comes from).",
         ) from None
@@ -257,15 +260,15 @@ async def _connect(
 def _unreachable(url: DatabaseUrl, error: OSError, timeout: float) -> ServerError:
     if isinstance(error, socket.gaierror):
         return NameUnknown(
-            f"The host name {url.host!r} leads to no address: {error.strerror}.",
+            f"The host name {url.host!r} did not resolve: {error.strerror}.",
             code="host-unknown",
-            hint="Correct the name, or ask whoever runs this network's DNS.",
+            hint="Correct the name, or ask the administrator of the DNS.",
         )
     if "rejected SSL upgrade" in str(error):
         return NotOffered(
-            f"{url.address} offers no TLS.",
+            f"{url.address} does not offer TLS.",
             code="tls-not-offered",
-            hint="Have it turned on in the server's settings.",
+            hint="Enable TLS on the server (ssl = on in postgresql.conf).",
         )
     return Unreachable(
         f"Nothing answers at {url.address}: {_reason(error) or f'silent for {timeout:g} s'}.",
@@ -279,21 +282,21 @@ def _certificate_reason(error: ssl.SSLError) -> str:
 
 
 def _reason(error: OSError) -> str:
-    """Return the system's words; asyncio's repeat the address, for each that the name has."""
+    """Return the system's message. That of asyncio repeats it for each address of the name."""
     numbers = [error.errno] if error.errno else re.findall(r"\[Errno (\d+)\]", str(error))
     return ", ".join(dict.fromkeys(os.strerror(int(n)) for n in numbers)) or str(error)
 
 
 async def close(opened: "asyncpg.Connection") -> None:
-    """End a connection, whatever has happened to it."""
-    # Cancelled or not: the server must not be left with a connection that blocks a DROP.
+    """Close a connection, also one that was lost or whose task was cancelled."""
+    # A connection left open on the server would block DROP DATABASE.
     if _is_cancelled():
         opened.terminate()
         return
     try:
         await opened.close(timeout=CONNECT_TIMEOUT)
     except Exception:
-        # The work is done or has failed already: a connection lost meanwhile adds nothing.
+        # The work has succeeded or failed already.
         opened.terminate()
 
 

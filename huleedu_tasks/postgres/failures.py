@@ -1,4 +1,4 @@
-"""PostgreSQL's errors as failures with a cause, a stable code and what to type next."""
+"""Converts PostgreSQL's errors to `ServerError`, with a cause, a stable code and a hint."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,18 +9,36 @@ from huleedu_tasks.errors import Finding, HuleEduError, ServerError
 if TYPE_CHECKING:
     import asyncpg
 
-# By SQLSTATE, or by its class (PostgreSQL, Appendix A): the code, and the hint.
+# Code and hint by SQLSTATE, or by its class (PostgreSQL, Appendix A).
 _CODES = {
-    "08": ("connection-lost", "Read the server's log (`invoke db.logs`), and run it again."),
-    "28": ("login-refused", "Compare user and password with those the server was made with."),
+    "08": (
+        "connection-lost",
+        "Read the server's log (`invoke db.logs`), and run the command again.",
+    ),
+    "28": ("login-refused", "Compare the user and password with those of the server."),
     "3D000": ("database-missing", "`invoke db.reset` creates it in development."),
-    "42501": ("permission-denied", "Grant the user what the server names, or use another user."),
-    "53": ("resources-exhausted", "Free what the server names, and run it again."),
-    "53100": ("disk-full", "Free space on the server's disk, and run it again."),
-    "53300": ("too-many-connections", "Close connections of other clients, or raise the limit."),
-    "55006": ("database-in-use", "End what uses it (SELECT * FROM pg_stat_activity)."),
-    "55P03": ("lock-timeout", "See who holds the lock: SELECT * FROM pg_locks WHERE granted."),
-    "57014": ("query-canceled", "A timeout or another session canceled it; run it again."),
+    "42501": (
+        "permission-denied",
+        "Grant the privilege that the server names, or use another user.",
+    ),
+    "53": (
+        "resources-exhausted",
+        "Free the resource that the server names, and run the command again.",
+    ),
+    "53100": ("disk-full", "Free space on the server's disk, and run the command again."),
+    "53300": (
+        "too-many-connections",
+        "Close connections of other clients, or raise the limit that the server names.",
+    ),
+    "55006": ("database-in-use", "End the sessions that use it: SELECT * FROM pg_stat_activity."),
+    "55P03": (
+        "lock-timeout",
+        "Find the session that holds the lock: SELECT * FROM pg_locks WHERE granted.",
+    ),
+    "57014": (
+        "query-canceled",
+        "A timeout or another session cancelled the statement. Run the command again.",
+    ),
     "57": ("server-stopping", "Wait until the server accepts connections (`invoke db.up`)."),
     "58": ("server-system-error", "Read the server's log (`invoke db.logs`)."),
 }
@@ -28,21 +46,21 @@ _OTHER_CODE = ("server-error", "Read the server's log (`invoke db.logs`).")
 _COLLATION = "collation version mismatch"
 _COLLATION_CODE = (
     "collation-mismatch",
-    "The server's C library or ICU was updated. `invoke db.reset --volumes` makes its data anew;"
-    " ALTER DATABASE ... REFRESH COLLATION VERSION keeps it, after REINDEX.",
+    "The server's C library or ICU was updated. Rebuild the data with `invoke db.reset --volumes`."
+    " To keep it, run REINDEX and then ALTER DATABASE ... REFRESH COLLATION VERSION.",
 )
 _LOST_CODE = "connection-lost"
 
 
 @contextmanager
 def explained(doing: str = "") -> Iterator[None]:
-    """Raise the driver's errors of a `with` block as failures of ours, and all others as they are.
+    """Convert the driver's errors in a `with` block to `ServerError`; others pass unchanged.
 
     Args:
         doing: As for `explain`.
 
     Raises:
-        ServerError: For what PostgreSQL or a connection to it raised.
+        ServerError: If PostgreSQL or a connection to it raised an error.
     """
     try:
         yield
@@ -55,20 +73,21 @@ def explained(doing: str = "") -> Iterator[None]:
 
 
 def explain(error: BaseException, doing: str = "") -> ServerError | None:
-    """Return a driver's error as a failure of ours.
+    """Convert a driver's error to a `ServerError`.
 
     Args:
-        doing: What failed, as the beginning of a sentence; the server's words follow.
+        doing: What failed, as the beginning of a sentence; the server's message follows. An
+            empty string for a general beginning.
 
     Returns:
-        None if it is neither PostgreSQL's nor a connection's.
+        The failure; None if the error is neither PostgreSQL's nor a connection's.
     """
     import asyncpg
 
     if isinstance(error, asyncpg.PostgresError):
         return _from_server(error, doing)
     lost = asyncpg.InterfaceError, asyncpg.InternalClientError, ConnectionError
-    # What is lost with a pipe is no server.
+    # A broken pipe belongs to a child process, not to a server.
     if isinstance(error, lost) and not isinstance(error, BrokenPipeError):
         return ServerError(
             f"{doing or 'The connection to the server failed'}: {error}.",
@@ -89,7 +108,7 @@ def message_of(error: "asyncpg.PostgresError") -> str:
 
 
 def details_of(error: "asyncpg.PostgresError") -> Sequence[Finding]:
-    """Return what the server says beside its message."""
+    """Return the DETAIL and the HINT of a server's error; empty if it has neither."""
     said = {
         "DETAIL": getattr(error, "detail", None),
         "the server's HINT": getattr(error, "hint", None),

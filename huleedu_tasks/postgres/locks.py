@@ -1,8 +1,8 @@
-"""One migrating run at a time on a database, and who stands in its way.
+"""The advisory lock of a run on a database, its fencing token, and sessions that block a run.
 
-The lock is PostgreSQL's advisory one, held by a session of its own outside any transaction, so
-that it ends with its holder, however that ends. It is polled: a statement that waits for it would
-keep `CREATE INDEX CONCURRENTLY` waiting for that statement.
+A session of its own holds the lock outside any transaction, so that PostgreSQL releases it when
+the session ends for any reason. A run polls the lock: `CREATE INDEX CONCURRENTLY` would wait for a
+statement that waits for the lock.
 """
 
 import asyncio
@@ -19,18 +19,18 @@ from huleedu_tasks.postgres.connections import answering
 if TYPE_CHECKING:
     import asyncpg
 
-# Any two numbers that nobody else uses: "hule", and the first of our locks.
+# Two arbitrary numbers: the bytes of "hule", and 1.
 LOCK = (0x68756C65, 1)
-# Held beside it by one run, under a random number of its own: a fencing token.
+# The session with the lock also holds this one, under the run's random number: the fencing token.
 FENCE = LOCK[0] + 1
-# Held by every session that a run's migrations open, under the run's token and shared.
+# Every session that the migrations of a run open holds this one shared, under the run's token.
 SESSION = LOCK[0] + 2
 LOST = "lock-lost"
 HOLDER_PREFIX = "huleedu-tasks lock "
 RUN_PREFIX = "huleedu-tasks run "
 BETWEEN_TRIES = (0.1, 0.3)
 ENDING_SECONDS = 10.0
-# A host that is gone without a word keeps its lock for half a minute, not for hours.
+# With keepalives, the lock of a host that lost its network is released after half a minute.
 _SESSION = {
     "idle_session_timeout": "0",
     "statement_timeout": "0",
@@ -38,7 +38,7 @@ _SESSION = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "4",
 }
-# A name in pg_stat_activity has 63 bytes (PostgreSQL, NAMEDATALEN).
+# application_name is limited to 63 bytes (PostgreSQL, NAMEDATALEN).
 _LONGEST_NAME = 63
 
 
@@ -50,18 +50,18 @@ async def acquire(
     wait: float,
     notify: Callable[[str], object],
 ) -> None:
-    """Take the lock of a connection's database, which is held as long as the connection.
+    """Take the lock on a connection's database. The connection holds it until it is closed.
 
     Args:
-        place: The database in words, for messages.
-        holder: Who we are, for others that find the lock taken: host and process.
-        wait: Seconds to wait for somebody else to release it.
-        notify: Told who is waited for.
+        place: The database and its server, for messages.
+        holder: The host and process of this run, shown to other runs that wait for the lock.
+        wait: Seconds to wait for another run to release it.
+        notify: Called with a message that names the holder, before waiting.
 
     Raises:
-        Refused: If somebody else still has it then; it names them.
+        Refused: If another run still holds it after `wait` seconds; the message names that run.
     """
-    # An older server does not have all of them.
+    # An older server does not have all these settings.
     for name, value in _SESSION.items():
         await connection.execute(
             "SELECT set_config(name, $2, false) FROM pg_settings WHERE name = $1", name, value
@@ -72,16 +72,15 @@ async def acquire(
         other = await _holder(connection)
         if time.monotonic() >= deadline:
             raise Refused(
-                f"{place} is being migrated by {other or 'somebody who does not show'}; waited "
-                f"{wait:g} s for it.",
+                f"{place} is being migrated by {other or 'another session'}; waited {wait:g} s "
+                "for it.",
                 code="migration-running",
-                hint="Wait until that run has ended; HULEEDU_RUN_WAIT says how many seconds to "
-                "wait.",
+                hint="Wait until that run ends, or set HULEEDU_RUN_WAIT to more seconds.",
             )
         if other and other != waited_for:
             notify(f"{place} is being migrated by {other}; waiting up to {wait:g} s for it to end.")
             waited_for = other
-        # Many who wait must not ask in step.
+        # A random interval keeps waiting runs from polling at the same moment.
         await asyncio.sleep(random.uniform(*BETWEEN_TRIES))
     name = f"{HOLDER_PREFIX}{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {holder}"
     await connection.execute("SELECT set_config('application_name', $1, false)", _short(name))
@@ -89,17 +88,17 @@ async def acquire(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """The hold of one run on the lock, in SQL that any session of the database may ask.
+    """The lock of one run, as SQL expressions for any session of the database.
 
     Attributes:
-        token: The run's number, which the session with the lock holds as a lock of its own.
+        token: The run's fencing token, which the session with the lock holds as a second lock.
     """
 
     token: int
 
     @property
     def is_held(self) -> str:
-        """An expression that is true while the session with the token holds the lock."""
+        """A boolean expression: the session with the token holds the lock."""
         return f"""\
 EXISTS (
   SELECT FROM pg_locks AS lock JOIN pg_locks AS token USING (pid, locktype, database, objsubid)
@@ -110,12 +109,12 @@ EXISTS (
 
     @property
     def joined(self) -> str:
-        """The same; the session that asks becomes one of the run's, under whatever name."""
+        """`is_held`, which also registers the session that evaluates it as one of the run."""
         return f"pg_try_advisory_lock_shared({SESSION}, {self.token}) AND {self.is_held}"
 
     @property
     def others(self) -> str:
-        """How many sessions the run has besides the one that asks."""
+        """An expression that counts the other sessions of the run."""
         return f"""\
 (SELECT count(DISTINCT pid) FROM pg_locks
  WHERE {_ADVISORY} AND classid = {SESSION}::oid AND objid = {self.token}::oid
@@ -123,13 +122,13 @@ EXISTS (
 
 
 async def take_token(connection: "asyncpg.Connection", *, place: str) -> Hold:
-    """Have the session that holds the lock hold a fencing token as well.
+    """Take a random fencing token in the session that holds the lock.
 
     Args:
-        place: The database in words, for messages.
+        place: The database and its server, for messages.
 
     Raises:
-        Refused: If it does not hold the lock any more.
+        Refused: If the session has lost the lock.
     """
     hold = Hold(token=1 + secrets.randbelow(2**31 - 1))
     await connection.execute("SELECT pg_advisory_lock($1, $2)", FENCE, hold.token)
@@ -139,31 +138,32 @@ async def take_token(connection: "asyncpg.Connection", *, place: str) -> Hold:
 
 
 async def is_held(connection: "asyncpg.Connection", hold: Hold) -> bool:
-    """Whether the session with a token holds the lock, as the server sees it."""
+    """Whether the session with a token holds the lock, according to the server."""
     held: bool = await connection.fetchval(f"SELECT {hold.is_held}")
     return held
 
 
 def lock_lost(place: str, done: str) -> Refused:
-    """Return the refusal to go on without the lock.
+    """Return the error of a run that lost its lock.
 
     Args:
-        place: The database in words.
-        done: What was done, or was not.
+        place: The database and its server.
+        done: A clause that says what was run.
     """
     return Refused(
         f"The run lost its advisory lock on {place}; {done}.",
         code=LOST,
-        hint="See whether another run migrates; then run the same command again: it begins where "
-        "the database is.",
+        hint="Check whether another run migrates (`invoke prod.history`). Then run the same "
+        "command "
+        "again; it continues at the current revision.",
     )
 
 
 async def transaction_status(connection: "asyncpg.Connection", number: int) -> str:
-    """Return what became of a transaction: `committed`, `aborted` or `in progress`.
+    """Return the status of a transaction: `committed`, `aborted` or `in progress`.
 
     Returns:
-        An empty string if the server does not remember it.
+        The status; an empty string if the transaction is too old.
 
     Raises:
         ServerError: If the server does not answer, or does not know the transaction.
@@ -176,15 +176,16 @@ async def transaction_status(connection: "asyncpg.Connection", number: int) -> s
 async def require_hold(
     connection: "asyncpg.Connection", other: "asyncpg.Connection", *, place: str, variable: str
 ) -> None:
-    """See that the lock keeps others out: behind a pooler two sessions may be one.
+    """Require that the lock is effective: behind a pooler two sessions may be the same one.
 
     Args:
-        connection: The connection that has taken it.
-        other: Another one to the same database.
-        variable: Where a way past a pooler is stated.
+        connection: The connection that holds the lock.
+        other: A second connection to the same database.
+        place: The database and its server, for messages.
+        variable: The variable with the URL that bypasses a pooler.
 
     Raises:
-        Refused: If it does not.
+        Refused: If the lock is not effective.
     """
     pid = await connection.fetchval("SELECT pg_backend_pid()")
     if pid == connection.get_server_pid() and not await _try(other):
@@ -193,24 +194,24 @@ async def require_hold(
         f"The advisory lock on {place} is not effective: a connection pooler shares its "
         "session between clients.",
         code="lock-not-effective",
-        hint=f"Name the server itself in {variable}.",
+        hint=f"Set {variable} to the URL of the server itself.",
     )
 
 
 async def end_runs(
     connection: "asyncpg.Connection", prefix: str = RUN_PREFIX, hold: Hold | None = None
 ) -> None:
-    """End what runs have left behind in a connection's database, and wait until it is gone.
+    """End sessions of earlier runs in a connection's database, and wait until they ended.
 
-    Whoever holds the lock knows that nobody else migrates: a session that still does belongs to
-    a run that was killed, and the server has not noticed yet.
+    This run holds the lock, so no other run migrates. A session that still does belongs to a run
+    that was killed, which the server has not detected yet.
 
     Args:
-        prefix: How the sessions' names begin.
-        hold: Whose sessions are ended, whatever they are named; None for those of all runs.
+        prefix: The prefix of the sessions' application_name.
+        hold: The run whose sessions are ended, whatever their names; None for all runs.
 
     Raises:
-        ServerError: If the server does not end them.
+        ServerError: If the sessions do not end.
     """
     import asyncpg
 
@@ -226,22 +227,22 @@ async def end_runs(
             allowed = False
         if not allowed or time.monotonic() >= deadline:
             raise ServerError(
-                f"Sessions that migrate do not end: pid {', '.join(map(str, pids))}.",
+                f"Sessions of an earlier run did not end: pid {', '.join(map(str, pids))}.",
                 code="sessions-not-ended",
-                hint="They belong to a run of another role or hang; have an administrator end them "
-                "with pg_terminate_backend(pid).",
+                hint="They hang, or belong to a run of another role. Ask an administrator to run "
+                "SELECT pg_terminate_backend(pid).",
             )
         await asyncio.sleep(BETWEEN_TRIES[0] / 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocker:
-    """Somebody whose lock a session of ours waits for.
+    """A session or prepared transaction whose lock a session of this run waits for.
 
     Attributes:
         pid: None for a prepared transaction, which has no session.
-        who: User, application and address, as far as they are shown.
-        seconds: How long the transaction has been open; None where that is not shown to us.
+        who: User, application and address, as far as the role may see them.
+        seconds: How long its transaction has been open; None if the role may not see it.
     """
 
     pid: int | None
@@ -250,7 +251,7 @@ class Blocker:
 
     @property
     def name(self) -> str:
-        """Who it is; the same as long as it is the same."""
+        """Its pid and user, without the changing duration."""
         return f"pid {self.pid} ({self.who})" if self.pid else "a prepared transaction"
 
     def __str__(self) -> str:
@@ -259,13 +260,17 @@ class Blocker:
 
 
 async def blockers(connection: "asyncpg.Connection", name: str) -> tuple[Blocker, ...]:
-    """Return those for whom sessions of a name wait, in a connection's database."""
+    """Return the blockers of sessions in a connection's database; empty if none waits.
+
+    Args:
+        name: The application_name of the sessions that may wait.
+    """
     rows = await connection.fetch(_BLOCKERS, name)
     return tuple(Blocker(**row) for row in rows)
 
 
 def run_name(run: str) -> str:
-    """Return the name that a run's sessions have in `pg_stat_activity`."""
+    """Return the application_name of a run's sessions."""
     return _short(f"{RUN_PREFIX}{run}")
 
 
@@ -280,7 +285,7 @@ async def _holder(connection: "asyncpg.Connection") -> str:
         return ""
     name = row["name"].removeprefix(HOLDER_PREFIX)
     since, _, who = name.partition(" ")
-    # A lock taken a moment ago has no name yet.
+    # A session that has just taken the lock has not set its name yet.
     described = f"{who} since {since}" if name != row["name"] else name
     return f"{described} (from {row['address']}, server pid {row['pid']})"
 
@@ -301,7 +306,7 @@ _ADVISORY = """\
 locktype = 'advisory' AND objsubid = 2
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
-# A session may have been given another name by what it runs.
+# The service's code may have changed the application_name of a session.
 _RUNS = f"""\
 SELECT pid FROM pg_stat_activity
 WHERE datname = current_database() AND application_name LIKE $1
@@ -310,7 +315,7 @@ SELECT pid FROM pg_locks
 WHERE {_ADVISORY} AND classid = {SESSION}::oid AND coalesce(objid = $2::int::oid, true)
 """
 
-# A prepared transaction has no session, and counts as number 0.
+# pg_blocking_pids() returns 0 for a prepared transaction.
 _BLOCKERS = """\
 SELECT DISTINCT other.pid,
        concat_ws(' ', other.usename, nullif(other.application_name, ''), host(other.client_addr))

@@ -1,4 +1,4 @@
-"""How `psql` is started: everything by environment variables, nothing in its arguments."""
+"""Arguments and environment of `psql`: the connection is passed by environment variables."""
 
 from collections.abc import Mapping
 
@@ -7,15 +7,21 @@ from huleedu_tasks.postgres.connections import APPLICATION_NAME
 
 
 def psql_arguments(program: str, sql: str) -> list[str]:
-    """Return the arguments of psql: interactive, or for one command that stops at an error."""
+    """Return the arguments of psql.
+
+    Args:
+        program: The path of psql.
+        sql: The SQL to run, which stops at the first error; an empty string for an interactive
+            session.
+    """
     return [program, "-v", "ON_ERROR_STOP=1", "-c", sql] if sql else [program]
 
 
 def psql_environment(url: DatabaseUrl, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a program that libpq connects to a database, and to no other.
+    """Return the environment that makes libpq connect to a database, and to no other.
 
-    The names are libpq's (PostgreSQL, 34.15 Environment Variables); those that are inherited are
-    left out, since PGSERVICE and PGHOSTADDR would win over what is said here.
+    The names are libpq's (PostgreSQL, 34.15 Environment Variables). Inherited PG* variables are
+    removed, because PGSERVICE and PGHOSTADDR take precedence over PGHOST.
     """
     others = {name: value for name, value in inherited.items() if not name.startswith("PG")}
     tls = {f"PG{name.upper()}": value for name, value in url.tls.items()}

@@ -1,7 +1,7 @@
-"""Replaces a database by another one that exists already: never less than one of the two is there.
+"""Replaces a database by its successor, so that one of the two exists at every moment.
 
-The successor is built under a name of its own. Two renames in one transaction put it in the place
-of its predecessor, which is kept under another name until it is dropped.
+The successor is built under another name. One transaction renames the database to its predecessor's
+name, and the successor to the database's name. The predecessor is kept until it is dropped.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from huleedu_tasks.postgres.failures import code_of, explain, message_of
 if TYPE_CHECKING:
     import asyncpg
 
-# A name may have 63 bytes (PostgreSQL, NAMEDATALEN).
+# Database names are limited to 63 bytes (PostgreSQL, NAMEDATALEN).
 _LONGEST_NAME = 63
 _SUCCESSOR = "__new"
 _PREDECESSOR = "__old"
 _BETWEEN = "__swap"
 _DIGEST = 8
-# A rename waits 5 s for other sessions to end; one may have connected just before.
+# A rename waits 5 s for other sessions to end; a new one may connect meanwhile.
 _ATTEMPTS = 3
 _SYSTEM = ("template0", "template1")
 _BLOCKED = ("database-in-use", "permission-denied")
@@ -32,11 +32,11 @@ _BLOCKED = ("database-in-use", "permission-denied")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replaced:
-    """What has become of a database whose successor took its place.
+    """The result of replacing a database.
 
     Attributes:
-        is_kept: Whether there is a predecessor.
-        slots: The replication slots that will be dropped together with it.
+        is_kept: Whether a predecessor exists.
+        slots: The names of the replication slots that will be dropped with it.
     """
 
     is_kept: bool
@@ -44,26 +44,26 @@ class Replaced:
 
 
 def successor_name(database: str) -> str:
-    """Return the name under which the successor of a database is built."""
+    """Return the name of the database under which a successor is built."""
     return _own_name(database, _SUCCESSOR)
 
 
 def predecessor_name(database: str) -> str:
-    """Return the name under which a replaced database is kept."""
+    """Return the name of the database under which a predecessor is kept."""
     return _own_name(database, _PREDECESSOR)
 
 
 async def discard_successor(admin: "asyncpg.Connection", database: str) -> str:
-    """Return the name of a database's successor, which is not there afterwards.
+    """Drop the successor of a database if it exists, and return its name.
 
     Raises:
-        Refused: If the database is one of the server's own templates.
+        Refused: If the database is template0 or template1.
     """
     if database in _SYSTEM:
         raise Refused(
-            f"{database} is a template of the server itself; it is not replaced.",
+            f"{database} is a template database of the server and was not replaced.",
             code="system-database",
-            hint="State another 'database' in the registry.",
+            hint="Set another 'database' in the registry.",
         )
     name = successor_name(database)
     await databases.drop(admin, name)
@@ -76,14 +76,14 @@ async def put_in_place(
     *,
     is_unfinished: Callable[[], Awaitable[bool]],
 ) -> Replaced:
-    """Give a database's successor its name, and keep the database as its predecessor.
+    """Rename a database to its predecessor, and its successor to the database.
 
     Args:
-        is_unfinished: Asked where there is a predecessor already: whether the database has
-            nothing worth keeping yet, so that this predecessor is kept instead of it.
+        is_unfinished: Called if a predecessor exists already. Returns whether the database is an
+            unfinished build; then the database is dropped and the predecessor is kept.
 
     Raises:
-        ServerError: If something holds the database. It is still there under its name.
+        ServerError: If sessions or other objects use the database. It keeps its name.
     """
     successor, predecessor = successor_name(database), predecessor_name(database)
     async with _keeping(admin, database):
@@ -92,7 +92,7 @@ async def put_in_place(
             raise await _held(admin, database, "other objects of the server depend on it")
         renames = [(successor, database)]
         if found["there"] and found["kept"] and await is_unfinished():
-            # Under the successor's name it is dropped, if not now then by the next run.
+            # The next run drops it if this one is interrupted before the drop.
             renames = _exchange(database, successor)
         elif found["there"]:
             if found["kept"]:
@@ -105,10 +105,10 @@ async def put_in_place(
 
 
 async def drop_predecessor(admin: "asyncpg.Connection", database: str) -> None:
-    """Drop what a database has replaced.
+    """Drop the predecessor of a database.
 
     Raises:
-        ServerError: If something holds it.
+        ServerError: If sessions or other objects use it.
     """
     import asyncpg
 
@@ -121,10 +121,10 @@ async def drop_predecessor(admin: "asyncpg.Connection", database: str) -> None:
 
 @asynccontextmanager
 async def building(admin: "asyncpg.Connection", database: str) -> AsyncIterator[str]:
-    """Have a database's successor built in a `with` block; its name is passed to it.
+    """Yield the name under which a `with` block builds the successor of a database.
 
     Raises:
-        ServerError: If it cannot be built. It is gone then, and the database is as it was.
+        ServerError: If the block fails. The successor is dropped, the database is unchanged.
     """
     name = await discard_successor(admin, database)
     try:
@@ -140,7 +140,7 @@ async def building(admin: "asyncpg.Connection", database: str) -> AsyncIterator[
 
 @asynccontextmanager
 async def _keeping(admin: "asyncpg.Connection", database: str) -> AsyncIterator[None]:
-    """Explain what keeps a database from being replaced; its successor is dropped then."""
+    """Drop the successor if a `with` block fails, and name the objects that use the database."""
     try:
         yield
     except BaseException as error:
@@ -159,23 +159,23 @@ async def _explained(
 
     if isinstance(error, asyncpg.PostgresError) and code_of(error) in _BLOCKED:
         return await _held(admin, database, message_of(error))
-    return explain(error, f"Database {database!r} could not be replaced, and was left as it was")
+    return explain(error, f"Database {database!r} could not be replaced and is unchanged")
 
 
 async def _rename(admin: "asyncpg.Connection", renames: Sequence[tuple[str, str]]) -> None:
-    """Rename databases, all or none, ending the sessions on each."""
+    """End the sessions on databases, and rename all in one transaction."""
     import asyncpg
 
     names = ", ".join(literal(name) for name, _ in renames)
     statements = [
-        # The server ends its own workers itself; they belong to no user.
+        # Workers of the server have no user; the server ends them itself.
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         f" WHERE datname IN ({names}) AND usesysid IS NOT NULL AND pid <> pg_backend_pid()",
         *(f"ALTER DATABASE {quoted(old)} RENAME TO {quoted(new)}" for old, new in renames),
     ]
     for attempt in range(_ATTEMPTS):
         try:
-            # One message is one transaction.
+            # Statements in one message are one transaction.
             await admin.execute("; ".join(statements))
         except asyncpg.ObjectInUseError:
             if attempt == _ATTEMPTS - 1:
@@ -187,16 +187,16 @@ async def _rename(admin: "asyncpg.Connection", renames: Sequence[tuple[str, str]
 async def _held(
     admin: "asyncpg.Connection", database: str, reason: str, *, was: str = "replaced"
 ) -> ServerError:
-    """Return the failure that names what holds a database."""
+    """Return an error that lists the sessions and objects that use a database."""
     rows = await admin.fetch(_HOLDERS, database)
     statements = "; ".join(dict.fromkeys(row["remedy"] for row in rows))
     return ServerError(
-        f"Database {database!r} could not be {was}, and was left as it was: {reason}.",
+        f"Database {database!r} could not be {was} and is unchanged: {reason}.",
         code="database-in-use",
         findings=[Finding(place=row["kind"], problem=row["what"]) for row in rows],
         hint=f"Run in `invoke db.shell`: {statements}. Then run the command again."
         if statements
-        else "Stop what uses it, and run the command again.",
+        else "Stop the programs that use it, and run the command again.",
     )
 
 
@@ -208,7 +208,7 @@ def _exchange(one: str, other: str) -> list[tuple[str, str]]:
 def _own_name(database: str, ending: str) -> str:
     if len((database + ending).encode()) <= _LONGEST_NAME:
         return database + ending
-    # Others may begin as it does.
+    # Another long name may have the same beginning.
     digest = hashlib.sha256(database.encode()).hexdigest()[:_DIGEST]
     room = _LONGEST_NAME - len(ending) - _DIGEST
     return database.encode()[:room].decode(errors="ignore") + digest + ending

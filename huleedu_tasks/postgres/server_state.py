@@ -1,18 +1,18 @@
-"""What a server gives to every database that is made on it, and to every session in one."""
+"""The state of a server that every database created on it inherits, and every session in one."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import asyncpg
 
-# Settings by their value at the start of a session, so that what this one has set is left out.
+# `reset_val` is the value at the start of a session; settings of this session are excluded.
 _STATE = """\
 SELECT
   (SELECT json_agg(json_build_array(name, reset_val) ORDER BY name)
    FROM pg_settings
    WHERE category LIKE 'Client Connection Defaults%'
       OR category LIKE 'Version and Platform Compatibility%'
-      -- Libraries add theirs when a session first uses them.
+      -- Extensions register their settings when a session first uses them.
       OR (category = 'Customized Options' AND source NOT IN ('default', 'session')))::text
   || (SELECT json_build_array(encoding, datcollate, datctype)
       FROM pg_database WHERE datname = 'template0')::text
@@ -36,11 +36,11 @@ SELECT
 
 
 class ServerState(NamedTuple):
-    """What a server is apart from its databases, as text.
+    """The state of a server outside its databases, as strings to compare.
 
     Attributes:
-        settings: Its settings, encodings, tablespaces and the extensions that can be created.
-        roles: Its roles with their memberships and settings; a password is not among it.
+        settings: Version, settings, encodings, tablespaces and available extensions.
+        roles: Roles with their memberships and settings, without passwords.
     """
 
     settings: str
@@ -48,7 +48,7 @@ class ServerState(NamedTuple):
 
 
 async def server_state(asked: "asyncpg.Connection") -> ServerState:
-    """Ask a server what it gives to a database that is made on it."""
+    """Read the state of a server that a database created on it inherits."""
     settings, roles = await asked.fetchrow(_STATE)
     version = ".".join(map(str, asked.get_server_version()))
     return ServerState(f"{version} {settings}", roles)

@@ -1,1 +1,1 @@
-"""Asks each service's own `config.py` and `env.py` which database they connect to."""
+"""Runs each service's `config.py` and `env.py` to determine which database they connect to."""

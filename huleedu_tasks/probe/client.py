@@ -1,4 +1,4 @@
-"""What a service's own `config.py` and `env.py` answer, asked in a child process."""
+"""Runs a service's `config.py` and `env.py` in a child process and reads the answers."""
 
 import json
 import re
@@ -18,24 +18,25 @@ from huleedu_tasks.repository import repository_files, text_of
 
 PROBE = Path(runner.__file__).parent / "child" / "probe.py"
 INSTRUCTIONS = "HULEEDU_PROBE"
-# Seconds for all cases of a service together; each imports what the service imports.
+# Seconds for all cases of a service together; every case imports the service's code.
 TIMEOUT = 120.0
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "")
 CONFIG_NAMES = ("config.py", "settings.py")
 DEPTH = 5
-# What is not the service that runs.
+# Directories whose code is not part of the running service.
 _BESIDE = frozenset({"tests", "test", "scripts", "tools", "examples", "docs", "versions"})
 _NAMES_DATABASE = re.compile(r"postgres|(DATABASE|DB|PG|SQLALCHEMY)_?(UR[IL]|DSN|HOST)", re.I)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where somebody would connect.
+    """Where `env.py` or `config.py` would connect.
 
     Attributes:
-        port: None if none is stated.
-        password: Whether the password is the one it had to come to.
-        fits: Whether the code around it can use the driver at all.
+        port: `None` if the URL states no port.
+        password: Whether the password is the expected one.
+        fits: False if the driver is asynchronous and the code around it is not.
+        file: The file with the URL; empty string for `env.py`.
     """
 
     user: str
@@ -52,23 +53,23 @@ class Address:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is on this machine."""
+        """Whether the host is this machine."""
         return self.host in LOCAL_HOSTS
 
     @property
     def place(self) -> tuple[str, int, str]:
-        """Host, port and database, the same for the same place."""
+        """Host, port and database, normalised for comparison."""
         host = LOCAL_HOSTS[0] if self.is_local else self.host
         return host, self.port or POSTGRES_PORT, self.database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why there is no address.
+    """Why `env.py` or `config.py` returned no address.
 
     Attributes:
         error: The exception, in one line.
-        output: Its traceback, the service's own frames.
+        output: Its traceback, with the frames of the service's own code.
     """
 
     error: str
@@ -80,11 +81,11 @@ Answer = Address | Failure | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What a service says in one case.
+    """The answers of a service in one case.
 
     Attributes:
         env: Where its `env.py` connects.
-        config: The URL of its `config.py`; None if there is no file with a URL.
+        config: The URL in its `config.py`; `None` if no such file with a URL was found.
     """
 
     env: Answer
@@ -97,14 +98,17 @@ async def ask(
     environment: Mapping[str, str],
     loaded: Mapping[str, str],
 ) -> dict[str, Answers]:
-    """Ask a service in each case, by the cases' names.
+    """Run `env.py` and `config.py` of a service in each case.
 
     Args:
-        environment: The service's, with nothing in it that says where a database is.
-        loaded: What it may load from a `.env` besides, whose secrets are not to be shown.
+        environment: The variables of the service, without those that select a database.
+        loaded: The variables that the service may load from a `.env`; their secrets are masked.
+
+    Returns:
+        The answers, by the name of the case.
 
     Raises:
-        MigrationError: If it cannot be asked at all.
+        MigrationError: If the interpreter fails or exceeds the time limit.
     """
     with process.scratch_directory() as scratch:
         file = scratch / "answers"
@@ -112,12 +116,12 @@ async def ask(
         instructions = {
             "answers": str(file),
             "configs": [str(path) for path in config_files(service.directory)],
-            # Where `env.py` has loaded them; nothing else is imported on suspicion.
+            # Read only if `env.py` has imported them; the probe does not import them itself.
             "loaded_configs": [str(path) for path in _settings_files(service.directory)],
             "cases": [
                 {
                     "name": case.name,
-                    # Nothing is empty that could be missing instead.
+                    # A variable is unset instead of empty, unless the environment has it.
                     "variables": {
                         **case.hidden,
                         **{n: v for n, v in case.variables.items() if v or n in environment},
@@ -136,32 +140,31 @@ async def ask(
             timeout=TIMEOUT,
         )
         lines = file.read_text(encoding="utf-8").splitlines()
-    found = {each["case"]: each for each in map(json.loads, lines)}
+    found = {answer["case"]: answer for answer in map(json.loads, lines)}
     mask = _mask(service, {**loaded, **environment})
     if len(found) < len(cases):
-        cause = f"took longer than {TIMEOUT:g} s" if done.timed_out else "ended before its time"
+        cause = f"took longer than {TIMEOUT:g} s" if done.timed_out else "exited"
         raise MigrationError(
-            f"Its interpreter {cause} when its env.py was asked: "
-            f"{mask(runner.cause_in(done.output))}",
+            f"Its interpreter {cause} while it ran env.py: {mask(runner.cause_in(done.output))}",
             code="env-py-failed",
-            hint="Correct 'python' or 'alembic' of this service in the registry, if it is the "
-            "wrong one or lacks a library.",
+            hint="Correct 'python' or 'alembic' of this service in the registry, or install the "
+            "missing library.",
             output=mask(done.output),
         )
     return {
         name: Answers(
-            env=_answer(each["env"], service, loaded),
-            config=_answer(each["config"], service, loaded),
+            env=_answer(answer["env"], service, loaded),
+            config=_answer(answer["config"], service, loaded),
         )
-        for name, each in found.items()
+        for name, answer in found.items()
     }
 
 
 def config_files(directory: Path) -> list[Path]:
-    """Return the files that may say where a service's database is, the likeliest first.
+    """Return the settings files that may contain the URL of a database, the most likely first.
 
     Args:
-        directory: The service's.
+        directory: The directory of the service.
     """
     telling = [path for path in _settings_files(directory) if _NAMES_DATABASE.search(text_of(path))]
     return sorted(telling, key=lambda path: (len(path.parts), CONFIG_NAMES.index(path.name)))
@@ -183,11 +186,13 @@ def _mask(service: Service, variables: Mapping[str, str]) -> Redactor:
     return Redactor(secrets_in(variables), [*service.names, str(Path.cwd())])
 
 
-def _answer(told: Mapping[str, Any] | None, service: Service, loaded: Mapping[str, str]) -> Answer:
-    if told is None:
+def _answer(
+    answer: Mapping[str, Any] | None, service: Service, loaded: Mapping[str, str]
+) -> Answer:
+    if answer is None:
         return None
-    if "error" not in told:
-        return Address(**told)
-    stated = {name: value for name, value in told.get("variables", {}).items() if value}
+    if "error" not in answer:
+        return Address(**answer)
+    stated = {name: value for name, value in answer.get("variables", {}).items() if value}
     mask = _mask(service, {**loaded, **stated})
-    return Failure(error=mask(told["error"]), output=mask(told["output"]))
+    return Failure(error=mask(answer["error"]), output=mask(answer["output"]))

@@ -1,7 +1,7 @@
-"""Which variables lead each service's `env.py` to its database: seen, by asking it.
+"""Observes which variables each service's `env.py` takes its URL from.
 
-Every variable that may hold the URL, or a part of it, is set to a made-up value of its own. Where
-`env.py` would connect then tells which of them it uses. Nothing is connected to (`probe.py`).
+Every variable that may hold the URL, or a part of it, is set to a unique made-up value. The address
+to which `env.py` would connect then shows which variables it uses. `probe.py` prevents connections.
 """
 
 import re
@@ -20,17 +20,17 @@ from huleedu_tasks.migrations.modules import (
     import_directory,
     python_path,
 )
-from huleedu_tasks.probe import client as asking
+from huleedu_tasks.probe import client
 from huleedu_tasks.probe.client import Address, Answer, Failure
 from huleedu_tasks.probe.scenarios import Case, hiding, without_databases
 
 EXAMPLES = (".env.example", "env.example", ".env.sample", ".env.template")
-# What a synchronous env.py may have instead of asyncpg, and the other way round.
+# The schemes to try: env.py may be synchronous or asynchronous.
 SCHEMES = ("postgresql+asyncpg", "postgresql+psycopg", "postgresql+psycopg2", "postgresql")
 USER, PASSWORD = "asked_user", "asked-password"
 INI = "ini.invalid"
 FIRST_PORT = 20_000
-# Modules of the repository that are looked for one after another.
+# The maximum number of missing modules that are searched for, one after another.
 MOST_MODULES = 5
 _OF_DATABASE = re.compile(r"DB|DATABASE|POSTGRES|PG|SQL", re.IGNORECASE)
 _PARTS = {
@@ -44,15 +44,15 @@ _PARTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What was seen of one service's `env.py`.
+    """What running one service's `env.py` has shown.
 
     Attributes:
-        variable: The variable whose URL it used; empty if it used none.
+        variable: The variable whose URL it used; empty string if it used none.
         parts: The variables that it took parts of the URL from, each with its placeholder.
-        scheme: The scheme of the URL that it could use; empty if it did not use one.
-        python_path: What its interpreter needs as PYTHONPATH; empty if nothing.
+        scheme: The scheme of the URL that it could use; empty string if it did not use one.
+        python_path: The PYTHONPATH that its interpreter needs; empty string if none.
         follows_ini: Whether it used the URL of its Alembic configuration.
-        failure: Why nothing was seen, in one line; empty if something was.
+        failure: Why nothing was observed, in one line; empty string if something was.
     """
 
     variable: str = ""
@@ -66,13 +66,13 @@ class Observed:
 async def observe(
     service: Service, names: Iterable[str], variables: Mapping[str, str], loaded: Mapping[str, str]
 ) -> Observed:
-    """Ask a service's `env.py` which of its variables lead it.
+    """Run a service's `env.py` and observe which variables it uses.
 
     Args:
-        service: The service as it is known so far.
+        service: The service as far as it is known.
         names: The variables that its files read.
         variables: The environment of this process.
-        loaded: What it may load from a `.env` by itself.
+        loaded: The variables that the service may load from a `.env`.
     """
     candidates = _Candidates(sorted({*names}))
     registry = Registry(path=service.directory / "unused", services=(service,))
@@ -104,13 +104,13 @@ async def _ask(
     environment: Mapping[str, str],
     loaded: Mapping[str, str],
 ) -> tuple[Answer, str]:
-    """Return where `env.py` would connect, and the scheme of the URLs that it was given."""
+    """Return where `env.py` would connect, and the scheme of the URLs that were set."""
     schemes = list(dict.fromkeys((service.url_scheme, *SCHEMES)))
     found: list[Answer] = []
     for scheme in schemes:
         case = candidates.case(scheme)
         try:
-            answers = await asking.ask(service, [case], environment, loaded)
+            answers = await client.ask(service, [case], environment, loaded)
         except HuleEduError as error:
             return Failure(error=error.message), scheme
         answer = answers[case.name].env
@@ -121,14 +121,14 @@ async def _ask(
 
 
 def _lacks_driver(answer: Answer) -> bool:
-    """Whether an interpreter has not the driver of the URL that it was given."""
+    """Whether the interpreter lacks the driver of the URL."""
     missing = MISSING_MODULE.search(answer.error) if isinstance(answer, Failure) else None
-    return missing is not None and any(each.endswith(f"+{missing[1]}") for each in SCHEMES)
+    return missing is not None and any(scheme.endswith(f"+{missing[1]}") for scheme in SCHEMES)
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """Variables that may lead to the database, each with a made-up value of its own."""
+    """Variables that may select the database, each with a unique made-up value."""
 
     every: Sequence[str]
 
@@ -138,18 +138,20 @@ class _Candidates:
 
     @property
     def _urls(self) -> list[str]:
-        return [name for name in self.every if URL_NAME.search(name) and not _is_others(name)]
+        return [
+            name for name in self.every if URL_NAME.search(name) and not _is_of_other_system(name)
+        ]
 
     @property
     def _parts(self) -> Iterator[tuple[str, str]]:
         for name in self.every:
-            if name in self._urls or _is_others(name) or not _OF_DATABASE.search(name):
+            if name in self._urls or _is_of_other_system(name) or not _OF_DATABASE.search(name):
                 continue
             if part := next((p for p, pattern in _PARTS.items() if pattern.search(name)), ""):
                 yield name, part
 
     def case(self, scheme: str) -> Case:
-        """Return the environment in which `env.py` is asked."""
+        """Return the case with the made-up values for a scheme."""
         urls = {
             name: f"{scheme}://{USER}:{PASSWORD}@url{number}.invalid/url{number}"
             for number, name in enumerate(self._urls)
@@ -163,7 +165,7 @@ class _Candidates:
         )
 
     def judge(self, answer: Answer) -> Observed:
-        """Return what an answer tells."""
+        """Return which variables an answer shows to be used."""
         if isinstance(answer, Failure):
             return Observed(failure=answer.error)
         if answer is None:
@@ -186,9 +188,9 @@ class _Candidates:
             if _made_up(part, number) == seen[part]
         }
         if not parts:
-            return Observed(failure=f"it would connect to {answer}, whatever its variables say")
+            return Observed(failure=f"it would connect to {answer}, regardless of its variables")
         order = [f"{{{part}}}" for part in _PARTS]
-        return Observed(parts=dict(sorted(parts.items(), key=lambda each: order.index(each[1]))))
+        return Observed(parts=dict(sorted(parts.items(), key=lambda item: order.index(item[1]))))
 
 
 def _made_up(part: str, number: int) -> str:
@@ -198,11 +200,11 @@ def _made_up(part: str, number: int) -> str:
         "user": f"user{number}",
         "database": f"database{number}",
     }
-    # The probe only tells whether the password is the right one.
+    # The probe reports only whether the password is the expected one.
     return values.get(part, PASSWORD)
 
 
-def _is_others(name: str) -> bool:
+def _is_of_other_system(name: str) -> bool:
     return bool(OTHERS.search(name.upper()))
 
 
@@ -216,9 +218,9 @@ def _directory_of_missing_module(answer: Answer, service: Service) -> Path | Non
 
 
 def loaded_by(service: Service, settings: Settings) -> dict[str, str]:
-    """Return what a service may load by itself: the `.env` of its directory and of those above."""
+    """Return the variables of the `.env` files in a service's directory and its parents."""
     directories = [service.directory, *service.directory.parents]
-    last = next((n for n, each in enumerate(directories) if (each / ".git").exists()), 0)
+    last = next((n for n, directory in enumerate(directories) if (directory / ".git").exists()), 0)
     loaded = dict(settings.file)
     for directory in directories[: last + 1]:
         values, _, _ = read_env_file(directory / ENV_FILE, settings.process)
@@ -227,6 +229,6 @@ def loaded_by(service: Service, settings: Settings) -> dict[str, str]:
 
 
 def _example(service: Service) -> dict[str, str]:
-    """Return the values that an example of the service's `.env` has, for what else it needs."""
+    """Return the values in an example of the service's `.env`, which its code may require."""
     files = (service.directory / name for name in EXAMPLES)
-    return {each.name: each.value for file in files for each in assignments(file)}
+    return {assignment.name: assignment.value for file in files for assignment in assignments(file)}

@@ -1,7 +1,7 @@
-"""The environments a service's configuration is asked in, with what the resolver says in each.
+"""The environments in which a service's configuration is run, with the URL the resolver expects.
 
-All values are made up, and no host in them exists (RFC 2606: `.invalid`): whatever a service does
-with them, nobody's password is shown and no server is reached.
+All values are made up, and no host in them exists (RFC 2606: `.invalid`), so that no password is
+shown and no server is reached, regardless of what the service does with them.
 """
 
 import re
@@ -27,7 +27,7 @@ from huleedu_tasks.errors import ConfigurationError
 USER = "check_user"
 PLAIN_PASSWORD = "check-password"
 DEVELOPMENT_PASSWORD = "check-development"
-# What breaks ConfigParser, a URL put together without encoding, and `quote_plus`.
+# It breaks ConfigParser, a URL without percent-encoding, and `quote_plus`.
 SPECIAL_PASSWORD = "p@ss#w%rd/1 +"
 EXTERNAL_HOST = "production.invalid"
 EXTERNAL_PORT = "6432"
@@ -48,7 +48,7 @@ HIDDEN_URL = rf"\1://{USER}:{PLAIN_PASSWORD}@{HIDDEN_HOST}:5432/hidden"
 
 
 class Situation(StrEnum):
-    """One environment a service may find itself in."""
+    """One environment of a service."""
 
     HANDED_OVER = "with the override variable as the tasks set it"
     OVERRIDE = "with a password in its override variable"
@@ -64,15 +64,16 @@ class Situation(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One environment, and what is right there.
+    """One environment, and the URL that a service must have there.
 
     Attributes:
-        variables: What is set besides the service's own environment; empty counts as not set.
-        url: What takes the place of the URL in the service's Alembic configuration; empty for
-            nothing.
-        password: The password the service must come to.
-        expected: Where the resolver says it must come to; None if it must refuse.
-        hidden: Made-up values of variables that the service would load by itself.
+        variables: The variables to set besides the service's own environment; one with an empty
+            value counts as not set.
+        url: The URL that replaces the one in the service's Alembic configuration; empty string to
+            keep it.
+        password: The password that the service must use.
+        expected: The URL of the resolver; `None` if the service must raise an error.
+        hidden: Made-up values for variables that the service would load from a `.env`.
     """
 
     name: str
@@ -84,12 +85,12 @@ class Case:
 
 
 def matrix(service: Service, hidden: Mapping[str, str], prefix: str = PREFIX) -> Iterator[Case]:
-    """Return every situation for a service.
+    """Yield a case for every situation of a service.
 
     Args:
-        prefix: What our variables begin with in this repository; the usual names are set too.
-        hidden: What takes the place of what the service would load by itself (`hiding`); in
-            development it loads its own.
+        hidden: The values that replace those the service would load from a `.env` (`hiding`). In
+            development nothing is replaced.
+        prefix: The prefix of the settings in this repository; the default names are set too.
     """
     for case in _situations(service, prefix):
         shown = case.name in (Situation.DEVELOPMENT, Situation.HANDED_OVER)
@@ -105,7 +106,7 @@ def _situations(service: Service, prefix: str) -> Iterator[Case]:
     plain = dict(zip(_CREDENTIALS, (USER, PLAIN_PASSWORD), strict=True))
     special = {**plain, "HULEEDU_DB_PASSWORD": SPECIAL_PASSWORD}
     production = {
-        # With these, whoever does not look at the environment comes to development.
+        # Code that does not read HULEEDU_ENVIRONMENT uses these development credentials.
         "HULEEDU_DB_USER": USER,
         "HULEEDU_DB_PASSWORD": DEVELOPMENT_PASSWORD,
         "HULEEDU_ENVIRONMENT": str(Environment.PRODUCTION),
@@ -134,7 +135,7 @@ def _situations(service: Service, prefix: str) -> Iterator[Case]:
 def handed_over(
     service: Service, name: str = Situation.HANDED_OVER, *, password: str = SPECIAL_PASSWORD
 ) -> Case:
-    """Return the case of a migration: the variables as the tasks set them."""
+    """Return the case of a migration, with the variables that the tasks set."""
     stated = replace(OVERRIDE, scheme=service.url_scheme, password=Secret(password))
     url = stated.reveal()
     return Case(
@@ -154,28 +155,28 @@ def handed_over(
 
 
 def without_databases(variables: Mapping[str, str], registry: Registry) -> dict[str, str]:
-    """Return an environment in which only a case itself says where a database is."""
-    return {name: v for name, v in variables.items() if not _tells(name, v, registry)}
+    """Return the variables without those that select a database."""
+    return {name: v for name, v in variables.items() if not _selects_database(name, v, registry)}
 
 
 def hiding(loaded: Mapping[str, str], registry: Registry) -> dict[str, str]:
-    """Return what to set so that a service does not take its database from a `.env` of its own.
+    """Return values that override the variables in a `.env` that select a database.
 
-    A service loads nothing where a variable is set. Ours count as not set if they are empty; a URL
-    gets a valid one that leads nowhere.
+    A service does not load a variable that is already set. The variables of the tasks become empty,
+    which counts as not set; a URL becomes a valid one whose host does not exist.
     """
     return {
         name: _IS_URL.sub(HIDDEN_URL, value) if _IS_URL.match(value) else ""
         for name, value in loaded.items()
-        if _tells(name, value, registry)
+        if _selects_database(name, value, registry)
     }
 
 
-def _tells(name: str, value: str, registry: Registry) -> bool:
-    """Whether a variable says where a database is."""
+def _selects_database(name: str, value: str, registry: Registry) -> bool:
+    """Whether a variable selects a database."""
     ours = {variable.name for variable in VARIABLES}
-    ours |= {f"{registry.prefix}{each.removeprefix(PREFIX)}" for each in ours}
-    ours |= {each for service in registry.services for each in _variables(service)}
+    ours |= {f"{registry.prefix}{name.removeprefix(PREFIX)}" for name in ours}
+    ours |= {name for service in registry.services for name in _variables(service)}
     return name in ours or name.startswith("PG") or bool(_IS_URL.match(value))
 
 
@@ -193,7 +194,7 @@ def _case(
     try:
         expected = resolve(service, settings).url
     except (ConfigurationError, ValueError):
-        # An unknown environment is refused before anything is resolved.
+        # Settings reject an unknown environment before the URL is resolved.
         expected = None
     stated = fill_in(service.environment, variables["HULEEDU_ENVIRONMENT"], expected)
     return Case(name=name, variables={**stated, **variables}, password=password, expected=expected)

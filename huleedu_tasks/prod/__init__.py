@@ -1,1 +1,1 @@
-"""What the `prod.*` tasks do: the databases of staging and production."""
+"""The flows of the `prod.*` tasks, for the databases of staging and production."""

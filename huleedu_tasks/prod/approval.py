@@ -1,7 +1,7 @@
-"""What was approved is what runs: the SQL of a plan, and the files that it was made from.
+"""Compare the approved SQL and input files of a plan with the current ones.
 
-The SQL decides where Alembic renders it. The files decide as well: what a revision does may depend
-on whether it is rendered or run. Of installed libraries only the SQL tells.
+Both are compared, because a revision may do something else when it runs than when it is rendered.
+Files of installed libraries are not inputs; a change of them shows only in the rendered SQL.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,49 +10,53 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    """What is approved of one service's plan beside its place and its revisions.
+    """The approved SQL and input files of one service's plan.
 
     Attributes:
-        sql: The SQL of each revision in its order; None where that shows only when it runs.
-        inputs: The SHA-256 of each file that was read for it, by its path from the root.
+        sql: The SQL by revision, in the order of the run; `None` if it cannot be rendered.
+        inputs: The SHA-256 of each file that the rendering read, by its path from the root.
     """
 
     sql: Mapping[str, str | None] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
 
     def changed_inputs(self, now: "Approval") -> Iterator[str]:
-        """Say which files are no longer those that were approved."""
+        """Yield a description of each input file that differs from the approved one."""
         for path in sorted({*self.inputs, *now.inputs}):
             if path not in now.inputs:
-                yield f"{path} was read for the plan, and is not read now"
+                yield f"{path} was read for the plan, and is no longer read"
             elif path not in self.inputs:
-                yield f"{path} is read now, and was not when the plan was made"
+                yield f"{path} is read now, and was not read for the plan"
             elif self.inputs[path] != now.inputs[path]:
                 yield f"{path} has been edited"
 
     def changed_sql(self, now: "Approval", again: "Approval | None" = None) -> Iterator[str]:
-        """Say which revision's SQL is no longer that which was approved.
+        """Yield a description of each revision whose SQL differs from the approved SQL.
 
         Args:
-            again: Rendered once more: what differs between the two is never the same, such as the
-                time, and tells nothing.
+            now: The current SQL.
+            again: A second rendering. A line that differs between both renderings, such as one
+                with the time, is ignored. `None` to compare every line.
         """
         if list(self.sql) != list(now.sql):
-            yield f"the plan has the SQL of {_all(self.sql)}, and {_all(now.sql)} would run"
+            yield f"the plan contains the SQL of {_all(self.sql)}, but {_all(now.sql)} would run"
             return
         for revision, sql in self.sql.items():
             rendered = now.sql[revision]
             if sql is None and rendered is not None:
-                yield f"the SQL of revision {revision} can be rendered now, and could not before"
+                yield (
+                    f"the SQL of revision {revision} can be rendered now, and could not be "
+                    "rendered for the plan"
+                )
             elif sql is not None and rendered is None:
-                yield f"the SQL of revision {revision} cannot be rendered any more"
+                yield f"the SQL of revision {revision} can no longer be rendered"
             elif sql is None or rendered is None:
                 continue
             elif line := _changed_line(sql, rendered, again.sql.get(revision) if again else None):
-                yield f"the SQL of revision {revision} is not the approved one: {line}"
+                yield f"the SQL of revision {revision} differs from the approved SQL: {line}"
 
     def masked(self, redact: Callable[[str], str]) -> "Approval":
-        """Return it as it stands in the plan's file, where every password is masked."""
+        """Return a copy with every password masked, as in the plan file."""
         sql = {name: None if text is None else redact(text) for name, text in self.sql.items()}
         return replace(self, sql=sql)
 
@@ -62,7 +66,7 @@ def _all(revisions: Mapping[str, object]) -> str:
 
 
 def _changed_line(planned: str, now: str, again: str | None) -> str:
-    """Return the first line that differs, with what it was and is; empty if none does."""
+    """Describe the first line that differs; return an empty string if none does."""
     before, after = planned.splitlines(), now.splitlines()
     repeated = after if again is None else again.splitlines()
     if len(after) != len(repeated):

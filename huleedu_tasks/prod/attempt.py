@@ -1,4 +1,4 @@
-"""Migrating one database under the eyes of the run: watched, tried again, and asked afterwards."""
+"""Migrate one database: watch the run of Alembic, retry on a lock timeout, verify the revision."""
 
 import asyncio
 import random
@@ -52,16 +52,17 @@ LAST_LOOK = 2.0
 LONGEST_PAUSE = 30.0
 # PostgreSQL, Appendix A: connection exceptions, and a session ended by an administrator.
 SESSION_ENDS = ("08", "57P")
-# The server looks this often whether its client is still there; not every one can.
+# How often the server checks that its client is still connected; some platforms do not support it.
 OPTIONAL_SETTINGS = {"client_connection_check_interval": "500ms"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How the work on a database has ended.
+    """The result of migrating one database.
 
     Attributes:
-        at: The revisions it is at, as it says itself; None if it could not be asked.
+        at: The revisions in the version tables afterwards; `None` if they could not be read.
+        seconds: The duration of all attempts.
     """
 
     outcome: Outcome
@@ -74,11 +75,12 @@ class Attempts:
     """The attempts to migrate one database.
 
     Attributes:
-        lock: The connection that holds the lock, on which the database is watched.
-        identity: Which database is meant.
-        directory: Where the runs of Alembic tell what they do.
-        inputs: The files that must be loaded as they were approved; None to compare none.
-        go_on: A file; no further revision is begun once it is gone. None to run all.
+        pin: The plan entry of the service.
+        identity: The identity of the planned database.
+        lock: The connection that holds the advisory lock; the database is watched through it.
+        directory: The directory in which the Alembic processes write their events.
+        inputs: The approved files, compared when they are loaded; `None` to compare none.
+        go_on: A file. No further revision is begun after it was removed. `None` to run all.
     """
 
     target: Target
@@ -96,13 +98,13 @@ class Attempts:
     observations: list[Observation] = field(default_factory=list)
     told: str = ""
     hold: locks.Hold | None = None
-    # The transaction that was open when we ended the last attempt.
+    # The transaction that was open when the last attempt was stopped.
     open_at_end: int | None = None
-    # One question at a time on the connection that holds the lock.
+    # asyncpg runs one statement at a time on the connection that holds the lock.
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self) -> Ended:
-        """Migrate, and ask the database where it is, whatever has happened."""
+        """Migrate, then read the revision of the database, also after a failure."""
         started = time.monotonic()
         try:
             outcome = await self._until_done()
@@ -110,12 +112,15 @@ class Attempts:
             raise
         except BaseException as error:
             outcome = parallel.unfinished(self.target.service, error)
-        # Whoever interrupts once more waits for this; else nobody would know what was done.
+        # A second interrupt waits for this; without it the result would be unknown.
         outcome, at = await parallel.whatever_happens(self._conclude(outcome))
         return Ended(outcome=outcome, at=at, seconds=time.monotonic() - started)
 
     async def _conclude(self, outcome: Outcome) -> tuple[Outcome, tuple[str, ...] | None]:
-        """Have all rolled back that is not done, and say where the database is."""
+        """End the sessions that are left, and return the outcome and the revisions.
+
+        The revisions are `None` if they could not be read.
+        """
         if outcome.status is Status.FAILED:
             outcome = await self._explained(outcome)
         try:
@@ -126,12 +131,12 @@ class Attempts:
         applied = runner.applied(self.observations, self.history, self.pin.before, at)
         if outcome.code == locks.LOST:
             # Another run may have applied the others.
-            applied = tuple(each for each in applied if each.seconds is not None)
+            applied = tuple(revision for revision in applied if revision.seconds is not None)
         outcome = replace(outcome, revisions=applied)
         if outcome and at == self.pin.after:
             return replace(outcome, detail=_counted(len(applied))), at
         if outcome:
-            detail = f"it was to go to {named(self.pin.after)}"
+            detail = f"Alembic exited before it reached {named(self.pin.after)}"
             outcome = replace(
                 outcome,
                 status=Status.FAILED,
@@ -146,10 +151,10 @@ class Attempts:
         return replace(outcome, detail=parallel.joined(outcome, where)), at
 
     def _not_known(self, outcome: Outcome, why: str) -> Outcome:
-        asks = f"`invoke prod.status --service {self.pin.service}` asks again"
-        where = f"the revision of {self.pin.database} is not known: {why.rstrip('.')}; {asks}"
+        again = f"run `invoke prod.status --service {self.pin.service}` to read it again"
+        where = f"the revision of {self.pin.database} is not known: {why.rstrip('.')}; {again}"
         if outcome:
-            # What was not seen is no success.
+            # A result that was not verified is not a success.
             outcome = replace(
                 outcome,
                 status=Status.FAILED,
@@ -159,7 +164,7 @@ class Attempts:
         return replace(outcome, detail=parallel.joined(outcome, where), revisions=())
 
     async def _until_done(self) -> Outcome:
-        """Try again as long as nothing but another session's lock stands in the way."""
+        """Migrate, and retry while another session's lock is the only cause of failure."""
         async with self._on_lock():
             self.hold = await locks.take_token(self.lock, place=self._place)
         last = self.settings.lock_attempts
@@ -177,7 +182,7 @@ class Attempts:
             number += 1
 
     async def _was_rolled_back(self) -> bool:
-        """Whether the server says that nothing of the last attempt is left."""
+        """Whether the server reports that the last attempt was rolled back completely."""
         try:
             _, lost = await self._settle()
         except ServerError:
@@ -185,14 +190,14 @@ class Attempts:
         return lost is None or lost.fate is Fate.ROLLED_BACK
 
     async def _explained(self, outcome: Outcome) -> Outcome:
-        """Name the loss of the lock as the cause of what has failed because of it."""
+        """Return an outcome with the loss of the lock as its cause, if the lock was lost."""
         if outcome.exit_code is ExitCode.REFUSED or not self.hold:
             return outcome
         with suppress(Exception):
             async with self._on_lock():
                 if await locks.is_held(self.lock, self.hold):
                     return outcome
-        done = f"its migration was ended: {outcome.detail.rstrip('.')}"
+        done = f"its migration was stopped: {outcome.detail.rstrip('.')}"
         lost = parallel.failed(self.target.service, locks.lock_lost(self._place, done))
         return replace(lost, output=outcome.output)
 
@@ -201,22 +206,25 @@ class Attempts:
         return f"{self.pin.database} on {self.target.url.address}"
 
     async def _require_plan(self, *, first: bool) -> None:
-        """See that what is about to run is what was agreed to, down to each file.
+        """Require that the database and the revision files are those of the confirmed plan.
 
         Args:
-            first: Whether the database must be where it was; later it may have come further.
+            first: Whether the database must be at the planned revision; after an attempt it may
+                be at a later one.
 
         Raises:
-            MigrationError: If it is not.
-            Refused: If it is not, or the lock is lost.
+            MigrationError: If the revision files cannot be read.
+            Refused: If something changed, or the lock was lost.
         """
         async with self._on_lock():
             now = await pin_now(self.target, self.lock)
         expected = self.pin if first else self.pin.from_where(now)
         if changes := stale(expected, now):
             changed = "; ".join(changes).removeprefix(f"{self.pin.service}: ")
+            when = "before any change" if first else "before the next attempt"
             raise Refused(
-                f"Nothing was run, for it would not be what was agreed to: {changed}.",
+                f"Aborted {when}: the database or a file changed after the plan was confirmed: "
+                f"{changed}.",
                 code="plan-changed",
                 hint="Run the same command again; it makes a new plan.",
             )
@@ -227,12 +235,12 @@ class Attempts:
         self.record.add(
             "waited too long", service=self.pin.service, attempt=number, blockers=blockers
         )
-        again = f"rolled back, and again in {pause:.0f} s"
+        again = f"rolled back, retrying in {pause:.0f} s"
         self._say(f"attempt {number} of {last}: {blockers}; {again}")
         await asyncio.sleep(pause)
 
     async def _attempt(self, number: int) -> Migrated:
-        """Run Alembic once, and end it should the lock be lost meanwhile."""
+        """Run Alembic once, and stop it if the lock is lost."""
         observation = self._observation(number)
         self.observations.append(observation)
         self.blockers, self.open_at_end = (), None
@@ -242,7 +250,7 @@ class Attempts:
                 self.target.url,
                 self.settings,
                 self.history,
-                # Not to what may be the head by then.
+                # The planned revisions: the head of the files may change meanwhile.
                 *self.pin.after,
                 session=observation,
                 tables=self.target.answers.known_version_tables(
@@ -260,26 +268,26 @@ class Attempts:
             return await migrating
         except Refused as error:
             if error.code == locks.LOST:
-                # Nothing more is asked there; it may not even answer.
+                # This connection is not used any more, and closing it could wait without limit.
                 self.lock.terminate()
             raise
         finally:
             if not migrating.done():
                 await parallel.whatever_happens(self._look(observation))
             migrating.cancel()
-            # A question that is cut off would leave the lock's connection busy.
+            # A cancelled statement would leave the lock's connection busy.
             over.set()
             await asyncio.gather(migrating, watching, return_exceptions=True)
 
     async def _look(self, observation: Observation) -> None:
-        """See whether the transaction of a revision is open, before the run is ended."""
-        # Who does not answer soon does not keep it from being ended.
+        """Note the open transaction of a revision, before the run is stopped."""
+        # A server that does not answer in time must not delay the stop.
         with suppress(HuleEduError, TimeoutError):
             async with asyncio.timeout(LAST_LOOK), self._asked() as asked:
                 self.open_at_end = await open_transaction(observation, asked)
 
     async def _watch(self, observation: Observation, over: asyncio.Event) -> None:
-        """Tell which revision runs and whom it waits for, until it is over.
+        """Show the running revision and the sessions that block it, until `over` is set.
 
         Raises:
             Refused: If the connection that holds the lock is lost.
@@ -290,7 +298,7 @@ class Attempts:
                 async with self._on_lock():
                     blockers = await locks.blockers(self.lock, name)
             except ServerError:
-                # Another session has cancelled the question, and not the lock.
+                # Another session cancelled the statement; the lock is still held.
                 continue
             self.blockers = blockers or self.blockers
             waits = ", ".join(blocker.name for blocker in blockers)
@@ -299,18 +307,23 @@ class Attempts:
 
     @asynccontextmanager
     async def _on_lock(self) -> AsyncIterator[None]:
-        """Ask on the connection that holds the lock: where it is lost, so is the lock."""
+        """Use the connection that holds the lock in a `with` block.
+
+        Raises:
+            Refused: If the connection, and with it the lock, was lost.
+            ServerError: If a statement failed and the lock is still held.
+        """
         try:
             async with self.asking, answering(self.target.url.address):
                 yield
         except ServerError as error:
             if not self._is_lost(error):
                 raise
-            done = f"its migration was ended: {error.message.rstrip('.')}"
+            done = f"its migration was stopped: {error.message.rstrip('.')}"
             raise locks.lock_lost(self._place, done) from error.__cause__
 
     def _is_lost(self, error: ServerError) -> bool:
-        """Whether the lock's session does not answer any more, and not only to a question."""
+        """Whether an error ended the session of the lock, and not only one statement."""
         cause = error.__cause__
         state = str(getattr(cause, "sqlstate", None) or "")
         return (
@@ -320,21 +333,24 @@ class Attempts:
         )
 
     def _tell(self, text: str) -> None:
-        """Say what is new; in a log each step is a line."""
+        """Show a step once, because in a log each step is a line."""
         if text != self.told:
             self.told = text
             self._say(text)
 
     def _say(self, text: str) -> None:
-        # Who only looks on does not end a migration in its middle.
+        # An error of the display must not end a migration.
         with suppress(Exception):
             self.step(text)
 
     async def _settle(self) -> tuple[tuple[str, ...], Unfinished | None]:
-        """End what is left of our sessions, so that all is rolled back, and ask where we are.
+        """End the sessions of this run, which rolls them back, and read the revisions.
+
+        Returns:
+            The revisions, and the unfinished revision; `None` if every begun one is recorded.
 
         Raises:
-            ServerError: If the database does not say.
+            ServerError: If the database does not answer.
         """
         async with self._asked() as asked:
             async with answering(self.target.url.address):
@@ -342,13 +358,13 @@ class Attempts:
             at = await self._revisions(asked)
             if not self.observations:
                 return at, None
-            recorded = [each.id for each in self.history.between((), at)]
+            recorded = [revision.id for revision in self.history.between((), at)]
             last = self.observations[-1]
             return at, await unfinished(last, asked, recorded, open_at_end=self.open_at_end)
 
     @asynccontextmanager
     async def _asked(self) -> "AsyncIterator[asyncpg.Connection]":
-        """Connect to the database, or ask on the lock's connection where it lets nobody else in."""
+        """Connect to the database; use the lock's connection if it accepts no other one."""
         async with AsyncExitStack() as stack:
             try:
                 asked = await stack.enter_async_context(reach(self.target))
@@ -364,7 +380,7 @@ class Attempts:
             return self.history.least_advanced(await read_revisions(asked, tables))
 
     async def _revisions(self, asked: "asyncpg.Connection") -> tuple[str, ...]:
-        """Ask for the revisions in the version tables that Alembic has configured last."""
+        """Return the revisions in the version tables that Alembic configured last."""
         last = self.observations[-1] if self.observations else None
         if last and last.version_tables:
             return self.history.least_advanced(await read_revisions(asked, last.version_tables))
@@ -393,7 +409,7 @@ class Attempts:
 
     def _who_blocks(self) -> str:
         if not self.blockers:
-            return "who holds it did not show"
+            return "the session that holds it was not seen"
         return f"it is held by {', '.join(map(str, self.blockers))}"
 
 

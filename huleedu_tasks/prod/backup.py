@@ -1,4 +1,4 @@
-"""What is saved before the first change of databases that are not ours to lose."""
+"""The backups that `prod.migrate` takes before its first change."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from huleedu_tasks.prod.journal import Record
 from huleedu_tasks.prod.validate import Target
 
 NO_BACKUP = "neither --backup-command nor --backup-dir was given."
-# What the person's own command is told.
+# The variable that passes the names of the services to the user's backup command.
 SERVICES_VARIABLE = "HULEEDU_BACKUP_SERVICES"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backups:
-    """What was asked for.
+    """The backup options.
 
     Attributes:
         root: The root of the monorepo, where the command runs.
-        command: A command of the person's own; empty for none.
-        directory: Where dumps go; None for none.
-        dumper: What makes them, where there is a directory.
+        command: The user's backup command; empty string for none.
+        directory: The directory of the dumps; `None` for no dumps.
+        dumper: The programs that write a dump and read it back; `None` without a directory.
     """
 
     root: Path
@@ -32,7 +32,7 @@ class Backups:
 
     @property
     def warning(self) -> str:
-        """What a person must know before they agree; empty if all will be saved."""
+        """The warning shown before the confirmation; empty string if a backup will be taken."""
         return "" if self.command or self.directory else f"No backup will be taken: {NO_BACKUP}"
 
     async def take(
@@ -44,14 +44,18 @@ class Backups:
         record: Record,
         notify: Callable[[str], object],
     ) -> tuple[str, ...]:
-        """Save databases that are about to be changed, and return what was done in sentences.
+        """Back up the databases that are about to be changed.
 
         Args:
             targets: One service for each database.
-            services: All that are about to be migrated.
+            services: The names of all services that are about to be migrated.
+            notify: Called with a sentence before each step.
+
+        Returns:
+            One sentence for each backup, or that none was taken.
 
         Raises:
-            BackupError: If it fails.
+            BackupError: If the command or a dump fails.
         """
         if not targets:
             return ()
@@ -64,7 +68,7 @@ class Backups:
                 environment=settings.child_environment() | {SERVICES_VARIABLE: " ".join(services)},
                 timeout=settings.backup_timeout,
             )
-            notes.append("The backup command has ended well.")
+            notes.append("The backup command succeeded.")
             record.add("backed up", by="command")
         if self.directory and self.dumper:
             for name, target in targets.items():

@@ -1,4 +1,4 @@
-"""Backups before the first change: a command of the person's own, or `pg_dump` read back."""
+"""Run a backup: the user's own command, or `pg_dump` whose dump is read back."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ async def run_command(
     """Run a backup command in a shell, at the root of the monorepo.
 
     Args:
-        environment: What it gets, for example which databases are about to be changed.
-        timeout: Seconds it may take.
+        environment: The environment variables of the command.
+        timeout: The limit in seconds.
 
     Raises:
-        BackupError: If it does not end with 0.
+        BackupError: If it exits with another code than 0, or exceeds the limit.
     """
     done = await process.run(
         [SHELL, "-c", command], cwd=root, environment=environment, timeout=timeout
@@ -48,21 +48,24 @@ async def dump(
     environment: Mapping[str, str],
     timeout: float,
 ) -> None:
-    """Dump a database in pg_dump's custom format, readable by us only, and read it back whole.
+    """Dump a database in pg_dump's custom format, and read the dump back.
+
+    Only the current user can read the file.
 
     Args:
         path: The file, which must not exist yet.
-        timeout: Seconds each of the two programs may take.
+        environment: The environment variables of both programs, without the password.
+        timeout: The limit in seconds for each of the two programs.
 
     Raises:
         BackupError: If the database cannot be dumped, or the dump cannot be read.
     """
-    # What is not read back yet must not look like a backup.
+    # A dump that was not read back yet must not have the name of a backup.
     part = path.with_name(f"{path.name}{PART}")
     _create(part)
     variables = psql_environment(url, environment)
     writing = [dumper.pg_dump, "--format=custom", f"--file={part}"]
-    # A list of contents would be no proof: this reads every row.
+    # `pg_restore --list` reads only the table of contents; this reads every row.
     reading = [dumper.pg_restore, "--file=/dev/null", str(part)]
     try:
         for what, command in (("pg_dump", writing), ("pg_restore", reading)):
@@ -76,7 +79,7 @@ async def dump(
 
 
 def _keep(part: Path, path: Path) -> None:
-    """Give a dump that was read back the name of one."""
+    """Rename a dump that was read back to its final name."""
     part.rename(path)
 
 
@@ -87,7 +90,7 @@ def _create(path: Path) -> None:
         raise BackupError(
             f"{path} cannot be written: {error.strerror}",
             code="backup-directory-invalid",
-            hint="Name a directory with room that is yours with --backup-dir.",
+            hint="Pass a writable directory with free space with --backup-dir.",
         ) from error
 
 
@@ -96,13 +99,13 @@ def _require_success(what: str, done: process.Completed, timeout: float) -> None
         raise BackupError(
             f"{what} took longer than {timeout:g} s.",
             code="backup-timeout",
-            hint="HULEEDU_BACKUP_TIMEOUT allows more time.",
+            hint="Set HULEEDU_BACKUP_TIMEOUT to more seconds.",
             output=done.output,
         )
     if done.returncode != 0:
         raise BackupError(
             f"{what} failed with exit code {done.returncode}.",
             code="backup-failed",
-            hint="Nothing was changed. Its own output names the cause.",
+            hint="Nothing was changed. Read its output for the cause.",
             output=done.output,
         )

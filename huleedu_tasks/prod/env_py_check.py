@@ -1,4 +1,4 @@
-"""Whether each service's `env.py` would follow its URL, asked of `env.py` and of its driver."""
+"""Check whether each service's `env.py` connects to its URL, and whether the driver accepts it."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ from huleedu_tasks.migrations.modules import missing_module_hint
 from huleedu_tasks.migrations.runner import ReportedConnection, report_connection
 from huleedu_tasks.report import Level, Problem
 
-# The codes of what is certain to fail, whatever else env.py does.
+# The codes of the problems that fail in every case, whatever else env.py does.
 PARAMETER_REFUSED, DRIVER_UNKNOWN = "url-parameter-refused", "url-driver-unknown"
-# What SQLAlchemy says of a dialect or a driver that it does not know.
+# SQLAlchemy's messages about an unknown dialect and a driver that is not installed.
 UNKNOWN_DRIVER = re.compile(r"Can't load plugin: sqlalchemy\.dialects:([\w.+]+)")
 MISSING_DRIVER = re.compile(r"No module named '(asyncpg|psycopg2?|pg8000)\b")
-# asyncpg's name for libpq's sslmode, and the other way round.
+# For each driver: the parameter it does not accept, and its own name for it.
 TLS_NAMES = {"asyncpg": ("sslmode", "ssl"), "psycopg": ("ssl", "sslmode")}
 
 
@@ -31,10 +31,16 @@ async def following_problems(
     *,
     known: Sequence[Problem] = (),
 ) -> tuple[Problem, ...]:
-    """Ask a service's `env.py` where it would connect with its URL; nothing is connected to.
+    """Run a service's `env.py` with its URL, and compare the connection it would open.
+
+    No connection is opened.
 
     Args:
-        known: What was found about it already, which is not repeated.
+        resolved: The URL of the service, with its source.
+        known: The problems already found; a complaint that one of them contains is not repeated.
+
+    Returns:
+        The problems; empty if `env.py` connects to the URL.
     """
     variable = resolved.source if resolved.is_override else service.alembic_url_variable
     try:
@@ -51,7 +57,10 @@ async def following_problems(
 
 
 def as_of_a_plan(problem: Problem) -> Problem:
-    """Return a problem as it counts where the migration itself will meet it before any change."""
+    """Return a problem as a warning, unless the migration fails in every case.
+
+    For plans and migrations: a migration compares its connections itself before any change.
+    """
     is_certain = problem.code in (PARAMETER_REFUSED, DRIVER_UNKNOWN)
     return problem if is_certain else replace(problem, level=Level.WARNING)
 
@@ -72,7 +81,7 @@ def _judge(
         yield _error(cause, found.how_to_follow, "target-mismatch")
     if found.complaint:
         yield _error(
-            f"{found.driver} does not take the URL in {variable}: {found.complaint}",
+            f"{found.driver} does not accept the URL in {variable}: {found.complaint}",
             _other_parameter(found, resolved, settings),
             PARAMETER_REFUSED,
         )
@@ -87,11 +96,11 @@ def _without_connection(
             Level.WARNING,
             f"env.py needs {found.refused} before it connects to its database, so that it could "
             "not be asked where it connects",
-            "Nothing is wrong with that; the migration itself compares every connection.",
+            "No action is required: the migration itself compares every connection.",
             "env-py-not-asked",
         )
     if not found.failure:
-        return _error("env.py ended without connecting to a database", by_hand, "env-py-failed")
+        return _error("env.py exited without connecting to a database", by_hand, "env-py-failed")
     cause = f"env.py fails with the URL in {variable}: {found.failure}"
     if UNKNOWN_DRIVER.search(found.failure):
         remedy = f"SQLAlchemy does not know {resolved.url.scheme}://: {_state_scheme(resolved)}"
@@ -109,8 +118,11 @@ def _without_connection(
 
 def _state_scheme(resolved: ResolvedUrl) -> str:
     if resolved.is_override:
-        return f"Begin {resolved.source} with postgresql+asyncpg:// or the driver env.py uses."
-    return "State the driver env.py uses as 'url_scheme' in the registry."
+        return (
+            f"Begin {resolved.source} with postgresql+asyncpg:// or the scheme of the driver that "
+            "env.py uses."
+        )
+    return "Set 'url_scheme' in the registry to that of the driver that env.py uses."
 
 
 def _other_parameter(found: ReportedConnection, resolved: ResolvedUrl, settings: Settings) -> str:
@@ -123,8 +135,8 @@ def _other_parameter(found: ReportedConnection, resolved: ResolvedUrl, settings:
         )
     wrong, right = TLS_NAMES.get(found.driver, TLS_NAMES["psycopg"])
     if re.search(rf"['\"]{wrong}['\"]", found.complaint):
-        return f"Write {right}= instead of {wrong}= in {variable}: that is {found.driver}'s name."
-    return f"Remove the parameter from {variable}, or have env.py take it out of the URL."
+        return f"Write {right}= instead of {wrong}= in {variable}: {found.driver} calls it {right}."
+    return f"Remove the parameter from {variable}, or from the URL in env.py."
 
 
 def _error(cause: str, remedy: str, code: str) -> Problem:

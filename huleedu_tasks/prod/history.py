@@ -1,4 +1,4 @@
-"""The runs of the past, as their records tell them."""
+"""Show the runs of `prod.migrate` from their records."""
 
 from collections.abc import Sequence
 
@@ -17,21 +17,22 @@ def list_of(runs: Sequence[Run]) -> Listing:
 
 
 def events_of(runs: Sequence[Run], name: str) -> Listing:
-    """Return one row for everything that is written down of a run.
+    """Return one row for each event of a run.
 
     Args:
-        name: The run's id, or its beginning.
+        name: The id of the run, or a prefix of it.
 
     Raises:
-        ConfigurationError: If that is not exactly one run.
+        ConfigurationError: If the prefix does not match exactly one run, or its record cannot be
+            read.
     """
     found = [run for run in runs if run.id.startswith(name)]
     if len(found) != 1:
         known = ", ".join(run.id for run in runs[:5]) or "none"
         raise ConfigurationError(
-            f"{len(found) or 'No'} runs begin with {name!r}.",
+            f"{len(found) or 'No'} run ids begin with {name!r}.",
             code="run-unknown",
-            hint=f"The latest: {known}.",
+            hint=f"Pass the id of one run with --run; the latest are: {known}.",
         )
     (run,) = found
     if run.problem:
@@ -45,13 +46,15 @@ def events_of(runs: Sequence[Run], name: str) -> Listing:
 
 
 def _row(run: Run) -> dict[str, Fact]:
-    """Return a run's row; a record of another shape than ours must not hide the others."""
+    """Return the row of a run; a record of an unexpected structure gets a row with the error."""
     if run.problem:
         return _unreadable_row(run, run.problem)
     try:
         return _readable_row(run)
     except (KeyError, TypeError, AttributeError) as error:
-        return _unreadable_row(run, f"an event has another shape: {type(error).__name__}: {error}")
+        return _unreadable_row(
+            run, f"an event has an unexpected structure: {type(error).__name__}: {error}"
+        )
 
 
 def _unreadable_row(run: Run, problem: str) -> dict[str, Fact]:
@@ -85,24 +88,24 @@ def _readable_row(run: Run) -> dict[str, Fact]:
 
 
 def _unfinished(run: Run) -> list[str]:
-    """Say what a run was doing that could not write down how that ended."""
+    """Return a sentence for each migration that a run began and did not record the end of."""
     ended = {event["service"] for event in run.of("migrated", "not migrated")}
     begun = (event["service"] for event in run.of("migrating"))
     said = (
         "is being migrated"
         if run.is_running
-        else "was being migrated: `invoke prod.status` asks where it is"
+        else "was being migrated; `invoke prod.status` shows its revision"
     )
     return [f"{name} {said}" for name in begun if name not in ended]
 
 
 def _last_words(run: Run) -> str:
-    """Say what a run has written last that tells why it did not do more."""
+    """Return the reason that the last event of a run gives; empty string if it gives none."""
     last = run.events[-1]
     services: dict[str, str] = last.get("services", {}) if last["event"] == ENDED else {}
-    # What is true of several services is said once.
+    # A reason that several services share is shown once.
     stopped = dict.fromkeys(
-        text.partition(" ")[2] for text in services.values() if not text.startswith(Status.OK)
+        ended.partition(" ")[2] for ended in services.values() if not ended.startswith(Status.OK)
     )
     return str(last.get("detail", "")) or "; ".join(stopped)
 

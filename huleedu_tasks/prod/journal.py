@@ -1,7 +1,7 @@
-"""The record of runs that change what is not ours to lose: a file of JSON lines for each run.
+"""The records of runs of `prod.migrate`: one JSON Lines file for each run.
 
 A line is written, and flushed to the disk, before the next step begins. A run that was killed
-has no last line; whether it still runs is told by the lock it keeps on its file.
+has no last line. A running process holds a lock on its file, which tells both apart.
 """
 
 import contextlib
@@ -30,20 +30,20 @@ SCHEMA_VERSION = 1
 BEGAN, ENDED = "began", "ended"
 RUNNING, KILLED, UNREADABLE = "RUNNING", "KILLED", "UNREADABLE"
 _ONLY_THE_OWNER = 0o600
-# What a first line says besides its time and event, in every version.
+# The fields of the first line besides its time and event, in every version.
 _WHO_AND_WHERE = ("run", "environment", "user", "host")
 
 Event = dict[str, Any]
 
 
 class Record:
-    """The record of the run that is going on.
+    """The record of the current run.
 
     Attributes:
-        run: The run's id.
+        run: The id of the run.
         path: The file in the state directory.
-        pid: The process that runs.
-        problems: What could not be written, in sentences.
+        pid: The id of this process.
+        problems: A sentence for each file that could not be written; empty if none.
     """
 
     def __init__(
@@ -57,10 +57,15 @@ class Record:
         self._redact = redact
 
     def add(self, event: str, **facts: object) -> None:
-        """Write down that something has happened; what cannot be written stops nothing."""
+        """Write an event to every file; an error is added to `problems` instead of raised.
+
+        Args:
+            event: The name of the event.
+            facts: The other fields of the line, with every password masked.
+        """
         line = {"time": _now().isoformat(timespec="milliseconds"), "event": event, **facts}
         text = json.dumps(redacted(line, self._redact), ensure_ascii=False, default=str)
-        # A file's name may be no UTF-8; JSON knows this escape.
+        # A file name may contain bytes that are not UTF-8; the escape is valid JSON.
         content = f"{text}\n".encode(errors="backslashreplace")
         for file in tuple(self._files):
             try:
@@ -70,25 +75,25 @@ class Record:
                 why = getattr(error, "strerror", None) or error
                 self.problems.append(f"The record in {file.name} is not complete: {why}.")
                 continue
-            # A pipe has no disk behind it.
+            # A pipe cannot be flushed to a disk.
             with contextlib.suppress(OSError):
                 os.fsync(file.fileno())
 
     def require_written(self) -> None:
-        """See that all has been written down so far.
+        """Require that every event was written.
 
         Raises:
-            ConfigurationError: If not.
+            ConfigurationError: If an event could not be written.
         """
         if self.problems:
             raise ConfigurationError(
                 f"{' '.join(self.problems)} Nothing was changed.",
                 code="record-unwritable",
-                hint="Make room, or name another file with --report.",
+                hint="Free disk space, or pass another file with --report.",
             )
 
     def end(self, code: ExitCode, **facts: object) -> None:
-        """Write down how the run has ended."""
+        """Write the last event, with the exit code of the run."""
         self.add(ENDED, exit_code=int(code), outcome=code.name, **facts)
 
 
@@ -102,17 +107,18 @@ def new_record(
     copy: Path | None,
     redact: Callable[[str], str],
 ) -> Iterator[Record]:
-    """Record a run for the time of a `with` block; who ends it says how.
+    """Record a run for the time of a `with` block; the caller calls `Record.end`.
 
     Args:
         state: The state directory.
-        root: The root of the monorepo, whose commit is noted.
-        copy: A file that gets the same lines.
-        redact: Masks every password.
+        command: The name of the command.
+        root: The root of the monorepo, whose commit is recorded.
+        copy: A second file for the same lines; `None` for none.
+        redact: Masks every password in a string.
 
     Raises:
         ServerError: If the state directory cannot be written.
-        ConfigurationError: If the copy cannot.
+        ConfigurationError: If the second file cannot be written.
     """
     run = f"{_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     with contextlib.ExitStack() as stack:
@@ -139,16 +145,17 @@ def new_record(
 
 
 def unwritten_record() -> Record:
-    """Return a record for a dry run, which leaves nothing behind."""
+    """Return a record that writes no file, for a dry run."""
     return Record("dry-run", Path(), (), str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run of the past, or one that is going on.
+    """A finished, killed or current run, read from its record.
 
     Attributes:
-        is_running: Whether its process still lives.
+        events: The lines that could be parsed.
+        is_running: Whether its process is still running.
         problem: Why its record cannot be read; empty string if it can.
     """
 
@@ -159,17 +166,17 @@ class Run:
 
     @property
     def id(self) -> str:
-        """Its id, which begins with the time."""
+        """The id of the run, which begins with its start time."""
         return self.path.stem
 
     @property
     def began(self) -> Event:
-        """Its first line: who, when, where."""
+        """The first event: user, host, time and environment."""
         return self.events[0]
 
     @property
     def outcome(self) -> str:
-        """How it has ended; a run that was killed could not say so itself."""
+        """The name of the exit code, or `RUNNING`, `KILLED` or `UNREADABLE`."""
         if self.problem:
             return UNREADABLE
         last = self.events[-1]
@@ -178,14 +185,14 @@ class Run:
         return RUNNING if self.is_running else KILLED
 
     def of(self, *events: str) -> list[Event]:
-        """Return what was written down of some kinds of events."""
-        return [each for each in self.events if each["event"] in events]
+        """Return the events with any of these names."""
+        return [event for event in self.events if event["event"] in events]
 
 
 def read_runs(state: Path) -> list[Run]:
-    """Return all runs there are records of, the latest first.
+    """Return the runs of all records, the latest first.
 
-    A record that cannot be read is among them, with the reason.
+    A record that cannot be read is included, with the reason in `problem`.
 
     Raises:
         ConfigurationError: If the directory cannot be read.
@@ -207,13 +214,13 @@ def read_runs(state: Path) -> list[Run]:
 
 
 def commit_of(root: Path) -> str | None:
-    """Return the commit that is checked out, `-dirty` where files differ; None without git."""
+    """Return the checked-out commit, with `-dirty` if files differ; `None` without Git."""
     return output_of(["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40"]) or None
 
 
 def _read(path: Path) -> Run:
     try:
-        # What a machine that went down has left may end within a character.
+        # After a crash of the machine the file may end within a character.
         with open(path, encoding="utf-8", errors="replace", opener=_regular) as file:
             is_running = _is_locked(file)
             events = tuple(_events(file))
@@ -228,14 +235,14 @@ def _is_locked(file: TextIOWrapper) -> bool:
     except BlockingIOError:
         return True
     except OSError:
-        # A file system without locks.
+        # The file system does not support locks.
         return False
     return False
 
 
 def _events(lines: Iterator[str]) -> Iterator[Event]:
     for line in lines:
-        # A machine that went down may have left half a line, or anything.
+        # After a crash of the machine a line may be incomplete or contain other bytes.
         with contextlib.suppress(ValueError, RecursionError):
             event = json.loads(line)
             if isinstance(event, dict) and _are_strings(event, "time", "event"):
@@ -243,13 +250,13 @@ def _events(lines: Iterator[str]) -> Iterator[Event]:
 
 
 def _problem_in(events: Sequence[Event]) -> str:
-    """Return why events are no record of a run; empty string if they are."""
+    """Return why events are not a record of a run; empty string if they are."""
     if not events:
-        return "it holds no event"
+        return "it contains no event"
     if events[0]["event"] != BEGAN:
-        return "its first event does not say how the run began"
+        return "its first event is not 'began'"
     if missing := [name for name in _WHO_AND_WHERE if not _are_strings(events[0], name)]:
-        return f"its first event does not state {', '.join(missing)}"
+        return f"its first event does not contain {', '.join(missing)}"
     return ""
 
 
@@ -262,16 +269,16 @@ def _private(path: str, flags: int) -> int:
 
 
 def _regular(path: str, flags: int) -> int:
-    """Open a file, and nothing that would let us wait for whoever writes to it."""
+    """Open a regular file; refuse a pipe, which would block until a process writes to it."""
     opened = os.open(path, flags | os.O_NONBLOCK)
     if not S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
-        raise OSError(0, "it is no file")
+        raise OSError(0, "it is not a regular file")
     return opened
 
 
 def _write_all(file: FileIO, content: bytes) -> None:
-    """Write to the end; a disk that is nearly full takes a part."""
+    """Write all content; on a nearly full disk one call may write only a part of it."""
     while content:
         content = content[file.write(content) or 0 :]
 
@@ -291,7 +298,7 @@ def _opened(copy: Path) -> FileIO:
         raise ConfigurationError(
             f"--report {copy} cannot be written: {error.strerror}; nothing was done.",
             code="report-unwritable",
-            hint="Name a file in a directory that is there and yours.",
+            hint="Pass a file in an existing directory that you can write to.",
         ) from error
 
 
@@ -299,7 +306,7 @@ def _user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        # In a container the number may have no name.
+        # In a container the user id may have no name.
         return str(os.getuid())
 
 

@@ -1,7 +1,7 @@
-"""Changing databases that are not ours to lose: plan, lock, plan again, back up, migrate, verify.
+"""Migrate staging and production: plan, lock, plan again, back up, migrate, verify.
 
-Whoever runs this at two in the morning, or twenty times at once, finds each database where it
-was or where it should be, and a record that says which.
+After a run, also after one of several concurrent runs, each database is at the revision it was at
+or at a planned one, and the record states which.
 """
 
 import asyncio
@@ -44,37 +44,42 @@ NOTHING_PENDING = "nothing was pending"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What has been found and would be done, before anybody has agreed to it."""
+    """The result of validation and planning, before the confirmation.
+
+    Attributes:
+        report: One outcome for each service.
+        by_name: The plan by the name of its service.
+    """
 
     report: Report
     by_name: Mapping[str, Planned]
 
     @property
     def changing(self) -> tuple[Planned, ...]:
-        """What is to be changed, in registry order."""
-        return tuple(each for each in self.by_name.values() if each.changes)
+        """The plans that change something, in registry order."""
+        return tuple(planned for planned in self.by_name.values() if planned.changes)
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The hosts whose databases are to be changed."""
-        return tuple(dict.fromkeys(each.host for each in self.changing))
+        """The hosts of the databases that will be changed."""
+        return tuple(dict.fromkeys(planned.host for planned in self.changing))
 
     @property
     def all_hosts(self) -> tuple[str, ...]:
-        """The hosts of all services, whether there is anything to change or not."""
-        return tuple(dict.fromkeys(each.host for each in self.by_name.values()))
+        """The hosts of all services, including those without changes."""
+        return tuple(dict.fromkeys(planned.host for planned in self.by_name.values()))
 
     @property
     def environment(self) -> str:
-        """The environment, as every screen says it."""
+        """The name of the environment in upper case, as the screens show it."""
         return self.report.environment.upper()
 
     def question(self, host: str) -> str:
-        """Return what a person is asked before databases of a host are changed."""
-        there = [each for each in self.changing if each.host == host]
-        pending = sum(len(each.revisions) for each in there)
-        migrated = {each.place for each in there if each.revisions}
-        tagged = {each.place for each in there if each.tags}
+        """Return the question shown before databases of a host are changed."""
+        on_host = [planned for planned in self.changing if planned.host == host]
+        pending = sum(len(planned.revisions) for planned in on_host)
+        migrated = {planned.place for planned in on_host if planned.revisions}
+        tagged = {planned.place for planned in on_host if planned.tags}
         parts = (
             f"{_count(pending, 'revision')} will be applied to {_count(len(migrated), 'database')}"
             if migrated
@@ -87,8 +92,8 @@ class Prepared:
 
     @property
     def unchanged(self) -> dict[str, Outcome]:
-        """The outcomes so far, which stay for those that are not to be changed."""
-        return {each.service: replace(each, revisions=()) for each in self.report.outcomes}
+        """The outcomes by service, without revisions; final for services without changes."""
+        return {o.service: replace(o, revisions=()) for o in self.report.outcomes}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +101,14 @@ class Release:
     """One run of `prod.migrate`.
 
     Attributes:
-        production: The services and where they are.
-        backups: What is saved before the first change.
-        first: Names of services that go before the others, which wait for them to end well.
-        keep_going: Whether the others go on after one has failed.
-        pins: What a plan from a file holds fast; None without one.
-        notify: Told in a sentence what the run waits for.
-        stop: Asked before each revision whether the run is to stop there.
+        production: The selected services and their settings.
+        record: The record of the run.
+        backups: The backups to take before the first change.
+        first: The names of the canaries: they are migrated first, and their failure stops all.
+        keep_going: Whether the other services are migrated after one failed.
+        pins: The entries of a plan file; `None` without one.
+        notify: Called with a sentence about what the run waits for.
+        stop: The request to stop, read before each revision.
     """
 
     production: Production
@@ -115,35 +121,39 @@ class Release:
     stop: Stop = field(default_factory=Stop)
 
     def shown_by(self, progress: Progress) -> "Release":
-        """Return the same run, shown by somebody else."""
+        """Return the same run with another progress display."""
         return replace(self, production=replace(self.production, progress=progress))
 
     async def prepare(self) -> Prepared:
-        """Validate, and work out what would run.
+        """Validate all services, and plan their changes.
 
         Raises:
-            ConfigurationError: With everything that is wrong with the configuration.
-            Refused: If a plan from a file no longer holds.
+            ConfigurationError: If the configuration has errors; it contains all of them.
+            Refused: If a plan file is stale.
         """
         self.production.require_configuration(COMMAND)
         async with self.production.asking():
             outcomes, found = await self.production.plan_all()
-        planned = {s.name: found[s.name] for s in self._services if s.name in found}
+        by_name = {s.name: found[s.name] for s in self._services if s.name in found}
         report = self.production.report(COMMAND, self._all_or_none(outcomes), PLAN_COLUMNS)
-        prepared = Prepared(report=report, by_name=planned)
+        prepared = Prepared(report=report, by_name=by_name)
         if report.exit_code is ExitCode.DONE:
-            await self._require_pins(planned)
+            await self._require_pins(by_name)
             self.record.add(
                 "planned",
-                services=[{**each.pin.as_json(), "marks": each.tags} for each in prepared.changing],
+                services=[
+                    {**planned.pin.as_json(), "marks": planned.tags}
+                    for planned in prepared.changing
+                ],
             )
         return prepared
 
     async def carry_out(self, prepared: Prepared) -> Report:
-        """Do what was planned and agreed to.
+        """Lock, compare, back up and migrate as planned and confirmed.
 
         Raises:
-            Refused: If a database is locked by somebody else or has moved; nothing is changed.
+            Refused: If another session holds a lock, or a database or file changed after the
+                plan; nothing is changed.
             BackupError: If a backup fails; nothing is changed.
         """
         async with AsyncExitStack() as stack:
@@ -153,7 +163,7 @@ class Release:
             to_do = {n: p for n, p in prepared.by_name.items() if n in held and n not in already}
             self.record.require_written()
             notes = await self.backups.take(
-                {name: self._target(each) for name, each in _first_of_each(to_do).items()},
+                {name: self._target(p) for name, p in _first_of_each(to_do).items()},
                 services=list(to_do),
                 settings=self._settings,
                 record=self.record,
@@ -169,7 +179,7 @@ class Release:
         return replace(report, notes=(*notes, self._where_recorded))
 
     def nothing_planned(self) -> Report:
-        """Return what a run comes to whose plan changes nothing; nobody is connected to."""
+        """Return the report of a run with an empty plan; no connection is opened."""
         return Report(
             command=COMMAND,
             environment=str(self._settings.environment),
@@ -180,13 +190,13 @@ class Release:
         )
 
     def nothing_to_do(self, prepared: Prepared) -> Report:
-        """Return what a run came to that had nothing to change."""
+        """Return the report of a run for which nothing is pending."""
         report = self.production.report(COMMAND, prepared.report.outcomes, COLUMNS)
         return replace(report, notes=("Nothing is pending; nothing was changed.",))
 
     def would(self, prepared: Prepared) -> Report:
-        """Return what a dry run comes to."""
-        changing = {each.pin.service for each in prepared.changing}
+        """Return the report of a dry run."""
+        changing = {planned.pin.service for planned in prepared.changing}
         outcomes = tuple(
             replace(
                 outcome,
@@ -199,30 +209,34 @@ class Release:
         )
         return replace(prepared.report, outcomes=outcomes, dry_run=True)
 
-    # What must hold.
+    # Checks.
 
     def _all_or_none(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
-        """Let nothing go on where something stands in one service's way."""
+        """Abort every other service if the validation of one failed."""
         wrong = [outcome.service for outcome in outcomes if not outcome]
-        reason = f"not begun: something stands in the way of {', '.join(wrong)}"
+        reason = f"not begun: validation failed for {', '.join(wrong)}"
         return tuple(
             replace(outcome, status=Status.ABORTED, detail=reason) if wrong and outcome else outcome
             for outcome in outcomes
         )
 
     async def _require_pins(self, planned: Mapping[str, Planned]) -> None:
-        """Refuse whatever is not exactly the plan from the file."""
+        """Require that the current plan is exactly that of the plan file, if there is one.
+
+        Raises:
+            Refused: If it differs.
+        """
         if self.pins is None:
             return
-        changes = [text for pin in self.pins for text in stale(pin, planned[pin.service].pin)]
+        changes = [change for pin in self.pins for change in stale(pin, planned[pin.service].pin)]
         for pin in self.pins if not changes else ():
             changes += await self._changes_of_work(pin, planned[pin.service])
         if changes:
             raise Refused(
-                "The plan no longer holds; nothing was changed.",
+                "The plan is stale; nothing was changed.",
                 code=PLAN_CHANGED,
                 findings=[Finding(place="", problem=change) for change in changes],
-                hint="Make a new one, `invoke prod.plan --out FILE`, and have it looked at again.",
+                hint="Make a new plan with `invoke prod.plan --out FILE`, and have it reviewed.",
             )
 
     async def _changes_of_work(self, pin: PlanEntry, now: Planned) -> list[str]:
@@ -236,7 +250,7 @@ class Release:
         )
 
     async def _rendered_again(self, planned: Planned) -> list[str]:
-        """Render the SQL once more, and return where it is not what was agreed to."""
+        """Render the SQL again, and return the differences from the confirmed SQL."""
         if not planned.revisions:
             return []
         target = self._target(planned)
@@ -253,22 +267,22 @@ class Release:
     async def _lock_all(
         self, changing: Sequence[Planned], stack: AsyncExitStack
     ) -> "dict[str, asyncpg.Connection]":
-        """Lock each database once, and return the connection that holds it, by service."""
+        """Lock each database once, and return the connection that holds the lock, by service."""
         held: dict[tuple[str, str, int], asyncpg.Connection] = {}
-        for each in changing:
-            if each.place not in held:
-                held[each.place] = await stack.enter_async_context(self._locked(each))
+        for planned in changing:
+            if planned.place not in held:
+                held[planned.place] = await stack.enter_async_context(self._locked(planned))
             else:
-                self.record.add("locked", service=each.pin.service)
-        return {each.pin.service: held[each.place] for each in changing}
+                self.record.add("locked", service=planned.pin.service)
+        return {planned.pin.service: held[planned.place] for planned in changing}
 
     @asynccontextmanager
     async def _locked(self, planned: Planned) -> "AsyncIterator[asyncpg.Connection]":
-        """Keep every other run away from a database for the time of a `with` block."""
+        """Hold the advisory lock on a database for the time of a `with` block."""
         target = self._target(planned)
         place = f"{target.url.database} on {target.url.address}"
         async with reach(target) as held:
-            # As long as it takes; who is waited for is told.
+            # `run_wait` limits the wait, not the timeout of a statement; the holder is shown.
             async with answering(target.url.address, timeout=None):
                 await locks.acquire(
                     held,
@@ -287,37 +301,39 @@ class Release:
     async def _plan_again(
         self, prepared: Prepared, held: "Mapping[str, asyncpg.Connection]"
     ) -> dict[str, Outcome]:
-        """See that all is still as planned; return what another run has done meanwhile.
+        """Compare the plan again, behind the lock.
+
+        Returns:
+            The outcomes of services that another run migrated as planned, by name.
 
         Raises:
-            Refused: If something has moved elsewhere than the plan goes.
+            Refused: If a database, a file or the SQL changed in another way.
         """
         done: dict[str, Outcome] = {}
         moved: list[str] = []
-        for each in prepared.changing:
-            target = self._target(each)
-            now = await pin_now(target, held[each.pin.service])
-            moved += await _other_tag(target, held[each.pin.service])
-            if each.is_done(now):
-                outcome = prepared.unchanged[each.pin.service]
-                detail = "it has been migrated meanwhile"
-                done[each.pin.service] = replace(outcome, detail=detail)
+        for planned in prepared.changing:
+            name, target = planned.pin.service, self._target(planned)
+            now = await pin_now(target, held[name])
+            moved += await _other_tag(target, held[name])
+            if planned.is_done(now):
+                detail = "another run migrated it after the plan was made"
+                done[name] = replace(prepared.unchanged[name], detail=detail)
             else:
-                moved += stale(each.pin, now)
-        left = [each for each in prepared.changing if each.pin.service not in done]
+                moved += stale(planned.pin, now)
+        left = [planned for planned in prepared.changing if planned.pin.service not in done]
         if not moved:
             for changes in await asyncio.gather(*map(self._rendered_again, left)):
                 moved += changes
         if moved:
             raise Refused(
-                "Something has moved since the plan was made; nothing was changed.",
+                "A database or a file changed after the plan was made; nothing was changed.",
                 code=PLAN_CHANGED,
                 findings=[Finding(place="", problem=change) for change in moved],
                 hint="Run the same command again; it makes a new plan.",
             )
         return done
 
-    # What is done.
+    # Changes.
 
     async def _change(
         self,
@@ -325,9 +341,9 @@ class Release:
         held: "Mapping[str, asyncpg.Connection]",
         directory: Path,
     ) -> dict[str, Outcome]:
-        """Change one database after the other; the first failure stops what has not begun."""
+        """Change one database after the other; the first failure aborts the remaining ones."""
         outcomes: dict[str, Outcome] = {}
-        # What is known to be done stays so, should somebody interrupt at that very moment.
+        # Keeps the outcome of a finished migration if an interrupt arrives before it is returned.
         done: dict[str, Outcome] = {}
         stopped: Outcome | None = None
 
@@ -367,7 +383,7 @@ class Release:
     ) -> Outcome:
         pin, target = planned.pin, self._target(planned)
         if not planned.revisions:
-            # It was looked at behind the lock: there is nothing for Alembic to do.
+            # Nothing is pending: `_plan_again` verified that while the lock was held.
             outcome = Outcome(service=pin.service, detail=NOTHING_PENDING, revisions=())
             outcome = replace(outcome, facts={"to": named(pin.after)})
             return await self._tag(outcome, held, target)
@@ -394,7 +410,7 @@ class Release:
             service=pin.service,
             before=pin.before,
             at=ended.at,
-            revisions=[each.as_json() for each in outcome.revisions or ()],
+            revisions=[revision.as_json() for revision in outcome.revisions or ()],
             detail=outcome.detail,
             seconds=round(ended.seconds, 3),
         )
@@ -403,13 +419,13 @@ class Release:
         return await self._tag(outcome, held, target) if outcome and planned.tags else outcome
 
     async def _tag(self, outcome: Outcome, held: "asyncpg.Connection", target: Target) -> Outcome:
-        """Mark a database that is migrated, which it stays whatever comes of this."""
+        """Write the environment tag of a migrated database; a failure keeps its revisions."""
         tagged = f"tagged as {target.environment}"
         try:
             async with answering(target.url.address):
                 if await _other_tag(target, held):
                     raise ServerError(
-                        "it was tagged as another environment's meanwhile",
+                        "its environment tag was changed after the plan was made",
                         code="environment-tag-mismatch",
                     )
                 await write_tag(
@@ -434,7 +450,7 @@ class Release:
         return list(migrating_order(services))
 
     def _goes_on(self, failed: Outcome) -> bool:
-        """Whether the others are migrated although one was not: never after a canary."""
+        """Whether the other services are migrated after a failure; never after a canary's."""
         return (
             self.keep_going and failed.status is Status.FAILED and failed.service not in self.first
         )
@@ -457,7 +473,7 @@ class Release:
 
 
 async def _other_tag(target: Target, held: "asyncpg.Connection") -> list[str]:
-    """Say so where a database has been tagged as another environment's."""
+    """Return a sentence if the database has another environment's tag; empty list if not."""
     async with answering(target.url.address):
         tag = await read_tag(held, target.url.database)
     if tag is None or tag.environment == target.environment:
@@ -468,23 +484,23 @@ async def _other_tag(target: Target, held: "asyncpg.Connection") -> list[str]:
 def _why_impossible(
     service: Service, outcomes: Mapping[str, Outcome], held: "asyncpg.Connection"
 ) -> str:
-    """Return why a service cannot be migrated although the run goes on; or an empty string."""
+    """Return why a service cannot be migrated; empty string if it can."""
     for name in service.migrate_after:
         if name in outcomes and not outcomes[name]:
-            return f"{name} must be migrated before it"
+            return f"{name} must be migrated first"
     return "the lock on its database was lost" if held.is_closed() else ""
 
 
 def _first_of_each(planned: Mapping[str, Planned]) -> dict[str, Planned]:
     """Return the first service of each database."""
     first: dict[tuple[str, str, int], str] = {}
-    for name, each in planned.items():
-        first.setdefault(each.place, name)
+    for name, entry in planned.items():
+        first.setdefault(entry.place, name)
     return {name: planned[name] for name in first.values()}
 
 
 def _placed(outcome: Outcome, pin: PlanEntry) -> Outcome:
-    """Return an outcome that says which database it is about, and where that was."""
+    """Return an outcome with the server, the database and its revisions before the run."""
     place = {"server": pin.server, "database": pin.database, "from": named(pin.before)}
     return replace(outcome, facts={**place, **outcome.facts})
 

@@ -1,4 +1,4 @@
-"""What would run on a database that is not ours to lose."""
+"""Plan the changes of one database of staging or production."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """What a run would do to one service's database.
+    """The planned changes of one service's database.
 
     Attributes:
-        identity: Which database it is, until its server is started again.
-        revisions: Those that would run, in their order.
-        environment tags: Whether the database gets the environment tag of its environment, which it
-        does not have yet.
+        pin: The plan entry.
+        identity: The identity of the database, valid until its server is restarted.
+        revisions: The pending revisions, in the order of the run; empty if none.
+        tags: Whether the run sets the environment tag, which the database does not have yet.
     """
 
     pin: PlanEntry
@@ -52,37 +52,42 @@ class Planned:
 
     @property
     def changes(self) -> bool:
-        """Whether anything would be done."""
+        """Whether the run would change the database."""
         return bool(self.revisions) or self.tags
 
     @property
     def place(self) -> tuple[str, str, int]:
-        """What tells its database from every other one of the run."""
+        """The address, name and OID of the database, unique within a run."""
         return self.pin.server, self.pin.database, self.pin.database_oid
 
     def as_json(self) -> dict[str, object]:
-        """Return what stands in the plan's file."""
+        """Return the entry of the plan file."""
         return {
             **self.pin.as_json(),
             "inputs": dict(self.pin.approval.inputs),
-            "revisions": [each.as_json() for each in self.revisions],
+            "revisions": [revision.as_json() for revision in self.revisions],
         }
 
     def is_done(self, now: PlanEntry) -> bool:
-        """Whether the database has come, meanwhile, to exactly where this plan leads."""
+        """Whether the database is already at exactly the planned revisions.
+
+        Args:
+            now: The current plan entry of the same service.
+        """
         arrived = replace(self.pin, before=self.pin.after, files={})
         return bool(self.revisions) and not stale(arrived, now)
 
 
 async def plan(validated: Validated, settings: Settings, root: Path) -> Planned:
-    """Work out what would run, from the revisions the database has; nothing is changed.
+    """Plan the pending revisions of a database, with their SQL and hazards; read-only.
 
     Args:
-        validated: A target whose database could be asked, at revisions that are known here.
+        validated: A target whose facts were read and whose revisions are in the files.
         root: The root of the monorepo.
 
     Raises:
         ServerError: If the database does not answer.
+        HuleEduError: If the history or the revisions could not be read.
     """
     target, facts = validated.target, validated.facts
     assert facts is not None
@@ -101,18 +106,18 @@ async def plan(validated: Validated, settings: Settings, root: Path) -> Planned:
     found = await _lint(rendered, pending, settings, root)
     revisions = [
         PlannedRevision(
-            revision=each.id,
-            message=each.message,
-            path=shown(each.path, root),
-            sha256=pin.files[each.id],
-            sql=rendered.sql.get(each.id),
+            revision=revision.id,
+            message=revision.message,
+            path=shown(revision.path, root),
+            sha256=pin.files[revision.id],
+            sql=rendered.sql.get(revision.id),
             problems=(
-                *_unrendered(each, rendered),
-                *find_hazards(rendered.sql.get(each.id, ""), relations),
-                *found.get(each.id, ()),
+                *_unrendered(revision, rendered),
+                *find_hazards(rendered.sql.get(revision.id, ""), relations),
+                *found.get(revision.id, ()),
             ),
         )
-        for each in pending
+        for revision in pending
     ]
     return Planned(pin=pin, identity=facts.identity, revisions=tuple(revisions), tags=tags)
 
@@ -126,21 +131,24 @@ async def changes_of_work(
     *,
     redact: Callable[[str], str],
 ) -> list[str]:
-    """Return where the SQL that would run, or what it is made from, is not what was approved.
+    """Return the differences of the SQL and its input files from the approved ones.
 
     Args:
-        planned: What was approved, of the same database at the same revisions.
-        now: What would run at this moment.
-        redact: Masks every password, as in the plan's file.
+        planned: The approved plan entry, for the same database at the same revisions.
+        now: The current plan.
+        redact: Masks every password in a string, as in the plan file.
+
+    Returns:
+        A sentence for each difference; empty list if there is no difference.
 
     Raises:
-        Refused: If `env.py` connects to another database.
+        Refused: If `env.py` connects to a different database.
     """
-    approved, rendered = (each.approval.masked(redact) for each in (planned, now.pin))
+    approved, rendered = (entry.approval.masked(redact) for entry in (planned, now.pin))
     changes = [*approved.changed_inputs(rendered)]
     again = None
     if not changes and any(approved.changed_sql(rendered)):
-        # The time, for one, is another one each time, and was not approved.
+        # Lines that differ in every rendering, such as one with the time, are ignored.
         repeated, _ = await approval_of(
             target, settings, root, identity=now.identity, current=now.pin.before
         )
@@ -150,7 +158,11 @@ async def changes_of_work(
 
 
 async def pin_now(target: Target, connection: "asyncpg.Connection") -> PlanEntry:
-    """Return what a plan would hold fast at this moment, read anew from database and files.
+    """Return the current plan entry, from the database and the files as they are now.
+
+    Args:
+        target: The database of the service.
+        connection: A connection to that database.
 
     Raises:
         HuleEduError: If the database or the files cannot be read.
@@ -178,13 +190,13 @@ def _pin(target: Target, identity: Identity, current: tuple[str, ...]) -> PlanEn
         server=target.url.address,
         database=target.url.database,
         database_oid=identity.database_oid,
-        # Larger than what JavaScript takes for a whole number.
+        # A string, because JavaScript cannot represent a 64-bit integer exactly.
         system_identifier=None if number is None else str(number),
         before=current,
         after=history.heads,
         files={
-            each.id: hashlib.sha256(each.path.read_bytes()).hexdigest()
-            for each in history.between(current, history.heads)
+            revision.id: hashlib.sha256(revision.path.read_bytes()).hexdigest()
+            for revision in history.between(current, history.heads)
         },
     )
 
@@ -193,7 +205,7 @@ async def _lint(
     rendered: Rendered, pending: Sequence[Revision], settings: Settings, root: Path
 ) -> dict[str, tuple[Problem, ...]]:
     program = squawk.find_squawk()
-    sql = {each.id: rendered.sql[each.id] for each in pending if each.id in rendered.sql}
+    sql = {r.id: rendered.sql[r.id] for r in pending if r.id in rendered.sql}
     if not program or not sql:
         return {}
     return await squawk.lint(program, sql, root=root, environment=settings.child_environment())
@@ -202,9 +214,9 @@ async def _lint(
 def _unrendered(revision: Revision, rendered: Rendered) -> Iterator[Problem]:
     if revision.id in rendered.sql:
         return
-    reason = rendered.unrendered.get(revision.id) or rendered.problem or "Alembic wrote none"
+    reason = rendered.unrendered.get(revision.id) or rendered.problem or "Alembic rendered no SQL"
     yield Problem(
         level=Level.WARNING,
-        cause=f"its SQL shows only when it runs, so what it locks is not known ({reason})",
-        remedy=f"Read {revision.path.name}: most likely it asks the database for data.",
+        cause=f"its SQL cannot be rendered before it runs, so its locks are not known ({reason})",
+        remedy=f"Read {revision.path.name}: most likely it queries the database.",
     )

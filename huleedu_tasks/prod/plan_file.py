@@ -1,4 +1,4 @@
-"""What a plan holds fast: written to a file, read again, and compared with what is there now."""
+"""Plan entries: write them to a file, read them, and compare them with the current state."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,14 +16,16 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanEntry:
-    """What a plan holds fast of one service: a run keeps to it, or does nothing.
+    """What a plan fixes for one service; a run carries out exactly this or nothing.
 
     Attributes:
-        server: Its address; copies of one server have all else in common.
-        before: The revisions the database is at.
-        after: Those it shall be at.
-        files: A hash of each revision's file, by revision, in the order they run.
-        approval: The SQL that would run, and what it was made from; empty unless it was rendered.
+        service: The name of the service.
+        server: The address of the server, which tells a server from its restored copies.
+        system_identifier: PostgreSQL's identifier of the cluster; `None` if it cannot be read.
+        before: The revisions of the database when the plan was made.
+        after: The revisions after the run.
+        files: The SHA-256 of each revision file, by revision, in the order of the run.
+        approval: The SQL and its input files; empty if nothing was rendered.
     """
 
     service: str
@@ -37,41 +39,45 @@ class PlanEntry:
     approval: Approval = field(default_factory=Approval, compare=False)
 
     def changes_since(self, now: "PlanEntry") -> Iterator[str]:
-        """Say what is no longer as it was pinned."""
+        """Yield a description of each difference between this entry and the current one."""
         if (self.server, self.database) != (now.server, now.database):
             yield (
-                f"was planned for {self.database} on {self.server}, and now leads to "
+                f"was planned for {self.database} on {self.server}, and now resolves to "
                 f"{now.database} on {now.server}"
             )
         elif (self.system_identifier, self.database_oid) != (
             now.system_identifier,
             now.database_oid,
         ):
-            yield f"{self.database} on {self.server} is another database than the planned one"
+            yield f"{self.database} on {self.server} is not the planned database"
         if self.before != now.before:
             yield f"was at {named(self.before)}, and is at {named(now.before)} now"
         if self.after != now.after:
-            yield f"was to go to {named(self.after)}, and the code's head is {named(now.after)} now"
+            yield f"was planned up to {named(self.after)}, and the head is {named(now.after)} now"
         for revision, digest in self.files.items():
             if revision in now.files and now.files[revision] != digest:
                 yield f"the file of revision {revision} has been edited"
         if set(self.files) != set(now.files) and self.before == now.before:
-            yield f"other revisions lead there now: {', '.join(now.files) or 'none'}"
+            yield f"other revisions are pending now: {', '.join(now.files) or 'none'}"
 
     def from_where(self, now: "PlanEntry") -> "PlanEntry":
-        """Return what is left of this when the database has come as far as another pin says."""
+        """Return the remaining part of this entry for a database at a later revision.
+
+        Args:
+            now: The current entry, whose `before` is that revision.
+        """
         left = {name: digest for name, digest in self.files.items() if name in now.files}
         return replace(self, before=now.before, files=left)
 
     def as_json(self) -> dict[str, object]:
-        """Return what stands in the plan's file, apart from the SQL and what it was made from."""
+        """Return the fields of the plan file, without the SQL and its input files."""
         facts = asdict(self) | {"before": list(self.before), "after": list(self.after)}
         del facts["approval"]
         return facts
 
 
 def stale(planned: PlanEntry, now: PlanEntry) -> list[str]:
-    """Return why a plan no longer holds; nothing if it does."""
+    """Return why a plan entry is stale, a sentence each; empty list if it is not."""
     return [f"{planned.service}: {change}" for change in planned.changes_since(now)]
 
 
@@ -83,11 +89,13 @@ def write_plan(
     commit: str | None,
     redact: Callable[[str], str],
 ) -> None:
-    """Write a plan that `prod.migrate --plan` keeps to.
+    """Write a plan file for `prod.migrate --plan`.
 
     Args:
-        services: A pin as JSON for each service, with whatever else is to be read of it.
-        redact: Masks every password: a revision may put one into its SQL.
+        services: The JSON entry of each service.
+        environment: The environment that the plan was made for.
+        commit: The checked-out commit; `None` if unknown.
+        redact: Masks every password in a string; the SQL of a revision may contain one.
 
     Raises:
         ConfigurationError: If the file cannot be written.
@@ -105,24 +113,24 @@ def write_plan(
         raise ConfigurationError(
             f"--out {path} cannot be written: {error.strerror}.",
             code="plan-unwritable",
-            hint="Name a file in a directory that is there and yours.",
+            hint="Pass a file in an existing directory that you can write to.",
         ) from error
 
 
 def read_plan(path: Path, *, environment: str) -> tuple[PlanEntry, ...]:
-    """Read what a plan holds fast.
+    """Read the entries of a plan file.
 
     Args:
-        environment: The one it must have been made in.
+        environment: The environment that the plan must have been made for.
 
     Raises:
-        ConfigurationError: If there is no plan in the file.
-        Refused: If it was made for another environment.
+        ConfigurationError: If the file cannot be read, or is not a plan.
+        Refused: If the plan was made for another environment.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["schema_version"] != SCHEMA_VERSION:
-            raise ValueError("it is of another version")
+            raise ValueError("its schema_version is not supported")
         pins = tuple(map(_pin_in, document["services"]))
         made_in = document["environment"]
     except OSError as error:
@@ -133,15 +141,15 @@ def read_plan(path: Path, *, environment: str) -> tuple[PlanEntry, ...]:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(
-            f"--plan {path} holds no plan: {type(error).__name__} {error}.",
+            f"--plan {path} is not a plan: {type(error).__name__} {error}.",
             code="plan-unreadable",
             hint="`invoke prod.plan --out FILE` writes one.",
         ) from None
     if made_in != environment:
         raise Refused(
-            f"The plan in {path} was made for {made_in}, and this is {environment}.",
+            f"The plan in {path} was made for {made_in}, but the environment is {environment}.",
             code="plan-environment-mismatch",
-            hint=f"Make one here: `invoke prod.plan --out {path.name}`.",
+            hint=f"Make a plan for {environment}: `invoke prod.plan --out {path.name}`.",
         )
     return pins
 
@@ -150,7 +158,7 @@ def _pin_in(entry: Mapping[str, Any]) -> PlanEntry:
     fields = {name: entry[name] for name in PlanEntry.__dataclass_fields__ if name != "approval"}
     fields |= {"before": tuple(entry["before"]), "after": tuple(entry["after"])}
     approval = Approval(
-        sql={each["revision"]: each["sql"] for each in entry["revisions"]},
+        sql={revision["revision"]: revision["sql"] for revision in entry["revisions"]},
         inputs=dict(entry["inputs"].items()),
     )
     return PlanEntry(**fields | {"files": dict(entry["files"].items()), "approval": approval})

@@ -1,8 +1,7 @@
-"""The databases that are not ours to lose, in staging and production: validate, status, plan.
+"""The read-only flows for staging and production: validate, status and plan.
 
-What is done here is read-only; `prod_migrate.py` changes them. Every service that goes in comes out
-with all that was found about it, and a configuration that is wrong is reported as a whole before
-anything is connected to.
+Every selected service is reported, with all problems found. All errors of the configuration are
+reported together, before any connection is opened. `migrate.py` changes the databases.
 """
 
 import asyncio
@@ -48,7 +47,7 @@ from huleedu_tasks.prod.validate import (
 )
 from huleedu_tasks.report import Fact, Level, Outcome, Problem, Progress, Report, Silence, State
 
-# Each costs a connection of a server that others use.
+# The limit of concurrent connections, because other clients use the same servers.
 CONNECTIONS = 8
 PLAN_COLUMNS = ("database", "from", "to", "pending")
 VALIDATE_COLUMNS = ("database", "tls", "version", "current", "pending")
@@ -60,10 +59,13 @@ class Production:
     """The flows over the selected services.
 
     Attributes:
-        settings: Unchecked: what is wrong with them is reported with all else that is.
+        settings: The unchecked settings; their errors are reported with all others.
+        services: The selected services, in registry order.
         root: The root of the monorepo.
-        answers: What each service's Alembic says.
-        redact: Masks every password in what is written.
+        answers: The source of each service's revisions, read by its Alembic.
+        redact: Masks every password in a string.
+        progress: Shows the progress of each service.
+        started: The start of the command, in seconds of the monotonic clock.
     """
 
     settings: Settings
@@ -73,17 +75,17 @@ class Production:
     redact: Callable[[str], str] = str
     progress: Progress = field(default_factory=Silence)
     started: float = field(default_factory=time.monotonic)
-    # The revisions of each service, or why they cannot be read, by its name.
+    # The history of each service by its name, or the error that reading it raised.
     histories: dict[str, History | HuleEduError] = field(default_factory=dict)
 
     async def validate(self, *, offline: bool) -> Report:
-        """Find everything that stands in the way of a migration.
+        """Report every problem that could make a migration fail.
 
         Args:
-            offline: Whether to look at configuration and files only.
+            offline: Whether to check configuration and files only, without connecting.
 
         Raises:
-            ConfigurationError: With everything that is wrong with the configuration.
+            ConfigurationError: If the configuration has errors; it contains all of them.
         """
         self.require_configuration("prod.validate")
         async with self.asking():
@@ -94,13 +96,13 @@ class Production:
         return self.report("prod.validate", outcomes, VALIDATE_COLUMNS)
 
     async def status(self, *, check: bool) -> Report:
-        """Tell which revision each database is at.
+        """Report the revision of each database.
 
         Args:
-            check: Whether the exit code shall say that one is not at head.
+            check: Whether the exit code is 4 if a database is not at head.
 
         Raises:
-            ConfigurationError: With everything that is wrong with the configuration.
+            ConfigurationError: If the configuration has errors; it contains all of them.
         """
         self.require_configuration("prod.status")
         async with self.asking():
@@ -110,13 +112,13 @@ class Production:
         return replace(report, pending=check and behind)
 
     async def plan(self, *, out: Path | None) -> Report:
-        """Tell what a migration would run.
+        """Report what a migration would run.
 
         Args:
-            out: A file that gets the plan, so that a migration keeps to it.
+            out: The plan file to write, for `prod.migrate --plan`; `None` to write none.
 
         Raises:
-            ConfigurationError: With everything that is wrong with the configuration.
+            ConfigurationError: If the configuration has errors, or the file cannot be written.
         """
         self.require_configuration("prod.plan")
         async with self.asking():
@@ -125,19 +127,23 @@ class Production:
         if out is None:
             return report
         if report.exit_code is not ExitCode.DONE:
-            return replace(report, notes=(f"{out} was not written: see above.",))
+            return replace(report, notes=(f"{out} was not written because of the errors above.",))
         changing = [planned[s.name] for s in self.services if planned[s.name].changes]
         write_plan(
             out,
-            [each.as_json() for each in changing],
+            [entry.as_json() for entry in changing],
             environment=str(self.settings.environment),
             commit=commit_of(self.root),
             redact=self.redact,
         )
-        return replace(report, notes=(f"The plan is in {out}.",))
+        return replace(report, notes=(f"The plan was written to {out}.",))
 
     async def plan_all(self) -> tuple[tuple[Outcome, ...], dict[str, Planned]]:
-        """Validate all services, and work out what would run on those that are well."""
+        """Validate all services, and plan those without errors.
+
+        Returns:
+            One outcome for each service, and the plans by the name of their service.
+        """
         outcomes, found = await self._validate_all()
         planned: dict[str, Planned] = {}
 
@@ -158,10 +164,10 @@ class Production:
 
     @asynccontextmanager
     async def asking(self) -> AsyncIterator[None]:
-        """Read every service's revisions, and have Alembic at hand for the `with` block."""
+        """Read every service's revisions, and keep the Alembic processes for the `with` block."""
         async with aclosing(self.answers):
             found = await asyncio.gather(*map(self._history, self.services))
-            self.histories.update(zip((each.name for each in self.services), found, strict=True))
+            self.histories.update(zip((s.name for s in self.services), found, strict=True))
             yield
 
     async def _history(self, service: Service) -> History | HuleEduError:
@@ -170,23 +176,27 @@ class Production:
         except HuleEduError as error:
             return error
 
-    # What is done for each service.
+    # Each service.
 
     async def _validate_all(
         self, *, asks_all: bool = False
     ) -> tuple[tuple[Outcome, ...], dict[str, Validated]]:
-        """Ask every database, and the `env.py` of those that have something pending.
+        """Validate every database, and the `env.py` of those with pending revisions.
 
         Args:
-            asks_all: Whether the others are asked too, and whether what only env.py says of itself
-                is an error. A migration compares its connections when it runs.
+            asks_all: Whether to check every `env.py`, and to report its problems as errors.
+                Otherwise most of them are warnings, because a migration compares its connections
+                when it runs.
+
+        Returns:
+            One outcome for each service, and the facts of those that were validated, by name.
         """
         found: dict[str, Validated] = {}
-        # Each imports what its service imports.
+        # Each process imports the modules of its service, which takes processor time and memory.
         turns = asyncio.Semaphore(self.settings.jobs)
 
         async def ask(service: Service, step: Step) -> Outcome:
-            step("asking its database")
+            step("querying its database")
             validated = await validate(self.target(service))
             if asks_all or validated.is_behind:
                 async with turns:
@@ -199,10 +209,10 @@ class Production:
             return _validated(found[service.name])
 
         if asks_all:
-            # What they are asked in imports its libraries meanwhile.
+            # The worker processes import their libraries while the databases are queried.
             self.answers.workers.prepare()
         outcomes = await self._run(ask)
-        # This only shows when all are known.
+        # Services in one database are found only after all databases are known.
         shared = same_database([found[s.name] for s in self.services if s.name in found])
         judged = tuple(
             outcome.judged((*(outcome.problems or ()), shared[outcome.service]))
@@ -227,7 +237,7 @@ class Production:
         target = self.target(service)
         if isinstance(target.history, HuleEduError):
             raise target.history
-        step("asking its database")
+        step("querying its database")
         try:
             async with reach(target) as asked:
                 revisions = await target.read_revisions(asked)
@@ -236,7 +246,7 @@ class Production:
         facts = _revision_facts(target.history, revisions)
         done = Outcome(service=service.name, facts=_address(target) | facts)
         if facts["pending"] is None:
-            detail = f"revision {named(revisions)} is not in this code"
+            detail = f"revision {named(revisions)} is not in the revision files"
             return replace(done, state=State.UNKNOWN_REVISION, detail=detail)
         if facts["pending"]:
             return replace(done, state=State.BEHIND, hint="Run `invoke prod.plan`.")
@@ -246,7 +256,7 @@ class Production:
         return await parallel.run(self.services, work, jobs=CONNECTIONS, progress=self.progress)
 
     def target(self, service: Service) -> Target:
-        """Return a service's database, and what the code knows of it."""
+        """Return the database of a service, with its settings and its history."""
         environment = self.settings.environment
         prefix = EXTERNAL_PREFIX[environment]
         return Target(
@@ -261,7 +271,7 @@ class Production:
         )
 
     def _usual(self, service: Service) -> ResolvedUrl | None:
-        """Return a service's own URL, where another one is used here."""
+        """Return the service's own URL; `None` if the same one is used here."""
         found, _ = resolve_each([service], self.settings)
         usual = found.get(service.name)
         return None if usual == self._urls[service.name] else usual
@@ -269,7 +279,7 @@ class Production:
     def report(
         self, command: str, outcomes: tuple[Outcome, ...], columns: tuple[str, ...]
     ) -> Report:
-        """Return what a command came to, with the servers it was about."""
+        """Return the report of a command, with the servers of the selected services."""
         places: dict[str, list[str]] = {}
         for name, resolved in self._urls.items():
             places.setdefault(resolved.url.address, []).append(name)
@@ -284,14 +294,17 @@ class Production:
             seconds=time.monotonic() - self.started,
         )
 
-    # What must be right before anything is connected to.
+    # Checks before the first connection.
 
     def require_configuration(self, command: str) -> None:
-        """See that everything is right that can be told without a connection.
+        """Require a configuration without errors, as far as that is known without a connection.
+
+        Args:
+            command: The name of the command, for the message.
 
         Raises:
             Refused: In development and testing.
-            ConfigurationError: With all findings.
+            ConfigurationError: If the configuration has errors; it contains all findings.
         """
         require_external_environment(self.settings, command)
         findings = [
@@ -306,17 +319,17 @@ class Production:
                 f"The {self.settings.environment.upper()} configuration has errors; nothing was "
                 "connected to.",
                 code="settings-invalid",
-                # Some of them keep every service from being resolved.
+                # One wrong variable causes the same finding for every service.
                 findings=list(dict.fromkeys(findings)),
-                hint="Correct them; `invoke env.show` tells where each value comes from.",
+                hint="Correct them; `invoke env.show` shows the source of each value.",
             )
 
     def _unresolved(self) -> list[Finding]:
         stated = [s for s in self.services if self.settings.get(s.url_variable)]
-        # The usual URL counts even where there is a way around it.
+        # The service's own URL is checked even if the direct URL is used.
         _, usual = resolve_each(stated, self.settings, resolve)
         _, direct = self._resolved
-        # A way around it may also lead to the primary of several hosts.
+        # With a direct URL, the service's own URL may list several hosts.
         usual = [error for error in usual if error.code != "url-several-hosts"]
         return findings_of([*usual, *direct])
 

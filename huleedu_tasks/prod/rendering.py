@@ -1,4 +1,4 @@
-"""Rendering what is pending, and noting every file that was read for it."""
+"""Render the pending revisions as SQL, and record every file that the rendering read."""
 
 import asyncio
 import hashlib
@@ -19,11 +19,11 @@ from huleedu_tasks.prod.approval import Approval
 from huleedu_tasks.prod.validate import Target
 from huleedu_tasks.repository import VIRTUAL_ENVIRONMENT, is_file, repository_root
 
-# Ours; another version of it renders the same SQL or other SQL, as any library.
+# This package is no input, like any other library: a change of it shows in the rendered SQL.
 _PACKAGE = Path(__file__).parents[1]
 _ENVIRONMENT_FILE = ".env"
 _SOURCE = ".py"
-# What an installation writes, in the repository too if that is installed in place.
+# Written by pip; also in the repository after an editable installation.
 _METADATA = (".egg-info", ".dist-info")
 
 
@@ -35,13 +35,18 @@ async def approval_of(
     identity: Identity,
     current: tuple[str, ...],
 ) -> tuple[Approval, Rendered]:
-    """Render the SQL from the revisions that a database is at, and note what was read for it.
+    """Render the SQL of the pending revisions, and record the files that were read.
 
     Args:
         root: The root of the monorepo.
+        identity: The identity of the database.
+        current: The revisions that the database is at.
+
+    Returns:
+        The SQL with the digests of its input files, and the rendering itself.
 
     Raises:
-        Refused: If `env.py` connects to another database.
+        Refused: If `env.py` connects to a different database.
     """
     assert isinstance(target.history, History)
     pending = target.history.between(current, target.history.heads)
@@ -61,7 +66,10 @@ async def approval_of(
 
 
 async def _read_by_revisions(target: Target, settings: Settings) -> set[str]:
-    """Return what is read where all revisions are loaded; a rendering may have ended before."""
+    """Return the files that are read when all revisions are loaded; empty if loading fails.
+
+    A rendering that ended early may not have loaded all of them.
+    """
     try:
         found = await runner.report_revisions(
             target.service, target.url, settings, workers=target.answers.workers
@@ -77,7 +85,7 @@ def _digests(paths: set[str], root: Path) -> dict[str, str]:
     for path in sorted(paths):
         name = _name(path, root)
         inside = _is_inside(path, repository)
-        # What is gone by now, or a pipe, is no input that could be compared.
+        # A file that was removed meanwhile, or a pipe, cannot be compared.
         if _is_input(path, name, inside=inside) and (content := _content(Path(path))) is not None:
             found[name if inside else path] = hashlib.sha256(content).hexdigest()
     return found
@@ -91,7 +99,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def _is_input(path: str, name: str, *, inside: bool) -> bool:
-    """Whether a file is one of the repository's, and holds no secrets."""
+    """Whether a file belongs to the repository, and is not an `.env` file with secrets."""
     if is_installed(path) or Path(path).is_relative_to(_PACKAGE):
         return False
     if not inside:
@@ -107,12 +115,12 @@ def _is_input(path: str, name: str, *, inside: bool) -> bool:
 
 @lru_cache(maxsize=4096)
 def _is_virtual(directory: str) -> bool:
-    """Whether a directory is that of a virtual environment."""
+    """Whether a directory is a virtual environment."""
     return is_file(Path(directory, VIRTUAL_ENVIRONMENT))
 
 
 def _name(path: str, root: Path) -> str:
-    """Return a path from the root; the working directory of a child is told without links."""
+    """Return a path relative to the root; child processes report paths with resolved links."""
     for start in (str(root), os.path.realpath(root)):
         if Path(path).is_relative_to(start):
             return os.path.relpath(path, start)

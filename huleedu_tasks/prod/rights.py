@@ -1,4 +1,4 @@
-"""Whether a role may do what is pending, as the role and in the schemas that `env.py` acts with."""
+"""Check the rights of a role for the pending revisions, with `env.py`'s own role and schemas."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -18,12 +18,13 @@ from huleedu_tasks.report import Level, Problem
 
 
 async def judge_rights(validated: Validated, settings: Settings, root: Path) -> Validated:
-    """Return what is known of a target, with its role judged by what is pending.
+    """Return a validated target with its role's rights checked against the pending revisions.
 
-    Where nothing is pending the role must be able to work where the version tables are. Where the
-    SQL cannot be known, what the role has no right to is a warning.
+    If nothing is pending, the role must have rights in the schemas of the version tables. If the
+    SQL cannot be rendered, a missing right is a warning.
 
     Args:
+        validated: The target; returned unchanged if its facts or revisions are not known.
         root: The root of the monorepo.
     """
     target, facts, current = validated.target, validated.facts, validated.revisions
@@ -45,7 +46,7 @@ async def judge_rights(validated: Validated, settings: Settings, root: Path) -> 
             validated = replace(validated, rendering=rendering)
             found = await _for_plan(target, facts, current, rendering[0].sql, reported)
     except HuleEduError:
-        # What connects elsewhere, or fails, is told by the steps that follow.
+        # A wrong connection or a failing env.py is reported by the next steps.
         return validated
     others = [problem for problem in validated.problems if problem not in usual]
     return replace(validated, problems=(*others, *found))
@@ -75,14 +76,14 @@ async def _for_plan(
 
 
 async def _at_home(target: Target, facts: Facts) -> Facts:
-    """Return the facts as they are for the role and the schemas that env.py works with."""
+    """Return the facts for the role and the schemas that env.py uses."""
     reported = await _reported(target)
     rights = await _rights(target, reported, ())
     return _facts_at(facts, rights, _home(rights, reported))
 
 
 async def _reported(target: Target) -> ReportedTables | None:
-    """Return what env.py says of the session that revisions would run in; None if nothing."""
+    """Return the role, search path and version tables that env.py uses; `None` if not known."""
     try:
         async with reach(target) as asked:
             reported = await target.answers.ask_tables(target.service, target.url, asked)
@@ -94,7 +95,7 @@ async def _reported(target: Target) -> ReportedTables | None:
 async def _rights(
     target: Target, reported: ReportedTables | None, schemas: Collection[str]
 ) -> Rights:
-    """Return the rights of the role that acts; of the login, if env.py does not say."""
+    """Return the rights of the role that env.py sets; those of the login if it sets none."""
     async with reach(target) as asked:
         return await read_rights(
             asked,
@@ -105,7 +106,7 @@ async def _rights(
 
 
 def _home(rights: Rights, reported: ReportedTables | None) -> set[str]:
-    """Return the schemas that a service works in: that of each version table, and its usual one."""
+    """Return the schemas of the version tables, and the first one of the search path."""
     return {*_schemas_of(reported.tables if reported else ()), *rights.search_path[:1]}
 
 

@@ -1,4 +1,4 @@
-"""A request to stop at a good place: after the revision that runs, before the next one."""
+"""A request to stop after the revision that runs, before the next one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,12 +8,12 @@ GO_ON = "go-on"
 
 
 class Stop:
-    """Whether work is to stop, which the processes see by a file that is gone.
+    """A request to stop, which the Alembic processes see as a removed file.
 
-    A file that is removed needs no room on a disk.
+    Removing a file also works on a full disk.
 
     Attributes:
-        is_requested: Whether it is to stop.
+        is_requested: Whether the run must stop.
     """
 
     def __init__(self) -> None:
@@ -22,11 +22,11 @@ class Stop:
 
     @property
     def is_listened_to(self) -> bool:
-        """Whether work is going on that stops by itself."""
+        """Whether a migration runs that reads the request."""
         return self._file is not None
 
     def request(self) -> None:
-        """Have work stop."""
+        """Request the stop."""
         self.is_requested = True
         if self._file:
             with suppress(OSError):
@@ -34,10 +34,10 @@ class Stop:
 
     @contextmanager
     def listening(self, directory: Path) -> Iterator[None]:
-        """Do work that stops by itself in a `with` block.
+        """Let migrations in a `with` block read the request.
 
         Args:
-            directory: Where the file lies meanwhile.
+            directory: The directory of the file during the block.
         """
         self._file = directory / GO_ON
         self._file.touch()

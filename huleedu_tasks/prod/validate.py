@@ -1,4 +1,4 @@
-"""What stands in the way of migrating a database that is not ours to lose; strictly read-only."""
+"""Find the problems that could make a migration of staging or production fail; read-only."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 OLDEST_VERSION = 14
-# A transaction open for longer holds its locks longer than a migration should wait for them.
+# A transaction that is open for longer is reported: it may block a migration.
 OLD_TRANSACTION_SECONDS = 5.0
 FEW_CONNECTIONS = 5
 SHOWN_NAMES = 3
@@ -43,16 +43,16 @@ VERIFIED, UNVERIFIED, OPEN, SOCKET = "verified", "unverified", "none", "socket"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A database to be migrated, and what the code knows of it.
+    """A database to be migrated, with its settings and its history.
 
     Attributes:
-        resolved: The URL of the server itself, past a pooler.
-        usual: The service's own URL, where another one leads past a pooler.
-        environment: The environment whose tag it may carry.
-        variables: How the names of that environment's variables begin.
-        open_allowed: Whether the environment says that connections need no encryption.
-        history: The service's revisions, or why they cannot be read.
-        answers: What each service's Alembic says.
+        resolved: The URL of the server itself, without a pooler.
+        environment: The environment, which the environment tag must match.
+        variables: The prefix of that environment's variables.
+        open_allowed: Whether the environment allows connections without TLS.
+        history: The service's revisions, or the error that reading them raised.
+        answers: The source of each service's revisions, read by its Alembic.
+        usual: The service's own URL; `None` if it is `resolved`.
     """
 
     service: Service
@@ -66,11 +66,11 @@ class Target:
 
     @property
     def url(self) -> DatabaseUrl:
-        """Where it is."""
+        """The URL of the database."""
         return self.resolved.url
 
     async def read_history(self) -> History:
-        """Return the service's revisions, as its files are now.
+        """Return the service's revisions from its current files.
 
         Raises:
             MigrationError: If they cannot be read.
@@ -78,24 +78,24 @@ class Target:
         return await self.answers.history(self.service, self.url)
 
     async def read_revisions(self, connection: "asyncpg.Connection") -> tuple[str, ...]:
-        """Return the revisions its database is at, as its own version tables say.
+        """Return the revisions in the service's version tables.
 
         Args:
-            connection: To that database.
+            connection: A connection to its database.
 
         Raises:
             ServerError: If they cannot be read.
-            Refused: If `env.py` connects to another database.
+            Refused: If `env.py` connects to a different database.
         """
         history = self.history if isinstance(self.history, History) else NO_HISTORY
         return await self.answers.current(self.service, self.url, connection, history)
 
     def variable(self, part: str) -> str:
-        """Return the variable that states a part of the URL."""
+        """Return the name of the variable that contains a part of the URL, such as `HOST`."""
         return self.resolved.source if self.resolved.is_override else f"{self.variables}_{part}"
 
     def tls_mode(self, mode: str) -> str:
-        """Say how to set the TLS mode."""
+        """Return an instruction to set a TLS mode."""
         if self.resolved.is_override:
             name = "ssl" if self.url.scheme.endswith("+asyncpg") else "sslmode"
             return f"add ?{name}={mode} to {self.resolved.source}"
@@ -104,12 +104,13 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validated:
-    """What is known of a target now.
+    """The result of validating a target.
 
     Attributes:
-        facts: What the database told about itself, or None if it could not be asked.
-        revisions: Those it is at, or why they cannot be read.
-        rendering: The SQL of what is pending; None unless it was rendered already.
+        problems: All problems found; empty if none.
+        facts: The state of the server and the database; `None` if the server did not answer.
+        revisions: The revisions of the database, or the error that reading them raised.
+        rendering: The SQL of the pending revisions; `None` if it was not rendered yet.
     """
 
     target: Target
@@ -120,7 +121,7 @@ class Validated:
 
     @property
     def is_behind(self) -> bool:
-        """Whether a migration would run Alembic, as far as that is known."""
+        """Whether revisions are known to be pending."""
         if self.facts is None or isinstance(self.revisions, HuleEduError):
             return False
         history = self.target.history
@@ -128,7 +129,7 @@ class Validated:
 
 
 async def validate(target: Target) -> Validated:
-    """Ask a database everything that could keep it from being migrated."""
+    """Read the state of a database, and return it with all problems found."""
     try:
         async with reach(target) as asked:
             facts = await inspect(
@@ -161,7 +162,7 @@ async def reach(target: Target) -> "AsyncIterator[asyncpg.Connection]":
     """Connect to a target for the time of a `with` block.
 
     Raises:
-        ServerError: With what helps in this environment, where it cannot be reached.
+        ServerError: If the server cannot be reached; its hint names this environment's variables.
     """
     try:
         async with connection(target.url) as opened:
@@ -174,10 +175,10 @@ async def reach(target: Target) -> "AsyncIterator[asyncpg.Connection]":
 def judge(
     target: Target, facts: Facts, revisions: tuple[str, ...] | HuleEduError
 ) -> Iterator[Problem]:
-    """Find what stands in the way, in what a database has told.
+    """Yield the problems in the state of a database.
 
     Args:
-        revisions: Those it is at, or why they cannot be read.
+        revisions: The revisions of the database, or the error that reading them raised.
     """
     yield from _transport(target, facts)
     yield from _server(target, facts)
@@ -190,7 +191,7 @@ def judge(
 
 
 def history_problems(target: Target) -> Iterator[Problem]:
-    """Find what is wrong with a service's revisions."""
+    """Yield the problems of a service's revision files."""
     history = target.history
     if isinstance(history, HuleEduError):
         for cause in [str(finding) for finding in history.findings] or [history.message]:
@@ -198,12 +199,12 @@ def history_problems(target: Target) -> Iterator[Problem]:
     elif not history.revisions:
         yield _warning(
             "it has no revision files",
-            f"See script_location and version_locations in {target.service.alembic_config}.",
+            f"Correct script_location or version_locations in {target.service.alembic_config}.",
         )
 
 
 def password_problems(target: Target) -> Iterator[Problem]:
-    """Find white space around a password that no server was asked about."""
+    """Yield a warning for white space around a password that was not tried on a server."""
     if edge := edge_of(target.url.password.reveal()):
         variable = target.variable("PASSWORD")
         yield Problem(
@@ -216,26 +217,27 @@ def password_problems(target: Target) -> Iterator[Problem]:
 
 def _without_white_space(variable: str) -> str:
     return (
-        f"Remove the white space from {variable}, if the server does not have it: `echo` adds a "
+        f"Remove the white space from {variable}, unless the password contains it: `echo` adds a "
         "line break to a secret, `printf %s` does not."
     )
 
 
 def same_database(validated: Sequence[Validated]) -> dict[str, Problem]:
-    """Return, by name, the services that have arrived at the database of one before them.
+    """Return a problem for each service in the same database as an earlier one, by its name.
 
-    Those that share it are let through, if their version tables differ as far as they are known.
+    Services with `shared_database` may share one, unless they have a version table in common.
     """
     problems = {}
     seen: dict[Identity, list[Target]] = {}
-    for each in validated:
-        if each.facts is None:
+    for result in validated:
+        if result.facts is None:
             continue
-        earlier = seen.setdefault(each.facts.identity, [])
-        found = (_in_one_database(other, each.target) for other in earlier)
+        target = result.target
+        earlier = seen.setdefault(result.facts.identity, [])
+        found = (_in_one_database(other, target) for other in earlier)
         if problem := next(filter(None, found), None):
-            problems[each.target.service.name] = problem
-        earlier.append(each.target)
+            problems[target.service.name] = problem
+        earlier.append(target)
     return problems
 
 
@@ -243,14 +245,12 @@ def _in_one_database(earlier: Target, target: Target) -> Problem | None:
     one, other = earlier.service, target.service
     if not (one.shared_database and other.shared_database):
         return _error(
-            f"its database is that of {one.name} as well",
+            f"it connects to the same database as {one.name}",
             "Correct the variables or the registry: one database belongs to one service, unless "
             "both state 'shared_database'.",
             "database-shared",
         )
-    tables = [
-        each.answers.known_version_tables(each.service, each.url) for each in (earlier, target)
-    ]
+    tables = [t.answers.known_version_tables(t.service, t.url) for t in (earlier, target)]
     if common := same_tables(*tables):
         refusal = same_table(one, other, common)
         return _error(refusal.message.rstrip("."), refusal.hint, refusal.code)
@@ -258,13 +258,13 @@ def _in_one_database(earlier: Target, target: Target) -> Problem | None:
 
 
 def tls_state(target: Target, facts: Facts) -> str:
-    """Return what a connection's encryption is worth."""
+    """Return the state of a connection's TLS: verified, unverified, none or socket."""
     tls = target.url.tls
     if target.url.is_socket:
         return SOCKET
     if not facts.encrypted:
         return OPEN
-    # As libpq has it, a root certificate makes `require` the same as `verify-ca`.
+    # In libpq a root certificate makes `require` the same as `verify-ca`.
     verifies = tls.get("sslmode", "").startswith("verify") or (
         tls.get("sslmode") == "require" and "sslrootcert" in tls
     )
@@ -272,31 +272,32 @@ def tls_state(target: Target, facts: Facts) -> str:
 
 
 def _way_in(target: Target, error: ServerError) -> str:
-    """Say what helps where a database cannot be reached, and name the variables."""
+    """Return the hint for a connection error, with the names of the variables."""
     url = target.url
     user = "" if target.resolved.is_override else "HULEEDU_DB_USER and "
     remedies: dict[type[ServerError], str] = {
-        NameUnknown: f"Correct {target.variable('HOST')}, or ask whoever runs this network's DNS.",
-        NotOffered: f"Have TLS turned on there; if the network is trusted, "
+        NameUnknown: f"Correct {target.variable('HOST')}, or ask the administrator of this "
+        "network's DNS.",
+        NotOffered: f"Turn on TLS on the server; if the network is trusted, "
         f"{target.tls_mode(DISABLED)}.",
         CertificateRefused: error.hint,
         Unreachable: f"Check {target.variable('HOST')} and whether this machine may reach the "
         "server: network, firewall, allowed addresses.",
-        LoginRefused: f"Compare {user}{target.variable('PASSWORD')} with the server's roles and "
-        "who may connect.",
-        DatabaseMissing: f"Have it created: CREATE DATABASE {quoted(url.database)} OWNER "
+        LoginRefused: f"Compare {user}{target.variable('PASSWORD')} with the server's roles, "
+        "their CONNECT privilege and pg_hba.conf.",
+        DatabaseMissing: f"Create it: CREATE DATABASE {quoted(url.database)} OWNER "
         f"{quoted(url.user)}.",
     }
     usual = error.hint or f"Check {target.variable('HOST')}, and read the server's log."
     if url.tls.get("sslmode", "").startswith("verify") and "sslrootcert" not in url.tls:
-        usual = f"Name the file of certificate authorities in {target.variable('SSLROOTCERT')}."
+        usual = f"Set {target.variable('SSLROOTCERT')} to the file of certificate authorities."
     if error.code == WHITE_SPACE:
         return _without_white_space(target.variable("PASSWORD"))
     return remedies.get(type(error), usual)
 
 
 async def _detour(target: Target, facts: Facts) -> list[Problem]:
-    """See that the way past a pooler leads to the database the service itself uses."""
+    """Return a problem unless the direct URL and the service's own URL reach one database."""
     if target.usual is None:
         return []
     source = target.resolved.source
@@ -306,7 +307,7 @@ async def _detour(target: Target, facts: Facts) -> list[Problem]:
     except ServerError as error:
         return [
             _warning(
-                f"whether {source} leads to the service's own database cannot be told: "
+                f"{source} was not compared with the service's own URL: "
                 f"{error.message.rstrip('.')}",
                 f"Compare {source} with the URL the service runs with.",
             )
@@ -315,8 +316,9 @@ async def _detour(target: Target, facts: Facts) -> list[Problem]:
         return []
     return [
         _error(
-            f"{source} leads to another database than the service's own URL, {target.usual.url}",
-            f"Correct {source}: the service would not see what is migrated there.",
+            f"{source} connects to a different database than the service's own URL, "
+            f"{target.usual.url}",
+            f"Correct {source}: the service does not use the database that is migrated there.",
             "direct-url-mismatch",
         )
     ]
@@ -336,13 +338,13 @@ def _transport(target: Target, facts: Facts) -> Iterator[Problem]:
         certificates = "" if target.resolved.is_override else f" and {target.variables}_SSLROOTCERT"
         yield _warning(
             "TLS is on, but the server certificate is not verified",
-            f"To have it prove who it is, {target.tls_mode('verify-full')}{certificates}.",
+            f"To verify it, {target.tls_mode('verify-full')}{certificates}.",
         )
     if facts.through_pooler:
         yield _error(
             "the connection goes through a pooler, where locks and session settings are not "
             "effective",
-            f"Name the server itself in {target.service.direct_url_variable}.",
+            f"Set {target.service.direct_url_variable} to the URL of the server itself.",
             "lock-not-effective",
         )
 
@@ -351,18 +353,18 @@ def _server(target: Target, facts: Facts) -> Iterator[Problem]:
     if facts.version < OLDEST_VERSION:
         yield _warning(
             f"PostgreSQL {facts.version} is older than {OLDEST_VERSION}",
-            "Plan its upgrade: it gets no fixes any more.",
+            "Upgrade it: PostgreSQL publishes no more fixes for this version.",
         )
     if facts.in_recovery:
         yield _error(
-            "the server is a standby, which takes no changes",
-            f"Name the primary server in {target.variable('HOST')}.",
+            "the server is a standby, which is read-only",
+            f"Set {target.variable('HOST')} to the primary server.",
             "server-is-standby",
         )
     if facts.read_only:
         yield _error(
-            "transactions are read-only by default here",
-            "See default_transaction_read_only: of the server, the database or the role.",
+            "transactions are read-only by default",
+            "Turn off default_transaction_read_only of the server, the database or the role.",
             "server-read-only",
         )
     if facts.free_connections < FEW_CONNECTIONS:
@@ -374,7 +376,7 @@ def _server(target: Target, facts: Facts) -> Iterator[Problem]:
 
 
 def role_problems(target: Target, facts: Facts) -> Iterator[Problem]:
-    """Find what a role has no right to where it usually works."""
+    """Yield the rights that the role lacks in its usual schema."""
     user = target.url.user
     if not facts.may_create:
         schema = quoted(facts.schema or "public")
@@ -386,7 +388,8 @@ def role_problems(target: Target, facts: Facts) -> Iterator[Problem]:
         )
     if facts.not_owned:
         yield _error(
-            f"{user!r} does not own {_some(facts.not_owned)}, and only an owner may alter them",
+            f"{user!r} does not own {_first_names(facts.not_owned)}, and only the owner may alter "
+            "them",
             f"ALTER TABLE {facts.not_owned[0]} OWNER TO {quoted(user)}, or GRANT the owning role.",
             "missing-rights",
         )
@@ -397,13 +400,13 @@ def _extensions(target: Target, facts: Facts) -> Iterator[Problem]:
     for name in facts.extensions_missing:
         yield _error(
             f"the server does not have the extension {name!r}",
-            "Have it installed, or correct 'extensions' in the registry.",
+            "Install it on the server, or correct 'extensions' in the registry.",
             "extension-missing",
         )
     for name in facts.extensions_forbidden:
         yield _error(
             f"{user!r} may not create the extension {name!r}",
-            f"Have it created once by an administrator: CREATE EXTENSION {quoted(name)}.",
+            f"Have an administrator create it once: CREATE EXTENSION {quoted(name)}.",
             "extension-missing",
         )
 
@@ -444,8 +447,8 @@ def _revisions(target: Target, revisions: tuple[str, ...] | HuleEduError) -> Ite
     pending = target.history.pending(revisions)
     if pending is None:
         yield _error(
-            f"the database is at {named(revisions)}, which this code does not know",
-            "Deploy from the branch that has migrated it last.",
+            f"the database is at {named(revisions)}, which is not in the revision files",
+            "Deploy from the branch that migrated it last.",
             "revision-unknown",
         )
     elif pending:
@@ -455,14 +458,14 @@ def _revisions(target: Target, revisions: tuple[str, ...] | HuleEduError) -> Ite
 def _locks(target: Target, facts: Facts) -> Iterator[Problem]:
     if facts.invalid_indexes:
         yield _warning(
-            f"invalid indexes, left by an interrupted build: {_some(facts.invalid_indexes)}",
-            f"DROP INDEX CONCURRENTLY {facts.invalid_indexes[0]}, and build it again.",
+            f"invalid indexes, left by an interrupted build: {_first_names(facts.invalid_indexes)}",
+            f"DROP INDEX CONCURRENTLY {facts.invalid_indexes[0]}; then create it again.",
         )
     for session in facts.old_sessions:
         yield _prepared(session) if session.prepared else _open(session)
     if facts.hidden_sessions:
         yield _info(
-            "does not show how long the transactions of other roles have been open "
+            "the server does not show how long the transactions of other roles have been open "
             f"(sessions: {facts.hidden_sessions})",
             f"GRANT pg_read_all_stats TO {quoted(target.url.user)}.",
         )
@@ -483,7 +486,7 @@ def _open(session: Session) -> Problem:
     )
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     shown = ", ".join(names[:SHOWN_NAMES])
     return f"{shown} and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else shown
 

@@ -1,1 +1,1 @@
-"""A service's seeds, applied in one transaction by a process of their own."""
+"""A service's seeds, applied in one transaction by a child process."""

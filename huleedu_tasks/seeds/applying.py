@@ -1,4 +1,4 @@
-"""Has a service's seeds applied by a process of their own, and says what became of them."""
+"""Runs a child process that applies a service's seeds, and reads its result."""
 
 import json
 import os
@@ -27,11 +27,11 @@ CHILD = "huleedu_tasks.seeds.child"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """What became of a service's seeds.
+    """The result of applied seeds.
 
     Attributes:
-        used: What they have used; None if that was not told.
-        output: What they printed.
+        used: The inputs that they have read; None if the process did not report them.
+        output: What they printed; empty string if nothing.
     """
 
     used: Used | None
@@ -40,7 +40,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Session:
-    """A process that applies seeds, and what it has told."""
+    """A process that applies seeds, and the files through which it reports."""
 
     service: Service
     url: DatabaseUrl
@@ -50,7 +50,7 @@ class _Session:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the process finds in its environment."""
+        """The environment variables of the process."""
         instructions = {
             "url": _without_password(self.url),
             "root": str(self.settings.root),
@@ -67,16 +67,16 @@ class _Session:
         return {**environment, INSTRUCTIONS: json.dumps(instructions)}
 
     def applied(self, done: process.Completed) -> Applied:
-        """Return what became of the seeds.
+        """Return the result of a process that has ended.
 
         Raises:
-            Refused: If one connected to another database.
-            SeedError: If one failed, took too long or ended the process.
+            Refused: If a seed connected to a different database.
+            SeedError: If a seed failed, ended the process or exceeded the time limit.
             ServerError: If the database could not be reached.
         """
-        told = Observation(events=self._events, target=self.target).told()
-        facts = {str(event["event"]): event for event in told}
-        seed = str(facts["begun"]["seed"]) if "begun" in facts else "the first"
+        events = Observation(events=self._events, target=self.target).told()
+        facts = {str(event["event"]): event for event in events}
+        seed = f"seed {facts['begun']['seed']}" if "begun" in facts else "first seed"
         if event := facts.get("mismatch"):
             raise self._mismatch(seed, event, done.output)
         if done.timed_out:
@@ -87,10 +87,10 @@ class _Session:
             raise kind(event["message"], code=event["code"], hint=event["hint"], output=output)
         if "done" not in facts:
             raise SeedError(
-                f"The seed {seed} ended its process with exit code {done.returncode}; nothing of "
-                "it was kept.",
+                f"The {seed} ended its process with exit code {done.returncode}. All seeds of "
+                "the service were rolled back.",
                 code="seed-failed",
-                hint="Correct it and run `invoke db.seed`.",
+                hint="Correct the seed, then run `invoke db.seed`.",
                 output=done.output,
             )
         used = used_at(self._used, self.url)
@@ -103,33 +103,37 @@ class _Session:
             tag = parse_tag(event["database"], event["comment"])
             tagged = f", whose environment tag is {tag.environment}" if tag else ""
         return Refused(
-            f"The seed {seed} connected to {event['database']} on {event['address']}{tagged}, not "
-            f"to {self.url.database} on {self.url.address}; nothing of the seeds was kept.",
+            f"The {seed} connected to {event['database']} on {event['address']}{tagged}, not "
+            f"to {self.url.database} on {self.url.address}. All seeds of the service were rolled "
+            "back.",
             code="target-mismatch",
-            hint="Use the connection that is passed to the seed. What another database needs "
-            "belongs into a seed of the service it belongs to.",
+            hint="Use the connection that is passed to the seed. Move rows of another database "
+            "into a seed of its own service.",
             output=output,
         )
 
     def _timeout(self, seed: str, *, is_done: bool, output: str) -> HuleEduError:
-        limit = f"longer than {self.settings.migration_timeout:g} s"
-        cause = f"The seed {seed} took {limit}; nothing of it was kept."
+        limit = f"{self.settings.migration_timeout:g} s"
+        cause = (
+            f"The {seed} took longer than {limit} and was ended. All seeds of the service "
+            "were rolled back."
+        )
         if is_done:
-            cause = f"The seeds were applied and kept, but their process took {limit} to end."
+            cause = f"The seeds were committed, but their process took longer than {limit} to exit."
         return SeedError(
             cause,
             code="seed-timeout",
-            hint="See what it waits for; HULEEDU_MIGRATION_TIMEOUT allows more time.",
+            hint="Find out what the seed waits for, or increase HULEEDU_MIGRATION_TIMEOUT.",
             output=output,
         )
 
     @property
     def _import_paths(self) -> list[str]:
-        """The directories of the PYTHONPATH that the registry states for the service."""
-        stated = self.service.environment.get("PYTHONPATH", "")
+        """The directories in the service's PYTHONPATH in the registry; empty if it has none."""
+        python_path = self.service.environment.get("PYTHONPATH", "")
         return [
             os.path.normpath(self.service.directory / path)
-            for path in stated.split(os.pathsep)
+            for path in python_path.split(os.pathsep)
             if path
         ]
 
@@ -150,15 +154,17 @@ async def apply(
     target: tuple[str, int],
     workers: WarmWorkers,
 ) -> Applied:
-    """Apply a service's seeds and note it in the database's environment tag, all or nothing.
+    """Apply a service's seeds and write their fingerprint into the environment tag.
+
+    All of it is one transaction.
 
     Args:
-        target: The database that was proven: its server's start, and its number there.
-        workers: Whoever forks the process.
+        target: The database that was proven: its server's start time, and its OID there.
+        workers: The process from which the child process is forked.
 
     Raises:
-        Refused: If a seed connected to another database.
-        SeedError: If a seed failed, with its own traceback, or took too long.
+        Refused: If a seed connected to a different database.
+        SeedError: If a seed failed, ended the process or exceeded the time limit.
         ServerError: If the database cannot be reached.
     """
     with process.scratch_directory() as scratch:
@@ -172,18 +178,19 @@ async def _run(session: _Session, workers: WarmWorkers) -> process.Completed:
     try:
         return await _run_with(workers, session)
     except OSError:
-        # The process that forks has ended; another one does as well.
-        again = WarmWorkers()
+        # The process that forks has ended: start another one.
+        replacement = WarmWorkers()
         try:
-            return await _run_with(again, session)
+            return await _run_with(replacement, session)
         except OSError as error:
             raise SeedError(
-                f"No process can be started for the seeds: {error.strerror or error}.",
+                f"The process for the seeds did not start: {error.strerror or error}. No seed was "
+                "applied.",
                 code="seed-failed",
-                hint="Nothing was changed. Run the same command again.",
+                hint="Run the same command again.",
             ) from error
         finally:
-            await again.aclose()
+            await replacement.aclose()
 
 
 async def _run_with(workers: WarmWorkers, session: _Session) -> process.Completed:

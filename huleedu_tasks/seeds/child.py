@@ -1,7 +1,7 @@
-"""Applies the seeds of one service, in a process that does nothing else.
+"""The child process that applies the seeds of one service.
 
-It is forked from one that has the libraries already; see `migrations/child/fork_loop.py`. A seed
-that blocks, exits or changes its process harms nobody else, and can be ended.
+It is forked from a process that has imported the libraries; see `migrations/child/fork_loop.py`. A
+seed that blocks, exits or changes global state affects only this process, which can be ended.
 """
 
 import asyncio
@@ -26,13 +26,12 @@ from huleedu_tasks.seeds import scripts, sql
 if TYPE_CHECKING:
     import asyncpg
 
-# What a session keeps from one statement to the next (PostgreSQL, DISCARD ALL), as far as a
-# transaction allows.
+# The parts of DISCARD ALL that are allowed in a transaction.
 RESET = """\
 CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DEALLOCATE ALL; UNLISTEN *;
 SELECT pg_advisory_unlock_all(); DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES;
 """
-# Where a server has it: a statement of a process that was ended does not go on.
+# The server cancels the statement of a process that has ended, if it has the setting.
 ENDS_WITH_CLIENT = """\
 SELECT set_config(name, '500ms', false) FROM pg_settings
 WHERE name = 'client_connection_check_interval'
@@ -41,11 +40,10 @@ TRANSACTION = "SELECT txid_current()::text"
 
 
 def main() -> int:
-    """Apply the seeds that the environment states, and return this process's exit code."""
+    """Apply the seeds named in the environment; return this process's exit code."""
     instructions = json.loads(os.environ.pop(INSTRUCTIONS))
-    # Seeds do not leave bytecode beside them.
     sys.dont_write_bytecode = True
-    # Behind our own: nothing that the tasks use may come from there.
+    # Last, so that they cannot replace a library of the tasks.
     sys.path += instructions["import_paths"]
     url = _url(instructions["url"])
     variables = ReadVariables()
@@ -66,7 +64,7 @@ def main() -> int:
     try:
         asyncio.run(seeding.apply())
     except WrongDatabase:
-        # It was told when it happened.
+        # The target has reported it already.
         return 1
     except HuleEduError as error:
         events.failed(error)
@@ -77,10 +75,10 @@ def main() -> int:
 
 
 class _Events:
-    """Tells a file what happens, a JSON document per line."""
+    """Writes events to a file, one JSON document per line."""
 
     def __init__(self, path: str) -> None:
-        # Open as long as the process lives; each line is written at once.
+        # Open until the process exits; line-buffered.
         self._file = Path(path).open("a", buffering=1, encoding="utf-8")  # noqa: SIM115
 
     def tell(self, event: str, **facts: object) -> None:
@@ -97,14 +95,14 @@ class Seeding:
     """The seeds of one service.
 
     Attributes:
-        root: The root of the monorepo: files inside it are named from there.
+        root: The root of the monorepo, for relative names of seeds in messages.
         seeds: The files, in order.
-        environment: The environment the tag names.
-        fingerprint: Of the seeds.
-        shared_by: The service's name, where it shares its database; else an empty string.
-        events: Told what happens.
+        environment: The environment for the database's tag.
+        fingerprint: The fingerprint of the seeds.
+        shared_by: The service's name if it shares its database; empty string otherwise.
+        events: Where events are written.
         target: The database that was proven.
-        used: Told of every statement.
+        used: Records every statement.
     """
 
     url: DatabaseUrl
@@ -118,12 +116,14 @@ class Seeding:
     used: Used
 
     async def apply(self) -> None:
-        """Apply all seeds, and note it in the database's environment tag; all or nothing.
+        """Apply all seeds and write their fingerprint into the environment tag.
+
+        All of it is one transaction.
 
         Raises:
-            SeedError: If one fails.
+            SeedError: If a seed fails.
             ServerError: If the database cannot be reached.
-            WrongDatabase: If a seed has connected to another database.
+            WrongDatabase: If a seed has connected to a different database.
         """
         async with connection(self.url, uncounted=True) as session:
             transaction = session.transaction()
@@ -155,19 +155,20 @@ class Seeding:
                     await seed(session)
         except HuleEduError:
             raise
-        # A script may raise anything, and exit.
+        # A script may raise any exception, and call sys.exit().
         except (Exception, SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:
             raise SeedError(
                 f"The seed {self._name(path)} failed: {type(error).__name__}: {error}",
                 code="seed-failed",
-                hint="Nothing of it was kept. Correct it and run `invoke db.seed`.",
+                hint="Correct the seed, then run `invoke db.seed`. All seeds of the service were "
+                "rolled back.",
                 output=scripts.traceback_in(path, error),
             ) from None
 
     async def _require_transaction(
         self, path: Path, session: "asyncpg.Connection", number: str
     ) -> None:
-        """Require that a seed has neither ended our transaction nor left an error in it."""
+        """Require that a seed has neither ended nor aborted the transaction."""
         import asyncpg
 
         ended = True
@@ -176,17 +177,18 @@ class Seeding:
             ended = await session.fetchval(TRANSACTION) != number
         if session.is_closed():
             raise ServerError(
-                f"{self.url.address} ended the connection during the seed {self._name(path)}.",
+                f"{self.url.address} closed the connection during the seed {self._name(path)}. All "
+                "seeds of the service were rolled back.",
                 code="connection-lost",
-                hint="Read the server's log. Nothing of the seeds was kept.",
+                hint="Read the server's log.",
             )
         if ended:
             raise SeedError(
-                f"The seed {self._name(path)} ended the transaction of the seeds, or left an error "
-                "in it.",
+                f"The seed {self._name(path)} ended or aborted the transaction of the seeds. "
+                "Statements that it committed were kept.",
                 code="seed-transaction",
-                hint="Remove BEGIN, COMMIT and ROLLBACK from it; use `connection.transaction()` "
-                "for a part that may fail. What it committed was kept.",
+                hint="Remove BEGIN, COMMIT and ROLLBACK from the seed. Use "
+                "`connection.transaction()` for statements that may fail.",
             )
 
     async def _commit(self, transaction: Any) -> None:
@@ -196,9 +198,10 @@ class Seeding:
             await transaction.commit()
         except asyncpg.PostgresError as error:
             raise SeedError(
-                f"The seeds failed when they were committed: {error}",
+                f"The commit of the seeds failed, and they were rolled back: {error}",
                 code="seed-failed",
-                hint="Nothing of them was kept. A deferred constraint is checked at the end.",
+                hint="Correct the rows that violate a deferred constraint; PostgreSQL checks it at "
+                "COMMIT.",
                 output=str(getattr(error, "detail", None) or ""),
             ) from None
 
@@ -207,8 +210,8 @@ class Seeding:
         return path.relative_to(self.root).as_posix() if inside else str(path)
 
 
-def _url(stated: Mapping[str, Any]) -> DatabaseUrl:
-    """Return a URL from its parts, with the password that the environment holds."""
+def _url(parts: Mapping[str, Any]) -> DatabaseUrl:
+    """Return a URL from its parts, with the password from PGPASSWORD."""
     password = Secret(os.environ.get("PGPASSWORD", ""))
-    query = tuple((name, value) for name, value in stated["query"])
-    return DatabaseUrl(**{**stated, "query": query, "password": password})
+    query = tuple((name, value) for name, value in parts["query"])
+    return DatabaseUrl(**{**parts, "query": query, "password": password})

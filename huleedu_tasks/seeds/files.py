@@ -1,4 +1,4 @@
-"""Which files a service's seeds are made of."""
+"""The files of a service's seeds, and their fingerprint."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ from huleedu_tasks.config.registry import Service
 
 
 def fingerprint(service: Service) -> str:
-    """Return what tells whether a service's seeds have changed; empty string if it has none."""
+    """Return the fingerprint of a service's seeds; empty string if it has none."""
     if not service.seeds:
         return ""
     digest = hashlib.sha256()
@@ -18,7 +18,7 @@ def fingerprint(service: Service) -> str:
 
 
 def seed_files(service: Service) -> list[Path]:
-    """Return a service's seeds, and the siblings a script may import: those nobody's seed is."""
+    """Return a service's seeds, and the modules beside them that are not seeds themselves."""
     directories = {path.parent for path in service.seeds if path.suffix == ".py"}
     modules = {path for directory in directories for path in directory.glob("*.py")}
     shared = {path for path in modules if not path.name.startswith("seed_")}

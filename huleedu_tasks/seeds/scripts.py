@@ -1,4 +1,4 @@
-"""Seeds in Python: loaded as modules, as `import` would load them."""
+"""Seeds in Python, loaded as modules."""
 
 import importlib.util
 import inspect
@@ -21,13 +21,13 @@ ENTRY_POINT = "seed"
 
 @contextmanager
 def loaded(path: Path) -> Iterator[Seed]:
-    """Load a script for the time of a `with` block, with its siblings importable.
+    """Load a script for a `with` block, in which it can import the modules beside it.
 
-    Afterwards the modules of its directory are forgotten: a seed in another directory may have
-    siblings of the same names.
+    These modules are removed from `sys.modules` afterwards, because a seed in another directory may
+    import modules of the same names.
 
     Raises:
-        SeedError: If it defines no seed.
+        SeedError: If the script does not define `async def seed(connection)`.
     """
     known = set(sys.modules)
     sys.path.insert(0, str(path.parent))
@@ -42,7 +42,7 @@ def loaded(path: Path) -> Iterator[Seed]:
 
 
 def traceback_in(path: Path, error: BaseException) -> str:
-    """Format a traceback from the script's own first line on: the frames above are ours."""
+    """Return a traceback without the frames of this package that precede the script's own."""
     summary = traceback.TracebackException.from_exception(error)
     frames = list(summary.stack)
     own = [index for index, frame in enumerate(frames) if frame.filename == str(path)]
@@ -55,9 +55,9 @@ def _seed_in(path: Path) -> Seed:
     name = _module_name(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise SeedError(f"{path} cannot be loaded as Python.", code="seed-invalid")
+        raise SeedError(f"{path} is not a Python module.", code="seed-invalid")
     module = importlib.util.module_from_spec(spec)
-    # dataclasses, pydantic, pickle and multiprocessing look their module up there.
+    # dataclasses, pydantic, pickle and multiprocessing look modules up in sys.modules.
     sys.modules[name] = module
     spec.loader.exec_module(module)
     seed: Seed | None = getattr(module, ENTRY_POINT, None)
@@ -65,17 +65,17 @@ def _seed_in(path: Path) -> Seed:
         raise SeedError(
             f"{path} defines no `async def {ENTRY_POINT}(connection)`.",
             code="seed-invalid",
-            hint="Define it; it is called with an asyncpg connection.",
+            hint="Define this function. It receives an asyncpg connection.",
         )
     return seed
 
 
 def _module_name(path: Path) -> str:
-    """Return the name a process of its own would import the script by, unless that is taken."""
+    """Return the name under which `import` finds the script, or a unique name if it does not."""
     name = path.stem
     if name.isidentifier() and name not in sys.modules and name not in sys.stdlib_module_names:
         spec = importlib.util.find_spec(name)
         if spec and spec.origin == str(path):
             return name
-    # A dot would make a package of it.
+    # Without dots, which would name a package.
     return "huleedu_seed_" + re.sub(r"\W", "_", name)

@@ -1,4 +1,4 @@
-"""Seeds in SQL, run in a transaction of ours; an error names the line."""
+"""Seeds in SQL, run in the transaction of the seeds; an error names the line."""
 
 import io
 import re
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     import asyncpg
 
 _SAVEPOINT = "huleedu_seed_part"
-# PostgreSQL's context of an error in the rows.
+# The CONTEXT of an error in the rows of COPY.
 _ROW = re.compile(r"^COPY .*, line (\d+)", re.MULTILINE)
 
 
 async def run_file(session: "asyncpg.Connection", path: Path, name: str) -> None:
-    """Run a file of SQL.
+    """Run an SQL file.
 
     Args:
-        name: The file's name, for errors.
+        name: The file's name, for messages.
 
     Raises:
-        SeedError: If it fails, with the line.
+        SeedError: If a statement fails, with its line; or if the file is not allowed as a seed.
     """
     file = read_statements(_text(path, name), name)
     for part in file.parts:
@@ -38,7 +38,7 @@ def _text(path: Path, name: str) -> str:
         raise SeedError(
             f"The seed {name} is not UTF-8: {error.reason} at byte {error.start}.",
             code="seed-invalid",
-            hint="Nothing was kept. Save it as UTF-8; `pg_dump --encoding=UTF8` writes that.",
+            hint="Save the file as UTF-8, or export it with `pg_dump --encoding=UTF8`.",
         ) from None
 
 
@@ -64,7 +64,7 @@ async def _run_part(
 async def _copy(
     session: "asyncpg.Connection", file: SqlFile, statement: Statement, rows: tuple[int, int]
 ) -> None:
-    # asyncpg's public methods write the statement themselves, without most of its options.
+    # asyncpg's public methods generate the COPY statement, and lack most of its options.
     await session._copy_in(  # noqa: SLF001
         file.text[statement.start : statement.end],
         io.BytesIO(file.text[rows[0] : rows[1]].encode()),
@@ -78,7 +78,7 @@ async def _error(
     part: tuple[Statement, ...],
     error: "asyncpg.PostgresError",
 ) -> SeedError:
-    """Return an error with its line."""
+    """Return the error with the line of the statement that failed."""
     line = _line_in(file, part[0], error)
     if line is None and len(singly := file.singly(part)) > 1:
         line = await _line_of_failing(session, file, singly)
@@ -86,17 +86,18 @@ async def _error(
         line = file.line_of(part[0].start)
     shown = file.text.splitlines()[line - 1 : line]
     facts = {name: getattr(error, name.lower(), None) for name in ("DETAIL", "HINT", "CONTEXT")}
-    told = [f"{name}:  {text}" for name, text in facts.items() if text]
+    details = [f"{name}:  {text}" for name, text in facts.items() if text]
     return SeedError(
         f"The seed {file.name} failed in line {line}: {error.args[0]}",
         code="seed-failed",
-        hint="Nothing of it was kept. Correct it and run `invoke db.seed`.",
-        output="\n".join([f"LINE {line}:  {''.join(shown)[:200]}", *told, ""]),
+        hint="Correct the seed, then run `invoke db.seed`. All seeds of the service were rolled "
+        "back.",
+        output="\n".join([f"LINE {line}:  {''.join(shown)[:200]}", *details, ""]),
     )
 
 
 def _line_in(file: SqlFile, first: Statement, error: "asyncpg.PostgresError") -> int | None:
-    """Return the line that the server names itself; None if it names none."""
+    """Return the line that the server reports; None if it reports none."""
     if first.rows and (row := _ROW.search(error.context or "")):
         return file.line_of(first.rows[0]) + int(row[1]) - 1
     if error.position:
@@ -107,7 +108,7 @@ def _line_in(file: SqlFile, first: Statement, error: "asyncpg.PostgresError") ->
 async def _line_of_failing(
     session: "asyncpg.Connection", file: SqlFile, part: Sequence[Statement]
 ) -> int | None:
-    """Run statements one by one, and return the line of the one that fails; None if none does."""
+    """Run statements one by one; return the line of the first that fails, or None."""
     import asyncpg
 
     await session.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")

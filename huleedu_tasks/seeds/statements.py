@@ -1,8 +1,8 @@
-"""An SQL file taken apart, as far as running it in a transaction of ours needs.
+"""Splits an SQL file into statements, as far as running it in one transaction requires.
 
-Words are told apart as psql does (psqlscan.l): strings, quoted names, dollar quotes, nested
-comments and bodies between BEGIN ATOMIC and END hold no end of a statement. PostgreSQL reads the
-rest.
+The tokens are those of psql (psqlscan.l): a semicolon in a string, a quoted name, a dollar quote, a
+nested comment or a body between BEGIN ATOMIC and END does not end a statement. PostgreSQL parses
+the rest.
 """
 
 import re
@@ -15,7 +15,7 @@ _TOKEN = re.compile(
     r"""
       (?P<space>\s+|--[^\n]*)
     | (?P<comment>/\*)
-    # An escape string goes on behind a line's end.
+    # An escape string continues after a line break.
     | (?P<escaped>[eE]{escaped}(?:\s*\n\s*{escaped})*)
     | (?P<string>'[^']*(?:'|\Z))
     | (?P<name>"[^"]*(?:"|\Z))
@@ -28,19 +28,17 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
-# What may stand in a file that cannot be handed over as it is.
-_CAREFUL = re.compile(
-    r"\\|\b(?:copy|begin|commit|end|abort|rollback|start|prepare)\b", re.IGNORECASE
-)
+# A file with one of these words must be split; any other is sent as a whole.
+_SPLIT = re.compile(r"\\|\b(?:copy|begin|commit|end|abort|rollback|start|prepare)\b", re.IGNORECASE)
 # The line that ends the rows of COPY.
 _END_OF_ROWS = re.compile(r"^\\\.[ \t]*$", re.MULTILINE)
-# pg_dump writes them against commands in names; they mean something to psql alone.
+# pg_dump writes \restrict and \unrestrict, which only psql interprets.
 _RESTRICTING = re.compile(r"\\(?:un)?restrict\b")
 _TRANSACTION = {"BEGIN", "COMMIT", "END", "ABORT", "ROLLBACK"}
 _LONG_TRANSACTION = {("START", "TRANSACTION"), ("PREPARE", "TRANSACTION")}
 _CONNECTING = {"\\c", "\\connect"}
-# CREATE OR REPLACE FUNCTION
-_TELLING = 4
+# The number of leading words that identify a statement: CREATE OR REPLACE FUNCTION.
+_IDENTIFYING_WORDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +46,9 @@ class Statement:
     """A statement of a file.
 
     Attributes:
-        start: Where it starts in the file, in characters.
-        end: Where it ends, before its semicolon.
-        rows: Where the rows of a COPY FROM STDIN start and end; None for all else.
+        start: The index of its first character in the file.
+        end: The index after its last character, without the semicolon.
+        rows: The start and end of the rows of a COPY FROM STDIN; None for other statements.
     """
 
     start: int
@@ -60,13 +58,13 @@ class Statement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqlFile:
-    """A file of SQL.
+    """An SQL file.
 
     Attributes:
-        name: Its name, for errors.
-        text: Its text, with blanks where a command of psql's was that means nothing here.
-        statements: In order.
-        is_whole: Whether the file stands as one of them, however many it has.
+        name: Its name, for messages.
+        text: Its content, in which psql's restrict commands are replaced by blanks.
+        statements: Its statements, in order.
+        is_whole: Whether the file was not split: `statements` has one entry for all of it.
     """
 
     name: str
@@ -75,16 +73,16 @@ class SqlFile:
     is_whole: bool = False
 
     def line_of(self, position: int) -> int:
-        """Return the line on which a character stands; the first is 1."""
+        """Return the number of the line of a character; the first line is 1."""
         return self.text.count("\n", 0, position) + 1
 
     def singly(self, part: tuple[Statement, ...]) -> tuple[Statement, ...]:
-        """Return each statement of a part for itself."""
+        """Return the statements of a part one by one."""
         return _Reader(self.text, self.name).read().statements if self.is_whole else part
 
     @property
     def parts(self) -> Iterator[tuple[Statement, ...]]:
-        """The statements, as many together as can be sent at once."""
+        """The statements, in groups that can each be sent at once; a COPY is alone."""
         together: list[Statement] = []
         for statement in self.statements:
             if statement.rows is None:
@@ -99,17 +97,17 @@ class SqlFile:
 
 
 def read_statements(text: str, name: str) -> SqlFile:
-    """Take an SQL file apart.
+    """Split an SQL file into statements.
 
     Args:
-        name: Its name, for errors.
+        name: Its name, for messages.
 
     Raises:
-        SeedError: If it has a command of psql's, or one that ends the transaction it runs in.
+        SeedError: If it has a psql command, or a statement that controls the transaction.
     """
-    if _CAREFUL.search(text):
+    if _SPLIT.search(text):
         return _Reader(text, name).read()
-    # asyncpg 0.32 does not know what to make of a text without any statement.
+    # asyncpg 0.32 fails on a string without any statement.
     text = f"{text}\n;SELECT"
     whole = Statement(start=0, end=len(text))
     return SqlFile(name=name, text=text, statements=(whole,), is_whole=True)
@@ -117,7 +115,7 @@ def read_statements(text: str, name: str) -> SqlFile:
 
 @dataclass(slots=True)
 class _Opened:
-    """A statement that has begun."""
+    """A statement whose end has not been found yet."""
 
     start: int = -1
     end: int = 0
@@ -141,15 +139,15 @@ class _Opened:
         return is_short or tuple(self.words[:2]) in _LONG_TRANSACTION
 
     def take(self, start: int, end: int) -> None:
-        """Note where it goes on to."""
+        """Extend the statement to a token."""
         self.start = start if self.start < 0 else self.start
         self.end = end
 
     def take_word(self, word: str) -> None:
-        """Note a word outside of strings and names."""
+        """Record a word outside of strings and quoted names."""
         if self.parentheses:
             return
-        if len(self.words) < _TELLING or self.words[0] == "COPY":
+        if len(self.words) < _IDENTIFYING_WORDS or self.words[0] == "COPY":
             self.words.append(word)
         if self.words[0] != "CREATE" or not {"FUNCTION", "PROCEDURE"}.intersection(self.words):
             return
@@ -161,7 +159,7 @@ class _Opened:
 
 
 class _Reader:
-    """Goes through a text word by word."""
+    """Splits a string into statements, token by token."""
 
     def __init__(self, text: str, name: str) -> None:
         self._text = text
@@ -181,14 +179,14 @@ class _Reader:
         return SqlFile(name=self._name, text=text, statements=tuple(self._found))
 
     def _take(self, token: re.Match[str]) -> int:
-        """Take a word, and return where the text goes on."""
+        """Process a token; return the index of the next one."""
         kind, word = token.lastgroup, token[0]
         if kind == "space":
             return token.end()
         if kind == "comment":
             return self._end_of_comment(token.end())
         if kind == "command":
-            self._require_meaningless(token)
+            self._require_ignorable(token)
             self._blanks.append(token.span())
             return token.end()
         if word == ";" and self._opened.may_end:
@@ -203,7 +201,7 @@ class _Reader:
         return token.end()
 
     def _close(self, position: int = 0) -> int:
-        """End the statement that was begun, and return where the text goes on behind it."""
+        """End the current statement; return the index of the next token."""
         opened, self._opened = self._opened, _Opened()
         if opened.start < 0:
             return position
@@ -217,7 +215,7 @@ class _Reader:
         return position
 
     def _rows(self, position: int) -> tuple[int, int, int]:
-        """Return where the rows of a COPY start and end, and where the text goes on."""
+        """Return the start and end of the rows of a COPY, and the index of the next token."""
         end_of_line = self._text.find("\n", position)
         start = len(self._text) if end_of_line < 0 else end_of_line + 1
         end = _END_OF_ROWS.search(self._text, start)
@@ -242,20 +240,20 @@ class _Reader:
             f"The seed {self._name} controls the transaction in line {self._line(opened.start)}: "
             f"{statement}",
             code="seed-transaction",
-            hint="Nothing was kept. Remove the statement: all seeds of a service run in one "
-            "transaction, which the tasks begin and commit. SAVEPOINT is allowed.",
+            hint="Remove the statement. All seeds of a service run in one transaction, which was "
+            "rolled back. SAVEPOINT is allowed.",
         )
 
-    def _require_meaningless(self, command: re.Match[str]) -> None:
+    def _require_ignorable(self, command: re.Match[str]) -> None:
         if _RESTRICTING.match(command[0]):
             return
         word = command[0].split()[0]
-        why = "a seed is SQL, and a command of psql is not"
+        why = "A seed may contain only SQL."
         if word in _CONNECTING:
-            why = "a seed fills its own service's database. pg_dump writes the line with --create"
+            why = "A seed runs on its own service's database; export it without `--create`."
         raise SeedError(
-            f"The seed {self._name} has a command of psql in line "
-            f"{self._line(command.start())}: {word}",
+            f"The seed {self._name} has a psql command in line {self._line(command.start())}: "
+            f"{word}",
             code="seed-psql-command",
-            hint=f"Nothing was kept. Remove the line: {why}.",
+            hint=f"Remove the line. {why}",
         )

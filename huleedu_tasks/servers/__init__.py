@@ -1,1 +1,1 @@
-"""Where development servers come from: one protocol, and those who fulfil it."""
+"""Providers, the sources of development servers: one protocol and its implementations."""

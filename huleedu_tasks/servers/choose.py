@@ -1,4 +1,4 @@
-"""The choice of who provides the development servers."""
+"""The choice of the provider of development servers."""
 
 import shutil
 from pathlib import Path
@@ -10,13 +10,15 @@ from huleedu_tasks.servers.protocol import CONTAINERS_FILE, EMBEDDED_DIRECTORY, 
 
 
 def choose(settings: Settings, registry: Registry, state: Path) -> Provider:
-    """Return the provider that the settings ask for, that the data lies in, or that is there.
+    """Return the provider that HULEEDU_PROVIDER names.
+
+    With `auto` it is the one that has this checkout's data, else Docker, else the embedded one.
 
     Args:
         state: The project's state directory.
 
     Raises:
-        HuleEduError: If the one asked for cannot work here.
+        HuleEduError: If the provider is not available on this machine.
     """
     wanted = settings.provider
     stated = f"HULEEDU_PROVIDER={wanted} ({settings.value('HULEEDU_PROVIDER').source})"
@@ -42,7 +44,7 @@ def choose(settings: Settings, registry: Registry, state: Path) -> Provider:
 
 
 def _keeps_to_embedded(state: Path) -> bool:
-    """Whether this checkout's data lies in embedded servers, and none ever lay in containers."""
+    """Whether this checkout has data in embedded servers and never had any in containers."""
     return (state / EMBEDDED_DIRECTORY).is_dir() and not (state / CONTAINERS_FILE).exists()
 
 

@@ -1,8 +1,8 @@
-"""One embedded PostgreSQL server: its data directory, and the process that serves it.
+"""One embedded PostgreSQL server: its data directory and its process.
 
-`postgres` is started directly. `pg_ctl` would poll each 100 ms for what `postmaster.pid` tells
-at once: its first line is the process, its fourth the port, its eighth `ready` once connections
-are accepted (PostgreSQL, `miscadmin.h`, LOCK_FILE_LINE_*).
+`postgres` is started directly, since `pg_ctl` polls `postmaster.pid` only every 100 ms. The file's
+first line is the pid, its fourth the port, its eighth `ready` as soon as the server accepts
+connections (PostgreSQL, `miscadmin.h`, LOCK_FILE_LINE_*).
 """
 
 import asyncio
@@ -37,11 +37,11 @@ LOG_TAIL_LINES = 15
 POLL_INTERVAL = 0.005
 _READY_LINE = 8
 _PORT_LINE = 4
-# A killed postmaster's last backends hold its shared memory for a moment.
-_STILL_DYING = "pre-existing shared memory block"
-# A statement goes on for as long as it likes after its client was ended, unless the server looks.
-_NOTICES_LOST_CLIENTS = (
-    # Elsewhere PostgreSQL 14 does not start with it.
+# The last backends of a killed postmaster have its shared memory open for a moment.
+_BACKENDS_REMAIN = "pre-existing shared memory block"
+# Without it, a statement runs to its end although its client is gone.
+_CONNECTION_CHECK = (
+    # On other systems PostgreSQL 14 does not start with it.
     {"client_connection_check_interval": "500ms"} if sys.platform == "linux" else {}
 )
 _NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
@@ -49,13 +49,13 @@ _NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """A data directory and how it is served.
+    """A data directory and the parameters of its server.
 
     Attributes:
         data: The data directory.
-        log: Where the server writes its log.
-        account: The user the server runs as, or None for our own.
-        durable: Whether it flushes to disk; without, only a crash of the whole machine harms.
+        log: The path of the server's log file.
+        account: The user that the server runs as; None for the current one.
+        durable: Whether it flushes to disk; if not, a crash of the whole machine may corrupt data.
     """
 
     binaries: Binaries
@@ -71,7 +71,7 @@ class Cluster:
         return (self.data / "PG_VERSION").is_file()
 
     def identity(self) -> ServerIdentity | None:
-        """Read which server this is from its files, or None if they cannot be read.
+        """Read the server's identity from its data directory; None if it cannot be read.
 
         `global/pg_control` begins with the system identifier (PostgreSQL, `pg_control.h`).
         """
@@ -82,16 +82,16 @@ class Cluster:
         return ServerIdentity(system_identifier=number, data_directory=str(self.data))
 
     def server(self) -> "psutil.Process | None":
-        """Return the running server's process, or None.
+        """Return the running server's process; None if it does not run.
 
-        A process that merely has the number an old server had is not it: its command line must
-        name the data directory. A zombie is dead.
+        Another process may have the pid of an old server, so the command line must name the data
+        directory. A zombie does not count as running.
         """
         import psutil
 
         pid = self._pid()
         if pid is None:
-            return self._unnamed_server()
+            return self._find_server()
         try:
             found = psutil.Process(pid)
             alive = found.status() != psutil.STATUS_ZOMBIE
@@ -99,24 +99,25 @@ class Cluster:
         except (psutil.Error, OverflowError):
             return None
 
-    def _unnamed_server(self) -> "psutil.Process | None":
-        """Return the server that runs although its pid file is damaged; None if none does."""
+    def _find_server(self) -> "psutil.Process | None":
+        """Find a running server whose pid file is damaged; None if there is no such server."""
         import psutil
 
         if not self._pid_path.is_symlink() and not self._pid_path.exists():
             return None
-        for found in psutil.process_iter():
+        for candidate in psutil.process_iter():
             try:
-                words = found.cmdline()
-                if "-D" in words and str(self.data) in words and found.is_running():
-                    return found
+                arguments = candidate.cmdline()
+                names_data = "-D" in arguments and str(self.data) in arguments
+                if names_data and candidate.is_running():
+                    return candidate
             except psutil.Error:
                 continue
         return None
 
     @property
     def serves_its_port(self) -> bool:
-        """Whether the server runs, is ready, and listens where it should."""
+        """Whether the server runs, is ready, and listens on its port."""
         return (
             self._pid_file_line(_PORT_LINE) == str(self.port)
             and self._pid_file_line(_READY_LINE) == "ready"
@@ -130,62 +131,62 @@ class Cluster:
             timeout: Seconds it may take.
 
         Raises:
-            ServerError: With the log's last lines, or the process that has the port.
+            ServerError: With the log's last lines, or the process that listens on its port.
         """
         try:
-            self._heal_pid_file()
+            self._repair_pid_file()
         except OSError as error:
             raise unwritable(self._pid_path, error) from error
-        _limit(self.log)
+        _rotate(self.log)
         deadline = time.monotonic() + timeout
         while True:
             offset = self.log.stat().st_size if self.log.exists() else 0
             child = self._spawn()
             if await self._becomes_ready(child, deadline):
                 return
-            said = _tail(self.log, offset)
+            output = _tail(self.log, offset)
             if child.poll() is None:
                 child.kill()
                 child.wait()
                 raise ServerError(
                     f"The server on port {self.port} was not ready after {timeout:g} s.",
                     code="server-not-ready",
-                    output=said,
-                    hint=f"Read {self.log}; HULEEDU_START_TIMEOUT allows more time.",
+                    output=output,
+                    hint=f"Read {self.log}, or set HULEEDU_START_TIMEOUT to allow more time.",
                 )
-            if _STILL_DYING not in said or time.monotonic() > deadline:
-                raise self._start_error(said)
+            if _BACKENDS_REMAIN not in output or time.monotonic() > deadline:
+                raise self._start_error(output)
             await asyncio.sleep(POLL_INTERVAL)
 
     async def stop(self) -> bool:
-        """Stop the server, rolling back what is open; return whether one ran.
+        """Stop the server, which rolls back open transactions; return whether it ran.
 
         Raises:
-            ServerError: If it does not end in time.
+            ServerError: If it does not stop in time.
         """
         import signal
 
         server = self.server()
         if server is None:
             return False
-        for number in (signal.SIGINT, signal.SIGQUIT):
-            server.send_signal(number)
+        for shutdown in (signal.SIGINT, signal.SIGQUIT):
+            server.send_signal(shutdown)
             if await _ends(server, STOP_TIMEOUT):
                 return True
         raise ServerError(
-            f"The server on port {self.port} (pid {server.pid}) does not stop.",
+            f"The server on port {self.port} (pid {server.pid}) did not stop.",
             code="server-not-stopped",
-            hint=f"Read {self.log}, and end the process by hand.",
+            hint=f"Read {self.log}, then end the process: `kill -KILL {server.pid}`.",
         )
 
     async def set_login(self, user: str, password: Secret) -> None:
-        """Make a superuser log in with this password, while no server runs.
+        """Create a superuser if it is missing, and set its password, while no server runs.
 
-        Single-user mode needs no password to let us in, and reads the new one from its standard
-        input, where nobody else can see it.
+        Single-user mode needs no login. It reads the password from its standard input, which other
+        users cannot see.
 
         Raises:
-            ServerError: If PostgreSQL does not accept it.
+            ServerError: If PostgreSQL reports an error.
         """
         role, text = quoted(user), literal(password.reveal())
         create = (
@@ -200,7 +201,7 @@ class Cluster:
             stdin=create + alter,
             account=self.account,
         )
-        # Single-user mode goes on after an error, and ends with status 0.
+        # Single-user mode continues after an error, and exits with status 0.
         if done.returncode != 0 or "ERROR:" in done.output:
             raise ServerError(
                 f"The login of {user!r} could not be set in {self.data}.",
@@ -209,17 +210,17 @@ class Cluster:
             )
 
     async def create(self, user: str) -> None:
-        """Make a new data directory with initdb; only complete directories get their name.
+        """Create the data directory with initdb, under another name until it is complete.
 
         Args:
             user: The name of its superuser, who cannot log in until `set_login`.
 
         Raises:
-            ServerError: With what initdb said.
+            ServerError: With the output of initdb, or if the directory cannot be written.
         """
         partial = _fresh_partial(self.data)
         try:
-            _give(partial, self.account)
+            _change_owner(partial, self.account)
             done = await process.run(
                 [
                     self.binaries.program("initdb"),
@@ -228,7 +229,7 @@ class Cluster:
                     "--encoding=UTF8",
                     "--locale=C.UTF-8",
                     "--auth=trust",
-                    # Each server's data is a copy of it, and most of that is the log of changes.
+                    # Each server's data is a copy of it, and WAL is the largest part.
                     "--wal-segsize=1",
                     "--no-sync",
                     "--no-instructions",
@@ -240,18 +241,18 @@ class Cluster:
             )
             if done.returncode != 0:
                 raise ServerError(
-                    f"initdb could not make {self.data}.",
+                    f"initdb failed to create {self.data}.",
                     code="initdb-failed",
                     output=done.output,
-                    hint="Its own words above name the cause; a full disk is the usual one.",
+                    hint="Correct the cause in its output; if the disk is full, free space.",
                 )
-            _only_passwords(partial / "pg_hba.conf")
+            _require_passwords(partial / "pg_hba.conf")
             partial.rename(self.data)
         except OSError as error:
             raise unwritable(self.data, error) from error
 
     async def remove(self) -> None:
-        """Remove the data directory of a stopped server; only a whole one keeps its name.
+        """Remove the data directory of a stopped server, renaming it first.
 
         Raises:
             ServerError: If it cannot be removed.
@@ -267,7 +268,7 @@ class Cluster:
             raise unwritable(self.data, error) from error
 
     async def copy_from(self, template: "Cluster") -> None:
-        """Make the data directory a copy of a stopped cluster's, owners and modes kept.
+        """Create the data directory as a copy of a stopped cluster's, with its owners and modes.
 
         Raises:
             ServerError: If it cannot be written.
@@ -285,10 +286,10 @@ class Cluster:
         )
         if done.returncode != 0:
             raise ServerError(
-                f"The data directory {self.data} could not be made.",
+                f"The data directory {self.data} could not be created.",
                 code="initdb-failed",
                 output=done.output,
-                hint="Free space on the disk, or set HULEEDU_STATE_DIR to one on another disk.",
+                hint="Free space on the disk, or move HULEEDU_STATE_DIR to another disk.",
             )
         partial.rename(self.data)
 
@@ -296,13 +297,13 @@ class Cluster:
         settings = {
             "listen_addresses": ADDRESS,
             "port": str(self.port),
-            # A socket's path may have 107 bytes; nobody needs one here.
+            # No Unix socket: its path may have at most 107 bytes.
             "unix_socket_directories": "",
             "logging_collector": "off",
-            **_NOTICES_LOST_CLIENTS,
+            **_CONNECTION_CHECK,
             **({} if self.durable else _NOT_DURABLE),
         }
-        options = [text for key, value in settings.items() for text in ("-c", f"{key}={value}")]
+        options = [option for key, value in settings.items() for option in ("-c", f"{key}={value}")]
         try:
             return process.spawn_server(
                 [self.binaries.program("postgres"), "-D", self.data, *options],
@@ -316,38 +317,37 @@ class Cluster:
 
     async def _becomes_ready(self, child: "subprocess.Popen[bytes]", deadline: float) -> bool:
         while child.poll() is None and time.monotonic() < deadline:
-            own = self._pid() == child.pid
-            if own and self._pid_file_line(_READY_LINE) == "ready":
+            is_own = self._pid() == child.pid
+            if is_own and self._pid_file_line(_READY_LINE) == "ready":
                 return True
             await asyncio.sleep(POLL_INTERVAL)
         return False
 
-    def _start_error(self, said: str) -> ServerError:
-        if "Address already in use" in said:
+    def _start_error(self, output: str) -> ServerError:
+        if "Address already in use" in output:
             return ServerError(
                 f"Port {self.port} is taken by {holder(self.port)}.",
                 code="port-in-use",
-                hint="Stop it (`invoke db.down` in another checkout stops its servers), or give "
-                "the service another 'port' in the registry (or in the compose file, if the "
+                hint="Stop it (`invoke db.down` in another checkout stops its servers), or state "
+                "another 'port' for the service in the registry (in the compose file, if the "
                 "registry states none) and in its config.py.",
             )
         return ServerError(
             f"The server on port {self.port} did not start.",
             code="server-not-started",
-            output=said,
-            hint=f"Its log is {self.log}. If the data is damaged, remove {self.data} and run "
+            output=output,
+            hint=f"Read its log, {self.log}. If the data is damaged, remove {self.data} and run "
             "`invoke db.reset`.",
         )
 
-    def _heal_pid_file(self) -> None:
-        """Have PostgreSQL see that its pid file names no server that runs.
+    def _repair_pid_file(self) -> None:
+        """Make PostgreSQL ignore a pid file that names no running server.
 
-        What no server has written is removed: a machine that went down may have left anything,
-        and PostgreSQL would not start.
+        A file without a pid, as a crash of the machine leaves it, is removed.
 
-        A zombie, and a stranger with the server's old number, are alive to it. It knows that the
-        number of its own parent, which we are, is no server's. The file stays: the rest of it
-        tells PostgreSQL whether old backends still use the directory.
+        PostgreSQL takes a zombie, or another process with the old pid, for a running server, but
+        not its own parent. So this process writes its own pid to the file. The other lines stay:
+        they tell PostgreSQL whether old backends still use the directory.
         """
         if self.server() is not None:
             return
@@ -362,8 +362,8 @@ class Cluster:
         return self.data / "postmaster.pid"
 
     def _pid(self) -> int | None:
-        text = self._pid_file_line(1)
-        return int(text) if text.isdecimal() else None
+        first = self._pid_file_line(1)
+        return int(first) if first.isdecimal() else None
 
     def _pid_file_line(self, number: int) -> str:
         try:
@@ -374,13 +374,13 @@ class Cluster:
 
 
 def _server_environment() -> dict[str, str]:
-    # Whatever PG* variables the developer has set are meant for clients.
+    # Without the developer's PG* variables, which are meant for clients.
     kept = ("PATH", "HOME", "TZ", "LD_LIBRARY_PATH")
     return {"LC_ALL": "C.UTF-8", **{name: os.environ[name] for name in kept if name in os.environ}}
 
 
 def _fresh_partial(data: Path) -> Path:
-    """Return an empty directory beside a data directory, to be renamed to it once complete."""
+    """Create an empty directory beside a data directory, to be renamed when it is complete."""
     partial = data.with_name(f"{data.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)
@@ -388,21 +388,21 @@ def _fresh_partial(data: Path) -> Path:
     return partial
 
 
-def _give(path: Path, account: Account | None) -> None:
+def _change_owner(path: Path, account: Account | None) -> None:
     if account:
         os.chown(path, account.uid, account.gid)
 
 
-def _only_passwords(hba: Path) -> None:
+def _require_passwords(hba: Path) -> None:
     _overwrite(
         hba,
-        b"# Everybody logs in with a password, over TCP, from this machine.\n"
+        b"# All users log in with a password, over TCP, from this machine.\n"
         b"host all all 127.0.0.1/32 scram-sha-256\n"
         b"host all all ::1/128 scram-sha-256\n",
     )
 
 
-# Files in a directory of the server's account, which could have put a link there.
+# Files in a directory of the server's account, which could have put a link there instead.
 
 
 def _read(path: Path, size: int = -1) -> bytes:
@@ -411,21 +411,21 @@ def _read(path: Path, size: int = -1) -> bytes:
 
 
 def _overwrite(path: Path, content: bytes) -> None:
-    """Replace what is in a file, which keeps its owner."""
+    """Replace the content of a file, which keeps its owner."""
     with os.fdopen(open_private(path, os.O_WRONLY), "wb") as file:
         file.truncate()
         file.write(content)
 
 
 def _remove(path: Path) -> None:
-    """Remove whatever has a name; what a link leads to stays."""
+    """Remove a file, a directory or a link; not the target of a link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def _limit(log: Path) -> None:
+def _rotate(log: Path) -> None:
     if log.exists() and log.stat().st_size > LOG_LIMIT:
         log.replace(log.with_suffix(".log.old"))
 
@@ -433,8 +433,8 @@ def _limit(log: Path) -> None:
 def _tail(log: Path, offset: int) -> str:
     with os.fdopen(open_private(log, os.O_RDONLY), "rb") as file:
         file.seek(offset)
-        text = file.read().decode(errors="replace")
-    return "\n".join(text.splitlines()[-LOG_TAIL_LINES:])
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(lines[-LOG_TAIL_LINES:])
 
 
 async def _ends(server: "psutil.Process", timeout: float) -> bool:

@@ -27,7 +27,7 @@ from huleedu_tasks.servers.readiness import Admission
 
 @dataclass(kw_only=True)
 class DockerServers:
-    """The database containers of one compose project, during one run."""
+    """The database containers of one compose project, during one command."""
 
     settings: Settings
     registry: Registry
@@ -40,7 +40,7 @@ class DockerServers:
     proves_identity: bool = True
     _configured: tuple[Project, Containers] | None = None
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    # By compose service, since services may share one.
+    # By compose service: several services may share one.
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
     _is_up: set[str] = field(default_factory=set)
     _is_new: dict[str, bool] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class DockerServers:
             reason: Why this provider was chosen.
 
         Raises:
-            HuleEduError: If there is no engine to use, no `docker`, or no compose file.
+            HuleEduError: If no engine answers, or `docker` or the compose file is missing.
         """
         engine = Engine.connect(settings.process)
         environment = {**settings.child_environment(), "DOCKER_HOST": engine.host}
@@ -78,12 +78,12 @@ class DockerServers:
     ) -> None:
         """Create and start the containers of all services at once.
 
-        If that fails, each is tried alone later, so that the others do not suffer.
+        If that fails, `start` tries each alone, so that one failure does not stop the others.
         """
         (project, containers), self._volumes_before = await asyncio.gather(
             self._configuration(), asyncio.to_thread(self.engine.volumes)
         )
-        found = {each.service: each for each in await containers.look()}
+        found = {container.service: container for container in await containers.look()}
         names = set()
         for service in services:
             with suppress(HuleEduError):
@@ -91,14 +91,14 @@ class DockerServers:
                 names.add(service.compose_service)
         images = {name: str(project.services[name].get("image") or "") for name in names}
         ids = await self._image_ids({*images.values()})
-        # Compose would find nothing to do: its own test, without asking it.
+        # The comparison that Compose makes; `docker compose up` would change nothing here.
         self._is_up = {
             name
             for name, image in images.items()
-            if (each := found.get(name))
-            and each.runs
-            and each.config_hash == project.hashes.get(name)
-            and each.image == ids[image]
+            if (container := found.get(name))
+            and container.runs
+            and container.config_hash == project.hashes.get(name)
+            and container.image == ids[image]
         }
         if names - found.keys():
             on_new()
@@ -109,13 +109,13 @@ class DockerServers:
                 self._is_up = names
 
     async def start(self, service: Service, url: DatabaseUrl) -> Started:
-        """Return when a service's database accepts its user; make the database if it is missing."""
+        """Return when a service's database accepts its user; create it if it is missing."""
         await self._ensure_up(service)
         name = service.compose_service
         admission = await self._admission(service, url)
         async with self._lock(service):
             is_new = await admission.wait(self.settings.start_timeout)
-            # Where two services share a server, the first to come has found it untouched.
+            # Of services that share a server, only the first finds it freshly initialised.
             self._is_new.setdefault(name, is_new)
         return Started(
             done="created" if self._was_made_now(admission.container) else "running",
@@ -134,10 +134,10 @@ class DockerServers:
         return "stopped"
 
     async def renew(self, service: Service, url: DatabaseUrl) -> Started:
-        """Remove a service's container and data once, unless this run has made them; start anew."""
+        """Remove a service's container and data once, unless they are new; start a new one."""
         name = service.compose_service
         async with self._lock(service):
-            # Another service on this server may have removed the container in this run already.
+            # Another service on this server may already have removed the container.
             container = None if name in self._renewed else await self._own(service)
             if container and not self._was_made_now(container):
                 _, containers = await self._configuration()
@@ -151,7 +151,7 @@ class DockerServers:
         return await self.start(service, url)
 
     async def identity(self, service: Service) -> ServerIdentity | None:
-        """Read which server is the service's own inside its container.
+        """Read the identity of a service's server inside its container.
 
         Raises:
             Refused: If the container is not this checkout's, or does not publish the port.
@@ -160,30 +160,30 @@ class DockerServers:
         return await containers.identity(await containers.alive(service))
 
     async def comments_inside(self, service: Service, url: DatabaseUrl) -> Mapping[str, str]:
-        """Read the databases' comments inside the container; a volume made just now has none.
+        """Read the databases' comments inside the container; empty for a volume that is new.
 
         Raises:
-            Refused: If they cannot be read, or if another server lets the user in.
+            Refused: If they cannot be read, or another server accepts the login.
         """
         await self._ensure_up(service)
         admission = await self._admission(service, url)
         if self._was_made_now(admission.container):
             return {}
-        # Nobody may be let in: the password may be the very thing that is lost.
+        # The login may be refused: a lost password is one reason to reset.
         with suppress(ServerError):
-            async with maintenance_connection(admission.url) as asked:
-                told = await databases.identity(asked)
+            async with maintenance_connection(admission.url) as connection:
+                told = await databases.identity(connection)
                 await admission.expect_own(told, admission.container)
         timeout = self.settings.start_timeout
         return await admission.containers.comments(service, timeout=timeout)
 
     async def init_scripts(self, service: Service) -> str:
-        """Return a fingerprint of what runs when the volume is new; empty if nothing does."""
+        """Return a fingerprint of the scripts that run on a new volume; empty if there are none."""
         _, containers = await self._configuration()
         return await containers.init_scripts(await containers.alive(service))
 
     def psql(self) -> str:
-        """Return the machine's `psql`, or the package's."""
+        """Return the path of the machine's `psql`, else of the package's; empty if none exists."""
         return find_program("psql")
 
     def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> list[str]:
@@ -192,7 +192,7 @@ class DockerServers:
         following = ["--follow"] if follow else []
         return self.compose.command("logs", f"--tail={lines}", *following, *names)
 
-    # What is asked once.
+    # Read once per command.
 
     async def _configuration(self) -> tuple[Project, Containers]:
         async with self._reading:
@@ -208,7 +208,7 @@ class DockerServers:
         return self._configured
 
     async def _image_ids(self, names: Collection[str]) -> dict[str, str]:
-        """Return which image each name leads to now; an empty text where that cannot be told."""
+        """Return the image id of each name; an empty string where the engine does not know it."""
         found = await asyncio.gather(
             *(asyncio.to_thread(self.engine.image, name) for name in names), return_exceptions=True
         )
@@ -225,18 +225,18 @@ class DockerServers:
         return self._locks.setdefault(service.compose_service, asyncio.Lock())
 
     def _was_made_now(self, container: ContainerState) -> bool:
-        """Whether this run has made the volume a container's data lies on."""
+        """Whether this command created the volume with a container's data."""
         data = container.data_mount
         return bool(data and data.volume and data.volume not in self._volumes_before)
 
-    # How a container comes up.
+    # Starting a container.
 
     async def _examine(self, service: Service) -> None:
-        """See that a container may be brought up, and has no data that was never finished.
+        """Require that a container may be started; remove it if its initdb was interrupted.
 
         Raises:
             ConfigurationError: If registry and compose files disagree.
-            Refused: If it is another checkout's.
+            Refused: If it belongs to another checkout.
             ContainerDown: If it is paused.
         """
         project, containers = await self._configuration()
@@ -278,7 +278,7 @@ class DockerServers:
         return explained or error
 
     def _port_place(self, service: Service) -> str:
-        """Say where another port is stated for a service's server."""
+        """Return where the port of a service's server can be changed, as an imperative."""
         name = service.compose_service
         line = port_line(self.compose.possible_files, name)
         change = f"publish another port for {name!r} in {line or 'the compose file'}"
@@ -288,7 +288,7 @@ class DockerServers:
             return change
         return (
             f"{change}, and state it as 'port' of {', '.join(stated)} in {self.registry.path.name} "
-            "(without 'port' there, the compose file's counts)"
+            "(without 'port' there, the compose file's port is used)"
         )
 
     async def _admission(self, service: Service, url: DatabaseUrl) -> Admission:
@@ -297,7 +297,7 @@ class DockerServers:
             containers=containers,
             service=service,
             container=await containers.own(service),
-            # An override may point elsewhere: what is started here is reached at its own port.
+            # An override variable may name another server; the container is at its own port.
             url=replace(url, host="localhost", port=service.port),
             tag=EnvironmentTag(environment=str(self.settings.environment)),
             sharing=self._sharing(service),
@@ -313,24 +313,24 @@ class DockerServers:
 
 
 def _require_agreement(project: Project, service: Service) -> None:
-    """See that registry and compose files agree.
+    """Require that the registry and the compose files agree on a service.
 
     Raises:
         ConfigurationError: If they do not.
     """
     name = service.compose_service
     if name not in project.services:
-        known = ", ".join(project.services) or "none at all"
+        known = ", ".join(project.services) or "no services"
         raise ConfigurationError(
             f"The compose files have no service {name!r} for {service.name}; they have {known}.",
             code="compose-service-missing",
-            hint="Add it to them, or state 'compose_service' in the registry.",
+            hint="Add it to the compose files, or state 'compose_service' in the registry.",
         )
     published = project.published_ports(name, POSTGRES_PORT)
     if str(service.port) not in published:
         raise ConfigurationError(
             f"The compose service {name!r} publishes {', '.join(published) or 'no port'}, and the "
-            f"registry says {service.port}.",
+            f"registry states {service.port} for {service.name}.",
             code="port-mismatch",
-            hint="Make the two agree.",
+            hint="State the same port in both.",
         )

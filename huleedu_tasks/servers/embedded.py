@@ -1,7 +1,7 @@
-"""Real PostgreSQL servers run as the user, one per compose service of the registry.
+"""PostgreSQL servers run as child processes of the user, one per compose service of the registry.
 
-`initdb` runs once, and each server starts from a copy of what it made. Data lies in a directory for
-its major version, since no other version can read it.
+`initdb` runs once; each server starts from a copy of that data directory. There is one directory
+per major version, since no other version can read its data.
 """
 
 import os
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 # No compose service has such a name.
 TEMPLATE = ".template"
-# Accounts a server can run as where we are root, the fittest first.
+# Accounts that a server can run as if this process is root, in order of preference.
 UNPRIVILEGED = ("postgres", "nobody")
 
 
@@ -58,7 +58,7 @@ class EmbeddedServers:
     def create(
         cls, settings: Settings, state: Path, extensions: Sequence[str], *, reason: str
     ) -> "EmbeddedServers":
-        """Find the programs to run servers with.
+        """Find the PostgreSQL programs and the account that servers run as.
 
         Args:
             state: The project's state directory.
@@ -66,7 +66,7 @@ class EmbeddedServers:
             reason: Why this provider was chosen.
 
         Raises:
-            ConfigurationError: If there are none, or nobody whom a server could run as.
+            ConfigurationError: If no usable PostgreSQL or account was found.
         """
         binaries = find_binaries(settings, extensions)
         return cls(
@@ -80,7 +80,7 @@ class EmbeddedServers:
     async def prepare(
         self, services: Sequence[Service], login: DatabaseUrl, *, on_new: Callable[[], object]
     ) -> None:
-        """Make the cluster that all others are copies of, unless it is there."""
+        """Create the cluster that all others are copied from, unless it exists."""
         clusters = [self._cluster(service) for service in services]
         if not all(cluster.exists for cluster in clusters):
             on_new()
@@ -91,8 +91,8 @@ class EmbeddedServers:
     async def start(self, service: Service, url: DatabaseUrl) -> Started:
         """Start a service's server unless it runs, and return when its database accepts its user.
 
-        A server made with another password gets the present one. A database that is missing is
-        made, as the PostgreSQL image does with POSTGRES_DB.
+        A server with another password gets the current one. A missing database is created, as the
+        PostgreSQL image does with POSTGRES_DB.
         """
         async with self._lock(service.compose_service):
             cluster = self._cluster(service)
@@ -103,17 +103,17 @@ class EmbeddedServers:
                 await self._start(cluster)
                 done = "started"
             try:
-                await self._admit(service, cluster, url)
+                await self._log_in(service, cluster, url)
             except LoginRefused:
                 await cluster.stop()
                 await self._runnable(cluster).set_login(url.user, url.password)
                 await self._start(cluster)
-                await self._admit(service, cluster, url)
+                await self._log_in(service, cluster, url)
                 done = f"{done}, login renewed"
         return Started(done=done, is_new=is_new)
 
     async def stop(self, service: Service) -> str:
-        """Stop a service's server if it runs, of whatever version, keeping its data."""
+        """Stop a service's server of any major version if it runs, and keep its data."""
         clusters = self._of_every_version(self._cluster(service))
         if not clusters:
             return "never started"
@@ -122,7 +122,7 @@ class EmbeddedServers:
         return "stopped" if any(stopped) else "not running"
 
     async def renew(self, service: Service, url: DatabaseUrl) -> Started:
-        """Remove a service's data directory once, and start it anew from the first cluster."""
+        """Remove a service's data directory once, and start a server on a new one."""
         cluster = self._cluster(service)
         async with self._lock(service.compose_service):
             if service.compose_service not in self._renewed:
@@ -132,22 +132,22 @@ class EmbeddedServers:
         return await self.start(service, url)
 
     async def identity(self, service: Service) -> ServerIdentity | None:
-        """Read which server is the service's own from its data directory."""
+        """Read the identity of a service's server from its data directory; None if it has none."""
         return self._cluster(service).identity()
 
     async def comments_inside(self, service: Service, url: DatabaseUrl) -> Mapping[str, str]:
-        """Start the server, which lets the present password in, and read the comments."""
+        """Start the server, which sets the current password if needed, and read the comments."""
         await self.start(service, url)
         own = replace(url, host="localhost", port=service.port)
         async with maintenance_connection(own) as admin:
             return await databases.comments(admin)
 
     async def init_scripts(self, service: Service) -> str:
-        """Return nothing: a new cluster is what initdb makes."""
+        """Return an empty string: embedded servers run no init scripts."""
         return ""
 
     def psql(self) -> str:
-        """Return the `psql` beside the server's programs, else the machine's."""
+        """Return the path of the `psql` beside `postgres`, else the machine's; empty if none."""
         own = self.binaries.program("psql")
         return str(own) if own.is_file() else find_program("psql")
 
@@ -156,9 +156,9 @@ class EmbeddedServers:
         files = sorted({self._cluster(service).log for service in services})
         if missing := [file for file in files if not file.exists()]:
             raise ConfigurationError(
-                f"There is no log {missing[0]} yet.",
+                f"The log {missing[0]} does not exist yet.",
                 code="log-missing",
-                hint="`invoke db.up` starts the servers.",
+                hint="Run `invoke db.up`, which starts the servers.",
             )
         following = ["-F"] if follow else []
         return ["tail", "-n", str(lines), *following, *map(str, files)]
@@ -186,7 +186,11 @@ class EmbeddedServers:
 
     @asynccontextmanager
     async def _lock(self, name: str) -> AsyncIterator[None]:
-        """Keep other processes away from one cluster, from its making to its start."""
+        """Lock one cluster against other processes while it is created, started or stopped.
+
+        Raises:
+            ServerError: If another process holds the lock for too long.
+        """
         from filelock import AsyncFileLock, Timeout
 
         path = self._version_directory / name / "lock"
@@ -198,10 +202,10 @@ class EmbeddedServers:
                 yield
         except Timeout:
             raise ServerError(
-                f"Another process has worked on the server {name!r} for more than "
+                f"Another process held the lock of the server {name!r} for more than "
                 f"{self.settings.start_timeout:g} s.",
                 code="server-locked",
-                hint="Wait for it to end; HULEEDU_START_TIMEOUT allows more time.",
+                hint="Wait for it to end, or set HULEEDU_START_TIMEOUT to wait longer.",
             ) from None
         except OSError as error:
             raise unwritable(path, error) from error
@@ -214,13 +218,13 @@ class EmbeddedServers:
     async def _start(self, cluster: Cluster) -> None:
         if not cluster.exists:
             await cluster.copy_from(self._template)
-        # One that is not ready, listens elsewhere, or was started with another version's programs.
+        # A server that is not ready, listens on another port, or is of another major version.
         for running in self._of_every_version(cluster):
             await running.stop()
         await self._runnable(cluster).start(self.settings.start_timeout)
 
     def _of_every_version(self, cluster: Cluster) -> list[Cluster]:
-        """Return a server's clusters, one for each major version that has made one."""
+        """Return the existing clusters of a server, at most one per major version."""
         place = cluster.data.relative_to(self._version_directory)
         return [
             replace(cluster, data=data) for data in self.directory.glob(f"postgresql-*/{place}")
@@ -229,9 +233,9 @@ class EmbeddedServers:
     def _runnable(self, cluster: Cluster) -> Cluster:
         return replace(cluster, binaries=self._programs)
 
-    async def _admit(self, service: Service, cluster: Cluster, url: DatabaseUrl) -> None:
-        """See that the user gets into the database, and that the server is the one started."""
-        # An override may point elsewhere: what is started here is reached at its own port.
+    async def _log_in(self, service: Service, cluster: Cluster, url: DatabaseUrl) -> None:
+        """Log in to the database, create it if it is missing, and verify the server's identity."""
+        # An override variable may name another server; the embedded one is at its own port.
         own = replace(url, host="localhost", port=service.port)
         try:
             async with connection(own) as user:
@@ -244,7 +248,7 @@ class EmbeddedServers:
 
     @cached_property
     def _programs(self) -> Binaries:
-        """Return programs the server's account can run: copies, if a directory above is closed."""
+        """The programs, copied if the server's account may not enter their directory."""
         if self.account is None or is_reachable(self.binaries.directory):
             return self.binaries
         package = package_directory()
@@ -252,7 +256,7 @@ class EmbeddedServers:
         copy = self._version_directory / f"programs-{self.binaries.version}"
         if not copy.exists():
             partial = make_directory(copy.with_name(f"{copy.name}.partial-{os.getpid()}"))
-            # The package's libraries are found by their place relative to the programs.
+            # The package's programs find their libraries by a relative path.
             if package and source.is_relative_to(package):
                 libraries = package.with_name(f"{package.name}.libs")
                 shutil.copytree(source, partial / package.name / source.name, symlinks=True)
@@ -263,17 +267,17 @@ class EmbeddedServers:
             try:
                 partial.rename(copy)
             except OSError:
-                # Another process was faster; its copy is as good.
+                # Another process finished the same copy first.
                 shutil.rmtree(partial)
         (directory,) = copy.glob(f"*/{source.name}/{self.binaries.directory.name}")
         return replace(self.binaries, directory=directory)
 
 
 def server_account() -> Account | None:
-    """Return whom a server must run as: nobody special, unless we are root.
+    """Return the account that servers run as; None for the current user, unless that is root.
 
     Raises:
-        ConfigurationError: If we are root and there is no account without privileges.
+        ConfigurationError: If this process is root and no unprivileged account exists.
     """
     if os.geteuid() != 0:
         return None
@@ -284,9 +288,9 @@ def server_account() -> Account | None:
             continue
         return Account(name=name, uid=entry.pw_uid, gid=entry.pw_gid)
     raise ConfigurationError(
-        f"PostgreSQL does not run as root, and there is no account {' or '.join(UNPRIVILEGED)}.",
+        f"PostgreSQL does not run as root, and no account {' or '.join(UNPRIVILEGED)} exists.",
         code="root-unsupported",
-        hint="Run this as an ordinary user, or create one of these accounts.",
+        hint="Run the command as an ordinary user, or create one of these accounts.",
     )
 
 
@@ -295,8 +299,8 @@ async def _expect_identity(
 ) -> None:
     if await databases.identity(connection) != cluster.identity():
         raise ServerError(
-            f"localhost:{service.port} is answered by another server than the embedded one in "
-            f"{cluster.data}.",
+            f"Another server than the embedded one in {cluster.data} answered at "
+            f"localhost:{service.port}.",
             code="server-mismatch",
-            hint=f"See what else listens on port {service.port}, on ::1 for example.",
+            hint=f"Stop the other server on port {service.port} (on ::1, for example).",
         )

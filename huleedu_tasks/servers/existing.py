@@ -1,4 +1,4 @@
-"""Servers somebody else runs, as a CI job's service containers: nothing is started or stopped."""
+"""Servers that the tasks only connect to, such as the service containers of a CI job."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from huleedu_tasks.servers.protocol import Started
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExistingServers:
-    """Servers that are simply there; whose they are cannot be known."""
+    """Servers that are already running; the tasks cannot verify their identity."""
 
     reason: str
     name: ProviderName = ProviderName.EXISTING
@@ -24,45 +24,46 @@ class ExistingServers:
     async def prepare(
         self, services: Sequence[Service], login: DatabaseUrl, *, on_new: Callable[[], object]
     ) -> None:
-        """Do nothing: the servers are not ours."""
+        """Do nothing: the tasks do not manage these servers."""
 
     async def start(self, service: Service, url: DatabaseUrl) -> Started:
-        """Ask the server whether it accepts the user; the database may yet be missing."""
+        """Log in to a maintenance database; the service's own database may be missing."""
         async with maintenance_connection(url):
             return Started(done="answers")
 
     async def stop(self, service: Service) -> str:
-        """Do nothing: the servers are not ours."""
-        return "left alone: not started by this tool"
+        """Do nothing: the tasks do not manage these servers."""
+        return "not stopped: the tasks did not start it"
 
     async def renew(self, service: Service, url: DatabaseUrl) -> Started:
-        """Refuse: the servers are not ours."""
-        raise _not_ours("its data cannot be made anew")
+        """Refuse: the tasks do not manage these servers."""
+        raise _unsupported("recreate its data")
 
     async def identity(self, service: Service) -> ServerIdentity | None:
-        """Return None: there is nothing to compare with."""
+        """Return None: the data directory cannot be read."""
         return None
 
     async def comments_inside(self, service: Service, url: DatabaseUrl) -> Mapping[str, str]:
-        """Refuse: the servers are not ours."""
-        raise _not_ours("its data cannot be made anew")
+        """Refuse: the tasks do not manage these servers."""
+        raise _unsupported("recreate its data")
 
     async def init_scripts(self, service: Service) -> str:
-        """Return nothing: how the servers were made is not known."""
+        """Return an empty string: the init scripts are not known."""
         return ""
 
     def psql(self) -> str:
-        """Return the machine's `psql`, or the package's."""
+        """Return the path of the machine's `psql`, else of the package's; empty if none exists."""
         return find_program("psql")
 
     def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> list[str]:
-        """Refuse: the servers are not ours."""
-        raise _not_ours("its log cannot be shown")
+        """Refuse: the tasks do not manage these servers."""
+        raise _unsupported("show its log")
 
 
-def _not_ours(what: str) -> Refused:
+def _unsupported(action: str) -> Refused:
     return Refused(
-        f"Whoever runs an existing server has its files: {what} from here.",
+        f"HULEEDU_PROVIDER=existing cannot {action}: the tasks have no access to the server's "
+        "files.",
         code="provider-unsupported",
-        hint="Ask there, or use HULEEDU_PROVIDER=docker or embedded.",
+        hint="Use the server's own tools, or set HULEEDU_PROVIDER=docker or embedded.",
     )

@@ -1,4 +1,4 @@
-"""Why a container's server refused a login: the container's own configuration is compared first.
+"""The cause of a login that a container's server refused, and what to do.
 
 The PostgreSQL image reads `POSTGRES_USER`, `POSTGRES_PASSWORD` and `POSTGRES_PASSWORD_FILE` only
 when it initialises an empty data directory. A refused login therefore has one of two causes: `.env`
@@ -29,9 +29,10 @@ def explain_login(
     read_file: Callable[[str], str | None],
     sharing: tuple[str, ...],
 ) -> LoginRefused:
-    """Return the error with its cause and what to do.
+    """Return the error with its cause and a hint.
 
     Args:
+        container: The container whose server refused the login.
         url: The login that was refused.
         read_file: Returns the content of a file in the container; None if it cannot be read.
         sharing: The names of all services on this server.
@@ -66,17 +67,17 @@ def explain_login(
     if directory := container.host_directory:
         return LoginRefused(
             f"{message}. The data in the directory {directory} was initialised with another user "
-            f"or password: the image uses {USER} and {PASSWORD} only when it is empty.",
+            f"or password: the image uses {USER} and {PASSWORD} only for an empty directory.",
             code="volume-credentials",
-            hint="Put the former ones back into .env and the compose file. "
+            hint="Restore the former ones in .env and the compose file. "
             + empty_directory(container, directory),
         )
     selected = "".join(f" --service {name}" for name in sharing)
     return LoginRefused(
         f"{message}. The volume of {container.name} was initialised with another user or password: "
-        f"the image uses {USER} and {PASSWORD} only when a volume is empty.",
+        f"the image uses {USER} and {PASSWORD} only for an empty volume.",
         code="volume-credentials",
-        hint="Put the former ones back into .env and the compose file, or delete the volume's "
+        hint="Restore the former ones in .env and the compose file, or delete the volume's "
         f"data: `invoke db.reset --volumes{selected}`.",
     )
 

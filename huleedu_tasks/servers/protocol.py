@@ -1,4 +1,4 @@
-"""What every provider of development servers can do."""
+"""The protocol of all providers of development servers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,19 +9,18 @@ from huleedu_tasks.config.settings import ProviderName
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.postgres.databases import ServerIdentity
 
-# What the providers keep in the state directory: the servers' data, and what is known of
-# containers.
+# Names in the state directory: the data of embedded servers, and the cached facts about containers.
 EMBEDDED_DIRECTORY = "embedded"
 CONTAINERS_FILE = "containers.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """What starting a server came to.
+    """The result of starting a server.
 
     Attributes:
-        done: What was done, in a few words.
-        newborn: Whether its data was made by this start.
+        done: The action, for the screen: `running`, `started`, `created` and so on.
+        is_new: Whether this start created the server's data.
     """
 
     done: str
@@ -29,62 +28,66 @@ class Started:
 
 
 class Provider(Protocol):
-    """Somebody who has a server for each service."""
+    """A source of development servers: it has one for each service."""
 
     @property
     def name(self) -> ProviderName:
-        """Which provider this is."""
+        """The name, as HULEEDU_PROVIDER states it."""
 
     @property
     def reason(self) -> str:
-        """Why it was chosen, in words."""
+        """Why it was chosen, for the screen."""
 
     @property
     def proves_identity(self) -> bool:
-        """Whether it can tell its own servers from strangers at the same address."""
+        """Whether it can tell its own servers from other servers at the same address."""
 
     async def prepare(
         self, services: Sequence[Service], login: DatabaseUrl, *, on_new: Callable[[], object]
     ) -> None:
-        """Do what all servers need once, before any of them starts.
+        """Prepare all servers at once, before the first `start`.
 
         Args:
-            login: User and password the servers are made with, in any service's URL.
-            on_new: Called as soon as it is clear that a server will be made, which takes long.
+            login: The URL of any service, with the user and password to create servers with.
+            on_new: Called as soon as it is known that a server will be created, which takes long.
         """
 
     async def start(self, service: Service, url: DatabaseUrl) -> Started:
         """Start a service's server unless it runs, and return when its database accepts its user.
 
         Raises:
-            HuleEduError: If it cannot be started, or does not let the user in.
+            HuleEduError: If the server cannot be started, or refuses the login.
         """
 
     async def stop(self, service: Service) -> str:
-        """Stop a service's server if it runs, keeping its data; return what was done."""
+        """Stop a service's server if it runs, keep its data, and return the action in words."""
 
     async def renew(self, service: Service, url: DatabaseUrl) -> Started:
-        """Destroy a service's server with all its data, once in a run, and start a new one."""
+        """Destroy a service's server with all its data, once per run, and start a new one."""
 
     async def identity(self, service: Service) -> ServerIdentity | None:
-        """Return which server is the service's own, as seen from the provider's side."""
+        """Read the identity of a service's server from its data, not over a connection.
+
+        Returns:
+            The identity; None if it cannot be read.
+        """
 
     async def comments_inside(self, service: Service, url: DatabaseUrl) -> Mapping[str, str]:
-        """Read the comment of each database from the provider's side, without the password.
+        """Read the comment of each database on a service's server, without the password.
 
         Raises:
-            Refused: If they cannot be read, or the server is not the provider's own.
+            Refused: If they cannot be read, or another server answers.
         """
 
     async def init_scripts(self, service: Service) -> str:
-        """Return a fingerprint of the scripts that fill a new server; empty if there are none."""
+        """Return a fingerprint of the init scripts of a new server; empty if it has none."""
 
     def psql(self) -> str:
-        """Return the `psql` to use, or an empty text if there is none."""
+        """Return the path of the `psql` to use; empty if none is installed."""
 
     def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> list[str]:
         """Return the command that shows the servers' logs.
 
         Raises:
-            ConfigurationError: If this provider has no logs to show.
+            HuleEduError: If there is no log, or this provider cannot read it.
         """

@@ -1,8 +1,8 @@
-"""Being let in to a container's server: waited for, and seen to be that very server.
+"""Waits until a container's server accepts a service's login, and verifies the server's identity.
 
-Ready means that the service's own user is let in over TCP, from outside, to its own database. A
-health check would be asked only at its next interval, and `pg_isready` inside the container
-answers while the image still initialises a new volume on a temporary server.
+Ready means that the service's own user can log in over TCP, from the host, to its own database. A
+health check runs only at its next interval, and `pg_isready` inside the container succeeds while
+the image still initialises a new volume on a temporary server.
 """
 
 import asyncio
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     import asyncpg
 
 POLL_INTERVAL = 0.05
-# Asking the engine costs more than trying to log in.
+# A request to the engine takes longer than an attempt to log in.
 STATE_INTERVAL = 0.5
 ATTEMPT_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """One service's way into its container.
+    """One service's login to the server in its container.
 
     Attributes:
-        container: As it was when it was brought up.
-        url: The database, at the container's own port.
-        environment tag: What a database made here is tagged with.
+        container: Its state after `docker compose up`.
+        url: The URL of the database, at the port that the container publishes.
+        tag: The environment tag of a database that is created here.
         sharing: The names of all services on the server.
     """
 
@@ -54,19 +54,19 @@ class Admission:
     sharing: tuple[str, ...] = ()
 
     async def wait(self, timeout: float) -> bool:
-        """Log in, and make the database if the server has none of that name.
+        """Log in, and create the database if it is missing.
 
         Args:
             timeout: Seconds it may take.
 
         Returns:
-            Whether the server is still as new as the image has made it.
+            Whether the server is freshly initialised: nothing has written to it since.
 
         Raises:
             LoginRefused: If the server refuses the user or the password.
-            ContainerDown: If the container does not run, or has died meanwhile.
+            ContainerDown: If the container does not run, or was restarted meanwhile.
             Refused: If another server answers.
-            ServerError: If time is over.
+            ServerError: If the server is not ready in time.
         """
         deadline = time.monotonic() + timeout
         next_look = time.monotonic() + STATE_INTERVAL
@@ -79,23 +79,26 @@ class Admission:
                 if time.monotonic() > deadline:
                     raise await self._not_ready(error, timeout) from error
             if time.monotonic() > next_look:
-                await self.containers.alive(self.service, anew=True)
+                await self.containers.alive(self.service, refresh=True)
                 next_look = time.monotonic() + STATE_INTERVAL
             await asyncio.sleep(POLL_INTERVAL)
 
     async def expect_own(self, told: ServerIdentity, container: ContainerState) -> None:
-        """See that the server which answers is the one in the container.
+        """Require that the server which answers is the one in the container.
+
+        Args:
+            told: The identity that the server reports over the connection.
 
         Raises:
-            Refused: If it is not.
+            Refused: If it is another one.
         """
         if told != await self.containers.identity(container):
             raise Refused(
                 f"{self.service.name}: another server than the container {container.name} "
-                f"answers at {self.url.address}.",
+                f"answered at {self.url.address}.",
                 code="server-mismatch",
-                hint=f"A tunnel, a proxy or another PostgreSQL listens on port {self.url.port}, "
-                "on ::1 for example. Stop it.",
+                hint="Stop the tunnel, proxy or other PostgreSQL that listens on port "
+                f"{self.url.port} (on ::1, for example).",
             )
 
     async def _try(self) -> bool:
@@ -103,31 +106,30 @@ class Admission:
             async with connection(self.url, timeout=ATTEMPT_TIMEOUT) as user:
                 return await self._accept(user)
         except DatabaseMissing:
-            # A server two services share was made with the database of one of them.
+            # The image creates one database; services that share the server have others.
             async with maintenance_connection(self.url) as admin:
                 is_new = await self._accept(admin)
                 await databases.create(admin, self.url.database, self.tag)
                 return is_new
 
-    async def _accept(self, asked: "asyncpg.Connection") -> bool:
-        """See whose server answers; return whether nobody has written to it yet."""
+    async def _accept(self, connection: "asyncpg.Connection") -> bool:
+        """Verify the server's identity; return whether it is freshly initialised."""
         now = await self.containers.alive(self.service)
         if now.started != self.container.started:
             raise ContainerDown(
-                f"The container {now.name} has died while it was waited for, and was started "
-                "again.",
+                f"The container {now.name} exited and was restarted before its server was ready.",
                 code="container-stopped",
                 output=await self.containers.log_tail(now),
-                hint=f"Its log names the cause: `docker logs {now.name}`. An init script that "
-                "failed is not run again: correct it, and run `invoke db.reset`.",
+                hint=f"Read its log: `docker logs {now.name}`. If an init script failed, correct "
+                "it and run `invoke db.reset`: it does not run again.",
             )
         try:
-            told = await databases.identity(asked)
+            told = await databases.identity(connection)
         except ServerError:
-            # A user who may not ask is let in; who wants to destroy has to prove it anyway.
+            # A user without the right to read it is accepted; the guard requires it before a reset.
             return False
         await self.expect_own(told, now)
-        return await clones.is_new(asked, now.started)
+        return await clones.is_new(connection, now.started)
 
     async def _explained(self, error: LoginRefused) -> LoginRefused:
         return await asyncio.to_thread(
@@ -141,9 +143,9 @@ class Admission:
 
     async def _not_ready(self, error: ServerError, timeout: float) -> ServerError:
         return ServerError(
-            f"The container {self.container.name} does not let the user in after {timeout:g} s: "
+            f"The container {self.container.name} did not accept the login within {timeout:g} s: "
             f"{error.message}",
             code="server-not-ready",
             output=await self.containers.log_tail(self.container),
-            hint=f"HULEEDU_START_TIMEOUT allows more time. {if_damaged(self.container)}",
+            hint=f"Set HULEEDU_START_TIMEOUT to allow more time. {if_damaged(self.container)}",
         )

@@ -1,1 +1,1 @@
-"""Template databases: their inputs, and when one is used or kept."""
+"""Template databases: the inputs of a build, and when a template is used or kept."""

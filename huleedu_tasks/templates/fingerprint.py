@@ -1,8 +1,8 @@
-"""What a database was made of, so that a copy of it may stand for making it again.
+"""The inputs of a build, and their fingerprint.
 
-A template is a copy of a database that was migrated, verified and seeded. It notes what went into
-it, part by part; as long as every part is the same now, a reset is a copy. Whatever cannot be told
-apart counts as changed.
+A template is a copy of a database that was migrated, verified and seeded. Its tag has the digest of
+each input. As long as every input is unchanged, a reset copies the template. An input that cannot
+be compared counts as changed.
 """
 
 import json
@@ -28,22 +28,22 @@ from huleedu_tasks.migrations.inputs import (
 from huleedu_tasks.migrations.runner import Used
 from huleedu_tasks.seeds.files import seed_files
 
-# Of very many files, size and time are enough.
+# Of more files than this, only size and time are compared.
 MANY = 5000
 VIRTUAL_ENVIRONMENT = "pyvenv.cfg"
 ITS_FILES = "its files"
 SERVER = "the server"
 ROLES = "the server's roles"
 _KEY_LENGTH = 12
-# What tools leave behind in any directory.
-_NOBODYS = frozenset(
+# What tools write into any directory.
+_IGNORED = frozenset(
     {BYTECODE, "node_modules", ".DS_Store", ".coverage", "coverage.xml", *LIBRARY_DIRECTORIES}
 )
-_NOBODYS_ENDINGS = (".pyc", ".log", ".swp", "~")
+_IGNORED_ENDINGS = (".pyc", ".log", ".swp", "~")
 _OURS = Path(__file__).parent
 
 
-def parts_of(
+def inputs_of(
     service: Service,
     settings: Settings,
     present: Present,
@@ -52,14 +52,14 @@ def parts_of(
     roles: str = "",
     others: Collection[Service] = (),
 ) -> Inputs:
-    """Return what goes into a service's database before it is made, each part with its digest.
+    """Return the inputs of a build that are known before it begins, each with its digest.
 
     Args:
-        others: Those that share the database; their files are among the service's (`merged`).
-        server: What the server is, and what it puts into a new database.
-        roles: Which roles it has, with their settings.
+        server: The server's version and settings, and the fingerprint of its init scripts.
+        roles: The server's roles, with their settings.
+        others: The other services that share the database; `merged` adds their files.
     """
-    # An interpreter of its own tells only later where its libraries are.
+    # The libraries of a service with its own interpreter are known only after it has run.
     directories = [] if service.python else _own_libraries()
     libraries = [present.input_of(directory) for directory in directories]
     return {
@@ -77,7 +77,7 @@ def parts_of(
 
 
 def merged(members: Sequence[Service]) -> Service:
-    """Return the first of the services that share a database, with the files of all as its own."""
+    """Return the first of the services that share a database, with the files of all of them."""
     first, *others = members
     files = [
         path
@@ -89,24 +89,27 @@ def merged(members: Sequence[Service]) -> Service:
     return replace(first, inputs=(*first.inputs, *files), python=python)
 
 
-def with_used(parts: Inputs, service: Service, used: Used, present: Present) -> Inputs:
-    """Return the parts with what has turned out to be used while the database was made."""
-    return {**parts, **present.inputs(_beside(service, used, present.root))}
+def with_used(inputs: Inputs, service: Service, used: Used, present: Present) -> Inputs:
+    """Return the inputs together with those that the build has read."""
+    return {**inputs, **present.inputs(_beside(service, used, present.root))}
 
 
 def changed_since(service: Service, used: Used, present: Present, since: float) -> str:
-    """Return a file beside the service's own that was changed while it was used; or nothing.
+    """Return a file outside the service that the build has read and that was changed during it.
 
     Args:
-        since: When that began, in seconds since the epoch.
+        since: When the build began, in seconds since the epoch.
+
+    Returns:
+        Its name, for messages; empty string if no such file was changed.
     """
     beside = _beside(service, used, present.root)
-    # What is installed is known by that, and compiled when it is first used.
+    # Installed libraries are known by their versions, and write bytecode on first use.
     files, directories = (
         [Path(path) for path in paths if not is_installed(path)]
         for paths in (beside.files, beside.directories)
     )
-    # A directory changes with what is in it, which is no entry of this one.
+    # Only files: a subdirectory's time changes with its entries, which were not listed.
     found = (
         directory / name
         for directory in directories
@@ -117,40 +120,44 @@ def changed_since(service: Service, used: Used, present: Present, since: float) 
 
 
 def own_change_since(service: Service, present: Present, since: float) -> str:
-    """Return one of the service's own files that was changed after a moment; or nothing."""
+    """Return a file of the service that was changed since a moment; empty string if none was.
+
+    Args:
+        since: The moment, in seconds since the epoch.
+    """
     return _first_touched(_files(service), since, present)
 
 
-def difference(noted: Inputs, parts: Inputs, present: Present) -> str:
-    """Return the first part that is another one now, or nothing if a copy may stand for it all.
+def difference(noted: Inputs, inputs: Inputs, present: Present) -> str:
+    """Return the first input that changed, or an empty string if the template is still valid.
 
     Args:
-        noted: The parts a template was made of.
-        parts: Those of now, as `parts_of` tells them.
+        noted: The inputs in the template's tag.
+        inputs: The current inputs, from `inputs_of`.
     """
     for name, was in noted.items():
-        now = parts[name] if name in parts else present.digest_of(name)
+        now = inputs[name] if name in inputs else present.digest_of(name)
         if now != was:
             return shown(name)
-    return next((name for name in parts if name not in noted), "")
+    return next((name for name in inputs if name not in noted), "")
 
 
-def key(parts: Inputs) -> str:
-    """Return a name for all the parts together."""
-    return digest([json.dumps(dict(sorted(parts.items())))])[:_KEY_LENGTH]
+def key(inputs: Inputs) -> str:
+    """Return the fingerprint: the digest of all inputs together."""
+    return digest([json.dumps(dict(sorted(inputs.items())))])[:_KEY_LENGTH]
 
 
 def _stated(service: Service, root: Path) -> Iterator[str]:
-    for each in fields(service):
-        yield f"{each.name} {getattr(service, each.name)!r}".replace(str(root), "")
+    for field in fields(service):
+        yield f"{field.name} {getattr(service, field.name)!r}".replace(str(root), "")
 
 
 def _settings(settings: Settings, present: Present) -> Iterator[str]:
-    """Tell what a migration or a seed may look at; a password is not among it."""
+    """Yield the settings that a migration or a seed may read, without passwords."""
     yield f"{settings.environment} {settings.get('HULEEDU_DB_USER')}"
     names = settings.file.keys() & present.variables.keys()
     yield from (f"{name}={present.variables[name]}" for name in sorted(names))
-    # Some settings classes read them as well.
+    # Settings classes of services may read `.env.local` and the like.
     for path in sorted(settings.root.glob(f"{ENV_FILE}.*")):
         yield from (path.name, *present.content(path))
 
@@ -161,7 +168,7 @@ def _own_libraries() -> list[Path]:
 
 
 def _beside(service: Service, used: Used, root: Path) -> Used:
-    """Return what was used, but for the files that are known anyway."""
+    """Return what was read, without the service's own files, `.env` and this package."""
     known = {str(path) for path in (*_walked(service), *_named(service), root / ENV_FILE)}
     own = f"{_OURS}{os.sep}"
     return replace(
@@ -173,7 +180,7 @@ def _beside(service: Service, used: Used, root: Path) -> Used:
 
 
 def _files(service: Service) -> list[Path]:
-    """Return every file that may have a part in it, ignored by git or not."""
+    """Return every file of the service, including those that Git ignores."""
     return sorted({*_walked(service), *_named(service)})
 
 
@@ -194,13 +201,13 @@ def _files_at(path: Path) -> Iterator[Path]:
         if VIRTUAL_ENVIRONMENT in files and Path(directory) != path:
             directories.clear()
             continue
-        directories[:] = [name for name in directories if not _is_nobodys(name) and name[0] != "."]
+        directories[:] = [name for name in directories if not _is_ignored(name) and name[0] != "."]
         links = [name for name in directories if Path(directory, name).is_symlink()]
-        yield from (Path(directory, name) for name in (*files, *links) if not _is_nobodys(name))
+        yield from (Path(directory, name) for name in (*files, *links) if not _is_ignored(name))
 
 
-def _is_nobodys(name: str) -> bool:
-    return name in _NOBODYS or name.endswith(_NOBODYS_ENDINGS)
+def _is_ignored(name: str) -> bool:
+    return name in _IGNORED or name.endswith(_IGNORED_ENDINGS)
 
 
 def _contents(files: Sequence[Path], present: Present) -> Iterator[str]:
@@ -217,7 +224,7 @@ def _was_touched(path: Path, since: float) -> bool:
     try:
         facts = path.stat()
     except OSError:
-        # What is not there is known as that.
+        # That the file does not exist is an input already.
         return False
-    # A file that was moved here keeps the time of its content, and not that of its entry.
+    # A rename keeps the modification time, and sets the change time.
     return max(facts.st_mtime, facts.st_ctime) >= since

@@ -1,7 +1,7 @@
-"""Copies that stand for making a database: whether there is one, and whether one may be kept.
+"""When a reset copies a template instead of building the database, and when one is kept.
 
-A copy is used only where everything a database is made of is what it was, and kept only of a
-database to which nobody else has been connected while it was made.
+A template is used only if every input of its build is unchanged. It is kept only if no session of
+another program wrote to the database during the build.
 """
 
 import time
@@ -24,61 +24,61 @@ if TYPE_CHECKING:
     import asyncpg
 
 COPIED = "copied"
-ANEW = "made anew"
+REBUILT = "rebuilt"
 FRESH = "--fresh"
 NOTHING_YET = clones.Activity()
-NO_COPY = "no copy yet"
+NO_TEMPLATE = "no template yet"
 KEPT_TEMPLATES = 3
-# How far a file's time may lag behind the clock, in seconds (Linux stamps files once in a tick).
+# How far a file's time may lag behind the clock, in seconds (Linux updates it once per tick).
 CLOCK_TICK = 0.02
 
 
 @dataclass(slots=True, kw_only=True)
 class Build:
-    """How a database is made in this run.
+    """The build of one database in this run.
 
     Attributes:
-        scripts: What tells whether the scripts of its birth have changed.
-        parts: What goes into it, as far as that is known beforehand.
-        why: Why no copy stands for it.
-        since: When the making began, in seconds since the epoch.
-        used: What has been used so far; None as soon as that is not known.
-        writes: What the server had counted of writes to the database when it was new; None if
-            others may have written to it before.
+        scripts: The fingerprint of the init scripts; empty string if there are none.
+        inputs: The inputs that are known before the build, with their digests.
+        why: Why no template is used.
+        since: When the build began, in seconds since the epoch.
+        used: What the build has read so far; None once a process did not report it.
+        writes: The number of writes that the server had counted on the database before the
+            build; None if other sessions may have written to it before.
     """
 
     scripts: str
-    parts: Inputs
+    inputs: Inputs
     why: str
     since: float
     used: Used | None
     writes: int | None
 
     def add(self, used: Used | None) -> None:
-        """Note what has been used as well."""
+        """Add what a process of the build has read; None if it did not report it."""
         self.used = self.used + used if self.used and used else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplatePolicy:
-    """What is known of the databases that are made in this run.
+    """The templates of this run, and the builds that may become one.
 
     Attributes:
-        leaves_copies: Whether they may be left on the servers.
-        fresh: Whether every database is made anew, whatever copies there are.
-        present: What there is at the beginning.
-        sharing: Which services share a database; it is made on behalf of the first of them.
+        present: The files and variables as they are when the run begins.
+        keeps_templates: Whether templates may be stored on the servers.
+        fresh: Whether every database is rebuilt, even if a template is valid.
+        sharing: Which services share a database; the first of them builds it.
     """
 
     settings: Settings
     present: Present
-    leaves_copies: bool
+    keeps_templates: bool
     fresh: bool
     sharing: Sharing = field(default_factory=Sharing)
     _build: dict[str, Build] = field(default_factory=dict)
 
     def build(self, service: Service) -> Build | None:
-        """Return how a service's database is being made; None if it is not."""
+        """Return the build of a service's database; None if it is not being built."""
         return self._build.get(self.sharing.leader(service).name)
 
     async def begin(
@@ -90,35 +90,37 @@ class TemplatePolicy:
         why: str = FRESH,
         before: clones.Activity = NOTHING_YET,
     ) -> None:
-        """Note what a database is made of from now on.
+        """Begin to record the inputs of a build.
 
         Args:
-            scripts: What tells whether the scripts of its birth have changed.
-            before: What there has been on it already.
+            scripts: The fingerprint of the init scripts; empty string if there are none.
+            why: Why no template is used.
+            before: The sessions and writes on the database before the build.
         """
-        if not self.leaves_copies:
+        if not self.keeps_templates:
             return
-        # Before the files are read: what is changed meanwhile was changed after that.
+        # Taken before the files are read, so that an edit during the reading is noticed.
         since = time.time() - CLOCK_TICK
         self._build[service.name] = Build(
             scripts=scripts,
             since=since,
-            parts=await self._parts(admin, service, scripts, self.present),
+            inputs=await self._inputs(admin, service, scripts, self.present),
             why=why,
             used=Used(sessions=before.sessions),
             writes=before.writes,
         )
 
     def end(self, service: Service) -> None:
-        """Forget what would have been made, and is there."""
+        """Discard the build of a service whose database was copied instead."""
         self._build.pop(service.name, None)
 
-    async def fitting(
+    async def find_valid(
         self, admin: "asyncpg.Connection", service: Service, database: str
     ) -> tuple[str, EnvironmentTag] | None:
-        """Return the template of a database, with its environment tag; None if there is none.
+        """Return a valid template of a database, and update the time at which it was last used.
 
-        It is noted that it is used.
+        Returns:
+            Its name and its environment tag; None if no template is valid.
         """
         build = self.build(service)
         if build is None or self.fresh:
@@ -127,20 +129,20 @@ class TemplatePolicy:
         for name, tag in (await clones.templates(admin, database)).items():
             if not _is_complete(tag) or tag.environment != str(self.settings.environment):
                 continue
-            changed = fingerprint.difference(tag.parts, build.parts, self.present)
+            changed = fingerprint.difference(tag.parts, build.inputs, self.present)
             if not changed:
-                # The first one was used last anyway, whenever that was.
+                # The first template is already the one that was used last.
                 if reasons:
                     used = replace(tag, used=time.time())
                     await databases.write_tag(admin, name, used)
                 return name, tag
             reasons.append(f"{changed} changed")
-        # Of several, that used last is what people have worked with.
-        build.why = reasons[0] if reasons else NO_COPY
+        # The reason of the template that was used last.
+        build.why = reasons[0] if reasons else NO_TEMPLATE
         return None
 
     async def make_room(self, admin: "asyncpg.Connection", database: str) -> None:
-        """Drop the copies that would keep a migration from dropping a role, or making it anew."""
+        """Drop the templates that would prevent a migration from dropping or recreating a role."""
         for name in await clones.templates(admin, database):
             if await clones.holds_roles(admin, name):
                 await databases.drop(admin, name)
@@ -148,14 +150,18 @@ class TemplatePolicy:
     async def keep(
         self, admin: "asyncpg.Connection", service: Service, url: DatabaseUrl, tag: EnvironmentTag
     ) -> None:
-        """Keep a copy of a database that was made anew, and note on it how that came.
+        """Save a template of a rebuilt database, and write the reason of the build into its tag.
 
-        All seeds must have been applied: one may have written to another service's database.
+        The seeds of all services must have been applied before: a seed may write to the database
+        of another service.
+
+        Args:
+            tag: The environment tag of the database.
         """
         build = self._build[service.name]
-        how = f"{ANEW}: {build.why}"
+        how = f"{REBUILT}: {build.why}"
         if why_not := await self._keep(admin, service, url, build, replace(tag, reset=how)):
-            how = f"{how}; no copy kept: {why_not}"
+            how = f"{how}; no template kept: {why_not}"
         await databases.write_tag(admin, url.database, replace(tag, reset=how))
         await self._drop_old(admin, url.database)
 
@@ -167,49 +173,55 @@ class TemplatePolicy:
         build: Build,
         tag: EnvironmentTag,
     ) -> str:
-        """Keep a copy, or return why that cannot be."""
+        """Save a template, or return why none can be saved; empty string if it was saved."""
         async with connection(url) as owner:
             build.add(Used(sessions=1))
             if await clones.has_unlogged_tables(owner):
                 return "a crash would empty its unlogged tables"
-        # Making it has taken its time: what there was at the beginning may be another by now.
+        # The inputs may have changed during the build.
         present = Present.of(self.settings)
-        now = await self._parts(admin, service, build.scripts, present)
-        # A role that the migrations make is there from now on.
-        build.parts = {**build.parts, fingerprint.ROLES: now[fingerprint.ROLES]}
+        now = await self._inputs(admin, service, build.scripts, present)
+        # Roles that the migrations created exist from now on.
+        build.inputs = {**build.inputs, fingerprint.ROLES: now[fingerprint.ROLES]}
         whole = self._whole(service)
-        if why_not := self._why_unknown(whole, build, present, now):
+        if why_not := self._why_not_reproducible(whole, build, present, now):
             return why_not
         assert build.used is not None
-        parts = fingerprint.with_used(build.parts, whole, build.used, present)
-        name = clones.template_name(url.database, fingerprint.key(parts))
-        complete = replace(tag, parts=parts, used=time.time())
+        inputs = fingerprint.with_used(build.inputs, whole, build.used, present)
+        name = clones.template_name(url.database, fingerprint.key(inputs))
+        complete = replace(tag, parts=inputs, used=time.time())
         sessions = build.used.sessions
         return await clones.keep(
             admin, url.database, name, complete, sessions=sessions, writes=build.writes
         )
 
     @staticmethod
-    def _why_unknown(service: Service, build: Build, present: Present, now: Inputs) -> str:
-        """Return why it is not known what a database was made of; or nothing if it is."""
+    def _why_not_reproducible(service: Service, build: Build, present: Present, now: Inputs) -> str:
+        """Return why the next build may give another result.
+
+        Returns:
+            The reason, as a clause; empty string if all inputs are known and unchanged.
+        """
         used = build.used
         if used is None:
-            return "it was not told what it is made of"
+            return "the worker process exited before it reported its inputs"
         if reasons := [*used.untracked, *used.clocks]:
             return reasons[0]
         if used.addresses:
-            return f"it was made with what {used.addresses[0].replace(' ', ' at ')} has answered"
+            port, _, host = used.addresses[0].partition(" ")
+            address = f"{host}:{port}" if host else port
+            return f"a migration or seed connected to {address}, which is not tracked"
         if len(used.files) > fingerprint.MANY:
             return (
-                f"more than {fingerprint.MANY} files were read; 'inputs' may name their directory"
+                f"the build read more than {fingerprint.MANY} files; add their directory to "
+                "'inputs' in the registry"
             )
-        if changed := fingerprint.difference(build.parts, now, present):
+        if changed := fingerprint.difference(build.inputs, now, present):
             own = fingerprint.own_change_since(service, present, build.since)
-            return (
-                f"{own if changed == fingerprint.ITS_FILES and own else changed} changed meanwhile"
-            )
+            name = own if changed == fingerprint.ITS_FILES and own else changed
+            return f"{name} changed during the build"
         changed = fingerprint.changed_since(service, used, present, build.since)
-        return f"{changed} changed meanwhile" if changed else ""
+        return f"{changed} changed during the build" if changed else ""
 
     async def _drop_old(self, admin: "asyncpg.Connection", database: str) -> None:
         known = await clones.templates(admin, database)
@@ -217,12 +229,12 @@ class TemplatePolicy:
         for old in set(known) - set(complete[:KEPT_TEMPLATES]):
             await databases.drop(admin, old)
 
-    async def _parts(
+    async def _inputs(
         self, admin: "asyncpg.Connection", service: Service, scripts: str, present: Present
     ) -> Inputs:
         state = await server_state(admin)
         server = f"{state.settings} {scripts}"
-        return fingerprint.parts_of(
+        return fingerprint.inputs_of(
             self._whole(service),
             self.settings,
             present,
@@ -236,5 +248,5 @@ class TemplatePolicy:
 
 
 def _is_complete(tag: EnvironmentTag | None) -> TypeGuard[EnvironmentTag]:
-    """Whether a copy was tagged with what it is made of, which is done last."""
+    """Whether a template has its inputs in its tag, which is written last."""
     return tag is not None and bool(tag.parts)

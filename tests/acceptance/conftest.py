@@ -1,4 +1,4 @@
-"""Here every command runs in an interpreter of its own, as a user's does."""
+"""Every command of these tests runs in a new interpreter, as it does for a user."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,6 @@ from tests.support.fork_server import fresh_interpreters
 
 @pytest.fixture(scope="package", autouse=True)
 def no_fork_server() -> Iterator[None]:
-    """Have no command forked from an interpreter that has imported it already."""
+    """Switch off the fork server for commands."""
     with fresh_interpreters():
         yield

@@ -1,4 +1,4 @@
-"""What goes wrong, and what a person reads then: the cause, the place, and what to do."""
+"""Every error message has a cause, a place and a next step."""
 
 import socket
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ SECRET = "the-secret-in-it"
 
 
 def assert_explained(ran: Ran, code: int, *words: str) -> None:
-    """See that a command ended with an explanation on standard error, and nothing else."""
+    """Require an exit code, and a message on standard error that contains all words."""
     assert ran.code == code, ran.err
     assert ran.out == ""
     assert "What to do: " in ran.err
@@ -39,19 +39,19 @@ def assert_explained(ran: Ran, code: int, *words: str) -> None:
     assert not [word for word in words if word not in ran.err], ran.err
 
 
-# What is wrong before anything is begun.
+# Errors before the first change.
 
 
 @pytest.fixture
 def untouched() -> Iterator[Monorepo]:
-    """Return a monorepo on which nothing is done in the test, and look afterwards."""
+    """Return a monorepo; require afterwards that the test has changed nothing in it."""
     with new_monorepo(("alpha", "beta")) as made:
         yield made
         assert not made.state.exists()
         assert not processes(made)
 
 
-def test_without_a_registry_one_is_told_where_it_was_looked_for(untouched: Monorepo) -> None:
+def test_without_a_registry_the_error_names_the_searched_directories(untouched: Monorepo) -> None:
     untouched.path("services.json").unlink()
     ran = untouched.invoke("db.reset")
     assert_explained(
@@ -62,7 +62,7 @@ def test_without_a_registry_one_is_told_where_it_was_looked_for(untouched: Monor
     )
 
 
-def test_a_registry_that_is_no_json_is_named_with_the_line(untouched: Monorepo) -> None:
+def test_a_registry_that_is_not_valid_json_is_named_with_the_line(untouched: Monorepo) -> None:
     untouched.write("services.json", '{"services": [\n  {"name": "alpha", "port": 5433},\n]}\n')
     ran = untouched.invoke("db.reset")
     assert_explained(ran, 2, f"{untouched.root}/services.json is not JSON", "line 3")
@@ -73,7 +73,7 @@ def test_a_registry_without_services_is_refused(untouched: Monorepo) -> None:
     assert_explained(untouched.invoke("db.reset"), 2, "services.json has 1 error", "line 2")
 
 
-def test_all_that_is_wrong_in_a_registry_is_told_at_once_with_its_lines(
+def test_all_errors_of_a_registry_are_reported_at_once_with_their_lines(
     untouched: Monorepo,
 ) -> None:
     untouched.write(
@@ -97,7 +97,7 @@ def test_all_that_is_wrong_in_a_registry_is_told_at_once_with_its_lines(
     )
 
 
-def test_files_the_registry_names_and_nobody_has_are_all_named_before_anything_is_done(
+def test_all_missing_files_of_the_registry_are_named_before_the_first_change(
     untouched: Monorepo,
 ) -> None:
     alpha, beta = untouched.services
@@ -141,16 +141,16 @@ def test_without_any_settings_user_and_password_are_both_named(untouched: Monore
             ],
         ),
         ({"HULEEDU_REGISTRY": "none.json"}, ["HULEEDU_REGISTRY names", "none.json"]),
-        ({"HULEEDU_POSTGRES_BIN": "/nowhere"}, ["HULEEDU_POSTGRES_BIN", "there is no postgres"]),
+        ({"HULEEDU_POSTGRES_BIN": "/nowhere"}, ["HULEEDU_POSTGRES_BIN", "postgres was not found"]),
     ],
 )
-def test_settings_that_are_wrong_are_all_named_with_where_they_came_from(
+def test_all_invalid_settings_are_named_with_their_sources(
     untouched: Monorepo, variables: Mapping[str, str], words: list[str]
 ) -> None:
     assert_explained(untouched.invoke("db.reset", env=variables), 2, *words)
 
 
-def test_a_line_of_the_env_file_that_cannot_be_read_is_named_and_not_repeated(
+def test_an_invalid_line_of_the_env_file_is_named_and_not_repeated(
     untouched: Monorepo,
 ) -> None:
     untouched.write(".env", f"HULEEDU_DB_USER=me\nHULEEDU_DB_PASSWORD='{SECRET}\n")
@@ -182,7 +182,7 @@ def test_a_reset_is_refused_in_staging_even_with_everything_else_set(untouched: 
         SECRET,
     ],
 )
-def test_an_override_that_is_no_url_is_refused_without_repeating_it(
+def test_an_override_that_is_not_a_valid_url_is_refused_without_repeating_it(
     untouched: Monorepo, override: str
 ) -> None:
     ran = untouched.invoke("db.reset", env={"ALPHA_SERVICE_DATABASE_URL": override})
@@ -190,7 +190,7 @@ def test_an_override_that_is_no_url_is_refused_without_repeating_it(
     assert SECRET not in ran.err
 
 
-def test_an_override_that_points_elsewhere_is_refused_before_anybody_connects(
+def test_an_override_that_points_elsewhere_is_refused_before_connecting(
     untouched: Monorepo,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
@@ -213,12 +213,12 @@ def test_an_override_that_points_elsewhere_is_refused_before_anybody_connects(
         *((["--jobs", bad], ["--jobs must be an integer", bad]) for bad in ("0", "-1", "two")),
         (["--service", "alpah"], ["No service is named 'alpah'", "Did you mean 'alpha'?"]),
         (["--service", ""], ["No service is named ''", "Known: alpha, beta"]),
-        # As `--service $NAME` with an empty NAME; taken for "all", it would destroy the others.
+        # `--service $NAME` with an empty NAME must not select all services.
         (["--service"], ["--service needs a value"]),
         (["--service", "--json"], ["--service needs a value"]),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(
+def test_invalid_arguments_are_refused(
     untouched: Monorepo, arguments: list[str], words: list[str]
 ) -> None:
     ran = untouched.invoke("db.reset", *arguments)
@@ -237,7 +237,7 @@ def test_arguments_that_make_no_sense_are_refused(
         (["db.reset", "--jobs"], "needed value and was not given one"),
     ],
 )
-def test_what_invoke_itself_does_not_know_it_says_in_its_own_words(
+def test_unknown_tasks_and_flags_are_reported_by_invoke(
     untouched: Monorepo, arguments: list[str], said: str
 ) -> None:
     ran = untouched.invoke(*arguments)
@@ -245,14 +245,14 @@ def test_what_invoke_itself_does_not_know_it_says_in_its_own_words(
     assert said in ran.err
 
 
-def test_an_env_file_as_editors_and_people_write_it_works_end_to_end() -> None:
+def test_an_env_file_with_unusual_syntax_works_end_to_end() -> None:
     password = "a#b$c %d 'e' \N{SNOWMAN}"
     with empty_monorepo() as monorepo:
         (port,) = free_ports(1)
         monorepo.add_service("alpha", port)
         lines = [
             "# Written on another system.",
-            "export HULEEDU_DB_USER=somebody  # not me",
+            "export HULEEDU_DB_USER=school_user  # not me",
             f'HULEEDU_DB_PASSWORD="{password}"',
             "HULEEDU_ENVIRONMENT=Testing",
             "",
@@ -262,23 +262,23 @@ def test_an_env_file_as_editors_and_people_write_it_works_end_to_end() -> None:
         assert ran.code == 0, ran.err
         assert "(testing; " in ran.err
         url = monorepo.invoke("db.url", "--service", "alpha", "--show-password").out.strip()
-        assert log_in(url, "SELECT current_user::text") == "somebody"
+        assert log_in(url, "SELECT current_user::text") == "school_user"
         assert password not in ran.out + ran.err
 
 
-# What goes wrong in one service while the others go on.
+# Failures of single services in one reset.
 
 
 @dataclass(frozen=True)
 class Aftermath:
-    """A reset of many services, most of which have something wrong with them."""
+    """A reset of many services, most of which fail."""
 
     monorepo: Monorepo
     before: Mapping[str, Database]
     ran: Ran
 
     def line(self, name: str) -> str:
-        """Return a service's line of the table."""
+        """Return the row of a service in the table."""
         table, _, _ = self.ran.out.partition("\n\n")
         (line,) = (line for line in table.splitlines() if line.startswith(f"{name} "))
         return line
@@ -288,7 +288,7 @@ class Aftermath:
         return self.line(name).split()[1]
 
     def output(self, name: str) -> str:
-        """Return what stands below the table of a service's own output."""
+        """Return the output of a service below the table; empty string if there is none."""
         _, _, rest = self.ran.out.partition(f"\n--- {name}: its own output\n")
         return rest.partition("\n---")[0]
 
@@ -346,7 +346,7 @@ def _break(monorepo: Monorepo) -> None:
     monorepo.write("database/seed-scripts/seed_no_seed.py", "def sow(connection): ...\n")
 
 
-def test_every_service_has_a_line_and_one_that_fails_makes_the_run_fail(
+def test_every_service_has_a_row_and_one_failure_fails_the_run(
     aftermath: Aftermath,
 ) -> None:
     assert aftermath.ran.code == 1
@@ -362,19 +362,19 @@ def test_every_service_has_a_line_and_one_that_fails_makes_the_run_fail(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("syntax", ["versions/b2.py, line 2: is not Python"]),
+        ("syntax", ["versions/b2.py, line 2: is not valid Python"]),
         ("heads", ["versions/b2.py: revision b2 is one of several heads", "versions/c3.py"]),
-        ("gap", ["versions/c3.py: follows revision b2, which no file has"]),
+        ("gap", ["versions/c3.py: has the down_revision b2, which no file defines"]),
     ],
 )
-def test_revisions_that_form_no_history_cost_no_data(
+def test_invalid_revisions_do_not_cause_data_loss(
     aftermath: Aftermath, name: str, words: list[str]
 ) -> None:
     assert not [word for word in words if word not in aftermath.line(name)]
     assert database(aftermath.monorepo, name) == aftermath.before[name]
 
 
-def test_success_that_the_database_does_not_confirm_is_a_failure(aftermath: Aftermath) -> None:
+def test_a_migration_without_effect_on_the_database_is_a_failure(aftermath: Aftermath) -> None:
     line = aftermath.line("exits")
     assert "Alembic ended without an error, but huleedu_exits is at no revision, not at a1" in line
     assert "EXITS_SERVICE_DATABASE_URL" in aftermath.ran.err
@@ -391,7 +391,7 @@ def test_an_env_py_that_prints_url_and_password_shows_neither_password(
     ]
 
 
-def test_the_output_of_what_failed_stands_in_full_below_the_table_and_no_other(
+def test_only_the_output_of_failed_services_is_shown_below_the_table(
     aftermath: Aftermath,
 ) -> None:
     output = aftermath.output("sql")
@@ -401,7 +401,7 @@ def test_the_output_of_what_failed_stands_in_full_below_the_table_and_no_other(
     assert "fine is fine" not in aftermath.ran.out + aftermath.ran.err
 
 
-def test_a_seed_that_raises_half_way_leaves_nothing_and_shows_its_own_traceback(
+def test_a_seed_that_raises_is_rolled_back_and_its_traceback_is_shown(
     aftermath: Aftermath,
 ) -> None:
     output = aftermath.output("raises")
@@ -415,7 +415,7 @@ def test_a_seed_that_raises_half_way_leaves_nothing_and_shows_its_own_traceback(
     assert notes(aftermath.monorepo, "raises") == ""
 
 
-def test_a_seed_script_without_a_seed_is_told_what_it_must_define(aftermath: Aftermath) -> None:
+def test_a_seed_script_without_a_seed_function_is_refused(aftermath: Aftermath) -> None:
     line = aftermath.line("no_seed")
     assert "seed_no_seed.py defines no `async def seed(connection)`" in line
 
@@ -425,7 +425,7 @@ def test_a_service_seeded_after_one_that_failed_is_not_seeded(aftermath: Afterma
     assert notes(aftermath.monorepo, "later") == ""
 
 
-def test_seeds_go_in_once_they_are_corrected(aftermath: Aftermath) -> None:
+def test_corrected_seeds_are_applied(aftermath: Aftermath) -> None:
     monorepo = aftermath.monorepo
     monorepo.write(
         "database/seed-scripts/seed_raises.py", monorepo.read("database/seed-scripts/seed_later.py")
@@ -435,7 +435,7 @@ def test_seeds_go_in_once_they_are_corrected(aftermath: Aftermath) -> None:
     assert notes(monorepo, "raises") == notes(monorepo, "later") == "first second"
 
 
-def test_an_env_py_that_hangs_is_ended_with_all_it_started(aftermath: Aftermath) -> None:
+def test_an_env_py_that_hangs_is_ended_with_its_children(aftermath: Aftermath) -> None:
     monorepo = aftermath.monorepo
     monorepo.add_revision("fine", "b2", "a1")
     monorepo.write(

@@ -1,4 +1,4 @@
-"""What Ctrl-C, SIGTERM and SIGKILL leave behind: a line for each service, and nothing running."""
+"""After Ctrl-C, SIGTERM and SIGKILL every service is reported and no process is left."""
 
 import signal
 import subprocess
@@ -48,7 +48,7 @@ def sleeping_seed(pair: Monorepo) -> Iterator[None]:
 
 
 def started(monorepo: Monorepo, reached: Callable[[], object], *arguments: str) -> Tool:
-    """Start a reset of one service after the other, and return when it has reached a point."""
+    """Start a reset with one job, and return when it has reached a point."""
     assert not reached()
     tool = monorepo.start("db.reset", "--jobs", "1", *arguments)
     wait_until(lambda: reached() or tool.poll() is not None)
@@ -57,7 +57,7 @@ def started(monorepo: Monorepo, reached: Callable[[], object], *arguments: str) 
 
 
 def ended(tool: Tool, number: signal.Signals) -> Ran:
-    """Send a signal to the tool alone, and see that no child of it is left."""
+    """Send a signal to the command only, and require that none of its children is left."""
     started_by_tool = psutil.Process(tool.pid).children(recursive=True)
     children = [child for child in started_by_tool if child.name() != "postgres"]
     tool.send_signal(number)
@@ -77,7 +77,7 @@ def assert_heals(monorepo: Monorepo) -> None:
 
 @pytest.mark.parametrize(("number", "code"), ENDINGS)
 @pytest.mark.usefixtures("sleeping_revision")
-def test_interrupted_migrations_end_with_their_backend_and_every_service_has_a_line(
+def test_interrupted_migrations_end_with_their_backend_and_every_service_has_a_row(
     pair: Monorepo, number: signal.Signals, code: int
 ) -> None:
     ran = ended(started(pair, lambda: sleeps(pair), "--json"), number)
@@ -97,7 +97,7 @@ def test_interrupted_migrations_end_with_their_backend_and_every_service_has_a_l
 
 @pytest.mark.parametrize(("number", "code"), ENDINGS)
 @pytest.mark.usefixtures("sleeping_seed")
-def test_an_interrupted_seed_leaves_nothing_of_it_and_what_was_done_is_reported_as_done(
+def test_an_interrupted_seed_is_rolled_back_and_finished_services_are_reported(
     pair: Monorepo, number: signal.Signals, code: int
 ) -> None:
     ran = ended(started(pair, lambda: sleeps(pair)), number)
@@ -116,7 +116,7 @@ def test_a_reset_after_interruptions_succeeds(pair: Monorepo) -> None:
 
 
 @pytest.mark.usefixtures("sleeping_revision")
-def test_a_second_ctrl_c_ends_at_once_a_child_that_takes_its_time(pair: Monorepo) -> None:
+def test_a_second_ctrl_c_kills_a_child_that_does_not_exit(pair: Monorepo) -> None:
     env = "services/slow_service/alembic/env.py"
     text = pair.read(env)
     asked = pair.path("asked-to-end")
@@ -129,7 +129,7 @@ def test_a_second_ctrl_c_ends_at_once_a_child_that_takes_its_time(pair: Monorepo
     pair.write(env, text)
 
 
-def test_a_killed_reset_is_healed_by_the_next_one(pair: Monorepo) -> None:
+def test_the_reset_after_a_killed_one_succeeds(pair: Monorepo) -> None:
     revision = pair.add_revision("slow", "b2", "a1", SLEEP)
     tool = started(pair, lambda: sleeps(pair))
     tool.kill()
@@ -143,7 +143,7 @@ def test_a_killed_reset_is_healed_by_the_next_one(pair: Monorepo) -> None:
 @pytest.mark.parametrize(
     "reached", ["*/.template/data.partial/PG_VERSION", "*/slow_db/data/PG_VERSION"]
 )
-def test_ctrl_c_while_servers_are_made_aborts_every_service_and_the_next_reset_goes_on(
+def test_ctrl_c_while_servers_are_created_aborts_every_service_and_the_next_reset_succeeds(
     reached: str,
 ) -> None:
     with new_monorepo(("quick", "slow")) as monorepo:
@@ -155,7 +155,7 @@ def test_ctrl_c_while_servers_are_made_aborts_every_service_and_the_next_reset_g
         assert_heals(monorepo)
 
 
-def test_ctrl_c_while_another_command_is_waited_for_aborts_every_service(pair: Monorepo) -> None:
+def test_ctrl_c_while_waiting_for_another_command_aborts_every_service(pair: Monorepo) -> None:
     revision = pair.add_revision("slow", "b2", "a1", SLEEP)
     first = started(pair, lambda: sleeps(pair))
     waiting = pair.start("db.reset", "--json")

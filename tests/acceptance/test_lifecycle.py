@@ -1,4 +1,4 @@
-"""The life of development databases, as a developer types it."""
+"""The commands for development databases, from a new clone on."""
 
 import json
 import re
@@ -24,14 +24,14 @@ from tests.support.observe import (
 
 SERVICES = ("alpha", "beta", "gamma")
 EXAMPLE = """\
-# Where the databases are.
+# Connection settings in the example file.
 HULEEDU_ENVIRONMENT=development
 
-HULEEDU_DB_USER=somebody
+HULEEDU_DB_USER=school_user
 HULEEDU_DB_PASSWORD=change-me  # written by env.init
 OTHER_SETTING=kept
 """
-# Whatever changes something, and what it takes besides.
+# The commands that change something, with the flags they need.
 CHANGING = (
     ["env.init"],
     ["db.up"],
@@ -56,7 +56,7 @@ REPORTING = (
 
 
 def documents(text: str) -> list[dict[str, Any]]:
-    """Read JSON documents that stand one after the other, with nothing between them."""
+    """Parse a sequence of JSON documents."""
     found = []
     while text := text.lstrip():
         document, end = json.JSONDecoder().raw_decode(text)
@@ -69,12 +69,12 @@ def details(ran_json: Mapping[str, Any]) -> set[str]:
     return {row["detail"] for row in ran_json["services"]}
 
 
-# The first minutes: `.env`.
+# `env.init`.
 
 
 @pytest.fixture
 def new() -> Iterator[Monorepo]:
-    """Return a monorepo nobody has worked in: no `.env`, nothing running."""
+    """Return a new clone: no `.env`, no running server."""
     with new_monorepo(("alpha",)) as made:
         made.path(".env").unlink()
         yield made
@@ -97,7 +97,7 @@ def test_env_init_fills_the_example_with_a_password_only_its_owner_can_read(new:
     assert stat.S_IMODE(new.path(".env").stat().st_mode) == 0o600
 
 
-def test_env_init_adds_what_a_file_lacks_and_changes_nothing_else(new: Monorepo) -> None:
+def test_env_init_adds_missing_lines_and_changes_no_others(new: Monorepo) -> None:
     new.write(".env", "MINE=1\n")
     added = new.invoke("env.init")
     written = new.read(".env")
@@ -113,7 +113,7 @@ def test_env_init_adds_what_a_file_lacks_and_changes_nothing_else(new: Monorepo)
     ("example", "variables", "words"),
     [
         (EXAMPLE, {"HULEEDU_REGISTRY": "/proc/version"}, "/proc/version is not JSON"),
-        ("caf\u00e9", {}, "env.example cannot be read"),
+        ("caf\u00e9", {}, "env.example could not be read"),
     ],
 )
 def test_env_init_names_the_file_that_it_cannot_read_or_write(
@@ -136,7 +136,7 @@ def test_a_clone_is_brought_up_by_one_command_line_that_may_be_repeated(new: Mon
         assert password not in ran.out + ran.err
 
 
-# Every command, on databases that are there.
+# Every command, on existing databases.
 
 
 def test_a_reset_brings_every_service_to_head_with_its_seeds(running: Monorepo) -> None:
@@ -199,7 +199,7 @@ def test_down_keeps_the_data_and_up_finds_it(running: Monorepo) -> None:
     assert [database(running, name) for name in SERVICES] == before
 
 
-def test_status_check_ends_with_4_when_a_database_is_behind_or_does_not_answer(
+def test_status_check_exits_with_4_if_a_database_is_behind_or_unreachable(
     running: Monorepo,
 ) -> None:
     revision = running.add_revision("beta", "b2", "a1")
@@ -219,7 +219,9 @@ def test_status_check_ends_with_4_when_a_database_is_behind_or_does_not_answer(
     running.invoke("db.up", "--service", "gamma")
 
 
-def test_migrate_goes_to_a_revision_then_to_head_and_then_nowhere(running: Monorepo) -> None:
+def test_migrate_upgrades_to_a_revision_then_to_head_and_then_changes_nothing(
+    running: Monorepo,
+) -> None:
     revisions = [
         running.add_revision("beta", "b2b2b2", "a1", "CREATE TABLE second ()"),
         running.add_revision("beta", "c3c3c3", "b2b2b2", "CREATE TABLE third ()"),
@@ -257,7 +259,7 @@ def test_seeding_again_changes_nothing_and_a_changed_seed_shows_in_status(
     seed.write_text(text)
 
 
-def test_seeds_wait_for_the_head_they_are_written_for(running: Monorepo) -> None:
+def test_seeds_require_a_database_at_head(running: Monorepo) -> None:
     revision = running.add_revision("alpha", "b2", "a1")
     ran = running.invoke("db.seed", "--service", "alpha", "--json")
     (row,) = ran.json["services"]
@@ -276,7 +278,7 @@ def test_a_service_is_found_by_its_name_and_by_its_directory(running: Monorepo) 
     assert database(running, "alpha") == before
 
 
-def test_services_list_shows_what_follows_from_the_registry(running: Monorepo) -> None:
+def test_services_list_shows_the_entries_of_the_registry(running: Monorepo) -> None:
     rows = running.invoke("services.list", "--json").json["services"]
     assert [row["name"] for row in rows] == list(SERVICES)
     assert rows[1] | {"missing": []} == rows[1]
@@ -285,10 +287,10 @@ def test_services_list_shows_what_follows_from_the_registry(running: Monorepo) -
     assert rows[1]["url_variable"] == "BETA_SERVICE_DATABASE_URL"
 
 
-# The password.
+# Passwords in output and arguments.
 
 
-def test_env_show_tells_where_each_value_comes_from_and_masks_what_is_secret(
+def test_env_show_shows_the_source_of_every_value_and_masks_secrets(
     running: Monorepo,
 ) -> None:
     override = f"postgresql+asyncpg://me:hush-hush@localhost:{running.port('beta')}/huleedu_beta"
@@ -316,7 +318,7 @@ def test_a_url_is_masked_unless_its_password_is_asked_for_and_then_logs_in(
     assert log_in(revealed, "SELECT current_database()::text") == "huleedu_alpha"
 
 
-def test_the_shell_runs_sql_and_its_arguments_hold_no_password(running: Monorepo) -> None:
+def test_the_shell_runs_sql_and_its_arguments_have_no_password(running: Monorepo) -> None:
     sleep = "SELECT 'was here', pg_sleep(1)"
     with watched_command_lines() as lines:
         shell = running.start("db.shell", "--service", "alpha", "--command", sleep)
@@ -333,7 +335,7 @@ def test_the_shell_runs_sql_and_its_arguments_hold_no_password(running: Monorepo
         ([], 2, "What to do: Name one service, for example --service alpha"),
     ],
 )
-def test_the_shell_fails_when_its_sql_does_or_nobody_said_which_database(
+def test_the_shell_fails_if_its_sql_fails_or_no_service_is_selected(
     running: Monorepo, arguments: list[str], code: int, said: str
 ) -> None:
     ran = running.invoke("db.shell", *arguments)
@@ -341,7 +343,7 @@ def test_the_shell_fails_when_its_sql_does_or_nobody_said_which_database(
     assert said in ran.err
 
 
-def test_the_shell_on_a_server_that_is_down_says_how_to_start_it(new: Monorepo) -> None:
+def test_the_shell_on_a_stopped_server_names_the_command_that_starts_it(new: Monorepo) -> None:
     new.write(".env", f"HULEEDU_DB_USER={USER}\nHULEEDU_DB_PASSWORD=x\n")
     ran = new.invoke("db.shell", "--service", "alpha")
     assert (ran.code, ran.out) == (1, "")
@@ -349,7 +351,7 @@ def test_the_shell_on_a_server_that_is_down_says_how_to_start_it(new: Monorepo) 
     assert "What to do: `invoke db.up` starts" in ran.err
 
 
-def test_the_password_is_in_no_output_no_file_and_no_command_line_of_a_whole_life() -> None:
+def test_the_password_is_in_no_output_no_file_and_no_command_line() -> None:
     with new_monorepo(("alpha",)) as monorepo, watched_command_lines() as lines:
         monorepo.add_revision("alpha", "b2", "a1", "SELECT no_such_function()")
         failed = monorepo.invoke("db.reset")
@@ -367,7 +369,7 @@ def test_the_password_is_in_no_output_no_file_and_no_command_line_of_a_whole_lif
 
 
 @pytest.mark.parametrize("dry", ["--dry", "--dry-run"])
-def test_a_dry_run_changes_nothing_where_everything_runs(running: Monorepo, dry: str) -> None:
+def test_a_dry_run_changes_no_running_server(running: Monorepo, dry: str) -> None:
     revision = running.add_revision("alpha", "b2", "a1", "CREATE TABLE second ()")
     before = _state(running)
     ran = running.invoke(*_dry(dry))
@@ -381,7 +383,7 @@ def test_a_dry_run_changes_nothing_where_everything_runs(running: Monorepo, dry:
 
 
 @pytest.mark.parametrize("dry", ["--dry", "--dry-run"])
-def test_a_dry_run_makes_nothing_where_nothing_is(new: Monorepo, dry: str) -> None:
+def test_a_dry_run_creates_nothing_in_a_new_clone(new: Monorepo, dry: str) -> None:
     login = {"HULEEDU_DB_USER": USER, "HULEEDU_DB_PASSWORD": PASSWORD}
     before = files(new.root.parent)
     ran = new.invoke(*_dry(dry), env=login)

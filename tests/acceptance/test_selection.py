@@ -1,4 +1,4 @@
-"""Which services a command is about, and what the screen says of their state."""
+"""Which services a command selects, and how the screen shows their state."""
 
 import json
 from urllib.parse import quote, urlsplit
@@ -25,14 +25,14 @@ def test_an_empty_name_selects_nothing(running: Monorepo, names: str) -> None:
     assert "No service is named ''" in ran.err
 
 
-def test_a_mistyped_service_is_answered_with_the_closest(running: Monorepo) -> None:
+def test_the_error_for_an_unknown_service_suggests_the_closest_name(running: Monorepo) -> None:
     ran = running.invoke("db.status", "--service", "alpa")
     assert ran.code == 2
     assert "alpha" in ran.err
 
 
 @pytest.mark.parametrize("task", ["db.url", "db.logs", "db.shell"])
-def test_in_the_directory_of_a_service_a_command_is_about_that_one(
+def test_in_the_directory_of_a_service_a_command_selects_that_service(
     running: Monorepo, task: str
 ) -> None:
     inner = "services/beta_service/alembic"

@@ -32,7 +32,7 @@ def test_histories_of_one_database_are_reset_together(monorepo: Monorepo) -> Non
         "stock.stock_version",
     ]
 
-    # One of them stands for all: a copy is the database of all.
+    # A template contains the tables of all services.
     again = monorepo.invoke("db.reset", "--json", "--service", "stock")
     assert (again.code, details(again)) == (0, dict.fromkeys(NAMES, "copied"))
     (note,) = again.json["notes"]
@@ -43,23 +43,23 @@ def test_histories_of_one_database_are_reset_together(monorepo: Monorepo) -> Non
         "root": ("a2", "yes"),
     }
 
-    # A change of one is a change of what all are copied from.
+    # A changed input of one service invalidates the template of all.
     write_revision(monorepo, "stock", "a2", "a1", "CREATE TABLE stock.more (id integer)")
     assert monorepo.invoke("db.status", "--check").code == 4
     third = monorepo.invoke("db.reset", "--json")
     assert (third.code, details(third)) == (0, dict.fromkeys(NAMES, "migrated, seeded"))
     (reset,) = set(facts(monorepo.invoke("db.status", "--json"), "reset").values())
-    assert reset == ("made anew: its files changed",)
+    assert reset == ("rebuilt: its files changed",)
 
 
-def test_a_history_that_fails_stops_those_that_share_its_database(monorepo: Monorepo) -> None:
+def test_a_failed_service_aborts_those_that_share_its_database(monorepo: Monorepo) -> None:
     assert monorepo.invoke("db.reset").code == 0
     made = "CREATE TABLE stock.more (id integer)"
     write_revision(monorepo, "stock", "a2", "a1", made, "SELECT 1 / 0")
     failed = monorepo.invoke("db.reset", "--json")
     assert failed.code == 1
     assert failed.statuses == {"orders": "ABORTED", "stock": "FAILED", "root": "ABORTED"}
-    because = "not finished: stock, which shares the database, did not end well"
+    because = "not finished: stock, which shares the database, did not succeed"
     assert details(failed)["orders"] == details(failed)["root"] == because
     assert any(f"{DATABASE}__old" in note for note in failed.json["notes"])
 
@@ -67,11 +67,11 @@ def test_a_history_that_fails_stops_those_that_share_its_database(monorepo: Mono
     assert monorepo.invoke("db.migrate").code == 0
     assert monorepo.invoke("db.seed").code == 0
     assert monorepo.invoke("db.status", "--check").code == 0
-    # What was put together by hand is no template.
+    # A database that was completed by `db.migrate` is not saved as a template.
     assert set(details(monorepo.invoke("db.reset", "--json")).values()) == {"migrated, seeded"}
 
 
-def test_a_root_history_that_fails_keeps_the_others_from_beginning(monorepo: Monorepo) -> None:
+def test_a_failed_root_history_aborts_the_others_before_they_begin(monorepo: Monorepo) -> None:
     write_revision(monorepo, "root", "a2", "a1", "SELECT 1 / 0")
     failed = monorepo.invoke("db.migrate", "--json")
     assert failed.statuses == {"orders": "ABORTED", "stock": "ABORTED", "root": "FAILED"}
@@ -95,7 +95,7 @@ def test_two_histories_in_one_version_table_are_refused(computed: str) -> None:
             write_revision(monorepo, name, "a1", None, f"CREATE TABLE {name} (id integer)")
             monorepo.path(f"database/seed-scripts/seed_{name}.py").unlink()
         ran = monorepo.invoke("db.reset", "--json")
-        refused = next(each for each in ran.json["services"] if each["code"])
+        refused = next(row for row in ran.json["services"] if row["code"])
         assert (ran.code, refused["code"]) == (3, "same-version-table")
         assert refused["detail"].startswith("orders and stock share the database 'shop'")
         assert "version_table" in refused["hint"]
@@ -131,14 +131,14 @@ def test_two_configurations_in_one_directory_with_one_variable_share_a_database(
         assert (ran.code, facts(ran, "current")) == (0, {"core": ("a1",), "audit": ("b1",)})
 
 
-def test_the_check_lets_services_share_a_database_that_state_it(monorepo: Monorepo) -> None:
+def test_the_check_accepts_services_that_state_their_shared_database(monorepo: Monorepo) -> None:
     told = monorepo.invoke("services.check", "--json").json
-    causes = [problem["cause"] for each in told["services"] for problem in each["problems"]]
+    causes = [problem["cause"] for row in told["services"] for problem in row["problems"]]
     assert not [cause for cause in causes if "same database" in cause]
 
 
 def test_a_database_that_is_shared_by_accident_is_refused(monorepo: Monorepo) -> None:
-    entries = [{**each, "shared_database": each["name"] != "root"} for each in monorepo.services]
+    entries = [{**entry, "shared_database": entry["name"] != "root"} for entry in monorepo.services]
     monorepo.write("services.json", json.dumps({"services": entries}))
     ran = monorepo.invoke("db.reset")
     assert ran.code == 2
@@ -149,11 +149,11 @@ NAMES = ("orders", "stock", "root")
 
 
 def details(ran: Ran) -> dict[str, str]:
-    return {each["service"]: each["detail"] for each in ran.json["services"]}
+    return {row["service"]: row["detail"] for row in ran.json["services"]}
 
 
 def facts(ran: Ran, *names: str) -> dict[str, tuple[object, ...]]:
-    return {each["service"]: tuple(each[name] for name in names) for each in ran.json["services"]}
+    return {row["service"]: tuple(row[name] for name in names) for row in ran.json["services"]}
 
 
 def tables(monorepo: Monorepo) -> list[str]:

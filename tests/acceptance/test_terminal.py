@@ -1,4 +1,4 @@
-"""What a person at a terminal sees."""
+"""The screen of a command at a terminal."""
 
 import re
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def test_a_failed_service_has_its_output_below_the_table(terminal: Monorepo) -> 
     table, _, output = ran.out.partition("--- beta: its own output")
     assert re.search(r"^alpha +OK .*\nbeta +FAILED ", table, re.M)
     assert "RuntimeError: [no] pencils" in output
-    assert "What to do: Nothing of it was kept." in output
+    assert "What to do: Correct the seed, then run `invoke db.seed`." in output
 
 
 def test_a_reset_outlasts_the_readers_of_its_output(terminal: Monorepo) -> None:
@@ -60,9 +60,7 @@ def test_a_reset_outlasts_the_readers_of_its_output(terminal: Monorepo) -> None:
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_there_is_no_color_for_whoever_wants_none(
-    terminal: Monorepo, variables: dict[str, str]
-) -> None:
+def test_color_can_be_switched_off(terminal: Monorepo, variables: dict[str, str]) -> None:
     ran = seen(typed(terminal, "db.status", variables=variables))
     assert "alpha" in ran.out
     assert not COLOR.search(ran.err)
@@ -105,5 +103,5 @@ def test_the_help_of_a_task_explains_every_flag(terminal: Monorepo) -> None:
     }
     assert {"--confirm", "--dry-run", "--jobs", "--json", "--service"} <= set(flags)
     assert all(flags.values())
-    # A short flag of ours would shadow one of Invoke's own.
+    # A short flag of ours would shadow one of Invoke's.
     assert not re.search(r"^  -[a-z]\b", options, re.M)

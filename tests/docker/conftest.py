@@ -1,4 +1,4 @@
-"""These tests use the machine's own Docker Engine, and are skipped where there is none."""
+"""These tests use the machine's own Docker Engine, and are skipped if there is none."""
 
 from pathlib import Path
 

@@ -20,7 +20,8 @@ CONTRACT = {
     "file_service": 5439,
     "nlp": 5440,
 }
-# A default of Compose, what COMPOSE_FILE says, and what the registry says, the weakest first.
+# A default file of Compose, the one in COMPOSE_FILE and the one in the registry, in ascending order
+# of precedence.
 COMPOSE_FILES = ["compose.yaml", "stated/by-variable.yml", "stated/by-registry.yml"]
 
 
@@ -32,7 +33,7 @@ def docked() -> Iterator[Docked]:
 
 @pytest.fixture(scope="module")
 def repository() -> dict[str, dict[str, object]]:
-    """What plain Compose makes of this repository's own file."""
+    """The resolved configuration of this repository's own compose file."""
     done = subprocess.run(
         ["docker", "compose", "-f", REPOSITORY_FILE, "config", "--format", "json"],
         env={**clean_environment(), "HULEEDU_DB_USER": "me", "HULEEDU_DB_PASSWORD": "p@ss/w#rd"},
@@ -45,7 +46,7 @@ def repository() -> dict[str, dict[str, object]]:
 
 
 def provider(monorepo: Monorepo, **variables: str) -> tuple[str, str]:
-    """Return who provides the servers, and why, as a command reports it."""
+    """Return the name of the provider and the reason for its choice, as db.status reports them."""
     ran = monorepo.invoke("db.status", "--json", env=variables)
     assert ran.code == 0, ran.out
     chosen = ran.json["provider"]
@@ -53,7 +54,7 @@ def provider(monorepo: Monorepo, **variables: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(("name", "port"), CONTRACT.items())
-def test_the_repository_defines_each_database_as_the_contract_has_it(
+def test_the_compose_file_of_this_repository_declares_each_database_of_the_contract(
     repository: dict[str, dict[str, object]], name: str, port: int
 ) -> None:
     service = f"{name}_db"
@@ -74,11 +75,13 @@ def test_the_repository_defines_each_database_as_the_contract_has_it(
     }
 
 
-def test_the_repository_defines_nothing_else(repository: dict[str, dict[str, object]]) -> None:
+def test_the_compose_file_of_this_repository_declares_nothing_else(
+    repository: dict[str, dict[str, object]],
+) -> None:
     assert len(repository["services"]) == len(repository["volumes"]) == len(CONTRACT)
 
 
-def test_auto_takes_docker_where_an_engine_answers_and_there_is_a_compose_file(
+def test_auto_chooses_docker_if_an_engine_answers_and_a_compose_file_exists(
     docked: Docked,
 ) -> None:
     name, reason = provider(docked, HULEEDU_PROVIDER="auto")
@@ -89,13 +92,16 @@ def test_auto_takes_docker_where_an_engine_answers_and_there_is_a_compose_file(
 @pytest.mark.parametrize(
     ("variables", "why"),
     [
-        ({"DOCKER_HOST": "unix:///nowhere/docker.sock"}, "no socket /nowhere/docker.sock"),
+        (
+            {"DOCKER_HOST": "unix:///nowhere/docker.sock"},
+            "the socket /nowhere/docker.sock does not exist",
+        ),
         ({"DOCKER_HOST": "tcp://127.0.0.1:2375"}, "tcp://127.0.0.1:2375 is reached over a network"),
-        ({"DOCKER_CONTEXT": "unheard-of"}, "no Docker context 'unheard-of'"),
+        ({"DOCKER_CONTEXT": "unheard-of"}, "Docker context 'unheard-of' does not exist"),
         ({"PATH": "/nowhere"}, "`docker` is not on PATH"),
     ],
 )
-def test_auto_takes_embedded_servers_where_no_engine_can_be_used_and_says_why(
+def test_auto_chooses_embedded_servers_without_a_usable_engine_and_gives_the_reason(
     docked: Docked, variables: dict[str, str], why: str
 ) -> None:
     name, reason = provider(docked, HULEEDU_PROVIDER="auto", **variables)
@@ -103,17 +109,17 @@ def test_auto_takes_embedded_servers_where_no_engine_can_be_used_and_says_why(
     assert why in reason
 
 
-def test_auto_takes_embedded_servers_where_there_is_no_compose_file(monorepo: Monorepo) -> None:
+def test_auto_chooses_embedded_servers_without_a_compose_file(monorepo: Monorepo) -> None:
     name, reason = provider(monorepo, HULEEDU_PROVIDER="auto")
     assert name == "embedded"
-    assert f"no compose file in {monorepo.root}" in reason
+    assert f"No compose file was found in {monorepo.root}" in reason
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_compose_files_come_from_the_registry_else_the_variable_else_composes_own_default(
+def test_compose_files_are_those_of_the_registry_else_of_compose_file_else_the_default(
     docked: Docked, count: int
 ) -> None:
-    """Each file names a service after itself, and the error tells which ones were read."""
+    """Each file has a service named after it, so that the error shows which ones were read."""
     docked.path("docker-compose.yml").unlink()
     for path in COMPOSE_FILES[:count]:
         docked.write_compose({path.rpartition("/")[2].partition(".")[0]: {"image": "x"}}, path)
@@ -129,8 +135,8 @@ def test_compose_files_come_from_the_registry_else_the_variable_else_composes_ow
 
 
 @pytest.mark.parametrize("way", ["the file", "the variable", "the directory"])
-def test_the_project_name_is_composes_own_answer(docked: Docked, way: str) -> None:
-    """A container that plain Compose has created is found, whatever the project is named by."""
+def test_the_project_name_is_the_one_that_compose_resolves(docked: Docked, way: str) -> None:
+    """A container of `docker compose create` is found, however the project name is stated."""
     unique = docked.project
     service = {"alpha_db": database_service(docked.port("alpha"), "huleedu_alpha", "data")}
     if way == "the file":

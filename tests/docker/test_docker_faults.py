@@ -1,4 +1,4 @@
-"""Each fault is told with its cause, its place and what to do; the other services go on."""
+"""Each fault is reported with cause, place and hint; the other services are not affected."""
 
 import os
 import shutil
@@ -20,15 +20,15 @@ from tests.support.postgres import ask
 
 OTHER_PASSWORD = "0ther pa$$word"
 SOCKET = Path("/var/run/docker.sock")
-# What Docker's own command line answers where it has no plugin, word for word; a fake.
+# A fake `docker` without the plugin Compose, with the exact output of the real one.
 DOCKER_WITHOUT_COMPOSE = """\
 #!/bin/sh
 echo "{answer}" >&2
 exit 125
 """
 NO_PLUGIN = ["unknown flag: --ansi", "docker: unknown command: docker compose"]
-# Imports all it needs, and becomes somebody who is in no group.
-CONNECT_AS_NOBODY = """\
+# Imports what it needs, then changes to a user without groups.
+CONNECT_WITHOUT_GROUPS = """\
 import os, sys
 import docker
 from huleedu_tasks.errors import HuleEduError
@@ -46,7 +46,7 @@ except HuleEduError as error:
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Docked]:
-    """Two databases: the faults are alpha's."""
+    """Two services; the faults affect alpha."""
     with new_docked("alpha", "beta") as made:
         assert made.invoke("db.reset").code == 0
         yield made
@@ -54,7 +54,7 @@ def pair() -> Iterator[Docked]:
 
 @contextmanager
 def defined(docked: Docked, **stated: Any) -> Iterator[None]:
-    """Change alpha's compose service for a while."""
+    """Change alpha's compose service for a `with` block."""
     before = dict(docked.defined["alpha_db"])
     docked.define(alpha_db=stated)
     try:
@@ -64,22 +64,24 @@ def defined(docked: Docked, **stated: Any) -> Iterator[None]:
         docked.define()
 
 
-def told(ran: Ran, code: int, *texts: str) -> None:
-    """See that a command has failed, and what it said."""
-    said = ran.out + ran.err
-    assert ran.code == code, said
+def assert_failed(ran: Ran, code: int, *texts: str) -> None:
+    """Assert the exit code of a failed command and strings in its output."""
+    output = ran.out + ran.err
+    assert ran.code == code, output
     for text in texts:
-        assert text in said
-    assert "Traceback" not in said
+        assert text in output
+    assert "Traceback" not in output
     assert_no_password_on_screen(ran)
 
 
-def only_alpha_told(docked: Docked, code: int, *texts: str, command: str = "db.reset") -> None:
-    """See that a command fails for alpha, with cause and remedy, and does all its work for beta."""
+def assert_only_alpha_failed(
+    docked: Docked, code: int, *texts: str, command: str = "db.reset"
+) -> None:
+    """Assert that a command fails for alpha, with these strings, and succeeds for beta."""
     if command != "db.up":
         ask(docked.url("beta"), "DELETE FROM note")
     ran = docked.invoke(*command.split(), "--json")
-    told(ran, code)
+    assert_failed(ran, code)
     assert ran.statuses == {"alpha": "FAILED", "beta": "OK"}
     alpha = ran.json["services"][0]
     for text in texts:
@@ -94,29 +96,34 @@ def only_alpha_told(docked: Docked, code: int, *texts: str, command: str = "db.r
     [
         (
             {"DOCKER_HOST": "unix:///nowhere/docker.sock"},
-            ["there is no socket /nowhere/docker.sock", "Start Docker"],
+            ["the socket /nowhere/docker.sock does not exist", "Start Docker"],
         ),
         ({"PATH": "/nowhere"}, ["`docker` is not on PATH", "Install Docker"]),
-        ({"DOCKER_CONTEXT": "unheard-of"}, ["no Docker context 'unheard-of'", "docker context ls"]),
+        (
+            {"DOCKER_CONTEXT": "unheard-of"},
+            ["Docker context 'unheard-of' does not exist", "docker context ls"],
+        ),
     ],
 )
 def test_no_engine(
     pair: Docked, command: str, variables: Mapping[str, str], texts: list[str]
 ) -> None:
-    told(pair.invoke(command, env=variables), 1, *texts)
+    assert_failed(pair.invoke(command, env=variables), 1, *texts)
 
 
-def test_a_socket_nobody_listens_on(pair: Docked) -> None:
+def test_a_socket_without_a_listener(pair: Docked) -> None:
     path = pair.state / "stale.sock"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
     ran = pair.invoke("db.up", env={"DOCKER_HOST": f"unix://{path}"})
-    told(ran, 1, f"No Docker Engine answers at {path}", "Start Docker", "HULEEDU_PROVIDER=embedded")
+    assert_failed(
+        ran, 1, f"No Docker Engine answered at {path}", "Start Docker", "HULEEDU_PROVIDER=embedded"
+    )
 
 
 @pytest.mark.parametrize(
     ("mode", "text"),
-    [(0o060, "sudo usermod -aG"), (0o000, "is closed, and not to this account")],
+    [(0o060, "sudo usermod -aG"), (0o000, "is closed, and this account has no access")],
 )
 def test_a_socket_this_account_may_not_use(pair: Docked, mode: int, text: str) -> None:
     path = pair.state / f"closed-{mode}.sock"
@@ -124,7 +131,7 @@ def test_a_socket_this_account_may_not_use(pair: Docked, mode: int, text: str) -
         closed.bind(str(path))
         path.chmod(mode)
         done = subprocess.run(
-            [sys.executable, "-c", CONNECT_AS_NOBODY, path],
+            [sys.executable, "-c", CONNECT_WITHOUT_GROUPS, path],
             capture_output=True,
             text=True,
             check=True,
@@ -136,7 +143,7 @@ def test_a_socket_this_account_may_not_use(pair: Docked, mode: int, text: str) -
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A directory for PATH with what the tasks need, and no `docker` yet."""
+    """A directory for PATH with the programs that the tasks need, without `docker`."""
     for name in ("sh", "tail"):
         program = shutil.which(name)
         assert program
@@ -153,90 +160,98 @@ def add_program(directory: Path, name: str, text: str) -> None:
 def test_docker_without_compose(pair: Docked, programs: Path, answer: str) -> None:
     add_program(programs, "docker", DOCKER_WITHOUT_COMPOSE.format(answer=answer))
     ran = pair.invoke("db.up", env={"PATH": str(programs)})
-    told(ran, 1, "Docker is installed without Compose.", "Install Compose v2")
+    assert_failed(ran, 1, "Docker is installed without Compose.", "Install Compose v2")
 
 
 def test_docker_with_compose_v1_only(pair: Docked, programs: Path) -> None:
     add_program(programs, "docker", DOCKER_WITHOUT_COMPOSE.format(answer=NO_PLUGIN[0]))
     add_program(programs, "docker-compose", "#!/bin/sh\n")
     ran = pair.invoke("db.up", env={"PATH": str(programs)})
-    told(ran, 1, "Only Compose v1 (`docker-compose`) is installed", "Install Compose v2")
+    assert_failed(ran, 1, "Only Compose v1 (`docker-compose`) is installed", "Install Compose v2")
 
 
 @pytest.mark.parametrize("image", ["huleedu.invalid/nowhere:1", "Not A Name"])
 def test_an_image_that_cannot_be_pulled(pair: Docked, image: str) -> None:
-    texts = [f"The image {image} is not on this machine and cannot be pulled", "docker login"]
+    texts = [f"The image {image} is not on this machine and could not be pulled", "docker login"]
     with defined(pair, image=image):
-        only_alpha_told(pair, 1, *texts)
+        assert_only_alpha_failed(pair, 1, *texts)
 
 
-def test_a_port_a_process_has(pair: Docked) -> None:
+def test_a_port_of_another_process(pair: Docked) -> None:
     pair.compose("rm", "--stop", "--force", "alpha_db")
     port = pair.port("alpha")
     with socket.create_server(("127.0.0.1", port)):
-        only_alpha_told(pair, 1, f"Port {port} is taken by pid {os.getpid()}", "Stop it")
+        assert_only_alpha_failed(pair, 1, f"Port {port} is taken by pid {os.getpid()}", "Stop it")
 
 
-def test_a_port_another_projects_container_has(pair: Docked) -> None:
+def test_a_port_of_another_projects_container(pair: Docked) -> None:
     pair.compose("rm", "--stop", "--force", "alpha_db")
     with new_docked("other") as other:
         other.define(other_db={"ports": [f"127.0.0.1:{pair.port('alpha')}:5432"]})
         other.compose("up", "--detach")
         name = other.container("other_db").name
-        only_alpha_told(pair, 1, f"is taken by the container {name} of {other.root}", "Stop it")
+        assert_only_alpha_failed(
+            pair, 1, f"is taken by the container {name} of {other.root}", "Stop it"
+        )
 
 
 def test_compose_files_without_the_service(pair: Docked) -> None:
     texts = ["have no service 'alpha_db' for alpha; they have beta_db", "'compose_service'"]
     pair.write_compose({"beta_db": pair.defined["beta_db"]})
-    only_alpha_told(pair, 2, *texts)
+    assert_only_alpha_failed(pair, 2, *texts)
     pair.define()
 
 
 @pytest.mark.parametrize("published", ["127.0.0.1:{}:5432", "127.0.0.1:{}-65535:5432", ""])
-def test_a_port_compose_and_registry_do_not_agree_on(pair: Docked, published: str) -> None:
+def test_a_port_that_differs_between_compose_file_and_registry(
+    pair: Docked, published: str
+) -> None:
     (port,) = free_ports(1)
     publishes = f"publishes {port if published else 'no port'}"
-    texts = [publishes, f"the registry says {pair.port('alpha')}", "Make the two agree"]
+    texts = [publishes, f"the registry states {pair.port('alpha')}", "State the same port in both"]
     with defined(pair, ports=[published.format(port)] if published else []):
-        only_alpha_told(pair, 2, *texts)
+        assert_only_alpha_failed(pair, 2, *texts)
 
 
-def test_a_variable_compose_needs_and_lacks(pair: Docked) -> None:
+def test_a_required_variable_that_is_not_set(pair: Docked) -> None:
     with defined(pair, image="${ALPHA_IMAGE:?state the image}"):
         ran = pair.invoke("db.up")
-    told(ran, 2, "need the variable ALPHA_IMAGE", "alpha_db.image", "state the image", ".env")
+    assert_failed(
+        ran, 2, "require the variable ALPHA_IMAGE", "alpha_db.image", "state the image", ".env"
+    )
 
 
 @pytest.mark.parametrize(
-    ("text", "told_of"),
+    ("text", "reason"),
     [("services: [", "yaml"), ("services: {alpha_db: {nonsense: 1}}", "nonsense is not allowed")],
 )
-def test_a_compose_file_compose_cannot_use(pair: Docked, text: str, told_of: str) -> None:
+def test_an_invalid_compose_file(pair: Docked, text: str, reason: str) -> None:
     pair.write("docker-compose.yml", text)
     ran = pair.invoke("db.up")
     pair.define()
-    told(ran, 2, "cannot use the compose files", told_of, "docker compose config")
+    assert_failed(ran, 2, "rejected the compose files", reason, "docker compose config")
 
 
-def test_a_compose_file_that_is_missing(pair: Docked) -> None:
+def test_a_missing_compose_file(pair: Docked) -> None:
     ran = pair.invoke("db.up", env={"COMPOSE_FILE": "missing.yml"})
-    told(ran, 2, f"The compose file {pair.root}/missing.yml does not exist", "COMPOSE_FILE")
+    assert_failed(
+        ran, 2, f"The compose file {pair.root}/missing.yml does not exist", "COMPOSE_FILE"
+    )
 
 
-def test_a_container_that_dies_at_start(pair: Docked) -> None:
+def test_a_container_that_exits_at_start(pair: Docked) -> None:
     cause = 'unrecognized configuration parameter "no_such_setting"'
     with defined(pair, command=["postgres", "-c", "no_such_setting=on"]):
-        only_alpha_told(pair, 1, "exited (exit code 1)", cause, "docker volume rm")
+        assert_only_alpha_failed(pair, 1, "exited (exit code 1)", cause, "docker volume rm")
 
 
-def test_an_init_script_that_fails_though_compose_starts_the_container_again(pair: Docked) -> None:
-    """Without its scripts' work the server would start well the second time."""
+def test_an_init_script_that_fails_in_a_container_that_compose_restarts(pair: Docked) -> None:
+    """The image does not run the scripts again: the second start succeeds without their objects."""
     pair.compose("rm", "--stop", "--force", "alpha_db")
     pair.write("broken/init.sql", "SELECT 1 / 0;\n")
     volumes = [*pair.defined["alpha_db"]["volumes"], f"./broken:{SCRIPTS}:ro"]
     with defined(pair, restart="always", volumes=volumes):
-        only_alpha_told(pair, 1, "division by zero", command="db.reset --volumes")
+        assert_only_alpha_failed(pair, 1, "division by zero", command="db.reset --volumes")
         pair.write("broken/init.sql", "CREATE TABLE mended ();\n")
         assert pair.invoke("db.reset").code == 0
     assert ask(pair.url("alpha"), "SELECT count(*) FROM mended") == [(0,)]
@@ -247,10 +262,10 @@ def test_a_volume_that_was_initialised_with_another_password(pair: Docked, comma
     another = {"HULEEDU_DB_PASSWORD": OTHER_PASSWORD}
     ran = pair.invoke(command, "--service", "alpha", env=another)
     texts = ["[volume-credentials]", "db.reset --volumes --service alpha"]
-    told(ran, 1, *texts)
+    assert_failed(ran, 1, *texts)
 
 
-def test_volumes_makes_a_volume_with_the_present_password(pair: Docked) -> None:
+def test_volumes_initialises_the_volume_with_the_current_password(pair: Docked) -> None:
     another = {"HULEEDU_DB_PASSWORD": OTHER_PASSWORD}
     arguments = ("db.reset", "--volumes", "--service", "alpha")
     assert pair.invoke(*arguments, env=another).code == 0
@@ -264,7 +279,7 @@ def test_a_paused_container(pair: Docked, command: str) -> None:
     name = pair.container("alpha_db").name
     texts = [f"The container {name} is paused", f"docker unpause {name}"]
     pair.compose("pause", "alpha_db")
-    only_alpha_told(pair, 1, *texts, command=command)
+    assert_only_alpha_failed(pair, 1, *texts, command=command)
     pair.compose("unpause", "alpha_db")
 
 
@@ -272,13 +287,16 @@ def test_a_start_that_takes_longer_than_allowed() -> None:
     with new_docked("alpha", mounts=[f"./slow:{SCRIPTS}:ro"]) as docked:
         docked.write("slow/init.sql", "SELECT pg_sleep(4);\n")
         ran = docked.invoke("db.up", env={"HULEEDU_START_TIMEOUT": "3"})
-        texts = ["does not let the user in after 3 s", "HULEEDU_START_TIMEOUT allows more time"]
-        told(ran, 1, *texts)
+        texts = [
+            "did not accept the login within 3 s",
+            "Set HULEEDU_START_TIMEOUT to allow more time",
+        ]
+        assert_failed(ran, 1, *texts)
         assert docked.invoke("db.up").code == 0
 
 
 class Engine:
-    """A socket that leads to the machine's engine until it is closed."""
+    """A socket that forwards to the machine's engine until it is closed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -289,11 +307,11 @@ class Engine:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stop(self) -> None:
-        """Break every connection and let in no new one, as an engine that ends does."""
-        for each in (self._listener, *self._open):
+        """Close every connection and accept no new one, as an engine that stops does."""
+        for open_socket in (self._listener, *self._open):
             with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+                open_socket.shutdown(socket.SHUT_RDWR)
+            open_socket.close()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -314,7 +332,7 @@ def _pipe(source: socket.socket, sink: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("step", ["starting", "recreating", "recreating its volume"])
-def test_an_engine_that_stops_in_the_middle(pair: Docked, step: str) -> None:
+def test_an_engine_that_stops_during_a_reset(pair: Docked, step: str) -> None:
     engine = Engine(pair.state / f"{step.replace(' ', '-')}.sock")
     volumes = ["--volumes"] * ("volume" in step)
     tool = pair.start("db.reset", *volumes, env={"DOCKER_HOST": f"unix://{engine.path}"})
@@ -322,7 +340,9 @@ def test_an_engine_that_stops_in_the_middle(pair: Docked, step: str) -> None:
     seen = [next(line for line in tool.stderr if line.strip() == f"alpha: {step}")]
     engine.stop()
     out, err = tool.communicate()
-    # Of containers that run it may have told all that a reset in place needs.
+    # For running containers it may already have answered all requests of a reset in place.
     if volumes or tool.returncode != 0:
-        told(Ran(tool.returncode, out, "".join(seen) + err), 1, "The Docker Engine", "What to do")
+        assert_failed(
+            Ran(tool.returncode, out, "".join(seen) + err), 1, "The Docker Engine", "What to do"
+        )
     assert pair.invoke("db.reset").code == 0

@@ -1,4 +1,4 @@
-"""With containers, too: a copy is what a fresh start would be, and nobody is asked twice."""
+"""Resets of containers: a copy equals a build, and Compose runs only after a change."""
 
 import io
 import json
@@ -8,32 +8,32 @@ import pytest
 
 from tests.docker.test_reset import DIRT, INIT_SCRIPT, State, state
 from tests.support.docker import IMAGE, SCRIPTS, Docked, engine, new_docked
-from tests.support.instant import ANEW, COPIED, Reset, amend, reset, templates
+from tests.support.instant import COPIED, REBUILT, Reset, amend, reset, templates
 from tests.support.observe import CommandLines, notes, watched_command_lines
 from tests.support.postgres import ask
 
-MEMORY = "containers.json"
+CACHE = "containers.json"
 
 
 @pytest.fixture(scope="module")
 def scripted() -> Iterator[Docked]:
-    """A database that a script fills at its birth."""
+    """A database with an init script."""
     with new_docked("alpha", mounts=[f"./init.sql:{SCRIPTS}/init.sql:ro"]) as docked:
         docked.write("init.sql", INIT_SCRIPT)
-        assert reset(docked).detail == ANEW
+        assert reset(docked).detail == REBUILT
         yield docked
 
 
 @pytest.fixture(scope="module")
 def plain() -> Iterator[Docked]:
-    """Two databases without scripts."""
+    """Two databases without init scripts."""
     with new_docked("alpha", "beta") as docked:
         ran = docked.invoke("db.reset")
         assert ran.code == 0, ran.out + ran.err
         yield docked
 
 
-def test_what_a_script_migrations_and_seeds_have_made_is_the_same_by_a_copy_and_anew(
+def test_a_copy_equals_a_build_with_init_script_migrations_and_seeds(
     scripted: Docked,
 ) -> None:
     made, life = state(scripted), scripted.lives()
@@ -42,10 +42,10 @@ def test_what_a_script_migrations_and_seeds_have_made_is_the_same_by_a_copy_and_
     assert state(scripted) != made
     assert reset(scripted) == Reset(COPIED, COPIED)
     assert state(scripted) == made
-    assert reset(scripted, "alpha", "--fresh").detail == ANEW
+    assert reset(scripted, "alpha", "--fresh").detail == REBUILT
     assert state(scripted) == made
     assert scripted.lives() == life
-    assert reset(scripted, "alpha", "--volumes").detail == ANEW
+    assert reset(scripted, "alpha", "--volumes").detail == REBUILT
     assert state(scripted) == made
     assert reset(scripted).detail == COPIED
     assert state(scripted) == made
@@ -55,28 +55,32 @@ def made_by_script_and_seed(made: State) -> bool:
     return "Europe/Stockholm" in made.about and "row 5" in made.dump and "second" in made.dump
 
 
-def test_a_script_that_was_edited_is_a_new_beginning(scripted: Docked) -> None:
+def test_an_edited_init_script_makes_a_reset_rebuild_the_database(scripted: Docked) -> None:
     script = scripted.read("init.sql")
     scripted.write("init.sql", f"{script}CREATE TABLE legacy.later ();\n")
-    assert reset(scripted).detail == ANEW
+    assert reset(scripted).detail == REBUILT
     assert "TABLE legacy.later" in state(scripted).dump
     assert reset(scripted).detail == COPIED
     assert "TABLE legacy.later" in state(scripted).dump
     scripted.write("init.sql", script)
-    assert reset(scripted).detail == ANEW
+    assert reset(scripted).detail == REBUILT
     assert "TABLE legacy.later" not in state(scripted).dump
 
 
-# What is not asked again.
+# The cache of containers and configuration.
 
 
 def compose_commands(lines: CommandLines, docked: Docked) -> set[str]:
-    """Return what Compose was asked for this project: `up`, `config` and so on."""
-    said = [line.split() for line in lines.seen if "compose" in line and str(docked.root) in line]
-    return {word for words in said for word in words if word in ("up", "stop", "config", "create")}
+    """Return the commands of Compose that ran for this project: `up`, `config` and so on."""
+    commands = [
+        line.split() for line in lines.seen if "compose" in line and str(docked.root) in line
+    ]
+    return {
+        word for words in commands for word in words if word in ("up", "stop", "config", "create")
+    }
 
 
-def test_of_what_runs_as_it_is_defined_compose_is_not_even_asked(plain: Docked) -> None:
+def test_compose_does_not_run_for_containers_that_match_the_compose_file(plain: Docked) -> None:
     lives = plain.lives()
     with watched_command_lines(between=0.002) as lines:
         assert reset(plain).detail == COPIED
@@ -84,7 +88,7 @@ def test_of_what_runs_as_it_is_defined_compose_is_not_even_asked(plain: Docked) 
     assert plain.lives() == lives
 
 
-def test_a_definition_that_has_changed_is_applied(plain: Docked) -> None:
+def test_a_changed_compose_service_is_applied(plain: Docked) -> None:
     lives = plain.lives()
     defined = plain.defined["alpha_db"]
     plain.define(alpha_db={"environment": {**defined["environment"], "ANOTHER": "variable"}})
@@ -93,7 +97,7 @@ def test_a_definition_that_has_changed_is_applied(plain: Docked) -> None:
     assert "ANOTHER=variable" in plain.container("alpha_db").attrs["Config"]["Env"]
 
 
-def test_a_name_that_leads_to_another_image_is_applied(plain: Docked) -> None:
+def test_an_image_tag_that_resolves_to_another_image_is_applied(plain: Docked) -> None:
     name = f"{plain.project}-image:latest"
     client = engine()
     try:
@@ -114,7 +118,7 @@ def test_a_name_that_leads_to_another_image_is_applied(plain: Docked) -> None:
 
 
 @pytest.mark.parametrize("how", ["stop", "kill", "restart", "remove"])
-def test_a_container_that_was_ended_or_started_anew_is_found_as_it_is(
+def test_a_container_that_was_stopped_restarted_or_removed_is_detected(
     plain: Docked, how: str
 ) -> None:
     reset(plain)
@@ -128,46 +132,49 @@ def test_a_container_that_was_ended_or_started_anew_is_found_as_it_is(
     assert plain.running() == {"alpha_db", "beta_db"}
 
 
-def test_a_volume_that_was_made_anew_by_hand_has_no_copies(plain: Docked) -> None:
+def test_a_volume_that_the_user_recreated_has_no_templates(plain: Docked) -> None:
     plain.compose("rm", "--force", "--stop", "--volumes", "alpha_db")
     engine().volumes.get(f"{plain.project}_alpha_db_data").remove()
-    assert reset(plain) == Reset(ANEW, "made anew: no copy yet")
+    assert reset(plain) == Reset(REBUILT, "rebuilt: no template yet")
     assert reset(plain).detail == COPIED
     assert len(templates(plain)) == 1
 
 
-def test_a_server_that_was_remembered_is_not_taken_for_another_one(plain: Docked) -> None:
-    """Only the answer of the server itself, compared with what is remembered, is a proof."""
+def test_a_cached_identity_of_another_server_is_refused(plain: Docked) -> None:
+    """A cached identity is compared with the one that the server reports."""
     reset(plain)
     alpha, beta = (plain.container(f"{name}_db") for name in ("alpha", "beta"))
-    kept = plain.state / MEMORY
-    remembered = json.loads(kept.read_text())
+    path = plain.state / CACHE
+    cached = json.loads(path.read_text())
     of_alpha, of_beta = (
-        next(key for key in remembered if key.startswith(each.id)) for each in (alpha, beta)
+        next(key for key in cached if key.startswith(server.id)) for server in (alpha, beta)
     )
-    remembered[of_alpha], remembered[of_beta] = remembered[of_beta], remembered[of_alpha]
-    kept.write_text(json.dumps(remembered))
+    cached[of_alpha], cached[of_beta] = cached[of_beta], cached[of_alpha]
+    path.write_text(json.dumps(cached))
     ran = plain.invoke("db.reset", "--service", "alpha", "--json")
-    kept.unlink()
+    path.unlink()
     assert ran.code == 3
     assert "another server" in ran.json["services"][0]["detail"]
     assert notes(plain, "alpha") == "first second"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
-def test_a_memory_that_cannot_be_read_is_no_loss(plain: Docked, text: str) -> None:
-    (plain.state / MEMORY).write_text(text)
+def test_an_unreadable_cache_is_rebuilt(plain: Docked, text: str) -> None:
+    (plain.state / CACHE).write_text(text)
     assert reset(plain).detail == COPIED
-    assert json.loads((plain.state / MEMORY).read_text())
+    assert json.loads((plain.state / CACHE).read_text())
 
 
-def test_the_memory_holds_no_password_and_no_word_of_the_data(plain: Docked) -> None:
+def test_the_cache_has_neither_passwords_nor_data(plain: Docked) -> None:
     reset(plain)
-    facts = json.loads((plain.state / MEMORY).read_text()).values()
-    assert {name for each in facts for name in each} <= {"system identifier", "init scripts"}
+    facts = json.loads((plain.state / CACHE).read_text()).values()
+    assert {name for container in facts for name in container} <= {
+        "system identifier",
+        "init scripts",
+    }
 
 
-def test_two_services_of_one_server_have_copies_of_their_own() -> None:
+def test_two_services_of_one_server_have_separate_templates() -> None:
     with new_docked("alpha") as docked:
         amend(docked, alpha={"compose_service": "alpha_db"})
         docked.add_service("gamma", docked.port("alpha"), compose_service="alpha_db")
@@ -177,4 +184,4 @@ def test_two_services_of_one_server_have_copies_of_their_own() -> None:
         assert {row["detail"] for row in ran.json["services"]} == {COPIED}
         docked.add_revision("gamma", "b2", "a1", "CREATE TABLE more ()")
         ran = docked.invoke("db.reset", "--json")
-        assert [row["detail"] for row in ran.json["services"]] == [COPIED, ANEW]
+        assert [row["detail"] for row in ran.json["services"]] == [COPIED, REBUILT]

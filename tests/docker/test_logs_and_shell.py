@@ -1,4 +1,4 @@
-"""What a server logs, and a shell on its database, whoever provides it."""
+"""`db.logs` and `db.shell`, with the providers that start servers."""
 
 import signal
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def provided(request: pytest.FixtureRequest) -> Iterator[Monorepo]:
 
 
 def complain(monorepo: Monorepo, name: str, word: str) -> None:
-    """Have a service's server log a word."""
+    """Make a service's server log an error with a word."""
     with pytest.raises(asyncpg.UndefinedTableError):
         ask(monorepo.url(name), f"SELECT FROM {word}")
 
@@ -37,7 +37,7 @@ def test_the_log_of_each_service_is_shown(provided: Monorepo) -> None:
     assert "complaint_of_beta" not in one.out
 
 
-def test_as_many_lines_are_shown_as_were_asked_for(provided: Monorepo) -> None:
+def test_lines_limits_the_number_of_lines(provided: Monorepo) -> None:
     arguments = ("db.logs", "--service", "alpha", "--lines")
     assert len(provided.invoke(*arguments, "1").out.splitlines()) == 1
     assert len(provided.invoke(*arguments, "3").out.splitlines()) == 3
@@ -47,7 +47,7 @@ def test_the_log_is_followed_until_ctrl_c(provided: Monorepo) -> None:
     tool = provided.start("db.logs", "--service", "alpha", "--follow", "--lines", "1")
     try:
         assert tool.stdout
-        # It follows as soon as it has shown the past.
+        # It follows the log as soon as it has shown the last lines.
         assert tool.stdout.readline()
         complain(provided, "alpha", "complaint_to_follow")
         assert any("complaint_to_follow" in line for line in tool.stdout)
@@ -57,7 +57,7 @@ def test_the_log_is_followed_until_ctrl_c(provided: Monorepo) -> None:
     assert tool.returncode in (0, 130, -signal.SIGINT)
 
 
-def test_a_shell_is_opened_on_the_services_own_database(provided: Monorepo) -> None:
+def test_a_shell_connects_to_the_services_own_database(provided: Monorepo) -> None:
     arguments = ("db.shell", "--service", "beta", "--command")
     ran = provided.invoke(*arguments, "SELECT current_user, current_database()")
     assert ran.code == 0
@@ -66,7 +66,7 @@ def test_a_shell_is_opened_on_the_services_own_database(provided: Monorepo) -> N
     assert provided.invoke(*arguments, "SELECT FROM missing").code != 0
 
 
-def test_a_shell_on_a_stopped_server_says_what_to_do(provided: Monorepo) -> None:
+def test_a_shell_on_a_stopped_server_fails_with_a_hint(provided: Monorepo) -> None:
     assert provided.invoke("db.down", "--service", "beta").code == 0
     ran = provided.invoke("db.shell", "--service", "beta")
     assert ran.code == 1

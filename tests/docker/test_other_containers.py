@@ -1,4 +1,4 @@
-"""Whoever else runs in the project goes on: not restarted, nothing unmounted, connected again."""
+"""Other containers of the project keep running and keep their mounts during a reset."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from tests.support.docker import IDLE, Docked, inside, new_docked
 from tests.support.monorepo import PASSWORD, USER, wait_until
 from tests.support.postgres import ask
 
-# Holds a session open, and opens another one when it is lost, as a connection pool does.
+# Keeps a session open and reconnects when it is lost, as a connection pool does.
 APPLICATION = """\
 while true; do
     psql -h "$1" -c 'SELECT pg_sleep(86400)'
@@ -21,7 +21,7 @@ MOUNTED = "/application/version"
 
 @pytest.fixture(scope="module")
 def project() -> Iterator[Docked]:
-    """An application in use of a database, and a cache, beside the databases."""
+    """Two databases, an application that is connected to one of them, and a cache."""
     with new_docked("alpha", "beta") as made:
         made.write("application/version", "one")
         made.define(
@@ -49,7 +49,7 @@ def is_connected(project: Docked) -> bool:
 
 
 @pytest.mark.parametrize("arguments", [(), ("--volumes",)])
-def test_a_reset_leaves_applications_and_caches_running(
+def test_a_reset_keeps_applications_and_caches_running(
     project: Docked, arguments: tuple[str, ...]
 ) -> None:
     wait_until(lambda: is_connected(project))
@@ -63,8 +63,8 @@ def test_a_reset_leaves_applications_and_caches_running(
     wait_until(lambda: is_connected(project))
 
 
-def test_a_new_password_recreates_no_container_but_the_databases(project: Docked) -> None:
-    """Compose's own `depends_on: restart` would stop the application, and not start it again."""
+def test_a_new_password_recreates_only_the_container_of_the_database(project: Docked) -> None:
+    """With `depends_on: restart`, Compose would stop the application and not start it again."""
     before = project.lives()
     another = {"HULEEDU_DB_PASSWORD": "another"}
     ran = project.invoke("db.reset", "--volumes", "--service", "alpha", env=another)
@@ -75,7 +75,7 @@ def test_a_new_password_recreates_no_container_but_the_databases(project: Docked
     assert project.running() == {"alpha_db", "beta_db", "app", "cache"}
 
 
-def test_what_is_mounted_goes_on_changing_and_plain_compose_finds_all_as_it_left_it(
+def test_mounts_stay_live_and_compose_up_changes_nothing_after_a_reset(
     project: Docked,
 ) -> None:
     project.write("application/version", "two")

@@ -1,4 +1,4 @@
-"""Nothing is destroyed that is not proven to be this checkout's own."""
+"""The guard requires proof that a server belongs to this checkout before data is destroyed."""
 
 from collections.abc import Iterator
 
@@ -24,21 +24,21 @@ def docked() -> Iterator[Docked]:
 
 @pytest.fixture(scope="module")
 def foreign() -> Iterator[Monorepo]:
-    """A server elsewhere, with the same user, password and databases: production, say."""
+    """Another server with the same user, password and databases, such as production."""
     with new_monorepo(("alpha",)) as made:
         assert made.invoke("db.reset").code == 0
         yield made
 
 
-def refused(ran: Ran, *reasons: str) -> None:
-    """See that a guard has said no, and why."""
+def assert_refused(ran: Ran, *reasons: str) -> None:
+    """Assert that the guard refused a command, with these reasons."""
     assert ran.code == 3, ran.out + ran.err
     for reason in reasons:
         assert reason in ran.out + ran.err
 
 
 @pytest.mark.parametrize("command", WRITING)
-def test_a_tunnel_in_place_of_the_stopped_container_is_named_and_left_alone(
+def test_a_tunnel_on_the_port_of_a_stopped_container_is_reported_and_not_used(
     docked: Docked, foreign: Monorepo, command: tuple[str, ...]
 ) -> None:
     before = database(foreign, "alpha")
@@ -58,14 +58,14 @@ def test_a_tunnel_beside_the_running_container_is_refused(
 ) -> None:
     before, lives, birth = database(foreign, "alpha"), beside.lives(), beside.birth("alpha_db")
     with proxy(beside.port("alpha"), foreign.port("alpha")):
-        refused(beside.invoke(*command), "another server than the container", beside.project)
+        assert_refused(beside.invoke(*command), "another server than the container", beside.project)
     assert database(foreign, "alpha") == before
     assert (beside.lives(), beside.birth("alpha_db")) == (lives, birth)
 
 
 @pytest.fixture(scope="module")
 def beside() -> Iterator[Docked]:
-    """A database that is published at ::1 only, where 127.0.0.1 is left to others."""
+    """A container that is published at ::1 only, so that 127.0.0.1 is free for a tunnel."""
     with new_docked("alpha") as made:
         made.define(alpha_db={"ports": [f"[::1]:{made.port('alpha')}:5432"]})
         made.up()
@@ -73,13 +73,13 @@ def beside() -> Iterator[Docked]:
 
 
 @pytest.mark.parametrize("command", [*WRITING, ("db.up",), ("db.down",)])
-def test_another_checkouts_container_of_the_same_project_name_is_refused(
+def test_another_checkouts_container_with_the_same_project_name_is_refused(
     docked: Docked, other: Docked, command: tuple[str, ...]
 ) -> None:
     assert docked.invoke("db.up").code == 0
     before, lives = database(docked, "alpha"), docked.lives()
     same_name = {"COMPOSE_PROJECT_NAME": docked.project}
-    refused(other.invoke(*command, env=same_name), f"belongs to the checkout {docked.root}")
+    assert_refused(other.invoke(*command, env=same_name), f"belongs to the checkout {docked.root}")
     assert docked.lives() == lives
     assert database(docked, "alpha") == before
 
@@ -92,7 +92,7 @@ def other() -> Iterator[Docked]:
 
 
 @pytest.mark.parametrize("command", DESTRUCTIVE)
-def test_another_checkouts_container_of_the_same_fixed_name_is_refused(
+def test_another_checkouts_container_with_the_same_container_name_is_refused(
     other: Docked, command: tuple[str, ...]
 ) -> None:
     fixed = f"{other.project}-fixed"
@@ -101,13 +101,15 @@ def test_another_checkouts_container_of_the_same_fixed_name_is_refused(
         first.define(alpha_db={"container_name": fixed})
         first.compose("create")
         lives = first.lives()
-        refused(other.invoke(*command), f"name {fixed} is taken", f"of the checkout {first.root}")
+        assert_refused(
+            other.invoke(*command), f"name {fixed} is taken", f"of the checkout {first.root}"
+        )
         assert first.lives() == lives
     other.define(alpha_db={"container_name": None})
 
 
-def test_the_same_checkout_by_another_path_is_not_another_checkout(docked: Docked) -> None:
-    """Compose notes the directory as it was typed."""
+def test_the_same_checkout_by_a_symbolic_link_is_accepted(docked: Docked) -> None:
+    """Compose labels the container with the path as it was given, a symbolic link here."""
     link = docked.root.with_name("link")
     link.symlink_to(docked.root)
     docked.compose("rm", "--stop", "--force")
@@ -116,8 +118,8 @@ def test_the_same_checkout_by_another_path_is_not_another_checkout(docked: Docke
     assert docked.invoke("db.reset").code == 0
 
 
-def test_names_that_look_alike_are_never_touched(docked: Docked) -> None:
-    """One of them is even a volume of this very project, and no service's data."""
+def test_containers_and_volumes_with_similar_names_are_not_changed(docked: Docked) -> None:
+    """One of them is a volume of the same project, without the data of a service."""
     client = engine()
     look_alike = f"{docked.project}-alpha"
     labels = {"com.docker.compose.project": look_alike, "com.docker.compose.service": "alpha_db"}
@@ -153,18 +155,18 @@ def test_names_that_look_alike_are_never_touched(docked: Docked) -> None:
 
 @pytest.mark.combinations(
     command=[*WRITING, ("db.up",), ("db.down",)],
-    host=["tcp://127.0.0.1:2375", "ssh://somebody@example.org"],
+    host=["tcp://127.0.0.1:2375", "ssh://user@example.org"],
 )
-def test_an_engine_behind_a_network_is_refused(
+def test_an_engine_over_a_network_is_refused(
     other: Docked, command: tuple[str, ...], host: str
 ) -> None:
     ran = other.invoke(*command, env={"DOCKER_HOST": host})
-    refused(ran, f"{host} is reached over a network", "Unset DOCKER_HOST")
+    assert_refused(ran, f"{host} is reached over a network", "Unset DOCKER_HOST")
 
 
 @pytest.fixture
 def tagged(docked: Docked) -> Iterator[Docked]:
-    """A server on which another database than the service's own is tagged as production's."""
+    """A server with a second database, tagged as production."""
     admin = docked.url("alpha", database="postgres")
     assert docked.invoke("db.up").code == 0
     ask(admin, "CREATE DATABASE elsewhere", f"COMMENT ON DATABASE elsewhere IS '{PRODUCTION}'")
@@ -176,27 +178,27 @@ def tagged(docked: Docked) -> Iterator[Docked]:
 def test_a_volume_with_another_environments_database_is_refused(
     tagged: Docked, password: str
 ) -> None:
-    """Compose recreates the container for a new password, and keeps the volume."""
+    """With a new password, Compose recreates the container and keeps the volume."""
     before = database(tagged, "alpha")
     ran = tagged.invoke("db.reset", "--volumes", env={"HULEEDU_DB_PASSWORD": password})
-    refused(ran, "database 'elsewhere' is tagged as production")
+    assert_refused(ran, "database 'elsewhere' is tagged as production")
     assert database(tagged, "alpha") == before
 
 
-def test_a_script_that_has_changed_is_no_reason_to_destroy_another_environments_database(
+def test_a_changed_init_script_does_not_recreate_a_volume_with_another_environments_database(
     tagged: Docked,
 ) -> None:
     script = tagged.write("init.sql", "SELECT 1;\n")
     mounts = tagged.defined["alpha_db"]["volumes"]
     tagged.define(alpha_db={"volumes": [*mounts, f"{script}:{SCRIPTS}/init.sql:ro"]})
     birth = tagged.birth("alpha_db")
-    refused(tagged.invoke("db.reset"), "database 'elsewhere' is tagged as production")
+    assert_refused(tagged.invoke("db.reset"), "database 'elsewhere' is tagged as production")
     assert tagged.birth("alpha_db") == birth
     tagged.define(alpha_db={"volumes": mounts})
 
 
-def left_alone(docked: Docked, reason: str) -> None:
-    """See that data which is not only the container's is not destroyed, nor the container."""
+def assert_kept(docked: Docked, reason: str) -> None:
+    """Assert that `--volumes` fails with this reason and changes neither container nor data."""
     before, lives = database(docked, "alpha"), docked.lives()
     ran = docked.invoke("db.reset", "--volumes")
     assert ran.code == 1
@@ -205,31 +207,33 @@ def left_alone(docked: Docked, reason: str) -> None:
     assert database(docked, "alpha") == before
 
 
-def test_a_volume_somebody_else_uses_as_well_is_left_alone(docked: Docked) -> None:
+def test_a_volume_that_another_container_uses_is_kept(docked: Docked) -> None:
     assert docked.invoke("db.up").code == 0
     (volume,) = docked.volumes()
     backup = engine().containers.create(
         IMAGE, ["true"], tmpfs={DATA: ""}, volumes=[f"{volume}:/backup:ro"]
     )
     try:
-        left_alone(docked, f"{volume} is also used by the container {backup.name}")
+        assert_kept(docked, f"{volume} is also used by the container {backup.name}")
     finally:
         backup.remove()
 
 
-def test_a_volume_compose_did_not_make_is_left_alone() -> None:
+def test_a_volume_that_compose_did_not_create_is_kept() -> None:
     with new_docked("alpha") as docked:
         volume = engine().volumes.create(f"{docked.project}_alpha_db_data")
         try:
             assert docked.invoke("db.reset").code == 0
-            left_alone(docked, f"The volume {volume.name} was not made by Compose for the project")
+            assert_kept(
+                docked, f"The volume {volume.name} was not created by Compose for the project"
+            )
         finally:
             docked.remove()
             volume.remove()
 
 
-def test_data_in_a_directory_is_reset_in_place_and_the_directory_left_alone() -> None:
+def test_data_in_a_host_directory_is_reset_in_place_and_kept_with_volumes() -> None:
     with new_docked("alpha") as docked:
         docked.define(alpha_db={"volumes": [f"./data:{DATA}"]})
         assert docked.invoke("db.reset").code == 0
-        left_alone(docked, f"is in the directory {docked.root}/data")
+        assert_kept(docked, f"is in the directory {docked.root}/data")

@@ -1,10 +1,10 @@
-"""A reset, in place or with a new volume, ends where a fresh volume begins, whatever came before.
+"""A reset, in place or with a new volume, results in the state of a freshly initialised volume.
 
-What an init script made at the volume's birth is there after each of them: in the database, and
-said about it.
+That includes what an init script created when the volume was initialised: objects in the database,
+and properties of the database.
 
-TEST_INTERRUPTIONS says at how many moments, spread over a reset, one is interrupted. The long
-campaign is `TEST_INTERRUPTIONS=40 pytest tests/docker -k at_any_moment`.
+TEST_INTERRUPTIONS is the number of moments, spread over a reset, at which it is interrupted. The
+long campaign is `TEST_INTERRUPTIONS=40 pytest tests/docker -k at_any_moment`.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from tests.support.monorepo import PASSWORD, USER, wait_until
 from tests.support.postgres import ask, connect, fetch
 
 INTERRUPTIONS = int(os.environ.get("TEST_INTERRUPTIONS", "2"))
-# What is interrupted, and the seconds it takes.
+# The arguments of the interrupted command, and its duration in seconds.
 INTERRUPTED: Sequence[tuple[Sequence[str], float]] = [((), 1.5), (("--volumes",), 4.0)]
 DATABASE = "huleedu_alpha"
 INIT_SNAPSHOT = f"{DATABASE}__pristine"
@@ -52,7 +52,7 @@ export PGPASSWORD='{PASSWORD.replace("$", "$$")}'
 while :; do psql -c 'CREATE TABLE IF NOT EXISTS busy ()'; done
 """
 INITDB_DONE = b"Success."
-# What a day's work leaves behind, within the database and around it.
+# Changes of a day's work, in the database and to its properties.
 DIRT = (
     "DROP SCHEMA legacy CASCADE",
     "DROP EXTENSION pg_trgm",
@@ -83,7 +83,7 @@ _RESTRICT = re.compile(r"^\\(un)?restrict .*\n", re.MULTILINE)
 
 @dataclass(frozen=True)
 class State:
-    """All there is to a database."""
+    """The content and the properties of a database."""
 
     dump: str
     about: str
@@ -102,7 +102,7 @@ def state(docked: Docked) -> State:
 
 @dataclass(frozen=True)
 class Scripted:
-    """A monorepo whose database a script fills, and what it is on a fresh volume."""
+    """A monorepo with an init script, and the state of its database on a fresh volume."""
 
     docked: Docked
     fresh: State
@@ -117,7 +117,7 @@ class Scripted:
 
 @pytest.fixture(scope="module")
 def scripted() -> Iterator[Scripted]:
-    """A fresh volume that plain Compose has made, migrated and seeded."""
+    """A fresh volume that `docker compose up` initialised, migrated and seeded."""
     with new_docked("alpha", mounts=[f"./init.sql:{SCRIPTS}/init.sql:ro"]) as docked:
         docked.write("init.sql", INIT_SCRIPT)
         docked.up()
@@ -126,7 +126,7 @@ def scripted() -> Iterator[Scripted]:
         yield Scripted(docked, state(docked))
 
 
-def test_the_fresh_state_has_what_the_script_made(scripted: Scripted) -> None:
+def test_the_fresh_state_has_the_objects_of_the_init_script(scripted: Scripted) -> None:
     assert "pg_trgm" in scripted.fresh.extensions
     assert "Europe/Stockholm" in scripted.fresh.about
     assert "Made by the team's own script." in scripted.fresh.about
@@ -135,7 +135,7 @@ def test_the_fresh_state_has_what_the_script_made(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize("volumes", [False, True])
-async def test_a_reset_ends_in_the_fresh_state_though_sessions_are_open(
+async def test_a_reset_results_in_the_fresh_state_although_sessions_are_open(
     scripted: Scripted, volumes: bool
 ) -> None:
     docked = scripted.docked
@@ -152,22 +152,22 @@ async def test_a_reset_ends_in_the_fresh_state_though_sessions_are_open(
     assert docked.volumes() == names
 
 
-def test_a_script_that_has_changed_makes_the_volume_anew_once(scripted: Scripted) -> None:
-    """As editors do, the file is replaced; the container still sees the one of its start."""
+def test_a_changed_init_script_recreates_the_volume_once(scripted: Scripted) -> None:
+    """The file is replaced, as editors do it; the container still has the old file mounted."""
     docked = scripted.docked
     script = docked.write("new.sql", f"{INIT_SCRIPT}CREATE TABLE legacy.later ();\n")
     script.replace(docked.path("init.sql"))
     life = scripted.life()
     scripted.reset()
-    anew = scripted.life()
+    recreated = scripted.life()
     assert "TABLE legacy.later" in state(docked).dump
-    assert anew != life
+    assert recreated != life
     scripted.reset()
-    assert scripted.life() == anew
+    assert scripted.life() == recreated
     assert "TABLE legacy.later" in state(docked).dump
 
 
-def test_a_volume_that_plain_compose_has_made_and_somebody_used_is_made_anew_once(
+def test_a_volume_that_was_used_before_its_init_snapshot_is_recreated_once(
     scripted: Scripted,
 ) -> None:
     docked = scripted.docked
@@ -177,15 +177,15 @@ def test_a_volume_that_plain_compose_has_made_and_somebody_used_is_made_anew_onc
     ask(docked.url("alpha"), "CREATE TABLE legacy.used ()")
     life = scripted.life()
     scripted.reset()
-    anew = scripted.life()
-    assert anew != life
+    recreated = scripted.life()
+    assert recreated != life
     assert state(docked) == scripted.fresh
     scripted.reset()
-    assert scripted.life() == anew
+    assert scripted.life() == recreated
     assert state(docked) == scripted.fresh
 
 
-def test_what_an_application_writes_at_once_is_not_taken_for_the_scripts_work(
+def test_writes_of_an_application_are_not_part_of_the_init_snapshot(
     scripted: Scripted,
 ) -> None:
     docked = scripted.docked
@@ -208,7 +208,7 @@ def test_what_an_application_writes_at_once_is_not_taken_for_the_scripts_work(
         pytest.param((f"DROP DATABASE {DATABASE} WITH (FORCE)",), id="the database"),
     ],
 )
-def test_what_was_left_half_done_is_healed(scripted: Scripted, half: Sequence[str]) -> None:
+def test_an_incomplete_reset_is_repaired(scripted: Scripted, half: Sequence[str]) -> None:
     scripted.reset()
     ask(scripted.docked.url("alpha", database="postgres"), *half)
     scripted.reset()
@@ -218,7 +218,7 @@ def test_what_was_left_half_done_is_healed(scripted: Scripted, half: Sequence[st
 @pytest.mark.parametrize(
     ("point", "number"), [("removed", signal.SIGKILL), ("initialised", signal.SIGINT)]
 )
-def test_a_new_volume_that_was_interrupted_is_healed_by_the_next_reset(
+def test_an_interrupted_reset_with_volumes_is_repaired_by_the_next(
     scripted: Scripted, point: str, number: signal.Signals
 ) -> None:
     docked = scripted.docked
@@ -232,8 +232,8 @@ def test_a_new_volume_that_was_interrupted_is_healed_by_the_next_reset(
     assert state(docked) == scripted.fresh
 
 
-def test_a_volume_whose_birth_was_cut_short_is_made_anew(scripted: Scripted) -> None:
-    """The image takes what `initdb` has left for data, and never starts."""
+def test_a_volume_with_an_interrupted_initdb_is_recreated(scripted: Scripted) -> None:
+    """The image does not run `initdb` again, and its server cannot start."""
     docked = scripted.docked
     docked.compose("down", "--volumes")
     docked.compose("up", "--detach")
@@ -246,7 +246,7 @@ def test_a_volume_whose_birth_was_cut_short_is_made_anew(scripted: Scripted) -> 
 
 
 @pytest.mark.parametrize("moment", range(INTERRUPTIONS))
-def test_a_reset_interrupted_at_any_moment_is_healed_by_the_next(
+def test_a_reset_interrupted_at_any_moment_is_repaired_by_the_next(
     scripted: Scripted, moment: int
 ) -> None:
     arguments, seconds = INTERRUPTED[moment % 2]
@@ -260,8 +260,8 @@ def test_a_reset_interrupted_at_any_moment_is_healed_by_the_next(
 
 
 def interrupt(tool: "subprocess.Popen[str]", number: signal.Signals) -> None:
-    """End the tool, which may have been quicker."""
+    """Send a signal to a command that may already have ended, and wait for its end."""
     tool.send_signal(number)
     tool.communicate()
-    # Invoke itself ends with 1 while it still loads the tasks.
+    # Invoke ends with 1 if it is interrupted while it loads the tasks.
     assert tool.returncode in (0, 1, 130, -signal.SIGINT, -signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""One server with the databases of several services, which an init script has created.
+"""One server with the databases of several services, which an init script created.
 
-Each test begins with a server that plain Compose has started and somebody has used, as in a
+Each test begins with a server that was started with `docker compose up` and used, as in a
 repository that adopts the tasks.
 """
 
@@ -95,11 +95,11 @@ def test_a_reset_of_one_service_keeps_the_data_of_the_others(docked: Docked) -> 
     assert docked.invoke("db.migrate", "db.seed").code == 0
     ask(docked.url("two", database="two"), ADD_NOTE)
     before = life(docked)
-    # Its extension and its schema are missing in the new database; the note says why.
+    # Its extension and its schema are missing in the new database; the note gives the reason.
     ran = reset(docked, "--service", "one", code=1)
     (kept, note) = ran.json["notes"]
     assert "one__old" in kept
-    assert "also holds two" in note
+    assert "also has two" in note
     assert "`invoke db.reset --service one --service two`" in note
     assert life(docked) == before
     assert notes(docked, "two") == ["by hand", "first", "second"]
@@ -113,7 +113,7 @@ def test_a_database_of_no_service_is_never_destroyed_without_volumes(docked: Doc
     ask(docked.url("one", database="start"), "CREATE TABLE realm AS SELECT 1 AS id")
     before = life(docked)
     (note,) = reset(docked).json["notes"]
-    assert "also holds start" in note
+    assert "also has start" in note
     assert "`invoke db.reset --volumes --service one --service two`" in note
     assert life(docked) == before
     assert ask(docked.url("one", database="start"), "SELECT id FROM realm") == [(1,)]
@@ -121,7 +121,7 @@ def test_a_database_of_no_service_is_never_destroyed_without_volumes(docked: Doc
     assert life(docked) != before
 
 
-def test_a_service_that_fails_first_keeps_its_server_from_being_recreated(docked: Docked) -> None:
+def test_a_service_that_fails_before_the_reset_keeps_its_server(docked: Docked) -> None:
     assert docked.invoke("db.migrate").code == 0
     docked.add_revision("two", "b2", "nowhere", "CREATE TABLE more ()")
     before = life(docked)
@@ -133,7 +133,7 @@ def test_a_service_that_fails_first_keeps_its_server_from_being_recreated(docked
     assert notes(docked, "two") == []
 
 
-def test_a_port_clash_is_mended_by_one_edit_of_the_compose_file() -> None:
+def test_a_port_in_use_is_resolved_by_one_edit_of_the_compose_file() -> None:
     with new_docked() as docked:
         taken, free = free_ports(2)
         for name in BOTH:

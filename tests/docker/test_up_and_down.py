@@ -1,6 +1,6 @@
-"""Starting and stopping: only the registry's databases, ready when they are said to be.
+"""`db.up` and `db.down`: only the registry's databases, which are ready when `db.up` returns.
 
-TEST_FRESH_VOLUMES says how many fresh volumes are tried for a false ready. The long campaign is
+TEST_FRESH_VOLUMES is the number of fresh volumes on which readiness is tested. The long campaign is
 `TEST_FRESH_VOLUMES=20 pytest tests/docker -k before_its_init_script`.
 """
 
@@ -16,7 +16,7 @@ from tests.support.postgres import ask
 
 FRESH_VOLUMES = int(os.environ.get("TEST_FRESH_VOLUMES", "3"))
 AT_ONCE = 5
-# The image's temporary server answers on its socket all the while.
+# Meanwhile the image's temporary server answers on its socket.
 SLOW_SCRIPT = """\
 run() { psql -v ON_ERROR_STOP=1 -U "$POSTGRES_USER" -d "$POSTGRES_DB" -c "$1"; }
 run 'CREATE TABLE born (ended timestamptz)'
@@ -29,7 +29,7 @@ ENDED = "SELECT extract(epoch FROM ended)::float8 FROM born"
 
 @pytest.fixture(scope="module")
 def crowd() -> Iterator[Docked]:
-    """Two databases, and what else a project has: an application that depends on them, a cache."""
+    """Two databases, another one, an application that depends on them, and a cache."""
     with new_docked("alpha", "beta", profiles=["databases"], depends_on=["cache"]) as made:
         made.define(
             cache={**IDLE},
@@ -39,7 +39,7 @@ def crowd() -> Iterator[Docked]:
         yield made
 
 
-def test_only_the_registrys_databases_are_started_and_each_lets_its_user_in(crowd: Docked) -> None:
+def test_only_the_registrys_databases_are_started_and_accept_their_users(crowd: Docked) -> None:
     ran = crowd.invoke("db.up")
     assert ran.code == 0, ran.err
     assert crowd.running() == {"alpha_db", "beta_db"}
@@ -58,13 +58,13 @@ def test_one_service_is_stopped_and_started_alone_and_keeps_its_data(crowd: Dock
     assert crowd.lives()["beta_db"] == beta
 
 
-def test_a_start_of_what_runs_changes_nothing(crowd: Docked) -> None:
+def test_up_changes_nothing_if_the_servers_run(crowd: Docked) -> None:
     before = crowd.lives()
     assert crowd.invoke("db.up").code == 0
     assert crowd.lives() == before
 
 
-def test_down_leaves_other_containers_alone(crowd: Docked) -> None:
+def test_down_does_not_stop_other_containers(crowd: Docked) -> None:
     crowd.compose("--profile", "databases", "up", "--detach", "--no-deps", "cache")
     cache = crowd.lives()["cache"]
     assert crowd.invoke("db.down").code == 0
@@ -73,7 +73,7 @@ def test_down_leaves_other_containers_alone(crowd: Docked) -> None:
     assert "not running" in crowd.invoke("db.down").out
 
 
-def test_a_server_two_services_share_gets_the_database_of_each(crowd: Docked) -> None:
+def test_a_shared_server_gets_the_database_of_each_service(crowd: Docked) -> None:
     alpha, beta = crowd.services
     crowd.register({**alpha, "compose_service": "alpha_db"}, beta)
     crowd.add_service("guest", crowd.port("alpha"), compose_service="alpha_db")
@@ -82,7 +82,7 @@ def test_a_server_two_services_share_gets_the_database_of_each(crowd: Docked) ->
     assert ask(crowd.url("guest"), READY) == [("huleedu_user", "huleedu_guest")]
 
 
-def test_nothing_is_started_where_every_service_is_unknown_to_compose() -> None:
+def test_nothing_is_started_if_the_compose_files_have_none_of_the_services() -> None:
     with new_docked("alpha") as docked:
         docked.define(alpha_db=None, stranger=dict(IDLE))
         ran = docked.invoke("db.up")

@@ -1,4 +1,4 @@
-"""A reset, in place and with `--volumes`, wherever a container keeps its data."""
+"""Resets, in place and with `--volumes`, for each kind of mount with a container's data."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from tests.support.postgres import ask
 
 NOTES = "SELECT text FROM note ORDER BY text"
 ABOVE = "/var/lib/postgresql"
-# As the image of PostgreSQL 18 has it.
+# The path in the image of PostgreSQL 18.
 VERSIONED = f"{ABOVE}/18/docker"
 KINDS: dict[str, dict[str, Any]] = {
     "none": {"volumes": []},
@@ -36,7 +36,7 @@ def define(docked: Docked, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_reset_works_wherever_the_data_is(docked: Docked, kind: str) -> None:
+def test_a_reset_works_with_each_kind_of_mount(docked: Docked, kind: str) -> None:
     define(docked, kind)
     lives = set()
     for arguments in ([], ["--volumes"]):

@@ -1,4 +1,4 @@
-"""What is not needed for a reset is not done: counted in processes, imports and statements."""
+"""A command starts no process, imports no library and runs no statement that it does not need."""
 
 import json
 import os
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support.instant import ANEW, COPIED, resets
+from tests.support.instant import COPIED, REBUILT, resets
 from tests.support.monorepo import ENV_PY, PROJECT, Monorepo, new_monorepo
 from tests.support.observe import FORK_LOOP
 
 NAMES = tuple("abcdefgh")
-# A trace in the service's own directory would be an edit of it.
+# Outside the service's directory, in which a new file would be a changed input.
 TRACES = "from pathlib import Path\nPath('../../traces/{}').touch()\n"
-# Python runs this whenever it starts, and says at its end what it has loaded.
+# Every interpreter runs this on startup, and writes the modules that it has imported on exit.
 WITNESS = """\
 import atexit, json, os, sys
 
@@ -31,18 +31,18 @@ atexit.register(lambda: tell("ended", modules=sorted(sys.modules)))
 
 @dataclass(frozen=True)
 class Seen:
-    """What Python did in one command.
+    """The interpreters that one command has started.
 
     Attributes:
         started: The command line of each interpreter that was started.
-        modules: What the command itself had loaded at its end.
+        modules: The modules that the command's own process had imported when it exited.
     """
 
     started: list[str]
     modules: set[str]
 
     def has_loaded(self, *names: str) -> bool:
-        """Whether one of several packages, or something in it, was loaded."""
+        """Whether one of several packages, or a module in it, was imported."""
         return any(
             module == name or module.startswith(f"{name}.")
             for module in self.modules
@@ -52,26 +52,28 @@ class Seen:
 
 @dataclass(frozen=True)
 class Watched:
-    """Eight services whose migrations leave a trace."""
+    """Eight services, each of whose migrations creates a file."""
 
     monorepo: Monorepo
 
     def watch(self, *arguments: str) -> Seen:
-        """Run a command, and see what Python does."""
+        """Run a command, and return the interpreters that it started."""
         file = self.monorepo.path("witness/told")
         self.monorepo.write("witness/sitecustomize.py", WITNESS.format(file=str(file)))
         file.unlink(missing_ok=True)
         ran = self.monorepo.invoke(*arguments)
         assert ran.code == 0, ran.out + ran.err
-        told = [json.loads(line) for line in file.read_text().splitlines()]
+        events = [json.loads(line) for line in file.read_text().splitlines()]
         (modules,) = (
-            each["modules"] for each in told if each["what"] == "ended" and "invoke" in each["argv"]
+            event["modules"]
+            for event in events
+            if event["what"] == "ended" and "invoke" in event["argv"]
         )
-        started = [" ".join(each["argv"]) for each in told if each["what"] == "started"]
+        started = [" ".join(event["argv"]) for event in events if event["what"] == "started"]
         return Seen(started=started, modules=set(modules))
 
     def migrated(self) -> set[str]:
-        """Return the services that were migrated since this was asked last."""
+        """Return the services that were migrated since the last call."""
         found = list(self.monorepo.path("traces").iterdir())
         for trace in found:
             trace.unlink()
@@ -82,7 +84,7 @@ class Watched:
 def watched() -> Iterator[Watched]:
     with new_monorepo(NAMES) as made:
         made.path("traces").mkdir()
-        # In every run, for it is an input of a migration.
+        # In every run, because PYTHONPATH is an input.
         path = os.pathsep.join(
             filter(None, (str(made.path("witness")), os.environ.get("PYTHONPATH")))
         )
@@ -90,11 +92,13 @@ def watched() -> Iterator[Watched]:
         for name in NAMES:
             env = f"services/{name}_service/alembic/env.py"
             made.write(env, TRACES.format(name) + ENV_PY)
-        assert {each.detail for each in resets(made).values()} == {ANEW}
+        assert {done.detail for done in resets(made).values()} == {REBUILT}
         yield Watched(made)
 
 
-def test_a_reset_by_copies_starts_no_interpreter_and_loads_no_alembic(watched: Watched) -> None:
+def test_a_reset_from_templates_starts_no_interpreter_and_imports_no_alembic(
+    watched: Watched,
+) -> None:
     watched.migrated()
     seen = watched.watch("db.reset", "--json")
     assert len(seen.started) == 1
@@ -109,16 +113,16 @@ def test_one_new_revision_starts_one_interpreter_and_migrates_one_service(
     watched.migrated()
     watched.monorepo.add_revision("c", "b2", "a1", "CREATE TABLE more ()")
     seen = watched.watch("db.reset", "--json")
-    command, nursery = seen.started
+    command, fork_server = seen.started
     assert FORK_LOOP not in command
-    assert FORK_LOOP in nursery
+    assert FORK_LOOP in fork_server
     assert not seen.has_loaded("alembic", "sqlalchemy")
     assert watched.migrated() == {"c"}
-    assert {each.detail for each in resets(watched.monorepo).values()} == {COPIED}
+    assert {done.detail for done in resets(watched.monorepo).values()} == {COPIED}
     assert not watched.migrated()
 
 
-def test_all_services_anew_start_one_interpreter(watched: Watched) -> None:
+def test_a_rebuild_of_all_services_starts_one_interpreter(watched: Watched) -> None:
     watched.migrated()
     seen = watched.watch("db.reset", "--fresh")
     assert sum(FORK_LOOP in line for line in seen.started) == 1
@@ -127,13 +131,13 @@ def test_all_services_anew_start_one_interpreter(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("command", ["db.up", "db.status", "db.url", "db.migrate"])
-def test_what_needs_no_migration_starts_no_interpreter(watched: Watched, command: str) -> None:
+def test_a_command_without_migrations_starts_no_interpreter(watched: Watched, command: str) -> None:
     seen = watched.watch(command)
     assert len(seen.started) == 1
     assert not seen.has_loaded("alembic", "sqlalchemy")
 
 
-def test_a_list_of_the_tasks_loads_no_flow(watched: Watched) -> None:
+def test_listing_the_tasks_imports_no_flow(watched: Watched) -> None:
     seen = watched.watch("--list")
     assert not seen.has_loaded(
         "alembic",
@@ -153,8 +157,8 @@ def test_a_list_of_the_tasks_loads_no_flow(watched: Watched) -> None:
     )
 
 
-def test_a_server_that_is_new_does_not_keep_up_waiting() -> None:
-    """What is made ready for migrations is of no use to `db.up`."""
+def test_db_up_does_not_wait_for_the_fork_server() -> None:
+    """The fork server prepares migrations, which `db.up` does not run."""
     with new_monorepo(["alpha"]) as made:
         tool = made.start("db.up")
         try:
@@ -164,8 +168,8 @@ def test_a_server_that_is_new_does_not_keep_up_waiting() -> None:
         assert tool.returncode == 0
 
 
-def test_the_benchmarks_measure_what_they_say() -> None:
-    """One round of some rows; how long it took says nothing here."""
+def test_the_benchmarks_run_and_print_their_rows() -> None:
+    """One round of some rows; the times are not compared."""
     rows = ("warm", "list", "revision")
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--rounds", "1", "--only", *rows],

@@ -1,4 +1,4 @@
-"""A migration in a forked process is as in an interpreter of its own, whatever ran before it.
+"""A migration in a forked process gives the result of one in a new interpreter.
 
 All services here share one run, one after the other, so that all are forked from one process.
 """
@@ -13,14 +13,13 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.instant import ANEW, amend, reset
+from tests.support.instant import REBUILT, amend, reset
 from tests.support.monorepo import ENV_PY, Monorepo, Ran, is_dead, new_monorepo, wait_until
-from tests.support.observe import notes, processes, statements
+from tests.support.observe import FORK_LOOP, notes, processes, statements
 from tests.support.postgres import ask
 
-FORKING = "child/fork_loop.py"
 SLEEP = "SELECT pg_sleep(600)"
-# What one process can do to itself.
+# Changes the state of its process.
 POLLUTES = """\
 import builtins, locale, logging, os, signal, socket, sys, warnings
 import sqlalchemy, sqlalchemy.ext.asyncio, sqlalchemy.pool, alembic.context, asyncpg
@@ -46,7 +45,7 @@ sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", lambda *_: None)
 alembic.context.leaked = True
 os.chdir("/")
 """
-# What a process can see of itself.
+# Writes the state of its process to a file.
 TELLS = """\
 import builtins, json, logging, os, pathlib, signal, socket, sys, time, warnings
 import sqlalchemy, sqlalchemy.pool, alembic.context, asyncpg
@@ -59,17 +58,17 @@ pathlib.Path(__file__).parents[1].joinpath("world.json").write_text(json.dumps({
     "argv": sys.argv[1:],
     "cwd": os.getcwd(),
     "umask": mask,
-    "filters": [str(each) for each in warnings.filters],
+    "filters": [str(item) for item in warnings.filters],
     "levels": [logging.root.level, logging.root.manager.disable],
-    "handlers": [str(each) for each in logging.root.handlers],
+    "handlers": [str(handler) for handler in logging.root.handlers],
     "timeout": socket.getdefaulttimeout(),
-    "signals": {each: str(signal.getsignal(each)) for each in signal.valid_signals()},
-    "blocked": [int(each) for each in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
+    "signals": {number: str(signal.getsignal(number)) for number in signal.valid_signals()},
+    "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
     "builtins": sorted(vars(builtins)),
     "flags": str(sys.flags),
     "bytecode": sys.dont_write_bytecode,
     "recursion": sys.getrecursionlimit(),
-    "leaked": [hasattr(each, "leaked") for each in (sqlalchemy.pool.NullPool, alembic.context)],
+    "leaked": [hasattr(found, "leaked") for found in (sqlalchemy.pool.NullPool, alembic.context)],
     "connect": callable(asyncpg.connect),
     "leads its group": os.getpgrp() == os.getpid(),
     "stdin": sys.stdin.read(),
@@ -107,7 +106,7 @@ ODD = {
 
 @pytest.fixture(scope="module")
 def odd() -> Iterator[tuple[Monorepo, Ran]]:
-    """A run of one reset over services whose env.py files do what they should not."""
+    """A reset of services whose env.py files have side effects, and its result."""
     with new_monorepo([*ODD, "last"]) as made:
         for name, statement in ODD.items():
             made.write(f"services/{name}_service/alembic/env.py", f"{statement}\n{ENV_PY}")
@@ -116,21 +115,21 @@ def odd() -> Iterator[tuple[Monorepo, Ran]]:
 
 
 def row(ran: Ran, name: str) -> dict[str, Any]:
-    """Return what a run says of a service."""
-    (found,) = (each for each in ran.json["services"] if each["service"] == name)
-    told: dict[str, Any] = found
-    return told
+    """Return the row of a service in a JSON document."""
+    (found,) = (row for row in ran.json["services"] if row["service"] == name)
+    typed: dict[str, Any] = found
+    return typed
 
 
 @pytest.mark.parametrize(
     "name",
     ["prints", "logs", "closes", "reads", "threads", "finishes", "tidies", "spawns", "multiplies"],
 )
-def test_what_an_env_py_does_beside_its_work_does_no_harm(
+def test_side_effects_of_an_env_py_do_not_break_its_migration(
     odd: tuple[Monorepo, Ran], name: str
 ) -> None:
     monorepo, ran = odd
-    assert row(ran, name)["detail"] == ANEW
+    assert row(ran, name)["detail"] == REBUILT
     assert notes(monorepo, name) == "first second"
 
 
@@ -169,13 +168,13 @@ def test_each_service_has_its_own_output(odd: tuple[Monorepo, Ran]) -> None:
     }
 
 
-def test_threads_and_exit_handlers_come_to_their_end(odd: tuple[Monorepo, Ran]) -> None:
+def test_threads_and_exit_handlers_are_finished(odd: tuple[Monorepo, Ran]) -> None:
     monorepo, _ = odd
     assert monorepo.path("services/finishes_service/finished").exists()
     assert monorepo.path("services/tidies_service/tidied").exists()
 
 
-def test_nothing_that_was_started_is_left(odd: tuple[Monorepo, Ran]) -> None:
+def test_processes_that_env_py_started_are_ended(odd: tuple[Monorepo, Ran]) -> None:
     monorepo, _ = odd
     child = int(monorepo.read("services/spawns_service/child"))
     assert not psutil.pid_exists(child) or is_dead(psutil.Process(child))
@@ -183,26 +182,26 @@ def test_nothing_that_was_started_is_left(odd: tuple[Monorepo, Ran]) -> None:
 
 
 def forking_processes(monorepo: Monorepo) -> list[int]:
-    """Return the processes that fork, and are forked, in this monorepo's runs."""
+    """Return the fork server of this monorepo's runs, and its workers."""
     return [
         found.pid
         for found in psutil.process_iter(["cmdline"])
-        if any(FORKING in part for part in found.info["cmdline"] or ())
+        if any(FORK_LOOP in part for part in found.info["cmdline"] or ())
         and found.environ().get("HULEEDU_STATE_DIR") == str(monorepo.state)
     ]
 
 
-# Nothing goes from one to the next.
+# Isolation between services.
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Monorepo]:
-    """A service that pollutes its process, and one that tells what it sees after that."""
+    """A service that changes the state of its process, and one that then records the state."""
     with new_monorepo(["first", "second"]) as made:
         for name, statements_ in (("first", POLLUTES), ("second", TELLS)):
             made.write(f"services/{name}_service/alembic/env.py", f"{statements_}\n{ENV_PY}")
             made.write(f"services/{name}_service/models.py", f"NAME = {name!r}\n")
-        # After its own work: what it has broken it needs itself.
+        # After its own migration, which needs the state that it breaks.
         made.write("services/first_service/alembic/env.py", f"{ENV_PY}\n{POLLUTES}")
         yield made
 
@@ -223,20 +222,20 @@ def world(pair: Monorepo, **variables: str) -> dict[str, Any]:
         pytest.param({"PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}, id="flags"),
     ],
 )
-def test_a_service_after_another_sees_what_an_interpreter_of_its_own_would_show(
+def test_a_forked_migration_sees_the_state_of_a_new_interpreter(
     pair: Monorepo, variables: Mapping[str, str]
 ) -> None:
     forked, registered = world(pair, **variables), pair.services
     amend(pair, second={"python": sys.executable})
     started = world(pair, **variables)
     pair.register(*registered)
-    # Ours is not handed to an interpreter that may be another one.
+    # The fork server's value is not passed to an interpreter that may be a different one.
     forked["environ"].pop("VIRTUAL_ENV", None)
     assert forked == started
     assert forked["models"].endswith("second_service/models.py")
 
 
-# What goes on, and what ends in between.
+# Signals, time limits and killed processes.
 
 
 @pytest.fixture
@@ -245,7 +244,7 @@ def small() -> Iterator[Monorepo]:
         yield made
 
 
-def test_a_child_that_leaves_its_group_keeps_nobody_waiting(small: Monorepo) -> None:
+def test_a_child_outside_the_process_group_is_not_waited_for(small: Monorepo) -> None:
     forks = (
         "import os, pathlib, time\n"
         "if not os.fork():\n"
@@ -264,7 +263,7 @@ def test_a_child_that_leaves_its_group_keeps_nobody_waiting(small: Monorepo) -> 
     assert not was_waited_for
 
 
-def test_the_end_of_the_process_that_forks_is_a_failure_in_words(small: Monorepo) -> None:
+def test_the_end_of_the_fork_server_is_reported_as_a_failure(small: Monorepo) -> None:
     kills = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)\n"
     small.write("services/one_service/alembic/env.py", f"{kills}{ENV_PY}")
     ran = small.invoke("db.reset", "--json", "--jobs", "1")
@@ -273,10 +272,12 @@ def test_the_end_of_the_process_that_forks_is_a_failure_in_words(small: Monorepo
     assert ran.statuses["one"] == "FAILED"
     assert len(ran.statuses) == 2
     small.write("services/one_service/alembic/env.py", ENV_PY)
-    assert reset(small, "one").detail == ANEW
+    assert reset(small, "one").detail == REBUILT
 
 
-def test_migrations_that_take_too_long_are_ended_with_all_they_started(small: Monorepo) -> None:
+def test_migrations_that_exceed_the_time_limit_are_ended_with_their_children(
+    small: Monorepo,
+) -> None:
     small.add_revision("one", "b2", "a1", SLEEP)
     ran = small.invoke("db.reset", "--json", env={"HULEEDU_MIGRATION_TIMEOUT": "2"})
     assert ran.statuses == {"one": "FAILED", "two": "OK"}

@@ -1,7 +1,7 @@
-"""A reset is a copy as long as nothing it is made of has changed, and never longer.
+"""A reset copies a template if and only if every input is unchanged.
 
-The edits of a module are made one after the other: the copy of the test before is the newest, and
-the reason that is told must be the one edit since.
+The tests of this module edit the same monorepo one after the other: the newest template is that of
+the previous test, so the reported reason must be the one edit since.
 """
 
 import os
@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.instant import (
-    ANEW,
     COPIED,
+    REBUILT,
     Reset,
     amend,
     maintain,
@@ -69,7 +69,7 @@ Edit = Callable[[Monorepo], object]
 
 @pytest.fixture(scope="module")
 def school() -> Iterator[Monorepo]:
-    """A service whose database is made of files from all over its monorepo."""
+    """A service whose inputs are in many directories of its monorepo."""
     with new_monorepo(["alpha", "other"]) as made:
         made.write(f"{SERVICE}/data.txt", "of the service")
         made.write(f"{SERVICE}/alembic.ini", _ini("../../libs"))
@@ -82,7 +82,7 @@ def school() -> Iterator[Monorepo]:
         made.write(f"{SEEDS}/people.py", "TEACHER = 'teacher'\n")
         made.write(f"{SEEDS}/seed_alpha.py", SEED)
         amend(made, alpha={"inputs": ["data/text.csv", "data/folder"]})
-        assert reset(made).detail == ANEW
+        assert reset(made).detail == REBUILT
         assert notes(made, "alpha") == "teacher pupil text"
         yield made
 
@@ -105,8 +105,8 @@ def written(path: str, text: str) -> Edit:
     return lambda monorepo: monorepo.write(path, text)
 
 
-def anew(part: str) -> Reset:
-    return Reset(ANEW, f"made anew: {part} changed")
+def rebuilt_for(part: str) -> Reset:
+    return Reset(REBUILT, f"rebuilt: {part} changed")
 
 
 @pytest.mark.parametrize(
@@ -141,14 +141,12 @@ def anew(part: str) -> Reset:
         pytest.param(appended(".env", "SCHOOL=north\n"), SETTINGS, id="a value of .env"),
     ],
 )
-def test_an_edit_of_what_a_database_is_made_of_makes_it_anew(
-    school: Monorepo, edit: Edit, part: str
-) -> None:
+def test_a_changed_input_causes_a_rebuild(school: Monorepo, edit: Edit, part: str) -> None:
     edit(school)
-    assert reset(school) == anew(part)
+    assert reset(school) == rebuilt_for(part)
 
 
-def test_the_edits_have_come_into_the_database(school: Monorepo) -> None:
+def test_the_database_has_the_edits(school: Monorepo) -> None:
     assert reset(school).detail == COPIED
     assert notes(school, "alpha") == "x new changed"
     assert ask(school.url("alpha"), SCHOOL) == [("north",)]
@@ -162,7 +160,7 @@ def test_the_edits_have_come_into_the_database(school: Monorepo) -> None:
         pytest.param(appended(f"{SEEDS}/seed_other.py"), id="another service's seed"),
         pytest.param(lambda m: amend(m, other={"extensions": ["pg_trgm"]}), id="another's entry"),
         pytest.param(written("README.md", "elsewhere"), id="a file elsewhere"),
-        pytest.param(written("libs/unused.py", "elsewhere"), id="a module nobody imports"),
+        pytest.param(written("libs/unused.py", "elsewhere"), id="a module that is not imported"),
         pytest.param(written(f"{SERVICE}/__pycache__/x.pyc", "bytecode"), id="bytecode"),
         pytest.param(written("libs/__pycache__/x.pyc", "bytecode"), id="shared bytecode"),
         pytest.param(
@@ -171,7 +169,7 @@ def test_the_edits_have_come_into_the_database(school: Monorepo) -> None:
         pytest.param(appended(".env", "HULEEDU_JOBS=2\n"), id="a setting of the tasks"),
     ],
 )
-def test_what_a_database_is_not_made_of_may_change(school: Monorepo, edit: Edit) -> None:
+def test_a_change_that_is_no_input_does_not_cause_a_rebuild(school: Monorepo, edit: Edit) -> None:
     edit(school)
     assert reset(school) == Reset(COPIED, COPIED)
 
@@ -183,7 +181,7 @@ def touch_all(*directories: Path) -> None:
         os.utime(path)
 
 
-def test_a_monorepo_that_is_moved_keeps_its_copies(school: Monorepo) -> None:
+def test_templates_are_valid_after_the_monorepo_has_moved(school: Monorepo) -> None:
     moved = school.root.with_name("moved")
     school.root.rename(moved)
     school.root, usual = moved, school.root
@@ -192,7 +190,7 @@ def test_a_monorepo_that_is_moved_keeps_its_copies(school: Monorepo) -> None:
     school.root = usual
 
 
-def test_another_password_is_the_same_database(school: Monorepo) -> None:
+def test_a_changed_password_does_not_cause_a_rebuild(school: Monorepo) -> None:
     role = "ALTER ROLE huleedu_user PASSWORD '{}'"
     maintain(school, "alpha", role.format("another"))
     try:
@@ -202,34 +200,34 @@ def test_another_password_is_the_same_database(school: Monorepo) -> None:
         ask(url, role.format(PASSWORD))
 
 
-def test_another_user_makes_it_anew(school: Monorepo) -> None:
+def test_another_user_causes_a_rebuild(school: Monorepo) -> None:
     maintain(school, "alpha", f"CREATE ROLE second SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
-    assert reset(school) == anew("the server's roles")
+    assert reset(school) == rebuilt_for("the server's roles")
     user = {"HULEEDU_DB_USER": "second"}
-    assert reset(school, env=user) == anew(SETTINGS)
+    assert reset(school, env=user) == rebuilt_for(SETTINGS)
     owner = "SELECT tableowner FROM pg_tables WHERE tablename = 'note'"
     assert ask(school.url("alpha"), owner) == [("second",)]
     assert reset(school).detail == COPIED
     assert ask(school.url("alpha"), owner) == [("huleedu_user",)]
 
 
-def test_another_environment_makes_it_anew_and_is_tagged_so(school: Monorepo) -> None:
+def test_another_environment_causes_a_rebuild_and_has_its_own_template(school: Monorepo) -> None:
     testing = {"HULEEDU_ENVIRONMENT": "testing"}
-    assert reset(school, env=testing).detail == ANEW
+    assert reset(school, env=testing).detail == REBUILT
     assert reset(school, env=testing).detail == COPIED
     assert reset(school).detail == COPIED
 
 
-def test_a_variable_of_this_run_is_seen_over_the_one_in_the_file(school: Monorepo) -> None:
-    """It wins over `.env` for whatever a migration or a seed reads."""
+def test_a_variable_of_the_process_overrides_the_one_in_the_file(school: Monorepo) -> None:
+    """Migrations and seeds read the variable of the process, not that of `.env`."""
     south = {"SCHOOL": "south"}
-    assert reset(school, env=south).detail == ANEW
+    assert reset(school, env=south).detail == REBUILT
     assert ask(school.url("alpha"), SCHOOL) == [("south",)]
     assert reset(school).detail == COPIED
     assert ask(school.url("alpha"), SCHOOL) == [("north",)]
 
 
-def test_a_branch_and_back_again_are_both_copies(school: Monorepo) -> None:
+def test_after_switching_branches_both_ways_the_templates_are_valid(school: Monorepo) -> None:
     def git(*arguments: str) -> None:
         who = ("-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
         subprocess.run(["git", *who, *arguments], cwd=school.root, check=True, capture_output=True)
@@ -242,7 +240,7 @@ def test_a_branch_and_back_again_are_both_copies(school: Monorepo) -> None:
     school.add_revision("alpha", "c3", "b2", "CREATE TABLE of_feature ()")
     git("add", ".")
     git("commit", "--message", "Add")
-    assert reset(school).detail == ANEW
+    assert reset(school).detail == REBUILT
     git("switch", "trunk")
     assert reset(school).detail == COPIED
     assert ask(school.url("alpha"), "SELECT to_regclass('of_feature')") == [(None,)]
@@ -251,30 +249,30 @@ def test_a_branch_and_back_again_are_both_copies(school: Monorepo) -> None:
     assert ask(school.url("alpha"), "SELECT version_num FROM alembic_version") == [("c3",)]
 
 
-def test_three_copies_are_kept_and_they_are_those_used_last(school: Monorepo) -> None:
+def test_the_three_templates_used_last_are_kept(school: Monorepo) -> None:
     texts = [f"text {number}" for number in range(4)]
     for text in texts[:3]:
         school.write("data/text.csv", text)
-        assert reset(school).detail == ANEW
-    # The oldest is what the others were tried beside.
+        assert reset(school).detail == REBUILT
+    # Makes the oldest template the one that was used last.
     school.write("data/text.csv", texts[0])
     assert reset(school).detail == COPIED
     school.write("data/text.csv", texts[3])
-    assert reset(school).detail == ANEW
+    assert reset(school).detail == REBUILT
     assert len(templates(school)) == 3
     for text in (texts[0], texts[2], texts[3]):
         school.write("data/text.csv", text)
         assert reset(school).detail == COPIED
     school.write("data/text.csv", texts[1])
-    assert reset(school).detail == ANEW
+    assert reset(school).detail == REBUILT
 
 
-def test_fresh_makes_anew_what_could_have_been_copied(school: Monorepo) -> None:
-    assert reset(school, "alpha", "--fresh") == Reset(ANEW, "made anew: --fresh")
+def test_fresh_ignores_a_valid_template(school: Monorepo) -> None:
+    assert reset(school, "alpha", "--fresh") == Reset(REBUILT, "rebuilt: --fresh")
     assert reset(school).detail == COPIED
 
 
-# What is found although it lies in no usual place.
+# Unusual directories.
 
 
 @pytest.fixture(scope="module")
@@ -353,12 +351,12 @@ async def seed(connection):
         ),
     ],
 )
-def test_an_edit_in_an_unusual_place_makes_it_anew(
+def test_an_edit_in_an_unusual_directory_causes_a_rebuild(
     irregular: Monorepo, name: str, edit: Edit
 ) -> None:
     assert reset(irregular, name).detail == COPIED
     edit(irregular)
-    assert reset(irregular, name).detail == ANEW
+    assert reset(irregular, name).detail == REBUILT
 
 
 SHARED = """\
@@ -410,22 +408,22 @@ def sharing() -> Iterator[Monorepo]:
 
 
 @pytest.mark.parametrize("file", ["at_import", "later"])
-def test_data_that_a_shared_module_has_read_is_a_part_of_each_who_shares_it(
+def test_data_that_a_shared_module_reads_is_an_input_of_every_service_that_imports_it(
     sharing: Monorepo, file: str
 ) -> None:
-    assert {each.detail for each in resets(sharing).values()} == {COPIED}
+    assert {done.detail for done in resets(sharing).values()} == {COPIED}
     sharing.write(f"data/{file}.csv", "changed")
-    assert {each.detail for each in resets(sharing).values()} == {ANEW}
+    assert {done.detail for done in resets(sharing).values()} == {REBUILT}
 
 
 @pytest.mark.parametrize("name", ["alpha", "beta"])
-def test_data_that_a_thread_has_read_is_a_part(sharing: Monorepo, name: str) -> None:
+def test_data_that_a_thread_reads_is_an_input(sharing: Monorepo, name: str) -> None:
     resets(sharing)
     sharing.write(f"data/{name}.csv", "changed")
-    assert reset(sharing, name).detail == ANEW
+    assert reset(sharing, name).detail == REBUILT
 
 
-def test_a_shared_module_without_a_cache_does_not_make_one_of_all() -> None:
+def test_data_that_a_shared_module_reads_for_one_service_is_no_input_of_another() -> None:
     names = ["alpha", "beta"]
     with new_monorepo(names) as made:
         made.write("libs/shared.py", SHARED.replace("@cache", ""))
@@ -436,13 +434,13 @@ def test_a_shared_module_without_a_cache_does_not_make_one_of_all() -> None:
             made.write(f"data/{name}.csv", name)
         made.invoke("db.reset")
         made.write("data/alpha.csv", "changed")
-        details = {name: each.detail for name, each in resets(made).items()}
-        assert details == {"alpha": ANEW, "beta": COPIED}
+        details = {name: done.detail for name, done in resets(made).items()}
+        assert details == {"alpha": REBUILT, "beta": COPIED}
         made.write("data/at_import.csv", "changed")
-        assert {each.detail for each in resets(made).values()} == {ANEW}
+        assert {done.detail for done in resets(made).values()} == {REBUILT}
 
 
-def test_a_library_that_is_installed_for_one_service_makes_that_one_anew() -> None:
+def test_a_library_installed_for_one_service_causes_a_rebuild_of_that_service() -> None:
     with new_monorepo(["alpha", "beta"]) as made:
         directory = made.path("services/alpha_service/.venv")
         venv.create(directory, symlinks=True, with_pip=False)
@@ -453,5 +451,5 @@ def test_a_library_that_is_installed_for_one_service_makes_that_one_anew() -> No
         made.invoke("db.reset")
         assert reset(made).detail == COPIED
         (packages / "library-1.0.dist-info").mkdir()
-        assert reset(made) == anew(f"what is installed in {packages.relative_to(made.root)}")
+        assert reset(made) == rebuilt_for(f"the packages in {packages.relative_to(made.root)}")
         assert reset(made, "beta").detail == COPIED

@@ -1,4 +1,4 @@
-"""Whatever meets a reset, or ends it at whatever moment, the next one ends in the right state.
+"""After any interruption of a reset, the next reset gives the right state.
 
 For more: `pytest tests/instant/test_interruptions.py -n 0 -k any_moment --rounds 50`.
 """
@@ -14,14 +14,14 @@ import asyncpg
 import psutil
 import pytest
 
-from tests.support.instant import ANEW, COPIED, maintain, reset, templates
+from tests.support.instant import COPIED, REBUILT, maintain, reset, templates
 from tests.support.monorepo import LIMIT, Monorepo, is_dead, new_monorepo, wait_until
 from tests.support.observe import notes, processes
 from tests.support.postgres import ask, connect, wait_for
 
 NAMES = ("one", "two")
 SEEDED = "first second"
-# About what a reset of both takes here, in seconds, anew and by a copy.
+# The approximate seconds that a reset of both services takes: a rebuild, and a copy.
 LONGEST = {True: 1.6, False: 0.6}
 STATE = (
     "SELECT version_num, (SELECT count(*) FROM pg_class WHERE relname = 'big') FROM alembic_version"
@@ -31,7 +31,7 @@ BIG = "CREATE TABLE big AS SELECT n, repeat('x', 500) AS text FROM generate_seri
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Monorepo]:
-    """Two services with enough in them that making and copying them takes a moment."""
+    """Two services with enough rows that building and copying them takes a measurable time."""
     with new_monorepo(NAMES) as made:
         for name in NAMES:
             made.add_revision(name, "b2", "a1", BIG)
@@ -50,8 +50,8 @@ def outcome(tool: "subprocess.Popen[str]") -> int:
     return tool.returncode
 
 
-@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "anew"])
-def test_two_resets_at_once_both_end_well(pair: Monorepo, flags: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "rebuilt"])
+def test_two_concurrent_resets_both_succeed(pair: Monorepo, flags: tuple[str, ...]) -> None:
     tools = [pair.start("db.reset", *flags) for _ in range(2)]
     assert [outcome(tool) for tool in tools] == [0, 0]
     assert_right(pair)
@@ -60,7 +60,7 @@ def test_two_resets_at_once_both_end_well(pair: Monorepo, flags: tuple[str, ...]
 
 
 async def connect_again_and_again(url: str, statement: str) -> None:
-    """Be an application that does not give up."""
+    """Connect like an application that always reconnects."""
     while True:
         with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             session = await connect(url)
@@ -71,16 +71,14 @@ async def connect_again_and_again(url: str, statement: str) -> None:
                 session.terminate()
 
 
-@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "anew"])
-async def test_sessions_do_not_keep_a_reset_from_its_end(
-    pair: Monorepo, flags: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "rebuilt"])
+async def test_open_sessions_do_not_block_a_reset(pair: Monorepo, flags: tuple[str, ...]) -> None:
     url = pair.url("one")
     idle, busy = await connect(url), await connect(url)
     await busy.execute("BEGIN; LOCK TABLE note")
     again = [asyncio.create_task(connect_again_and_again(url, "SELECT 1")) for _ in range(3)]
     done = await asyncio.to_thread(reset, pair, "one", *flags)
-    assert done.detail == (ANEW if flags else COPIED)
+    assert done.detail == (REBUILT if flags else COPIED)
     assert idle.is_closed()
     assert busy.is_closed()
     for task in again:
@@ -89,33 +87,33 @@ async def test_sessions_do_not_keep_a_reset_from_its_end(
     await asyncio.to_thread(assert_right, pair)
 
 
-def test_nobody_can_connect_to_a_copy_and_so_keep_it_from_being_copied(pair: Monorepo) -> None:
+def test_a_template_accepts_no_connections_that_could_block_copying_it(pair: Monorepo) -> None:
     reset(pair, "one")
     for name in templates(pair, "one"):
         with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
             ask(pair.url("one", database=name), "SELECT 1")
 
 
-def test_killed_at_any_moment_a_reset_is_healed_by_the_next(pair: Monorepo, rounds: int) -> None:
+def test_after_a_kill_at_any_moment_the_next_reset_succeeds(pair: Monorepo, rounds: int) -> None:
     servers = {pair.server_pid(name) for name in NAMES}
     for number in range(2 * rounds):
-        chance, anew = random.Random(number), bool(number % 2)
-        if anew:
-            # Whatever the killed run has kept is not what this one needs.
+        chance, rebuilds = random.Random(number), bool(number % 2)
+        if rebuilds:
+            # A changed input, so that no existing template is valid.
             pair.write("services/one_service/data.txt", str(number))
             pair.write("services/two_service/data.txt", str(number))
-        kill_at(pair, chance.uniform(0.1, LONGEST[anew]))
+        kill_at(pair, chance.uniform(0.1, LONGEST[rebuilds]))
         wait_until(lambda: processes(pair) == servers)
         ran = pair.invoke("db.reset", "--json")
         assert ran.code == 0, (number, ran.out, ran.err)
         assert_right(pair)
         assert {reset(pair, name).detail for name in NAMES} == {COPIED}
         assert_right(pair)
-        assert_no_copy_is_incomplete(pair)
+        assert_no_template_is_incomplete(pair)
 
 
 def kill_at(pair: Monorepo, seconds: float) -> None:
-    """Kill a reset after some time; what it has started must notice by itself."""
+    """Kill a reset after some seconds, and wait until its child processes have exited."""
     tool = pair.start("db.reset")
     time.sleep(seconds)  # Any moment will do.
     running = tool.poll() is None
@@ -126,8 +124,8 @@ def kill_at(pair: Monorepo, seconds: float) -> None:
     wait_until(lambda: all(map(is_dead, own)))
 
 
-def assert_no_copy_is_incomplete(pair: Monorepo) -> None:
-    """See that what a killed run has left half done is gone as soon as a copy was kept."""
+def assert_no_template_is_incomplete(pair: Monorepo) -> None:
+    """Require that incomplete templates of killed runs have been dropped."""
     sql = (
         "SELECT count(*) FROM pg_database WHERE starts_with(datname, 'huleedu_{0}__made_')"
         " AND coalesce(shobj_description(oid, 'pg_database'), '') NOT LIKE '%\"parts\"%'"
@@ -145,9 +143,7 @@ def assert_no_copy_is_incomplete(pair: Monorepo) -> None:
         pytest.param(["CREATE DATABASE huleedu_one TEMPLATE {}"], id="without an environment tag"),
     ],
 )
-def test_a_copy_that_was_cut_short_is_made_by_the_next_reset(
-    pair: Monorepo, half: Sequence[str]
-) -> None:
+def test_the_next_reset_replaces_an_incomplete_copy(pair: Monorepo, half: Sequence[str]) -> None:
     reset(pair, "one")
     (template,) = templates(pair, "one")[:1]
     statements = [statement.format(template) for statement in half]
@@ -156,7 +152,7 @@ def test_a_copy_that_was_cut_short_is_made_by_the_next_reset(
     assert_right(pair)
 
 
-async def test_killed_while_it_waits_for_a_lock_a_reset_does_nothing_later(pair: Monorepo) -> None:
+async def test_a_reset_killed_while_waiting_for_a_lock_has_no_later_effect(pair: Monorepo) -> None:
     url = pair.url("one", database="postgres")
     holder, asked = await connect(url), await connect(url)
     waits = (

@@ -1,12 +1,12 @@
-"""A copy that is not whole, not ours or not of these very files is never used."""
+"""A template that is incomplete, foreign or out of date is never used."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.instant import (
-    ANEW,
     COPIED,
+    REBUILT,
     Reset,
     maintain,
     reset,
@@ -18,25 +18,25 @@ from tests.support.monorepo import ENV_PY, Monorepo, new_monorepo
 from tests.support.observe import notes
 from tests.support.postgres import ask
 
-NO_COPY = Reset(ANEW, "made anew: no copy yet")
+NO_TEMPLATE = Reset(REBUILT, "rebuilt: no template yet")
 SEEDED = "first second"
-EDITS_WHAT_IT_IS_MADE_OF = """\
+EDITS_AN_INPUT = """\
 from pathlib import Path
 path = Path(__file__).parents[{up}] / {path!r}
-path.write_text(path.read_text() + "# edited meanwhile\\n")
+path.write_text(path.read_text() + "# edited\\n")
 """
 
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[Monorepo]:
     with new_monorepo(["alpha"]) as made:
-        assert reset(made) == NO_COPY
+        assert reset(made) == NO_TEMPLATE
         yield made
 
 
 @pytest.fixture
 def template(alone: Monorepo) -> str:
-    """Return the only copy there is, good and used a moment ago."""
+    """Return the only template, which is valid and was just used."""
     for name in templates(alone):
         maintain(alone, "alpha", f"DROP DATABASE {name}")
     reset(alone)
@@ -45,7 +45,7 @@ def template(alone: Monorepo) -> str:
     return name
 
 
-def test_a_copy_is_closed_to_everybody_and_tagged_with_what_it_is_made_of(
+def test_a_template_accepts_no_connections_and_its_tag_has_the_inputs(
     alone: Monorepo, template: str
 ) -> None:
     closed = "SELECT NOT datallowconn FROM pg_database WHERE datname = '{}'".format
@@ -67,7 +67,7 @@ def comment_on(template: str, tag: str) -> tuple[str, ...]:
     "tag",
     [
         pytest.param("NULL", id="none"),
-        pytest.param("'words of a person'", id="words"),
+        pytest.param("'a comment of a user'", id="a comment"),
         pytest.param("""'huleedu-tasks {"environment": "development"}'""", id="without parts"),
         pytest.param(
             """'huleedu-tasks {"environment": "development", "parts": {}}'""", id="no part"
@@ -78,17 +78,17 @@ def comment_on(template: str, tag: str) -> tuple[str, ...]:
         ),
     ],
 )
-def test_a_copy_whose_tag_does_not_say_what_it_is_made_of_is_replaced(
+def test_a_template_without_inputs_in_its_tag_is_replaced(
     alone: Monorepo, template: str, tag: str
 ) -> None:
     maintain(alone, "alpha", *comment_on(template, tag))
-    assert reset(alone) == NO_COPY
+    assert reset(alone) == NO_TEMPLATE
     assert notes(alone, "alpha") == SEEDED
     assert len(templates(alone)) == 1
     assert reset(alone).detail == COPIED
 
 
-def test_a_copy_of_another_environment_is_not_used(alone: Monorepo, template: str) -> None:
+def test_a_template_of_another_environment_is_not_used(alone: Monorepo, template: str) -> None:
     ((comment,),) = maintain(
         alone,
         "alpha",
@@ -97,7 +97,7 @@ def test_a_copy_of_another_environment_is_not_used(alone: Monorepo, template: st
     )
     other = comment.replace('"development"', '"production"').replace("'", "''")
     maintain(alone, "alpha", *comment_on(template, f"'{other}'"))
-    assert reset(alone).detail == ANEW
+    assert reset(alone).detail == REBUILT
     assert notes(alone, "alpha") == SEEDED
 
 
@@ -106,24 +106,26 @@ def opened(alone: Monorepo, template: str, *statements: str) -> None:
     ask(alone.url("alpha", database=template), *statements)
 
 
-def test_a_copy_somebody_has_opened_is_not_used(alone: Monorepo, template: str) -> None:
+def test_a_template_that_was_opened_for_connections_is_not_used(
+    alone: Monorepo, template: str
+) -> None:
     opened(alone, template, "DELETE FROM note")
-    assert reset(alone).detail == ANEW
+    assert reset(alone).detail == REBUILT
     assert notes(alone, "alpha") == SEEDED
     assert reset(alone).detail == COPIED
     assert notes(alone, "alpha") == SEEDED
 
 
-def test_a_copy_that_is_at_another_revision_is_not_used(alone: Monorepo, template: str) -> None:
+def test_a_template_at_a_different_revision_is_not_used(alone: Monorepo, template: str) -> None:
     opened(alone, template, "UPDATE alembic_version SET version_num = 'z9'")
     maintain(alone, "alpha", f"ALTER DATABASE {template} ALLOW_CONNECTIONS false")
-    assert reset(alone) == NO_COPY
+    assert reset(alone) == NO_TEMPLATE
     assert notes(alone, "alpha") == SEEDED
     assert reset(alone).detail == COPIED
 
 
-def test_a_tag_that_cannot_be_read_is_still_not_taken_for_none(alone: Monorepo) -> None:
-    """On the database itself, that is: it may be anybody's."""
+def test_an_invalid_tag_on_the_database_is_refused(alone: Monorepo) -> None:
+    """An invalid tag on a template only makes the template invalid."""
     maintain(alone, "alpha", *comment_on("huleedu_alpha", "'huleedu-tasks {'"))
     ran = alone.invoke("db.reset")
     assert ran.code != 0
@@ -132,15 +134,15 @@ def test_a_tag_that_cannot_be_read_is_still_not_taken_for_none(alone: Monorepo) 
     assert alone.invoke("db.reset").code == 0
 
 
-# What changes while it is used.
+# Changes during the build.
 
 
 @pytest.fixture(scope="module")
 def restless() -> Iterator[Monorepo]:
-    """Services in which something edits, during the reset, what their databases are made of."""
+    """Services whose migrations and seeds edit their own inputs."""
     with new_monorepo(["own", "shared", "seeded", "calm"]) as made:
         env = "services/{}_service/alembic/env.py".format
-        edit = EDITS_WHAT_IT_IS_MADE_OF.format
+        edit = EDITS_AN_INPUT.format
         made.write(env("own"), edit(up=1, path="config.py") + ENV_PY)
         made.write("libs/shared_models.py", "TABLE = 1\n")
         ini = "[alembic]\nscript_location = alembic\npath_separator = os\n"
@@ -154,18 +156,18 @@ def restless() -> Iterator[Monorepo]:
 
 
 @pytest.mark.parametrize("name", ["own", "shared", "seeded"])
-def test_a_database_whose_files_were_edited_while_it_was_made_is_made_again(
+def test_a_database_whose_files_changed_during_its_build_is_rebuilt(
     restless: Monorepo, name: str
 ) -> None:
-    assert reset(restless, name).detail == ANEW
+    assert reset(restless, name).detail == REBUILT
     assert notes(restless, name) == SEEDED
 
 
-def test_what_nobody_edits_meanwhile_is_copied(restless: Monorepo) -> None:
+def test_a_service_without_edits_during_the_build_is_copied(restless: Monorepo) -> None:
     assert reset(restless, "calm").detail == COPIED
 
 
-def test_a_reset_that_fails_keeps_no_copy(alone: Monorepo, template: str) -> None:
+def test_a_failed_reset_saves_no_template(alone: Monorepo, template: str) -> None:
     seed = alone.read("database/seed-scripts/seed_alpha.py")
     alone.write("database/seed-scripts/seed_alpha.py", "async def seed(connection): 1 / 0\n")
     assert alone.invoke("db.reset").code == 1
@@ -174,24 +176,22 @@ def test_a_reset_that_fails_keeps_no_copy(alone: Monorepo, template: str) -> Non
     assert reset(alone).detail == COPIED
 
 
-def test_what_was_changed_by_migrations_of_a_later_day_is_in_no_copy(
-    alone: Monorepo, template: str
-) -> None:
-    """Only a reset makes copies: what `db.migrate` meets is anything."""
+def test_changes_by_a_later_migrate_are_in_no_template(alone: Monorepo, template: str) -> None:
+    """Only a reset saves templates: `db.migrate` may run on any state."""
     ask(alone.url("alpha"), "INSERT INTO note VALUES (9, 'work')")
     revision = alone.add_revision("alpha", "b2", "a1", "ALTER TABLE note ADD COLUMN more text")
     assert alone.invoke("db.migrate", "db.seed").code == 0
     assert templates(alone) == [template]
-    assert reset(alone).detail == ANEW
+    assert reset(alone).detail == REBUILT
     assert notes(alone, "alpha") == SEEDED
     revision.unlink()
 
 
-def test_a_server_of_somebody_else_is_left_without_copies(alone: Monorepo) -> None:
+def test_the_existing_provider_saves_no_templates(alone: Monorepo) -> None:
     for name in templates(alone):
         maintain(alone, "alpha", f"DROP DATABASE {name}")
     for _ in range(2):
         existing = {"HULEEDU_PROVIDER": "existing"}
-        assert reset(alone, env=existing) == Reset(ANEW, None)
+        assert reset(alone, env=existing) == Reset(REBUILT, None)
     assert templates(alone) == []
     assert notes(alone, "alpha") == SEEDED

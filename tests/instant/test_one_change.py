@@ -1,4 +1,4 @@
-"""One input is changed at a time: a reset by a template makes what one from nothing makes.
+"""After one changed input, a reset gives the result of a rebuild.
 
 For more of them: `pytest tests/instant/test_one_change.py -n 0 --rounds 10`.
 """
@@ -39,7 +39,7 @@ def upgrade():
     op.execute(table)
     op.execute("INSERT INTO seen DEFAULT VALUES")
 """
-# A seed reads the same, where it is no statement.
+# For an input that a seed reads instead of the revision.
 TABLES = """\
 from alembic import op
 
@@ -74,10 +74,10 @@ Environment = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Place:
-    """Where one service's revision reads: a directory of its own, and its server.
+    """The directory and the server that one service's revision reads.
 
     Attributes:
-        name: The service's.
+        name: The service's name.
     """
 
     monorepo: Monorepo
@@ -91,7 +91,7 @@ class Place:
         path = self.path / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        # An edit may leave size and time as they were.
+        # An edit may leave size and modification time unchanged.
         os.utime(path, (LONG_AGO, LONG_AGO))
 
     def link(self, relative: str, target: str) -> None:
@@ -110,11 +110,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Input:
-    """Something a revision reads.
+    """An input that a revision or a seed reads.
 
     Attributes:
-        code: How it reads that.
-        give: Makes it what it is at first (1), or then (2), and returns variables to set.
+        code: The code that reads it.
+        give: Writes its first (1) or second (2) value, and returns variables to set.
     """
 
     code: str
@@ -249,8 +249,8 @@ INPUTS = {
 }
 
 
-# Variables that no service needs to read.
-OF_EVERY_SERVICE = {"PYTHONPATH", "the time zone"}
+# Inputs of every service, even if no service reads them.
+INPUTS_OF_EVERY_SERVICE = {"PYTHONPATH", "the time zone"}
 
 
 @pytest.fixture(scope="module")
@@ -260,42 +260,44 @@ def made() -> Iterator[Monorepo]:
         yield made
 
 
-def test_after_one_change_a_reset_makes_what_one_from_nothing_makes(
+def test_after_one_change_a_reset_gives_the_result_of_a_rebuild(
     made: Monorepo, rounds: int
 ) -> None:
     for number in range(rounds):
         drawn = random.Random(number)
-        chosen = drawn.sample(sorted(INPUTS.keys() - OF_EVERY_SERVICE), len(NAMES))
+        chosen = drawn.sample(sorted(INPUTS.keys() - INPUTS_OF_EVERY_SERVICE), len(NAMES))
         _check(made, dict(zip(NAMES, chosen, strict=True)), drawn)
 
 
-def test_after_a_change_for_the_interpreter_it_does_too(made: Monorepo, rounds: int) -> None:
+def test_after_a_change_for_the_interpreter_a_reset_gives_the_result_of_a_rebuild(
+    made: Monorepo, rounds: int
+) -> None:
     for number in range(rounds):
-        chosen = sorted(OF_EVERY_SERVICE)[number % len(OF_EVERY_SERVICE)]
+        chosen = sorted(INPUTS_OF_EVERY_SERVICE)[number % len(INPUTS_OF_EVERY_SERVICE)]
         _check(made, {NAMES[0]: chosen}, random.Random(number))
 
 
 def _check(made: Monorepo, inputs: Mapping[str, str], drawn: random.Random) -> None:
-    """Build each service's database from an input, change that, and reset it in two ways."""
-    first = _give(made, inputs, 1)
+    """Build each service with an input, change the input, and compare a reset with a rebuild."""
+    first = _write_input(made, inputs, 1)
     for name, chosen in inputs.items():
         _write_reader(made, name, INPUTS[chosen].code, drawn)
     resets(made, *inputs, env=first)
-    assert {each.detail for each in resets(made, *inputs, env=first).values()} == {COPIED}, inputs
+    assert {done.detail for done in resets(made, *inputs, env=first).values()} == {COPIED}, inputs
     before = _seen(made, inputs)
-    then = _give(made, inputs, 2)
+    then = _write_input(made, inputs, 2)
     resets(made, *inputs, env=then)
     by_template = _seen(made, inputs)
     resets(made, *inputs, flags=("--fresh",), env=then)
-    from_nothing = _seen(made, inputs)
-    assert by_template == from_nothing
-    # Each change is one that can be seen.
-    assert not set(before.items()) & set(from_nothing.items())
-    _give(made, inputs, 1)
+    by_rebuild = _seen(made, inputs)
+    assert by_template == by_rebuild
+    # Each change must have an effect.
+    assert not set(before.items()) & set(by_rebuild.items())
+    _write_input(made, inputs, 1)
 
 
 def _write_reader(made: Monorepo, name: str, code: str, drawn: random.Random) -> None:
-    """Have a revision or a seed read an input; a statement of `op` is a revision's."""
+    """Write a revision or a seed that reads an input; code with `op` must be in a revision."""
     is_seed = "op." not in code and drawn.random() < SHARE_OF_SEEDS
     revision = TABLES if is_seed else REVISION.format(name=name, code=code)
     made.write(f"services/{name}_service/alembic/versions/a1.py", revision)
@@ -303,8 +305,8 @@ def _write_reader(made: Monorepo, name: str, code: str, drawn: random.Random) ->
     made.write(f"database/seed-scripts/seed_{name}.py", seed)
 
 
-def _give(made: Monorepo, inputs: Mapping[str, str], number: int) -> Environment:
-    """Make each service's input what it is at first or then; return the variables to set."""
+def _write_input(made: Monorepo, inputs: Mapping[str, str], number: int) -> Environment:
+    """Write the first or second value of each service's input; return the variables to set."""
     variables: dict[str, str] = {}
     for name, chosen in inputs.items():
         variables |= INPUTS[chosen].give(Place(made, name), number) or {}

@@ -1,4 +1,4 @@
-"""Sessions that look at a database while it is made do no harm; those that write leave no copy."""
+"""No template is saved if another session writes to the database during the build."""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ import asyncpg
 import pytest
 
 from tests.support.db_runs import without_initdb
-from tests.support.instant import ANEW, COPIED, Reset, maintain, reset, templates
+from tests.support.instant import COPIED, REBUILT, Reset, maintain, reset, templates
 from tests.support.monorepo import Monorepo, new_monorepo
 from tests.support.postgres import ask, connect
 
-OTHERS = "made anew: --fresh; no copy kept: others were connected to it"
+OTHERS = "rebuilt: --fresh; no template kept: other sessions used it"
 BETWEEN_VISITS = 0.05
 ATTEMPTS = 5
 NUMBER = "SELECT oid::int FROM pg_database WHERE datname = current_database()"
@@ -20,7 +20,7 @@ NUMBER = "SELECT oid::int FROM pg_database WHERE datname = current_database()"
 
 @pytest.fixture(scope="module")
 def slow() -> Iterator[Monorepo]:
-    """A service whose migration takes as long as many a healthcheck's interval."""
+    """A service whose migration takes longer than the interval of a healthcheck."""
     with new_monorepo(["alpha"]) as made:
         without_initdb(made)
         made.add_revision("alpha", "b2", "a1", "SELECT pg_sleep(0.7)")
@@ -29,20 +29,20 @@ def slow() -> Iterator[Monorepo]:
 
 
 async def reset_visited(slow: Monorepo, *statements: str) -> Reset:
-    """Reset from nothing, while sessions come, do something, and go.
+    """Rebuild the database while other sessions connect, run statements and disconnect.
 
-    On a busy machine none may come in time; then it is done again.
+    The reset is repeated if no session has connected in time.
     """
     for _ in range(ATTEMPTS):
         done, visited = await _reset_visited(slow, *statements)
         ((number,),) = await asyncio.to_thread(ask, slow.url("alpha"), NUMBER)
         if number in visited:
             return done
-    raise AssertionError(f"no session came in {ATTEMPTS} resets")
+    raise AssertionError(f"no session connected during {ATTEMPTS} resets")
 
 
 async def _reset_visited(slow: Monorepo, *statements: str) -> tuple[Reset, list[int]]:
-    """Return the reset, and the numbers of the databases that were visited meanwhile."""
+    """Return the reset, and the OIDs of the databases to which sessions connected during it."""
     for name in await asyncio.to_thread(templates, slow):
         await asyncio.to_thread(maintain, slow, "alpha", f"DROP DATABASE {name}")
     visited: list[int] = []
@@ -72,11 +72,11 @@ async def _reset_visited(slow: Monorepo, *statements: str) -> tuple[Reset, list[
         pytest.param(("SELECT count(*) FROM pg_class, pg_attribute",), id="monitoring"),
     ],
 )
-async def test_sessions_that_write_nothing_do_not_keep_a_copy_from_being_kept(
+async def test_a_template_is_saved_although_other_sessions_read(
     slow: Monorepo, statements: tuple[str, ...]
 ) -> None:
     done = await reset_visited(slow, *statements)
-    assert done == Reset(ANEW, "made anew: --fresh")
+    assert done == Reset(REBUILT, "rebuilt: --fresh")
     assert (await asyncio.to_thread(reset, slow)).detail == COPIED
 
 
@@ -90,9 +90,9 @@ async def test_sessions_that_write_nothing_do_not_keep_a_copy_from_being_kept(
         pytest.param("SELECT lo_create(0)", id="a large object"),
     ],
 )
-async def test_what_another_session_has_written_is_in_no_copy(
+async def test_no_template_is_saved_if_another_session_writes(
     slow: Monorepo, statement: str
 ) -> None:
     done = await reset_visited(slow, statement)
-    assert done == Reset(ANEW, OTHERS)
+    assert done == Reset(REBUILT, OTHERS)
     assert await asyncio.to_thread(templates, slow) == []

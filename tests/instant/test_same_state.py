@@ -1,4 +1,4 @@
-"""A copy is the very state that migrations and seeds make, whatever there is in a database."""
+"""A copy of a template is identical to a rebuilt database, for every kind of object."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from huleedu_tasks.postgres.binaries import find_program
-from tests.support.instant import ANEW, COPIED, Reset, maintain, reset, resets, templates
+from tests.support.instant import COPIED, REBUILT, Reset, maintain, reset, resets, templates
 from tests.support.monorepo import PASSWORD, USER, Monorepo, is_dead, new_monorepo, wait_until
 from tests.support.observe import notes
 from tests.support.postgres import ask, connect
@@ -80,7 +80,7 @@ FROM pg_database WHERE datname = '{DATABASE}'
 
 
 def dump(monorepo: Monorepo, name: str) -> str:
-    """Return everything of a database in SQL, what is said about it included."""
+    """Return a database in SQL, with its own properties."""
     done = subprocess.run(
         [
             find_program("pg_dump"),
@@ -96,21 +96,21 @@ def dump(monorepo: Monorepo, name: str) -> str:
     return _OURS.sub("", done.stdout)
 
 
-def test_our_own_services_are_the_same_by_a_copy_and_anew(huleedu: Monorepo) -> None:
+def test_copies_and_rebuilds_of_our_own_services_are_identical(huleedu: Monorepo) -> None:
     names = [entry["name"] for entry in huleedu.services]
     made = {name: dump(huleedu, name) for name in names}
     assert all("COPY" in text for text in made.values())
     for name in names:
         ask(huleedu.url(name), "DROP SCHEMA public CASCADE", "CREATE SCHEMA dirt")
-    assert {each.detail for each in resets(huleedu).values()} == {COPIED}
+    assert {done.detail for done in resets(huleedu).values()} == {COPIED}
     assert {name: dump(huleedu, name) for name in names} == made
-    assert {each.detail for each in resets(huleedu, flags=("--fresh",)).values()} == {ANEW}
-    # Made at another time, which some columns tell.
-    anew = {name: _TIME.sub("a time", dump(huleedu, name)) for name in names}
-    assert anew == {name: _TIME.sub("a time", text) for name, text in made.items()}
+    assert {done.detail for done in resets(huleedu, flags=("--fresh",)).values()} == {REBUILT}
+    # Some columns contain the time of the build.
+    rebuilt = {name: _TIME.sub("a time", dump(huleedu, name)) for name in names}
+    assert rebuilt == {name: _TIME.sub("a time", text) for name, text in made.items()}
 
 
-def test_what_is_copied_can_be_migrated_seeded_and_asked_as_if_made(huleedu: Monorepo) -> None:
+def test_copies_can_be_migrated_and_seeded_and_report_their_status(huleedu: Monorepo) -> None:
     resets(huleedu)
     for command in ("db.migrate", "db.seed"):
         ran = huleedu.invoke(command, "--json")
@@ -122,24 +122,24 @@ def test_what_is_copied_can_be_migrated_seeded_and_asked_as_if_made(huleedu: Mon
 
 @pytest.fixture(scope="module")
 def nasty() -> Iterator[Monorepo]:
-    """A service whose migrations and seed use what PostgreSQL has."""
+    """A service whose migrations and seed create every kind of object."""
     with new_monorepo(["alpha"]) as made:
         made.add_revision("alpha", "b2", "a1", *NASTY)
         made.path("database/seed-scripts/seed_alpha.py").unlink()
         made.write("database/seed-scripts/seed_alpha.sql", NASTY_SEED)
         assert made.invoke("db.up").code == 0
         maintain(made, "alpha", "CREATE ROLE reader", "CREATE ROLE writer NOINHERIT")
-        assert reset(made).detail == ANEW
+        assert reset(made).detail == REBUILT
         yield made
 
 
 def state(monorepo: Monorepo) -> tuple[str, str]:
-    """Return all there is to the database, inside and about it."""
+    """Return the content and the properties of the database."""
     ((*about,),) = maintain(monorepo, "alpha", ABOUT)
     return dump(monorepo, "alpha"), json.dumps(about)
 
 
-def test_everything_postgresql_has_is_the_same_by_a_copy_and_anew(nasty: Monorepo) -> None:
+def test_every_kind_of_object_is_identical_in_a_copy_and_a_rebuild(nasty: Monorepo) -> None:
     made, about = state(nasty)
     for part in ("'4242'", "GENERATED", "Europe/Stockholm", "own migration", "ticket_id_seq"):
         assert part in made
@@ -155,13 +155,13 @@ def test_everything_postgresql_has_is_the_same_by_a_copy_and_anew(nasty: Monorep
     assert state(nasty) != (made, about)
     assert reset(nasty).detail == COPIED
     assert state(nasty) == (made, about)
-    assert reset(nasty, "alpha", "--fresh").detail == ANEW
+    assert reset(nasty, "alpha", "--fresh").detail == REBUILT
     assert state(nasty) == (made, about)
     assert reset(nasty).detail == COPIED
     assert state(nasty) == (made, about)
 
 
-def test_a_copy_goes_on_where_the_seeds_have_ended(nasty: Monorepo) -> None:
+def test_the_sequences_of_a_copy_continue_after_the_seeds(nasty: Monorepo) -> None:
     assert reset(nasty).detail == COPIED
     more = "INSERT INTO {} DEFAULT VALUES RETURNING id"
     assert ask(nasty.url("alpha"), more.format("ticket")) == [(4713,)]
@@ -169,8 +169,8 @@ def test_a_copy_goes_on_where_the_seeds_have_ended(nasty: Monorepo) -> None:
     assert ask(nasty.url("alpha"), pupil) == [(7 + 3 * 50, 3)]
 
 
-def test_a_server_that_has_crashed_leaves_no_copy_with_less_in_it() -> None:
-    """After a crash PostgreSQL empties every unlogged table, those of copies too."""
+def test_no_template_is_saved_of_a_database_with_unlogged_tables() -> None:
+    """After a crash PostgreSQL empties every unlogged table, also in templates."""
     with new_monorepo(["alpha", "beta"]) as made:
         made.add_revision(
             "alpha",
@@ -179,19 +179,21 @@ def test_a_server_that_has_crashed_leaves_no_copy_with_less_in_it() -> None:
             "CREATE UNLOGGED TABLE cache (id integer)",
             "INSERT INTO cache VALUES (1)",
         )
-        how = "made anew: no copy yet; no copy kept: a crash would empty its unlogged tables"
-        assert reset(made) == Reset(ANEW, how)
-        assert reset(made, "beta").detail == ANEW
+        how = "rebuilt: no template yet; no template kept: a crash would empty its unlogged tables"
+        assert reset(made) == Reset(REBUILT, how)
+        assert reset(made, "beta").detail == REBUILT
         for name in ("alpha", "beta"):
             server = psutil.Process(made.server_pid(name))
             server.kill()
             wait_until(partial(is_dead, server))
-        assert resets(made) == {"alpha": Reset(ANEW, how), "beta": Reset(COPIED, COPIED)}
+        assert resets(made) == {"alpha": Reset(REBUILT, how), "beta": Reset(COPIED, COPIED)}
         assert ask(made.url("alpha"), "SELECT * FROM cache") == [(1,)]
         assert notes(made, "beta") == "first second"
 
 
-async def test_what_an_application_writes_meanwhile_is_in_no_later_copy(nasty: Monorepo) -> None:
+async def test_rows_that_an_application_writes_during_a_reset_are_in_no_later_copy(
+    nasty: Monorepo,
+) -> None:
     url = nasty.url("alpha")
 
     async def work() -> None:
@@ -206,18 +208,18 @@ async def test_what_an_application_writes_meanwhile_is_in_no_later_copy(nasty: M
                     session.terminate()
 
     application = asyncio.create_task(work())
-    assert (await asyncio.to_thread(reset, nasty, "alpha", "--fresh")).detail == ANEW
+    assert (await asyncio.to_thread(reset, nasty, "alpha", "--fresh")).detail == REBUILT
     application.cancel()
     await asyncio.wait([application])
     await asyncio.to_thread(reset, nasty)
     assert await asyncio.to_thread(notes, nasty, "alpha") == "first second"
 
 
-def test_renewed_servers_have_no_copies_until_they_make_some(nasty: Monorepo) -> None:
+def test_a_recreated_server_has_only_the_templates_saved_since(nasty: Monorepo) -> None:
     maintain(nasty, "alpha", f"DROP DATABASE {DATABASE} WITH (FORCE)")
     nasty.path("services/alpha_service/alembic/versions/b2.py").unlink()
     nasty.write("database/seed-scripts/seed_alpha.sql", "SELECT 1")
     ran = reset(nasty, "alpha", "--volumes")
-    assert (ran.detail, ran.how) == (ANEW, "made anew: the server's data is new")
+    assert (ran.detail, ran.how) == (REBUILT, "rebuilt: the server's data is new")
     assert len(templates(nasty)) == 1
     assert reset(nasty).detail == COPIED

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.instant import ANEW, COPIED, Reset, maintain, reset, resets
+from tests.support.instant import COPIED, REBUILT, Reset, maintain, reset, resets
 from tests.support.monorepo import ENV_PY, Monorepo, new_monorepo
 from tests.support.observe import notes
 from tests.support.postgres import ask
 
 SEEDS = "database/seed-scripts"
-NO_COPY = "made anew: no copy yet; no copy kept: "
+NO_TEMPLATE = "rebuilt: no template yet; no template kept: "
 PATHS = "from pathlib import Path\nROOT = Path(__file__).parents[2]\n"
 NOTES = """\
 
@@ -24,7 +24,7 @@ async def seed(connection):
     for number, text in enumerate(texts()):
         await connection.execute("INSERT INTO note VALUES ($1, $2)", number, text)
 """
-# What each seed writes, and what changes that.
+# The seed of each service.
 GLOBS = "def texts(): return sorted(p.read_text() for p in ROOT.joinpath('{}').glob('*.csv'))\n"
 TRIES = """
 def texts():
@@ -60,7 +60,7 @@ def texts():
     with sqlite3.connect(ROOT / 'reference.db') as reference:
         return [text for (text,) in reference.execute('SELECT text FROM note ORDER BY text')]
 """
-# What each env.py does before its work.
+# Statements at the beginning of an env.py.
 TRIES_ANOTHER = """\
 import sqlalchemy as _sa
 try:
@@ -122,7 +122,7 @@ def made() -> Iterator[Monorepo]:
         made.write("services/logs_service/alembic/env.py", f"{log}{ENV_PY}")
         odd = os.fsencode(made.path("services/odd_service")) + b"/\xff.txt"
         Path(os.fsdecode(odd)).write_text("text")
-        how = {name: each.how for name, each in resets(made).items()}
+        how = {name: done.how for name, done in resets(made).items()}
         made.write("tools/how.json", json.dumps(how))
         yield made
 
@@ -142,50 +142,48 @@ def how(made: Monorepo, name: str) -> str:
         ("sqlite", lambda m: write_reference(m, "second"), "first second"),
     ],
 )
-def test_what_a_seed_has_come_across_is_a_part(
+def test_a_file_that_a_seed_finds_is_an_input(
     made: Monorepo, name: str, edit: Callable[[Monorepo], object], text: str
 ) -> None:
-    assert how(made, name) == "made anew: no copy yet"
+    assert how(made, name) == "rebuilt: no template yet"
     assert reset(made, name) == Reset(COPIED, COPIED)
     edit(made)
-    assert reset(made, name).detail == ANEW
+    assert reset(made, name).detail == REBUILT
     assert notes(made, name) == text
     assert reset(made, name).detail == COPIED
 
 
 @pytest.mark.parametrize("name", ["scratch", "events", "odd", "attempts"])
-def test_what_is_no_input_does_not_keep_a_copy_from_being_kept_and_used(
-    made: Monorepo, name: str
-) -> None:
-    assert how(made, name) == "made anew: no copy yet"
+def test_events_that_are_no_inputs_do_not_prevent_a_template(made: Monorepo, name: str) -> None:
+    assert how(made, name) == "rebuilt: no template yet"
     assert reset(made, name) == Reset(COPIED, COPIED)
 
 
-def test_a_seed_that_starts_a_program_is_applied_each_time(made: Monorepo) -> None:
-    assert how(made, "program") == f"{NO_COPY}it started cat, which may read anything"
+def test_a_seed_that_starts_a_program_is_applied_by_every_reset(made: Monorepo) -> None:
+    assert how(made, "program") == f"{NO_TEMPLATE}it started cat, which may read anything"
     made.write("asked.txt", "changed")
-    assert reset(made, "program").detail == ANEW
+    assert reset(made, "program").detail == REBUILT
     assert notes(made, "program") == "changed"
 
 
-def test_a_role_that_migrations_make_anew_can_be_dropped_though_there_are_copies(
+def test_templates_do_not_prevent_a_migration_from_recreating_a_role(
     made: Monorepo,
 ) -> None:
     assert reset(made, "roles").detail == COPIED
-    assert reset(made, "roles", "--fresh").detail == ANEW
+    assert reset(made, "roles", "--fresh").detail == REBUILT
     assert reset(made, "roles").detail == COPIED
     granted = "SELECT has_table_privilege('app_reader', 'note', 'SELECT')"
     assert ask(made.url("roles"), granted) == [(True,)]
 
 
-def test_a_database_that_cannot_be_copied_is_complete_all_the_same(made: Monorepo) -> None:
-    assert how(made, "setting").startswith(f"{NO_COPY}it could not be copied: ")
+def test_a_database_that_cannot_be_copied_is_complete(made: Monorepo) -> None:
+    assert how(made, "setting").startswith(f"{NO_TEMPLATE}it could not be copied: ")
     assert "nowhere" in how(made, "setting")
     assert notes(made, "setting") == "first second"
     left = "SELECT datname FROM pg_database WHERE datname LIKE 'huleedu_setting__made%'"
     assert maintain(made, "setting", left) == []
 
 
-def test_a_file_of_the_service_that_each_run_writes_is_named(made: Monorepo) -> None:
+def test_a_file_that_every_build_writes_is_named(made: Monorepo) -> None:
     file = "services/logs_service/config.txt"
-    assert how(made, "logs") == f"{NO_COPY}{file} changed meanwhile"
+    assert how(made, "logs") == f"{NO_TEMPLATE}{file} changed during the build"

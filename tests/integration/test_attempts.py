@@ -128,7 +128,7 @@ async def test_where_nobody_says_where_it_is_the_result_says_what_to_type(bench:
     assert (done.outcome.status, done.at) == (Status.FAILED, None)
     name = case.service.name
     assert f"the revision of {case.url.database} is not known" in done.outcome.detail
-    assert f"`invoke prod.status --service {name}` asks again" in done.outcome.detail
+    assert f"run `invoke prod.status --service {name}` to read it again" in done.outcome.detail
 
 
 async def test_a_lock_that_is_lost_is_the_cause_of_what_failed_for_it(bench: Bench) -> None:

@@ -1,6 +1,6 @@
 """`services.check`: where registry, compose files, config.py, env.py and revisions differ.
 
-Each service of one monorepo has one fault of its own, so that all are asked in one run.
+Every service of one monorepo has one fault, so that one run checks all faults.
 """
 
 import json
@@ -23,7 +23,7 @@ from tests.support.monorepo import (
     free_ports,
 )
 
-# By the document's rules.
+# As docs/adoption.md recommends it.
 CONFIG = """\
 import os
 from urllib.parse import quote
@@ -99,7 +99,7 @@ THROUGH_CONFIGPARSER = """\
 context.config.set_main_option("sqlalchemy.url", settings.DATABASE_URL)
 url = context.config.get_main_option("sqlalchemy.url")
 """
-# Of code that has never heard of our variables.
+# Of code that does not read the variables of the tasks.
 STRANGE_CONFIG = """\
 import os
 
@@ -122,7 +122,7 @@ STRANGE_ADDRESSES = {
     "wandering": "localhost:1",
 }
 
-# For each service what is replaced in its config.py and in its env.py.
+# For each service the replacements in its config.py and in its env.py.
 FAULTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "regular": ({}, {}),
     "recipe": ({}, {}),
@@ -140,7 +140,7 @@ FAULTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "testless": ({'("development", "testing", ': '("development", '}, {}),
     "defaultless": ({'or "huleedu_user"': 'or "postgres"'}, {}),
     "quiet": ({"if missing :=": "if not names and", "not in ENVIRONMENTS": "is None"}, {}),
-    "astray": (
+    "hardwired": (
         {},
         {URL_LINE: 'url = "postgresql+asyncpg://huleedu_user:secret@localhost:1/elsewhere"\n'},
     ),
@@ -181,73 +181,101 @@ SERVER = """\
     volumes: ["{name}_db_data:/var/lib/postgresql/data"]
 """
 
-# For each service: level, whether the tasks cope, and what is said.
+# For each service: level, whether the tasks handle it automatically, and the cause.
 EXPECTED: dict[str, list[tuple[str, bool, str]]] = {
     "regular": [],
     "recipe": [],
     "deaf": [
-        ("WARNING", True, "ignores HULEEDU_ENVIRONMENT: in production it leads to localhost"),
-        ("WARNING", True, "gives a URL in production without host and password"),
-        ("WARNING", True, "takes a misspelled HULEEDU_ENVIRONMENT for development"),
+        ("WARNING", True, "ignores HULEEDU_ENVIRONMENT: in production it resolves to localhost"),
+        ("WARNING", True, "returns a URL in production without host and password"),
+        ("WARNING", True, "treats an unknown HULEEDU_ENVIRONMENT as development"),
     ],
     "dialect": [
-        ("ERROR", False, "env.py does not read DIALECT_SERVICE_DATABASE_URL: .* would go to local"),
-        ("WARNING", True, "config.py does not read DIALECT_SERVICE_DATABASE_URL: it leads to loc"),
+        (
+            "ERROR",
+            False,
+            "env.py does not read DIALECT_SERVICE_DATABASE_URL: it would connect to local",
+        ),
+        (
+            "WARNING",
+            True,
+            "config.py does not read DIALECT_SERVICE_DATABASE_URL: it resolves to loc",
+        ),
     ],
-    "port": [("ERROR", False, r"config.py leads to localhost:1\d+/huleedu_port in development")],
+    "port": [("ERROR", False, r"config.py resolves to localhost:1\d+/huleedu_port in development")],
     "base": [
-        ("ERROR", False, "config.py leads to localhost:.*/base in development, the registry to"),
-        ("ERROR", False, "config.py leads to the database 'base' in production, the registry to"),
+        ("ERROR", False, "config.py resolves to localhost:.*/base in development, the registry to"),
+        (
+            "ERROR",
+            False,
+            "config.py resolves to the database 'base' in production, the registry to",
+        ),
     ],
     "loner": [
-        ("WARNING", True, "env.py does not ask config.py: in development it fails: KeyError"),
-        ("WARNING", True, "env.py does not ask config.py: in production it fails: KeyError"),
+        ("WARNING", True, "env.py does not use config.py: in development it fails: KeyError"),
+        ("WARNING", True, "env.py does not use config.py: in production it fails: KeyError"),
     ],
-    "parser": [("WARNING", True, "a percent sign in the URL breaks env.py")],
-    "naked": [("WARNING", True, "config.py puts the password into the URL as it is")],
-    "stageless": [("INFO", True, "config.py knows no staging: there it fails: ValueError")],
-    "testless": [("INFO", True, "config.py knows no testing: there it fails: ValueError")],
-    "defaultless": [("WARNING", True, "does not take huleedu_user and port 5432 where no others")],
+    "parser": [("WARNING", True, "env.py failed with a percent sign in the URL")],
+    "naked": [("WARNING", True, "config.py does not percent-encode the password")],
+    "stageless": [("INFO", True, "config.py does not support staging: there it fails: ValueError")],
+    "testless": [("INFO", True, "config.py does not support testing: there it fails: ValueError")],
+    "defaultless": [("WARNING", True, "does not default to the user huleedu_user and port 5432")],
     "quiet": [
-        ("WARNING", True, "takes a misspelled HULEEDU_ENVIRONMENT for development"),
-        ("WARNING", True, "gives a URL in development without credentials, where it should refuse"),
-        ("INFO", True, "does not name what is missing in production without host and password"),
+        ("WARNING", True, "treats an unknown HULEEDU_ENVIRONMENT as development"),
+        ("WARNING", True, "returns a URL in development without credentials, where it must fail"),
+        (
+            "INFO",
+            True,
+            "does not name the missing variables in production without host and password",
+        ),
     ],
-    "astray": [
-        ("ERROR", False, "env.py does not read ASTRAY_.*: .* would go to localhost:1/elsewhere"),
+    "hardwired": [
+        (
+            "ERROR",
+            False,
+            "env.py does not read HARDWIRED_.*: it would connect to localhost:1/elsewhere",
+        ),
     ],
-    "broken": [("ERROR", False, "env.py fails when it is given .*No module named 'not_installed")],
-    "inside": [("WARNING", True, r"leads to inside_db:1\d+/huleedu_inside in development")],
+    "broken": [("ERROR", False, "env.py failed with its URL in .*No module named 'not_installed")],
+    "inside": [("WARNING", True, r"resolves to inside_db:1\d+/huleedu_inside in development")],
     "mumbling": [
-        ("INFO", True, "does not name what is missing in development .*HULEEDU_DB_USER and HUL"),
-        ("INFO", True, "does not name what is missing in production"),
+        (
+            "INFO",
+            True,
+            "does not name the missing variables in development .*HULEEDU_DB_USER and HUL",
+        ),
+        ("INFO", True, "does not name the missing variables in production"),
     ],
-    "obedient": [
-        ("INFO", True, "config.py takes its URL from OBEDIENT_SERVICE_DATABASE_URL alone")
-    ],
-    "stranger": [("INFO", True, "from STRANGER_SERVICE_DATABASE_URL, or a default of its own")],
-    "contained": [("INFO", True, "or a default of its own: HULEEDU_ENVIRONMENT does not move it")],
+    "obedient": [("INFO", True, "config.py takes its URL only from OBEDIENT_SERVICE_DATABASE_URL")],
+    "stranger": [("INFO", True, "from STRANGER_SERVICE_DATABASE_URL or its own default")],
+    "contained": [("INFO", True, "or its own default; HULEEDU_ENVIRONMENT has no effect")],
     "strayed": [
-        ("ERROR", False, "config.py leads to localhost:1/huleedu_strayed in development, the reg"),
-        ("INFO", True, "config.py takes its URL from STRAYED_SERVICE_DATABASE_URL, or a default"),
+        (
+            "ERROR",
+            False,
+            "config.py resolves to localhost:1/huleedu_strayed in development, the reg",
+        ),
+        ("INFO", True, "config.py takes its URL from STRAYED_SERVICE_DATABASE_URL or its own"),
     ],
-    "lonely": [("INFO", True, "env.py takes its URL from LONELY_SERVICE_DATABASE_URL, or a def")],
-    "wandering": [("WARNING", True, "env.py has a way of its own: in development it leads to loc")],
-    "alone": [("INFO", True, "env.py connects only where its variable is set, and there is no")],
+    "lonely": [("INFO", True, "env.py takes its URL from LONELY_SERVICE_DATABASE_URL or its own")],
+    "wandering": [
+        ("WARNING", True, "env.py builds its own URL: in development it resolves to loc")
+    ],
+    "alone": [("INFO", True, "env.py connects only if its variable is set, and no config.py")],
     "twin": [("ERROR", False, "twin and other have the same database in development")],
     "other": [
-        ("ERROR", False, "config.py leads to localhost:.*/huleedu_twin in development"),
-        ("ERROR", False, "config.py leads to the database 'huleedu_twin' in production"),
+        ("ERROR", False, "config.py resolves to localhost:.*/huleedu_twin in development"),
+        ("ERROR", False, "config.py resolves to the database 'huleedu_twin' in production"),
         ("ERROR", False, "twin and other have the same database in development"),
     ],
     "synchronous": [
-        ("ERROR", False, r"env.py is synchronous, and is given a URL for postgresql\+asyncpg"),
+        ("ERROR", False, r"env.py is synchronous, but its URL has the driver postgresql\+asyncpg"),
     ],
     "forked": [
         ("ERROR", False, "revision b1 is one of several heads"),
         ("ERROR", False, "revision b2 is one of several heads"),
     ],
-    "dangling": [("ERROR", False, "follows revision nowhere, which no file has")],
+    "dangling": [("ERROR", False, "has the down_revision nowhere, which no file defines")],
     "bare": [("ERROR", False, "its file .*alembic.ini does not exist")],
 }
 
@@ -262,7 +290,7 @@ def faulty() -> Iterator[Monorepo]:
         servers = "".join(SERVER.format(name=name, port=ports[name]) for name in FAULTS)
         volumes = ", ".join(f"{name}_db_data: " for name in FAULTS)
         monorepo.write("compose.yaml", COMPOSE.format(services=servers, volumes=volumes))
-        monorepo.write("database/seed-scripts/seed_nobody.sql", "SELECT 1;")
+        monorepo.write("database/seed-scripts/seed_unlisted.sql", "SELECT 1;")
         write_service(monorepo, "forgotten", {"forgotten": 1}, {}, {})
         write_service(monorepo, "wordless", {"wordless": 1}, {}, {})
         shutil.rmtree(monorepo.path("services/wordless_service/alembic"))
@@ -279,7 +307,7 @@ def write_service(
 ) -> None:
     directory = f"services/{name}_service"
     variable = VARIABLE.format(name=name.upper())
-    # Two services that have been copied from one another.
+    # A service that was copied from another one.
     like = "twin" if name == "other" else name
     facts = {"variable": variable, "port": ports[like], "database": f"huleedu_{like}"}
     config = CONFIG.format(**facts)
@@ -314,7 +342,7 @@ def write_service(
 
 
 def recipe(variable: str, port: int) -> str:
-    """Return the page's own config.py, with the three constants of a service."""
+    """Return the config.py of docs/adoption.md, with the three constants of a service."""
     (text,) = (block for block in blocks(page("adoption.md"), "python") if "OVERRIDE =" in block)
     constants = {"OVERRIDE": variable, "DATABASE": "huleedu_recipe", "PORT": str(port)}
     for name, value in constants.items():
@@ -334,46 +362,50 @@ def outcomes(checked: Ran) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_is_found_and_nothing_else(outcomes: dict[str, Any], name: str) -> None:
+def test_every_fault_is_found_and_nothing_else(outcomes: dict[str, Any], name: str) -> None:
     problems = outcomes[name]["problems"]
-    found = [(each["level"], each["handled"], each["cause"]) for each in problems]
+    found = [(problem["level"], problem["handled"], problem["cause"]) for problem in problems]
     for level, handled, cause in EXPECTED[name]:
-        matching = [each for each in found if each[:2] == (level, handled)]
+        matching = [item for item in found if item[:2] == (level, handled)]
         assert any(re.search(cause, text) for *_, text in matching), found
     assert len(found) == len(EXPECTED[name]), found
-    assert all(each["remedy"] for each in problems)
+    assert all(problem["remedy"] for problem in problems)
     failed = any(level == "ERROR" for level, *_ in EXPECTED[name])
     assert outcomes[name]["status"] == ("FAILED" if failed else "OK")
 
 
-def test_what_an_env_py_follows_instead_is_tried_and_suggested(outcomes: dict[str, Any]) -> None:
+def test_the_variable_and_driver_that_env_py_uses_are_suggested(outcomes: dict[str, Any]) -> None:
     remedies = {
-        name: [each["remedy"] for each in outcomes[name]["problems"] if each["level"] == "ERROR"]
-        for name in ("dialect", "synchronous", "astray")
+        name: [
+            problem["remedy"]
+            for problem in outcomes[name]["problems"]
+            if problem["level"] == "ERROR"
+        ]
+        for name in ("dialect", "synchronous", "hardwired")
     }
     assert '"url_variable": "DIALECT_DSN"' in remedies["dialect"][0]
     assert '"url_scheme": "postgresql+psycopg"' in remedies["synchronous"][0]
-    assert "was seen to follow" not in remedies["astray"][0]
+    assert "with that, env.py uses its URL" not in remedies["hardwired"][0]
 
 
-def test_an_env_py_that_fails_is_shown_with_its_own_lines_only(outcomes: dict[str, Any]) -> None:
+def test_the_traceback_of_env_py_has_only_its_own_lines(outcomes: dict[str, Any]) -> None:
     output = outcomes["broken"]["output"]
     assert 'alembic/env.py", line 2' in output
     assert "site-packages" not in output
 
 
-def test_what_belongs_to_no_service_is_told_beside_them(checked: Ran) -> None:
-    general = {each["cause"]: each["level"] for each in checked.json["general"]}
+def test_findings_without_a_service_are_reported_separately(checked: Ran) -> None:
+    general = {problem["cause"]: problem["level"] for problem in checked.json["general"]}
     assert general == {
-        "the seed database/seed-scripts/seed_nobody.sql belongs to no service": "ERROR",
+        "the seed database/seed-scripts/seed_unlisted.sql is not listed by any service": "ERROR",
         "services/forgotten_service has migrations and is not in the registry": "WARNING",
         "services/wordless_service names a database and has no migrations": "INFO",
-        "the compose service 'keycloak_db' is a PostgreSQL server that no service names": "INFO",
+        "the compose service 'keycloak_db' is a PostgreSQL server that no service uses": "INFO",
     }
     assert checked.code == checked.json["exit_code"] == 1
 
 
-def test_nothing_is_connected_to_and_no_password_is_shown(faulty: Monorepo, checked: Ran) -> None:
+def test_no_server_is_connected_to_and_no_password_is_shown(faulty: Monorepo, checked: Ran) -> None:
     assert not faulty.state.exists()
     assert PASSWORD not in checked.out + checked.err
 
@@ -388,7 +420,7 @@ def test_services_that_agree_end_with_0_and_a_table(faulty: Monorepo) -> None:
     assert "services.check: 2 OK" in ran.err
 
 
-def test_code_that_knows_our_variables_by_a_prefix_of_its_own_agrees() -> None:
+def test_code_that_reads_the_settings_with_another_prefix_agrees() -> None:
     with empty_monorepo("acme") as acme:
         ports = dict(zip(["regular"], free_ports(1), strict=True))
         renamed = {"HULEEDU_": "ACME_", "huleedu_": "acme_"}

@@ -1,4 +1,4 @@
-"""A service that is asked where its database is reaches nothing, tells nothing, outlives nobody."""
+"""Code of a service in the probe connects to no server, reveals no secret and is terminated."""
 
 import socket
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 from tests.support.monorepo import ENV_PY, Monorepo, Ran, is_dead, new_monorepo, wait_until
 
 SECRET = "Tr0ub4dor-and-3"
-# Whatever a service may do before anybody asks SQLAlchemy.
+# Connections that a service may open before it uses SQLAlchemy.
 REACHING_OUT = """\
 import asyncio
 import os
@@ -23,7 +23,7 @@ from sqlalchemy import create_engine
 
 load_dotenv(find_dotenv())
 PORT = {port}
-URL = os.environ.get("APP_DB_URL") or "postgresql://somebody@127.0.0.1:{port}/real"
+URL = os.environ.get("APP_DB_URL") or "postgresql://reader@127.0.0.1:{port}/real"
 
 
 def tried(connect):
@@ -68,13 +68,13 @@ def monorepo() -> Iterator[Monorepo]:
         yield monorepo
 
 
-def test_no_server_is_reached_whatever_the_code_tries(monorepo: Monorepo) -> None:
+def test_no_attempt_of_the_code_reaches_a_server(monorepo: Monorepo) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         port = listener.getsockname()[1]
         env_py = REACHING_OUT.format(port=port) + ENV_PY
         monorepo.write("services/alpha_service/alembic/env.py", env_py)
-        login = f"somebody:{SECRET}"
+        login = f"reader:{SECRET}"
         text = monorepo.read(".env") + f"APP_DB_URL=postgresql://{login}@127.0.0.1:{port}/real\n"
         monorepo.write(".env", text)
         ran = monorepo.invoke("services.check", "--json")
@@ -85,9 +85,7 @@ def test_no_server_is_reached_whatever_the_code_tries(monorepo: Monorepo) -> Non
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])
-def test_what_a_service_keeps_to_itself_is_not_shown(
-    monorepo: Monorepo, flags: tuple[str, ...]
-) -> None:
+def test_the_secrets_of_a_service_are_not_shown(monorepo: Monorepo, flags: tuple[str, ...]) -> None:
     monorepo.write("services/alpha_service/config.py", TELLING_CONFIG)
     env_py = ENV_PY.replace("import database_url", "import settings").replace(
         "database_url()", "settings.DATABASE_URL"
@@ -99,7 +97,7 @@ def test_what_a_service_keeps_to_itself_is_not_shown(
     assert SECRET not in ran.out + ran.err
 
 
-def test_nobody_goes_on_when_the_command_was_killed(monorepo: Monorepo) -> None:
+def test_no_child_process_continues_after_the_command_was_killed(monorepo: Monorepo) -> None:
     pids = monorepo.path("pids")
     pids.mkdir()
     monorepo.write("services/alpha_service/alembic/env.py", SLEEPING)

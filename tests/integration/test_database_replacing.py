@@ -10,7 +10,7 @@ import pytest
 
 from huleedu_tasks.postgres.replacing import predecessor_name, successor_name
 from tests.support.db_runs import without_initdb
-from tests.support.instant import ANEW, COPIED, maintain, reset
+from tests.support.instant import COPIED, REBUILT, maintain, reset
 from tests.support.monorepo import Monorepo, Ran, new_monorepo
 from tests.support.observe import notes
 from tests.support.postgres import ask, connect
@@ -104,7 +104,7 @@ def test_killed_after_any_statement_a_reset_has_lost_nothing_and_the_next_one_he
         if not kept:
             # Only a complete database takes the place of what was there.
             assert notes(alone, "alpha") == SEEDED
-        assert reset(alone).detail in (COPIED, ANEW)
+        assert reset(alone).detail in (COPIED, REBUILT)
         assert databases(alone) == {DATABASE}
         assert notes(alone, "alpha") == SEEDED
         ask(alone.url("alpha"), BY_HAND)
@@ -126,7 +126,7 @@ def test_a_migration_that_fails_leaves_the_data_of_before_until_a_reset_succeeds
         (note,) = ran.json["notes"]
         assert OLD in note
     alone.add_revision("alpha", "b2", "a1", "SELECT 1")
-    assert reset(alone).detail == ANEW
+    assert reset(alone).detail == REBUILT
     assert databases(alone) == {DATABASE}
     assert notes(alone, "alpha") == SEEDED
 
@@ -236,7 +236,7 @@ def test_what_holds_a_database_is_named_with_what_ends_it(
     assert databases(alone) == {DATABASE}
     assert has_data(alone)
     ask(alone.url("alpha"), *lets_go)
-    assert reset(alone, "alpha", *flags).detail in (COPIED, ANEW)
+    assert reset(alone, "alpha", *flags).detail in (COPIED, REBUILT)
 
 
 def run_simple(alone: Monorepo, statements: tuple[str, ...]) -> None:
@@ -274,7 +274,7 @@ def test_a_replication_slot_and_a_publication_go_with_the_old_database(alone: Mo
 )
 def test_an_odd_database_is_replaced(alone: Monorepo, statement: str) -> None:
     maintain(alone, "alpha", statement)
-    assert reset(alone, "alpha", "--fresh").detail == ANEW
+    assert reset(alone, "alpha", "--fresh").detail == REBUILT
     assert databases(alone) == {DATABASE}
     assert notes(alone, "alpha") == SEEDED
 
@@ -289,7 +289,7 @@ def test_a_database_that_is_closed_is_said_to_be(alone: Monorepo) -> None:
 async def test_sessions_on_template1_are_nobodys_business(alone: Monorepo) -> None:
     busy = await connect(alone.url("alpha", database="template1"))
     done = await asyncio.to_thread(reset, alone, "alpha", "--fresh")
-    assert done.detail == ANEW
+    assert done.detail == REBUILT
     assert not busy.is_closed()
     await busy.close()
 
@@ -357,7 +357,7 @@ async def test_a_client_that_returns_at_once_does_not_keep_its_database(alone: M
 
     clients = [asyncio.create_task(stay()) for _ in range(3)]
     done = await asyncio.to_thread(reset, alone, "alpha", "--fresh")
-    assert done.detail == ANEW
+    assert done.detail == REBUILT
     for client in clients:
         client.cancel()
     await asyncio.wait(clients)

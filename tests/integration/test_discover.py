@@ -1,4 +1,4 @@
-"""`services.discover` at the real command line, with and without somebody to ask."""
+"""`services.discover` on the real command line, with and without a terminal."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def repository() -> Iterator[Monorepo]:
 
 @pytest.fixture
 def undecided(repository: Monorepo) -> Monorepo:
-    """Return the same with a service that two servers fit."""
+    """Return the monorepo with a service that matches two servers."""
     write(repository.root, service("apps/shop", 'URL = "postgresql+asyncpg://u@h/shop"'))
     servers = [server(name, port, "shop") for name, port in (("one", 5442), ("two", 5443))]
     write(repository.root, compose(server("orders_db", 5441, "huleedu_orders"), *servers))
@@ -43,7 +43,7 @@ def undecided(repository: Monorepo) -> Monorepo:
 
 @pytest.fixture
 def grown(repository: Monorepo) -> Monorepo:
-    """Return the same with a registry, and a service that has come since."""
+    """Return the monorepo with a registry, and a service that was added later."""
     write(repository.root, service("services/users_service"))
     servers = server("orders_db", 5441, "huleedu_orders"), server("users_db", 5442, "huleedu_users")
     write(repository.root, compose(*servers))
@@ -80,15 +80,15 @@ def own() -> Iterator[Monorepo]:
 
 
 @pytest.mark.parametrize("docker", [True, False])
-def test_this_repositorys_own_registry_is_discovered(own: Monorepo, docker: bool) -> None:
+def test_the_registry_of_this_repository_is_discovered(own: Monorepo, docker: bool) -> None:
     own.path(REGISTRY).unlink(missing_ok=True)
     path = os.environ["PATH"] if docker else "/nowhere"
     ran = own.invoke("services.discover", env={"PATH": path})
     assert ran.code == 0, ran.err
     expected = load_registry(PROJECT / REGISTRY)
     found = load_registry(own.path(REGISTRY))
-    assert [moved(each, PROJECT) for each in expected.services] == [
-        moved(each, own.root) for each in found.services
+    assert [moved(service, PROJECT) for service in expected.services] == [
+        moved(service, own.root) for service in found.services
     ]
     assert [path.name for path in found.compose_files] == ["docker-compose.infrastructure.yml"]
     stated = json.loads(stated_here())["services"]
@@ -101,13 +101,13 @@ def stated_here() -> str:
     return (PROJECT / REGISTRY).read_text(encoding="utf-8")
 
 
-def moved(each: Any, root: Path) -> dict[str, Any]:
-    """Return a service's fields but for the order of seeds, which nobody can see."""
-    fields = dataclasses.asdict(dataclasses.replace(each, seed_after=()))
+def moved(service: Any, root: Path) -> dict[str, Any]:
+    """Return a service's fields except the order of seeds, which cannot be detected."""
+    fields = dataclasses.asdict(dataclasses.replace(service, seed_after=()))
     return {name: str(value).replace(str(root), "") for name, value in fields.items()}
 
 
-def test_this_repositorys_own_registry_is_up_to_date(own: Monorepo) -> None:
+def test_the_registry_of_this_repository_is_up_to_date(own: Monorepo) -> None:
     own.write(REGISTRY, stated_here())
     ran = own.invoke("services.discover")
     assert ran.code == 0, ran.out
@@ -115,17 +115,17 @@ def test_this_repositorys_own_registry_is_up_to_date(own: Monorepo) -> None:
     assert own.read(REGISTRY) == stated_here()
 
 
-# Without somebody to ask
+# Without a terminal
 
 
-def test_a_registry_is_written_where_there_is_none(repository: Monorepo) -> None:
+def test_a_missing_registry_is_written(repository: Monorepo) -> None:
     ran = repository.invoke("services.discover")
     assert ran.code == 0
     assert services(repository) == [{"name": "orders", "port": 5441}]
     assert "compose.yaml: orders_db" in ran.out
     assert f"wrote {repository.path(REGISTRY)}" in ran.err
     assert "seed_after" in ran.err
-    assert "services.list` shows what follows" in ran.err
+    assert "services.list` shows the complete registry" in ran.err
     assert repository.invoke("services.list").code == 0
     assert repository.invoke("services.discover").code == 0
 
@@ -142,7 +142,7 @@ def test_a_dry_run_shows_the_registry_and_writes_none(
     assert not repository.path(REGISTRY).exists()
 
 
-def test_a_registry_that_differs_is_left_alone_unless_the_flag_is_given(grown: Monorepo) -> None:
+def test_a_registry_that_differs_is_only_changed_with_the_flag(grown: Monorepo) -> None:
     before = grown.read(REGISTRY)
     ran = grown.invoke("services.discover")
     assert ran.code == 3
@@ -155,16 +155,16 @@ def test_a_registry_that_differs_is_left_alone_unless_the_flag_is_given(grown: M
     assert services(grown) == [STATED, ADDED]
 
 
-def test_what_is_stated_stays_and_what_differs_is_told(grown: Monorepo) -> None:
+def test_stated_values_are_kept_and_differences_are_reported(grown: Monorepo) -> None:
     ran = grown.invoke("services.discover", "--overwrite")
     assert ran.code == 0
-    assert "orders: 'port' is stated as 5440 and was kept; found was 5441" in ran.err
+    assert "orders: 'port' is 5440 in the registry and was kept; discovery found 5441" in ran.err
     assert grown.invoke("services.discover").code == 0
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_nobody_has_to_read_what_is_shown(
+def test_a_closed_pipe_does_not_fail_the_command(
     grown: Monorepo, flags: list[str], unbuffered: str
 ) -> None:
     command = [sys.executable, "-m", "invoke", "services.discover", *flags]
@@ -176,13 +176,13 @@ def test_nobody_has_to_read_what_is_shown(
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_nobody_has_to_read_the_list_of_the_tasks(grown: Monorepo, unbuffered: str) -> None:
+def test_a_closed_pipe_does_not_fail_the_list_of_tasks(grown: Monorepo, unbuffered: str) -> None:
     huleedu = Path(sys.executable).with_name("huleedu")
     assert without_reader(grown, str(huleedu), "--list", unbuffered=unbuffered) == (0, "")
 
 
 def without_reader(monorepo: Monorepo, *command: str, unbuffered: str) -> tuple[int, str]:
-    """Run a command whose standard output nobody reads; return its code and standard error."""
+    """Run a command with a closed standard output; return its code and standard error."""
     left, right = os.pipe()
     os.close(left)
     ran = subprocess.run(
@@ -213,7 +213,7 @@ def test_the_document_has_everything(undecided: Monorepo) -> None:
     assert {"service", "field", "value", "evidence"} == set(document["fields"][0])
 
 
-def test_what_is_not_settled_is_tagged_and_refused_by_every_command(undecided: Monorepo) -> None:
+def test_an_open_question_is_refused_by_every_command(undecided: Monorepo) -> None:
     ran = undecided.invoke("services.discover")
     assert ran.code == 1
     assert "Not settled: shop: port: 5442 (one) or 5443 (two)?" in ran.err
@@ -235,7 +235,7 @@ def test_a_directory_outside_any_repository_is_not_searched(repository: Monorepo
     assert ran.code == 2
     assert "not-a-repository" in ran.err
     assert not repository.path(f"elsewhere/{REGISTRY}").exists()
-    # Without `.git`, as from an archive, what lies there tells the root.
+    # In an unpacked archive without `.git`, files mark the root.
     assert repository.invoke("services.discover").code == 0
 
 
@@ -243,8 +243,8 @@ def test_no_password_is_shown_or_written(repository: Monorepo) -> None:
     url = f"postgresql+asyncpg://u:{PASSWORD}@orders_db/huleedu_orders"
     config = f'import os\nURL = os.getenv("ORDERS_DSN", "{url}")\n'
     write(repository.root, service("services/orders_service", config))
-    told = f"  api:\n    build: services/orders_service\n    environment: {{ORDERS_DSN: '{url}'}}\n"
-    write(repository.root, compose(server("orders_db", 5441).replace("secret", PASSWORD), told))
+    api = f"  api:\n    build: services/orders_service\n    environment: {{ORDERS_DSN: '{url}'}}\n"
+    write(repository.root, compose(server("orders_db", 5441).replace("secret", PASSWORD), api))
     write(repository.root, {"services/orders_service/.env": f"ORDERS_DSN='{url}'\n"})
     for flags in ((), ("--json",), ("--overwrite",)):
         ran = repository.invoke("services.discover", *flags)
@@ -252,17 +252,19 @@ def test_no_password_is_shown_or_written(repository: Monorepo) -> None:
         assert PASSWORD not in ran.out + ran.err + repository.read(REGISTRY)
 
 
-# Where it lies
+# The path of the registry
 
 
-def test_it_lies_at_the_root_of_the_repository_wherever_one_stands(repository: Monorepo) -> None:
+def test_the_registry_is_at_the_root_of_the_repository_in_every_directory(
+    repository: Monorepo,
+) -> None:
     subprocess.run(["git", "init", "--quiet"], cwd=repository.root, check=True)
     ran = repository.invoke("services.discover", cwd="services/orders_service")
     assert ran.code == 0
     assert services(repository) == [{"name": "orders", "port": 5441}]
 
 
-def test_it_lies_where_it_was_set_to(repository: Monorepo) -> None:
+def test_the_registry_is_at_the_configured_path(repository: Monorepo) -> None:
     subprocess.run(["git", "init", "--quiet"], cwd=repository.root, check=True)
     place = {"HULEEDU_REGISTRY": "ops/registry.json"}
     ran = repository.invoke("services.discover", env=place)
@@ -272,23 +274,23 @@ def test_it_lies_where_it_was_set_to(repository: Monorepo) -> None:
     assert repository.invoke("services.list", env=place).code == 0
 
 
-# With a person
+# On a terminal
 
 
-def test_a_person_chooses_among_what_fits(undecided: Monorepo) -> None:
+def test_the_user_chooses_a_server(undecided: Monorepo) -> None:
     child = typed(undecided, "services.discover")
     child.expect("which port")
     child.send(DOWN + ENTER)
     code, shown = screen(child)
     assert code == 0, shown
-    shop = next(each for each in services(undecided) if each["name"] == "shop")
+    shop = next(service for service in services(undecided) if service["name"] == "shop")
     assert (shop["port"], shop["compose_service"]) == (5443, "two")
 
 
 @pytest.mark.parametrize(
     ("downs", "code", "port"), [(2, 1, "FIXME: 5442 (one) or 5443 (two)?"), (3, 0, None)]
 )
-def test_a_person_may_answer_later_or_leave_a_service_out(
+def test_the_user_may_answer_later_or_leave_a_service_out(
     undecided: Monorepo, downs: int, code: int, port: str | None
 ) -> None:
     child = typed(undecided, "services.discover")
@@ -296,7 +298,7 @@ def test_a_person_may_answer_later_or_leave_a_service_out(
     child.send(DOWN * downs + ENTER)
     ended, shown = screen(child)
     assert ended == code, shown
-    ports = {each["name"]: each["port"] for each in services(undecided)}
+    ports = {service["name"]: service["port"] for service in services(undecided)}
     assert ports.get("shop") == port
 
 
@@ -313,7 +315,7 @@ def test_a_question_that_is_interrupted_writes_nothing(undecided: Monorepo) -> N
     ("answer", "code", "expected"),
     [("y", 0, [STATED, ADDED]), ("n", 3, [STATED]), (ENTER, 3, [STATED])],
 )
-def test_a_person_agrees_before_a_registry_is_overwritten(
+def test_the_user_confirms_before_a_registry_is_overwritten(
     grown: Monorepo, answer: str, code: int, expected: list[dict[str, Any]]
 ) -> None:
     child = typed(grown, "services.discover")

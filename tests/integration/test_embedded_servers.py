@@ -276,7 +276,7 @@ def test_a_port_changed_in_the_registry_moves_the_server(home: Monorepo) -> None
 
 @pytest.mark.parametrize(
     ("directory", "reason"),
-    [("no/such/folder", "there is no postgres"), ("fake", "gives no version")],
+    [("no/such/folder", "postgres was not found"), ("fake", "printed no version")],
 )
 def test_a_directory_without_postgresql_is_refused_and_nothing_else_is_taken(
     monorepo: Monorepo, directory: str, reason: str
@@ -327,7 +327,7 @@ def test_a_state_directory_that_became_read_only_loses_nothing() -> None:
         for command in ("db.up", "db.reset"):
             ran = monorepo.invoke(command)
             assert ran.code == 1
-            assert "cannot be written" in ran.out + ran.err
+            assert "could not be written" in ran.out + ran.err
             assert "HULEEDU_STATE_DIR" in ran.err
         remount(monorepo.state, "rw")
         assert up(monorepo) == {"alpha": "started"}

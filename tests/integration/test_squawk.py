@@ -151,4 +151,4 @@ def test_a_program_that_fails_is_told_in_its_own_words(tmp_path: Path) -> None:
     program.chmod(0o755)
     found = asyncio.run(lint(str(program), {"1": CHAR}, root=tmp_path, environment={}))
     ((problem,),) = found.values()
-    assert problem.cause == "no such option (squawk: could not be asked)"
+    assert problem.cause == "no such option (squawk: failed)"

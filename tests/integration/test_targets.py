@@ -282,7 +282,7 @@ async def test_an_env_py_that_reads_our_variable_and_goes_elsewhere_is_told_so(
     number = re.sub(r"\D", "", case.url.database)
     await decoy.ask(f"CREATE DATABASE moved_{number}")
     error = await refused(case, decoy)
-    assert f"{case.service.url_variable} held the right URL" in error.hint
+    assert f"read the correct URL in {case.service.url_variable}" in error.hint
 
 
 # An env.py as Alembic writes it.

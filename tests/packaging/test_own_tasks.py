@@ -1,4 +1,4 @@
-"""The tasks beside somebody's own: as the command `huleedu`, and within their namespace."""
+"""The tasks beside a user's own: as the command `huleedu`, and in the user's namespace."""
 
 import re
 import subprocess
@@ -22,13 +22,13 @@ HUNG = 60.0
 
 @pytest.fixture(scope="module")
 def theirs() -> Iterator[Monorepo]:
-    """Return a monorepo of one service, nothing of which runs."""
+    """Return a monorepo of one service whose server does not run."""
     with new_monorepo(["parcels"]) as made:
         yield made
 
 
 def scripted(monorepo: Monorepo, program: str, *arguments: str, cwd: str = ".") -> Ran:
-    """Run a program that was installed with the package, as a person would."""
+    """Run a program that was installed with the package, as a user would."""
     done = subprocess.run(
         [Path(sys.executable).with_name(program), *arguments],
         cwd=monorepo.root / cwd,
@@ -51,12 +51,12 @@ def listed(ran: Ran) -> set[str]:
 # The command `huleedu`
 
 
-def test_huleedu_has_every_task_whatever_is_in_tasks_py(theirs: Monorepo) -> None:
+def test_huleedu_has_every_task_without_reading_tasks_py(theirs: Monorepo) -> None:
     theirs.write("tasks.py", "raise SystemExit('read')\n")
     assert listed(scripted(theirs, "huleedu", "--list")) == set(TASKS)
 
 
-def test_huleedu_tells_its_version(theirs: Monorepo) -> None:
+def test_huleedu_prints_its_version(theirs: Monorepo) -> None:
     assert scripted(theirs, "huleedu", "--version").out == f"huleedu-tasks {__version__}\n"
 
 
@@ -64,20 +64,22 @@ def test_huleedu_tells_its_version(theirs: Monorepo) -> None:
     ("typed", "meant"),
     [(["reset"], "db.reset"), (["db.rest"], "db.reset"), (["db.up", "--servic"], "--service")],
 )
-def test_huleedu_suggests_what_was_meant(theirs: Monorepo, typed: list[str], meant: str) -> None:
+def test_huleedu_suggests_the_correct_spelling(
+    theirs: Monorepo, typed: list[str], meant: str
+) -> None:
     ran = scripted(theirs, "huleedu", *typed)
     assert ran.code == 1
     assert f"Did you mean {meant}?" in ran.err
 
 
-def test_huleedu_explains_a_task_by_its_own_name(theirs: Monorepo) -> None:
+def test_the_help_of_a_task_names_huleedu(theirs: Monorepo) -> None:
     explained = scripted(theirs, "huleedu", "--help", "db.reset").out
     assert explained.startswith("Usage: huleedu [--core-opts] db.reset [--options]")
     assert "--volumes" in explained
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_huleedu_has_a_script_for_the_shell(theirs: Monorepo, shell: str) -> None:
+def test_huleedu_prints_a_completion_script(theirs: Monorepo, shell: str) -> None:
     script = scripted(theirs, "huleedu", "--print-completion-script", shell)
     assert script.code == 0, script.err
     assert "_complete_huleedu" in script.out
@@ -87,8 +89,10 @@ def test_huleedu_has_a_script_for_the_shell(theirs: Monorepo, shell: str) -> Non
     ("typed", "offered"),
     [("db.s", {"db.seed", "db.shell", "db.status"}), ("db.reset --vol", {"--volumes"})],
 )
-def test_the_shell_completes_what_is_typed(theirs: Monorepo, typed: str, offered: set[str]) -> None:
-    """As bash does it: the words so far in a variable, the last one as an argument."""
+def test_the_shell_completes_tasks_and_flags(
+    theirs: Monorepo, typed: str, offered: set[str]
+) -> None:
+    """Bash passes all words in a variable and the last one as an argument."""
     script = f"""
         PATH={Path(sys.executable).parent}:$PATH
         source <(huleedu --print-completion-script bash)
@@ -121,7 +125,7 @@ def test_a_dry_run_of_huleedu_changes_nothing(theirs: Monorepo, flag: str) -> No
     assert not theirs.data_directories()
 
 
-def test_a_list_by_huleedu_loads_nothing_heavy(theirs: Monorepo) -> None:
+def test_huleedu_list_imports_no_heavy_library(theirs: Monorepo) -> None:
     script = Path(sys.executable).with_name("huleedu")
     ran = subprocess.run(
         [sys.executable, "-X", "importtime", script, "--list"],
@@ -137,27 +141,27 @@ def test_a_list_by_huleedu_loads_nothing_heavy(theirs: Monorepo) -> None:
     assert {name.partition(".")[0] for name in loaded}.isdisjoint(HEAVY - {"yaml"})
 
 
-# Within their namespace: the examples of the page
+# In the user's namespace: the examples of the page
 
 
-def test_all_tasks_are_beside_theirs(theirs: Monorepo) -> None:
+def test_all_tasks_are_beside_the_users_own(theirs: Monorepo) -> None:
     theirs.write("tasks.py", BESIDE)
     assert listed(scripted(theirs, "invoke", "--list")) == {"lint", *TASKS}
 
 
-def test_all_tasks_are_below_a_name_of_theirs(theirs: Monorepo) -> None:
+def test_all_tasks_are_below_a_name_that_the_user_chose(theirs: Monorepo) -> None:
     theirs.write("tasks.py", BELOW)
     names = {f"databases.{name}" for name in TASKS}
     assert listed(scripted(theirs, "invoke", "--list")) == {"lint", *names}
 
 
-def test_some_tasks_are_beside_theirs(theirs: Monorepo) -> None:
+def test_some_tasks_are_beside_the_users_own(theirs: Monorepo) -> None:
     theirs.write("tasks.py", PARTS)
     some = {name for name in TASKS if name.startswith(("db.", "env."))}
     assert listed(scripted(theirs, "invoke", "--list")) == {"integration", *some}
 
 
-def test_a_task_of_ours_can_come_before_one_of_theirs(theirs: Monorepo) -> None:
+def test_a_task_can_run_before_one_of_the_users_own(theirs: Monorepo) -> None:
     theirs.write("tasks.py", PARTS.replace("pytest tests/integration", "echo tested"))
     ran = scripted(theirs, "invoke", "integration", "--dry")
     assert ran.code == 0, ran.err
@@ -165,7 +169,7 @@ def test_a_task_of_ours_can_come_before_one_of_theirs(theirs: Monorepo) -> None:
     assert "echo tested" in ran.out
 
 
-def test_nothing_of_theirs_runs_after_one_of_ours_has_failed(theirs: Monorepo) -> None:
+def test_a_task_of_the_users_does_not_run_after_one_that_failed(theirs: Monorepo) -> None:
     theirs.write("tasks.py", PARTS.replace("pytest tests/integration", "echo tested"))
     theirs.environment["HULEEDU_PROVIDER"] = "existing"
     ran = scripted(theirs, "invoke", "integration")
@@ -174,7 +178,7 @@ def test_nothing_of_theirs_runs_after_one_of_ours_has_failed(theirs: Monorepo) -
     assert "tested" not in ran.out
 
 
-# What to type next
+# Commands in hints
 
 
 @pytest.mark.parametrize(
@@ -187,14 +191,16 @@ def test_nothing_of_theirs_runs_after_one_of_ours_has_failed(theirs: Monorepo) -
     ],
     ids=" ".join,
 )
-def test_a_hint_says_what_works_there(theirs: Monorepo, typed: list[str], suggested: str) -> None:
+def test_a_hint_has_the_command_that_works_in_that_namespace(
+    theirs: Monorepo, typed: list[str], suggested: str
+) -> None:
     theirs.write("tasks.py", BELOW if "databases" in typed[1] else BESIDE)
     program, task = typed
     for flags in ([], ["--json"]):
         ran = scripted(theirs, program, task, *flags)
-        said = ran.out + ran.err
-        assert suggested in said
-        assert set(re.findall(r"`\S+ (?:databases\.)?db\.up`", said)) == {suggested}
+        output = ran.out + ran.err
+        assert suggested in output
+        assert set(re.findall(r"`\S+ (?:databases\.)?db\.up`", output)) == {suggested}
 
 
 @pytest.mark.parametrize(
@@ -204,14 +210,12 @@ def test_a_hint_says_what_works_there(theirs: Monorepo, typed: list[str], sugges
         (["/usr/bin/invoke", "env.init", "db.reset", "--service", "a"], "invoke "),
         (["/lib/invoke/__main__.py", "db.reset"], "invoke "),
         (["invoke", "--echo", "data.base.db.reset"], "invoke data.base."),
-        # Before or after a task of somebody else's, which names none of ours.
+        # A task of the user's that has `db.reset` as its pre-task or post-task.
         (["invoke", "integration"], "invoke "),
-        # Another task that only ends alike.
+        # Another task whose name ends with the same characters.
         (["invoke", "mydb.reset", "x.db.reset"], "invoke x."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_what_was_typed_before_a_task_is_read_from_the_command_line(
-    argv: list[str], expected: str
-) -> None:
+def test_the_prefix_of_a_task_is_read_from_the_command_line(argv: list[str], expected: str) -> None:
     assert typed_before("db.reset", argv) == expected

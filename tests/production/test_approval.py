@@ -1,4 +1,4 @@
-"""What was approved is what runs: the SQL, and every file that it was made from."""
+"""Only the approved SQL and the approved input files are run."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,13 +27,13 @@ def upgrade():
 """
 NOW = "f\"COMMENT ON TABLE made_by_b2 IS '{datetime.now()}'\""
 TABLES = r"SELECT relname FROM pg_class WHERE relname LIKE '%agreed%' AND relkind = 'r'"
-# A place of its own, as an installed library has.
+# A directory outside the repository, like that of an installed library.
 LIBRARY = "lib/site-packages/company.py"
 
 
 @pytest.fixture
 def service(rehearsal: Rehearsal) -> Iterator[Callable[[str, str], Path]]:
-    """Return what writes a file of alpha's service, which is as it was afterwards."""
+    """Return a function that writes a file of alpha's service, which is restored afterwards."""
     before: dict[Path, str | None] = {}
 
     def write(name: str, text: str) -> Path:
@@ -55,13 +55,13 @@ def revise(
     sql: str = "SQL",
     before: str = "pass",
 ) -> None:
-    """Add the revision b2, which imports what it runs."""
+    """Add the revision b2, which imports its SQL."""
     text = IMPORTS.format(imported=imported, sql=sql, before=before)
     service("alembic/versions/b2.py", text)
 
 
 def refused(rehearsal: Rehearsal, *flags: str) -> str:
-    """Migrate, see that nothing was run because the plan has changed, and return the findings."""
+    """Migrate, assert that the run was refused with `plan-changed`, and return the findings."""
     ran = rehearsal.migrate("--service", "alpha") if not flags else rehearsal.migrate(*flags)
     assert (ran.code, ran.json["error"]["code"]) == (3, CODE), ran.err
     assert (rehearsal.at("alpha"), ask(rehearsal.production.admin(), TABLES)) == ("a1", [])
@@ -69,13 +69,13 @@ def refused(rehearsal: Rehearsal, *flags: str) -> str:
 
 
 def planned(rehearsal: Rehearsal) -> tuple[str, str]:
-    """Make a plan for alpha, and return the flags that carry it out."""
+    """Write a plan for alpha, and return the flags that carry it out."""
     ran = rehearsal.invoke("prod.plan", "--service", "alpha", "--out", "plan.json")
     assert ran.code == 0, ran.err
     return "--plan", "plan.json"
 
 
-# A plan from a file.
+# With a plan file.
 
 
 def test_an_edited_module_that_a_revision_imports_is_refused_by_name(
@@ -91,7 +91,7 @@ def test_an_edited_module_that_a_revision_imports_is_refused_by_name(
 
 
 @pytest.mark.parametrize("name", ["alembic/env.py", "alembic.ini"])
-def test_an_edited_configuration_of_alembic_is_refused_whatever_sql_it_renders(
+def test_an_edited_alembic_configuration_is_refused_even_if_the_sql_is_equal(
     rehearsal: Rehearsal, service: Callable[[str, str], Path], name: str
 ) -> None:
     rehearsal.grow("alpha")
@@ -111,7 +111,7 @@ def test_an_edited_file_that_a_revision_reads_is_refused(
     assert f"{SERVICE}/view.sql has been edited" in refused(rehearsal, *flags)
 
 
-def test_a_library_that_renders_other_sql_is_refused_with_the_line(
+def test_a_library_that_renders_different_sql_is_refused_with_the_line(
     rehearsal: Rehearsal, service: Callable[[str, str], Path]
 ) -> None:
     service(LIBRARY, "SQL = 'CREATE TABLE agreed ()'\n")
@@ -120,7 +120,7 @@ def test_a_library_that_renders_other_sql_is_refused_with_the_line(
     flags = planned(rehearsal)
     service(LIBRARY, "SQL = 'CREATE TABLE not_agreed (i int)'\n")
     findings = refused(rehearsal, *flags)
-    assert "the SQL of revision b2 is not the approved one" in findings
+    assert "the SQL of revision b2 differs from the approved SQL" in findings
     assert "has been edited" not in findings
 
 
@@ -136,7 +136,7 @@ def test_a_library_that_renders_the_same_sql_may_change(
     assert rehearsal.at("alpha") == "b2"
 
 
-def test_where_sql_shows_only_when_it_runs_the_files_decide(
+def test_edited_files_are_refused_if_the_sql_cannot_be_rendered(
     rehearsal: Rehearsal, service: Callable[[str, str], Path]
 ) -> None:
     service("sqls.py", "SQL = 'CREATE TABLE agreed ()'\n")
@@ -146,7 +146,7 @@ def test_where_sql_shows_only_when_it_runs_the_files_decide(
     assert f"{SERVICE}/sqls.py has been edited" in refused(rehearsal, *flags)
 
 
-def test_the_time_in_the_sql_is_no_change(
+def test_a_timestamp_in_the_sql_is_not_a_change(
     rehearsal: Rehearsal, service: Callable[[str, str], Path]
 ) -> None:
     revise(service, "from datetime import datetime", NOW)
@@ -155,7 +155,7 @@ def test_the_time_in_the_sql_is_no_change(
     assert rehearsal.at("alpha") == "b2"
 
 
-# Without one.
+# Without a plan file.
 
 
 def test_an_empty_plan_starts_no_upgrade(
@@ -176,7 +176,7 @@ def test_an_empty_plan_starts_no_upgrade(
     started.unlink()
 
 
-def test_what_moves_between_the_answer_and_the_run_is_refused(
+def test_a_change_between_the_question_and_the_answer_is_refused(
     rehearsal: Rehearsal, service: Callable[[str, str], Path]
 ) -> None:
     service("sqls.py", "SQL = 'CREATE TABLE agreed ()'\n")
@@ -192,10 +192,10 @@ def test_what_moves_between_the_answer_and_the_run_is_refused(
 
 
 @pytest.mark.parametrize("name", ["sqls.py", "view.sql"])
-def test_a_file_is_compared_as_it_is_loaded(
+def test_a_file_is_compared_when_it_is_loaded(
     rehearsal: Rehearsal, service: Callable[[str, str], Path], name: str
 ) -> None:
-    """A backup runs after the last look at what would be run."""
+    """The backup command edits the file after the last comparison of the plan."""
     service("sqls.py", "SQL = 'CREATE TABLE agreed ()'\n")
     service("view.sql", "CREATE TABLE agreed_as_well ()")
     imported = "from sqls import SQL\nfrom pathlib import Path"

@@ -1,4 +1,4 @@
-"""Configuration comes first: all that is wrong with it at once, and nothing connected to."""
+"""All errors of the configuration are reported together, before the first connection."""
 
 import socket
 from collections.abc import Iterator, Mapping
@@ -26,14 +26,14 @@ def monorepo() -> Iterator[Monorepo]:
 
 @contextmanager
 def listening() -> Iterator[socket.socket]:
-    """Listen, and never answer."""
+    """Yield a socket that listens and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         yield listener
 
 
 def found(ran: Ran) -> set[tuple[str, str]]:
-    """Return the findings of a command that did not begin, as JSON tells them."""
+    """Return the findings of an aborted command from its JSON document."""
     assert ran.code == 2
     assert_no_password_on_screen(ran)
     error = ran.json["error"]
@@ -60,7 +60,9 @@ def test_every_missing_variable_is_named_once_for_all_services(
 
 
 @EVERY_COMMAND
-def test_all_that_is_missing_or_malformed_is_said_at_once(monorepo: Monorepo, command: str) -> None:
+def test_all_missing_and_malformed_variables_are_reported_together(
+    monorepo: Monorepo, command: str
+) -> None:
     url = f"postgresql+asyncpg://u:{PASSWORD}@h/d"
     variables = {
         "HULEEDU_ENVIRONMENT": "production",
@@ -88,7 +90,7 @@ def test_all_that_is_missing_or_malformed_is_said_at_once(monorepo: Monorepo, co
     }
 
 
-def test_a_way_around_a_pooler_hides_no_malformed_url(monorepo: Monorepo) -> None:
+def test_a_direct_url_does_not_hide_a_malformed_url(monorepo: Monorepo) -> None:
     variables = external("PROD", "production", 5432) | {
         "ALPHA_SERVICE_DATABASE_URL": "no url",
         "ALPHA_SERVICE_DIRECT_DATABASE_URL": "postgresql+asyncpg://u:p@h/d",
@@ -97,7 +99,9 @@ def test_a_way_around_a_pooler_hides_no_malformed_url(monorepo: Monorepo) -> Non
     assert problem.startswith("ALPHA_SERVICE_DATABASE_URL ")
 
 
-def test_two_services_with_one_address_are_named_beside_all_else(monorepo: Monorepo) -> None:
+def test_two_services_with_one_address_are_reported_with_the_other_findings(
+    monorepo: Monorepo,
+) -> None:
     here = "postgresql+asyncpg://u:p@DB.example.com/shared"
     variables = {
         "HULEEDU_ENVIRONMENT": "production",
@@ -134,7 +138,7 @@ def test_a_file_of_certificates_that_cannot_be_used_is_named(
     assert found(ran) == {("HULEEDU_PROD_DB_SSLROOTCERT", problem.format(directory=tmp_path))}
 
 
-def test_missing_files_are_named_but_nobody_sows_seeds_in_production() -> None:
+def test_missing_files_are_reported_except_seeds() -> None:
     with new_monorepo(("alpha", "beta")) as made:
         made.path("database/seed-scripts/seed_alpha.py").unlink()
         entries = made.services
@@ -147,7 +151,7 @@ def test_missing_files_are_named_but_nobody_sows_seeds_in_production() -> None:
 
 @EVERY_COMMAND
 @pytest.mark.parametrize("environment", ["", "development", "Testing"])
-def test_where_databases_are_disposable_it_is_refused(
+def test_prod_commands_are_refused_in_development_and_testing(
     monorepo: Monorepo, command: str, environment: str
 ) -> None:
     with listening() as listener:
@@ -157,7 +161,7 @@ def test_where_databases_are_disposable_it_is_refused(
         assert (ran.code, ran.out) == (3, "")
         assert f"{command} does not run in {environment.lower() or 'development'}." in ran.err
         assert "Set HULEEDU_ENVIRONMENT=production" in ran.err
-        assert_nobody_came(listener)
+        assert_no_connection(listener)
 
 
 def test_an_unknown_environment_is_an_error_that_lists_the_four(monorepo: Monorepo) -> None:
@@ -184,7 +188,7 @@ def test_offline_reads_the_revisions_and_connects_to_nothing(prefix: str, enviro
         sound = made.invoke("prod.validate", "--offline", *selected(["alpha"]), env=variables)
         assert sound.code == 0
         assert sound.out.startswith(f"{environment.upper()}: localhost:")
-        assert_nobody_came(listener)
+        assert_no_connection(listener)
 
 
 def test_offline_reports_a_service_without_revision_files() -> None:
@@ -199,13 +203,13 @@ def test_offline_reports_a_service_without_revision_files() -> None:
         assert "services/alpha_service/alembic.ini" in problem["remedy"]
 
 
-def assert_nobody_came(listener: socket.socket) -> None:
-    """See that no connection waits to be accepted; the kernel takes them without being asked."""
+def assert_no_connection(listener: socket.socket) -> None:
+    """Assert that no connection waits to be accepted; the kernel queues them by itself."""
     with pytest.raises(BlockingIOError):
         listener.accept()
 
 
-def test_a_password_that_only_the_way_around_a_pooler_has_is_masked(
+def test_a_password_that_only_the_direct_url_contains_is_masked(
     monorepo: Monorepo, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path)

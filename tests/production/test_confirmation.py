@@ -1,4 +1,4 @@
-"""Nothing is changed before a person has typed the host, or arguments have named it."""
+"""Nothing is changed before the user typed the host or passed it as an argument."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ UNTOUCHED = dict.fromkeys(SERVICES, "a1")
 
 
 def asked(rehearsal: Rehearsal, *flags: str) -> "pexpect.spawn[str]":
-    """Type `invoke prod.migrate` at a terminal, and wait for the question."""
+    """Run `invoke prod.migrate` at a terminal, and wait for the question."""
     child = typed(
         rehearsal.monorepo, "prod.migrate", *flags, variables=rehearsal.production.variables
     )
@@ -29,7 +29,7 @@ def asked(rehearsal: Rehearsal, *flags: str) -> "pexpect.spawn[str]":
     return child
 
 
-def test_a_person_sees_the_plan_types_the_host_and_sees_what_was_done(
+def test_a_user_sees_the_plan_types_the_host_and_sees_the_result(
     rehearsal: Rehearsal,
 ) -> None:
     rehearsal.grow("alpha")
@@ -47,7 +47,7 @@ def test_a_person_sees_the_plan_types_the_host_and_sees_what_was_done(
     assert [run["outcome"] for run in rehearsal.history()] == ["DONE"]
 
 
-def test_the_question_tells_what_will_be_done_and_where(rehearsal: Rehearsal) -> None:
+def test_the_question_contains_the_changes_and_the_host(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha", revisions=("b2", "c3"))
     rehearsal.grow("gamma")
     ask(rehearsal.production.admin("huleedu_theta"), "COMMENT ON DATABASE huleedu_theta IS NULL")
@@ -61,7 +61,7 @@ def test_the_question_tells_what_will_be_done_and_where(rehearsal: Rehearsal) ->
 
 
 @pytest.mark.parametrize("text", ["yes", "y", "", "localhos", "production"])
-def test_anything_else_changes_nothing(rehearsal: Rehearsal, text: str) -> None:
+def test_any_other_answer_changes_nothing(rehearsal: Rehearsal, text: str) -> None:
     rehearsal.grow("alpha")
     child = asked(rehearsal)
     child.sendline(text)
@@ -86,7 +86,7 @@ def test_ctrl_c_and_ctrl_d_change_nothing(
     assert [run["outcome"] for run in rehearsal.history()] == [outcome]
 
 
-def test_the_history_can_be_read_while_somebody_is_asked_and_after_they_are_gone(
+def test_the_history_can_be_read_during_and_after_an_interrupted_confirmation(
     rehearsal: Rehearsal,
 ) -> None:
     rehearsal.grow("alpha")
@@ -108,7 +108,7 @@ def test_sigterm_at_the_question_changes_nothing_and_is_recorded(rehearsal: Rehe
 
 
 @pytest.mark.parametrize("source", ["yes", f"yes {HOST}", "true <&-"])
-def test_what_is_piped_in_is_no_person(rehearsal: Rehearsal, source: str) -> None:
+def test_piped_input_is_not_a_confirmation(rehearsal: Rehearsal, source: str) -> None:
     rehearsal.grow("alpha")
     command = f"{source} | {shlex.quote(sys.executable)} -m invoke prod.migrate"
     ran = subprocess.run(
@@ -129,7 +129,7 @@ def test_what_is_piped_in_is_no_person(rehearsal: Rehearsal, source: str) -> Non
     assert rehearsal.all_at() == UNTOUCHED
 
 
-def test_a_closed_input_is_no_person(rehearsal: Rehearsal) -> None:
+def test_closed_input_is_not_a_confirmation(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
     ran = subprocess.run(
         [sys.executable, "-m", "invoke", "prod.migrate"],
@@ -184,7 +184,9 @@ def test_each_of_several_hosts_must_be_named(rehearsal: Rehearsal) -> None:
 
 
 @pytest.mark.parametrize("environment", ["development", "testing", ""])
-def test_in_development_nothing_begins(rehearsal: Rehearsal, environment: str) -> None:
+def test_migrate_is_refused_in_development_and_testing(
+    rehearsal: Rehearsal, environment: str
+) -> None:
     rehearsal.grow("alpha")
     ran = rehearsal.invoke("prod.migrate", *YES, HULEEDU_ENVIRONMENT=environment)
     assert ran.code == 3
@@ -192,7 +194,7 @@ def test_in_development_nothing_begins(rehearsal: Rehearsal, environment: str) -
     assert rehearsal.all_at() == UNTOUCHED
 
 
-def test_what_moves_while_a_person_thinks_is_noticed(rehearsal: Rehearsal) -> None:
+def test_a_revision_file_edited_before_the_confirmation_is_refused(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
     child = asked(rehearsal)
     path = rehearsal.monorepo.path("services/alpha_service/alembic/versions/b2.py")
@@ -200,12 +202,12 @@ def test_what_moves_while_a_person_thinks_is_noticed(rehearsal: Rehearsal) -> No
     child.sendline(HOST)
     ran = seen(child)
     assert ran.code == 3
-    assert "Something has moved since the plan was made" in ran.err
+    assert "A database or a file changed after the plan was made" in ran.err
     assert "the file of revision b2 has been edited" in ran.err
     assert rehearsal.all_at() == UNTOUCHED
 
 
-def test_a_database_that_moves_while_a_person_thinks_is_noticed(rehearsal: Rehearsal) -> None:
+def test_a_database_migrated_before_the_confirmation_is_refused(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
     child = asked(rehearsal)
     ask(rehearsal.production.admin(), "DELETE FROM alembic_version")

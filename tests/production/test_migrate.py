@@ -1,4 +1,4 @@
-"""`prod.migrate`: in order, one after the other, and each service told as it is."""
+"""`prod.migrate`: services are migrated in order, and every one is reported."""
 
 import json
 import os
@@ -19,10 +19,10 @@ ALPHA_URL = "ALPHA_SERVICE_DATABASE_URL"
 NO_BACKUP = "No backup was taken by this run"
 
 
-# All goes well.
+# Success.
 
 
-def test_every_service_is_migrated_and_told_with_its_revisions(rehearsal: Rehearsal) -> None:
+def test_every_service_is_migrated_and_reported_with_its_revisions(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha", revisions=("b2", "c3"))
     rehearsal.grow("theta")
     ran = rehearsal.migrate()
@@ -44,7 +44,7 @@ def test_every_service_is_migrated_and_told_with_its_revisions(rehearsal: Rehear
     assert rehearsal.all_at() == {**others, "alpha": "c3", "theta": "b2"}
 
 
-def test_where_nothing_is_pending_nothing_is_done_and_nobody_is_asked(
+def test_if_nothing_is_pending_no_confirmation_is_asked_and_nothing_is_done(
     rehearsal: Rehearsal,
 ) -> None:
     before = rehearsal.production.transactions()
@@ -72,12 +72,12 @@ def test_only_the_named_services_are_migrated(rehearsal: Rehearsal) -> None:
     assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("a1", "b2")
 
 
-def test_staging_works_the_same_and_every_screen_says_so(rehearsal: Rehearsal) -> None:
+def test_staging_works_the_same_and_every_screen_names_it(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
     ask(rehearsal.production.admin(), f"COMMENT ON DATABASE huleedu_alpha IS '{STAGING_TAG}'")
     port = rehearsal.production.main.port
-    nobody = dict.fromkeys(rehearsal.production.variables, "")
-    variables = nobody | external(
+    unset = dict.fromkeys(rehearsal.production.variables, "")
+    variables = unset | external(
         "STAGING",
         "staging",
         port,
@@ -111,7 +111,7 @@ if context.is_offline_mode():
 STAGING_TAG = TAG.replace("production", "staging")
 
 
-# Something fails.
+# Failures.
 
 
 @pytest.mark.parametrize(("place", "pending"), [(1, 2), (COUNT // 2, COUNT), (COUNT, 2)])
@@ -151,7 +151,9 @@ def test_the_first_failure_stops_the_rest_and_the_same_command_resumes(
     assert [run["outcome"] for run in rehearsal.history()] == ["DONE", "FAILED"]
 
 
-def test_with_keep_going_the_others_are_migrated_all_the_same(rehearsal: Rehearsal) -> None:
+def test_with_keep_going_the_other_services_are_migrated_after_a_failure(
+    rehearsal: Rehearsal,
+) -> None:
     rehearsal.grow("alpha", "gamma")
     rehearsal.grow("beta", sql=BROKEN)
     ran = rehearsal.migrate("--keep-going")
@@ -177,7 +179,7 @@ def test_a_canary_goes_first_and_its_failure_stops_all(rehearsal: Rehearsal) -> 
     assert rehearsal.at("alpha") == "a1"
 
 
-def test_something_in_the_way_of_one_service_keeps_all_from_beginning(
+def test_a_failed_validation_of_one_service_aborts_all(
     rehearsal: Rehearsal,
 ) -> None:
     rehearsal.grow("alpha", sql="ALTER TABLE note ADD COLUMN colour text")
@@ -189,7 +191,7 @@ def test_something_in_the_way_of_one_service_keeps_all_from_beginning(
     assert ran.code == 1
     assert ran.statuses["alpha"] == "FAILED"
     assert told(ran, "beta")["status"] == "ABORTED"
-    assert "in the way of alpha" in told(ran, "beta")["detail"]
+    assert "validation failed for alpha" in told(ran, "beta")["detail"]
     assert rehearsal.at("beta") == "a1"
 
 
@@ -197,7 +199,7 @@ def test_something_in_the_way_of_one_service_keeps_all_from_beginning(
 def test_a_service_that_connects_elsewhere_is_stopped_before_anything_runs(
     rehearsal: Rehearsal, offline: bool
 ) -> None:
-    """Where its env.py writes SQL without connecting, that shows only when it migrates."""
+    """An env.py that renders SQL without connecting is detected only when it migrates."""
     rehearsal.grow("alpha", "gamma")
     elsewhere = rehearsal.production.url(
         rehearsal.production.main.port, "huleedu_beta", tls=rehearsal.production.verified()
@@ -205,14 +207,14 @@ def test_a_service_that_connects_elsewhere_is_stopped_before_anything_runs(
     config = "services/alpha_service/config.py"
     usual = rehearsal.monorepo.read(config)
     rehearsal.monorepo.write(
-        config, 'import os\n\n\ndef database_url():\n    return os.environ["ASTRAY"]\n'
+        config, 'import os\n\n\ndef database_url():\n    return os.environ["ELSEWHERE"]\n'
     )
     env = "services/alpha_service/alembic/env.py"
     as_it_was = rehearsal.monorepo.read(env)
     if offline:
         rehearsal.monorepo.write(env, OFFLINE + as_it_was)
     try:
-        ran = rehearsal.migrate(ASTRAY=elsewhere)
+        ran = rehearsal.migrate(ELSEWHERE=elsewhere)
     finally:
         rehearsal.monorepo.write(config, usual)
         rehearsal.monorepo.write(env, as_it_was)
@@ -224,7 +226,7 @@ def test_a_service_that_connects_elsewhere_is_stopped_before_anything_runs(
     assert rehearsal.all_at() == dict.fromkeys(SERVICES, "a1")
 
 
-def test_a_service_that_only_says_so_is_caught_by_asking_the_database(
+def test_an_env_py_that_reports_false_success_is_detected_in_the_database(
     rehearsal: Rehearsal,
 ) -> None:
     rehearsal.grow("alpha")
@@ -253,7 +255,9 @@ def test_exactly_a_plan_is_carried_out(rehearsal: Rehearsal) -> None:
     assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("a1", "b2")
 
 
-def test_a_plan_of_nothing_changes_nothing_whatever_has_come_since(rehearsal: Rehearsal) -> None:
+def test_an_empty_plan_changes_nothing_even_if_revisions_were_added_since(
+    rehearsal: Rehearsal,
+) -> None:
     assert rehearsal.invoke("prod.plan", "--out", "plan.json").code == 0
     rehearsal.grow("alpha")
     ran = rehearsal.migrate("--plan", "plan.json")
@@ -262,7 +266,7 @@ def test_a_plan_of_nothing_changes_nothing_whatever_has_come_since(rehearsal: Re
 
 
 @pytest.mark.parametrize("change", ["edited", "added", "advanced", "carried out", "swapped"])
-def test_a_plan_that_no_longer_holds_is_refused(rehearsal: Rehearsal, change: str) -> None:
+def test_a_stale_plan_is_refused(rehearsal: Rehearsal, change: str) -> None:
     rehearsal.grow("alpha")
     path = rehearsal.monorepo.path("services/alpha_service/alembic/versions/b2.py")
     only = ("--service", "alpha")
@@ -273,7 +277,7 @@ def test_a_plan_that_no_longer_holds_is_refused(rehearsal: Rehearsal, change: st
         expected = "the file of revision b2 has been edited"
     elif change == "added":
         rehearsal.revise("alpha", "c3", "b2")
-        expected = "was to go to b2, and the code's head is c3 now"
+        expected = "was planned up to b2, and the head is c3 now"
     elif change == "advanced":
         rehearsal.revise("alpha", "a9", "a1")
         path.write_text(path.read_text().replace("'a1'", "'a9'"))
@@ -295,7 +299,7 @@ def test_a_plan_that_no_longer_holds_is_refused(rehearsal: Rehearsal, change: st
     before = rehearsal.production.transactions()
     ran = rehearsal.migrate("--plan", "plan.json", **variables)
     assert ran.code == 3, ran.err
-    assert "The plan no longer holds; nothing was changed." in ran.json["error"]["message"]
+    assert "The plan is stale; nothing was changed." in ran.json["error"]["message"]
     assert expected in str(ran.json["error"]["findings"])
     assert rehearsal.production.transactions() == before
 
@@ -304,11 +308,11 @@ def test_a_plan_that_no_longer_holds_is_refused(rehearsal: Rehearsal, change: st
     ("flags", "message"),
     [
         (("--plan", "nowhere.json"), "cannot be read"),
-        (("--plan", "services.json"), "holds no plan"),
-        (("--plan", "plan.json", "--service", "alpha"), "--service does not go with it"),
+        (("--plan", "services.json"), "is not a plan"),
+        (("--plan", "plan.json", "--service", "alpha"), "--service cannot be combined with --plan"),
         (("--first", "no_such"), "No service is named"),
         (("--service", "alpha", "--first", "beta"), "not among the services"),
-        (("--backup-dir", "nowhere"), "is no directory"),
+        (("--backup-dir", "nowhere"), "is not a directory"),
         (("--report", "nowhere/report"), "cannot be written"),
         (("--host", ""), "no service is on"),
     ],
@@ -324,7 +328,7 @@ def test_a_wrong_argument_is_named_and_nothing_is_done(
     assert rehearsal.production.transactions() == before
 
 
-# What changes after the last look.
+# Changes after the last comparison of the plan.
 
 
 def test_a_file_that_is_edited_during_the_backup_is_not_run(rehearsal: Rehearsal) -> None:
@@ -344,21 +348,21 @@ def test_a_revision_that_is_added_during_the_backup_is_not_run(rehearsal: Rehear
     rehearsal.monorepo.write("later.py", text)
     ran = rehearsal.migrate("--backup-command", f"cp later.py {versions}/c3.py")
     assert ran.code == 3
-    assert "the code's head is c3 now" in told(ran, "alpha")["detail"]
+    assert "the head is c3 now" in told(ran, "alpha")["detail"]
     assert rehearsal.at("alpha") == "a1"
 
 
 def test_a_tag_that_is_set_during_the_backup_is_not_overwritten(rehearsal: Rehearsal) -> None:
     admin = rehearsal.production.admin()
     ask(admin, "COMMENT ON DATABASE huleedu_alpha IS NULL")
-    rehearsal.monorepo.write("mark.sql", f"COMMENT ON DATABASE huleedu_alpha IS '{STAGING_TAG}'")
-    ran = rehearsal.migrate("--backup-command", f"psql '{admin}' -f mark.sql")
+    rehearsal.monorepo.write("tag.sql", f"COMMENT ON DATABASE huleedu_alpha IS '{STAGING_TAG}'")
+    ran = rehearsal.migrate("--backup-command", f"psql '{admin}' -f tag.sql")
     assert ran.code == 1
-    assert "tagged as another environment's" in told(ran, "alpha")["detail"]
+    assert "its environment tag was changed after the plan was made" in told(ran, "alpha")["detail"]
     assert rehearsal.comment("alpha") == STAGING_TAG
 
 
-# The mark.
+# The environment tag.
 
 
 def test_an_untagged_database_is_tagged_and_no_reset_touches_it_from_then_on(
@@ -387,7 +391,9 @@ def test_an_untagged_database_is_tagged_and_no_reset_touches_it_from_then_on(
     assert rehearsal.at("alpha") == "a1"
 
 
-def test_a_role_that_may_not_tag_is_told_what_its_owner_must_run(rehearsal: Rehearsal) -> None:
+def test_for_a_role_that_may_not_tag_the_statement_for_the_owner_is_shown(
+    rehearsal: Rehearsal,
+) -> None:
     rehearsal.grow("alpha")
     server = admin_url(rehearsal.production.main, "postgres")
     ask(
@@ -409,7 +415,7 @@ def test_a_role_that_may_not_tag_is_told_what_its_owner_must_run(rehearsal: Rehe
 # Backups.
 
 
-def test_without_a_backup_the_screen_says_so(rehearsal: Rehearsal) -> None:
+def test_without_a_backup_a_warning_is_shown(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
     ran = rehearsal.migrate()
     assert any(note.startswith(NO_BACKUP) for note in ran.json["notes"])
@@ -428,7 +434,7 @@ def test_a_backup_command_runs_before_the_first_change_and_knows_the_services(
     assert events.index("backed up") < events.index("migrating")
 
 
-def test_a_backup_that_fails_keeps_everything_as_it_was(
+def test_a_failed_backup_leaves_every_database_unchanged(
     rehearsal: Rehearsal, tmp_path: Path
 ) -> None:
     rehearsal.grow("alpha")
@@ -448,7 +454,7 @@ def test_a_backup_that_fails_keeps_everything_as_it_was(
     assert [run["outcome"] for run in rehearsal.history()] == ["FAILED", "FAILED"]
 
 
-def test_a_dump_is_made_of_each_database_that_changes_and_brings_it_back(
+def test_each_changing_database_is_dumped_and_the_dump_restores_it(
     rehearsal: Rehearsal, tmp_path: Path
 ) -> None:
     rehearsal.grow("alpha", "gamma", sql="DELETE FROM note")
@@ -467,7 +473,7 @@ def test_a_dump_is_made_of_each_database_that_changes_and_brings_it_back(
 # The record.
 
 
-def test_a_dump_is_of_this_database_whatever_the_environment_says(
+def test_a_dump_ignores_the_libpq_variables_of_the_environment(
     rehearsal: Rehearsal, tmp_path: Path
 ) -> None:
     rehearsal.grow("alpha")
@@ -483,7 +489,7 @@ def test_a_dump_is_of_this_database_whatever_the_environment_says(
     assert "1\tkept" in _rows_in(dump)
 
 
-def test_a_report_that_cannot_be_written_to_the_end_stops_nothing_that_has_begun(
+def test_a_write_error_of_the_report_does_not_stop_a_run_that_has_begun(
     rehearsal: Rehearsal,
 ) -> None:
     rehearsal.grow("alpha")
@@ -501,7 +507,7 @@ def test_a_report_that_cannot_be_written_to_the_end_stops_nothing_that_has_begun
     assert [run["outcome"] for run in rehearsal.history()] == ["DONE", "USAGE"]
 
 
-def test_the_record_tells_who_when_and_every_step_and_a_report_is_the_same(
+def test_the_record_contains_user_time_and_every_step_and_the_report_is_equal(
     rehearsal: Rehearsal, tmp_path: Path
 ) -> None:
     rehearsal.grow("alpha")
@@ -536,7 +542,7 @@ def test_refusals_are_recorded_too(rehearsal: Rehearsal) -> None:
     assert f"{HOST} is missing" in outcomes[0][1]
 
 
-def test_one_run_is_shown_with_all_that_is_written_down_of_it(rehearsal: Rehearsal) -> None:
+def test_one_run_is_shown_with_all_its_events(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
     rehearsal.migrate()
     (run,) = rehearsal.history()
@@ -547,7 +553,7 @@ def test_one_run_is_shown_with_all_that_is_written_down_of_it(rehearsal: Rehears
     assert run["run"] in wrong.err
 
 
-def test_the_beginning_stays_as_it_was(rehearsal: Rehearsal) -> None:
+def test_the_rehearsal_is_reset_to_its_initial_state(rehearsal: Rehearsal) -> None:
     admin = admin_url(rehearsal.production.main, BEGINNING)
     assert ask(admin, "SELECT version_num FROM alembic_version") == [("a1",)]
 

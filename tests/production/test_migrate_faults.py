@@ -1,4 +1,4 @@
-"""What may happen to a release at the worst moment, and what is true afterwards."""
+"""Signals, kills, locks and poolers during `prod.migrate`, and the state afterwards."""
 
 import random
 import re
@@ -26,10 +26,10 @@ from tests.support.production import MODES, admin_url, bouncer
 from tests.support.rehearsal import BETWEEN_LOOKS, SERVICES, Rehearsal, locked, told
 
 SLEEP = "SELECT pg_sleep(600)"
-# Enough for a server to notice that a client is gone.
+# The seconds within which a server notices that a client is gone.
 SOON = 3.0
 PENDING = SERVICES[:3]
-# About what a whole run of the three takes here, in seconds.
+# The approximate duration of a run of all three services, in seconds.
 LONGEST = 6.0
 CONCURRENTLY = """\
 from alembic import op
@@ -74,7 +74,7 @@ def begun(rehearsal: Rehearsal, *flags: str, **variables: str) -> "Iterator[subp
 
 
 def mended(rehearsal: Rehearsal) -> None:
-    """Let alpha's second revision end at once, and see that a run of today does the rest."""
+    """Let alpha's second revision end at once, and assert that the next run applies the rest."""
     rehearsal.revise("alpha", "c3", "b2")
     ran = rehearsal.migrate()
     assert ran.code == 0, ran.err
@@ -94,7 +94,7 @@ def test_a_signal_ends_the_statement_and_rolls_back(
     with begun(rehearsal) as child:
         child.send_signal(number)
         ran = outcome(child)
-        # Already, and not only when the server looks for its client.
+        # At once, and not only when the server checks its client connection.
         assert not rehearsal.sessions("alpha", "huleedu-tasks")
     assert ran.code == code, ran.err
     assert (ran.statuses["alpha"], ran.statuses["beta"]) == ("ABORTED", "ABORTED")
@@ -106,7 +106,7 @@ def test_a_signal_ends_the_statement_and_rolls_back(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_second_signal_does_not_keep_the_first_from_being_told(
+def test_after_a_second_signal_the_result_is_still_reported(
     rehearsal: Rehearsal, number: signal.Signals, code: int
 ) -> None:
     with begun(rehearsal) as child:
@@ -121,7 +121,7 @@ def test_a_second_signal_does_not_keep_the_first_from_being_told(
     assert '"not migrated"' in path.read_text()
 
 
-def test_a_database_that_does_not_say_where_it_is_keeps_nobody_waiting(
+def test_an_unreadable_revision_does_not_delay_the_end_of_a_run(
     rehearsal: Rehearsal,
 ) -> None:
     lock = "LOCK alembic_version"
@@ -134,14 +134,14 @@ def test_a_database_that_does_not_say_where_it_is_keeps_nobody_waiting(
     assert ran.code == 143, ran.err
     alpha = told(ran, "alpha")
     assert (
-        "the revision of huleedu_alpha is not known: its revision cannot be read"
+        "the revision of huleedu_alpha is not known: its revision could not be read"
         in (alpha["detail"])
     )
-    assert "`invoke prod.status --service alpha` asks again" in alpha["detail"]
+    assert "run `invoke prod.status --service alpha` to read it again" in alpha["detail"]
     assert alpha["to"] is None
 
 
-def test_a_signal_while_another_run_is_waited_for_changes_nothing(rehearsal: Rehearsal) -> None:
+def test_a_signal_while_waiting_for_another_run_changes_nothing(rehearsal: Rehearsal) -> None:
     with begun(rehearsal):
         waiting = rehearsal.start()
         wait_until(lambda: rehearsal.sessions("alpha", "huleedu-tasks") >= 3)
@@ -171,7 +171,7 @@ def test_after_a_kill_the_lock_is_free_at_once_and_the_run_shows_as_killed(
     mended(rehearsal)
 
 
-def test_a_run_begun_right_after_a_kill_does_not_meet_what_is_left_of_it(
+def test_a_run_right_after_a_kill_ends_the_sessions_of_the_killed_run(
     rehearsal: Rehearsal,
 ) -> None:
     with begun(rehearsal) as child:
@@ -182,7 +182,7 @@ def test_a_run_begun_right_after_a_kill_does_not_meet_what_is_left_of_it(
 def test_killed_at_any_moment_schema_and_record_are_true_and_the_next_run_ends_it(
     stage: Rehearsal, rounds: int
 ) -> None:
-    """For more: `pytest tests/production/test_migrate_faults.py -k any_moment --rounds 50`."""
+    """More rounds: `pytest tests/production/test_migrate_faults.py -k any_moment --rounds 50`."""
     for number in range(rounds):
         stage.wind_back()
         stage.grow(*PENDING, revisions=("b2", "c3", "d4"), sql="SELECT pg_sleep(0.1)")
@@ -212,7 +212,7 @@ def _kill_at(stage: Rehearsal, seconds: float) -> None:
 def _assert_the_record_is_true(stage: Rehearsal) -> None:
     at = stage.all_at()
     runs = stage.history()
-    # It may not even have begun to write.
+    # The run may have been killed before it wrote its first line.
     run = runs[0] if runs else {"outcome": "KILLED", "migrated": [], "detail": ""}
     assert run["outcome"] in ("KILLED", "DONE")
     for name in PENDING:
@@ -225,19 +225,17 @@ def _assert_the_record_is_true(stage: Rehearsal) -> None:
 # The lock.
 
 
-def test_of_many_runners_at_once_one_migrates_and_the_others_end_well(
+def test_of_many_runners_at_once_one_migrates_and_the_others_succeed(
     rehearsal: Rehearsal, rounds: int
 ) -> None:
-    """For more: `pytest tests/production/test_migrate_faults.py -k many_runners --rounds 7`."""
-    # One service each: on two processors, more than that makes a server seem silent.
+    """More rounds: `pytest tests/production/test_migrate_faults.py -k many_runners --rounds 7`."""
+    # One service each: with more, a server on two processors answers too late.
     rehearsal.grow("alpha", sql="SELECT pg_sleep(0.5)")
     with watched_command_lines(BETWEEN_LOOKS) as lines:
         ended = _all_at_once(rehearsal, 3 * rounds, ("--service", "alpha"))
     assert_no_password(*lines.seen)
     assert not [ran for ran in ended if ran.code]
-    applied = [
-        each["service"] for ran in ended for each in ran.json["services"] if each["revisions"]
-    ]
+    applied = [row["service"] for ran in ended for row in ran.json["services"] if row["revisions"]]
     assert applied == ["alpha"]
     waited = [ran for ran in ended if "is being migrated by" in ran.err]
     assert waited
@@ -245,7 +243,9 @@ def test_of_many_runners_at_once_one_migrates_and_the_others_end_well(
     assert rehearsal.at("alpha") == "b2"
 
 
-def test_who_does_not_wait_is_told_who_has_the_lock(rehearsal: Rehearsal) -> None:
+def test_a_run_that_does_not_wait_is_refused_with_the_holder_of_the_lock(
+    rehearsal: Rehearsal,
+) -> None:
     with begun(rehearsal) as child:
         ran = rehearsal.migrate(HULEEDU_RUN_WAIT="0")
         assert ran.code == 3
@@ -258,7 +258,7 @@ def test_who_does_not_wait_is_told_who_has_the_lock(rehearsal: Rehearsal) -> Non
         assert rehearsal.history()[0]["outcome"] == "REFUSED"
 
 
-def test_a_run_that_loses_its_lock_ends_its_migration(rehearsal: Rehearsal) -> None:
+def test_a_run_that_loses_its_lock_stops_its_migration(rehearsal: Rehearsal) -> None:
     with begun(rehearsal) as child:
         ask(
             admin_url(rehearsal.production.main, "postgres"),
@@ -272,14 +272,14 @@ def test_a_run_that_loses_its_lock_ends_its_migration(rehearsal: Rehearsal) -> N
     assert rehearsal.at("alpha") == "a1"
 
 
-def test_a_run_that_slept_through_the_loss_of_its_lock_does_nothing_more(
+def test_a_suspended_run_that_lost_its_lock_changes_nothing_after_it_resumes(
     rehearsal: Rehearsal,
 ) -> None:
     rehearsal.revise("alpha", "b2", "a1", "SELECT pg_sleep(1)")
     rehearsal.revise("alpha", "c3", "b2")
     env = rehearsal.monorepo.path("services/alpha_service/alembic/env.py")
     usual = env.read_text()
-    # There from the backup on, as env.py is asked for its SQL before.
+    # The gate exists only after the backup, because env.py renders its SQL before.
     gate, reached = (rehearsal.monorepo.root / name for name in ("gate", "reached"))
     env.write_text(
         "import pathlib, time\n"
@@ -315,10 +315,10 @@ def test_a_run_that_slept_through_the_loss_of_its_lock_does_nothing_more(
 
 
 @pytest.mark.parametrize("connections", ["all", "later"])
-def test_where_the_server_lets_nobody_else_in_the_session_of_the_lock_is_asked(
+def test_if_the_server_accepts_no_connection_the_lock_connection_is_used(
     rehearsal: Rehearsal, connections: str
 ) -> None:
-    # Alembic's own connection is there already, or is refused as well.
+    # Alembic's own connection is already open, or is refused as well.
     full = "ALTER ROLE {user} CONNECTION LIMIT 1"
     closes = full.format(user=USER)
     rehearsal.monorepo.write("close.sql", closes)
@@ -355,9 +355,7 @@ async def test_a_lock_behind_a_pooler_is_not_trusted(rehearsal: Rehearsal, mode:
 
 
 @MODES
-def test_behind_a_pooler_nothing_begins_unless_there_is_a_way_around_it(
-    rehearsal: Rehearsal, mode: str
-) -> None:
+def test_behind_a_pooler_a_run_requires_a_direct_url(rehearsal: Rehearsal, mode: str) -> None:
     production = rehearsal.production
     rehearsal.grow("alpha")
     with bouncer(production, mode) as port:
@@ -372,10 +370,10 @@ def test_behind_a_pooler_nothing_begins_unless_there_is_a_way_around_it(
         assert rehearsal.at("alpha") == "b2"
 
 
-# Somebody in the way.
+# Locks of other sessions.
 
 
-def test_somebody_who_is_done_soon_is_waited_for(rehearsal: Rehearsal) -> None:
+def test_a_short_lock_of_another_session_is_waited_for(rehearsal: Rehearsal) -> None:
     _alter(rehearsal)
     with locked(rehearsal, "alpha", 6):
         ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="10")
@@ -384,7 +382,7 @@ def test_somebody_who_is_done_soon_is_waited_for(rehearsal: Rehearsal) -> None:
     assert rehearsal.at("alpha") == "b2"
 
 
-def test_somebody_who_takes_longer_is_named_and_the_revision_tried_again(
+def test_a_longer_lock_is_reported_with_its_session_and_the_revision_is_retried(
     rehearsal: Rehearsal,
 ) -> None:
     _alter(rehearsal)
@@ -397,7 +395,9 @@ def test_somebody_who_takes_longer_is_named_and_the_revision_tried_again(
     assert '"waited too long"' in path.read_text()
 
 
-def test_somebody_who_never_ends_is_named_and_nothing_is_left(rehearsal: Rehearsal) -> None:
+def test_after_the_last_lock_timeout_the_session_is_named_and_all_is_rolled_back(
+    rehearsal: Rehearsal,
+) -> None:
     _alter(rehearsal)
     with locked(rehearsal, "alpha"):
         ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="1", HULEEDU_LOCK_ATTEMPTS="2")
@@ -408,13 +408,13 @@ def test_somebody_who_never_ends_is_named_and_nothing_is_left(rehearsal: Rehears
         )
     assert ran.code == 1
     detail = told(ran, "alpha")["detail"]
-    assert "A statement has waited too long for a lock: ALTER TABLE note ADD" in detail
+    assert "A statement timed out while waiting for a lock: ALTER TABLE note ADD" in detail
     assert f"it is held by pid {pid} (postgres_admin the-test" in detail
     assert "huleedu_alpha is at a1, and revision b2 was rolled back" in detail
     assert rehearsal.at("alpha") == "a1"
 
 
-def test_a_revision_that_is_kept_in_part_is_not_tried_again(rehearsal: Rehearsal) -> None:
+def test_a_partially_applied_revision_is_not_retried(rehearsal: Rehearsal) -> None:
     rehearsal.monorepo.write("services/alpha_service/alembic/versions/b2.py", CONCURRENTLY)
     with locked(rehearsal, "alpha"):
         ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="1")
@@ -424,11 +424,11 @@ def test_a_revision_that_is_kept_in_part_is_not_tried_again(rehearsal: Rehearsal
     assert ask(rehearsal.production.admin(), "SELECT version_num FROM alembic_version") == [("a1",)]
 
 
-def test_a_service_may_state_limits_of_its_own(rehearsal: Rehearsal) -> None:
+def test_a_service_may_set_its_own_timeouts(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha", "beta", sql="SELECT pg_sleep(3)")
     usual = rehearsal.monorepo.services
     stated = [
-        {**each, "statement_timeout": 1} if each["name"] == "beta" else each for each in usual
+        {**entry, "statement_timeout": 1} if entry["name"] == "beta" else entry for entry in usual
     ]
     rehearsal.monorepo.register(*stated)
     try:
@@ -437,7 +437,7 @@ def test_a_service_may_state_limits_of_its_own(rehearsal: Rehearsal) -> None:
         rehearsal.monorepo.register(*usual)
     assert (ran.statuses["alpha"], ran.statuses["beta"]) == ("OK", "FAILED")
     beta = told(ran, "beta")
-    assert "A statement has taken too long: SELECT pg_sleep(3)" in beta["detail"]
+    assert "A statement exceeded statement_timeout: SELECT pg_sleep(3)" in beta["detail"]
     assert "statement_timeout" in beta["hint"]
 
 

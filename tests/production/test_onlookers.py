@@ -1,4 +1,4 @@
-"""Who looks on is no part of the work: a migration outlasts the readers of its output."""
+"""A migration does not depend on its output streams, its terminal or its record."""
 
 import json
 import os
@@ -22,7 +22,7 @@ FULL = Path("/dev/full")
 def started(
     rehearsal: Rehearsal, *arguments: str, before: Sequence[str] = (), **options: Any
 ) -> "subprocess.Popen[str]":
-    """Start a command whose streams the test decides on."""
+    """Start a command with the given streams."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     monorepo = rehearsal.monorepo
     return subprocess.Popen(
@@ -36,7 +36,7 @@ def started(
 
 
 def migrating(rehearsal: Rehearsal, **options: Any) -> "subprocess.Popen[str]":
-    """Start to migrate alpha, which takes a while, and then beta."""
+    """Start a migration of alpha, which takes a while, and beta."""
     rehearsal.grow("alpha", sql=SLEEPS)
     rehearsal.grow("beta")
     services = ("--service", "alpha", "--service", "beta")
@@ -44,17 +44,17 @@ def migrating(rehearsal: Rehearsal, **options: Any) -> "subprocess.Popen[str]":
 
 
 def events(rehearsal: Rehearsal) -> list[dict[str, Any]]:
-    """Return what the only run has written down."""
+    """Return the events of the only run."""
     (path,) = rehearsal.runs.glob("*.jsonl")
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def both_at(rehearsal: Rehearsal) -> tuple[str, str]:
-    """Return where both services are."""
+    """Return the revisions of both services."""
     return rehearsal.at("alpha"), rehearsal.at("beta")
 
 
-def test_readers_that_go_away_in_the_middle_end_nothing(rehearsal: Rehearsal) -> None:
+def test_a_closed_output_pipe_does_not_stop_a_migration(rehearsal: Rehearsal) -> None:
     run = migrating(rehearsal)
     wait_until(lambda: rehearsal.running("alpha", "pg_sleep"))
     for stream in (run.stdout, run.stderr):
@@ -62,14 +62,16 @@ def test_readers_that_go_away_in_the_middle_end_nothing(rehearsal: Rehearsal) ->
         stream.close()
     assert run.wait(LIMIT) == 0
     assert both_at(rehearsal) == ("b2", "b2")
-    assert [each["service"] for each in events(rehearsal) if each["event"] == "migrated"] == [
+    assert [event["service"] for event in events(rehearsal) if event["event"] == "migrated"] == [
         "alpha",
         "beta",
     ]
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_full_disk_under_the_output_ends_nothing(rehearsal: Rehearsal, stream: str) -> None:
+def test_a_full_disk_of_the_output_does_not_stop_a_migration(
+    rehearsal: Rehearsal, stream: str
+) -> None:
     with FULL.open("w") as full:
         run = migrating(rehearsal, **{stream: full})
         out, err = run.communicate(timeout=LIMIT)
@@ -83,7 +85,7 @@ def test_a_full_disk_under_the_output_ends_nothing(rehearsal: Rehearsal, stream:
         assert "1 revision applied" in out
 
 
-def test_a_result_that_is_all_there_is_must_be_written(rehearsal: Rehearsal) -> None:
+def test_a_read_only_command_fails_if_its_result_cannot_be_written(rehearsal: Rehearsal) -> None:
     with FULL.open("w") as full:
         run = started(rehearsal, "prod.status", "--json", stdout=full)
         _, err = run.communicate(timeout=LIMIT)
@@ -127,7 +129,7 @@ def test_a_terminal_that_is_closed_is_a_hang_up(rehearsal: Rehearsal) -> None:
     assert events(rehearsal)[-1]["outcome"] == "HUNG_UP"
 
 
-def test_closed_streams_are_nobody(rehearsal: Rehearsal) -> None:
+def test_a_migration_runs_with_closed_streams(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
     closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
     run = started(rehearsal, "prod.migrate", *YES, "--service", "alpha", before=closed)
@@ -135,7 +137,7 @@ def test_closed_streams_are_nobody(rehearsal: Rehearsal) -> None:
     assert rehearsal.at("alpha") == "b2"
 
 
-def test_a_hang_up_in_the_last_revision_leaves_nothing_to_stop(rehearsal: Rehearsal) -> None:
+def test_a_hang_up_during_the_last_revision_does_not_stop_the_run(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha", sql=SLEEPS)
     run = rehearsal.start()
     wait_until(lambda: rehearsal.running("alpha", "pg_sleep"))
@@ -146,7 +148,7 @@ def test_a_hang_up_in_the_last_revision_leaves_nothing_to_stop(rehearsal: Rehear
     assert events(rehearsal)[-1]["outcome"] == "DONE"
 
 
-def test_a_hang_up_that_is_ignored_stays_so(rehearsal: Rehearsal) -> None:
+def test_an_ignored_hang_up_stays_ignored(rehearsal: Rehearsal) -> None:
     def ignore() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
@@ -158,7 +160,9 @@ def test_a_hang_up_that_is_ignored_stays_so(rehearsal: Rehearsal) -> None:
     assert both_at(rehearsal) == ("b2", "b2")
 
 
-def test_a_record_that_is_lost_on_the_way_is_told_with_what_to_do(rehearsal: Rehearsal) -> None:
+def test_a_record_that_becomes_unwritable_is_reported_with_the_next_step(
+    rehearsal: Rehearsal,
+) -> None:
     rehearsal.grow("alpha")
     fifo = rehearsal.monorepo.root / "lost"
     fifo.unlink(missing_ok=True)
@@ -168,5 +172,5 @@ def test_a_record_that_is_lost_on_the_way_is_told_with_what_to_do(rehearsal: Reh
         ran = rehearsal.migrate("--report", "lost", "--backup-command", f"kill {reader.pid}")
     fifo.unlink()
     assert ran.code == 0, ran.err
-    assert any("What to do: Make room" in note for note in ran.json["notes"])
+    assert any("What to do: Free disk space" in note for note in ran.json["notes"])
     assert rehearsal.at("alpha") == "b2"

@@ -1,4 +1,4 @@
-"""`prod.plan`: what would run on each database as it is now, and nothing of it done."""
+"""`prod.plan`: the pending changes of each database, read-only."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ UNMARKED = "COMMENT ON DATABASE huleedu_alpha IS NULL"
 
 
 def plan(production: Production, *arguments: str, **variables: str) -> Ran:
-    """Run `prod.plan`, and see that neither it nor an `env.py` has changed anything."""
+    """Run `prod.plan`, and assert that neither it nor an `env.py` changed anything."""
     before, said = production.transactions(), len(production.log)
     ran = production.invoke("prod.plan", *arguments, **variables)
     assert production.transactions() == before
@@ -41,23 +41,23 @@ def plan(production: Production, *arguments: str, **variables: str) -> Ran:
 
 
 def planned(ran: Ran, name: str = "alpha") -> dict[str, Any]:
-    """Return what is told of a service."""
-    (found,) = [each for each in ran.json["services"] if each["service"] == name]
+    """Return the JSON object of a service."""
+    (found,) = [row for row in ran.json["services"] if row["service"] == name]
     return dict(found)
 
 
 def sql_of(found: dict[str, Any]) -> dict[str, str | None]:
-    """Return the SQL of each revision, without the white space around it."""
-    sql = {each["revision"]: each["sql"] for each in found["revisions"]}
+    """Return the SQL by revision, without surrounding white space; `None` if not rendered."""
+    sql = {revision["revision"]: revision["sql"] for revision in found["revisions"]}
     return {name: text if text is None else text.strip() for name, text in sql.items()}
 
 
 @contextmanager
 def pending(production: Production, name: str = "alpha", **revisions: str) -> Iterator[list[Path]]:
-    """Let revisions follow `a1` for a `with` block.
+    """Add revisions after `a1` for the time of a `with` block.
 
     Args:
-        revisions: The SQL of each, or the body of its `upgrade()` if that has several lines.
+        revisions: The SQL by revision, or the body of its `upgrade()` if it has several lines.
     """
     parent, paths = "a1", []
     for revision, text in revisions.items():
@@ -80,7 +80,7 @@ def pending(production: Production, name: str = "alpha", **revisions: str) -> It
 
 @pytest.fixture
 def behind(production: Production) -> Iterator[list[Path]]:
-    """Let alpha be three revisions behind, with something to lose."""
+    """Put alpha three revisions behind head, with rows in its table."""
     with (
         production.changed(*FILLED),
         pending(production, b2=INDEX, c3=MEMO, d4=DROPPED) as paths,
@@ -88,10 +88,10 @@ def behind(production: Production) -> Iterator[list[Path]]:
         yield paths
 
 
-# What would run.
+# Pending revisions.
 
 
-def test_where_nothing_is_pending_that_is_said_and_no_alembic_is_started(
+def test_if_nothing_is_pending_the_plan_states_it_and_starts_no_alembic(
     production: Production,
 ) -> None:
     with watched_command_lines() as lines:
@@ -107,7 +107,7 @@ def test_where_nothing_is_pending_that_is_said_and_no_alembic_is_started(
     assert not [line for line in lines.seen if WORKER in line and root in line]
 
 
-def test_each_revision_is_told_with_its_message_its_sql_and_what_it_locks(
+def test_each_revision_is_shown_with_its_message_sql_and_locks(
     production: Production, behind: list[Path]
 ) -> None:
     with watched_command_lines() as lines:
@@ -130,7 +130,7 @@ def test_each_revision_is_told_with_its_message_its_sql_and_what_it_locks(
 
 
 @pytest.mark.usefixtures("behind")
-def test_a_person_reads_the_same_below_the_table(production: Production) -> None:
+def test_the_same_is_shown_below_the_table(production: Production) -> None:
     ran = plan(production)
     assert ran.code == 0
     assert ran.out.startswith(f"PRODUCTION: localhost:{production.main.port}\n")
@@ -159,7 +159,7 @@ def test_on_an_empty_table_an_index_is_no_hazard(production: Production) -> None
     assert revision["problems"] == []
 
 
-def test_what_an_earlier_pending_revision_makes_is_not_in_use_yet(production: Production) -> None:
+def test_a_table_of_an_earlier_pending_revision_is_not_in_use_yet(production: Production) -> None:
     index = "CREATE INDEX by_id ON memo (id)"
     with production.changed(*FILLED), pending(production, b2=MEMO, c3=index):
         found = planned(plan(production, "--json", "--service", "alpha"))
@@ -189,7 +189,7 @@ def test_a_database_with_no_revision_yet_is_planned_from_the_beginning(
     assert "alembic_version" not in str(sql_of(found)["a1"])
 
 
-# What cannot be told beforehand.
+# SQL that cannot be rendered.
 
 
 def test_a_revision_that_reads_data_is_named_and_the_rest_is_planned(
@@ -204,14 +204,14 @@ def test_a_revision_that_reads_data_is_named_and_the_rest_is_planned(
     assert sql_of(found) == {"b2": f"{MEMO};", "c3": None, "d4": "DROP TABLE memo;"}
     (problem,) = found["revisions"][1]["problems"]
     assert problem["level"] == "WARNING"
-    assert "its SQL shows only when it runs" in problem["cause"]
+    assert "its SQL cannot be rendered before it runs" in problem["cause"]
     assert "Read c3.py" in problem["remedy"]
     assert "  c3  Revision c3" in shown
-    assert "    WARNING: its SQL shows only when it runs" in shown
+    assert "    WARNING: its SQL cannot be rendered before it runs" in shown
     assert "      DROP TABLE memo;" in shown
 
 
-def test_where_alembic_writes_no_sql_at_all_the_revisions_are_named_with_the_cause(
+def test_if_alembic_renders_no_sql_the_revisions_are_named_with_the_cause(
     production: Production,
 ) -> None:
     path = "services/alpha_service/alembic/env.py"
@@ -228,7 +228,7 @@ def test_where_alembic_writes_no_sql_at_all_the_revisions_are_named_with_the_cau
     assert planned(ran, "beta")["status"] == "OK"
 
 
-# Databases that cannot be planned for.
+# Databases that cannot be planned.
 
 
 def assert_only_alpha_failed(ran: Ran, cause: str) -> None:
@@ -240,7 +240,7 @@ def assert_only_alpha_failed(ran: Ran, cause: str) -> None:
     assert planned(ran, "gamma")["detail"] == "nothing pending"
 
 
-def test_one_that_cannot_be_reached_fails_and_the_others_are_planned(
+def test_an_unreachable_database_fails_and_the_others_are_planned(
     production: Production,
 ) -> None:
     (port,) = free_ports(1)
@@ -259,10 +259,10 @@ FAULTS = {
         f"GRANT CREATE ON SCHEMA public TO {USER}",
         f"'{USER}' may not create tables",
     ),
-    "a revision nobody knows": (
+    "an unknown revision": (
         f"{AT} 'zz'",
         f"{AT} 'a1'",
-        "the database is at zz, which this code does not know",
+        "the database is at zz, which is not in the revision files",
     ),
     "another environment's environment tag": (
         TAG.format("staging"),
@@ -273,7 +273,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_one_that_is_not_well_is_not_planned_and_the_others_are(
+def test_a_database_with_errors_is_not_planned_and_the_others_are(
     production: Production, fault: str
 ) -> None:
     do, undo, cause = FAULTS[fault]
@@ -295,16 +295,16 @@ def test_revisions_that_form_no_history_fail_and_the_others_are_planned(
     assert_only_alpha_failed(ran, "one of several heads")
 
 
-# In a file.
+# The plan file.
 
 
-def test_a_plan_in_a_file_pins_each_database_and_each_revisions_file(
+def test_a_plan_file_pins_each_database_and_each_revision_file(
     production: Production, behind: list[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "plan.json"
     with pending(production, "gamma", b2=READS):
         ran = plan(production, "--json", "--out", str(out))
-        assert ran.json["notes"] == [f"The plan is in {out}."]
+        assert ran.json["notes"] == [f"The plan was written to {out}."]
         document = json.loads(out.read_text())
         assert (document["schema_version"], document["environment"]) == (1, "production")
         alpha, gamma = document["services"]
@@ -329,11 +329,11 @@ def test_a_plan_in_a_file_pins_each_database_and_each_revisions_file(
         "files": {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in behind},
         "revisions": [],
     }
-    assert [each["revision"] for each in alpha["revisions"]] == ["b2", "c3", "d4"]
+    assert [revision["revision"] for revision in alpha["revisions"]] == ["b2", "c3", "d4"]
     assert_no_password(out.read_text())
 
 
-def test_a_password_that_a_revision_puts_into_its_sql_is_masked_in_the_file_too(
+def test_a_password_in_the_sql_of_a_revision_is_masked_in_the_plan_file(
     production: Production,
 ) -> None:
     text = """\
@@ -357,7 +357,7 @@ def test_a_password_that_a_revision_puts_into_its_sql_is_masked_in_the_file_too(
     assert_no_password(production.monorepo.read("plan.json"))
 
 
-def test_a_file_is_named_from_where_the_command_was_typed_and_the_screen_says_where_it_is(
+def test_the_plan_file_is_relative_to_the_working_directory_and_shown_on_the_screen(
     production: Production,
 ) -> None:
     path = production.monorepo.path("plan.json")
@@ -367,11 +367,11 @@ def test_a_file_is_named_from_where_the_command_was_typed_and_the_screen_says_wh
     finally:
         path.unlink(missing_ok=True)
     assert ran.code == 0
-    assert f"The plan is in {path}.\n" in ran.err
+    assert f"The plan was written to {path}.\n" in ran.err
     assert document["services"] == []
 
 
-def test_a_database_without_a_tag_is_in_the_plan_though_no_revision_is_pending(
+def test_an_untagged_database_is_planned_without_a_pending_revision(
     production: Production, tmp_path: Path
 ) -> None:
     out = tmp_path / "plan.json"
@@ -392,7 +392,7 @@ def test_a_database_without_a_tag_is_in_the_plan_though_no_revision_is_pending(
     assert (alpha["service"], alpha["files"], alpha["revisions"]) == ("alpha", {}, [])
 
 
-def test_no_file_is_written_where_one_service_failed_and_an_older_one_stays(
+def test_if_one_service_fails_no_plan_is_written_and_an_older_one_stays(
     production: Production, tmp_path: Path
 ) -> None:
     new, older = tmp_path / "new.json", tmp_path / "older.json"
@@ -401,7 +401,7 @@ def test_no_file_is_written_where_one_service_failed_and_an_older_one_stays(
     for out in (new, older):
         ran = plan(production, "--json", "--out", str(out), ALPHA_SERVICE_DATABASE_URL=nowhere)
         assert ran.code == 1
-        assert ran.json["notes"] == [f"{out} was not written: see above."]
+        assert ran.json["notes"] == [f"{out} was not written because of the errors above."]
     assert files(tmp_path) == {"older.json": b"older"}
 
 
@@ -417,10 +417,10 @@ def test_a_file_that_cannot_be_written_is_an_error_of_usage(
     assert ran.json["error"]["hint"]
 
 
-# Where.
+# Environments.
 
 
-def test_staging_has_variables_of_its_own_and_screen_and_file_say_so(
+def test_staging_has_its_own_variables_and_is_named_on_screen_and_in_the_file(
     production: Production, tmp_path: Path
 ) -> None:
     out = tmp_path / "plan.json"
@@ -442,7 +442,7 @@ def test_staging_has_variables_of_its_own_and_screen_and_file_say_so(
 
 
 @pytest.mark.parametrize("environment", ["", "development", "Testing"])
-def test_in_an_environment_that_is_disposable_it_is_refused_and_no_file_is_written(
+def test_in_development_and_testing_a_plan_is_refused_and_no_file_is_written(
     production: Production, tmp_path: Path, environment: str
 ) -> None:
     out = tmp_path / "plan.json"
@@ -453,7 +453,7 @@ def test_in_an_environment_that_is_disposable_it_is_refused_and_no_file_is_writt
     assert not out.exists()
 
 
-def test_everything_that_is_wrong_with_the_configuration_is_told_and_nothing_connected_to(
+def test_all_errors_of_the_configuration_are_reported_without_connecting(
     production: Production,
 ) -> None:
     said = len(production.log)

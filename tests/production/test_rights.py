@@ -1,4 +1,4 @@
-"""A role is judged by what is pending, as the role and in the schemas that `env.py` acts with."""
+"""The rights for the pending revisions are checked with the role and schemas of `env.py`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,22 +73,22 @@ def test_a_schema_of_its_own_needs_no_rights_in_public(production: Production) -
     assert (ran.code, missing(ran)) == (0, []), ran.out
 
 
-def test_what_a_revision_creates_is_judged_by_its_schema(production: Production) -> None:
+def test_a_created_table_requires_rights_in_its_own_schema(production: Production) -> None:
     undo = ("DROP SCHEMA own CASCADE", *OPENED)
     sql = "CREATE TABLE own.a ()", "CREATE TABLE b ()", "CREATE SCHEMA other"
-    body = "\n".join(f"op.execute({each!r})" for each in sql)
+    body = "\n".join(f"op.execute({statement!r})" for statement in sql)
     with changed(production, (SCHEMA, *CLOSED), undo), pending(production, b2=body):
         ran = production.validate("alpha")
         planned = production.invoke("prod.plan", "--json", "--service", "alpha")
     expected = [
-        ("ERROR", f"'{USER}' may not create in the schema \"public\", which revision b2 needs"),
-        ("ERROR", f"'{USER}' may not create schemas, which revision b2 needs"),
+        ("ERROR", f"'{USER}' may not create in the schema \"public\", which revision b2 requires"),
+        ("ERROR", f"'{USER}' may not create schemas, which revision b2 requires"),
     ]
     assert (ran.code, missing(ran)) == (1, expected)
     assert (planned.code, missing(planned)) == (1, expected)
 
 
-def test_only_a_table_that_a_revision_alters_must_be_its_own(production: Production) -> None:
+def test_only_the_tables_that_a_revision_alters_must_be_owned(production: Production) -> None:
     do = ("CREATE TABLE foreigners ()", "CREATE TABLE touched ()")
     undo = ("DROP TABLE foreigners, touched",)
     body = "op.execute('ALTER TABLE touched ADD COLUMN i int')\nop.execute('SELECT 1')"
@@ -114,7 +114,7 @@ def test_the_search_path_is_that_of_env_py(production: Production) -> None:
 
 @pytest.mark.parametrize("revises", [False, True])
 def test_the_role_is_that_of_env_py(production: Production, revises: bool) -> None:
-    """Whether something is pending or not."""
+    """With and without a pending revision."""
     revisions = {"b2": "ALTER TABLE note ADD COLUMN i int"} if revises else {}
     with changed(production, HANDED_OVER, TAKEN_BACK):
         alone = production.validate("alpha")
@@ -124,14 +124,14 @@ def test_the_role_is_that_of_env_py(production: Production, revises: bool) -> No
     assert (ran.code, missing(ran)) == (0, []), ran.out
 
 
-def test_a_role_that_is_set_for_the_login_is_the_one_that_acts(production: Production) -> None:
+def test_a_role_that_is_set_for_the_login_is_checked(production: Production) -> None:
     do = (*HANDED_OVER, f"ALTER ROLE {USER} SET role = '{OWNER}'")
     with changed(production, do, TAKEN_BACK), pending(production, b2="CREATE TABLE a ()"):
         ran = production.validate("alpha")
     assert (ran.code, missing(ran)) == (0, []), ran.out
 
 
-def test_a_lesser_role_that_env_py_takes_is_judged(production: Production) -> None:
+def test_a_role_with_fewer_rights_that_env_py_sets_is_checked(production: Production) -> None:
     do = (
         f"CREATE ROLE {OWNER}",
         f"GRANT {OWNER} TO {USER}",
@@ -140,7 +140,7 @@ def test_a_lesser_role_that_env_py_takes_is_judged(production: Production) -> No
     undo = (f"DROP OWNED BY {OWNER}", f"DROP ROLE {OWNER}")
     with changed(production, do, undo, SETS_ROLE), pending(production, b2="CREATE TABLE a ()"):
         ran = production.validate("alpha")
-    cause = f"'{OWNER}' may not create in the schema \"public\", which revision b2 needs"
+    cause = f"'{OWNER}' may not create in the schema \"public\", which revision b2 requires"
     assert (ran.code, missing(ran)) == (1, [("ERROR", cause)])
 
 
@@ -154,10 +154,10 @@ def test_a_version_table_that_may_only_be_read_is_an_error(production: Productio
         ran = production.validate("alpha")
     cause = f"'{USER}' may not record revisions in public.alembic_version"
     assert ran.code == 1
-    assert ("ERROR", cause) in [(each["level"], each["cause"]) for each in problems(ran)]
+    assert ("ERROR", cause) in [(problem["level"], problem["cause"]) for problem in problems(ran)]
 
 
-def test_what_cannot_be_known_is_a_warning(production: Production) -> None:
+def test_a_right_that_cannot_be_verified_is_a_warning(production: Production) -> None:
     body = f"op.execute('SET ROLE {USER}')\nop.execute('CREATE TABLE a ()')"
     with changed(production, CLOSED, OPENED), pending(production, b2=body):
         ran = production.validate("alpha")
@@ -165,7 +165,7 @@ def test_what_cannot_be_known_is_a_warning(production: Production) -> None:
     assert [level for level, _ in missing(ran)] == ["WARNING"]
 
 
-def test_a_role_that_only_env_py_becomes_migrates(rehearsal: Rehearsal) -> None:
+def test_a_role_that_env_py_sets_migrates(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha", sql="ALTER TABLE note ADD COLUMN i int")
     with changed(rehearsal.production, HANDED_OVER, TAKEN_BACK, SETS_ROLE):
         ran = rehearsal.migrate("--service", "alpha")

@@ -1,4 +1,4 @@
-"""`prod` commands on services that keep their histories in one database."""
+"""`prod` commands on services whose histories share one database."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ ROLE, ROLE_PASSWORD, DATABASE = "shop_owner", "the-owners-own", "shop_live"
 
 @dataclass
 class Live:
-    """Three histories, and a database of production in which none of them has begun."""
+    """Three histories, and an empty database of production."""
 
     monorepo: Monorepo
     variables: dict[str, str] = field(default_factory=dict)
@@ -68,13 +68,13 @@ def test_histories_of_one_database_are_migrated_in_their_order(live: Live, tmp_p
     )
 
 
-def test_what_needs_a_history_that_failed_is_not_begun(live: Live) -> None:
+def test_a_history_after_a_failed_one_is_not_begun(live: Live) -> None:
     write_revision(live.monorepo, "root", "a2", "a1", "CREATE TABLE tenant ()", "SELECT 1 / 0")
     ran = live.invoke("prod.migrate", "--json", "--keep-going", *YES)
     assert ran.code == 1
     assert ran.statuses == {"orders": "ABORTED", "stock": "ABORTED", "root": "FAILED"}
-    details = {each["service"]: each["detail"] for each in ran.json["services"]}
-    assert details["orders"] == "not begun: root must be migrated before it"
+    details = {row["service"]: row["detail"] for row in ran.json["services"]}
+    assert details["orders"] == "not begun: root must be migrated first"
     assert set(facts(ran, "to").values()) == {("no revision",)}
 
 
@@ -84,14 +84,14 @@ def test_two_histories_in_one_version_table_are_an_error(live: Live) -> None:
     live.monorepo.register(*entries[2:])
     live.variables["TWIN_SERVICE_DATABASE_URL"] = live.variables["ROOT_SERVICE_DATABASE_URL"]
     ran = live.invoke("prod.validate", "--json")
-    codes = {p.get("code") for each in ran.json["services"] for p in each["problems"]}
+    codes = {p.get("code") for row in ran.json["services"] for p in row["problems"]}
     assert (ran.code, "same-version-table" in codes) == (1, True)
 
 
 def test_a_database_that_is_shared_by_accident_is_refused(live: Live) -> None:
-    entries = [{**each, "shared_database": False} for each in live.monorepo.services]
+    entries = [{**entry, "shared_database": False} for entry in live.monorepo.services]
     names = ("one", "two", "three")
-    entries = [{**each, "database": name} for each, name in zip(entries, names, strict=True)]
+    entries = [{**entry, "database": name} for entry, name in zip(entries, names, strict=True)]
     live.monorepo.register(*entries)
     ran = live.invoke("prod.migrate", *YES)
     assert ran.code == 2
@@ -99,4 +99,4 @@ def test_a_database_that_is_shared_by_accident_is_refused(live: Live) -> None:
 
 
 def facts(ran: Ran, *names: str) -> dict[str, tuple[object, ...]]:
-    return {each["service"]: tuple(each[name] for name in names) for each in ran.json["services"]}
+    return {row["service"]: tuple(row[name] for name in names) for row in ran.json["services"]}

@@ -1,4 +1,4 @@
-"""`prod.status`: where each production database is, asked and not guessed."""
+"""`prod.status`: the revision of each production database, read from its version table."""
 
 import pytest
 
@@ -16,7 +16,7 @@ AT_HEAD = {"current": "a1", "head": "a1", "pending": 0}
 def rows(
     production: Production, *flags: str, **variables: str
 ) -> tuple[int, list[dict[str, object]]]:
-    """Run `prod.status --json`, and return its exit code and what it says of each service."""
+    """Run `prod.status --json`, and return its exit code and its row for each service."""
     ran = production.invoke("prod.status", "--json", *flags, **variables)
     keys = ("service", "status", *AT_HEAD)
     return ran.code, [{key: row.get(key) for key in keys} for row in ran.json["services"]]
@@ -41,7 +41,7 @@ def test_at_head_nothing_is_pending_and_no_alembic_is_started(
 
 
 @pytest.mark.parametrize(("flags", "code"), [((), 0), (("--check",), 4)])
-def test_one_that_is_behind_is_told_and_ends_a_check_with_4(
+def test_a_database_behind_head_is_reported_and_a_check_exits_with_4(
     production: Production, flags: tuple[str, ...], code: int
 ) -> None:
     added = [
@@ -57,7 +57,7 @@ def test_one_that_is_behind_is_told_and_ends_a_check_with_4(
 
 
 @pytest.mark.parametrize(("flags", "code"), [((), 0), (("--check",), 4)])
-def test_a_revision_nobody_knows_is_told_and_ends_a_check_with_4(
+def test_an_unknown_revision_is_reported_and_a_check_exits_with_4(
     production: Production, flags: tuple[str, ...], code: int
 ) -> None:
     with production.changed(*UNKNOWN):
@@ -65,10 +65,10 @@ def test_a_revision_nobody_knows_is_told_and_ends_a_check_with_4(
         shown = production.invoke("prod.status").out
     assert found == (code, [row("alpha", current="zz", pending=None), row("beta"), row("gamma")])
     assert "alpha    UNKNOWN REVISION" in shown
-    assert "revision zz is not in this code" in shown
+    assert "revision zz is not in the revision files" in shown
 
 
-def test_one_that_cannot_be_reached_fails_with_its_cause_and_the_others_are_told(
+def test_an_unreachable_database_fails_with_its_cause_and_the_others_are_reported(
     production: Production,
 ) -> None:
     (port,) = free_ports(1)

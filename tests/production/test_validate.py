@@ -1,4 +1,4 @@
-"""`prod.validate` against real servers: nothing to find on a clean set, and every fault alone."""
+"""`prod.validate` against real servers: no finding without faults, and each fault alone."""
 
 import re
 import socket
@@ -41,7 +41,7 @@ AGE = (
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong, and what must be said of it: its level, cause and remedy."""
+    """An expected problem: its level, and parts of its cause and remedy."""
 
     level: str
     cause: str
@@ -57,7 +57,7 @@ def warning(cause: str, remedy: str) -> Fault:
 
 
 def assert_found(ran: Ran, *faults: Fault, service: str = "alpha") -> None:
-    """See that a service has these faults and no others, and that the exit code tells it."""
+    """Assert that a service has exactly these problems, and that the exit code matches."""
     found = problems(ran, service)
     assert [problem["level"] for problem in found] == [fault.level for fault in faults], found
     for problem, fault in zip(found, faults, strict=True):
@@ -68,7 +68,7 @@ def assert_found(ran: Ran, *faults: Fault, service: str = "alpha") -> None:
     assert ran.statuses[service] == ("FAILED" if failed else "OK")
 
 
-# Nothing wrong.
+# No problems.
 
 
 def test_a_clean_set_has_no_finding_and_nothing_is_written(production: Production) -> None:
@@ -83,7 +83,9 @@ def test_a_clean_set_has_no_finding_and_nothing_is_written(production: Productio
     assert production.transactions() == before
 
 
-def test_databases_on_several_servers_of_one_backup_are_told_apart(production: Production) -> None:
+def test_databases_on_servers_restored_from_one_backup_are_distinguished(
+    production: Production,
+) -> None:
     url = production.url(production.plain.port, tls={"ssl": "disable"})
     ran = production.validate(BETA_SERVICE_DATABASE_URL=url)
     assert ran.code == 0
@@ -93,24 +95,24 @@ def test_databases_on_several_servers_of_one_backup_are_told_apart(production: P
     assert f"localhost:{production.plain.port}" in shown
 
 
-# How the server is reached.
+# Connections.
 
 UNREACHED: dict[str, tuple[Variables, Fault]] = {
     "an unknown name": (
         lambda _: {HOST: "no-such-host.invalid"},
-        error("The host name 'no-such-host.invalid' leads to no address: ", f"Correct {HOST}"),
+        error("The host name 'no-such-host.invalid' did not resolve: ", f"Correct {HOST}"),
     ),
-    "nobody listens": (
+    "no server listens": (
         lambda _: {PORT: str(free_ports(1)[0])},
         error("Connection refused", f"Check {HOST}"),
     ),
-    "nobody listens at an override": (
+    "no server listens at an override": (
         lambda p: {OVERRIDE: p.url(free_ports(1)[0])},
         error("Connection refused", f"Check {OVERRIDE}"),
     ),
     "no TLS": (
         lambda p: {PORT: str(p.plain.port)},
-        error("offers no TLS", f"set {MODE}=disable"),
+        error("does not offer TLS", f"set {MODE}=disable"),
     ),
     "no certificates named": (
         lambda _: {ROOT: "", "HOME": "/nowhere"},
@@ -139,7 +141,7 @@ UNREACHED: dict[str, tuple[Variables, Fault]] = {
 
 
 @pytest.mark.parametrize("fault", UNREACHED)
-def test_what_keeps_from_reaching_a_database_is_named(production: Production, fault: str) -> None:
+def test_the_cause_of_a_failed_connection_is_reported(production: Production, fault: str) -> None:
     variables, expected = UNREACHED[fault]
     ran = production.validate("alpha", **variables(production))
     assert_found(ran, expected)
@@ -147,7 +149,7 @@ def test_what_keeps_from_reaching_a_database_is_named(production: Production, fa
 
 
 @pytest.mark.parametrize("parameter", ["sslmode", "channel_binding"])
-def test_a_parameter_that_the_driver_does_not_take_is_found_before_a_migration(
+def test_a_url_parameter_that_the_driver_refuses_is_found_before_a_migration(
     production: Production, parameter: str
 ) -> None:
     url = production.url(production.main.port, tls={**production.verified(), parameter: "require"})
@@ -163,7 +165,7 @@ def test_a_certificate_of_another_authority_is_not_accepted(
     production: Production, tmp_path: Path
 ) -> None:
     ran = production.validate("alpha", **{ROOT: str(Authority(tmp_path).file)})
-    assert_found(ran, error("certificate of localhost", "Name the file with the authority"))
+    assert_found(ran, error("certificate of localhost", "Set the file with the authority"))
 
 
 def test_one_silent_server_leaves_the_findings_of_the_others_complete(
@@ -187,7 +189,7 @@ def test_one_silent_server_leaves_the_findings_of_the_others_complete(
     assert problems(ran) == []
 
 
-# What the connection is worth.
+# TLS and poolers.
 
 TRANSPORT: dict[str, tuple[Variables, tuple[Fault, ...], str]] = {
     "an open connection": (
@@ -219,14 +221,14 @@ TRANSPORT: dict[str, tuple[Variables, tuple[Fault, ...], str]] = {
     "an authority and the mode that follows from it": (lambda _: {MODE: ""}, (), "verified"),
     "a standby": (
         lambda p: {PORT: str(p.standby.port), MODE: "verify-full"},
-        (error("the server is a standby", f"Name the primary server in {HOST}"),),
+        (error("the server is a standby", f"Set {HOST} to the primary server"),),
         "verified",
     ),
 }
 
 
 @pytest.mark.parametrize("transport", TRANSPORT)
-def test_what_a_connection_is_worth_is_told(production: Production, transport: str) -> None:
+def test_the_tls_state_of_a_connection_is_reported(production: Production, transport: str) -> None:
     variables, faults, tls = TRANSPORT[transport]
     ran = production.validate("alpha", **variables(production))
     assert_found(ran, *faults)
@@ -234,7 +236,7 @@ def test_what_a_connection_is_worth_is_told(production: Production, transport: s
 
 
 @MODES
-def test_a_pooler_in_between_is_an_error_unless_there_is_a_way_around_it(
+def test_a_pooler_is_an_error_unless_there_is_a_direct_url(
     production: Production, mode: str
 ) -> None:
     with bouncer(production, mode) as port:
@@ -247,22 +249,24 @@ def test_a_pooler_in_between_is_an_error_unless_there_is_a_way_around_it(
         assert ran.json["services"][0]["server"] == f"localhost:{production.main.port}"
         elsewhere = production.url(production.main.port, "huleedu_beta", tls=production.verified())
         ran = production.validate("alpha", **pooled, **{DIRECT: elsewhere})
-        assert_found(ran, error(f"{DIRECT} leads to another database", f"Correct {DIRECT}"))
+        assert_found(ran, error(f"{DIRECT} connects to a different database", f"Correct {DIRECT}"))
 
 
-def test_a_way_around_a_pooler_that_cannot_be_reached_is_still_used(production: Production) -> None:
+def test_the_direct_url_of_an_unreachable_pooler_is_used(production: Production) -> None:
     direct = production.url(production.main.port, tls=production.verified())
     ran = production.validate("alpha", **{PORT: str(free_ports(1)[0]), DIRECT: direct})
-    assert_found(ran, warning("cannot be told: Nothing answers", f"Compare {DIRECT}"))
+    assert_found(
+        ran, warning("was not compared with the service's own URL: Nothing", f"Compare {DIRECT}")
+    )
 
 
-# What the role may do, and what the database is like. Each is made, found and unmade.
+# Rights of the role, and the state of the database. Each fault is created, found and removed.
 
 SEEDED: dict[str, tuple[str, str, tuple[Fault, ...]]] = {
     "no right to connect": (
         "REVOKE CONNECT ON DATABASE huleedu_alpha FROM PUBLIC",
         "GRANT CONNECT ON DATABASE huleedu_alpha TO PUBLIC",
-        (error("permission denied for database", "who may connect"),),
+        (error("permission denied for database", "CONNECT privilege"),),
     ),
     "no right to create": (
         f"REVOKE CREATE ON SCHEMA public FROM {USER}",
@@ -274,7 +278,7 @@ SEEDED: dict[str, tuple[str, str, tuple[Fault, ...]]] = {
             ),
         ),
     ),
-    "a table of somebody else": (
+    "a table of another role": (
         "ALTER TABLE note OWNER TO postgres_admin",
         f"ALTER TABLE note OWNER TO {USER}",
         (error("does not own public.note", "ALTER TABLE public.note OWNER TO"),),
@@ -302,10 +306,15 @@ SEEDED: dict[str, tuple[str, str, tuple[Fault, ...]]] = {
         "ALTER DATABASE huleedu_alpha CONNECTION LIMIT -1",
         (warning("only 2 more connections are allowed", "pg_stat_activity"),),
     ),
-    "a revision nobody knows": (
+    "an unknown revision": (
         "UPDATE alembic_version SET version_num = 'zz'",
         "UPDATE alembic_version SET version_num = 'a1'",
-        (error("the database is at zz, which this code does not know", "Deploy from the branch"),),
+        (
+            error(
+                "the database is at zz, which is not in the revision files",
+                "Deploy from the branch",
+            ),
+        ),
     ),
     "development's environment tag": (
         """COMMENT ON DATABASE huleedu_alpha IS 'huleedu-tasks {"environment": "development"}'""",
@@ -337,7 +346,7 @@ def test_a_seeded_fault_is_found_and_nothing_else(production: Production, fault:
         assert_found(production.validate("alpha"), *faults)
 
 
-def test_an_index_that_could_not_be_built_is_found(production: Production) -> None:
+def test_an_invalid_index_is_found(production: Production) -> None:
     ask(production.admin(), "INSERT INTO note VALUES (1, 'same'), (2, 'same')")
     with pytest.raises(asyncpg.UniqueViolationError):
         ask(production.admin(), "CREATE UNIQUE INDEX CONCURRENTLY note_text ON note (text)")
@@ -353,10 +362,10 @@ def test_a_prepared_transaction_is_found(production: Production) -> None:
     assert_found(ran, warning("'left over' (postgres_admin) has held", "ROLLBACK PREPARED"))
 
 
-async def test_a_long_open_transaction_is_found_as_far_as_it_is_shown(
+async def test_a_long_open_transaction_is_found_if_the_server_shows_it(
     production: Production,
 ) -> None:
-    """Only a member of pg_read_all_stats sees how long another role's has been open."""
+    """Only a member of pg_read_all_stats sees the age of another role's transaction."""
     own = Secret(PASSWORD)
     async with AsyncExitStack() as stack:
         sessions = []
@@ -381,7 +390,7 @@ async def test_a_long_open_transaction_is_found_as_far_as_it_is_shown(
         assert_found(production.validate("alpha"), first, second)
 
 
-async def test_a_migration_that_runs_at_this_moment_is_not_waited_for(
+async def test_validate_does_not_wait_for_a_running_migration(
     production: Production,
 ) -> None:
     migration = await connect(production.admin())
@@ -389,14 +398,14 @@ async def test_a_migration_that_runs_at_this_moment_is_not_waited_for(
     await migration.execute("LOCK alembic_version")
     ran = production.validate("alpha")
     await migration.close()
-    locked = error("alembic_version is locked", "A migration runs at this moment")
+    locked = error("alembic_version is locked", "Wait until the migration")
     hidden = Fault("INFO", "(sessions: 1)", "GRANT pg_read_all_stats")
     assert_found(ran, locked, hidden)
 
 
 @contextmanager
 def needing(production: Production, extension: str) -> Iterator[None]:
-    """Have the registry say that alpha needs an extension."""
+    """Add an extension to alpha's registry entry."""
     entries = production.monorepo.services
     changed = [{**entry, "extensions": [extension]} for entry in entries[:1]]
     production.monorepo.register(*changed, *entries[1:])
@@ -426,7 +435,7 @@ def test_an_extension_the_server_does_not_have_is_an_error(production: Productio
     ],
     ids=["forbidden", "trusted", "managed", "there"],
 )
-def test_an_extension_must_be_there_or_the_role_must_be_able_to_create_it(
+def test_an_extension_must_exist_or_the_role_must_be_able_to_create_it(
     production: Production, do: str, undo: str, allowed: bool
 ) -> None:
     with needing(production, EXTENSION), production.changed(do, undo):
@@ -435,7 +444,7 @@ def test_an_extension_must_be_there_or_the_role_must_be_able_to_create_it(
     assert_found(ran, *(() if allowed else (forbidden,)))
 
 
-def test_pending_revisions_are_told_and_are_no_error(production: Production) -> None:
+def test_pending_revisions_are_reported_and_are_not_an_error(production: Production) -> None:
     path = production.monorepo.add_revision("alpha", "b2", "a1")
     try:
         ran = production.validate("alpha")
@@ -444,7 +453,7 @@ def test_pending_revisions_are_told_and_are_no_error(production: Production) -> 
     assert_found(ran, Fault("INFO", "1 revision is pending", ""))
 
 
-def test_two_heads_are_an_error_beside_what_the_server_says(production: Production) -> None:
+def test_two_heads_are_an_error_beside_the_problems_of_the_server(production: Production) -> None:
     added = [production.monorepo.add_revision("alpha", name, "a1") for name in ("b2", "c2")]
     try:
         ran = production.validate("alpha")
@@ -456,7 +465,7 @@ def test_two_heads_are_an_error_beside_what_the_server_says(production: Producti
     assert ran.json["services"][0]["current"] == "a1"
 
 
-def test_two_services_that_arrive_at_one_database_by_different_names_are_found(
+def test_two_services_that_reach_one_database_by_different_names_are_found(
     production: Production,
 ) -> None:
     here = production.url(
@@ -464,13 +473,15 @@ def test_two_services_that_arrive_at_one_database_by_different_names_are_found(
     )
     ran = production.validate(BETA_SERVICE_DATABASE_URL=here)
     assert problems(ran) == problems(ran, "gamma") == []
-    assert_found(ran, error("its database is that of alpha as well", "Correct"), service="beta")
+    assert_found(ran, error("it connects to the same database as alpha", "Correct"), service="beta")
 
 
-# What a person sees.
+# The screen.
 
 
-def test_several_faults_stand_below_the_table_the_gravest_first(production: Production) -> None:
+def test_several_problems_are_listed_below_the_table_most_severe_first(
+    production: Production,
+) -> None:
     added = production.monorepo.add_revision("beta", "b2", "a1")
     with production.changed(
         SEEDED["few connections for the role"][0], f"ALTER ROLE {USER} CONNECTION LIMIT -1"
@@ -486,27 +497,27 @@ def test_several_faults_stand_below_the_table_the_gravest_first(production: Prod
         "WARNING",
         "INFO",
     ]
-    # What is true of several services is said once.
+    # A problem that several services share is shown once.
     assert re.search(r"^WARNING  alpha, beta: only \d more connections", below, re.MULTILINE)
     assert "gamma: Nothing answers at localhost:1: Connection refused" in below
     assert ran.err.rstrip().splitlines()[-1].startswith("prod.validate: 2 OK, 1 FAILED in ")
 
 
-def test_staging_has_variables_of_its_own_and_every_screen_says_so(production: Production) -> None:
+def test_staging_has_its_own_variables_and_every_screen_names_it(production: Production) -> None:
     tls = {"SSLMODE": "verify-full", "SSLROOTCERT": str(production.authority.file)}
     staging = external("STAGING", "staging", production.main.port, **tls)
-    nobody = dict.fromkeys(production.variables, "")
+    unset = dict.fromkeys(production.variables, "")
     for command in ("prod.validate", "prod.status"):
-        ran = production.invoke(command, **nobody | staging)
+        ran = production.invoke(command, **unset | staging)
         assert ran.out.startswith(f"STAGING: localhost:{production.main.port}\n")
         assert "(staging; external: " in ran.err
-    ran = production.validate(**nobody | staging)
+    ran = production.validate(**unset | staging)
     tagged = error("is tagged as production, not as staging", "Compare HULEEDU_STAGING_DB_HOST")
     for name in ran.statuses:
         assert_found(ran, tagged, service=name)
 
 
-def test_the_password_stands_in_no_command_line(production: Production) -> None:
+def test_no_command_line_contains_the_password(production: Production) -> None:
     with watched_command_lines() as lines:
         production.validate()
         production.invoke("prod.validate", HULEEDU_PROD_DB_SSLMODE="disable")

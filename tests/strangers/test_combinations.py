@@ -20,7 +20,7 @@ def test_a_random_monorepo_is_discovered_checked_and_migrated(number: int) -> No
     with strangers(combination(number)) as written:
         repository = written.repository
         assert untrue(discover(written), repository) == []
-        # What nobody can know a person states now.
+        # The user answers the open questions.
         written.monorepo.write(repository.registry, json.dumps(registry(repository)))
         done(written, "services.check", "--json")
         done(written, "db.reset", "--json")

@@ -1,7 +1,7 @@
-"""A stranger's first ten minutes, in layouts as public repositories have them.
+"""The first ten minutes of a new user, in layouts of public repositories.
 
-Each goes from discovery to a reset by template with the commands of the page, and with nothing
-written by hand but what discovery asks for or cannot know.
+Every test runs the commands of docs/adoption.md from discovery to a reset from a template. It edits
+the registry only where discovery asks a question or cannot detect a value.
 
 To try every layout: `pytest -n 0 tests/strangers -k first_minutes --rounds 8`.
 """
@@ -17,14 +17,14 @@ from tests.support.monorepo import Monorepo, empty_monorepo, free_ports
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Take as many layouts as rounds."""
+    """Take two layouts per round."""
     chosen = LAYOUTS[: 2 * metafunc.config.getoption("--rounds")]
     metafunc.parametrize("layout", chosen, ids=[layout.__name__ for layout in chosen])
 
 
 @pytest.fixture
 def repository() -> Iterator[Monorepo]:
-    """Return an empty git repository without any setting of ours."""
+    """Return an empty Git repository without settings of the tasks."""
     with empty_monorepo("acme") as made:
         (made.root / ".env").unlink()
         subprocess.run(["git", "init", "--quiet", made.root], check=True)
@@ -48,16 +48,16 @@ def test_the_first_minutes(repository: Monorepo, layout: Layout) -> None:
     assert status.code == 0, status.out
     assert second.code == 0, second.out
     assert {row["detail"] for row in second.json["services"]} == {"copied"}
-    said = "".join(each.err for each in (found, checked, first, second))
+    said = "".join(ran.err for ran in (found, checked, first, second))
     assert "HULEEDU_" not in said.replace("HULEEDU_PROVIDER=embedded (environment)", "")
 
 
 def complete(repository: Monorepo, by_hand: ByHand) -> None:
-    """Write into the registry what discovery cannot know."""
+    """Write the values into the registry that discovery cannot detect."""
     document = json.loads(repository.read("services.json"))
     for entry in document["services"]:
         stated = by_hand.get(entry["name"], {})
-        # What discovery asks for, and what it cannot know; nothing that it has found.
+        # Only open questions and undetectable fields; no field that discovery has found.
         asked = {name for name, value in entry.items() if str(value).startswith("FIXME")}
         assert asked <= stated.keys(), entry
         entry.update(stated)

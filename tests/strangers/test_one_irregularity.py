@@ -1,4 +1,4 @@
-"""One irregularity at a time: whatever differs about a service, its own database is migrated."""
+"""One irregularity at a time: the database of every service is migrated."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ from tests.support.strangers.truth import elsewhere
 from tests.support.strangers.writing import Strangers, strangers
 
 SINGLES = dict(combinations.singles())
-# One after another in three monorepos, each of which has a few irregularities of its own.
+# Distributed over three monorepos, which have irregularities themselves.
 MONOREPOS = {
     "regular": Repository(services=()),
     "registry elsewhere": Repository(
@@ -47,7 +47,7 @@ class After:
 
 @pytest.fixture(scope="module")
 def after() -> Iterator[Callable[[str], After]]:
-    """Return what makes and resets a monorepo once, and keeps it for all tests of the file."""
+    """Return a function that writes and resets a monorepo once for all tests of the file."""
     with ExitStack() as stack:
         yield cache(lambda place: reset(place, stack))
 
@@ -70,8 +70,8 @@ def test_its_migrations_and_no_others_are_in_its_own_database(
 ) -> None:
     done = after(PLACES[irregularity])
     service = done.services[irregularity]
-    (told,) = (row for row in done.reset.json["services"] if row["service"] == service.name)
-    assert told["status"] == "OK", told
+    (outcome,) = (row for row in done.reset.json["services"] if row["service"] == service.name)
+    assert outcome["status"] == "OK", outcome
     assert elsewhere(done.written, service) == []
 
 
@@ -82,11 +82,11 @@ def test_no_server_has_a_database_of_another_service(
     written = after(place).written
     port = written.repository.port
     for service in written.repository.services:
-        own = [each for each in written.repository.services if port(each) == port(service)]
+        own = [other for other in written.repository.services if port(other) == port(service)]
         found = ask(written.url(service), DATABASES)
-        # The copies a reset keeps have the name of what they are copies of.
+        # The name of a template begins with that of its database.
         names = {name.partition("__made_")[0] for (name,) in found}
-        assert names == {each.database for each in own}
+        assert names == {other.database for other in own}
 
 
 @pytest.mark.parametrize("place", MONOREPOS)
@@ -96,9 +96,9 @@ def test_the_status_of_them_all_is_at_head(after: Callable[[str], After], place:
     status = done.written.monorepo.invoke("db.status", "--check", "--json")
     assert status.code == 0, status.err
     heads = {row["service"]: row["head"] for row in status.json["services"]}
-    assert heads == {each.name: histories.head(each) for each in done.services.values()}
+    assert heads == {service.name: histories.head(service) for service in done.services.values()}
 
 
 def test_all_irregularities_are_tried() -> None:
     assert len(SINGLES) > 40
-    assert all(each == each.possible() for each in SINGLES.values())
+    assert all(service == service.possible() for service in SINGLES.values())

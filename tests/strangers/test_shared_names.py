@@ -1,4 +1,4 @@
-"""What several services of a monorepo call alike, and Alembic's own names changed."""
+"""Services that read the same variable, and a renamed version table."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ SHARED = "DATABASE_URL"
 
 @pytest.fixture(scope="module")
 def alike() -> Iterator[Monorepo]:
-    """Make two services that read one variable, and one with a version table of its own."""
+    """Write two services that read one variable, and one with a separate version table."""
     with new_monorepo(["wiki", "chat", "ledger"]) as monorepo:
         for name in ("wiki", "chat"):
             config = f"services/{name}_service/config.py"
@@ -31,19 +31,19 @@ def alike() -> Iterator[Monorepo]:
             {**ledger, "environment": {"LEDGER_ENVIRONMENT": "{environment}"}},
         )
         monorepo.environment["HULEEDU_ENVIRONMENT"] = "testing"
-        # The developer's own, for something else.
-        monorepo.environment[SHARED] = "postgresql://somebody@elsewhere.invalid/else"
+        # The variable in the developer's environment, for another application.
+        monorepo.environment[SHARED] = "postgresql://reader@elsewhere.invalid/else"
         yield monorepo
 
 
-def test_each_is_migrated_in_its_own_database(alike: Monorepo) -> None:
+def test_every_service_is_migrated_in_its_own_database(alike: Monorepo) -> None:
     reset = alike.invoke("db.reset", "--json")
     assert reset.statuses == dict.fromkeys(("wiki", "chat", "ledger"), "OK"), reset.out
     assert [outcome["to"] for outcome in reset.json["services"]] == ["a1", "a1", "a1"]
     assert alike.invoke("db.status", "--check").code == 0
 
 
-def test_the_check_finds_that_each_follows(alike: Monorepo) -> None:
+def test_the_check_finds_that_every_env_py_follows(alike: Monorepo) -> None:
     checked = alike.invoke("services.check", "--json")
     assert [outcome["env.py"] for outcome in checked.json["services"]] == ["follows"] * 3
     assert checked.code == 0

@@ -1,11 +1,11 @@
-"""Thirteen services with more irregularities than services, as one would find them."""
+"""Thirteen services with more irregularities than services."""
 
 from tests.support.strangers.combinations import thirteen
 from tests.support.strangers.truth import discover, done, elsewhere, untrue
 from tests.support.strangers.writing import strangers
 
 
-def test_thirteen_strangers_come_to_head_and_nobody_has_stated_anything() -> None:
+def test_thirteen_services_are_migrated_with_the_discovered_registry() -> None:
     with strangers(thirteen()) as written:
         assert untrue(discover(written), written.repository) == []
         done(written, "services.check", "--json")

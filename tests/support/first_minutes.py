@@ -1,7 +1,8 @@
-"""Layouts of repositories as strangers have them, each written after public ones; facts, not code.
+"""Layouts of repositories, modelled on public ones without copying their code.
 
-Each is a function that writes files into an empty repository and returns what its owner must write
-into `services.json` by hand, because discovery cannot know it: `{service: {field: value}}`.
+A layout is a function that writes files into an empty repository. It returns the fields that the
+user must write into `services.json`, because discovery cannot detect them:
+`{service: {field: value}}`.
 """
 
 from collections.abc import Callable, Mapping
@@ -71,7 +72,7 @@ with create_engine({url}).connect() as connection:
     with context.begin_transaction():
         context.run_migrations()
 """
-# As `alembic init` writes it, in short.
+# A shortened version of the file that `alembic init` writes.
 FROM_INI = """\
 from alembic import context
 from sqlalchemy import engine_from_config, pool
@@ -142,7 +143,7 @@ def one_url(root: Path, port: int) -> ByHand:
 
 
 def url_for_containers(root: Path, port: int) -> ByHand:
-    """The same, with a URL in `.env` that names the compose service as its host."""
+    """One FastAPI service with a URL in `.env` whose host is the compose service."""
     one_url(root, port)
     write(root, {".env": "DATABASE_URL=postgresql+asyncpg://dev:dev-pw@db:5432/app\n"})
     return {}
@@ -220,7 +221,7 @@ def sections(root: Path, port: int) -> ByHand:
         for name in ("core", "audit")
     )
     write(root, {"compose.yaml": compose(port, more)})
-    # The directory is the same, so that nothing tells whose container is whose.
+    # The directory is the same, so that it does not identify the service of a container.
     return {
         name: {"port": port, "compose_service": "db", "database": name}
         for name in ("core", "audit")
@@ -252,7 +253,7 @@ def workspace(root: Path, port: int) -> ByHand:
 
 
 def without_compose(root: Path, port: int) -> ByHand:
-    """A service for Kubernetes: no compose file says anything of a server."""
+    """A service for Kubernetes: no compose file has a server."""
     write(root, history("catalog", env_py('os.environ["CATALOG_DATABASE_URL"]')))
     write(root, {"k8s/deployment.yaml": "kind: Deployment\n"})
     return {"catalog": {"port": port}}
@@ -270,7 +271,7 @@ def one_word(root: Path, port: int) -> ByHand:
 
 
 def from_ini(root: Path, port: int) -> ByHand:
-    """`alembic init` and nothing more: the URL stands in `alembic.ini`."""
+    """Only `alembic init`: the URL is in `alembic.ini`."""
     ini = f"{INI}sqlalchemy.url = postgresql+psycopg2://dev:dev-pw@localhost:{port}/app\n"
     write(root, history(".", FROM_INI, ini=ini))
     write(root, {"docker-compose.yml": compose(port)})
@@ -278,7 +279,7 @@ def from_ini(root: Path, port: int) -> ByHand:
 
 
 def two_configurations(root: Path, port: int) -> ByHand:
-    """Two configuration files in one directory, each with scripts of its own."""
+    """Two configuration files in one directory, with separate script directories."""
     write(root, history("notes", env_py('os.environ["NOTES_DATABASE_URL"]'), "note"))
     write(root, {"notes/alembic_audit.ini": "[alembic]\nscript_location = %(here)s/audit\n"})
     write(
@@ -310,7 +311,7 @@ def in_pyproject(root: Path, port: int) -> ByHand:
 
 
 def same_package(root: Path, port: int) -> ByHand:
-    """Each service has a package `src`; all take parts of the URL from a library in the root.
+    """Services with a package `src`, which take parts of the URL from a library in the root.
 
     The containers get both directories as one; here each is a directory of PYTHONPATH.
     """
@@ -377,7 +378,7 @@ def uv_workspace(root: Path, port: int) -> ByHand:
             "infra/docker-compose.yml": compose(None, database="acme"),
         },
     )
-    # Only the file for developers publishes a port, and Compose's own default is another one.
+    # Only the file for developers publishes a port, and Compose loads another file by default.
     return {name: {"port": port} for name in names}
 
 

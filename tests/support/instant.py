@@ -8,7 +8,7 @@ from typing import Any
 from tests.support.monorepo import Monorepo
 from tests.support.postgres import Row, ask
 
-ANEW = "migrated, seeded"
+REBUILT = "migrated, seeded"
 COPIED = "copied"
 TAG = "huleedu-tasks "
 

@@ -1,4 +1,4 @@
-"""The resolver and each service's own `config.py` return the same URL."""
+"""The resolver and each service's own `config.py` give the same URL."""
 
 from importlib import import_module
 from itertools import product
@@ -85,7 +85,7 @@ def test_resolver_and_config_agree_in_every_environment(
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: str(service.name))
 @pytest.mark.parametrize("environment", ["development", "production"])
-def test_an_override_takes_precedence_in_both_and_is_unchanged(
+def test_an_override_takes_precedence_in_both_and_is_not_changed(
     service: Service, environment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = "postgresql+asyncpg://u:p%40ss@elsewhere:1/d?ssl=require"

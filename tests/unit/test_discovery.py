@@ -1,4 +1,4 @@
-"""The registry that is discovered in monorepos as they are found."""
+"""Discovery of the registry in monorepos with and without the conventions."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def evidence(root: Path, name: str, field: str) -> str:
     return str(rows[0]["evidence"])
 
 
-# What convention gives is not stated
+# Values that convention gives are not stated
 
 
 def test_a_regular_service_has_a_name_and_a_port(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_the_name_is_the_one_with_which_the_fewest_fields_are_stated(tmp_path: P
     }
 
 
-def test_histories_that_run_from_the_root_are_named_by_where_they_are_configured(
+def test_histories_that_run_from_the_root_are_named_after_their_configuration_directories(
     tmp_path: Path,
 ) -> None:
     root = tmp_path / "acme"
@@ -71,7 +71,7 @@ def test_a_directory_of_packages_names_no_service(tmp_path: Path) -> None:
     assert names_of(root) == ["acme"]
 
 
-def test_what_differs_is_stated_with_its_evidence(tmp_path: Path) -> None:
+def test_differences_from_convention_are_stated_with_evidence(tmp_path: Path) -> None:
     tmp_path = tmp_path / "acme"
     config = 'import os\n\nDATABASE_URL = os.environ["ORDERS_DSN"]\n'
     write(tmp_path, service("apps/orders", config, env=SYNC) | {"apps/orders/uv.lock": ""})
@@ -97,18 +97,18 @@ def test_what_differs_is_stated_with_its_evidence(tmp_path: Path) -> None:
     assert [row["evidence"] for row in discovered(tmp_path).fields][1:] == [
         'docker-compose.infrastructure.yml: pg-orders "5441:5432"',
         "apps/orders/alembic.ini",
-        "docker-compose.infrastructure.yml: pg-orders makes shop_orders",
+        "docker-compose.infrastructure.yml: pg-orders creates shop_orders",
         'apps/orders/config.py:3 os.environ["ORDERS_DSN"]',
         "apps/orders/requirements.txt requires psycopg",
         "apps/orders/uv.lock",
-        "apps/orders and pg-orders are named alike",
+        "apps/orders and pg-orders have similar names",
     ]
     write(tmp_path, {"services.json": json.dumps(discovered(tmp_path).document)})
     assert "is up to date." in discovered(tmp_path).closing[0]
     assert not [remark for remark in discovered(tmp_path).remarks if "was kept" in remark]
 
 
-# Which server is whose
+# Assigning servers to services
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_what_differs_is_stated_with_its_evidence(tmp_path: Path) -> None:
         ("services/orders/backend", "orders_db", ""),
     ],
 )
-def test_a_directory_and_a_server_that_are_named_alike_belong_together(
+def test_a_server_is_assigned_to_the_directory_with_a_similar_name(
     tmp_path: Path, directory: str, name: str, database: str
 ) -> None:
     write(tmp_path, service(directory) | service("services/payments_service"))
@@ -136,10 +136,10 @@ def test_a_directory_and_a_server_that_are_named_alike_belong_together(
 
 
 def load(root: Path) -> dict[int, Any]:
-    """Return the services of the discovered registry by their ports, as every command sees them."""
+    """Return the services of the discovered registry, as loaded by every command, by port."""
     path = root / "discovered.json"
     path.write_text(json.dumps(discovered(root).document))
-    return {each.port: each for each in load_registry(path).services}
+    return {service.port: service for service in load_registry(path).services}
 
 
 def test_a_directory_that_is_named_like_a_part_of_another_keeps_its_own_server(
@@ -161,20 +161,20 @@ def test_a_port_in_the_sources_outweighs_a_name(tmp_path: Path) -> None:
     assert (entry["port"], entry["database"]) == (5442, "one")
 
 
-def test_the_url_an_application_is_given_outweighs_everything(tmp_path: Path) -> None:
+def test_the_url_of_an_application_outweighs_everything(tmp_path: Path) -> None:
     config = 'URL = "postgresql+asyncpg://u@localhost:5441/orders"'
     write(tmp_path, service("apps/orders", config))
-    told = f"build: ./apps/orders\nenvironment: {{SHOP_DSN: 'postgresql+psycopg2://u:{PASSWORD}@b_db/shop'}}"
+    more = f"build: ./apps/orders\nenvironment: {{SHOP_DSN: 'postgresql+psycopg2://u:{PASSWORD}@b_db/shop'}}"
     write(
         tmp_path,
         compose(
-            server("orders_db", 5441, "orders"), server("b_db", 5442), application("api", told)
+            server("orders_db", 5441, "orders"), server("b_db", 5442), application("api", more)
         ),
     )
     (entry,) = entries(tmp_path).values()
     assert (entry["port"], entry["database"], entry["url_variable"]) == (5442, "shop", "SHOP_DSN")
     assert evidence(tmp_path, entry["name"], "url_variable") == (
-        "compose.yaml: SHOP_DSN of api leads to b_db/shop"
+        "compose.yaml: SHOP_DSN of api resolves to b_db/shop"
     )
     assert PASSWORD not in json.dumps(discovered(tmp_path).as_json())
 
@@ -190,36 +190,36 @@ def test_the_url_an_application_is_given_outweighs_everything(tmp_path: Path) ->
         "command: python apps/orders/worker.py",
     ],
 )
-def test_an_application_is_a_services_by_what_it_runs(tmp_path: Path, known_by: str) -> None:
+def test_an_application_belongs_to_the_service_that_it_runs(tmp_path: Path, known_by: str) -> None:
     write(tmp_path, service("apps/orders") | service("apps/payments"))
-    told = f"{known_by}\nenvironment: ['SHOP_DSN=postgresql://u:p@b_db:5432/shop']"
+    more = f"{known_by}\nenvironment: ['SHOP_DSN=postgresql://u:p@b_db:5432/shop']"
     write(
-        tmp_path, compose(server("payments_db", 5441), server("b_db", 5442), application("x", told))
+        tmp_path, compose(server("payments_db", 5441), server("b_db", 5442), application("x", more))
     )
     assert load(tmp_path)[5442].directory == tmp_path / "apps/orders"
 
 
 def test_two_applications_of_one_service_are_one_service(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders"))
-    told = "build: apps/orders\nenvironment: {ORDERS_DSN: 'postgresql://u:p@main/orders'}"
-    write(tmp_path, compose(server("main", 5441), application("api", told), application("w", told)))
+    more = "build: apps/orders\nenvironment: {ORDERS_DSN: 'postgresql://u:p@main/orders'}"
+    write(tmp_path, compose(server("main", 5441), application("api", more), application("w", more)))
     assert names_of(tmp_path) == ["orders"]
 
 
-def test_an_application_may_be_told_the_parts_of_a_url(tmp_path: Path) -> None:
+def test_an_application_may_have_variables_for_parts_of_the_url(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders"))
-    told = "build: apps/orders\nenvironment: {DB_HOST: b_db, DB_NAME: shop, DB_PASSWORD: hunter2}"
-    write(tmp_path, compose(server("a_db", 5441), server("b_db", 5442), application("x", told)))
+    more = "build: apps/orders\nenvironment: {DB_HOST: b_db, DB_NAME: shop, DB_PASSWORD: hunter2}"
+    write(tmp_path, compose(server("a_db", 5441), server("b_db", 5442), application("x", more)))
     (entry,) = entries(tmp_path).values()
     assert (entry["port"], entry["database"]) == (5442, "shop")
 
 
-def test_applications_in_another_compose_file_tell_of_the_servers(tmp_path: Path) -> None:
+def test_applications_in_another_compose_file_name_their_servers(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders"))
-    told = "build: apps/orders\nenvironment: {ORDERS_DSN: 'postgresql://u:p@b_db/shop'}"
+    more = "build: apps/orders\nenvironment: {ORDERS_DSN: 'postgresql://u:p@b_db/shop'}"
     infrastructure = "services:\n" + server("a_db", 5441) + server("b_db", 5442)
     write(tmp_path, {"docker-compose.infra.yml": infrastructure})
-    write(tmp_path, {"docker-compose.yml": "services:\n" + application("x", told)})
+    write(tmp_path, {"docker-compose.yml": "services:\n" + application("x", more)})
     document = discovered(tmp_path).document
     assert document["compose_files"] == ["docker-compose.infra.yml"]
     assert load(tmp_path)[5442].url_variable == "ORDERS_DSN"
@@ -233,14 +233,14 @@ def test_a_replica_is_not_the_server_of_its_service(tmp_path: Path) -> None:
     assert entries(tmp_path)["orders"]["port"] == 5441
 
 
-def test_an_unrelated_server_belongs_to_no_service_and_is_reported(tmp_path: Path) -> None:
+def test_a_server_of_another_application_is_reported_and_not_assigned(tmp_path: Path) -> None:
     write(tmp_path, service("services/orders_service"))
     write(
         tmp_path, compose(server("orders_db", 5441), server("keycloak-postgres", None, "keycloak"))
     )
     assert names_of(tmp_path) == ["orders"]
     assert (
-        "The PostgreSQL server keycloak-postgres (keycloak) belongs to none of the services."
+        "The PostgreSQL server keycloak-postgres (keycloak) was not assigned to a service."
         in discovered(tmp_path).remarks
     )
 
@@ -251,32 +251,32 @@ SHARED = ("orders", "billing", "users")
 DATABASES = {name: f"shop_{name}" for name in SHARED}
 
 
-def shared(root: Path, *, told: bool = False) -> dict[str, dict[str, Any]]:
-    """Write three services and one server; return what is discovered."""
+def shared(root: Path, *, has_urls: bool = False) -> dict[str, dict[str, Any]]:
+    """Write three services and one server; return the discovered entries."""
     parts = [server("postgres", 5441)]
     for name in SHARED:
         write(root, service(f"apps/{name}", f'x = os.getenv("{name.upper()}_DATABASE_URL")\n'))
         url = f"postgresql://u:p@postgres:5432/{DATABASES[name]}"
-        variables = f"environment: {{{name.upper()}_DATABASE_URL: '{url}'}}\n" if told else ""
+        variables = f"environment: {{{name.upper()}_DATABASE_URL: '{url}'}}\n" if has_urls else ""
         parts.append(application(name, f"build: apps/{name}\n{variables}depends_on: [postgres]"))
     write(root, compose(*parts))
     return entries(root)
 
 
-def test_three_services_may_share_a_server_as_their_applications_know(tmp_path: Path) -> None:
-    found = shared(tmp_path, told=True)
+def test_three_services_share_a_server_according_to_their_applications(tmp_path: Path) -> None:
+    found = shared(tmp_path, has_urls=True)
     assert databases(tmp_path) == DATABASES
     assert {entry["compose_service"] for entry in found.values()} == {"postgres"}
     assert len(load_all(tmp_path)) == 3
 
 
 def databases(root: Path) -> dict[str, str]:
-    """Return each service's database, stated or by the registry's own convention."""
+    """Return the database of each service, as stated or by the registry's convention."""
     return {service.name: service.database for service in load_all(root)}
 
 
-def test_what_databases_have_in_common_becomes_their_convention(tmp_path: Path) -> None:
-    shared(tmp_path, told=True)
+def test_a_common_prefix_of_databases_becomes_the_naming_convention(tmp_path: Path) -> None:
+    shared(tmp_path, has_urls=True)
     document = discovered(tmp_path).document
     assert document["prefix"] == "SHOP"
     assert all("database" not in entry for entry in entries(tmp_path).values())
@@ -293,7 +293,7 @@ def test_what_databases_have_in_common_becomes_their_convention(tmp_path: Path) 
         ("my.shop", "MY_SHOP"),
     ],
 )
-def test_settings_are_named_after_the_repository_where_databases_have_nothing_in_common(
+def test_the_settings_prefix_is_the_repositorys_name_without_a_common_database_prefix(
     tmp_path: Path, directory: str, prefix: str | None
 ) -> None:
     root = write(
@@ -308,7 +308,7 @@ def load_all(root: Path) -> tuple[Any, ...]:
     return load_registry(path).services
 
 
-def test_a_script_of_the_server_tells_the_databases(tmp_path: Path) -> None:
+def test_databases_are_read_from_an_init_script(tmp_path: Path) -> None:
     shared(tmp_path)
     text = (tmp_path / "compose.yaml").read_text()
     sql = "".join(f'CREATE DATABASE "{name}";\n' for name in DATABASES.values())
@@ -318,7 +318,7 @@ def test_a_script_of_the_server_tells_the_databases(tmp_path: Path) -> None:
     assert databases(tmp_path) == DATABASES
 
 
-def test_a_list_for_a_script_of_the_server_tells_the_databases(tmp_path: Path) -> None:
+def test_databases_are_read_from_a_list_for_an_init_script(tmp_path: Path) -> None:
     shared(tmp_path)
     text = (tmp_path / "compose.yaml").read_text()
     names = ",".join(f"{name}:{PASSWORD}" for name in DATABASES.values())
@@ -328,7 +328,7 @@ def test_a_list_for_a_script_of_the_server_tells_the_databases(tmp_path: Path) -
     assert PASSWORD not in json.dumps(discovered(tmp_path).as_json())
 
 
-def test_the_servers_own_database_does_not_hide_whose_the_others_are(tmp_path: Path) -> None:
+def test_the_default_database_does_not_prevent_assigning_the_others(tmp_path: Path) -> None:
     for name in ("batch_conductor", "class_roster", "essay_intake"):
         write(tmp_path, service(f"services/{name}_service"))
     names = ["BatchConductorDB", "ClassRosterDB", "huleedu_essay_intake"]
@@ -345,10 +345,10 @@ def test_the_servers_own_database_does_not_hide_whose_the_others_are(tmp_path: P
     write(tmp_path, compose(postgres, *waiting) | {"init/10.sql": sql})
     result = discovered(tmp_path)
     assert not result.unsettled
-    assert [each.database for each in load_all(tmp_path)] == names
+    assert [service.database for service in load_all(tmp_path)] == names
 
 
-def test_a_service_without_a_known_database_is_tagged(tmp_path: Path) -> None:
+def test_a_service_without_a_known_database_gets_a_question(tmp_path: Path) -> None:
     found = shared(tmp_path)
     assert found["orders"]["database"].startswith("FIXME: ")
     result = discovered(tmp_path)
@@ -356,10 +356,12 @@ def test_a_service_without_a_known_database_is_tagged(tmp_path: Path) -> None:
     assert [row["field"] for row in result.unsettled] == ["database"] * 3
 
 
-# What cannot be settled
+# Open questions
 
 
-def test_two_servers_that_fit_alike_are_a_tag_that_every_command_refuses(tmp_path: Path) -> None:
+def test_two_equally_likely_servers_are_a_question_that_every_command_refuses(
+    tmp_path: Path,
+) -> None:
     config = 'NAME = "postgresql+asyncpg://u@h/shop"'
     write(tmp_path, service("apps/orders", config))
     write(tmp_path, compose(server("one", 5441, "shop"), server("two", 5442, "shop")))
@@ -387,26 +389,26 @@ def test_the_answer_to_a_question_settles_the_server(tmp_path: Path) -> None:
     assert not found(tmp_path).entries(Decisions().leaving_out(tmp_path / "apps/orders/alembic"))
 
 
-def test_without_a_server_the_sources_may_tell_enough(tmp_path: Path) -> None:
+def test_without_a_server_port_and_database_are_read_from_the_sources(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders", 'URL = "postgresql://u@localhost:5441/shop"'))
     assert entries(tmp_path) == {
         "orders": {"name": "orders", "port": 5441, "directory": "apps/orders", "database": "shop"}
     }
-    assert "There is no compose file." in discovered(tmp_path).remarks
+    assert "No compose file was found." in discovered(tmp_path).remarks
 
 
-def test_without_a_server_and_a_port_the_service_is_tagged(tmp_path: Path) -> None:
+def test_without_a_server_and_a_port_the_service_gets_a_question(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders"))
     write(tmp_path, compose(server("payments_db", 5441, "payments")))
     entry = entries(tmp_path)["orders"]
     assert entry["port"] == (
-        "FIXME: which port? No PostgreSQL server of the compose files fits; 5442 is free."
+        "FIXME: which port? No PostgreSQL server in the compose files matches; 5442 is free."
     )
-    # Nobody names a database: then convention does.
+    # Without a known database the convention applies.
     assert "database" not in entry
 
 
-def test_each_service_without_a_server_is_offered_a_free_port_of_its_own(tmp_path: Path) -> None:
+def test_every_service_without_a_server_is_offered_a_separate_free_port(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders") | service("apps/users"))
     write(tmp_path, compose(server("payments_db", 5441, "payments")))
     existing(tmp_path, {"name": "gone", "port": 5442})
@@ -427,20 +429,20 @@ def test_an_unassigned_server_is_offered_before_assigned_ones(
     assert [choice.value for choice in question.choices] == ["5443", "spare", "orders_db"]
 
 
-def test_a_server_without_a_port_on_this_machine_is_tagged(tmp_path: Path) -> None:
+def test_a_server_without_a_published_port_is_a_question(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders"))
     write(tmp_path, compose(server("orders_db", None)))
     assert "publishes no port" in entries(tmp_path)["orders"]["port"]
 
 
 def test_services_on_a_server_without_a_port_have_one_question(tmp_path: Path) -> None:
-    told = "environment: {{{}_DATABASE_URL: 'postgresql+asyncpg://u:p@db/{}'}}\nbuild: ./{}"
+    more = "environment: {{{}_DATABASE_URL: 'postgresql+asyncpg://u:p@db/{}'}}\nbuild: ./{}"
     write(tmp_path, service("one") | service("two"))
     write(
         tmp_path,
         compose(
             server("db", None, "start"),
-            *(application(name, told.format(name.upper(), name, name)) for name in ("one", "two")),
+            *(application(name, more.format(name.upper(), name, name)) for name in ("one", "two")),
         ),
     )
     (question,) = discovered(tmp_path).unsettled
@@ -460,8 +462,8 @@ def test_a_number_or_another_systems_name_is_not_a_database(tmp_path: Path, vari
     value = "0" if variable == "SHOP_DB" else "other"
     settings = f'import os\n\nother_db = os.environ.get("{variable}", "{value}")\n'
     write(tmp_path, service("shop", settings))
-    told = f"build: ./shop\nenvironment: {{POSTGRES_HOST: db, {variable}: '{value}'}}"
-    write(tmp_path, compose(server("db", 5441, "shop_main"), application("shop", told)))
+    more = f"build: ./shop\nenvironment: {{POSTGRES_HOST: db, {variable}: '{value}'}}"
+    write(tmp_path, compose(server("db", 5441, "shop_main"), application("shop", more)))
     (entry,) = entries(tmp_path).values()
     assert entry["database"] == "shop_main"
 
@@ -488,7 +490,7 @@ def test_a_variable_that_two_services_read_overrides_neither(tmp_path: Path) -> 
     assert discovered(tmp_path).exit_code is ExitCode.DONE
 
 
-def test_a_variable_of_its_own_is_taken_before_one_that_others_read_too(tmp_path: Path) -> None:
+def test_an_unshared_variable_is_preferred_to_a_shared_one(tmp_path: Path) -> None:
     both = 'import os\nURL = os.getenv("DATABASE_URL") or os.environ["{}_URL"]\n'
     write(tmp_path, service("apps/orders", both.format("ORDERS_DB")))
     write(tmp_path, service("apps/users", both.format("USERS_DB")))
@@ -499,7 +501,7 @@ def test_a_variable_of_its_own_is_taken_before_one_that_others_read_too(tmp_path
     }
 
 
-def test_directories_of_one_name_get_names_that_tell_them_apart(tmp_path: Path) -> None:
+def test_directories_with_the_same_name_get_different_names(tmp_path: Path) -> None:
     write(tmp_path, service("sales/orders") | service("support/orders"))
     config = 'URL = "postgresql+asyncpg://u@localhost:{}/{}"'
     write(tmp_path, {"sales/orders/config.py": config.format(5441, "a")})
@@ -508,7 +510,7 @@ def test_directories_of_one_name_get_names_that_tell_them_apart(tmp_path: Path) 
     assert sorted(names_of(tmp_path)) == ["sales_orders", "support_orders"]
 
 
-def test_two_services_with_one_database_are_told_at_once(tmp_path: Path) -> None:
+def test_two_services_with_the_same_database_are_reported_at_once(tmp_path: Path) -> None:
     config = 'URL = "postgresql+asyncpg://u@localhost:5441/shop"'
     write(tmp_path, service("apps/orders", config) | service("apps/users", config))
     write(tmp_path, compose(server("db", 5441, "shop")))
@@ -516,7 +518,7 @@ def test_two_services_with_one_database_are_told_at_once(tmp_path: Path) -> None
     assert result.exit_code is ExitCode.FAILED
     (row,) = result.unsettled
     assert (row["service"], row["field"]) == ("orders, users", "database")
-    assert "give each a version table of its own" in str(row["question"])
+    assert "give each a separate version table" in str(row["question"])
 
 
 ENV_PY = """\
@@ -526,7 +528,7 @@ context.configure(connection=connect(){})
 """
 
 
-def test_histories_of_one_database_are_stated_with_their_order(tmp_path: Path) -> None:
+def test_services_that_share_a_database_are_stated_with_their_order(tmp_path: Path) -> None:
     config = 'URL = "postgresql+asyncpg://u@localhost:5441/shop"'
     options = {
         "core": "",
@@ -554,11 +556,11 @@ def test_histories_of_one_database_are_stated_with_their_order(tmp_path: Path) -
     evidence = {(row["service"], row["field"]): row["evidence"] for row in result.fields}
     assert evidence["users", "migrate_after"] == "orders creates the schema users"
     assert evidence["orders", "shared_database"] == (
-        'it leads where core, users lead too; its version table is "orders_version"'
+        'it has the same database as core, users; its version table is "orders_version"'
     )
 
 
-def test_what_does_not_hold_together_is_told_with_the_directories_there_are(tmp_path: Path) -> None:
+def test_contradictions_are_reported_with_their_directories(tmp_path: Path) -> None:
     regular(tmp_path)
     directory = "services/orders_service"
     ini = "[alembic]\nscript_location = %(here)s/migrations\n"
@@ -567,12 +569,12 @@ def test_what_does_not_hold_together_is_told_with_the_directories_there_are(tmp_
     )
     existing(tmp_path, {"name": "orders", "port": 5441, "alembic_config": "db/alembic.ini"})
     rows = discovered(tmp_path).unsettled
-    (told,) = (row for row in rows if row["field"] == "url_variable")
-    assert told["service"] == "services_orders_service"
-    assert told["question"] == "'ORDERS_SERVICE_DATABASE_URL' belongs to 'orders' already"
+    (row,) = (row for row in rows if row["field"] == "url_variable")
+    assert row["service"] == "services_orders_service"
+    assert row["question"] == "'ORDERS_SERVICE_DATABASE_URL' belongs to 'orders' already"
 
 
-def test_sections_and_second_configurations_of_a_directory_are_services_of_their_own(
+def test_sections_and_second_configurations_of_a_directory_are_separate_services(
     tmp_path: Path,
 ) -> None:
     ini = "[core]\nscript_location = core\n[audit]\nscript_location = audit\n"
@@ -588,7 +590,7 @@ def test_sections_and_second_configurations_of_a_directory_are_services_of_their
     assert {entry["directory"] for entry in found_ones} == {"."}
 
 
-def test_a_directory_beside_the_services_without_migrations_is_told(tmp_path: Path) -> None:
+def test_a_sibling_directory_without_migrations_is_reported(tmp_path: Path) -> None:
     write(tmp_path, service("services/orders_service"))
     write(
         tmp_path,
@@ -597,7 +599,7 @@ def test_a_directory_beside_the_services_without_migrations_is_told(tmp_path: Pa
     write(tmp_path, {"services/web/config.py": "PORT = 1\n"} | compose(server("orders_db", 5441)))
     remarks = [text for text in discovered(tmp_path).remarks if "no Alembic" in text]
     assert remarks == [
-        "services/reports has no Alembic migrations, and was left out; its sources name a database "
+        "services/reports was left out: it has no Alembic migrations. Its sources name a database "
         'URL (services/reports/config.py:2 os.environ["REPORTS_DSN"]).'
     ]
 
@@ -621,7 +623,7 @@ def test_a_repository_without_a_service_is_an_error(tmp_path: Path) -> None:
         (["deploy/a/b/c/compose.yml"], None),
     ],
 )
-def test_the_compose_files_are_stated_where_compose_would_not_find_them(
+def test_compose_files_that_compose_does_not_load_by_default_are_stated(
     tmp_path: Path, files: list[str], stated: list[str] | None
 ) -> None:
     write(tmp_path, service("services/orders_service", "DB_PORT = 5441\n"))
@@ -630,12 +632,14 @@ def test_the_compose_files_are_stated_where_compose_would_not_find_them(
     assert discovered(tmp_path).document.get("compose_files") == stated
 
 
-def test_a_compose_file_that_is_none_is_told_and_passed_by(tmp_path: Path) -> None:
+def test_an_invalid_compose_file_is_reported_and_skipped(tmp_path: Path) -> None:
     write(tmp_path, service("services/orders_service"))
     write(tmp_path, {"helm/compose.tpl.yaml": "{{ if }}\n  - : x"})
     write(tmp_path, {"infra/compose.db.yaml": "services:\n" + server("orders_db", 5441)})
     assert entries(tmp_path)["orders"]["port"] == 5441
-    assert any("compose.tpl.yaml is not YAML" in remark for remark in discovered(tmp_path).remarks)
+    assert any(
+        "compose.tpl.yaml is not valid YAML" in remark for remark in discovered(tmp_path).remarks
+    )
 
 
 LAUGHS = "\n".join(
@@ -655,15 +659,15 @@ ODD_FILES = {
     LAUGHS: "by its aliases",
     MERGED.replace("{", "{{").replace("}", "}}"): "by its aliases",
     f"x: {'[' * 1000}{']' * 1000}": "is nested too deeply",
-    "x: !!int b": "is not what its tag says",
-    "x: !!timestamp b": "is not what its tag says",
-    "? [a]\n: b": "is not YAML",
+    "x: !!int b": "does not match its tag",
+    "x: !!timestamp b": "does not match its tag",
+    "? [a]\n: b": "is not valid YAML",
 }
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "infra/compose.db.yaml"])
 @pytest.mark.parametrize(("text", "what"), ODD_FILES.items(), ids=range(len(ODD_FILES)))
-def test_a_compose_file_that_leads_nowhere_ends_in_words(
+def test_a_compose_file_with_a_broken_reference_has_an_error_message(
     tmp_path: Path, name: str, text: str, what: str
 ) -> None:
     write(tmp_path, service("services/orders_service", "DB_PORT = 5441\n"))
@@ -686,7 +690,7 @@ def test_a_compose_file_that_leads_nowhere_ends_in_words(
         "{image: postgres, environment: {POSTGRES_DB: [a], 5: {a: b}, ~: ~}}",
     ],
 )
-def test_a_service_that_compose_would_refuse_is_read_as_far_as_it_can_be(
+def test_a_service_that_compose_refuses_is_read_as_far_as_possible(
     tmp_path: Path, service_of_it: str
 ) -> None:
     write(tmp_path, service("services/orders_service", "DB_PORT = 5441\n"))
@@ -702,15 +706,15 @@ def test_aliases_may_be_many(tmp_path: Path) -> None:
     assert names_of(tmp_path) == ["orders"]
 
 
-def test_a_source_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_source_is_reported(tmp_path: Path) -> None:
     write(tmp_path, service("services/orders_service", "X = " + " + ".join(["'a'"] * 3000)))
     write(tmp_path, compose(server("orders_db", 5441)))
-    assert "services/orders_service/config.py is nested too deeply to be read." in (
+    assert "services/orders_service/config.py is nested too deeply for the parser." in (
         discovered(tmp_path).remarks
     )
 
 
-def test_a_registry_elsewhere_says_everything_from_its_own_directory(tmp_path: Path) -> None:
+def test_paths_are_relative_to_the_directory_of_the_registry(tmp_path: Path) -> None:
     write(tmp_path, service("services/orders_service"))
     text = "services:\n" + server("orders_db", 5441, "huleedu_orders")
     write(tmp_path, {"infra/compose.yaml": text})
@@ -723,7 +727,7 @@ def test_a_registry_elsewhere_says_everything_from_its_own_directory(tmp_path: P
     }
 
 
-# A registry that is there already
+# An existing registry
 
 
 def existing(root: Path, *services: dict[str, Any], **more: Any) -> None:
@@ -735,7 +739,7 @@ def regular(root: Path) -> None:
     write(root, compose(server("orders_db", 5441, "huleedu_orders")))
 
 
-def test_what_is_stated_is_kept_and_a_remark_tells_what_differs(tmp_path: Path) -> None:
+def test_stated_values_are_kept_and_differences_are_reported(tmp_path: Path) -> None:
     regular(tmp_path)
     kept = {
         "name": "shop",
@@ -754,12 +758,12 @@ def test_what_is_stated_is_kept_and_a_remark_tells_what_differs(tmp_path: Path) 
     assert result.document == {"$schema": "x.json", "services": [{**kept, **added}]}
     assert [(row["field"], row["value"]) for row in result.fields] == list(added.items())
     assert (
-        "shop: 'port' is stated as 5440 and was kept; found was 5441 (compose.yaml: orders_db "
-        '"5441:5432").'
+        "shop: 'port' is 5440 in the registry and was kept; discovery found 5441 "
+        '(compose.yaml: orders_db "5441:5432").'
     ) in result.remarks
 
 
-def test_a_service_that_has_come_is_added_behind_those_that_are_stated(tmp_path: Path) -> None:
+def test_a_new_service_is_added_after_the_existing_ones(tmp_path: Path) -> None:
     regular(tmp_path)
     write(tmp_path, service("services/users_service"))
     servers = server("orders_db", 5441, "huleedu_orders"), server("users_db", 5442, "huleedu_users")
@@ -792,7 +796,7 @@ def test_a_service_that_was_moved_gets_its_new_directory(tmp_path: Path) -> None
         {"directory": "services/../services/orders_service", "alembic_config": "./db/alembic.ini"},
     ],
 )
-def test_an_entry_is_known_by_its_alembic_configuration_wherever_it_runs(
+def test_an_entry_is_identified_by_its_alembic_configuration_not_by_its_directory(
     tmp_path: Path, stated: dict[str, Any]
 ) -> None:
     directory = "services/orders_service/db"
@@ -806,7 +810,7 @@ def test_an_entry_is_known_by_its_alembic_configuration_wherever_it_runs(
     assert not result.remarks
 
 
-def test_an_entry_whose_migrations_do_not_run_in_its_directory_is_told(tmp_path: Path) -> None:
+def test_an_entry_with_the_wrong_directory_is_reported(tmp_path: Path) -> None:
     ini = "[alembic]\nscript_location = migrations\n"
     directory = "services/orders_service"
     write(
@@ -818,10 +822,10 @@ def test_an_entry_whose_migrations_do_not_run_in_its_directory_is_told(tmp_path:
     existing(tmp_path, entry)
     assert names_of(tmp_path) == ["orders"]
     (remark,) = discovered(tmp_path).remarks
-    assert f"found was '{directory}'" in remark
+    assert f"discovery found '{directory}'" in remark
 
 
-def test_two_services_are_never_taken_for_one_entry(tmp_path: Path) -> None:
+def test_two_services_never_share_one_entry(tmp_path: Path) -> None:
     directory = "services/orders_service"
     ini = "[alembic]\nscript_location = %(here)s/migrations\n"
     write(tmp_path, service(directory))
@@ -830,8 +834,8 @@ def test_two_services_are_never_taken_for_one_entry(tmp_path: Path) -> None:
     )
     write(tmp_path, compose(server("orders_db", 5441), server("other_db", 5442)))
     existing(tmp_path, {"name": "orders", "port": 5441, "alembic_config": "db/alembic.ini"})
-    documents = [each.document for each in found(tmp_path).entries(Decisions())]
-    assert len({each["name"] for each in documents}) == 2
+    documents = [entry.document for entry in found(tmp_path).entries(Decisions())]
+    assert len({document["name"] for document in documents}) == 2
 
 
 @pytest.mark.parametrize(
@@ -842,7 +846,7 @@ def test_two_services_are_never_taken_for_one_entry(tmp_path: Path) -> None:
         {"port": 5441, "name": "orders", "seed_after": []},
     ],
 )
-def test_a_registry_that_says_the_same_is_up_to_date(tmp_path: Path, entry: dict[str, Any]) -> None:
+def test_an_equal_registry_is_up_to_date(tmp_path: Path, entry: dict[str, Any]) -> None:
     regular(tmp_path)
     write(tmp_path, {"services/orders_service/.venv/bin/python": ""})
     existing(tmp_path, entry)
@@ -861,22 +865,22 @@ def test_an_existing_entry_answers_what_discovery_cannot(tmp_path: Path) -> None
     assert "is up to date." in discovered(tmp_path).closing[0]
 
 
-def test_a_tag_is_replaced_by_what_is_found_now(tmp_path: Path) -> None:
+def test_a_question_is_replaced_once_the_value_is_found(tmp_path: Path) -> None:
     regular(tmp_path)
     existing(tmp_path, {"name": "orders", "port": "FIXME: 5441 or 5442?", "seed_after": []})
     assert entries(tmp_path)["orders"] == {"name": "orders", "seed_after": [], "port": 5441}
 
 
-def test_an_entry_of_which_nothing_is_found_is_kept_and_told(tmp_path: Path) -> None:
+def test_an_entry_without_a_directory_is_kept_and_reported(tmp_path: Path) -> None:
     regular(tmp_path)
     gone = {"name": "gone", "port": 5500}
     existing(tmp_path, gone, {"name": "orders", "port": 5441})
     result = discovered(tmp_path)
     assert result.document["services"] == [gone, {"name": "orders", "port": 5441}]
-    assert "gone: no directory with its migrations was found; it was kept." in result.remarks
+    assert "gone: no directory with migrations was found; the entry was kept." in result.remarks
 
 
-def test_a_registry_that_is_no_json_is_an_error_with_its_line(tmp_path: Path) -> None:
+def test_invalid_json_in_the_registry_is_an_error_with_its_line(tmp_path: Path) -> None:
     regular(tmp_path)
     write(tmp_path, {"services.json": '{\n "services": [,]}'})
     with pytest.raises(ConfigurationError, match="line 2"):
@@ -889,18 +893,19 @@ def test_a_registry_that_is_no_json_is_an_error_with_its_line(tmp_path: Path) ->
         ('{"services": [{"name": "a", "port": "x"}]}', "services[0]"),
         ('{"services": [{"port": 1}, 5]}', "services[0], services[1]"),
         ('{"services": [], "compose_files": "x"}', "compose_files"),
-        ("[]", "must be an object"),
+        ("[]", "must be a JSON object"),
         ('{"services": 5}', "services"),
         ('{"services": [{"name": "a", "port": 1e999}]}', "services[0]"),
-        ('{"services": [{"name": "a", "port": 1}, {"name": "a", "port": 2}]}', "a second 'a'"),
+        (
+            '{"services": [{"name": "a", "port": 1}, {"name": "a", "port": 2}]}',
+            "duplicate name 'a'",
+        ),
         ('{"services": [{"name": "a", "port": 1, "port": 2}]}', "key 'port' is duplicated"),
         pytest.param("[" * 100_000 + "]" * 100_000, "nested too deeply", id="deep"),
         pytest.param('{"services": ' + "9" * 5000 + "}", "too many digits", id="long"),
     ],
 )
-def test_a_registry_that_cannot_be_understood_is_an_error(
-    tmp_path: Path, document: str, what: str
-) -> None:
+def test_an_invalid_registry_is_an_error(tmp_path: Path, document: str, what: str) -> None:
     regular(tmp_path)
     write(tmp_path, {"services.json": document})
     with pytest.raises(ConfigurationError) as caught:

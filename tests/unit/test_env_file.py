@@ -82,7 +82,7 @@ def test_no_two_passwords_are_the_same(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_not_there_is_an_error_that_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="cannot be written"):
+    with pytest.raises(ConfigurationError, match="could not be written"):
         write_env_file(tmp_path / "nowhere", login())
 
 

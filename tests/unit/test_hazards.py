@@ -1,4 +1,4 @@
-"""Hazards: what a statement locks or destroys depends on the tables as they are."""
+"""Hazards: statements that lock or destroy data, depending on the current tables."""
 
 import pytest
 
@@ -10,7 +10,7 @@ NOTE = Relation(name="note", rows=1200, size=3 * 1024**2)
 BLANK = Relation(name="blank", rows=0, size=0)
 ODD = Relation(name="Odd Name", rows=None, size=8192)
 ARCHIVED = Relation(name="note", rows=7, size=8192)
-# As `read_relations` has them; `archive` is not on the search path.
+# As `read_relations` returns them; `archive` is not on the search path.
 RELATIONS = {
     "note": NOTE,
     "public.note": NOTE,
@@ -21,7 +21,7 @@ RELATIONS = {
     "archive.note": ARCHIVED,
 }
 FULL = "'note' (about 1200 rows, 3 MB)"
-DROPPED = ("First deploy code that no longer uses it", "only a backup")
+DROPPED = ("First deploy code that no longer uses it", "Only a backup")
 RENAMED = ("keep both filled",)
 BATCHES = ("in batches, outside the migration",)
 NOT_VALID = ("NOT VALID", "VALIDATE CONSTRAINT")
@@ -29,15 +29,16 @@ USING_INDEX = ("CREATE UNIQUE INDEX CONCURRENTLY", "USING INDEX")
 NEW_COLUMN = ("Add a column of the new type",)
 CHECKED_FIRST = ("CHECK (text IS NOT NULL) NOT VALID",)
 DEFAULT = ("Add it with a server default",)
+REVIEW = "Review it before you apply the revision."
 CONCURRENTLY = ("postgresql_concurrently=True", "autocommit_block()")
 
 FILLED: list[tuple[str, str, tuple[str, ...]]] = [
     ("DROP TABLE note", f"drops {FULL}", DROPPED),
     ("DROP TABLE IF EXISTS note CASCADE", f"drops {FULL}", DROPPED),
-    ("TRUNCATE note", f"empties {FULL}", ("Only a backup",)),
+    ("TRUNCATE note", f"truncates {FULL}", ("Only a backup",)),
     ("DELETE FROM note", f"deletes every row of {FULL}", BATCHES),
-    ("UPDATE note SET text = ''", f"changes every row of {FULL}", BATCHES),
-    ("UPDATE note AS n SET text = upper(n.text)", f"changes every row of {FULL}", BATCHES),
+    ("UPDATE note SET text = ''", f"updates every row of {FULL}", BATCHES),
+    ("UPDATE note AS n SET text = upper(n.text)", f"updates every row of {FULL}", BATCHES),
     ("ALTER TABLE note DROP COLUMN text", f"drops the column 'text' of {FULL}", DROPPED),
     ("ALTER TABLE note DROP text", f"drops the column 'text' of {FULL}", DROPPED),
     ("ALTER TABLE note RENAME TO memo", f"renames {FULL} to 'memo'", RENAMED),
@@ -58,42 +59,42 @@ FILLED: list[tuple[str, str, tuple[str, ...]]] = [
     ),
     (
         "ALTER TABLE note ALTER COLUMN text SET NOT NULL",
-        f"makes 'text' NOT NULL in {FULL}, which reads the whole table",
+        f"makes 'text' NOT NULL in {FULL}, which scans the whole table",
         CHECKED_FIRST,
     ),
     (
         "ALTER TABLE note ADD COLUMN more text NOT NULL",
-        f"adds 'more' NOT NULL without a default to {FULL}: it fails",
+        f"adds 'more' NOT NULL without a default to {FULL}, which fails",
         DEFAULT,
     ),
     (
         "ALTER TABLE note ADD CONSTRAINT known CHECK (id > 0)",
-        f"adds a constraint to {FULL}, and writes are blocked",
+        f"adds a constraint to {FULL}, which blocks writes",
         NOT_VALID,
     ),
     (
         "ALTER TABLE note ADD CONSTRAINT known FOREIGN KEY (id) REFERENCES blank (id)",
-        f"adds a constraint to {FULL}, and writes are blocked",
+        f"adds a constraint to {FULL}, which blocks writes",
         NOT_VALID,
     ),
     (
         "ALTER TABLE note ADD FOREIGN KEY (id) REFERENCES blank (id) ON DELETE CASCADE",
-        f"adds a constraint to {FULL}, and writes are blocked",
+        f"adds a constraint to {FULL}, which blocks writes",
         NOT_VALID,
     ),
     (
         "ALTER TABLE note ADD CONSTRAINT once UNIQUE (text)",
-        f"adds a unique constraint to {FULL}, and reads and writes are blocked",
+        f"adds a unique constraint to {FULL}, which blocks reads and writes",
         USING_INDEX,
     ),
     (
         "ALTER TABLE note ADD PRIMARY KEY (id)",
-        f"adds a unique constraint to {FULL}, and reads and writes are blocked",
+        f"adds a unique constraint to {FULL}, which blocks reads and writes",
         USING_INDEX,
     ),
     (
         "CREATE INDEX by_text ON note (text)",
-        f"builds the index 'by_text' on {FULL}, and writes are blocked meanwhile",
+        f"builds the index 'by_text' on {FULL}, which blocks writes",
         CONCURRENTLY,
     ),
     (
@@ -101,7 +102,7 @@ FILLED: list[tuple[str, str, tuple[str, ...]]] = [
         f"builds the index 'by_text' on {FULL}",
         CONCURRENTLY,
     ),
-    # What sqlglot takes for something else, or squawk is not asked about since it is judged here.
+    # Statements that sqlglot parses as others, and those of which squawk's findings are ignored.
     (
         "ALTER TABLE note RENAME text TO body",
         f"renames 'text' of {FULL} to 'body'",
@@ -109,7 +110,7 @@ FILLED: list[tuple[str, str, tuple[str, ...]]] = [
     ),
     (
         "ALTER TABLE note ADD CHECK (id > 0)",
-        f"adds a constraint to {FULL}, and writes are blocked",
+        f"adds a constraint to {FULL}, which blocks writes",
         NOT_VALID,
     ),
     ("ALTER TABLE note ADD COLUMN more text UNIQUE", FULL, ()),
@@ -152,7 +153,7 @@ def causes(sql: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("sql", "cause", "remedy"), FILLED, ids=[sql for sql, *_ in FILLED])
-def test_what_locks_or_destroys_a_filled_table_is_pointed_out_with_a_way_around_it(
+def test_a_statement_that_locks_or_destroys_a_filled_table_is_found_with_a_remedy(
     sql: str, cause: str, remedy: tuple[str, ...]
 ) -> None:
     (problem,) = find_hazards(sql, RELATIONS)
@@ -164,7 +165,7 @@ def test_what_locks_or_destroys_a_filled_table_is_pointed_out_with_a_way_around_
 
 
 @pytest.mark.parametrize("sql", HARMLESS)
-def test_what_is_harmless_on_a_filled_table_is_passed_over(sql: str) -> None:
+def test_a_harmless_statement_on_a_filled_table_is_not_reported(sql: str) -> None:
     assert find_hazards(sql, RELATIONS) == ()
 
 
@@ -176,7 +177,7 @@ def test_what_is_harmless_on_a_filled_table_is_passed_over(sql: str) -> None:
         if not sql.startswith("DROP") and " DROP " not in sql and " RENAME " not in sql
     ],
 )
-def test_on_an_empty_table_what_only_takes_time_is_harmless(sql: str) -> None:
+def test_a_slow_statement_on_an_empty_table_is_not_reported(sql: str) -> None:
     assert find_hazards(sql, RELATIONS | {"note": BLANK}) == ()
 
 
@@ -189,16 +190,16 @@ def test_on_an_empty_table_what_only_takes_time_is_harmless(sql: str) -> None:
         ("ALTER TABLE blank RENAME COLUMN a TO b", "renames 'a' of 'blank' (empty) to 'b'"),
     ],
 )
-def test_an_empty_table_is_missed_all_the_same_by_code_that_uses_it(sql: str, cause: str) -> None:
+def test_dropping_or_renaming_an_empty_table_is_reported(sql: str, cause: str) -> None:
     assert causes(sql) == [cause]
 
 
 @pytest.mark.parametrize("sql", [sql for sql, *_ in FILLED])
-def test_a_table_that_is_not_there_yet_cannot_be_harmed(sql: str) -> None:
+def test_a_statement_on_a_table_that_does_not_exist_is_not_reported(sql: str) -> None:
     assert find_hazards(sql, {}) == ()
 
 
-def test_a_table_that_the_same_revision_makes_is_not_yet_in_use() -> None:
+def test_statements_on_a_table_that_the_same_revision_creates_are_not_reported() -> None:
     made = """
         CREATE TABLE memo (id integer);
         CREATE INDEX by_id ON memo (id);
@@ -209,7 +210,7 @@ def test_a_table_that_the_same_revision_makes_is_not_yet_in_use() -> None:
     assert causes(made) == []
 
 
-# Which table is meant.
+# Names of tables.
 
 
 @pytest.mark.parametrize(
@@ -226,34 +227,34 @@ def test_a_table_that_the_same_revision_makes_is_not_yet_in_use() -> None:
         ('public."Odd Name"', "'Odd Name' (8 kB)"),
     ],
 )
-def test_a_name_is_read_as_postgresql_reads_it(name: str, found: str) -> None:
+def test_a_table_name_is_folded_as_postgresql_folds_it(name: str, found: str) -> None:
     assert causes(f"DROP TABLE {name}") == [f"drops {found}"]
-    assert causes(f"UPDATE {name} SET text = ''") == [f"changes every row of {found}"]
+    assert causes(f"UPDATE {name} SET text = ''") == [f"updates every row of {found}"]
     assert causes(f"ALTER TABLE {name} RENAME TO memo") == [f"renames {found} to 'memo'"]
     (building,) = causes(f"CREATE INDEX by_text ON {name} (text)")
     assert f"'by_text' on {found}" in building
 
 
 @pytest.mark.parametrize("name", ['"NOTE"', "elsewhere.note", "memo", "oddname"])
-def test_a_name_that_leads_to_no_table_is_not_taken_for_a_similar_one(name: str) -> None:
+def test_a_name_that_does_not_resolve_to_a_table_is_not_reported(name: str) -> None:
     assert causes(f"DROP TABLE {name}") == []
 
 
-def test_a_quoted_column_stands_in_cause_and_remedy() -> None:
+def test_cause_and_remedy_name_a_quoted_column() -> None:
     (problem,) = find_hazards('ALTER TABLE note ALTER COLUMN "A b" SET NOT NULL', RELATIONS)
     assert "makes 'A b' NOT NULL" in problem.cause
     assert "A b" in problem.remedy
 
 
-def test_an_index_that_postgresql_names_itself_is_pointed_out_without_a_name() -> None:
+def test_an_index_without_a_name_is_reported_without_a_name() -> None:
     (cause,) = causes("CREATE INDEX ON note (text)")
     assert f"on {FULL}" in cause
     assert "''" not in cause
 
 
-def test_a_generated_column_does_not_fail_for_want_of_a_default() -> None:
+def test_a_generated_column_needs_no_default() -> None:
     sql = "ALTER TABLE note ADD COLUMN more text GENERATED ALWAYS AS (upper(text)) STORED NOT NULL"
-    assert not [cause for cause in causes(sql) if "it fails" in cause]
+    assert not [cause for cause in causes(sql) if "which fails" in cause]
 
 
 @pytest.mark.parametrize(
@@ -267,14 +268,14 @@ def test_a_generated_column_does_not_fail_for_want_of_a_default() -> None:
         (Relation(name="a", rows=None, size=9000 * 1024**4), "'a' (9000 TB)"),
     ],
 )
-def test_a_table_is_described_by_what_is_known_of_it(relation: Relation, text: str) -> None:
+def test_a_table_is_described_by_its_rows_and_size(relation: Relation, text: str) -> None:
     assert described(relation) == text
 
 
-# Several statements, and what cannot be judged.
+# Several statements, and SQL that cannot be parsed.
 
 
-def test_each_statement_and_each_part_of_one_is_judged_in_order() -> None:
+def test_each_statement_and_each_action_of_one_is_analysed_in_order() -> None:
     sql = """
         CREATE INDEX by_text ON note (text);
         ALTER TABLE note ALTER COLUMN text TYPE integer, ALTER COLUMN id SET NOT NULL,
@@ -295,7 +296,7 @@ def test_each_statement_and_each_part_of_one_is_judged_in_order() -> None:
         assert cause.startswith(begin)
 
 
-def test_what_is_said_once_is_not_said_again() -> None:
+def test_the_same_hazard_is_reported_once() -> None:
     assert causes("DROP TABLE IF EXISTS note; DROP TABLE IF EXISTS note") == [f"drops {FULL}"]
 
 
@@ -306,42 +307,42 @@ def test_what_is_said_once_is_not_said_again() -> None:
         "do $body$ begin drop table note; end $body$ language plpgsql",
     ],
 )
-def test_a_do_block_is_named_as_what_must_be_read(sql: str) -> None:
+def test_a_do_block_is_reported_for_review(sql: str) -> None:
     block = Problem(
         level=Level.INFO,
-        cause="holds a DO block, whose statements are not judged",
-        remedy="Read it.",
+        cause="contains a DO block, which is not analysed",
+        remedy=REVIEW,
     )
     assert find_hazards(sql, RELATIONS) == (block,)
 
 
-def test_a_block_does_not_hide_what_stands_beside_it() -> None:
+def test_statements_beside_a_do_block_are_analysed() -> None:
     found = find_hazards("DO $$ BEGIN END $$; DROP TABLE note", RELATIONS)
     assert [problem.level for problem in found] == [Level.INFO, Level.WARNING]
 
 
 @pytest.mark.parametrize("sql", ["DROP TABLE (", "SELECT 'open", "CREATE INDEX ON"])
-def test_sql_that_cannot_be_understood_must_be_read(sql: str) -> None:
+def test_sql_that_cannot_be_parsed_is_reported_for_review(sql: str) -> None:
     (problem,) = find_hazards(sql, RELATIONS)
     assert problem.level is Level.INFO
-    assert "cannot be judged" in problem.cause
-    assert problem.remedy == "Read it."
+    assert "could not be analysed" in problem.cause
+    assert problem.remedy == REVIEW
 
 
-def test_a_statement_that_cannot_be_understood_does_not_hide_the_others() -> None:
+def test_statements_beside_one_that_cannot_be_parsed_are_analysed() -> None:
     found = causes("DELETE FROM note; CREATE INDEX by_text ON ONLY note (text); DROP TABLE blank;")
-    assert any("cannot be judged" in cause for cause in found)
+    assert any("could not be analysed" in cause for cause in found)
     assert f"deletes every row of {FULL}" in found
     assert "drops 'blank' (empty)" in found
 
 
 @pytest.mark.parametrize("sql", ["", " ; ;\n", "-- DROP TABLE note", "/* DROP TABLE note; */"])
-def test_where_nothing_is_done_nothing_is_found(sql: str) -> None:
+def test_empty_sql_has_no_hazards(sql: str) -> None:
     assert causes(sql) == []
 
 
 @pytest.mark.parametrize("sql", ["SET search_path = public", "GRANT SELECT ON note TO reader"])
-def test_a_statement_of_another_kind_raises_no_alarm_and_no_words_of_the_parser(
+def test_a_statement_of_another_kind_is_not_reported_and_sqlglot_logs_nothing(
     sql: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert causes(sql) == []

@@ -1,4 +1,4 @@
-"""The record of runs: written as they go, and true of those that were killed, too."""
+"""The records of runs: written step by step, and complete up to a kill."""
 
 import json
 import os
@@ -29,7 +29,7 @@ from tests.support.monorepo import PROJECT
 
 PASSWORD = "p@ss w%rd/1"
 REDACT = Redactor([Secret(PASSWORD)])
-# Prints `ready`, and runs until it is killed.
+# Prints `ready`, and runs until it is killed or its input is closed.
 RUN = """\
 import sys
 from pathlib import Path
@@ -63,7 +63,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def running(state: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Have another process record a run for the time of a `with` block."""
+    """Let another process record a run for the time of a `with` block."""
     with subprocess.Popen(
         [sys.executable, "-c", RUN, state],
         cwd=PROJECT,
@@ -78,7 +78,7 @@ def running(state: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 def killed(state: Path) -> Run:
-    """Have another process record a run, and kill it."""
+    """Let another process record a run, and kill it."""
     with running(state) as child:
         child.send_signal(signal.SIGKILL)
         child.wait()
@@ -86,10 +86,10 @@ def killed(state: Path) -> Run:
     return run
 
 
-# What is written.
+# Writing.
 
 
-def test_the_first_line_says_who_runs_what_when_and_where(tmp_path: Path) -> None:
+def test_the_first_line_contains_user_command_time_and_host(tmp_path: Path) -> None:
     with recorded(tmp_path) as record:
         (began,) = lines(record.path)
     assert began["event"] == "began"
@@ -122,7 +122,7 @@ def test_a_line_is_in_the_file_before_the_next_step_begins(tmp_path: Path) -> No
         {"hosts": ("a", PASSWORD)},
     ],
 )
-def test_a_password_is_masked_wherever_it_stands(tmp_path: Path, facts: dict[str, Any]) -> None:
+def test_a_password_is_masked_in_every_field(tmp_path: Path, facts: dict[str, Any]) -> None:
     copy = tmp_path / "report"
     with recorded(tmp_path, copy) as record:
         record.add("failed", **facts)
@@ -135,7 +135,7 @@ def test_a_password_is_masked_wherever_it_stands(tmp_path: Path, facts: dict[str
         assert "w%25rd" not in text
 
 
-def test_any_text_stays_on_one_line_and_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_any_string_is_written_on_one_line_and_read_back_unchanged(tmp_path: Path) -> None:
     text = "å\n\u2028\r\n\x85 'quoted' \"twice\" \\"
     with recorded(tmp_path) as record:
         record.add("failed", detail=text)
@@ -154,7 +154,7 @@ def test_a_copy_has_the_same_lines_and_replaces_an_older_one(tmp_path: Path) -> 
     assert len(lines(copy)) == 3
 
 
-def test_the_commit_is_noted_with_what_differs_from_it(tmp_path: Path) -> None:
+def test_the_commit_is_recorded_as_dirty_if_files_differ(tmp_path: Path) -> None:
     assert commit_of(tmp_path) is None
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     (tmp_path / "file").write_text("1")
@@ -170,7 +170,7 @@ def test_the_commit_is_noted_with_what_differs_from_it(tmp_path: Path) -> None:
     assert run.began["commit"] == f"{commit}-dirty"
 
 
-def test_a_record_that_is_not_written_leaves_nothing_behind(
+def test_an_unwritten_record_creates_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -186,13 +186,11 @@ def test_records_are_hidden_from_version_control(tmp_path: Path) -> None:
     assert (tmp_path / "state/.gitignore").read_text() == "*\n"
 
 
-# Where it cannot be written.
+# Write errors.
 
 
 @pytest.mark.parametrize("name", ["gone/report", "."])
-def test_a_copy_that_cannot_be_written_is_an_error_and_nothing_is_begun(
-    tmp_path: Path, name: str
-) -> None:
+def test_an_unwritable_copy_is_an_error_before_the_run_begins(tmp_path: Path, name: str) -> None:
     state, copy = tmp_path / "state", tmp_path / name
     with pytest.raises(ConfigurationError) as caught, recorded(state, copy):
         pytest.fail("it was begun")
@@ -202,43 +200,41 @@ def test_a_copy_that_cannot_be_written_is_an_error_and_nothing_is_begun(
 
 
 @pytest.mark.parametrize("place", ["state", "state/runs"])
-def test_a_state_directory_that_cannot_be_written_is_an_error_with_a_way_out(
-    tmp_path: Path, place: str
-) -> None:
+def test_an_unwritable_state_directory_is_an_error_with_a_hint(tmp_path: Path, place: str) -> None:
     blocked = tmp_path / place
     blocked.parent.mkdir(exist_ok=True)
     blocked.write_text("a file where a directory should be")
     with pytest.raises(ServerError) as caught, recorded(tmp_path / "state"):
         pytest.fail("it was begun")
-    assert "cannot be written" in caught.value.message
+    assert "could not be written" in caught.value.message
     assert "HULEEDU_STATE_DIR" in caught.value.hint
 
 
-# What is read.
+# Reading.
 
 
 @pytest.mark.parametrize("code", ExitCode)
-def test_a_run_that_has_ended_says_how(tmp_path: Path, code: ExitCode) -> None:
+def test_a_finished_run_has_its_outcome(tmp_path: Path, code: ExitCode) -> None:
     with recorded(tmp_path) as record:
         record.end(code)
     (run,) = read_runs(tmp_path)
     assert (run.outcome, run.is_running) == (code.name, False)
 
 
-def test_a_run_that_was_killed_shows_as_such(tmp_path: Path) -> None:
+def test_a_killed_run_is_shown_as_killed(tmp_path: Path) -> None:
     run = killed(tmp_path)
     assert (run.outcome, run.is_running) == ("KILLED", False)
     assert [event["event"] for event in run.events] == ["began", "migrating"]
 
 
-def test_a_running_run_is_shown_as_running_to_every_user(tmp_path: Path) -> None:
+def test_a_running_run_is_shown_as_running_to_every_process(tmp_path: Path) -> None:
     with running(tmp_path):
         for _ in range(2):
             (run,) = read_runs(tmp_path)
             assert (run.outcome, run.is_running) == ("RUNNING", True)
 
 
-def test_looking_at_a_run_does_not_keep_it_from_going_on(tmp_path: Path) -> None:
+def test_reading_a_record_does_not_block_its_run(tmp_path: Path) -> None:
     with recorded(tmp_path) as record:
         read_runs(tmp_path)
         record.end(ExitCode.DONE)
@@ -258,7 +254,7 @@ def test_two_runs_at_once_have_a_record_each(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "half", ['{"time": "2025-01-01T00:00:00Z", "eve', "", "\n", "{", "\xc3", "\0\0\0\0"]
 )
-def test_half_a_last_line_is_no_reason_to_lose_the_others(tmp_path: Path, half: str) -> None:
+def test_an_incomplete_last_line_does_not_hide_the_others(tmp_path: Path, half: str) -> None:
     run = killed(tmp_path)
     with run.path.open("ab") as file:
         file.write(half.encode("latin-1"))
@@ -276,15 +272,16 @@ ODD = {
     "a first event with less in it": '{"time": "now", "event": "began"}\n',
     "no object": "null\n1\n[]\n",
     "other types": BEGAN.replace('"e"', "1"),
-    "an event of another shape": BEGAN + '{"time": "t", "event": "migrated"}\n',
-    "services of another shape": BEGAN + '{"time": "t", "event": "ended", "services": 1}\n',
+    "an event of an unexpected structure": BEGAN + '{"time": "t", "event": "migrated"}\n',
+    "services of an unexpected structure": BEGAN
+    + '{"time": "t", "event": "ended", "services": 1}\n',
     "deep": "[" * 100_000,
     "NULs": "\0" * 4096,
 }
 
 
 def odd_record(odd: Path, kind: str) -> None:
-    """Make something of the name of a record that is none."""
+    """Create something with the name of a record that is not a record."""
     if kind == "a directory":
         odd.mkdir()
     elif kind == "a link to nowhere":
@@ -300,9 +297,7 @@ def odd_record(odd: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     "kind", [*ODD, "a directory", "a link to nowhere", "a link to itself", "a pipe"]
 )
-def test_a_record_that_cannot_be_read_is_listed_and_hides_no_other(
-    tmp_path: Path, kind: str
-) -> None:
+def test_an_unreadable_record_is_listed_and_hides_no_other(tmp_path: Path, kind: str) -> None:
     with recorded(tmp_path) as record:
         record.end(ExitCode.DONE)
     odd = record.path.with_name("odd.jsonl")
@@ -317,7 +312,7 @@ def test_a_record_that_cannot_be_read_is_listed_and_hides_no_other(
     assert rows["odd"].keys() == rows[record.run].keys()
 
 
-def test_a_record_that_cannot_be_read_is_an_error_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_showing_an_unreadable_record_is_an_error(tmp_path: Path) -> None:
     runs = history(tmp_path, "20250101T000000Z-a")
     runs[0].path.write_text("{")
     with pytest.raises(ConfigurationError) as caught:
@@ -330,15 +325,15 @@ def test_a_record_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
         assert stat.S_IMODE(record.path.stat().st_mode) == 0o600
 
 
-def test_where_nothing_was_ever_run_there_are_no_runs(tmp_path: Path) -> None:
+def test_without_records_there_are_no_runs(tmp_path: Path) -> None:
     assert read_runs(tmp_path / "state") == []
 
 
-# What `prod.history` shows.
+# The listing of `prod.history`.
 
 
 def history(state: Path, *names: str) -> list[Run]:
-    """Write records of these names, which begin with their time, and read them."""
+    """Write records with these ids, which begin with their time, and read them."""
     with recorded(state) as record:
         record.end(ExitCode.DONE)
     for name in names:
@@ -360,7 +355,7 @@ def test_runs_are_listed_the_latest_first(tmp_path: Path) -> None:
     assert list_of([]).rows == ()
 
 
-def test_a_run_is_listed_with_what_it_migrated_and_what_it_did_not(tmp_path: Path) -> None:
+def test_a_run_is_listed_with_its_migrated_and_failed_services(tmp_path: Path) -> None:
     with recorded(tmp_path) as record:
         for name in ("orders", "essays"):
             record.add("migrating", service=name)
@@ -377,12 +372,12 @@ def test_a_run_is_listed_with_what_it_migrated_and_what_it_did_not(tmp_path: Pat
 
 def test_a_run_that_was_refused_is_listed_with_the_reason(tmp_path: Path) -> None:
     with recorded(tmp_path) as record:
-        record.end(ExitCode.REFUSED, detail="nobody can be asked here", findings=[])
+        record.end(ExitCode.REFUSED, detail="standard input is not a terminal", findings=[])
     (row,) = list_of(read_runs(tmp_path)).rows
-    assert (row["outcome"], row["detail"]) == ("REFUSED", "nobody can be asked here")
+    assert (row["outcome"], row["detail"]) == ("REFUSED", "standard input is not a terminal")
 
 
-def test_a_run_that_was_killed_is_listed_with_what_it_was_at(tmp_path: Path) -> None:
+def test_a_killed_run_is_listed_with_the_service_it_was_migrating(tmp_path: Path) -> None:
     killed(tmp_path)
     (row,) = list_of(read_runs(tmp_path)).rows
     assert (row["outcome"], row["migrated"]) == ("KILLED", [])
@@ -402,9 +397,9 @@ def test_the_events_of_a_run_are_shown_in_order_with_their_facts(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("name", "cause"),
-    [("2025", "2 runs begin with '2025'"), ("2024", "No runs begin with '2024'")],
+    [("2025", "2 run ids begin with '2025'"), ("2024", "No run ids begin with '2024'")],
 )
-def test_a_name_that_is_not_one_runs_is_an_error_with_the_latest(
+def test_a_prefix_that_does_not_match_one_run_is_an_error_with_the_latest_ids(
     tmp_path: Path, name: str, cause: str
 ) -> None:
     runs = history(tmp_path, "20250101T000000Z-a", "20250301T000000Z-b")
@@ -415,7 +410,7 @@ def test_a_name_that_is_not_one_runs_is_an_error_with_the_latest(
     assert "20250301T000000Z-b, 20250101T000000Z-a" in caught.value.hint
 
 
-def test_where_nothing_was_ever_run_a_name_is_an_error_that_says_so() -> None:
+def test_without_records_a_prefix_is_an_error() -> None:
     with pytest.raises(ConfigurationError) as caught:
         events_of([], "2025")
     assert "none" in caught.value.hint

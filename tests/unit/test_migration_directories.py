@@ -1,4 +1,4 @@
-"""Which directories are services, and where their migrations are."""
+"""Finding the directories of services and of their migrations."""
 
 import os
 import subprocess
@@ -78,7 +78,7 @@ def directories(root: Path) -> tuple[dict[str, str], list[str]]:
         ),
     ],
 )
-def test_a_service_is_the_directory_of_its_script_location(
+def test_a_service_is_found_by_its_script_location(
     tmp_path: Path, files: dict[str, str], expected: dict[str, str]
 ) -> None:
     assert directories(write(tmp_path, files)) == (expected, [])
@@ -95,18 +95,18 @@ def test_a_service_is_the_directory_of_its_script_location(
         "venv/x",
     ],
 )
-def test_third_party_code_is_not_a_service(tmp_path: Path, directory: str) -> None:
+def test_installed_code_is_not_a_service(tmp_path: Path, directory: str) -> None:
     write(tmp_path, {**service(directory), "venv/pyvenv.cfg": ""})
     assert directories(tmp_path) == ({}, [])
 
 
-def test_an_ignored_directory_is_not_a_service(tmp_path: Path) -> None:
+def test_ignored_directories_are_not_services(tmp_path: Path) -> None:
     write(tmp_path, {**service("kept"), **service("scratch/copy"), ".gitignore": "scratch/\n"})
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     assert directories(tmp_path) == ({"kept": "kept/alembic.ini"}, [])
 
 
-def test_a_submodule_and_a_nested_repository_are_searched(tmp_path: Path) -> None:
+def test_submodules_and_nested_repositories_are_searched(tmp_path: Path) -> None:
     module = write(tmp_path / "elsewhere", service("module"))
     root = write(tmp_path / "root", service("apps/own"))
     for directory in (module, root):
@@ -119,7 +119,7 @@ def test_a_submodule_and_a_nested_repository_are_searched(tmp_path: Path) -> Non
     assert set(directories(root)[0]) == {"apps/own", "libs/module/module", "nested/shop"}
 
 
-def test_another_checkout_of_the_same_repository_is_not_searched(tmp_path: Path) -> None:
+def test_a_worktree_of_the_same_repository_is_not_searched(tmp_path: Path) -> None:
     root = write(tmp_path, service("apps/own"))
     git(root, "init", "--quiet")
     git(root, "add", ".")
@@ -135,7 +135,7 @@ def git(directory: Path, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("has_git", [True, False])
-def test_a_name_that_is_not_utf_8_or_begins_with_a_blank_is_accepted(
+def test_names_that_are_not_utf_8_or_begin_with_a_space_are_handled(
     tmp_path: Path, has_git: bool
 ) -> None:
     write(tmp_path, service(" blank"))
@@ -146,8 +146,8 @@ def test_a_name_that_is_not_utf_8_or_begins_with_a_blank_is_accepted(
     found, remarks = directories(tmp_path)
     assert set(found) == {" blank"}
     assert remarks == [
-        "caf\N{REPLACEMENT CHARACTER}/alembic.ini configures Alembic, but its name is not UTF-8, "
-        "and a registry is."
+        "caf\N{REPLACEMENT CHARACTER}/alembic.ini configures Alembic, but its path is not valid "
+        "UTF-8, which a registry requires."
     ]
 
 
@@ -159,7 +159,7 @@ def test_a_service_outside_the_root_is_ignored(tmp_path: Path) -> None:
     assert telling_name(directory) == "db"
 
 
-def test_without_git_links_and_special_files_are_ignored(tmp_path: Path) -> None:
+def test_without_git_links_and_special_files_are_skipped(tmp_path: Path) -> None:
     root = write(tmp_path / "root", service("own"))
     elsewhere = write(tmp_path / "elsewhere", service("other"))
     (root / "link").symlink_to(elsewhere)
@@ -171,7 +171,7 @@ def test_without_git_links_and_special_files_are_ignored(tmp_path: Path) -> None
 
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
-    """Make a directory that every user can enter, unlike those for tests."""
+    """Create a directory that any user may enter, unlike `tmp_path`."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -179,7 +179,7 @@ def open_to_all() -> Iterator[Path]:
 
 @contextmanager
 def ordinary_user() -> Iterator[None]:
-    """Drop the privileges of root, who can read every directory."""
+    """Drop the privileges of root, which may read every directory, for a moment."""
     is_root = os.geteuid() == 0
     if is_root:
         os.seteuid(65534)
@@ -191,7 +191,7 @@ def ordinary_user() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o400, 0o100])
-def test_an_unreadable_directory_is_skipped(open_to_all: Path, mode: int) -> None:
+def test_an_inaccessible_directory_is_skipped(open_to_all: Path, mode: int) -> None:
     write(open_to_all, service("own") | service("closed"))
     closed = open_to_all / "closed"
     closed.chmod(mode)
@@ -218,7 +218,7 @@ def test_settings_without_alembic_are_skipped(tmp_path: Path, name: str, text: s
 def test_an_unreadable_alembic_ini_is_reported(tmp_path: Path) -> None:
     assert directories(write(tmp_path, {"a/alembic.ini": "script_location = alembic\n"})) == (
         {},
-        ["a/alembic.ini cannot be parsed, so its service is not known."],
+        ["a/alembic.ini could not be parsed, and its service was skipped."],
     )
 
 
@@ -226,7 +226,7 @@ def test_an_unreadable_alembic_ini_is_reported(tmp_path: Path) -> None:
 def test_a_script_location_that_does_not_exist_is_reported(tmp_path: Path, location: str) -> None:
     found, remarks = directories(write(tmp_path, {"a/alembic.ini": INI_OF.format(location)}))
     assert found == {}
-    assert remarks == ["a/alembic.ini configures Alembic, but its script_location holds no env.py."]
+    assert remarks == ["a/alembic.ini configures Alembic, but its script_location has no env.py."]
 
 
 @pytest.mark.parametrize(
@@ -234,11 +234,11 @@ def test_a_script_location_that_does_not_exist_is_reported(tmp_path: Path, locat
     [
         ({"a/alembic.ini": "[alembic]\n", "a/env.py": "from flask import current_app"}, "Flask"),
         ({"a/alembic.ini": "[alembic]\n"}, "has no script_location"),
-        ({"a/alembic.ini": "[core]\nscript_location = core\n"}, "holds no env.py"),
+        ({"a/alembic.ini": "[core]\nscript_location = core\n"}, "has no env.py"),
         ({"a/alembic.ini": "[loggers]\nkeys = root\n"}, "no section"),
     ],
 )
-def test_a_configuration_without_a_service_is_reported_with_the_reason(
+def test_an_unusable_configuration_is_reported_with_its_reason(
     tmp_path: Path, files: dict[str, str], reason: str
 ) -> None:
     found, (remark,) = directories(write(tmp_path, files))
@@ -284,7 +284,7 @@ def test_the_application_of_flask_migrate_is_found(
     assert ["'flask_app'" in str(finding) for finding in not_taken] == [True] * (not application)
 
 
-def test_a_directory_that_only_looks_like_a_service_is_reported(tmp_path: Path) -> None:
+def test_an_unusable_service_is_reported(tmp_path: Path) -> None:
     write(tmp_path, service("a"))
     write(
         tmp_path, {"b/alembic.ini": INI, "a/alembic_audit.ini": INI, **service("a/tests/fixture")}
@@ -292,11 +292,11 @@ def test_a_directory_that_only_looks_like_a_service_is_reported(tmp_path: Path) 
     found, remarks = directories(tmp_path)
     assert found == {"a": "a/alembic.ini"}
     assert remarks == [
-        "a/alembic_audit.ini configures migrations of a as alembic.ini does, which was taken: "
+        "a/alembic_audit.ini configures the same migrations of a as alembic.ini, and was skipped: "
         "an entry has one configuration.",
         "a/tests/fixture/alembic.ini configures Alembic in a directory of tests or templates, "
-        "which holds no service.",
-        "b/alembic.ini configures Alembic, but its script_location holds no env.py.",
+        "and was skipped.",
+        "b/alembic.ini configures Alembic, but its script_location has no env.py.",
     ]
 
 
@@ -311,7 +311,7 @@ def test_a_directory_that_only_looks_like_a_service_is_reported(tmp_path: Path) 
         ({"poetry.lock": ""}, ["poetry", "run", "python"]),
     ],
 )
-def test_the_python_of_a_service_is_its_own_environments_or_what_has_locked_it(
+def test_the_python_of_a_service_is_that_of_its_environment_or_lock_file(
     tmp_path: Path, files: dict[str, str], python: object
 ) -> None:
     write(tmp_path, service("a") | {f"a/{name}": text for name, text in files.items()})

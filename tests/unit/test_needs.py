@@ -1,4 +1,4 @@
-"""What a plan's SQL needs, as far as that is certain."""
+"""The rights that a plan's SQL requires."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def needs(*sql: str) -> Needs:
         ("CREATE TABLE essays.copied AS SELECT * FROM foreigners.note", "essays"),
     ],
 )
-def test_what_is_created_needs_its_schema(sql: str, schema: str) -> None:
+def test_creating_an_object_requires_create_on_its_schema(sql: str, schema: str) -> None:
     assert needs(sql).creates_in == {schema: "b2"}
 
 
@@ -40,15 +40,15 @@ def test_what_is_created_needs_its_schema(sql: str, schema: str) -> None:
         ("ALTER INDEX i RENAME TO j", ("", "i")),
     ],
 )
-def test_what_is_altered_must_be_owned(sql: str, name: tuple[str, str]) -> None:
+def test_altering_a_relation_requires_its_owner(sql: str, name: tuple[str, str]) -> None:
     assert needs(sql).alters == {name: "b2"}
 
 
-def test_what_is_dropped_may_be_the_owner_of_its_schema() -> None:
+def test_dropping_a_relation_requires_its_owner_or_that_of_its_schema() -> None:
     assert needs("DROP TABLE a, essays.b").drops == {("", "a"): "b2", ("essays", "b"): "b2"}
 
 
-def test_what_a_plan_makes_itself_is_its_own() -> None:
+def test_objects_that_a_plan_creates_require_no_rights() -> None:
     found = needs_of(
         {
             "b2": "CREATE SCHEMA essays; CREATE TABLE essays.note (); CREATE TABLE own ();",
@@ -69,7 +69,7 @@ def test_what_a_plan_makes_itself_is_its_own() -> None:
         "this is no SQL",
     ],
 )
-def test_nothing_is_claimed_of_anything_else(sql: str) -> None:
+def test_other_statements_require_no_rights(sql: str) -> None:
     found = needs(sql)
     assert (found.creates_in, found.alters, found.drops) == ({}, {}, {})
     assert found.is_known
@@ -88,11 +88,11 @@ def test_nothing_is_claimed_of_anything_else(sql: str) -> None:
         "SELECT set_config('search_path', 'a', true)",
     ],
 )
-def test_after_another_role_or_path_nothing_is_known(sql: str) -> None:
+def test_statements_after_a_change_of_role_or_path_are_not_analysed(sql: str) -> None:
     found = needs("CREATE TABLE essays.note ()", sql, "CREATE TABLE note ()")
     assert found.creates_in == {"essays": "b2"}
     assert not found.is_known
 
 
-def test_sql_that_shows_only_when_it_runs_is_not_known() -> None:
+def test_a_revision_without_offline_sql_is_not_analysed() -> None:
     assert not needs_of({"b2": None}).is_known

@@ -1,4 +1,4 @@
-"""Plans: what is held fast of each service, kept in a file, and compared with what is now."""
+"""Plan entries: written to a file, read back, and compared with the current state."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ PIN = PlanEntry(
     server=SERVER,
     database="huleedu_orders",
     database_oid=16384,
-    # Beyond what a floating-point number holds exactly.
+    # A floating-point number cannot represent it exactly.
     system_identifier="7431290183746512903",
     before=("a1",),
     after=("c3",),
@@ -53,15 +53,15 @@ def changes(**now: Any) -> list[str]:
 
 
 def written(path: Path, *planned: Planned) -> Path:
-    services = [each.as_json() for each in planned]
+    services = [entry.as_json() for entry in planned]
     write_plan(path, services, environment="production", commit="abc-dirty", redact=str)
     return path
 
 
-# Whether it still holds.
+# Stale entries.
 
 
-def test_what_is_as_it_was_pinned_holds() -> None:
+def test_an_unchanged_entry_is_not_stale() -> None:
     assert changes() == []
     assert changes(files=dict(sorted(PIN.files.items(), reverse=True))) == []
     assert stale(PIN, PIN) == []
@@ -70,43 +70,46 @@ def test_what_is_as_it_was_pinned_holds() -> None:
 @pytest.mark.parametrize(
     ("now", "told"),
     [
-        ({"server": "other:5432"}, "now leads to huleedu_orders on other:5432"),
-        ({"server": "db.example.org:5433"}, "now leads to huleedu_orders on db.example.org:5433"),
+        ({"server": "other:5432"}, "now resolves to huleedu_orders on other:5432"),
+        (
+            {"server": "db.example.org:5433"},
+            "now resolves to huleedu_orders on db.example.org:5433",
+        ),
         ({"database": "decoy"}, f"was planned for huleedu_orders on {SERVER}"),
-        ({"database_oid": 16385}, f"huleedu_orders on {SERVER} is another database"),
-        ({"system_identifier": "1"}, "is another database than the planned one"),
-        ({"system_identifier": None}, "is another database than the planned one"),
+        ({"database_oid": 16385}, f"huleedu_orders on {SERVER} is not the planned database"),
+        ({"system_identifier": "1"}, "is not the planned database"),
+        ({"system_identifier": None}, "is not the planned database"),
         ({"before": ("b2",), "files": {"c3": "3" * 64}}, "was at a1, and is at b2 now"),
         ({"before": ()}, "was at a1, and is at no revision now"),
         ({"before": ("a1", "x")}, "was at a1, and is at a1, x now"),
         ({"files": {**PIN.files, "c3": "edited"}}, "the file of revision c3 has been edited"),
-        ({"files": {"c3": "3" * 64}}, "other revisions lead there now"),
-        ({"files": {**PIN.files, "d4": "4" * 64}}, "other revisions lead there now"),
+        ({"files": {"c3": "3" * 64}}, "other revisions are pending now"),
+        ({"files": {**PIN.files, "d4": "4" * 64}}, "other revisions are pending now"),
     ],
 )
-def test_every_change_is_told_alone(now: dict[str, Any], told: str) -> None:
+def test_every_change_is_reported_alone(now: dict[str, Any], told: str) -> None:
     (change,) = changes(**now)
     assert told in change
 
 
-def test_another_head_is_told_with_the_revisions_that_come_with_it() -> None:
+def test_another_head_is_reported_with_its_revisions() -> None:
     assert changes(after=("d4",), files={**PIN.files, "d4": "4" * 64}) == [
-        "was to go to c3, and the code's head is d4 now",
-        "other revisions lead there now: b2, c3, d4",
+        "was planned up to c3, and the head is d4 now",
+        "other revisions are pending now: b2, c3, d4",
     ]
 
 
-def test_another_server_is_told_once_whatever_differs_with_it() -> None:
+def test_another_server_is_reported_once() -> None:
     (change,) = changes(server="other:5432", database_oid=1, system_identifier="1")
-    assert "leads to" in change
+    assert "resolves to" in change
 
 
-def test_all_changes_are_told_together() -> None:
+def test_all_changes_are_reported_together() -> None:
     found = changes(
         database_oid=1, before=("b2",), after=("d4",), files={"c3": "edited", "d4": "4" * 64}
     )
     assert [change.split()[-3:] for change in found] == [
-        ["the", "planned", "one"],
+        ["the", "planned", "database"],
         ["at", "b2", "now"],
         ["is", "d4", "now"],
         ["has", "been", "edited"],
@@ -118,12 +121,12 @@ def test_every_edited_file_is_named() -> None:
     assert [change.split()[4] for change in found] == ["b2", "c3"]
 
 
-def test_what_is_stale_is_told_with_the_service() -> None:
+def test_a_stale_entry_is_reported_with_its_service() -> None:
     (told,) = stale(PIN, replace(PIN, database_oid=1))
     assert told.startswith("orders: ")
 
 
-# Whether it is done, and whether there is anything to do.
+# Done and empty plans.
 
 
 @pytest.mark.parametrize(
@@ -138,13 +141,13 @@ def test_what_is_stale_is_told_with_the_service() -> None:
         ({"before": ("d4",), "after": ("d4",), "files": {}}, False),
     ],
 )
-def test_a_plan_is_done_when_its_very_database_is_exactly_where_it_leads(
+def test_a_plan_is_done_if_its_database_is_at_exactly_the_planned_revisions(
     now: dict[str, Any], done: bool
 ) -> None:
     assert PLANNED.is_done(replace(PIN, **now)) is done
 
 
-def test_a_plan_without_revisions_is_never_found_done() -> None:
+def test_a_plan_without_revisions_is_never_done() -> None:
     there = replace(PIN, before=("c3",), files={})
     assert not planned_for(there, revisions=(), tags=True).is_done(there)
 
@@ -168,12 +171,12 @@ def test_a_plan_changes_something_if_it_runs_or_tags(
         ("127.0.0.1:1", "127.0.0.1"),
     ],
 )
-def test_the_host_is_what_a_person_types(server: str, host: str) -> None:
+def test_the_host_has_lower_case_and_no_port(server: str, host: str) -> None:
     planned = planned_for(replace(PIN, server=server), revisions=(), tags=False)
     assert planned.host == host
 
 
-# In a file, and back.
+# The plan file.
 
 
 def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -184,17 +187,17 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert list(pin.files) == ["b2", "c3"]
 
 
-def test_a_plan_of_nothing_is_a_plan(tmp_path: Path) -> None:
+def test_an_empty_plan_is_a_plan(tmp_path: Path) -> None:
     assert read_plan(written(tmp_path / "plan.json"), environment="production") == ()
 
 
-def test_a_plan_is_written_over_the_one_before(tmp_path: Path) -> None:
+def test_a_plan_overwrites_an_older_one(tmp_path: Path) -> None:
     path = written(tmp_path / "plan.json", PLANNED)
     written(path)
     assert read_plan(path, environment="production") == ()
 
 
-def test_a_written_plan_tells_a_reviewer_what_would_run(tmp_path: Path) -> None:
+def test_a_plan_file_contains_what_a_reviewer_needs(tmp_path: Path) -> None:
     text = written(tmp_path / "plan.json", PLANNED).read_text(encoding="utf-8")
     document = json.loads(text)
     assert "Björn's revision" in text
@@ -206,11 +209,11 @@ def test_a_written_plan_tells_a_reviewer_what_would_run(tmp_path: Path) -> None:
     assert first["problems"][0]["level"] == "WARNING"
 
 
-def test_a_plan_of_another_environment_is_refused_by_both_names(tmp_path: Path) -> None:
+def test_a_plan_of_another_environment_is_refused_with_both_names(tmp_path: Path) -> None:
     path = written(tmp_path / "plan.json", PLANNED)
     with pytest.raises(Refused) as caught:
         read_plan(path, environment="staging")
-    assert "was made for production, and this is staging" in caught.value.message
+    assert "was made for production, but the environment is staging" in caught.value.message
 
 
 def edited(edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
@@ -243,14 +246,14 @@ NO_PLANS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", NO_PLANS)
-def test_a_file_that_holds_no_plan_is_an_error_that_says_how_to_make_one(
+def test_a_file_that_is_not_a_plan_is_an_error_with_the_command_to_make_one(
     tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "plan.json"
     NO_PLANS[kind](path)
     with pytest.raises(ConfigurationError) as caught:
         read_plan(path, environment="production")
-    assert f"--plan {path} holds no plan" in caught.value.message
+    assert f"--plan {path} is not a plan" in caught.value.message
     assert "invoke prod.plan --out FILE" in caught.value.hint
 
 

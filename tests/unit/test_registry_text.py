@@ -1,4 +1,4 @@
-"""Editing a registry: unchanged parts keep their order and layout."""
+"""Writing a registry: unchanged values keep their order and layout."""
 
 import json
 from typing import Any
@@ -24,7 +24,7 @@ HAND_MADE = """\
 
 
 def changed(text: str, *path: Any, **values: Any) -> tuple[dict[str, Any], str]:
-    """Return a registry with more in one place, and its text."""
+    """Return a registry with added values at one place, and its JSON."""
     document = json.loads(text)
     place = document
     for step in path:
@@ -38,7 +38,7 @@ def lines_added(old: str, new: str) -> list[str]:
     return [line for line in new.splitlines() if line not in before]
 
 
-def test_an_unchanged_registry_stays_identical() -> None:
+def test_unchanged_json_is_kept_exactly() -> None:
     assert registry_text(json.loads(HAND_MADE), HAND_MADE) == HAND_MADE
 
 
@@ -56,7 +56,7 @@ def test_a_value_is_replaced_in_place() -> None:
     assert made == HAND_MADE.replace("5441", "5450")
 
 
-def test_a_setting_of_the_registry_is_added_before_the_services() -> None:
+def test_a_field_of_the_registry_is_added_before_the_services() -> None:
     document, made = changed(HAND_MADE, compose_files=["db.yaml"])
     assert json.loads(made) == document
     assert lines_added(HAND_MADE, made) == ['    "compose_files": ["db.yaml"],']
@@ -70,7 +70,7 @@ def test_a_service_is_added_after_the_others() -> None:
     assert lines_added(HAND_MADE, made) == ["        },", '        { "name": "c", "port": 5443 }']
 
 
-def test_an_entry_that_loses_a_field_is_rewritten_and_the_others_stay() -> None:
+def test_an_entry_that_loses_a_field_is_rewritten_and_the_others_are_kept() -> None:
     document = json.loads(HAND_MADE)
     del document["services"][0]["seeds"]
     made = registry_text(document, HAND_MADE)
@@ -87,7 +87,7 @@ def test_an_entry_that_loses_a_field_is_rewritten_and_the_others_stay() -> None:
         '\n{"services":[ {"name":"}],{","port":1} ] , "prefix": "ä"}',
     ],
 )
-def test_any_layout_is_accepted(text: str) -> None:
+def test_every_layout_is_parsed(text: str) -> None:
     document = json.loads(text)
     document["state_directory"] = "state"
     document["services"] = [

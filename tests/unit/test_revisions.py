@@ -402,8 +402,8 @@ def test_every_parent_that_is_missing_is_named(orders: Service, revise: Revise) 
     revise("a", "gone")
     revise("b", ("a", "lost"))
     assert findings(orders) == [
-        ("a.py", "follows revision gone, which no file has"),
-        ("b.py", "follows revision lost, which no file has"),
+        ("a.py", "has the down_revision gone, which no file defines"),
+        ("b.py", "has the down_revision lost, which no file defines"),
     ]
 
 
@@ -411,14 +411,14 @@ def test_a_cycle_is_named(orders: Service, revise: Revise) -> None:
     revise("a", "b")
     revise("b", "a")
     ((_, problem),) = findings(orders)
-    assert problem.startswith("revisions follow one another in a circle: ")
+    assert problem.startswith("revisions form a cycle: ")
 
 
 def test_a_cycle_through_dependencies_is_named(orders: Service, revise: Revise) -> None:
     revise("a", depends_on="b")
     revise("b", "a")
     ((_, problem),) = findings(orders)
-    assert problem.startswith("revisions follow one another in a circle: ")
+    assert problem.startswith("revisions form a cycle: ")
 
 
 def test_every_file_that_cannot_be_read_is_named_once(
@@ -429,14 +429,14 @@ def test_every_file_that_cannot_be_read_is_named_once(
     put(f"{VERSIONS}/d.py", "revision = 'd\n")
     found = dict(findings(orders))
     assert list(found) == ["c.py, line 3", "d.py, line 1"]
-    assert all(problem.startswith("is not Python: ") for problem in found.values())
+    assert all(problem.startswith("is not valid Python: ") for problem in found.values())
 
 
 def test_a_duplicate_id_is_named(orders: Service, put: Put, revise: Revise) -> None:
     revise("a")
     put(f"{VERSIONS}/b1.py", "revision = 'b'\ndown_revision = 'a'\n")
     put(f"{VERSIONS}/b2.py", "revision = 'b'\ndown_revision = 'a'\n")
-    assert findings(orders) == [("b2.py", "revision b stands in b1.py too")]
+    assert findings(orders) == [("b2.py", "revision b is also defined in b1.py")]
 
 
 # Their directories.
@@ -498,7 +498,7 @@ def test_a_configuration_without_a_location_is_an_error(
     orders: Service, put: Put, text: str
 ) -> None:
     put("alembic.ini", text)
-    with pytest.raises(MigrationError, match=r"names no script_location|cannot be read"):
+    with pytest.raises(MigrationError, match=r"has no script_location|could not be read"):
         read_history(orders)
 
 

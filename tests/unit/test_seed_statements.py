@@ -1,21 +1,21 @@
-"""An SQL file is taken apart as psql takes it apart, and runs as one file."""
+"""An SQL file is split into the statements that psql finds in it."""
 
 import pytest
 
 from huleedu_tasks.errors import SeedError
 from huleedu_tasks.seeds.statements import SqlFile, read_statements
 
-# Words that make a file be read with care.
-CAREFUL = "\n\\restrict x\n"
+# A line that causes a file to be split.
+SPLIT = "\n\\restrict x\n"
 
 
-def taken_apart(text: str) -> SqlFile:
-    return read_statements(f"{text}{CAREFUL}", "seed.sql")
+def split(text: str) -> SqlFile:
+    return read_statements(f"{text}{SPLIT}", "seed.sql")
 
 
 def texts(text: str) -> list[str]:
-    file = taken_apart(text)
-    return [file.text[each.start : each.end] for each in file.statements]
+    file = split(text)
+    return [file.text[statement.start : statement.end] for statement in file.statements]
 
 
 @pytest.mark.parametrize(
@@ -38,16 +38,16 @@ def texts(text: str) -> list[str]:
         "COPY t TO '/dev/null'",
     ],
 )
-def test_what_only_looks_like_the_end_of_a_statement_is_none(statement: str) -> None:
+def test_a_semicolon_inside_a_statement_does_not_end_it(statement: str) -> None:
     assert texts(f"{statement};\nSELECT 1") == [statement, "SELECT 1"]
 
 
-def test_comments_and_blanks_are_no_statements() -> None:
+def test_comments_and_blanks_are_not_statements() -> None:
     assert texts("-- none; here\n ; /* nor ; here */ ;; \n") == []
 
 
 @pytest.mark.parametrize("end", ["\\.\n", "\\.", ""])
-def test_the_rows_of_a_copy_are_not_taken_for_sql(end: str) -> None:
+def test_the_rows_of_a_copy_are_not_parsed_as_sql(end: str) -> None:
     text = '\\restrict x\nCOPY public.t (a, "b;") FROM stdin WITH (FORMAT csv);\n1;\'\n\\N\n' + end
     file = read_statements(text, "seed.sql")
     (copy,) = file.statements
@@ -56,8 +56,8 @@ def test_the_rows_of_a_copy_are_not_taken_for_sql(end: str) -> None:
     assert file.line_of(copy.rows[0]) == 3
 
 
-def test_a_copy_stands_alone_and_what_is_around_it_together() -> None:
-    file = taken_apart("SELECT 1; SELECT 2; COPY t FROM STDIN;\n1\n\\.\nSELECT 3; SELECT 4;")
+def test_a_copy_is_a_part_of_its_own_and_other_statements_are_grouped() -> None:
+    file = split("SELECT 1; SELECT 2; COPY t FROM STDIN;\n1\n\\.\nSELECT 3; SELECT 4;")
     assert [len(part) for part in file.parts] == [2, 1, 2]
 
 
@@ -91,19 +91,19 @@ def test_a_statement_that_controls_the_transaction_is_refused_with_its_line(stat
         "SELECT 'BEGIN;'; SELECT \"commit\" FROM t",
     ],
 )
-def test_what_does_not_end_the_transaction_is_taken(text: str) -> None:
+def test_statements_that_do_not_end_the_transaction_are_accepted(text: str) -> None:
     assert len(texts(text)) == 2
 
 
 @pytest.mark.parametrize("command", ["\\connect other", "\\i file.sql", "SELECT 1 \\gexec", "\\."])
-def test_a_command_of_psql_is_refused_with_its_line(command: str) -> None:
-    with pytest.raises(SeedError, match="command of psql in line 2") as raised:
+def test_a_psql_command_is_refused_with_its_line(command: str) -> None:
+    with pytest.raises(SeedError, match="psql command in line 2") as raised:
         read_statements(f"SELECT 1;\n{command}\n", "seed.sql")
     assert raised.value.code == "seed-psql-command"
 
 
-def test_a_file_without_anything_special_is_handed_over_whole_and_taken_apart_for_errors() -> None:
+def test_a_plain_file_is_sent_whole_and_split_only_for_errors() -> None:
     file = read_statements("SELECT 1;\nSELECT 2;\n", "seed.sql")
     ((whole,),) = file.parts
     assert file.text[whole.start : whole.end].startswith("SELECT 1;\nSELECT 2;\n")
-    assert [file.line_of(each.start) for each in file.singly((whole,))][:2] == [1, 2]
+    assert [file.line_of(one.start) for one in file.singly((whole,))][:2] == [1, 2]

@@ -1,4 +1,4 @@
-"""What a service's own files say of its database: its variable, port, name and driver."""
+"""Reading variable, port, name and driver of a database from a service's files."""
 
 import textwrap
 from pathlib import Path
@@ -23,7 +23,7 @@ def read(root: Path, config: str = "", *, env: str = ASYNC, **files: str) -> Sou
 
 
 def variables(sources: Sources) -> list[str]:
-    return [found.value for found in sources.variables]
+    return [variable.value for variable in sources.variables]
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,13 @@ def test_a_field_of_pydantics_settings_is_a_variable(
         ('uvicorn.run(app, port=5441)\nDB_NAME = "orders"', None, "orders"),
     ],
 )
-def test_port_and_database_are_found_however_they_are_put(
+def test_port_and_database_are_found_in_every_notation(
     tmp_path: Path, config: str, port: int | None, database: str
 ) -> None:
     sources = read(tmp_path, config)
-    assert [found.value for found in local_ports_of(sources)][:1] == ([port] if port else [])
-    named = [found.value.database for found in sources.urls if found.value.database]
-    assert [*named, *(found.value for found in sources.databases)][:1] == [database]
+    assert [port.value for port in local_ports_of(sources)][:1] == ([port] if port else [])
+    named = [url.value.database for url in sources.urls if url.value.database]
+    assert [*named, *(database.value for database in sources.databases)][:1] == [database]
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ def test_port_and_database_are_found_however_they_are_put(
         ("AsyncEngine(engine_from_config(section))\n", "", None),
     ],
 )
-def test_the_driver_is_stated_where_the_migrations_need_another(
+def test_a_driver_that_differs_from_convention_is_stated(
     tmp_path: Path, env: str, config: str, scheme: str | None
 ) -> None:
     found = read(tmp_path, config, env=env).scheme()
     assert (found.value if found else None) == scheme
 
 
-def test_a_requirement_names_the_driver_where_nothing_else_does(tmp_path: Path) -> None:
+def test_without_a_url_the_driver_is_taken_from_the_requirements(tmp_path: Path) -> None:
     sources = read(tmp_path, env=SYNC, **{"requirements.txt": "alembic\npsycopg2-binary==2.9\n"})
     found = sources.scheme()
     assert found
@@ -157,7 +157,7 @@ def test_what_env_py_imports_is_read_and_a_shared_module_counts_less(tmp_path: P
     env = f"from libs.database import tools\nfrom storage.places import URL\n{ASYNC}"
     sources = read(tmp_path, env=env, **{"storage/places.py": own})
     assert variables(sources) == ["ORDERS_DATABASE_URL", "SHARED_DATABASE_URL"]
-    assert [found.own for found in sources.variables] == [True, False]
+    assert [variable.own for variable in sources.variables] == [True, False]
 
 
 def test_the_place_of_a_variable_is_its_file_line_and_how_it_is_read(tmp_path: Path) -> None:
@@ -187,20 +187,20 @@ def test_only_a_dotted_name_is_quoted(tmp_path: Path, line: str, quote: str) -> 
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        ("X = " + " + ".join(["'a'"] * 3000), "is nested too deeply to be read."),
+        ("X = " + " + ".join(["'a'"] * 3000), "is nested too deeply for the parser."),
         ("X = " + "(" * 5000 + ")" * 5000, "is"),
-        ("def broken(:", "is no Python: line 1: invalid syntax."),
+        ("def broken(:", "is not valid Python: line 1: invalid syntax."),
     ],
 )
-def test_a_file_that_cannot_be_read_says_so(tmp_path: Path, config: str, problem: str) -> None:
-    (told,) = read(tmp_path, config).problems
-    assert told.startswith(f"orders/config.py {problem}")
+def test_an_unreadable_file_is_a_problem(tmp_path: Path, config: str, problem: str) -> None:
+    (found,) = read(tmp_path, config).problems
+    assert found.startswith(f"orders/config.py {problem}")
 
 
-def test_a_key_of_thousands_of_digits_is_no_port(tmp_path: Path) -> None:
+def test_an_integer_of_thousands_of_digits_is_not_a_port(tmp_path: Path) -> None:
     config = f"MODULUS = 0x{'f' * 5000}\nDB_PORT = 5441\nx[0x{'f' * 5000}]\n"
     sources = read(tmp_path, config)
-    assert [found.value for found in local_ports_of(sources)] == [5441]
+    assert [port.value for port in local_ports_of(sources)] == [5441]
     assert not sources.problems
 
 
@@ -211,7 +211,7 @@ def test_no_warning_shows_a_line_of_the_file(
     assert not [str(warning.message) for warning in recwarn]
 
 
-def test_examples_of_env_files_tell_the_variable_port_and_database(tmp_path: Path) -> None:
+def test_variable_port_and_database_are_read_from_example_env_files(tmp_path: Path) -> None:
     line = f"ORDERS_DATABASE_URL=postgresql://u:{PASSWORD}@localhost:${{PORT:-5441}}/orders\n"
     sources = read(tmp_path, **{".env.example": f"# comment\n\n{line}"})
     assert variables(sources) == ["ORDERS_DATABASE_URL"]
@@ -220,11 +220,13 @@ def test_examples_of_env_files_tell_the_variable_port_and_database(tmp_path: Pat
     assert (seen.value.port, seen.value.database) == (5441, "orders")
 
 
-def test_the_roots_env_file_tells_of_the_services_own_variables_only(tmp_path: Path) -> None:
+def test_only_variables_of_the_service_are_read_from_the_env_file_of_the_root(
+    tmp_path: Path,
+) -> None:
     lines = [f"{name.upper()}_URL=postgresql://u@localhost:5441/{name}\n" for name in "ab"]
     write(tmp_path, {"env.example": "".join(lines)})
     sources = read(tmp_path, 'import os\nDATABASE_URL = os.environ["A_URL"]\n')
-    assert [found.value.database for found in sources.urls] == ["a"]
+    assert [url.value.database for url in sources.urls] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ def test_the_roots_env_file_tells_of_the_services_own_variables_only(tmp_path: P
         f"postgresql://u:a#b?c/{PASSWORD}@h:5441/d?sslmode=require",
     ],
 )
-def test_no_password_is_kept_of_a_url(tmp_path: Path, url: str) -> None:
+def test_the_password_of_a_url_is_discarded(tmp_path: Path, url: str) -> None:
     seen = see_url(url)
     assert seen
     assert (seen.host, seen.port, seen.database) == ("h", 5441, "d")

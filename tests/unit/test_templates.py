@@ -1,4 +1,4 @@
-"""What a database is made of: told apart part by part, and nothing else counts."""
+"""The inputs of a build, and their fingerprint."""
 
 import os
 import time
@@ -39,7 +39,7 @@ class Place:
         directory = self.root / "services/orders_service"
         return service("orders", **{"directory": directory, **stated})
 
-    def parts(
+    def inputs(
         self,
         *,
         server: str = SERVER,
@@ -50,20 +50,20 @@ class Place:
     ) -> Inputs:
         settings = self._settings(process or {}, file or {})
         present = Present.of(settings)
-        return fingerprint.parts_of(
+        return fingerprint.inputs_of(
             self.service(**stated), settings, present, server=server, roles=roles
         )
 
     def changed(self, before: Inputs, **now: object) -> str:
-        """Return the part that is another one now."""
+        """Return the first input that changed; empty string if none did."""
         process, file = now.get("process"), now.get("file")
         present = self.present(process=process, file=file)  # type: ignore[arg-type]
-        return fingerprint.difference(before, self.parts(**now), present)  # type: ignore[arg-type]
+        return fingerprint.difference(before, self.inputs(**now), present)  # type: ignore[arg-type]
 
     def present(
         self, *, process: dict[str, str] | None = None, file: dict[str, str] | None = None
     ) -> Present:
-        """Return what there is now."""
+        """Return the current files and variables."""
         return Present.of(self._settings(process or {}, file or {}))
 
     def _settings(self, process: dict[str, str], file: dict[str, str]) -> Settings:
@@ -75,12 +75,12 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-def test_nothing_has_changed_where_nothing_was_done(place: Place) -> None:
-    assert place.changed(place.parts()) == ""
+def test_without_an_edit_nothing_has_changed(place: Place) -> None:
+    assert place.changed(place.inputs()) == ""
 
 
 @pytest.mark.parametrize(
-    ("stated", "part"),
+    ("stated", "expected"),
     [
         ({"extensions": ("pg_trgm",)}, "its registry entry"),
         ({"environment": {"A": "b"}}, "its registry entry"),
@@ -88,13 +88,15 @@ def test_nothing_has_changed_where_nothing_was_done(place: Place) -> None:
         ({"seed_after": ("other",)}, "its registry entry"),
         ({"file": {"TENANT": "north"}}, "the settings"),
         ({"process": {"HULEEDU_ENVIRONMENT": "testing"}}, "the settings"),
-        ({"process": {"HULEEDU_DB_USER": "somebody"}}, "the settings"),
+        ({"process": {"HULEEDU_DB_USER": "school_user"}}, "the settings"),
         ({"server": "16.0 final"}, "the server"),
         ({"roles": "reader"}, "the server's roles"),
     ],
 )
-def test_what_is_stated_is_a_part(place: Place, stated: dict[str, object], part: str) -> None:
-    assert place.changed(place.parts(), **stated) == part
+def test_registry_settings_and_server_are_inputs(
+    place: Place, stated: dict[str, object], expected: str
+) -> None:
+    assert place.changed(place.inputs(), **stated) == expected
 
 
 @pytest.mark.parametrize(
@@ -106,17 +108,19 @@ def test_what_is_stated_is_a_part(place: Place, stated: dict[str, object], part:
         {"process": {"PATH": "/elsewhere"}},
     ],
 )
-def test_how_it_is_made_is_no_part(place: Place, stated: dict[str, object]) -> None:
-    assert place.changed(place.parts(), **stated) == ""
+def test_passwords_and_settings_of_the_tasks_are_no_inputs(
+    place: Place, stated: dict[str, object]
+) -> None:
+    assert place.changed(place.inputs(), **stated) == ""
 
 
-def test_a_variable_that_wins_over_the_file_is_what_counts(place: Place) -> None:
-    before = place.parts(file={"TENANT": "north"})
+def test_a_variable_that_overrides_the_file_counts(place: Place) -> None:
+    before = place.inputs(file={"TENANT": "north"})
     assert place.changed(before, file={"TENANT": "north"}, process={"TENANT": "south"})
     assert not place.changed(before, file={"TENANT": "south"}, process={"TENANT": "north"})
 
 
-def test_a_variable_that_was_read_is_a_part_by_its_value(place: Place) -> None:
+def test_the_value_of_a_variable_that_was_read_is_an_input(place: Place) -> None:
     before = used(place, variables=["REGION", "COLUMNS"])
     assert place.changed(before, process={"SHELL": "fish", "COLUMNS": "80"}) == ""
     assert place.changed(before, process={"REGION": ""}) == "the variable REGION"
@@ -126,46 +130,48 @@ def test_a_variable_that_was_read_is_a_part_by_its_value(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "part"),
+    ("now", "expected"),
     [
-        ({"tenants": "2", "A": "b"}, "which variables are set"),
+        ({"tenants": "2", "A": "b"}, "the names of environment variables"),
         ({"tenants": "5"}, "the variable tenants"),
         ({"tenants": "2", "PWD": "/home", "SSH_TTY": "/dev/pts/1", "TERM": "dumb"}, ""),
     ],
 )
-def test_where_something_went_through_all_variables_each_is_a_part(
-    place: Place, now: dict[str, str], part: str
+def test_every_variable_is_an_input_if_all_were_iterated_over(
+    place: Place, now: dict[str, str], expected: str
 ) -> None:
     before = used(place, all_variables=True, process={"tenants": "2"})
-    assert place.changed(before, process=now) == part
+    assert place.changed(before, process=now) == expected
 
 
-def test_a_variable_of_a_terminal_that_was_read_by_its_name_is_a_part(place: Place) -> None:
+def test_a_variable_of_a_terminal_that_was_read_by_name_is_an_input(place: Place) -> None:
     before = used(place, variables=["PWD"])
     assert place.changed(before, process={"PWD": "/home"}) == "the variable PWD"
 
 
 @pytest.mark.parametrize("name", ["TZ", "LANG", "LC_ALL", "PYTHONPATH", "PYTHONHASHSEED"])
-def test_what_an_interpreter_reads_when_it_starts_is_always_a_part(place: Place, name: str) -> None:
-    part = "the time zone, the locale or PYTHON*"
-    assert place.changed(used(place), process={name: "other"}) == part
+def test_variables_that_an_interpreter_reads_on_startup_are_always_inputs(
+    place: Place, name: str
+) -> None:
+    expected = "the time zone, the locale or PYTHON*"
+    assert place.changed(used(place), process={name: "other"}) == expected
 
 
-def test_of_a_secret_that_was_read_too_little_is_noted_to_find_it_by(place: Place) -> None:
+def test_only_four_digits_of_the_digest_of_a_secret_are_stored(place: Place) -> None:
     process = {"API_TOKEN": "secret", "REGION": "north"}
     noted = used(place, variables=["API_TOKEN", "REGION"], process=process)
     assert len(noted["the variable API_TOKEN"]) == 4
     assert len(noted["the variable REGION"]) == 16
 
 
-def test_what_says_how_the_tasks_work_is_no_part_though_it_was_read(place: Place) -> None:
+def test_variables_of_the_tasks_are_no_inputs_even_if_they_were_read(place: Place) -> None:
     names = ["HULEEDU_DB_PASSWORD", "HULEEDU_JOBS", "PGPASSWORD"]
     before = used(place, variables=names, all_variables=True)
     assert place.changed(before, process=dict.fromkeys(names, "another")) == ""
 
 
-def test_other_env_files_of_the_root_are_a_part(place: Place) -> None:
-    before = place.parts()
+def test_other_env_files_of_the_root_are_inputs(place: Place) -> None:
+    before = place.inputs()
     place.write(".env.local", "TENANT=north")
     assert place.changed(before) == "the settings"
 
@@ -187,8 +193,8 @@ def test_other_env_files_of_the_root_are_a_part(place: Place) -> None:
         ),
     ],
 )
-def test_its_files_are_a_part(place: Place, change: Callable[[Place], object]) -> None:
-    before = place.parts()
+def test_the_files_of_a_service_are_inputs(place: Place, change: Callable[[Place], object]) -> None:
+    before = place.inputs()
     change(place)
     assert place.changed(before) == "its files"
 
@@ -203,14 +209,14 @@ def test_its_files_are_a_part(place: Place, change: Callable[[Place], object]) -
         "README.md",
     ],
 )
-def test_what_lies_elsewhere_or_is_made_by_tools_is_no_part(place: Place, path: str) -> None:
-    before = place.parts()
+def test_files_elsewhere_and_files_of_tools_are_no_inputs(place: Place, path: str) -> None:
+    before = place.inputs()
     place.write(path, "new")
     assert place.changed(before) == ""
 
 
-def test_a_virtual_environment_in_a_service_is_no_part_of_its_files(place: Place) -> None:
-    before = place.parts()
+def test_a_virtual_environment_in_a_service_is_no_input(place: Place) -> None:
+    before = place.inputs()
     place.write("services/orders_service/env/pyvenv.cfg", "")
     place.write("services/orders_service/env/lib/library.py", "")
     assert place.changed(before) == ""
@@ -220,57 +226,57 @@ def test_a_service_whose_directory_is_a_virtual_environment_keeps_its_own_files(
     place: Place,
 ) -> None:
     place.write("services/orders_service/pyvenv.cfg", "")
-    before = place.parts()
+    before = place.inputs()
     place.write("services/orders_service/config.py", "PORT = 3")
     assert place.changed(before) == "its files"
 
 
 @pytest.mark.parametrize("path", ["data/rows.csv", "data"])
-def test_what_is_stated_as_an_input_is_a_part(place: Place, path: str) -> None:
+def test_inputs_of_the_registry_are_inputs(place: Place, path: str) -> None:
     place.write("data/rows.csv", "1")
     inputs = (place.root / path,)
-    before = place.parts(inputs=inputs)
+    before = place.inputs(inputs=inputs)
     assert place.changed(before, inputs=inputs) == ""
     place.write("data/rows.csv", "2")
     assert place.changed(before, inputs=inputs) == "its files"
 
 
-def test_an_input_that_is_not_there_is_a_part_as_soon_as_it_is(place: Place) -> None:
+def test_an_input_of_the_registry_that_is_created_counts_as_changed(place: Place) -> None:
     inputs = (place.root / "data",)
-    before = place.parts(inputs=inputs)
+    before = place.inputs(inputs=inputs)
     place.write("data/rows.csv", "2")
     assert place.changed(before, inputs=inputs) == "its files"
 
 
-def test_a_touch_is_no_change_but_of_a_file_too_large_to_read(
+def test_a_new_modification_time_changes_only_files_too_large_to_read(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fingerprint, "LARGE", 20)
     place.write("services/orders_service/small", "few words")
     large = place.write("services/orders_service/large", "many words " * 10)
-    before = place.parts()
+    before = place.inputs()
     place.write("services/orders_service/small", "few words", changed=LONG_AGO + 1)
     assert place.changed(before) == ""
     os.utime(large, (LONG_AGO + 1, LONG_AGO + 1))
     assert place.changed(before) == "its files"
 
 
-def test_of_very_many_files_the_time_is_enough(
+def test_of_more_files_than_the_limit_only_size_and_time_are_compared(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fingerprint, "MANY", 1)
-    before = place.parts()
+    before = place.inputs()
     place.write("services/orders_service/config.py", "PORT = 1", changed=LONG_AGO + 1)
     assert place.changed(before) == "its files"
 
 
-def test_a_monorepo_at_another_place_is_made_of_the_same(place: Place, tmp_path: Path) -> None:
-    before = place.parts()
+def test_a_moved_monorepo_has_the_same_inputs(place: Place, tmp_path: Path) -> None:
+    before = place.inputs()
     moved = Place(tmp_path / "moved")
     assert moved.changed(before) == ""
 
 
-# What turns out to be used.
+# Inputs that the build reads.
 
 
 def used(
@@ -284,7 +290,7 @@ def used(
     all_variables: bool = False,
     process: dict[str, str] | None = None,
 ) -> Inputs:
-    """Return the parts of a database for which something was used."""
+    """Return the inputs of a build that has read something."""
     found = Used(
         files=[str(file) for file in files],
         directories=[str(directory) for directory in directories],
@@ -295,8 +301,8 @@ def used(
         variables=variables,
         all_variables=all_variables,
     )
-    parts, present = place.parts(process=process), place.present(process=process)
-    return fingerprint.with_used(parts, place.service(), found, present)
+    inputs, present = place.inputs(process=process), place.present(process=process)
+    return fingerprint.with_used(inputs, place.service(), found, present)
 
 
 def used_by(place: Place, *files: Path, directories: tuple[Path, ...] = ()) -> Inputs:
@@ -307,12 +313,12 @@ def changed_since(
     place: Place, since: float, *files: Path, directories: tuple[Path, ...] = ()
 ) -> str:
     found = Used(
-        files=[str(file) for file in files], directories=[str(each) for each in directories]
+        files=[str(file) for file in files], directories=[str(path) for path in directories]
     )
     return fingerprint.changed_since(place.service(), found, place.present(), since)
 
 
-def test_a_file_that_was_used_is_a_part_wherever_it_lies(place: Place) -> None:
+def test_a_file_that_was_read_is_an_input_in_any_directory(place: Place) -> None:
     module = place.write("libs/shared.py", "A = 1")
     before = used_by(place, module)
     assert place.changed(before) == ""
@@ -322,24 +328,24 @@ def test_a_file_that_was_used_is_a_part_wherever_it_lies(place: Place) -> None:
     assert place.changed(before) == "libs/shared.py"
 
 
-def test_what_was_edited_while_it_was_used_is_named(place: Place) -> None:
+def test_a_file_that_was_edited_during_the_build_is_named(place: Place) -> None:
     module = place.write("libs/shared.py", "A = 1")
     assert changed_since(place, time.time() - 10, module) == "libs/shared.py"
     assert changed_since(place, time.time() + 10, module) == ""
     assert changed_since(place, time.time() - 10, place.root / "libs/gone.py") == ""
 
 
-def test_a_file_that_was_put_in_the_place_of_another_one_meanwhile_is_an_edit(
+def test_a_file_renamed_over_another_one_during_the_build_is_an_edit(
     place: Place,
 ) -> None:
     used, other = place.write("libs/shared.py", "A = 1"), place.write("libs/other.py", "A = 2")
     begin = time.time() - 0.1
-    # Its content is as old as before.
+    # The rename keeps the modification time.
     other.rename(used)
     assert changed_since(place, begin, used) == "libs/shared.py"
 
 
-def test_a_file_that_is_new_in_a_directory_that_was_looked_into_is_an_edit(place: Place) -> None:
+def test_a_new_file_in_a_listed_directory_is_an_edit(place: Place) -> None:
     place.write("data/one.csv", "1")
     directories = (place.root / "data",)
     assert changed_since(place, time.time() + 10, directories=directories) == ""
@@ -349,69 +355,69 @@ def test_a_file_that_is_new_in_a_directory_that_was_looked_into_is_an_edit(place
     assert changed_since(place, begin, directories=directories) in ("data/one.csv", "data/two.csv")
 
 
-def test_what_is_installed_is_compiled_when_it_is_used_and_that_is_no_edit(place: Place) -> None:
+def test_bytecode_of_an_installed_library_is_no_edit(place: Place) -> None:
     module = place.write("site-packages/library/__init__.py", "")
     directories = (place.root / "site-packages", module.parent)
     assert changed_since(place, time.time() - 10, module, directories=directories) == ""
 
 
-def test_one_of_its_own_files_that_was_changed_is_named(place: Place) -> None:
+def test_a_changed_file_of_the_service_is_named(place: Place) -> None:
     service, present = place.service(), place.present()
     assert fingerprint.own_change_since(service, present, time.time() + 10) == ""
     named = fingerprint.own_change_since(service, present, time.time() - 10)
     assert named.startswith("services/orders_service/")
 
 
-def test_what_is_not_there_is_a_part_as_soon_as_it_is(place: Place) -> None:
+def test_a_missing_file_that_was_looked_for_is_an_input(place: Place) -> None:
     before = used_by(place, place.root / "libs/local.py")
     assert place.changed(before) == ""
     place.write("libs/local.py", "A = 1")
     assert place.changed(before) == "libs/local.py"
 
 
-def test_a_pipe_has_no_end_and_is_not_read(place: Place) -> None:
-    before = place.parts()
+def test_a_named_pipe_is_an_input_and_is_not_read(place: Place) -> None:
+    before = place.inputs()
     os.mkfifo(place.root / "services/orders_service/pipe.py")
     assert place.changed(before) == "its files"
 
 
-def test_a_name_that_is_no_utf_8_is_a_name(place: Place) -> None:
-    before = place.parts()
+def test_names_and_values_that_are_not_utf_8_are_accepted(place: Place) -> None:
+    before = place.inputs()
     odd = os.fsdecode(os.fsencode(place.root / "services/orders_service") + b"/\xff.py")
     Path(odd).write_text("REGION")
-    now = place.parts(process={"REGION": os.fsdecode(b"\xff")})
+    now = place.inputs(process={"REGION": os.fsdecode(b"\xff")})
     assert now["its files"] != before["its files"]
 
 
-def test_a_directory_that_was_looked_into_is_a_part_by_its_names(place: Place) -> None:
+def test_the_names_in_a_listed_directory_are_an_input(place: Place) -> None:
     place.write("data/one.csv", "1")
     before = used_by(place, directories=(place.root / "data",))
     place.write("data/one.csv", "2")
     place.write("data/__pycache__/one.pyc", "")
     assert place.changed(before) == ""
     place.write("data/.hidden", "")
-    assert place.changed(before) == "what lies in data"
+    assert place.changed(before) == "the entries of data"
 
 
 @pytest.mark.parametrize("name", ["two.csv", ".two.csv", "two.log", "two~", "node_modules/two"])
-def test_every_name_in_a_directory_that_was_looked_into_counts(place: Place, name: str) -> None:
+def test_every_name_in_a_listed_directory_counts(place: Place, name: str) -> None:
     place.write("data/one.csv", "1")
     before = used_by(place, directories=(place.root / "data",))
     place.write(f"data/{name}", "")
-    assert place.changed(before) == "what lies in data"
+    assert place.changed(before) == "the entries of data"
 
 
-def test_a_directory_of_the_service_that_was_looked_into_is_a_part_with_its_hidden_files(
+def test_ignored_files_in_a_listed_directory_of_the_service_are_an_input(
     place: Place,
 ) -> None:
     place.write("services/orders_service/data/one.log", "1")
     before = used_by(place, directories=(place.root / "services/orders_service/data",))
     place.write("services/orders_service/data/two.log", "")
-    assert place.changed(before) == "what lies in services/orders_service/data"
+    assert place.changed(before) == "the entries of services/orders_service/data"
 
 
 @pytest.mark.parametrize("path", ["local.toml", "data", "data/deep/file"])
-def test_what_was_only_asked_for_is_a_part_by_what_it_is(place: Place, path: str) -> None:
+def test_the_type_of_a_path_whose_status_was_read_is_an_input(place: Place, path: str) -> None:
     before = used(place, statuses=[place.root / path])
     assert place.changed(before) == ""
     written = place.write(path, "1")
@@ -422,7 +428,7 @@ def test_what_was_only_asked_for_is_a_part_by_what_it_is(place: Place, path: str
 
 
 @pytest.mark.parametrize(
-    ("path", "part"),
+    ("path", "expected"),
     [
         ("shared.py", "the modules in libs"),
         ("shared/__init__.py", "the modules in libs"),
@@ -431,14 +437,16 @@ def test_what_was_only_asked_for_is_a_part_by_what_it_is(place: Place, path: str
         ("__pycache__/shared.cpython-311.pyc", ""),
     ],
 )
-def test_a_module_that_may_come_first_is_a_part(place: Place, path: str, part: str) -> None:
+def test_a_module_that_would_shadow_an_imported_one_is_an_input(
+    place: Place, path: str, expected: str
+) -> None:
     place.write("libs/other.py", "")
     before = used(place, modules={"libs": ["shared", "missing"]})
     place.write(f"libs/{path}", "")
-    assert place.changed(before) == part
+    assert place.changed(before) == expected
 
 
-# Where links lead.
+# Symbolic links.
 
 
 def relink(place: Place, path: str, target: str) -> Path:
@@ -459,42 +467,44 @@ def versions(place: Place) -> Place:
 
 
 @pytest.mark.parametrize(
-    ("noted", "part"),
+    ("noted", "expected"),
     [
         ({"files": ["data/now/rows.csv"]}, "data/now/rows.csv"),
-        ({"directories": ["data/now"]}, "what lies in data/now"),
+        ({"directories": ["data/now"]}, "the entries of data/now"),
         ({"statuses": ["data/now"]}, "the status of data/now"),
         ({"statuses": ["data/now/rows.csv"]}, "the status of data/now/rows.csv"),
     ],
 )
-def test_a_link_on_the_way_is_a_part_by_its_target(
-    versions: Place, noted: dict[str, list[str]], part: str
+def test_the_target_of_a_link_in_the_path_is_an_input(
+    versions: Place, noted: dict[str, list[str]], expected: str
 ) -> None:
     paths = {kind: [versions.root / path for path in found] for kind, found in noted.items()}
     before = used(versions, **paths)  # type: ignore[arg-type]
     assert versions.changed(before) == ""
     relink(versions, "data/now", "v2")
-    assert versions.changed(before) == part
+    assert versions.changed(before) == expected
 
 
-def test_a_link_to_a_module_directory_is_a_part_by_its_target(versions: Place) -> None:
+def test_the_target_of_a_link_to_a_module_directory_is_an_input(versions: Place) -> None:
     before = used(versions, modules={"data/now": ["rows"]})
     relink(versions, "data/now", "v2")
     assert versions.changed(before) == "the modules in data/now"
 
 
 @pytest.mark.parametrize("name", ["data", "rows.csv"])
-def test_a_link_among_its_files_is_a_part_by_its_target(versions: Place, name: str) -> None:
+def test_the_target_of_a_link_in_the_service_is_an_input(versions: Place, name: str) -> None:
     path = f"services/orders_service/{name}"
     target = "../../data/{}" if name == "data" else "../../data/{}/rows.csv"
     relink(versions, path, target.format("v1"))
-    before = versions.parts()
+    before = versions.inputs()
     assert versions.changed(before) == ""
     relink(versions, path, target.format("v2"))
     assert versions.changed(before) == "its files"
 
 
-def test_links_do_not_tell_where_the_monorepo_lies(versions: Place, tmp_path: Path) -> None:
+def test_links_do_not_depend_on_the_directory_of_the_monorepo(
+    versions: Place, tmp_path: Path
+) -> None:
     before = used_by(versions, versions.root / "data/now/rows.csv")
     moved = Place(tmp_path / "moved")
     moved.write("data/v1/rows.csv", "1")
@@ -502,25 +512,25 @@ def test_links_do_not_tell_where_the_monorepo_lies(versions: Place, tmp_path: Pa
     assert moved.changed(before) == ""
 
 
-def test_a_directory_behind_a_link_is_a_part_once_it_was_looked_into(place: Place) -> None:
+def test_a_listed_directory_behind_a_link_is_an_input(place: Place) -> None:
     place.write("migrations/versions/a1.py", "revision = 'a1'")
     link = place.root / "services/orders_service/versions"
     link.symlink_to(place.root / "migrations/versions")
     before = used_by(place, link / "a1.py", directories=(link, place.service().directory))
     assert place.changed(before) == ""
     place.write("migrations/versions/a2.py", "revision = 'a2'")
-    assert place.changed(before) == "what lies in services/orders_service/versions"
+    assert place.changed(before) == "the entries of services/orders_service/versions"
     place.write("migrations/versions/a1.py", "revision = 'a2'")
     assert place.changed(before) == "services/orders_service/versions/a1.py"
 
 
-def test_what_is_known_anyway_is_no_part_of_its_own(place: Place) -> None:
+def test_files_of_the_service_and_of_the_tasks_are_not_listed_twice(place: Place) -> None:
     env = place.write(".env", "A=b")
     known = place.service().directory / "config.py"
     assert used_by(place, env, known, Path(fingerprint.__file__)) == used_by(place)
 
 
-def test_libraries_are_a_part_by_what_is_installed_and_not_by_their_files(place: Place) -> None:
+def test_the_versions_of_libraries_are_inputs_and_their_files_are_not(place: Place) -> None:
     library = place.write("site-packages/library/__init__.py", "")
     (place.root / "site-packages/library-1.0.dist-info").mkdir()
     before = used_by(place, library, directories=(library.parent,))
@@ -530,13 +540,13 @@ def test_libraries_are_a_part_by_what_is_installed_and_not_by_their_files(place:
     (place.root / "site-packages/library-1.0.dist-info").rename(
         place.root / "site-packages/library-1.1.dist-info"
     )
-    assert place.changed(before) == "what is installed in site-packages"
+    assert place.changed(before) == "the packages in site-packages"
 
 
 @pytest.mark.parametrize(
     "path", ["shared-1.0.dist-info/RECORD", "__editable__.shared.pth", "shared.egg-link"]
 )
-def test_a_library_with_other_files_or_from_elsewhere_is_another_one(
+def test_a_library_with_other_files_or_from_elsewhere_counts_as_changed(
     place: Place, path: str
 ) -> None:
     place.write(f"site-packages/{path}", "one")
@@ -545,49 +555,51 @@ def test_a_library_with_other_files_or_from_elsewhere_is_another_one(
     place.write(f"site-packages/{path}", "one", changed=LONG_AGO + 1)
     assert place.changed(before) == ""
     place.write(f"site-packages/{path}", "another")
-    assert place.changed(before) == "what is installed in site-packages"
+    assert place.changed(before) == "the packages in site-packages"
 
 
-def test_our_own_libraries_are_a_part_unless_a_service_has_its_own(
+def test_our_own_libraries_are_an_input_unless_a_service_has_its_own_interpreter(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another virtual environment is known by its path; the directory noted is as it was."""
-    of_its_own = place.parts(python=("python3",))
-    before = place.parts()
+    """Another virtual environment has another path; the content of the old one is unchanged."""
+    of_its_own = place.inputs(python=("python3",))
+    before = place.inputs()
     monkeypatch.setattr(fingerprint, "_own_libraries", lambda: [place.root / "other/site-packages"])
-    assert place.changed(before) == "what is installed in other/site-packages"
+    assert place.changed(before) == "the packages in other/site-packages"
     assert place.changed(of_its_own, python=("python3",)) == ""
 
 
-def test_a_template_that_does_not_name_a_part_of_today_does_not_stand_for_it(place: Place) -> None:
-    parts = place.parts()
-    older = {name: digest for name, digest in parts.items() if name != "the server"}
-    assert fingerprint.difference(older, parts, place.present()) == "the server"
+def test_a_template_that_lacks_a_current_input_is_not_valid(place: Place) -> None:
+    inputs = place.inputs()
+    older = {name: digest for name, digest in inputs.items() if name != "the server"}
+    assert fingerprint.difference(older, inputs, place.present()) == "the server"
 
 
-# What a copy is called and what its environment tag holds.
+# The fingerprint and the content of the environment tag.
 
 
 DIGESTS = st.dictionaries(st.text(min_size=1), st.text(min_size=1), min_size=1)
 
 
 @given(DIGESTS)
-def test_the_key_depends_on_every_part_and_not_on_their_order(parts: dict[str, str]) -> None:
-    key = fingerprint.key(parts)
-    assert key == fingerprint.key(dict(reversed(parts.items())))
-    name = next(iter(parts))
-    assert key != fingerprint.key({**parts, name: parts[name] + "x"})
-    assert key != fingerprint.key({n: d for n, d in parts.items() if n != name})
+def test_the_fingerprint_depends_on_every_input_and_not_on_their_order(
+    inputs: dict[str, str],
+) -> None:
+    key = fingerprint.key(inputs)
+    assert key == fingerprint.key(dict(reversed(inputs.items())))
+    name = next(iter(inputs))
+    assert key != fingerprint.key({**inputs, name: inputs[name] + "x"})
+    assert key != fingerprint.key({n: d for n, d in inputs.items() if n != name})
     assert len(key) == 12
     assert key.isalnum()
 
 
-def test_no_part_tells_a_password_or_a_value(place: Place) -> None:
+def test_no_input_contains_a_password_or_a_value(place: Place) -> None:
     secret = "s3cret"
-    parts = place.parts(
+    inputs = place.inputs(
         process={"HULEEDU_DB_PASSWORD": secret},
         file={"TOKEN": secret},
         environment={"KEY": secret},
     )
-    assert not any(secret in text for pair in parts.items() for text in pair)
-    assert all(len(digest) == 16 for digest in parts.values())
+    assert not any(secret in text for pair in inputs.items() for text in pair)
+    assert all(len(digest) == 16 for digest in inputs.values())

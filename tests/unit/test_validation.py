@@ -1,4 +1,4 @@
-"""Problems from the facts of a database, and their output."""
+"""The problems that follow from the state of a database, and their presentation."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +64,7 @@ def judged(revisions: tuple[str, ...] = ("a1",), **facts: Any) -> list[tuple[Lev
     return [(problem.level, problem.cause) for problem in found]
 
 
-def test_sound_facts_at_every_threshold_are_no_problem() -> None:
+def test_facts_at_every_threshold_are_not_a_problem() -> None:
     assert judged() == []
 
 
@@ -88,13 +88,13 @@ def test_few_connections_are_a_warning(free: int, said: int) -> None:
         (("a", "b", "c", "d", "e"), "a, b, c and 2 more"),
     ],
 )
-def test_of_many_names_a_few_are_said(names: tuple[str, ...], said: str) -> None:
+def test_of_many_names_only_a_few_are_shown(names: tuple[str, ...], said: str) -> None:
     assert judged(not_owned=names) == [
-        (Level.ERROR, f"'u' does not own {said}, and only an owner may alter them")
+        (Level.ERROR, f"'u' does not own {said}, and only the owner may alter them")
     ]
 
 
-def test_a_role_without_any_schema_is_told_which_to_ask_for() -> None:
+def test_for_a_role_without_any_schema_the_hint_names_one() -> None:
     ((level, cause),) = judged(schema="", may_create=False)
     assert (level, cause) == (
         Level.ERROR,
@@ -102,7 +102,7 @@ def test_a_role_without_any_schema_is_told_which_to_ask_for() -> None:
     )
 
 
-def test_all_problems_are_reported() -> None:
+def test_every_problem_is_reported() -> None:
     found = judged(in_recovery=True, read_only=True, comment="", revisions=(), free_connections=0)
     assert [level for level, _ in found] == [
         Level.ERROR,
@@ -118,12 +118,12 @@ def test_all_problems_are_reported() -> None:
     [
         ({}, True),
         ({"database_oid": 2}, False),
-        # A server restored from a copy of the first.
+        # A server restored from a backup of the first.
         ({"started": "1"}, False),
         ({"system_identifier": None}, False),
     ],
 )
-def test_one_database_is_known_by_more_than_its_name(second: dict[str, Any], same: bool) -> None:
+def test_databases_are_compared_by_identity(second: dict[str, Any], same: bool) -> None:
     other = replace(SOUND, identity=replace(SOUND.identity, **second))
     validated = [
         Validated(target=target("a"), problems=(), facts=SOUND),
@@ -133,7 +133,7 @@ def test_one_database_is_known_by_more_than_its_name(second: dict[str, Any], sam
     assert list(same_database(validated)) == (["b"] if same else [])
 
 
-# How it is shown.
+# The presentation.
 
 
 def report(**problems: tuple[Problem, ...]) -> Report:
@@ -147,7 +147,7 @@ def report(**problems: tuple[Problem, ...]) -> Report:
     )
 
 
-def test_problems_are_below_the_table_most_severe_first_and_each_once(
+def test_problems_are_listed_below_the_table_once_most_severe_first(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     info = Problem(level=Level.INFO, cause="[no] environment tag yet")
@@ -178,7 +178,7 @@ def test_several_servers_are_listed_with_their_services(
     )
 
 
-def test_in_json_each_service_has_its_problems_only_if_the_command_looks_for_them() -> None:
+def test_in_json_each_service_has_its_problems_and_an_unvalidated_one_none() -> None:
     error = Problem(level=Level.ERROR, cause="a standby", remedy="Name the primary.")
     document = {"level": "ERROR", "cause": "a standby", "remedy": "Name the primary."}
     assert Outcome(service="a", problems=(error,)).as_json()["problems"] == [document]
@@ -186,7 +186,7 @@ def test_in_json_each_service_has_its_problems_only_if_the_command_looks_for_the
     assert "problems" not in Outcome(service="a", status=Status.OK).as_json()
 
 
-# The variable with the URL of the server behind a pooler.
+# The variable of the direct URL.
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""What runs in the service's own interpreter; loaded by path, without this package."""
+"""Modules that run in the service's interpreter; loaded by path, without this package."""

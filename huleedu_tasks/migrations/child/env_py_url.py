@@ -1,8 +1,8 @@
-"""Asks a service's `env.py` where it would connect, and ends the process before it does.
+"""Reports where a service's `env.py` would connect, and ends the process before it does.
 
 Loaded by its path in the process that runs Alembic, like `worker.py` beside it: the interpreter may
-be the service's own, and older than ours. The driver itself is asked whether it takes the
-parameters; it reaches no server for that.
+be the service's own, and older than ours. The driver itself checks the parameters,
+without reaching a server.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 POSTGRESQL = "postgresql"
 DEFAULT_PORT = "5432"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-# Where no server listens, so that libpq looks at its parameters and at nothing else.
+# No server listens here, so that libpq only checks its parameters.
 NOWHERE = "/nonexistent/huleedu-tasks"
 DOCUMENTATION_ADDRESS = "192.0.2.1"
 SECONDS = 5
-# How the file of a server's Unix socket begins.
+# The prefix of a server's Unix socket.
 SOCKET_FILE = ".s.PGSQL."
-# What SQLAlchemy keeps for itself before it calls the driver.
+# Parameters that SQLAlchemy does not pass to the driver.
 OF_SQLALCHEMY = (
     "async_fallback",
     "async_creator_fn",
@@ -32,7 +32,7 @@ OF_SQLALCHEMY = (
     "prepared_statement_name_func",
 )
 DRIVERS = ("asyncpg", "psycopg", "psycopg2", "pg8000")
-# Parameters by the names that drivers have for them, with libpq's variable.
+# Names of parameters in different drivers, and libpq's variable.
 HOST, PORT, DATABASE, USER = "host", "port", "database", "user"
 NAMES = {
     HOST: (("hostaddr", "unix_sock", "host"), "PGHOST"),
@@ -44,14 +44,14 @@ Parameters = "dict[str, Any]"
 
 
 class Asking:
-    """Catches the first connection that `env.py` opens, and tells a file of it.
+    """Intercepts the first connection that `env.py` opens, and writes it to a file.
 
     Args:
-        file: The file, which holds a JSON document afterwards; it stays as it is if `env.py`
-            connects to nothing.
+        file: The file that receives a JSON document; it is not written if `env.py` does not
+            connect.
         url: The URL that `env.py` was given.
-        targets: The module that knows which variables lead to a database.
-        variables: What is read of the environment.
+        targets: The module `target.py`.
+        variables: The environment variables that were read.
     """
 
     def __init__(self, file: str, url: str, targets: Any, variables: Any) -> None:
@@ -66,13 +66,13 @@ class Asking:
         self._network = _Network(self._refused)
         event.listen(Engine, "do_connect", self._by_sqlalchemy)
         watches = dict.fromkeys(DRIVERS, self._seal)
-        for name in [each for each in watches if each in sys.modules]:
+        for name in [driver for driver in watches if driver in sys.modules]:
             watches.pop(name)(sys.modules[name], self)
         finder = targets._WatchingFinder(watches, self)  # noqa: SLF001  # loaded by its path
         sys.meta_path.insert(0, finder)
 
     def _seal(self, driver: ModuleType, _: object) -> None:
-        """Catch what connects without SQLAlchemy."""
+        """Intercept connections without SQLAlchemy."""
         name = driver.__name__
         self._connect[name] = getattr(driver, "connect")  # noqa: B009  # drivers have no types here
 
@@ -80,7 +80,7 @@ class Asking:
             self._by_driver(name, args, options)
 
         holders = ("Connection", "AsyncConnection") if name == "psycopg" else ()
-        for holder in [driver, *(getattr(driver, each) for each in holders)]:
+        for holder in [driver, *(getattr(driver, attribute) for attribute in holders)]:
             holder.connect = connect
         if hasattr(driver, "create_pool"):
             driver.create_pool = connect  # type: ignore[attr-defined]
@@ -112,7 +112,7 @@ class Asking:
         self._tell(place=place, expected=expected, driver=driver, complaint="")
 
     def _complaint(self, driver: str, words: Any, options: dict[str, Any]) -> str:
-        """Return what a driver says of parameters that it does not take; empty if it takes them."""
+        """Return a driver's error about its parameters; an empty string if it accepts them."""
         plain = self._connect.get(driver)
         if plain is None:
             return ""
@@ -134,7 +134,7 @@ class Asking:
         return ""
 
     def _refused(self, address: str) -> None:
-        """Note that the service's own code wanted something else from the network."""
+        """Record that the service's code tried to connect to another address."""
         self._write({"refused": address})
 
     def _tell(self, *, place: dict[str, str], expected: dict[str, str], **facts: object) -> None:
@@ -151,7 +151,7 @@ class Asking:
                 **facts,
             }
         )
-        # Nothing that the service's own code does at its end is wanted.
+        # Skip exit handlers of the service's code.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
@@ -162,10 +162,10 @@ class Asking:
 
 
 class _Network:
-    """Stands between the service's code and the network, which it does not reach.
+    """Refuses connections of the service's code.
 
     Args:
-        refused: Told of an address that was refused.
+        refused: Called with each refused address.
     """
 
     def __init__(self, refused: Callable[[str], None]) -> None:
@@ -184,7 +184,7 @@ class _Network:
             network.was_reached = True
             if not network._is_pretending:
                 refused(str(address))
-            raise ConnectionRefusedError("no connection is opened while env.py is asked")
+            raise ConnectionRefusedError("connections are refused while env.py is checked")
 
         def look_up(host: Any, port: Any, *args: Any, **options: Any) -> Any:
             if not network._is_pretending:
@@ -196,12 +196,12 @@ class _Network:
         socket.getaddrinfo = look_up
 
     def pretend(self) -> None:
-        """Resolve every name, and note when a driver has come to the point of connecting."""
+        """Resolve every host name, and record when a driver connects."""
         self._is_pretending, self.was_reached = True, False
 
 
 def _run_apart(connect: Callable[[], Any]) -> None:
-    """Await what a driver returns in an event loop of its own, which connects by `socket`."""
+    """Await a driver's connection in an event loop of its own, which connects by `socket`."""
     import asyncio
     import threading
 
@@ -241,12 +241,12 @@ def _parts_of(driver: str, stated: str) -> dict[str, Any]:
 
 
 def _place_of(options: dict[str, Any]) -> dict[str, str]:
-    """Return where parameters lead: host, port, database and user, as strings."""
+    """Return host, port, database and user of parameters, as strings."""
     place = {}
     for part, (names, variable) in NAMES.items():
         stated = next((options[name] for name in names if options.get(name)), None)
         values = stated if isinstance(stated, (list, tuple)) else [stated]
-        place[part] = ",".join(str(each) for each in values if each is not None)
+        place[part] = ",".join(str(value) for value in values if value is not None)
         place[part] = place[part] or os.environ.get(variable, "")
     place[PORT] = place[PORT] or DEFAULT_PORT
     return place

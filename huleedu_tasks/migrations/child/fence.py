@@ -1,4 +1,4 @@
-"""Asks the server about Alembic's own session before a revision runs, and after it was rolled back.
+"""Checks Alembic's session on the server before each revision, and after a rollback.
 
 Loaded by its path in the process that runs Alembic, like `worker.py` beside it: the interpreter may
 be the service's own, and older than ours.
@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-# The session's local transaction number (PostgreSQL, pg_locks: virtualxid) grows by one with each
-# transaction, whoever has begun it and whether it writes.
+# The local transaction number of a session (PostgreSQL, pg_locks: virtualxid) increases by one with
+# each transaction, whether it writes or not.
 STATE = """\
 SELECT split_part(own.virtualtransaction, '/', 2)::bigint AS number,
        {held} AS held,
@@ -24,7 +24,7 @@ WHERE own.pid = pg_backend_pid() AND own.locktype = 'virtualxid'
   AND own.virtualxid = own.virtualtransaction
 """
 TRANSACTION = "SELECT txid_current()"
-# A session that was closed a moment ago may still show.
+# pg_locks may still list a session that has just been closed.
 LOOKS, BETWEEN_LOOKS = 20, 0.025
 # libpq, PQtransactionStatus: active, in a transaction, in a failed one.
 IN_TRANSACTION = (1, 2, 3)
@@ -44,16 +44,16 @@ STARTS_A_PROCESS = frozenset(
 
 
 class Fence:
-    """Lets a revision begin only while the run's lock is held, and tells how its work has ended.
+    """Requires the run's lock before each revision, and reports how its transaction ended.
 
     Args:
         held: An SQL expression that is true while the run holds its lock.
         others: An SQL expression that counts the other sessions of the run.
         url: The URL of the database.
-        tell: Told what the server says.
-        keep: Told of a revision of which something may stay whatever comes of it.
-        lose: Raises because the lock was lost.
-        committed: Called when Alembic's session has committed between two revisions.
+        tell: Writes an event.
+        keep: Called with a revision that may be partially applied if it fails.
+        lose: Raises LockLost.
+        committed: Called when Alembic's session committed between two revisions.
     """
 
     def __init__(
@@ -73,37 +73,38 @@ class Fence:
         self._keep = keep
         self._lose = lose
         self._committed = committed
-        # Alembic's own connection, and the revision that it has begun last.
+        # Alembic's connection, and the revision that it began last.
         self._driver: Any = None
         self._revision = ""
         self._is_inside = False
-        # The number of the only transaction that the revision may have.
+        # The local number of the only transaction that the revision may use.
         self._number: int | None = None
         self._has_transaction_id = False
         self._failed_to_commit = False
         sys.addaudithook(self._hear)
 
     def enter(self, connection: Any, revision: str) -> None:
-        """Let a revision begin, if the lock is held.
+        """Require the lock before a revision begins.
 
         Args:
-            connection: SQLAlchemy's, of Alembic.
+            connection: Alembic's connection, of SQLAlchemy.
+            revision: The revision that begins.
 
         Raises:
-            LockLost: If it is not.
+            LockLost: If the run does not hold the lock.
         """
         self._watch(connection.dialect)
         driver = connection.connection.dbapi_connection
         was_open = is_in_transaction(driver)
         number, held, others = self._state(driver)
         if not was_open:
-            # What follows must be the first statement of its transaction, which we leave to it.
+            # The revision's first statement must begin its transaction.
             driver.rollback()
             number += 1
         if not held:
             self._lose()
         if was_open and driver is self._driver and self._number not in (None, number):
-            # The revision before this one has ended the transaction that it began in.
+            # The previous revision ended the transaction in which it began.
             self._keep(self._revision)
         self._driver, self._revision = driver, revision
         is_known = was_open is not None and not getattr(driver, "autocommit", False)
@@ -116,18 +117,18 @@ class Fence:
         self._is_inside = True
 
     def leave(self) -> None:
-        """Take note that the code of a revision has ended."""
+        """Record that the code of a revision ended."""
         self._is_inside = False
 
     def executing(self, driver: Any) -> None:
-        """Tell the transaction's id before the first statement of a revision."""
+        """Report the transaction id before the first statement of a revision."""
         if driver is self._driver and self._number is not None and not self._has_transaction_id:
-            # In a transaction that has failed the statement itself will say so.
+            # In a failed transaction the statement itself raises the error.
             with suppress(Exception):
                 self._tell_transaction()
 
     def is_own(self, driver: Any) -> bool:
-        """Whether a connection is Alembic's own."""
+        """Whether a connection is that of Alembic."""
         return driver is self._driver
 
     def _tell_transaction(self) -> None:
@@ -150,10 +151,10 @@ class Fence:
                 return False
         return True
 
-    # How a transaction ends.
+    # The ends of transactions.
 
     def _watch(self, dialect: Any) -> None:
-        """Have the ends of transactions told that SQLAlchemy itself brings about."""
+        """Report commits and rollbacks by SQLAlchemy."""
         if hasattr(dialect, "is_fenced"):
             return
         dialect.is_fenced = True
@@ -182,26 +183,26 @@ class Fence:
         dialect.do_commit, dialect.do_rollback = do_commit, do_rollback
 
     def _rolled_back(self, driver: Any, *, was_open: bool) -> None:
-        """Tell whether the transaction that was rolled back is the only one there was."""
+        """Report whether the revision used only the transaction that was rolled back."""
         if self._is_inside:
-            # The revision goes on in another one.
+            # The revision continues in another transaction.
             self._keep(self._revision)
             return
         revision, self._revision = self._revision, ""
-        # A connection that is lost does not say; another session will be asked.
+        # If the connection is lost, another session determines the status.
         with suppress(Exception):
             number, _, _ = self._state(driver)
             driver.rollback()
             is_only = was_open and self._number is not None and number == self._number + 1
             self._tell("rolled back", revision=revision, is_only=is_only)
 
-    # What may have sessions that nobody sees.
+    # Processes and connections whose sessions are not observed.
 
     def _hear(self, event: str, arguments: Sequence[Any]) -> None:
-        """Take an audit event (Python, Audit events table)."""
+        """Handle an audit event (Python, Audit events table)."""
         if not self._is_inside:
             return
-        # What is raised here would be raised by what is being done.
+        # An exception here would be raised in the service's code.
         with suppress(Exception):
             if event in STARTS_A_PROCESS or (
                 event == "socket.connect" and self._may_be_server(arguments[1])
@@ -215,20 +216,20 @@ class Fence:
 
 
 def is_in_transaction(driver: Any) -> bool | None:
-    """Whether the server has an open transaction for a connection, as it has said last.
+    """Whether a connection has an open transaction, as the server last reported.
 
     Args:
         driver: A driver's connection, or an adapter of one.
 
     Returns:
-        None if the driver does not tell.
+        None if the driver does not expose it.
     """
-    # SQLAlchemy's adapters of asynchronous drivers have the driver's own inside.
+    # SQLAlchemy's adapters of asynchronous drivers wrap the driver's connection.
     inner = getattr(driver, "_connection", driver)
     if hasattr(inner, "is_in_transaction"):
         return bool(inner.is_in_transaction())
     if hasattr(inner, "_in_transaction"):
-        return bool(inner._in_transaction)  # noqa: SLF001  # pg8000 tells nowhere else
+        return bool(inner._in_transaction)  # noqa: SLF001  # pg8000 has no public attribute
     status = getattr(getattr(inner, "info", None), "transaction_status", None)
     return None if status is None else int(status) in IN_TRANSACTION
 

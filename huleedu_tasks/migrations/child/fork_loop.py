@@ -1,8 +1,8 @@
-"""Imports Alembic once, and forks a process for each run of it, or of seeds, that is asked for.
+"""Imports Alembic once, and forks a process for each requested run of Alembic or of seeds.
 
-Started by its path, like `worker.py` beside it, and so with the very paths and flags that a worker
-of its own would have. Requests come as lines of JSON on standard input, news go out the same way
-on standard output. When standard input ends, so does everything here.
+It is started by its path, like `worker.py`, and so has the same paths and flags as a worker.
+Requests are lines of JSON on standard input, events are lines of JSON on standard output. When
+standard input is closed, all processes end.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# What seeds use; it is there before anything is asked for.
+# The driver of seeds, imported before the first request.
 DRIVER = "asyncpg"
-# What env.py files import; a library that is not there is no loss.
+# Libraries that env.py files import; missing ones are skipped.
 LIBRARIES = (
     "alembic.config",
     "alembic.runtime.environment",
@@ -38,22 +38,22 @@ LIBRARIES = (
 
 
 def main() -> None:
-    """Fork a child for each request until there are no more."""
+    """Fork a child for each request until standard input is closed."""
     worker = runpy.run_path(os.path.join(HERE, "worker.py"))
     news = os.dup(1)
-    # Whatever a library prints is no news.
+    # Output of libraries must not appear among the events.
     os.dup2(2, 1)
     with worker["outside_of_service"]():
         _import_libraries([DRIVER])
-    Nursery(worker, news).serve()
+    ForkLoop(worker, news).serve()
 
 
-class Nursery:
-    """The children that run, by their process ids.
+class ForkLoop:
+    """Forks children, and reports their process ids and exit codes.
 
     Args:
-        worker: The module that runs Alembic, as a dictionary.
-        news: Where it is told what becomes of them.
+        worker: The namespace of `worker.py`.
+        news: The file descriptor that receives the events.
     """
 
     def __init__(self, worker: dict[str, Any], news: int) -> None:
@@ -65,7 +65,7 @@ class Nursery:
         os.set_blocking(self._waker, False)
 
     def serve(self) -> None:
-        """Take requests, and tell of ends, until standard input ends."""
+        """Handle requests, and report exit codes, until standard input is closed."""
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         unread = b""
@@ -84,7 +84,7 @@ class Nursery:
                     self._take(json.loads(line))
 
     def _take(self, request: dict[str, Any]) -> None:
-        """Import what a request needs, and fork unless that is all it asks for."""
+        """Import the modules of a request, and fork if the request has an id."""
         if module := request.get("module"):
             _import_from(request["path"], module)
         elif not self._has_libraries:
@@ -95,24 +95,24 @@ class Nursery:
             self._begin(request)
 
     def _begin(self, request: dict[str, Any]) -> None:
-        # What the child does not touch it does not copy.
+        # The garbage collector must not touch pages that the child shares.
         gc.freeze()
         child = os.fork()
         if not child:
             self._become(request)
-        # The child does the same; whoever comes first, it is done when its id is told.
+        # The child does the same, so that it is done before its id is reported.
         with suppress(OSError):
             os.setpgid(child, child)
         self._children[child] = request["id"]
         self._tell(id=request["id"], pid=child)
 
     def _become(self, request: dict[str, Any]) -> NoReturn:
-        """Be the process that was asked for, as if it had been started afresh."""
+        """Run the request in a forked child, in the state of a new process."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with suppress(OSError):
             os.setpgid(0, 0)
-        # Whatever it starts and leaves behind must not keep those waiting who read our news.
+        # A process that the child leaves behind must not keep the pipe of events open.
         for file in (self._news, self._woken, self._waker):
             os.close(file)
         self._worker["end_with_parent"]()
@@ -166,17 +166,17 @@ def _import_libraries(names: Sequence[str]) -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End a forked process as Python does, but for taking apart every module that was imported.
+    """End a forked process as Python does, but without destroying the imported modules.
 
-    Threads and exit handlers come to their end, and files are written out.
+    Threads are joined, exit handlers are run, and files are flushed.
     """
     threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001  # as Python itself
     atexit._run_exitfuncs()  # noqa: SLF001
-    # Those of the process that forked are not among them.
-    for thing in gc.get_objects():
-        if issubclass(type(thing), io.IOBase):
+    # gc.freeze() excludes the files of the parent.
+    for value in gc.get_objects():
+        if issubclass(type(value), io.IOBase):
             with suppress(Exception):
-                thing.flush()
+                value.flush()
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()
@@ -184,7 +184,7 @@ def _leave(code: int) -> NoReturn:
 
 
 def _write_to(output: str) -> None:
-    """Print into a pipe with a name."""
+    """Redirect standard output and error to a named pipe."""
     file = os.open(output, os.O_WRONLY)
     os.dup2(file, 1)
     os.dup2(file, 2)

@@ -1,4 +1,4 @@
-"""Notes what a process reads: files, directories, links, modules, variables, the clock.
+"""Records the inputs of a process: files, directories, links, modules, variables, the clock.
 
 Loaded by its path in the process that runs Alembic, like `worker.py` beside it: the interpreter may
 be the service's own, and older than ours.
@@ -20,12 +20,12 @@ from types import CodeType
 from typing import Any
 
 INSTALLED = ("site-packages", "dist-packages")
-# What the system makes up as it is read.
+# Virtual file systems.
 NO_FILES = ("/proc/", "/sys/")
 IMPORTING = "<frozen importlib"
-# They start programs to learn about the machine (`ldconfig`, `uname`).
+# Standard modules that start programs to inspect the machine (`ldconfig`, `uname`).
 OF_THE_MACHINE = (os.path.join("ctypes", "util.py"), "platform.py")
-# Comments, bodies of functions, and strings other than those that are a time.
+# Comments, bodies of functions, and strings other than those with a special time.
 NO_STATEMENT = re.compile(
     r"/\*.*?\*/|--[^\n]*|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$"
     r"|'(?!(?:now|today|tomorrow|yesterday)')(?:[^']|'')*'",
@@ -45,9 +45,9 @@ CLOCK = re.compile(
 )
 SHOWN_STATEMENT = 60
 RANDOM = "the clock or random values"
-# A revision or a seed: the names its module defines.
+# Names that identify the module of a revision or a seed.
 SCRIPTS = frozenset({"down_revision", "seed"})
-# What is called, and what it is called of.
+# Functions of the clock, by the name of their owners.
 CLOCKS_OF = {
     "now": {"date", "datetime", "dt", "timezone"},
     "today": {"date", "datetime", "dt"},
@@ -60,12 +60,12 @@ RANDOM_CALLS = frozenset(
 
 
 class Reads:
-    """What is read while it listens, as far as Python itself opens it (Python, Audit events).
+    """Records inputs from Python's audit events (Python, Audit events table).
 
     Attributes:
-        addresses: What was connected to: a port and a host, or a path.
-        untracked: What was used whose own inputs nobody can track, each as a clause.
-        clocks: What returns another value each time, each as a clause.
+        addresses: Connections: a port and a host, or a path.
+        untracked: Inputs that cannot be tracked, each as a clause.
+        clocks: Uses of the clock or of random values, each as a clause.
     """
 
     EVENTS = frozenset(
@@ -99,14 +99,16 @@ class Reads:
         self._search_paths: set[tuple[str, ...]] = set()
 
     def hear(self, event: str, arguments: Sequence[Any], *, depth: int = 1) -> None:
-        """Take an audit event.
+        """Handle an audit event.
 
         Args:
-            depth: How many frames above this one it comes from.
+            event: The name of the event.
+            arguments: The arguments of the event.
+            depth: The number of frames between this one and the caller.
         """
         if event not in self.EVENTS:
             return
-        # What is raised here would be raised by what is being done; anybody may send an event.
+        # An exception here would be raised in the service's code.
         with suppress(Exception):
             if event == "open":
                 self._hear_open(*arguments)
@@ -116,8 +118,8 @@ class Reads:
                 self._imported.add(arguments[0])
                 self._search_paths.add(tuple(arguments[2] or ()))
             elif event in ("os.listdir", "os.scandir"):
-                # To import a module is not to ask what else lies beside it.
-                caller = sys._getframe(depth).f_code.co_filename  # noqa: SLF001  # it alone tells
+                # Listings by the import system do not count.
+                caller = sys._getframe(depth).f_code.co_filename  # noqa: SLF001  # no other API
                 if not caller.startswith(IMPORTING):
                     self._add("." if arguments[0] is None else arguments[0], self._directories)
             elif event == "os.chdir":
@@ -132,23 +134,25 @@ class Reads:
                 self._hear_program(event, *arguments)
 
     def asked(self, path: object, directory: int | None = None) -> None:
-        """Note that it was asked what a path is: whether there is something, where a link leads.
+        """Record that a path was checked, for example with `os.stat` or `os.readlink`.
 
         Args:
-            directory: The descriptor of the directory that a relative path begins at, if not ours.
+            path: The path.
+            directory: The descriptor to which a relative path is relative; None for the working
+                directory.
         """
         with suppress(Exception):
             self._add(path, self._asked, directory)
 
     def opened_at(self, path: object, flags: int, directory: int | None) -> None:
-        """Note that a file was opened beginning at another directory than ours."""
-        # Without one, the audit event tells all.
+        """Record that a file was opened relative to a directory descriptor."""
+        # Without a descriptor, the audit event has the path.
         if directory is not None:
             with suppress(Exception):
                 self._hear_open(path, None, flags, directory)
 
     def executed(self, statement: str) -> None:
-        """Note a statement of SQL; one that writes what only a moment gives cannot be tracked."""
+        """Record an SQL statement, and whether it writes the time or random values."""
         for part in NO_STATEMENT.sub(" ", statement).split(";"):
             if WRITES_DATA.match(part) and CLOCK.search(part):
                 shown = " ".join(part.split())[:SHOWN_STATEMENT]
@@ -168,7 +172,7 @@ class Reads:
             if not flags & os.O_WRONLY:
                 self._add(path, self._files, directory)
         elif flags & (os.O_TRUNC | os.O_EXCL):
-            # What is read after it was made here is no input.
+            # A file that the process creates itself is not an input.
             self._add(path, self._made, directory)
         elif flags & os.O_RDWR:
             self._add(path, self._files, directory)
@@ -178,7 +182,7 @@ class Reads:
 
         path = unquote(urlsplit(database).path) if database.startswith("file:") else database
         if path not in ("", ":memory:"):
-            # What has not come into the file yet is in the log beside it.
+            # Recent transactions may only be in the log files.
             for name in (path, f"{path}-wal", f"{path}-journal"):
                 self._add(name, self._files)
 
@@ -186,7 +190,7 @@ class Reads:
         if event == "subprocess.Popen" and not others:
             return
         name = os.path.basename(os.fsdecode(program).split(" ")[0])
-        frame = sys._getframe(2)  # noqa: SLF001  # it alone tells
+        frame = sys._getframe(2)  # noqa: SLF001  # no other API
         while frame.f_back:
             file = frame.f_code.co_filename
             if file.endswith(OF_THE_MACHINE) and not may_change(file):
@@ -196,41 +200,44 @@ class Reads:
 
     @property
     def files(self) -> list[str]:
-        """The files that were read, and those of all modules that are loaded."""
+        """The files that were read, and those of all loaded modules."""
         modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         loaded = {os.path.abspath(file) for file in modules if isinstance(file, str)}
-        # A copy: another thread may add to the set meanwhile.
+        # A copy, because another thread may add to the set.
         read = map(source_of, self._files.copy())
         return [file for file in sorted({*read, *loaded}) if may_change(file)]
 
     @property
     def directories(self) -> list[str]:
-        """The directories whose entries were asked for."""
+        """The directories that were listed."""
         return [
             directory for directory in sorted(self._directories.copy()) if may_change(directory)
         ]
 
     @property
     def statuses(self) -> list[str]:
-        """The paths of which it was only asked what they are."""
+        """The paths that were only checked."""
         read = {*self._files, *self._directories}
         return [path for path in sorted(self._asked.copy() - read) if may_change(path)]
 
     @property
     def modules(self) -> dict[str, list[str]]:
-        """The names of modules that were looked for, by the directory: a new one may come first."""
+        """The names of modules that were searched for, by directory.
+
+        A new module in an earlier directory would be imported instead.
+        """
         tops = {entry for path in self._search_paths.copy() for entry in path}
         found: dict[str, set[str]] = {}
         for name in self._imported.copy():
             parent, _, last = name.rpartition(".")
             for directory in getattr(sys.modules.get(parent), "__path__", ()) if parent else tops:
                 found.setdefault(os.path.abspath(directory), set()).add(last)
-        own = (each for each in found if may_change(f"{each}{os.sep}") and not is_installed(each))
+        own = (path for path in found if may_change(f"{path}{os.sep}") and not is_installed(path))
         return {directory: sorted(found[directory]) for directory in sorted(own)}
 
     def _add(self, path: Any, paths: set[str], directory: int | None = None) -> None:
         if isinstance(path, int):
-            # That of an open file was told when it was opened.
+            # An open file was recorded when it was opened.
             if paths is self._directories:
                 self._add(self._path_of(path), paths)
             return
@@ -256,7 +263,7 @@ PLAIN_STAT = os.stat
 
 
 def watch_questions(reads: Reads) -> None:
-    """Have it noted what is asked about paths, which no audit event tells."""
+    """Patch the functions that check paths, because they have no audit events."""
     for name in ("stat", "lstat", "access", "readlink"):
         _replace(name, lambda path, *_, dir_fd=None, **__: reads.asked(path, dir_fd))
     _replace(
@@ -277,14 +284,14 @@ def _replace(name: str, note: Callable[..., None]) -> None:
     for group in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
         if plain in group:
             group.add(ask)
-    # Before Python 3.11 it has kept its own.
+    # Before Python 3.11 pathlib keeps references of its own.
     accessor: Any = getattr(pathlib, "_NormalAccessor", None)
     if hasattr(accessor, name):
         setattr(accessor, name, staticmethod(ask))
 
 
 def watch_asyncpg(reads: Reads) -> None:
-    """Have the statements noted that asyncpg is given, if it is loaded."""
+    """Patch asyncpg to record its statements, if it is loaded."""
     connection: Any = getattr(sys.modules.get("asyncpg.connection"), "Connection", None)
     for name in ("execute", "_execute", "_executemany", "_prepare"):
         if hasattr(connection, name):
@@ -302,11 +309,11 @@ def _noting_statements(plain: Callable[..., Any], reads: Reads) -> Callable[...,
 
 
 def reads_clock(code: CodeType) -> bool:
-    """Whether code calls what returns another value each time."""
+    """Whether code calls functions of the clock or of random values."""
     names = set(code.co_names)
     if names.isdisjoint({*CLOCKS_OF, *CLOCKS, *RANDOM_CALLS, "random", "secrets"}):
         return False
-    # A seeded generator returns the same again.
+    # A seeded generator is deterministic.
     is_seeded = not names.isdisjoint({"Random", "seed"})
     owner = ""
     for instruction in dis.get_instructions(code):
@@ -330,15 +337,15 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def drop_stale_bytecode() -> None:
-    """Let no module be loaded from bytecode that is older than the last change of its source.
+    """Patch the import system to delete bytecode that is older than its source.
 
-    Python compares the size and whole seconds: an edit in the same second goes unnoticed.
+    Python compares sizes and whole seconds, and misses an edit in the same second.
     """
     from importlib import _bootstrap_external
 
     loading: Any = _bootstrap_external
     plain = loading.cache_from_source
-    # Before it is asked for each module, those it imports itself among them.
+    # Computed before the patch, because it imports modules itself.
     standard_library()
 
     def cache_from_source(path: str, *arguments: Any, **named: Any) -> str:
@@ -347,7 +354,7 @@ def drop_stale_bytecode() -> None:
             try:
                 os.unlink(cached)
             except OSError:
-                # Python compiles the source and leaves bytecode alone.
+                # Python then compiles the source and does not write bytecode.
                 raise NotImplementedError from None
         return cached
 
@@ -362,12 +369,12 @@ def _is_older(cached: str, source: str) -> bool:
 
 
 def address_of(place: Any) -> str:
-    """Return the port and the host of a socket's address, or the path of one in the file system."""
+    """Return the port and the host of a socket's address, or the path of a Unix socket."""
     return f"{place[1]} {place[0]}" if isinstance(place, tuple) else os.fsdecode(place)
 
 
 def source_of(path: str) -> str:
-    """Return the source a file of bytecode was made from; any other file is its own."""
+    """Return the source file of a bytecode file; any other path unchanged."""
     try:
         source = source_from_cache(path) if path.endswith(".pyc") else path
     except ValueError:
@@ -376,7 +383,7 @@ def source_of(path: str) -> str:
 
 
 def may_change(path: str) -> bool:
-    """Whether a path is neither the standard library's nor made up by the system."""
+    """Whether a path is in neither the standard library nor a virtual file system."""
     if path.startswith(NO_FILES):
         return False
     return not path.startswith(standard_library()) or is_installed(path)
@@ -384,13 +391,13 @@ def may_change(path: str) -> bool:
 
 @lru_cache(maxsize=None)  # noqa: UP033  # a service's interpreter may be older
 def standard_library() -> tuple[str, ...]:
-    """Return how the paths of the standard library's files begin."""
+    """Return the directories of the standard library, with a trailing separator."""
     paths = sysconfig.get_paths()
     return paths["stdlib"] + os.sep, paths["platstdlib"] + os.sep
 
 
 def is_installed(path: str) -> bool:
-    """Whether a path is that of an installed library."""
+    """Whether a path belongs to an installed library."""
     return any(name in path.split(os.sep) for name in INSTALLED)
 
 

@@ -19,22 +19,22 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class ChangedInput(BaseException):
-    """A file is not the one that was approved; no `except Exception` holds it."""
+    """A file was changed after approval. `except Exception` does not catch it."""
 
 
 class PinnedInputs:
-    """The files of an approved plan, each compared as it is loaded.
+    """The files of an approved plan, each compared when it is loaded.
 
     Args:
-        root: The directory that their paths start in.
-        digests: The SHA-256 of each, by its path.
-        tell: Told of a file that has changed.
+        root: The directory to which the paths are relative.
+        digests: The SHA-256 of each file, by its path.
+        tell: Writes an event for a changed file.
     """
 
     def __init__(self, *, root: str, digests: Mapping[str, str], tell: Callable[..., None]) -> None:
         self._digests = digests
         self._tell = tell
-        # The working directory is never told by way of a symbolic link.
+        # os.getcwd() resolves symbolic links, and the root may contain some.
         roots = (os.path.abspath(root), os.path.realpath(root))
         self._paths = {os.path.normpath(os.path.join(r, p)): p for p in digests for r in roots}
         self._names = {os.path.basename(path) for path in digests}
@@ -44,19 +44,19 @@ class PinnedInputs:
             sys.addaudithook(self._hear)
             for loader in LOADERS:
                 self._watch(loader)
-            self._pass_over_bytecode()
+            self._ignore_bytecode()
 
     def require_unchanged(self) -> None:
-        """Let no revision begin after a changed file was loaded.
+        """Require that no changed file was loaded, even if the code caught the exception.
 
         Raises:
-            ChangedInput: If one was, although the service's own code went on.
+            ChangedInput: If one was loaded.
         """
         if self._changed:
-            raise ChangedInput(f"{self._changed} is not what was approved")
+            raise ChangedInput(f"{self._changed} was changed after the plan was approved")
 
     def _pinned(self, path: object) -> str:
-        """Return the path of a pinned file as the plan has it; empty if it is none."""
+        """Return the path of a pinned file in the plan; an empty string if it is not pinned."""
         if not isinstance(path, (str, bytes, os.PathLike)):
             return ""
         name = os.fsdecode(path)
@@ -83,19 +83,19 @@ class PinnedInputs:
 
         loader.get_data = get_data
 
-    def _pass_over_bytecode(self) -> None:
-        """Have pinned modules compiled from what was compared: their bytecode may be stale."""
+    def _ignore_bytecode(self) -> None:
+        """Compile pinned modules from the compared source: their bytecode may be stale."""
         plain: Any = SourceFileLoader.path_stats
 
         def path_stats(this: Any, path: str) -> Any:
             if self._pinned(path):
-                raise OSError("only the source counts")
+                raise OSError("bytecode is ignored")
             return plain(this, path)
 
         setattr(SourceFileLoader, "path_stats", path_stats)  # noqa: B010  # not a method here
 
     def _hear(self, event: str, arguments: Sequence[Any]) -> None:
-        """Compare a file that the service's code opens by itself."""
+        """Compare a file that the service's code opens."""
         if event != "open" or getattr(self._reading, "ours", False):
             return
         path, _, flags = arguments
@@ -107,7 +107,7 @@ class PinnedInputs:
             with open(path, "rb") as file:
                 content = file.read()
         except OSError:
-            # Whoever opens it is told the same.
+            # The service's code gets the same error.
             return
         finally:
             self._reading.ours = False

@@ -1,8 +1,8 @@
-"""Asks a service's `env.py` and `config.py` where its database is, in many environments.
+"""Reports to which database a service's `env.py` and `config.py` resolve, in many environments.
 
-Runs in a child process with the service's own interpreter, like `worker.py` beside it. Alembic is
-started in earnest, and ended where it would connect: nothing is ever connected to. Each case has a
-process of its own, forked from one that has the libraries, as modules keep what they have read.
+It runs in a child process with the service's interpreter, like `worker.py`. Alembic is run up to
+its first connection, which is not opened. Each case is run in a forked process, because modules
+keep values that they have read.
 """
 
 from __future__ import annotations  # a service's interpreter may be older than ours
@@ -22,45 +22,45 @@ from types import ModuleType
 from typing import Any
 
 INSTRUCTIONS = "HULEEDU_PROBE"
-# What connects, with the functions by which it does.
+# Drivers, with the functions by which they connect.
 DRIVERS = {
     "asyncpg": ("connect", "create_pool"),
     "psycopg": ("connect",),
     "psycopg2": ("connect",),
     "pg8000": ("connect",),
 }
-# Those that take a password they are not given from PGPASSWORD.
+# Drivers that read PGPASSWORD if no password is passed.
 READING_PGPASSWORD = ("asyncpg", "psycopg", "psycopg2")
-# What every case needs.
+# Libraries that every case needs.
 LIBRARIES = ("alembic.config", "alembic.runtime.environment", "sqlalchemy.engine")
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
-# What a URL is called, the likeliest name first.
+# Names of a variable or attribute with a URL.
 URL_NAME = re.compile(r"(database|db|postgres(ql)?|pg|sqlalchemy)_?(ur[il]|dsn)$", re.IGNORECASE)
 ANOTHERS = re.compile(r"test|replica|read_?only|async|admin", re.IGNORECASE)
 LIKELIEST = "DATABASE_URL"
 MAKERS = ("get_settings", "get_config", "settings", "Settings", "Config", "AppSettings")
 
 
-# pydantic's way of showing a value, which may be a secret.
+# How pydantic shows a value, which may be a secret.
 INPUT_VALUE = re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL)
 
 
-# Seconds for one case; whatever takes longer waits for something.
+# Seconds for one case.
 SECONDS = 20
 WAITING = "it waits for its database before Alembic connects"
 TOO_LONG = f"it did not connect within {SECONDS} s"
 
 
 class Waits(BaseException):
-    """Code that was refused a connection sleeps, to try again; nobody will let it in."""
+    """Code sleeps after a refused connection, to try again; every attempt would be refused."""
 
 
 class Caught(BaseException):
-    """The moment before a connection; no `except Exception` of the service's own holds it."""
+    """Raised instead of connecting; `except Exception` of the service does not catch it."""
 
 
 def main() -> None:
-    """Run each case, and tell a file what came of it, a JSON document per line."""
+    """Run each case, and write its result to a file, one JSON document per line."""
     worker = runpy.run_path(WORKER)
     lifeline = worker["end_with_parent"]()
     instructions = json.loads(os.environ.pop(INSTRUCTIONS))
@@ -76,7 +76,7 @@ def main() -> None:
         case["options"] = options
         configs = instructions["configs"], instructions["loaded_configs"]
         answer = _in_a_process_of_its_own(case, configs, worker, lifeline)
-        # Large libraries are loaded once, and not for each case.
+        # Load large libraries once for all following cases.
         for name in answer.pop("libraries", ()):
             with contextlib.suppress(Exception), outside_of_service():
                 importlib.import_module(name)
@@ -99,13 +99,13 @@ def _in_a_process_of_its_own(
                 json.dump(_answer(case, configs, worker), pipe)
         finally:
             sys.stderr.flush()
-            # Neither the parent's clean-up nor a thread of the service's own is waited for.
+            # Skip exit handlers and threads.
             os._exit(0)
     os.close(writing)
     with open(reading, encoding="utf-8") as pipe:
         text = pipe.read()
     _, status = os.waitpid(child, 0)
-    lost = {"error": f"its process has ended with status {status}, without an answer", "output": ""}
+    lost = {"error": f"its process ended with status {status} without a result", "output": ""}
     answer: dict[str, Any] = json.loads(text) if text else {"env": lost, "config": None}
     return answer
 
@@ -123,7 +123,7 @@ def _answer(
 
 
 def _let_nothing_connect() -> None:
-    """Have every connection refused that is not SQLAlchemy's, which is caught before."""
+    """Refuse every connection. Those of SQLAlchemy are intercepted before."""
     import asyncio
     import signal
     import socket
@@ -133,7 +133,7 @@ def _let_nothing_connect() -> None:
 
     def refuse(*_: Any, **__: Any) -> Any:
         refused.append(True)
-        raise ConnectionRefusedError("nothing is connected to while a service is only asked")
+        raise ConnectionRefusedError("connections are refused while a service is checked")
 
     def watched(plain: Any) -> Any:
         def sleep(*args: Any, **options: Any) -> Any:
@@ -161,14 +161,14 @@ def _let_nothing_connect() -> None:
 
 
 def _asked(ask: Any, worker: dict[str, Any]) -> dict[str, Any] | None:
-    """Return an address, or why there is none."""
+    """Return an address, or the error that prevented it; None if there is no address."""
     try:
         address: dict[str, Any] | None = ask()
         return address
     except BaseException as exit_or_error:
         error = exit_or_error
         if isinstance(error, SystemExit):
-            # Alembic's own, which says why on the screen only.
+            # Alembic prints its error and exits; the context is the cause.
             error = error.__context__ or error
         printed = io.StringIO()
         with contextlib.redirect_stderr(printed):
@@ -177,19 +177,19 @@ def _asked(ask: Any, worker: dict[str, Any]) -> dict[str, Any] | None:
         return {
             "error": _without_input(_in_one_line(error)),
             "output": _without_input(printed.getvalue()),
-            # The service may have loaded some; whoever shows the rest masks what is secret of it.
+            # The parent masks secrets, among them variables that the service has loaded.
             "variables": dict(os.environ),
         }
 
 
 def _in_one_line(error: BaseException) -> str:
-    """Return an exception with the first of those that caused it."""
+    """Return an exception with its first cause, in one line."""
     root = error
     while inner := root.__cause__ or (None if root.__suppress_context__ else root.__context__):
         root = inner
     shown, caused = (
-        f"{type(each).__name__}: {' '.join(str(each).split())}".rstrip(": ")
-        for each in (error, root)
+        f"{type(exception).__name__}: {' '.join(str(exception).split())}".rstrip(": ")
+        for exception in (error, root)
     )
     return shown if str(root) in str(error) else f"{shown} (caused by {caused})"
 
@@ -218,7 +218,7 @@ def _of_env(case: dict[str, Any], worker: dict[str, Any]) -> dict[str, Any]:
     event.listen(Engine, "do_connect", catch)
     worker["apply_options"](**case["options"])
     if case["url"]:
-        # As in a migration; without that it is seen what env.py does by itself.
+        # As in a migration; without a URL env.py uses its own configuration.
         worker["accept_percent_signs"]()
         worker["hand_over_url"](case["url"], case["options"].get("engine", ""))
     try:
@@ -228,12 +228,12 @@ def _of_env(case: dict[str, Any], worker: dict[str, Any]) -> dict[str, Any]:
         if not caught:
             raise
     if not caught:
-        raise LookupError("env.py has ended without connecting by SQLAlchemy")
+        raise LookupError("env.py ended without connecting through SQLAlchemy")
     return caught[0]
 
 
 def _is_asynchronous() -> bool:
-    """Whether SQLAlchemy runs below an event loop, as an asynchronous driver needs it."""
+    """Whether SQLAlchemy runs in an event loop, which an asynchronous driver requires."""
     try:
         import greenlet  # type: ignore[import-untyped]  # its stubs are a package of their own
     except ImportError:
@@ -244,11 +244,15 @@ def _is_asynchronous() -> bool:
 def _of_config(
     files: list[str], if_loaded: list[str], case: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """Return the URL of the first file that has one; what `env.py` has loaded comes first.
+    """Return the URL of the first file that has one, with files that `env.py` loaded first.
 
     Args:
-        files: Those that name a database.
-        if_loaded: Those that are asked only if they have been loaded already.
+        files: Files that name a database.
+        if_loaded: Files that are used only if `env.py` has loaded them.
+        case: The case.
+
+    Returns:
+        The address; None if no file has a URL.
     """
     from sqlalchemy.engine import make_url
 
@@ -267,7 +271,7 @@ def _of_config(
                 parameters = {**url.translate_connect_args(), "user": url.username}
                 return {**_address(parameters, case, ""), "scheme": url.drivername, "file": file}
         except BaseException as error:
-            # Another file may have the URL.
+            # Another file may contain the URL.
             failure = failure or error
     if failure:
         raise failure
@@ -275,7 +279,7 @@ def _of_config(
 
 
 def _address(parameters: dict[str, Any], case: dict[str, Any], driver: str) -> dict[str, Any]:
-    """Return where a driver would connect; of the password only whether it is the right one."""
+    """Return the address of a connection, and whether its password is the expected one."""
     password = parameters.get("password")
     if not password and driver.partition("_")[0] in READING_PGPASSWORD:
         password = os.environ.get("PGPASSWORD")
@@ -290,7 +294,7 @@ def _address(parameters: dict[str, Any], case: dict[str, Any], driver: str) -> d
 
 
 def _imported(file: str) -> ModuleType:
-    """Import a file by the name its own imports expect, from the highest directory that has one."""
+    """Import a file by its longest dotted name on `sys.path`, as other modules import it."""
     names = []
     for directory in filter(None, sys.path):
         stem = os.path.splitext(os.path.relpath(file, directory))[0]
@@ -304,7 +308,7 @@ def _imported(file: str) -> ModuleType:
                 return module
     spec = importlib.util.spec_from_file_location("_probed_config", file)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{file} cannot be imported")
+        raise ImportError(f"{file} could not be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -312,14 +316,14 @@ def _imported(file: str) -> ModuleType:
 
 
 def _urls(module: ModuleType) -> Iterator[str]:
-    """Find the PostgreSQL URLs a configuration gives, as constants or as attributes of settings."""
+    """Yield the PostgreSQL URLs of a module, from constants and attributes of settings."""
     for holder in _holders(module):
         names = [name for name in dir(holder) if URL_NAME.search(name) and name[0] != "_"]
-        # The likeliest first, those of other databases last.
+        # DATABASE_URL first, names of other databases last.
         for name in sorted(names, key=lambda n: (n != LIKELIEST, bool(ANOTHERS.search(n)), n)):
-            text = _text(getattr(holder, name))
-            if text.startswith("postgres"):
-                yield text
+            url = _url_string(getattr(holder, name))
+            if url.startswith("postgres"):
+                yield url
 
 
 def _holders(module: ModuleType) -> Iterator[object]:
@@ -333,11 +337,11 @@ def _holders(module: ModuleType) -> Iterator[object]:
             yield own[name]()
 
 
-def _text(value: object) -> str:
-    """Return a URL in whatever it is wrapped."""
+def _url_string(value: object) -> str:
+    """Return the string of a URL, from a function, a SecretStr or an SQLAlchemy URL."""
     if inspect.isroutine(value):
         parameters = inspect.signature(value).parameters.values()
-        is_plain = all(each.default is not each.empty for each in parameters)
+        is_plain = all(one.default is not one.empty for one in parameters)
         value = value() if is_plain else ""
     if hasattr(value, "get_secret_value"):
         value = value.get_secret_value()

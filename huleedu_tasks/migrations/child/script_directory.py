@@ -1,4 +1,4 @@
-"""Reports which revisions Alembic's own script directory holds.
+"""Reports the revisions in Alembic's script directory.
 
 Loaded by its path in the process that runs Alembic, like `worker.py` beside it: the interpreter may
 be the service's own, and older than ours.
@@ -12,15 +12,15 @@ import sys
 import warnings
 from typing import Any
 
-# What Alembic warns of where files contradict each other, and then goes on (alembic/script).
+# Warnings of Alembic about contradictory files (alembic/script).
 CONTRADICTIONS = ("is present more than once", "is not present")
 
 
 class RevisionsReport:
-    """Keeps the script directory that Alembic makes, and writes down what it holds.
+    """Records the script directory that Alembic creates, and writes its revisions to a file.
 
     Args:
-        file: Where it is written, as JSON.
+        file: The JSON file to write.
     """
 
     def __init__(self, file: str) -> None:
@@ -33,7 +33,7 @@ class RevisionsReport:
         self._hear_warnings()
 
     def tell(self) -> None:
-        """Write down every revision, from the heads to the bases."""
+        """Write every revision to the file, from the heads to the bases."""
         scripts = [] if self._directory is None else self._directory.walk_revisions()
         told = {
             "revisions": [self._told(script) for script in scripts],
@@ -46,11 +46,11 @@ class RevisionsReport:
 
     def _told(self, script: Any) -> dict[str, Any]:
         # A branch label or the beginning of an id stands for the revisions it resolves to.
-        needed = [self._directory.get_revisions(name) for name in _tuple(script.dependencies)]
+        resolved = [self._directory.get_revisions(name) for name in _tuple(script.dependencies)]
         return {
             "id": str(script.revision),
             "parents": [str(name) for name in _tuple(script.down_revision)],
-            "depends_on": [str(each.revision) for found in needed for each in found],
+            "depends_on": [str(needed.revision) for revisions in resolved for needed in revisions],
             "message": str(script.doc or "").partition("\n")[0],
             "path": str(script.path),
         }

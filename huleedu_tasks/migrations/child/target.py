@@ -1,4 +1,4 @@
-"""Compares every connection that a service's code opens with the database that was proven.
+"""Compares every connection that a service's code opens with the verified database.
 
 Loaded by its path in the process that runs Alembic, like `worker.py` beside it: the interpreter may
 be the service's own, and older than ours.
@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 POSTGRESQL = "postgresql"
-# SQLAlchemy's own adapters of asynchronous drivers are in its dialects.
+# SQLAlchemy defines its adapters of asynchronous drivers in its dialects.
 DRIVERS = ("asyncpg", "psycopg", "psycopg2", "pg8000", "sqlalchemy.dialects.postgresql")
 IDENTITY = """\
 SELECT extract(epoch FROM pg_postmaster_start_time())::text AS started, oid::bigint AS number,
@@ -33,30 +33,29 @@ LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 HOST_NAME = re.compile(r"HOST|SERVER|ADDR", re.IGNORECASE)
 PORT_NAME = re.compile(r"PORT", re.IGNORECASE)
 DATABASE_NAME = re.compile(r"DB|DATABASE|NAME", re.IGNORECASE)
-# How variables begin that no service reads to learn where its database is.
+# Prefixes of variables that never contain the address of a service's database.
 FOREIGN = ("PYTHON", "LC_", "LANG", "SQLALCHEMY_", "HULEEDU_WORKER")
 
 
 class MayNotRun(BaseException):
-    """Nothing may be done any more; no `except Exception` of the service's own code holds it."""
+    """The run must stop. `except Exception` in the service's code does not catch it."""
 
 
 class WrongDatabase(MayNotRun):
-    """The service's own code connected to another database."""
+    """The service's code connected to a different database."""
 
 
 class LockLost(MayNotRun):
-    """The run does not hold its advisory lock any more, as the server sees it."""
+    """The run lost its advisory lock, according to the server."""
 
 
 class ReadVariables:
-    """Notes which environment variables are read in this process, from the moment it is made.
+    """Records the environment variables that this process reads.
 
     Attributes:
-        names: Those that were asked for by name, set or not, in order.
-        all_were_read: Whether something went through the whole environment, as settings
-            classes do.
-        iterated: The name that was come to last by that.
+        names: Variables that were read by name, set or not, in order.
+        all_were_read: Whether the whole environment was iterated, as settings classes do.
+        iterated: The last name of that iteration; an empty string before one.
     """
 
     def __init__(self) -> None:
@@ -66,7 +65,7 @@ class ReadVariables:
         notes = self
         plain: Any = type(os.environ)
 
-        class Environment(plain):  # type: ignore[misc]  # made of the class that is there
+        class Environment(plain):  # type: ignore[misc]  # the class of os.environ
             def __getitem__(self, name: str) -> Any:
                 notes.note(name)
                 return plain.__getitem__(self, name)
@@ -85,32 +84,32 @@ class ReadVariables:
         os.environ.__class__ = os.environb.__class__ = Environment
 
     def note(self, name: object) -> None:
-        """Note that a variable was asked for."""
-        # Whoever goes through all of them asks for the value of each.
+        """Record that a variable was read."""
+        # An iteration over all items reads each variable, too.
         if isinstance(name, (str, bytes)) and os.fsdecode(name) != self.iterated:
             self._names.setdefault(os.fsdecode(name))
 
     @property
     def all_names(self) -> list[str]:
-        """The names that were asked for, in order."""
+        """The names of variables that were read, in order."""
         return list(self._names)
 
     @property
     def names(self) -> list[str]:
-        """The names that were asked for and may be the service's own, in order."""
+        """The names of variables that were read, without those of interpreters and libraries."""
         return [name for name in self._names if not name.startswith(FOREIGN)]
 
 
 class Target:
-    """The database that was proven, and what happens when another one is connected to.
+    """The verified database. Stops the run if its code connects to a different one.
 
     Args:
-        expected: The server's start and the database's number, as the server tells them.
-        tell: Told of a connection to another database.
-        variables: What was read of the environment.
+        expected: The start time of the server and the OID of the database.
+        tell: Writes an event if the code connects to a different database.
+        variables: The environment variables that were read.
         settings: Settings of PostgreSQL for each session that is opened without SQLAlchemy.
         lock: An SQL expression that is true while the run holds its lock; `true` without one.
-        heard: Called when a connection is opened by a driver, by SQLAlchemy or not.
+        heard: Called after a driver opened a connection, for SQLAlchemy or not.
     """
 
     def __init__(
@@ -131,25 +130,25 @@ class Target:
         self._heard = heard
         self.was_missed = False
         self.lock_was_lost = False
-        # How many connections were opened by a driver, by SQLAlchemy or not.
+        # The number of connections that drivers opened, for SQLAlchemy or not.
         self.opened = 0
         _watch_drivers(self)
 
     def note_opened(self) -> None:
-        """Count a connection that was opened by a driver."""
+        """Count a connection that a driver opened."""
         self.opened += 1
         self._heard()
 
     def require(self, connection: Any, address: str = "", *, ends: bool = True) -> None:
-        """Let nothing be done on another database.
+        """Require that a connection is to the verified database.
 
         Args:
-            connection: The driver's own, or an adapter with its methods.
-            address: Host and port that were asked for.
-            ends: Whether the transaction that this begins is rolled back.
+            connection: A driver's connection, or an adapter with its methods.
+            address: The requested host and port; an empty string if they are not known.
+            ends: Whether to roll back the transaction that this query begins.
 
         Raises:
-            WrongDatabase: If the connection is to another database, or one before was.
+            WrongDatabase: If this connection or an earlier one is to a different database.
             LockLost: If the run does not hold its lock.
         """
         cursor = connection.cursor()
@@ -164,23 +163,23 @@ class Target:
 
     @staticmethod
     def is_postgresql(connection: Any) -> bool:
-        """Whether a driver's connection, or an adapter of one, is to a PostgreSQL server."""
+        """Whether a connection, or an adapter of one, belongs to a driver of PostgreSQL."""
         return type(connection).__module__.startswith(DRIVERS)
 
     def require_hit(self) -> None:
-        """Let no revision begin after a connection to another database was opened.
+        """Require that no revision begins after a mismatch, even if the code caught the exception.
 
         Raises:
-            WrongDatabase: If one was, although the service's own code went on.
-            LockLost: If the run had lost its lock before.
+            WrongDatabase: If a connection to a different database was opened.
+            LockLost: If the run has lost its lock.
         """
         if self.was_missed:
-            raise WrongDatabase("connected to another database before")
+            raise WrongDatabase("the process connected to a different database before")
         if self.lock_was_lost:
             self.lose_lock()
 
     def lose_lock(self) -> None:
-        """Let nothing more be done by this run.
+        """Stop the run, because it lost its lock.
 
         Raises:
             LockLost: Always.
@@ -188,10 +187,10 @@ class Target:
         if not self.lock_was_lost:
             self.lock_was_lost = True
             self._tell("lock lost")
-        raise LockLost("the run does not hold its advisory lock any more")
+        raise LockLost("the run lost its advisory lock")
 
     def compare(self, row: Sequence[Any], address: str) -> None:
-        """Compare what a server tells of a connection.
+        """Compare the identity of a connection with the verified database.
 
         Raises:
             WrongDatabase: As `require`.
@@ -214,16 +213,18 @@ class Target:
                 all_were_read=self._variables.all_were_read,
                 led=_leading_to(address, database),
             )
-        raise WrongDatabase(f"connected to another database: {database} on {address}")
+        raise WrongDatabase(
+            f"the process connected to a different database: {database} on {address}"
+        )
 
 
 def values_of(row: Any) -> list[Any]:
-    """Return the columns of a row, of whatever kind the connection's rows are."""
+    """Return the columns of a row, which may be a tuple or a dictionary."""
     return list(row.values() if hasattr(row, "values") else row)
 
 
 def _leading_to(address: str, database: str) -> list[str]:
-    """Return the variables that name a database: as a URL, or else its parts."""
+    """Return the variables with the URL of a database, or else those with parts of it."""
     host, _, port = address.rpartition(":")
     variables = {name: os.environ.get(name, "") for name in list(os.environ.keys())}
     urls = [name for name, value in variables.items() if _is_url_of(value, host, port, database)]
@@ -245,11 +246,11 @@ def _is_url_of(value: str, host: str, port: str, database: str) -> bool:
     return same_host and str(stated_port) == port and unquote(url.path) == f"/{database}"
 
 
-# What drivers have to connect by, apart from SQLAlchemy.
+# The functions by which drivers connect without SQLAlchemy.
 
 
 def _watch_drivers(target: Target) -> None:
-    """Have each driver compare what it has connected, now or as soon as it is imported."""
+    """Patch each driver to compare its connections, now or when it is imported."""
     watches: dict[str, Callable[[Any, Target], None]] = {
         "asyncpg": _watch_asyncpg,
         "psycopg": _watch_psycopg,
@@ -265,7 +266,7 @@ def _watch_drivers(target: Target) -> None:
 
 
 class _WatchingFinder(importlib.abc.MetaPathFinder):
-    """Finds what others find, and has some modules watched once they are there."""
+    """Finds modules by the other finders, and patches some of them after their import."""
 
     def __init__(self, watches: dict[str, Callable[[Any, Target], None]], target: Target) -> None:
         self._watches = watches
@@ -286,7 +287,7 @@ class _WatchingFinder(importlib.abc.MetaPathFinder):
 
 
 class _WatchingLoader(importlib.abc.Loader):
-    """Loads as another loader does, and has the module watched."""
+    """Loads a module with another loader, and patches it."""
 
     def __init__(self, loader: Any, watch: Callable[[Any, Target], None], target: Target) -> None:
         self._loader = loader
@@ -302,7 +303,7 @@ class _WatchingLoader(importlib.abc.Loader):
         self._watch(module, self._target)
 
     def __getattr__(self, name: str) -> Any:
-        # `importlib.resources` and the like ask the loader itself.
+        # For `importlib.resources` and others that use the loader.
         return getattr(self._loader, name)
 
 
@@ -312,7 +313,7 @@ def _watch_asyncpg(driver: Any, target: Target) -> None:
     async def connect(*args: Any, **options: Any) -> Any:
         connection = await plain(*args, **options)
         target.note_opened()
-        # A path for a Unix socket.
+        # A tuple, or the path of a Unix socket.
         place = getattr(connection, "_addr", None)
         address = f"{place[0]}:{place[1]}" if isinstance(place, tuple) else str(place or "")
         try:
@@ -364,7 +365,7 @@ def _watch_psycopg2(driver: Any, target: Target) -> None:
     def connect(*args: Any, **options: Any) -> Any:
         connection = plain(*args, **options)
         target.note_opened()
-        # An asynchronous one is not connected yet.
+        # An asynchronous connection is not connected yet.
         if not connection.async_:
             _require_or_close(connection, target)
         return connection
@@ -379,7 +380,7 @@ def _require_or_close(connection: Any, target: Target) -> None:
         cursor.execute("; ".join(target.settings))
         cursor.close()
         if not connection.autocommit:
-            # Else the settings go with the first rollback.
+            # The first rollback would otherwise reset the settings.
             connection.commit()
     try:
         target.require(connection, f"{info.host}:{info.port}")

@@ -1,10 +1,10 @@
 """Runs Alembic's command line in a child process, with any interpreter that has Alembic.
 
-It is started by its path, needs nothing of this package, and takes Alembic's own arguments.
-`python -m alembic` would not do: in a service's directory it imports `alembic/` from there.
+It is started by its path, imports nothing of this package, and takes Alembic's arguments.
+`python -m alembic` would import the directory `alembic/` of a service.
 
-Where `HULEEDU_WORKER` says so, each connection gets settings of ours, and a file is told what
-happens; `env.py` sees nothing of either.
+If `HULEEDU_WORKER` is set, each connection gets the settings in it, and events are written to a
+file. `env.py` is not affected by either.
 """
 
 from __future__ import annotations  # a service's interpreter may be older than ours
@@ -22,40 +22,40 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    # Not when it runs: Python 3.8 cannot.
+    # Python 3.8 cannot evaluate it at run time.
     Step = Callable[..., None]
 INSTRUCTIONS = "HULEEDU_WORKER"
 OPTIONS = "HULEEDU_WORKER_OPTIONS"
 HERE = os.path.dirname(os.path.abspath(__file__))
 POSTGRESQL = "postgresql"
 MAIN_URL = "sqlalchemy.url"
-# Where an `env.py` as Alembic's template multidb has it finds the names of its databases.
+# The option with the names of databases, in Alembic's template multidb.
 DATABASES = "databases"
 SCRIPT_LOCATION = "script_location"
-# A statement that leaves nothing behind, and stands alone; a SELECT may call what does.
+# A single statement that writes nothing; a SELECT may call a function that writes.
 HARMLESS = re.compile(r"\s*(SHOW|SET)\b[^;]*;?\s*$", re.IGNORECASE)
 READING = re.compile(
     r"\s*(SELECT|SHOW|SET|VALUES|TABLE|WITH|BEGIN|COMMIT|ROLLBACK)\b", re.IGNORECASE
 )
 COMMIT = re.compile(r"(^|;)\s*(COMMIT|END)\b", re.IGNORECASE)
-# What only looks like statements: comments, bodies of functions, strings.
+# Comments, bodies of functions and strings, which may contain words of statements.
 NO_STATEMENT = re.compile(
     r"/\*.*?\*/|--[^\n]*|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|'(?:[^']|'')*'", re.DOTALL
 )
-# PostgreSQL, Appendix A: in_failed_sql_transaction. The error before it is the cause.
+# PostgreSQL, Appendix A: in_failed_sql_transaction, which follows the error that is the cause.
 AFTERMATH = "25P02"
 PLACE = "huleedu_tasks.place"
 DEFAULT_PORT = 5432
 
 
 def main() -> None:
-    """Become `alembic`."""
+    """Run Alembic, and end with its exit code."""
     end_with_parent()
     sys.exit(exit_code_of_alembic())
 
 
 def exit_code_of_alembic() -> int:
-    """Run Alembic with this process's arguments and environment, and return how it ended."""
+    """Run Alembic with this process's arguments and environment, and return its exit code."""
     instructions = json.loads(os.environ.pop(INSTRUCTIONS, "{}"))
     options = json.loads(os.environ.pop(OPTIONS, "{}"))
     engine = options.get("engine", "")
@@ -87,13 +87,13 @@ def exit_code_of_alembic() -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     except SystemExit as error:
-        # Alembic's own, after it has said why.
+        # Alembic has printed its error already.
         if observer and error.code:
             observer.failed(error.__context__ or error)
         if isinstance(error.code, int):
             return error.code & 0xFF
         if error.code is not None:
-            # As Python itself does with what is no number.
+            # Python prints an exit status that is not an integer.
             sys.stderr.write(f"{error.code}\n")
         return int(error.code is not None)
     except Exception as error:
@@ -102,17 +102,17 @@ def exit_code_of_alembic() -> int:
         show(error)
         return 1
     finally:
-        # What was read decides, too, where Alembic fails.
+        # The inputs are reported even if Alembic fails.
         if used:
             used.tell()
     return 0
 
 
 def beside(name: str) -> Any:
-    """Load a module that lies beside this one, under a name no service's own module has.
+    """Load a module of this directory under a unique name.
 
     Args:
-        name: The name of its file, without its ending.
+        name: The name of its file without the suffix.
     """
     from importlib.util import module_from_spec, spec_from_file_location
 
@@ -127,12 +127,12 @@ def beside(name: str) -> Any:
 
 
 class Used:
-    """Notes what a database is made of, and which sessions there were for it.
+    """Records the inputs of a build and its number of sessions.
 
     Args:
-        file: Where that is written down.
-        variables: What is read of the environment.
-        counts_sessions: Whether SQLAlchemy, which is imported for it, tells of its sessions.
+        file: The file that receives them.
+        variables: The environment variables that were read.
+        counts_sessions: Whether to count sessions of SQLAlchemy, which is imported for this.
     """
 
     def __init__(self, file: str, variables: Any, *, counts_sessions: bool = True) -> None:
@@ -149,7 +149,7 @@ class Used:
             self._count_sessions()
 
     def tell(self) -> None:
-        """Write it down, with where the libraries are installed."""
+        """Write the inputs to the file, with the directories of installed libraries."""
         import sysconfig
 
         paths = sysconfig.get_paths()
@@ -165,7 +165,7 @@ class Used:
             "variables": self._variables.all_names,
             "all_variables": self._variables.all_were_read,
         }
-        # Whoever reads it does without what cannot be written down.
+        # Without the file, the inputs count as unknown.
         with suppress(OSError):
             partial = f"{self._file}.partial"
             with open(partial, "w", encoding="utf-8") as written:
@@ -185,7 +185,7 @@ class Used:
         record.info[PLACE] = f"{named.get('port') or DEFAULT_PORT} {database}" if database else ""
 
     def _connected(self, connection: Any, record: Any) -> None:
-        # An engine with a function of its own to connect does not tell where to.
+        # The address is not known if an engine has a `creator` function.
         place = record.info.get(PLACE, "")
         self._sessions[place] = self._sessions.get(place, 0) + 1
 
@@ -193,15 +193,15 @@ class Used:
         self.executed(statement)
 
     def executed(self, statement: str) -> None:
-        """Note a statement of SQL."""
+        """Record an SQL statement."""
         self._reads.executed(statement)
 
 
 @contextmanager
 def outside_of_service() -> Iterator[None]:
-    """Import from neither this directory nor the service's own, which may have an `alembic/`."""
+    """Import from neither this directory nor the service's, which may contain `alembic/`."""
     paths = [path for path in sys.path if path and os.path.abspath(path) != HERE]
-    # `PYTHONPATH=.` is the service's directory here; its own code may need it, Alembic must not.
+    # `PYTHONPATH=.` is the service's directory. Its code needs it; Alembic must not see it.
     sys.path[:] = [path for path in paths if os.path.abspath(path) != os.getcwd()]
     try:
         yield
@@ -210,10 +210,13 @@ def outside_of_service() -> Iterator[None]:
 
 
 def end_with_parent() -> int:
-    """End at once when whoever started us does, even by SIGKILL; return what is watched for that.
+    """End this process when its parent ends, even by SIGKILL.
 
-    The parent holds the other end of our standard input and writes nothing. Migrations that went
-    on alone would meet the next run's.
+    The parent keeps the other end of standard input open and writes nothing. Migrations without
+    a parent would run beside those of the next run.
+
+    Returns:
+        The file descriptor that is watched.
     """
     lifeline = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -222,9 +225,12 @@ def end_with_parent() -> int:
 
 
 def watch(lifeline: int) -> None:
-    """End this process as soon as nobody holds the other end of a pipe any more.
+    """End this process as soon as the other end of a pipe is closed.
 
-    Nothing is read from it: a process that was forked shares it with whoever does.
+    The pipe is only polled, because forked processes share it.
+
+    Args:
+        lifeline: The file descriptor of the pipe.
     """
 
     def wait() -> None:
@@ -237,12 +243,12 @@ def watch(lifeline: int) -> None:
 
 
 def show(error: Exception) -> None:
-    """Print a traceback of the service's own code, without a hundred lines of its libraries."""
+    """Print a traceback with the frames of the service's code, without those of libraries."""
     import sysconfig
     import traceback
 
     paths = sysconfig.get_paths()
-    # An `env.py` is run, and `op` is made, from code that has no file.
+    # Code without a file calls `env.py` and the functions of `op`.
     foreign = ("<", HERE, paths["stdlib"], paths["purelib"], paths["platlib"])
 
     def own(summary: traceback.TracebackException) -> traceback.StackSummary:
@@ -255,33 +261,33 @@ def show(error: Exception) -> None:
         link.stack = own(link)
         for name in ("__cause__", "__context__"):
             inner = getattr(link, name)
-            # A library that says the same in other words.
+            # An exception of a library with the same message.
             if inner is not None and not own(inner) and str(inner) in str(link):
                 setattr(link, name, None)
         link = link.__cause__ or link.__context__
     sys.stderr.write("".join(summary.format()))
-    # The row that stands in the way, which SQLAlchemy leaves out.
+    # The conflicting row, which SQLAlchemy does not print.
     if detail := getattr(_database_error(error), "detail", None):
         sys.stderr.write(f"DETAIL:  {detail}\n")
 
 
 class Observer:
-    """Sets up each connection, and tells a file what happens, a JSON document per line.
+    """Sets up each connection, and writes events to a file, one JSON document per line.
 
     Args:
         events: The file.
-        variables: What is read of the environment.
-        settings: Settings of PostgreSQL for each session; the server must take them.
-        wishes: Settings that a server may refuse.
-        target: The server's start and the database's number, as the server tells them.
+        variables: The environment variables that were read.
+        settings: Settings of PostgreSQL for each session; a refused one is an error.
+        optional_settings: Settings that a server may refuse.
+        target: The start time of the server and the OID of the database.
         url: The URL of the database.
-        start: The revisions to render SQL from; None to run what is asked for.
-        is_asking: Whether `env.py` is only asked what it configures: what it would write itself,
-            such as a schema that may be missing, is passed over.
-        lock: SQL expressions: whether the run holds its lock, and how many other sessions it has;
-            None without a lock.
+        start: The revisions from which SQL is rendered; None to run the revisions.
+        is_asking: Whether `env.py` is only asked for its configuration. Its own writes, such as
+            CREATE SCHEMA, are skipped.
+        lock: SQL expressions: `held`, whether the run holds its lock, and `others`, how many other
+            sessions it has; None without a lock.
         inputs: The files of an approved plan: `root` and `digests`; None to compare none.
-        go_on: A file; no further revision is begun once it is gone. None to run all.
+        go_on: A file. No further revision is begun after it was deleted. None to run all.
     """
 
     def __init__(
@@ -323,7 +329,7 @@ class Observer:
         self._start = start
         self._go_on = go_on
         self._is_asking = is_asking
-        # The revision whose own code runs at this moment.
+        # The revision that is running; None between revisions.
         self._running: str | None = None
         self._unfinished_work = False
         self._kept_in_part = False
@@ -336,10 +342,10 @@ class Observer:
         event.listen(Engine, "before_cursor_execute", self._executing)
         event.listen(Engine, "commit", self._committing)
         if is_asking:
-            event.listen(Engine, "before_cursor_execute", pass_over_writes, retval=True)
+            event.listen(Engine, "before_cursor_execute", skip_writes, retval=True)
 
     def failed(self, error: BaseException) -> None:
-        """Tell how Alembic ended, and whether a part of a revision stays nevertheless."""
+        """Report the error with which Alembic ended."""
         cause = _database_error(error)
         words = str(cause or error).splitlines()[:1]
         self._tell(
@@ -361,9 +367,13 @@ class Observer:
         )
 
     def _tell(self, event: str, **facts: object) -> None:
-        """Tell something; a disk that is full does not end a migration in its middle.
+        """Write an event. A full disk does not end a running revision.
 
-        What follows is not told either: half of it could be taken for all.
+        After a failed write no further events are written, because incomplete events would be
+        misleading.
+
+        Raises:
+            OSError: If the beginning of a revision could not be written.
         """
         line = (json.dumps({"event": event, **facts}) + "\n").encode()
         try:
@@ -371,16 +381,16 @@ class Observer:
         except OSError:
             self._is_heard = False
         if event == "begun" and not self._is_heard:
-            # A revision that runs goes on; no other one begins unobserved.
-            raise OSError("what happens cannot be written down")
+            # No revision begins without its event.
+            raise OSError("the events of the run could not be written")
 
     def _observe_steps(self, environment: Any) -> None:
-        """Have `context.configure` run the command's steps as ours."""
+        """Patch `context.configure` to observe each step."""
         configure = environment.configure
 
         def observed(context: Any, *args: Any, **options: Any) -> None:
             plain = context.context_opts["fn"]
-            # An env.py of several databases configures several times.
+            # An env.py with several databases calls `configure` several times.
             if not hasattr(plain, "is_observed"):
                 context.context_opts["fn"] = self._observed_steps(plain)
             if self._start is not None:
@@ -396,18 +406,18 @@ class Observer:
         environment.configure = observed
 
     def _require_target(self, connection: Any) -> None:
-        """Let no revision run on another database than the one that was meant.
+        """Require that `env.py` connected to the verified database.
 
         Raises:
-            WrongDatabase: If `env.py` has connected elsewhere.
+            WrongDatabase: If `env.py` connected to a different one.
         """
-        # Alembic would take what we begin for the service's own transaction.
+        # Alembic would use a transaction that this query begins.
         self._target.require(
             connection.connection.dbapi_connection, ends=not connection.in_transaction()
         )
 
     def _tell_version_table(self, connection: Any, context: Any) -> None:
-        """Tell which version table was configured, and where one without a schema is looked for."""
+        """Report the configured version table, the search path and the role."""
         driver = connection.connection.dbapi_connection
         cursor = driver.cursor()
         try:
@@ -419,7 +429,7 @@ class Observer:
             driver.rollback()
         self._is_configured = True
         if self._target.opened > self._engine_connections:
-            # What was asked on a connection without SQLAlchemy is not heard.
+            # Queries on a connection without SQLAlchemy are not observed.
             self._tell("queried")
         self._tell(
             "configured",
@@ -430,7 +440,7 @@ class Observer:
         )
 
     def _tell_session(self, connection: Any) -> None:
-        """Tell as whom and where revisions would run: env.py has set up all it wants by now."""
+        """Report the role and the search path with which revisions would run."""
         if connection.dialect.name != POSTGRESQL:
             return
         cursor = connection.connection.dbapi_connection.cursor()
@@ -448,7 +458,7 @@ class Observer:
                 self._tell_session(context.connection)
             for step in plain(heads, context):
                 if self._go_on and not os.path.exists(self._go_on):
-                    # Alembic commits what was run, as at the end.
+                    # Alembic commits the revisions that ran.
                     self._tell("stopped")
                     return
                 run = self._rendering if context.as_sql else self._running_step
@@ -488,7 +498,7 @@ class Observer:
                 plain(**options)
                 self._tell("sql", revision=revision, sql=context.impl.output_buffer.getvalue())
             except Exception as error:
-                # It reads what only a database knows; the next one may do without.
+                # A revision that queries the database has no offline SQL; the next one may have.
                 reason = f"{type(error).__name__}: {error}"
                 self._tell("unrendered", revision=revision, reason=reason.splitlines()[0])
             finally:
@@ -511,7 +521,7 @@ class Observer:
             try:
                 for name, value in settings.items():
                     cursor.execute(f"SET {name} = '{value}'")
-                # Else the settings go with the first rollback.
+                # The first rollback would otherwise reset the settings.
                 connection.commit()
             except Exception:
                 connection.rollback()
@@ -524,7 +534,7 @@ class Observer:
     def _executing(self, connection: Any, cursor: object, statement: str, *others: object) -> None:
         said = NO_STATEMENT.sub(" ", statement)
         if not self._is_configured and not HARMLESS.match(said):
-            # What follows may depend on what the database answers.
+            # The configuration may depend on the result.
             self._tell("queried")
         if not self._running or HARMLESS.match(said):
             return
@@ -541,42 +551,42 @@ class Observer:
             if self._unfinished_work:
                 self._keep()
         elif not self._fence:
-            # With one, the end of a commit is told and not its beginning.
+            # With a fence, the end of the commit is reported instead.
             self._committed()
 
     def _committed(self) -> None:
-        """Tell that what was run is recorded in the version table as well."""
+        """Report that the revisions that ran are recorded in the version table."""
         if self._running:
-            # It has failed, and env.py commits nevertheless.
+            # The revision failed, and env.py commits nevertheless.
             return
         self._kept_in_part = False
         self._tell("committed")
 
     def _opened(self) -> None:
-        """Take note of a connection: what is written on one of a revision's own may stay."""
+        """Handle a new connection: writes on a revision's own connection may not be rolled back."""
         if self._running:
             self._keep()
 
     def _keep(self, revision: str = "") -> None:
-        """Tell, before it happens, that something may stay whatever comes of a revision."""
+        """Report that a revision may be partially applied if it fails."""
         if not self._kept_in_part:
             self._kept_in_part = True
             self._tell("kept", revision=revision or self._running)
 
 
-def pass_over_writes(
+def skip_writes(
     connection: object, cursor: object, statement: str, parameters: Any, *others: object
 ) -> tuple[str, Any]:
-    """Return a statement that reads as it is, and one that does nothing for any other."""
+    """Return a reading statement unchanged, and replace any other with one without effect."""
     if READING.match(NO_STATEMENT.sub(" ", statement)):
         return statement, parameters
     return "SELECT 1 WHERE false", ()
 
 
 def accept_percent_signs() -> None:
-    """Have ConfigParser store a URL with a percent sign, which it takes for an interpolation.
+    """Patch ConfigParser to escape percent signs in URLs, which it takes for interpolations.
 
-    Every password with a special character has one, and the error would show the password.
+    A percent-encoded password contains percent signs, and the error would show the password.
     """
     import configparser
 
@@ -596,13 +606,13 @@ def accept_percent_signs() -> None:
 
 
 def hand_over_url(url: str, engine: str = "") -> None:
-    """Have every configuration that names a URL name this one instead, before env.py runs.
+    """Replace sqlalchemy.url in Alembic's configuration before env.py runs.
 
-    One that is handed over by a variable alone would leave an `env.py` as Alembic writes it where
-    it was.
+    The generated `env.py` of Alembic reads the URL from there, not from a variable.
 
     Args:
-        engine: The section beside the main one that names it, too.
+        url: The URL of the database.
+        engine: A second section with the URL; an empty string for none.
     """
 
     def replace_urls(config: Any) -> None:
@@ -613,10 +623,10 @@ def hand_over_url(url: str, engine: str = "") -> None:
 
 
 def apply_options(*, engine: str = "", flask_app: str = "") -> None:
-    """Have Alembic run as the registry says beside Alembic's own arguments.
+    """Apply the service's options in the registry.
 
     Args:
-        engine: The only one of several databases to run for; an empty string for no choice.
+        engine: The only one of several databases to migrate; an empty string for all.
         flask_app: The application to run env.py in; an empty string for none.
     """
     if engine:
@@ -626,10 +636,10 @@ def apply_options(*, engine: str = "", flask_app: str = "") -> None:
 
 
 def run_in_application(path: str) -> None:
-    """Have env.py run in the context of a Flask application, as `flask db` runs it.
+    """Run env.py in the context of a Flask application, as `flask db` does.
 
     Args:
-        path: As `flask --app` takes it.
+        path: The application, as `flask --app` accepts it.
     """
     from alembic.script import ScriptDirectory
 
@@ -646,10 +656,10 @@ def run_in_application(path: str) -> None:
     def run_env(scripts: Any) -> None:
         import importlib
 
-        # The service's own, which this package does not need.
+        # Flask is installed in the service's interpreter only.
         flask: Any = importlib.import_module("flask.cli")
         if flask.get_load_dotenv(True):
-            # What is set stays.
+            # Variables that are set are not overridden.
             flask.load_dotenv()
         with flask.ScriptInfo(path).load_app().app_context():
             plain_run(scripts)
@@ -659,23 +669,25 @@ def run_in_application(path: str) -> None:
 
 
 def select_engine(engine: str) -> None:
-    """Have a configuration of several databases name only one of them, before env.py runs.
+    """Restrict a configuration of several databases to one of them, before env.py runs.
 
     Raises:
-        LookupError: Then, if it does not name that one.
+        LookupError: If the configuration does not name it, when env.py is run.
     """
 
     def select(config: Any) -> None:
         stated = config.get_main_option(DATABASES) or ""
         if engine not in re.split(r"[,\s]+", stated):
-            raise LookupError(f"the option {DATABASES!r} names {stated or 'none'}, not {engine!r}")
+            raise LookupError(
+                f"the option {DATABASES!r} has {stated or 'no names'}, not {engine!r}"
+            )
         config.set_main_option(DATABASES, engine)
 
     before_env_py(select)
 
 
 def before_env_py(change: Callable[[Any], None]) -> None:
-    """Have Alembic's configuration changed before env.py is run with it."""
+    """Call a function with Alembic's configuration before env.py runs."""
     from alembic.runtime.environment import EnvironmentContext
 
     environment: Any = EnvironmentContext
@@ -689,7 +701,7 @@ def before_env_py(change: Callable[[Any], None]) -> None:
 
 
 def write_nothing_to(name: str) -> None:
-    """Have what is written to a file of a name go nowhere: env.py would leave its SQL there."""
+    """Discard writes to a file: the env.py of the template multidb writes SQL to it."""
     import builtins
 
     plain: Any = builtins.open
@@ -701,10 +713,12 @@ def write_nothing_to(name: str) -> None:
 
 
 def replace_url(config: Any, section: str, url: str) -> None:
-    """Have a section name a URL, with the driver it names itself, if it names one at all.
+    """Replace sqlalchemy.url of a section, if it has one, and keep its driver.
 
     Args:
-        config: Alembic's.
+        config: Alembic's configuration.
+        section: The name of the section.
+        url: The new URL.
     """
     stated = config.file_config.get(section, MAIN_URL, raw=True, fallback="")
     if not stated:
@@ -716,14 +730,14 @@ def replace_url(config: Any, section: str, url: str) -> None:
 
 
 def _as_tuple(value: Any) -> tuple[str, ...]:
-    """Return revisions as a tuple, in whatever form Alembic has them."""
+    """Return revisions as a tuple; Alembic passes a string, a sequence or None."""
     if not value:
         return ()
     return (value,) if isinstance(value, str) else tuple(map(str, value))
 
 
 def _database_error(error: BaseException) -> BaseException | None:
-    """Return the driver's own error behind an exception, in PostgreSQL's words."""
+    """Return the driver's error that caused an exception; None if there is none."""
     found = None
     link: BaseException | None = error
     seen: set[int] = set()
@@ -731,7 +745,7 @@ def _database_error(error: BaseException) -> BaseException | None:
         seen.add(id(link))
         found = link if _sqlstate(link) else found
         cause = getattr(link, "orig", None) or link.__cause__
-        # What was caught on the way is no cause, unless all that followed failed for it.
+        # A handled exception is not a cause, unless it aborted the transaction.
         link = cause or (link.__context__ if _sqlstate(link) == AFTERMATH else None)
     return found
 

@@ -1,4 +1,4 @@
-"""Monorepos as they are found: no two of their services follow the same convention.
+"""Generates monorepos in which no two services follow the same convention.
 
-`python -m tests.support.strangers NEW_FOLDER` writes thirteen services, to try things by hand.
+`python -m tests.support.strangers NEW_DIRECTORY` writes thirteen services, for manual tests.
 """

@@ -1,4 +1,4 @@
-"""Which irregularities come together: one alone, many at random, or thirteen known services."""
+"""Combines irregularities: a single one, many at random, or thirteen known services."""
 
 import random
 from collections.abc import Iterator
@@ -45,19 +45,19 @@ NAMES = (
 )
 STRANGE_DIRECTORY = "Högre skola 2"
 STRANGE_REGISTRY = "tools/db/services.json"
-# What of a monorepo is neither a yes or no nor one of a few names.
+# The values of switches that are neither booleans nor enumerations.
 CHOICES: dict[str, tuple[object, ...]] = {
     "folder": ("repo", STRANGE_DIRECTORY),
     "registry": ("services.json", STRANGE_REGISTRY),
     "sharing": (0, 2, 3),
     "containers": (0, 1, 2),
 }
-# Of the switches of a service, how many are irregular.
+# The share of irregular switches of a random service.
 SHARE = 0.4
 
 
 def singles() -> Iterator[tuple[str, Stranger]]:
-    """Give each irregularity of a service by its name, and a service that has only this one."""
+    """Yield the name of each irregularity, with a service that has only this one."""
     yield "regular", Stranger()
     for field in _switches(Stranger):
         for value in _values(field)[1:]:
@@ -69,13 +69,13 @@ def singles() -> Iterator[tuple[str, Stranger]]:
 
 
 def named(services: list[Stranger]) -> tuple[Stranger, ...]:
-    """Give each service a name of its own."""
+    """Give the services unique names."""
     named = zip(services, NAMES, strict=False)
     return tuple(replace(service, name=name) for service, name in named)
 
 
 def combination(number: int, count: int = 8) -> Repository:
-    """Return the monorepo with a number: the same number, the same monorepo."""
+    """Return a random monorepo; the number is the seed."""
     chosen = random.Random(number)
     services = named([_any_service(chosen) for _ in range(count)])
     stated = {
@@ -86,7 +86,7 @@ def combination(number: int, count: int = 8) -> Repository:
 
 
 def thirteen() -> Repository:
-    """Return thirteen services as three teams in five years might have left them behind."""
+    """Return thirteen services with the conventions of several teams."""
     services = (
         Stranger(name="class_roster"),
         Stranger(name="batch_conductor", override=Override.INITIALS, paths=Paths.ROOT, logs=True),
@@ -186,7 +186,7 @@ def _any_service(chosen: random.Random) -> Stranger:
 
 
 def _told_apart(services: tuple[Stranger, ...]) -> tuple[Stranger, ...]:
-    """Leave the variable that has nobody's name in it to the first service that reads it."""
+    """Let only one service use DATABASE_URL, which contains no service's name."""
     bare = [service for service in services if service.override is Override.BARE]
     return tuple(
         replace(service, override=Override.REGULAR) if service in bare[1:] else service
@@ -203,7 +203,7 @@ def _switches(kind: type[Stranger | Repository]) -> list["Field[Any]"]:
 
 
 def _values(field: "Field[Any]") -> list[Any]:
-    """Return the values a switch can have, the regular one first."""
+    """Return the possible values of a switch, the regular one first."""
     regular: Any = field.default
     if isinstance(regular, bool):
         return [regular, not regular]

@@ -10,9 +10,9 @@ SCRIPTS = "infra/create-databases"
 
 
 def files(repository: Repository) -> dict[str, str]:
-    """Return the text of each file, by its path from the root."""
+    """Return the content of each file, by its path relative to the root."""
     servers, applications = _servers(repository), _applications(repository)
-    volumes = {volume: None for each in servers.values() for volume in _volumes(each)}
+    volumes = {volume: None for server in servers.values() for volume in _volumes(server)}
     databases = {"services": servers, "volumes": volumes}
     rest: Entry = {"services": applications}
     layouts: dict[ComposeFiles, dict[str, Entry]] = {
@@ -35,7 +35,7 @@ def files(repository: Repository) -> dict[str, str]:
 
 
 def stated(repository: Repository) -> list[str]:
-    """Return the files with the servers, if Compose does not find them by itself."""
+    """Return the files with the servers; empty if Compose loads them by default."""
     is_found = repository.compose_files is not ComposeFiles.SEVERAL
     return [] if is_found else ["docker-compose.infrastructure.yml"]
 
@@ -65,7 +65,7 @@ def _server(repository: Repository, service: Stranger) -> Entry:
     volumes = [f"{repository.volume(service)}:/var/lib/postgresql/data"]
     if repository.shares(service):
         del environment["POSTGRES_DB"]
-        # Compose takes a path from the directory of the file in which it stands.
+        # A path is relative to the directory of the compose file.
         is_included = repository.compose_files is ComposeFiles.INCLUDED
         scripts = SCRIPTS.removeprefix("infra/") if is_included else SCRIPTS
         volumes.append(f"./{scripts}:/docker-entrypoint-initdb.d:ro")

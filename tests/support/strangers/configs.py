@@ -1,4 +1,4 @@
-"""The settings of a stranger: what its `config.py` may look like."""
+"""The variants of `config.py`."""
 
 from tests.support.strangers.switches import Config, Paths, Repository, Stranger
 
@@ -88,7 +88,7 @@ load_dotenv(find_dotenv())
 
 
 def files(service: Stranger, repository: Repository) -> dict[str, str]:
-    """Return the text of its configuration, by the paths of the files from its directory."""
+    """Return the content of the settings files, by their paths relative to its directory."""
     if service.config is Config.NONE:
         return {}
     prefix, field = prefix_and_field(service)
@@ -113,11 +113,11 @@ def files(service: Stranger, repository: Repository) -> dict[str, str]:
 
 
 def prefix_and_field(service: Stranger) -> tuple[str, str]:
-    """Take a variable apart as pydantic-settings puts it together."""
+    """Split a variable into the prefix and the field of pydantic-settings."""
     field = "db_dsn" if service.url_variable.endswith("DB_DSN") else "database_url"
     return service.url_variable[: -len(field)], field
 
 
 def exported(service: Stranger) -> str:
-    """Return the name its env.py imports."""
+    """Return the name that its env.py imports."""
     return "DATABASE_URL" if service.config is Config.MODULE else "settings"

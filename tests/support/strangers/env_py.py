@@ -1,4 +1,4 @@
-"""The `env.py` of a stranger."""
+"""The variants of `env.py`."""
 
 from tests.support.strangers.configs import LOAD_ENV_FILE, exported, prefix_and_field
 from tests.support.strangers.switches import Config, Driver, Paths, Stranger
@@ -65,21 +65,21 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 """
-# As if it were not installed, which in the service's own image it is not.
+# Hides asyncpg, which the service's own image does not have.
 WITHOUT_ASYNCPG = """\
 import sys
 
 sys.modules["asyncpg"] = None
 
 """
-# Only the service's own virtual environment has it.
+# A module that only the service's own virtual environment has.
 OWN_LIBRARY = "strangers_own_library"
 
 LOGGING = """
 if config.config_file_name is not None:
     fileConfig(config.config_file_name)
 """
-# By whether it is asynchronous, and whether it is made from the configuration.
+# By whether the engine is asynchronous, and whether it is built from the configuration.
 ENGINES = {
     (False, False): "create_engine",
     (False, True): "engine_from_config",

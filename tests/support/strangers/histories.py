@@ -1,4 +1,4 @@
-"""The revisions of strangers: what each of them makes, and where its file lies."""
+"""The revisions of the services: their operations and files."""
 
 import hashlib
 from collections.abc import Iterator
@@ -70,12 +70,12 @@ SHAPES = {
     History.MERGED: (
         Step(message="create items", table="items"),
         Step(message="create notes", parents=("create items",), table="notes"),
-        Step(message="create environment tags", parents=("create items",), table="marks"),
+        Step(message="create tags", parents=("create items",), table="tags"),
         Step(
-            message="merge notes and environment tags",
-            parents=("create notes", "create environment tags"),
+            message="merge notes and tags",
+            parents=("create notes", "create tags"),
         ),
-        Step(message="create last", parents=("merge notes and environment tags",), table="last"),
+        Step(message="create last", parents=("merge notes and tags",), table="last"),
     ),
     History.SUBFOLDERS: (
         Step(message="create items", table="items"),
@@ -90,7 +90,7 @@ SHAPES = {
 
 
 def tables(service: Stranger) -> list[str]:
-    """Return the tables its revisions make, all with names that no other service has."""
+    """Return the tables that its revisions create, whose names are unique in the monorepo."""
     return [f"{service.name}_{step.table}" for step in SHAPES[service.history] if step.table]
 
 
@@ -99,7 +99,7 @@ def head(service: Stranger) -> str:
 
 
 def files(service: Stranger) -> Iterator[tuple[str, str]]:
-    """Give the path of each revision, below the directory of the versions, with its text."""
+    """Yield the path of each revision, relative to the version directory, with its content."""
     for number, step in enumerate(SHAPES[service.history]):
         identifier = _id(service, step.message)
         folder = f"{2024 + number}/" if service.history is History.SUBFOLDERS else ""

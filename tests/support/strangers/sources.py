@@ -1,4 +1,4 @@
-"""All files of one stranger, and its Alembic configuration among them."""
+"""The files of one service, including its Alembic configuration."""
 
 from collections.abc import Mapping
 
@@ -65,7 +65,7 @@ datefmt = %H:%M:%S
 
 
 def files(service: Stranger, repository: Repository) -> dict[str, str]:
-    """Return the text of each file of a service, by its path from the service's directory."""
+    """Return the content of each file of a service, by its path relative to its directory."""
     revisions = {
         f"{service.scripts}/versions/{path}": text for path, text in histories.files(service)
     }
@@ -80,7 +80,7 @@ def files(service: Stranger, repository: Repository) -> dict[str, str]:
 
 
 def _alembic_files(service: Stranger) -> dict[str, str]:
-    """Return Alembic's configuration, and the pyproject.toml of which it may be a part."""
+    """Return the Alembic configuration and the pyproject.toml, which may contain it."""
     options = _options(service)
     pyproject = PYPROJECT.format(name=service.hyphens, drivers=_drivers(service))
     ini = "# A generic, single database configuration.\n\n[alembic]\n"
@@ -97,7 +97,7 @@ def _alembic_files(service: Stranger) -> dict[str, str]:
 
 
 def _drivers(service: Stranger) -> str:
-    # Where env.py translates the URL, the service itself goes on with the usual driver.
+    # If env.py replaces the driver, the service itself still uses the regular one.
     drivers = [Driver.REGULAR, service.driver] if service.translates else [service.driver]
     return ", ".join(f'"{REQUIREMENTS[driver]}"' for driver in drivers)
 

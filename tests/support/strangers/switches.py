@@ -1,4 +1,4 @@
-"""The irregularities of real monorepos, each of them a switch that is regular unless stated."""
+"""The irregularities of real monorepos: switches whose default is the regular value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from functools import cached_property
 
 
 class Folder(StrEnum):
-    """Where a service lies."""
+    """The directory of a service."""
 
     REGULAR = "services/{name}_service"
     HYPHENS = "services/{hyphens}-service"
@@ -24,12 +24,12 @@ class DatabaseName(StrEnum):
 
 
 class Override(StrEnum):
-    """The variable a service takes its URL from."""
+    """The variable that a service takes its URL from."""
 
     REGULAR = "{directory}_DATABASE_URL"
     INITIALS = "{initials}_DATABASE_URL"
     DSN = "{capitals}_DB_DSN"
-    # No two services of a monorepo may have it.
+    # Only one service of a monorepo may have it.
     BARE = "DATABASE_URL"
 
 
@@ -45,7 +45,7 @@ class Config(StrEnum):
 
 
 class EnvironmentVariable(StrEnum):
-    """The variable a service asks for its environment."""
+    """The variable that a service takes its environment from."""
 
     REGULAR = "HULEEDU_ENVIRONMENT"
     BARE = "ENVIRONMENT"
@@ -53,7 +53,7 @@ class EnvironmentVariable(StrEnum):
 
 
 class Driver(StrEnum):
-    """What a service's migrations connect with."""
+    """The driver of a service's migrations."""
 
     REGULAR = "asyncpg"
     PSYCOPG2 = "psycopg2"
@@ -79,12 +79,12 @@ class AlembicConfig(StrEnum):
     REGULAR = auto()
     SUBFOLDER = auto()
     PYPROJECT = auto()
-    # Where its scripts are stands in pyproject.toml, and how it logs in alembic.ini.
+    # script_location is in pyproject.toml, and logging is configured in alembic.ini.
     BOTH = auto()
 
 
 class Paths(StrEnum):
-    """From where a service's own code is imported; the values are `prepend_sys_path`."""
+    """The import path of a service's own code; the values are `prepend_sys_path`."""
 
     REGULAR = "."
     ROOT = "../.."
@@ -94,7 +94,7 @@ class Paths(StrEnum):
 
 
 class Interpreter(StrEnum):
-    """What runs a service's migrations."""
+    """The interpreter of a service's migrations."""
 
     REGULAR = auto()
     OWN_PYTHON = auto()
@@ -112,7 +112,7 @@ class History(StrEnum):
     CONCURRENT_INDEX = auto()
 
 
-# What a registry states for each interpreter but the regular one.
+# The fields of the registry for each interpreter.
 COMMANDS: Mapping[Interpreter, Mapping[str, str | list[str]]] = {
     Interpreter.REGULAR: {},
     Interpreter.OWN_PYTHON: {"python": ".venv/bin/python"},
@@ -127,15 +127,16 @@ class Stranger:
     """One service.
 
     Attributes:
-        translates: Its env.py takes the regular URL and puts its own driver in.
-        interpolates: Its env.py hands the URL to `config.set_main_option`, which trips over a `%`.
-        shadows: Its directory of migrations is a package, and hides Alembic if that has its name.
-        migrations: That directory is named `migrations`.
-        loads_env_file: It looks for a `.env` in the directories above.
+        translates: Its env.py takes the regular URL and replaces the driver.
+        interpolates: Its env.py passes the URL to `config.set_main_option`, which interprets `%`.
+        shadows: Its directory of migrations is a package, which shadows Alembic if its name is
+            `alembic`.
+        migrations: The directory of its migrations is named `migrations`.
+        loads_env_file: It searches for a `.env` in its parent directories.
         is_package: Its configuration is a package with relative imports.
-        is_heavy: Its env.py imports what it does not need.
-        transaction_each: Each of its revisions is a transaction.
-        logs: Its env.py sets up logging by the configuration file.
+        is_heavy: Its env.py has unused imports that take long.
+        transaction_each: Every revision has a separate transaction.
+        logs: Its env.py configures logging from the configuration file.
     """
 
     name: str = "orders"
@@ -160,7 +161,7 @@ class Stranger:
     logs: bool = False
 
     def possible(self) -> "Stranger":
-        """Return the same without what contradicts something else."""
+        """Return this service without switches that contradict each other."""
         changes: dict[str, object] = {}
         if self.paths is Paths.ROOT and not self.is_importable:
             changes["paths"] = Paths.REGULAR
@@ -211,7 +212,7 @@ class Stranger:
 
     @property
     def url_scheme(self) -> str:
-        """What it expects of a URL that it is given."""
+        """The scheme of the URL that it expects."""
         return (Driver.REGULAR if self.translates else self.driver).scheme
 
     @property
@@ -224,9 +225,9 @@ class Stranger:
 
     def _filled(self, pattern: str) -> str:
         words = self.name.split("_")
-        # `{directory}` stands in no pattern of a directory.
-        folder = (
-            "" if "{directory}" not in pattern else self.directory_name.upper().replace("-", "_")
+        # `directory_name` itself is computed here, from a pattern without `{directory}`.
+        directory = (
+            self.directory_name.upper().replace("-", "_") if "{directory}" in pattern else ""
         )
         return str(pattern).format(
             name=self.name,
@@ -234,7 +235,7 @@ class Stranger:
             capitals=self.name.upper(),
             camel="".join(word.capitalize() for word in words),
             initials="".join(word[0] for word in [*words, "service"]).upper(),
-            folder=folder,
+            directory=directory,
         )
 
 
@@ -247,7 +248,7 @@ class ComposeFiles(StrEnum):
 
 
 class ComposeNames(StrEnum):
-    """How the servers are called in the compose files."""
+    """The names of the servers in the compose files."""
 
     REGULAR = "{name}_db"
     DB_FIRST = "db-{hyphens}"
@@ -260,14 +261,14 @@ class Ports(StrEnum):
     REGULAR = "127.0.0.1:{port}:5432"
     SHORT = "{port}:5432"
     VARIABLE = "${{{capitals}_DB_PORT:-{port}}}:5432"
-    # Compose's long syntax, which is no text.
+    # The long syntax of Compose, which is a mapping.
     LONG = ""
 
 
 class Password(StrEnum):
     REGULAR = "secret-of-strangers"
     SIGNS = "p@ss#w%rd/1"
-    QUOTES = """it's a "$ecret" of ${nobody}"""
+    QUOTES = """it's a "$ecret" of ${unset}"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,11 +276,11 @@ class Repository:
     """A monorepo of strangers.
 
     Attributes:
-        ports: The port of each service's server; the services that share one have the first.
-        sharing: How many of the services, from the first on, share one server.
-        containers: How many application containers each service has.
+        ports: The port of each service's server; services that share one have the first.
+        sharing: How many services, from the first one, share one server.
+        containers: How many application containers every service has.
         containers_know: The application containers have the URL in the service's own variable.
-        builds_from_root: Images are built from the root, and a Dockerfile in the service's
+        builds_from_root: The build context is the root, with a Dockerfile in the service's
             directory.
         fixed_names: The compose files name the containers.
         lists: The compose files write environments as lists.

@@ -1,4 +1,4 @@
-"""What the tasks make of a monorepo of strangers, compared with what is true of it."""
+"""Compares the results of the tasks in a monorepo of strangers with the correct ones."""
 
 import json
 from collections.abc import Collection, Iterator
@@ -14,15 +14,15 @@ TABLES = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDE
 REVISIONS = "SELECT version_num::text FROM alembic_version"
 OPEN = "FIXME"
 INTERPRETERS = ("python", "alembic")
-# What follows from the server.
+# The fields that depend on the server.
 OF_THE_SERVER = ("port", "database", "compose_service", "volume")
 
 
 def done(written: Strangers, *arguments: str) -> Ran:
-    """Run a command that must succeed, and return how it ended.
+    """Run a command that must succeed.
 
     Raises:
-        AssertionError: With all that it printed, if it does not.
+        AssertionError: If it fails, with its output.
     """
     ran = written.monorepo.invoke(*arguments)
     assert ran.code == 0, f"{arguments} ended with {ran.code}\n{ran.out}\n{ran.err}"
@@ -30,10 +30,13 @@ def done(written: Strangers, *arguments: str) -> Ran:
 
 
 def elsewhere(written: Strangers, *services: Stranger) -> list[Any]:
-    """Return the services whose databases have other tables or revisions than they should.
+    """Return the services whose databases have unexpected tables or revisions.
 
     Args:
-        services: Those to look at, or none for all.
+        services: The services to examine; all if none are passed.
+
+    Returns:
+        The services with what was found; empty if all databases are correct.
     """
     return [
         (service, found)
@@ -43,12 +46,12 @@ def elsewhere(written: Strangers, *services: Stranger) -> list[Any]:
 
 
 def discover(written: Strangers) -> dict[str, Any]:
-    """Return the registry that `services.discover` writes where there is none."""
+    """Delete the registry, and return the one that `services.discover` writes."""
     path = written.monorepo.path(written.repository.registry)
     path.unlink()
     ran = written.monorepo.invoke("services.discover")
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    # What is left open is no success.
+    # With an open question the command fails.
     assert text, ran.err
     assert ran.code == int(OPEN in text), ran.out + ran.err
     found: dict[str, Any] = json.loads(text)
@@ -56,9 +59,9 @@ def discover(written: Strangers) -> dict[str, Any]:
 
 
 def untrue(found: dict[str, Any], repository: Repository) -> list[Any]:
-    """Return what a registry says otherwise than the true one, or more or less.
+    """Return the differences between a registry and the correct one; empty if there are none.
 
-    Only what nobody can know may be left open.
+    Only fields that the files do not determine may have an open question.
     """
     true = registry(repository)
     wrong = [key for key in ("compose_files",) if found.get(key) != true.get(key)]
@@ -73,14 +76,14 @@ def _untrue_entries(
     for service, entry in zip(repository.services, true["services"], strict=True):
         found = entries.get(service.name, {})
         unknown = [name for name in _hidden(service, repository) if OPEN in str(found.get(name))]
-        # As long as the server is open, so is what follows from it.
+        # If the server is an open question, so are the fields that depend on it.
         ignored = OF_THE_SERVER if "port" in unknown else unknown
         if _meaning(found, ignored) != _meaning(entry, ignored):
             yield service, found, entry
 
 
 def _hidden(service: Stranger, repository: Repository) -> tuple[str, ...]:
-    """Return what nothing in the monorepo tells of a service on a server of many."""
+    """Return the fields that no file determines for a service on a shared server."""
     if not repository.shares(service) or service.config is Config.REGULAR:
         return ()
     if not repository.containers:
@@ -89,7 +92,7 @@ def _hidden(service: Stranger, repository: Repository) -> tuple[str, ...]:
 
 
 def _meaning(entry: dict[str, Any], ignored: Collection[str]) -> dict[str, Any]:
-    """Return an entry without some fields, and of its interpreter only whose it is."""
+    """Return an entry without some fields, and whether it states its own interpreter."""
     stated = {name: value for name, value in entry.items() if name not in ignored}
     is_own = any(name in stated for name in INTERPRETERS)
     others = {name: value for name, value in stated.items() if name not in INTERPRETERS}

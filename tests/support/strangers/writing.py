@@ -1,4 +1,4 @@
-"""Writes a monorepo of strangers, and knows the registry a careful person would write for it."""
+"""Writes a monorepo of strangers, and returns its correct and minimal registry."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.support.strangers.combinations import thirteen
 from tests.support.strangers.env_py import OWN_LIBRARY
 from tests.support.strangers.switches import COMMANDS, Driver, Repository, Stranger
 
-# Of the thirteen strangers.
+# Of the thirteen services that `python -m tests.support.strangers` writes.
 FIRST_PORT = 55401
 ALEMBIC = """\
 import sys
@@ -27,13 +27,13 @@ if __name__ == "__main__":
     sys.argv[0] = sys.argv[0].removesuffix(".exe")
     sys.exit(main())
 """
-# What pip and uv write where a path is too long, or has a space in it.
+# The first lines that pip and uv write if a path is too long or contains a space.
 LAUNCHER = """\
 #!/bin/sh
 '''exec' "{python}" "$0" "$@"
 ' '''
 """
-# Nothing of these is for us.
+# Variables of other applications in `.env`.
 FOREIGN_SETTINGS = """\
 SECRET_KEY='a$b"c{d}'
 GREETING="it's a \\"quoted\\" greeting"
@@ -57,17 +57,17 @@ class Strangers:
 
 @contextmanager
 def strangers(repository: Repository) -> Iterator[Strangers]:
-    """Write a monorepo with its true registry; stop its servers and remove it at the end."""
+    """Write a monorepo with its correct registry; stop its servers and delete it at the end."""
     repository = replace(repository, ports=tuple(free_ports(len(repository.services))))
     with empty_monorepo(repository.folder) as monorepo:
         write(repository, monorepo.root)
         monorepo.write(repository.registry, json.dumps(registry(repository), indent=2))
         if repository.registry_is_elsewhere:
             monorepo.environment["HULEEDU_REGISTRY"] = repository.registry
-            # The tasks read the one beside the registry.
+            # The tasks read the `.env` in the directory of the registry.
             folder = Path(repository.registry).parent
             monorepo.write(f"{folder}/.env", monorepo.read(".env"))
-        # `uv` lies beside the interpreter.
+        # `uv` is in the directory of the interpreter.
         tools = str(Path(sys.executable).parent)
         monorepo.environment["PATH"] = os.pathsep.join([tools, os.environ["PATH"]])
         yield Strangers(repository=repository, monorepo=monorepo)
@@ -83,7 +83,7 @@ def thirteen_strangers(root: Path) -> Repository:
 
 
 def write(repository: Repository, root: Path) -> None:
-    """Write all files of a monorepo but its registry and `tasks.py`."""
+    """Write all files of a monorepo except its registry and `tasks.py`."""
     _write(root, {".env": _env_file(repository), **compose_files.files(repository)})
     for service in repository.services:
         folder = root / service.directory
@@ -93,7 +93,7 @@ def write(repository: Repository, root: Path) -> None:
 
 
 def registry(repository: Repository) -> dict[str, Any]:
-    """Return the registry that states what convention does not, and nothing else."""
+    """Return the registry with only the fields that convention does not give."""
     up = "../" * repository.registry.count("/")
     files = compose_files.stated(repository)
     return {
@@ -140,7 +140,7 @@ def _env_file(repository: Repository) -> str:
 
 
 def _make_environment(folder: Path) -> None:
-    """Make a virtual environment with the libraries of this one, and one of its own."""
+    """Create a virtual environment with the libraries of this one, and one more."""
     venv.create(folder, symlinks=os.name != "nt")
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
