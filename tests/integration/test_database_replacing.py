@@ -94,7 +94,7 @@ def failed(ran: Ran, code: str) -> Mapping[str, Any]:
     return dict(row)
 
 
-@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "anew"])
+@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "rebuilt"])
 def test_killed_after_any_statement_a_reset_has_lost_nothing_and_the_next_one_heals(
     alone: Monorepo, flags: tuple[str, ...]
 ) -> None:
@@ -198,7 +198,7 @@ def test_objects_of_other_roles_do_not_keep_a_migration_from_dropping_the_role(
 # What may hold a database, or keep a successor from being created.
 
 
-@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "anew"])
+@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "rebuilt"])
 @pytest.mark.parametrize(
     ("holds", "lets_go", "name"),
     [

@@ -1,4 +1,4 @@
-"""Embedded servers: started, stopped, healed, moved, and never mistaken for somebody else's."""
+"""Embedded servers: started, stopped, repaired, moved, and distinguished from other servers."""
 
 import asyncio
 import json
@@ -174,7 +174,7 @@ def test_an_unrelated_process_with_the_servers_old_number_is_left_alone(
     pid_file = (data / "postmaster.pid").read_text().splitlines()
     assert home.invoke("db.down").code == 0
     account = server_account()
-    # As the very account PostgreSQL runs as: it may signal it, and would take it for a server.
+    # As the account of PostgreSQL, which may signal it and would treat it as a server.
     unrelated = subprocess.Popen(["sleep", "60"], user=account.uid if account else None)
     try:
         (data / "postmaster.pid").write_text("\n".join([str(unrelated.pid), *pid_file[1:]]))
@@ -226,7 +226,7 @@ def test_a_foreign_postgresql_on_the_ipv6_loopback_is_not_taken_for_ours(home: M
 
 @contextmanager
 def stranger(port: int) -> Iterator[Monorepo]:
-    """Run somebody else's server with our credentials and a database of the same name."""
+    """Run another server with the same credentials and a database of the same name."""
     with empty_monorepo() as other:
         other.add_service("alpha", port)
         up(without_initdb(other))
@@ -374,7 +374,7 @@ def memory_of(monorepo: Monorepo, *, size: str) -> Iterator[None]:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", str(monorepo.state)]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode != 0:
-        pytest.skip(f"this machine lets nobody mount: {mounted.stderr.strip()}")
+        pytest.skip(f"this machine does not allow mounts: {mounted.stderr.strip()}")
     try:
         yield
     finally:

@@ -127,7 +127,7 @@ class Victim:
 
 @dataclass
 class Site:
-    """Our own servers, somebody else's, and who answers on our port."""
+    """The provider's servers, another server, and the server that answers on the port."""
 
     server: str
     home: Monorepo
@@ -269,7 +269,7 @@ async def test_the_proof_fails_on_any_connection_to_another_server(
     await target.prepare(tag)
     app = site.app(Cell("reset", environment, "none", tag))
     (service,) = app.services(["alpha"])
-    # Straight, or through the proxy: whoever answers on our own port.
+    # Directly, or through the proxy: the server that answers on the port.
     admin = await connect(site.home.url("alpha", database="postgres"))
     guard = Guard(settings=app.settings, provider=app.provider)
     try:
@@ -285,7 +285,7 @@ async def test_the_proof_fails_on_any_connection_to_another_server(
 
 @pytest.fixture(scope="module")
 def beside() -> Iterator[tuple[Monorepo, Monorepo]]:
-    """Our own server on 127.0.0.1, and somebody else's at the same port of ::1."""
+    """The provider's server on 127.0.0.1, and another one at the same port of ::1."""
     if not can_listen("::1"):
         pytest.skip("this machine has no ::1")
     with ExitStack() as stack:
@@ -379,7 +379,7 @@ def test_what_is_allowed_is_seen_in_the_same_log(watched: Monorepo) -> None:
     ask(watched.url("alpha"), PRECIOUS)
 
 
-# Servers somebody else runs: there a person decides.
+# Existing servers: the user decides.
 
 
 @pytest.fixture(scope="module")
