@@ -96,7 +96,7 @@ def seed(
 
 @command(check="Exit with 4 if a database is not at head.")
 def status(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
-    """Show the state of each database: revision, pending, seeded."""
+    """Show each database's state: revision, pending, seeded."""
     return _run(app, service, "", lambda flows: flows.status(check=check))
 
 

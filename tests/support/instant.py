@@ -15,11 +15,11 @@ TAG = "huleedu-tasks "
 
 @dataclass(frozen=True)
 class Reset:
-    """What one reset says of a service.
+    """The result of one reset for a service.
 
     Attributes:
-        detail: What it has done, in its own words.
-        how: How that came, as `db.status` tells afterwards; None if nobody has noted it.
+        detail: The detail of its outcome.
+        how: How it was done, as `db.status` reports; None if that was not recorded.
     """
 
     detail: str
@@ -29,7 +29,7 @@ class Reset:
 def reset(
     monorepo: Monorepo, name: str = "alpha", *flags: str, env: Mapping[str, str] | None = None
 ) -> Reset:
-    """Reset one service, and ask how that came."""
+    """Reset one service, and return how it was done."""
     return resets(monorepo, name, flags=flags, env=env)[name]
 
 
@@ -39,7 +39,7 @@ def resets(
     flags: tuple[str, ...] = (),
     env: Mapping[str, str] | None = None,
 ) -> dict[str, Reset]:
-    """Reset services, or all, and ask how that came."""
+    """Reset services, or all, and return how it was done."""
     chosen = [part for name in names for part in ("--service", name)]
     command = ["db.reset", "--json", *flags, *chosen, "db.status", "--json", *chosen]
     ran = monorepo.invoke(*command, env=env)
@@ -54,7 +54,7 @@ def resets(
 
 
 def documents(text: str) -> list[Any]:
-    """Return all JSON documents of a text, one after the other."""
+    """Return all JSON documents in a string, in order."""
     found, decoder = [], json.JSONDecoder()
     while text := text.strip():
         document, end = decoder.raw_decode(text)
@@ -69,13 +69,13 @@ def maintain(monorepo: Monorepo, name: str, *statements: str) -> list[Row]:
 
 
 def templates(monorepo: Monorepo, name: str = "alpha") -> list[str]:
-    """Return the copies a server holds of a service's database, the newest first."""
+    """Return a service's templates on its server, newest first."""
     sql = "SELECT datname FROM pg_database WHERE starts_with(datname, '{}') ORDER BY oid DESC"
     return [name for (name,) in maintain(monorepo, name, sql.format(f"huleedu_{name}__made_"))]
 
 
 def tag_of(monorepo: Monorepo, name: str, database: str) -> dict[str, Any]:
-    """Return what stands in a database's mark."""
+    """Return the environment tag of a database."""
     sql = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = '{}'"
     ((comment,),) = maintain(monorepo, name, sql.format(database))
     stated: dict[str, Any] = json.loads(comment.partition(TAG)[2])
@@ -83,5 +83,5 @@ def tag_of(monorepo: Monorepo, name: str, database: str) -> dict[str, Any]:
 
 
 def amend(monorepo: Monorepo, **stated: Mapping[str, Any]) -> None:
-    """State more about services of the registry."""
+    """Add fields to services in the registry."""
     monorepo.register(*({**entry, **stated.get(entry["name"], {})} for entry in monorepo.services))
