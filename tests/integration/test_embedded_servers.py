@@ -1,4 +1,4 @@
-"""Embedded servers: start, stop, repair, change of port, and telling them from other servers."""
+"""Embedded servers: started, stopped, repaired, moved, and distinguished from other servers."""
 
 import asyncio
 import json
@@ -56,21 +56,21 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Monorepo]:
-    """Two services after a reset; the tests keep their data, and start the servers themselves."""
+    """Two services after a reset; each test leaves their data, and finds its servers itself."""
     with new_monorepo(["alpha", "beta"]) as made:
         assert made.invoke("db.reset").code == 0
         yield made
 
 
 def up(monorepo: Monorepo, **options: Any) -> dict[str, str]:
-    """Run `db.up` and return the field `server` of each service."""
+    """Run `db.up` and return what it did for each service."""
     ran = monorepo.invoke("db.up", "--json", **options)
     assert ran.code == 0, ran.out + ran.err
     return {row["service"]: row["server"] for row in ran.json["services"]}
 
 
 def ready(monorepo: Monorepo) -> None:
-    """Start the servers without the command line, at the beginning of a test."""
+    """Bring the servers up, without the command line, for a test to begin with."""
     report = asyncio.run(development_of(app_of(monorepo)).up())
     assert report.exit_code == 0, report
 
@@ -88,7 +88,7 @@ def env_file(*, user: str = USER, password: str = PASSWORD) -> str:
     return f"HULEEDU_DB_USER={user}\nHULEEDU_DB_PASSWORD='{password}'\n"
 
 
-# Initialised, started, stopped.
+# Created, started, stopped.
 
 
 def test_all_servers_are_copies_of_one_initdb(home: Monorepo) -> None:
@@ -127,7 +127,7 @@ def test_down_for_one_service_leaves_the_other_running(home: Monorepo) -> None:
 
 
 @pytest.mark.parametrize("directory", ["alpha_db", ".template"])
-def test_an_incomplete_data_directory_is_recreated(monorepo: Monorepo, directory: str) -> None:
+def test_an_incomplete_data_directory_is_rebuilt(monorepo: Monorepo, directory: str) -> None:
     version = app_of(monorepo).provider._version_directory  # type: ignore[attr-defined]
     half = version / directory / "data.partial"
     half.mkdir(parents=True)
@@ -137,20 +137,20 @@ def test_an_incomplete_data_directory_is_recreated(monorepo: Monorepo, directory
     assert ask(monorepo.url("alpha"), "SELECT 1") == [(1,)]
 
 
-# Killed servers, and other servers at the same port.
+# Killed servers, and other processes and servers.
 
 
 @pytest.mark.parametrize(
     ("command", "session"),
     [("db.up", "none"), ("db.up", "idle"), ("db.up", "busy"), ("db.reset", "idle")],
 )
-async def test_a_killed_server_is_started_again(home: Monorepo, command: str, session: str) -> None:
+async def test_a_killed_server_starts_again(home: Monorepo, command: str, session: str) -> None:
     await asyncio.to_thread(ready, home)
     url = home.url("alpha")
     opened = None if session == "none" else await connect(url)
     busy = None
     if opened and session == "busy":
-        # Without a wait, the backend outlives its server and keeps its shared memory open.
+        # No wait in it: the backend outlives its server, and holds its shared memory.
         loop = "DO 'DECLARE n bigint := 0; BEGIN WHILE n < 12e6 LOOP n := n + 1; END LOOP; END'"
         busy = asyncio.create_task(opened.execute(loop))
         running = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'DO %'"
@@ -166,7 +166,7 @@ async def test_a_killed_server_is_started_again(home: Monorepo, command: str, se
 
 
 @pytest.mark.parametrize("command", ["db.up", "db.down"])
-def test_an_unrelated_process_with_the_servers_old_pid_is_not_ended(
+def test_an_unrelated_process_with_the_servers_old_number_is_left_alone(
     home: Monorepo, command: str
 ) -> None:
     ready(home)
@@ -174,7 +174,7 @@ def test_an_unrelated_process_with_the_servers_old_pid_is_not_ended(
     pid_file = (data / "postmaster.pid").read_text().splitlines()
     assert home.invoke("db.down").code == 0
     account = server_account()
-    # As the account of the servers: PostgreSQL may signal it, and takes it for a server.
+    # As PostgreSQL's account, which could signal it and would take it for a server.
     unrelated = subprocess.Popen(["sleep", "60"], user=account.uid if account else None)
     try:
         (data / "postmaster.pid").write_text("\n".join([str(unrelated.pid), *pid_file[1:]]))
@@ -188,7 +188,7 @@ def test_an_unrelated_process_with_the_servers_old_pid_is_not_ended(
         unrelated.wait()
 
 
-def test_the_process_on_a_port_in_use_is_named_and_the_other_servers_start(home: Monorepo) -> None:
+def test_a_port_in_use_is_named_and_the_other_servers_start(home: Monorepo) -> None:
     home.invoke("db.down")
     with socket.create_server(("127.0.0.1", home.port("alpha"))):
         ran = home.invoke("db.up", "--json")
@@ -199,25 +199,25 @@ def test_the_process_on_a_port_in_use_is_named_and_the_other_servers_start(home:
     assert f"pid {os.getpid()} " in detail
 
 
-def test_another_postgresql_on_the_port_is_not_used(home: Monorepo) -> None:
+def test_a_foreign_postgresql_on_the_port_is_not_taken_for_ours(home: Monorepo) -> None:
     home.invoke("db.down")
-    with other_server(home.port("alpha")) as other:
+    with stranger(home.port("alpha")) as other:
         ran = home.invoke("db.up", "--json")
         assert (ran.code, ran.statuses) == (1, {"alpha": "FAILED", "beta": "OK"})
         assert f"pid {other.server_pid('alpha')} (postgres)" in ran.json["services"][0]["detail"]
         assert ask(other.url("alpha"), "SELECT count(*) FROM note") == [(0,)]
 
 
-def test_another_postgresql_on_the_ipv6_loopback_is_not_used(home: Monorepo) -> None:
+def test_a_foreign_postgresql_on_the_ipv6_loopback_is_not_taken_for_ours(home: Monorepo) -> None:
     if not can_listen("::1"):
         pytest.skip("this machine has no ::1")
     ready(home)
     port = home.port("alpha")
-    with other_server(port=free_ports(1)[0]) as other:
+    with stranger(port=free_ports(1)[0]) as other:
         other.invoke("db.down")
         with served_at(other, "alpha", "::1", port):
             ran = home.invoke("db.reset", "--service", "alpha")
-            # If `localhost` resolves to ::1 first, the other server answers, which is an error.
+            # If `localhost` resolves to ::1 first, the other server answers, and is named.
             first = socket.getaddrinfo("localhost", port)[0][4][0]
             assert ran.code == (1 if first == "::1" else 0), ran.err
             assert changes(other.server_log("alpha")) == []
@@ -225,8 +225,8 @@ def test_another_postgresql_on_the_ipv6_loopback_is_not_used(home: Monorepo) -> 
 
 
 @contextmanager
-def other_server(port: int) -> Iterator[Monorepo]:
-    """Run a server of another checkout with the same login and database name."""
+def stranger(port: int) -> Iterator[Monorepo]:
+    """Run another server with our credentials and a database of the same name."""
     with empty_monorepo() as other:
         other.add_service("alpha", port)
         up(without_initdb(other))
@@ -235,14 +235,14 @@ def other_server(port: int) -> Iterator[Monorepo]:
         yield other
 
 
-# A changed password, user or port.
+# Another password, user, port.
 
 
 @pytest.mark.parametrize(
     ("user", "password"),
     [(USER, "another one"), ('O\'Hara "x" \\', "an'other\\")],
 )
-def test_a_login_changed_in_the_env_file_is_set_and_the_data_kept(
+def test_a_login_changed_in_the_env_file_is_adopted_with_the_data_kept(
     home: Monorepo, user: str, password: str
 ) -> None:
     ready(home)
@@ -271,14 +271,14 @@ def test_a_port_changed_in_the_registry_moves_the_server(home: Monorepo) -> None
     up(home)
 
 
-# The choice of the PostgreSQL programs.
+# Which PostgreSQL.
 
 
 @pytest.mark.parametrize(
     ("directory", "reason"),
-    [("no/such/directory", "postgres was not found"), ("fake", "printed no version")],
+    [("no/such/folder", "postgres was not found"), ("fake", "printed no version")],
 )
-def test_a_directory_without_postgresql_is_an_error_without_a_fallback(
+def test_a_directory_without_postgresql_is_refused_without_a_fallback(
     monorepo: Monorepo, directory: str, reason: str
 ) -> None:
     for name in ("postgres", "initdb"):
@@ -290,7 +290,7 @@ def test_a_directory_without_postgresql_is_an_error_without_a_fallback(
     assert not monorepo.data_directories()
 
 
-def test_the_servers_of_the_python_package_have_its_extensions() -> None:
+def test_the_servers_of_the_python_package_work_with_its_extensions() -> None:
     package = package_directory()
     assert package
     environment = {"HULEEDU_POSTGRES_BIN": str(package / "pginstall/bin")}
@@ -304,7 +304,7 @@ def test_the_servers_of_the_python_package_have_its_extensions() -> None:
         assert ask(url, "SHOW server_version_num")[0][0].startswith("18")
 
 
-def test_a_missing_extension_is_named_before_any_server_starts(
+def test_an_extension_the_directory_lacks_is_named_before_anything_starts(
     monorepo: Monorepo,
 ) -> None:
     first, *others = monorepo.services
@@ -319,7 +319,7 @@ def test_a_missing_extension_is_named_before_any_server_starts(
 
 
 @as_root
-def test_a_read_only_state_directory_keeps_the_data() -> None:
+def test_a_state_directory_that_became_read_only_loses_nothing() -> None:
     with new_monorepo(["alpha"]) as monorepo, memory_of(monorepo, size="400m"):
         assert without_initdb(monorepo).invoke("db.reset").code == 0
         assert monorepo.invoke("db.down").code == 0
@@ -335,7 +335,7 @@ def test_a_read_only_state_directory_keeps_the_data() -> None:
 
 
 @as_root
-def test_a_full_disk_keeps_the_data() -> None:
+def test_a_full_disk_loses_nothing() -> None:
     with new_monorepo(["alpha", "beta"]) as monorepo, memory_of(monorepo, size="400m"):
         assert without_initdb(monorepo).invoke("db.reset", "--service", "alpha").code == 0
         filler = monorepo.state / "filler"
@@ -349,7 +349,7 @@ def test_a_full_disk_keeps_the_data() -> None:
 
 
 @as_root
-def test_a_disk_too_small_for_the_first_server_leaves_no_incomplete_directory() -> None:
+def test_a_disk_too_small_for_the_first_server_leaves_nothing_half_made() -> None:
     with new_monorepo(["alpha"]) as monorepo, memory_of(monorepo, size="20m"):
         ran = monorepo.invoke("db.up")
         assert ran.code == 1
@@ -369,12 +369,12 @@ def fill(path: Path) -> None:
 
 @contextmanager
 def memory_of(monorepo: Monorepo, *, size: str) -> Iterator[None]:
-    """Mount a small tmpfs at a monorepo's state directory."""
+    """Give a monorepo's state a small disk of its own."""
     monorepo.state.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", str(monorepo.state)]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode != 0:
-        pytest.skip(f"cannot mount on this machine: {mounted.stderr.strip()}")
+        pytest.skip(f"this machine does not allow mounts: {mounted.stderr.strip()}")
     try:
         yield
     finally:
@@ -401,7 +401,7 @@ def test_nothing_is_written_outside_the_state_directory(monorepo: Monorepo) -> N
 
 
 def listing(root: Path) -> dict[str, tuple[int, int]]:
-    """Return size and modification time of all files except state and bytecode, by path."""
+    """Return every file outside the state directory and the bytecode, with its size and time."""
     return {
         str(path.relative_to(root)): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in root.rglob("*")
@@ -409,11 +409,11 @@ def listing(root: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-# The account of the servers.
+# Accounts of processes.
 
 
 @as_root
-def test_servers_started_by_root_run_as_an_unprivileged_account(home: Monorepo) -> None:
+def test_started_by_root_the_servers_run_as_an_account_without_privileges(home: Monorepo) -> None:
     ready(home)
     for pid in pids(home):
         server = psutil.Process(pid)
@@ -423,26 +423,25 @@ def test_servers_started_by_root_run_as_an_unprivileged_account(home: Monorepo) 
 
 
 @as_root
-def test_servers_of_an_ordinary_user_run_as_that_user() -> None:
-    user = pwd.getpwnam(ORDINARY_USER)
-    account = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+def test_an_ordinary_user_runs_the_servers_as_the_same_user() -> None:
+    account = {"user": ORDINARY_ID, "group": ORDINARY_ID, "extra_groups": []}
     with new_monorepo(["alpha", "beta"]) as monorepo:
         paths = {"PYTHONPATH": reachable_library(monorepo.root.parent / "library")}
         python = reachable_python(account, paths)
         monorepo.environment |= {**paths, "HOME": str(monorepo.root)}
         for path in (monorepo.root.parent, *monorepo.root.parent.rglob("*")):
-            os.chown(path, user.pw_uid, user.pw_gid)
+            os.chown(path, ORDINARY_ID, ORDINARY_ID)
         ran = monorepo.invoke("db.reset", account=account, python=python)
         assert ran.code == 0, ran.err
         assert ask(monorepo.url("alpha"), NOTES) == SEEDED
-        assert {psutil.Process(pid).uids().real for pid in pids(monorepo)} == {user.pw_uid}
+        assert {psutil.Process(pid).uids().real for pid in pids(monorepo)} == {ORDINARY_ID}
         owners = {path.lstat().st_uid for path in monorepo.state.rglob("*")}
-        assert owners == {user.pw_uid}
+        assert owners == {ORDINARY_ID}
         assert monorepo.invoke("db.down", account=account, python=python).code == 0
 
 
 def reachable_library(directory: Path) -> str:
-    """Return a PYTHONPATH with the tasks that another user can read, of copies if necessary."""
+    """Return where another user can import the tasks and all they need; copies, if he must."""
     packages = Path(sysconfig.get_path("purelib"))
     if is_reachable(PROJECT) and is_reachable(packages):
         return os.pathsep.join([str(PROJECT), *filter(None, sys.path)])
@@ -452,7 +451,7 @@ def reachable_library(directory: Path) -> str:
 
 
 def reachable_python(account: Mapping[str, Any], paths: Mapping[str, str]) -> str:
-    """Return an interpreter of the same version that another user can run; else skip."""
+    """Return an interpreter like ours that another user can run; skip if there is none."""
     usual = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/local/bin:/usr/bin")
     for python in filter(None, (sys.executable, usual)):
         try:
@@ -466,10 +465,10 @@ def reachable_python(account: Mapping[str, Any], paths: Mapping[str, str]) -> st
         except (OSError, subprocess.CalledProcessError):
             continue
         return str(python)
-    pytest.skip(f"{ORDINARY_USER!r} can run no interpreter with the libraries of the tasks")
+    pytest.skip(f"user {ORDINARY_ID} can run no interpreter with the libraries of the tasks")
 
 
-# Several services or commands at once.
+# Several at once.
 
 
 def test_two_services_share_one_server() -> None:
@@ -501,7 +500,7 @@ def test_two_first_ups_at_once_both_succeed(monorepo: Monorepo) -> None:
     wait_until(lambda: all(is_listening("127.0.0.1", service.port) for service in services))
 
 
-# Damaged files in the data directory.
+# Damaged pid files.
 
 
 DAMAGE = {
@@ -533,7 +532,7 @@ def test_a_server_that_runs_with_a_damaged_pid_file_is_found(home: Monorepo) -> 
     assert ask(home.url("alpha"), NOTES) == SEEDED
 
 
-def test_a_pid_file_that_names_another_server_is_repaired_without_stopping_it(
+def test_the_pid_file_of_another_server_is_repaired_and_that_server_keeps_running(
     home: Monorepo,
 ) -> None:
     ready(home)
@@ -567,7 +566,7 @@ def test_nothing_is_written_through_a_link_in_place_of_the_pid_file(
     assert precious.read_text() == "1\nprecious\n"
 
 
-def test_a_log_is_private_and_is_not_written_through_a_link(home: Monorepo) -> None:
+def test_a_log_is_its_owners_alone_and_is_not_written_through_a_link(home: Monorepo) -> None:
     ready(home)
     log = data_of(home, "alpha").with_name("server.log")
     assert stat.S_IMODE(log.stat().st_mode) == 0o600

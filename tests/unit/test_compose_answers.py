@@ -1,4 +1,4 @@
-"""The cache of Compose's answers: valid only for the same inputs, and without secrets."""
+"""The cache of the resolved compose configuration: its key, and no secrets in it."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_key_is_stable_if_no_input_changed(root: Path) -> None:
+def test_the_key_is_unchanged_if_no_input_of_compose_changed(root: Path) -> None:
     key = key_of(compose(root, PASSWORD=SECRET, SHLVL="1"))
     assert key == key_of(compose(root, PASSWORD=SECRET, SHLVL="2", TERM="xterm"))
     assert SECRET not in key
@@ -52,7 +52,7 @@ def test_the_key_is_stable_if_no_input_changed(root: Path) -> None:
         {"COMPOSE_FILE": "compose.yaml"},
     ],
 )
-def test_a_variable_that_compose_reads_changes_the_key(
+def test_a_changed_variable_of_compose_changes_the_key(
     root: Path, environment: dict[str, str]
 ) -> None:
     assert key_of(compose(root)) != key_of(compose(root, **environment))
@@ -69,13 +69,13 @@ def test_a_variable_that_compose_reads_changes_the_key(
         (".env", "PASSWORD=another"),
     ],
 )
-def test_a_file_that_compose_reads_changes_the_key(root: Path, name: str, text: str) -> None:
+def test_a_changed_file_of_compose_changes_the_key(root: Path, name: str, text: str) -> None:
     before = key_of(compose(root))
     (root / name).write_text(text)
     assert key_of(compose(root)) not in ("", before)
 
 
-def test_if_files_are_named_no_other_file_is_read(root: Path) -> None:
+def test_only_named_files_are_part_of_the_key(root: Path) -> None:
     for name in ("one.yml", "two.yml"):
         (root / name).write_text(TEXT)
     named, stated = compose(root, "one.yml"), compose(root, COMPOSE_FILE="one.yml:two.yml")
@@ -99,12 +99,12 @@ def test_if_files_are_named_no_other_file_is_read(root: Path) -> None:
         r'"incl\u0075de": [other.yaml]',
     ],
 )
-def test_files_that_include_others_are_not_cached(root: Path, line: str) -> None:
+def test_files_that_refer_to_others_have_no_key(root: Path, line: str) -> None:
     (root / "compose.yaml").write_text(f"{TEXT}{line}\n")
     assert key_of(compose(root)) == ""
 
 
-def test_additional_env_files_are_not_cached(root: Path) -> None:
+def test_compose_env_files_has_no_key(root: Path) -> None:
     assert key_of(compose(root, COMPOSE_ENV_FILES="a.env,b.env")) == ""
 
 
@@ -120,8 +120,8 @@ def test_another_version_of_the_programs_changes_the_key(root: Path) -> None:
     assert len(keys) == 2
 
 
-class Asked:
-    """A fake of Compose's command line that counts its calls."""
+class FakeCompose:
+    """A fake of Compose's command line, which counts its calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, hashes: str = "orders_db abc\n") -> None:
         self.calls = 0
@@ -134,7 +134,7 @@ class Asked:
         return process.Completed(returncode=0, output=output)
 
 
-async def test_a_cached_answer_is_not_asked_again(
+async def test_a_cached_configuration_is_used_until_a_file_changes(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeCompose(monkeypatch)
@@ -159,7 +159,7 @@ async def test_no_variable_of_a_container_is_cached(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"key": 1}', '{"project": {}}'])
-async def test_a_corrupt_cache_is_replaced(
+async def test_compose_runs_if_the_cache_is_unreadable(
     root: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     fake = FakeCompose(monkeypatch)
@@ -169,7 +169,7 @@ async def test_a_corrupt_cache_is_replaced(
     assert fake.calls == 2
 
 
-async def test_an_answer_without_hashes_is_not_cached(
+async def test_a_configuration_without_hashes_is_not_cached(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeCompose(monkeypatch, hashes="")
