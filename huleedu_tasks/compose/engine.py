@@ -8,6 +8,7 @@ import grp
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from docker.models.volumes import Volume
 
 TIMEOUT = 30
+# Seconds until the exit code of a command in a container is known, and between two requests.
+EXIT_TIMEOUT = 5
+EXIT_INTERVAL = 0.01
+UNKNOWN_EXIT = -1
 # The output of `initdb` is within the first bytes of a container's log.
 LOG_HEAD = 2**16
 SOCKET = "unix://"
@@ -109,11 +114,18 @@ class Engine:
         Raises:
             ServerError: If the container does not run, or the engine fails.
         """
+        api = self.client.api
         with _engine_errors():
-            done = self.client.containers.get(container.id).exec_run(
-                list(command), environment=dict(environment)
-            )
-        return done.exit_code, done.output.decode(errors="replace")
+            created = api.exec_create(container.id, list(command), environment=dict(environment))
+            output: bytes = api.exec_start(created["Id"])
+            # The output ends before the engine has noted the exit code.
+            deadline = time.monotonic() + EXIT_TIMEOUT
+            state = api.exec_inspect(created["Id"])
+            while state["ExitCode"] is None and time.monotonic() < deadline:
+                time.sleep(EXIT_INTERVAL)
+                state = api.exec_inspect(created["Id"])
+        code = state["ExitCode"]
+        return UNKNOWN_EXIT if code is None else int(code), output.decode(errors="replace")
 
     def read_file(self, container: ContainerState, path: str) -> str | None:
         """Return the content of a file in a running container; None if it cannot be read."""

@@ -91,8 +91,16 @@ class Admission:
 
         Raises:
             Refused: If it is another one.
+            ServerError: If the container's own identity cannot be read.
         """
-        if told != await self.containers.identity(container):
+        own = await self.containers.identity(container)
+        if own is None:
+            raise ServerError(
+                f"The data of the container {container.name} could not be read.",
+                code="container-unreadable",
+                hint=f"Read its log: `docker logs {container.name}`.",
+            )
+        if told != own:
             raise Refused(
                 f"{self.service.name}: another server than the container {container.name} "
                 f"answered at {self.url.address}.",
