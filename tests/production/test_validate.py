@@ -324,7 +324,7 @@ SEEDED: dict[str, tuple[str, str, tuple[Fault, ...]]] = {
     "a tag that cannot be read": (
         "COMMENT ON DATABASE huleedu_alpha IS 'huleedu-tasks {'",
         """COMMENT ON DATABASE huleedu_alpha IS 'huleedu-tasks {"environment": "production"}'""",
-        (error("cannot be read: 'huleedu-tasks {'", "COMMENT ON DATABASE"),),
+        (error("could not be parsed: 'huleedu-tasks {'", "COMMENT ON DATABASE"),),
     ),
     "no environment tag": (
         "COMMENT ON DATABASE huleedu_alpha IS 'Our essays.'",
