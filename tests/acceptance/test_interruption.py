@@ -160,7 +160,7 @@ def test_ctrl_c_while_waiting_for_another_command_aborts_every_service(pair: Mon
     first = started(pair, lambda: sleeps(pair))
     waiting = pair.start("db.reset", "--json")
     assert waiting.stderr
-    assert "waiting for it to end" in waiting.stderr.readline()
+    assert "Waiting for another command" in waiting.stderr.readline()
     ran = ended(waiting, signal.SIGINT)
     assert (ran.code, set(ran.statuses.values())) == (130, {"ABORTED"})
     assert ended(first, signal.SIGINT).code == 130
