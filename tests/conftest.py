@@ -63,6 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Prepare the process, and once the package, for the commands under test."""
     # Ctrl-C must reach them, even where a shell runs us in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # `nohup` has it ignored, in every child process too.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     fork_server.is_wanted = not config.getoption("--fresh-interpreters")
     if not hasattr(config, "workerinput"):
         # Processes that begin at once would each compile what none of them has imported yet.

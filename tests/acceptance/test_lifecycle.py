@@ -241,7 +241,7 @@ def test_migrate_upgrades_to_a_revision_then_to_head_and_then_changes_nothing(
         revision.unlink()
     lost = running.invoke("db.migrate", "--service", "beta", "--json")
     assert lost.code == 1
-    assert "another branch" in lost.json["services"][0]["hint"]
+    assert "Check out the branch" in lost.json["services"][0]["hint"]
     assert running.invoke("db.reset", "--service", "beta").code == 0
 
 
