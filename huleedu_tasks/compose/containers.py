@@ -186,7 +186,8 @@ class Containers:
                     f"{service.name}: the databases in the container {container.name} could not be "
                     f"listed: {output.strip()}",
                     code="container-unreadable",
-                    hint=f"If you do not need them, remove them: {_removal_commands(container)}.",
+                    hint="If you do not need the data, remove the container and its volume: "
+                    f"{_removal_commands(container)}.",
                 )
             await asyncio.sleep(POLL_INTERVAL)
 

@@ -400,8 +400,8 @@ async def upgrade(
             f"Alembic ended without an error, but {service.database} is at "
             f"{named(after)}, not at {wanted}.",
             code="revision-not-reached",
-            hint=f"Correct env.py, which did not migrate or migrated another database. It must use "
-            f"the URL in {service.alembic_url_variable}.",
+            hint="env.py ran no migration, or migrated a different database. Make it use the URL "
+            f"in {service.alembic_url_variable}.",
             output=done.output,
         )
     return Migrated(

@@ -129,7 +129,9 @@ async def connect_beside(url: DatabaseUrl, *, used: Collection[str] = ()) -> "as
             # The next maintenance database may be available.
             first = first or error
     raise first or ServerError(
-        f"{url.address} has no maintenance database from which {url.database!r} can be replaced.",
+        f"{url.database!r} cannot be replaced: the services use both "
+        f"{' and '.join(MAINTENANCE_DATABASES)} on {url.address}, so there is no other database "
+        "to connect to.",
         code="no-maintenance-database",
         hint="Set another 'database' in the registry for a service that uses "
         f"{' or '.join(MAINTENANCE_DATABASES)}.",
@@ -219,9 +221,8 @@ async def _connect(
             f"{url.address} refused the login of {url.user!r}: {error}"
             + (f"; the password {edge}" if edge else ""),
             code=WHITE_SPACE if edge else "login-refused",
-            hint="If you changed them in .env, run `invoke db.up`, which passes them to an "
-            "embedded "
-            "server. Otherwise compare them with those of the server."
+            hint="Compare HULEEDU_DB_USER and HULEEDU_DB_PASSWORD with the server's role. On an "
+            "embedded server, `invoke db.up` applies the values in .env."
             if url.is_local
             else "Compare the user and password with those of the server.",
         ) from None

@@ -226,7 +226,8 @@ class Attempts:
                 f"Aborted {when}: the database or a file changed after the plan was confirmed: "
                 f"{changed}.",
                 code="plan-changed",
-                hint="Run the same command again; it makes a new plan.",
+                hint="Make a new plan: run the same command again without --plan, or first run "
+                "`invoke prod.plan --out FILE`.",
             )
 
     async def _pause(self, number: int, last: int) -> None:
@@ -409,8 +410,8 @@ class Attempts:
 
     def _blocking_sessions(self) -> str:
         if not self.blockers:
-            return "the session that holds it was not seen"
-        return f"it is held by {', '.join(map(str, self.blockers))}"
+            return "the session that holds the lock was not seen"
+        return f"the lock is held by {', '.join(map(str, self.blockers))}"
 
 
 async def _is_set(event: asyncio.Event, *, within: float) -> bool:

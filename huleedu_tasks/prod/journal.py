@@ -89,7 +89,8 @@ class Record:
             raise ConfigurationError(
                 f"{' '.join(self.problems)} Nothing was changed.",
                 code="record-unwritable",
-                hint="Free disk space, or pass another file with --report.",
+                hint="Free disk space for the state directory and the file of --report, or set "
+                "HULEEDU_STATE_DIR to another directory.",
             )
 
     def end(self, code: ExitCode, **facts: object) -> None:

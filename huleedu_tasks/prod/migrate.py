@@ -331,7 +331,8 @@ class Release:
                 "A database or a file changed after the plan was made; nothing was changed.",
                 code=PLAN_CHANGED,
                 findings=[Finding(place="", problem=change) for change in changes],
-                hint="Run the same command again; it makes a new plan.",
+                hint="Make a new plan: run the same command again without --plan, or first run "
+                "`invoke prod.plan --out FILE`.",
             )
         return done
 

@@ -141,7 +141,7 @@ def read_plan(path: Path, *, environment: str) -> tuple[PlanEntry, ...]:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(
-            f"--plan {path} is not a plan: {type(error).__name__} {error}.",
+            f"--plan {path} is not a plan file: {_reason(error)}.",
             code="plan-unreadable",
             hint="`invoke prod.plan --out FILE` writes one.",
         ) from None
@@ -152,6 +152,11 @@ def read_plan(path: Path, *, environment: str) -> tuple[PlanEntry, ...]:
             hint=f"Make a plan for {environment}: `invoke prod.plan --out {path.name}`.",
         )
     return pins
+
+
+def _reason(error: Exception) -> str:
+    """Return why a document is not a plan, without the name of a Python exception."""
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _pin_in(entry: Mapping[str, Any]) -> PlanEntry:

@@ -69,7 +69,7 @@ def explain_login(
             f"{message}. The data in the directory {directory} was initialised with another user "
             f"or password: the image uses {USER} and {PASSWORD} only for an empty directory.",
             code="volume-credentials",
-            hint="Restore the former ones in .env and the compose file. "
+            hint="Set the previous user and password in .env and the compose file. "
             + empty_directory(container, directory),
         )
     selected = "".join(f" --service {name}" for name in sharing)
@@ -77,8 +77,8 @@ def explain_login(
         f"{message}. The volume of {container.name} was initialised with another user or password: "
         f"the image uses {USER} and {PASSWORD} only for an empty volume.",
         code="volume-credentials",
-        hint="Restore the former ones in .env and the compose file, or delete the volume's "
-        f"data: `invoke db.reset --volumes{selected}`.",
+        hint="Set the previous user and password in .env and the compose file, or delete the "
+        f"volume's data: `invoke db.reset --volumes{selected}`.",
     )
 
 

@@ -389,7 +389,9 @@ def test_a_longer_lock_is_reported_with_its_session_and_the_revision_is_retried(
     with locked(rehearsal, "alpha", 16):
         ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="1", HULEEDU_LOCK_ATTEMPTS="9")
     assert ran.code == 0, ran.err
-    assert re.search(r"attempt 1 of 9: it is held by pid \d+ \(postgres_admin the-test", ran.err)
+    assert re.search(
+        r"attempt 1 of 9: the lock is held by pid \d+ \(postgres_admin the-test", ran.err
+    )
     assert rehearsal.at("alpha") == "b2"
     (path,) = rehearsal.runs.glob("*")
     assert '"waited too long"' in path.read_text()
@@ -409,7 +411,7 @@ def test_after_the_last_lock_timeout_the_session_is_named_and_all_is_rolled_back
     assert ran.code == 1
     detail = told(ran, "alpha")["detail"]
     assert "A statement timed out while waiting for a lock: ALTER TABLE note ADD" in detail
-    assert f"it is held by pid {pid} (postgres_admin the-test" in detail
+    assert f"the lock is held by pid {pid} (postgres_admin the-test" in detail
     assert "huleedu_alpha is at a1, and revision b2 was rolled back" in detail
     assert rehearsal.at("alpha") == "a1"
 
