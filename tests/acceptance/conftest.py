@@ -7,7 +7,7 @@ import pytest
 from tests.support.fork_server import fresh_interpreters
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def no_fork_server() -> Iterator[None]:
     """Switch off the fork server for commands."""
     with fresh_interpreters():

@@ -123,7 +123,7 @@ def test_an_unknown_engine_is_reported(reset: Monorepo) -> None:
     ran = reset.invoke("db.migrate", "--service", "audit", "--json")
     reset.write("services.json", kept)
     assert ran.code == 1
-    assert "names accounts, audit, not 'audits'" in ran.json["services"][0]["detail"]
+    assert "has accounts, audit, not 'audits'" in ran.json["services"][0]["detail"]
 
 
 @pytest.mark.parametrize("command", ["db.reset", "services.check"])
