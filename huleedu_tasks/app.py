@@ -31,8 +31,8 @@ from huleedu_tasks.servers.choose import choose
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.state_dir import state_directory
 
-# The prefix of a setting in a message. HULEEDU_REGISTRY always keeps it.
-_SETTING = re.compile(rf"\b{PREFIX}_(?=[A-Z])(?!REGISTRY\b)")
+# The name of a setting in a message. HULEEDU_REGISTRY is never renamed.
+_SETTING = re.compile(rf"\b{PREFIX}_(?!REGISTRY\b)[A-Z][A-Z0-9_]*")
 
 
 class App:
@@ -117,10 +117,11 @@ class App:
         return self.registry.prefix
 
     def own_words(self, text: str) -> str:
-        """Return a message with the names of settings in the prefix of this repository."""
+        """Return a message with the names of settings as they are set in this repository."""
         with suppress(ConfigurationError):
             if self._knows_registry and self.prefix != PREFIX:
-                return _SETTING.sub(f"{self.prefix}_", text)
+                settings = self.unchecked_settings
+                return _SETTING.sub(lambda found: settings.spelled(found[0]), text)
         return text
 
     @cached_property

@@ -269,6 +269,16 @@ class Settings:
             return name
         return f"{self.prefix}{name.removeprefix(PREFIX)}"
 
+    def spelled(self, name: str) -> str:
+        """Return the name under which a setting is set; if it is not set, with our prefix.
+
+        Args:
+            name: The name with the default prefix.
+        """
+        own = f"{self.prefix}{name.removeprefix(PREFIX)}"
+        is_fallback = name in {*self.process, *self.file} and own not in {*self.process, *self.file}
+        return name if is_fallback else own
+
     def _stated(self, name: str) -> tuple[str, str]:
         file = {} if name in _BY_NAME and _BY_NAME[name].process_only else self.file
         for spelled in dict.fromkeys((self.own_name(name), name)):

@@ -46,3 +46,17 @@ def test_env_is_read_beside_the_registry_and_not_in_the_working_directory(root: 
     below.mkdir()
     (below / ".env").write_text("HULEEDU_DB_USER=here\n")
     assert App(start=below).settings.get("HULEEDU_DB_USER") == "beside"
+
+
+def test_a_message_names_each_setting_as_it_is_set(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = {"prefix": "ACME", "services": [{"name": "a", "port": 1}]}
+    (root / "services.json").write_text(json.dumps(registry))
+    (root / ".env").write_text("ACME_DB_USER=own\nHULEEDU_DB_USER=unused\nHULEEDU_JOBS=2\n")
+    monkeypatch.setenv("HULEEDU_ENVIRONMENT", "production")
+    app = App(start=root)
+    text = "HULEEDU_ENVIRONMENT, HULEEDU_JOBS, HULEEDU_DB_USER, HULEEDU_PROVIDER=embedded"
+    assert app.own_words(text) == (
+        "HULEEDU_ENVIRONMENT, HULEEDU_JOBS, ACME_DB_USER, ACME_PROVIDER=embedded"
+    )
