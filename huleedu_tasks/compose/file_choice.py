@@ -37,6 +37,21 @@ def read_here(files: Sequence[Path], environment: Mapping[str, str]) -> dict[str
     return {name: container_of(name, stated) for name, stated in read.services.items()}
 
 
+def read_own_files(
+    root: Path, files: Sequence[Path | str], environment: Mapping[str, str]
+) -> dict[str, Container]:
+    """Read the compose files of a registry, or else Compose's default; empty if there are none.
+
+    Args:
+        files: The compose files, relative to the root; empty for Compose's default.
+
+    Raises:
+        ConfigurationError: If one cannot be read.
+    """
+    chosen = [root / file for file in files] or default_files(root, environment)
+    return read_here(chosen, environment) if chosen else {}
+
+
 def default_files(root: Path, environment: Mapping[str, str]) -> list[Path]:
     """Return the files of COMPOSE_FILE, else Compose's default; empty if neither is found."""
     variables = {**env_file(root / ENV_FILE, environment), **environment}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huleedu_tasks.compose.database_service import Container
-from huleedu_tasks.compose.file_choice import default_files, read_here
+from huleedu_tasks.compose.file_choice import read_own_files
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.errors import ConfigurationError
@@ -47,28 +47,19 @@ class Created:
         return f"{self.kind} {self.name!r}"
 
 
-def created_by_scripts(
-    registry: Registry, settings: Settings, service: Service
-) -> tuple[Created, ...]:
-    """Return the roles, extensions and schemas that the init scripts of a service's server create.
-
-    Returns:
-        The objects, without extensions that the registry states, and without those that the
-        service's own code also creates; empty if the compose files cannot be read.
-    """
-    environment = settings.child_environment()
-    files = registry.compose_files or default_files(registry.root, environment)
-    try:
-        servers = read_here(files, environment) if files else {}
-    except ConfigurationError:
-        servers = {}
-    return created_on(servers, service, registry.root)
-
-
 def created_on(
     servers: Mapping[str, Container], service: Service, root: Path
 ) -> tuple[Created, ...]:
-    """Return the same as `created_by_scripts`, for compose services that were already read."""
+    """Return the roles, extensions and schemas that the init scripts of a service's server create.
+
+    Args:
+        servers: The compose services, by name.
+        root: The root of the monorepo.
+
+    Returns:
+        The objects, without extensions that the registry states, and without those that the
+        service's own code also creates.
+    """
     server = servers.get(service.compose_service)
     found = dict.fromkeys(
         created
@@ -96,17 +87,29 @@ def not_run(
         )
 
 
-def missing_object(created: Sequence[Created], message: str) -> Sequence[Created]:
-    """Return the objects whose absence made a statement fail.
+def missing_objects(
+    registry: Registry, settings: Settings, service: Service, output: str
+) -> Sequence[Created]:
+    """Return the objects of init scripts whose absence made a statement of a service fail.
+
+    No file is read unless the output has a message about a missing object.
 
     Args:
-        message: PostgreSQL's error message.
+        output: What the migration or seed printed, with PostgreSQL's message.
     """
-    if missing := _OBJECT_MISSING.search(message):
-        return [found for found in created if (found.kind, found.name) == missing.groups()]
-    if _EXTENSION_OBJECT_MISSING.search(message):
-        return [found for found in created if found.kind == _EXTENSION]
-    return []
+    named = _OBJECT_MISSING.search(output)
+    if not named and not _EXTENSION_OBJECT_MISSING.search(output):
+        return []
+    try:
+        servers = read_own_files(
+            registry.root, registry.compose_files, settings.child_environment()
+        )
+    except ConfigurationError:
+        return []
+    created = created_on(servers, service, registry.root)
+    if named:
+        return [found for found in created if (found.kind, found.name) == named.groups()]
+    return [found for found in created if found.kind == _EXTENSION]
 
 
 def missing_hint(service: Service, missing: Sequence[Created]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from huleedu_tasks.compose.file_choice import default_files, read_here
+from huleedu_tasks.compose.file_choice import read_own_files
 
 
 def published_ports(
@@ -17,6 +17,5 @@ def published_ports(
     Raises:
         ConfigurationError: If a file cannot be read.
     """
-    chosen = [root / file for file in files] or default_files(root, environment)
-    containers = read_here(chosen, environment) if chosen else {}
+    containers = read_own_files(root, files, environment)
     return {name: container.port for name, container in containers.items() if container.port}

@@ -324,9 +324,8 @@ class Development:
         if outcome.status is not Status.FAILED or self.provider.name is not ProviderName.EMBEDDED:
             return outcome
         (service,) = self.registry.select([outcome.service])
-        created = init_scripts.created_by_scripts(self.registry, self.settings, service)
         output = f"{outcome.detail}\n{outcome.output}"
-        missing = init_scripts.missing_object(created, output)
+        missing = init_scripts.missing_objects(self.registry, self.settings, service, output)
         if not missing:
             return outcome
         hint = init_scripts.missing_hint(service, missing)
