@@ -6,6 +6,7 @@ the other, and each has its own version table.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import Settings
@@ -104,12 +105,9 @@ class Sharing:
         Raises:
             Refused: If two services use the same version table.
         """
-        seen: dict[tuple[str, str], Service] = {}
-        for member in self.with_service(service):
-            for table in tables.get(member.name) or ():
-                first = seen.setdefault(_where(table), member)
-                if first.name != member.name:
-                    raise same_table(first, member, table)
+        for one, other in combinations(self.with_service(service), 2):
+            if common := same_tables(tables.get(one.name), tables.get(other.name)):
+                raise same_table(one, other, common)
 
 
 def same_table(one: Service, other: Service, table: VersionTable) -> Refused:
