@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ExitCode, HuleEduError, Interrupted, SeedError
-from huleedu_tasks.migrations.modules import missing_module_hint
+from huleedu_tasks.migrations.modules import hint_of
 from huleedu_tasks.postgres.failures import explained
 from huleedu_tasks.report import Outcome, Progress, Status
 
@@ -157,12 +157,6 @@ def failed(service: Service, error: HuleEduError) -> Outcome:
         output=error.output,
         exit_code=error.exit_code,
     )
-
-
-def hint_of(service: Service, error: HuleEduError) -> str:
-    """Return the hint of an error; for a missing module, how to install it."""
-    is_seed = isinstance(error, SeedError)
-    return missing_module_hint(service, error.message, of_seed=is_seed) or error.hint
 
 
 def unfinished(service: Service, error: BaseException) -> Outcome:

@@ -28,6 +28,7 @@ from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.errors import HuleEduError, MigrationError
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
+from huleedu_tasks.migrations.modules import hint_of
 from huleedu_tasks.probe import client
 from huleedu_tasks.probe.client import Address, Answers
 from huleedu_tasks.probe.observed_variables import SCHEMES, loaded_by
@@ -115,7 +116,7 @@ class Audit:
             try:
                 found, answers = await self._ask(service)
             except HuleEduError as error:
-                problems.append(action_required(error.message, parallel.hint_of(service, error)))
+                problems.append(action_required(error.message, hint_of(service, error)))
                 output = error.output
             else:
                 self._answers[service.name] = answers
@@ -130,7 +131,7 @@ class Audit:
             return runner.named((await self.alembic.history(service)).heads), iter(())
         except HuleEduError as error:
             texts = [str(finding) for finding in error.findings] or [error.message]
-            hint = parallel.hint_of(service, error)
+            hint = hint_of(service, error)
             remedy = hint.removeprefix("Nothing was run. ") or "Correct it."
             return None, (action_required(text, remedy) for text in texts)
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from huleedu_tasks.config.registry import ALEMBIC, Service
+from huleedu_tasks.errors import HuleEduError, SeedError
 from huleedu_tasks.migrations.directories import VIRTUAL_PYTHONS
 from huleedu_tasks.repository import is_file, repository_files, repository_root, shown
 
@@ -33,6 +34,12 @@ DISTRIBUTIONS = {
     "yaml": "PyYAML",
 }
 _TESTS = frozenset({"tests", "test"})
+
+
+def hint_of(service: Service, error: HuleEduError) -> str:
+    """Return the hint of an error; for a missing module, how to install it."""
+    is_seed = isinstance(error, SeedError)
+    return missing_module_hint(service, error.message, of_seed=is_seed) or error.hint
 
 
 def missing_module_hint(service: Service, text: str, *, of_seed: bool = False) -> str:

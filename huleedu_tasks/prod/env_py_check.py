@@ -4,13 +4,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import EXTERNAL_PREFIX, Settings
 from huleedu_tasks.config.urls import ResolvedUrl
 from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.migrations.forkserver import WarmWorkers
-from huleedu_tasks.migrations.modules import missing_module_hint
+from huleedu_tasks.migrations.modules import hint_of, missing_module_hint
 from huleedu_tasks.migrations.runner import ReportedConnection, report_connection
 from huleedu_tasks.report import Level, Problem
 
@@ -47,9 +46,7 @@ async def following_problems(
         found = await report_connection(service, resolved.url, settings, workers=workers)
     except HuleEduError as error:
         cause = f"env.py could not be asked where it connects: {error.message.rstrip('.')}"
-        return (
-            _problem(Level.WARNING, cause, parallel.hint_of(service, error), "env-py-not-asked"),
-        )
+        return (_problem(Level.WARNING, cause, hint_of(service, error), "env-py-not-asked"),)
     said = found.complaint.partition(": ")[2].rstrip(".")
     if said and any(said in " ".join(problem.cause.split()) for problem in known):
         found = replace(found, complaint="")

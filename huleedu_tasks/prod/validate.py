@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from huleedu_tasks import parallel
 from huleedu_tasks.config.hosts import edge_of
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
 from huleedu_tasks.errors import HuleEduError, ServerError
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
+from huleedu_tasks.migrations.modules import hint_of
 from huleedu_tasks.migrations.revisions import NO_HISTORY, History
 from huleedu_tasks.migrations.runner import Rendered, named
 from huleedu_tasks.postgres.connections import (
@@ -195,7 +195,7 @@ def history_problems(target: Target) -> Iterator[Problem]:
     history = target.history
     if isinstance(history, HuleEduError):
         for cause in [str(finding) for finding in history.findings] or [history.message]:
-            yield _error(cause, parallel.hint_of(target.service, history), history.code)
+            yield _error(cause, hint_of(target.service, history), history.code)
     elif not history.revisions:
         yield _warning(
             "it has no revision files",
@@ -439,7 +439,7 @@ def _tag(target: Target, facts: Facts) -> Iterator[Problem]:
 
 def _revisions(target: Target, revisions: tuple[str, ...] | HuleEduError) -> Iterator[Problem]:
     if isinstance(revisions, HuleEduError):
-        hint = parallel.hint_of(target.service, revisions)
+        hint = hint_of(target.service, revisions)
         yield _error(revisions.message.rstrip("."), hint, revisions.code)
         return
     if isinstance(target.history, HuleEduError):
