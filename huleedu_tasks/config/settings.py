@@ -276,8 +276,8 @@ class Settings:
             name: The name with the default prefix.
         """
         own = f"{self.prefix}{name.removeprefix(PREFIX)}"
-        is_fallback = name in {*self.process, *self.file} and own not in {*self.process, *self.file}
-        return name if is_fallback else own
+        stated = self.process.keys() | self.file.keys()
+        return name if name in stated and own not in stated else own
 
     def _stated(self, name: str) -> tuple[str, str]:
         file = {} if name in _BY_NAME and _BY_NAME[name].process_only else self.file

@@ -246,19 +246,19 @@ class Screen:
     def _print_problems(self, problems: Mapping[Problem, Sequence[str]]) -> None:
         from rich.text import Text
 
-        if problems:
-            print()
+        if not problems:
+            return
+        width = _width(sys.stdout)
+        print()
         for problem, services in problems.items():
             said = _with_code(problem.cause, problem.code)
             cause = ": ".join(filter(None, (", ".join(services), said)))
             handled = "" if problem.level is Level.INFO else HANDLED[problem.handled]
-            shown = wrapped(
-                self._shown(f"{problem.level}  {cause}"), _width(sys.stdout), "  "
-            ).strip()
+            shown = wrapped(self._shown(f"{problem.level}  {cause}"), width, "  ").strip()
             text = Text(shown)
             text.stylize(LEVEL_STYLES[problem.level], 0, len(problem.level))
             if remedy := f"{handled}{problem.remedy}".strip():
-                text.append(f"\n{wrapped(self._shown(remedy), _width(sys.stdout), '  ')}", "dim")
+                text.append(f"\n{wrapped(self._shown(remedy), width, '  ')}", "dim")
             self._print(text)
 
     def _print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
