@@ -68,7 +68,7 @@ class Audit:
     async def check(self) -> Report:
         """Check the services, and return the report."""
         started = time.monotonic()
-        environment = self.settings.child_environment()
+        environment = self.settings.compose_environment()
         composition = await read_composition(
             self.registry.root, self.registry.compose_files, environment
         )

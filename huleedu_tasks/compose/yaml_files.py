@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from huleedu_tasks.compose.declarations import Declaration, Override, declaration
-from huleedu_tasks.compose.env_files import assignments
-from huleedu_tasks.compose.interpolation import Interpolation
-from huleedu_tasks.config.settings import ENV_FILE
+from huleedu_tasks.config.dotenv import ENV_FILE, assignments
+from huleedu_tasks.config.interpolation import Interpolation
 from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.repository import text_of
 
 # A document that expands to more values by its aliases is an accident or an attack.
 MOST_VALUES = 100_000
@@ -60,7 +60,7 @@ def env_file(path: Path, outer: Mapping[str, str]) -> dict[str, str]:
         outer: Variables that it may refer to, which take precedence over its own.
     """
     values: dict[str, str] = {}
-    for assignment in assignments(path):
+    for assignment in assignments(text_of(path)):
         interpolate = Interpolation(variables={**values, **outer})
         value = assignment.value
         values[assignment.name] = value if assignment.is_literal else interpolate(value)
@@ -100,7 +100,7 @@ class _Reader:
                 document |= _mapping(_interpolated(part, interpolation))
         except RecursionError:
             raise _unusable(file, "is nested too deeply") from None
-        self.missing |= interpolation.missing
+        self.missing |= interpolation.required.keys()
         return document
 
     def _includes(

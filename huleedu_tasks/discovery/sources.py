@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from huleedu_tasks.compose.env_files import assignments
+from huleedu_tasks.config.dotenv import assignments
 from huleedu_tasks.config.registry import URL_SCHEME
 from huleedu_tasks.config.variable_names import URL_NAME
 from huleedu_tasks.discovery.found_urls import LOCAL_HOSTS, SeenUrl, see_url
@@ -270,7 +270,7 @@ def _add_env_files(sources: Sources, directory: Path, root: Path, *, everything:
     """
     read = {variable.value for variable in sources.variables if variable.own}
     for file in (directory / name for name in ENV_FILES):
-        for assignment in assignments(file):
+        for assignment in assignments(text_of(file)):
             url = see_url(_without_variables(assignment.value))
             if not url or not (everything or assignment.name in read):
                 continue

@@ -21,7 +21,7 @@ from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.binaries import find_program
 from huleedu_tasks.postgres.connections import maintenance_connection
 from huleedu_tasks.postgres.databases import EnvironmentTag, ServerIdentity
-from huleedu_tasks.servers.protocol import CONTAINERS_FILE, Started
+from huleedu_tasks.servers.protocol import CONTAINERS_FILE, LogCommand, Started
 from huleedu_tasks.servers.readiness import Admission
 
 
@@ -61,7 +61,7 @@ class DockerServers:
             HuleEduError: If no engine answers, or `docker` or the compose file is missing.
         """
         engine = Engine.connect(settings.process)
-        environment = {**settings.child_environment(), "DOCKER_HOST": engine.host}
+        environment = {**settings.compose_environment(), "DOCKER_HOST": engine.host}
         compose = Compose.create(registry.root, registry.compose_files, environment)
         return cls(
             settings=settings,
@@ -186,11 +186,12 @@ class DockerServers:
         """Return the path of the machine's `psql`, else of the package's; empty if none exists."""
         return find_program("psql")
 
-    def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> list[str]:
+    def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> LogCommand:
         """Return the command that shows the containers' logs."""
         names = sorted({service.compose_service for service in services})
         following = ["--follow"] if follow else []
-        return self.compose.command("logs", f"--tail={lines}", *following, *names)
+        arguments = self.compose.command("logs", f"--tail={lines}", *following, *names)
+        return LogCommand(arguments=arguments, environment=self.compose.environment)
 
     # Read once per command.
 
