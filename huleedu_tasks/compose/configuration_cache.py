@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from huleedu_tasks.compose.container_cache import read_document, write_document
 from huleedu_tasks.compose.docker_compose import Compose, Project
+from huleedu_tasks.compose.json_file import read_document, write_document
 from huleedu_tasks.config.dotenv import ENV_FILE
 
 # Keys that refer to further files, which are not in the key (Compose specification).

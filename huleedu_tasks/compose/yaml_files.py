@@ -28,10 +28,12 @@ class ReadFiles:
     Attributes:
         services: The declarations, by the name of the service.
         missing: The names of required variables that are not set.
+        composed: Whether a file includes another, or a service extends another.
     """
 
     services: Declarations
     missing: frozenset[str] = frozenset()
+    composed: bool = False
 
 
 def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles:
@@ -49,7 +51,7 @@ def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles
     services = reader.project(
         files, directory, {**env_file(directory / ENV_FILE, variables), **variables}
     )
-    return ReadFiles(services=services, missing=frozenset(reader.missing))
+    return ReadFiles(services=services, missing=frozenset(reader.missing), composed=reader.composed)
 
 
 def env_file(path: Path, outer: Mapping[str, str]) -> dict[str, str]:
@@ -72,6 +74,7 @@ class _Reader:
     """Reads the files of one project, and collects the required variables that are not set."""
 
     missing: set[str] = field(default_factory=set)
+    composed: bool = False
 
     def project(
         self,
@@ -112,6 +115,7 @@ class _Reader:
             files = [directory / path for path in _strings(stated.get("path"))]
             if not files:
                 continue
+            self.composed = True
             where = directory / str(stated.get("project_directory") or files[0].parent)
             env_files = [directory / p for p in _strings(stated.get("env_file"))] or [
                 where / ENV_FILE
@@ -136,6 +140,7 @@ class _Reader:
         extends = stated.get("extends")
         if not extends:
             return own
+        self.composed = True
         base = extends if isinstance(extends, Mapping) else {"service": extends}
         if base.get("file"):
             file = directory / str(base["file"])

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from huleedu_tasks.config.dotenv import assignments
 from huleedu_tasks.config.registry import URL_SCHEME
 from huleedu_tasks.config.variable_names import URL_NAME
-from huleedu_tasks.discovery.found_urls import LOCAL_HOSTS, SeenUrl, see_url
+from huleedu_tasks.discovery.found_urls import SeenUrl, see_url
 from huleedu_tasks.discovery.python_source import Facts, read_python
 from huleedu_tasks.migrations.directories import ENV_PY, ServiceDirectory, ini_url
 from huleedu_tasks.repository import is_file, repository_files, shown, text_of
@@ -324,6 +324,6 @@ def _ranked(variables: Sequence[Sighting[str]]) -> list[Sighting[str]]:
 def local_ports_of(sources: Sources) -> Iterator[Sighting[int]]:
     """Yield the ports that databases have on this machine according to the sources."""
     for seen in sources.urls:
-        if seen.value.port and seen.value.host in LOCAL_HOSTS:
+        if seen.value.port and seen.value.is_local:
             yield Sighting(value=seen.value.port, place=seen.place, own=seen.own)
     yield from sources.ports

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from huleedu_tasks.compose.configuration_cache import ComposeAnswers
-from huleedu_tasks.compose.container_cache import Memory
+from huleedu_tasks.compose.container_facts import ContainerFacts
 from huleedu_tasks.compose.container_state import ContainerState
-from huleedu_tasks.compose.containers import Containers
 from huleedu_tasks.compose.docker_compose import Compose, Project, port_line
 from huleedu_tasks.compose.docker_failures import explain_up
 from huleedu_tasks.compose.engine import Engine
+from huleedu_tasks.compose.project_containers import ProjectContainers
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import POSTGRES_PORT, DatabaseUrl
@@ -34,11 +34,11 @@ class DockerServers:
     compose: Compose
     engine: Engine
     answers: ComposeAnswers
-    memory: Memory
+    facts: ContainerFacts
     reason: str
     name: ProviderName = ProviderName.DOCKER
     proves_identity: bool = True
-    _configured: tuple[Project, Containers] | None = None
+    _configured: tuple[Project, ProjectContainers] | None = None
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     # By compose service: several services may share one.
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class DockerServers:
             compose=compose,
             engine=engine,
             answers=ComposeAnswers(compose=compose, path=state / "compose.json"),
-            memory=Memory(path=state / CONTAINERS_FILE),
+            facts=ContainerFacts(path=state / CONTAINERS_FILE),
             reason=f"{reason}; {engine.host}",
         )
 
@@ -195,15 +195,15 @@ class DockerServers:
 
     # Read once per command.
 
-    async def _configuration(self) -> tuple[Project, Containers]:
+    async def _configuration(self) -> tuple[Project, ProjectContainers]:
         async with self._reading:
             if self._configured is None:
                 project = await self.answers.project()
-                containers = Containers(
+                containers = ProjectContainers(
                     engine=self.engine,
                     project=project.name,
                     directory=self.compose.directory,
-                    memory=self.memory,
+                    facts=self.facts,
                 )
                 self._configured = project, containers
         return self._configured
