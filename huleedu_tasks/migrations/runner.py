@@ -421,12 +421,15 @@ async def render(
     settings: Settings,
     session: Observation,
     start: Sequence[str],
+    *,
+    workers: WarmWorkers | None = None,
 ) -> Rendered:
     """Render the SQL from given revisions to head with Alembic's offline mode.
 
     Args:
         session: The instructions. Its settings must be read-only, because `env.py` may connect.
         start: The current revisions of the database.
+        workers: Forks the process from one that has imported Alembic; None to start an interpreter.
 
     Raises:
         Refused: If `env.py` connects to a different database.
@@ -440,7 +443,9 @@ async def render(
     options = (f"-c {name}={value}" for name, value in session.settings.items())
     environment["PGOPTIONS"] = " ".join([environment.get("PGOPTIONS", ""), *options]).strip()
     try:
-        done = await _run_alembic(service, settings, environment, ["upgrade", HEAD, "--sql"])
+        done = await _run_alembic(
+            service, settings, environment, ["upgrade", HEAD, "--sql"], workers=workers
+        )
         problem = "" if done.returncode == 0 else cause_in(done.output)
         output = done.output
     except MigrationError as error:

@@ -257,6 +257,7 @@ class Attempts:
                 tables=self.target.answers.known_version_tables(
                     self.target.service, self.target.url
                 ),
+                workers=self.target.answers.workers,
                 read=self._read,
             )
         )
