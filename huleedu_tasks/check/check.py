@@ -26,9 +26,10 @@ from huleedu_tasks.config.placeholders import fills_in
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.errors import HuleEduError, MigrationError
-from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
+from huleedu_tasks.migrations.child_process import environment_of
 from huleedu_tasks.migrations.modules import hint_of
+from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.probe import client
 from huleedu_tasks.probe.client import Address, Answers
 from huleedu_tasks.probe.observed_variables import SCHEMES, loaded_by
@@ -128,7 +129,7 @@ class Audit:
 
     async def _history(self, service: Service) -> tuple[str | None, Iterator[Problem]]:
         try:
-            return runner.named((await self.alembic.history(service)).heads), iter(())
+            return named((await self.alembic.history(service)).heads), iter(())
         except HuleEduError as error:
             texts = [str(finding) for finding in error.findings] or [error.message]
             hint = hint_of(service, error)
@@ -144,7 +145,7 @@ class Audit:
 
     async def _ask(self, service: Service) -> tuple[list[Problem], Mapping[str, Answers]]:
         loaded = loaded_by(service, self.settings)
-        own = runner.environment_of(service, self.settings)
+        own = environment_of(service, self.settings)
         environment = without_databases(own, self.registry)
         hidden = hiding(loaded, self.registry)
         cases = {case.name: case for case in matrix(service, hidden, self.registry.prefix)}

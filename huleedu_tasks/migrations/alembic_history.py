@@ -17,8 +17,11 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import Finding, HuleEduError, MigrationError, ServerError
 from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.child_process import environment_of
 from huleedu_tasks.migrations.forkserver import WarmWorkers
 from huleedu_tasks.migrations.inputs import Present
+from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.results import ReportedTables, Used
 from huleedu_tasks.migrations.revisions import (
     History,
     NotUnderstood,
@@ -27,7 +30,6 @@ from huleedu_tasks.migrations.revisions import (
     read_history,
     script_directory,
 )
-from huleedu_tasks.migrations.runner import Observation, ReportedTables, Used
 from huleedu_tasks.migrations.version_table import stated_version_table
 from huleedu_tasks.postgres.databases import VersionTable, place
 from huleedu_tasks.postgres.inspection import read_revisions
@@ -203,7 +205,7 @@ class AlembicHistories:
             name=where,
             about=about,
             present=Present.of(
-                self.settings, runner.environment_of(service, self.settings, url), self._installed
+                self.settings, environment_of(service, self.settings, url), self._installed
             ),
         )
 

@@ -280,6 +280,11 @@ def _location_hint(service: Service) -> str:
     return f"Set script_location in its [{service.alembic_section}] section."
 
 
+def named(revisions: tuple[str, ...]) -> str:
+    """Return revisions for messages; `no revision` if there are none."""
+    return ", ".join(revisions) or "no revision"
+
+
 def option_hint(service: Service, error: str) -> str:
     """Return which field of the registry a failed or mismatched `env.py` needs.
 

@@ -13,6 +13,8 @@ from huleedu_tasks.config.secret import Redactor, secrets_in
 from huleedu_tasks.config.urls import POSTGRES_PORT
 from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.child_process import run_script
+from huleedu_tasks.migrations.failures import cause_in
 from huleedu_tasks.probe.scenarios import Case
 from huleedu_tasks.repository import repository_files, text_of
 
@@ -132,7 +134,7 @@ async def ask(
                 for case in cases
             ],
         }
-        done = await runner.run_script(
+        done = await run_script(
             service,
             PROBE,
             service.alembic_arguments,
@@ -145,7 +147,7 @@ async def ask(
     if len(found) < len(cases):
         cause = f"took longer than {TIMEOUT:g} s" if done.timed_out else "exited"
         raise MigrationError(
-            f"Its interpreter {cause} while it ran env.py: {mask(runner.cause_in(done.output))}",
+            f"Its interpreter {cause} while it ran env.py: {mask(cause_in(done.output))}",
             code="env-py-failed",
             hint="Correct 'python' or 'alembic' of this service in the registry, or install the "
             "missing library.",

@@ -10,7 +10,8 @@ from huleedu_tasks.config.urls import ResolvedUrl
 from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.migrations.forkserver import WarmWorkers
 from huleedu_tasks.migrations.modules import hint_of, missing_module_hint
-from huleedu_tasks.migrations.runner import ReportedConnection, report_connection
+from huleedu_tasks.migrations.results import ReportedConnection
+from huleedu_tasks.migrations.runner import report_connection
 from huleedu_tasks.report import Level, Problem
 
 # The codes of the problems that fail in every case, whatever else env.py does.

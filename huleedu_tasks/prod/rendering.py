@@ -11,8 +11,9 @@ from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import READ_ONLY
 from huleedu_tasks.migrations.child.input_tracker import is_installed
+from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.results import Rendered
 from huleedu_tasks.migrations.revisions import History
-from huleedu_tasks.migrations.runner import Observation, Rendered
 from huleedu_tasks.postgres.inspection import Identity
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.prod.approval import Approval

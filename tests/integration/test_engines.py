@@ -11,7 +11,7 @@ import pytest
 
 from huleedu_tasks.config.urls import resolve
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.runner import Rendered
+from huleedu_tasks.migrations.results import Rendered
 from huleedu_tasks.process import scratch_directory
 from tests.support.db_runs import app_of
 from tests.support.migrating import observation_of

@@ -14,8 +14,10 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations.alembic_history import READ_ONLY
+from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.results import Migrated, Rendered
 from huleedu_tasks.migrations.revisions import History, read_history
-from huleedu_tasks.migrations.runner import Migrated, Observation, Rendered, render, upgrade
+from huleedu_tasks.migrations.runner import render, upgrade
 from tests.support.db_runs import app_of, without_initdb
 from tests.support.migrating import observation_of
 from tests.support.monorepo import ENV_PY, REVISION, Monorepo, empty_monorepo, free_ports

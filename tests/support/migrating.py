@@ -7,8 +7,9 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.results import Migrated
 from huleedu_tasks.migrations.revisions import read_history
-from huleedu_tasks.migrations.runner import Migrated, Observation
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.inspection import identify
 from huleedu_tasks.postgres.locks import Hold
