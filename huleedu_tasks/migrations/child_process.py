@@ -103,7 +103,7 @@ async def run_script(
             cwd=service.directory,
             environment=_with_options(environment, service),
             timeout=timeout,
-            lifeline=True,
+            stdin=process.Lifeline(),
             keeps=process.PRINTED,
         )
     except OSError as error:
