@@ -18,18 +18,12 @@ from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import Finding, HuleEduError, MigrationError, ServerError
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.child_process import environment_of
+from huleedu_tasks.migrations.configuration import NotUnderstood, script_directory
 from huleedu_tasks.migrations.forkserver import WarmWorkers
 from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.migrations.observation import Observation
 from huleedu_tasks.migrations.results import ReportedTables, Used
-from huleedu_tasks.migrations.revisions import (
-    History,
-    NotUnderstood,
-    Revision,
-    history_of,
-    read_history,
-    script_directory,
-)
+from huleedu_tasks.migrations.revisions import History, Revision, history_of, read_history
 from huleedu_tasks.migrations.version_table import stated_version_table
 from huleedu_tasks.postgres.databases import VersionTable, place
 from huleedu_tasks.postgres.inspection import read_revisions

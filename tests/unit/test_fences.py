@@ -85,6 +85,12 @@ OWNERS = {
     "jsonschema_rs": {"config/registry.py"},
     "yaml": {"config/registry.py", "compose/yaml_files.py"},
     "subprocess": {"process.py"},
+    "tomllib": {"migrations/configuration.py"},
+    "configparser": {
+        "migrations/configuration.py",
+        # Patches it for Alembic, in a separate process.
+        "migrations/child/worker.py",
+    },
 }
 
 # The exceptions for names that access the outside, with the reason.
