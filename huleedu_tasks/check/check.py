@@ -30,8 +30,8 @@ from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.child_process import environment_of
 from huleedu_tasks.migrations.modules import hint_of
 from huleedu_tasks.migrations.revisions import named
-from huleedu_tasks.probe import client
-from huleedu_tasks.probe.client import Address, Answers
+from huleedu_tasks.probe import addresses
+from huleedu_tasks.probe.addresses import Address, Answers
 from huleedu_tasks.probe.observed_variables import SCHEMES, loaded_by
 from huleedu_tasks.probe.scenarios import (
     PLAIN_PASSWORD,
@@ -149,7 +149,7 @@ class Audit:
         environment = without_databases(own, self.registry)
         hidden = hiding(loaded, self.registry)
         cases = {case.name: case for case in matrix(service, hidden, self.registry.prefix)}
-        answers = await client.ask(service, list(cases.values()), environment, loaded)
+        answers = await addresses.ask(service, list(cases.values()), environment, loaded)
         suggestion, problems = None, []
         if not follows(answers[Situation.HANDED_OVER].env):
             if plain := await _with_plain_password(service, environment):
@@ -192,7 +192,7 @@ async def _with_plain_password(service: Service, environment: Mapping[str, str])
     if not fills_in(service.environment, "password"):
         return None
     case = handed_over(service, password=PLAIN_PASSWORD)
-    answers = (await client.ask(service, [case], environment, {}))[case.name]
+    answers = (await addresses.ask(service, [case], environment, {}))[case.name]
     return answers if follows(answers.env) else None
 
 
@@ -209,7 +209,7 @@ async def _suggestion(service: Service, environment: Mapping[str, str]) -> Sugge
             tried[f"{variable} {scheme}"] = other
     cases = [handed_over(other, name) for name, other in tried.items()]
     try:
-        answers = await client.ask(service, cases, environment, {})
+        answers = await addresses.ask(service, cases, environment, {})
     except MigrationError:
         # The findings are reported without a suggestion.
         return None
@@ -235,4 +235,4 @@ def _columns(answers: Mapping[str, Answers]) -> dict[str, str | None]:
 
 def _output(answers: Mapping[str, Answers]) -> str:
     env = answers[Situation.HANDED_OVER].env
-    return env.output if isinstance(env, client.Failure) else ""
+    return env.output if isinstance(env, addresses.Failure) else ""

@@ -119,7 +119,13 @@ class Watchers:
         self._report = beside("script_directory").RevisionsReport(revisions) if revisions else None
         if asking:
             hand_over_url(asking["url"], engine)
-            beside("env_py_url").Asking(asking["file"], asking["url"], targets, variables)
+            beside("first_connection").FirstConnection(
+                asking["file"],
+                asking["url"],
+                targets=targets,
+                drivers=beside("drivers"),
+                variables=variables,
+            )
         self._used = Used(used, variables) if used else None
 
     def succeeded(self) -> None:
