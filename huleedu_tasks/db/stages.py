@@ -286,14 +286,11 @@ class Stages:
             )
             try:
                 done = await runner.upgrade(
-                    service,
-                    url,
-                    self.settings,
+                    self.answers.alembic(service, url),
                     history,
                     target,
                     session=session,
                     tables=self.answers.known_version_tables(service, url),
-                    workers=self.answers.workers,
                 )
             except (Exception, asyncio.CancelledError) as error:
                 if isinstance(error, Exception):

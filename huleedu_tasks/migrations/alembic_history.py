@@ -17,7 +17,7 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import Finding, HuleEduError, MigrationError, ServerError
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.child_process import environment_of
+from huleedu_tasks.migrations.child_process import Alembic, environment_of
 from huleedu_tasks.migrations.configuration import NotUnderstood, script_directory
 from huleedu_tasks.migrations.forkserver import WarmWorkers
 from huleedu_tasks.migrations.inputs import Present
@@ -126,9 +126,7 @@ class AlembicHistories:
                 settings=READ_ONLY,
                 target=await place(connection, url.database),
             )
-            return await runner.report_version_tables(
-                service, url, self.settings, session, workers=self.workers
-            )
+            return await runner.report_version_tables(self.alembic(service, url), session)
 
     def known_version_tables(
         self, service: Service, url: DatabaseUrl
@@ -167,6 +165,10 @@ class AlembicHistories:
         """
         tables = await self.version_tables(service, url, connection)
         return history.least_advanced(await read_revisions(connection, tables))
+
+    def alembic(self, service: Service, url: DatabaseUrl) -> Alembic:
+        """Return a service's Alembic for a database, in processes of the fork server."""
+        return Alembic(service=service, url=url, settings=self.settings, workers=self.workers)
 
     @property
     def workers(self) -> WarmWorkers:

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huleedu_tasks import process
@@ -23,6 +23,54 @@ from huleedu_tasks.migrations.forkserver import WarmWorkers
 WORKER = Path(__file__).parent / "child" / "worker.py"
 INSTRUCTIONS = "HULEEDU_WORKER"
 OPTIONS = "HULEEDU_WORKER_OPTIONS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alembic:
+    """The Alembic of one service, which migrates its database in child processes.
+
+    Attributes:
+        url: The URL of the database.
+        settings: The settings of the command.
+        workers: Forks the processes from one that has imported Alembic; None to start interpreters.
+    """
+
+    service: Service
+    url: DatabaseUrl
+    settings: Settings
+    workers: WarmWorkers | None = None
+
+    async def run(
+        self,
+        arguments: list[str],
+        instructions: str,
+        *,
+        options: str = "",
+        timeout: float | None = None,
+    ) -> process.Completed:
+        """Run a command of Alembic.
+
+        Args:
+            arguments: The command and its arguments.
+            instructions: The JSON document that the worker reads.
+            options: Options of PostgreSQL for libpq; empty for none.
+            timeout: As for `run_alembic`.
+
+        Raises:
+            MigrationError: As `run_alembic`.
+        """
+        environment = environment_with_url(self.service, self.url, self.settings)
+        environment[INSTRUCTIONS] = instructions
+        if options:
+            environment["PGOPTIONS"] = f"{environment.get('PGOPTIONS', '')} {options}".strip()
+        return await run_alembic(
+            self.service,
+            self.settings,
+            environment,
+            arguments,
+            workers=self.workers,
+            timeout=timeout,
+        )
 
 
 async def run_alembic(

@@ -13,6 +13,7 @@ from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import Interrupted, MigrationError
 from huleedu_tasks.migrations.child_process import (
     INSTRUCTIONS,
+    Alembic,
     environment_of,
     environment_with_url,
     run_alembic,
@@ -48,15 +49,12 @@ Read = Callable[[Sequence[VersionTable] | None], Awaitable[tuple[str, ...]]]
 
 
 async def upgrade(
-    service: Service,
-    url: DatabaseUrl,
-    settings: Settings,
+    alembic: Alembic,
     history: History,
     target: str = HEAD,
     *,
     session: Observation,
     tables: Sequence[VersionTable] | None = None,
-    workers: WarmWorkers | None = None,
     read: Read | None = None,
 ) -> Migrated:
     """Upgrade a service's database, and read its revisions afterwards.
@@ -64,14 +62,11 @@ async def upgrade(
     No process is started if the database is at the target already.
 
     Args:
-        service: The service.
-        url: The URL of its database.
-        settings: The settings of the command.
+        alembic: The Alembic of the service.
         history: The revisions of the service.
         target: A revision, as `alembic upgrade` accepts it.
         session: The instructions for the run, with the verified database.
         tables: The version tables that `env.py` configures; None if only the run reports them.
-        workers: Forks the process from one that has imported Alembic; None to start an interpreter.
         read: Returns the revisions of the database; None to connect for them.
 
     Raises:
@@ -82,6 +77,7 @@ async def upgrade(
             the run loses its lock; no further revision ran.
         ServerError: If the revisions cannot be read.
     """
+    service, url = alembic.service, alembic.url
     wanted = history.resolve(target)
     read = read or partial(revisions_of, url, history)
     before = await read(tables) if tables else None
@@ -94,13 +90,9 @@ async def upgrade(
             hint="Migrations only go forward. In development, rebuild the database with "
             "`invoke db.reset`.",
         )
-    environment = environment_with_url(service, url, settings)
     with process.scratch_directory() as scratch:
         told = scratch / "used"
-        environment[INSTRUCTIONS] = session.instructions(url.reveal(), used=told)
-        done = await run_alembic(
-            service, settings, environment, ["upgrade", target], workers=workers
-        )
+        done = await alembic.run(["upgrade", target], session.instructions(url.reveal(), used=told))
         # Our own sessions: one after the run, and one before it if the tables were known.
         used = read_used(told, url, own_sessions=1 if before is None else 2)
     if done.returncode != 0 or session.was_refused:
@@ -130,42 +122,28 @@ async def upgrade(
     )
 
 
-async def render(
-    service: Service,
-    url: DatabaseUrl,
-    settings: Settings,
-    session: Observation,
-    start: Sequence[str],
-    *,
-    workers: WarmWorkers | None = None,
-) -> Rendered:
+async def render(alembic: Alembic, session: Observation, start: Sequence[str]) -> Rendered:
     """Render the SQL from given revisions to head with Alembic's offline mode.
 
     Args:
         session: The instructions. Its settings must be read-only, because `env.py` may connect.
         start: The current revisions of the database.
-        workers: Forks the process from one that has imported Alembic; None to start an interpreter.
 
     Raises:
         Refused: If `env.py` connects to a different database.
     """
-    environment = environment_with_url(service, url, settings)
+    url = alembic.url
     told_used = session.events.with_name(f"{session.events.name}-used")
-    environment[INSTRUCTIONS] = session.instructions(
-        url.reveal(), used=told_used, start=list(start)
-    )
+    instructions = session.instructions(url.reveal(), used=told_used, start=list(start))
     # For connections that a revision opens: libpq reads PGOPTIONS, asyncpg does not.
-    options = (f"-c {name}={value}" for name, value in session.settings.items())
-    environment["PGOPTIONS"] = " ".join([environment.get("PGOPTIONS", ""), *options]).strip()
+    options = " ".join(f"-c {name}={value}" for name, value in session.settings.items())
     try:
-        done = await run_alembic(
-            service, settings, environment, ["upgrade", HEAD, "--sql"], workers=workers
-        )
+        done = await alembic.run(["upgrade", HEAD, "--sql"], instructions, options=options)
         problem = "" if done.returncode == 0 else cause_in(done.output)
         output = done.output
     except MigrationError as error:
         problem, output = error.message, error.output
-    require_match(service, url, session, output)
+    require_match(alembic.service, url, session, output)
     told = session.told()
     return Rendered(
         sql={str(e["revision"]): str(e["sql"]) for e in told if e["event"] == "sql"},
@@ -221,31 +199,22 @@ async def report_revisions(
         )
 
 
-async def report_version_tables(
-    service: Service,
-    url: DatabaseUrl,
-    settings: Settings,
-    session: Observation,
-    *,
-    workers: WarmWorkers,
-) -> ReportedTables:
+async def report_version_tables(alembic: Alembic, session: Observation) -> ReportedTables:
     """Run a service's `env.py` read-only, and return the version tables that it configures.
 
     Args:
         session: The instructions, with read-only settings.
-        workers: Forks the process.
 
     Raises:
         MigrationError: If `env.py` fails, or configures no version table.
         Refused: If it connects to a different database.
     """
-    environment = environment_with_url(service, url, settings)
     with process.scratch_directory() as scratch:
         used = scratch / "used"
-        environment[INSTRUCTIONS] = session.instructions(url.reveal(), used=used, is_asking=True)
-        done = await run_alembic(service, settings, environment, ["current"], workers=workers)
-        found = read_used(used, url)
-    require_match(service, url, session, done.output)
+        instructions = session.instructions(alembic.url.reveal(), used=used, is_asking=True)
+        done = await alembic.run(["current"], instructions)
+        found = read_used(used, alembic.url)
+    require_match(alembic.service, alembic.url, session, done.output)
     tables = session.version_tables
     if done.returncode != 0 or not tables:
         raise MigrationError(
@@ -264,22 +233,17 @@ async def report_version_tables(
     )
 
 
-async def report_connection(
-    service: Service, url: DatabaseUrl, settings: Settings, *, workers: WarmWorkers
-) -> ReportedConnection:
+async def report_connection(alembic: Alembic) -> ReportedConnection:
     """Run a service's `env.py` up to its first connection, which is not opened.
 
     Raises:
         MigrationError: If it exceeds `ASKING_SECONDS`, or its interpreter cannot be started.
     """
-    environment = environment_with_url(service, url, settings)
+    url = alembic.url
     with process.scratch_directory() as scratch:
         file = scratch / "connection"
         asking = {"asking": {"file": str(file), "url": url.reveal()}}
-        environment[INSTRUCTIONS] = json.dumps(asking)
-        done = await run_alembic(
-            service, settings, environment, ["current"], workers=workers, timeout=ASKING_SECONDS
-        )
+        done = await alembic.run(["current"], json.dumps(asking), timeout=ASKING_SECONDS)
         told = json.loads(file.read_bytes()) if file.exists() else {}
     if "address" not in told:
         failure = cause_in(done.output) if done.returncode else ""
@@ -290,7 +254,7 @@ async def report_connection(
         follows=told["follows"],
         driver=told["driver"],
         complaint=Redactor([url.password])(told["complaint"]),
-        how_to_follow=how_to_follow(service, told),
+        how_to_follow=how_to_follow(alembic.service, told),
     )
 
 

@@ -243,9 +243,7 @@ class Attempts:
         self.blockers, self.open_at_end = (), None
         migrating = asyncio.ensure_future(
             runner.upgrade(
-                self.target.service,
-                self.target.url,
-                self.settings,
+                self.target.answers.alembic(self.target.service, self.target.url),
                 self.history,
                 # The planned revisions: the head of the files may change meanwhile.
                 *self.pin.after,
@@ -253,7 +251,6 @@ class Attempts:
                 tables=self.target.answers.known_version_tables(
                     self.target.service, self.target.url
                 ),
-                workers=self.target.answers.workers,
                 read=self._read,
             )
         )

@@ -55,14 +55,8 @@ async def approval_of(
         session = Observation(
             events=directory / "events", settings=READ_ONLY, target=identity.place
         )
-        rendered = await runner.render(
-            target.service,
-            target.url,
-            settings,
-            session,
-            current,
-            workers=target.answers.workers,
-        )
+        alembic = target.answers.alembic(target.service, target.url)
+        rendered = await runner.render(alembic, session, current)
     read = {*(rendered.used.files if rendered.used else ()), *(str(r.path) for r in pending)}
     if any(revision.id not in rendered.sql for revision in pending):
         read |= await _read_by_revisions(target, settings)
