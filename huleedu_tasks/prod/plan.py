@@ -11,8 +11,8 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.migrations import squawk
 from huleedu_tasks.migrations.hazards import find_hazards
+from huleedu_tasks.migrations.results import Rendered
 from huleedu_tasks.migrations.revisions import History, Revision
-from huleedu_tasks.migrations.runner import Rendered
 from huleedu_tasks.postgres.databases import parse_tag
 from huleedu_tasks.postgres.inspection import (
     Identity,

@@ -26,8 +26,7 @@ from huleedu_tasks.config.urls import (
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, HuleEduError, ServerError
 from huleedu_tasks.guard import require_external_environment
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
-from huleedu_tasks.migrations.revisions import History
-from huleedu_tasks.migrations.runner import named
+from huleedu_tasks.migrations.revisions import History, named
 from huleedu_tasks.parallel import Step, Work
 from huleedu_tasks.prod.env_py_check import as_of_a_plan, following_problems
 from huleedu_tasks.prod.journal import commit_of

@@ -11,8 +11,8 @@ from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
 from huleedu_tasks.errors import HuleEduError, ServerError
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.modules import hint_of
-from huleedu_tasks.migrations.revisions import NO_HISTORY, History
-from huleedu_tasks.migrations.runner import Rendered, named
+from huleedu_tasks.migrations.results import Rendered
+from huleedu_tasks.migrations.revisions import NO_HISTORY, History, named
 from huleedu_tasks.postgres.connections import (
     WHITE_SPACE,
     CertificateRefused,
