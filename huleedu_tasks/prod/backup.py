@@ -7,7 +7,7 @@ from pathlib import Path
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.prod.dump import Dumper, dump, run_command
 from huleedu_tasks.prod.journal import Record
-from huleedu_tasks.prod.validate import Target
+from huleedu_tasks.prod.target import Target
 
 NO_BACKUP = "neither --backup-command nor --backup-dir was given."
 # The variable that passes the names of the services to the user's backup command.
