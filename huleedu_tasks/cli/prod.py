@@ -30,13 +30,18 @@ def status(app: Command, service: Names = None, check: bool = False, json: bool 
     return _run(app, service, lambda production: read_status(production, check=check))
 
 
-@command(out="Write the plan to this file, for `prod.migrate --plan`.")
-def plan(app: Command, service: Names = None, out: str = "", json: bool = False) -> Result:
-    """Show what would run, as revisions and SQL; read-only."""
+@command(
+    out="Write the plan to this file, for `prod.migrate --plan`.",
+    sql="Show the SQL of each revision as well; --json and --out always have it.",
+)
+def plan(
+    app: Command, service: Names = None, out: str = "", sql: bool = False, json: bool = False
+) -> Result:
+    """Show what would run, lock and destroy; read-only."""
     from huleedu_tasks.prod.plan import plan as make_plan
 
     path = app.start / out if out else None
-    return _run(app, service, lambda production: make_plan(production, out=path))
+    return _run(app, service, lambda production: make_plan(production, out=path, sql=sql))
 
 
 @command(

@@ -77,8 +77,8 @@ class Prepared:
         """The name of the environment in upper case, as the screens show it."""
         return self.report.environment.upper()
 
-    def question(self, host: str) -> str:
-        """Return the question shown before databases of a host are changed."""
+    def summary(self, host: str) -> tuple[str, ...]:
+        """Return what would be changed on a host: the totals, and a line for each service."""
         on_host = [planned for planned in self.changing if planned.host == host]
         pending = sum(len(planned.revisions) for planned in on_host)
         migrated = {planned.place for planned in on_host if planned.revisions}
@@ -91,7 +91,8 @@ class Prepared:
             if tagged
             else "",
         )
-        return f"{self.environment}: {', and '.join(filter(None, parts))} on {host}."
+        total = f"{self.environment}: {', and '.join(filter(None, parts))} on {host}."
+        return total, *map(_summary, on_host)
 
     @property
     def unchanged(self) -> dict[str, Outcome]:
@@ -501,6 +502,19 @@ def _with_database(outcome: Outcome, pin: PlanEntry) -> Outcome:
     """Return an outcome with the server, the database and its revisions before the run."""
     place = {"server": pin.server, "database": pin.database, "from": named(pin.before)}
     return replace(outcome, facts={**place, **outcome.facts})
+
+
+def _summary(planned: Planned) -> str:
+    """Return what would be changed in one database, with the number of dangers of each kind."""
+    pin, revisions = planned.pin, planned.revisions
+    dangers = (f"{kind} {count}" for kind, count in planned.counts.items() if count)
+    changes = (
+        f"{named(pin.before)} -> {named(pin.after)}" if revisions else "",
+        _count(len(revisions), "revision") if revisions else "",
+        *dangers,
+        f"tagged as {planned.target.environment}" if planned.tags else "",
+    )
+    return f"{pin.service}: {', '.join(filter(None, changes))}"
 
 
 def _count(number: int, noun: str) -> str:

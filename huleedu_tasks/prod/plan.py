@@ -1,6 +1,7 @@
 """`prod.plan`: what a migration would run, lock and destroy; read-only."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,14 +30,19 @@ from huleedu_tasks.prod.production import Production, Targets
 from huleedu_tasks.prod.rendering import approval_of
 from huleedu_tasks.prod.target import Target, reach
 from huleedu_tasks.prod.validate import validate_all
-from huleedu_tasks.report import Level, Outcome, PlannedRevision, Problem, Report
+from huleedu_tasks.report import Kind, Level, Outcome, PlannedRevision, Problem, Report
 from huleedu_tasks.repository import shown
 
 if TYPE_CHECKING:
     import asyncpg
 
 COMMAND = "prod.plan"
-COLUMNS = ("database", "from", "to", "pending")
+NEXT = (
+    "Next: run the same command with `--out FILE`, have the plan reviewed, and carry it out with "
+    "`invoke prod.migrate --plan FILE`."
+)
+NEXT_OF_FILE = "Next: have the plan reviewed, then run `invoke prod.migrate --plan {file}`."
+COLUMNS = ("from", "to", "pending", *Kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +74,12 @@ class Planned:
         return bool(self.revisions) or self.tags
 
     @property
+    def counts(self) -> dict[str, int]:
+        """The number of problems of the revisions, by their kind."""
+        kinds = Counter(p.kind for revision in self.revisions for p in revision.problems)
+        return {str(kind): kinds[kind] for kind in Kind}
+
+    @property
     def place(self) -> tuple[str, str, int]:
         """The address, name and OID of the database, unique within a run."""
         return self.pin.server, self.pin.database, self.pin.database_oid
@@ -90,10 +102,11 @@ class Planned:
         return bool(self.revisions) and not stale(arrived, now)
 
 
-async def plan(production: Production, *, out: Path | None) -> Report:
+async def plan(production: Production, *, out: Path | None, sql: bool) -> Report:
     """Report what a migration would run.
 
     Args:
+        sql: Whether the screen shows the SQL.
         out: The plan file to write, for `prod.migrate --plan`; `None` to write none.
 
     Raises:
@@ -102,18 +115,26 @@ async def plan(production: Production, *, out: Path | None) -> Report:
     async with production.targets(COMMAND) as targets:
         outcomes, planned = await plan_all(production, targets)
         report = production.report(COMMAND, outcomes, COLUMNS, targets)
-    if out is None:
-        return report
+    changing = [entry for entry in planned.values() if entry.changes]
+    if out is not None and report.exit_code is ExitCode.DONE:
+        write_plan(
+            out,
+            [entry.as_json() for entry in changing],
+            environment=str(production.settings.environment),
+            commit=commit_of(production.root),
+            redact=production.redact,
+        )
+    return replace(report, sql=sql, notes=_notes(report, out, changes=bool(changing)))
+
+
+def _notes(report: Report, out: Path | None, *, changes: bool) -> tuple[str, ...]:
+    """Return where the plan is, and the next command to type."""
     if report.exit_code is not ExitCode.DONE:
-        return replace(report, notes=(f"{out} was not written because of the errors above.",))
-    write_plan(
-        out,
-        [entry.as_json() for entry in planned.values() if entry.changes],
-        environment=str(production.settings.environment),
-        commit=commit_of(production.root),
-        redact=production.redact,
-    )
-    return replace(report, notes=(f"The plan was written to {out}.",))
+        return (f"{out} was not written because of the errors above.",) if out else ()
+    written = (f"The plan was written to {out}.",) if out else ()
+    if not changes:
+        return written
+    return (*written, NEXT_OF_FILE.format(file=out) if out else NEXT)
 
 
 async def plan_all(
@@ -181,7 +202,7 @@ async def plan_database(validated: Validated, settings: Settings, root: Path) ->
             problems=(
                 *_unrendered(revision, rendered),
                 *find_hazards(rendered.sql.get(revision.id, ""), relations),
-                *found.get(revision.id, ()),
+                *squawk.judge_findings(found.get(revision.id, ()), relations),
             ),
         )
         for revision in pending
@@ -252,6 +273,7 @@ def _outcome(validated: Validated, planned: Planned) -> Outcome:
             "from": named(pin.before),
             "to": named(pin.after),
             "pending": len(planned.revisions),
+            **planned.counts,
         },
         detail=", ".join(filter(None, details)),
         problems=tuple(p for p in validated.problems if p.level is not Level.INFO),
@@ -296,4 +318,5 @@ def _unrendered(revision: Revision, rendered: Rendered) -> Iterator[Problem]:
         level=Level.WARNING,
         cause=f"its SQL cannot be rendered before it runs, so its locks are not known ({reason})",
         remedy=f"Read {revision.path.name}: most likely it queries the database.",
+        kind=Kind.OTHER,
     )
