@@ -38,12 +38,15 @@ class Level(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a statement of a planned revision does; all but `STYLE` are dangers."""
+    """What is wrong with a statement of a planned revision."""
 
     DESTROYS = "destroys"
     LOCKS = "locks"
     OTHER = "other"
     STYLE = "style"
+
+
+DANGERS = (Kind.DESTROYS, Kind.LOCKS, Kind.OTHER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +100,7 @@ class PlannedRevision:
     @property
     def dangers(self) -> tuple[Problem, ...]:
         """The problems that are more than style."""
-        return tuple(problem for problem in self.problems if problem.kind is not Kind.STYLE)
+        return tuple(problem for problem in self.problems if problem.kind in DANGERS)
 
     def as_json(self) -> dict[str, object]:
         """Return the JSON object."""
@@ -375,12 +378,15 @@ class Listing:
     Attributes:
         key: The key of the rows in the JSON document.
         columns: The columns of the table; a row may contain more values, for the JSON.
+        shown: What the screen shows instead of the rows: headers and cells, of which the last is
+            wrapped in its column; empty to show the rows.
     """
 
     command: str
     key: str
     columns: tuple[str, ...]
     rows: tuple[Mapping[str, Fact], ...]
+    shown: tuple[tuple[str, ...], ...] = ()
     exit_code: ExitCode = ExitCode.DONE
 
     def as_json(self) -> dict[str, object]:

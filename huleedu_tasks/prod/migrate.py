@@ -507,11 +507,13 @@ def _with_database(outcome: Outcome, pin: PlanEntry) -> Outcome:
 def _summary(planned: Planned) -> str:
     """Return what would be changed in one database, with the number of dangers of each kind."""
     pin, revisions = planned.pin, planned.revisions
-    dangers = (f"{kind} {count}" for kind, count in planned.counts.items() if count)
+    dangers = ", ".join(
+        f"{kind} {n}" for kind, n in planned.counts.items() if n and kind != Kind.STYLE
+    )
     changes = (
         f"{named(pin.before)} -> {named(pin.after)}" if revisions else "",
         _count(len(revisions), "revision") if revisions else "",
-        *dangers,
+        f"dangers: {dangers}" if dangers else "",
         f"tagged as {planned.target.environment}" if planned.tags else "",
     )
     return f"{pin.service}: {', '.join(filter(None, changes))}"

@@ -74,10 +74,10 @@ class Planned:
         return bool(self.revisions) or self.tags
 
     @property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[Kind, int]:
         """The number of problems of the revisions, by their kind."""
         kinds = Counter(p.kind for revision in self.revisions for p in revision.problems)
-        return {str(kind): kinds[kind] for kind in Kind}
+        return {kind: kinds[kind] for kind in Kind}
 
     @property
     def place(self) -> tuple[str, str, int]:

@@ -34,7 +34,7 @@ from huleedu_tasks.report import (
     Status,
 )
 from huleedu_tasks.screen.control_characters import visible, visible_json
-from huleedu_tasks.screen.tables import INDENT, fitted, wrapped
+from huleedu_tasks.screen.tables import INDENT, fitted, hanging, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -83,6 +83,9 @@ class Screen:
             self._show_report(result)
         elif isinstance(result, Discovery):
             self._show_discovery(result)
+        elif isinstance(result, Listing) and result.shown:
+            for line in hanging(result.shown, _width(sys.stdout)):
+                print(self._shown(line))
         elif isinstance(result, Listing):
             self._print_table(result.columns, [_cells(row, result.columns) for row in result.rows])
         else:
