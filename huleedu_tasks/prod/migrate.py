@@ -32,7 +32,7 @@ from huleedu_tasks.prod.production import Production, Targets
 from huleedu_tasks.prod.rendering import approval_of
 from huleedu_tasks.prod.stop_request import GO_ON, Stop
 from huleedu_tasks.prod.target import Target, reach
-from huleedu_tasks.report import Outcome, Progress, Report, Status
+from huleedu_tasks.report import DANGERS, Outcome, Progress, Report, Status
 
 if TYPE_CHECKING:
     import asyncpg
@@ -507,9 +507,8 @@ def _with_database(outcome: Outcome, pin: PlanEntry) -> Outcome:
 def _summary(planned: Planned) -> str:
     """Return what would be changed in one database, with the number of dangers of each kind."""
     pin, revisions = planned.pin, planned.revisions
-    dangers = ", ".join(
-        f"{kind} {n}" for kind, n in planned.counts.items() if n and kind != Kind.STYLE
-    )
+    counts = planned.counts
+    dangers = ", ".join(f"{kind} {counts[kind]}" for kind in DANGERS if counts[kind])
     changes = (
         f"{named(pin.before)} -> {named(pin.after)}" if revisions else "",
         _count(len(revisions), "revision") if revisions else "",

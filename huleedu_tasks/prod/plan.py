@@ -273,7 +273,7 @@ def _outcome(validated: Validated, planned: Planned) -> Outcome:
             "from": named(pin.before),
             "to": named(pin.after),
             "pending": len(planned.revisions),
-            **planned.counts,
+            **{str(kind): count for kind, count in planned.counts.items()},
         },
         detail=", ".join(filter(None, details)),
         problems=tuple(p for p in validated.problems if p.level is not Level.INFO),
