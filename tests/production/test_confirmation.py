@@ -63,8 +63,8 @@ def test_the_question_contains_the_changes_and_the_host(rehearsal: Rehearsal) ->
     rehearsal.grow("gamma")
     ask(rehearsal.production.admin("huleedu_theta"), "COMMENT ON DATABASE huleedu_theta IS NULL")
     child = asked(rehearsal, "--backup-command", "true", "--backup-dir", ".", columns=50)
-    lines = CONTROL.sub("", str(child.before)).replace("\r", "")
-    lines = lines[lines.index("PRODUCTION: 3 revisions") :].splitlines()
+    screen = CONTROL.sub("", str(child.before)).replace("\r", "")
+    lines = screen[screen.index("PRODUCTION: 3 revisions") :].splitlines()
     assert max(map(len, lines)) <= 50
     said = " ".join(" ".join(lines).split())
     assert "alpha: a1 -> c3, 2 revisions, dangers: destroys 2 gamma: a1 -> b2" in said
