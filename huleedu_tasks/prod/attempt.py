@@ -37,7 +37,7 @@ from huleedu_tasks.postgres.inspection import Identity, read_revisions
 from huleedu_tasks.prod.journal import Record
 from huleedu_tasks.prod.plan import pin_now
 from huleedu_tasks.prod.plan_file import PlanEntry, stale
-from huleedu_tasks.prod.validate import Target, reach
+from huleedu_tasks.prod.target import Target, reach
 from huleedu_tasks.report import Outcome, Status
 
 if TYPE_CHECKING:
@@ -171,9 +171,9 @@ class Attempts:
                 migrated = await self._attempt(number)
                 return Outcome(service=self.pin.service, output=migrated.output)
             except LockTimeout as error:
-                error.message = f"{error.message}; {self._blocking_sessions()}"
+                said = f"{error.message}; {self._blocking_sessions()}"
                 if number >= last or not await self._was_rolled_back():
-                    raise
+                    raise error.changed(message=said) from error
             await self._pause(number, last)
             number += 1
 

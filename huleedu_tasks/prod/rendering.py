@@ -13,11 +13,10 @@ from huleedu_tasks.migrations.alembic_history import READ_ONLY
 from huleedu_tasks.migrations.child.input_tracker import is_installed
 from huleedu_tasks.migrations.observation import Observation
 from huleedu_tasks.migrations.results import Rendered
-from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.postgres.inspection import Identity
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.prod.approval import Approval
-from huleedu_tasks.prod.validate import Target
+from huleedu_tasks.prod.target import Target
 from huleedu_tasks.repository import VIRTUAL_ENVIRONMENT, is_file, repository_root
 
 # This package is no input, like any other library: a change of it shows in the rendered SQL.
@@ -49,8 +48,8 @@ async def approval_of(
     Raises:
         Refused: If `env.py` connects to a different database.
     """
-    assert isinstance(target.history, History)
-    pending = target.history.between(current, target.history.heads)
+    history = target.known_history
+    pending = history.between(current, history.heads)
     with scratch_directory() as directory:
         session = Observation(
             events=directory / "events", settings=READ_ONLY, target=identity.place
