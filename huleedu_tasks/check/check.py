@@ -131,8 +131,7 @@ class Audit:
             return runner.named((await self.alembic.history(service)).heads), iter(())
         except HuleEduError as error:
             texts = [str(finding) for finding in error.findings] or [error.message]
-            hint = hint_of(service, error)
-            remedy = hint.removeprefix("Nothing was run. ") or "Correct it."
+            remedy = hint_of(service, error) or "Correct it."
             return None, (action_required(text, remedy) for text in texts)
 
     def _if_compose_matters(self, problems: Iterable[Problem]) -> Iterator[Problem]:

@@ -80,10 +80,10 @@ class AlembicHistories:
         found = await runner.report_revisions(service, url, self.settings, workers=self.workers)
         if found.contradictions:
             raise MigrationError(
-                "The revisions do not form one history.",
+                "The revisions do not form one history; nothing was run.",
                 code="history-broken",
                 findings=[Finding(place="", problem=text) for text in found.contradictions],
-                hint="Nothing was run. Correct the files.",
+                hint="Correct the files.",
             )
         answer = [asdict(revision) | {"path": str(revision.path)} for revision in found.revisions]
         question.remember(answer, found.used)

@@ -181,10 +181,10 @@ def read_history(service: Service) -> History:
             findings.append(Finding(place=place, problem=f"is not valid Python: {error.msg}"))
     if findings:
         raise MigrationError(
-            "The revisions could not be read.",
+            "The revisions could not be read; nothing was run.",
             code="revisions-unreadable",
             findings=findings,
-            hint="Nothing was run. Correct the files.",
+            hint="Correct the files.",
         )
     history = history_of(revisions)
     if unknown := [
@@ -213,10 +213,10 @@ def history_of(revisions: Sequence[Revision]) -> History:
     findings = findings or [*_gaps(history)] or [*_cycles(history)] or [*_heads_findings(history)]
     if findings:
         raise MigrationError(
-            "The revisions do not form one history.",
+            "The revisions do not form one history; nothing was run.",
             code="history-broken",
             findings=findings,
-            hint="Nothing was run. Correct the files; merge two heads with `alembic merge heads`.",
+            hint="Correct the files; merge two heads with `alembic merge heads`.",
         )
     return history
 
@@ -401,6 +401,7 @@ def _alembic_options(service: Service) -> dict[str, object]:
         raise MigrationError(
             f"The Alembic configuration of {service.directory} could not be read: {error}",
             code="alembic-config-unreadable",
+            hint="Correct the file, or 'alembic_config' in the registry.",
         ) from error
     return options
 

@@ -400,8 +400,8 @@ async def upgrade(
             f"Alembic ended without an error, but {service.database} is at "
             f"{named(after)}, not at {wanted}.",
             code="revision-not-reached",
-            hint="env.py ran no migration, or migrated a different database. Make it use the URL "
-            f"in {service.alembic_url_variable}.",
+            hint=f"Make env.py use the URL in {service.alembic_url_variable}: it ran no migration, "
+            "or migrated a different database.",
             output=done.output,
         )
     return Migrated(
@@ -480,7 +480,7 @@ async def report_revisions(
             raise MigrationError(
                 f"Alembic could not load the revisions: {cause_in(done.output)}",
                 code="revisions-unreadable",
-                hint="Nothing was run. Correct the file or the configuration that the error names.",
+                hint="Correct the file or the configuration that the error names.",
                 output=done.output,
             )
         facts = json.loads(told.read_bytes())
