@@ -23,7 +23,7 @@ MODULE_MISSING = "module-missing"
 WAITING_JOBS = 16
 
 
-class OfService(Protocol):
+class HasService(Protocol):
     """The state of one service in a run; compared by identity."""
 
     @property
@@ -32,7 +32,7 @@ class OfService(Protocol):
 
 
 T = TypeVar("T")
-R = TypeVar("R", bound=OfService)
+R = TypeVar("R", bound=HasService)
 Step = Callable[[str], None]
 Work = Callable[[Service, Step], Awaitable[Outcome]]
 
