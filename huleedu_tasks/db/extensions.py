@@ -1,7 +1,7 @@
 """The extensions that the registry states for a service's database."""
 
 from huleedu_tasks.db.service_run import ServiceRun
-from huleedu_tasks.migrations.runner import Used
+from huleedu_tasks.migrations.results import Used
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import connection
 

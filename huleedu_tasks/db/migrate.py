@@ -7,7 +7,9 @@ from functools import partial
 from huleedu_tasks import parallel, process
 from huleedu_tasks.db.service_run import ServiceRun, after_migrated
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.runner import Migrated, Observation
+from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.results import Migrated
+from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import UNCOUNTED
@@ -58,14 +60,11 @@ async def migrate(run: ServiceRun, step: Step, *, target: str) -> Outcome:
 
 async def _upgrade(run: ServiceRun, target: str, session: Observation) -> Migrated:
     return await runner.upgrade(
-        run.service,
-        run.url,
-        run.context.settings,
+        run.context.histories.alembic(run.service, run.url),
         await run.history(),
         target,
         session=session,
         tables=run.context.histories.known_version_tables(run.service, run.url),
-        workers=run.context.histories.workers,
     )
 
 
@@ -79,7 +78,7 @@ async def _migrated(run: ServiceRun, done: Migrated) -> Outcome:
     detail = "already there" if done.before == done.after else "migrated"
     if not (await run.history()).revisions:
         detail = "no revisions yet"
-    facts = {"from": runner.named(done.before), "to": runner.named(done.after)}
+    facts = {"from": named(done.before), "to": named(done.after)}
     return replace(run.done(detail, facts), output=done.output)
 
 
@@ -89,7 +88,7 @@ async def _unfinished(run: ServiceRun, session: Observation, error: BaseExceptio
     database = run.url.database
     try:
         history, tables = await run.history(), session.version_tables or None
-        at = runner.named(await runner.revisions_of(run.url, history, tables))
+        at = named(await runner.revisions_of(run.url, history, tables))
     except Exception as reason:
         where = (
             f"the revision of {database} is not known: {str(reason).rstrip('.')}; "

@@ -13,7 +13,7 @@ from huleedu_tasks.db.predecessors import (
 from huleedu_tasks.db.recreate_server import recreate_server
 from huleedu_tasks.db.service_run import ServiceRun, after_leader
 from huleedu_tasks.errors import ServerError
-from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import clones, databases, replacing
 from huleedu_tasks.postgres.connections import connection
@@ -142,9 +142,9 @@ async def _replace_by_new(admin: "asyncpg.Connection", run: ServiceRun) -> str:
 
 async def _copied(run: ServiceRun, note: str = "") -> Outcome:
     """Return the outcome of a service whose database is a copy of a template."""
-    head = runner.named((await run.history()).heads)
+    head = named((await run.history()).heads)
     detail = ", ".join(filter(None, (COPIED, note)))
-    return run.done(detail, {"from": runner.named(()), "to": head})
+    return run.done(detail, {"from": named(()), "to": head})
 
 
 RECREATE = Stage(run=recreate, io_bound=True, after=after_leader)

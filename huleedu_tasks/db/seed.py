@@ -2,7 +2,7 @@
 
 from huleedu_tasks.db.service_run import ServiceRun, after_migrated, after_seeded
 from huleedu_tasks.errors import Refused
-from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.report import Outcome
@@ -16,8 +16,8 @@ async def require_head(run: ServiceRun, step: Step) -> Outcome:
         current = await run.context.histories.current(run.service, run.url, session, history)
     if current != history.heads:
         raise Refused(
-            f"{run.url.database} is at {runner.named(current)}, and its seeds are written for "
-            f"{runner.named(history.heads)}.",
+            f"{run.url.database} is at {named(current)}, and its seeds are written for "
+            f"{named(history.heads)}.",
             code="database-not-at-head",
             hint="Run `invoke db.migrate` first.",
         )

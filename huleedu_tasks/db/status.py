@@ -7,8 +7,7 @@ from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.errors import ConfigurationError, HuleEduError
-from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.revisions import NO_HISTORY, History
+from huleedu_tasks.migrations.revisions import NO_HISTORY, History, named
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import DatabaseMissing, Unreachable, connection
@@ -29,6 +28,7 @@ async def status(run: ServiceRun, step: Step) -> Outcome:
             known = history if isinstance(history, History) else NO_HISTORY
             current = await run.context.histories.current(run.service, run.url, session, known)
             tag = await databases.read_tag(session, run.url.database)
+            other_server = await run.context.guard.other_server(session, run.service)
     except (Unreachable, DatabaseMissing) as error:
         return replace(
             run.done(error.message, facts),
@@ -38,14 +38,14 @@ async def status(run: ServiceRun, step: Step) -> Outcome:
         )
     facts |= {
         "reachable": True,
-        "current": runner.named(current),
+        "current": named(current),
         "seeded": _seeded(run.service, tag),
         "reset": (tag.reset if tag else "") or None,
     }
     if not isinstance(history, History):
         return replace(parallel.failed(run.service, history), facts=facts)
     pending = facts["pending"] = history.pending(current)
-    done = run.done(facts=facts)
+    done = run.done(other_server, facts)
     if pending is None:
         return await _unknown_revision(run, current, done)
     if pending:
@@ -54,18 +54,19 @@ async def status(run: ServiceRun, step: Step) -> Outcome:
 
 
 def _head(history: History | HuleEduError) -> str | None:
-    return runner.named(history.heads) if isinstance(history, History) else None
+    return named(history.heads) if isinstance(history, History) else None
 
 
 async def _unknown_revision(run: ServiceRun, current: tuple[str, ...], done: Outcome) -> Outcome:
     """Return the outcome of a database whose revision is not in the service's code."""
-    detail = f"revision {runner.named(current)} is not in the code of {run.name}"
+    detail = f"revision {named(current)} is not in the code of {run.name}"
     if owner := await _owner_of(current, run):
         detail += f"; it is a revision of {owner}, whose migrations ran on this database"
     hint = (
         "Switch to the branch that has the revision, or rebuild the database with "
         f"`invoke db.reset --service {run.name}`."
     )
+    detail = "; ".join(filter(None, (done.detail, detail)))
     return replace(done, state=State.UNKNOWN_REVISION, detail=detail, hint=hint)
 
 
