@@ -28,7 +28,7 @@ async def status(run: ServiceRun, step: Step) -> Outcome:
             known = history if isinstance(history, History) else NO_HISTORY
             current = await run.context.histories.current(run.service, run.url, session, known)
             tag = await databases.read_tag(session, run.url.database)
-            other_server = await run.context.guard.other_server(session, run.service)
+            other = await run.context.guard.other_server(session, run.service)
     except (Unreachable, DatabaseMissing) as error:
         return replace(
             run.done(error.message, facts),
@@ -45,7 +45,7 @@ async def status(run: ServiceRun, step: Step) -> Outcome:
     if not isinstance(history, History):
         return replace(parallel.failed(run.service, history), facts=facts)
     pending = facts["pending"] = history.pending(current)
-    done = run.done(other_server, facts)
+    done = run.done(other, facts)
     if pending is None:
         return await _unknown_revision(run, current, done)
     if pending:
@@ -59,14 +59,14 @@ def _head(history: History | HuleEduError) -> str | None:
 
 async def _unknown_revision(run: ServiceRun, current: tuple[str, ...], done: Outcome) -> Outcome:
     """Return the outcome of a database whose revision is not in the service's code."""
-    detail = f"revision {named(current)} is not in the code of {run.name}"
+    unknown = f"revision {named(current)} is not in the code of {run.name}"
+    detail = f"{done.detail}; {unknown}" if done.detail else unknown
     if owner := await _owner_of(current, run):
         detail += f"; it is a revision of {owner}, whose migrations ran on this database"
     hint = (
         "Switch to the branch that has the revision, or rebuild the database with "
         f"`invoke db.reset --service {run.name}`."
     )
-    detail = "; ".join(filter(None, (done.detail, detail)))
     return replace(done, state=State.UNKNOWN_REVISION, detail=detail, hint=hint)
 
 
