@@ -69,7 +69,7 @@ class Audit:
     async def check(self) -> Report:
         """Check the services, and return the report."""
         started = time.monotonic()
-        environment = self.settings.child_environment()
+        environment = self.settings.compose_environment()
         composition = await read_composition(
             self.registry.root, self.registry.compose_files, environment
         )
@@ -132,8 +132,7 @@ class Audit:
             return named((await self.alembic.history(service)).heads), iter(())
         except HuleEduError as error:
             texts = [str(finding) for finding in error.findings] or [error.message]
-            hint = hint_of(service, error)
-            remedy = hint.removeprefix("Nothing was run. ") or "Correct it."
+            remedy = hint_of(service, error) or "Correct it."
             return None, (action_required(text, remedy) for text in texts)
 
     def _if_compose_matters(self, problems: Iterable[Problem]) -> Iterator[Problem]:

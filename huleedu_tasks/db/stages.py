@@ -424,6 +424,7 @@ class Stages:
                     service, url, session, history if isinstance(history, History) else NO_HISTORY
                 )
                 tag = await databases.read_tag(session, url.database)
+                other = await self.guard.other_server(session, service)
         except (Unreachable, DatabaseMissing) as error:
             return Outcome(
                 service=service.name,
@@ -440,7 +441,7 @@ class Stages:
             return replace(parallel.failed(service, history), facts=facts)
         pending = history.pending(current)
         facts["pending"] = pending
-        done = Outcome(service=service.name, facts=facts)
+        done = Outcome(service=service.name, facts=facts, detail=other)
         if pending is None:
             detail = f"revision {named(current)} is not in the code of {service.name}"
             if owner := await self._owner_of(current, service):
@@ -449,6 +450,7 @@ class Stages:
                 "Switch to the branch that has the revision, or rebuild the database with "
                 f"`invoke db.reset --service {service.name}`."
             )
+            detail = "; ".join(filter(None, (other, detail)))
             return replace(done, state=State.UNKNOWN_REVISION, detail=detail, hint=hint)
         if pending:
             return replace(done, state=State.BEHIND, hint="Run `invoke db.migrate`.")

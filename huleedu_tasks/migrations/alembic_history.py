@@ -79,7 +79,7 @@ class AlembicHistories:
                 "The revisions do not form one history.",
                 code="history-broken",
                 findings=[Finding(place="", problem=text) for text in found.contradictions],
-                hint="Nothing was run. Correct the files.",
+                hint="Correct the files.",
             )
         answer = [asdict(revision) | {"path": str(revision.path)} for revision in found.revisions]
         question.remember(answer, found.used)

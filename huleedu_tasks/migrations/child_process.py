@@ -171,7 +171,7 @@ def environment_of(
     Args:
         url: The URL for variables with a part of it; None leaves these variables out.
     """
-    environment = settings.child_environment()
+    environment = settings.service_environment()
     if service.python:
         # `pdm run` would use our virtual environment instead of the service's.
         environment.pop("VIRTUAL_ENV", None)

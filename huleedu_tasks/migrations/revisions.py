@@ -160,7 +160,7 @@ def read_history(service: Service) -> History:
             "The revisions could not be read.",
             code="revisions-unreadable",
             findings=findings,
-            hint="Nothing was run. Correct the files.",
+            hint="Correct the files.",
         )
     history = history_of(revisions)
     if unknown := [
@@ -192,7 +192,7 @@ def history_of(revisions: Sequence[Revision]) -> History:
             "The revisions do not form one history.",
             code="history-broken",
             findings=findings,
-            hint="Nothing was run. Correct the files; merge two heads with `alembic merge heads`.",
+            hint="Correct the files; merge two heads with `alembic merge heads`.",
         )
     return history
 

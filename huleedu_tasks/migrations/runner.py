@@ -178,7 +178,7 @@ async def report_revisions(
             raise MigrationError(
                 f"Alembic could not load the revisions: {cause_in(done.output)}",
                 code="revisions-unreadable",
-                hint="Nothing was run. Correct the file or the configuration that the error names.",
+                hint="Correct the file or the configuration that the error names.",
                 output=done.output,
             )
         facts = json.loads(told.read_bytes())

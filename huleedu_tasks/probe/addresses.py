@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from huleedu_tasks import process
+from huleedu_tasks.config.hosts import LOOPBACK, THIS_MACHINE
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.secret import Redactor, secrets_in
 from huleedu_tasks.config.urls import POSTGRES_PORT
@@ -21,7 +22,6 @@ CHILD = WORKER.with_name("addresses.py")
 INSTRUCTIONS = "HULEEDU_ADDRESSES"
 # Seconds for all cases of a service together; every case imports the service's code.
 TIMEOUT = 120.0
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "")
 CONFIG_NAMES = ("config.py", "settings.py")
 DEPTH = 5
 # Directories whose code is not part of the running service.
@@ -55,12 +55,12 @@ class Address:
     @property
     def is_local(self) -> bool:
         """Whether the host is this machine."""
-        return self.host in LOCAL_HOSTS
+        return self.host in THIS_MACHINE
 
     @property
     def place(self) -> tuple[str, int, str]:
         """Host, port and database, normalised for comparison."""
-        host = LOCAL_HOSTS[0] if self.is_local else self.host
+        host = LOOPBACK[0] if self.is_local else self.host
         return host, self.port or POSTGRES_PORT, self.database
 
 

@@ -208,7 +208,7 @@ async def _lint(
     sql = {r.id: rendered.sql[r.id] for r in pending if r.id in rendered.sql}
     if not program or not sql:
         return {}
-    return await squawk.lint(program, sql, root=root, environment=settings.child_environment())
+    return await squawk.lint(program, sql, root=root, environment=settings.tool_environment())
 
 
 def _unrendered(revision: Revision, rendered: Rendered) -> Iterator[Problem]:

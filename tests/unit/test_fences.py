@@ -81,7 +81,7 @@ OWNERS = {
     },
     "greenlet": {"migrations/child/addresses.py"},
     "sqlglot": {"migrations/hazards.py", "migrations/required_rights.py"},
-    "dotenv": {"config/settings.py", "compose/env_files.py"},
+    "dotenv": {"config/dotenv.py"},
     "jsonschema_rs": {"config/registry.py"},
     "yaml": {"config/registry.py", "compose/yaml_files.py"},
     "subprocess": {"process.py"},
