@@ -82,9 +82,10 @@ async def run_alembic(
     workers: WarmWorkers | None = None,
     timeout: float | None = None,
 ) -> process.Completed:
-    """Run Alembic for a service: forked, or with an interpreter of its own.
+    """Run Alembic for a service, in a forked process where that makes no difference.
 
-    It is forked if it runs with our interpreter and would find it in the same state as a new one.
+    A service with an interpreter of its own, or with variables that an interpreter reads only at
+    its start, needs a new one.
 
     Args:
         environment: The environment of the process, with the instructions for the worker.

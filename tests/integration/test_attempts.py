@@ -1,7 +1,7 @@
 """Whatever happens to a release, the database is asked where it is, and the result says that."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -52,7 +52,7 @@ async def attempts(case: Case, step: Callable[[str], None]) -> AsyncIterator[Att
         answers=answers,
     )
     case.events.mkdir()
-    async with connection(case.url) as held:
+    async with aclosing(answers), connection(case.url) as held:
         await locks.acquire(held, place="here", holder="test", wait=0, notify=str)
         yield Attempts(
             target=target,
