@@ -16,8 +16,9 @@ from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused, Serv
 from huleedu_tasks.guard import Guard
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
-from huleedu_tasks.migrations.revisions import NO_HISTORY, History
-from huleedu_tasks.migrations.runner import Observation, Used
+from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.results import Used
+from huleedu_tasks.migrations.revisions import NO_HISTORY, History, named
 from huleedu_tasks.parallel import Step, Work
 from huleedu_tasks.postgres import clones, databases, replacing
 from huleedu_tasks.postgres.connections import (
@@ -285,14 +286,11 @@ class Stages:
             )
             try:
                 done = await runner.upgrade(
-                    service,
-                    url,
-                    self.settings,
+                    self.answers.alembic(service, url),
                     history,
                     target,
                     session=session,
                     tables=self.answers.known_version_tables(service, url),
-                    workers=self.answers.workers,
                 )
             except (Exception, asyncio.CancelledError) as error:
                 if isinstance(error, Exception):
@@ -306,7 +304,7 @@ class Stages:
             self.answers.learn(service, url, done.reported)
         if build := self.templates.build(service):
             build.add(done.used)
-        facts = {"from": runner.named(done.before), "to": runner.named(done.after)}
+        facts = {"from": named(done.before), "to": named(done.after)}
         detail = "already there" if done.before == done.after else "migrated"
         if not history.revisions:
             detail = "no revisions yet"
@@ -319,7 +317,7 @@ class Stages:
         outcome = parallel.unfinished(service, error)
         database = self.urls[service.name].url.database
         try:
-            at = runner.named(
+            at = named(
                 await runner.revisions_of(
                     self.urls[service.name].url, history, session.version_tables or None
                 )
@@ -344,8 +342,8 @@ class Stages:
             current = await self.answers.current(service, url, session, history)
         if current != history.heads:
             raise Refused(
-                f"{url.database} is at {runner.named(current)}, and its seeds are written for "
-                f"{runner.named(history.heads)}.",
+                f"{url.database} is at {named(current)}, and its seeds are written for "
+                f"{named(history.heads)}.",
                 code="database-not-at-head",
                 hint="Run `invoke db.migrate` first.",
             )
@@ -415,7 +413,7 @@ class Stages:
         facts: dict[str, Fact] = {
             "reachable": False,
             "current": None,
-            "head": runner.named(history.heads) if isinstance(history, History) else None,
+            "head": named(history.heads) if isinstance(history, History) else None,
             "pending": None,
             "seeded": None,
             "reset": None,
@@ -436,7 +434,7 @@ class Stages:
                 hint=error.hint,
                 facts=facts,
             )
-        facts |= {"reachable": True, "current": runner.named(current)}
+        facts |= {"reachable": True, "current": named(current)}
         facts["seeded"] = _seeded(service, tag)
         facts["reset"] = (tag.reset if tag else "") or None
         if not isinstance(history, History):
@@ -445,7 +443,7 @@ class Stages:
         facts["pending"] = pending
         done = Outcome(service=service.name, facts=facts, detail=other)
         if pending is None:
-            detail = f"revision {runner.named(current)} is not in the code of {service.name}"
+            detail = f"revision {named(current)} is not in the code of {service.name}"
             if owner := await self._owner_of(current, service):
                 detail += f"; it is a revision of {owner}, whose migrations ran on this database"
             hint = (
@@ -566,7 +564,7 @@ class Stages:
         if not self._is_copied(service):
             return Outcome(service=service.name)
         history = await self._history(service)
-        facts = {"from": runner.named(()), "to": runner.named(history.heads)}
+        facts = {"from": named(()), "to": named(history.heads)}
         return Outcome(service=service.name, detail=COPIED, facts=facts)
 
     def _require_own_tables(
@@ -612,7 +610,7 @@ class Stages:
         self.templates.end(service)
         self._copied.add(service.name)
         history = await self._history(service)
-        facts = {"from": runner.named(()), "to": runner.named(history.heads)}
+        facts = {"from": named(()), "to": named(history.heads)}
         detail = ", ".join(filter(None, (COPIED, note)))
         return Outcome(service=service.name, detail=detail, facts=facts)
 

@@ -15,7 +15,7 @@ from stat import S_ISDIR, S_ISREG
 from huleedu_tasks.config.settings import SETTINGS, Settings
 from huleedu_tasks.migrations.child.input_tracker import INSTALLED as LIBRARIES
 from huleedu_tasks.migrations.child.input_tracker import is_installed, source_of
-from huleedu_tasks.migrations.runner import Used
+from huleedu_tasks.migrations.results import Used
 
 # Above this size in bytes, the digest of a file is its size and modification time.
 LARGE = 2**22

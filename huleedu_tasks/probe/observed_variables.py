@@ -1,7 +1,8 @@
 """Observes which variables each service's `env.py` takes its URL from.
 
 Every variable that may hold the URL, or a part of it, is set to a unique made-up value. The address
-to which `env.py` would connect then shows which variables it uses. `probe.py` prevents connections.
+to which `env.py` would connect then shows which variables it uses. `child/addresses.py` prevents
+connections.
 """
 
 import re
@@ -20,8 +21,8 @@ from huleedu_tasks.migrations.modules import (
     import_directory,
     python_path,
 )
-from huleedu_tasks.probe import client
-from huleedu_tasks.probe.client import Address, Answer, Failure
+from huleedu_tasks.probe import addresses
+from huleedu_tasks.probe.addresses import Address, Answer, Failure
 from huleedu_tasks.probe.scenarios import Case, hiding, without_databases
 from huleedu_tasks.repository import text_of
 
@@ -111,7 +112,7 @@ async def _ask(
     for scheme in schemes:
         case = candidates.case(scheme)
         try:
-            answers = await client.ask(service, [case], environment, loaded)
+            answers = await addresses.ask(service, [case], environment, loaded)
         except HuleEduError as error:
             return Failure(error=error.message), scheme
         answer = answers[case.name].env
@@ -201,7 +202,7 @@ def _made_up(part: str, number: int) -> str:
         "user": f"user{number}",
         "database": f"database{number}",
     }
-    # The probe reports only whether the password is the expected one.
+    # The child process reports only whether the password is the expected one.
     return values.get(part, PASSWORD)
 
 

@@ -26,7 +26,7 @@ from huleedu_tasks.migrations.inputs import (
     entries,
     shown,
 )
-from huleedu_tasks.migrations.runner import Used
+from huleedu_tasks.migrations.results import Used
 from huleedu_tasks.seeds.files import seed_files
 
 # Of more files than this, only size and time are compared.

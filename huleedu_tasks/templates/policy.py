@@ -12,7 +12,7 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.migrations.inputs import Inputs, Present
-from huleedu_tasks.migrations.runner import Used
+from huleedu_tasks.migrations.results import Used
 from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import EnvironmentTag

@@ -103,7 +103,7 @@ def test_a_reset_from_templates_starts_no_interpreter_and_imports_no_alembic(
     seen = watched.watch("db.reset", "--json")
     assert len(seen.started) == 1
     assert not seen.has_loaded("alembic", "sqlalchemy", "mako", "greenlet")
-    assert not seen.has_loaded("huleedu_tasks.discovery.proposals", "huleedu_tasks.prod.production")
+    assert not seen.has_loaded("huleedu_tasks.discovery.proposals", "huleedu_tasks.prod.target")
     assert not watched.migrated()
 
 

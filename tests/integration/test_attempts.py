@@ -15,7 +15,7 @@ from huleedu_tasks.postgres.inspection import identify
 from huleedu_tasks.prod.attempt import Attempts, Ended
 from huleedu_tasks.prod.journal import unwritten_record
 from huleedu_tasks.prod.plan import pin_now
-from huleedu_tasks.prod.validate import Target
+from huleedu_tasks.prod.target import Target
 from huleedu_tasks.report import Status
 from tests.support.alembic_bench import Bench, Case, new_bench, sql
 from tests.support.monorepo import ENV_PY

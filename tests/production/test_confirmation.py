@@ -19,10 +19,14 @@ QUESTION = f"Type {HOST} to go on:"
 UNTOUCHED = dict.fromkeys(SERVICES, "a1")
 
 
-def asked(rehearsal: Rehearsal, *flags: str) -> "pexpect.spawn[str]":
+def asked(rehearsal: Rehearsal, *flags: str, columns: int = 160) -> "pexpect.spawn[str]":
     """Run `invoke prod.migrate` at a terminal, and wait for the question."""
     child = typed(
-        rehearsal.monorepo, "prod.migrate", *flags, variables=rehearsal.production.variables
+        rehearsal.monorepo,
+        "prod.migrate",
+        *flags,
+        columns=columns,
+        variables=rehearsal.production.variables,
     )
     child.expect_exact(QUESTION)
     assert_no_password(str(child.before))
@@ -36,9 +40,16 @@ def test_a_user_sees_the_plan_types_the_host_and_sees_the_result(
     child = asked(rehearsal)
     plan = str(child.before)
     assert "PRODUCTION: localhost:" in plan
-    assert "CREATE TABLE made_by_b2 ();" in plan
-    assert "No backup will be taken" in plan
-    assert "PRODUCTION: 1 revision will be applied to 1 database on localhost." in plan
+    assert "`invoke prod.plan --sql` shows the SQL." in plan
+    places = [
+        plan.index(text)
+        for text in (
+            "PRODUCTION: 1 revision will be applied to 1 database on localhost.",
+            "  alpha: a1 -> b2, 1 revision",
+            "  No backup will be taken: neither --backup-command nor --backup-dir was given.",
+        )
+    ]
+    assert places == sorted(places)
     child.sendline(HOST)
     ran = seen(child)
     assert ran.code == 0
@@ -48,14 +59,21 @@ def test_a_user_sees_the_plan_types_the_host_and_sees_the_result(
 
 
 def test_the_question_contains_the_changes_and_the_host(rehearsal: Rehearsal) -> None:
-    rehearsal.grow("alpha", revisions=("b2", "c3"))
+    rehearsal.grow("alpha", revisions=("b2", "c3"), sql="DROP SCHEMA IF EXISTS old CASCADE")
     rehearsal.grow("gamma")
     ask(rehearsal.production.admin("huleedu_theta"), "COMMENT ON DATABASE huleedu_theta IS NULL")
-    child = asked(rehearsal)
+    child = asked(rehearsal, "--backup-command", "true", "--backup-dir", ".", columns=50)
+    screen = CONTROL.sub("", str(child.before)).replace("\r", "")
+    lines = screen[screen.index("PRODUCTION: 3 revisions") :].splitlines()
+    assert max(map(len, lines)) <= 50
+    said = " ".join(" ".join(lines).split())
+    assert "alpha: a1 -> c3, 2 revisions, dangers: destroys 2 gamma: a1 -> b2" in said
+    assert "theta: tagged as production" in said
+    assert "Backup before the first change: the command 'true', then a dump of each" in said
     assert (
         "PRODUCTION: 3 revisions will be applied to 2 databases, and 1 database will be tagged as "
         "production on localhost."
-    ) in " ".join(CONTROL.sub("", str(child.before)).split())
+    ) in said
     child.sendcontrol("c")
     assert seen(child).code == 130
 
