@@ -135,7 +135,11 @@ def _printed(output: str) -> Any:
     try:
         return printed_document(output)
     except ValueError as error:
-        raise ServerError("it did not print a JSON document", code="compose-failed") from error
+        raise ServerError(
+            "`docker compose config` printed no JSON document.",
+            code="compose-failed",
+            hint="Update Compose: `docker compose version` shows the installed one.",
+        ) from error
 
 
 def _services(document: Any) -> dict[str, Any]:

@@ -329,7 +329,7 @@ def written(found: Discovery, path: Path) -> Discovery:
         path.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise ConfigurationError(
-            f"{path} cannot be written: {error.strerror}",
+            f"{path} could not be written: {error.strerror}",
             code="registry-unwritable",
             hint="Correct the directory's owner and permissions.",
         ) from error
@@ -401,7 +401,7 @@ def _text_of(path: Path) -> str:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{path} cannot be read: {error}",
+            f"{path} could not be read: {error}",
             code="registry-unreadable",
             hint="Make it readable and save it in UTF-8.",
         ) from error

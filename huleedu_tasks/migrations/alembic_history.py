@@ -76,7 +76,7 @@ class AlembicHistories:
         found = await runner.report_revisions(service, url, self.settings, workers=self.workers)
         if found.contradictions:
             raise MigrationError(
-                "The revisions do not form one history.",
+                "The revisions do not form one history; nothing was run.",
                 code="history-broken",
                 findings=[Finding(place="", problem=text) for text in found.contradictions],
                 hint="Correct the files.",

@@ -99,6 +99,7 @@ def alembic_options(service: Service) -> dict[str, object]:
         raise MigrationError(
             f"The Alembic configuration of {service.directory} could not be read: {error}",
             code="alembic-config-unreadable",
+            hint="Correct the file, or 'alembic_config' in the registry.",
         ) from error
     return options
 

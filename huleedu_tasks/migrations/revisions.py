@@ -157,7 +157,7 @@ def read_history(service: Service) -> History:
             findings.append(Finding(place=place, problem=f"is not valid Python: {error.msg}"))
     if findings:
         raise MigrationError(
-            "The revisions could not be read.",
+            "The revisions could not be read; nothing was run.",
             code="revisions-unreadable",
             findings=findings,
             hint="Correct the files.",
@@ -189,7 +189,7 @@ def history_of(revisions: Sequence[Revision]) -> History:
     findings = findings or [*_gaps(history)] or [*_cycles(history)] or [*_heads_findings(history)]
     if findings:
         raise MigrationError(
-            "The revisions do not form one history.",
+            "The revisions do not form one history; nothing was run.",
             code="history-broken",
             findings=findings,
             hint="Correct the files; merge two heads with `alembic merge heads`.",

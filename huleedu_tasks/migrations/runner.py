@@ -107,8 +107,8 @@ async def upgrade(
             f"Alembic ended without an error, but {service.database} is at "
             f"{named(after)}, not at {wanted}.",
             code="revision-not-reached",
-            hint="env.py ran no migration, or migrated a different database. Make it use the URL "
-            f"in {service.alembic_url_variable}.",
+            hint=f"Make env.py use the URL in {service.alembic_url_variable}: it ran no migration, "
+            "or migrated a different database.",
             output=done.output,
         )
     return Migrated(

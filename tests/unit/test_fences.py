@@ -67,7 +67,7 @@ OWNERS = {
     "requests": {"compose/engine.py"},
     "psutil": {"servers/cluster.py", "ports.py"},
     # One lock for a project's databases, one for each server.
-    "filelock": {"db/development.py", "servers/embedded.py"},
+    "filelock": {"db/run.py", "servers/embedded.py"},
     # In a separate process, possibly with another interpreter.
     "alembic": {
         "migrations/child/addresses.py",
