@@ -160,27 +160,13 @@ def _env_problems(
             Level.INFO,
         )
         return
-    if isinstance(override, Failure) and INTERPOLATION in override.error:
-        yield handled(
-            "env.py failed with a percent sign in the URL, which ConfigParser interprets; "
-            "passwords with special characters will fail",
-            'In env.py: config.set_main_option("sqlalchemy.url", url.replace("%", "%%")).',
-        )
-    elif isinstance(override, Failure):
-        yield handled(
-            f"env.py failed {Situation.OVERRIDE}: {_shortened(override)}",
-            "Correct env.py; `alembic current` with that variable shows the same error.",
-        )
-    elif isinstance(override, Address) and not override.password and not _takes_parts(service):
-        yield handled(
-            "env.py does not use the password of its override variable",
-            "str() of a SQLAlchemy URL masks it: use render_as_string(hide_password=False).",
-        )
+    yield from _override_problems(service, override)
     configs = {situation: answers[situation].config for situation in Situation}
-    if _needs_its_variable(_envs(answers)) and _needs_its_variable(configs):
+    needs_it = _needs_its_variable(_envs(answers))
+    if needs_it and _needs_its_variable(configs):
         # The findings of config.py report the same.
         return
-    if _needs_its_variable(_envs(answers)) and configs[Situation.DEVELOPMENT] is None:
+    if needs_it and configs[Situation.DEVELOPMENT] is None:
         yield handled(
             "env.py connects only if its variable is set, and no config.py was found",
             "Before you run `alembic` yourself, set it to the URL of `invoke db.url "
@@ -188,6 +174,34 @@ def _env_problems(
             Level.INFO,
         )
         return
+    yield from _own_url_problems(service, cases, answers)
+
+
+def _override_problems(service: Service, answer: Answer) -> Iterator[Problem]:
+    """Report an `env.py` that fails with its override variable, or without its password."""
+    if isinstance(answer, Failure) and INTERPOLATION in answer.error:
+        yield handled(
+            "env.py failed with a percent sign in the URL, which ConfigParser interprets; "
+            "passwords with special characters will fail",
+            'In env.py: config.set_main_option("sqlalchemy.url", url.replace("%", "%%")).',
+        )
+    elif isinstance(answer, Failure):
+        yield handled(
+            f"env.py failed {Situation.OVERRIDE}: {_shortened(answer)}",
+            "Correct env.py; `alembic current` with that variable shows the same error.",
+        )
+    elif isinstance(answer, Address) and not answer.password and not _takes_parts(service):
+        yield handled(
+            "env.py does not use the password of its override variable",
+            "str() of a SQLAlchemy URL masks it: use render_as_string(hide_password=False).",
+        )
+
+
+def _own_url_problems(
+    service: Service, cases: Mapping[str, Case], answers: Mapping[str, Answers]
+) -> Iterator[Problem]:
+    """Report an `env.py` that connects to another database without its override variable."""
+    configs = {situation: answers[situation].config for situation in Situation}
     situations = [Situation.DEVELOPMENT, Situation.PRODUCTION]
     if not any(_knows_environments(service, found) for found in (_envs(answers), configs)):
         situations.remove(Situation.PRODUCTION)

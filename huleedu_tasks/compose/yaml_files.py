@@ -8,13 +8,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huleedu_tasks.compose.declarations import Declaration, Override, declaration
 from huleedu_tasks.config.dotenv import ENV_FILE, assignments
 from huleedu_tasks.config.interpolation import Interpolation
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.repository import text_of
+
+if TYPE_CHECKING:
+    import yaml
 
 # A document that expands to more values by its aliases is an accident or an attack.
 MOST_VALUES = 100_000
@@ -167,6 +170,34 @@ class _Reader:
 
 
 def _load(file: Path) -> list[Any]:
+    """Return the documents of a YAML file.
+
+    Raises:
+        ConfigurationError: If it cannot be read or parsed, with the place of the error.
+    """
+    import yaml
+
+    try:
+        return list(yaml.load_all(file.read_text(encoding="utf-8-sig"), Loader=_loader(file)))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(
+            f"The compose file {file} could not be read: {reason}.",
+            code="compose-file-unreadable",
+            hint="Correct its name in 'compose_files' or COMPOSE_FILE, or its permissions.",
+        ) from error
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        where = f" line {place.line + 1}:" if place else ""
+        raise _unusable(file, f"is not valid YAML:{where} {problem}") from error
+    except (ValueError, AttributeError):
+        # A tag such as !!int before a value of another type.
+        raise _unusable(file, "has a value that does not match its tag") from None
+
+
+def _loader(file: Path) -> "type[yaml.SafeLoader]":
+    """Return the class that loads a file: strings as Compose reads them, and Compose's tags."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -197,23 +228,7 @@ def _load(file: Path) -> list[Any]:
 
     for tag in ("!reset", "!override"):
         Loader.add_constructor(tag, override)
-    try:
-        return list(yaml.load_all(file.read_text(encoding="utf-8-sig"), Loader=Loader))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigurationError(
-            f"The compose file {file} could not be read: {reason}.",
-            code="compose-file-unreadable",
-            hint="Correct its name in 'compose_files' or COMPOSE_FILE, or its permissions.",
-        ) from error
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        where = f" line {place.line + 1}:" if place else ""
-        raise _unusable(file, f"is not valid YAML:{where} {problem}") from error
-    except (ValueError, AttributeError):
-        # A tag such as !!int before a value of another type.
-        raise _unusable(file, "has a value that does not match its tag") from None
+    return Loader
 
 
 def _values(node: Any, known: dict[int, float]) -> float:

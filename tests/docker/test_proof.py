@@ -60,9 +60,8 @@ def test_the_status_says_that_another_server_answers(docked: Docked, foreign: Mo
     assert docked.invoke("db.down").code == 0
     with proxy(docked.port("alpha"), foreign.port("alpha")):
         said = detail()
-    (data,) = foreign.data_directories()
     assert said.startswith("not the docker server, but another one with its data in")
-    assert str(data) in said
+    assert any(str(data) in said for data in foreign.data_directories())
 
 
 @pytest.mark.skipif(not can_listen("::1"), reason="this machine has no ::1")

@@ -247,7 +247,7 @@ EXPECTED: dict[str, list[tuple[str, bool, str]]] = {
         ("INFO", True, "does not name the missing variables in production"),
     ],
     "obedient": [("INFO", True, "config.py takes its URL only from its override variable")],
-    "stranger": [("INFO", True, "from STRANGER_SERVICE_DATABASE_URL or its own default")],
+    "stranger": [("INFO", True, "from its override variable or its own default")],
     "contained": [("INFO", True, "or its own default; HULEEDU_ENVIRONMENT has no effect")],
     "strayed": [
         (
