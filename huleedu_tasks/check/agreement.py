@@ -15,9 +15,9 @@ from huleedu_tasks.config.placeholders import fills_in
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import PREFIX
 from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.migrations.configuration import option_hint
 from huleedu_tasks.migrations.modules import missing_module_hint
-from huleedu_tasks.migrations.revisions import option_hint
-from huleedu_tasks.probe.client import Address, Answer, Answers, Failure
+from huleedu_tasks.probe.addresses import Address, Answer, Answers, Failure
 from huleedu_tasks.probe.scenarios import HIDDEN_HOST, OVERRIDE, USER, Case, Situation
 from huleedu_tasks.report import Level, Problem
 
@@ -155,8 +155,8 @@ def _env_problems(
         yield handled(
             f"env.py takes its URL from {service.alembic_config.name}, which resolves to {place}; "
             "the tasks replace it",
-            f"Before you run `alembic` yourself, put the URL there: `invoke db.url --service "
-            f"{service.name} --show-password`.",
+            "Before you run `alembic` yourself, put the URL of `invoke db.url --show-password` "
+            "there.",
             Level.INFO,
         )
         return
@@ -228,8 +228,8 @@ def _config_problems(
     elif _needs_its_variable(found):
         yield from _overridden_by_env_file(service, cases, found[Situation.DEVELOPMENT])
         yield handled(
-            f"config.py takes its URL only from {service.alembic_url_variable}; "
-            "HULEEDU_ENVIRONMENT has no effect",
+            "config.py takes its URL only from its override variable; HULEEDU_ENVIRONMENT has no "
+            "effect",
             "Set that variable in every environment of the service.",
             Level.INFO,
         )
@@ -250,10 +250,9 @@ def _config_problems(
 
 def _selected_by_variable_only(service: Service, file: str) -> Problem:
     """Return the finding for code that does not read HULEEDU_ENVIRONMENT, which is allowed."""
-    if fills_in(service.environment, "host"):
-        source = "the variables of 'environment'"
-    else:
-        source = service.alembic_url_variable
+    by_parts = fills_in(service.environment, "host")
+    # The same words for all services, so that the report has one finding for them.
+    source = "the variables of 'environment'" if by_parts else "its override variable"
     return handled(
         f"{file} takes its URL from {source} or its own default; HULEEDU_ENVIRONMENT has no effect",
         "Set the variables that it reads in every environment of the service.",

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from huleedu_tasks.compose.declarations import Declaration, Override, declaration
-from huleedu_tasks.compose.env_files import assignments
-from huleedu_tasks.compose.interpolation import Interpolation
-from huleedu_tasks.config.settings import ENV_FILE
+from huleedu_tasks.config.dotenv import ENV_FILE, assignments
+from huleedu_tasks.config.interpolation import Interpolation
 from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.repository import text_of
 
 # A document that expands to more values by its aliases is an accident or an attack.
 MOST_VALUES = 100_000
@@ -28,10 +28,12 @@ class ReadFiles:
     Attributes:
         services: The declarations, by the name of the service.
         missing: The names of required variables that are not set.
+        composed: Whether a file includes another, or a service extends another.
     """
 
     services: Declarations
     missing: frozenset[str] = frozenset()
+    composed: bool = False
 
 
 def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles:
@@ -49,7 +51,7 @@ def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles
     services = reader.project(
         files, directory, {**env_file(directory / ENV_FILE, variables), **variables}
     )
-    return ReadFiles(services=services, missing=frozenset(reader.missing))
+    return ReadFiles(services=services, missing=frozenset(reader.missing), composed=reader.composed)
 
 
 def env_file(path: Path, outer: Mapping[str, str]) -> dict[str, str]:
@@ -60,7 +62,7 @@ def env_file(path: Path, outer: Mapping[str, str]) -> dict[str, str]:
         outer: Variables that it may refer to, which take precedence over its own.
     """
     values: dict[str, str] = {}
-    for assignment in assignments(path):
+    for assignment in assignments(text_of(path)):
         interpolate = Interpolation(variables={**values, **outer})
         value = assignment.value
         values[assignment.name] = value if assignment.is_literal else interpolate(value)
@@ -72,6 +74,7 @@ class _Reader:
     """Reads the files of one project, and collects the required variables that are not set."""
 
     missing: set[str] = field(default_factory=set)
+    composed: bool = False
 
     def project(
         self,
@@ -100,7 +103,7 @@ class _Reader:
                 document |= _mapping(_interpolated(part, interpolation))
         except RecursionError:
             raise _unusable(file, "is nested too deeply") from None
-        self.missing |= interpolation.missing
+        self.missing |= interpolation.required.keys()
         return document
 
     def _includes(
@@ -112,6 +115,7 @@ class _Reader:
             files = [directory / path for path in _strings(stated.get("path"))]
             if not files:
                 continue
+            self.composed = True
             where = directory / str(stated.get("project_directory") or files[0].parent)
             env_files = [directory / p for p in _strings(stated.get("env_file"))] or [
                 where / ENV_FILE
@@ -136,6 +140,7 @@ class _Reader:
         extends = stated.get("extends")
         if not extends:
             return own
+        self.composed = True
         base = extends if isinstance(extends, Mapping) else {"service": extends}
         if base.get("file"):
             file = directory / str(base["file"])

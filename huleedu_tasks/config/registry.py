@@ -416,7 +416,7 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{path} cannot be read: {error}",
+            f"{path} could not be read: {error}",
             code="registry-unreadable",
             hint="Save it as UTF-8, and make it readable.",
         ) from error

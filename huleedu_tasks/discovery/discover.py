@@ -213,7 +213,7 @@ async def look(root: Path, path: Path, settings: Settings) -> Found:
     Raises:
         ConfigurationError: As `read`.
     """
-    found = await read(root, path, settings.child_environment())
+    found = await read(root, path, settings.compose_environment())
     return replace(found, survey=replace(found.survey, observed=await _observed(found, settings)))
 
 
@@ -329,7 +329,7 @@ def written(found: Discovery, path: Path) -> Discovery:
         path.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise ConfigurationError(
-            f"{path} cannot be written: {error.strerror}",
+            f"{path} could not be written: {error.strerror}",
             code="registry-unwritable",
             hint="Correct the directory's owner and permissions.",
         ) from error
@@ -401,7 +401,7 @@ def _text_of(path: Path) -> str:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{path} cannot be read: {error}",
+            f"{path} could not be read: {error}",
             code="registry-unreadable",
             hint="Make it readable and save it in UTF-8.",
         ) from error

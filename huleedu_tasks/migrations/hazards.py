@@ -154,14 +154,20 @@ def _judge(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator
         for table in _filled([statement.this], relations):
             judged = _destroys if verb == "deletes" else _locks
             yield judged(f"{verb} every row of {described(table)}", _IN_BATCHES)
-    elif isinstance(statement, exp.Command) and statement.this.upper() == "DO":
+    elif isinstance(statement, exp.Command):
+        yield from _command(statement)
+
+
+def _command(statement: "exp.Command") -> Iterator[Problem]:
+    """Judge a statement that sqlglot does not parse further, by its first word."""
+    name, text = statement.this.upper(), str(statement.expression)
+    if name == "DO":
         yield _info("contains a DO block, which is not analysed", _READ)
-    elif isinstance(statement, exp.Command) and statement.this.upper() == "ALTER":
-        text = str(statement.expression)
+    elif name == "ALTER":
         if _ALTERS_TABLE.match(text) and not _HARMLESS.search(text):
             yield _not_judged(f"ALTER {text}")
-    elif isinstance(statement, exp.Command) and statement.this.upper() in _HEAVY:
-        yield _not_judged(f"{statement.this} {statement.expression}")
+    elif name in _HEAVY:
+        yield _not_judged(f"{statement.this} {text}")
 
 
 def _drop(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[Problem]:

@@ -18,20 +18,16 @@ from huleedu_tasks.errors import (
     ServerError,
 )
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.revisions import History
+from huleedu_tasks.migrations.failures import LockTimeout
+from huleedu_tasks.migrations.observation import ApprovedInputs, Observation, applied_revisions
+from huleedu_tasks.migrations.results import Migrated
+from huleedu_tasks.migrations.revisions import History, named
 from huleedu_tasks.migrations.rollback import (
     PARTIAL_HINT,
     Fate,
     Unfinished,
     open_transaction,
     unfinished,
-)
-from huleedu_tasks.migrations.runner import (
-    ApprovedInputs,
-    LockTimeout,
-    Migrated,
-    Observation,
-    named,
 )
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.postgres import locks
@@ -128,7 +124,7 @@ class Attempts:
         except Exception as error:
             why = error.message if isinstance(error, HuleEduError) else f"{error!r}"
             return self._unverified(outcome, why), None
-        applied = runner.applied(self.observations, self.history, self.pin.before, at)
+        applied = applied_revisions(self.observations, self.history, self.pin.before, at)
         if outcome.code == locks.LOST:
             # Another run may have applied the others.
             applied = tuple(revision for revision in applied if revision.seconds is not None)
@@ -249,9 +245,7 @@ class Attempts:
         self.blockers, self.open_at_end = (), None
         migrating = asyncio.ensure_future(
             runner.upgrade(
-                self.target.service,
-                self.target.url,
-                self.settings,
+                self.target.answers.alembic(self.target.service, self.target.url),
                 self.history,
                 # The planned revisions: the head of the files may change meanwhile.
                 *self.pin.after,

@@ -71,7 +71,7 @@ class Backups:
             await run_command(
                 self.command,
                 root=self.root,
-                environment=settings.child_environment() | {SERVICES_VARIABLE: " ".join(services)},
+                environment=settings.variables() | {SERVICES_VARIABLE: " ".join(services)},
                 timeout=settings.backup_timeout,
             )
             notes.append("The backup command succeeded.")
@@ -85,7 +85,7 @@ class Backups:
                     target.url,
                     path,
                     self.dumper,
-                    environment=settings.child_environment(),
+                    environment=settings.tool_environment(),
                     timeout=settings.backup_timeout,
                 )
                 notes.append(f"{name}: dumped to {path}, and read back.")

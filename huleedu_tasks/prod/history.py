@@ -38,7 +38,7 @@ def events_of(runs: Sequence[Run], name: str) -> Listing:
     (run,) = found
     if run.problem:
         raise ConfigurationError(
-            f"The record {run.path} cannot be read: {run.problem}.",
+            f"The record {run.path} could not be read: {run.problem}.",
             code="record-unreadable",
             hint="Correct its permissions, or remove it.",
         )

@@ -14,8 +14,8 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode
 from huleedu_tasks.migrations import squawk
 from huleedu_tasks.migrations.hazards import find_hazards
-from huleedu_tasks.migrations.revisions import Revision
-from huleedu_tasks.migrations.runner import Rendered, named
+from huleedu_tasks.migrations.results import Rendered
+from huleedu_tasks.migrations.revisions import Revision, named
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.postgres.databases import parse_tag
 from huleedu_tasks.postgres.inspection import (
@@ -307,7 +307,7 @@ async def _lint(
     sql = {r.id: rendered.sql[r.id] for r in pending if r.id in rendered.sql}
     if not program or not sql:
         return {}
-    return await squawk.lint(program, sql, root=root, environment=settings.child_environment())
+    return await squawk.lint(program, sql, root=root, environment=settings.tool_environment())
 
 
 def _unrendered(revision: Revision, rendered: Rendered) -> Iterator[Problem]:

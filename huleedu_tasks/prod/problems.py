@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from huleedu_tasks.config.hosts import edge_of
 from huleedu_tasks.errors import HuleEduError, ServerError
 from huleedu_tasks.migrations.modules import hint_of
-from huleedu_tasks.migrations.runner import Rendered, named
+from huleedu_tasks.migrations.results import Rendered
+from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.postgres.connections import (
     WHITE_SPACE,
     connection,

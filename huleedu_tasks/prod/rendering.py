@@ -11,7 +11,8 @@ from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import READ_ONLY
 from huleedu_tasks.migrations.child.input_tracker import is_installed
-from huleedu_tasks.migrations.runner import Observation, Rendered
+from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.results import Rendered
 from huleedu_tasks.postgres.inspection import Identity
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.prod.approval import Approval
@@ -53,7 +54,8 @@ async def approval_of(
         session = Observation(
             events=directory / "events", settings=READ_ONLY, target=identity.place
         )
-        rendered = await runner.render(target.service, target.url, settings, session, current)
+        alembic = target.answers.alembic(target.service, target.url)
+        rendered = await runner.render(alembic, session, current)
     read = {*(rendered.used.files if rendered.used else ()), *(str(r.path) for r in pending)}
     if any(revision.id not in rendered.sql for revision in pending):
         read |= await _read_by_revisions(target, settings)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ServerError
-from huleedu_tasks.migrations.runner import named
+from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.prod.production import Production
 from huleedu_tasks.prod.target import Target, reach

@@ -9,8 +9,7 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
 from huleedu_tasks.errors import HuleEduError, ServerError
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
-from huleedu_tasks.migrations.revisions import NO_HISTORY, History
-from huleedu_tasks.migrations.runner import named
+from huleedu_tasks.migrations.revisions import NO_HISTORY, History, named
 from huleedu_tasks.postgres.connections import (
     WHITE_SPACE,
     CertificateRefused,

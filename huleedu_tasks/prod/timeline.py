@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
-from huleedu_tasks.migrations.runner import named
+from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.prod.journal import BEGAN, ENDED, RUNNING, Event, Run
 
 HEADERS = ("time (UTC)", "elapsed", "service", "event")

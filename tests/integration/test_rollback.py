@@ -13,8 +13,9 @@ import asyncpg
 import pytest
 
 from huleedu_tasks.errors import ExitCode, HuleEduError
+from huleedu_tasks.migrations.failures import LockTimeout
+from huleedu_tasks.migrations.observation import Observation
 from huleedu_tasks.migrations.rollback import Fate, Unfinished, open_transaction, unfinished
-from huleedu_tasks.migrations.runner import LockTimeout, Observation
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import connection
 from tests.support.alembic_bench import Bench, Case, new_bench, sql

@@ -308,13 +308,13 @@ def test_a_stale_plan_is_refused(rehearsal: Rehearsal, change: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--plan", "nowhere.json"), "cannot be read"),
+        (("--plan", "nowhere.json"), "could not be read"),
         (("--plan", "services.json"), "is not a plan"),
         (("--plan", "plan.json", "--service", "alpha"), "--service cannot be combined with --plan"),
         (("--first", "no_such"), "No service is named"),
         (("--service", "alpha", "--first", "beta"), "not among the services"),
         (("--backup-dir", "nowhere"), "is not a directory"),
-        (("--report", "nowhere/report"), "cannot be written"),
+        (("--report", "nowhere/report"), "could not be written"),
         (("--host", ""), "no service is on"),
     ],
 )

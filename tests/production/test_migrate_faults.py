@@ -290,7 +290,8 @@ def test_a_suspended_run_that_lost_its_lock_changes_nothing_after_it_resumes(
     sleeper = rehearsal.start("--backup-command", f"touch {gate}")
     try:
         wait_until(reached.exists)
-        asleep = [psutil.Process(sleeper.pid), *psutil.Process(sleeper.pid).children()]
+        run = psutil.Process(sleeper.pid)
+        asleep = [run, *run.children(recursive=True)]
         for process in asleep:
             process.suspend()
         ask(

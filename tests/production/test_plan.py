@@ -428,7 +428,7 @@ def test_a_file_that_cannot_be_written_is_an_error_of_usage(
     ran = plan(production, "--json", "--out", str(out), "--service", "alpha")
     assert (ran.code, ran.json["exit_code"]) == (2, 2)
     message = ran.json["error"]["message"]
-    assert message.startswith(f"--out {out} cannot be written: {reason}")
+    assert message.startswith(f"--out {out} could not be written: {reason}")
     assert ran.json["error"]["hint"]
 
 

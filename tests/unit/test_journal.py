@@ -195,7 +195,7 @@ def test_an_unwritable_copy_is_an_error_before_the_run_begins(tmp_path: Path, na
     state, copy = tmp_path / "state", tmp_path / name
     with pytest.raises(ConfigurationError) as caught, recorded(state, copy):
         pytest.fail("it was begun")
-    assert caught.value.message.startswith(f"--report {copy} cannot be written")
+    assert caught.value.message.startswith(f"--report {copy} could not be written")
     assert "nothing was done" in caught.value.message
     assert read_runs(state) == []
 

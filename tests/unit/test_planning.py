@@ -267,7 +267,7 @@ def test_a_plan_that_cannot_be_read_is_an_error_with_the_reason(
     path = tmp_path / name
     with pytest.raises(ConfigurationError, match=reason) as caught:
         read_plan(path, environment="production")
-    assert caught.value.message.startswith(f"--plan {path} cannot be read")
+    assert caught.value.message.startswith(f"--plan {path} could not be read")
 
 
 @pytest.mark.parametrize(("name", "reason"), [("gone/plan.json", "No such file"), (".", "Is a d")])
@@ -277,4 +277,4 @@ def test_a_plan_that_cannot_be_written_is_an_error_with_the_reason(
     path = tmp_path / name
     with pytest.raises(ConfigurationError, match=reason) as caught:
         written(path, PLANNED)
-    assert caught.value.message.startswith(f"--out {path} cannot be written")
+    assert caught.value.message.startswith(f"--out {path} could not be written")

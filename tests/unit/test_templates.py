@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.migrations.inputs import Inputs, Present
-from huleedu_tasks.migrations.runner import Used
+from huleedu_tasks.migrations.results import Used
 from huleedu_tasks.templates import fingerprint
 from tests.support.values import service
 
