@@ -24,6 +24,9 @@ _UNIT = 1024
 _SHOWN = 60
 # Statements that sqlglot does not parse and keeps as a string.
 _ALTERS_TABLE = re.compile(r"TABLE\b", re.IGNORECASE)
+_ALTERED_TABLE = re.compile(
+    r"\s*ALTER TABLE (?:IF EXISTS )?(?:ONLY )?((?:\"[^\"]+\"|[\w.])+)", re.IGNORECASE
+)
 _HARMLESS = re.compile(r"\b(VALIDATE CONSTRAINT|USING INDEX)\b", re.IGNORECASE)
 _HEAVY = ("CLUSTER", "DROP", "LOCK", "REASSIGN", "REINDEX", "VACUUM")
 _UNNAMED_CHECK = re.compile(r"\bADD CHECK\b", re.IGNORECASE)
@@ -115,7 +118,10 @@ def is_in_use(statement: str, relations: Mapping[str, Relation]) -> bool:
     """
     from sqlglot import exp
 
-    for _, expression in parsed_statements(statement):
+    # sqlglot keeps some statements as a string, such as DETACH PARTITION.
+    named = _ALTERED_TABLE.match(statement)
+    parsed = parsed_statements(f"SELECT FROM {named[1]}" if named else statement)
+    for _, expression in parsed:
         if expression and (table := expression.find(exp.Table)):
             return any(_filled([table], relations))
     return True

@@ -204,6 +204,8 @@ class Attempts:
     async def _require_plan(self, *, first: bool) -> None:
         """Require that the database and the revision files are those of the confirmed plan.
 
+        Both are read again: the migrations before this one, or a pause, may have taken long.
+
         Args:
             first: Whether the database must be at the planned revision; after an attempt it may
                 be at a later one.

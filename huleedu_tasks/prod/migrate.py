@@ -297,6 +297,9 @@ class Release:
     ) -> dict[str, Outcome]:
         """Compare the plan again, behind the lock.
 
+        Database and files are read again: both may have changed while the user confirmed, and
+        while another run held the lock.
+
         Returns:
             The outcomes of services that another run migrated as planned, by name.
 
@@ -386,6 +389,7 @@ class Release:
         attempts = Attempts(
             target=target,
             settings=self._settings,
+            # `_plan_again` compared it with the files.
             history=target.known_history,
             pin=pin,
             identity=planned.identity,

@@ -117,12 +117,8 @@ def hanging(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
         inner = INDENT if last.startswith(" ") else ""
         indent = f"{' ' * begin if beside else INDENT}{inner}"
         text = wrapped(last.strip(), width, indent)
-        if beside:
-            yield f"{left}{text[begin:]}".rstrip()
-            continue
-        if left.strip():
-            yield left.rstrip()
-        yield text
+        shown = f"{left}{text[begin:]}" if beside else f"{left.rstrip()}\n{text}"
+        yield from (line.rstrip() for line in shown.splitlines() if line.strip())
 
 
 def _keep(table: _Table) -> _Table:

@@ -188,10 +188,14 @@ def test_style_on_an_empty_or_a_new_table_is_information(tmp_path: Path) -> None
     assert [level for _, level in judged(tmp_path, FULL, created)] == [Level.INFO]
 
 
-def test_a_finding_in_a_statement_without_a_table_is_kept(tmp_path: Path) -> None:
-    assert judged(tmp_path, EMPTY, UNINDEXED) == [(UNINDEXED.rstrip(";"), Level.WARNING)]
+def test_an_index_that_is_in_the_database_is_in_use(tmp_path: Path) -> None:
+    index = Relation(name="by_text", rows=None, size=8192)
+    assert judged(tmp_path, EMPTY, UNINDEXED) == []
+    assert judged(tmp_path, {"by_text": index}, UNINDEXED) == [
+        (UNINDEXED.rstrip(";"), Level.WARNING)
+    ]
 
 
 def test_a_statement_that_fails_on_any_table_is_kept(tmp_path: Path) -> None:
     sql = "CREATE INDEX CONCURRENTLY by_text ON note (text);"
-    assert judged(tmp_path, EMPTY, sql) == [(sql.rstrip(";"), Level.WARNING)]
+    assert judged(tmp_path, EMPTY, CLEAN, sql) == [(sql.rstrip(";"), Level.WARNING)]

@@ -364,7 +364,7 @@ def test_a_password_in_the_sql_of_a_revision_is_masked_in_the_plan_file(
         """
     path = production.monorepo.write("services/alpha_service/alembic/versions/b2.py", text)
     try:
-        ran = production.invoke("prod.plan", "--out", "plan.json")
+        ran = production.invoke("prod.plan", "--sql", "--out", "plan.json")
     finally:
         path.unlink()
     assert ran.code == 0
@@ -449,7 +449,7 @@ def test_staging_has_its_own_variables_and_is_named_on_screen_and_in_the_file(
         ran = plan(production, "--out", str(out), "--service", "alpha", **variables)
     assert ran.code == 0
     assert ran.out.startswith(f"STAGING: localhost:{production.main.port}\n")
-    assert "alpha: a1 -> b2" in ran.out
+    assert "alpha: OK, from a1, to b2, pending 1" in ran.out
     assert "(staging; external: " in ran.err
     document = json.loads(out.read_text())
     assert document["environment"] == "staging"
