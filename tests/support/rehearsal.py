@@ -176,7 +176,8 @@ def new_rehearsal() -> Iterator[Rehearsal]:
     """
     canary = f"{PASSWORD}{CANARY}"
     watching = watched_command_lines(BETWEEN_LOOKS, forks=True)
-    with new_production(SERVICES, canary) as production, watching as lines:
+    making = new_production(SERVICES, canary, has_standby=False)
+    with making as production, watching as lines:
         ask(
             admin_url(production.main, "postgres"),
             f"CREATE DATABASE {BEGINNING} TEMPLATE huleedu_alpha",
