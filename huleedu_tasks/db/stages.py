@@ -40,7 +40,7 @@ from huleedu_tasks.templates.policy import COPIED, NOTHING_YET, TemplatePolicy
 if TYPE_CHECKING:
     import asyncpg
 
-STATUS_COLUMNS = ("reachable", "current", "head", "pending", "seeded", "reset")
+STATUS_COLUMNS = ("reachable", "current", "head", "pending", "seeded", "last_reset")
 NEW_DATA = "the server's data is new"
 
 
@@ -418,6 +418,7 @@ class Stages:
             "head": runner.named(history.heads) if isinstance(history, History) else None,
             "pending": None,
             "seeded": None,
+            "last_reset": None,
             "reset": None,
         }
         try:
@@ -437,7 +438,8 @@ class Stages:
             )
         facts |= {"reachable": True, "current": runner.named(current)}
         facts["seeded"] = _seeded(service, tag)
-        facts["reset"] = (tag.reset if tag else "") or None
+        # `reset` is the name that schema version 1 had first.
+        facts["last_reset"] = facts["reset"] = (tag.reset if tag else "") or None
         if not isinstance(history, History):
             return replace(parallel.failed(service, history), facts=facts)
         pending = history.pending(current)

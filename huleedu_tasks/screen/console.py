@@ -168,7 +168,7 @@ class Screen:
             self.say(f"What to do: {hint}")
         for note in report.notes:
             self.say(note)
-        self.say(_summary(report))
+        self.say(wrapped(_summary(report), _width(sys.stderr), ""))
 
     def _show_discovery(self, found: Discovery) -> None:
         self.discovered(found)
@@ -263,13 +263,14 @@ class Screen:
 
     def _print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown = [[self._shown(cell) for cell in row] for row in rows]
-        layout = fitted(columns, shown, _width(sys.stdout))
+        width = _width(sys.stdout)
+        layout = fitted(columns, shown, width)
         if layout.columns:
             self._print(_table(layout.columns, layout.rows))
         for line in layout.lines:
             self._print(_styled(line))
         for line in layout.below:
-            print(line)
+            print(wrapped(line, width, ""))
 
     def _print(self, what: "Table | Text") -> None:
         terminal = sys.stdout.isatty()
