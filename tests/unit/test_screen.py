@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from typing import Any
 
 import pytest
@@ -208,10 +209,10 @@ def test_a_narrow_live_view_cuts_the_step_and_no_name(width: int) -> None:
     with console.capture() as shown:
         console.print(progress)
     first, second, footer = shown.get().splitlines()
-    assert first.startswith("...  essay_lifecycle  0.0 s  ru")
+    assert re.match(r"\.\.\.  essay_lifecycle  \d\.\d s  ru", first)
     assert first.rstrip().endswith("…")
     assert second.split()[0] == "nlp"
-    assert footer.startswith("1 of 2 running, 0.0 s, ")
+    assert re.match(r"1 of 2 running, \d\.\d s, ", footer)
 
 
 @pytest.mark.parametrize("style", [*STYLES.values(), *LEVEL_STYLES.values()])
