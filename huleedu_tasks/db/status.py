@@ -15,13 +15,14 @@ from huleedu_tasks.postgres.databases import EnvironmentTag
 from huleedu_tasks.report import Fact, Outcome, State, Status
 from huleedu_tasks.seeds.files import fingerprint
 
-STATUS_COLUMNS = ("reachable", "current", "head", "pending", "seeded", "reset")
+STATUS_COLUMNS = ("reachable", "current", "head", "pending", "seeded", "last_reset")
 
 
 async def status(run: ServiceRun, step: Step) -> Outcome:
     """Report the database's revision, its pending revisions and its seeds."""
     history = await _history_or_problem(run)
-    facts: dict[str, Fact] = dict.fromkeys(STATUS_COLUMNS)
+    # `reset` is the first name of `last_reset` in schema version 1.
+    facts: dict[str, Fact] = dict.fromkeys((*STATUS_COLUMNS, "reset"))
     facts |= {"reachable": False, "head": _head(history)}
     try:
         async with connection(run.url) as session:
@@ -36,11 +37,13 @@ async def status(run: ServiceRun, step: Step) -> Outcome:
             state=State.UNREACHABLE,
             hint=error.hint,
         )
+    last_reset = (tag.reset if tag else "") or None
     facts |= {
         "reachable": True,
         "current": named(current),
         "seeded": _seeded(run.service, tag),
-        "reset": (tag.reset if tag else "") or None,
+        "last_reset": last_reset,
+        "reset": last_reset,
     }
     if not isinstance(history, History):
         return replace(parallel.failed(run.service, history), facts=facts)

@@ -41,16 +41,20 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+# Readable on a light and on a dark background, which yellow, cyan and plain green are not.
+GOOD = "green4"
+CAUTION = "dark_orange3"
+BAD = "bold red"
 STYLES: Mapping[str, str] = {
-    Status.OK: "green",
-    Status.SKIPPED: "yellow",
-    Status.FAILED: "bold red",
-    Status.ABORTED: "yellow",
-    State.BEHIND: "yellow",
-    State.UNREACHABLE: "yellow",
-    State.UNKNOWN_REVISION: "bold red",
+    Status.OK: GOOD,
+    Status.SKIPPED: CAUTION,
+    Status.FAILED: BAD,
+    Status.ABORTED: CAUTION,
+    State.BEHIND: CAUTION,
+    State.UNREACHABLE: CAUTION,
+    State.UNKNOWN_REVISION: BAD,
 }
-LEVEL_STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.INFO: "cyan"}
+LEVEL_STYLES = {Level.ERROR: BAD, Level.WARNING: CAUTION, Level.INFO: "bold"}
 HANDLED = {None: "", True: "Handled automatically. ", False: "Action required. "}
 REFRESH_PER_SECOND = 10
 # Wider than any line: output to a pipe is not wrapped.
@@ -181,7 +185,7 @@ class Screen:
             self.say(f"What to do: {hint}")
         for note in report.notes:
             self.say(note)
-        self.say(_summary(report))
+        self.say(wrapped(_summary(report), _width(sys.stderr), ""))
 
     def _show_discovery(self, found: Discovery) -> None:
         self.discovered(found)
@@ -279,13 +283,14 @@ class Screen:
 
     def _print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown = [[self._shown(cell) for cell in row] for row in rows]
-        layout = fitted(columns, shown, _width(sys.stdout))
+        width = _width(sys.stdout)
+        layout = fitted(columns, shown, width)
         if layout.columns:
             self._print(_table(layout.columns, layout.rows))
         for line in layout.lines:
             self._print(_styled(line))
         for line in layout.below:
-            print(line)
+            print(wrapped(line, width, ""))
 
     def _print(self, what: "Table | Text") -> None:
         terminal = sys.stdout.isatty()
@@ -391,14 +396,18 @@ class LiveProgress:
         table = Table.grid(padding=(0, 2, 0, 0))
         for _ in range(3):
             table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        # Only a column that may wrap is made narrower.
+        table.add_column()
         room = max(console.size.height - 3, 1)
         hidden = len(self._lines) - room
         for service, line in self._most_telling(room):
-            style = STYLES[line.trouble] if line.trouble else "green" if line.is_done else "dim"
+            style = STYLES[line.trouble] if line.trouble else GOOD if line.is_done else "dim"
             text = self._redact(line.text).partition("\n")[0]
             table.add_row(
-                Text(self._symbol(line), style=style), Text(service), line.seconds, Text(text)
+                Text(self._symbol(line), style=style),
+                Text(service),
+                line.seconds,
+                Text(text, no_wrap=True, overflow="ellipsis"),
             )
         yield table
         if hidden > 0:
@@ -418,10 +427,11 @@ class LiveProgress:
         return self._tick if line.is_done else "..." if line.is_running else ""
 
     def _footer(self) -> str:
-        done = sum(line.is_done for line in self._lines.values())
-        running = dict.fromkeys(line.text for line in self._lines.values() if line.is_running)
+        """Return how many services a step runs for; a service whose step is done may wait."""
+        running = [line.text for line in self._lines.values() if line.is_running]
         elapsed = f"{time.monotonic() - self._started:.1f} s"
-        return ", ".join([f"{done} of {len(self._lines)} done", elapsed, *running])
+        count = f"{len(running)} of {len(self._lines)} running"
+        return ", ".join([count, elapsed, *dict.fromkeys(running)])
 
 
 def _console(file: TextIO) -> "Console":

@@ -28,7 +28,7 @@ class Layout:
         columns: The headers; empty if each row is printed as separate lines.
         rows: The cells, one tuple per row.
         lines: The rows as lines; empty if there are columns.
-        below: Lines printed below the table, not wrapped.
+        below: Lines printed below the table, which are to be wrapped.
     """
 
     columns: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from tests.support.instant import COPIED, REBUILT, resets
 from tests.support.monorepo import ENV_PY, PROJECT, Monorepo, new_monorepo
 from tests.support.observe import FORK_LOOP
 
-NAMES = tuple("abcdefgh")
+NAMES = tuple("abc")
 # Outside the service's directory, in which a new file would be a changed input.
 TRACES = "from pathlib import Path\nPath('../../traces/{}').touch()\n"
 # Every interpreter runs this on startup, and writes the modules that it has imported on exit.

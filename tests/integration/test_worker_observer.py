@@ -1,13 +1,12 @@
 """The instructions for a run of Alembic, and its events: settings, revisions, and SQL."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from huleedu_tasks.migrations.failures import LockTimeout
 from huleedu_tasks.migrations.observation import applied_revisions
-from tests.support.alembic_bench import TOLD, Bench, new_bench, sql
+from tests.support.alembic_bench import TOLD, Bench, sql
 from tests.support.monorepo import ENV_PY
 
 NOTE = "CREATE TABLE note (id integer PRIMARY KEY, text text NOT NULL)"
@@ -64,12 +63,6 @@ INDEXES = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'not
 
 def before_migrating(does: str) -> str:
     return ENV_PY.replace("asyncio.run(main())", f"{FIRST.format(does=does)}\nasyncio.run(main())")
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with new_bench() as made:
-        yield made
 
 
 # Settings.
