@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode
 
-from huleedu_tasks.config.hosts import is_socket
+from huleedu_tasks.config.hosts import LOOPBACK, is_socket
 from huleedu_tasks.config.registry import (
     PASSWORD_VARIABLE,
     URL_SCHEME,
@@ -98,7 +98,7 @@ class DatabaseUrl:
     @property
     def is_local(self) -> bool:
         """Whether the host is one of this machine's own loopback names."""
-        return self.host in ("localhost", "127.0.0.1", "::1")
+        return self.host in LOOPBACK
 
     @property
     def tls(self) -> dict[str, str]:

@@ -224,7 +224,7 @@ async def look(root: Path, path: Path, settings: Settings) -> Found:
     Raises:
         ConfigurationError: As `read`.
     """
-    found = await read(root, path, settings.child_environment())
+    found = await read(root, path, settings.compose_environment())
     return replace(found, survey=replace(found.survey, observed=await _observed(found, settings)))
 
 

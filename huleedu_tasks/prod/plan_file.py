@@ -8,7 +8,7 @@ from typing import Any
 
 from huleedu_tasks.config.secret import redacted
 from huleedu_tasks.errors import ConfigurationError, Refused
-from huleedu_tasks.migrations.runner import named
+from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.prod.approval import Approval
 
 SCHEMA_VERSION = 1

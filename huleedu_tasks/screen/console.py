@@ -7,6 +7,7 @@ and tables are not wrapped. Strings are never parsed as markup.
 import io
 import json
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from huleedu_tasks.report import (
     SCHEMA_VERSION,
     AppliedRevision,
     Discovery,
+    Kind,
     Level,
     Listing,
     Outcome,
@@ -32,7 +34,7 @@ from huleedu_tasks.report import (
     Status,
 )
 from huleedu_tasks.screen.control_characters import visible, visible_json
-from huleedu_tasks.screen.tables import fitted, wrapped
+from huleedu_tasks.screen.tables import INDENT, fitted, hanging, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -59,6 +61,8 @@ REFRESH_PER_SECOND = 10
 PIPE_WIDTH = 100_000
 # Shown for a value that is None.
 NOTHING = "-"
+# The longest statement that is shown beside a danger, in characters.
+SHOWN_SQL = 200
 TICK = "\N{CHECK MARK}"
 Redact = Callable[[str], str]
 
@@ -83,6 +87,9 @@ class Screen:
             self._show_report(result)
         elif isinstance(result, Discovery):
             self._show_discovery(result)
+        elif isinstance(result, Listing) and result.shown:
+            for line in hanging(result.shown, _width(sys.stdout)):
+                print(self._shown(line))
         elif isinstance(result, Listing):
             self._print_table(result.columns, [_cells(row, result.columns) for row in result.rows])
         else:
@@ -131,6 +138,12 @@ class Screen:
         """Print a line on standard error, after flushing standard output."""
         sys.stdout.flush()
         print(self._shown(text), file=sys.stderr, flush=True)
+
+    def announce(self, lines: Sequence[str]) -> None:
+        """Print a sentence and its items on standard error, wrapped to a terminal's width."""
+        width = _width(sys.stderr)
+        for number, line in enumerate(lines):
+            self.say(wrapped(line, width, INDENT if number else ""))
 
     @contextmanager
     def progress(self, services: Sequence[str]) -> Iterator[Progress]:
@@ -202,12 +215,13 @@ class Screen:
             print(self._shown(_sentence(columns, rows[0])))
         else:
             self._print_table(columns, rows)
+        self._print_problems(report.dangers)
         for outcome in report.outcomes:
-            self._print_revisions(outcome)
+            self._print_revisions(outcome, sql=report.sql)
         self._print_problems(report.problems)
 
-    def _print_revisions(self, outcome: Outcome) -> None:
-        if not outcome.revisions:
+    def _print_revisions(self, outcome: Outcome, *, sql: bool) -> None:
+        if not outcome.revisions or (outcome.planned and not sql):
             return
         facts = outcome.facts
         place = f"{_cell(facts.get('from'))} -> {_cell(facts.get('to'))}"
@@ -224,9 +238,8 @@ class Screen:
         lines = (line for line in (revision.sql or "").splitlines() if line.strip())
         print("".join(self._shown(f"      {line}\n") for line in lines), end="")
         for problem in revision.problems:
-            said = _with_code(problem.cause, problem.code)
-            print(self._shown(f"    {problem.level}: {said}"))
-            if problem.remedy:
+            if problem.kind is Kind.STYLE:
+                print(self._shown(f"    {problem.level}: {problem.cause}"))
                 print(self._shown(f"      {problem.remedy}"))
 
     def _row(self, report: Report, outcome: Outcome) -> list[str]:
@@ -261,6 +274,9 @@ class Screen:
             shown = wrapped(self._shown(f"{problem.level}  {cause}"), width, "  ").strip()
             text = Text(shown)
             text.stylize(LEVEL_STYLES[problem.level], 0, len(problem.level))
+            if problem.statement:
+                statement = textwrap.shorten(problem.statement, SHOWN_SQL, placeholder=" ...")
+                text.append(f"\n{wrapped(self._shown(statement), width, '    ')}")
             if remedy := f"{handled}{problem.remedy}".strip():
                 text.append(f"\n{wrapped(self._shown(remedy), width, '  ')}", "dim")
             self._print(text)

@@ -185,7 +185,7 @@ class _Reader:
         known = self._words(value)
         return known if 0 < len(known) <= MOST else [_placeholder(value)]
 
-    def _words(self, value: ast.expr) -> list[str]:
+    def _words(self, value: ast.expr) -> list[str]:  # noqa: C901 - one case for each expression
         match value:
             case ast.Constant(value=str(text)):
                 return [text]

@@ -13,6 +13,7 @@ from huleedu_tasks.postgres.inspection import Identity
 from huleedu_tasks.prod.plan import Planned
 from huleedu_tasks.prod.plan_file import PlanEntry, read_plan, stale, write_plan
 from huleedu_tasks.report import Level, PlannedRevision, Problem
+from tests.support.values import target
 
 SERVER = "db.example.org:5432"
 PIN = PlanEntry(
@@ -41,7 +42,7 @@ REVISIONS = (
 
 def planned_for(pin: PlanEntry, **planned: Any) -> Planned:
     identity = Identity(system_identifier=None, started="0", database_oid=pin.database_oid)
-    return Planned(pin=pin, identity=identity, **planned)
+    return Planned(target=target(pin.service), pin=pin, identity=identity, **planned)
 
 
 PLANNED = planned_for(PIN, revisions=REVISIONS, tags=False)
