@@ -111,7 +111,7 @@ class _Package:
         if name in self._errors:
             return ["message"]
         function = self.function(name, path)
-        return _parameters(function) if function else []
+        return [name for name in _parameters(function) if name != "self"] if function else []
 
     def constant(self, name: str, path: str) -> ast.expr | None:
         """Return the constant of that name in the module, or else the only one."""
