@@ -98,7 +98,7 @@ def docked() -> Iterator[Docked]:
 def test_an_edit_on_the_host_is_served_by_the_container(docked: Docked) -> None:
     interpreter = {
         "image": IMAGE,
-        "environment": {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"},
+        "environment": {"PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"},
         "volumes": [f"{path}:{path}:ro" for path in {sys.prefix, sys.base_prefix}],
     }
     docked.write("interpreter.json", json.dumps({"services": {SERVICE: interpreter}}))
