@@ -1,30 +1,16 @@
-"""`docker-compose.dev.yml`: as Compose reads it, and its command in a container.
-
-The container runs the interpreter of the tests, for the image cannot be built without a registry.
-"""
+"""`docker-compose.dev.yml` together with the file of the databases, as Compose reads them."""
 
 import json
 import shutil
 import subprocess
-import sys
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.docker import IMAGE, Docked, why_no_docker
-from tests.support.instant import reset
-from tests.support.monorepo import PROJECT, clean_environment, free_ports, wait_until
-from tests.support.running import (
-    APP,
-    DEVELOPMENT,
-    DIRECTORY,
-    NAME,
-    Running,
-    monorepo_of_the_service,
-)
+from tests.support.docker import why_no_docker
+from tests.support.monorepo import PROJECT, clean_environment
+from tests.support.running import APP, DIRECTORY
 
 FILES = ("docker-compose.infrastructure.yml", "docker-compose.dev.yml")
 SERVICE = "class_management_service"
@@ -76,40 +62,3 @@ def test_a_variable_of_the_shell_wins_over_the_env_file(root: Path) -> None:
     assert variables["HULEEDU_ENVIRONMENT"] == "production"
     assert variables["HULEEDU_PROD_DB_HOST"] == "db.example.com"
     assert variables["HULEEDU_STAGING_DB_HOST"] is None
-
-
-@pytest.fixture
-def docked() -> Iterator[Docked]:
-    """Return a copy of this repository whose compose files belong to a project of the test."""
-    if reason := why_no_docker():
-        pytest.skip(reason)
-    project = f"huleedu-test-{uuid.uuid4().hex[:12]}"
-    with monorepo_of_the_service() as copy:
-        variables = {**DEVELOPMENT, "COMPOSE_PROJECT_NAME": project}
-        made = Docked(copy.root, copy.state, {**copy.environment, **variables}, project)
-        for name in FILES:
-            shutil.copy(PROJECT / name, made.root)
-        try:
-            yield made
-        finally:
-            made.remove()
-
-
-def test_an_edit_on_the_host_is_served_by_the_container(docked: Docked) -> None:
-    interpreter = {
-        "image": IMAGE,
-        "environment": {"PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"},
-        "volumes": [f"{path}:{path}:ro" for path in {sys.prefix, sys.base_prefix}],
-    }
-    docked.write("interpreter.json", json.dumps({"services": {SERVICE: interpreter}}))
-    (port,) = free_ports(1)
-    served = Running(port)
-    reset(docked, NAME)
-    files = [word for name in (FILES[1], "interpreter.json") for word in ("-f", name)]
-    variables = {"CLASS_MANAGEMENT_SERVICE_PORT": str(port)}
-    docked.compose(*files, "up", "--detach", "--no-build", SERVICE, **variables)
-    wait_until(served.is_up)
-    assert served.get("/health/database").status == 200
-    source = docked.read(f"{DIRECTORY}/routes.py")
-    docked.write(f"{DIRECTORY}/routes.py", source.replace('"/classes"', '"/groups"'))
-    wait_until(lambda: served.is_up() and served.get("/groups").status == 200)
