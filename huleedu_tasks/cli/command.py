@@ -51,6 +51,7 @@ HELP = {
 RUN_AGAIN = "Run the same command again; it begins from any state."
 REPORT_BUG = "This is a bug in huleedu-tasks: report it with the lines above."
 REPEATABLE = ("service", "confirm", "first", "host")
+POSITIONAL = ("name",)
 # The error code for a result that could not be written.
 OUTPUT_LOST_CODE = "output-lost"
 # A task as every message names it.
@@ -200,7 +201,7 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
             run,
             name=body.__name__.rstrip("_"),
             auto_shortflags=False,
-            positional=[],
+            positional=[name for name in POSITIONAL if name in parameters],
             iterable=[name for name in REPEATABLE if name in parameters],
             help={name: texts[name] for name in parameters if name in texts},
         )

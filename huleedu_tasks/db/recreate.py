@@ -7,8 +7,8 @@ from huleedu_tasks.db.extensions import create_extensions
 from huleedu_tasks.db.init_snapshots import find_init_snapshot
 from huleedu_tasks.db.predecessors import (
     drop_blocking_predecessor,
-    drop_predecessor,
     put_in_place,
+    retire_predecessor,
 )
 from huleedu_tasks.db.recreate_server import recreate_server
 from huleedu_tasks.db.service_run import ServiceRun, after_leader
@@ -81,7 +81,7 @@ async def _restore(admin: "asyncpg.Connection", run: ServiceRun) -> Outcome | No
         plain = replace(tag, parts={}, used=0.0, reset=COPIED)
         note = await _replace_by_copy(admin, run, template, plain)
         if note is not None:
-            await drop_predecessor(admin, run)
+            await retire_predecessor(admin, run)
             database.build = None
             database.is_copied = True
             return await _copied(run, note)
@@ -103,7 +103,8 @@ async def _replace_by_copy(
     """
     try:
         async with replacing.building(admin, run.url.database) as successor:
-            await clones.clone(admin, template, successor, tag)
+            untouched = await clones.counters(admin, successor)
+            await clones.clone(admin, template, successor, replace(tag, untouched=untouched))
     except ServerError:
         return None
     note = await put_in_place(admin, run)

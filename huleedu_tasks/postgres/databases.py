@@ -29,6 +29,11 @@ class EnvironmentTag:
         used: When a template was built or copied last, in seconds since the epoch; otherwise 0.
         reset: How the last reset built it: from a template, or why not.
         unfinished: Whether a reset has created it, but not migrated and seeded it yet.
+        untouched: The counters of its writes when it was complete; an empty string if sessions
+            of other programs may have written to it before.
+        source: The OID of the snapshot that it is a copy of; 0 if it is none.
+        kept: When it became an undo snapshot, in seconds since the epoch; otherwise 0.
+        snapshot: What a named snapshot belongs to; empty on other databases.
     """
 
     environment: str
@@ -39,6 +44,10 @@ class EnvironmentTag:
     used: float = 0.0
     reset: str = ""
     unfinished: bool = False
+    untouched: str = ""
+    source: int = 0
+    kept: float = 0.0
+    snapshot: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +144,12 @@ async def place(connection: "asyncpg.Connection", name: str) -> tuple[str, int]:
     return row[0], row[1]
 
 
+async def system_identifier(connection: "asyncpg.Connection") -> str:
+    """Return the number that initdb generated for the server."""
+    number: int = await connection.fetchval("SELECT system_identifier FROM pg_control_system()")
+    return str(number % 2**64)
+
+
 async def exists(connection: "asyncpg.Connection", name: str) -> bool:
     """Whether the server has a database of that name."""
     found = await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", name)
@@ -176,6 +191,16 @@ async def is_untouched(connection: "asyncpg.Connection") -> bool:
         " UNION ALL SELECT oid FROM pg_extension WHERE oid >= 16384)"
     )
     return untouched
+
+
+async def sizes(connection: "asyncpg.Connection", names: Sequence[str]) -> dict[str, int]:
+    """Return the sizes of those databases that exist, in bytes."""
+    return dict(
+        await connection.fetch(
+            "SELECT datname, pg_database_size(oid) FROM pg_database WHERE datname = ANY ($1)",
+            list(names),
+        )
+    )
 
 
 async def open_names(connection: "asyncpg.Connection") -> list[str]:
