@@ -35,7 +35,7 @@ def test_every_flag_is_explained_and_spelled_out(argument: Argument) -> None:
     # Invoke itself verifies that every help text belongs to a flag.
     assert (argument.help or "").endswith(".")
     assert all(len(name) > 1 for name in argument.names)
-    assert not argument.positional
+    assert argument.positional is (argument.name == "name")
 
 
 @EVERY_ARGUMENT
