@@ -35,7 +35,7 @@ from huleedu_tasks.db.snapshot_list import snapshots_of
 from huleedu_tasks.db.snapshots import Snapshots, Unfinished, require_name
 from huleedu_tasks.db.start import START, stop
 from huleedu_tasks.db.status import STATUS, STATUS_COLUMNS
-from huleedu_tasks.db.undo import Undo
+from huleedu_tasks.db.undo import Begun, Undo
 from huleedu_tasks.db.undo_snapshots import undo_notes
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.guard import Guard, require_disposable_environment, require_own_address
@@ -248,7 +248,7 @@ class Development:
             run,
             "db.undo",
             would="exchange {database} with its undo snapshot",
-            work=Undo(run=run, every=every).undo,
+            work=Undo(run=run, begun=Begun.of(self.state), every=every).undo,
             columns=STATE,
         )
 
