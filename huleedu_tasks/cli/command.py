@@ -267,7 +267,7 @@ def typed_before(name: str, argv: Sequence[str]) -> str:
     return f"{called} {typed.removesuffix(name)}"
 
 
-def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.kwargs) -> None:
+def _run(name: str, context: Context, body: Body[P], /, *args: P.args, **kwargs: P.kwargs) -> None:
     dry_run = bool(context.config.run.dry or kwargs.get("dry_run"))
     screen = Screen(as_json=bool(kwargs.get("json")))
     app = Command(start=Path.cwd(), dry_run=dry_run, screen=screen)
@@ -290,7 +290,7 @@ def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.
         raise Exit(code=int(code))
 
 
-def _done(name: str, app: Command, body: Body[P], *args: P.args, **kwargs: P.kwargs) -> ExitCode:
+def _done(name: str, app: Command, body: Body[P], /, *args: P.args, **kwargs: P.kwargs) -> ExitCode:
     """Run the body of a task, print its result or error, and return the exit code."""
     screen = app.screen
     try:
