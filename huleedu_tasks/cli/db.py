@@ -141,7 +141,7 @@ def snapshots(
 ) -> Result:
     """List the snapshots with size, age and revision."""
     if delete:
-        return _run(app, service, "", lambda flows: flows.delete_snapshots(delete), whole="kept")
+        return _run(app, service, "", lambda flows: flows.delete_snapshots(delete), whole="deleted")
     return app.run(_flows(app, service).with_whole_databases("listed").list_snapshots())
 
 

@@ -144,6 +144,7 @@ class Development:
             volumes: Whether to recreate the servers' data as well, not only the databases.
         """
         run = self._begin("db.reset")
+        run.context.may_lose_snapshots = volumes and self.no_undo
         if volumes:
             require_whole_servers(run.services)
         change = RESET_SERVERS if volumes else RESET
@@ -316,7 +317,6 @@ class Development:
             histories=AlembicHistories(settings=self.settings, state=self.state),
             notify=self.notify,
             keeps_undo=self.settings.undo and not self.no_undo,
-            may_lose_snapshots=self.no_undo,
         )
         begin(context, self.services)
         return context

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.db.undo_snapshots import (
+    HOLDS_ROLE,
     becomes_undo,
     drop_blocking_undo,
     drop_oldest,
-    note_blocking_predecessor,
+    note_loss,
 )
 from huleedu_tasks.postgres import clones, databases, replacing
 from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASES, connection
@@ -55,7 +56,7 @@ async def drop_blocking_predecessor(admin: "asyncpg.Connection", run: ServiceRun
     await drop_blocking_undo(admin, run)
     name = replacing.predecessor_name(run.url.database)
     if run.database.keeps_predecessor and await clones.holds_roles(admin, name):
-        await note_blocking_predecessor(admin, run)
+        await note_loss(admin, run, name, HOLDS_ROLE)
         await databases.drop(admin, name)
         run.database.keeps_predecessor = False
 

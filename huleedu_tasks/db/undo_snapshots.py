@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.db.service_run import ServiceRun
+from huleedu_tasks.errors import ServerError
 from huleedu_tasks.postgres import clones, databases, replacing
 from huleedu_tasks.postgres.connections import connection
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     import asyncpg
 
 _MEGABYTE = 1_000_000
-_ROLE = "a role has objects or grants in it, and a migration may drop the role"
+NEW_SERVER = "its server was recreated, so that its init scripts run again"
+HOLDS_ROLE = "a role has objects or grants in it, and a migration may drop the role"
 
 
 async def becomes_undo(admin: "asyncpg.Connection", run: ServiceRun) -> bool:
@@ -73,14 +75,18 @@ async def drop_blocking_undo(admin: "asyncpg.Connection", run: ServiceRun) -> No
     name = replacing.undo_name(run.url.database)
     if await clones.holds_roles(admin, name):
         await databases.drop(admin, name)
-        run.database.undo_lost = _ROLE
+        run.database.undo_lost = HOLDS_ROLE
 
 
-async def note_blocking_predecessor(admin: "asyncpg.Connection", run: ServiceRun) -> None:
-    """Note that a predecessor which is about to be dropped does not become the undo snapshot."""
-    name = replacing.predecessor_name(run.url.database)
+async def note_loss(admin: "asyncpg.Connection", run: ServiceRun, name: str, why: str) -> None:
+    """Note that a database which is about to be dropped does not become the undo snapshot.
+
+    Args:
+        name: The database, under its own or its predecessor's name.
+        why: The reason, as a clause.
+    """
     if run.context.keeps_undo and await _has_data_of_user(admin, run, name):
-        run.database.undo_lost = _ROLE
+        run.database.undo_lost = why
 
 
 def undo_notes(runs: Iterable[ServiceRun]) -> tuple[str, ...]:
@@ -114,5 +120,9 @@ async def _has_data_of_user(admin: "asyncpg.Connection", run: ServiceRun, name: 
         return False
     if not await databases.exists(admin, name):
         return False
-    async with connection(run.url, database=name) as session:
-        return not await databases.is_untouched(session)
+    try:
+        async with connection(run.url, database=name) as session:
+            return not await databases.is_untouched(session)
+    except ServerError:
+        # What cannot be examined is kept.
+        return True
