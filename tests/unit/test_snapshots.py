@@ -20,7 +20,9 @@ def test_names_of_letters_digits_hyphens_and_underscores_are_accepted(name: str)
     require_name(name)
 
 
-@pytest.mark.parametrize("name", ["", "db.reset", "a b", "a/b", "a\n", "é", "\u0664", f"{LONGEST}n"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["", "db.reset", "a b", "a/b", "a\n", "é", "\u0664", f"{LONGEST}n"]
+)
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         require_name(name)
