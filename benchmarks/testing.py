@@ -118,7 +118,7 @@ def first(bench: Bench) -> Iterator[Line]:
         row="first-test",
         measured=f"the first test with {len(names)} databases, {WORKERS} workers",
         timing=Timing.of(slowest),
-        notes="the templates are valid, the servers run; the slower worker",
+        notes="the templates are valid, the servers are started; the slower worker",
     )
 
 

@@ -185,7 +185,11 @@ def _files(service: Service) -> list[Path]:
 
 
 def _walked(service: Service) -> Iterator[Path]:
-    for path in (service.directory, *service.inputs):
+    for path in _files_at(service.directory):
+        # A build that reads one reports it.
+        if not _is_test(path.relative_to(service.directory)):
+            yield path
+    for path in service.inputs:
         yield from _files_at(path)
 
 
@@ -204,6 +208,12 @@ def _files_at(path: Path) -> Iterator[Path]:
         directories[:] = [name for name in directories if not _is_ignored(name) and name[0] != "."]
         links = [name for name in directories if Path(directory, name).is_symlink()]
         yield from (Path(directory, name) for name in (*files, *links) if not _is_ignored(name))
+
+
+def _is_test(path: Path) -> bool:
+    """Whether pytest reads a file by its usual settings, by its path in the service."""
+    is_module = path.name.startswith("test_") and path.suffix == ".py"
+    return "tests" in path.parts or is_module or path.name == "conftest.py"
 
 
 def _is_ignored(name: str) -> bool:

@@ -1,23 +1,21 @@
 """The test runs of a checkout, and which of them have ended.
 
-A run is one call of pytest with all its xdist workers. Each worker holds a shared lock on a file
-of the run until its process ends, however it ends. A process that gets the exclusive lock knows
-that no worker of the run is left, and that the databases of the run can be dropped.
+A run is one call of pytest with all its xdist workers. Each worker holds a shared lock of the run
+until its process ends. A process that finds the lock not held knows that no worker of the run is
+left, and that the databases of the run can be dropped.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from huleedu_tasks.state_dir import make_directory, unwritable
+from huleedu_tasks.testing.locks import SharedLock, exclusive, unheld
 
 PREFIX = "pytest_"
 # Database names are limited to 63 bytes (PostgreSQL, NAMEDATALEN).
@@ -55,20 +53,21 @@ def own_name(*parts: str, database: str) -> str:
     return f"{name[: _LONGEST_NAME - _DIGEST].decode(errors='ignore')}{digest}"
 
 
-@dataclass(slots=True, kw_only=True)
 class Run:
     """One worker of a run.
 
-    Attributes:
+    Args:
         directory: The directory with a directory for each run of the checkout.
         token: The token of the run.
         worker: The name that xdist has given the worker.
     """
 
-    directory: Path
-    token: str
-    worker: str
-    _held: int = field(default=-1)
+    def __init__(self, *, directory: Path, token: str, worker: str) -> None:
+        self.directory = directory
+        self.token = token
+        self.worker = worker
+        self._own = directory / token
+        self._lock = SharedLock(self._own / _LOCK)
 
     def begin(self) -> None:
         """Take the shared lock.
@@ -77,34 +76,27 @@ class Run:
             ServerError: If its file cannot be written.
         """
         try:
-            while self._held < 0:
+            make_directory(self._own)
+            while not self._lock.acquire():
                 make_directory(self._own)
-                self._held = _taken(self._own / _LOCK, fcntl.LOCK_SH)
         except OSError as error:
             raise unwritable(self._own, error) from error
 
     def leave(self) -> bool:
-        """Release the shared lock, or as the last worker of the run take the exclusive one.
-
-        Returns:
-            Whether this is the last worker, which calls `end`.
-        """
-        with self._alone():
-            is_last = _is_taken(self._held, fcntl.LOCK_EX)
-            if not is_last:
-                os.close(self._held)
-        return is_last
+        """Release the lock, unless this is the last worker of the run, which calls `end`."""
+        with exclusive(self._own / _ALONE):
+            return self._lock.leave()
 
     def end(self) -> None:
-        """Remove the directory of the run, and release the exclusive lock."""
+        """Remove the directory of the run, and release the lock."""
         shutil.rmtree(self._own, ignore_errors=True)
-        os.close(self._held)
+        self._lock.release()
 
     @contextmanager
     def results(self) -> Iterator[dict[str, Any]]:
         """Let one worker at a time read and extend the results of the run, in a `with` block."""
         path = self._own / _RESULTS
-        with self._alone():
+        with exclusive(self._own / _ALONE):
             results = json.loads(path.read_text()) if path.exists() else {}
             yield results
             path.write_text(json.dumps(results))
@@ -127,59 +119,12 @@ class Run:
         path = self.directory / token / _LOCK
         if token == self.token or not path.exists():
             return is_ours and token != self.token
-        with _ended(path) as ended:
+        with unheld(path) as ended:
             return ended
 
     def forget_ended(self) -> None:
         """Remove the directories of runs that have ended."""
         for path in self.directory.glob(f"*/{_LOCK}"):
-            if path.parent.name != self.token:
-                with _ended(path) as ended:
-                    if ended:
-                        shutil.rmtree(path.parent, ignore_errors=True)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let one worker of the run at a time into a `with` block."""
-        file = os.open(self._own / _ALONE, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(file)
-
-    @property
-    def _own(self) -> Path:
-        return self.directory / self.token
-
-
-@contextmanager
-def _ended(path: Path) -> Iterator[bool]:
-    """Yield whether the run of a lock has ended; no worker of it can begin in the `with` block."""
-    try:
-        file = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        yield True
-        return
-    try:
-        yield _is_taken(file, fcntl.LOCK_EX)
-    finally:
-        os.close(file)
-
-
-def _taken(path: Path, how: int) -> int:
-    """Return a file with a lock on it; -1 if another process has removed the file."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(file, how)
-    if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-        return file
-    os.close(file)
-    return -1
-
-
-def _is_taken(file: int, how: int) -> bool:
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+            with unheld(path) as ended:
+                if ended:
+                    shutil.rmtree(path.parent, ignore_errors=True)

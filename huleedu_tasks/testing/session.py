@@ -12,12 +12,16 @@ from typing import Any
 
 import pytest
 
+from huleedu_tasks.app import App
 from huleedu_tasks.config.placeholders import fill_in
 from huleedu_tasks.config.registry import PLACEHOLDERS, Service
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.guard import require_disposable_environment
+from huleedu_tasks.servers.embedded import EmbeddedServers
 from huleedu_tasks.testing.background import Background
 from huleedu_tasks.testing.database import ServiceDatabase
+from huleedu_tasks.testing.own_servers import OwnServers
 from huleedu_tasks.testing.runs import Run, own_name
 from huleedu_tasks.testing.servers import Server
 from huleedu_tasks.testing.sources import Source, prepare
@@ -51,17 +55,28 @@ class Session:
     """
 
     def __init__(self, *, start: Path, token: str, worker: str, fresh: bool) -> None:
+        plain = App(start=start)
+        require_disposable_environment(plain.settings, "The pytest plugin")
+        directory = plain.state / DIRECTORY
+        self._own = _own_servers(directory, plain)
+        services = self._own.begin() if self._own else plain.registry.services
         self._apps = {
-            seeded: TestingApp(start=start, token=token, seeded=seeded) for seeded in (False, True)
+            seeded: TestingApp(
+                plain=plain,
+                token=token,
+                seeded=seeded,
+                services=services,
+                servers=self._own.provider if self._own else None,
+            )
+            for seeded in (False, True)
         }
         for app in self._apps.values():
             # Read before a fixture changes the environment.
             _ = app.settings
-        app = self._apps[False]
         self._fresh = fresh
-        self._run = Run(directory=app.state / DIRECTORY, token=token, worker=worker)
+        self._run = Run(directory=directory, token=token, worker=worker)
         self._run.begin()
-        checkout = f"{socket.gethostname()}:{app.state}"
+        checkout = f"{socket.gethostname()}:{plain.state}"
         self._tag = {"checkout": checkout, "worker": worker, "pid": str(os.getpid())}
         self._background = Background()
         self._sources: dict[str, Source] = {}
@@ -230,3 +245,13 @@ class Session:
         if is_last:
             self._run.end()
         self._run.forget_ended()
+        if self._own:
+            await self._noted(self._own.end(self._apps[False].registry.services))
+
+
+def _own_servers(directory: Path, plain: App) -> OwnServers | None:
+    """Return the servers of test runs; None if they use those of development."""
+    provider = plain.provider
+    if not isinstance(provider, EmbeddedServers):
+        return None
+    return OwnServers(directory, provider, plain.registry.services)

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from huleedu_tasks.config.registry import Service
-from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.errors import HuleEduError, ServerError
+from huleedu_tasks.guard import Guard
 from huleedu_tasks.migrations.inputs import Present
-from huleedu_tasks.postgres import databases
+from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import maintenance_connection
 from huleedu_tasks.report import Outcome
 from huleedu_tasks.shared_databases import Sharing
@@ -49,7 +50,10 @@ async def prepare(
     services = app.services(list(names))
     try:
         development = app.development(services, fresh=fresh).with_whole_databases()
-        outcomes = {outcome.service: outcome for outcome in (await development.up()).outcomes}
+        for service in development.services:
+            app.source(service)
+        up = await app.starting.development(development.services).up()
+        outcomes = {outcome.service: outcome for outcome in up.outcomes}
         running = [service for service in development.services if outcomes[service.name]]
         found = {} if fresh else await _templates(app, running)
     except HuleEduError as error:
@@ -57,6 +61,7 @@ async def prepare(
     missing = tuple(service for service in running if service.name not in found)
     if missing:
         try:
+            await _copy_init_snapshots(app, missing)
             report = await replace(development, services=missing).reset()
             outcomes |= {outcome.service: outcome for outcome in report.outcomes}
             found |= await _built(app, [s for s in missing if outcomes[s.name]], tag)
@@ -85,6 +90,36 @@ async def _templates(app: TestingApp, services: Sequence[Service]) -> dict[str, 
             if valid := await policy.find_valid(admin, leader, url.database):
                 found[service.name] = Source(template=valid[0], how=VALID)
     return found
+
+
+async def _copy_init_snapshots(app: TestingApp, services: Sequence[Service]) -> None:
+    """Give each source the init snapshot of its service's own database, if that has one.
+
+    Otherwise a reset would recreate the server, so that its init scripts run again.
+
+    Raises:
+        ServerError: If the init scripts have changed since the server was created.
+    """
+    for service in services:
+        scripts = await app.provider.init_scripts(service)
+        if not scripts:
+            continue
+        url = app.source(service)
+        own = clones.init_snapshot_name(app.own_database(service))
+        name = clones.init_snapshot_name(url.database)
+        async with maintenance_connection(url) as admin:
+            tag = await databases.read_tag(admin, own)
+            if tag is None or tag.init != scripts:
+                raise ServerError(
+                    f"{service.name}: the init scripts of {service.compose_service!r} have not run "
+                    "in their current version.",
+                    code="init-scripts-outdated",
+                    hint=f"Run `invoke db.reset --service {service.name}`.",
+                )
+            guard = Guard(settings=app.settings, provider=app.provider)
+            await guard.prove_disposable(admin, service, name)
+            await databases.drop(admin, name)
+            await clones.clone(admin, own, name, tag, closed=True)
 
 
 async def _built(

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.monorepo import Monorepo
-from tests.support.pytest_runs import copies, of_plugin, passes, run_pytest, write_tests
+from tests.support.pytest_runs import passes, run_pytest, write_tests
 
 COUNT = """
 import asyncio
@@ -50,7 +50,6 @@ def test_each_test_has_an_empty_database_at_head(prepared: Monorepo) -> None:
         """,
     )
     assert ran.counts == {"passed": 5}
-    assert copies(of_plugin(prepared)) == []
 
 
 def test_the_variable_of_the_service_has_the_url_during_the_test_only(prepared: Monorepo) -> None:
@@ -235,7 +234,6 @@ def test_connections_that_a_test_leaves_open_are_ended(prepared: Monorepo) -> No
         other = service_database("beta", scope="session")
         """,
     )
-    assert copies(of_plugin(prepared)) == []
 
 
 def test_an_unknown_service_is_an_error_with_the_closest_name(prepared: Monorepo) -> None:

@@ -1,18 +1,19 @@
 """Runs of pytest with the plugin: many at once, killed, refused, failed."""
 
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.support.instant import maintain
-from tests.support.monorepo import Monorepo, clean_environment, new_monorepo, wait_until
+from tests.support.monorepo import Monorepo, new_monorepo, wait_until
 from tests.support.pytest_runs import (
     CONFTEST,
-    copies,
     of_plugin,
     passes,
     run_pytest,
+    servers_for_tests,
     start_pytest,
     write_tests,
 )
@@ -39,26 +40,51 @@ def test_one(alpha):
 """
 
 
-def test_workers_of_two_checkouts_share_a_server(monorepo: Monorepo) -> None:
+@pytest.fixture
+def existing(monorepo: Monorepo) -> Monorepo:
+    """Return a monorepo whose servers run, and are not its own."""
+    assert monorepo.invoke("db.up").code == 0
+    monorepo.environment["HULEEDU_PROVIDER"] = "existing"
+    return monorepo
+
+
+def run_in(*checkouts: Monorepo) -> None:
+    """Run the same tests in several checkouts at once, with four workers each."""
+    for checkout in checkouts:
+        write_tests(checkout, MANY)
+    running = [start_pytest(checkout, "-n", "4") for checkout in checkouts]
+    for process in running:
+        out, _ = process.communicate(timeout=180)
+        assert process.returncode == 0, out
+        assert "24 passed" in out
+
+
+def test_workers_of_two_checkouts_share_a_server(existing: Monorepo) -> None:
+    with new_monorepo() as other:
+        other.register(*existing.services)
+        other.environment["HULEEDU_PROVIDER"] = "existing"
+        run_in(existing, other)
+    assert of_plugin(existing) == []
+    left = "SELECT count(*) FROM pg_database WHERE datname LIKE 'pytest%'"
+    assert maintain(existing, "alpha", left) == [(0,)]
+
+
+def test_two_checkouts_with_the_same_ports_have_embedded_servers_of_their_own(
+    monorepo: Monorepo,
+) -> None:
     assert monorepo.invoke("db.up").code == 0
     with new_monorepo() as other:
         other.register(*monorepo.services)
-        for checkout in (monorepo, other):
-            write_tests(checkout, MANY)
-        existing = {"HULEEDU_PROVIDER": "existing"}
-        running = [start_pytest(m, "-n", "4", env=existing) for m in (monorepo, other)]
-        for process in running:
-            out, _ = process.communicate(timeout=180)
-            assert process.returncode == 0, out
-            assert "24 passed" in out
-    assert of_plugin(monorepo) == []
+        run_in(monorepo, other)
+        assert servers_for_tests(monorepo) == servers_for_tests(other) == []
+    assert "running" in monorepo.invoke("db.up").out
 
 
 def test_workers_build_a_template_once(monorepo: Monorepo) -> None:
     ran = passes(monorepo, MANY, "-n", "4")
     assert "service databases: 24 databases; templates: alpha rebuilt" in ran.out
     assert "templates: alpha valid" in passes(monorepo, MANY, "-n", "2").out
-    assert copies(of_plugin(monorepo)) == []
+    assert servers_for_tests(monorepo) == []
 
 
 @pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "workers"])
@@ -76,52 +102,69 @@ def test_a_failing_migration_is_reported_once(monorepo: Monorepo, workers: list[
     assert ran.out.count("Revision b2") == 1
 
 
-def test_a_killed_run_is_cleaned_up_by_the_next(monorepo: Monorepo) -> None:
+def begin_waiting(monorepo: Monorepo) -> "subprocess.Popen[str]":
+    """Start a run whose test waits for the file `go`."""
     write_tests(monorepo, WAITS)
     process = start_pytest(monorepo)
-    wait_until(monorepo.path("begun").exists, seconds=90)
-    name = monorepo.read("begun")
+    begun = monorepo.path("begun")
+    wait_until(lambda: begun.exists() and begun.read_text(), seconds=90)
+    return process
+
+
+def test_the_next_run_drops_the_databases_of_a_killed_one(monorepo: Monorepo) -> None:
+    process = begin_waiting(monorepo)
     process.kill()
     process.communicate()
-    assert name in of_plugin(monorepo)
+    name = monorepo.read("begun")
+    assert of_plugin(monorepo) == [name]
+    # No code of the killed process has stopped them.
+    assert len(servers_for_tests(monorepo)) == 1
+    monorepo.path("begun").unlink()
+    process = begin_waiting(monorepo)
+    assert of_plugin(monorepo) == [monorepo.read("begun")] != [name]
     monorepo.write("go", "")
-    assert run_pytest(monorepo).code == 0
-    assert copies(of_plugin(monorepo)) == []
-    assert list(Path(monorepo.state, "testing").iterdir()) == []
+    process.communicate(timeout=90)
+    assert process.returncode == 0
+    assert servers_for_tests(monorepo) == []
+    assert not list(Path(monorepo.state, "testing").glob("*/lock"))
 
 
-def test_databases_of_a_running_test_are_kept(monorepo: Monorepo) -> None:
-    write_tests(monorepo, WAITS)
-    process = start_pytest(monorepo)
-    wait_until(monorepo.path("begun").exists, seconds=90)
+def test_the_next_run_drops_everything_of_a_killed_one_on_an_existing_server(
+    existing: Monorepo,
+) -> None:
+    process = begin_waiting(existing)
+    process.kill()
+    process.communicate()
+    assert len(of_plugin(existing)) == 2
+    passes(existing, "def test_one(alpha):\n    pass\n")
+    assert of_plugin(existing) == []
+
+
+def test_databases_of_another_run_are_kept(monorepo: Monorepo) -> None:
+    process = begin_waiting(monorepo)
     monorepo.write("tests/test_other.py", "def test_other(alpha):\n    pass\n")
     assert run_pytest(monorepo, "tests/test_other.py").code == 0
-    assert copies(of_plugin(monorepo)) == [monorepo.read("begun")]
+    assert of_plugin(monorepo) == [monorepo.read("begun")]
     monorepo.write("go", "")
     out, _ = process.communicate(timeout=90)
     assert process.returncode == 0, out
-    assert copies(of_plugin(monorepo)) == []
+    assert servers_for_tests(monorepo) == []
 
 
-def test_ctrl_c_leaves_nothing(monorepo: Monorepo) -> None:
-    write_tests(monorepo, WAITS)
-    process = start_pytest(monorepo)
-    wait_until(monorepo.path("begun").exists, seconds=90)
+def test_ctrl_c_leaves_nothing(existing: Monorepo) -> None:
+    process = begin_waiting(existing)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=90)
     assert process.returncode == 2
-    assert copies(of_plugin(monorepo)) == []
+    assert of_plugin(existing) == []
 
 
-def test_a_database_with_a_similar_name_is_kept(monorepo: Monorepo) -> None:
-    passes(monorepo, "def test_one(alpha):\n    pass\n")
-    for name in ("pytest_mine", "pytest_0123456789_main_1_huleedu_alpha"):
-        maintain(monorepo, "alpha", f"CREATE DATABASE {name}")
-    passes(monorepo, "def test_one(alpha):\n    pass\n")
-    assert copies(of_plugin(monorepo)) == [
-        "pytest_0123456789_main_1_huleedu_alpha",
-        "pytest_mine",
-    ]
+def test_a_database_with_a_similar_name_is_kept(existing: Monorepo) -> None:
+    names = ["pytest_0123456789_main_1_huleedu_alpha", "pytest_mine"]
+    for name in names:
+        maintain(existing, "alpha", f"CREATE DATABASE {name}")
+    passes(existing, "def test_one(alpha):\n    pass\n")
+    assert of_plugin(existing) == names
 
 
 @pytest.mark.parametrize("environment", ["production", "staging"])
@@ -134,13 +177,11 @@ def test_other_environments_are_refused(monorepo: Monorepo, environment: str) ->
     assert not monorepo.state.exists()
 
 
-def test_the_data_of_development_is_not_touched(running: Monorepo) -> None:
-    maintain(running, "alpha", "SELECT 1")
-    before = running.invoke("db.status", "--json").json
-    passes(running, MANY)
-    after = running.invoke("db.status", "--json").json
-    assert [row["seeded"] for row in after["services"]] == ["yes", "yes", "yes"]
-    assert before["services"][0]["reset"] == after["services"][0]["reset"]
+def test_the_databases_of_development_are_not_touched(existing: Monorepo) -> None:
+    names = "SELECT oid, datname FROM pg_database ORDER BY oid"
+    before = maintain(existing, "alpha", names)
+    passes(existing, MANY, "-n", "2")
+    assert maintain(existing, "alpha", names) == before
 
 
 def test_without_a_fixture_nothing_is_imported_or_written(monorepo: Monorepo) -> None:
@@ -162,4 +203,3 @@ def test_without_a_fixture_nothing_is_imported_or_written(monorepo: Monorepo) ->
     assert ran.counts == {"passed": 1}, ran.out
     assert not monorepo.state.exists()
     assert "service databases" not in ran.out
-    assert clean_environment().keys()

@@ -1,13 +1,16 @@
 """Real runs of pytest with the plugin, in a child process in a monorepo."""
 
+import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tests.support.instant import maintain
+import psutil
+
 from tests.support.monorepo import LIMIT, Monorepo, clean_environment
+from tests.support.postgres import ask
 
 CONFTEST = """\
 from huleedu_tasks.testing import service_database
@@ -71,11 +74,26 @@ def write_tests(monorepo: Monorepo, tests: str, *, conftest: str = CONFTEST) -> 
 
 
 def of_plugin(monorepo: Monorepo, name: str = "alpha") -> list[str]:
-    """Return the databases of the plugin on a service's server, without its templates."""
-    sql = "SELECT datname FROM pg_database WHERE datname LIKE 'pytest\\_%' ORDER BY datname"
-    return [name for (name,) in maintain(monorepo, name, sql) if "__made_" not in name]
+    """Return the databases of the plugin on the server that a service has for tests.
+
+    Its templates are left out, and what they are copied from. Embedded servers run during a test
+    run only.
+    """
+    file = monorepo.state / "testing/ports.json"
+    url = monorepo.url(name, database="postgres")
+    if file.exists():
+        port = json.loads(file.read_text())[f"{name}_db"]
+        url = url.replace(f":{monorepo.port(name)}/", f":{port}/")
+    names = [name for (name,) in ask(url, "SELECT datname FROM pg_database ORDER BY datname")]
+    return [
+        name
+        for name in names
+        if name.startswith("pytest_") and not name.startswith(("pytest_head_", "pytest_seeded_"))
+    ]
 
 
-def copies(names: Sequence[str]) -> list[str]:
-    """Return the databases of tests among those of the plugin."""
-    return [name for name in names if not name.startswith(("pytest_head_", "pytest_seeded_"))]
+def servers_for_tests(monorepo: Monorepo) -> list[int]:
+    """Return the pids of the embedded servers for tests that run."""
+    files = monorepo.state.glob("testing/embedded/postgresql-*/*/data/postmaster.pid")
+    pids = [int(file.read_text().splitlines()[0]) for file in files]
+    return [pid for pid in pids if psutil.pid_exists(pid)]

@@ -215,6 +215,15 @@ def test_files_elsewhere_and_files_of_tools_are_no_inputs(place: Place, path: st
     assert place.changed(before) == ""
 
 
+@pytest.mark.parametrize(
+    "name", ["tests/data.json", "deep/tests/x", "test_orders.py", "conftest.py"]
+)
+def test_the_tests_of_a_service_are_no_inputs(place: Place, name: str) -> None:
+    before = place.inputs()
+    place.write(f"services/orders_service/{name}", "new")
+    assert place.changed(before) == ""
+
+
 def test_a_virtual_environment_in_a_service_is_no_input(place: Place) -> None:
     before = place.inputs()
     place.write("services/orders_service/env/pyvenv.cfg", "")
