@@ -44,17 +44,26 @@ def service_database(name: str, *, scope: Scope = "function", seeded: bool = Fal
 
 
 class Databases:
-    """The databases of one test, by the names of their services; each is created at first use."""
+    """The databases of one test, by the names of their services; each is created at first use.
 
-    def __init__(self, create: Callable[[str], ServiceDatabase]) -> None:
+    Args:
+        create: Creates the database of a service.
+        leader: Returns the service for which a database is created that several services share.
+    """
+
+    def __init__(
+        self, create: Callable[[str], ServiceDatabase], leader: Callable[[str], str]
+    ) -> None:
         self._create = create
+        self._leader = leader
         self._created: dict[str, ServiceDatabase] = {}
 
     def __getitem__(self, name: str) -> ServiceDatabase:
         """Return the database of a service."""
-        if name not in self._created:
-            self._created[name] = self._create(name)
-        return self._created[name]
+        leader = self._leader(name)
+        if leader not in self._created:
+            self._created[leader] = self._create(leader)
+        return self._created[leader]
 
 
 @pytest.fixture
@@ -64,7 +73,10 @@ def huleedu_databases(request: pytest.FixtureRequest) -> Iterator[Databases]:
     names = session.names(request.config.getini(OPTION))
     session.prepare((name, False) for name in names)
     with ExitStack() as created:
-        yield Databases(lambda name: created.enter_context(session.database(name, seeded=False)))
+        yield Databases(
+            lambda name: created.enter_context(session.database(name, seeded=False)),
+            session.leader,
+        )
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.guard import require_disposable_environment
 from huleedu_tasks.servers.embedded import EmbeddedServers
+from huleedu_tasks.shared_databases import Sharing
 from huleedu_tasks.testing.background import Background
 from huleedu_tasks.testing.database import ServiceDatabase
 from huleedu_tasks.testing.own_servers import OwnServers
@@ -29,6 +31,7 @@ from huleedu_tasks.testing.testing_app import TestingApp
 from huleedu_tasks.testing.totals import Totals, error_text
 
 DIRECTORY = "testing"
+_UNREQUESTED = "not_requested_by_this_test_"
 # From the second use of a service on, its next database is copied while the test runs.
 _MANY = 2
 
@@ -126,12 +129,21 @@ class Session:
         database = ServiceDatabase(service=known, parts=parts)
         try:
             with pytest.MonkeyPatch.context() as environment:
-                for variable, value in self._variables(service, parts).items():
+                variables = dict(self._guards(parts))
+                for member in (*self._sharing.with_service(service), service):
+                    variables |= self._variables(member, replace(parts, scheme=member.url_scheme))
+                for variable, value in variables.items():
                     environment.setenv(variable, value)
                 yield database
         finally:
             database.close()
             self._later(self._server(wanted).drop(created))
+
+    def leader(self, name: str) -> str:
+        """Return the name of the first service that shares a service's database."""
+        (known,) = self.names([name])
+        (service,) = self._apps[False].services([known])
+        return self._sharing.leader(service).name
 
     def close(self) -> None:
         """Drop what is left, and end."""
@@ -139,6 +151,11 @@ class Session:
             self._background.run(self._end())
         finally:
             self._background.close()
+
+    @cached_property
+    def _sharing(self) -> Sharing:
+        app = self._apps[False]
+        return Sharing.of(app.registry, app.registry.services, app.settings)
 
     def _known(self, name: str, *, seeded: bool) -> Wanted | None:
         try:
@@ -210,6 +227,20 @@ class Session:
             service.alembic_url_variable: url.reveal(),
             service.url_variable: url.reveal(),
             **fill_in(parts, environment, url),
+        }
+
+    def _guards(self, url: DatabaseUrl) -> Mapping[str, str]:
+        """Return the URLs of services without a database in this test, for those not set.
+
+        They name a database that does not exist: without them, code under test would use the
+        developer's own.
+        """
+        return {
+            service.url_variable: replace(
+                url, scheme=service.url_scheme, database=f"{_UNREQUESTED}{service.name}"
+            ).reveal()
+            for service in self._apps[False].registry.services
+            if service.url_variable not in os.environ
         }
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:

@@ -37,7 +37,8 @@ class Totals:
         valid = [name for name, how in self.templates.items() if how == VALID]
         built = [f"{name} {how}" for name, how in self.templates.items() if how != VALID]
         shown = [*([f"{', '.join(valid)} valid"] if valid else []), *built]
-        return [f"{self.created} databases; templates: {'; '.join(shown)}", *self.problems]
+        databases = f"{self.created} database{'s' * (self.created != 1)}"
+        return [f"{databases}; templates: {'; '.join(shown)}", *self.problems]
 
 
 def error_text(error: HuleEduError) -> str:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.support.histories import root_and_two
 from tests.support.monorepo import Monorepo
 from tests.support.pytest_runs import passes, run_pytest, write_tests
 
@@ -163,6 +164,59 @@ def test_a_test_uses_several_services(prepared: Monorepo) -> None:
     )
 
 
+def test_services_that_share_a_database_share_that_of_a_test() -> None:
+    with root_and_two() as monorepo:
+        passes(
+            monorepo,
+            """
+            import os
+
+            import psycopg
+
+            def test_one(stock, huleedu_databases):
+                with psycopg.connect(stock.dsn) as connection:
+                    count = "SELECT (SELECT count(*) FROM orders.item), count(*) FROM tenant"
+                    assert connection.execute(count).fetchone() == (0, 0)
+                assert os.environ["ORDERS_SERVICE_DATABASE_URL"] == stock.url
+
+            def test_all(huleedu_databases):
+                assert huleedu_databases["orders"] is huleedu_databases["root"]
+            """,
+            conftest="""
+            from huleedu_tasks.testing import service_database
+
+            stock = service_database("stock")
+            """,
+        )
+
+
+def test_a_service_that_the_test_does_not_request_has_no_database(prepared: Monorepo) -> None:
+    passes(
+        prepared,
+        """
+        import os
+
+        import psycopg
+        import pytest
+
+        def test_one(alpha, monkeypatch):
+            url = os.environ["BETA_SERVICE_DATABASE_URL"].replace("+asyncpg", "")
+            with pytest.raises(psycopg.OperationalError, match="not_requested_by_this_test_beta"):
+                psycopg.connect(url)
+
+        def test_a_variable_that_is_set_is_kept(monkeypatch, request):
+            monkeypatch.setenv("BETA_SERVICE_DATABASE_URL", "own")
+            request.getfixturevalue("alpha")
+            assert os.environ["BETA_SERVICE_DATABASE_URL"] == "own"
+
+        def test_both(alpha, databases):
+            beta = databases["beta"]
+            assert os.environ["ALPHA_SERVICE_DATABASE_URL"] == alpha.url
+            assert os.environ["BETA_SERVICE_DATABASE_URL"] == beta.url
+        """,
+    )
+
+
 def test_engines_of_sqlalchemy_connect_to_the_database(prepared: Monorepo) -> None:
     passes(
         prepared,
@@ -258,6 +312,6 @@ def test_the_report_names_provider_server_and_templates(prepared: Monorepo) -> N
     ran = passes(prepared, test)
     assert "service databases: embedded (HULEEDU_PROVIDER=embedded" in ran.out
     assert "PostgreSQL " in ran.out
-    assert "service databases: 1 databases; templates: alpha valid" in ran.out
+    assert "service databases: 1 database; templates: alpha valid" in ran.out
     again = passes(prepared, test, "--huleedu-fresh")
     assert "templates: alpha rebuilt: --fresh" in again.out

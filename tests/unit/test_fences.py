@@ -100,6 +100,8 @@ OWNERS = {
 RESERVED = {
     r"os\.environb?|os\.getenvb?": {
         "config/settings.py",
+        # Keeps the variables that a test has set.
+        "testing/session.py",
         # Passes on PATH and similar variables to a server; reads no setting.
         "servers/cluster.py",
         # Read what their parent process has set, in a separate process.
