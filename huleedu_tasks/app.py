@@ -99,7 +99,7 @@ class App:
         from huleedu_tasks.compose.published_ports import published_ports
 
         root = self.registry_path.parent
-        environment = Settings.read(root, prefix=self.prefix).child_environment()
+        environment = Settings.read(root, prefix=self.prefix).compose_environment()
         return published_ports(root, files, environment)
 
     def discovered_registry(self) -> Registry:

@@ -6,6 +6,7 @@ The screen shows them as a message; any other exception is a bug, and is shown w
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Self
 
 
 class ExitCode(IntEnum):
@@ -68,6 +69,16 @@ class HuleEduError(Exception):
         self.hint = hint
         self.findings = tuple(findings)
         self.output = output
+
+    def changed(self, *, message: str | None = None, hint: str | None = None) -> Self:
+        """Return the same error with another message or hint, to be raised instead of this one."""
+        return type(self)(
+            self.message if message is None else message,
+            code=self.code,
+            hint=self.hint if hint is None else hint,
+            findings=self.findings,
+            output=self.output,
+        )
 
 
 class ConfigurationError(HuleEduError):

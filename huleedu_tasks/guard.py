@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Environment, Settings
 from huleedu_tasks.config.urls import ResolvedUrl
-from huleedu_tasks.errors import Refused, ServerError
+from huleedu_tasks.errors import HuleEduError, Refused, ServerError
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.servers.protocol import Provider
 
@@ -119,6 +119,30 @@ class Guard:
         require_disposable_environment(self.settings, "This")
         for database, comment in comments.items():
             self._accept_tag(service, database, comment)
+
+    async def other_server(self, connection: "asyncpg.Connection", service: Service) -> str:
+        """Return a sentence if the server that answers is not the provider's own.
+
+        Args:
+            connection: A connection to any database of the server.
+
+        Returns:
+            The sentence; an empty string if it is the provider's own, or if that is not known.
+        """
+        told = await _identity_of(connection) if self.provider.proves_identity else None
+        if told is None:
+            return ""
+        try:
+            own = await self.provider.identity(service)
+        except HuleEduError:
+            # The provider has no running server.
+            own = None
+        if told == own:
+            return ""
+        return (
+            f"not the {self.provider.name} server, but another one with its data in "
+            f"{told.data_directory}, answers on port {service.port}"
+        )
 
     async def _prove_server(self, admin: "asyncpg.Connection", service: Service) -> None:
         if not self.provider.proves_identity:

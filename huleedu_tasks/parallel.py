@@ -6,10 +6,10 @@ Every service gets an outcome, even if its work fails or is interrupted.
 import asyncio
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ExitCode, HuleEduError, Interrupted, SeedError
@@ -19,9 +19,41 @@ from huleedu_tasks.report import Outcome, Progress, Status
 
 # The error code for a module that the interpreter did not find.
 MODULE_MISSING = "module-missing"
+# A stage that only waits for servers uses no CPU; the number of connections limits it.
+WAITING_JOBS = 16
+
+
+class HasService(Protocol):
+    """The state of one service in a run; compared by identity."""
+
+    @property
+    def service(self) -> Service:
+        """The service."""
+
+
 T = TypeVar("T")
+R = TypeVar("R", bound=HasService)
 Step = Callable[[str], None]
 Work = Callable[[Service, Step], Awaitable[Outcome]]
+
+
+def _none(_: object) -> Sequence[Any]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage(Generic[R]):
+    """One stage of a run: every service finishes it before any begins the next one.
+
+    Attributes:
+        run: Works on one service and returns an outcome; any exception becomes a failed outcome.
+        io_bound: Whether it only waits for servers; if not, it occupies one CPU per service.
+        after: Returns those that must succeed in this stage before one begins it.
+    """
+
+    run: Callable[[R, Step], Awaitable[Outcome]]
+    io_bound: bool
+    after: Callable[[R], Sequence[R]] = _none
 
 
 async def run(
@@ -49,9 +81,8 @@ async def run_next(
     *,
     jobs: int,
     progress: Progress,
-    after: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Outcome, ...]:
-    """Run the next stage for the services that succeeded so far; the others keep their outcome.
+    """Run the next work for the services that succeeded so far; the others keep their outcome.
 
     Args:
         services: The services, in registry order.
@@ -59,34 +90,62 @@ async def run_next(
         work: As in `run`.
         jobs: As in `run`.
         progress: As in `run`.
-        after: For each service, the names of services whose work must succeed before its own
-            begins; if one does not succeed, the service is aborted. None if there are none.
 
     Returns:
-        The outcome of each service over all stages.
+        The outcome of each service over all work.
+    """
+
+    async def work_on(alone: _Alone, step: Step) -> Outcome:
+        return await work(alone.service, step)
+
+    stage = Stage(run=work_on, io_bound=False)
+    runs = [_Alone(service) for service in services]
+    return await run_stage(stage, runs, before, jobs=jobs, progress=progress)
+
+
+async def run_stage(
+    stage: Stage[R],
+    runs: Sequence[R],
+    before: Sequence[Outcome],
+    *,
+    jobs: int,
+    progress: Progress,
+) -> tuple[Outcome, ...]:
+    """Run a stage for those that succeeded so far; the others keep their outcome.
+
+    Args:
+        runs: One for each service, in registry order.
+        before: The outcome of each so far.
+        jobs: The maximum number that use a CPU at once.
+        progress: Is told of every step and outcome.
+
+    Returns:
+        The outcome of each over all stages. If the run is cancelled, the unfinished are aborted.
     """
     if is_interrupted() or any(o.exit_code is ExitCode.INTERRUPTED for o in before):
         return tuple(interrupted_after(outcome) if outcome else outcome for outcome in before)
-    slots = asyncio.Semaphore(jobs)
-    well = {outcome.service: bool(outcome) for outcome in before}
-    tasks: dict[str, asyncio.Task[Outcome]] = {}
+    slots = asyncio.Semaphore(max(jobs, WAITING_JOBS) if stage.io_bound else jobs)
+    tasks: dict[R, asyncio.Task[Outcome]] = {}
 
-    async def one(service: Service) -> Outcome:
-        for name in (after or {}).get(service.name, ()):
-            lost = well.get(name) is False
-            if lost or (name in tasks and not await asyncio.shield(tasks[name])):
-                outcome = aborted(service.name, f"{name} did not succeed, and must run first")
+    async def succeeds(run: R) -> bool:
+        return run in tasks and bool(await asyncio.shield(tasks[run]))
+
+    async def one(run: R) -> Outcome:
+        for other in stage.after(run):
+            if not await succeeds(other):
+                reason = f"{other.service.name} did not succeed, and must run first"
+                outcome = aborted(run.service.name, reason)
                 progress.done(outcome)
                 return outcome
         async with slots:
-            outcome = await _outcome_of(service, work, progress)
+            outcome = await _outcome_of(run, stage, progress)
             progress.done(outcome)
             return outcome
 
-    # Create all tasks before the first one runs, which looks up its predecessors.
-    for service in services:
-        if well[service.name]:
-            tasks[service.name] = asyncio.create_task(one(service))
+    # Create all tasks before the first one runs, which awaits those of others.
+    for run, outcome in zip(runs, before, strict=True):
+        if outcome:
+            tasks[run] = asyncio.create_task(one(run))
     try:
         await asyncio.gather(*tasks.values())
     except asyncio.CancelledError:
@@ -94,10 +153,8 @@ async def run_next(
             task.cancel()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
     return tuple(
-        outcome.followed_by(_collected(outcome.service, tasks[outcome.service]))
-        if outcome.service in tasks
-        else outcome
-        for outcome in before
+        outcome.followed_by(_collected(outcome.service, tasks[run])) if run in tasks else outcome
+        for run, outcome in zip(runs, before, strict=True)
     )
 
 
@@ -181,11 +238,19 @@ def joined(outcome: Outcome, more: str) -> str:
     return f"{outcome.detail.rstrip('.')}; {more}"
 
 
-async def _outcome_of(service: Service, work: Work, progress: Progress) -> Outcome:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Alone:
+    """A service without any state of the run."""
+
+    service: Service
+
+
+async def _outcome_of(run: R, stage: Stage[R], progress: Progress) -> Outcome:
+    service = run.service
     started = time.monotonic()
     try:
         with explained():
-            outcome = await work(service, lambda text: progress.step(service.name, text))
+            outcome = await stage.run(run, lambda text: progress.step(service.name, text))
     except Exception as error:
         outcome = unfinished(service, error)
     return replace(outcome, seconds=time.monotonic() - started)

@@ -55,6 +55,13 @@ class Completed:
     timed_out: bool = False
 
 
+class Lifeline:
+    """A standard input that stays open until this process ends, even by SIGKILL.
+
+    A child that watches it does not outlive this process.
+    """
+
+
 class Output(asyncio.Protocol):
     """Keeps the beginning and the end of the data read from a pipe.
 
@@ -152,8 +159,7 @@ async def run(
     cwd: Path,
     environment: Mapping[str, str],
     timeout: float,
-    stdin: str = "",
-    lifeline: bool = False,
+    stdin: str | Lifeline = "",
     account: Account | None = None,
     keeps: int = ANSWERED,
 ) -> Completed:
@@ -166,9 +172,7 @@ async def run(
         cwd: Its working directory.
         environment: All its environment variables.
         timeout: Seconds it may take.
-        stdin: The content of its standard input.
-        lifeline: Whether its standard input is a pipe that stays open until this process ends,
-            even by SIGKILL: a child that watches it does not outlive this process.
+        stdin: The content of its standard input, or a lifeline.
         account: The user it runs as, which needs root; the current one if None.
         keeps: Bytes that are kept of the beginning of its output, and of its end.
 
@@ -177,7 +181,7 @@ async def run(
     """
     # Not asyncio's own pipes: it would wait for every process that has them open.
     reading, writing = os.pipe()
-    held, holding = os.pipe() if lifeline else (None, None)
+    held, holding = os.pipe() if isinstance(stdin, Lifeline) else (None, None)
     inputs = asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL
     async with reading_from(reading, keeps=keeps) as output:
         try:
@@ -197,7 +201,7 @@ async def run(
         timed_out = False
         try:
             async with asyncio.timeout(timeout):
-                if child.stdin:
+                if child.stdin and isinstance(stdin, str):
                     child.stdin.write(stdin.encode())
                     child.stdin.close()
                 await child.wait()

@@ -37,6 +37,18 @@ class Level(StrEnum):
     INFO = "INFO"
 
 
+class Kind(StrEnum):
+    """What is wrong with a statement of a planned revision."""
+
+    DESTROYS = "destroys"
+    LOCKS = "locks"
+    OTHER = "other"
+    STYLE = "style"
+
+
+DANGERS = (Kind.DESTROYS, Kind.LOCKS, Kind.OTHER)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """A problem of a service, with its cause and its remedy.
@@ -46,6 +58,8 @@ class Problem:
         remedy: What to do about it; an empty string if nothing.
         handled: Whether the tasks handle it automatically; None if it is information only.
         code: The stable code of this kind of problem; an empty string if it has none.
+        kind: What the statement does; None if the problem is not one of a revision's SQL.
+        statement: The statement that has the problem; an empty string if there is none.
     """
 
     level: Level
@@ -53,13 +67,16 @@ class Problem:
     remedy: str = ""
     handled: bool | None = None
     code: str = ""
+    kind: Kind | None = None
+    statement: str = ""
 
     def as_json(self) -> dict[str, object]:
         """Return the JSON object."""
+        of_sql = {"kind": str(self.kind), "statement": self.statement} if self.kind else {}
         handled = {} if self.handled is None else {"handled": self.handled}
         code = {"code": self.code} if self.code else {}
         problem = {"level": str(self.level), "cause": self.cause, "remedy": self.remedy}
-        return {**problem, **code, **handled}
+        return {**problem, **code, **handled, **of_sql}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +96,11 @@ class PlannedRevision:
     sha256: str
     sql: str | None = None
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def dangers(self) -> tuple[Problem, ...]:
+        """The problems that are more than style."""
+        return tuple(problem for problem in self.problems if problem.kind in DANGERS)
 
     def as_json(self) -> dict[str, object]:
         """Return the JSON object."""
@@ -145,6 +167,11 @@ class Outcome:
     def word(self) -> str:
         """The state, or else the status, as the screen shows it."""
         return str(self.state or self.status)
+
+    @property
+    def planned(self) -> tuple[PlannedRevision, ...]:
+        """The revisions to apply; empty if none, and after they were applied."""
+        return tuple(r for r in self.revisions or () if isinstance(r, PlannedRevision))
 
     def __bool__(self) -> bool:
         return self.status is Status.OK
@@ -251,6 +278,7 @@ class Report:
         notes: Further sentences about the whole run.
         general: The problems that do not belong to a service; None if the command does not look
             for problems.
+        sql: Whether the screen shows the SQL of planned revisions.
     """
 
     command: str
@@ -265,6 +293,17 @@ class Report:
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     general: tuple[Problem, ...] | None = None
+    sql: bool = False
+
+    @property
+    def dangers(self) -> dict[Problem, list[str]]:
+        """The dangers of the planned revisions, each with the services and revisions it is in."""
+        found: dict[Problem, list[str]] = {}
+        for outcome in self.outcomes:
+            for revision in outcome.planned:
+                for problem in revision.dangers:
+                    found.setdefault(problem, []).append(f"{outcome.service} {revision.revision}")
+        return _most_severe_first(found)
 
     @property
     def problems(self) -> dict[Problem, list[str]]:
@@ -273,8 +312,7 @@ class Report:
         for outcome in self.outcomes:
             for problem in outcome.problems or ():
                 found.setdefault(problem, []).append(outcome.service)
-        order = list(Level)
-        return dict(sorted(found.items(), key=lambda item: order.index(item[0].level)))
+        return _most_severe_first(found)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -328,6 +366,11 @@ class Report:
         }
 
 
+def _most_severe_first(found: Mapping[Problem, list[str]]) -> dict[Problem, list[str]]:
+    order = list(Level)
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0].level)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
     """Rows of a command that only shows something.
@@ -335,12 +378,15 @@ class Listing:
     Attributes:
         key: The key of the rows in the JSON document.
         columns: The columns of the table; a row may contain more values, for the JSON.
+        shown: What the screen shows instead of the rows: headers and cells, of which the last is
+            wrapped in its column; empty to show the rows.
     """
 
     command: str
     key: str
     columns: tuple[str, ...]
     rows: tuple[Mapping[str, Fact], ...]
+    shown: tuple[tuple[str, ...], ...] = ()
     exit_code: ExitCode = ExitCode.DONE
 
     def as_json(self) -> dict[str, object]:

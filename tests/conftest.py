@@ -12,7 +12,7 @@ import pytest
 from tests.support import fork_server
 from tests.support.monorepo import PROJECT, Monorepo, copy_of_this_monorepo, new_monorepo
 
-ROUNDS = 2
+ROUNDS = 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

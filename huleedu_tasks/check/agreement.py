@@ -15,9 +15,9 @@ from huleedu_tasks.config.placeholders import fills_in
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import PREFIX
 from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.migrations.configuration import option_hint
 from huleedu_tasks.migrations.modules import missing_module_hint
-from huleedu_tasks.migrations.revisions import option_hint
-from huleedu_tasks.probe.client import Address, Answer, Answers, Failure
+from huleedu_tasks.probe.addresses import Address, Answer, Answers, Failure
 from huleedu_tasks.probe.scenarios import HIDDEN_HOST, OVERRIDE, USER, Case, Situation
 from huleedu_tasks.report import Level, Problem
 
@@ -155,32 +155,18 @@ def _env_problems(
         yield handled(
             f"env.py takes its URL from {service.alembic_config.name}, which resolves to {place}; "
             "the tasks replace it",
-            f"Before you run `alembic` yourself, put the URL there: `invoke db.url --service "
-            f"{service.name} --show-password`.",
+            "Before you run `alembic` yourself, put the URL of `invoke db.url --show-password` "
+            "there.",
             Level.INFO,
         )
         return
-    if isinstance(override, Failure) and INTERPOLATION in override.error:
-        yield handled(
-            "env.py failed with a percent sign in the URL, which ConfigParser interprets; "
-            "passwords with special characters will fail",
-            'In env.py: config.set_main_option("sqlalchemy.url", url.replace("%", "%%")).',
-        )
-    elif isinstance(override, Failure):
-        yield handled(
-            f"env.py failed {Situation.OVERRIDE}: {_shortened(override)}",
-            "Correct env.py; `alembic current` with that variable shows the same error.",
-        )
-    elif isinstance(override, Address) and not override.password and not _takes_parts(service):
-        yield handled(
-            "env.py does not use the password of its override variable",
-            "str() of a SQLAlchemy URL masks it: use render_as_string(hide_password=False).",
-        )
+    yield from _override_problems(service, override)
     configs = {situation: answers[situation].config for situation in Situation}
-    if _needs_its_variable(_envs(answers)) and _needs_its_variable(configs):
+    needs_it = _needs_its_variable(_envs(answers))
+    if needs_it and _needs_its_variable(configs):
         # The findings of config.py report the same.
         return
-    if _needs_its_variable(_envs(answers)) and configs[Situation.DEVELOPMENT] is None:
+    if needs_it and configs[Situation.DEVELOPMENT] is None:
         yield handled(
             "env.py connects only if its variable is set, and no config.py was found",
             "Before you run `alembic` yourself, set it to the URL of `invoke db.url "
@@ -188,6 +174,34 @@ def _env_problems(
             Level.INFO,
         )
         return
+    yield from _own_url_problems(service, cases, answers)
+
+
+def _override_problems(service: Service, answer: Answer) -> Iterator[Problem]:
+    """Report an `env.py` that fails with its override variable, or without its password."""
+    if isinstance(answer, Failure) and INTERPOLATION in answer.error:
+        yield handled(
+            "env.py failed with a percent sign in the URL, which ConfigParser interprets; "
+            "passwords with special characters will fail",
+            'In env.py: config.set_main_option("sqlalchemy.url", url.replace("%", "%%")).',
+        )
+    elif isinstance(answer, Failure):
+        yield handled(
+            f"env.py failed {Situation.OVERRIDE}: {_shortened(answer)}",
+            "Correct env.py; `alembic current` with that variable shows the same error.",
+        )
+    elif isinstance(answer, Address) and not answer.password and not _takes_parts(service):
+        yield handled(
+            "env.py does not use the password of its override variable",
+            "str() of a SQLAlchemy URL masks it: use render_as_string(hide_password=False).",
+        )
+
+
+def _own_url_problems(
+    service: Service, cases: Mapping[str, Case], answers: Mapping[str, Answers]
+) -> Iterator[Problem]:
+    """Report an `env.py` that connects to another database without its override variable."""
+    configs = {situation: answers[situation].config for situation in Situation}
     situations = [Situation.DEVELOPMENT, Situation.PRODUCTION]
     if not any(_knows_environments(service, found) for found in (_envs(answers), configs)):
         situations.remove(Situation.PRODUCTION)
@@ -228,8 +242,8 @@ def _config_problems(
     elif _needs_its_variable(found):
         yield from _overridden_by_env_file(service, cases, found[Situation.DEVELOPMENT])
         yield handled(
-            f"config.py takes its URL only from {service.alembic_url_variable}; "
-            "HULEEDU_ENVIRONMENT has no effect",
+            "config.py takes its URL only from its override variable; HULEEDU_ENVIRONMENT has no "
+            "effect",
             "Set that variable in every environment of the service.",
             Level.INFO,
         )
@@ -250,10 +264,9 @@ def _config_problems(
 
 def _selected_by_variable_only(service: Service, file: str) -> Problem:
     """Return the finding for code that does not read HULEEDU_ENVIRONMENT, which is allowed."""
-    if fills_in(service.environment, "host"):
-        source = "the variables of 'environment'"
-    else:
-        source = service.alembic_url_variable
+    by_parts = fills_in(service.environment, "host")
+    # The same words for all services, so that the report has one finding for them.
+    source = "the variables of 'environment'" if by_parts else "its override variable"
     return handled(
         f"{file} takes its URL from {source} or its own default; HULEEDU_ENVIRONMENT has no effect",
         "Set the variables that it reads in every environment of the service.",

@@ -26,11 +26,12 @@ from huleedu_tasks.config.placeholders import fills_in
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.errors import HuleEduError, MigrationError
-from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
+from huleedu_tasks.migrations.child_process import environment_of
 from huleedu_tasks.migrations.modules import hint_of
-from huleedu_tasks.probe import client
-from huleedu_tasks.probe.client import Address, Answers
+from huleedu_tasks.migrations.revisions import named
+from huleedu_tasks.probe import addresses
+from huleedu_tasks.probe.addresses import Address, Answers
 from huleedu_tasks.probe.observed_variables import SCHEMES, loaded_by
 from huleedu_tasks.probe.scenarios import (
     PLAIN_PASSWORD,
@@ -68,7 +69,7 @@ class Audit:
     async def check(self) -> Report:
         """Check the services, and return the report."""
         started = time.monotonic()
-        environment = self.settings.child_environment()
+        environment = self.settings.compose_environment()
         composition = await read_composition(
             self.registry.root, self.registry.compose_files, environment
         )
@@ -128,11 +129,10 @@ class Audit:
 
     async def _history(self, service: Service) -> tuple[str | None, Iterator[Problem]]:
         try:
-            return runner.named((await self.alembic.history(service)).heads), iter(())
+            return named((await self.alembic.history(service)).heads), iter(())
         except HuleEduError as error:
             texts = [str(finding) for finding in error.findings] or [error.message]
-            hint = hint_of(service, error)
-            remedy = hint.removeprefix("Nothing was run. ") or "Correct it."
+            remedy = hint_of(service, error) or "Correct it."
             return None, (action_required(text, remedy) for text in texts)
 
     def _if_compose_matters(self, problems: Iterable[Problem]) -> Iterator[Problem]:
@@ -144,11 +144,11 @@ class Audit:
 
     async def _ask(self, service: Service) -> tuple[list[Problem], Mapping[str, Answers]]:
         loaded = loaded_by(service, self.settings)
-        own = runner.environment_of(service, self.settings)
+        own = environment_of(service, self.settings)
         environment = without_databases(own, self.registry)
         hidden = hiding(loaded, self.registry)
         cases = {case.name: case for case in matrix(service, hidden, self.registry.prefix)}
-        answers = await client.ask(service, list(cases.values()), environment, loaded)
+        answers = await addresses.ask(service, list(cases.values()), environment, loaded)
         suggestion, problems = None, []
         if not follows(answers[Situation.HANDED_OVER].env):
             if plain := await _with_plain_password(service, environment):
@@ -191,7 +191,7 @@ async def _with_plain_password(service: Service, environment: Mapping[str, str])
     if not fills_in(service.environment, "password"):
         return None
     case = handed_over(service, password=PLAIN_PASSWORD)
-    answers = (await client.ask(service, [case], environment, {}))[case.name]
+    answers = (await addresses.ask(service, [case], environment, {}))[case.name]
     return answers if follows(answers.env) else None
 
 
@@ -208,7 +208,7 @@ async def _suggestion(service: Service, environment: Mapping[str, str]) -> Sugge
             tried[f"{variable} {scheme}"] = other
     cases = [handed_over(other, name) for name, other in tried.items()]
     try:
-        answers = await client.ask(service, cases, environment, {})
+        answers = await addresses.ask(service, cases, environment, {})
     except MigrationError:
         # The findings are reported without a suggestion.
         return None
@@ -234,4 +234,4 @@ def _columns(answers: Mapping[str, Answers]) -> dict[str, str | None]:
 
 def _output(answers: Mapping[str, Answers]) -> str:
     env = answers[Situation.HANDED_OVER].env
-    return env.output if isinstance(env, client.Failure) else ""
+    return env.output if isinstance(env, addresses.Failure) else ""

@@ -112,8 +112,7 @@ def _data(service: Service, container: Container) -> Iterator[Problem]:
         )
     elif volume.startswith(("/", ".", "~")):
         yield handled(
-            f"the data of the compose service {container.name!r} is in a directory, not in "
-            "a volume",
+            "the data of its compose service is in a directory, not in a volume",
             "`db.reset --volumes` does not remove a directory; a plain `db.reset` needs no volume.",
             Level.INFO,
         )

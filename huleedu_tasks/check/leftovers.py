@@ -7,7 +7,7 @@ from pathlib import Path
 from huleedu_tasks.check.agreement import action_required, handled
 from huleedu_tasks.config.registry import SEED_DIRECTORY, Registry
 from huleedu_tasks.migrations.directories import find_directories
-from huleedu_tasks.probe.client import CONFIG_NAMES
+from huleedu_tasks.probe.addresses import CONFIG_NAMES
 from huleedu_tasks.report import Level, Problem
 from huleedu_tasks.repository import repository_files, repository_root, shown, text_of
 

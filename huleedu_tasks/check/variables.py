@@ -5,8 +5,8 @@ from pathlib import Path
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import MigrationError
-from huleedu_tasks.migrations.revisions import version_directories
-from huleedu_tasks.probe.client import config_files
+from huleedu_tasks.migrations.configuration import version_directories
+from huleedu_tasks.probe.addresses import config_files
 from huleedu_tasks.repository import text_of
 
 # The maximum; every variable is tried with several drivers.

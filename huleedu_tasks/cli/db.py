@@ -147,7 +147,7 @@ def shell(app: Command, service: Names = None, command: str = "", dry_run: bool 
         app.screen.say(f"db.shell: dry run: would open psql on {url}")
         return
     app.run(_answers(url))
-    environment = psql_environment(url, app.settings.child_environment())
+    environment = psql_environment(url, app.settings.tool_environment())
     process.replace_with(psql_arguments(program, command), environment)
 
 
@@ -160,13 +160,13 @@ def logs(
     dry_run: bool = False,
 ) -> None:
     """Show the servers' logs."""
-    arguments = app.provider.logs(
+    log = app.provider.logs(
         app.services_here(service), follow=follow, lines=whole_number("--lines", lines, at_least=0)
     )
     if app.dry_run:
-        app.screen.say(f"db.logs: dry run: would run {' '.join(arguments)}")
+        app.screen.say(f"db.logs: dry run: would run {' '.join(log.arguments)}")
         return
-    process.replace_with(arguments, app.settings.child_environment(), cwd=app.registry.root)
+    process.replace_with(log.arguments, log.environment, cwd=app.registry.root)
 
 
 def _run(

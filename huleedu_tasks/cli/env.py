@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from huleedu_tasks.cli.command import Command, command
-from huleedu_tasks.config.settings import ENV_FILE, VARIABLES
+from huleedu_tasks.config.dotenv import ENV_FILE
+from huleedu_tasks.config.settings import SETTINGS
 from huleedu_tasks.env.env_file import add_lines, write_env_file
 from huleedu_tasks.errors import Refused
 from huleedu_tasks.process import output_of
@@ -58,7 +59,7 @@ def show(app: Command, json: bool = False) -> Result:
     # Few servers have a pooler, so the direct URL is shown only if it is set.
     direct = [name for name in direct if settings.get(name)]
     # HULEEDU_REGISTRY is rarely set, and does not use the registry's prefix.
-    usual = [v.name for v in VARIABLES if v.name != "HULEEDU_REGISTRY" or settings.get(v.name)]
+    usual = [s.name for s in SETTINGS if s.name != "HULEEDU_REGISTRY" or settings.get(s.name)]
     for name in [*usual, *overrides, *direct]:
         value = settings.value(name)
         rows.append(

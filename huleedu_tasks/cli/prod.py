@@ -17,20 +17,31 @@ def validate(
     app: Command, service: Names = None, offline: bool = False, json: bool = False
 ) -> Result:
     """Find every problem before a migration; read-only."""
-    return _run(app, service, lambda flows: flows.validate(offline=offline))
+    from huleedu_tasks.prod.validate import validate as find_problems
+
+    return _run(app, service, lambda production: find_problems(production, offline=offline))
 
 
 @command(check="Exit with 4 if a database is not at head.")
 def status(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
     """Show which revision each database is at; read-only."""
-    return _run(app, service, lambda flows: flows.status(check=check))
+    from huleedu_tasks.prod.status import status as read_status
+
+    return _run(app, service, lambda production: read_status(production, check=check))
 
 
-@command(out="Write the plan to this file, for `prod.migrate --plan`.")
-def plan(app: Command, service: Names = None, out: str = "", json: bool = False) -> Result:
-    """Show what would run, as revisions and SQL; read-only."""
+@command(
+    out="Write the plan to this file, for `prod.migrate --plan`.",
+    sql="Show the SQL of each revision as well; --json and --out always have it.",
+)
+def plan(
+    app: Command, service: Names = None, out: str = "", sql: bool = False, json: bool = False
+) -> Result:
+    """Show what would run, lock and destroy; read-only."""
+    from huleedu_tasks.prod.plan import plan as make_plan
+
     path = app.start / out if out else None
-    return _run(app, service, lambda flows: flows.plan(out=path))
+    return _run(app, service, lambda production: make_plan(production, out=path, sql=sql))
 
 
 @command(
@@ -90,10 +101,10 @@ def history(app: Command, last: str = "20", run: str = "", json: bool = False) -
 
 
 def _run(
-    app: Command, names: Names, flow: "Callable[[Production], Coroutine[Any, Any, Report]]"
+    app: Command, names: Names, work: "Callable[[Production], Coroutine[Any, Any, Report]]"
 ) -> Report:
     from huleedu_tasks.cli.prod_migrate import production, progress
 
     services = app.services(names)
     with progress(app, services) as shown:
-        return app.run(flow(production(app, services, shown)))
+        return app.run(work(production(app, services, shown)))

@@ -19,6 +19,7 @@ from huleedu_tasks.prod.production import Production
 from huleedu_tasks.report import Progress, Report
 from huleedu_tasks.screen import prompts
 
+PREVIEWED = "`invoke prod.plan --sql` shows the SQL."
 UNWRITTEN = (
     "What to do: Free disk space there, and keep this output: it has what the record lacks. "
     "`invoke prod.status` shows the revision of each database."
@@ -101,33 +102,37 @@ def _carried_out(app: Command, options: Options, release: Release, prepared: Pre
         return release.dry_run_report(prepared)
     app.require_not_interrupted()
     app.screen.preview(prepared.report)
-    if warning := release.backups.warning:
-        app.screen.say(warning)
-    _confirm(options, prepared, release.record)
+    app.screen.say(PREVIEWED)
+    _confirm(app, options, prepared, release)
     with progress(app, release.production.services) as shown:
         return app.run(release.with_progress(shown).carry_out(prepared), patient=True)
 
 
-def _confirm(options: Options, prepared: Prepared, record: Record) -> None:
+def _confirm(app: Command, options: Options, prepared: Prepared, release: Release) -> None:
     """Require that the user types each host, or that the arguments contain every host.
+
+    The changes on each host, and the backups, are shown before.
 
     Raises:
         Refused: If a host is missing or different, or standard input is not a terminal.
     """
     hosts = prepared.hosts
+    summaries = {host: (*prepared.summary(host), release.backups.announcement) for host in hosts}
     flags = "--yes " + " ".join(f"--host {name}" for name in hosts)
     if options.yes:
+        app.screen.announce([line for host in hosts for line in summaries[host]])
         _require_hosts(options, prepared, flags)
     elif prompts.has_person():
         for host in hosts:
-            prompts.type_name(host, why=prepared.question(host), flag=flags)
+            app.screen.announce(summaries[host])
+            prompts.type_name(host, flag=flags)
     else:
         raise Refused(
             f"{prepared.environment}: standard input is not a terminal; nothing was changed.",
             code="terminal-required",
             hint=f"Without a terminal, pass `{flags}`.",
         )
-    record.add("confirmed", by="arguments" if options.yes else "person", hosts=hosts)
+    release.record.add("confirmed", by="arguments" if options.yes else "person", hosts=hosts)
 
 
 def _require_hosts(options: Options, prepared: Prepared, flags: str) -> None:

@@ -8,12 +8,16 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from invoke.exceptions import ParseError
+from invoke.exceptions import Exit, ParseError
 from invoke.program import Program
 
 from huleedu_tasks.cli import namespace
+from huleedu_tasks.cli.completion import services_for
+from huleedu_tasks.report import Message
+from huleedu_tasks.screen.console import Screen
 from huleedu_tasks.screen.streams import STANDARD_OUTPUT, drop
 
 DISTRIBUTION = "huleedu-tasks"
@@ -43,6 +47,17 @@ class HuleEdu(Program):
             flags = error.context.flags if error.context else {}
             names = [*self.collection.task_names, *flags]
             raise ParseError(with_suggestion(str(error), names), error.context) from None
+
+    def parse_cleanup(self) -> None:
+        """Complete the name of a service, or act on Invoke's own flags.
+
+        Raises:
+            Exit: As Invoke does, if such a flag was given.
+        """
+        if self.args.complete.value and (names := services_for(self.core.remainder, Path.cwd())):
+            Screen().show(Message(command="huleedu", text="\n".join(names)))
+            raise Exit
+        super().parse_cleanup()
 
     def run(self, *arguments: Any, **options: Any) -> None:
         """Run, and exit quietly if the reader closed the pipe, as in `huleedu --list | head`."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from huleedu_tasks.cli.command import Command, command
 from huleedu_tasks.config.registry import Service
+from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.report import Fact, Listing, Result
 from huleedu_tasks.repository import shown
 
@@ -26,7 +27,8 @@ def list_(app: Command, service: Sequence[str] | None = None, json: bool = False
     """Show the registry with all derived values."""
     root = app.registry.root
     services = app.services(service)
-    rows = tuple(_row(s, root) for s in services)
+    without = _without_volume(app)
+    rows = tuple(_row(s, root, has_volume=s.compose_service not in without) for s in services)
     missing = any(row["missing"] for row in rows)
     columns = COLUMNS if missing else COLUMNS[:-1]
     return Listing(command="services.list", key="services", columns=columns, rows=rows)
@@ -63,7 +65,21 @@ def discover(
     return run_discovery(app, overwrite=overwrite, may_ask=not json)
 
 
-def _row(service: Service, root: Path) -> dict[str, Fact]:
+def _without_volume(app: Command) -> set[str]:
+    """Return the compose services that have no volume for data in the compose files."""
+    from huleedu_tasks.compose.file_choice import read_own_files
+
+    registry = app.registry
+    environment = app.unchecked_settings.compose_environment()
+    try:
+        containers = read_own_files(registry.root, registry.compose_files, environment)
+    except ConfigurationError:
+        # `services.check` reports it.
+        return set()
+    return {name for name, container in containers.items() if not container.data_volume}
+
+
+def _row(service: Service, root: Path, *, has_volume: bool) -> dict[str, Fact]:
     return {
         "name": service.name,
         "port": service.port,
@@ -78,7 +94,7 @@ def _row(service: Service, root: Path) -> dict[str, Fact]:
         "lock_timeout": service.lock_timeout,
         "statement_timeout": service.statement_timeout,
         "compose_service": service.compose_service,
-        "volume": service.volume,
+        "volume": service.volume if has_volume else None,
         "extensions": list(service.extensions),
         "seeds": [shown(path, root) for path in service.seeds],
         "seed_after": list(service.seed_after),

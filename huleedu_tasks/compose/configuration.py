@@ -16,7 +16,7 @@ from huleedu_tasks.compose.declarations import declaration
 from huleedu_tasks.compose.docker_compose import Compose, printed_document
 from huleedu_tasks.compose.docker_failures import explain_config
 from huleedu_tasks.compose.file_choice import find_files
-from huleedu_tasks.compose.yaml_files import Declarations, read_files
+from huleedu_tasks.compose.yaml_files import Declarations, ReadFiles, read_files
 from huleedu_tasks.errors import HuleEduError, ServerError
 
 BY_COMPOSE = "docker compose config"
@@ -69,7 +69,7 @@ async def read_composition(
         names = ", ".join(sorted(read.missing))
         remarks.append(f"Variables that the compose files require are not set: {names}.")
         read = read_files(chosen, filled)
-    services, how = await _ask_compose(root, chosen, filled, read.services, remarks), BY_COMPOSE
+    services, how = await _ask_compose(root, chosen, filled, read, remarks), BY_COMPOSE
     if services is None:
         services, how = read.services, BY_READING
     containers = {name: container_of(name, stated) for name, stated in services.items()}
@@ -80,11 +80,17 @@ async def _ask_compose(
     root: Path,
     files: Sequence[Path],
     environment: Mapping[str, str],
-    read: Declarations,
+    read: ReadFiles,
     remarks: list[str],
 ) -> Declarations | None:
     """Return the declarations that Compose prints; None if it is missing or rejects the files."""
     if not shutil.which("docker", path=environment.get("PATH")):
+        if read.composed:
+            remarks.append(
+                "`docker` is not on PATH: `include` and `extends` in the compose files were "
+                "resolved without Compose, whose rules for them may differ. Install Docker's "
+                "command line, with which the files are read by Compose; it needs no engine."
+            )
         return None
     compose = Compose(root=root, files=tuple(files), environment=environment)
     try:
@@ -97,11 +103,12 @@ async def _ask_compose(
         )
         return None
     # In the order of the files; Compose sorts the services by name.
-    names = sorted(services, key=lambda name: list(read).index(name) if name in read else len(read))
+    own = read.services
+    names = sorted(services, key=lambda name: list(own).index(name) if name in own else len(own))
     return {
         name: replace(
             declaration(_unescaped(services[name]), files[0].parent, None),
-            file=read[name].file if name in read else None,
+            file=own[name].file if name in own else None,
         )
         for name in names
     }
@@ -128,7 +135,11 @@ def _printed(output: str) -> Any:
     try:
         return printed_document(output)
     except ValueError as error:
-        raise ServerError("it did not print a JSON document", code="compose-failed") from error
+        raise ServerError(
+            "`docker compose config` printed no JSON document.",
+            code="compose-failed",
+            hint="Update Compose: `docker compose version` shows the installed one.",
+        ) from error
 
 
 def _services(document: Any) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from huleedu_tasks.compose.container_cache import read_document, write_document
 from huleedu_tasks.compose.docker_compose import Compose, Project
-from huleedu_tasks.config.settings import ENV_FILE
+from huleedu_tasks.compose.json_file import read_document, write_document
+from huleedu_tasks.config.dotenv import ENV_FILE
 
 # Keys that refer to further files, which are not in the key (Compose specification).
 _REFERS_TO_FILES = re.compile(r"\b(include|extends|env_file|label_file|file)\b[\"']?\s*:|\\u|\\x")

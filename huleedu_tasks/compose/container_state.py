@@ -6,6 +6,8 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from huleedu_tasks.config.hosts import THIS_MACHINE
+
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
@@ -14,8 +16,6 @@ DEFAULT_PGDATA = "/var/lib/postgresql/data"
 SERVICE_LABEL = "com.docker.compose.service"
 CONFIG_HASH_LABEL = "com.docker.compose.config-hash"
 DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
-# Addresses at which a published port is reached as localhost.
-LOCAL_ADDRESSES = ("127.0.0.1", "::1", "0.0.0.0", "::", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ class ContainerState:
 
     def publishes(self, port: int) -> bool:
         """Whether a port of localhost is mapped to PostgreSQL's port in the container."""
-        return any(host in LOCAL_ADDRESSES and number == port for host, number in self.published)
+        return any(host in THIS_MACHINE and number == port for host, number in self.published)
 
 
 def state_of(container: "Container") -> ContainerState:

@@ -29,7 +29,10 @@ def explain_config(output: str) -> HuleEduError:
 def explain_command(output: str) -> HuleEduError:
     """Return the error for the output of another failed command of Compose."""
     return _explain(output, _GENERAL) or ServerError(
-        f"Docker Compose failed: {_last_line(output)}", code="compose-failed", output=output
+        f"Docker Compose failed: {_last_line(output)}",
+        code="compose-failed",
+        hint="Correct the cause that its output names.",
+        output=output,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from huleedu_tasks.compose.database_service import PLACEHOLDER, Container, container_of
 from huleedu_tasks.compose.docker_compose import DEFAULT_FILES
 from huleedu_tasks.compose.yaml_files import env_file, read_files
-from huleedu_tasks.config.settings import ENV_FILE
+from huleedu_tasks.config.dotenv import ENV_FILE
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.repository import is_nameable, repository_files, shown
 

@@ -102,7 +102,7 @@ def missing_objects(
         return []
     try:
         servers = read_own_files(
-            registry.root, registry.compose_files, settings.child_environment()
+            registry.root, registry.compose_files, settings.compose_environment()
         )
     except ConfigurationError:
         return []

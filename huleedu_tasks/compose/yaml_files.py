@@ -8,13 +8,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huleedu_tasks.compose.declarations import Declaration, Override, declaration
-from huleedu_tasks.compose.env_files import assignments
-from huleedu_tasks.compose.interpolation import Interpolation
-from huleedu_tasks.config.settings import ENV_FILE
+from huleedu_tasks.config.dotenv import ENV_FILE, assignments
+from huleedu_tasks.config.interpolation import Interpolation
 from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.repository import text_of
+
+if TYPE_CHECKING:
+    import yaml
 
 # A document that expands to more values by its aliases is an accident or an attack.
 MOST_VALUES = 100_000
@@ -28,10 +31,12 @@ class ReadFiles:
     Attributes:
         services: The declarations, by the name of the service.
         missing: The names of required variables that are not set.
+        composed: Whether a file includes another, or a service extends another.
     """
 
     services: Declarations
     missing: frozenset[str] = frozenset()
+    composed: bool = False
 
 
 def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles:
@@ -49,7 +54,7 @@ def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles
     services = reader.project(
         files, directory, {**env_file(directory / ENV_FILE, variables), **variables}
     )
-    return ReadFiles(services=services, missing=frozenset(reader.missing))
+    return ReadFiles(services=services, missing=frozenset(reader.missing), composed=reader.composed)
 
 
 def env_file(path: Path, outer: Mapping[str, str]) -> dict[str, str]:
@@ -60,7 +65,7 @@ def env_file(path: Path, outer: Mapping[str, str]) -> dict[str, str]:
         outer: Variables that it may refer to, which take precedence over its own.
     """
     values: dict[str, str] = {}
-    for assignment in assignments(path):
+    for assignment in assignments(text_of(path)):
         interpolate = Interpolation(variables={**values, **outer})
         value = assignment.value
         values[assignment.name] = value if assignment.is_literal else interpolate(value)
@@ -72,6 +77,7 @@ class _Reader:
     """Reads the files of one project, and collects the required variables that are not set."""
 
     missing: set[str] = field(default_factory=set)
+    composed: bool = False
 
     def project(
         self,
@@ -100,7 +106,7 @@ class _Reader:
                 document |= _mapping(_interpolated(part, interpolation))
         except RecursionError:
             raise _unusable(file, "is nested too deeply") from None
-        self.missing |= interpolation.missing
+        self.missing |= interpolation.required.keys()
         return document
 
     def _includes(
@@ -112,6 +118,7 @@ class _Reader:
             files = [directory / path for path in _strings(stated.get("path"))]
             if not files:
                 continue
+            self.composed = True
             where = directory / str(stated.get("project_directory") or files[0].parent)
             env_files = [directory / p for p in _strings(stated.get("env_file"))] or [
                 where / ENV_FILE
@@ -136,6 +143,7 @@ class _Reader:
         extends = stated.get("extends")
         if not extends:
             return own
+        self.composed = True
         base = extends if isinstance(extends, Mapping) else {"service": extends}
         if base.get("file"):
             file = directory / str(base["file"])
@@ -162,6 +170,34 @@ class _Reader:
 
 
 def _load(file: Path) -> list[Any]:
+    """Return the documents of a YAML file.
+
+    Raises:
+        ConfigurationError: If it cannot be read or parsed, with the place of the error.
+    """
+    import yaml
+
+    try:
+        return list(yaml.load_all(file.read_text(encoding="utf-8-sig"), Loader=_loader(file)))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(
+            f"The compose file {file} could not be read: {reason}.",
+            code="compose-file-unreadable",
+            hint="Correct its name in 'compose_files' or COMPOSE_FILE, or its permissions.",
+        ) from error
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        where = f" line {place.line + 1}:" if place else ""
+        raise _unusable(file, f"is not valid YAML:{where} {problem}") from error
+    except (ValueError, AttributeError):
+        # A tag such as !!int before a value of another type.
+        raise _unusable(file, "has a value that does not match its tag") from None
+
+
+def _loader(file: Path) -> "type[yaml.SafeLoader]":
+    """Return the class that loads a file: strings as Compose reads them, and Compose's tags."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -192,23 +228,7 @@ def _load(file: Path) -> list[Any]:
 
     for tag in ("!reset", "!override"):
         Loader.add_constructor(tag, override)
-    try:
-        return list(yaml.load_all(file.read_text(encoding="utf-8-sig"), Loader=Loader))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigurationError(
-            f"The compose file {file} could not be read: {reason}.",
-            code="compose-file-unreadable",
-            hint="Correct its name in 'compose_files' or COMPOSE_FILE, or its permissions.",
-        ) from error
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        where = f" line {place.line + 1}:" if place else ""
-        raise _unusable(file, f"is not valid YAML:{where} {problem}") from error
-    except (ValueError, AttributeError):
-        # A tag such as !!int before a value of another type.
-        raise _unusable(file, "has a value that does not match its tag") from None
+    return Loader
 
 
 def _values(node: Any, known: dict[int, float]) -> float:

@@ -2,6 +2,11 @@
 
 import ipaddress
 
+# The names of this machine in a URL, and the addresses at which its servers listen for them.
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+THIS_MACHINE = (*LOOPBACK, "0.0.0.0", "::", "")
+# The name that containers have for it.
+FROM_CONTAINERS = "host.docker.internal"
 LONGEST_LABEL = 63
 LONGEST_NAME = 253
 

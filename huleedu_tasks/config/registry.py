@@ -242,13 +242,17 @@ def load_registry(path: Path, published: Published | None = None) -> Registry:
     """
     text = _read(path)
     document, findings = parse_registry(path, text)
-    without_port = _add_ports(document, published or (lambda _: {}))
+    without_port = add_ports(document, published or (lambda _: {}))
     registry = registry_of(document, path, text=text, findings=findings)
     return replace(registry, without_port=without_port)
 
 
-def _add_ports(document: Any, published: Published) -> frozenset[str]:
+def add_ports(document: Any, published: Published) -> frozenset[str]:
     """Add the port to each entry without one: that of an entry on the same server, or Compose's.
+
+    Args:
+        document: The parsed registry, which is changed.
+        published: As for `load_registry`.
 
     Returns:
         The names of the services whose entry had no port.
@@ -416,7 +420,7 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{path} cannot be read: {error}",
+            f"{path} could not be read: {error}",
             code="registry-unreadable",
             hint="Save it as UTF-8, and make it readable.",
         ) from error

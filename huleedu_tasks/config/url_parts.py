@@ -86,7 +86,7 @@ def url_parts(text: str) -> UrlParts:
         password=stated.get("password") or unquote(split.password or ""),
         host=host,
         port=port,
-        database=stated.get("database") or unquote(split.path.removeprefix("/")).strip("/"),
+        database=stated.get("database") or unquote(split.path.strip("/")),
         query=query,
     )
     _require_whole(parts)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode
 
-from huleedu_tasks.config.hosts import is_socket
+from huleedu_tasks.config.hosts import LOOPBACK, is_socket
 from huleedu_tasks.config.registry import (
     PASSWORD_VARIABLE,
     URL_SCHEME,
@@ -98,7 +98,7 @@ class DatabaseUrl:
     @property
     def is_local(self) -> bool:
         """Whether the host is one of this machine's own loopback names."""
-        return self.host in ("localhost", "127.0.0.1", "::1")
+        return self.host in LOOPBACK
 
     @property
     def tls(self) -> dict[str, str]:
@@ -261,7 +261,7 @@ def certificates_problem(file: str) -> str:
     except ssl.SSLError:
         return f"{file!r} contains no certificates"
     except OSError as error:
-        return f"{file!r} cannot be read: {error.strerror}"
+        return f"{file!r} could not be read: {error.strerror}"
     return ""
 
 
@@ -298,7 +298,10 @@ def _external_url(service: Service, settings: Settings) -> DatabaseUrl:
     _require(settings, f"{prefix}_HOST", *([] if own_password else [f"{prefix}_PASSWORD"]))
     if wrong := [found for found in settings.findings() if found.place.startswith(prefix)]:
         raise ConfigurationError(
-            "The settings have errors.", code="settings-invalid", findings=wrong
+            "The settings have errors.",
+            code="settings-invalid",
+            hint="Correct them; `invoke env.show` shows each variable and where it comes from.",
+            findings=wrong,
         )
     return DatabaseUrl(
         user=own_user or settings.get(USER_VARIABLE) or f"{settings.prefix.lower()}_user",

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from huleedu_tasks.compose.database_service import Container
 from huleedu_tasks.discovery.found_urls import UNKNOWN, see_url
-from huleedu_tasks.discovery.names import stem
+from huleedu_tasks.discovery.name_likeness import stem
 from huleedu_tasks.discovery.python_source import names_database
 from huleedu_tasks.discovery.sources import SECONDARY
 from huleedu_tasks.migrations.directories import ServiceDirectory

@@ -6,6 +6,7 @@ command rejects.
 """
 
 import asyncio
+import copy
 import difflib
 import os
 import re
@@ -22,6 +23,7 @@ from huleedu_tasks.compose.file_choice import compose_files, read_here
 from huleedu_tasks.config.registry import (
     SHARE,
     Registry,
+    add_ports,
     findings_in,
     parse_registry,
     registry_of,
@@ -101,12 +103,21 @@ class Found:
         made = entries(self.survey.propose(decisions), self._services, self.basis)
         return with_sharing(made, self.basis)
 
+    def _with_published_ports(self, document: Document) -> Document:
+        """Return the registry with the ports that its entries leave to the compose files."""
+        complete = copy.deepcopy(document)
+        servers = self.survey.servers.items()
+        published = {name: server.port for name, server in servers if server.port}
+        add_ports(complete, lambda _: published)
+        return complete
+
     def result(self, decisions: Decisions) -> Discovery:
         """Return the registry and its difference from the existing one; write nothing."""
         made = self.entries(decisions)
         document = self._document(made)
         text = registry_text(document, self.text)
-        unsettled = (*_unsettled(made), *_contradictions(document, self.path.parent))
+        complete = self._with_published_ports(document)
+        unsettled = (*_unsettled(made), *_contradictions(complete, self.path.parent))
         same = document == self.existing
         shown_text = "" if same else self._difference(text) if self.text else text
         return Discovery(
@@ -213,7 +224,7 @@ async def look(root: Path, path: Path, settings: Settings) -> Found:
     Raises:
         ConfigurationError: As `read`.
     """
-    found = await read(root, path, settings.child_environment())
+    found = await read(root, path, settings.compose_environment())
     return replace(found, survey=replace(found.survey, observed=await _observed(found, settings)))
 
 
@@ -329,7 +340,7 @@ def written(found: Discovery, path: Path) -> Discovery:
         path.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise ConfigurationError(
-            f"{path} cannot be written: {error.strerror}",
+            f"{path} could not be written: {error.strerror}",
             code="registry-unwritable",
             hint="Correct the directory's owner and permissions.",
         ) from error
@@ -401,7 +412,7 @@ def _text_of(path: Path) -> str:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{path} cannot be read: {error}",
+            f"{path} could not be read: {error}",
             code="registry-unreadable",
             hint="Make it readable and save it in UTF-8.",
         ) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from huleedu_tasks.config.registry import Service, complete, database_convention
-from huleedu_tasks.discovery.names import common_prefix, stem, words
+from huleedu_tasks.discovery.name_likeness import common_prefix, stem, words
 from huleedu_tasks.discovery.proposals import Proposal
 from huleedu_tasks.discovery.questions import TAG, Known, Value
 from huleedu_tasks.discovery.service_facts import telling_name
@@ -80,6 +80,12 @@ class Entry:
     def name(self) -> str:
         """The name of the service."""
         return str(self.document["name"])
+
+    @property
+    def port(self) -> object:
+        """The stated port, or else that of its compose service."""
+        server = self.proposal.server
+        return self.document.get("port", server.port if server else None)
 
     @property
     def markers(self) -> dict[str, str]:
@@ -200,13 +206,18 @@ def _merged(proposal: Proposal, existing: Mapping[str, Any], basis: Basis) -> En
     """Add the missing fields to an existing entry, and keep the fields that it states.
 
     Only a `directory` that no longer exists is replaced: the service was moved. If the migrations
-    run from any directory, the entry's own choice is kept.
+    run from any directory, the entry's own choice is kept. A port that the compose file gives is
+    not added.
     """
     document = {key: value for key, value in existing.items() if not _is_tag(value)}
     places: dict[str, str] = {}
     differing: list[str] = []
     markers = {question.field: question.marker for question in proposal.questions}
-    chosen = {"directory", "alembic_config"} if _runs_as_stated(proposal, document, basis) else ()
+    chosen = set[str]()
+    if _runs_as_stated(proposal, document, basis):
+        chosen |= {"directory", "alembic_config"}
+    if _leaves_port_to_compose(proposal, document, basis):
+        chosen.add("port")
     for field in FIELDS:
         fact = None if field in chosen else proposal.facts.get(field)
         is_gone = field == "directory" and _is_gone(_service(document, basis))
@@ -236,10 +247,7 @@ _SETTLING = ("database",)
 def _with_server(entry: Entry, entries: Sequence[Entry]) -> Entry:
     """State the compose service of entries with the same port, which is then no error."""
     server = entry.proposal.server
-    port = entry.document.get("port")
-    sharing = [
-        other for other in entries if other is not entry and other.document.get("port") == port
-    ]
+    sharing = [other for other in entries if other is not entry and other.port == entry.port]
     if not server or not sharing or "compose_service" in entry.document:
         return entry
     fact = entry.proposal.facts["compose_service"]
@@ -350,6 +358,17 @@ def _runs_as_stated(proposal: Proposal, document: Mapping[str, Any], basis: Basi
         proposal.reading.directory.runs_anywhere
         and not _is_gone(service)
         and _has_same_configuration(service, proposal)
+    )
+
+
+def _leaves_port_to_compose(proposal: Proposal, document: Mapping[str, Any], basis: Basis) -> bool:
+    """Whether an entry states no port, and its compose service publishes one."""
+    server = proposal.server
+    return (
+        "port" not in document
+        and server is not None
+        and bool(server.port)
+        and _service(document, basis).compose_service == server.name
     )
 
 

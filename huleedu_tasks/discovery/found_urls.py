@@ -3,9 +3,10 @@
 import re
 from dataclasses import dataclass
 
+from huleedu_tasks.config.hosts import FROM_CONTAINERS, THIS_MACHINE
+
 # Placeholder for a part that is only known at run time.
 UNKNOWN = "\0"
-LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1", "host.docker.internal", ""})
 LONGEST_PORT = 5
 
 _URL = re.compile(
@@ -36,7 +37,7 @@ class SeenUrl:
     @property
     def is_local(self) -> bool:
         """Whether its host may be this machine."""
-        return self.host in LOCAL_HOSTS
+        return self.host in (*THIS_MACHINE, FROM_CONTAINERS)
 
 
 def see_url(text: str) -> SeenUrl | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huleedu_tasks.compose.database_service import Container
 from huleedu_tasks.config.urls import POSTGRES_PORT
-from huleedu_tasks.discovery.names import common_prefix, initials, likeness, stem
+from huleedu_tasks.discovery.name_likeness import common_prefix, initials, likeness, stem
 from huleedu_tasks.discovery.server_databases import database_sightings, databases_created
 from huleedu_tasks.discovery.service_facts import Reading, telling_name
 from huleedu_tasks.discovery.sources import Sources, local_ports_of

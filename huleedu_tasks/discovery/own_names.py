@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huleedu_tasks.config.registry import NAME_PLACE
 from huleedu_tasks.config.settings import PREFIX
-from huleedu_tasks.discovery.names import common_prefix, words
+from huleedu_tasks.discovery.name_likeness import common_prefix, words
 from huleedu_tasks.discovery.proposals import Decisions, Survey
 
 # A longer name is cut to its first word.

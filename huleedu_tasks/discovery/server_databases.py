@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huleedu_tasks.compose.database_service import DATABASE_VARIABLES, Container
 from huleedu_tasks.compose.init_scripts import INIT_DIRECTORY, SCRIPTS
-from huleedu_tasks.discovery.names import common_prefix, likeness, stem
+from huleedu_tasks.discovery.name_likeness import common_prefix, likeness, stem
 from huleedu_tasks.discovery.service_facts import Reading, telling_name
 from huleedu_tasks.discovery.sources import Sighting, Sources
 from huleedu_tasks.repository import is_directory, is_file, shown, text_of

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from huleedu_tasks.compose.env_files import assignments
+from huleedu_tasks.config.dotenv import assignments
 from huleedu_tasks.config.registry import URL_SCHEME
 from huleedu_tasks.config.variable_names import URL_NAME
-from huleedu_tasks.discovery.found_urls import LOCAL_HOSTS, SeenUrl, see_url
+from huleedu_tasks.discovery.found_urls import SeenUrl, see_url
 from huleedu_tasks.discovery.python_source import Facts, read_python
 from huleedu_tasks.migrations.directories import ENV_PY, ServiceDirectory, ini_url
 from huleedu_tasks.repository import is_file, repository_files, shown, text_of
@@ -270,7 +270,7 @@ def _add_env_files(sources: Sources, directory: Path, root: Path, *, everything:
     """
     read = {variable.value for variable in sources.variables if variable.own}
     for file in (directory / name for name in ENV_FILES):
-        for assignment in assignments(file):
+        for assignment in assignments(text_of(file)):
             url = see_url(_without_variables(assignment.value))
             if not url or not (everything or assignment.name in read):
                 continue
@@ -324,6 +324,6 @@ def _ranked(variables: Sequence[Sighting[str]]) -> list[Sighting[str]]:
 def local_ports_of(sources: Sources) -> Iterator[Sighting[int]]:
     """Yield the ports that databases have on this machine according to the sources."""
     for seen in sources.urls:
-        if seen.value.port and seen.value.host in LOCAL_HOSTS:
+        if seen.value.port and seen.value.is_local:
             yield Sighting(value=seen.value.port, place=seen.place, own=seen.own)
     yield from sources.ports

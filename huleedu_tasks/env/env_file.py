@@ -6,12 +6,12 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from huleedu_tasks.config.settings import ENV_EXAMPLE, ENV_FILE, read_env_file
+from huleedu_tasks.config.dotenv import ENV_FILE, read_env_file
 from huleedu_tasks.errors import ConfigurationError
 
 PASSWORD_BYTES = 24
 ONLY_THE_OWNER = 0o600
-EXAMPLES = (ENV_EXAMPLE, ".env.example")
+EXAMPLES = ("env.example", ".env.example")
 _NEEDS_NO_QUOTES = re.compile(r"[\w./:@%+,=-]*", re.ASCII)
 
 
@@ -93,7 +93,7 @@ def with_values(example: str, values: Mapping[str, str]) -> str:
 def stated_in_example(root: Path) -> dict[str, str]:
     """Return the variables that `env.example` or `.env.example` sets; empty if neither exists."""
     example = _example(root)
-    return read_env_file(example, {})[0] if example else {}
+    return read_env_file(example, {}).values if example else {}
 
 
 def _line(name: str, value: str) -> str:

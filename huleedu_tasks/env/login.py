@@ -42,7 +42,7 @@ async def missing_login(registry: Registry, settings: Settings) -> Login:
     Raises:
         ConfigurationError: If a compose file that the registry names cannot be read.
     """
-    environment = settings.child_environment()
+    environment = settings.compose_environment()
     composition = await read_composition(registry.root, registry.compose_files, environment)
     example = stated_in_example(registry.root)
     users: dict[str, str] = {}

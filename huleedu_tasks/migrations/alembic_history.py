@@ -17,17 +17,13 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import Finding, HuleEduError, MigrationError, ServerError
 from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.child_process import Alembic, environment_of
+from huleedu_tasks.migrations.configuration import NotUnderstood, script_directory
 from huleedu_tasks.migrations.forkserver import WarmWorkers
 from huleedu_tasks.migrations.inputs import Present
-from huleedu_tasks.migrations.revisions import (
-    History,
-    NotUnderstood,
-    Revision,
-    history_of,
-    read_history,
-    script_directory,
-)
-from huleedu_tasks.migrations.runner import Observation, ReportedTables, Used
+from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.results import ReportedTables, Used
+from huleedu_tasks.migrations.revisions import History, Revision, history_of, read_history
 from huleedu_tasks.migrations.version_table import stated_version_table
 from huleedu_tasks.postgres.databases import VersionTable, place
 from huleedu_tasks.postgres.inspection import read_revisions
@@ -80,10 +76,10 @@ class AlembicHistories:
         found = await runner.report_revisions(service, url, self.settings, workers=self.workers)
         if found.contradictions:
             raise MigrationError(
-                "The revisions do not form one history.",
+                "The revisions do not form one history; nothing was run.",
                 code="history-broken",
                 findings=[Finding(place="", problem=text) for text in found.contradictions],
-                hint="Nothing was run. Correct the files.",
+                hint="Correct the files.",
             )
         answer = [asdict(revision) | {"path": str(revision.path)} for revision in found.revisions]
         question.remember(answer, found.used)
@@ -130,9 +126,7 @@ class AlembicHistories:
                 settings=READ_ONLY,
                 target=await place(connection, url.database),
             )
-            return await runner.report_version_tables(
-                service, url, self.settings, session, workers=self.workers
-            )
+            return await runner.report_version_tables(self.alembic(service, url), session)
 
     def known_version_tables(
         self, service: Service, url: DatabaseUrl
@@ -172,6 +166,10 @@ class AlembicHistories:
         tables = await self.version_tables(service, url, connection)
         return history.least_advanced(await read_revisions(connection, tables))
 
+    def alembic(self, service: Service, url: DatabaseUrl) -> Alembic:
+        """Return a service's Alembic for a database, in processes of the fork server."""
+        return Alembic(service=service, url=url, settings=self.settings, workers=self.workers)
+
     @property
     def workers(self) -> WarmWorkers:
         """The fork server, started when it is first needed."""
@@ -203,7 +201,7 @@ class AlembicHistories:
             name=where,
             about=about,
             present=Present.of(
-                self.settings, runner.environment_of(service, self.settings, url), self._installed
+                self.settings, environment_of(service, self.settings, url), self._installed
             ),
         )
 

@@ -1,15 +1,22 @@
 """Finds the services of a repository: directories with their own Alembic migrations."""
 
-import configparser
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huleedu_tasks.errors import Finding
-from huleedu_tasks.migrations.revisions import DATABASES, engine_names
+from huleedu_tasks.migrations.configuration import (
+    ALEMBIC,
+    CONFIG,
+    DATABASES,
+    LOCATION,
+    PYPROJECT,
+    engine_names,
+    read_options,
+    read_sections,
+)
 from huleedu_tasks.repository import (
     is_file,
     is_nameable,
@@ -18,10 +25,6 @@ from huleedu_tasks.repository import (
     text_of,
 )
 
-CONFIG = "alembic.ini"
-PYPROJECT = "pyproject.toml"
-ALEMBIC = "alembic"
-LOCATION = "script_location"
 ENV_PY = "env.py"
 HERE = "%(here)s"
 # The name by which an `env.py` of Flask-Migrate uses its application, and where it is defined.
@@ -109,7 +112,7 @@ def find_directories(root: Path, not_taken: list[Finding]) -> list[ServiceDirect
     for file in repository_files(root):
         if file.name == CONFIG and file not in configurations:
             problem = "has no section that configures Alembic"
-            if _parsed(file) is None:
+            if read_sections(file) is None:
                 problem = "could not be parsed, and its service was skipped"
             not_taken.append(Finding(place=shown(file, root), problem=problem))
     for file in configurations:
@@ -125,7 +128,7 @@ def find_directories(root: Path, not_taken: list[Finding]) -> list[ServiceDirect
 
 def _by_engine(directory: ServiceDirectory) -> list[ServiceDirectory]:
     """Return a directory once for each database that one run of its `env.py` migrates."""
-    stated = str((_options(directory.config, directory.section) or {}).get(DATABASES) or "")
+    stated = str((read_options(directory.config, directory.section) or {}).get(DATABASES) or "")
     engines = engine_names(stated) if DATABASES in text_of(directory.scripts / ENV_PY) else []
     return [replace(directory, engine=engine) for engine in engines] or [directory]
 
@@ -165,10 +168,10 @@ def _why_no_directory(file: Path) -> str:
 
 def _sections(file: Path) -> list[str]:
     """Return the sections of a configuration with a script_location."""
-    document = _parsed(file) or {}
+    document = read_sections(file) or {}
     if file.suffix == ".toml":
-        return [ALEMBIC] if (_options(file) or {}).get(LOCATION) else []
-    beside = (_options(file.with_name(PYPROJECT)) or {}).get(LOCATION)
+        return [ALEMBIC] if (read_options(file) or {}).get(LOCATION) else []
+    beside = (read_options(file.with_name(PYPROJECT)) or {}).get(LOCATION)
     return [
         name
         for name, options in document.items()
@@ -182,7 +185,7 @@ def _configurations(root: Path) -> list[Path]:
         path
         for path in repository_files(root)
         if path.suffix == ".ini" or path.name == PYPROJECT
-        if _options(path) is not None or (path.name == CONFIG and _sections(path))
+        if read_options(path) is not None or (path.name == CONFIG and _sections(path))
     ]
     inis = {path.parent for path in files if path.suffix == ".ini"}
     # Alembic reads the pyproject.toml beside an alembic.ini by itself.
@@ -190,35 +193,17 @@ def _configurations(root: Path) -> list[Path]:
     return sorted(kept, key=lambda path: (path.parent, path.name != CONFIG, path.name))
 
 
-def _options(file: Path, section: str = ALEMBIC) -> dict[str, object] | None:
-    """Return the options of a section; None if the file does not have it."""
-    document = _parsed(file) or {}
-    sections = document.get("tool") if file.suffix == ".toml" else document
-    options = sections.get(section) if isinstance(sections, dict) else None
-    return options if isinstance(options, dict) else None
-
-
-def _parsed(file: Path) -> dict[str, object] | None:
-    """Return the sections of a configuration file; None if it cannot be parsed."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        if file.suffix == ".toml":
-            return tomllib.loads(text)
-        parser = configparser.RawConfigParser(strict=False, allow_no_value=True)
-        parser.read_string(text)
-    except (OSError, ValueError, RecursionError, configparser.Error):
-        return None
-    return {section: dict(parser.items(section)) for section in parser.sections()}
-
-
 def ini_url(directory: ServiceDirectory) -> str:
     """Return sqlalchemy.url of an Alembic configuration; an empty string if it has none."""
     section = directory.engine or directory.section
-    return str((_options(directory.config, section) or {}).get("sqlalchemy.url") or "")
+    return str((read_options(directory.config, section) or {}).get("sqlalchemy.url") or "")
 
 
 def _directory(file: Path, root: Path, section: str) -> ServiceDirectory | None:
-    options = {**(_options(file.with_name(PYPROJECT)) or {}), **(_options(file, section) or {})}
+    options = {
+        **(read_options(file.with_name(PYPROJECT)) or {}),
+        **(read_options(file, section) or {}),
+    }
     location = str(options.get(LOCATION) or "")
     if not location:
         return _flask_directory(file, root)

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from huleedu_tasks import process
@@ -37,8 +38,7 @@ class WarmWorkers:
         self._starting: asyncio.Task[asyncio.subprocess.Process] | None = None
         self._reading: asyncio.Task[None] | None = None
         self._numbers = itertools.count()
-        self._pids: dict[int, int] = {}
-        self._ends: dict[int, asyncio.Future[int]] = {}
+        self._workers: dict[int, _Worker] = {}
 
     def prepare(self, module: str = "") -> None:
         """Start importing in the fork server, before the first worker is needed.
@@ -82,13 +82,13 @@ class WarmWorkers:
                 empty string for Alembic.
 
         Raises:
-            OSError: If the fork server cannot be started, or has ended.
+            OSError: If no process was forked: the fork server could not be started, has ended,
+                or could not fork. Nothing was run.
         """
         self.prepare(module)
         assert self._starting is not None
         server = await asyncio.shield(self._starting)
-        number = next(self._numbers)
-        end = self._ends[number] = asyncio.get_running_loop().create_future()
+        number, worker = next(self._numbers), _Worker.requested()
         timed_out = False
         with process.scratch_directory() as scratch:
             pipe = scratch / "output"
@@ -106,13 +106,15 @@ class WarmWorkers:
                         **_needs(module),
                     },
                 )
+                self._workers[number] = worker
                 try:
                     async with asyncio.timeout(timeout):
-                        code = await asyncio.shield(end)
+                        await asyncio.shield(worker.pid)
+                        code = await asyncio.shield(worker.exit_code)
                 except TimeoutError:
                     timed_out, code = True, -signal.SIGKILL
                 finally:
-                    await self._end(number)
+                    await worker.end()
                 await output.wait()
         return process.Completed(returncode=code, output=output.text, timed_out=timed_out)
 
@@ -136,26 +138,71 @@ class WarmWorkers:
 
     def _ask(self, server: asyncio.subprocess.Process, request: Mapping[str, object]) -> None:
         if server.stdin is None or self._reading is None or self._reading.done():
-            raise ProcessLookupError(None, "the fork server has ended", str(FORK_LOOP))
+            raise _ended()
         server.stdin.write(json.dumps(request).encode() + b"\n")
 
     async def _read(self, server: asyncio.subprocess.Process) -> None:
         while server.stdout and (line := await server.stdout.readline()):
             news = json.loads(line)
-            if "pid" in news:
-                self._pids[news["id"]] = news["pid"]
-            elif not self._ends[news["id"]].done():
-                self._ends[news["id"]].set_result(news["code"])
-        for end in self._ends.values():
-            if not end.done():
-                end.set_result(-signal.SIGKILL)
+            self._workers[news["id"]].learn(news)
+        # The fork server has ended. This ends its children, which watch its standard input.
+        if server.stdin:
+            server.stdin.close()
+        for worker in self._workers.values():
+            worker.lose()
 
-    async def _end(self, number: int) -> None:
-        """End the process group of a worker, with SIGTERM before SIGKILL."""
-        pid, end = self._pids.get(number), self._ends[number]
-        if pid is None:
-            return
-        await process.end_group(pid, end)
+
+@dataclass(slots=True, kw_only=True)
+class _Worker:
+    """A requested process.
+
+    Attributes:
+        pid: Done as soon as the process is forked; an `OSError` if it was not forked.
+        exit_code: Done as soon as it has ended.
+    """
+
+    pid: "asyncio.Future[int]"
+    exit_code: "asyncio.Future[int]"
+
+    @classmethod
+    def requested(cls) -> "_Worker":
+        """Return a worker of which nothing is known yet."""
+        loop = asyncio.get_running_loop()
+        return cls(pid=loop.create_future(), exit_code=loop.create_future())
+
+    def learn(self, news: Mapping[str, int]) -> None:
+        """Take an event of the fork server."""
+        if "pid" in news:
+            self.pid.set_result(news["pid"])
+        elif "errno" in news:
+            self.pid.set_exception(OSError(news["errno"], os.strerror(news["errno"])))
+        elif not self.exit_code.done():
+            self.exit_code.set_result(news["code"])
+
+    def lose(self) -> None:
+        """Note that the fork server has ended, and with it this process."""
+        if not self.pid.done():
+            self.pid.set_exception(_ended())
+        if not self.exit_code.done():
+            self.exit_code.set_result(-signal.SIGKILL)
+
+    async def end(self) -> None:
+        """End the process group of the worker, with SIGTERM before SIGKILL."""
+        if not self.pid.done():
+            # A worker that cannot open its output runs nothing.
+            self.pid.add_done_callback(_kill)
+        elif not self.pid.exception():
+            await process.end_group(self.pid.result(), self.exit_code)
+
+
+def _kill(pid: "asyncio.Future[int]") -> None:
+    if not pid.exception():
+        with suppress(OSError):
+            os.killpg(pid.result(), signal.SIGKILL)
+
+
+def _ended() -> ProcessLookupError:
+    return ProcessLookupError(None, "the fork server has ended", str(FORK_LOOP))
 
 
 def _needs(module: str) -> dict[str, object]:

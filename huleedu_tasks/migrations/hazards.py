@@ -8,11 +8,12 @@ import logging
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.postgres.inspection import Relation
-from huleedu_tasks.report import Level, Problem
+from huleedu_tasks.report import Kind, Level, Problem
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -23,6 +24,9 @@ _UNIT = 1024
 _SHOWN = 60
 # Statements that sqlglot does not parse and keeps as a string.
 _ALTERS_TABLE = re.compile(r"TABLE\b", re.IGNORECASE)
+_ALTERED_TABLE = re.compile(
+    r"\s*ALTER TABLE (?:IF EXISTS )?(?:ONLY )?((?:\"[^\"]+\"|[\w.])+)", re.IGNORECASE
+)
 _HARMLESS = re.compile(r"\b(VALIDATE CONSTRAINT|USING INDEX)\b", re.IGNORECASE)
 _HEAVY = ("CLUSTER", "DROP", "LOCK", "REASSIGN", "REINDEX", "VACUUM")
 _UNNAMED_CHECK = re.compile(r"\bADD CHECK\b", re.IGNORECASE)
@@ -50,7 +54,9 @@ def find_hazards(sql: str, relations: Mapping[str, Relation]) -> tuple[Problem, 
     # sqlglot logs a warning for each statement that it does not parse.
     logging.getLogger(LIBRARY).setLevel(logging.ERROR)
     found = (
-        problem for statement in _statements(sql) for problem in _judge_sql(statement, relations)
+        replace(problem, statement=without_comments(statement))
+        for statement in statements_of(sql)
+        for problem in _judge_sql(statement, relations)
     )
     return tuple(dict.fromkeys(found))
 
@@ -60,7 +66,7 @@ def parsed_statements(sql: str) -> "Iterator[tuple[str, exp.Expr | None]]":
     import sqlglot
     from sqlglot.errors import SqlglotError
 
-    for statement in _statements(sql):
+    for statement in statements_of(sql):
         named = _UNNAMED_CHECK.sub("ADD CONSTRAINT unnamed CHECK", statement)
         try:
             for expression in sqlglot.parse(named, dialect="postgres"):
@@ -77,7 +83,7 @@ def described(relation: Relation) -> str:
     return f"{relation.name!r} ({content})"
 
 
-def _statements(sql: str) -> Iterator[str]:
+def statements_of(sql: str) -> Iterator[str]:
     """Split SQL at semicolons, except those in strings and bodies of functions."""
     from sqlglot import tokenize
     from sqlglot.errors import SqlglotError
@@ -93,6 +99,32 @@ def _statements(sql: str) -> Iterator[str]:
             yield sql[begin : token.start]
             begin = token.end + 1
     yield sql[begin:]
+
+
+def without_comments(statement: str) -> str:
+    """Return a statement without blank lines and lines of comments."""
+    lines = (line.rstrip() for line in statement.splitlines())
+    return "\n".join(line for line in lines if line and not line.lstrip().startswith("--"))
+
+
+def is_in_use(statement: str, relations: Mapping[str, Relation]) -> bool:
+    """Whether the first table that a statement names has rows, or is not known.
+
+    A table that is not in the database is created by the same plan.
+
+    Args:
+        statement: One statement.
+        relations: The current relations of the database, by `schema.name` and by `name`.
+    """
+    from sqlglot import exp
+
+    # sqlglot keeps some statements as a string, such as DETACH PARTITION.
+    named = _ALTERED_TABLE.match(statement)
+    parsed = parsed_statements(f"SELECT FROM {named[1]}" if named else statement)
+    for _, expression in parsed:
+        if expression and (table := expression.find(exp.Table)):
+            return any(_filled([table], relations))
+    return True
 
 
 def _judge_sql(statement: str, relations: Mapping[str, Relation]) -> Iterator[Problem]:
@@ -122,19 +154,26 @@ def _judge(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator
         yield from _create_index(statement, relations)
     elif isinstance(statement, exp.TruncateTable):
         for table in _filled(statement.expressions, relations):
-            yield _warning(f"truncates {described(table)}", "Only a backup restores the rows.")
+            yield _destroys(f"truncates {described(table)}", "Only a backup restores the rows.")
     elif isinstance(statement, exp.Delete | exp.Update) and not statement.args.get("where"):
         verb = "deletes" if isinstance(statement, exp.Delete) else "updates"
         for table in _filled([statement.this], relations):
-            yield _warning(f"{verb} every row of {described(table)}", _IN_BATCHES)
-    elif isinstance(statement, exp.Command) and statement.this.upper() == "DO":
+            judged = _destroys if verb == "deletes" else _locks
+            yield judged(f"{verb} every row of {described(table)}", _IN_BATCHES)
+    elif isinstance(statement, exp.Command):
+        yield from _command(statement)
+
+
+def _command(statement: "exp.Command") -> Iterator[Problem]:
+    """Judge a statement that sqlglot does not parse further, by its first word."""
+    name, text = statement.this.upper(), str(statement.expression)
+    if name == "DO":
         yield _info("contains a DO block, which is not analysed", _READ)
-    elif isinstance(statement, exp.Command) and statement.this.upper() == "ALTER":
-        text = str(statement.expression)
+    elif name == "ALTER":
         if _ALTERS_TABLE.match(text) and not _HARMLESS.search(text):
             yield _not_judged(f"ALTER {text}")
-    elif isinstance(statement, exp.Command) and statement.this.upper() in _HEAVY:
-        yield _not_judged(f"{statement.this} {statement.expression}")
+    elif name in _HEAVY:
+        yield _not_judged(f"{statement.this} {text}")
 
 
 def _drop(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[Problem]:
@@ -142,7 +181,7 @@ def _drop(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[
         yield from _drop_other(statement)
         return
     for table in _known(statement.args["tables"], relations):
-        yield _warning(f"drops {described(table)}", _DEPLOY_FIRST)
+        yield _destroys(f"drops {described(table)}", _DEPLOY_FIRST)
 
 
 def _drop_other(statement: "exp.Expr") -> Iterator[Problem]:
@@ -151,7 +190,7 @@ def _drop_other(statement: "exp.Expr") -> Iterator[Problem]:
     if kind == "INDEX" or statement.args.get("temporary"):
         return
     cascade = ", and all objects that depend on it" if statement.args.get("cascade") else ""
-    yield _warning(f"drops the {kind.lower()} {', '.join(names)}{cascade}", _DEPLOY_FIRST)
+    yield _destroys(f"drops the {kind.lower()} {', '.join(names)}{cascade}", _DEPLOY_FIRST)
 
 
 def _alter(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[Problem]:
@@ -161,14 +200,14 @@ def _alter(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator
         for action in statement.args["actions"]:
             if isinstance(action, exp.Drop) and action.args["kind"] == "COLUMN":
                 for column in action.args["tables"]:
-                    yield _warning(
+                    yield _destroys(
                         f"drops the column {column.name!r} of {described(table)}", _DEPLOY_FIRST
                     )
             elif isinstance(action, exp.AlterRename):
                 yield from _rename(statement, action, table)
             elif isinstance(action, exp.RenameColumn):
                 old, new = action.this.name, action.args["to"].name
-                yield _warning(f"renames {old!r} of {described(table)} to {new!r}", _TWO_NAMES)
+                yield _breaks(f"renames {old!r} of {described(table)} to {new!r}", _TWO_NAMES)
             elif table.size:
                 yield from _alter_filled(statement, action, table)
 
@@ -181,9 +220,9 @@ def _rename(statement: "exp.Expr", action: "exp.Expr", table: Relation) -> Itera
     new = action.this.name
     # sqlglot parses RENAME old TO new, without the word COLUMN, as a renamed table.
     if to := next(iter(statement.find_all(exp.ToTableProperty)), None):
-        yield _warning(f"renames {new!r} of {described(table)} to {to.this.name!r}", _TWO_NAMES)
+        yield _breaks(f"renames {new!r} of {described(table)} to {to.this.name!r}", _TWO_NAMES)
     else:
-        yield _warning(f"renames {described(table)} to {new!r}", _TWO_NAMES)
+        yield _breaks(f"renames {described(table)} to {new!r}", _TWO_NAMES)
 
 
 def _alter_filled(statement: "exp.Expr", action: "exp.Expr", table: Relation) -> Iterator[Problem]:
@@ -191,21 +230,21 @@ def _alter_filled(statement: "exp.Expr", action: "exp.Expr", table: Relation) ->
 
     where = described(table)
     if isinstance(action, exp.AlterColumn) and action.args.get("dtype"):
-        yield _warning(
+        yield _locks(
             f"changes the type of {action.name!r} in {where}, which may rewrite the table and "
             "block "
             "reads and writes",
             "Add a column of the new type, fill it in batches, and let the code change over.",
         )
     elif isinstance(action, exp.AlterColumn) and action.args.get("allow_null") is False:
-        yield _warning(
+        yield _locks(
             f"makes {action.name!r} NOT NULL in {where}, which scans the whole table, blocks reads "
             "and writes, and fails if a value is NULL",
             f"First ADD CONSTRAINT ... CHECK ({action.name} IS NOT NULL) NOT VALID and VALIDATE "
             "it. SET NOT NULL then skips the scan.",
         )
     elif isinstance(action, exp.ColumnDef) and _is_required(action):
-        yield _warning(
+        yield _breaks(
             f"adds {action.name!r} NOT NULL without a default to {where}, which fails because the "
             "table has rows",
             "Add it with a server default, or fill it before you make it NOT NULL.",
@@ -213,7 +252,7 @@ def _alter_filled(statement: "exp.Expr", action: "exp.Expr", table: Relation) ->
     elif isinstance(action, exp.ColumnDef) and action.find(*_unique_kinds()):
         yield _unique(where)
     elif isinstance(action, exp.ColumnDef) and _is_computed(action):
-        yield _warning(
+        yield _locks(
             f"adds {action.name!r} to {where} with a value computed for each row, which rewrites "
             "the "
             "table and blocks reads and writes",
@@ -226,14 +265,14 @@ def _alter_filled(statement: "exp.Expr", action: "exp.Expr", table: Relation) ->
 def _constraint(constraint: "exp.Expr", *, where: str) -> Problem:
     if constraint.find(*_unique_kinds()):
         return _unique(where)
-    return _warning(
+    return _locks(
         f"adds a constraint to {where}, which blocks writes while all rows are checked",
         _NOT_VALID,
     )
 
 
 def _unique(where: str) -> Problem:
-    return _warning(
+    return _locks(
         f"adds a unique constraint to {where}, which blocks reads and writes while its index is "
         "built",
         "Run CREATE UNIQUE INDEX CONCURRENTLY first, then ADD CONSTRAINT ... USING INDEX.",
@@ -251,7 +290,7 @@ def _create_index(statement: "exp.Expr", relations: Mapping[str, Relation]) -> I
         return
     for table in _filled([statement.this.args["table"]], relations):
         name = f"the index {statement.this.name!r}" if statement.this.name else "an index"
-        yield _warning(
+        yield _locks(
             f"builds {name} on {described(table)}, which blocks writes",
             "Build it concurrently: postgresql_concurrently=True, in an autocommit_block().",
         )
@@ -323,8 +362,16 @@ def _bytes(size: float) -> str:
     return f"{size:.0f} {_UNITS[-1]}"
 
 
-def _warning(cause: str, remedy: str) -> Problem:
-    return Problem(level=Level.WARNING, cause=cause, remedy=remedy)
+def _locks(cause: str, remedy: str) -> Problem:
+    return Problem(level=Level.WARNING, cause=cause, remedy=remedy, kind=Kind.LOCKS)
+
+
+def _destroys(cause: str, remedy: str) -> Problem:
+    return Problem(level=Level.WARNING, cause=cause, remedy=remedy, kind=Kind.DESTROYS)
+
+
+def _breaks(cause: str, remedy: str) -> Problem:
+    return Problem(level=Level.WARNING, cause=cause, remedy=remedy, kind=Kind.OTHER)
 
 
 def _not_judged(statement: str) -> Problem:
@@ -333,4 +380,4 @@ def _not_judged(statement: str) -> Problem:
 
 
 def _info(cause: str, remedy: str) -> Problem:
-    return Problem(level=Level.INFO, cause=cause, remedy=remedy)
+    return Problem(level=Level.INFO, cause=cause, remedy=remedy, kind=Kind.OTHER)

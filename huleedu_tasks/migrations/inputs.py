@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from huleedu_tasks.config.settings import VARIABLES, Settings
+from huleedu_tasks.config.settings import SETTINGS, Settings
 from huleedu_tasks.migrations.child.input_tracker import INSTALLED as LIBRARIES
 from huleedu_tasks.migrations.child.input_tracker import is_installed, source_of
-from huleedu_tasks.migrations.runner import Used
+from huleedu_tasks.migrations.results import Used
 
 # Above this size in bytes, the digest of a file is its size and modification time.
 LARGE = 2**22
@@ -77,8 +77,8 @@ class Present:
             environment: The environment of a service's code; None for that of the settings.
             installed: A cache with digests of installed libraries; None for an empty one.
         """
-        own = {variable.name for variable in VARIABLES} | _NO_INPUTS
-        found = settings.child_environment() if environment is None else environment
+        own = {setting.name for setting in SETTINGS} | _NO_INPUTS
+        found = settings.service_environment() if environment is None else environment
         variables = {name: value for name, value in found.items() if name not in own}
         return cls(
             root=settings.root,

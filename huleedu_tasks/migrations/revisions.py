@@ -6,10 +6,8 @@ configuration may compute these values, Alembic must be asked (`alembic_history.
 """
 
 import ast
-import configparser
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -17,26 +15,8 @@ from pathlib import Path
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import Finding, MigrationError
+from huleedu_tasks.migrations.configuration import NotUnderstood, alembic_options, script_directory
 
-PYPROJECT = "pyproject.toml"
-# Flask's error if `current_app` is used without an application.
-NO_APPLICATION = "Working outside of application context"
-STATE_FLASK_APP = (
-    'state it as `flask --app` takes it in the registry, such as "flask_app": "wsgi" or '
-    '"flask_app": "package:create_app".'
-)
-# The option with the names of databases, in Alembic's template multidb.
-DATABASES = "databases"
-_OPTIONS = (
-    "script_location",
-    "databases",
-    "prepend_sys_path",
-    "version_locations",
-    "recursive_version_locations",
-    "sourceless",
-    "path_separator",
-    "version_path_separator",
-)
 _FIELDS = frozenset({"revision", "down_revision", "depends_on", "branch_labels"})
 # Options with other directories or other kinds of files.
 _UNUSUAL = ("version_locations", "recursive_version_locations", "sourceless")
@@ -47,10 +27,6 @@ _INDIRECT = re.compile(
     rb"globals|locals\(|vars\(|exec\(|setattr|__dict__|sys\.modules|import_module"
     rb"|\bglobal\b[^\n]*\b(revision|down_revision|depends_on|branch_labels)\b"
 )
-
-
-class NotUnderstood(MigrationError):
-    """A file or a configuration that only Alembic itself can evaluate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,10 +157,10 @@ def read_history(service: Service) -> History:
             findings.append(Finding(place=place, problem=f"is not valid Python: {error.msg}"))
     if findings:
         raise MigrationError(
-            "The revisions could not be read.",
+            "The revisions could not be read; nothing was run.",
             code="revisions-unreadable",
             findings=findings,
-            hint="Nothing was run. Correct the files.",
+            hint="Correct the files.",
         )
     history = history_of(revisions)
     if unknown := [
@@ -213,113 +189,17 @@ def history_of(revisions: Sequence[Revision]) -> History:
     findings = findings or [*_gaps(history)] or [*_cycles(history)] or [*_heads_findings(history)]
     if findings:
         raise MigrationError(
-            "The revisions do not form one history.",
+            "The revisions do not form one history; nothing was run.",
             code="history-broken",
             findings=findings,
-            hint="Nothing was run. Correct the files; merge two heads with `alembic merge heads`.",
+            hint="Correct the files; merge two heads with `alembic merge heads`.",
         )
     return history
 
 
-def script_directory(service: Service) -> Path:
-    """Return the directory of a service's `env.py`: script_location of its Alembic configuration.
-
-    Raises:
-        NotUnderstood: If only Alembic can resolve it.
-        MigrationError: If script_location is missing, or is not a directory.
-    """
-    options = _alembic_options(service)
-    location = str(options.get("script_location") or "")
-    if not location:
-        raise MigrationError(
-            f"{service.alembic_config} has no script_location.",
-            code="script-location-missing",
-            hint=_location_hint(service),
-        )
-    if ":" in location or not location.isascii() or _is_in_pyproject(options):
-        raise NotUnderstood(f"only Alembic can resolve the script_location {location!r}")
-    directory = service.directory / location
-    if not directory.is_dir():
-        raise MigrationError(
-            f"{service.alembic_config} has the script_location {directory}, which is not a "
-            "directory.",
-            code="script-location-missing",
-            hint="Correct its script_location, or 'directory' in the registry, to which it is "
-            "relative.",
-        )
-    return directory
-
-
-def version_directories(service: Service) -> list[Path]:
-    """Return the directories of a service's revision files, from its Alembic configuration.
-
-    Raises:
-        MigrationError: If the configuration has no script_location.
-    """
-    options = _alembic_options(service)
-    location = options.get("script_location")
-    if not location:
-        raise MigrationError(
-            f"{service.alembic_config} has no script_location.",
-            code="script-location-missing",
-            hint=_location_hint(service),
-        )
-    directories = [
-        _absolute(service, path, options) for path in _version_locations(options, str(location))
-    ]
-    if str(options.get("recursive_version_locations", "")).lower() != "true":
-        return directories
-    return [
-        path for directory in directories for path in (directory, *_directories_below(directory))
-    ]
-
-
-def _location_hint(service: Service) -> str:
-    if service.alembic_config.with_name("env.py").is_file():
-        return f"Flask-Migrate passes it from its application: {STATE_FLASK_APP}"
-    return f"Set script_location in its [{service.alembic_section}] section."
-
-
-def option_hint(service: Service, error: str) -> str:
-    """Return which field of the registry a failed or mismatched `env.py` needs.
-
-    Args:
-        error: The error, as Python prints it; an empty string if there is none.
-
-    Returns:
-        The hint; an empty string if no field helps.
-    """
-    if NO_APPLICATION in error and not service.flask_app:
-        return f"Its env.py needs its Flask application: {STATE_FLASK_APP}"
-    return engines_hint(service)
-
-
-def engines_hint(service: Service) -> str:
-    """Return how to register several databases of one Alembic configuration.
-
-    Returns:
-        The hint; an empty string if it names no databases, or the service names one of them.
-    """
-    if service.alembic_engine:
-        return ""
-    try:
-        stated = str(_alembic_options(service).get(DATABASES, ""))
-    except MigrationError:
-        return ""
-    engines = engine_names(stated)
-    if not engines:
-        return ""
-    fields = " and ".join(f'"alembic_engine": "{name}"' for name in engines)
-    return (
-        f"{service.alembic_config.name} names {len(engines)} databases (Alembic's template "
-        f"multidb): write an entry for each in the registry, with the same directory and with "
-        f"{fields}."
-    )
-
-
-def engine_names(stated: str) -> list[str]:
-    """Return the names in the option `databases` of an Alembic configuration."""
-    return [name for name in re.split(r"[,\s]+", stated) if name]
+def named(revisions: tuple[str, ...]) -> str:
+    """Return revisions for messages; `no revision` if there are none."""
+    return ", ".join(revisions) or "no revision"
 
 
 def _plain_version_directory(service: Service) -> Path:
@@ -330,7 +210,7 @@ def _plain_version_directory(service: Service) -> Path:
         MigrationError: As `script_directory`.
     """
     directory = script_directory(service)
-    options = _alembic_options(service)
+    options = alembic_options(service)
     if unusual := [name for name in _UNUSUAL if options.get(name)]:
         raise NotUnderstood(f"only Alembic can evaluate {unusual[0]}")
     return directory / "versions"
@@ -352,83 +232,6 @@ def _revision_files(directory: Path) -> list[Path]:
     return [
         Path(entry.path) for entry in files if entry.name.endswith(".py") and not entry.is_dir()
     ]
-
-
-def _is_in_pyproject(options: Mapping[str, object]) -> bool:
-    return PYPROJECT in options
-
-
-def _version_locations(options: Mapping[str, object], script_location: str) -> list[str]:
-    stated = options.get("version_locations")
-    if not stated:
-        return [f"{script_location}/versions"]
-    if isinstance(stated, list):
-        return stated
-    separator = options.get("path_separator") or options.get("version_path_separator")
-    return _split(str(stated), str(separator or ""))
-
-
-def _directories_below(directory: Path) -> list[Path]:
-    found = (path for path in directory.rglob("*") if path.is_dir())
-    return sorted(path for path in found if path.name != "__pycache__")
-
-
-def _alembic_options(service: Service) -> dict[str, object]:
-    """Read the options of alembic.ini, which override those of a pyproject.toml beside it."""
-    options: dict[str, object] = {}
-    pyproject = service.directory / PYPROJECT
-    here = {"here": str(service.alembic_config.parent)}
-    try:
-        if pyproject.is_file():
-            tool = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool", {})
-            options |= {
-                key: _fill_in(value, {"here": str(service.directory)})
-                for key, value in tool.get("alembic", {}).items()
-            }
-            if options:
-                options[PYPROJECT] = True
-        if service.alembic_config.suffix != ".toml":
-            parser = configparser.ConfigParser(here)
-            parser.read(service.alembic_config, encoding="utf-8")
-            if parser.has_section(service.alembic_section):
-                for name in _OPTIONS:
-                    if value := parser.get(service.alembic_section, name, fallback=""):
-                        options[name] = value
-        if service.flask_app:
-            # The default that Flask-Migrate passes to Alembic.
-            options.setdefault("script_location", str(service.alembic_config.parent))
-    except (OSError, ValueError, configparser.Error) as error:
-        raise MigrationError(
-            f"The Alembic configuration of {service.directory} could not be read: {error}",
-            code="alembic-config-unreadable",
-        ) from error
-    return options
-
-
-def _fill_in(value: object, here: Mapping[str, str]) -> object:
-    if isinstance(value, str):
-        return value % here if "%(here)s" in value else value
-    return [_fill_in(item, here) for item in value] if isinstance(value, list) else value
-
-
-def _absolute(service: Service, location: str, options: Mapping[str, object]) -> Path:
-    package, colon, rest = location.partition(":")
-    if not colon or len(package) < 2:
-        return service.directory / location
-    # `package:directory` is resolved as an import is, except for installed packages.
-    relative = f"{package.replace('.', '/')}/{rest}"
-    stated = options.get("prepend_sys_path") or []
-    paths = stated if isinstance(stated, list) else re.split(rf"[,\s{os.pathsep}]+", str(stated))
-    found = (service.directory / path / relative for path in paths)
-    # Before the first revision only the parent directory exists.
-    return next((path for path in found if path.parent.is_dir()), service.directory / relative)
-
-
-def _split(value: str, separator: str) -> list[str]:
-    known = {"os": os.pathsep, "space": " ", "newline": "\n", ":": ":", ";": ";"}
-    # The default separators of Alembic are spaces and commas.
-    parts = value.split(known[separator]) if separator in known else re.split(r"[,\s]+", value)
-    return [part.strip() for part in parts if part.strip()]
 
 
 def _read_revision(path: Path) -> Revision:

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from huleedu_tasks.errors import ServerError
-from huleedu_tasks.migrations.runner import Observation
+from huleedu_tasks.migrations.observation import Observation
 from huleedu_tasks.postgres.locks import transaction_status
 
 if TYPE_CHECKING:

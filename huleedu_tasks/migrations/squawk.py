@@ -7,11 +7,14 @@ import json
 import shutil
 import sys
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from huleedu_tasks import process
-from huleedu_tasks.report import Level, Problem
+from huleedu_tasks.migrations.hazards import is_in_use, statements_of, without_comments
+from huleedu_tasks.postgres.inspection import Relation
+from huleedu_tasks.report import Kind, Level, Problem
 
 PROGRAM = "squawk"
 TIMEOUT = 60.0
@@ -41,6 +44,20 @@ DONE_HERE = (
     "transaction-nesting",
 )
 NOT_SQL = "syntax-error"
+# The kinds of the other rules; those of the style are not listed.
+KINDS = {
+    "adding-primary-key-constraint": Kind.LOCKS,
+    "ban-alter-domain-with-add-constraint": Kind.LOCKS,
+    "ban-concurrent-index-creation-in-transaction": Kind.OTHER,
+    "ban-drop-database": Kind.DESTROYS,
+    "ban-truncate-cascade": Kind.DESTROYS,
+    "require-concurrent-index-deletion": Kind.LOCKS,
+    "require-concurrent-partition-detach": Kind.LOCKS,
+    "require-concurrent-refresh-materialized-view": Kind.LOCKS,
+    "require-concurrent-reindex": Kind.LOCKS,
+    NOT_SQL: Kind.OTHER,
+    "failed": Kind.OTHER,
+}
 
 
 def find_squawk() -> str:
@@ -76,6 +93,25 @@ async def lint(
     return {revision: tuple(dict.fromkeys(problems)) for revision, problems in found.items()}
 
 
+def judge_findings(
+    findings: Iterable[Problem], relations: Mapping[str, Relation]
+) -> Iterator[Problem]:
+    """Yield the findings that matter with the current tables, as `find_hazards` does.
+
+    On a table that is empty or new, a lock is no danger, and style is information only.
+
+    Args:
+        findings: The findings of `lint` in one revision.
+        relations: The current relations of the database, by `schema.name` and by `name`.
+    """
+    for finding in findings:
+        depends = finding.kind in (Kind.LOCKS, Kind.STYLE)
+        if not depends or is_in_use(finding.statement, relations):
+            yield finding
+        elif finding.kind is Kind.STYLE:
+            yield replace(finding, level=Level.INFO)
+
+
 async def _run(
     program: str, sql: Mapping[str, str], *, root: Path, environment: Mapping[str, str]
 ) -> list[tuple[str, Lint]]:
@@ -100,15 +136,38 @@ async def _run(
     findings = _parsed(output)
     if findings is None:
         return [(revisions[0], _failed(output))]
+    placed = list(_positions(text))
     return [
-        (revisions[bisect_right(beginnings, int(finding["line"])) - 1], finding)
+        (
+            revisions[bisect_right(beginnings, int(finding["line"])) - 1],
+            finding | {"statement": _statement_at(finding, placed)},
+        )
         for finding in findings
     ]
 
 
+def _positions(sql: str) -> Iterator[tuple[tuple[int, int], str]]:
+    """Yield each statement with the line and the column of its end, from 0."""
+    end = 0
+    for statement in statements_of(sql):
+        end += len(statement) + 1
+        line = sql.count("\n", 0, end)
+        yield (line, end - (sql.rfind("\n", 0, end) + 1)), without_comments(statement)
+
+
+def _statement_at(finding: Lint, statements: list[tuple[tuple[int, int], str]]) -> str:
+    place = int(finding["line"]), int(finding["column"])
+    return next((statement for end, statement in statements if place < end), "")
+
+
 def _problem(finding: Lint) -> Problem:
-    cause = f"{finding['message'].rstrip('.')} (squawk: {finding['rule_name']})"
-    return Problem(level=Level.WARNING, cause=cause, remedy=finding["help"] or "")
+    return Problem(
+        level=Level.WARNING,
+        cause=f"{finding['message'].rstrip('.')} (squawk: {finding['rule_name']})",
+        remedy=finding["help"] or "",
+        kind=KINDS.get(finding["rule_name"], Kind.STYLE),
+        statement=finding["statement"],
+    )
 
 
 def _failed(output: str) -> Lint:
@@ -117,6 +176,7 @@ def _failed(output: str) -> Lint:
         "rule_name": "failed",
         "message": first.strip(),
         "help": "Correct .squawk.toml, or run squawk by hand.",
+        "statement": "",
     }
 
 

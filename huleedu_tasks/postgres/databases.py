@@ -130,7 +130,11 @@ async def place(connection: "asyncpg.Connection", name: str) -> tuple[str, int]:
         name,
     )
     if row is None:
-        raise ServerError(f"The server has no database {name!r}.", code="database-missing")
+        raise ServerError(
+            f"The server has no database {name!r}.",
+            code="database-missing",
+            hint="Run `invoke db.reset`, which creates it.",
+        )
     return row[0], row[1]
 
 

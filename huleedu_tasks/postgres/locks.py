@@ -229,8 +229,8 @@ async def end_runs(
             raise ServerError(
                 f"Sessions of an earlier run did not end: pid {', '.join(map(str, pids))}.",
                 code="sessions-not-ended",
-                hint="The sessions do not respond, or they belong to a role that this one may not "
-                "end. Ask an administrator to run SELECT pg_terminate_backend(pid).",
+                hint="Ask an administrator to run SELECT pg_terminate_backend(pid): the sessions "
+                "do not respond, or belong to a role that this one may not end.",
             )
         await asyncio.sleep(BETWEEN_TRIES[0] / 2)
 

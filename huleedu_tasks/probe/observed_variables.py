@@ -1,7 +1,8 @@
 """Observes which variables each service's `env.py` takes its URL from.
 
 Every variable that may hold the URL, or a part of it, is set to a unique made-up value. The address
-to which `env.py` would connect then shows which variables it uses. `probe.py` prevents connections.
+to which `env.py` would connect then shows which variables it uses. `child/addresses.py` prevents
+connections.
 """
 
 import re
@@ -9,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from huleedu_tasks.compose.env_files import assignments
+from huleedu_tasks.config.dotenv import ENV_FILE, assignments, read_env_file
 from huleedu_tasks.config.registry import Registry, Service
-from huleedu_tasks.config.settings import ENV_FILE, Settings, read_env_file
+from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.variable_names import OTHERS, URL_NAME
 from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.migrations.modules import (
@@ -20,9 +21,10 @@ from huleedu_tasks.migrations.modules import (
     import_directory,
     python_path,
 )
-from huleedu_tasks.probe import client
-from huleedu_tasks.probe.client import Address, Answer, Failure
+from huleedu_tasks.probe import addresses
+from huleedu_tasks.probe.addresses import Address, Answer, Failure
 from huleedu_tasks.probe.scenarios import Case, hiding, without_databases
+from huleedu_tasks.repository import text_of
 
 EXAMPLES = (".env.example", "env.example", ".env.sample", ".env.template")
 # The schemes to try: env.py may be synchronous or asynchronous.
@@ -110,7 +112,7 @@ async def _ask(
     for scheme in schemes:
         case = candidates.case(scheme)
         try:
-            answers = await client.ask(service, [case], environment, loaded)
+            answers = await addresses.ask(service, [case], environment, loaded)
         except HuleEduError as error:
             return Failure(error=error.message), scheme
         answer = answers[case.name].env
@@ -200,7 +202,7 @@ def _made_up(part: str, number: int) -> str:
         "user": f"user{number}",
         "database": f"database{number}",
     }
-    # The probe reports only whether the password is the expected one.
+    # The child process reports only whether the password is the expected one.
     return values.get(part, PASSWORD)
 
 
@@ -223,12 +225,15 @@ def loaded_by(service: Service, settings: Settings) -> dict[str, str]:
     last = next((n for n, directory in enumerate(directories) if (directory / ".git").exists()), 0)
     loaded = dict(settings.file)
     for directory in directories[: last + 1]:
-        values, _, _ = read_env_file(directory / ENV_FILE, settings.process)
-        loaded |= values
+        loaded |= read_env_file(directory / ENV_FILE, settings.process).values
     return loaded
 
 
 def _example(service: Service) -> dict[str, str]:
     """Return the values in an example of the service's `.env`, which its code may require."""
     files = (service.directory / name for name in EXAMPLES)
-    return {assignment.name: assignment.value for file in files for assignment in assignments(file)}
+    return {
+        assignment.name: assignment.value
+        for file in files
+        for assignment in assignments(text_of(file))
+    }

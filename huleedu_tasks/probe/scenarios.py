@@ -17,9 +17,10 @@ from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.settings import (
     EXTERNAL_PREFIX,
     PREFIX,
-    VARIABLES,
+    SETTINGS,
     Environment,
     Settings,
+    is_external_secret,
 )
 from huleedu_tasks.config.urls import DatabaseUrl, resolve
 from huleedu_tasks.errors import ConfigurationError
@@ -174,10 +175,15 @@ def hiding(loaded: Mapping[str, str], registry: Registry) -> dict[str, str]:
 
 def _selects_database(name: str, value: str, registry: Registry) -> bool:
     """Whether a variable selects a database."""
-    ours = {variable.name for variable in VARIABLES}
+    ours = {setting.name for setting in SETTINGS}
     ours |= {f"{registry.prefix}{name.removeprefix(PREFIX)}" for name in ours}
     ours |= {name for service in registry.services for name in _variables(service)}
-    return name in ours or name.startswith("PG") or bool(_IS_URL.match(value))
+    return (
+        name in ours
+        or name.startswith("PG")
+        or is_external_secret(name)
+        or bool(_IS_URL.match(value))
+    )
 
 
 def _case(

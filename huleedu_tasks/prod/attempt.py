@@ -18,20 +18,16 @@ from huleedu_tasks.errors import (
     ServerError,
 )
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.revisions import History
+from huleedu_tasks.migrations.failures import LockTimeout
+from huleedu_tasks.migrations.observation import ApprovedInputs, Observation, applied_revisions
+from huleedu_tasks.migrations.results import Migrated
+from huleedu_tasks.migrations.revisions import History, named
 from huleedu_tasks.migrations.rollback import (
     PARTIAL_HINT,
     Fate,
     Unfinished,
     open_transaction,
     unfinished,
-)
-from huleedu_tasks.migrations.runner import (
-    ApprovedInputs,
-    LockTimeout,
-    Migrated,
-    Observation,
-    named,
 )
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.postgres import locks
@@ -41,7 +37,7 @@ from huleedu_tasks.postgres.inspection import Identity, read_revisions
 from huleedu_tasks.prod.journal import Record
 from huleedu_tasks.prod.plan import pin_now
 from huleedu_tasks.prod.plan_file import PlanEntry, stale
-from huleedu_tasks.prod.validate import Target, reach
+from huleedu_tasks.prod.target import Target, reach
 from huleedu_tasks.report import Outcome, Status
 
 if TYPE_CHECKING:
@@ -128,7 +124,7 @@ class Attempts:
         except Exception as error:
             why = error.message if isinstance(error, HuleEduError) else f"{error!r}"
             return self._unverified(outcome, why), None
-        applied = runner.applied(self.observations, self.history, self.pin.before, at)
+        applied = applied_revisions(self.observations, self.history, self.pin.before, at)
         if outcome.code == locks.LOST:
             # Another run may have applied the others.
             applied = tuple(revision for revision in applied if revision.seconds is not None)
@@ -175,9 +171,9 @@ class Attempts:
                 migrated = await self._attempt(number)
                 return Outcome(service=self.pin.service, output=migrated.output)
             except LockTimeout as error:
-                error.message = f"{error.message}; {self._blocking_sessions()}"
+                said = f"{error.message}; {self._blocking_sessions()}"
                 if number >= last or not await self._was_rolled_back():
-                    raise
+                    raise error.changed(message=said) from error
             await self._pause(number, last)
             number += 1
 
@@ -207,6 +203,8 @@ class Attempts:
 
     async def _require_plan(self, *, first: bool) -> None:
         """Require that the database and the revision files are those of the confirmed plan.
+
+        Both are read again: the migrations before this one, or a pause, may have taken long.
 
         Args:
             first: Whether the database must be at the planned revision; after an attempt it may
@@ -247,9 +245,7 @@ class Attempts:
         self.blockers, self.open_at_end = (), None
         migrating = asyncio.ensure_future(
             runner.upgrade(
-                self.target.service,
-                self.target.url,
-                self.settings,
+                self.target.answers.alembic(self.target.service, self.target.url),
                 self.history,
                 # The planned revisions: the head of the files may change meanwhile.
                 *self.pin.after,

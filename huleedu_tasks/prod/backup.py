@@ -7,7 +7,7 @@ from pathlib import Path
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.prod.dump import Dumper, dump, run_command
 from huleedu_tasks.prod.journal import Record
-from huleedu_tasks.prod.validate import Target
+from huleedu_tasks.prod.target import Target
 
 NO_BACKUP = "neither --backup-command nor --backup-dir was given."
 # The variable that passes the names of the services to the user's backup command.
@@ -31,9 +31,15 @@ class Backups:
     dumper: Dumper | None = None
 
     @property
-    def warning(self) -> str:
-        """The warning shown before the confirmation; empty string if a backup will be taken."""
-        return "" if self.command or self.directory else f"No backup will be taken: {NO_BACKUP}"
+    def announcement(self) -> str:
+        """Which backup will be taken, for the confirmation."""
+        kinds = (
+            f"the command {self.command!r}" if self.command else "",
+            f"a dump of each database in {self.directory}" if self.directory else "",
+        )
+        if not any(kinds):
+            return f"No backup will be taken: {NO_BACKUP}"
+        return f"Backup before the first change: {', then '.join(filter(None, kinds))}."
 
     async def take(
         self,
@@ -65,7 +71,7 @@ class Backups:
             await run_command(
                 self.command,
                 root=self.root,
-                environment=settings.child_environment() | {SERVICES_VARIABLE: " ".join(services)},
+                environment=settings.variables() | {SERVICES_VARIABLE: " ".join(services)},
                 timeout=settings.backup_timeout,
             )
             notes.append("The backup command succeeded.")
@@ -79,7 +85,7 @@ class Backups:
                     target.url,
                     path,
                     self.dumper,
-                    environment=settings.child_environment(),
+                    environment=settings.tool_environment(),
                     timeout=settings.backup_timeout,
                 )
                 notes.append(f"{name}: dumped to {path}, and read back.")

@@ -88,7 +88,7 @@ def _create(path: Path) -> None:
         path.touch(mode=ONLY_THE_OWNER, exist_ok=False)
     except OSError as error:
         raise BackupError(
-            f"{path} cannot be written: {error.strerror}",
+            f"{path} could not be written: {error.strerror}",
             code="backup-directory-invalid",
             hint="Pass a writable directory with free space with --backup-dir.",
         ) from error
@@ -104,8 +104,8 @@ def _require_success(what: str, done: process.Completed, timeout: float) -> None
         )
     if done.returncode != 0:
         raise BackupError(
-            f"{what} failed with exit code {done.returncode}.",
+            f"{what} failed with exit code {done.returncode}; nothing was changed.",
             code="backup-failed",
-            hint="Nothing was changed. Read its output for the cause.",
+            hint="Correct the cause that its output names, then run the same command again.",
             output=done.output,
         )

@@ -8,9 +8,11 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import EXTERNAL_PREFIX, Settings
 from huleedu_tasks.config.urls import ResolvedUrl
 from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.migrations.child_process import Alembic
 from huleedu_tasks.migrations.forkserver import WarmWorkers
 from huleedu_tasks.migrations.modules import hint_of, missing_module_hint
-from huleedu_tasks.migrations.runner import ReportedConnection, report_connection
+from huleedu_tasks.migrations.results import ReportedConnection
+from huleedu_tasks.migrations.runner import report_connection
 from huleedu_tasks.report import Level, Problem
 
 # The codes of the problems that fail in every case, whatever else env.py does.
@@ -43,7 +45,9 @@ async def following_problems(
     """
     variable = resolved.source if resolved.is_override else service.alembic_url_variable
     try:
-        found = await report_connection(service, resolved.url, settings, workers=workers)
+        found = await report_connection(
+            Alembic(service=service, url=resolved.url, settings=settings, workers=workers)
+        )
     except HuleEduError as error:
         cause = f"env.py could not be asked where it connects: {error.message.rstrip('.')}"
         return (_problem(Level.WARNING, cause, hint_of(service, error), "env-py-not-asked"),)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.prod.journal import ENDED, UNREADABLE, Event, Run
+from huleedu_tasks.prod.timeline import HEADERS, timeline
 from huleedu_tasks.report import Fact, Listing, Status
 
 COMMAND = "prod.history"
@@ -17,7 +18,7 @@ def list_of(runs: Sequence[Run]) -> Listing:
 
 
 def events_of(runs: Sequence[Run], name: str) -> Listing:
-    """Return one row for each event of a run.
+    """Return one row for each event of a run, and its timeline for the screen.
 
     Args:
         name: The id of the run, or a prefix of it.
@@ -37,12 +38,18 @@ def events_of(runs: Sequence[Run], name: str) -> Listing:
     (run,) = found
     if run.problem:
         raise ConfigurationError(
-            f"The record {run.path} cannot be read: {run.problem}.",
+            f"The record {run.path} could not be read: {run.problem}.",
             code="record-unreadable",
             hint="Correct its permissions, or remove it.",
         )
     rows = tuple(map(_event_row, run.events))
-    return Listing(command=COMMAND, key="events", columns=EVENT_COLUMNS, rows=rows)
+    return Listing(
+        command=COMMAND,
+        key="events",
+        columns=EVENT_COLUMNS,
+        rows=rows,
+        shown=(HEADERS, *timeline(run)),
+    )
 
 
 def _row(run: Run) -> dict[str, Fact]:

@@ -207,7 +207,7 @@ def read_runs(state: Path) -> list[Run]:
         return []
     except OSError as error:
         raise ConfigurationError(
-            f"The records of runs in {directory} cannot be read: {error.strerror}.",
+            f"The records of runs in {directory} could not be read: {error.strerror}.",
             code="record-unreadable",
             hint="Correct its owner and permissions, or run this as its owner.",
         ) from error
@@ -297,7 +297,7 @@ def _open_copy(copy: Path) -> FileIO:
         return copy.open("wb", buffering=0)
     except OSError as error:
         raise ConfigurationError(
-            f"--report {copy} cannot be written: {error.strerror}; nothing was done.",
+            f"--report {copy} could not be written: {error.strerror}; nothing was done.",
             code="report-unwritable",
             hint="Pass a file in an existing directory that you can write to.",
         ) from error

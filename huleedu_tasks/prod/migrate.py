@@ -16,7 +16,8 @@ from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service, migrating_order
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode, Finding, Refused, ServerError
-from huleedu_tasks.migrations.runner import ApprovedInputs, named
+from huleedu_tasks.migrations.observation import ApprovedInputs
+from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import answering
@@ -25,13 +26,14 @@ from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.prod.attempt import Attempts
 from huleedu_tasks.prod.backup import Backups
 from huleedu_tasks.prod.journal import Record
-from huleedu_tasks.prod.plan import Planned, changes_of_work, pin_now
+from huleedu_tasks.prod.plan import COLUMNS as PLAN_COLUMNS
+from huleedu_tasks.prod.plan import Planned, changes_of_work, pin_now, plan_all
 from huleedu_tasks.prod.plan_file import PlanEntry, stale
-from huleedu_tasks.prod.production import PLAN_COLUMNS, Production
+from huleedu_tasks.prod.production import Production, Targets
 from huleedu_tasks.prod.rendering import approval_of
 from huleedu_tasks.prod.stop_request import GO_ON, Stop
-from huleedu_tasks.prod.validate import Target, reach
-from huleedu_tasks.report import Outcome, Progress, Report, Status
+from huleedu_tasks.prod.target import Target, reach
+from huleedu_tasks.report import DANGERS, Outcome, Progress, Report, Status
 
 if TYPE_CHECKING:
     import asyncpg
@@ -48,10 +50,12 @@ class Prepared:
 
     Attributes:
         report: One outcome for each service.
+        targets: The database of each service, by the name of the service.
         by_name: The plan by the name of its service.
     """
 
     report: Report
+    targets: Targets
     by_name: Mapping[str, Planned]
 
     @property
@@ -74,8 +78,8 @@ class Prepared:
         """The name of the environment in upper case, as the screens show it."""
         return self.report.environment.upper()
 
-    def question(self, host: str) -> str:
-        """Return the question shown before databases of a host are changed."""
+    def summary(self, host: str) -> tuple[str, ...]:
+        """Return what would be changed on a host: the totals, and a line for each service."""
         on_host = [planned for planned in self.changing if planned.host == host]
         pending = sum(len(planned.revisions) for planned in on_host)
         migrated = {planned.place for planned in on_host if planned.revisions}
@@ -88,7 +92,8 @@ class Prepared:
             if tagged
             else "",
         )
-        return f"{self.environment}: {', and '.join(filter(None, parts))} on {host}."
+        total = f"{self.environment}: {', and '.join(filter(None, parts))} on {host}."
+        return total, *map(_summary, on_host)
 
     @property
     def unchanged(self) -> dict[str, Outcome]:
@@ -131,14 +136,12 @@ class Release:
             ConfigurationError: If the configuration has errors; it contains all of them.
             Refused: If a plan file is stale.
         """
-        self.production.require_configuration(COMMAND)
-        async with self.production.reading_histories():
-            outcomes, found = await self.production.plan_all()
-        by_name = {s.name: found[s.name] for s in self._services if s.name in found}
+        async with self.production.targets(COMMAND) as targets:
+            outcomes, by_name = await plan_all(self.production, targets)
         report = self.production.report(
-            COMMAND, self._abort_unless_all_valid(outcomes), PLAN_COLUMNS
+            COMMAND, _aborted_unless_all_valid(outcomes), PLAN_COLUMNS, targets
         )
-        prepared = Prepared(report=report, by_name=by_name)
+        prepared = Prepared(report=report, targets=targets, by_name=by_name)
         if report.exit_code is ExitCode.DONE:
             await self._require_pins(by_name)
             self.record.add(
@@ -165,7 +168,7 @@ class Release:
             to_do = {n: p for n, p in prepared.by_name.items() if n in held and n not in already}
             self.record.require_written()
             notes = await self.backups.take(
-                {name: self._target(p) for name, p in _first_of_each_database(to_do).items()},
+                {n: p.target for n, p in _first_of_each_database(to_do).items()},
                 services=list(to_do),
                 settings=self._settings,
                 record=self.record,
@@ -176,7 +179,7 @@ class Release:
                 changed = await self._change(to_do, held, directory)
         outcomes = {**prepared.unchanged, **already, **changed}
         report = self.production.report(
-            COMMAND, tuple(outcomes[service.name] for service in self._services), COLUMNS
+            COMMAND, tuple(outcomes[name] for name in prepared.targets), COLUMNS, prepared.targets
         )
         return replace(report, notes=(*notes, self._where_recorded))
 
@@ -193,7 +196,7 @@ class Release:
 
     def nothing_pending_report(self, prepared: Prepared) -> Report:
         """Return the report of a run for which nothing is pending."""
-        report = self.production.report(COMMAND, prepared.report.outcomes, COLUMNS)
+        report = replace(prepared.report, columns=COLUMNS)
         return replace(report, notes=("Nothing is pending; nothing was changed.",))
 
     def dry_run_report(self, prepared: Prepared) -> Report:
@@ -212,15 +215,6 @@ class Release:
         return replace(prepared.report, outcomes=outcomes, dry_run=True)
 
     # Checks.
-
-    def _abort_unless_all_valid(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
-        """Abort every other service if the validation of one failed."""
-        wrong = [outcome.service for outcome in outcomes if not outcome]
-        reason = f"not begun: validation failed for {', '.join(wrong)}"
-        return tuple(
-            replace(outcome, status=Status.ABORTED, detail=reason) if wrong and outcome else outcome
-            for outcome in outcomes
-        )
 
     async def _require_pins(self, planned: Mapping[str, Planned]) -> None:
         """Require that the current plan is exactly that of the plan file, if there is one.
@@ -245,7 +239,6 @@ class Release:
         return await changes_of_work(
             pin,
             now,
-            self._target(now),
             self._settings,
             self.production.root,
             redact=self.production.redact,
@@ -255,9 +248,8 @@ class Release:
         """Render the SQL again, and return the differences from the confirmed SQL."""
         if not planned.revisions:
             return []
-        target = self._target(planned)
         approval, _ = await approval_of(
-            target,
+            planned.target,
             self._settings,
             self.production.root,
             identity=planned.identity,
@@ -281,7 +273,7 @@ class Release:
     @asynccontextmanager
     async def _locked(self, planned: Planned) -> "AsyncIterator[asyncpg.Connection]":
         """Hold the advisory lock on a database for the time of a `with` block."""
-        target = self._target(planned)
+        target = planned.target
         place = f"{target.url.database} on {target.url.address}"
         async with reach(target) as held:
             # `run_wait` limits the wait, not the timeout of a statement; the holder is shown.
@@ -305,6 +297,9 @@ class Release:
     ) -> dict[str, Outcome]:
         """Compare the plan again, behind the lock.
 
+        Database and files are read again: both may have changed while the user confirmed, and
+        while another run held the lock.
+
         Returns:
             The outcomes of services that another run migrated as planned, by name.
 
@@ -314,7 +309,7 @@ class Release:
         done: dict[str, Outcome] = {}
         changes: list[str] = []
         for planned in prepared.changing:
-            name, target = planned.pin.service, self._target(planned)
+            name, target = planned.pin.service, planned.target
             now = await pin_now(target, held[name])
             changes += await _other_tag(target, held[name])
             if planned.is_done(now):
@@ -384,18 +379,18 @@ class Release:
     async def _migrate(
         self, planned: Planned, held: "asyncpg.Connection", directory: Path, step: Step
     ) -> Outcome:
-        pin, target = planned.pin, self._target(planned)
+        pin, target = planned.pin, planned.target
         if not planned.revisions:
             # Nothing is pending: `_plan_again` verified that while the lock was held.
             outcome = Outcome(service=pin.service, detail=NOTHING_PENDING, revisions=())
             outcome = replace(outcome, facts={"to": named(pin.after)})
             return await self._tag(outcome, held, target)
         step("migrating")
-        history = await target.read_history()
         attempts = Attempts(
             target=target,
             settings=self._settings,
-            history=history,
+            # `_plan_again` compared it with the files.
+            history=target.known_history,
             pin=pin,
             identity=planned.identity,
             lock=held,
@@ -458,10 +453,6 @@ class Release:
             self.keep_going and failed.status is Status.FAILED and failed.service not in self.first
         )
 
-    def _target(self, planned: Planned) -> Target:
-        (service,) = [s for s in self._services if s.name == planned.pin.service]
-        return self.production.target(service)
-
     @property
     def _services(self) -> tuple[Service, ...]:
         return self.production.services
@@ -473,6 +464,16 @@ class Release:
     @property
     def _where_recorded(self) -> str:
         return f"The record of this run is {self.record.path}."
+
+
+def _aborted_unless_all_valid(outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+    """Return the outcomes; every other service is aborted if the validation of one failed."""
+    wrong = [outcome.service for outcome in outcomes if not outcome]
+    reason = f"not begun: validation failed for {', '.join(wrong)}"
+    return tuple(
+        replace(outcome, status=Status.ABORTED, detail=reason) if wrong and outcome else outcome
+        for outcome in outcomes
+    )
 
 
 async def _other_tag(target: Target, held: "asyncpg.Connection") -> list[str]:
@@ -506,6 +507,20 @@ def _with_database(outcome: Outcome, pin: PlanEntry) -> Outcome:
     """Return an outcome with the server, the database and its revisions before the run."""
     place = {"server": pin.server, "database": pin.database, "from": named(pin.before)}
     return replace(outcome, facts={**place, **outcome.facts})
+
+
+def _summary(planned: Planned) -> str:
+    """Return what would be changed in one database, with the number of dangers of each kind."""
+    pin, revisions = planned.pin, planned.revisions
+    counts = planned.counts
+    dangers = ", ".join(f"{kind} {counts[kind]}" for kind in DANGERS if counts[kind])
+    changes = (
+        f"{named(pin.before)} -> {named(pin.after)}" if revisions else "",
+        _count(len(revisions), "revision") if revisions else "",
+        f"dangers: {dangers}" if dangers else "",
+        f"tagged as {planned.target.environment}" if planned.tags else "",
+    )
+    return f"{pin.service}: {', '.join(filter(None, changes))}"
 
 
 def _count(number: int, noun: str) -> str:

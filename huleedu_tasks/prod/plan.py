@@ -1,32 +1,48 @@
-"""Plan the changes of one database of staging or production."""
+"""`prod.plan`: what a migration would run, lock and destroy; read-only."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from huleedu_tasks import parallel
 from huleedu_tasks.config.hosts import host_of
+from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.errors import ExitCode
 from huleedu_tasks.migrations import squawk
 from huleedu_tasks.migrations.hazards import find_hazards
-from huleedu_tasks.migrations.revisions import History, Revision
-from huleedu_tasks.migrations.runner import Rendered
+from huleedu_tasks.migrations.results import Rendered
+from huleedu_tasks.migrations.revisions import Revision, named
+from huleedu_tasks.parallel import Step
 from huleedu_tasks.postgres.databases import parse_tag
 from huleedu_tasks.postgres.inspection import (
     Identity,
     identify,
     read_relations,
 )
-from huleedu_tasks.prod.plan_file import PlanEntry, stale
+from huleedu_tasks.prod.journal import commit_of
+from huleedu_tasks.prod.plan_file import PlanEntry, stale, write_plan
+from huleedu_tasks.prod.problems import Validated
+from huleedu_tasks.prod.production import Production, Targets
 from huleedu_tasks.prod.rendering import approval_of
-from huleedu_tasks.prod.validate import Target, Validated, reach
-from huleedu_tasks.report import Level, PlannedRevision, Problem
+from huleedu_tasks.prod.target import Target, reach
+from huleedu_tasks.prod.validate import validate_all
+from huleedu_tasks.report import Kind, Level, Outcome, PlannedRevision, Problem, Report
 from huleedu_tasks.repository import shown
 
 if TYPE_CHECKING:
     import asyncpg
+
+COMMAND = "prod.plan"
+NEXT = (
+    "Next: run the same command with `--out FILE`, have the plan reviewed, and carry it out with "
+    "`invoke prod.migrate --plan FILE`."
+)
+NEXT_OF_FILE = "Next: have the plan reviewed, then run `invoke prod.migrate --plan {file}`."
+COLUMNS = ("from", "to", "pending", *Kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +50,14 @@ class Planned:
     """The planned changes of one service's database.
 
     Attributes:
+        target: The database, with its service and the history that was planned.
         pin: The plan entry.
         identity: The identity of the database, valid until its server is restarted.
         revisions: The pending revisions, in the order of the run; empty if none.
         tags: Whether the run sets the environment tag, which the database does not have yet.
     """
 
+    target: Target
     pin: PlanEntry
     identity: Identity
     revisions: tuple[PlannedRevision, ...]
@@ -54,6 +72,12 @@ class Planned:
     def changes(self) -> bool:
         """Whether the run would change the database."""
         return bool(self.revisions) or self.tags
+
+    @property
+    def counts(self) -> dict[Kind, int]:
+        """The number of problems of the revisions, by their kind."""
+        kinds = Counter(p.kind for revision in self.revisions for p in revision.problems)
+        return {kind: kinds[kind] for kind in Kind}
 
     @property
     def place(self) -> tuple[str, str, int]:
@@ -78,7 +102,71 @@ class Planned:
         return bool(self.revisions) and not stale(arrived, now)
 
 
-async def plan(validated: Validated, settings: Settings, root: Path) -> Planned:
+async def plan(production: Production, *, out: Path | None, sql: bool) -> Report:
+    """Report what a migration would run.
+
+    Args:
+        sql: Whether the screen shows the SQL.
+        out: The plan file to write, for `prod.migrate --plan`; `None` to write none.
+
+    Raises:
+        ConfigurationError: If the configuration has errors, or the file cannot be written.
+    """
+    async with production.targets(COMMAND) as targets:
+        outcomes, planned = await plan_all(production, targets)
+        report = production.report(COMMAND, outcomes, COLUMNS, targets)
+    changing = [entry for entry in planned.values() if entry.changes]
+    if out is not None and report.exit_code is ExitCode.DONE:
+        write_plan(
+            out,
+            [entry.as_json() for entry in changing],
+            environment=str(production.settings.environment),
+            commit=commit_of(production.root),
+            redact=production.redact,
+        )
+    return replace(report, sql=sql, notes=_notes(report, out, changes=bool(changing)))
+
+
+def _notes(report: Report, out: Path | None, *, changes: bool) -> tuple[str, ...]:
+    """Return where the plan is, and the next command to type."""
+    if report.exit_code is not ExitCode.DONE:
+        return (f"{out} was not written because of the errors above.",) if out else ()
+    written = (f"The plan was written to {out}.",) if out else ()
+    if not changes:
+        return written
+    return (*written, NEXT_OF_FILE.format(file=out) if out else NEXT)
+
+
+async def plan_all(
+    production: Production, targets: Targets
+) -> tuple[tuple[Outcome, ...], dict[str, Planned]]:
+    """Validate all services, and plan those without errors.
+
+    Returns:
+        One outcome for each service, and the plans by the name of their service, in registry
+        order.
+    """
+    outcomes, found = await validate_all(production, targets)
+    planned: dict[str, Planned] = {}
+
+    async def work_out(service: Service, step: Step) -> Outcome:
+        step("planning")
+        validated = found[service.name]
+        entry = await plan_database(validated, production.settings, production.root)
+        planned[service.name] = entry
+        return _outcome(validated, entry)
+
+    outcomes = await parallel.run_next(
+        production.services,
+        [replace(outcome, detail="") if outcome else outcome for outcome in outcomes],
+        work_out,
+        jobs=production.settings.jobs,
+        progress=production.progress,
+    )
+    return outcomes, {name: planned[name] for name in targets if name in planned}
+
+
+async def plan_database(validated: Validated, settings: Settings, root: Path) -> Planned:
     """Plan the pending revisions of a database, with their SQL and hazards; read-only.
 
     Args:
@@ -91,12 +179,12 @@ async def plan(validated: Validated, settings: Settings, root: Path) -> Planned:
     """
     target, facts = validated.target, validated.facts
     assert facts is not None
-    history, current = _known(validated)
+    history, current = target.known_history, validated.known_revisions
     pin = _pin(target, facts.identity, current)
     pending = history.between(current, history.heads)
     tags = facts.may_tag and parse_tag(pin.database, facts.comment) is None
     if not pending:
-        return Planned(pin=pin, identity=facts.identity, revisions=(), tags=tags)
+        return Planned(target=target, pin=pin, identity=facts.identity, revisions=(), tags=tags)
     approval, rendered = validated.rendering or await approval_of(
         target, settings, root, identity=facts.identity, current=current
     )
@@ -114,18 +202,19 @@ async def plan(validated: Validated, settings: Settings, root: Path) -> Planned:
             problems=(
                 *_unrendered(revision, rendered),
                 *find_hazards(rendered.sql.get(revision.id, ""), relations),
-                *found.get(revision.id, ()),
+                *squawk.judge_findings(found.get(revision.id, ()), relations),
             ),
         )
         for revision in pending
     ]
-    return Planned(pin=pin, identity=facts.identity, revisions=tuple(revisions), tags=tags)
+    return Planned(
+        target=target, pin=pin, identity=facts.identity, revisions=tuple(revisions), tags=tags
+    )
 
 
 async def changes_of_work(
     planned: PlanEntry,
     now: Planned,
-    target: Target,
     settings: Settings,
     root: Path,
     *,
@@ -150,7 +239,7 @@ async def changes_of_work(
     if not changes and any(approved.changed_sql(rendered)):
         # Lines that differ in every rendering, such as one with the time, are ignored.
         repeated, _ = await approval_of(
-            target, settings, root, identity=now.identity, current=now.pin.before
+            now.target, settings, root, identity=now.identity, current=now.pin.before
         )
         again = repeated.masked(redact)
     changes += approved.changed_sql(rendered, again)
@@ -172,19 +261,29 @@ async def pin_now(target: Target, connection: "asyncpg.Connection") -> PlanEntry
     return _pin(now, identity, await now.read_revisions(connection))
 
 
-def _known(validated: Validated) -> tuple[History, tuple[str, ...]]:
-    for known in (validated.target.history, validated.revisions):
-        if isinstance(known, HuleEduError):
-            raise known
-    assert isinstance(validated.target.history, History)
-    assert isinstance(validated.revisions, tuple)
-    return validated.target.history, validated.revisions
+def _outcome(validated: Validated, planned: Planned) -> Outcome:
+    pin = planned.pin
+    details = (
+        "" if planned.revisions else "nothing pending",
+        f"will be tagged as {planned.target.environment}" if planned.tags else "",
+    )
+    return Outcome(
+        service=pin.service,
+        facts={
+            "from": named(pin.before),
+            "to": named(pin.after),
+            "pending": len(planned.revisions),
+            **{str(kind): count for kind, count in planned.counts.items()},
+        },
+        detail=", ".join(filter(None, details)),
+        problems=tuple(p for p in validated.problems if p.level is not Level.INFO),
+        revisions=planned.revisions,
+    )
 
 
 def _pin(target: Target, identity: Identity, current: tuple[str, ...]) -> PlanEntry:
     number = identity.system_identifier
-    history = target.history
-    assert isinstance(history, History)
+    history = target.known_history
     return PlanEntry(
         service=target.service.name,
         server=target.url.address,
@@ -208,7 +307,7 @@ async def _lint(
     sql = {r.id: rendered.sql[r.id] for r in pending if r.id in rendered.sql}
     if not program or not sql:
         return {}
-    return await squawk.lint(program, sql, root=root, environment=settings.child_environment())
+    return await squawk.lint(program, sql, root=root, environment=settings.tool_environment())
 
 
 def _unrendered(revision: Revision, rendered: Rendered) -> Iterator[Problem]:
@@ -219,4 +318,5 @@ def _unrendered(revision: Revision, rendered: Rendered) -> Iterator[Problem]:
         level=Level.WARNING,
         cause=f"its SQL cannot be rendered before it runs, so its locks are not known ({reason})",
         remedy=f"Read {revision.path.name}: most likely it queries the database.",
+        kind=Kind.OTHER,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from huleedu_tasks.config.secret import redacted
 from huleedu_tasks.errors import ConfigurationError, Refused
-from huleedu_tasks.migrations.runner import named
+from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.prod.approval import Approval
 
 SCHEMA_VERSION = 1
@@ -111,7 +111,7 @@ def write_plan(
         path.write_text(f"{json.dumps(masked, indent=2, ensure_ascii=False)}\n", encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(
-            f"--out {path} cannot be written: {error.strerror}.",
+            f"--out {path} could not be written: {error.strerror}.",
             code="plan-unwritable",
             hint="Pass a file in an existing directory that you can write to.",
         ) from error
@@ -135,7 +135,7 @@ def read_plan(path: Path, *, environment: str) -> tuple[PlanEntry, ...]:
         made_in = document["environment"]
     except OSError as error:
         raise ConfigurationError(
-            f"--plan {path} cannot be read: {error.strerror}.",
+            f"--plan {path} could not be read: {error.strerror}.",
             code="plan-unreadable",
             hint="`invoke prod.plan --out FILE` writes a plan.",
         ) from error

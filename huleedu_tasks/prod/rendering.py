@@ -11,12 +11,12 @@ from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import READ_ONLY
 from huleedu_tasks.migrations.child.input_tracker import is_installed
-from huleedu_tasks.migrations.revisions import History
-from huleedu_tasks.migrations.runner import Observation, Rendered
+from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.results import Rendered
 from huleedu_tasks.postgres.inspection import Identity
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.prod.approval import Approval
-from huleedu_tasks.prod.validate import Target
+from huleedu_tasks.prod.target import Target
 from huleedu_tasks.repository import VIRTUAL_ENVIRONMENT, is_file, repository_root
 
 # This package is no input, like any other library: a change of it shows in the rendered SQL.
@@ -48,13 +48,14 @@ async def approval_of(
     Raises:
         Refused: If `env.py` connects to a different database.
     """
-    assert isinstance(target.history, History)
-    pending = target.history.between(current, target.history.heads)
+    history = target.known_history
+    pending = history.between(current, history.heads)
     with scratch_directory() as directory:
         session = Observation(
             events=directory / "events", settings=READ_ONLY, target=identity.place
         )
-        rendered = await runner.render(target.service, target.url, settings, session, current)
+        alembic = target.answers.alembic(target.service, target.url)
+        rendered = await runner.render(alembic, session, current)
     read = {*(rendered.used.files if rendered.used else ()), *(str(r.path) for r in pending)}
     if any(revision.id not in rendered.sql for revision in pending):
         read |= await _read_by_revisions(target, settings)

@@ -8,12 +8,13 @@ from pathlib import Path
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.migrations.required_rights import find_missing_rights, find_unwritable, needs_of
+from huleedu_tasks.migrations.results import ReportedTables
 from huleedu_tasks.migrations.revisions import History
-from huleedu_tasks.migrations.runner import ReportedTables
 from huleedu_tasks.postgres.databases import VersionTable
 from huleedu_tasks.postgres.inspection import Facts, Rights, read_rights, read_search_path
+from huleedu_tasks.prod.problems import Validated, role_problems
 from huleedu_tasks.prod.rendering import approval_of
-from huleedu_tasks.prod.validate import Target, Validated, reach, role_problems
+from huleedu_tasks.prod.target import Target, reach
 from huleedu_tasks.report import Level, Problem
 
 

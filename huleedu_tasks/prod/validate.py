@@ -1,503 +1,118 @@
-"""Find the problems that could make a migration of staging or production fail; read-only."""
+"""`prod.validate`: every problem that could make a migration fail; read-only.
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+Every selected service is reported, with all problems found. `prod.plan` and `prod.migrate` begin
+with the same checks.
+"""
 
-from huleedu_tasks.config.hosts import edge_of
+import asyncio
+from dataclasses import replace
+
 from huleedu_tasks.config.registry import Service
-from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
-from huleedu_tasks.errors import HuleEduError, ServerError
-from huleedu_tasks.migrations.alembic_history import AlembicHistories
-from huleedu_tasks.migrations.modules import hint_of
-from huleedu_tasks.migrations.revisions import NO_HISTORY, History
-from huleedu_tasks.migrations.runner import Rendered, named
-from huleedu_tasks.postgres.connections import (
-    WHITE_SPACE,
-    CertificateRefused,
-    DatabaseMissing,
-    LoginRefused,
-    NameUnknown,
-    NotOffered,
-    Unreachable,
-    connection,
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.parallel import Step
+from huleedu_tasks.prod.env_py_check import as_of_a_plan, following_problems
+from huleedu_tasks.prod.problems import (
+    Validated,
+    examine,
+    history_problems,
+    password_problems,
+    same_database,
+    tls_state,
 )
-from huleedu_tasks.postgres.databases import EnvironmentTag, literal, parse_tag, quoted, tagged
-from huleedu_tasks.postgres.inspection import Facts, Identity, Session, identify, inspect
-from huleedu_tasks.prod.approval import Approval
-from huleedu_tasks.report import Level, Problem
-from huleedu_tasks.shared_databases import same_table, same_tables
+from huleedu_tasks.prod.production import Production, Targets
+from huleedu_tasks.prod.rights import judge_rights
+from huleedu_tasks.prod.target import Target
+from huleedu_tasks.report import Outcome, Problem, Report
 
-if TYPE_CHECKING:
-    import asyncpg
-
-OLDEST_VERSION = 14
-# A transaction that is open for longer is reported: it may block a migration.
-OLD_TRANSACTION_SECONDS = 5.0
-FEW_CONNECTIONS = 5
-SHOWN_NAMES = 3
-DISABLED = "disable"
-VERIFIED, UNVERIFIED, OPEN, SOCKET = "verified", "unverified", "none", "socket"
+COMMAND = "prod.validate"
+COLUMNS = ("database", "tls", "version", "current", "pending")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A database to be migrated, with its settings and its history.
-
-    Attributes:
-        resolved: The URL of the server itself, without a pooler.
-        environment: The environment, which the environment tag must match.
-        variables: The prefix of that environment's variables.
-        open_allowed: Whether the environment allows connections without TLS.
-        history: The service's revisions, or the error that reading them raised.
-        answers: The source of each service's revisions, read by its Alembic.
-        usual: The service's own URL; `None` if it is `resolved`.
-    """
-
-    service: Service
-    resolved: ResolvedUrl
-    environment: str
-    variables: str
-    open_allowed: bool
-    history: History | HuleEduError
-    answers: AlembicHistories
-    usual: ResolvedUrl | None = None
-
-    @property
-    def url(self) -> DatabaseUrl:
-        """The URL of the database."""
-        return self.resolved.url
-
-    async def read_history(self) -> History:
-        """Return the service's revisions from its current files.
-
-        Raises:
-            MigrationError: If they cannot be read.
-        """
-        return await self.answers.history(self.service, self.url)
-
-    async def read_revisions(self, connection: "asyncpg.Connection") -> tuple[str, ...]:
-        """Return the revisions in the service's version tables.
-
-        Args:
-            connection: A connection to its database.
-
-        Raises:
-            ServerError: If they cannot be read.
-            Refused: If `env.py` connects to a different database.
-        """
-        history = self.history if isinstance(self.history, History) else NO_HISTORY
-        return await self.answers.current(self.service, self.url, connection, history)
-
-    def variable(self, part: str) -> str:
-        """Return the name of the variable that contains a part of the URL, such as `HOST`."""
-        return self.resolved.source if self.resolved.is_override else f"{self.variables}_{part}"
-
-    def tls_mode(self, mode: str) -> str:
-        """Return an instruction to set a TLS mode."""
-        if self.resolved.is_override:
-            name = "ssl" if self.url.scheme.endswith("+asyncpg") else "sslmode"
-            return f"add ?{name}={mode} to {self.resolved.source}"
-        return f"set {self.variables}_SSLMODE={mode}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Validated:
-    """The result of validating a target.
-
-    Attributes:
-        problems: All problems found; empty if none.
-        facts: The state of the server and the database; `None` if the server did not answer.
-        revisions: The revisions of the database, or the error that reading them raised.
-        rendering: The SQL of the pending revisions; `None` if it was not rendered yet.
-    """
-
-    target: Target
-    problems: tuple[Problem, ...]
-    facts: Facts | None = None
-    revisions: tuple[str, ...] | HuleEduError = ()
-    rendering: tuple[Approval, Rendered] | None = None
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether revisions are known to be pending."""
-        if self.facts is None or isinstance(self.revisions, HuleEduError):
-            return False
-        history = self.target.history
-        return not isinstance(history, HuleEduError) and bool(history.pending(self.revisions))
-
-
-async def validate(target: Target) -> Validated:
-    """Read the state of a database, and return it with all problems found."""
-    try:
-        async with reach(target) as opened:
-            facts = await inspect(
-                opened,
-                extensions=target.service.extensions,
-                old_after=OLD_TRANSACTION_SECONDS,
-            )
-            revisions = await _revisions_or_problem(target, opened)
-    except ServerError as error:
-        problems = (
-            _error(error.message.rstrip("."), error.hint, error.code),
-            *history_problems(target),
-        )
-        return Validated(target=target, problems=problems)
-    problems = (*judge(target, facts, revisions), *await _direct_url_problems(target, facts))
-    return Validated(target=target, problems=problems, facts=facts, revisions=revisions)
-
-
-async def _revisions_or_problem(
-    target: Target, opened: "asyncpg.Connection"
-) -> tuple[str, ...] | HuleEduError:
-    try:
-        return await target.read_revisions(opened)
-    except HuleEduError as error:
-        return error
-
-
-@asynccontextmanager
-async def reach(target: Target) -> "AsyncIterator[asyncpg.Connection]":
-    """Connect to a target for the time of a `with` block.
-
-    Raises:
-        ServerError: If the server cannot be reached; its hint names this environment's variables.
-    """
-    try:
-        async with connection(target.url) as opened:
-            yield opened
-    except ServerError as error:
-        error.hint = _connection_hint(target, error)
-        raise
-
-
-def judge(
-    target: Target, facts: Facts, revisions: tuple[str, ...] | HuleEduError
-) -> Iterator[Problem]:
-    """Yield the problems in the state of a database.
+async def validate(production: Production, *, offline: bool) -> Report:
+    """Report every problem that could make a migration fail.
 
     Args:
-        revisions: The revisions of the database, or the error that reading them raised.
+        offline: Whether to check configuration and files only, without connecting.
+
+    Raises:
+        ConfigurationError: If the configuration has errors; it contains all of them.
     """
-    yield from _transport(target, facts)
-    yield from _server(target, facts)
-    yield from role_problems(target, facts)
-    yield from _extensions(target, facts)
-    yield from _tag(target, facts)
-    yield from history_problems(target)
-    yield from _revisions(target, revisions)
-    yield from _locks(target, facts)
+    async with production.targets(COMMAND) as targets:
+        if offline:
+            outcomes = tuple(map(_offline, targets.values()))
+        else:
+            outcomes, _ = await validate_all(production, targets, check_all=True)
+        return production.report(COMMAND, outcomes, COLUMNS, targets)
 
 
-def history_problems(target: Target) -> Iterator[Problem]:
-    """Yield the problems of a service's revision files."""
-    history = target.history
-    if isinstance(history, HuleEduError):
-        for cause in [str(finding) for finding in history.findings] or [history.message]:
-            yield _error(cause, hint_of(target.service, history), history.code)
-    elif not history.revisions:
-        yield _warning(
-            "it has no revision files",
-            f"Correct script_location or version_locations in {target.service.alembic_config}.",
-        )
+async def validate_all(
+    production: Production, targets: Targets, *, check_all: bool = False
+) -> tuple[tuple[Outcome, ...], dict[str, Validated]]:
+    """Validate every database, and the `env.py` of those with pending revisions.
 
+    Args:
+        check_all: Whether to check every `env.py`, and to report its problems as errors.
+            Otherwise most of them are warnings, because a migration compares its connections
+            when it runs.
 
-def password_problems(target: Target) -> Iterator[Problem]:
-    """Yield a warning for white space around a password that was not tried on a server."""
-    if edge := edge_of(target.url.password.reveal()):
-        variable = target.variable("PASSWORD")
-        yield Problem(
-            level=Level.WARNING,
-            cause=f"the password in {variable} {edge}",
-            remedy=_without_white_space(variable),
-            code=WHITE_SPACE,
-        )
-
-
-def _without_white_space(variable: str) -> str:
-    return (
-        f"Remove the white space from {variable}, unless the password contains it: `echo` adds a "
-        "line break to a secret, `printf %s` does not."
-    )
-
-
-def same_database(validated: Sequence[Validated]) -> dict[str, Problem]:
-    """Return a problem for each service in the same database as an earlier one, by its name.
-
-    Services with `shared_database` may share one, unless they have a version table in common.
+    Returns:
+        One outcome for each service, and the facts of those that were validated, by name.
     """
-    problems = {}
-    seen: dict[Identity, list[Target]] = {}
-    for result in validated:
-        if result.facts is None:
-            continue
-        target = result.target
-        earlier = seen.setdefault(result.facts.identity, [])
-        found = (_in_one_database(other, target) for other in earlier)
-        if problem := next(filter(None, found), None):
-            problems[target.service.name] = problem
-        earlier.append(target)
-    return problems
+    settings = production.settings
+    found: dict[str, Validated] = {}
+    # Each process imports the modules of its service, which takes processor time and memory.
+    turns = asyncio.Semaphore(settings.jobs)
 
+    async def ask(service: Service, step: Step) -> Outcome:
+        step("querying its database")
+        validated = await examine(targets[service.name])
+        if check_all or validated.is_behind:
+            async with turns:
+                step("asking its env.py")
+                problems = await _following(validated, settings)
+            if not check_all:
+                problems = tuple(map(as_of_a_plan, problems))
+            validated = replace(validated, problems=(*validated.problems, *problems))
+        found[service.name] = await judge_rights(validated, settings, production.root)
+        return _outcome(found[service.name])
 
-def _in_one_database(earlier: Target, target: Target) -> Problem | None:
-    one, other = earlier.service, target.service
-    if not (one.shared_database and other.shared_database):
-        return _error(
-            f"it connects to the same database as {one.name}",
-            "Correct the variables or the registry: one database belongs to one service, unless "
-            "both state 'shared_database'.",
-            "database-shared",
-        )
-    tables = [t.answers.known_version_tables(t.service, t.url) for t in (earlier, target)]
-    if common := same_tables(*tables):
-        refusal = same_table(one, other, common)
-        return _error(refusal.message.rstrip("."), refusal.hint, refusal.code)
-    return None
-
-
-def tls_state(target: Target, facts: Facts) -> str:
-    """Return the state of a connection's TLS: verified, unverified, none or socket."""
-    tls = target.url.tls
-    if target.url.is_socket:
-        return SOCKET
-    if not facts.encrypted:
-        return OPEN
-    # In libpq a root certificate makes `require` the same as `verify-ca`.
-    verifies = tls.get("sslmode", "").startswith("verify") or (
-        tls.get("sslmode") == "require" and "sslrootcert" in tls
+    if check_all:
+        # The worker processes import their libraries while the databases are queried.
+        production.answers.workers.prepare()
+    outcomes = await production.run(ask)
+    # Services in one database are found only after all databases are known.
+    shared = same_database([found[name] for name in targets if name in found])
+    judged = tuple(
+        outcome.judged((*(outcome.problems or ()), shared[outcome.service]))
+        if outcome.service in shared
+        else outcome
+        for outcome in outcomes
     )
-    return VERIFIED if verifies else UNVERIFIED
+    return judged, found
 
 
-def _connection_hint(target: Target, error: ServerError) -> str:
-    """Return the hint for a connection error, with the names of the variables."""
-    url = target.url
-    user = "" if target.resolved.is_override else "HULEEDU_DB_USER and "
-    remedies: dict[type[ServerError], str] = {
-        NameUnknown: f"Correct {target.variable('HOST')}, or ask the administrator of this "
-        "network's DNS.",
-        NotOffered: f"Turn on TLS on the server; if the network is trusted, "
-        f"{target.tls_mode(DISABLED)}.",
-        CertificateRefused: error.hint,
-        Unreachable: f"Check {target.variable('HOST')} and whether this machine may reach the "
-        "server: network, firewall, allowed addresses.",
-        LoginRefused: f"Compare {user}{target.variable('PASSWORD')} with the server's roles, "
-        "their CONNECT privilege and pg_hba.conf.",
-        DatabaseMissing: f"Create it: CREATE DATABASE {quoted(url.database)} OWNER "
-        f"{quoted(url.user)}.",
-    }
-    usual = error.hint or f"Check {target.variable('HOST')}, and read the server's log."
-    if url.tls.get("sslmode", "").startswith("verify") and "sslrootcert" not in url.tls:
-        usual = f"Set {target.variable('SSLROOTCERT')} to the file of certificate authorities."
-    if error.code == WHITE_SPACE:
-        return _without_white_space(target.variable("PASSWORD"))
-    return remedies.get(type(error), usual)
-
-
-async def _direct_url_problems(target: Target, facts: Facts) -> list[Problem]:
-    """Return a problem unless the direct URL and the service's own URL reach one database."""
-    if target.usual is None:
-        return []
-    source = target.resolved.source
-    try:
-        async with connection(target.usual.url) as opened:
-            identity = await identify(opened)
-    except ServerError as error:
-        return [
-            _warning(
-                f"{source} was not compared with the service's own URL: "
-                f"{error.message.rstrip('.')}",
-                f"Compare {source} with the URL the service runs with.",
-            )
-        ]
-    if identity == facts.identity:
-        return []
-    return [
-        _error(
-            f"{source} connects to a different database than the service's own URL, "
-            f"{target.usual.url}",
-            f"Correct {source}: the service does not use the database that is migrated there.",
-            "direct-url-mismatch",
-        )
-    ]
-
-
-def _transport(target: Target, facts: Facts) -> Iterator[Problem]:
-    state = tls_state(target, facts)
-    disabled = target.open_allowed or target.url.tls.get("sslmode") == DISABLED
-    if state == OPEN and not disabled:
-        yield _error(
-            "the connection is not encrypted",
-            f"To encrypt it, {target.tls_mode('verify-full')}; if the network is trusted, "
-            f"{target.tls_mode(DISABLED)}.",
-            "tls-off",
-        )
-    if state == UNVERIFIED:
-        certificates = "" if target.resolved.is_override else f" and {target.variables}_SSLROOTCERT"
-        yield _warning(
-            "TLS is on, but the server certificate is not verified",
-            f"To verify it, {target.tls_mode('verify-full')}{certificates}.",
-        )
-    if facts.through_pooler:
-        yield _error(
-            "the connection goes through a pooler, where locks and session settings are not "
-            "effective",
-            f"Set {target.service.direct_url_variable} to the URL of the server itself.",
-            "lock-not-effective",
-        )
-
-
-def _server(target: Target, facts: Facts) -> Iterator[Problem]:
-    if facts.version < OLDEST_VERSION:
-        yield _warning(
-            f"PostgreSQL {facts.version} is older than {OLDEST_VERSION}",
-            "Upgrade it: PostgreSQL publishes no more fixes for this version.",
-        )
-    if facts.in_recovery:
-        yield _error(
-            "the server is a standby, which is read-only",
-            f"Set {target.variable('HOST')} to the primary server.",
-            "server-is-standby",
-        )
-    if facts.read_only:
-        yield _error(
-            "transactions are read-only by default",
-            "Turn off default_transaction_read_only of the server, the database or the role.",
-            "server-read-only",
-        )
-    if facts.free_connections < FEW_CONNECTIONS:
-        yield _warning(
-            f"only {max(facts.free_connections, 0)} more connections are allowed",
-            "See who holds them: SELECT * FROM pg_stat_activity; the limit is the server's, the "
-            "database's or the role's.",
-        )
-
-
-def role_problems(target: Target, facts: Facts) -> Iterator[Problem]:
-    """Yield the rights that the role lacks in its usual schema."""
-    user = target.url.user
-    if not facts.may_create:
-        schema = quoted(facts.schema or "public")
-        where = f"the schema {schema}" if facts.schema else "any schema of its search path"
-        yield _error(
-            f"{user!r} may not create tables in {where}",
-            f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {quoted(user)}.",
-            "missing-rights",
-        )
-    if facts.not_owned:
-        yield _error(
-            f"{user!r} does not own {_first_names(facts.not_owned)}, and only the owner may alter "
-            "them",
-            f"ALTER TABLE {facts.not_owned[0]} OWNER TO {quoted(user)}, or GRANT the owning role.",
-            "missing-rights",
-        )
-
-
-def _extensions(target: Target, facts: Facts) -> Iterator[Problem]:
-    user = target.url.user
-    for name in facts.extensions_missing:
-        yield _error(
-            f"the server does not have the extension {name!r}",
-            "Install it on the server, or correct 'extensions' in the registry.",
-            "extension-missing",
-        )
-    for name in facts.extensions_forbidden:
-        yield _error(
-            f"{user!r} may not create the extension {name!r}",
-            f"Have an administrator create it once: CREATE EXTENSION {quoted(name)}.",
-            "extension-missing",
-        )
-
-
-def _tag(target: Target, facts: Facts) -> Iterator[Problem]:
-    try:
-        tag = parse_tag(target.url.database, facts.comment)
-    except ServerError as error:
-        yield _error(f"{error.message.rstrip('.')}: {facts.comment!r}", error.hint, error.code)
-        return
-    if tag is None and facts.may_tag:
-        yield _info(
-            f"has no environment tag yet; the first migration sets it to {target.environment}"
-        )
-    elif tag is None:
-        comment = literal(tagged(facts.comment, EnvironmentTag(environment=target.environment)))
-        yield _warning(
-            f"has no environment tag, and {target.url.user!r} may not set it: it does not own the "
-            "database",
-            f"Have its owner run: COMMENT ON DATABASE {quoted(target.url.database)} IS {comment}.",
-        )
-    elif tag.environment != target.environment:
-        yield _error(
-            f"is tagged as {tag.environment}, not as {target.environment}",
-            f"Compare {target.variable('HOST')} with the databases; correct a wrong tag with "
-            "COMMENT ON DATABASE.",
-            "environment-tag-mismatch",
-        )
-
-
-def _revisions(target: Target, revisions: tuple[str, ...] | HuleEduError) -> Iterator[Problem]:
-    if isinstance(revisions, HuleEduError):
-        hint = hint_of(target.service, revisions)
-        yield _error(revisions.message.rstrip("."), hint, revisions.code)
-        return
-    if isinstance(target.history, HuleEduError):
-        return
-    pending = target.history.pending(revisions)
-    if pending is None:
-        yield _error(
-            f"the database is at {named(revisions)}, which is not in the revision files",
-            "Deploy from the branch that migrated it last.",
-            "revision-unknown",
-        )
-    elif pending:
-        yield _info("1 revision is pending" if pending == 1 else f"{pending} revisions are pending")
-
-
-def _locks(target: Target, facts: Facts) -> Iterator[Problem]:
-    if facts.invalid_indexes:
-        yield _warning(
-            f"invalid indexes, left by an interrupted build: {_first_names(facts.invalid_indexes)}",
-            f"DROP INDEX CONCURRENTLY {facts.invalid_indexes[0]}; then create it again.",
-        )
-    for session in facts.old_sessions:
-        yield _prepared(session) if session.prepared else _long_transaction(session)
-    if facts.hidden_sessions:
-        yield _info(
-            "the server does not show how long the transactions of other roles have been open "
-            f"(sessions: {facts.hidden_sessions})",
-            f"GRANT pg_read_all_stats TO {quoted(target.url.user)}.",
-        )
-
-
-def _prepared(session: Session) -> Problem:
-    return _warning(
-        f"the prepared transaction {session.prepared!r} ({session.who}) has held its locks for "
-        f"{session.seconds:.0f} s",
-        f"COMMIT PREPARED or ROLLBACK PREPARED '{session.prepared}': nothing else ends it.",
+async def _following(validated: Validated, settings: Settings) -> tuple[Problem, ...]:
+    target = validated.target
+    return await following_problems(
+        target.service,
+        target.resolved,
+        settings,
+        target.answers.workers,
+        known=validated.problems,
     )
 
 
-def _long_transaction(session: Session) -> Problem:
-    return _warning(
-        f"pid {session.pid} ({session.who}) has a transaction open for {session.seconds:.0f} s",
-        f"Wait for it, or SELECT pg_terminate_backend({session.pid}).",
-    )
+def _offline(target: Target) -> Outcome:
+    problems = (*history_problems(target), *password_problems(target))
+    return _outcome(Validated(target=target, problems=problems))
 
 
-def _first_names(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:SHOWN_NAMES])
-    return f"{shown} and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else shown
-
-
-def _error(cause: str, remedy: str, code: str) -> Problem:
-    return Problem(level=Level.ERROR, cause=cause, remedy=remedy, code=code)
-
-
-def _warning(cause: str, remedy: str) -> Problem:
-    return Problem(level=Level.WARNING, cause=cause, remedy=remedy)
-
-
-def _info(cause: str, remedy: str = "") -> Problem:
-    return Problem(level=Level.INFO, cause=cause, remedy=remedy)
+def _outcome(validated: Validated) -> Outcome:
+    target, facts = validated.target, validated.facts
+    shown = target.address_facts
+    if facts is not None:
+        shown |= {"tls": tls_state(target, facts), "version": facts.version}
+        if not isinstance(validated.revisions, HuleEduError):
+            shown |= target.revision_facts(validated.revisions)
+    return Outcome(service=target.service.name, facts=shown).judged(validated.problems)

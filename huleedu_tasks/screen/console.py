@@ -7,6 +7,7 @@ and tables are not wrapped. Strings are never parsed as markup.
 import io
 import json
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from huleedu_tasks.report import (
     SCHEMA_VERSION,
     AppliedRevision,
     Discovery,
+    Kind,
     Level,
     Listing,
     Outcome,
@@ -32,29 +34,35 @@ from huleedu_tasks.report import (
     Status,
 )
 from huleedu_tasks.screen.control_characters import visible, visible_json
-from huleedu_tasks.screen.tables import fitted, wrapped
+from huleedu_tasks.screen.tables import INDENT, fitted, hanging, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
     from rich.text import Text
 
+# Readable on a light and on a dark background, which yellow, cyan and plain green are not.
+GOOD = "green4"
+CAUTION = "dark_orange3"
+BAD = "bold red"
 STYLES: Mapping[str, str] = {
-    Status.OK: "green",
-    Status.SKIPPED: "yellow",
-    Status.FAILED: "bold red",
-    Status.ABORTED: "yellow",
-    State.BEHIND: "yellow",
-    State.UNREACHABLE: "yellow",
-    State.UNKNOWN_REVISION: "bold red",
+    Status.OK: GOOD,
+    Status.SKIPPED: CAUTION,
+    Status.FAILED: BAD,
+    Status.ABORTED: CAUTION,
+    State.BEHIND: CAUTION,
+    State.UNREACHABLE: CAUTION,
+    State.UNKNOWN_REVISION: BAD,
 }
-LEVEL_STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.INFO: "cyan"}
+LEVEL_STYLES = {Level.ERROR: BAD, Level.WARNING: CAUTION, Level.INFO: "bold"}
 HANDLED = {None: "", True: "Handled automatically. ", False: "Action required. "}
 REFRESH_PER_SECOND = 10
 # Wider than any line: output to a pipe is not wrapped.
 PIPE_WIDTH = 100_000
 # Shown for a value that is None.
 NOTHING = "-"
+# The longest statement that is shown beside a danger, in characters.
+SHOWN_SQL = 200
 TICK = "\N{CHECK MARK}"
 Redact = Callable[[str], str]
 
@@ -79,6 +87,9 @@ class Screen:
             self._show_report(result)
         elif isinstance(result, Discovery):
             self._show_discovery(result)
+        elif isinstance(result, Listing) and result.shown:
+            for line in hanging(result.shown, _width(sys.stdout)):
+                print(self._shown(line))
         elif isinstance(result, Listing):
             self._print_table(result.columns, [_cells(row, result.columns) for row in result.rows])
         else:
@@ -128,6 +139,12 @@ class Screen:
         sys.stdout.flush()
         print(self._shown(text), file=sys.stderr, flush=True)
 
+    def announce(self, lines: Sequence[str]) -> None:
+        """Print a sentence and its items on standard error, wrapped to a terminal's width."""
+        width = _width(sys.stderr)
+        for number, line in enumerate(lines):
+            self.say(wrapped(line, width, INDENT if number else ""))
+
     @contextmanager
     def progress(self, services: Sequence[str]) -> Iterator[Progress]:
         """Show progress during a `with` block.
@@ -168,7 +185,7 @@ class Screen:
             self.say(f"What to do: {hint}")
         for note in report.notes:
             self.say(note)
-        self.say(_summary(report))
+        self.say(wrapped(_summary(report), _width(sys.stderr), ""))
 
     def _show_discovery(self, found: Discovery) -> None:
         self.discovered(found)
@@ -198,12 +215,13 @@ class Screen:
             print(self._shown(_sentence(columns, rows[0])))
         else:
             self._print_table(columns, rows)
+        self._print_problems(report.dangers)
         for outcome in report.outcomes:
-            self._print_revisions(outcome)
+            self._print_revisions(outcome, sql=report.sql)
         self._print_problems(report.problems)
 
-    def _print_revisions(self, outcome: Outcome) -> None:
-        if not outcome.revisions:
+    def _print_revisions(self, outcome: Outcome, *, sql: bool) -> None:
+        if not outcome.revisions or (outcome.planned and not sql):
             return
         facts = outcome.facts
         place = f"{_cell(facts.get('from'))} -> {_cell(facts.get('to'))}"
@@ -220,9 +238,8 @@ class Screen:
         lines = (line for line in (revision.sql or "").splitlines() if line.strip())
         print("".join(self._shown(f"      {line}\n") for line in lines), end="")
         for problem in revision.problems:
-            said = _with_code(problem.cause, problem.code)
-            print(self._shown(f"    {problem.level}: {said}"))
-            if problem.remedy:
+            if problem.kind is Kind.STYLE:
+                print(self._shown(f"    {problem.level}: {problem.cause}"))
                 print(self._shown(f"      {problem.remedy}"))
 
     def _row(self, report: Report, outcome: Outcome) -> list[str]:
@@ -257,19 +274,23 @@ class Screen:
             shown = wrapped(self._shown(f"{problem.level}  {cause}"), width, "  ").strip()
             text = Text(shown)
             text.stylize(LEVEL_STYLES[problem.level], 0, len(problem.level))
+            if problem.statement:
+                statement = textwrap.shorten(problem.statement, SHOWN_SQL, placeholder=" ...")
+                text.append(f"\n{wrapped(self._shown(statement), width, '    ')}")
             if remedy := f"{handled}{problem.remedy}".strip():
                 text.append(f"\n{wrapped(self._shown(remedy), width, '  ')}", "dim")
             self._print(text)
 
     def _print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown = [[self._shown(cell) for cell in row] for row in rows]
-        layout = fitted(columns, shown, _width(sys.stdout))
+        width = _width(sys.stdout)
+        layout = fitted(columns, shown, width)
         if layout.columns:
             self._print(_table(layout.columns, layout.rows))
         for line in layout.lines:
             self._print(_styled(line))
         for line in layout.below:
-            print(line)
+            print(wrapped(line, width, ""))
 
     def _print(self, what: "Table | Text") -> None:
         terminal = sys.stdout.isatty()
@@ -375,14 +396,18 @@ class LiveProgress:
         table = Table.grid(padding=(0, 2, 0, 0))
         for _ in range(3):
             table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        # Only a column that may wrap is made narrower.
+        table.add_column()
         room = max(console.size.height - 3, 1)
         hidden = len(self._lines) - room
         for service, line in self._most_telling(room):
-            style = STYLES[line.trouble] if line.trouble else "green" if line.is_done else "dim"
+            style = STYLES[line.trouble] if line.trouble else GOOD if line.is_done else "dim"
             text = self._redact(line.text).partition("\n")[0]
             table.add_row(
-                Text(self._symbol(line), style=style), Text(service), line.seconds, Text(text)
+                Text(self._symbol(line), style=style),
+                Text(service),
+                line.seconds,
+                Text(text, no_wrap=True, overflow="ellipsis"),
             )
         yield table
         if hidden > 0:
@@ -402,10 +427,11 @@ class LiveProgress:
         return self._tick if line.is_done else "..." if line.is_running else ""
 
     def _footer(self) -> str:
-        done = sum(line.is_done for line in self._lines.values())
-        running = dict.fromkeys(line.text for line in self._lines.values() if line.is_running)
+        """Return how many services a step runs for; a service whose step is done may wait."""
+        running = [line.text for line in self._lines.values() if line.is_running]
         elapsed = f"{time.monotonic() - self._started:.1f} s"
-        return ", ".join([f"{done} of {len(self._lines)} done", elapsed, *running])
+        count = f"{len(running)} of {len(self._lines)} running"
+        return ", ".join([count, elapsed, *dict.fromkeys(running)])
 
 
 def _console(file: TextIO) -> "Console":

@@ -17,12 +17,12 @@ def has_person() -> bool:
     return all(stream is not None and stream.isatty() for stream in streams)
 
 
-def type_name(name: str, *, why: str, flag: str) -> None:
+def type_name(name: str, *, why: str = "", flag: str) -> None:
     """Ask the user to type a name, as a confirmation.
 
     Args:
         name: The name that must be typed exactly.
-        why: The question that typing the name answers with yes.
+        why: The question that typing the name answers with yes; empty if it is already shown.
         flag: The argument that replaces the prompt, for the hint.
 
     Raises:
@@ -32,7 +32,7 @@ def type_name(name: str, *, why: str, flag: str) -> None:
     import questionary
 
     try:
-        typed = questionary.text(visible(f"{why} Type {name} to go on:")).unsafe_ask()
+        typed = questionary.text(visible(f"{why} Type {name} to go on:".strip())).unsafe_ask()
     except EOFError:
         typed = ""
     if typed.strip() != name:

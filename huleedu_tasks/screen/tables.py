@@ -11,6 +11,8 @@ DETAIL = "detail"
 TIME = "time"
 GAP = "  "
 INDENT = "  "
+# Columns that are read together, and stay together.
+KEPT = ("from", "to")
 # Below this width, the terminal itself wraps lines.
 NARROWEST = 20
 # A revision that Alembic generated; revisions that a developer named are not shortened.
@@ -26,7 +28,7 @@ class Layout:
         columns: The headers; empty if each row is printed as separate lines.
         rows: The cells, one tuple per row.
         lines: The rows as lines; empty if there are columns.
-        below: Lines printed below the table, not wrapped.
+        below: Lines printed below the table, which are to be wrapped.
     """
 
     columns: tuple[str, ...] = ()
@@ -95,6 +97,30 @@ def wrapped(text: str, width: int | None, indent: str) -> str:
     )
 
 
+def hanging(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+    """Yield lines in which the last cell of a row is wrapped in its column.
+
+    In a narrow terminal it is wrapped on lines of its own, below the others.
+
+    Args:
+        rows: The headers and the cells; each row has the same number of cells.
+        width: The width of the terminal in cells; None for a pipe, where lines are not wrapped.
+    """
+    widths = [max(map(cells, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    begin = sum(widths) + len(GAP) * len(widths)
+    beside = width is None or width - begin >= NARROWEST * 2
+    for *others, last in rows:
+        filled = (
+            f"{cell}{' ' * (n - cells(cell))}" for cell, n in zip(others, widths, strict=True)
+        )
+        left = GAP.join(filled) + GAP
+        inner = INDENT if last.startswith(" ") else ""
+        indent = f"{' ' * begin if beside else INDENT}{inner}"
+        text = wrapped(last.strip(), width, indent)
+        shown = f"{left}{text[begin:]}" if beside else f"{left.rstrip()}\n{text}"
+        yield from (line.rstrip() for line in shown.splitlines() if line.strip())
+
+
 def _keep(table: _Table) -> _Table:
     return table
 
@@ -120,11 +146,11 @@ def _shorten_revisions(table: _Table) -> _Table:
 
 
 def _drop_constant(table: _Table) -> _Table:
-    """Replace columns with one value in all rows by a line; keep the first two columns."""
+    """Replace columns with one value in all rows by a line; keep the first two and `KEPT`."""
     constant = {
         name: values[0]
         for name, values in list(_columns(table))[2:]
-        if len(table.rows) > 1 and len(set(values)) == 1
+        if len(table.rows) > 1 and len(set(values)) == 1 and name not in KEPT
     }
     if not constant:
         return table

@@ -11,14 +11,10 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, Refused, SeedError, ServerError
+from huleedu_tasks.migrations.child_process import INSTRUCTIONS, environment_with_url
 from huleedu_tasks.migrations.forkserver import WarmWorkers
-from huleedu_tasks.migrations.runner import (
-    INSTRUCTIONS,
-    Observation,
-    Used,
-    environment_at,
-    used_at,
-)
+from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.results import Used, read_used
 from huleedu_tasks.postgres.databases import parse_tag
 from huleedu_tasks.seeds.files import fingerprint
 
@@ -63,7 +59,7 @@ class _Session:
             "used": str(self._used),
             "events": str(self._events),
         }
-        environment = environment_at(self.service, self.url, self.settings)
+        environment = environment_with_url(self.service, self.url, self.settings)
         return {**environment, INSTRUCTIONS: json.dumps(instructions)}
 
     def applied(self, done: process.Completed) -> Applied:
@@ -93,7 +89,7 @@ class _Session:
                 hint="Correct the seed, then run `invoke db.seed`.",
                 output=done.output,
             )
-        used = used_at(self._used, self.url)
+        used = read_used(self._used, self.url)
         sessions = int(facts["done"]["sessions"])
         return Applied(used=replace(used, sessions=sessions) if used else None, output=done.output)
 

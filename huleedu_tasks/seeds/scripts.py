@@ -55,7 +55,11 @@ def _seed_in(path: Path) -> Seed:
     name = _module_name(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise SeedError(f"{path} is not a Python module.", code="seed-invalid")
+        raise SeedError(
+            f"{path} is not a Python module.",
+            code="seed-invalid",
+            hint="State a .py or .sql file in 'seeds'.",
+        )
     module = importlib.util.module_from_spec(spec)
     # dataclasses, pydantic, pickle and multiprocessing look modules up in sys.modules.
     sys.modules[name] = module

@@ -207,6 +207,7 @@ class Cluster:
             raise ServerError(
                 f"The login of {user!r} could not be set in {self.data}.",
                 code="initdb-failed",
+                hint="Correct the cause in its output, or run `invoke db.reset --volumes`.",
                 output=Redactor([password])(done.output),
             )
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from huleedu_tasks.compose.configuration_cache import ComposeAnswers
-from huleedu_tasks.compose.container_cache import Memory
+from huleedu_tasks.compose.container_facts import ContainerFacts
 from huleedu_tasks.compose.container_state import ContainerState
-from huleedu_tasks.compose.containers import Containers
 from huleedu_tasks.compose.docker_compose import Compose, Project, port_line
 from huleedu_tasks.compose.docker_failures import explain_up
 from huleedu_tasks.compose.engine import Engine
+from huleedu_tasks.compose.project_containers import ProjectContainers
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import POSTGRES_PORT, DatabaseUrl
@@ -21,7 +21,7 @@ from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.binaries import find_program
 from huleedu_tasks.postgres.connections import maintenance_connection
 from huleedu_tasks.postgres.databases import EnvironmentTag, ServerIdentity
-from huleedu_tasks.servers.protocol import CONTAINERS_FILE, Started
+from huleedu_tasks.servers.protocol import CONTAINERS_FILE, LogCommand, Started
 from huleedu_tasks.servers.readiness import Admission
 
 
@@ -34,11 +34,11 @@ class DockerServers:
     compose: Compose
     engine: Engine
     answers: ComposeAnswers
-    memory: Memory
+    facts: ContainerFacts
     reason: str
     name: ProviderName = ProviderName.DOCKER
     proves_identity: bool = True
-    _configured: tuple[Project, Containers] | None = None
+    _configured: tuple[Project, ProjectContainers] | None = None
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     # By compose service: several services may share one.
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class DockerServers:
             HuleEduError: If no engine answers, or `docker` or the compose file is missing.
         """
         engine = Engine.connect(settings.process)
-        environment = {**settings.child_environment(), "DOCKER_HOST": engine.host}
+        environment = {**settings.compose_environment(), "DOCKER_HOST": engine.host}
         compose = Compose.create(registry.root, registry.compose_files, environment)
         return cls(
             settings=settings,
@@ -69,7 +69,7 @@ class DockerServers:
             compose=compose,
             engine=engine,
             answers=ComposeAnswers(compose=compose, path=state / "compose.json"),
-            memory=Memory(path=state / CONTAINERS_FILE),
+            facts=ContainerFacts(path=state / CONTAINERS_FILE),
             reason=f"{reason}; {engine.host}",
         )
 
@@ -186,23 +186,24 @@ class DockerServers:
         """Return the path of the machine's `psql`, else of the package's; empty if none exists."""
         return find_program("psql")
 
-    def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> list[str]:
+    def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> LogCommand:
         """Return the command that shows the containers' logs."""
         names = sorted({service.compose_service for service in services})
         following = ["--follow"] if follow else []
-        return self.compose.command("logs", f"--tail={lines}", *following, *names)
+        arguments = self.compose.command("logs", f"--tail={lines}", *following, *names)
+        return LogCommand(arguments=arguments, environment=self.compose.environment)
 
     # Read once per command.
 
-    async def _configuration(self) -> tuple[Project, Containers]:
+    async def _configuration(self) -> tuple[Project, ProjectContainers]:
         async with self._reading:
             if self._configured is None:
                 project = await self.answers.project()
-                containers = Containers(
+                containers = ProjectContainers(
                     engine=self.engine,
                     project=project.name,
                     directory=self.compose.directory,
-                    memory=self.memory,
+                    facts=self.facts,
                 )
                 self._configured = project, containers
         return self._configured

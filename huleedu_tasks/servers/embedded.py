@@ -29,7 +29,7 @@ from huleedu_tasks.postgres.connections import (
 from huleedu_tasks.postgres.databases import EnvironmentTag, ServerIdentity
 from huleedu_tasks.process import Account
 from huleedu_tasks.servers.cluster import Cluster
-from huleedu_tasks.servers.protocol import EMBEDDED_DIRECTORY, Started
+from huleedu_tasks.servers.protocol import EMBEDDED_DIRECTORY, LogCommand, Started
 from huleedu_tasks.state_dir import is_reachable, make_directory, unwritable
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class EmbeddedServers:
         own = self.binaries.program("psql")
         return str(own) if own.is_file() else find_program("psql")
 
-    def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> list[str]:
+    def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> LogCommand:
         """Return the command that shows the servers' log files."""
         files = sorted({self._cluster(service).log for service in services})
         if missing := [file for file in files if not file.exists()]:
@@ -165,7 +165,8 @@ class EmbeddedServers:
                 hint="Run `invoke db.up`, which starts the servers.",
             )
         following = ["-F"] if follow else []
-        return ["tail", "-n", str(lines), *following, *map(str, files)]
+        arguments = ["tail", "-n", str(lines), *following, *map(str, files)]
+        return LogCommand(arguments=arguments, environment=self.settings.tool_environment())
 
     @property
     def _version_directory(self) -> Path:

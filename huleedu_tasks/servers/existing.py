@@ -10,7 +10,7 @@ from huleedu_tasks.errors import Refused
 from huleedu_tasks.postgres.binaries import find_program
 from huleedu_tasks.postgres.connections import maintenance_connection
 from huleedu_tasks.postgres.databases import ServerIdentity
-from huleedu_tasks.servers.protocol import Started
+from huleedu_tasks.servers.protocol import LogCommand, Started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class ExistingServers:
         """Return the path of the machine's `psql`, else of the package's; empty if none exists."""
         return find_program("psql")
 
-    def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> list[str]:
+    def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> LogCommand:
         """Refuse: the tasks do not manage these servers."""
         raise _unsupported("show its log")
 

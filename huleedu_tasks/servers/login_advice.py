@@ -9,7 +9,7 @@ other credentials. Only in the second case does removing the volume help.
 from collections.abc import Callable
 
 from huleedu_tasks.compose.container_state import ContainerState
-from huleedu_tasks.compose.containers import empty_directory
+from huleedu_tasks.compose.project_containers import empty_directory
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.postgres.connections import LoginRefused
 

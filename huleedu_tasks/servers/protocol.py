@@ -27,6 +27,14 @@ class Started:
     is_new: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogCommand:
+    """A command that shows the logs of servers, and its whole environment."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+
+
 class Provider(Protocol):
     """A source of development servers: it has one for each service."""
 
@@ -85,7 +93,7 @@ class Provider(Protocol):
     def psql(self) -> str:
         """Return the path of the `psql` to use; empty if none is installed."""
 
-    def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> list[str]:
+    def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> LogCommand:
         """Return the command that shows the servers' logs.
 
         Raises:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.compose.container_state import ContainerState
-from huleedu_tasks.compose.containers import ContainerDown, Containers, if_damaged
+from huleedu_tasks.compose.project_containers import ContainerDown, ProjectContainers, if_damaged
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import Refused, ServerError
@@ -46,7 +46,7 @@ class Admission:
         sharing: The names of all services on the server.
     """
 
-    containers: Containers
+    containers: ProjectContainers
     service: Service
     container: ContainerState
     url: DatabaseUrl

@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from huleedu_tasks.config.dotenv import ENV_FILE
 from huleedu_tasks.config.registry import Service
-from huleedu_tasks.config.settings import ENV_FILE, Settings
+from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.migrations.child.input_tracker import INSTALLED as LIBRARY_DIRECTORIES
 from huleedu_tasks.migrations.child.input_tracker import is_installed
 from huleedu_tasks.migrations.inputs import (
@@ -25,7 +26,7 @@ from huleedu_tasks.migrations.inputs import (
     entries,
     shown,
 )
-from huleedu_tasks.migrations.runner import Used
+from huleedu_tasks.migrations.results import Used
 from huleedu_tasks.seeds.files import seed_files
 
 # Of more files than this, only size and time are compared.

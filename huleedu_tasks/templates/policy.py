@@ -5,19 +5,19 @@ another program wrote to the database during the build.
 """
 
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeGuard
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.migrations.inputs import Inputs, Present
-from huleedu_tasks.migrations.runner import Used
+from huleedu_tasks.migrations.results import Used
 from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import EnvironmentTag
 from huleedu_tasks.postgres.server_state import server_state
-from huleedu_tasks.shared_databases import Sharing
 from huleedu_tasks.templates import fingerprint
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Build:
     """The build of one database in this run.
 
     Attributes:
+        services: The services whose histories the database has; several if they share it.
         scripts: The fingerprint of the init scripts; empty string if there are none.
         inputs: The inputs that are known before the build, with their digests.
         why: Why no template is used.
@@ -47,6 +48,7 @@ class Build:
             build; None if other sessions may have written to it before.
     """
 
+    services: Sequence[Service]
     scripts: str
     inputs: Inputs
     why: str
@@ -58,71 +60,72 @@ class Build:
         """Add what a process of the build has read; None if it did not report it."""
         self.used = self.used + used if self.used and used else None
 
+    @property
+    def whole(self) -> Service:
+        """The first of its services, with the files of all of them."""
+        return fingerprint.merged(self.services)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplatePolicy:
-    """The templates of this run, and the builds that may become one.
+    """When the templates of a run are used and kept.
 
     Attributes:
         present: The files and variables as they are when the run begins.
         keeps_templates: Whether templates may be stored on the servers.
         fresh: Whether every database is rebuilt, even if a template is valid.
-        sharing: Which services share a database; the first of them builds it.
     """
 
     settings: Settings
     present: Present
     keeps_templates: bool
     fresh: bool
-    sharing: Sharing = field(default_factory=Sharing)
-    _build: dict[str, Build] = field(default_factory=dict)
-
-    def build(self, service: Service) -> Build | None:
-        """Return the build of a service's database; None if it is not being built."""
-        return self._build.get(self.sharing.leader(service).name)
 
     async def begin(
         self,
         admin: "asyncpg.Connection",
-        service: Service,
+        services: Sequence[Service],
         scripts: str,
         *,
         why: str = FRESH,
         before: clones.Activity = NOTHING_YET,
-    ) -> None:
+    ) -> Build | None:
         """Begin to record the inputs of a build.
 
         Args:
+            services: The services whose histories the database has.
             scripts: The fingerprint of the init scripts; empty string if there are none.
             why: Why no template is used.
             before: The sessions and writes on the database before the build.
+
+        Returns:
+            The build; None if no template of it may be kept.
         """
         if not self.keeps_templates:
-            return
+            return None
         # Taken before the files are read, so that an edit during the reading is noticed.
         since = time.time() - CLOCK_TICK
-        self._build[service.name] = Build(
+        return Build(
+            services=services,
             scripts=scripts,
             since=since,
-            inputs=await self._inputs(admin, service, scripts, self.present),
+            inputs=await self._inputs(admin, services, scripts, self.present),
             why=why,
             used=Used(sessions=before.sessions),
             writes=before.writes,
         )
 
-    def end(self, service: Service) -> None:
-        """Discard the build of a service whose database was copied instead."""
-        self._build.pop(service.name, None)
-
     async def find_valid(
-        self, admin: "asyncpg.Connection", service: Service, database: str
+        self, admin: "asyncpg.Connection", build: Build | None, database: str
     ) -> tuple[str, EnvironmentTag] | None:
         """Return a valid template of a database, and update the time at which it was last used.
+
+        Args:
+            build: The build that a template would replace; None if none was begun.
 
         Returns:
             Its name and its environment tag; None if no template is valid.
         """
-        build = self.build(service)
         if build is None or self.fresh:
             return None
         reasons: list[str] = []
@@ -148,7 +151,7 @@ class TemplatePolicy:
                 await databases.drop(admin, name)
 
     async def keep(
-        self, admin: "asyncpg.Connection", service: Service, url: DatabaseUrl, tag: EnvironmentTag
+        self, admin: "asyncpg.Connection", build: Build, url: DatabaseUrl, tag: EnvironmentTag
     ) -> None:
         """Save a template of a rebuilt database, and write the reason of the build into its tag.
 
@@ -158,20 +161,14 @@ class TemplatePolicy:
         Args:
             tag: The environment tag of the database.
         """
-        build = self._build[service.name]
         how = f"{REBUILT}: {build.why}"
-        if why_not := await self._keep(admin, service, url, build, replace(tag, reset=how)):
+        if why_not := await self._keep(admin, build, url, replace(tag, reset=how)):
             how = f"{how}; no template kept: {why_not}"
         await databases.write_tag(admin, url.database, replace(tag, reset=how))
         await self._drop_old(admin, url.database)
 
     async def _keep(
-        self,
-        admin: "asyncpg.Connection",
-        service: Service,
-        url: DatabaseUrl,
-        build: Build,
-        tag: EnvironmentTag,
+        self, admin: "asyncpg.Connection", build: Build, url: DatabaseUrl, tag: EnvironmentTag
     ) -> str:
         """Save a template, or return why none can be saved; empty string if it was saved."""
         async with connection(url) as owner:
@@ -180,10 +177,10 @@ class TemplatePolicy:
                 return "a crash would empty its unlogged tables"
         # The inputs may have changed during the build.
         present = Present.of(self.settings)
-        now = await self._inputs(admin, service, build.scripts, present)
+        now = await self._inputs(admin, build.services, build.scripts, present)
         # Roles that the migrations created exist from now on.
         build.inputs = {**build.inputs, fingerprint.ROLES: now[fingerprint.ROLES]}
-        whole = self._whole(service)
+        whole = build.whole
         if why_not := self._why_not_reproducible(whole, build, present, now):
             return why_not
         assert build.used is not None
@@ -230,21 +227,21 @@ class TemplatePolicy:
             await databases.drop(admin, old)
 
     async def _inputs(
-        self, admin: "asyncpg.Connection", service: Service, scripts: str, present: Present
+        self,
+        admin: "asyncpg.Connection",
+        services: Sequence[Service],
+        scripts: str,
+        present: Present,
     ) -> Inputs:
         state = await server_state(admin)
-        server = f"{state.settings} {scripts}"
         return fingerprint.inputs_of(
-            self._whole(service),
+            fingerprint.merged(services),
             self.settings,
             present,
-            server=server,
+            server=f"{state.settings} {scripts}",
             roles=state.roles,
-            others=self.sharing.with_service(service)[1:],
+            others=services[1:],
         )
-
-    def _whole(self, service: Service) -> Service:
-        return fingerprint.merged(self.sharing.with_service(service))
 
 
 def _is_complete(tag: EnvironmentTag | None) -> TypeGuard[EnvironmentTag]:

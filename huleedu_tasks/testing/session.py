@@ -5,7 +5,6 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.guard import require_disposable_environment
 from huleedu_tasks.servers.embedded import EmbeddedServers
-from huleedu_tasks.shared_databases import Sharing
 from huleedu_tasks.testing.background import Background
 from huleedu_tasks.testing.copies import Copies
 from huleedu_tasks.testing.database import ServiceDatabase
@@ -82,7 +80,7 @@ class Session:
         """Return the name of the first service that shares a service's database."""
         (known,) = self.names([name])
         (service,) = self._apps[False].services([known])
-        return self._sharing.leader(service).name
+        return self._apps[False].sharing(service)[0].name
 
     def prepare(self, wanted: Iterable[tuple[str, bool]]) -> None:
         """Have the sources of services, which the first worker of the run builds together.
@@ -131,11 +129,6 @@ class Session:
         finally:
             self._background.close()
         self.totals.problems += self._copies.problems
-
-    @cached_property
-    def _sharing(self) -> Sharing:
-        app = self._apps[False]
-        return Sharing.of(app.registry, app.registry.services, app.settings)
 
     def _known(self, name: str, *, seeded: bool) -> Wanted | None:
         try:
@@ -189,7 +182,7 @@ class Session:
         app = self._apps[False]
         others = [s for s in app.registry.services if s.url_variable not in os.environ]
         variables = dict(without_database(others, database.parts))
-        for member in (*self._sharing.with_service(service), service):
+        for member in (*app.sharing(service), service):
             url = replace(app.source(member), database=database.name)
             variables |= variables_of(member, url, app.settings)
         return variables

@@ -10,7 +10,6 @@ from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import maintenance_connection
 from huleedu_tasks.report import Outcome
-from huleedu_tasks.shared_databases import Sharing
 from huleedu_tasks.templates.policy import TemplatePolicy
 from huleedu_tasks.testing.testing_app import TestingApp
 from huleedu_tasks.testing.totals import VALID, error_text
@@ -52,7 +51,8 @@ async def prepare(
         development = app.development(services, fresh=fresh).with_whole_databases()
         for service in development.services:
             app.source(service)
-        up = await app.starting.development(development.services).up()
+        started = app.starting.services([service.name for service in development.services])
+        up = await app.starting.development(started).up()
         outcomes = {outcome.service: outcome for outcome in up.outcomes}
         running = [service for service in development.services if outcomes[service.name]]
         found = {} if fresh else await _templates(app, running)
@@ -73,21 +73,19 @@ async def prepare(
 
 async def _templates(app: TestingApp, services: Sequence[Service]) -> dict[str, Source]:
     """Return the sources of services with a valid template."""
-    sharing = Sharing.of(app.registry, services, app.settings)
     policy = TemplatePolicy(
         settings=app.settings,
         present=Present.of(app.settings),
         keeps_templates=app.provider.proves_identity,
         fresh=False,
-        sharing=sharing,
     )
     found = {}
     for service in services:
         url = app.source(service)
         async with maintenance_connection(url) as admin:
-            leader = sharing.leader(service)
-            await policy.begin(admin, leader, await app.provider.init_scripts(leader))
-            if valid := await policy.find_valid(admin, leader, url.database):
+            scripts = await app.provider.init_scripts(service)
+            build = await policy.begin(admin, app.sharing(service), scripts)
+            if valid := await policy.find_valid(admin, build, url.database):
                 found[service.name] = Source(template=valid[0], how=VALID)
     return found
 

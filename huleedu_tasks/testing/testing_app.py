@@ -15,6 +15,7 @@ from huleedu_tasks.config.urls import DatabaseUrl, resolve, resolve_each
 from huleedu_tasks.guard import require_own_address
 from huleedu_tasks.servers.embedded import EmbeddedServers
 from huleedu_tasks.servers.protocol import Provider
+from huleedu_tasks.shared_databases import shared_databases
 from huleedu_tasks.testing.runs import own_name
 
 # What pytest and its plugins set for a process is no input of a database.
@@ -87,6 +88,15 @@ class TestingApp(App):
         (own,) = self._plain.registry.select([service.name])
         require_own_address(own, resolve(own, self._testing), self._plain.provider)
         return self.urls((service,))[service.name].url
+
+    def sharing(self, service: Service) -> Sequence[Service]:
+        """Return the services that share a service's database, including itself.
+
+        Raises:
+            ConfigurationError: If the URL of one of them cannot be resolved.
+        """
+        groups = shared_databases(self.registry, (service,), self.settings)
+        return [member.service for group in groups for member in group] or [service]
 
     def own_database(self, service: Service) -> str:
         """Return the name of a service's own database."""

@@ -43,7 +43,7 @@ class DatabaseSettings:
         override = os.environ.get(self.override_variable)
         if override:
             return override
-        environment = _environment()
+        environment = current_environment()
         prefix = _EXTERNAL_PREFIXES.get(environment)
         if prefix is None:
             return self._development_url(environment)
@@ -71,7 +71,12 @@ class DatabaseSettings:
         return [os.environ[name] for name in names]
 
 
-def _environment() -> str:
+def current_environment() -> str:
+    """Return the environment that HULEEDU_ENVIRONMENT names; `development` if it is not set.
+
+    Raises:
+        ValueError: If it is not one of `ENVIRONMENTS`.
+    """
     stated = os.environ.get("HULEEDU_ENVIRONMENT", "")
     environment = stated.strip().lower() if stated else "development"
     if environment not in ENVIRONMENTS:

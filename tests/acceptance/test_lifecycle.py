@@ -287,6 +287,20 @@ def test_services_list_shows_the_entries_of_the_registry(running: Monorepo) -> N
     assert rows[1]["url_variable"] == "BETA_SERVICE_DATABASE_URL"
 
 
+def test_services_list_shows_no_volume_that_the_compose_file_does_not_have(
+    running: Monorepo,
+) -> None:
+    image = "image: 'postgres:15'"
+    data = "volumes: ['beta_db_data:/var/lib/postgresql/data']"
+    services = f"{{alpha_db: {{{image}}}, beta_db: {{{image}, {data}}}}}"
+    path = running.write("compose.yaml", f"services: {services}\nvolumes: {{beta_db_data: }}\n")
+    try:
+        rows = running.invoke("services.list", "--json").json["services"]
+    finally:
+        path.unlink()
+    assert [row["volume"] for row in rows] == [None, "beta_db_data", "gamma_db_data"]
+
+
 # Passwords in output and arguments.
 
 

@@ -16,7 +16,7 @@ import pytest
 from tests.support.docker import SCRIPTS, Docked, new_docked
 from tests.support.monorepo import PASSWORD, Ran, free_ports
 from tests.support.observe import assert_no_password_on_screen
-from tests.support.postgres import ask
+from tests.support.postgres import ask, forward
 
 OTHER_PASSWORD = "0ther pa$$word"
 SOCKET = Path("/var/run/docker.sock")
@@ -321,14 +321,7 @@ class Engine:
                 server.connect(str(SOCKET))
                 self._open += [client, server]
                 for source, sink in ((client, server), (server, client)):
-                    threading.Thread(target=_pipe, args=(source, sink), daemon=True).start()
-
-
-def _pipe(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while chunk := source.recv(65536):
-            sink.sendall(chunk)
-        sink.shutdown(socket.SHUT_WR)
+                    threading.Thread(target=forward, args=(source, sink), daemon=True).start()
 
 
 @pytest.mark.parametrize("step", ["starting", "recreating", "recreating its volume"])

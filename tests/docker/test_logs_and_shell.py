@@ -1,7 +1,10 @@
 """`db.logs` and `db.shell`, with the providers that start servers."""
 
+import os
+import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -71,3 +74,20 @@ def test_a_shell_on_a_stopped_server_fails_with_a_hint(provided: Monorepo) -> No
     ran = provided.invoke("db.shell", "--service", "beta")
     assert ran.code == 1
     assert "invoke db.up" in ran.err
+
+
+def test_docker_logs_get_no_secret_of_production(provided: Monorepo, tmp_path: Path) -> None:
+    real, record = shutil.which("docker"), tmp_path / "record"
+    program = tmp_path / "docker"
+    program.write_text(f'#!/bin/sh\nenv >> {record}\nexec {real} "$@"\n')
+    program.chmod(0o700)
+    before = provided.read(".env")
+    provided.write(".env", f"{before}HULEEDU_PROD_DB_PASSWORD=secret-of-production\n")
+    try:
+        path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        assert provided.invoke("db.logs", "--lines", "1", env=path).code == 0
+    finally:
+        provided.write(".env", before)
+    if provided.environment.get("HULEEDU_PROVIDER") != "embedded":
+        assert "HULEEDU_DB_USER" in record.read_text()
+        assert "secret-of-production" not in record.read_text()

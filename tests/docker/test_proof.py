@@ -51,6 +51,19 @@ def test_a_tunnel_on_the_port_of_a_stopped_container_is_reported_and_not_used(
     assert database(foreign, "alpha") == before
 
 
+def test_the_status_says_that_another_server_answers(docked: Docked, foreign: Monorepo) -> None:
+    def detail() -> str:
+        return str(docked.invoke("db.status", "--json").json["services"][0]["detail"])
+
+    assert docked.invoke("db.up").code == 0
+    assert detail() == ""
+    assert docked.invoke("db.down").code == 0
+    with proxy(docked.port("alpha"), foreign.port("alpha")):
+        said = detail()
+    assert said.startswith("not the docker server, but another one with its data in")
+    assert any(str(data) in said for data in foreign.data_directories())
+
+
 @pytest.mark.skipif(not can_listen("::1"), reason="this machine has no ::1")
 @pytest.mark.parametrize("command", [*WRITING, ("db.up",)])
 def test_a_tunnel_beside_the_running_container_is_refused(

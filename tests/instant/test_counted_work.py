@@ -13,7 +13,7 @@ from tests.support.instant import COPIED, REBUILT, resets
 from tests.support.monorepo import ENV_PY, PROJECT, Monorepo, new_monorepo
 from tests.support.observe import FORK_LOOP
 
-NAMES = tuple("abcdefgh")
+NAMES = tuple("abc")
 # Outside the service's directory, in which a new file would be a changed input.
 TRACES = "from pathlib import Path\nPath('../../traces/{}').touch()\n"
 # Every interpreter runs this on startup, and writes the modules that it has imported on exit.
@@ -103,7 +103,7 @@ def test_a_reset_from_templates_starts_no_interpreter_and_imports_no_alembic(
     seen = watched.watch("db.reset", "--json")
     assert len(seen.started) == 1
     assert not seen.has_loaded("alembic", "sqlalchemy", "mako", "greenlet")
-    assert not seen.has_loaded("huleedu_tasks.discovery.proposals", "huleedu_tasks.prod.production")
+    assert not seen.has_loaded("huleedu_tasks.discovery.proposals", "huleedu_tasks.prod.target")
     assert not watched.migrated()
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +13,10 @@ import pytest
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import HuleEduError, MigrationError, Refused, ServerError
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
-from huleedu_tasks.migrations.revisions import History, NotUnderstood, read_history
+from huleedu_tasks.migrations.configuration import NotUnderstood
+from huleedu_tasks.migrations.revisions import History, read_history
 from huleedu_tasks.postgres.connections import connection
-from tests.support.alembic_bench import Bench, Case, new_bench, sql
+from tests.support.alembic_bench import Bench, Case, sql
 from tests.support.layouts import (
     LAYOUTS,
     PLAIN,
@@ -189,12 +190,6 @@ async def test_the_error_of_alembic_for_a_file_that_it_cannot_load_is_shown(tmp_
 
 
 # Version tables.
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with new_bench() as made:
-        yield made
 
 
 TWO_TABLES = (

@@ -1,7 +1,7 @@
 """Whatever happens to a release, the database is asked where it is, and the result says that."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -15,21 +15,15 @@ from huleedu_tasks.postgres.inspection import identify
 from huleedu_tasks.prod.attempt import Attempts, Ended
 from huleedu_tasks.prod.journal import unwritten_record
 from huleedu_tasks.prod.plan import pin_now
-from huleedu_tasks.prod.validate import Target
+from huleedu_tasks.prod.target import Target
 from huleedu_tasks.report import Status
-from tests.support.alembic_bench import Bench, Case, new_bench, sql
+from tests.support.alembic_bench import Bench, Case, sql
 from tests.support.monorepo import ENV_PY
 
 LOG = "CREATE TABLE log (n integer)"
 ONE = "INSERT INTO log VALUES (1)"
 BUSY = "ALTER TABLE busy ADD COLUMN more text"
 LIMITS = {"HULEEDU_LOCK_TIMEOUT": "0.3", "HULEEDU_LOCK_ATTEMPTS": "2"}
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with new_bench() as made:
-        yield made
 
 
 async def begun(bench: Bench, *statements: str) -> Case:
@@ -52,7 +46,7 @@ async def attempts(case: Case, step: Callable[[str], None]) -> AsyncIterator[Att
         answers=answers,
     )
     case.events.mkdir()
-    async with connection(case.url) as held:
+    async with aclosing(answers), connection(case.url) as held:
         await locks.acquire(held, place="here", holder="test", wait=0, notify=str)
         yield Attempts(
             target=target,

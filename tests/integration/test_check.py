@@ -246,8 +246,8 @@ EXPECTED: dict[str, list[tuple[str, bool, str]]] = {
         ),
         ("INFO", True, "does not name the missing variables in production"),
     ],
-    "obedient": [("INFO", True, "config.py takes its URL only from OBEDIENT_SERVICE_DATABASE_URL")],
-    "stranger": [("INFO", True, "from STRANGER_SERVICE_DATABASE_URL or its own default")],
+    "obedient": [("INFO", True, "config.py takes its URL only from its override variable")],
+    "stranger": [("INFO", True, "from its override variable or its own default")],
     "contained": [("INFO", True, "or its own default; HULEEDU_ENVIRONMENT has no effect")],
     "strayed": [
         (
@@ -255,9 +255,9 @@ EXPECTED: dict[str, list[tuple[str, bool, str]]] = {
             False,
             "config.py resolves to localhost:1/huleedu_strayed in development, the reg",
         ),
-        ("INFO", True, "config.py takes its URL from STRAYED_SERVICE_DATABASE_URL or its own"),
+        ("INFO", True, "config.py takes its URL from its override variable or its own"),
     ],
-    "lonely": [("INFO", True, "env.py takes its URL from LONELY_SERVICE_DATABASE_URL or its own")],
+    "lonely": [("INFO", True, "env.py takes its URL from its override variable or its own")],
     "wandering": [
         ("WARNING", True, "env.py builds its own URL: in development it resolves to loc")
     ],

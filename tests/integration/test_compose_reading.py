@@ -86,3 +86,15 @@ async def test_files_that_compose_rejects_are_read_without_it_with_a_remark(tmp_
     assert asked.how == BY_READING
     assert asked.containers == read.containers
     assert any("`docker compose config` did not accept" in remark for remark in asked.remarks)
+
+
+@pytest.mark.parametrize("composed", [False, True])
+async def test_a_composed_file_that_is_read_without_compose_has_a_remark_with_the_remedy(
+    tmp_path: Path, composed: bool
+) -> None:
+    base = "  base: {image: postgres}\n"
+    db = "  db: {extends: base}\n" if composed else "  db: {image: postgres}\n"
+    (tmp_path / "compose.yaml").write_text(f"services:\n{base}{db}")
+    asked, read = await both(tmp_path)
+    assert asked.remarks == ()
+    assert [("Install Docker" in remark) for remark in read.remarks] == [True] * composed

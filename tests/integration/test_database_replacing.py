@@ -62,6 +62,12 @@ def server() -> Iterator[Monorepo]:
 
 
 @pytest.fixture
+def step(request: pytest.FixtureRequest) -> int:
+    """Kill after every third statement, or after every one with `--every-combination`."""
+    return 1 if request.config.getoption("--every-combination") else 3
+
+
+@pytest.fixture
 def alone(server: Monorepo) -> Iterator[Monorepo]:
     """A service at its head, with a row inserted by hand, and without other databases."""
     reset(server)
@@ -96,9 +102,9 @@ def failed(ran: Ran, code: str) -> Mapping[str, Any]:
 
 @pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "rebuilt"])
 def test_killed_after_any_statement_a_reset_has_lost_nothing_and_the_next_one_heals(
-    alone: Monorepo, flags: tuple[str, ...]
+    alone: Monorepo, flags: tuple[str, ...], step: int
 ) -> None:
-    for number in range(1, 30):
+    for number in range(1, 30, step):
         ran = alone.invoke("db.reset", *flags, env={"DIES_AFTER": str(number)})
         kept = [name for name in databases(alone) if has_data(alone, name)]
         if not kept:

@@ -162,8 +162,7 @@ def test_stated_values_are_kept_and_differences_are_reported(grown: Monorepo) ->
     assert grown.invoke("services.discover").code == 0
 
 
-@pytest.mark.parametrize("flags", [[], ["--json"]])
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.combinations(flags=([], ["--json"]), unbuffered=("", "1"))
 def test_a_closed_pipe_does_not_fail_the_command(
     grown: Monorepo, flags: list[str], unbuffered: str
 ) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from huleedu_tasks.config.urls import resolve
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.runner import Rendered
+from huleedu_tasks.migrations.child_process import Alembic
+from huleedu_tasks.migrations.results import Rendered
 from huleedu_tasks.process import scratch_directory
 from tests.support.db_runs import app_of
 from tests.support.migrating import observation_of
@@ -153,7 +154,8 @@ def test_rendering_the_sql_of_one_database_writes_no_file(
     async def render() -> Rendered:
         with scratch_directory() as directory:
             session = await observation_of(url, directory / "events")
-            return await runner.render(service, url, app.settings, session, start=())
+            alembic = Alembic(service=service, url=url, settings=app.settings)
+            return await runner.render(alembic, session, start=())
 
     rendered = asyncio.run(render())
     assert not rendered.problem

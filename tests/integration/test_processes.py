@@ -42,7 +42,7 @@ def run(
             cwd=directory,
             environment={**os.environ, "PYTHONUNBUFFERED": "1"},
             timeout=LONG,
-            lifeline=lifeline,
+            stdin=process.Lifeline() if lifeline else "",
             keeps=keeps,
         )
     )
@@ -101,7 +101,11 @@ def test_a_missing_program_leaves_no_file_descriptor_open(tmp_path: Path) -> Non
     async def attempt() -> None:
         with pytest.raises(FileNotFoundError):
             await process.run(
-                ["no-such-program"], cwd=tmp_path, environment={}, timeout=LONG, lifeline=True
+                ["no-such-program"],
+                cwd=tmp_path,
+                environment={},
+                timeout=LONG,
+                stdin=process.Lifeline(),
             )
 
     before = open_files()

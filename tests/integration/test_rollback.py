@@ -5,7 +5,7 @@ Each driver with each way to begin a transaction, and each commit with each end:
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -13,11 +13,12 @@ import asyncpg
 import pytest
 
 from huleedu_tasks.errors import ExitCode, HuleEduError
+from huleedu_tasks.migrations.failures import LockTimeout
+from huleedu_tasks.migrations.observation import Observation
 from huleedu_tasks.migrations.rollback import Fate, Unfinished, open_transaction, unfinished
-from huleedu_tasks.migrations.runner import LockTimeout, Observation
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import connection
-from tests.support.alembic_bench import Bench, Case, new_bench, sql
+from tests.support.alembic_bench import Bench, Case, sql
 from tests.support.migrating import observation_of
 from tests.support.monorepo import ENV_PY
 from tests.support.postgres import wait_for
@@ -152,12 +153,6 @@ class Run:
         at = await self.case.revisions()
         recorded = [each.id for each in self.case.history.between((), at)]
         return await unfinished(self.session, self.held, recorded, open_at_end=open_at_end)
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with new_bench() as made:
-        yield made
 
 
 @asynccontextmanager

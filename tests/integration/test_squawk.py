@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from huleedu_tasks.migrations.hazards import find_hazards
-from huleedu_tasks.migrations.squawk import find_squawk, lint
+from huleedu_tasks.migrations.squawk import find_squawk, judge_findings, lint
 from huleedu_tasks.postgres.inspection import Relation
-from huleedu_tasks.report import Level, Problem
+from huleedu_tasks.report import Kind, Level, Problem
 
 CHAR = "ALTER TABLE note ADD COLUMN more char(3);"
 TIMESTAMP = "ALTER TABLE note ADD COLUMN made timestamp;"
@@ -152,3 +152,50 @@ def test_a_failure_of_squawk_is_reported_with_its_message(tmp_path: Path) -> Non
     found = asyncio.run(lint(str(program), {"1": CHAR}, root=tmp_path, environment={}))
     ((problem,),) = found.values()
     assert problem.cause == "no such option (squawk: failed)"
+
+
+# Findings depend on the current tables.
+
+FULL = {"note": Relation(name="note", rows=9, size=8192)}
+EMPTY = {"note": Relation(name="note", rows=0, size=0)}
+UNINDEXED = "DROP INDEX by_text;"
+DETACHED = "ALTER TABLE note DETACH PARTITION part;"
+
+
+def judged(root: Path, relations: dict[str, Relation], *sql: str) -> list[tuple[str, Level]]:
+    """Return the statements and levels of the findings in the last revision."""
+    found = linted(root, *sql).get(str(len(sql)), ())
+    return [(p.statement, p.level) for p in judge_findings(found, relations)]
+
+
+def test_a_finding_has_the_statement_that_it_is_in(tmp_path: Path) -> None:
+    other = "SELECT 'a;b';"
+    (problem,) = linted(tmp_path, other, f"{other}\n-- first\n\n{DETACHED}\n{other}")["2"]
+    assert problem.statement == DETACHED.rstrip(";")
+    assert problem.kind is Kind.LOCKS
+
+
+def test_a_lock_on_an_empty_or_a_new_table_is_no_finding(tmp_path: Path) -> None:
+    assert judged(tmp_path, FULL, DETACHED) == [(DETACHED.rstrip(";"), Level.WARNING)]
+    assert judged(tmp_path, EMPTY, DETACHED) == []
+    assert judged(tmp_path, {}, "CREATE TABLE note (id bigint);", DETACHED) == []
+
+
+def test_style_on_an_empty_or_a_new_table_is_information(tmp_path: Path) -> None:
+    created = "CREATE TABLE memo (id integer);"
+    assert [level for _, level in judged(tmp_path, FULL, CHAR)] == [Level.WARNING]
+    assert [level for _, level in judged(tmp_path, EMPTY, CHAR)] == [Level.INFO]
+    assert [level for _, level in judged(tmp_path, FULL, created)] == [Level.INFO]
+
+
+def test_an_index_that_is_in_the_database_is_in_use(tmp_path: Path) -> None:
+    index = Relation(name="by_text", rows=None, size=8192)
+    assert judged(tmp_path, EMPTY, UNINDEXED) == []
+    assert judged(tmp_path, {"by_text": index}, UNINDEXED) == [
+        (UNINDEXED.rstrip(";"), Level.WARNING)
+    ]
+
+
+def test_a_statement_that_fails_on_any_table_is_kept(tmp_path: Path) -> None:
+    sql = "CREATE INDEX CONCURRENTLY by_text ON note (text);"
+    assert judged(tmp_path, EMPTY, CLEAN, sql) == [(sql.rstrip(";"), Level.WARNING)]

@@ -2,14 +2,13 @@
 
 import re
 import textwrap
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from huleedu_tasks.errors import ExitCode, Refused
-from tests.support.alembic_bench import Bench, Case, new_bench, sql
+from tests.support.alembic_bench import Bench, Case, sql
 from tests.support.monorepo import ENV_PY
 
 NOTE = "CREATE TABLE note (id integer PRIMARY KEY, text text NOT NULL)"
@@ -108,12 +107,6 @@ async def first():
 
 asyncio.run(first())
 """
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with new_bench() as made:
-        yield made
 
 
 async def decoy_of(bench: Bench) -> tuple[Case, dict[str, str]]:

@@ -1,12 +1,12 @@
 """The instructions for a run of Alembic, and its events: settings, revisions, and SQL."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from huleedu_tasks.migrations.runner import LockTimeout, applied
-from tests.support.alembic_bench import TOLD, Bench, new_bench, sql
+from huleedu_tasks.migrations.failures import LockTimeout
+from huleedu_tasks.migrations.observation import applied_revisions
+from tests.support.alembic_bench import TOLD, Bench, sql
 from tests.support.monorepo import ENV_PY
 
 NOTE = "CREATE TABLE note (id integer PRIMARY KEY, text text NOT NULL)"
@@ -63,12 +63,6 @@ INDEXES = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'not
 
 def before_migrating(does: str) -> str:
     return ENV_PY.replace("asyncio.run(main())", f"{FIRST.format(does=does)}\nasyncio.run(main())")
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with new_bench() as made:
-        yield made
 
 
 # Settings.
@@ -310,7 +304,7 @@ async def test_the_database_decides_which_revisions_were_applied(bench: Bench) -
             "c3",
         ]
         after = await case.revisions() if counted else []
-        found = applied([session], case.history, (), after)
+        found = applied_revisions([session], case.history, (), after)
         assert [each.revision for each in found] == counted
         for each in found:
             assert each.message == f"Revision {each.revision}"
@@ -322,15 +316,16 @@ async def test_revisions_of_several_attempts_are_listed_once_in_order(bench: Ben
     first, second = await case.session(), await case.session()
     await case.upgrade("a1", first)
     await case.upgrade(session=second)
-    found = applied([first, second], case.history, (), ("b2",))
+    found = applied_revisions([first, second], case.history, (), ("b2",))
     assert [each.revision for each in found] == ["a1", "b2"]
-    assert [each.revision for each in applied([second], case.history, ("a1",), ("b2",))] == ["b2"]
+    (only,) = applied_revisions([second], case.history, ("a1",), ("b2",))
+    assert only.revision == "b2"
 
 
 async def test_a_revision_without_an_event_has_no_duration(bench: Bench) -> None:
     case = await bench.case(a1=sql(NOTE))
     session = await case.session()
-    (found,) = applied([session], case.history, (), ("a1",))
+    (found,) = applied_revisions([session], case.history, (), ("a1",))
     assert (found.revision, found.seconds) == ("a1", None)
 
 

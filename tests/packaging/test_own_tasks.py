@@ -87,9 +87,15 @@ def test_huleedu_prints_a_completion_script(theirs: Monorepo, shell: str) -> Non
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("db.s", {"db.seed", "db.shell", "db.status"}), ("db.reset --vol", {"--volumes"})],
+    [
+        ("db.s", {"db.seed", "db.shell", "db.status"}),
+        ("db.reset --vol", {"--volumes"}),
+        ("db.reset --service ''", {"parcels"}),
+        ("db.up db.reset --service par", {"parcels"}),
+        ("db.reset --service parcels env.i", {"env.init"}),
+    ],
 )
-def test_the_shell_completes_tasks_and_flags(
+def test_the_shell_completes_tasks_flags_and_services(
     theirs: Monorepo, typed: str, offered: set[str]
 ) -> None:
     """Bash passes all words in a variable and the last one as an argument."""

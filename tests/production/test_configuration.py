@@ -123,7 +123,7 @@ def test_two_services_with_one_address_are_reported_with_the_other_findings(
     [
         (
             "{directory}/nowhere.pem",
-            "'{directory}/nowhere.pem' cannot be read: No such file or directory",
+            "'{directory}/nowhere.pem' could not be read: No such file or directory",
         ),
         ("{directory}/empty.pem", "'{directory}/empty.pem' contains no certificates"),
         ("ca.pem", "'ca.pem' is not an absolute path; each service runs in its own directory"),

@@ -12,17 +12,21 @@ import pytest
 from tests.support.monorepo import clean_environment
 from tests.support.observe import assert_no_password
 from tests.support.postgres import ask
-from tests.support.rehearsal import HOST, SERVICES, YES, Rehearsal
+from tests.support.rehearsal import ALPHA, HOST, SERVICES, YES, Rehearsal
 from tests.support.terminal import CONTROL, seen, typed
 
 QUESTION = f"Type {HOST} to go on:"
 UNTOUCHED = dict.fromkeys(SERVICES, "a1")
 
 
-def asked(rehearsal: Rehearsal, *flags: str) -> "pexpect.spawn[str]":
+def asked(rehearsal: Rehearsal, *flags: str, columns: int = 160) -> "pexpect.spawn[str]":
     """Run `invoke prod.migrate` at a terminal, and wait for the question."""
     child = typed(
-        rehearsal.monorepo, "prod.migrate", *flags, variables=rehearsal.production.variables
+        rehearsal.monorepo,
+        "prod.migrate",
+        *flags,
+        columns=columns,
+        variables=rehearsal.production.variables,
     )
     child.expect_exact(QUESTION)
     assert_no_password(str(child.before))
@@ -36,9 +40,16 @@ def test_a_user_sees_the_plan_types_the_host_and_sees_the_result(
     child = asked(rehearsal)
     plan = str(child.before)
     assert "PRODUCTION: localhost:" in plan
-    assert "CREATE TABLE made_by_b2 ();" in plan
-    assert "No backup will be taken" in plan
-    assert "PRODUCTION: 1 revision will be applied to 1 database on localhost." in plan
+    assert "`invoke prod.plan --sql` shows the SQL." in plan
+    places = [
+        plan.index(text)
+        for text in (
+            "PRODUCTION: 1 revision will be applied to 1 database on localhost.",
+            "  alpha: a1 -> b2, 1 revision",
+            "  No backup will be taken: neither --backup-command nor --backup-dir was given.",
+        )
+    ]
+    assert places == sorted(places)
     child.sendline(HOST)
     ran = seen(child)
     assert ran.code == 0
@@ -48,22 +59,29 @@ def test_a_user_sees_the_plan_types_the_host_and_sees_the_result(
 
 
 def test_the_question_contains_the_changes_and_the_host(rehearsal: Rehearsal) -> None:
-    rehearsal.grow("alpha", revisions=("b2", "c3"))
-    rehearsal.grow("gamma")
+    rehearsal.grow("alpha", revisions=("b2", "c3"), sql="DROP SCHEMA IF EXISTS old CASCADE")
+    rehearsal.grow("beta")
     ask(rehearsal.production.admin("huleedu_theta"), "COMMENT ON DATABASE huleedu_theta IS NULL")
-    child = asked(rehearsal)
+    child = asked(rehearsal, "--backup-command", "true", "--backup-dir", ".", columns=50)
+    screen = CONTROL.sub("", str(child.before)).replace("\r", "")
+    lines = screen[screen.index("PRODUCTION: 3 revisions") :].splitlines()
+    assert max(map(len, lines)) <= 50
+    said = " ".join(" ".join(lines).split())
+    assert "alpha: a1 -> c3, 2 revisions, dangers: destroys 2 beta: a1 -> b2" in said
+    assert "theta: tagged as production" in said
+    assert "Backup before the first change: the command 'true', then a dump of each" in said
     assert (
         "PRODUCTION: 3 revisions will be applied to 2 databases, and 1 database will be tagged as "
         "production on localhost."
-    ) in " ".join(CONTROL.sub("", str(child.before)).split())
+    ) in said
     child.sendcontrol("c")
     assert seen(child).code == 130
 
 
-@pytest.mark.parametrize("text", ["yes", "y", "", "localhos", "production"])
+@pytest.mark.parametrize("text", ["yes", "", "localhos"])
 def test_any_other_answer_changes_nothing(rehearsal: Rehearsal, text: str) -> None:
     rehearsal.grow("alpha")
-    child = asked(rehearsal)
+    child = asked(rehearsal, *ALPHA)
     child.sendline(text)
     ran = seen(child)
     assert ran.code == 3
@@ -79,7 +97,7 @@ def test_ctrl_c_and_ctrl_d_change_nothing(
     rehearsal: Rehearsal, key: str, code: int, outcome: str
 ) -> None:
     rehearsal.grow("alpha")
-    child = asked(rehearsal)
+    child = asked(rehearsal, *ALPHA)
     child.sendcontrol(key)
     assert seen(child).code == code
     assert rehearsal.all_at() == UNTOUCHED
@@ -90,7 +108,7 @@ def test_the_history_can_be_read_during_and_after_an_interrupted_confirmation(
     rehearsal: Rehearsal,
 ) -> None:
     rehearsal.grow("alpha")
-    child = asked(rehearsal)
+    child = asked(rehearsal, *ALPHA)
     assert [run["outcome"] for run in rehearsal.history()] == ["RUNNING"]
     child.kill(signal.SIGKILL)
     child.expect(pexpect.EOF)
@@ -100,7 +118,7 @@ def test_the_history_can_be_read_during_and_after_an_interrupted_confirmation(
 
 def test_sigterm_at_the_question_changes_nothing_and_is_recorded(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
-    child = asked(rehearsal)
+    child = asked(rehearsal, *ALPHA)
     child.kill(signal.SIGTERM)
     assert seen(child).code == 143
     assert rehearsal.all_at() == UNTOUCHED
@@ -110,7 +128,7 @@ def test_sigterm_at_the_question_changes_nothing_and_is_recorded(rehearsal: Rehe
 @pytest.mark.parametrize("source", ["yes", f"yes {HOST}", "true <&-"])
 def test_piped_input_is_not_a_confirmation(rehearsal: Rehearsal, source: str) -> None:
     rehearsal.grow("alpha")
-    command = f"{source} | {shlex.quote(sys.executable)} -m invoke prod.migrate"
+    command = f"{source} | {shlex.quote(sys.executable)} -m invoke prod.migrate --service alpha"
     ran = subprocess.run(
         ["bash", "-c", command],
         cwd=rehearsal.monorepo.root,
@@ -132,7 +150,7 @@ def test_piped_input_is_not_a_confirmation(rehearsal: Rehearsal, source: str) ->
 def test_closed_input_is_not_a_confirmation(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
     ran = subprocess.run(
-        [sys.executable, "-m", "invoke", "prod.migrate"],
+        [sys.executable, "-m", "invoke", "prod.migrate", *ALPHA],
         cwd=rehearsal.monorepo.root,
         env={
             **clean_environment(),
@@ -162,7 +180,7 @@ def test_arguments_must_name_the_exact_host(
     rehearsal: Rehearsal, flags: tuple[str, ...], code: int
 ) -> None:
     rehearsal.grow("alpha")
-    assert rehearsal.invoke("prod.migrate", *flags).code == code
+    assert rehearsal.invoke("prod.migrate", *ALPHA, *flags).code == code
     assert rehearsal.all_at() == UNTOUCHED
 
 
@@ -196,7 +214,7 @@ def test_migrate_is_refused_in_development_and_testing(
 
 def test_a_revision_file_edited_before_the_confirmation_is_refused(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
-    child = asked(rehearsal)
+    child = asked(rehearsal, *ALPHA)
     path = rehearsal.monorepo.path("services/alpha_service/alembic/versions/b2.py")
     path.write_text(path.read_text() + "\n# One more thought.\n")
     child.sendline(HOST)
@@ -209,7 +227,7 @@ def test_a_revision_file_edited_before_the_confirmation_is_refused(rehearsal: Re
 
 def test_a_database_migrated_before_the_confirmation_is_refused(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
-    child = asked(rehearsal)
+    child = asked(rehearsal, *ALPHA)
     ask(rehearsal.production.admin(), "DELETE FROM alembic_version")
     child.sendline(HOST)
     ran = seen(child)

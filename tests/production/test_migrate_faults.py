@@ -23,7 +23,15 @@ from tests.support.observe import (
 )
 from tests.support.postgres import ask
 from tests.support.production import MODES, admin_url, bouncer
-from tests.support.rehearsal import BETWEEN_LOOKS, SERVICES, Rehearsal, locked, told
+from tests.support.rehearsal import (
+    ALPHA,
+    ALPHA_AND_BETA,
+    BETWEEN_LOOKS,
+    SERVICES,
+    Rehearsal,
+    locked,
+    told,
+)
 
 SLEEP = "SELECT pg_sleep(600)"
 # The seconds within which a server notices that a client is gone.
@@ -63,7 +71,7 @@ def begun(rehearsal: Rehearsal, *flags: str, **variables: str) -> "Iterator[subp
     rehearsal.grow("beta")
     rehearsal.revise("alpha", "b2", "a1")
     rehearsal.revise("alpha", "c3", "b2", SLEEP)
-    child = rehearsal.start(*flags, **variables)
+    child = rehearsal.start(*ALPHA_AND_BETA, *flags, **variables)
     try:
         wait_until(lambda: rehearsal.running("alpha", "pg_sleep") or child.poll() is not None)
         assert child.poll() is None, child.communicate()
@@ -76,7 +84,7 @@ def begun(rehearsal: Rehearsal, *flags: str, **variables: str) -> "Iterator[subp
 def mended(rehearsal: Rehearsal) -> None:
     """Let alpha's second revision end at once, and assert that the next run applies the rest."""
     rehearsal.revise("alpha", "c3", "b2")
-    ran = rehearsal.migrate()
+    ran = rehearsal.migrate(*ALPHA_AND_BETA)
     assert ran.code == 0, ran.err
     assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("c3", "b2")
 
@@ -287,10 +295,11 @@ def test_a_suspended_run_that_lost_its_lock_changes_nothing_after_it_resumes(
         f"    pathlib.Path({str(gate)!r}).rename({str(reached)!r})\n"
         f"    time.sleep(1)\n{usual}"
     )
-    sleeper = rehearsal.start("--backup-command", f"touch {gate}")
+    sleeper = rehearsal.start(*ALPHA, "--backup-command", f"touch {gate}")
     try:
         wait_until(reached.exists)
-        asleep = [psutil.Process(sleeper.pid), *psutil.Process(sleeper.pid).children()]
+        run = psutil.Process(sleeper.pid)
+        asleep = [run, *run.children(recursive=True)]
         for process in asleep:
             process.suspend()
         ask(
@@ -298,7 +307,7 @@ def test_a_suspended_run_that_lost_its_lock_changes_nothing_after_it_resumes(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = 'huleedu_alpha' AND application_name LIKE 'huleedu-tasks lock %'",
         )
-        other = rehearsal.start()
+        other = rehearsal.start(*ALPHA)
         wait_until(lambda: rehearsal.running("alpha", "pg_sleep(1)"))
         for process in asleep:
             process.resume()
@@ -376,7 +385,7 @@ def test_behind_a_pooler_a_run_requires_a_direct_url(rehearsal: Rehearsal, mode:
 def test_a_short_lock_of_another_session_is_waited_for(rehearsal: Rehearsal) -> None:
     _alter(rehearsal)
     with locked(rehearsal, "alpha", 6):
-        ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="10")
+        ran = rehearsal.migrate(*ALPHA, HULEEDU_LOCK_TIMEOUT="10")
     assert ran.code == 0, ran.err
     assert "attempt" not in ran.err
     assert rehearsal.at("alpha") == "b2"
@@ -387,7 +396,7 @@ def test_a_longer_lock_is_reported_with_its_session_and_the_revision_is_retried(
 ) -> None:
     _alter(rehearsal)
     with locked(rehearsal, "alpha", 16):
-        ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="1", HULEEDU_LOCK_ATTEMPTS="9")
+        ran = rehearsal.migrate(*ALPHA, HULEEDU_LOCK_TIMEOUT="1", HULEEDU_LOCK_ATTEMPTS="9")
     assert ran.code == 0, ran.err
     assert re.search(
         r"attempt 1 of 9: the lock is held by pid \d+ \(postgres_admin the-test", ran.err
@@ -402,7 +411,7 @@ def test_after_the_last_lock_timeout_the_session_is_named_and_all_is_rolled_back
 ) -> None:
     _alter(rehearsal)
     with locked(rehearsal, "alpha"):
-        ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="1", HULEEDU_LOCK_ATTEMPTS="2")
+        ran = rehearsal.migrate(*ALPHA, HULEEDU_LOCK_TIMEOUT="1", HULEEDU_LOCK_ATTEMPTS="2")
         ((pid,),) = ask(
             rehearsal.production.admin(),
             "SELECT pid FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%'"
@@ -419,7 +428,7 @@ def test_after_the_last_lock_timeout_the_session_is_named_and_all_is_rolled_back
 def test_a_partially_applied_revision_is_not_retried(rehearsal: Rehearsal) -> None:
     rehearsal.monorepo.write("services/alpha_service/alembic/versions/b2.py", CONCURRENTLY)
     with locked(rehearsal, "alpha"):
-        ran = rehearsal.migrate(HULEEDU_LOCK_TIMEOUT="1")
+        ran = rehearsal.migrate(*ALPHA, HULEEDU_LOCK_TIMEOUT="1")
     detail = told(ran, "alpha")["detail"]
     assert "revision b2 may be partially applied" in detail
     assert "attempt" not in ran.err

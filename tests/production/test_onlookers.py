@@ -13,9 +13,9 @@ import pytest
 
 from tests.production.test_confirmation import asked
 from tests.support.monorepo import LIMIT, clean_environment, wait_until
-from tests.support.rehearsal import HOST, YES, Rehearsal
+from tests.support.rehearsal import ALPHA, ALPHA_AND_BETA, HOST, YES, Rehearsal
 
-SLEEPS = "SELECT pg_sleep(2)"
+SLEEPS = "SELECT pg_sleep(3)"
 FULL = Path("/dev/full")
 
 
@@ -39,8 +39,13 @@ def migrating(rehearsal: Rehearsal, **options: Any) -> "subprocess.Popen[str]":
     """Start a migration of alpha, which takes a while, and beta."""
     rehearsal.grow("alpha", sql=SLEEPS)
     rehearsal.grow("beta")
-    services = ("--service", "alpha", "--service", "beta")
-    return started(rehearsal, "prod.migrate", *YES, *services, **options)
+    return started(rehearsal, "prod.migrate", *YES, *ALPHA_AND_BETA, **options)
+
+
+def wait_for_alpha(rehearsal: Rehearsal, run: "subprocess.Popen[str]") -> None:
+    """Wait until a run migrates alpha."""
+    wait_until(lambda: rehearsal.running("alpha", "pg_sleep") or run.poll() is not None)
+    assert run.poll() is None, run.communicate()
 
 
 def events(rehearsal: Rehearsal) -> list[dict[str, Any]]:
@@ -56,7 +61,7 @@ def both_at(rehearsal: Rehearsal) -> tuple[str, str]:
 
 def test_a_closed_output_pipe_does_not_stop_a_migration(rehearsal: Rehearsal) -> None:
     run = migrating(rehearsal)
-    wait_until(lambda: rehearsal.running("alpha", "pg_sleep"))
+    wait_for_alpha(rehearsal, run)
     for stream in (run.stdout, run.stderr):
         assert stream is not None
         stream.close()
@@ -97,8 +102,8 @@ def test_a_read_only_command_fails_if_its_result_cannot_be_written(rehearsal: Re
 def test_a_hang_up_stops_before_the_next_revision(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha", revisions=("b2", "c3"), sql=SLEEPS)
     rehearsal.grow("beta")
-    run = rehearsal.start("--service", "alpha", "--service", "beta")
-    wait_until(lambda: rehearsal.running("alpha", "pg_sleep"))
+    run = rehearsal.start(*ALPHA_AND_BETA)
+    wait_for_alpha(rehearsal, run)
     run.send_signal(signal.SIGHUP)
     out, err = run.communicate(timeout=LIMIT)
     assert run.returncode == 129, err
@@ -118,7 +123,7 @@ def test_a_hang_up_stops_before_the_next_revision(rehearsal: Rehearsal) -> None:
 
 def test_a_terminal_that_is_closed_is_a_hang_up(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha", revisions=("b2", "c3"), sql=SLEEPS)
-    child = asked(rehearsal)
+    child = asked(rehearsal, *ALPHA)
     child.sendline(HOST)
     wait_until(lambda: rehearsal.running("alpha", "pg_sleep"))
     child.ptyproc.fileobj.close()
@@ -132,15 +137,15 @@ def test_a_terminal_that_is_closed_is_a_hang_up(rehearsal: Rehearsal) -> None:
 def test_a_migration_runs_with_closed_streams(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
     closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
-    run = started(rehearsal, "prod.migrate", *YES, "--service", "alpha", before=closed)
+    run = started(rehearsal, "prod.migrate", *YES, *ALPHA, before=closed)
     assert run.wait(LIMIT) == 0
     assert rehearsal.at("alpha") == "b2"
 
 
 def test_a_hang_up_during_the_last_revision_does_not_stop_the_run(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha", sql=SLEEPS)
-    run = rehearsal.start()
-    wait_until(lambda: rehearsal.running("alpha", "pg_sleep"))
+    run = rehearsal.start(*ALPHA)
+    wait_for_alpha(rehearsal, run)
     run.send_signal(signal.SIGHUP)
     _, err = run.communicate(timeout=LIMIT)
     assert run.returncode == 0, err
@@ -153,7 +158,7 @@ def test_an_ignored_hang_up_stays_ignored(rehearsal: Rehearsal) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     run = migrating(rehearsal, preexec_fn=ignore)
-    wait_until(lambda: rehearsal.running("alpha", "pg_sleep"))
+    wait_for_alpha(rehearsal, run)
     run.send_signal(signal.SIGHUP)
     _, err = run.communicate(timeout=LIMIT)
     assert run.returncode == 0, err
@@ -169,7 +174,9 @@ def test_a_record_that_becomes_unwritable_is_reported_with_the_next_step(
     subprocess.run(["mkfifo", fifo], check=True)
     reading = ["sh", "-c", 'exec cat "$0" >/dev/null', str(fifo)]
     with subprocess.Popen(reading) as reader:
-        ran = rehearsal.migrate("--report", "lost", "--backup-command", f"kill {reader.pid}")
+        ran = rehearsal.migrate(
+            *ALPHA, "--report", "lost", "--backup-command", f"kill {reader.pid}"
+        )
     fifo.unlink()
     assert ran.code == 0, ran.err
     assert any("What to do: Free disk space" in note for note in ran.json["notes"])

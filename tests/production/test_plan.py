@@ -130,26 +130,41 @@ def test_each_revision_is_shown_with_its_message_sql_and_locks(
 
 
 @pytest.mark.usefixtures("behind")
-def test_the_same_is_shown_below_the_table(production: Production) -> None:
+def test_the_screen_begins_with_a_summary_and_shows_each_danger_once(
+    production: Production,
+) -> None:
     ran = plan(production)
     assert ran.code == 0
     assert ran.out.startswith(f"PRODUCTION: localhost:{production.main.port}\n")
-    _, table, below, *_ = ran.out.split("\n\n")
-    assert table.splitlines()[0].split() == [
-        *("service", "status", "database", "from", "to", "pending", "detail")
+    _, table, dangers = ran.out.split("\n\n")
+    header, alpha, *_ = table.splitlines()
+    assert header.split() == [
+        *("service", "status", "from", "to", "pending"),
+        *("destroys", "locks", "other", "style", "detail"),
     ]
-    assert table.splitlines()[1].split() == ["alpha", "OK", "huleedu_alpha", "a1", "d4", "3"]
-    lines = below.splitlines()
-    assert lines[0] == "alpha: a1 -> d4"
+    assert alpha.split()[:7] == ["alpha", "OK", "a1", "d4", "3", "1", "1"]
+    lines = dangers.splitlines()
+    shown = [line for line in lines if line.startswith("WARNING")]
+    assert shown[0].startswith("WARNING  alpha b2: builds the index 'by_text'")
+    assert shown[1].startswith("WARNING  alpha d4: drops the column 'text'")
+    assert len(shown) == 2
+    assert f"    {INDEX}" in lines
+    assert f"    {DROPPED}" in lines
+    assert "postgresql_concurrently=True" in dangers
+    assert MEMO not in ran.out
+    assert "Next: run the same command with `--out FILE`" in ran.err
+
+
+@pytest.mark.usefixtures("behind")
+def test_the_sql_is_shown_on_request(production: Production) -> None:
+    ran = plan(production, "--sql")
+    lines = ran.out[ran.out.index("alpha: a1 -> d4") :].splitlines()
     path = "services/alpha_service/alembic/versions"
     shown = [f"  {name}  Revision {name}  ({path}/{name}.py)" for name in ("b2", "c3", "d4")]
     sql = [f"      {statement};" for statement in (INDEX, MEMO, DROPPED)]
     places = [lines.index(line) for pair in zip(shown, sql, strict=True) for line in pair]
     assert places == sorted(places)
-    hazards = [line for line in lines if line.startswith("    WARNING: ")]
-    assert "builds the index 'by_text'" in hazards[0]
-    assert "drops the column 'text'" in hazards[-1]
-    assert "postgresql_concurrently=True" in below
+    assert ran.out.count("builds the index 'by_text'") == 1
     assert "beta: a1" not in ran.out
 
 
@@ -197,7 +212,7 @@ def test_a_revision_that_reads_data_is_named_and_the_rest_is_planned(
 ) -> None:
     with pending(production, b2=MEMO, c3=READS, d4="DROP TABLE memo"):
         ran = plan(production, "--json")
-        shown = plan(production).out
+        shown = plan(production, "--sql").out
     assert ran.code == 0
     assert set(ran.statuses.values()) == {"OK"}
     found = planned(ran)
@@ -207,7 +222,7 @@ def test_a_revision_that_reads_data_is_named_and_the_rest_is_planned(
     assert "its SQL cannot be rendered before it runs" in problem["cause"]
     assert "Read c3.py" in problem["remedy"]
     assert "  c3  Revision c3" in shown
-    assert "    WARNING: its SQL cannot be rendered before it runs" in shown
+    assert "WARNING  alpha c3: its SQL cannot be rendered before it runs" in shown
     assert "      DROP TABLE memo;" in shown
 
 
@@ -247,7 +262,7 @@ def test_an_unreachable_database_fails_and_the_others_are_planned(
     with pending(production, "beta", b2=MEMO):
         nowhere = production.url(port)
         ran = plan(production, "--json", ALPHA_SERVICE_DATABASE_URL=nowhere)
-        shown = plan(production, ALPHA_SERVICE_DATABASE_URL=nowhere)
+        shown = plan(production, "--sql", ALPHA_SERVICE_DATABASE_URL=nowhere)
     assert_only_alpha_failed(ran, f"Nothing answers at localhost:{port}: Connection refused")
     assert "beta: a1 -> b2" in shown.out
     assert re.search(r"^ERROR +alpha: Nothing answers", shown.out, re.MULTILINE)
@@ -304,7 +319,7 @@ def test_a_plan_file_pins_each_database_and_each_revision_file(
     out = tmp_path / "plan.json"
     with pending(production, "gamma", b2=READS):
         ran = plan(production, "--json", "--out", str(out))
-        assert ran.json["notes"] == [f"The plan was written to {out}."]
+        assert ran.json["notes"][0] == f"The plan was written to {out}."
         document = json.loads(out.read_text())
         assert (document["schema_version"], document["environment"]) == (1, "production")
         alpha, gamma = document["services"]
@@ -349,7 +364,7 @@ def test_a_password_in_the_sql_of_a_revision_is_masked_in_the_plan_file(
         """
     path = production.monorepo.write("services/alpha_service/alembic/versions/b2.py", text)
     try:
-        ran = production.invoke("prod.plan", "--out", "plan.json")
+        ran = production.invoke("prod.plan", "--sql", "--out", "plan.json")
     finally:
         path.unlink()
     assert ran.code == 0
@@ -413,7 +428,7 @@ def test_a_file_that_cannot_be_written_is_an_error_of_usage(
     ran = plan(production, "--json", "--out", str(out), "--service", "alpha")
     assert (ran.code, ran.json["exit_code"]) == (2, 2)
     message = ran.json["error"]["message"]
-    assert message.startswith(f"--out {out} cannot be written: {reason}")
+    assert message.startswith(f"--out {out} could not be written: {reason}")
     assert ran.json["error"]["hint"]
 
 
@@ -434,7 +449,7 @@ def test_staging_has_its_own_variables_and_is_named_on_screen_and_in_the_file(
         ran = plan(production, "--out", str(out), "--service", "alpha", **variables)
     assert ran.code == 0
     assert ran.out.startswith(f"STAGING: localhost:{production.main.port}\n")
-    assert "alpha: a1 -> b2" in ran.out
+    assert "alpha: OK, from a1, to b2, pending 1" in ran.out
     assert "(staging; external: " in ran.err
     document = json.loads(out.read_text())
     assert document["environment"] == "staging"

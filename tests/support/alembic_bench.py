@@ -14,8 +14,11 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations.alembic_history import READ_ONLY
+from huleedu_tasks.migrations.child_process import Alembic
+from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.results import Migrated, Rendered
 from huleedu_tasks.migrations.revisions import History, read_history
-from huleedu_tasks.migrations.runner import Migrated, Observation, Rendered, render, upgrade
+from huleedu_tasks.migrations.runner import render, upgrade
 from tests.support.db_runs import app_of, without_initdb
 from tests.support.migrating import observation_of
 from tests.support.monorepo import ENV_PY, REVISION, Monorepo, empty_monorepo, free_ports
@@ -44,6 +47,10 @@ class Case:
         return read_history(self.service)
 
     @property
+    def alembic(self) -> Alembic:
+        return Alembic(service=self.service, url=self.url, settings=self.settings)
+
+    @property
     def plain_url(self) -> str:
         return self.url.reveal().replace("+asyncpg", "")
 
@@ -60,9 +67,7 @@ class Case:
 
     async def upgrade(self, target: str = "head", session: Observation | None = None) -> Migrated:
         session = session or await self.session()
-        return await upgrade(
-            self.service, self.url, self.settings, self.history, target, session=session
-        )
+        return await upgrade(self.alembic, self.history, target, session=session)
 
     async def failing(self, session: Observation | None = None) -> MigrationError:
         with pytest.raises(MigrationError) as caught:
@@ -75,7 +80,7 @@ class Case:
 
     async def render(self, *start: str) -> Rendered:
         session = await self.session(READ_ONLY)
-        return await render(self.service, self.url, self.settings, session, start)
+        return await render(self.alembic, session, start)
 
     @asynccontextmanager
     async def locked(self, table: str, mode: str = "ACCESS SHARE") -> AsyncIterator[None]:

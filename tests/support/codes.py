@@ -32,7 +32,7 @@ def codes() -> set[str]:
 def errors_without_code() -> list[str]:
     """Return the place of each expected failure that is raised without a code."""
     found = modules()
-    kinds = _error_classes(found)
+    kinds = error_classes(found)
     return [
         f"{module.path}:{node.lineno}"
         for module in found
@@ -44,7 +44,7 @@ def errors_without_code() -> list[str]:
     ]
 
 
-def _error_classes(found: list[Module]) -> set[str]:
+def error_classes(found: list[Module]) -> set[str]:
     bases = {
         node.name: {base.id for base in node.bases if isinstance(base, ast.Name)}
         for module in found

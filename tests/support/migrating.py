@@ -7,8 +7,10 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.child_process import Alembic
+from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.results import Migrated
 from huleedu_tasks.migrations.revisions import read_history
-from huleedu_tasks.migrations.runner import Migrated, Observation
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.inspection import identify
 from huleedu_tasks.postgres.locks import Hold
@@ -43,4 +45,5 @@ async def migrate(service: Service, url: DatabaseUrl, settings: Settings) -> Mig
     """Migrate a service's database to head."""
     with scratch_directory() as directory:
         session = await observation_of(url, directory / "events")
-        return await runner.upgrade(service, url, settings, read_history(service), session=session)
+        alembic = Alembic(service=service, url=url, settings=settings)
+        return await runner.upgrade(alembic, read_history(service), session=session)

@@ -29,6 +29,9 @@ MEMORY = Path("/dev/shm")
 USER = "huleedu_user"
 PASSWORD = "p@ss w%rd/1+2#3$4"
 LIMIT = 180.0
+# Seconds between two looks.
+SHORTEST_PAUSE = 0.01
+LONGEST_PAUSE = 0.25
 
 TASKS = "from huleedu_tasks.cli import namespace\n"
 
@@ -340,13 +343,16 @@ def copy_of_this_monorepo() -> Iterator[Monorepo]:
         yield monorepo
 
 
-def wait_until(condition: Any, *, seconds: float = 30.0) -> None:
-    """Poll until a condition is true.
+def wait_until(condition: Any, *, seconds: float = LIMIT) -> None:
+    """Poll until a condition is true; the longer it takes to find out, the less often.
 
     Raises:
         AssertionError: If it does not become true in time.
     """
     deadline = time.monotonic() + seconds
+    begun = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"not true within {seconds} s"
-        time.sleep(0.01)
+        now = time.monotonic()
+        assert now < deadline, f"not true within {seconds} s"
+        time.sleep(min(max(SHORTEST_PAUSE, 4 * (now - begun)), LONGEST_PAUSE))
+        begun = time.monotonic()

@@ -12,7 +12,7 @@ import asyncpg
 
 from huleedu_tasks import process
 from huleedu_tasks.servers.embedded import server_account
-from tests.support.monorepo import Monorepo, stop_server, wait_until
+from tests.support.monorepo import LIMIT, Monorepo, stop_server, wait_until
 
 TEST = "the-test"
 TOOL = "huleedu-tasks"
@@ -61,7 +61,7 @@ async def log_every_statement(url: str) -> None:
 
 async def wait_for(question: Callable[[], Awaitable[Any]], answer: Any) -> None:
     """Poll until the answer is the expected one."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT):
         while await question() != answer:  # noqa: ASYNC110  # There is no event.
             await asyncio.sleep(0.005)
 
@@ -122,17 +122,18 @@ def is_listening(address: str, port: int) -> bool:
     return False
 
 
+def forward(source: socket.socket, sink: socket.socket) -> None:
+    """Send what one socket receives to another, until either is closed."""
+    with suppress(OSError):
+        while chunk := source.recv(_CHUNK):
+            sink.sendall(chunk)
+        sink.shutdown(socket.SHUT_WR)
+
+
 def _forward_all(listener: socket.socket, target: int) -> None:
     with suppress(OSError):
         while True:
             client, _ = listener.accept()
             server = socket.create_connection(("127.0.0.1", target))
             for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=_pipe, args=(source, sink), daemon=True).start()
-
-
-def _pipe(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while chunk := source.recv(_CHUNK):
-            sink.sendall(chunk)
-        sink.shutdown(socket.SHUT_WR)
+                threading.Thread(target=forward, args=(source, sink), daemon=True).start()

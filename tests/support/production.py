@@ -193,11 +193,15 @@ def problems(ran: Ran, service: str = "alpha") -> list[dict[str, str]]:
 
 @contextmanager
 def new_production(
-    services: Sequence[str] = SERVICES, password: str = PASSWORD
+    services: Sequence[str] = SERVICES, password: str = PASSWORD, *, has_standby: bool = True
 ) -> Iterator[Production]:
-    """Make a monorepo with a production at head, tagged as such."""
+    """Make a monorepo with a production at head, tagged as such.
+
+    Args:
+        has_standby: Whether `standby` runs. It replays each database that a test creates.
+    """
     with new_monorepo(services) as monorepo:
-        yield asyncio.run(_built(monorepo, password))
+        yield asyncio.run(_built(monorepo, password, has_standby=has_standby))
 
 
 @contextmanager
@@ -238,7 +242,7 @@ def admin_url(cluster: Cluster, database: str) -> str:
     return f"postgresql://{ADMIN}:{quote(ADMIN_PASSWORD)}@127.0.0.1:{cluster.port}/{database}"
 
 
-async def _built(monorepo: Monorepo, password: str) -> Production:
+async def _built(monorepo: Monorepo, password: str, *, has_standby: bool) -> Production:
     servers = EmbeddedServers.create(settings(), monorepo.state, (), reason="the test's")
     template = servers._runnable(servers._template)
     await template.create(ADMIN)
@@ -260,6 +264,17 @@ async def _built(monorepo: Monorepo, password: str) -> Production:
     await plain.copy_from(main)
     (plain.data / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
     _add(plain, NO_TLS)
+    running = [main, plain]
+    if has_standby:
+        await _make_standby(standby, main)
+        running.append(standby)
+    for server in running:
+        await server.start(30)
+    return production
+
+
+async def _make_standby(standby: Cluster, main: Cluster) -> None:
+    """Copy a stopped server to one that will follow it."""
     await standby.copy_from(main)
     _add(
         standby,
@@ -268,9 +283,6 @@ async def _built(monorepo: Monorepo, password: str) -> Production:
     )
     (standby.data / "standby.signal").touch()
     _give(standby.data / "standby.signal")
-    for server in (main, plain, standby):
-        await server.start(30)
-    return production
 
 
 async def _populate(production: Production) -> None:

@@ -1,12 +1,17 @@
-"""Services and settings without any file."""
+"""Services, settings and databases of production, without any file or server."""
 
 from pathlib import Path
 from typing import Any
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.config.urls import resolve
+from huleedu_tasks.migrations.alembic_history import AlembicHistories
+from huleedu_tasks.migrations.revisions import History, Revision
+from huleedu_tasks.prod.target import Target
 
 ROOT = Path("/monorepo")
+HEAD = Revision(id="a1", parents=(), depends_on=(), message="", path=Path("a1.py"))
 
 
 def service(name: str = "orders", **stated: Any) -> Service:
@@ -48,3 +53,18 @@ def service(name: str = "orders", **stated: Any) -> Service:
 def settings(**variables: str) -> Settings:
     """Return settings that come from a process environment only."""
     return Settings(root=ROOT, process=variables, file={}, lines={})
+
+
+def target(name: str = "orders") -> Target:
+    """Return a database of production at `db.example.com`, whose only revision is `HEAD`."""
+    url = "postgresql+asyncpg://u:p@db.example.com/orders?ssl=verify-full"
+    own = service(name)
+    return Target(
+        service=own,
+        resolved=resolve(own, settings(**{own.url_variable: url})),
+        environment="production",
+        variables="HULEEDU_PROD_DB",
+        open_allowed=False,
+        history=History(revisions={HEAD.id: HEAD}),
+        answers=AlembicHistories(settings=settings(), state=None),
+    )

@@ -763,6 +763,29 @@ def test_stated_values_are_kept_and_differences_are_reported(tmp_path: Path) -> 
     ) in result.remarks
 
 
+@pytest.mark.parametrize(
+    "stated", [{"name": "orders"}, {"name": "shop", "compose_service": "orders_db"}]
+)
+def test_a_port_is_left_to_the_compose_file_as_before(
+    tmp_path: Path, stated: dict[str, Any]
+) -> None:
+    regular(tmp_path)
+    write(tmp_path, service("services/users_service"))
+    servers = server("orders_db", 5441, "huleedu_orders"), server("users_db", 5442, "huleedu_users")
+    write(tmp_path, compose(*servers))
+    existing(
+        tmp_path, {**stated, "directory": "services/orders_service", "database": "huleedu_orders"}
+    )
+    assert [entry.get("port") for entry in entries(tmp_path).values()] == [None, 5442]
+    assert discovered(tmp_path).unsettled == ()
+
+
+def test_a_missing_port_is_added_if_the_entrys_compose_service_has_none(tmp_path: Path) -> None:
+    regular(tmp_path)
+    existing(tmp_path, {"name": "shop", "directory": "services/orders_service"})
+    assert entries(tmp_path)["shop"]["port"] == 5441
+
+
 def test_a_new_service_is_added_after_the_existing_ones(tmp_path: Path) -> None:
     regular(tmp_path)
     write(tmp_path, service("services/users_service"))

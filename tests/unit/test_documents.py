@@ -10,7 +10,8 @@ import pytest
 from dotenv import dotenv_values
 
 from huleedu_tasks.config.registry import load_registry, schema
-from huleedu_tasks.config.settings import VARIABLES, Settings, Variable
+from huleedu_tasks.config.setting import AnySetting
+from huleedu_tasks.config.settings import SETTINGS, Settings
 from huleedu_tasks.errors import ExitCode
 from huleedu_tasks.report import SCHEMA_VERSION, Outcome, Report, State, Status
 from tests.support.documents import blocks, code, page, rows
@@ -18,7 +19,7 @@ from tests.support.monorepo import PROJECT
 from tests.support.tasks import ARGUMENTS
 
 EXAMPLE = (PROJECT / "env.example").read_text(encoding="utf-8")
-NAMES = [variable.name for variable in VARIABLES]
+NAMES = [setting.name for setting in SETTINGS]
 # Set for development only, by env.example and by env.init.
 DEVELOPERS_OWN = {"HULEEDU_DB_USER": "huleedu_user", "HULEEDU_DB_PASSWORD": ""}
 # The variables in the environment of a user's backup command.
@@ -38,17 +39,17 @@ REPORTS = [sample for sample in SAMPLES if "provider" in sample]
 # env.example and docs/environment.md
 
 
-@pytest.mark.parametrize("variable", VARIABLES, ids=lambda variable: str(variable.name))
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: str(setting.name))
 def test_the_example_sets_variables_with_defaults_and_comments_out_the_others(
-    variable: Variable,
+    setting: AnySetting,
 ) -> None:
-    lines = re.findall(rf"^(# )?{variable.name}=([^\s#]*)", EXAMPLE, re.MULTILINE)
-    if variable.process_only:
+    lines = re.findall(rf"^(# )?{setting.name}=([^\s#]*)", EXAMPLE, re.MULTILINE)
+    if setting.process_only:
         expected = []
-    elif variable.name in DEVELOPERS_OWN:
-        expected = [("", DEVELOPERS_OWN[variable.name])]
+    elif setting.name in DEVELOPERS_OWN:
+        expected = [("", DEVELOPERS_OWN[setting.name])]
     else:
-        expected = [("", variable.default) if variable.default else ("# ", "")]
+        expected = [("", setting.default) if setting.default else ("# ", "")]
     assert lines == expected
 
 
@@ -59,12 +60,11 @@ def test_the_example_names_no_variable_that_is_not_read() -> None:
     assert dotenv_values(PROJECT / "env.example").keys() <= set(NAMES)
 
 
-def test_the_page_has_every_variable_with_its_default() -> None:
+def test_the_page_has_every_variable_with_its_default_and_purpose() -> None:
     documented = rows(page("environment.md"), "name", "default", "meaning")
-    stated = {code(name): code(default) for name, default, _ in documented}
-    assert stated == {variable.name: variable.default for variable in VARIABLES}
-    assert len(documented) == len(VARIABLES)
-    assert all(meaning.endswith(".") for _, _, meaning in documented)
+    stated = {code(name): (code(default), meaning) for name, default, meaning in documented}
+    assert stated == {setting.name: (setting.default, setting.purpose) for setting in SETTINGS}
+    assert len(documented) == len(SETTINGS)
 
 
 def test_the_page_names_no_variable_that_is_not_read() -> None:

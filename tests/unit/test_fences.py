@@ -74,26 +74,32 @@ OWNERS = {
     "requests": {"compose/engine.py"},
     "psutil": {"servers/cluster.py", "ports.py"},
     # One lock for a project's databases, one for each server.
-    "filelock": {"db/development.py", "servers/embedded.py"},
+    "filelock": {"db/run.py", "servers/embedded.py"},
     # In a separate process, possibly with another interpreter.
     "alembic": {
-        "migrations/child/probe.py",
+        "migrations/child/addresses.py",
         "migrations/child/script_directory.py",
         "migrations/child/worker.py",
     },
     "sqlalchemy": {
-        "migrations/child/env_py_url.py",
-        "migrations/child/probe.py",
+        "migrations/child/first_connection.py",
+        "migrations/child/addresses.py",
         "migrations/child/worker.py",
         # The engines of a test.
         "testing/database.py",
     },
-    "greenlet": {"migrations/child/probe.py"},
+    "greenlet": {"migrations/child/addresses.py"},
     "sqlglot": {"migrations/hazards.py", "migrations/required_rights.py"},
-    "dotenv": {"config/settings.py", "compose/env_files.py"},
+    "dotenv": {"config/dotenv.py"},
     "jsonschema_rs": {"config/registry.py"},
     "yaml": {"config/registry.py", "compose/yaml_files.py"},
     "subprocess": {"process.py"},
+    "tomllib": {"migrations/configuration.py"},
+    "configparser": {
+        "migrations/configuration.py",
+        # Patches it for Alembic, in a separate process.
+        "migrations/child/worker.py",
+    },
 }
 
 # The exceptions for names that access the outside, with the reason.
@@ -105,9 +111,9 @@ RESERVED = {
         # Passes on PATH and similar variables to a server; reads no setting.
         "servers/cluster.py",
         # Read what their parent process has set, in a separate process.
-        "migrations/child/env_py_url.py",
+        "migrations/child/first_connection.py",
         "migrations/child/fork_loop.py",
-        "migrations/child/probe.py",
+        "migrations/child/addresses.py",
         "migrations/child/target.py",
         "migrations/child/worker.py",
         "seeds/child.py",
@@ -118,7 +124,7 @@ RESERVED = {
         "process.py",
         # Child processes that fork, so that nothing depends on earlier work.
         "migrations/child/fork_loop.py",
-        "migrations/child/probe.py",
+        "migrations/child/addresses.py",
     },
     r"print": {"screen/console.py"},
     r"input|sys\.stdin.*": {"screen/prompts.py"},
@@ -127,9 +133,9 @@ RESERVED = {
         # Before Invoke has a task.
         "cli/windows.py",
         # Exits a child process.
-        "migrations/child/env_py_url.py",
+        "migrations/child/first_connection.py",
         "migrations/child/fork_loop.py",
-        "migrations/child/probe.py",
+        "migrations/child/addresses.py",
         "migrations/child/worker.py",
         # Catches the exit of a script.
         "seeds/child.py",

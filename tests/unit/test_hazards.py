@@ -4,7 +4,7 @@ import pytest
 
 from huleedu_tasks.migrations.hazards import described, find_hazards
 from huleedu_tasks.postgres.inspection import Relation
-from huleedu_tasks.report import Level, Problem
+from huleedu_tasks.report import Kind, Level, Problem
 
 NOTE = Relation(name="note", rows=1200, size=3 * 1024**2)
 BLANK = Relation(name="blank", rows=0, size=0)
@@ -312,6 +312,8 @@ def test_a_do_block_is_reported_for_review(sql: str) -> None:
         level=Level.INFO,
         cause="contains a DO block, which is not analysed",
         remedy=REVIEW,
+        kind=Kind.OTHER,
+        statement=sql,
     )
     assert find_hazards(sql, RELATIONS) == (block,)
 
@@ -348,3 +350,23 @@ def test_a_statement_of_another_kind_is_not_reported_and_sqlglot_logs_nothing(
     assert causes(sql) == []
     assert caplog.records == []
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind"),
+    [
+        ("DROP TABLE note", Kind.DESTROYS),
+        ("ALTER TABLE note DROP COLUMN text", Kind.DESTROYS),
+        ("TRUNCATE note", Kind.DESTROYS),
+        ("DELETE FROM note", Kind.DESTROYS),
+        ("UPDATE note SET text = ''", Kind.LOCKS),
+        ("CREATE INDEX by_text ON note (text)", Kind.LOCKS),
+        ("ALTER TABLE note ALTER COLUMN text SET NOT NULL", Kind.LOCKS),
+        ("ALTER TABLE note RENAME TO memo", Kind.OTHER),
+        ("ALTER TABLE note ADD COLUMN more text NOT NULL", Kind.OTHER),
+    ],
+)
+def test_a_hazard_has_its_kind_and_its_statement(sql: str, kind: Kind) -> None:
+    (problem,) = find_hazards(f"SELECT 1;\n\n-- A comment.\n{sql};\n", RELATIONS)
+    assert (problem.kind, problem.statement) == (kind, sql)
+    assert problem.as_json()["kind"] == kind

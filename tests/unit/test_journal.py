@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -194,7 +195,7 @@ def test_an_unwritable_copy_is_an_error_before_the_run_begins(tmp_path: Path, na
     state, copy = tmp_path / "state", tmp_path / name
     with pytest.raises(ConfigurationError) as caught, recorded(state, copy):
         pytest.fail("it was begun")
-    assert caught.value.message.startswith(f"--report {copy} cannot be written")
+    assert caught.value.message.startswith(f"--report {copy} could not be written")
     assert "nothing was done" in caught.value.message
     assert read_runs(state) == []
 
@@ -393,6 +394,94 @@ def test_the_events_of_a_run_are_shown_in_order_with_their_facts(tmp_path: Path)
     assert [row["event"] for row in shown.rows] == ["began", "locked", "ended"]
     assert shown.rows[1]["facts"] == ["service=orders", "hosts=['a', 'b']"]
     assert all(set(row) == set(shown.columns) for row in shown.rows)
+
+
+def words(tmp_path: Path, event: str, **facts: object) -> list[str]:
+    """Return the words of one event of a run, without their time."""
+    with recorded(tmp_path) as record:
+        record.add(event, **facts)
+        record.end(ExitCode.DONE)
+    _, _, *found, _ = events_of(read_runs(tmp_path), record.run).shown
+    return [": ".join(filter(None, row[2:])) for row in found]
+
+
+PIN = {"service": "orders", "before": ["a1"], "after": ["c3"]}
+
+
+@pytest.mark.parametrize(
+    ("event", "facts", "said"),
+    [
+        (
+            "planned",
+            {"services": [{**PIN, "files": {"b2": "", "c3": ""}, "marks": True}]},
+            ["orders: planned: a1 -> c3 (b2, c3), will set the environment tag"],
+        ),
+        (
+            "confirmed",
+            {"by": "person", "hosts": ["db.example.com"]},
+            ["changes on db.example.com were confirmed at the terminal"],
+        ),
+        ("locked", {"service": "orders"}, ["orders: the advisory lock was taken"]),
+        ("backed up", {"by": "command"}, ["the backup command succeeded"]),
+        ("not backed up", {}, ["no backup was taken"]),
+        ("migrating", PIN, ["orders: the migration began: a1 -> c3"]),
+        (
+            "waited too long",
+            {"service": "orders", "attempt": 2, "blockers": "the lock is held by pid 7"},
+            ["orders: attempt 2 timed out while waiting for a lock: the lock is held by pid 7"],
+        ),
+        (
+            "not migrated",
+            {
+                **PIN,
+                "at": ["b2"],
+                "seconds": 1.26,
+                "detail": "Revision c3 failed",
+                "revisions": [{"revision": "b2", "message": "Add it", "seconds": 0.5}],
+            },
+            [
+                "orders: failed after 1.3 s, at b2: Revision c3 failed",
+                "orders:   b2  0.50 s  Add it",
+            ],
+        ),
+        (
+            "not begun",
+            {"service": "orders", "because": "x"},
+            ["orders: was not begun, because of: x"],
+        ),
+        (
+            "marked",
+            {"service": "orders", "environment": "staging"},
+            ["orders: was tagged as staging"],
+        ),
+        ("migrating", {"service": 7}, ["migrating: service=7"]),
+        ("of another version", {"x": 1}, ["of another version: x=1"]),
+    ],
+)
+def test_an_event_is_shown_in_words(
+    tmp_path: Path, event: str, facts: dict[str, object], said: list[str]
+) -> None:
+    assert words(tmp_path, event, **facts) == said
+
+
+def test_the_timeline_has_the_time_of_day_the_elapsed_time_and_the_end(tmp_path: Path) -> None:
+    with recorded(tmp_path) as record:
+        record.end(ExitCode.FAILED, detail="it broke", findings=["a file is missing"])
+    headers, began, *ended = events_of(read_runs(tmp_path), record.run).shown
+    assert headers == ("time (UTC)", "elapsed", "service", "event")
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", began[0])
+    assert began[1] == "0.0 s"
+    assert "began prod.migrate in production" in began[3]
+    assert [row[3] for row in ended] == [
+        "ended with FAILED, exit status 1",
+        "  it broke",
+        "  a file is missing",
+    ]
+
+
+def test_the_timeline_of_a_killed_run_says_that_no_end_was_recorded(tmp_path: Path) -> None:
+    last = events_of([killed(tmp_path)], "").shown[-1]
+    assert "the process was killed" in last[3]
 
 
 @pytest.mark.parametrize(

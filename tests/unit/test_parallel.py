@@ -1,4 +1,4 @@
-"""The fleet: every service gets an outcome."""
+"""Work on several services: every service gets an outcome."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import pytest
 from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ExitCode, Finding, HuleEduError, Refused
-from huleedu_tasks.parallel import Step, Work
+from huleedu_tasks.parallel import Stage, Step, Work
 from huleedu_tasks.report import Outcome, Silence, Status
 from tests.support.values import service
 
@@ -59,17 +59,34 @@ async def run(work: Work, names: Sequence[str] = NAMES, jobs: int = 8) -> dict[s
     return await run_next(work, [Outcome(service=name) for name in names], jobs=jobs)
 
 
+@dataclass(eq=False)
+class Run:
+    """The state of a service in a run: only those that must succeed before it."""
+
+    service: Service
+    after: "list[Run]" = field(default_factory=list)
+
+
 async def run_next(
     work: Work,
     before: Sequence[Outcome] = BEGUN,
     jobs: int = 8,
     after: dict[str, list[str]] | None = None,
+    *,
+    io_bound: bool = False,
 ) -> dict[str, Outcome]:
-    services = [service(outcome.service) for outcome in before]
-    outcomes = await parallel.run_next(
-        services, before, work, jobs=jobs, progress=Silence(), after=after
+    runs = {outcome.service: Run(service(outcome.service)) for outcome in before}
+    for name, others in (after or {}).items():
+        runs[name].after = [runs[other] for other in others]
+
+    async def work_on(run: Run, step: Step) -> Outcome:
+        return await work(run.service, step)
+
+    stage = Stage(run=work_on, io_bound=io_bound, after=lambda run: run.after)
+    outcomes = await parallel.run_stage(
+        stage, list(runs.values()), before, jobs=jobs, progress=Silence()
     )
-    assert [outcome.service for outcome in outcomes] == [service.name for service in services]
+    assert [outcome.service for outcome in outcomes] == list(runs)
     return {outcome.service: outcome for outcome in outcomes}
 
 
@@ -96,6 +113,12 @@ async def test_no_more_services_than_jobs_run_at_once(jobs: int) -> None:
     assert trace.most_at_once == jobs
 
 
+async def test_services_that_only_wait_are_not_limited_by_the_jobs() -> None:
+    trace = Trace()
+    await run_next(trace, jobs=1, io_bound=True)
+    assert trace.most_at_once == len(NAMES)
+
+
 @pytest.mark.parametrize("jobs", [1, 8])
 async def test_work_begins_after_its_predecessors(jobs: int) -> None:
     trace = Trace(turns={"c": 20})
@@ -117,10 +140,6 @@ async def test_after_a_failure_its_successors_are_aborted_and_the_others_continu
     assert outcomes["d"].detail.startswith("c did not succeed")
     assert outcomes["c"].exit_code is ExitCode.FAILED
     assert "begin c" not in trace.notes
-
-
-async def test_services_that_are_not_selected_are_not_awaited() -> None:
-    assert all((await run_next(Trace(), after={"a": ["not selected"]})).values())
 
 
 async def test_an_expected_failure_keeps_all_its_facts() -> None:

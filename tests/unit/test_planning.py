@@ -13,6 +13,7 @@ from huleedu_tasks.postgres.inspection import Identity
 from huleedu_tasks.prod.plan import Planned
 from huleedu_tasks.prod.plan_file import PlanEntry, read_plan, stale, write_plan
 from huleedu_tasks.report import Level, PlannedRevision, Problem
+from tests.support.values import target
 
 SERVER = "db.example.org:5432"
 PIN = PlanEntry(
@@ -41,7 +42,7 @@ REVISIONS = (
 
 def planned_for(pin: PlanEntry, **planned: Any) -> Planned:
     identity = Identity(system_identifier=None, started="0", database_oid=pin.database_oid)
-    return Planned(pin=pin, identity=identity, **planned)
+    return Planned(target=target(pin.service), pin=pin, identity=identity, **planned)
 
 
 PLANNED = planned_for(PIN, revisions=REVISIONS, tags=False)
@@ -266,7 +267,7 @@ def test_a_plan_that_cannot_be_read_is_an_error_with_the_reason(
     path = tmp_path / name
     with pytest.raises(ConfigurationError, match=reason) as caught:
         read_plan(path, environment="production")
-    assert caught.value.message.startswith(f"--plan {path} cannot be read")
+    assert caught.value.message.startswith(f"--plan {path} could not be read")
 
 
 @pytest.mark.parametrize(("name", "reason"), [("gone/plan.json", "No such file"), (".", "Is a d")])
@@ -276,4 +277,4 @@ def test_a_plan_that_cannot_be_written_is_an_error_with_the_reason(
     path = tmp_path / name
     with pytest.raises(ConfigurationError, match=reason) as caught:
         written(path, PLANNED)
-    assert caught.value.message.startswith(f"--out {path} cannot be written")
+    assert caught.value.message.startswith(f"--out {path} could not be written")

@@ -504,7 +504,7 @@ def test_lines_are_known_where_tabs_indent(tmp_path: Path) -> None:
 def test_a_registry_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "services.json"
     path.write_bytes('{"services": "å"}'.encode("latin-1"))
-    assert "cannot be read" in failure(path).message
+    assert "could not be read" in failure(path).message
 
 
 # Missing files and orders of services.

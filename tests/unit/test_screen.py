@@ -1,16 +1,19 @@
 """The screen: results on standard output, all else on standard error, no passwords."""
 
+import io
 import json
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from huleedu_tasks.config.secret import Redactor, Secret, is_ordinary
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, HuleEduError
 from huleedu_tasks.report import Listing, Message, Outcome, Report, Result, Status
-from huleedu_tasks.screen.console import Screen
+from huleedu_tasks.screen.console import LEVEL_STYLES, STYLES, LiveProgress, Screen
 
 Capture = pytest.CaptureFixture[str]
 PASSWORD = "hunter2"
@@ -196,3 +199,22 @@ def test_progress_in_a_pipe_is_a_line_for_each_step_and_each_failure(capsys: Cap
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == ["a: migrating", "orders: FAILED"]
+
+
+@pytest.mark.parametrize("width", [34, 50])
+def test_a_narrow_live_view_cuts_the_step_and_no_name(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width)
+    progress = LiveProgress(["essay_lifecycle", "nlp"], str)
+    progress.step("essay_lifecycle", "running its config.py and env.py, and comparing both")
+    with console.capture() as shown:
+        console.print(progress)
+    first, second, footer = shown.get().splitlines()
+    assert re.match(r"\.\.\.  essay_lifecycle  \d\.\d s  ru", first)
+    assert first.rstrip().endswith("…")
+    assert second.split()[0] == "nlp"
+    assert re.match(r"1 of 2 running, \d\.\d s, ", footer)
+
+
+@pytest.mark.parametrize("style", [*STYLES.values(), *LEVEL_STYLES.values()])
+def test_a_color_is_readable_on_a_light_and_on_a_dark_background(style: str) -> None:
+    assert not {"yellow", "white", "cyan", "black", "blue"} & set(style.split())

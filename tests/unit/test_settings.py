@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from huleedu_tasks.config.settings import VARIABLES, Environment, ProviderName, Settings
+from huleedu_tasks.config.setting import AnySetting
+from huleedu_tasks.config.settings import SETTINGS, Environment, ProviderName, Settings
 from huleedu_tasks.config.urls import resolve
 from huleedu_tasks.errors import ConfigurationError, ExitCode
 from tests.support.values import service
@@ -258,9 +259,9 @@ def test_only_development_and_testing_are_disposable() -> None:
     assert disposable == {Environment.DEVELOPMENT, Environment.TESTING}
 
 
-@pytest.mark.parametrize("variable", VARIABLES, ids=lambda variable: str(variable.name))
-def test_an_empty_variable_counts_as_not_set(load: Load, variable: object) -> None:
-    name, default = variable.name, variable.default  # type: ignore[attr-defined]
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: str(setting.name))
+def test_an_empty_variable_counts_as_not_set(load: Load, setting: AnySetting) -> None:
+    name, default = setting.name, setting.default
     for settings in (load(f"{name}=\n"), load(**{name: ""})):
         assert settings.value(name).text == default
         assert settings.value(name).source in ("default", "not set")
@@ -268,7 +269,7 @@ def test_an_empty_variable_counts_as_not_set(load: Load, variable: object) -> No
 
 def test_an_empty_variable_of_the_process_hides_the_one_in_env(load: Load) -> None:
     settings = load("HULEEDU_DB_USER=file\n", HULEEDU_DB_USER="")
-    assert settings.get("HULEEDU_DB_USER") == settings.child_environment()["HULEEDU_DB_USER"] == ""
+    assert settings.get("HULEEDU_DB_USER") == settings.variables()["HULEEDU_DB_USER"] == ""
 
 
 def test_the_path_of_the_registry_is_not_read_from_env(load: Load) -> None:
@@ -342,6 +343,62 @@ def test_passwords_and_overrides_are_shown_masked(load: Load) -> None:
     assert "hunter2" in [secret.reveal() for secret in settings.secrets()]
 
 
-def test_a_child_gets_env_under_the_real_environment(load: Load) -> None:
-    child = load("OWN=file\nBOTH=file\n", BOTH="process").child_environment()
-    assert (child["OWN"], child["BOTH"]) == ("file", "process")
+SECRETS = """\
+HULEEDU_DB_PASSWORD=development
+HULEEDU_PROD_DB_PASSWORD=production
+HULEEDU_STAGING_DB_PASSWORD=staging
+ACME_PROD_DB_PASSWORD=production
+ORDERS_SERVICE_DIRECT_DATABASE_URL=postgresql://u:direct@h/d
+ORDERS_SERVICE_DATABASE_URL=postgresql://u:override@h/d
+"""
+
+
+def secrets_in(environment: dict[str, str]) -> set[str]:
+    """Return the secrets of `SECRETS` in an environment."""
+    words = ("development", "production", "staging", "direct", "override")
+    text = " ".join(
+        value for name, value in environment.items() if name.endswith(("PASSWORD", "_URL"))
+    )
+    return {word for word in words if word in text}
+
+
+def test_children_get_env_under_the_real_environment(load: Load) -> None:
+    settings = load("OWN=file\nBOTH=file\n", BOTH="process")
+    for child in (settings.service_environment(), settings.compose_environment()):
+        assert (child["OWN"], child["BOTH"]) == ("file", "process")
+    tool = settings.tool_environment()
+    assert ("OWN" in tool, tool["BOTH"]) == (False, "process")
+
+
+@pytest.mark.parametrize(
+    ("environment", "passed"),
+    [
+        ("development", set()),
+        ("testing", set()),
+        ("staging", {"staging", "direct"}),
+        ("production", {"production", "direct"}),
+    ],
+)
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_service_gets_only_the_secrets_of_its_environment(
+    load: Load, environment: str, passed: set[str], exported: bool
+) -> None:
+    variables = dict(line.split("=", 1) for line in SECRETS.splitlines())
+    variables["HULEEDU_ENVIRONMENT"] = environment
+    settings = load(**variables) if exported else load(SECRETS, HULEEDU_ENVIRONMENT=environment)
+    found = secrets_in(settings.service_environment())
+    assert found == {"development", "override"} | passed
+
+
+def test_compose_gets_no_secret_of_staging_or_production_from_env(load: Load) -> None:
+    settings = load(SECRETS)
+    assert secrets_in(settings.compose_environment()) == {"development", "override"}
+    exported = load(SECRETS, HULEEDU_PROD_DB_PASSWORD="production")
+    assert "production" in secrets_in(exported.compose_environment())
+
+
+def test_a_tool_gets_no_secret(load: Load) -> None:
+    assert secrets_in(load(SECRETS).tool_environment()) == set()
+    variables = dict(line.split("=", 1) for line in SECRETS.splitlines())
+    del variables["ACME_PROD_DB_PASSWORD"]
+    assert secrets_in(load(**variables).tool_environment()) == set()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from huleedu_tasks.screen.tables import Layout, cells, fitted, wrapped
+from huleedu_tasks.screen.tables import Layout, cells, fitted, hanging, wrapped
 
 COLUMNS = ("service", "status", "current", "head", "reachable", "time", "detail")
 PATH = "/srv/repository/services/orders_service/alembic/versions/0001_initial.py"
@@ -85,3 +85,40 @@ def test_wrapped_text_keeps_paths_unbroken(width: int) -> None:
 
 def test_text_in_a_pipe_is_not_wrapped() -> None:
     assert wrapped("word " * 60, None, "  ") == f"  {'word ' * 60}".rstrip()
+
+
+EVENTS = (("time", "service", "event"), ("21:54", "orders", "the lock was taken by this run"))
+
+
+def test_the_last_cell_is_wrapped_in_its_column() -> None:
+    long = (*EVENTS, ("21:55", "orders", "one two three four five six seven eight nine ten"))
+    assert list(hanging(long, 56)) == [
+        "time   service  event",
+        "21:54  orders   the lock was taken by this run",
+        "21:55  orders   one two three four five six seven eight",
+        "                nine ten",
+    ]
+
+
+def test_in_a_narrow_terminal_the_last_cell_is_below_the_others() -> None:
+    assert list(hanging(EVENTS, 30)) == [
+        "time   service",
+        "  event",
+        "21:54  orders",
+        "  the lock was taken by this",
+        "  run",
+    ]
+
+
+def test_the_last_cell_is_not_wrapped_in_a_pipe() -> None:
+    assert list(hanging([*EVENTS, ("", "orders", "  " + "word " * 60)], None))[2] == (
+        f"       orders     {'word ' * 60}".rstrip()
+    )
+
+
+def test_from_and_to_stay_columns_if_all_rows_have_the_same() -> None:
+    columns = ("service", "status", "from", "to", "pending", "detail")
+    rows = [(name, "OK", "a1", "b2", "1", "x" * 60) for name in ("orders", "payments")]
+    layout = fitted(columns, rows, 60)
+    assert layout.columns == ("service", "status", "from", "to")
+    assert layout.below == (f"all 2: pending 1, {'x' * 60}",)

@@ -1,6 +1,7 @@
 """The inputs of a build, and their fingerprint."""
 
 import os
+import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.migrations.inputs import Inputs, Present
-from huleedu_tasks.migrations.runner import Used
+from huleedu_tasks.migrations.results import Used
 from huleedu_tasks.templates import fingerprint
 from tests.support.values import service
 
@@ -573,7 +574,8 @@ def test_our_own_libraries_are_an_input_unless_a_service_has_its_own_interpreter
     """Another virtual environment has another path; the content of the old one is unchanged."""
     of_its_own = place.inputs(python=("python3",))
     before = place.inputs()
-    monkeypatch.setattr(fingerprint, "_own_libraries", lambda: [place.root / "other/site-packages"])
+    other = str(place.root / "other/site-packages")
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"purelib": other, "platlib": other})
     assert place.changed(before) == "the packages in other/site-packages"
     assert place.changed(of_its_own, python=("python3",)) == ""
 

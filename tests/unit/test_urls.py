@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from huleedu_tasks.config.hosts import host_of
+from huleedu_tasks.config.hosts import LOOPBACK, host_of
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.urls import DatabaseUrl, parse_url, resolve, resolve_all
 from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.migrations.child import first_connection, target
 from tests.support.values import service, settings
 
 VARIABLE = "ORDERS_SERVICE_DATABASE_URL"
@@ -304,3 +305,7 @@ def test_services_are_resolved_by_name() -> None:
         "a": "localhost:1",
         "b": "localhost:2",
     }
+
+
+def test_the_children_that_cannot_import_this_package_know_the_same_loopback_names() -> None:
+    assert set(target.LOOPBACK) == set(first_connection.LOOPBACK) == set(LOOPBACK)

@@ -1,28 +1,22 @@
 """The problems that follow from the state of a database, and their presentation."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from huleedu_tasks.config.urls import resolve
-from huleedu_tasks.migrations.alembic_history import AlembicHistories
-from huleedu_tasks.migrations.revisions import History, Revision
 from huleedu_tasks.postgres.inspection import Facts, Identity
-from huleedu_tasks.prod.validate import (
+from huleedu_tasks.prod.problems import (
     FEW_CONNECTIONS,
     OLDEST_VERSION,
-    Target,
     Validated,
     judge,
     same_database,
 )
 from huleedu_tasks.report import Level, Outcome, Problem, Report, Status
 from huleedu_tasks.screen.console import Screen
-from tests.support.values import service, settings
+from tests.support.values import service, target
 
-HEAD = Revision(id="a1", parents=(), depends_on=(), message="", path=Path("a1.py"))
 TAG = 'huleedu-tasks {"environment": "production"}'
 SOUND = Facts(
     identity=Identity(system_identifier=1, started="0", database_oid=1),
@@ -43,20 +37,6 @@ SOUND = Facts(
     comment=TAG,
     may_tag=True,
 )
-
-
-def target(name: str = "orders") -> Target:
-    url = "postgresql+asyncpg://u:p@db.example.com/orders?ssl=verify-full"
-    own = service(name)
-    return Target(
-        service=own,
-        resolved=resolve(own, settings(**{own.url_variable: url})),
-        environment="production",
-        variables="HULEEDU_PROD_DB",
-        open_allowed=False,
-        history=History(revisions={"a1": HEAD}),
-        answers=AlembicHistories(settings=settings(), state=None),
-    )
 
 
 def judged(revisions: tuple[str, ...] = ("a1",), **facts: Any) -> list[tuple[Level, str]]:

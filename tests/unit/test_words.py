@@ -4,8 +4,6 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.support.monorepo import PROJECT
 
 # Of a foreign syntax: name the subject, the type or PostgreSQL's noun instead.
@@ -28,12 +26,11 @@ def texts() -> list[Path]:
     return [path for path in paths if path.suffix in SUFFIXES and path != HERE and path.is_file()]
 
 
-@pytest.mark.parametrize("path", texts(), ids=lambda path: str(path.relative_to(PROJECT)))
-def test_a_text_uses_the_nouns_of_the_field(path: Path) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines()
+def test_every_text_uses_the_nouns_of_the_field() -> None:
     found = [
-        f"{number}: {line.strip()}"
-        for number, line in enumerate(lines, start=1)
+        f"{path.relative_to(PROJECT)}:{number}: {line.strip()}"
+        for path in texts()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
         for match in AVOIDED.finditer(line)
         if not any(name in line and match[0] in name for name in ALLOWED)
     ]

@@ -97,7 +97,12 @@ class ForkLoop:
     def _begin(self, request: dict[str, Any]) -> None:
         # The garbage collector must not touch pages that the child shares.
         gc.freeze()
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError as error:
+            # Other children run on.
+            self._tell(id=request["id"], errno=error.errno)
+            return
         if not child:
             self._become(request)
         # The child does the same, so that it is done before its id is reported.

@@ -97,6 +97,16 @@ class Reads:
         self._asked: set[str] = set()
         self._imported: set[str] = set()
         self._search_paths: set[tuple[str, ...]] = set()
+        # The handler of an event takes its arguments; other events need the calling frame.
+        self._handlers: dict[str, Callable[..., None]] = {
+            "exec": self._hear_script,
+            "import": self._hear_import,
+            "open": self._hear_open,
+            "os.chdir": lambda path: self.asked(path),
+            "os.mkdir": lambda path, *_: self._add(path, self._made),
+            "socket.connect": lambda _, address: self.addresses.add(address_of(address)),
+            "sqlite3.connect": lambda database: self._hear_sqlite(os.fsdecode(database)),
+        }
 
     def hear(self, event: str, arguments: Sequence[Any], *, depth: int = 1) -> None:
         """Handle an audit event.
@@ -110,26 +120,13 @@ class Reads:
             return
         # An exception here would be raised in the service's code.
         with suppress(Exception):
-            if event == "open":
-                self._hear_open(*arguments)
-            elif event == "exec":
-                self._hear_script(arguments[0])
-            elif event == "import":
-                self._imported.add(arguments[0])
-                self._search_paths.add(tuple(arguments[2] or ()))
+            if event in self._handlers:
+                self._handlers[event](*arguments)
             elif event in ("os.listdir", "os.scandir"):
                 # Listings by the import system do not count.
                 caller = sys._getframe(depth).f_code.co_filename  # noqa: SLF001  # no other API
                 if not caller.startswith(IMPORTING):
                     self._add("." if arguments[0] is None else arguments[0], self._directories)
-            elif event == "os.chdir":
-                self.asked(arguments[0])
-            elif event == "os.mkdir":
-                self._add(arguments[0], self._made)
-            elif event == "sqlite3.connect":
-                self._hear_sqlite(os.fsdecode(arguments[0]))
-            elif event == "socket.connect":
-                self.addresses.add(address_of(arguments[1]))
             else:
                 self._hear_program(event, *arguments)
 
@@ -164,6 +161,10 @@ class Reads:
         is_script = code.co_name == "<module>" and not SCRIPTS.isdisjoint(code.co_names)
         if is_script and any(map(reads_clock, _codes(code))):
             self.clocks.add(f"{os.path.basename(code.co_filename)} reads {RANDOM}")
+
+    def _hear_import(self, name: str, _: object, search_path: Sequence[str], *__: object) -> None:
+        self._imported.add(name)
+        self._search_paths.add(tuple(search_path or ()))
 
     def _hear_open(
         self, path: object, mode: object, flags: int, directory: int | None = None

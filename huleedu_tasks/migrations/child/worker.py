@@ -56,56 +56,92 @@ def main() -> None:
 
 def exit_code_of_alembic() -> int:
     """Run Alembic with this process's arguments and environment, and return its exit code."""
-    instructions = json.loads(os.environ.pop(INSTRUCTIONS, "{}"))
-    options = json.loads(os.environ.pop(OPTIONS, "{}"))
-    engine = options.get("engine", "")
-    told = instructions.pop("used", None)
-    revisions = instructions.pop("revisions", None)
-    asking = instructions.pop("asking", None)
-    targets = beside("target")
-    variables = targets.ReadVariables() if told or instructions or asking else None
     with outside_of_service():
         from alembic.config import main as alembic
 
+        watchers = Watchers(
+            json.loads(os.environ.pop(INSTRUCTIONS, "{}")),
+            json.loads(os.environ.pop(OPTIONS, "{}")),
+        )
+    try:
+        alembic(prog="alembic")
+        watchers.succeeded()
+    except (beside("target").MayNotRun, beside("pinned_inputs").ChangedInput) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except SystemExit as error:
+        # Alembic has printed its error already.
+        if error.code:
+            watchers.failed(error.__context__ or error)
+        return exit_code_of(error)
+    except Exception as error:
+        watchers.failed(error)
+        show(error)
+        return 1
+    finally:
+        # The inputs are reported even if Alembic fails.
+        watchers.ended()
+    return 0
+
+
+def exit_code_of(error: SystemExit) -> int:
+    """Return the exit code of `sys.exit()`, and print a status that is not a number."""
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    if error.code is not None:
+        sys.stderr.write(f"{error.code}\n")
+    return int(error.code is not None)
+
+
+class Watchers:
+    """What observes one run of Alembic, as its instructions demand.
+
+    Args:
+        instructions: The files that receive the reports, and the instructions for the observer.
+        options: The service's options in the registry.
+    """
+
+    def __init__(self, instructions: dict[str, Any], options: dict[str, str]) -> None:
+        engine = options.get("engine", "")
+        used = instructions.pop("used", None)
+        revisions = instructions.pop("revisions", None)
+        asking = instructions.pop("asking", None)
+        targets = beside("target")
+        variables = targets.ReadVariables() if used or instructions or asking else None
+        self._observer: Observer | None = None
         accept_percent_signs()
         apply_options(**options)
         if instructions:
             hand_over_url(instructions["url"], engine)
             if engine and instructions["start"] is not None:
                 write_nothing_to(f"{engine}.sql")
-        observer = Observer(variables=variables, **instructions) if instructions else None
-        report = beside("script_directory").RevisionsReport(revisions) if revisions else None
+            self._observer = Observer(variables, instructions)
+        self._report = beside("script_directory").RevisionsReport(revisions) if revisions else None
         if asking:
             hand_over_url(asking["url"], engine)
-            beside("env_py_url").Asking(asking["file"], asking["url"], targets, variables)
-        used = Used(told, variables) if told else None
-    try:
-        alembic(prog="alembic")
-        if report:
-            report.tell()
-    except (targets.MayNotRun, beside("pinned_inputs").ChangedInput) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    except SystemExit as error:
-        # Alembic has printed its error already.
-        if observer and error.code:
-            observer.failed(error.__context__ or error)
-        if isinstance(error.code, int):
-            return error.code & 0xFF
-        if error.code is not None:
-            # Python prints an exit status that is not an integer.
-            sys.stderr.write(f"{error.code}\n")
-        return int(error.code is not None)
-    except Exception as error:
-        if observer:
-            observer.failed(error)
-        show(error)
-        return 1
-    finally:
-        # The inputs are reported even if Alembic fails.
-        if used:
-            used.tell()
-    return 0
+            beside("first_connection").FirstConnection(
+                asking["file"],
+                asking["url"],
+                targets=targets,
+                drivers=beside("drivers"),
+                variables=variables,
+            )
+        self._used = Used(used, variables) if used else None
+
+    def succeeded(self) -> None:
+        """Report the revisions, if they were asked for."""
+        if self._report:
+            self._report.tell()
+
+    def failed(self, error: BaseException) -> None:
+        """Report the error with which Alembic ended."""
+        if self._observer:
+            self._observer.failed(error)
+
+    def ended(self) -> None:
+        """Report the inputs."""
+        if self._used:
+            self._used.tell()
 
 
 def beside(name: str) -> Any:
@@ -275,8 +311,11 @@ class Observer:
     """Sets up each connection, and writes events to a file, one JSON document per line.
 
     Args:
-        events: The file.
         variables: The environment variables that were read.
+        instructions: The values that follow, by name.
+
+    Instructions:
+        events: The file.
         settings: Settings of PostgreSQL for each session; a refused one is an error.
         optional_settings: Settings that a server may refuse.
         target: The start time of the server and the OID of the database.
@@ -290,58 +329,45 @@ class Observer:
         go_on: A file. No further revision is begun after it was deleted. None to run all.
     """
 
-    def __init__(
-        self,
-        *,
-        variables: Any,
-        events: str,
-        settings: dict[str, str],
-        optional_settings: dict[str, str],
-        target: Sequence[object],
-        url: str,
-        start: Sequence[str] | None,
-        is_asking: bool = False,
-        lock: dict[str, str] | None = None,
-        inputs: dict[str, Any] | None = None,
-        go_on: str | None = None,
-    ) -> None:
+    def __init__(self, variables: Any, instructions: dict[str, Any]) -> None:
         from alembic.runtime.environment import EnvironmentContext
         from sqlalchemy import event
         from sqlalchemy.engine import Engine
 
         # Open as long as the process lives; each line is written at once.
-        self._file = open(events, "ab", buffering=0)  # noqa: SIM115
+        self._file = open(instructions["events"], "ab", buffering=0)  # noqa: SIM115
         self._is_heard = True
-        self._settings = settings
-        self._optional_settings = optional_settings
+        self._settings: dict[str, str] = instructions["settings"]
+        self._optional_settings: dict[str, str] = instructions["optional_settings"]
+        lock: dict[str, str] | None = instructions["lock"]
         targets = beside("target")
         self._target = targets.Target(
-            target,
+            instructions["target"],
             self._tell,
             variables,
-            settings,
+            self._settings,
             lock=lock["held"] if lock else "true",
             heard=self._opened,
         )
         self._inputs = beside("pinned_inputs").PinnedInputs(
-            **(inputs or {"root": "", "digests": {}}), tell=self._tell
+            **(instructions["inputs"] or {"root": "", "digests": {}}), tell=self._tell
         )
-        self._start = start
-        self._go_on = go_on
-        self._is_asking = is_asking
+        self._start: Sequence[str] | None = instructions["start"]
+        self._go_on: str | None = instructions["go_on"]
+        self._is_asking: bool = instructions["is_asking"]
         # The revision that is running; None between revisions.
         self._running: str | None = None
         self._unfinished_work = False
         self._kept_in_part = False
         self._is_configured = False
         self._engine_connections = 0
-        self._fence = self._fence_of(lock, url) if lock else None
+        self._fence = self._fence_of(lock, instructions["url"]) if lock else None
         self._observe_steps(EnvironmentContext)
         event.listen(Engine, "do_connect", self._note_dialect)
         event.listen(Engine, "connect", self._set_up)
         event.listen(Engine, "before_cursor_execute", self._executing)
         event.listen(Engine, "commit", self._committing)
-        if is_asking:
+        if self._is_asking:
             event.listen(Engine, "before_cursor_execute", skip_writes, retval=True)
 
     def failed(self, error: BaseException) -> None:

@@ -74,7 +74,7 @@ def named(services: list[Stranger]) -> tuple[Stranger, ...]:
     return tuple(replace(service, name=name) for service, name in named)
 
 
-def combination(number: int, count: int = 8) -> Repository:
+def combination(number: int, count: int = 5) -> Repository:
     """Return a random monorepo; the number is the seed."""
     chosen = random.Random(number)
     services = named([_any_service(chosen) for _ in range(count)])

@@ -1,4 +1,4 @@
-"""Compares the names of directories, containers and databases without generic words."""
+"""How alike the names of a directory, a container and a database are, without generic words."""
 
 import re
 from collections import Counter

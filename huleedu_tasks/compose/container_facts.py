@@ -4,14 +4,12 @@ A command in a container takes as long as a copy of a database. The key includes
 container's start, so that no entry becomes stale.
 """
 
-import json
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huleedu_tasks.compose.container_state import ContainerState
+from huleedu_tasks.compose.json_file import read_document, write_document
 
 Facts = dict[str, Any]
 # The number of containers that are kept, the most recent ones.
@@ -19,7 +17,7 @@ MOST = 200
 
 
 @dataclass(slots=True, kw_only=True)
-class Memory:
+class ContainerFacts:
     """The cache, a JSON file in the state directory; an unreadable file is an empty cache.
 
     Attributes:
@@ -45,23 +43,6 @@ class Memory:
             known = read_document(self.path).items()
             self._facts = {key: facts for key, facts in known if isinstance(facts, dict)}
         return self._facts
-
-
-def read_document(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; empty if the file has none or cannot be read."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def write_document(path: Path, document: Mapping[str, object]) -> None:
-    """Write a JSON file atomically; if it cannot be written, nothing is stored."""
-    partial = path.with_suffix(".partial")
-    with suppress(OSError):
-        partial.write_text(json.dumps(document), encoding="utf-8")
-        partial.replace(path)
 
 
 def _key(container: ContainerState) -> str:

@@ -31,7 +31,6 @@ OF_SQLALCHEMY = (
     "prepared_statement_cache_size",
     "prepared_statement_name_func",
 )
-DRIVERS = ("asyncpg", "psycopg", "psycopg2", "pg8000")
 # Names of parameters in different drivers, and libpq's variable.
 HOST, PORT, DATABASE, USER = "host", "port", "database", "user"
 NAMES = {
@@ -43,7 +42,7 @@ NAMES = {
 Parameters = "dict[str, Any]"
 
 
-class Asking:
+class FirstConnection:
     """Intercepts the first connection that `env.py` opens, and writes it to a file.
 
     Args:
@@ -51,21 +50,23 @@ class Asking:
             connect.
         url: The URL that `env.py` was given.
         targets: The module `target.py`.
+        drivers: The module `drivers.py`.
         variables: The environment variables that were read.
     """
 
-    def __init__(self, file: str, url: str, targets: Any, variables: Any) -> None:
+    def __init__(self, file: str, url: str, *, targets: Any, drivers: Any, variables: Any) -> None:
         from sqlalchemy import event
         from sqlalchemy.engine import Engine
 
         self._file = file
         self._url = url
         self._targets = targets
+        self._drivers = drivers
         self._variables = variables
         self._connect: dict[str, Callable[..., Any]] = {}
         self._network = _Network(self._refused)
         event.listen(Engine, "do_connect", self._by_sqlalchemy)
-        watches = dict.fromkeys(DRIVERS, self._seal)
+        watches = dict.fromkeys(drivers.DRIVERS, self._seal)
         for name in [driver for driver in watches if driver in sys.modules]:
             watches.pop(name)(sys.modules[name], self)
         finder = targets._WatchingFinder(watches, self)  # noqa: SLF001  # loaded by its path
@@ -79,11 +80,7 @@ class Asking:
         def connect(*args: Any, **options: Any) -> Any:
             self._by_driver(name, args, options)
 
-        holders = ("Connection", "AsyncConnection") if name == "psycopg" else ()
-        for holder in [driver, *(getattr(driver, attribute) for attribute in holders)]:
-            holder.connect = connect
-        if hasattr(driver, "create_pool"):
-            driver.create_pool = connect  # type: ignore[attr-defined]
+        self._drivers.replace_connect(driver, connect)
 
     def _by_sqlalchemy(
         self, dialect: Any, record: object, words: Any, named: dict[str, Any]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from huleedu_tasks.compose.container_cache import MOST, Memory
+from huleedu_tasks.compose.container_facts import MOST, ContainerFacts
 from huleedu_tasks.compose.container_state import ContainerState
 
 STARTED = datetime(2025, 3, 1, tzinfo=UTC)
@@ -30,8 +30,8 @@ def container(number: str = "c1", *, started: datetime = STARTED) -> ContainerSt
     )
 
 
-def memory(directory: Path) -> Memory:
-    return Memory(path=directory / "containers.json")
+def memory(directory: Path) -> ContainerFacts:
+    return ContainerFacts(path=directory / "containers.json")
 
 
 def test_the_cache_is_empty_at_first(tmp_path: Path) -> None:

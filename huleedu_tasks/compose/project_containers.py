@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huleedu_tasks.compose.container_cache import Memory
+from huleedu_tasks.compose.container_facts import ContainerFacts
 from huleedu_tasks.compose.container_state import ContainerState
 from huleedu_tasks.compose.engine import Engine
 from huleedu_tasks.config.registry import Service
@@ -34,7 +34,7 @@ class ContainerDown(HuleEduError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Containers:
+class ProjectContainers:
     """The containers that Compose created for a project.
 
     Attributes:
@@ -45,7 +45,7 @@ class Containers:
     engine: Engine
     project: str
     directory: Path
-    memory: Memory
+    facts: ContainerFacts
     _running: dict[str, ContainerState] = field(default_factory=dict)
 
     async def look(self) -> list[ContainerState]:
@@ -148,13 +148,13 @@ class Containers:
 
     async def identity(self, container: ContainerState) -> ServerIdentity | None:
         """Read the server's identity from the data in the container; None if it cannot be read."""
-        number = self.memory.recall(container, IDENTIFIER)
+        number = self.facts.recall(container, IDENTIFIER)
         if not number:
             code, output = await self._execute(container, ["pg_controldata"], {"LC_ALL": "C"})
             number = _value_of("Database system identifier", output)
             if code != 0 or not number:
                 return None
-            self.memory.note(container, IDENTIFIER, number)
+            self.facts.note(container, IDENTIFIER, number)
         return ServerIdentity(
             system_identifier=int(number), data_directory=container.data_directory
         )
@@ -198,7 +198,7 @@ class Containers:
             ServerError: If they cannot be read.
         """
         mounted = any(mount.path.is_relative_to(INIT_DIRECTORY) for mount in container.mounts)
-        known = self.memory.recall(container, INIT_SCRIPTS)
+        known = self.facts.recall(container, INIT_SCRIPTS)
         if known is not None and not mounted:
             return str(known)
         code, output = await self._execute(container, ["sh", "-c", LIST_SCRIPTS], {})
@@ -216,7 +216,7 @@ class Containers:
         fingerprint = digest.hexdigest()[:16] if output else ""
         # Files of this machine may be edited at any time; those of the image do not change.
         if not mounted:
-            self.memory.note(container, INIT_SCRIPTS, fingerprint)
+            self.facts.note(container, INIT_SCRIPTS, fingerprint)
         return fingerprint
 
     async def is_interrupted_initdb(self, container: ContainerState) -> bool:

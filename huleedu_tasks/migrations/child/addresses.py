@@ -21,19 +21,12 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-INSTRUCTIONS = "HULEEDU_PROBE"
-# Drivers, with the functions by which they connect.
-DRIVERS = {
-    "asyncpg": ("connect", "create_pool"),
-    "psycopg": ("connect",),
-    "psycopg2": ("connect",),
-    "pg8000": ("connect",),
-}
-# Drivers that read PGPASSWORD if no password is passed.
-READING_PGPASSWORD = ("asyncpg", "psycopg", "psycopg2")
+INSTRUCTIONS = "HULEEDU_ADDRESSES"
 # Libraries that every case needs.
 LIBRARIES = ("alembic.config", "alembic.runtime.environment", "sqlalchemy.engine")
-WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
+HERE = os.path.dirname(os.path.abspath(__file__))
+WORKER = os.path.join(HERE, "worker.py")
+DRIVERS = runpy.run_path(os.path.join(HERE, "drivers.py"))
 # Names of a variable or attribute with a URL.
 URL_NAME = re.compile(r"(database|db|postgres(ql)?|pg|sqlalchemy)_?(ur[il]|dsn)$", re.IGNORECASE)
 ANOTHERS = re.compile(r"test|replica|read_?only|async|admin", re.IGNORECASE)
@@ -67,8 +60,10 @@ def main() -> None:
     options = json.loads(os.environ.pop(worker["OPTIONS"], "{}"))
     outside_of_service = worker["outside_of_service"]
     with outside_of_service():
-        for name in (*LIBRARIES, *DRIVERS):
-            with contextlib.suppress(ImportError) if name in DRIVERS else contextlib.nullcontext():
+        for name in LIBRARIES:
+            importlib.import_module(name)
+        for name in DRIVERS["DRIVERS"]:
+            with contextlib.suppress(ImportError):
                 importlib.import_module(name)
     # Open as long as the process lives; each line is written at once.
     answers = open(instructions["answers"], "a", buffering=1, encoding="utf-8")  # noqa: SIM115
@@ -151,13 +146,9 @@ def _let_nothing_connect() -> None:
     signal.alarm(SECONDS)
     socket.socket.connect = refuse  # type: ignore[method-assign]
     socket.socket.connect_ex = refuse  # type: ignore[method-assign]
-    for name, functions in DRIVERS.items():
-        driver = sys.modules.get(name)
-        holders = [driver, *(getattr(driver, n, None) for n in ("Connection", "AsyncConnection"))]
-        for holder in filter(None, holders):
-            for function in functions:
-                if hasattr(holder, function):
-                    setattr(holder, function, refuse)
+    for name in DRIVERS["DRIVERS"]:
+        if driver := sys.modules.get(name):
+            DRIVERS["replace_connect"](driver, refuse)
 
 
 def _asked(ask: Any, worker: dict[str, Any]) -> dict[str, Any] | None:
@@ -281,7 +272,7 @@ def _of_config(
 def _address(parameters: dict[str, Any], case: dict[str, Any], driver: str) -> dict[str, Any]:
     """Return the address of a connection, and whether its password is the expected one."""
     password = parameters.get("password")
-    if not password and driver.partition("_")[0] in READING_PGPASSWORD:
+    if not password and driver.partition("_")[0] in DRIVERS["READING_PGPASSWORD"]:
         password = os.environ.get("PGPASSWORD")
     port = parameters.get("port")
     return {

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from huleedu_tasks import process
+from huleedu_tasks.config.hosts import LOOPBACK, THIS_MACHINE
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.secret import Redactor, secrets_in
 from huleedu_tasks.config.urls import POSTGRES_PORT
 from huleedu_tasks.errors import MigrationError
-from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.child_process import WORKER, run_script
+from huleedu_tasks.migrations.failures import cause_in
 from huleedu_tasks.probe.scenarios import Case
 from huleedu_tasks.repository import repository_files, text_of
 
-PROBE = Path(runner.__file__).parent / "child" / "probe.py"
-INSTRUCTIONS = "HULEEDU_PROBE"
+CHILD = WORKER.with_name("addresses.py")
+INSTRUCTIONS = "HULEEDU_ADDRESSES"
 # Seconds for all cases of a service together; every case imports the service's code.
 TIMEOUT = 120.0
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "")
 CONFIG_NAMES = ("config.py", "settings.py")
 DEPTH = 5
 # Directories whose code is not part of the running service.
@@ -54,12 +55,12 @@ class Address:
     @property
     def is_local(self) -> bool:
         """Whether the host is this machine."""
-        return self.host in LOCAL_HOSTS
+        return self.host in THIS_MACHINE
 
     @property
     def place(self) -> tuple[str, int, str]:
         """Host, port and database, normalised for comparison."""
-        host = LOCAL_HOSTS[0] if self.is_local else self.host
+        host = LOOPBACK[0] if self.is_local else self.host
         return host, self.port or POSTGRES_PORT, self.database
 
 
@@ -116,7 +117,7 @@ async def ask(
         instructions = {
             "answers": str(file),
             "configs": [str(path) for path in config_files(service.directory)],
-            # Read only if `env.py` has imported them; the probe does not import them itself.
+            # Read only if `env.py` has imported them; they are not imported for it itself.
             "loaded_configs": [str(path) for path in _settings_files(service.directory)],
             "cases": [
                 {
@@ -132,9 +133,9 @@ async def ask(
                 for case in cases
             ],
         }
-        done = await runner.run_script(
+        done = await run_script(
             service,
-            PROBE,
+            CHILD,
             service.alembic_arguments,
             environment={**environment, INSTRUCTIONS: json.dumps(instructions)},
             timeout=TIMEOUT,
@@ -145,7 +146,7 @@ async def ask(
     if len(found) < len(cases):
         cause = f"took longer than {TIMEOUT:g} s" if done.timed_out else "exited"
         raise MigrationError(
-            f"Its interpreter {cause} while it ran env.py: {mask(runner.cause_in(done.output))}",
+            f"Its interpreter {cause} while it ran env.py: {mask(cause_in(done.output))}",
             code="env-py-failed",
             hint="Correct 'python' or 'alembic' of this service in the registry, or install the "
             "missing library.",

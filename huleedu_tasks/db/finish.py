@@ -1,0 +1,40 @@
+"""Finish a database that is complete, for later runs: its tag, its predecessor, its template."""
+
+from dataclasses import replace
+
+from huleedu_tasks.db.predecessors import drop_predecessor
+from huleedu_tasks.db.service_run import ServiceRun, after_migrated
+from huleedu_tasks.parallel import Stage, Step
+from huleedu_tasks.postgres import databases
+from huleedu_tasks.report import Outcome
+
+
+async def finish(run: ServiceRun, step: Step) -> Outcome:
+    """Remove `unfinished` from the environment tag of a database that is complete."""
+    if run.is_leader:
+        database = run.url.database
+        admin = await run.admin()
+        tag = await databases.read_tag(admin, database)
+        if tag and tag.unfinished:
+            await databases.write_tag(admin, database, replace(tag, unfinished=False))
+    return run.done()
+
+
+async def keep(run: ServiceRun, step: Step) -> Outcome:
+    """Save a template of the complete database, and drop its predecessor."""
+    if not run.is_leader:
+        return run.done()
+    database, context = run.database, run.context
+    if database.is_unfinished:
+        await finish(run, step)
+        await drop_predecessor(await run.admin(), run)
+    if database.build:
+        step("saving a template")
+        admin = await run.admin()
+        tag = await databases.read_tag(admin, run.url.database) or context.tag
+        await context.templates.keep(admin, database.build, run.url, tag)
+    return run.done()
+
+
+FINISH = Stage(run=finish, io_bound=False, after=after_migrated)
+KEEP = Stage(run=keep, io_bound=True, after=after_migrated)

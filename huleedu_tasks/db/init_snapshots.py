@@ -1,0 +1,43 @@
+"""Init snapshots: the databases as the init scripts of a new server have filled them."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from huleedu_tasks.db.service_run import ServiceRun
+from huleedu_tasks.postgres import clones, databases
+from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASES
+
+if TYPE_CHECKING:
+    import asyncpg
+
+
+async def keep_init_snapshots(run: ServiceRun) -> None:
+    """Save an init snapshot of each database on a server that init scripts have just filled."""
+    scripts = await run.context.provider.init_scripts(run.service)
+    if not scripts:
+        return
+    tag = replace(run.context.tag, init=scripts)
+    admin = await run.admin()
+    for database in [run.url.database, *_databases_beside(run)]:
+        if await databases.exists(admin, database):
+            await clones.keep(admin, database, clones.init_snapshot_name(database), tag)
+
+
+async def find_init_snapshot(admin: "asyncpg.Connection", database: str, scripts: str) -> str:
+    """Return the name of a database's init snapshot; empty string if there is no matching one.
+
+    Args:
+        scripts: The fingerprint of the init scripts that made it; empty string if any will do.
+    """
+    name = clones.init_snapshot_name(database)
+    tag = await databases.read_tag(admin, name)
+    return name if tag is not None and tag.init and scripts in ("", tag.init) else ""
+
+
+def _databases_beside(run: ServiceRun) -> list[str]:
+    """Return the databases of services outside the run that have no init snapshot yet."""
+    server = run.server
+    found = server.databases_outside(run.context.settings) - server.snapshotted
+    found.difference_update(MAINTENANCE_DATABASES)
+    server.snapshotted |= found
+    return sorted(found)

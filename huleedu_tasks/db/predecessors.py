@@ -1,0 +1,68 @@
+"""Predecessors: the databases that a reset has replaced, kept until their successor is complete."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from huleedu_tasks.db.service_run import ServiceRun
+from huleedu_tasks.postgres import clones, databases, replacing
+from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASES, connection
+
+if TYPE_CHECKING:
+    import asyncpg
+
+
+async def put_in_place(admin: "asyncpg.Connection", run: ServiceRun) -> str:
+    """Replace the database by its successor; return a note about lost replication slots."""
+    database = run.database
+    replaced = await replacing.put_in_place(
+        admin, run.url.database, is_unfinished=partial(_is_unfinished, admin, run)
+    )
+    database.is_unfinished = True
+    database.keeps_predecessor |= replaced.is_kept
+    if not replaced.slots:
+        return ""
+    return f"replication slot {', '.join(replaced.slots)} was dropped with the old database"
+
+
+async def drop_predecessor(admin: "asyncpg.Connection", run: ServiceRun) -> None:
+    """Drop the predecessor of a database that is complete."""
+    await replacing.drop_predecessor(admin, run.url.database)
+    run.database.is_unfinished = False
+    run.database.keeps_predecessor = False
+
+
+async def drop_blocking_predecessor(admin: "asyncpg.Connection", run: ServiceRun) -> None:
+    """Drop the predecessor if it would prevent a migration from dropping a role."""
+    name = replacing.predecessor_name(run.url.database)
+    if run.database.keeps_predecessor and await clones.holds_roles(admin, name):
+        await databases.drop(admin, name)
+        run.database.keeps_predecessor = False
+
+
+def predecessor_notes(runs: Iterable[ServiceRun]) -> tuple[str, ...]:
+    """Return a note for each predecessor whose successor is not complete."""
+    kept = [run for run in runs if run.is_leader and run.database.keeps_predecessor]
+    names = sorted((run.name, run.url.database) for run in kept)
+    return tuple(_restore_note(service, database) for service, database in names)
+
+
+async def _is_unfinished(admin: "asyncpg.Connection", run: ServiceRun) -> bool:
+    """Whether a failed reset has left the database unfinished, or the database is empty."""
+    tag = await databases.read_tag(admin, run.url.database)
+    if run.database.is_unfinished or (tag and tag.unfinished):
+        return True
+    async with connection(run.url) as owner:
+        return await databases.is_untouched(owner)
+
+
+def _restore_note(service: str, database: str) -> str:
+    """Return a note with the steps that restore the previous database."""
+    kept = replacing.predecessor_name(database)
+    beside = next(name for name in MAINTENANCE_DATABASES if name != database)
+    return (
+        f"{service}: its previous database is kept as {kept!r} until a reset succeeds. To restore"
+        f" it: 1. `invoke db.shell --service {service}` 2. \\c {beside}"
+        f" 3. DROP DATABASE {databases.quoted(database)} WITH (FORCE);"
+        f" 4. ALTER DATABASE {databases.quoted(kept)} RENAME TO {databases.quoted(database)};"
+    )

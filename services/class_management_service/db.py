@@ -1,0 +1,78 @@
+"""The connections of the service: one engine, and a session for each request."""
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Annotated, TypedDict
+
+import asyncpg
+from fastapi import Depends, HTTPException, Request, status
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+# Seconds: for a new connection, for a free one of the pool, and for one statement.
+CONNECT_TIMEOUT = 5
+POOL_TIMEOUT = 5
+STATEMENT_TIMEOUT = 10
+
+# Raised where no connection was made: asyncpg's errors are then not wrapped by SQLAlchemy.
+_NOT_CONNECTED = (OSError, PoolTimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+# Classes and codes of PostgreSQL for what a later request need not meet: no connection, a rolled
+# back transaction, no resources, a server that shuts down, a database that is not migrated yet.
+_TRANSIENT = ("08", "40", "53", "57", "42P01", "42703", "42704")
+
+logger = logging.getLogger("uvicorn.error")
+
+
+class State(TypedDict):
+    """What the application holds from its start to its end; requests have it in `state`."""
+
+    engine: AsyncEngine
+
+
+def new_engine(url: str) -> AsyncEngine:
+    """Return an engine whose pool survives a reset and a migration of its database.
+
+    A reset ends every connection: the ping finds out before a request uses one. A migration may
+    change the type of a column: a statement prepared before would then fail, so none is kept.
+    """
+    return create_async_engine(
+        url,
+        pool_pre_ping=True,
+        pool_timeout=POOL_TIMEOUT,
+        connect_args={
+            "timeout": CONNECT_TIMEOUT,
+            "command_timeout": STATEMENT_TIMEOUT,
+            "prepared_statement_cache_size": 0,
+        },
+    )
+
+
+async def _session(request: Request) -> AsyncIterator[AsyncSession]:
+    """Provide a session that the request commits itself; what it did not commit is rolled back.
+
+    Raises:
+        HTTPException: With status 503 if the database is not available.
+    """
+    try:
+        async with AsyncSession(request.state.engine, expire_on_commit=False) as session:
+            yield session
+    except (*_NOT_CONNECTED, DBAPIError) as error:
+        if not _is_transient(error):
+            raise
+        logger.warning("The database is not available: %s", error)
+        raise HTTPException(
+            status.HTTP_503_SERVICE_UNAVAILABLE,
+            "The database is not available. Try again.",
+            {"Retry-After": "1"},
+        ) from error
+
+
+Session = Annotated[AsyncSession, Depends(_session)]
+
+
+def _is_transient(error: Exception) -> bool:
+    if not isinstance(error, DBAPIError):
+        return True
+    sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    return error.connection_invalidated or sqlstate.startswith(_TRANSIENT)
