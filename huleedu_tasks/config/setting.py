@@ -47,7 +47,7 @@ class Setting(Generic[T]):
 
     Attributes:
         name: The environment variable, with the default prefix.
-        purpose: Its meaning, as docs/environment.md states it.
+        purpose: Its meaning, as the reference of the environment states it.
         parse: Returns the value of a string, which is empty if the setting has no value; raises
             `InvalidValue`.
         default: The string that counts if it is not set.

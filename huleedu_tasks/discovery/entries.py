@@ -216,7 +216,7 @@ def _merged(proposal: Proposal, existing: Mapping[str, Any], basis: Basis) -> En
     chosen = set[str]()
     if _runs_as_stated(proposal, document, basis):
         chosen |= {"directory", "alembic_config"}
-    if _leaves_port_to_compose(proposal, document, basis):
+    if "port" not in existing and _has_published_port(proposal, document, basis):
         chosen.add("port")
     for field in FIELDS:
         fact = None if field in chosen else proposal.facts.get(field)
@@ -361,12 +361,11 @@ def _runs_as_stated(proposal: Proposal, document: Mapping[str, Any], basis: Basi
     )
 
 
-def _leaves_port_to_compose(proposal: Proposal, document: Mapping[str, Any], basis: Basis) -> bool:
-    """Whether an entry states no port, and its compose service publishes one."""
+def _has_published_port(proposal: Proposal, document: Mapping[str, Any], basis: Basis) -> bool:
+    """Whether the compose service that an entry states or has by convention publishes a port."""
     server = proposal.server
     return (
-        "port" not in document
-        and server is not None
+        server is not None
         and bool(server.port)
         and _service(document, basis).compose_service == server.name
     )

@@ -104,7 +104,7 @@ def statements_of(sql: str) -> Iterator[str]:
 def without_comments(statement: str) -> str:
     """Return a statement without blank lines and lines of comments."""
     lines = (line.rstrip() for line in statement.splitlines())
-    return "\n".join(line for line in lines if line and not line.lstrip().startswith("--"))
+    return "\n".join(line for line in lines if line and not line.lstrip().startswith("--")).strip()
 
 
 def is_in_use(statement: str, relations: Mapping[str, Relation]) -> bool:

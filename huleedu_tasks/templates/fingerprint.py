@@ -32,6 +32,7 @@ from huleedu_tasks.seeds.files import seed_files
 # Of more files than this, only size and time are compared.
 MANY = 5000
 VIRTUAL_ENVIRONMENT = "pyvenv.cfg"
+SOURCE = ".py"
 ITS_FILES = "its files"
 SERVER = "the server"
 ROLES = "the server's roles"
@@ -186,10 +187,12 @@ def _files(service: Service) -> list[Path]:
 
 
 def _walked(service: Service) -> Iterator[Path]:
-    for path in _files_at(service.directory):
-        # A build that reads one reports it.
-        if not _is_test(path.relative_to(service.directory)):
-            yield path
+    """Yield the files that count although the build may not have read them.
+
+    Modules of the service are not among them: those that the build imports or reads are tracked,
+    and an edit of its application does not rebuild its database.
+    """
+    yield from (path for path in _files_at(service.directory) if path.suffix != SOURCE)
     for path in service.inputs:
         yield from _files_at(path)
 
@@ -209,12 +212,6 @@ def _files_at(path: Path) -> Iterator[Path]:
         directories[:] = [name for name in directories if not _is_ignored(name) and name[0] != "."]
         links = [name for name in directories if Path(directory, name).is_symlink()]
         yield from (Path(directory, name) for name in (*files, *links) if not _is_ignored(name))
-
-
-def _is_test(path: Path) -> bool:
-    """Whether pytest reads a file by its usual settings, by its path in the service."""
-    is_module = path.name.startswith("test_") and path.suffix == ".py"
-    return "tests" in path.parts or is_module or path.name == "conftest.py"
 
 
 def _is_ignored(name: str) -> bool:

@@ -55,6 +55,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [f"service databases: {found}"]
 
 
+# After Ctrl-C, pytest tears the fixtures down in this hook.
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Drop the databases that still exist."""
     own = session.config.stash.get(SESSION, None)

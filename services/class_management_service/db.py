@@ -6,7 +6,7 @@ from typing import Annotated, TypedDict
 
 import asyncpg
 from fastapi import Depends, HTTPException, Request, status
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
@@ -15,11 +15,8 @@ CONNECT_TIMEOUT = 5
 POOL_TIMEOUT = 5
 STATEMENT_TIMEOUT = 10
 
-# Raised where no connection was made: asyncpg's errors are then not wrapped by SQLAlchemy.
-_NOT_CONNECTED = (OSError, PoolTimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
-# Classes and codes of PostgreSQL for what a later request need not meet: no connection, a rolled
-# back transaction, no resources, a server that shuts down, a database that is not migrated yet.
-_TRANSIENT = ("08", "40", "53", "57", "42P01", "42703", "42704")
+# Without a connection asyncpg's own errors are raised; with one, SQLAlchemy wraps them.
+_ERRORS = (OSError, PoolTimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError)
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -52,14 +49,15 @@ async def _session(request: Request) -> AsyncIterator[AsyncSession]:
     """Provide a session that the request commits itself; what it did not commit is rolled back.
 
     Raises:
-        HTTPException: With status 503 if the database is not available.
+        IntegrityError: If a constraint of the database refuses the request.
+        HTTPException: With status 503 if the database is not available, or not migrated.
     """
     try:
         async with AsyncSession(request.state.engine, expire_on_commit=False) as session:
             yield session
-    except (*_NOT_CONNECTED, DBAPIError) as error:
-        if not _is_transient(error):
-            raise
+    except IntegrityError:
+        raise
+    except _ERRORS as error:
         logger.warning("The database is not available: %s", error)
         raise HTTPException(
             status.HTTP_503_SERVICE_UNAVAILABLE,
@@ -69,10 +67,3 @@ async def _session(request: Request) -> AsyncIterator[AsyncSession]:
 
 
 Session = Annotated[AsyncSession, Depends(_session)]
-
-
-def _is_transient(error: Exception) -> bool:
-    if not isinstance(error, DBAPIError):
-        return True
-    sqlstate = getattr(error.orig, "sqlstate", None) or ""
-    return error.connection_invalidated or sqlstate.startswith(_TRANSIENT)

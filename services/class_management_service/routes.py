@@ -49,13 +49,12 @@ async def list_classes(
     session: Session,
     teacher_id: UUID | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
-    offset: Annotated[int, Query(ge=0)] = 0,
 ) -> Sequence[SchoolClass]:
-    """Return classes, by school year and name; those of one teacher if `teacher_id` is given."""
+    """Return the first classes by school year and name, of one teacher if `teacher_id` is given."""
     query = select(SchoolClass).order_by(SchoolClass.school_year, SchoolClass.name, SchoolClass.id)
     if teacher_id is not None:
         query = query.where(SchoolClass.teacher_id == teacher_id)
-    return (await session.scalars(query.limit(limit).offset(offset))).all()
+    return (await session.scalars(query.limit(limit))).all()
 
 
 @classes.post("", response_model=SchoolClassRow, status_code=status.HTTP_201_CREATED)

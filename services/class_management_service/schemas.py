@@ -5,7 +5,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+# PostgreSQL stores no zero byte.
+Text = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\x00]+$")]
 
 
 class Health(BaseModel):
@@ -19,7 +20,7 @@ class DatabaseHealth(Health):
 
 
 class NewSchoolClass(BaseModel):
-    course_code: Text
+    course_code: Annotated[Text, StringConstraints(max_length=8)]
     teacher_id: UUID
     name: Text
     school: Text

@@ -68,9 +68,9 @@ def test_if_nothing_is_pending_no_confirmation_is_asked_and_nothing_is_done(
 def test_a_dry_run_shows_the_plan_and_leaves_nothing_behind(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
     before = rehearsal.production.transactions()
-    ran = rehearsal.invoke("prod.migrate", *ALPHA, "--dry-run")
+    ran = rehearsal.invoke("prod.migrate", "--dry-run")
     assert ran.code == 0
-    assert re.search(r"^alpha +SKIPPED +a1 +b2 +1 ", ran.out, re.MULTILINE)
+    assert re.search(r"^alpha\b.*SKIPPED.*\ba1\b.*\bb2\b", ran.out, re.MULTILINE)
     assert "dry run: would migrate huleedu_alpha" in ran.out
     assert not list(rehearsal.runs.glob("*"))
     assert rehearsal.production.transactions() == before

@@ -73,7 +73,8 @@ def test_a_refused_class_has_the_status_of_its_reason(service: Running) -> None:
     copied = {name: value for name, value in seeded.items() if name != "id"}
     assert service.post("/classes", copied).status == 409
     assert service.post("/classes", {**NEW_CLASS, "name": "D", "course_code": "NO"}).status == 422
-    assert service.post("/classes", {**NEW_CLASS, "school_year": "2026"}).status == 422
+    for refused in ({"school_year": "2026"}, {"name": "\0"}, {"course_code": "LONGER-THAN-8"}):
+        assert service.post("/classes", NEW_CLASS | refused).status == 422
     assert service.get(f"/classes/{seeded['teacher_id']}").status == 404
 
 

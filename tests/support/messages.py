@@ -21,6 +21,7 @@ GOLDEN = PROJECT / "tests" / "golden" / "messages.txt"
 # The arguments and parameters that hold words, and the label of each in the golden file.
 LABELS = {
     "message": "message",
+    "text": "message",
     "cause": "message",
     "problem": "message",
     "detail": "message",
@@ -110,7 +111,7 @@ class _Package:
         if name in self._errors:
             return ["message"]
         function = self.function(name, path)
-        return _parameters(function) if function else []
+        return [name for name in _parameters(function) if name != "self"] if function else []
 
     def constant(self, name: str, path: str) -> ast.expr | None:
         """Return the constant of that name in the module, or else the only one."""
@@ -175,7 +176,7 @@ class _Reader:
             yield Message(code, place, tuple(dict.fromkeys(lines)))
 
     def _codes(self, label: str, value: ast.expr) -> list[str]:
-        if label not in ("", "code"):
+        if label not in ("", "code", "text"):
             return []
         ends = (CODE_AT_END.sub(r"\1", text) for text in self.words(value))
         return [text for text in ends if text in self._package.codes]

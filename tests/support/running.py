@@ -34,7 +34,11 @@ class Answer:
     """The answer to one request."""
 
     status: int
-    json: Any
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Running:
         try:
             connection.request(method, path, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
-            return Answer(response.status, json.loads(response.read()))
+            return Answer(response.status, response.read().decode())
         finally:
             connection.close()
 

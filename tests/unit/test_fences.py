@@ -131,6 +131,7 @@ RESERVED = {
     r"(sys\.|os\._)?exit|SystemExit|invoke\.exceptions\.Exit": {
         "cli/command.py",
         # Before Invoke has a task.
+        "cli/program.py",
         "cli/windows.py",
         # Exits a child process.
         "migrations/child/first_connection.py",
