@@ -88,7 +88,7 @@ def databases(huleedu_databases: Databases) -> Databases:
 def _session(config: pytest.Config) -> "Session":
     """Return the databases of this worker, which are begun at their first use."""
     if _REFUSED in config.stash:
-        pytest.skip(f"no databases: {config.stash[_REFUSED]}")
+        pytest.skip(f"no databases [{config.stash[_REFUSED]}]; the error of one test says why")
     if SESSION not in config.stash:
         import secrets
 

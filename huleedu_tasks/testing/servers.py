@@ -28,14 +28,12 @@ class Server:
     """
 
     def __init__(self, app: TestingApp, service: Service, run: Mapping[str, str]) -> None:
-        self._app = app
         self._service = service
         self._url: DatabaseUrl = app.source(service)
         self._guard = Guard(settings=app.settings, provider=app.provider)
         self._tag = EnvironmentTag(environment=str(app.settings.environment), pytest=run)
         self._opened: asyncpg.Connection | None = None
         self._turn = asyncio.Lock()
-        self.version = ""
 
     async def copy(self, template: str, name: str) -> None:
         """Create a database as a copy of a template.
@@ -88,5 +86,4 @@ class Server:
                 self._opened = await connect_beside(self._url)
                 await self._guard.prove_disposable(self._opened, self._service, self._url.database)
                 await self._opened.execute("SET synchronous_commit = off")
-                self.version = str(self._opened.get_settings().server_version)
             yield self._opened

@@ -83,7 +83,7 @@ class Session:
         return self._apps[False].sharing(service)[0].name
 
     def prepare(self, wanted: Iterable[tuple[str, bool]]) -> None:
-        """Have the sources of services, which the first worker of the run builds together.
+        """Build the sources of services together, unless another worker of the run has done it.
 
         Args:
             wanted: Names of services, each with whether its database is seeded; unknown names are

@@ -1,5 +1,6 @@
 """Builds the sources of a test run, unless their templates are valid."""
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -9,6 +10,7 @@ from huleedu_tasks.guard import Guard
 from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import maintenance_connection
+from huleedu_tasks.postgres.failures import explained
 from huleedu_tasks.report import Outcome
 from huleedu_tasks.templates.policy import TemplatePolicy
 from huleedu_tasks.testing.testing_app import TestingApp
@@ -48,27 +50,36 @@ async def prepare(
     """
     services = app.services(list(names))
     try:
-        development = app.development(services, fresh=fresh).with_whole_databases()
-        for service in development.services:
-            app.source(service)
-        started = app.starting.services([service.name for service in development.services])
-        up = await app.starting.development(started).up()
-        outcomes = {outcome.service: outcome for outcome in up.outcomes}
-        running = [service for service in development.services if outcomes[service.name]]
-        found = {} if fresh else await _templates(app, running)
+        with explained():
+            development = app.development(services, fresh=fresh).with_whole_databases()
+            outcomes = await _started(app, development.services)
+            running = [service for service in development.services if outcomes[service.name]]
+            found = {} if fresh else await _templates(app, running)
     except HuleEduError as error:
         return _all_failed(app, services, error)
     missing = tuple(service for service in running if service.name not in found)
     if missing:
         try:
-            await _copy_init_snapshots(app, missing)
-            report = await replace(development, services=missing).reset()
-            outcomes |= {outcome.service: outcome for outcome in report.outcomes}
-            found |= await _built(app, [s for s in missing if outcomes[s.name]], tag)
+            with explained():
+                await _copy_init_snapshots(app, missing)
+                report = await replace(development, services=missing).reset()
+                outcomes |= {outcome.service: outcome for outcome in report.outcomes}
+                found |= await _built(app, [s for s in missing if outcomes[s.name]], tag)
         except HuleEduError as error:
             found |= _all_failed(app, missing, error)
     failed = {name: _failed(app, outcome) for name, outcome in outcomes.items() if not outcome}
     return found | failed
+
+
+async def _started(app: TestingApp, services: Sequence[Service]) -> dict[str, Outcome]:
+    """Start the servers of services, and return the outcome of each."""
+    for service in services:
+        # Refuses a URL that points elsewhere.
+        app.source(service)
+    starting = app.starting
+    own = starting.services([service.name for service in services])
+    report = await starting.development(own).up()
+    return {outcome.service: outcome for outcome in report.outcomes}
 
 
 async def _templates(app: TestingApp, services: Sequence[Service]) -> dict[str, Source]:
@@ -79,15 +90,24 @@ async def _templates(app: TestingApp, services: Sequence[Service]) -> dict[str, 
         keeps_templates=app.provider.proves_identity,
         fresh=False,
     )
-    found = {}
-    for service in services:
-        url = app.source(service)
+
+    async def find(members: Sequence[Service]) -> str:
+        url = app.source(members[0])
         async with maintenance_connection(url) as admin:
-            scripts = await app.provider.init_scripts(service)
-            build = await policy.begin(admin, app.sharing(service), scripts)
-            if valid := await policy.find_valid(admin, build, url.database):
-                found[service.name] = Source(template=valid[0], how=VALID)
-    return found
+            scripts = await app.provider.init_scripts(members[0])
+            build = await policy.begin(admin, members, scripts)
+            valid = await policy.find_valid(admin, build, url.database)
+        return valid[0] if valid else ""
+
+    # Services that share a database are one group.
+    groups = {members[0].name: members for members in map(app.sharing, services)}.values()
+    names = await asyncio.gather(*map(find, groups))
+    return {
+        member.name: Source(template=name, how=VALID)
+        for members, name in zip(groups, names, strict=True)
+        if name
+        for member in members
+    }
 
 
 async def _copy_init_snapshots(app: TestingApp, services: Sequence[Service]) -> None:

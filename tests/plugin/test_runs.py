@@ -102,6 +102,36 @@ def test_a_failing_migration_is_reported_once(monorepo: Monorepo, workers: list[
     assert ran.out.count("ERROR at setup of") == 1
 
 
+def test_a_failing_seed_fails_tests_with_seeds_only(monorepo: Monorepo) -> None:
+    monorepo.write("database/seed-scripts/seed_alpha.py", "async def seed(_):\n    1 / 0\n")
+    write_tests(
+        monorepo,
+        """
+        def test_one(alpha):
+            pass
+
+        def test_two(seeded):
+            pass
+
+        def test_three(seeded):
+            pass
+        """,
+        conftest=CONFTEST + "seeded = service_database('alpha', seeded=True)\n",
+    )
+    ran = run_pytest(monorepo)
+    assert ran.counts == {"passed": 1, "error": 1, "skipped": 1}
+    assert "ZeroDivisionError" in ran.out
+
+
+def test_missing_settings_are_reported_once(monorepo: Monorepo) -> None:
+    monorepo.path(".env").unlink()
+    write_tests(monorepo, MANY)
+    ran = run_pytest(monorepo)
+    assert ran.counts == {"error": 1, "skipped": 23}
+    assert "HULEEDU_DB_PASSWORD: is not set" in ran.out
+    assert "invoke env.init" in ran.out
+
+
 def begin_waiting(monorepo: Monorepo) -> "subprocess.Popen[str]":
     """Start a run whose test waits for the file `go`."""
     write_tests(monorepo, WAITS)
