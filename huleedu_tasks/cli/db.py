@@ -178,15 +178,8 @@ def _run(
     confirm: Names = None,
     is_whole: bool = False,
 ) -> Report:
-    from huleedu_tasks.db.development import Development
-
-    services = app.services(names)
-    flows = Development(
-        settings=app.settings,
-        provider=app.provider,
-        registry=app.registry,
-        services=services,
-        state=app.state,
+    flows = app.development(
+        app.services(names),
         jobs=whole_number("--jobs", jobs, at_least=1) if jobs else app.settings.jobs,
         dry_run=app.dry_run,
         confirmed=tuple(confirm or ()),
