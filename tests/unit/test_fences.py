@@ -78,6 +78,7 @@ OWNERS = {
     # In a separate process, possibly with another interpreter.
     "alembic": {
         "migrations/child/addresses.py",
+        "migrations/child/new_revision.py",
         "migrations/child/script_directory.py",
         "migrations/child/worker.py",
     },
