@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ class EnvironmentTag:
         used: When a template was built or copied last, in seconds since the epoch; otherwise 0.
         reset: How the last reset built it: from a template, or why not.
         unfinished: Whether a reset has created it, but not migrated and seeded it yet.
+        revisions: Digests of the files of applied revisions, by service and revision.
     """
 
     environment: str
@@ -39,6 +41,7 @@ class EnvironmentTag:
     used: float = 0.0
     reset: str = ""
     unfinished: bool = False
+    revisions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +257,16 @@ async def write_tag(connection: "asyncpg.Connection", name: str, tag: Environmen
     """
     text = tagged(await comment_of(connection, name), tag)
     await connection.execute(f"COMMENT ON DATABASE {quoted(name)} IS {literal(text)}")
+
+
+async def write_tag_as_owner(
+    connection: "asyncpg.Connection", name: str, tag: EnvironmentTag
+) -> None:
+    """Write a database's environment tag as `write_tag`, if the role owns the database."""
+    import asyncpg
+
+    with suppress(asyncpg.InsufficientPrivilegeError):
+        await write_tag(connection, name, tag)
 
 
 def tagged(comment: str, tag: EnvironmentTag) -> str:
