@@ -31,7 +31,7 @@ def missing_steps(found: Outcome) -> tuple[str, ...]:
     """
     if found.state is State.UNREACHABLE:
         return ("start its server", "create, migrate and seed its database if needed")
-    if not found or found.state in UNPREPARED:
+    if _needs_action(found):
         return ()
     steps = {
         "migrate its database": bool(found.facts["pending"]),
@@ -48,7 +48,7 @@ def not_begun(services: Sequence[Service], found: Mapping[str, Outcome]) -> dict
         found: The outcome of `db.status` of each.
     """
     before = seeding_predecessors(services)
-    blocked = {name: name for name, outcome in found.items() if outcome.state in UNPREPARED}
+    blocked = {name: name for name, outcome in found.items() if _needs_action(outcome)}
     waiting = [service for service in services if missing_steps(found[service.name])]
     while more := {
         service.name: blocked[name]
@@ -69,6 +69,8 @@ def unchanged(found: Outcome, blocked: str) -> Outcome:
     """
     facts: dict[str, Fact] = dict.fromkeys(("from", "to"), found.facts.get("current"))
     outcome = replace(found, facts=facts)
+    if blocked == found.service and not found:
+        return outcome
     if not blocked:
         is_ready = found and not found.detail
         return replace(outcome, detail="nothing to do") if is_ready else outcome
@@ -109,6 +111,12 @@ async def complete(run: ServiceRun, step: Step) -> Outcome:
     """Finish a database, and save a template of it if it was built."""
     await finish(run, step)
     return await keep(run, step)
+
+
+def _needs_action(found: Outcome) -> bool:
+    """Whether only the user can bring a database to a working state."""
+    has_failed = not found and found.state is not State.UNREACHABLE
+    return has_failed or found.state in UNPREPARED
 
 
 def after_filled(run: ServiceRun) -> Sequence[ServiceRun]:
