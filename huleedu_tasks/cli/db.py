@@ -115,7 +115,20 @@ def seed(
     return _run(app, service, jobs, lambda flows: flows.seed(), confirm=confirm)
 
 
-@command(check="Exit with 4 if a database is not at head.")
+@command(confirm=CONFIRM)
+def prepare(
+    app: Command,
+    service: Names = None,
+    confirm: Names = None,
+    jobs: str = "",
+    json: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """Start, create, migrate and seed what is not ready yet."""
+    return _run(app, service, jobs, lambda flows: flows.prepare(), confirm=confirm)
+
+
+@command(check="Exit with 4 if a database is not at head or was edited.")
 def status(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
     """Show each database's state: revision, pending, seeded."""
     return _run(app, service, "", lambda flows: flows.status(check=check))

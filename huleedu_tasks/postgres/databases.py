@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ class EnvironmentTag:
         unfinished: Whether a reset has created it, but not migrated and seeded it yet.
         pytest: The checkout, worker and pid of the test run that it belongs to; empty on other
             databases.
+        revisions: Digests of the files of applied revisions, by service and revision.
     """
 
     environment: str
@@ -42,6 +44,7 @@ class EnvironmentTag:
     reset: str = ""
     unfinished: bool = False
     pytest: Mapping[str, str] = field(default_factory=dict)
+    revisions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +260,16 @@ async def write_tag(connection: "asyncpg.Connection", name: str, tag: Environmen
     """
     text = tagged(await comment_of(connection, name), tag)
     await connection.execute(f"COMMENT ON DATABASE {quoted(name)} IS {literal(text)}")
+
+
+async def write_tag_as_owner(
+    connection: "asyncpg.Connection", name: str, tag: EnvironmentTag
+) -> None:
+    """Write a database's environment tag as `write_tag`, if the role owns the database."""
+    import asyncpg
+
+    with suppress(asyncpg.InsufficientPrivilegeError):
+        await write_tag(connection, name, tag)
 
 
 def tagged(comment: str, tag: EnvironmentTag) -> str:

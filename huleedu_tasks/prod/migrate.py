@@ -7,7 +7,7 @@ or at a planned one, and the record states which.
 import asyncio
 import platform
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +16,13 @@ from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service, migrating_order
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode, Finding, Refused, ServerError
+from huleedu_tasks.migrations.edits import with_digests
 from huleedu_tasks.migrations.observation import ApprovedInputs
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import answering
-from huleedu_tasks.postgres.databases import EnvironmentTag, read_tag, write_tag
+from huleedu_tasks.postgres.databases import EnvironmentTag, read_tag, write_tag, write_tag_as_owner
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.prod.attempt import Attempts
 from huleedu_tasks.prod.backup import Backups
@@ -414,7 +415,11 @@ class Release:
         )
         at = None if ended.at is None else named(ended.at)
         outcome = replace(outcome, facts={"to": at})
-        return await self._tag(outcome, held, target) if outcome and planned.tags else outcome
+        if outcome and planned.tags:
+            outcome = await self._tag(outcome, held, target)
+        if ended.at is not None:
+            await parallel.whatever_happens(_record_files(target, held, pin.before, ended.at))
+        return outcome
 
     async def _tag(self, outcome: Outcome, held: "asyncpg.Connection", target: Target) -> Outcome:
         """Write the environment tag of a migrated database; a failure keeps its revisions."""
@@ -474,6 +479,22 @@ def _aborted_unless_all_valid(outcomes: tuple[Outcome, ...]) -> tuple[Outcome, .
         replace(outcome, status=Status.ABORTED, detail=reason) if wrong and outcome else outcome
         for outcome in outcomes
     )
+
+
+async def _record_files(
+    target: Target, held: "asyncpg.Connection", before: Sequence[str], at: Sequence[str]
+) -> None:
+    """Store the digests of applied revision files in the environment tag, if the role may.
+
+    Without them `prod.validate` cannot report later edits; the migration is complete anyway.
+    """
+    database = target.url.database
+    with suppress(ServerError):
+        async with answering(target.url.address):
+            if tag := await read_tag(held, database):
+                history = target.known_history
+                recorded = with_digests(tag, target.service.name, history, before, at)
+                await write_tag_as_owner(held, database, recorded)
 
 
 async def _other_tag(target: Target, held: "asyncpg.Connection") -> list[str]:
