@@ -7,7 +7,7 @@ from functools import partial
 from huleedu_tasks import parallel, process
 from huleedu_tasks.db.service_run import ServiceRun, after_migrated
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.observation import Observation, applied_revisions
 from huleedu_tasks.migrations.results import Migrated
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Stage, Step
@@ -54,8 +54,8 @@ async def migrate(run: ServiceRun, step: Step, *, target: str) -> Outcome:
                     run.require_own_version_tables(session.version_tables)
                 if not session.begun:
                     raise
-                return await parallel.whatever_happens(_unfinished(run, session, error))
-        return await _migrated(run, done)
+                return await parallel.whatever_happens(unfinished(run, session, error))
+            return await _migrated(run, done, session)
 
 
 async def _upgrade(run: ServiceRun, target: str, session: Observation) -> Migrated:
@@ -68,7 +68,7 @@ async def _upgrade(run: ServiceRun, target: str, session: Observation) -> Migrat
     )
 
 
-async def _migrated(run: ServiceRun, done: Migrated) -> Outcome:
+async def _migrated(run: ServiceRun, done: Migrated, session: Observation) -> Outcome:
     """Return the outcome of a migration that succeeded, and keep what it reported."""
     if done.reported:
         run.require_own_version_tables(done.reported.tables)
@@ -79,11 +79,12 @@ async def _migrated(run: ServiceRun, done: Migrated) -> Outcome:
     if not (await run.history()).revisions:
         detail = "no revisions yet"
     facts = {"from": named(done.before), "to": named(done.after)}
-    return replace(run.done(detail, facts), output=done.output)
+    applied = applied_revisions([session], await run.history(), done.before, done.after)
+    return replace(run.done(detail, facts), output=done.output, revisions=applied)
 
 
-async def _unfinished(run: ServiceRun, session: Observation, error: BaseException) -> Outcome:
-    """Return the outcome of a migration that was not finished, with the current revision."""
+async def unfinished(run: ServiceRun, session: Observation, error: BaseException) -> Outcome:
+    """Return the outcome of an upgrade or downgrade that failed, with the current revision."""
     outcome = parallel.unfinished(run.service, error)
     database = run.url.database
     try:
