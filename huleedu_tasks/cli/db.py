@@ -65,11 +65,16 @@ def reset(
     )
 
 
-@command(confirm=CONFIRM, revision="Revision to migrate to; head if left out.")
+@command(
+    confirm=CONFIRM,
+    revision="Revision to migrate to; head if left out.",
+    sql="With --dry-run: show the SQL of the pending revisions.",
+)
 def migrate(
     app: Command,
     service: Names = None,
     revision: str = "head",
+    sql: bool = False,
     confirm: Names = None,
     jobs: str = "",
     json: bool = False,
@@ -80,7 +85,13 @@ def migrate(
         raise ConfigurationError(
             "--revision is empty.", code="argument-invalid", hint="Leave it out to migrate to head."
         )
-    return _run(app, service, jobs, lambda flows: flows.migrate(revision), confirm=confirm)
+    if sql and not app.dry_run:
+        raise ConfigurationError(
+            "--sql shows the SQL instead of running it, and needs --dry-run.",
+            code="argument-conflict",
+            hint="Pass `--dry-run` as well.",
+        )
+    return _run(app, service, jobs, lambda flows: flows.migrate(revision, sql=sql), confirm=confirm)
 
 
 @command(

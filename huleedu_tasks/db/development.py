@@ -17,7 +17,7 @@ from huleedu_tasks.compose import init_scripts
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.db.finish import FINISH, KEEP
-from huleedu_tasks.db.migrate import REQUIRE_DATABASE, migrate_to
+from huleedu_tasks.db.migrate import REQUIRE_DATABASE, migrate_to, preview_to
 from huleedu_tasks.db.predecessors import predecessor_notes
 from huleedu_tasks.db.prove import PROVE, PROVE_SERVER, untagged_database
 from huleedu_tasks.db.recreate import RECREATE
@@ -145,11 +145,12 @@ class Development:
         change = RESET_SERVERS if volumes else RESET
         return await self._change(run, change, on_new=run.context.expect_migrations)
 
-    async def migrate(self, target: str) -> Report:
+    async def migrate(self, target: str, *, sql: bool = False) -> Report:
         """Migrate to a revision.
 
         Args:
             target: A revision, `head`, `heads` or a number of steps such as `+1`.
+            sql: Whether a dry run reports the SQL of the pending revisions, read-only.
 
         Raises:
             ConfigurationError: If the target is a downgrade, or a revision of one service while
@@ -157,6 +158,16 @@ class Development:
         """
         run = self._begin("db.migrate")
         self._require_upgrade(target)
+        if self.dry_run and sql:
+            self._require_files()
+            shown = Change(
+                command="db.migrate",
+                would="",
+                proving=(),
+                changing=(preview_to(target),),
+                columns=REVISIONS,
+            )
+            return replace(await self._execute(run, shown), sql=True)
         return await self._change(run, _migration(target), on_new=run.context.expect_migrations)
 
     async def revision(self, new: NewRevision) -> Report:

@@ -189,3 +189,17 @@ def test_migrate_names_the_command_that_goes_back(alpha: Monorepo) -> None:
     (row,) = ran.json["services"]
     assert row["code"] == "downgrade-unsupported"
     assert "invoke db.rollback --service alpha --revision a1" in row["hint"]
+
+
+def test_a_dry_run_of_migrate_shows_the_sql_of_pending_revisions(alpha: Monorepo) -> None:
+    add(alpha, "c1", "b2", "CREATE TABLE more (id integer)", "DROP TABLE more")
+    ran = alpha.invoke("db.migrate", "--dry-run", "--sql")
+    assert ran.code == 0, ran.err
+    assert "CREATE TABLE more (id integer)" in ran.out
+    (row,) = alpha.invoke("db.migrate", "--dry-run", "--sql", "--json").json["services"]
+    assert (row["status"], row["from"], row["to"]) == ("SKIPPED", "b2", "c1")
+    assert "CREATE TABLE more" in row["revisions"][0]["sql"]
+    assert revision(alpha) == "b2"
+    refused = alpha.invoke("db.migrate", "--sql", "--json")
+    assert (refused.code, refused.json["error"]["code"]) == (2, "argument-conflict")
+    assert revision(alpha) == "b2"
