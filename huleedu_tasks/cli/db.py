@@ -81,6 +81,27 @@ def migrate(
     return _run(app, service, jobs, lambda flows: flows.migrate(revision), confirm=confirm)
 
 
+@command(
+    message="What the revision changes; also its file's name.",
+    empty="Without operations, for a change of data.",
+    merge="Merge two heads.",
+)
+def revision(
+    app: Command,
+    service: Names = None,
+    message: str = "",
+    empty: bool = False,
+    merge: bool = False,
+    json: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """Write a new revision for the changes of the models."""
+    from huleedu_tasks.db.revision import NewRevision
+
+    new = NewRevision(message=message, is_empty=empty, is_merge=merge)
+    return _run(app, service, "", lambda flows: flows.revision(new))
+
+
 @command(confirm=CONFIRM)
 def seed(
     app: Command,
@@ -191,15 +212,8 @@ def _run(
     confirm: Names = None,
     is_whole: bool = False,
 ) -> Report:
-    from huleedu_tasks.db.development import Development
-
-    services = app.services(names)
-    flows = Development(
-        settings=app.settings,
-        provider=app.provider,
-        registry=app.registry,
-        services=services,
-        state=app.state,
+    flows = app.development(
+        app.services(names),
         jobs=whole_number("--jobs", jobs, at_least=1) if jobs else app.settings.jobs,
         dry_run=app.dry_run,
         confirmed=tuple(confirm or ()),

@@ -37,6 +37,8 @@ from huleedu_tasks.db.recreate_server import (
     kept_server_notes,
     require_whole_servers,
 )
+from huleedu_tasks.db.revision import COMMAND as REVISION
+from huleedu_tasks.db.revision import NewRevision, next_steps, writing
 from huleedu_tasks.db.run import Change, Run, only_run, would
 from huleedu_tasks.db.seed import REQUIRE_HEAD, SEED
 from huleedu_tasks.db.service_run import Context, ServiceRun, begin
@@ -173,6 +175,21 @@ class Development:
         change = _migration(target)
         report = await self._change(run, change, on_new=run.context.expect_migrations)
         return replace(report, pending=_has_edits(report.outcomes))
+
+    async def revision(self, new: NewRevision) -> Report:
+        """Write a new revision of the only selected service.
+
+        Raises:
+            ConfigurationError: If several services are selected, or an argument is not valid.
+        """
+        run = self._begin(REVISION)
+        self._require_one(REVISION)
+        new.require_valid()
+        self._require_files()
+        change = writing(new, self.services[0])
+        report = await self._change(run, change, first=run.context.expect_migrations)
+        notes = [note for outcome in report.outcomes for note in next_steps(outcome)]
+        return replace(report, notes=(*report.notes, *notes), sql=True)
 
     async def seed(self) -> Report:
         """Apply the seeds to databases that are at head."""
@@ -317,7 +334,10 @@ class Development:
         with suppress(asyncio.CancelledError):
             async with only_run(self.state, self.notify), aclosing(run.context):
                 first()
-                await run.prepare(self.state, on_new)
+                if change.proving:
+                    await run.prepare(self.state, on_new)
+                else:
+                    run.begin()
                 await run.change(change)
         outcomes = tuple(map(self._with_missing_objects, run.services, run.outcomes))
         servers = kept_server_notes(run.services, self.settings)
@@ -383,6 +403,15 @@ class Development:
                 findings=findings,
                 hint="Create them, or correct 'directory', 'alembic_config' or 'seeds' in the "
                 "registry.",
+            )
+
+    def _require_one(self, command: str) -> None:
+        """Require that one service is selected."""
+        if len(self.services) > 1:
+            raise ConfigurationError(
+                f"{command} works on one service, and {len(self.services)} are selected.",
+                code="service-ambiguous",
+                hint=f"Name one service, for example --service {self.services[0].name}.",
             )
 
     def _require_upgrade(self, target: str) -> None:

@@ -140,8 +140,11 @@ class History:
 NO_HISTORY = History(revisions={})
 
 
-def read_history(service: Service) -> History:
+def read_history(service: Service, *, may_branch: bool = False) -> History:
     """Read a service's revisions.
+
+    Args:
+        may_branch: Whether the history may have several heads.
 
     Raises:
         NotUnderstood: If Alembic must be asked instead.
@@ -163,7 +166,7 @@ def read_history(service: Service) -> History:
             findings=findings,
             hint="Correct the files.",
         )
-    history = history_of(revisions)
+    history = history_of(revisions, may_branch=may_branch)
     if unknown := [
         name for r in revisions for name in r.depends_on if name not in history.revisions
     ]:
@@ -172,8 +175,11 @@ def read_history(service: Service) -> History:
     return history
 
 
-def history_of(revisions: Sequence[Revision]) -> History:
+def history_of(revisions: Sequence[Revision], *, may_branch: bool = False) -> History:
     """Return revisions as one history.
+
+    Args:
+        may_branch: Whether the history may have several heads.
 
     Raises:
         MigrationError: With all findings: a missing parent, a duplicate id, a cycle, several heads.
@@ -187,13 +193,15 @@ def history_of(revisions: Sequence[Revision]) -> History:
         by_id[revision.id] = revision
     history = History(revisions=by_id)
     # Each kind of finding may cause findings of the following kinds.
-    findings = findings or [*_gaps(history)] or [*_cycles(history)] or [*_heads_findings(history)]
+    findings = findings or [*_gaps(history)] or [*_cycles(history)]
+    if not may_branch:
+        findings = findings or [*_heads_findings(history)]
     if findings:
         raise MigrationError(
             "The revisions do not form one history; nothing was run.",
             code="history-broken",
             findings=findings,
-            hint="Correct the files; merge two heads with `alembic merge heads`.",
+            hint="Correct the files; merge two heads with `invoke db.revision --merge`.",
         )
     return history
 

@@ -30,6 +30,8 @@ class EnvironmentTag:
         used: When a template was built or copied last, in seconds since the epoch; otherwise 0.
         reset: How the last reset built it: from a template, or why not.
         unfinished: Whether a reset has created it, but not migrated and seeded it yet.
+        pytest: The checkout, worker and pid of the test run that it belongs to; empty on other
+            databases.
         revisions: Digests of the files of applied revisions, by service and revision.
     """
 
@@ -41,6 +43,7 @@ class EnvironmentTag:
     used: float = 0.0
     reset: str = ""
     unfinished: bool = False
+    pytest: Mapping[str, str] = field(default_factory=dict)
     revisions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
