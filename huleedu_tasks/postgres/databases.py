@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
@@ -264,12 +263,15 @@ async def write_tag(connection: "asyncpg.Connection", name: str, tag: Environmen
 
 async def write_tag_as_owner(
     connection: "asyncpg.Connection", name: str, tag: EnvironmentTag
-) -> None:
-    """Write a database's environment tag as `write_tag`, if the role owns the database."""
+) -> bool:
+    """Write a database's environment tag; return False if the role does not own the database."""
     import asyncpg
 
-    with suppress(asyncpg.InsufficientPrivilegeError):
+    try:
         await write_tag(connection, name, tag)
+    except asyncpg.InsufficientPrivilegeError:
+        return False
+    return True
 
 
 def tagged(comment: str, tag: EnvironmentTag) -> str:

@@ -115,6 +115,7 @@ class Release:
         pins: The entries of a plan file; `None` without one.
         notify: Called with a sentence about what the run waits for.
         stop: The request to stop, read before each revision.
+        unrecorded: The services whose digests of revision files could not be stored.
     """
 
     production: Production
@@ -125,6 +126,7 @@ class Release:
     pins: tuple[PlanEntry, ...] | None = None
     notify: Callable[[str], object] = str
     stop: Stop = field(default_factory=Stop)
+    unrecorded: list[str] = field(default_factory=list)
 
     def with_progress(self, progress: Progress) -> "Release":
         """Return the same run with another progress display."""
@@ -182,7 +184,7 @@ class Release:
         report = self.production.report(
             COMMAND, tuple(outcomes[name] for name in prepared.targets), COLUMNS, prepared.targets
         )
-        return replace(report, notes=(*notes, self._where_recorded))
+        return replace(report, notes=(*notes, *self._unrecorded_note, self._where_recorded))
 
     def empty_plan_report(self) -> Report:
         """Return the report of a run with an empty plan; no connection is opened."""
@@ -418,7 +420,9 @@ class Release:
         if outcome and planned.tags:
             outcome = await self._tag(outcome, held, target)
         if ended.at is not None:
-            await parallel.whatever_happens(_record_files(target, held, pin.before, ended.at))
+            recorded = _record_files(target, held, pin.before, ended.at)
+            if not await parallel.whatever_happens(recorded):
+                self.unrecorded.append(pin.service)
         return outcome
 
     async def _tag(self, outcome: Outcome, held: "asyncpg.Connection", target: Target) -> Outcome:
@@ -467,6 +471,16 @@ class Release:
         return self.production.settings
 
     @property
+    def _unrecorded_note(self) -> list[str]:
+        """A note about the services whose later edits cannot be detected; empty if none."""
+        if not self.unrecorded:
+            return []
+        return [
+            f"INFO: later edits of the revision files of {', '.join(self.unrecorded)} are not "
+            "detected, because their digests were not stored: only the owner of a database may."
+        ]
+
+    @property
     def _where_recorded(self) -> str:
         return f"The record of this run is {self.record.path}."
 
@@ -483,10 +497,14 @@ def _aborted_unless_all_valid(outcomes: tuple[Outcome, ...]) -> tuple[Outcome, .
 
 async def _record_files(
     target: Target, held: "asyncpg.Connection", before: Sequence[str], at: Sequence[str]
-) -> None:
-    """Store the digests of applied revision files in the environment tag, if the role may.
+) -> bool:
+    """Store the digests of applied revision files in the environment tag.
 
     Without them `prod.validate` cannot report later edits; the migration is complete anyway.
+
+    Returns:
+        Whether they were stored; False if the role does not own the database, or if the
+        connection was lost.
     """
     database = target.url.database
     with suppress(ServerError):
@@ -494,7 +512,8 @@ async def _record_files(
             if tag := await read_tag(held, database):
                 history = target.known_history
                 recorded = with_digests(tag, target.service.name, history, before, at)
-                await write_tag_as_owner(held, database, recorded)
+                return await write_tag_as_owner(held, database, recorded)
+    return False
 
 
 async def _other_tag(target: Target, held: "asyncpg.Connection") -> list[str]:

@@ -357,11 +357,6 @@ def _edits(
     history, tag = target.history, _tag_or_none(target, facts)
     if isinstance(history, HuleEduError) or isinstance(revisions, HuleEduError) or not tag:
         return
-    if not facts.may_tag:
-        yield _info(
-            "edits of applied revision files are not detected: only the owner of the database may "
-            f"record their digests, and {target.url.user!r} is not"
-        )
     for edit in edits_since_applied(tag, target.service.name, history, revisions):
         yield Problem(
             level=Level.WARNING,
