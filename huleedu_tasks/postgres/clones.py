@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 63
 _INIT_SNAPSHOT = "__pristine"
 _TEMPLATE = "__made_"
+_THROWAWAY = "__throwaway"
 _LONGEST_KEY = 12
-_DIGEST = 12
 _SNAPSHOT = "__snap_"
 LONGEST_SNAPSHOT = 30
 # Sessions are ended before a copy; a new one may connect meanwhile.
@@ -62,6 +62,11 @@ def init_snapshot_name(database: str) -> str:
     """Return the name of a database's init snapshot."""
     room = _LONGEST_NAME - len(_INIT_SNAPSHOT)
     return database.encode()[:room].decode(errors="ignore") + _INIT_SNAPSHOT
+
+
+def throwaway_name(database: str) -> str:
+    """Return the name of the database on which the revisions of a database are tried out."""
+    return _beside(database, _THROWAWAY)
 
 
 async def is_new(asked: "asyncpg.Connection", since: datetime) -> bool:
@@ -151,7 +156,7 @@ def snapshot_name(database: str, name: str) -> str:
     Args:
         name: The snapshot's name, of at most `LONGEST_SNAPSHOT` bytes.
     """
-    return f"{_prefix(database, _SNAPSHOT, LONGEST_SNAPSHOT)}{name}"
+    return f"{_beside(database, _SNAPSHOT, room=LONGEST_SNAPSHOT)}{name}"
 
 
 async def snapshots(admin: "asyncpg.Connection", database: str) -> dict[str, EnvironmentTag | None]:
@@ -159,7 +164,7 @@ async def snapshots(admin: "asyncpg.Connection", database: str) -> dict[str, Env
 
     A snapshot is incomplete if its tag is None or does not name it.
     """
-    return await _closed(admin, _prefix(database, _SNAPSHOT, LONGEST_SNAPSHOT))
+    return await _closed(admin, _beside(database, _SNAPSHOT, room=LONGEST_SNAPSHOT))
 
 
 async def take_snapshot(
@@ -351,17 +356,17 @@ def readable_tag(database: str, comment: str) -> EnvironmentTag | None:
 
 
 def _template_prefix(database: str) -> str:
-    return _prefix(database, _TEMPLATE, _LONGEST_KEY)
+    return _beside(database, _TEMPLATE, room=_LONGEST_KEY)
 
 
-def _prefix(database: str, ending: str, longest_key: int) -> str:
-    """Return the beginning of the names of a database's copies of one kind."""
-    room = _LONGEST_NAME - len(ending) - longest_key
-    if len(database.encode()) <= room:
+def _beside(database: str, ending: str, *, room: int = 0) -> str:
+    """Return the name of a database with an ending, with room for more bytes behind it."""
+    left = _LONGEST_NAME - len(ending) - room
+    if len(database.encode()) <= left:
         return database + ending
     # Another long name may have the same beginning.
-    digest = hashlib.sha256(database.encode()).hexdigest()[:_DIGEST]
-    return database.encode()[: room - len(digest)].decode(errors="ignore") + digest + ending
+    digest = hashlib.sha256(database.encode()).hexdigest()[:_LONGEST_KEY]
+    return database.encode()[: left - len(digest)].decode(errors="ignore") + digest + ending
 
 
 async def _end_sessions(admin: "asyncpg.Connection", database: str) -> None:
