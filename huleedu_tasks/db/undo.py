@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.db.predecessors import is_unfinished, retire_predecessor
-from huleedu_tasks.db.prove import PROVE
 from huleedu_tasks.db.run import NOTHING, Run
 from huleedu_tasks.db.service_run import ServiceRun, after_leader
 from huleedu_tasks.db.start import START
@@ -57,7 +56,7 @@ class Undo:
         Raises:
             ConfigurationError: If no service has one.
         """
-        if not await self.run.together((START, PROVE, self._finding), undone_by=NOTHING):
+        if not await self.run.together((START, self._finding), undone_by=NOTHING):
             return
         if not self.kept:
             raise ConfigurationError(
