@@ -29,6 +29,7 @@ async def becomes_undo(admin: "asyncpg.Connection", run: ServiceRun) -> bool:
     name = replacing.predecessor_name(run.url.database)
     if not run.context.keeps_undo or not await _has_data_of_user(admin, run, name):
         return False
+    await replacing.drop_slots(admin, name)
     await record_time(admin, run, name)
     run.database.has_undo = True
     return True

@@ -135,6 +135,15 @@ async def keep_as_undo(admin: "asyncpg.Connection", database: str) -> None:
         await databases.drop(admin, spare)
 
 
+async def drop_slots(admin: "asyncpg.Connection", database: str) -> None:
+    """Drop the inactive replication slots of a database, which would keep the server's log."""
+    await admin.execute(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+        " WHERE database = $1 AND NOT active",
+        database,
+    )
+
+
 async def exchange(admin: "asyncpg.Connection", database: str, other: str) -> None:
     """Exchange the names of two databases in one transaction, and end the sessions on both.
 
