@@ -252,8 +252,10 @@ async def _rehearse(
         try:
             done = await _downgrade(run, url, history, before, target, session)
         except MigrationError as error:
-            if session.begun and _bodies(history.revisions[session.begun]).get(DOWNGRADE) is None:
-                raise _missing(run, history.revisions[session.begun], "has no") from error
+            # Alembic looks up all downgrades before it begins the first one.
+            going = undone(history, before, (target,)) if not session.begun else ()
+            if without := [revision for revision in going if DOWNGRADE not in _bodies(revision)]:
+                raise _missing(run, without[0], "has no") from error
             raise error.changed(
                 message=f"{error.message.rstrip('.')}. It was tried on a throwaway database; "
                 f"{run.url.database} is unchanged, at {named(before)}."

@@ -89,7 +89,7 @@ def test_lost_rows_are_shown_and_need_yes_without_a_terminal(alpha: Monorepo) ->
     refused = alpha.invoke("db.rollback", "--service", "alpha", "--steps", "2")
     assert refused.code == 3
     assert "[terminal-required]" in refused.err
-    assert all(word in refused.out for word in words)
+    assert all(word in refused.err for word in words)
     document = alpha.invoke("db.rollback", "--service", "alpha", "--steps", "2", "--json").json
     assert {finding["problem"] for finding in document["error"]["findings"]} == set(words)
     assert revision(alpha) == "b2"

@@ -35,7 +35,9 @@ def test_the_line_in_the_list_is_a_short_imperative_sentence(task: Task[Any]) ->
 def test_every_flag_is_explained_and_spelled_out(argument: Argument) -> None:
     # Invoke itself verifies that every help text belongs to a flag.
     assert (argument.help or "").endswith(".")
-    assert {name for name in argument.names if len(name) == 1} <= {*LETTERS.get(argument.name, "")}
+    assert {name for name in argument.names if len(name) == 1} <= {
+        *LETTERS.get(str(argument.name), "")
+    }
     assert not argument.positional
 
 
