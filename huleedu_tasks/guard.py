@@ -1,8 +1,11 @@
 """The proofs that are required before a development command changes anything.
 
 Three conditions must hold, and no single variable overrides them: the environment is disposable,
-the database is not tagged as another environment's, and the server is the provider's own. A host
+the database does not belong to another environment, and the server is the provider's own. A host
 name or an address proves nothing: a tunnel to production can listen on 127.0.0.1.
+
+Development and testing are two environments on one server, so neither may destroy the other's
+databases.
 """
 
 from collections.abc import Mapping, Sequence
@@ -115,12 +118,22 @@ class Guard:
         Args:
             comments: The comment of each database by its name, as the provider has read them.
 
+        In development the databases of testing on that server may be destroyed as well: each run in
+        testing creates its own.
+
         Raises:
             Refused: If a database is tagged as another environment's.
         """
         require_disposable_environment(self.settings, "This")
         for database, comment in comments.items():
-            self._accept_tag(service, database, comment)
+            tag = self._accept_tag(service, database, comment)
+            if self._is_of_development(service, tag):
+                raise Refused(
+                    f"{service.name}: the server also has the database {database!r} of "
+                    "development, which would be destroyed in testing.",
+                    code="other-environment",
+                    hint="Omit --volumes, or run the command in development.",
+                )
 
     async def other_server(self, connection: "asyncpg.Connection", service: Service) -> str:
         """Return a sentence if the server that answers is not the provider's own.
@@ -169,8 +182,9 @@ class Guard:
         self, admin: "asyncpg.Connection", service: Service, database: str
     ) -> None:
         comment = await databases.comment_of(admin, database)
-        tagged = self._accept_tag(service, database, comment)
-        if not (tagged or self.provider.proves_identity or database in self.confirmed):
+        tag = self._accept_tag(service, database, comment)
+        self._require_own_environment(service, database, tag)
+        if not (tag or self.provider.proves_identity or database in self.confirmed):
             raise Refused(
                 f"{service.name}: database {database!r} has no environment tag, and the "
                 f"{self.provider.name} provider cannot prove that it is disposable "
@@ -180,15 +194,54 @@ class Guard:
                 "command then tags the database.",
             )
 
-    def _accept_tag(self, service: Service, database: str, comment: str) -> bool:
-        """Refuse a tag of another environment; return whether the database has a tag."""
+    def _require_own_environment(
+        self, service: Service, database: str, tag: databases.EnvironmentTag | None
+    ) -> None:
+        """Refuse a database of testing in development, and of development in testing.
+
+        On the provider's own server its name is enough; on an existing server, which may be that of
+        a CI job, it must also be tagged. A service whose two environments share its database is
+        accepted, and so is its database of development with a tag of testing, from versions before
+        testing had databases of its own: the next command that changes it corrects the tag.
+        """
+        environment = self.settings.environment
+        (other,) = {Environment.DEVELOPMENT, Environment.TESTING} - {environment}
+        is_other = service.has_testing_database and database == service.database_in(other)
+        proven = self.provider.proves_identity or (tag is not None and tag.environment == other)
+        if not ((is_other and proven) or self._is_of_development(service, tag)):
+            return
+        own = service.database_in(environment)
+        remedy = (
+            f', or state "testing_database": "{database}" in the registry if testing may destroy '
+            "the data of development"
+            if environment is Environment.TESTING
+            else f", or set HULEEDU_ENVIRONMENT={other}"
+        )
+        raise Refused(
+            f"{service.name}: database {database!r} is that of {other}, and this is {environment}.",
+            code="other-environment",
+            hint=f"Unset {service.url_variable}, or set it to the database {own!r}{remedy}.",
+        )
+
+    def _is_of_development(self, service: Service, tag: databases.EnvironmentTag | None) -> bool:
+        """Whether this is testing, and a database is tagged as one that it does not share."""
+        return (
+            self.settings.environment is Environment.TESTING
+            and service.has_testing_database
+            and tag is not None
+            and tag.environment == Environment.DEVELOPMENT
+        )
+
+    def _accept_tag(
+        self, service: Service, database: str, comment: str
+    ) -> databases.EnvironmentTag | None:
+        """Refuse a tag of staging or production; return the tag, None if there is none."""
         try:
             tag = databases.parse_tag(database, comment)
         except ServerError as error:
             raise Refused(
                 f"{service.name}: {error.message}", code=error.code, hint=error.hint
             ) from error
-        # Development and testing may use the same servers; both are disposable.
         disposable = [member for member in Environment if member.is_disposable]
         if tag is not None and tag.environment not in disposable:
             raise Refused(
@@ -197,7 +250,7 @@ class Guard:
                 hint="Check which database the URL names. If the tag is wrong, correct it with "
                 "COMMENT ON DATABASE.",
             )
-        return tag is not None
+        return tag
 
 
 async def _identity_of(admin: "asyncpg.Connection") -> databases.ServerIdentity | None:

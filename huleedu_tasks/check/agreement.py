@@ -253,7 +253,7 @@ def _config_problems(
         if isinstance(override, Address) and _is_same(override, OVERRIDE):
             yield _selected_by_variable_only(service, "config.py")
         return
-    yield from _in_development(cases, found)
+    yield from _in_development(service, cases, found)
     yield from _in_production(cases, found)
     for situation in (Situation.NO_CREDENTIALS, Situation.NO_PRODUCTION):
         yield from _without_variables(situation, cases[situation], found[situation])
@@ -318,13 +318,42 @@ def _place_in_development(
         )
 
 
+def _in_testing(
+    service: Service, cases: Mapping[str, Case], found: Mapping[Situation, Answer]
+) -> Iterator[Problem]:
+    """Report a service whose tests use another database than the tasks in testing."""
+    development, answer = found[Situation.DEVELOPMENT], found[Situation.TESTING]
+    expected = cases[Situation.TESTING].expected
+    if not isinstance(answer, Address) or not answer.is_local:
+        yield _unsupported("testing", answer)
+    elif expected is None or answer.place[1:] == (expected.port, expected.database):
+        return
+    elif not _is_same_answer(answer, development):
+        yield handled(
+            f"config.py resolves to {answer} in testing, the registry to {expected.address}/"
+            f"{expected.database}",
+            f'State "testing_database": "{answer.database}" in the registry, or correct config.py.',
+        )
+    elif answer.database == service.database:
+        yield handled(
+            # The same words for all services, so that the report has one finding for them.
+            "config.py uses the database of development in testing as well; the tasks use a "
+            "separate one there",
+            "Let config.py use it (`HULEEDU_ENVIRONMENT=testing invoke db.url` shows its name), or "
+            "state the name of 'database' as 'testing_database' in the registry: then testing may "
+            "destroy the data of development.",
+        )
+
+
 def _in_development(
-    cases: Mapping[str, Case], found: Mapping[Situation, Answer]
+    service: Service, cases: Mapping[str, Case], found: Mapping[Situation, Answer]
 ) -> Iterator[Problem]:
     answer, expected = found[Situation.DEVELOPMENT], cases[Situation.DEVELOPMENT].expected
     if not isinstance(answer, Address) or not answer.is_local or expected is None:
         return
-    if not _is_same_answer(found[Situation.TESTING], answer):
+    if answer.place[1:] == (expected.port, expected.database):
+        yield from _in_testing(service, cases, found)
+    elif isinstance(found[Situation.TESTING], Failure):
         yield _unsupported("testing", found[Situation.TESTING])
     special = found[Situation.SPECIAL_PASSWORD]
     if answer.user != expected.user or not answer.password:
@@ -441,16 +470,17 @@ def _knows_environments(service: Service, found: Mapping[Situation, Answer]) -> 
     if isinstance(answer, Address) and (answer.user == USER or answer.password):
         return True
     # In all of these cases the variables of the service's `.env` are hidden.
-    first, *others = (
-        found[situation]
-        for situation in (
-            Situation.SPECIAL_PASSWORD,
-            Situation.TESTING,
-            Situation.STAGING,
-            Situation.PRODUCTION,
-            Situation.UNKNOWN_ENVIRONMENT,
-        )
-    )
+    situations = [
+        Situation.SPECIAL_PASSWORD,
+        Situation.TESTING,
+        Situation.STAGING,
+        Situation.PRODUCTION,
+        Situation.UNKNOWN_ENVIRONMENT,
+    ]
+    if fills_in(service.environment, "database"):
+        # There the tasks pass another name to it.
+        situations.remove(Situation.TESTING)
+    first, *others = (found[situation] for situation in situations)
     return not all(first == other or _is_same_answer(first, other) for other in others)
 
 

@@ -162,7 +162,20 @@ def seed(
     return _run(app, service, jobs, lambda flows: flows.seed(), confirm=confirm)
 
 
-@command(check="Exit with 4 if a database is not at head.")
+@command(confirm=CONFIRM)
+def prepare(
+    app: Command,
+    service: Names = None,
+    confirm: Names = None,
+    jobs: str = "",
+    json: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """Start, create, migrate and seed what is not ready yet."""
+    return _run(app, service, jobs, lambda flows: flows.prepare(), confirm=confirm)
+
+
+@command(check="Exit with 4 if a database is not at head or was edited.")
 def status(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
     """Show each database's state: revision, pending, seeded."""
     return _run(app, service, "", lambda flows: flows.status(check=check))
@@ -253,14 +266,8 @@ def _run(
 def _flows(
     app: Command, names: Names, jobs: str, *, confirm: Names = None, is_whole: bool = False
 ) -> "Development":
-    from huleedu_tasks.db.development import Development
-
-    flows = Development(
-        settings=app.settings,
-        provider=app.provider,
-        registry=app.registry,
-        services=app.services(names),
-        state=app.state,
+    flows = app.development(
+        app.services(names),
         jobs=whole_number("--jobs", jobs, at_least=1) if jobs else app.settings.jobs,
         dry_run=app.dry_run,
         confirmed=tuple(confirm or ()),

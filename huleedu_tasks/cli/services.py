@@ -85,6 +85,7 @@ def _row(service: Service, root: Path, *, has_volume: bool) -> dict[str, Fact]:
         "port": service.port,
         "directory": shown(service.directory, root),
         "database": service.database,
+        "testing_database": service.testing_database,
         "url_variable": service.url_variable,
         "alembic_url_variable": service.alembic_url_variable,
         "url_scheme": service.url_scheme,

@@ -16,7 +16,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from huleedu_tasks.config.settings import PREFIX
+from huleedu_tasks.config.settings import PREFIX, Environment
 from huleedu_tasks.errors import ConfigurationError, Finding
 
 REGISTRY_FILE = "services.json"
@@ -30,6 +30,10 @@ SHARE = (
     'state "shared_database": true for each service with a history in it; any other service needs '
     "a database of its own"
 )
+# The convention for the database in testing.
+TESTING_SUFFIX = "_test"
+# Database names are limited to 63 bytes (PostgreSQL, NAMEDATALEN).
+_LONGEST_DATABASE = 63
 # The placeholder for a service's name in `database_name`.
 NAME_PLACE = "{name}"
 # The placeholders in values of `environment`, in braces (placeholders.py fills them in).
@@ -52,6 +56,9 @@ class Service:
     """One service, with its defaults filled in. Paths are absolute.
 
     Attributes:
+        database: The name of its database in every environment but testing.
+        testing_database: The name of its database in testing, on the server of development; equal
+            to `database` if the two environments share it.
         url_variable: The name of its override variable.
         alembic_url_variable: The name of the variable that its `env.py` reads its URL from.
             Several services may share it, since each migration process has its own environment.
@@ -79,6 +86,7 @@ class Service:
     port: int
     directory: Path
     database: str
+    testing_database: str
     url_variable: str
     alembic_url_variable: str
     url_scheme: str
@@ -103,6 +111,16 @@ class Service:
     migrate_after: tuple[str, ...]
 
     @property
+    def has_testing_database(self) -> bool:
+        """Whether its databases in development and testing are two."""
+        return self.testing_database != self.database
+
+    def database_in(self, environment: Environment) -> str:
+        """Return the name of its database in an environment."""
+        is_testing = environment is Environment.TESTING
+        return self.testing_database if is_testing else self.database
+
+    @property
     def alembic_arguments(self) -> list[str]:
         """The global arguments of every Alembic command: configuration, section, `-x`."""
         section = ["--name", self.alembic_section] if self.alembic_section != ALEMBIC else []
@@ -125,7 +143,8 @@ class Service:
     def names(self) -> tuple[str, ...]:
         """Its names and paths as they occur in messages, which no secret may mask."""
         paths = (self.directory, self.alembic_config, *self.seeds)
-        stated = (self.name, self.database, self.url_variable, self.compose_service, self.volume)
+        databases = (self.database, self.testing_database)
+        stated = (self.name, *databases, self.url_variable, self.compose_service, self.volume)
         return (*stated, *map(str, paths))
 
     def missing_files(self, *, seeds: bool = True) -> list[Finding]:
@@ -563,12 +582,14 @@ def complete(root: Path, entry: Mapping[str, Any], convention: str = "huleedu_{n
     if engine:
         variable_stem += "_" + re.sub(r"\W", "_", engine).upper()
     url_variable = entry.get("url_variable", f"{variable_stem}_DATABASE_URL")
+    database = entry.get("database", convention.replace(NAME_PLACE, name))
     return Service(
         name=name,
         # JSON Schema accepts 5433.0 as an integer.
         port=int(entry["port"]),
         directory=directory,
-        database=entry.get("database", convention.replace(NAME_PLACE, name)),
+        database=database,
+        testing_database=entry.get("testing_database", f"{database}{TESTING_SUFFIX}"),
         url_variable=url_variable,
         alembic_url_variable=entry.get("alembic_url_variable", url_variable),
         url_scheme=entry.get("url_scheme", URL_SCHEME),
@@ -626,6 +647,7 @@ def _contradictions(
     for index, service in enumerate(services):
         yield from _unclear_interpreter(f"services[{index}]", entries[index])
         yield from _unknown_placeholders(f"services[{index}].environment", service)
+        yield from _too_long(f"services[{index}].testing_database", service)
         for earlier_index, earlier in enumerate(services[:index]):
             yield from _clashes(index, service, entries[index], earlier, entries[earlier_index])
         for field in (SEED_AFTER, MIGRATE_AFTER):
@@ -676,6 +698,45 @@ def _unknown_placeholders(place: str, service: Service) -> Iterator[Finding]:
             yield Finding(place=f"{place}.{name}", problem=problem)
 
 
+def _too_long(place: str, service: Service) -> Iterator[Finding]:
+    """Yield a testing database whose name PostgreSQL would truncate."""
+    length = len(service.testing_database.encode())
+    if service.has_testing_database and length > _LONGEST_DATABASE:
+        yield Finding(
+            place=place,
+            problem=f"the database in testing, {service.testing_database!r}, has {length} bytes, "
+            f"and PostgreSQL allows {_LONGEST_DATABASE}; state a shorter name as "
+            "'testing_database'",
+            code="testing-database-too-long",
+        )
+
+
+def _testing_clashes(index: int, service: Service, earlier: Service) -> Iterator[Finding]:
+    """Yield a testing database that is a database of another service on the same server."""
+    place = f"services[{index}].testing_database"
+    if share_database(service, earlier):
+        if service.testing_database != earlier.testing_database:
+            yield Finding(
+                place=place,
+                problem=f"is {service.testing_database!r}, and {earlier.testing_database!r} for "
+                f"{earlier.name!r}, which shares its database; state the same for both",
+                code="testing-database-clash",
+            )
+        return
+    pairs = ((service, earlier), (earlier, service))
+    for one, other in pairs:
+        used = {other.database: "the database", other.testing_database: "the testing database"}
+        if one.has_testing_database and one.testing_database in used:
+            yield Finding(
+                place=place,
+                problem=f"the testing database {one.testing_database!r} of {one.name!r} is "
+                f"{used[one.testing_database]} of {other.name!r}; state another "
+                f"'testing_database' for {one.name!r}",
+                code="testing-database-clash",
+            )
+            return
+
+
 def _clashes(
     index: int,
     service: Service,
@@ -714,6 +775,8 @@ def _clashes(
         )
     elif service.database == earlier.database and not share_database(service, earlier):
         yield clash("database", f"; {SHARE}")
+        return
+    yield from _testing_clashes(index, service, earlier)
 
 
 def share_database(one: Service, other: Service) -> bool:
@@ -728,10 +791,7 @@ def share_database(one: Service, other: Service) -> bool:
 def _with_lines(text: str, findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings with the line number in each place, if it is known."""
     lines = _lines_of_places(text)
-    return [
-        Finding(place=_with_line(finding.place, lines), problem=finding.problem)
-        for finding in findings
-    ]
+    return [replace(finding, place=_with_line(finding.place, lines)) for finding in findings]
 
 
 def _with_line(place: str, lines: Mapping[str, int]) -> str:

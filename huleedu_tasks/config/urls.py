@@ -183,6 +183,7 @@ def parse_url(text: str, *, variable: str) -> DatabaseUrl:
 def resolve(service: Service, settings: Settings) -> ResolvedUrl:
     """Return the URL of a service's database in the current environment.
 
+    In testing that is a database of its own on the server of development (`testing_database`).
     In development an override whose host is the compose service resolves to the port that the
     service publishes: such a line of `.env` is meant for the other containers.
 
@@ -285,7 +286,7 @@ def _local_url(service: Service, settings: Settings) -> DatabaseUrl:
         password=settings.secret(service.password_variable),
         host="localhost",
         port=service.port,
-        database=service.database,
+        database=service.database_in(settings.environment),
         scheme=service.url_scheme,
     )
 

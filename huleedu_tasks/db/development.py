@@ -7,7 +7,7 @@ changes the database.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,15 @@ from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.db.finish import FINISH, KEEP
 from huleedu_tasks.db.migrate import REQUIRE_DATABASE, migrate_to, preview_to
 from huleedu_tasks.db.predecessors import predecessor_notes
+from huleedu_tasks.db.prepare import (
+    COMPLETE,
+    FILL,
+    SEED_IF_NEEDED,
+    as_dry_run,
+    missing_steps,
+    not_begun,
+    unchanged,
+)
 from huleedu_tasks.db.prove import PROVE, PROVE_SERVER, untagged_database
 from huleedu_tasks.db.recreate import RECREATE
 from huleedu_tasks.db.recreate_server import (
@@ -43,7 +52,7 @@ from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.parallel import WAITING_JOBS, Step
-from huleedu_tasks.report import Outcome, Progress, Report, Silence, Status
+from huleedu_tasks.report import Outcome, Progress, Report, Silence, State, Status
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.shared_databases import shared_databases
 from huleedu_tasks.templates.policy import TemplatePolicy
@@ -71,6 +80,14 @@ SEED_ONLY = Change(
     proving=(START, PROVE),
     changing=(REQUIRE_HEAD, SEED),
     ending=FINISH,
+)
+PREPARE = Change(
+    command="db.prepare",
+    would="prepare {database}",
+    proving=(START, PROVE),
+    changing=(FILL, migrate_to(runner.HEAD), SEED_IF_NEEDED),
+    ending=COMPLETE,
+    columns=REVISIONS,
 )
 
 
@@ -168,7 +185,9 @@ class Development:
                 columns=REVISIONS,
             )
             return replace(await self._execute(run, shown), sql=True)
-        return await self._change(run, _migration(target), on_new=run.context.expect_migrations)
+        change = _migration(target)
+        report = await self._change(run, change, on_new=run.context.expect_migrations)
+        return replace(report, pending=_has_edits(report.outcomes))
 
     async def revision(self, new: NewRevision) -> Report:
         """Write a new revision of the only selected service.
@@ -216,18 +235,56 @@ class Development:
         run = self._begin("db.seed")
         return await self._change(run, SEED_ONLY, first=run.context.expect_seeds)
 
+    async def prepare(self) -> Report:
+        """Start, create, migrate and seed what is not ready yet, without destroying anything.
+
+        The report is pending, for the exit code, if a database is not prepared because it has an
+        unknown or an edited revision. A dry run only reads.
+        """
+        found = await self.states("db.prepare")
+        if not self.dry_run:
+            found |= await self._start_unreachable(found)
+        blocked = not_begun(self.services, found)
+        waiting = tuple(
+            service
+            for service in self.services
+            if missing_steps(found[service.name]) and service.name not in blocked
+        )
+        notes: tuple[str, ...] = ()
+        outcomes = {n: unchanged(outcome, blocked.get(n, "")) for n, outcome in found.items()}
+        if self.dry_run:
+            outcomes |= {service.name: as_dry_run(found[service.name]) for service in waiting}
+        elif waiting:
+            report = await replace(self, services=waiting).complete()
+            notes = report.notes
+            outcomes |= {outcome.service: outcome for outcome in report.outcomes}
+        report = self._report(
+            "db.prepare", tuple(outcomes.values()), columns=REVISIONS, notes=notes
+        )
+        return replace(report, pending=bool(blocked))
+
+    async def complete(self) -> Report:
+        """Create, migrate and seed every database, as far as it is not done yet."""
+        run = self._begin(PREPARE.command)
+        return await self._change(run, PREPARE, on_new=run.context.expect_migrations)
+
     async def status(self, *, check: bool) -> Report:
         """Report the revision of each database, without changing anything.
 
         Args:
-            check: Whether the report is pending, for the exit code, if a database is not at head.
+            check: Whether the report is pending, for the exit code, if a database is not at head
+                or an applied revision was edited.
         """
-        run = self._begin("db.status")
-        async with aclosing(run.context):
-            outcomes = await run.stage(STATUS)
+        outcomes = tuple((await self.states("db.status")).values())
         behind = any(outcome.facts.get("pending") != 0 for outcome in outcomes)
         report = self._report("db.status", outcomes, columns=STATUS_COLUMNS)
-        return replace(report, pending=check and behind)
+        return replace(report, pending=check and (behind or _has_edits(outcomes)))
+
+    async def states(self, command: str) -> dict[str, Outcome]:
+        """Return the state of each service's database, by the service's name; read-only."""
+        run = self._begin(command)
+        async with aclosing(run.context):
+            return {outcome.service: outcome for outcome in await run.stage(STATUS)}
 
     async def unproven(self) -> tuple[str, ...]:
         """Return the databases that the user must confirm by typing their names.
@@ -337,6 +394,17 @@ class Development:
         notes = (*self.added, *predecessor_notes(run.services), *servers)
         return self._report(change.command, outcomes, columns=change.columns, notes=notes)
 
+    async def _start_unreachable(self, found: Mapping[str, Outcome]) -> dict[str, Outcome]:
+        """Start the servers of databases that cannot be reached, and return their states."""
+        silent = tuple(
+            service for service in self.services if found[service.name].state is State.UNREACHABLE
+        )
+        if not silent:
+            return {}
+        started = {o.service: o for o in (await replace(self, services=silent).up()).outcomes}
+        running = tuple(service for service in silent if started[service.name])
+        return started | await replace(self, services=running).states("db.prepare")
+
     async def _stop(self, service: Service, step: Step) -> Outcome:
         if not self.dry_run:
             return await stop(service, self.provider, step)
@@ -413,3 +481,8 @@ class Development:
                 code="service-ambiguous",
                 hint=f"Select that service, for example with --service {self.services[0].name}.",
             )
+
+
+def _has_edits(outcomes: Iterable[Outcome]) -> bool:
+    """Whether an applied revision of a service was edited."""
+    return any(outcome.state is State.EDITED for outcome in outcomes)

@@ -10,13 +10,19 @@ from huleedu_tasks.report import Outcome
 
 
 async def finish(run: ServiceRun, step: Step) -> Outcome:
-    """Remove `unfinished` from the environment tag of a database that is complete."""
+    """Remove `unfinished` from the environment tag of a complete database; correct the rest.
+
+    A database of development may be tagged `testing` by a version for which they were the same.
+    """
     if run.is_leader:
         database = run.url.database
         admin = await run.admin()
         tag = await databases.read_tag(admin, database)
-        if tag and tag.unfinished:
-            await databases.write_tag(admin, database, replace(tag, unfinished=False))
+        if tag is None:
+            return run.done()
+        complete = replace(tag, environment=run.context.tag.environment, unfinished=False)
+        if complete != tag:
+            await databases.write_tag(admin, database, complete)
     return run.done()
 
 

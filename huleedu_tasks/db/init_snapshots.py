@@ -18,7 +18,7 @@ async def keep_init_snapshots(run: ServiceRun) -> None:
         return
     tag = replace(run.context.tag, init=scripts)
     admin = await run.admin()
-    for database in [run.url.database, *_databases_beside(run)]:
+    for database in [run.filled_database, *_databases_beside(run)]:
         if await databases.exists(admin, database):
             await clones.keep(admin, database, clones.init_snapshot_name(database), tag)
 
@@ -37,7 +37,7 @@ async def find_init_snapshot(admin: "asyncpg.Connection", database: str, scripts
 def _databases_beside(run: ServiceRun) -> list[str]:
     """Return the databases of services outside the run that have no init snapshot yet."""
     server = run.server
-    found = server.databases_outside(run.context.settings) - server.snapshotted
+    found = server.filled_outside(run.context.settings) - server.snapshotted
     found.difference_update(MAINTENANCE_DATABASES)
     server.snapshotted |= found
     return sorted(found)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from huleedu_tasks import parallel, process
+from huleedu_tasks.db.edited import edited, record_applied
 from huleedu_tasks.db.planned import planned_revision
 from huleedu_tasks.db.service_run import ServiceRun, after_migrated
 from huleedu_tasks.errors import MigrationError
@@ -120,12 +121,16 @@ async def _migrated(run: ServiceRun, done: Migrated, session: Observation) -> Ou
         run.context.histories.learn(run.service, run.url, done.reported)
     if run.database.build:
         run.database.build.add(done.used)
+    edits = await record_applied(run, done.before, done.after)
     detail = "already there" if done.before == done.after else "migrated"
+    if edits and done.before == done.after:
+        detail = ""
     if not (await run.history()).revisions:
         detail = "no revisions yet"
     facts = {"from": named(done.before), "to": named(done.after)}
     applied = applied_revisions([session], await run.history(), done.before, done.after)
-    return replace(run.done(detail, facts), output=done.output, revisions=applied)
+    outcome = replace(run.done(detail, facts), output=done.output, revisions=applied)
+    return edited(run, edits, outcome)
 
 
 async def unfinished(run: ServiceRun, session: Observation, error: BaseException) -> Outcome:
@@ -134,13 +139,15 @@ async def unfinished(run: ServiceRun, session: Observation, error: BaseException
     database = run.url.database
     try:
         history, tables = await run.history(), session.version_tables or None
-        at = named(await runner.revisions_of(run.url, history, tables))
+        current = await runner.revisions_of(run.url, history, tables)
+        await record_applied(run, session.before, current)
     except Exception as reason:
         where = (
             f"the revision of {database} is not known: {str(reason).rstrip('.')}; "
             f"run `invoke db.status --service {run.name}`"
         )
         return replace(outcome, detail=parallel.joined(outcome, where))
+    at = named(current)
     detail = parallel.joined(outcome, f"{database} is at {at}")
     if outcome.status is Status.ABORTED:
         # The next reset does not depend on the revision.

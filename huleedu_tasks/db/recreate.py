@@ -128,7 +128,7 @@ async def _replace_by_new(admin: "asyncpg.Connection", run: ServiceRun) -> str:
     if run.init_scripts:
         # On a server that is kept, a snapshot from earlier scripts is better than none.
         required = "" if run.server.databases_to_lose else run.init_scripts
-        snapshot = await find_init_snapshot(admin, run.url.database, required)
+        snapshot = await find_init_snapshot(admin, run.filled_database, required)
     tag = replace(run.context.tag, unfinished=True)
     async with replacing.building(admin, run.url.database) as successor:
         if snapshot:

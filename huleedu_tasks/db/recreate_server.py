@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.config.settings import Environment, Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.db.extensions import create_extensions
 from huleedu_tasks.db.init_snapshots import find_init_snapshot, keep_init_snapshots
@@ -35,7 +35,7 @@ async def examine_init_scripts(run: ServiceRun, step: Step) -> Outcome:
     run.init_scripts = await run.context.provider.init_scripts(run.service)
     if run.init_scripts:
         admin = await run.admin()
-        if not await find_init_snapshot(admin, run.url.database, run.init_scripts):
+        if not await find_init_snapshot(admin, run.filled_database, run.init_scripts):
             lost = await _other_data(admin, run)
             run.server.databases_to_lose = lost or run.server.databases_to_lose
             run.server.must_be_recreated |= not lost
@@ -100,11 +100,12 @@ def _kept_server_note(server: ServerRun, settings: Settings) -> str:
     lost = set(server.databases_to_lose)
     flag = "" if lost <= server.databases_outside(settings) else " --volumes"
     selected = "".join(f" --service {service.name}" for service in server.services)
+    where = " in development" if settings.environment is Environment.TESTING else ""
     return (
         f"The init scripts of the server {server.name!r} did not run, because it "
         f"also has {', '.join(sorted(lost))}. Roles, extensions and schemas that they create "
         f"may be missing or outdated. To recreate the server, these databases included, run "
-        f"`invoke db.reset{flag}{selected}`."
+        f"`invoke db.reset{flag}{selected}`{where}."
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from huleedu_tasks import parallel
 from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.db.edited import record_applied
 from huleedu_tasks.db.migrate import unfinished
 from huleedu_tasks.db.prove import PROVE
 from huleedu_tasks.db.run import Change
@@ -151,6 +152,7 @@ async def roll_back(run: ServiceRun, step: Step, *, plan: Plan) -> Outcome:
                 if not session.begun:
                     raise
                 return await parallel.whatever_happens(unfinished(run, session, error))
+            await record_applied(run, done.before, done.after)
             applied = applied_revisions([session], history, done.after, done.before)
         await _forget_seeds(run)
     facts = {"from": named(done.before), "to": named(done.after)}

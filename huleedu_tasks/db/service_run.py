@@ -104,6 +104,11 @@ class ServerRun:
         urls = (_url_or_none(service, settings) for service in self.outside)
         return {url.database for url in urls if url}
 
+    def filled_outside(self, settings: Settings) -> set[str]:
+        """Return the databases of services outside the run that init scripts may fill."""
+        urls = ((service, _url_or_none(service, settings)) for service in self.outside)
+        return {filled_database(service, url) for service, url in urls if url}
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class DatabaseRun:
@@ -177,6 +182,11 @@ class ServiceRun:
     def url(self) -> DatabaseUrl:
         """The URL of the service's database."""
         return self.resolved.url
+
+    @property
+    def filled_database(self) -> str:
+        """The database on its server that init scripts fill."""
+        return filled_database(self.service, self.url)
 
     @property
     def is_leader(self) -> bool:
@@ -303,6 +313,15 @@ def _databases(context: Context, services: Sequence[Service]) -> list[Sequence[M
         if not service.shared_database
     ]
     return [*alone, *shared_databases(context.registry, services, context.settings)]
+
+
+def filled_database(service: Service, url: DatabaseUrl) -> str:
+    """Return the database on a service's server that init scripts fill.
+
+    That is its database of development also in testing: they do not know that of testing.
+    """
+    is_testing = url.database == service.testing_database
+    return service.database if is_testing else url.database
 
 
 def _url_or_none(service: Service, settings: Settings) -> DatabaseUrl | None:

@@ -95,13 +95,14 @@ class History:
             before: The current revisions.
             after: The revisions after the upgrade.
         """
-        there, here = (
-            self._ancestors([name for name in names if name in self.revisions])
-            for names in (after, before)
-        )
+        there, here = self.applied(after), self.applied(before)
         parents = {name: self.needs(name) for name in self.revisions if name in there - here}
         order = TopologicalSorter(parents).static_order()
         return tuple(self.revisions[name] for name in order if name in parents)
+
+    def applied(self, current: Sequence[str]) -> set[str]:
+        """Return the current revisions and their ancestors; unknown revisions are ignored."""
+        return self._ancestors([name for name in current if name in self.revisions])
 
     def is_past(self, current: tuple[str, ...], revision: str) -> bool:
         """Whether a revision is an ancestor of the current ones."""
@@ -200,8 +201,8 @@ def history_of(revisions: Sequence[Revision], *, may_branch: bool = False) -> Hi
             "The revisions do not form one history; nothing was run.",
             code="history-broken",
             findings=findings,
-            hint="Correct the files; merge two heads with "
-            "`invoke db.revision --service NAME --merge -m TEXT`.",
+            hint="Correct the files; merge two heads with `invoke db.revision --service NAME "
+            "--merge -m TEXT`.",
         )
     return history
 

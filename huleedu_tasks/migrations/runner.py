@@ -89,7 +89,7 @@ async def upgrade(
         return Migrated(before=before, after=before, used=Used(sessions=1))
     if wanted and before and history.is_past(before, wanted):
         raise MigrationError(
-            f"{service.database} is at {named(before)}, which is past {wanted}; nothing was run.",
+            f"{url.database} is at {named(before)}, which is past {wanted}; nothing was run.",
             code="downgrade-unsupported",
             hint=f"In development, go back with `invoke db.rollback --service {service.name} "
             f"--revision {wanted}`, or rebuild the database with `invoke db.reset`. Staging and "
@@ -109,7 +109,7 @@ async def upgrade(
     after = await read(tables)
     if wanted and after != (wanted,):
         raise MigrationError(
-            f"Alembic ended without an error, but {service.database} is at "
+            f"Alembic ended without an error, but {url.database} is at "
             f"{named(after)}, not at {wanted}.",
             code="revision-not-reached",
             hint=f"Make env.py use the URL in {service.alembic_url_variable}: it ran no migration, "

@@ -112,8 +112,8 @@ class DockerServers:
         """Return when a service's database accepts its user; create it if it is missing."""
         await self._ensure_up(service)
         name = service.compose_service
-        admission = await self._admission(service, url)
         async with self._lock(service):
+            admission = await self._admission(service, url)
             is_new = await admission.wait(self.settings.start_timeout)
             # Of services that share a server, only the first finds it freshly initialised.
             self._is_new.setdefault(name, is_new)
@@ -301,6 +301,7 @@ class DockerServers:
             # An override variable may name another server; the container is at its own port.
             url=replace(url, host="localhost", port=service.port),
             tag=EnvironmentTag(environment=str(self.settings.environment)),
+            is_new=self._is_new.get(service.compose_service, False),
             sharing=self._sharing(service),
         )
 

@@ -43,6 +43,7 @@ class Admission:
         container: Its state after `docker compose up`.
         url: The URL of the database, at the port that the container publishes.
         tag: The environment tag of a database that is created here.
+        is_new: Whether the server was found freshly initialised before.
         sharing: The names of all services on the server.
     """
 
@@ -51,6 +52,7 @@ class Admission:
     container: ContainerState
     url: DatabaseUrl
     tag: EnvironmentTag
+    is_new: bool = False
     sharing: tuple[str, ...] = ()
 
     async def wait(self, timeout: float) -> bool:
@@ -117,8 +119,22 @@ class Admission:
             # The image creates one database; services that share the server have others.
             async with maintenance_connection(self.url) as admin:
                 is_new = await self._accept(admin)
-                await databases.create(admin, self.url.database, self.tag)
+                await self._create(admin, is_new=is_new or self.is_new)
                 return is_new
+
+    async def _create(self, admin: "asyncpg.Connection", *, is_new: bool) -> None:
+        """Create the database.
+
+        Init scripts fill the database of development. That of testing begins as they left it: on a
+        new server as a copy of it, later of its init snapshot. Any other database is empty.
+        """
+        filled = self.service.database
+        source = filled if is_new else clones.init_snapshot_name(filled)
+        is_testing = self.url.database == self.service.testing_database
+        if is_testing and await databases.exists(admin, source):
+            await clones.clone(admin, source, self.url.database, self.tag)
+        else:
+            await databases.create(admin, self.url.database, self.tag)
 
     async def _accept(self, connection: "asyncpg.Connection") -> bool:
         """Verify the server's identity; return whether it is freshly initialised."""

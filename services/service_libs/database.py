@@ -11,12 +11,16 @@ ENVIRONMENTS = ("development", "testing", "staging", "production")
 DEFAULT_EXTERNAL_USER = "huleedu_user"
 DEFAULT_EXTERNAL_PORT = "5432"
 
+TESTING_SUFFIX = "_test"
+
 _EXTERNAL_PREFIXES = {"production": "HULEEDU_PROD_DB", "staging": "HULEEDU_STAGING_DB"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseSettings:
     """What one service states about its database; the rest comes from the environment.
+
+    `database` is its name in every environment but testing, where it ends with `TESTING_SUFFIX`.
 
     `service` is the name of the service's directory, `port` the one its development server has on
     localhost.
@@ -37,7 +41,8 @@ class DatabaseSettings:
 
         1. The override variable, as is. An empty variable counts as unset, here and below.
         2. HULEEDU_ENVIRONMENT: `development` (the default) and `testing` mean this service's server
-           on localhost; `staging` and `production` an external, managed one.
+           on localhost, with a database for each of the two; `staging` and `production` an
+           external, managed one.
         3. A ValueError that names every missing variable.
         """
         override = os.environ.get(self.override_variable)
@@ -51,7 +56,8 @@ class DatabaseSettings:
 
     def _development_url(self, environment: str) -> str:
         user, password = self._required(environment, "HULEEDU_DB_USER", "HULEEDU_DB_PASSWORD")
-        return _url(user, password, "localhost", str(self.port), self.database)
+        suffix = TESTING_SUFFIX if environment == "testing" else ""
+        return _url(user, password, "localhost", str(self.port), f"{self.database}{suffix}")
 
     def _external_url(self, environment: str, prefix: str) -> str:
         host, password = self._required(environment, f"{prefix}_HOST", f"{prefix}_PASSWORD")

@@ -46,12 +46,13 @@ class Settings:
             host, port = os.environ[f"{{prefix}}_HOST"], os.getenv(f"{{prefix}}_PORT", 5432)
             return self.url(os.environ[f"{{prefix}}_PASSWORD"], f"{{host}}:{{port}}")
         self.require("HULEEDU_DB_USER", "HULEEDU_DB_PASSWORD")
-        return self.url(os.environ["HULEEDU_DB_PASSWORD"], "localhost:{port}")
+        suffix = "_test" if environment == "testing" else ""
+        return self.url(os.environ["HULEEDU_DB_PASSWORD"], "localhost:{port}", suffix)
 
-    def url(self, password, address):
+    def url(self, password, address, suffix=""):
         user = quote(os.getenv("HULEEDU_DB_USER") or "huleedu_user", safe="")
         password = quote(password, safe="")
-        return f"postgresql+asyncpg://{{user}}:{{password}}@{{address}}/{database}"
+        return f"postgresql+asyncpg://{{user}}:{{password}}@{{address}}/{database}{{suffix}}"
 
     def require(self, *names):
         if missing := [name for name in names if not os.getenv(name)]:
@@ -122,6 +123,10 @@ STRANGE_ADDRESSES = {
     "wandering": "localhost:1",
 }
 
+SUFFIX = 'suffix = "_test" if environment == "testing" else ""'
+# The databases in testing that entries of the registry state.
+TESTING_DATABASES = {"stated": "huleedu_stated_ci", "together": "huleedu_together"}
+
 # For each service the replacements in its config.py and in its env.py.
 FAULTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "regular": ({}, {}),
@@ -138,6 +143,10 @@ FAULTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "naked": ({'quote(password, safe="")': "password"}, {}),
     "stageless": ({', "staging": "STAGING"': ""}, {}),
     "testless": ({'("development", "testing", ': '("development", '}, {}),
+    "careless": ({SUFFIX: 'suffix = ""'}, {}),
+    "renamed": ({SUFFIX: SUFFIX.replace("_test", "_ci")}, {}),
+    "stated": ({SUFFIX: SUFFIX.replace("_test", "_ci")}, {}),
+    "together": ({SUFFIX: 'suffix = ""'}, {}),
     "defaultless": ({'or "huleedu_user"': 'or "postgres"'}, {}),
     "quiet": ({"if missing :=": "if not names and", "not in ENVIRONMENTS": "is None"}, {}),
     "hardwired": (
@@ -189,6 +198,7 @@ EXPECTED: dict[str, list[tuple[str, bool, str]]] = {
         ("WARNING", True, "ignores HULEEDU_ENVIRONMENT: in production it resolves to localhost"),
         ("WARNING", True, "returns a URL in production without host and password"),
         ("WARNING", True, "treats an unknown HULEEDU_ENVIRONMENT as development"),
+        ("WARNING", True, "uses the database of development in testing as well"),
     ],
     "dialect": [
         (
@@ -219,6 +229,12 @@ EXPECTED: dict[str, list[tuple[str, bool, str]]] = {
     "naked": [("WARNING", True, "config.py does not percent-encode the password")],
     "stageless": [("INFO", True, "config.py does not support staging: there it fails: ValueError")],
     "testless": [("INFO", True, "config.py does not support testing: there it fails: ValueError")],
+    "careless": [("WARNING", True, "uses the database of development in testing as well")],
+    "renamed": [
+        ("WARNING", True, "to localhost:.*/huleedu_renamed_ci in testing, the registry .*_test$")
+    ],
+    "stated": [],
+    "together": [],
     "defaultless": [("WARNING", True, "does not default to the user huleedu_user and port 5432")],
     "quiet": [
         ("WARNING", True, "treats an unknown HULEEDU_ENVIRONMENT as development"),
@@ -286,7 +302,10 @@ def faulty() -> Iterator[Monorepo]:
         ports = dict(zip(FAULTS, free_ports(len(FAULTS)), strict=True))
         for name, (in_config, in_env) in FAULTS.items():
             write_service(monorepo, name, ports, in_config, in_env)
-        monorepo.register(*({"name": name, "port": port} for name, port in ports.items()))
+        entries = {name: {"name": name, "port": port} for name, port in ports.items()}
+        for name, database in TESTING_DATABASES.items():
+            entries[name]["testing_database"] = database
+        monorepo.register(*entries.values())
         servers = "".join(SERVER.format(name=name, port=ports[name]) for name in FAULTS)
         volumes = ", ".join(f"{name}_db_data: " for name in FAULTS)
         monorepo.write("compose.yaml", COMPOSE.format(services=servers, volumes=volumes))

@@ -22,6 +22,7 @@ def service(name: str = "orders", **stated: Any) -> Service:
         "port": 5433,
         "directory": directory,
         "database": f"huleedu_{name}",
+        "testing_database": f"{stated.get('database', f'huleedu_{name}')}_test",
         "url_variable": f"{directory.name.upper()}_DATABASE_URL",
         "alembic_url_variable": stated.get(
             "url_variable", f"{directory.name.upper()}_DATABASE_URL"
