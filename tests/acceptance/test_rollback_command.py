@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.monorepo import Monorepo, new_monorepo
 from tests.support.observe import database, log_in
+from tests.support.terminal import seen, typed
 
 VERSIONS = "services/alpha_service/alembic/versions"
 REVISION = """\
@@ -97,6 +98,19 @@ def test_lost_rows_are_shown_and_need_yes_without_a_terminal(alpha: Monorepo) ->
     assert ran.code == 0, ran.err
     assert "rolled back 2 revisions" in ran.out
     assert revision(alpha) == "a1"
+
+
+@pytest.mark.parametrize(("key", "code", "ends_at"), [("n", 3, "b2"), ("y", 0, "b1")])
+def test_a_terminal_asks_before_anything_is_lost(
+    alpha: Monorepo, key: str, code: int, ends_at: str
+) -> None:
+    log_in(alpha.url("alpha"), "INSERT INTO tag VALUES ('x')")
+    child = typed(alpha, "db.rollback", "--service", "alpha")
+    child.expect("drops the table 'tag' with 1 row")
+    child.expect("Roll it back")
+    child.send(key)
+    ran = seen(child)
+    assert (ran.code, revision(alpha)) == (code, ends_at), ran.out
 
 
 def test_a_revision_can_be_named(alpha: Monorepo) -> None:
