@@ -71,7 +71,7 @@ def test_one_step_is_rolled_back_and_migrated_again(alpha: Monorepo) -> None:
     (row,) = ran.json["services"]
     assert (row["from"], row["to"]) == ("b2", "b1")
     assert [r["revision"] for r in row["revisions"]] == ["b2"]
-    assert [p["cause"] for p in row["problems"]] == ["drops the table 'tag' without values"]
+    assert [p["cause"] for p in row["problems"]] == ["drops the table 'tag' without rows"]
     assert (revision(alpha), throwaways(alpha)) == ("b1", 0)
     # The seeds may have been lost.
     (status,) = alpha.invoke("db.status", "--json").json["services"]
@@ -111,6 +111,15 @@ def test_a_terminal_asks_before_anything_is_lost(
     child.send(key)
     ran = seen(child)
     assert (ran.code, revision(alpha)) == (code, ends_at), ran.out
+
+
+def test_a_renamed_column_is_no_loss(alpha: Monorepo) -> None:
+    rename = "ALTER TABLE note RENAME {} TO {}"
+    add(alpha, "c1", "b2", rename.format("lang", "code"), rename.format("code", "lang"))
+    assert alpha.invoke("db.migrate").code == 0
+    ran = alpha.invoke("db.rollback", "--service", "alpha", "--json")
+    (row,) = ran.json["services"]
+    assert (ran.code, row["problems"], revision(alpha)) == (0, [], "b2")
 
 
 def test_a_revision_can_be_named(alpha: Monorepo) -> None:

@@ -37,7 +37,6 @@ HISTORY = history_of(a=(), b=("a",), c=("a",), d=("b", "c"), e=("d",))
         (Wanted(steps=2), ("b",), ""),
         (Wanted(revision="b"), ("e",), "b"),
         (Wanted(revision="base"), ("e",), ""),
-        (Wanted(revision="a"), ("b", "c"), "a"),
     ],
 )
 def test_a_rollback_goes_to_an_earlier_revision(
