@@ -41,7 +41,7 @@ from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import VersionTable
 from huleedu_tasks.postgres.inspection import read_revisions
 
-HEAD, BASE = "head", "base"
+HEAD, HEADS, BASE = "head", "heads", "base"
 # Seconds until env.py must connect, if it is only asked for its connection.
 ASKING_SECONDS = 30.0
 _CORRECT_DOWNGRADE = (
