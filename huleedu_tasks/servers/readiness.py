@@ -7,6 +7,7 @@ the image still initialises a new volume on a temporary server.
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -128,13 +129,17 @@ class Admission:
         Init scripts fill the database of development. That of testing begins as they left it: on a
         new server as a copy of it, later of its init snapshot. Any other database is empty.
         """
+        import asyncpg
+
         filled = self.service.database
         source = filled if is_new else clones.init_snapshot_name(filled)
         is_testing = self.url.database == self.service.testing_database
         if is_testing and await databases.exists(admin, source):
-            await clones.clone(admin, source, self.url.database, self.tag)
-        else:
-            await databases.create(admin, self.url.database, self.tag)
+            # An application may use it already; a reset begins with the init snapshot anyway.
+            with suppress(asyncpg.ObjectInUseError):
+                return await clones.clone(admin, source, self.url.database, self.tag)
+        await databases.create(admin, self.url.database, self.tag)
+        return None
 
     async def _accept(self, connection: "asyncpg.Connection") -> bool:
         """Verify the server's identity; return whether it is freshly initialised."""
