@@ -7,7 +7,6 @@ the image still initialises a new volume on a temporary server.
 
 import asyncio
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -129,17 +128,12 @@ class Admission:
         Init scripts fill the database of development. That of testing begins as they left it: on a
         new server as a copy of it, later of its init snapshot. Any other database is empty.
         """
-        import asyncpg
-
-        filled = self.service.database
-        source = filled if is_new else clones.init_snapshot_name(filled)
-        is_testing = self.url.database == self.service.testing_database
-        if is_testing and await databases.exists(admin, source):
-            # An application may use it already; a reset begins with the init snapshot anyway.
-            with suppress(asyncpg.ObjectInUseError):
-                return await clones.clone(admin, source, self.url.database, self.tag)
-        await databases.create(admin, self.url.database, self.tag)
-        return None
+        name, filled = self.url.database, self.service.database
+        if name == self.service.testing_database:
+            source = filled if is_new else clones.init_snapshot_name(filled)
+            await clones.create_like(admin, source, name, self.tag)
+        else:
+            await databases.create(admin, name, self.tag)
 
     async def _accept(self, connection: "asyncpg.Connection") -> bool:
         """Verify the server's identity; return whether it is freshly initialised."""
