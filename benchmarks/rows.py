@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from benchmarks import many, reading, resets
+from benchmarks import many, reading, resets, testing
 from benchmarks.bench import Bench
 from benchmarks.table import Line
 
@@ -31,5 +31,7 @@ ROWS = {
     "complete": Row(measure=reading.completion),
     "status": Row(measure=reading.status),
     "revision": Row(measure=resets.revision),
+    "test": Row(measure=testing.each),
+    "first-test": Row(measure=testing.first),
     "many": Row(measure=many.many),
 }

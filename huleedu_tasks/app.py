@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from huleedu_tasks.config.registry import (
     REGISTRY_FILE,
@@ -30,6 +31,9 @@ from huleedu_tasks.repository import repository_root
 from huleedu_tasks.servers.choose import choose
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.state_dir import state_directory
+
+if TYPE_CHECKING:
+    from huleedu_tasks.db.development import Development
 
 # The name of a setting in a message. HULEEDU_REGISTRY is never renamed.
 _SETTING = re.compile(rf"\b{PREFIX}_(?!REGISTRY\b)[A-Z][A-Z0-9_]*")
@@ -158,6 +162,23 @@ class App:
         here = [s for s in self.registry.services if self.start.is_relative_to(s.directory)]
         inside = [s for s in here if s.directory != self.registry.root]
         return tuple(inside) if not names and len(inside) == 1 else self.services(names)
+
+    def development(self, services: Sequence[Service], **options: Any) -> "Development":
+        """Return the flows over the development databases of services.
+
+        Args:
+            options: Further fields of `Development`.
+        """
+        from huleedu_tasks.db.development import Development
+
+        return Development(
+            settings=self.settings,
+            provider=self.provider,
+            registry=self.registry,
+            services=tuple(services),
+            state=self.state,
+            **{"jobs": self.settings.jobs, **options},
+        )
 
     def urls(self, services: tuple[Service, ...]) -> dict[str, ResolvedUrl]:
         """Return the URLs of services, by the services' names."""

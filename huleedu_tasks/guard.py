@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     import asyncpg
 
 
-def require_disposable_environment(settings: Settings, command: str) -> None:
+def require_disposable_environment(settings: Settings, command: str, *, hint: str = "") -> None:
     """Refuse a command outside development and testing.
 
     Args:
         command: Its name, for the message.
+        hint: What to do there instead; an empty string if the command has no counterpart.
 
     Raises:
         Refused: In staging and production.
@@ -38,7 +39,8 @@ def require_disposable_environment(settings: Settings, command: str) -> None:
     raise Refused(
         f"{command} does not run in {settings.environment} (HULEEDU_ENVIRONMENT from {source}).",
         code="environment-refused",
-        hint="Unset HULEEDU_ENVIRONMENT if this is development. The command runs only in "
+        hint=hint
+        or "Unset HULEEDU_ENVIRONMENT if this is development. The command runs only in "
         "development and testing.",
     )
 

@@ -1,10 +1,38 @@
-"""Which process listens on a port."""
+"""Which process listens on a port, and which ports are free."""
 
 import contextlib
+import random
+import socket
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import psutil
+
+# Below the ephemeral ports of all systems, which any client might use in the meantime.
+_PORTS = range(20000, 32768)
+
+
+def is_free(port: int) -> bool:
+    """Whether no process listens on a TCP port of this machine's loopback address."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return True
+    return False
+
+
+def free_port(*, but: Collection[int]) -> int:
+    """Return a random free port.
+
+    Args:
+        but: Ports that are not returned.
+    """
+    while True:
+        port = random.choice(_PORTS)
+        if port not in but and is_free(port):
+            return port
 
 
 def holder(port: int) -> str:

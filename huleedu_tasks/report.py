@@ -22,9 +22,10 @@ class Status(StrEnum):
 
 
 class State(StrEnum):
-    """The state of a database, in commands that report it."""
+    """The state of a database, in commands that report it; in the order of the summary."""
 
     BEHIND = "BEHIND"
+    EDITED = "EDITED"
     UNKNOWN_REVISION = "UNKNOWN REVISION"
     UNREACHABLE = "UNREACHABLE"
 
@@ -272,7 +273,8 @@ class Report:
         columns: The facts shown as columns of the table, by name.
         seconds: How long the whole command took.
         dry_run: Whether this was a dry run.
-        pending: Whether `--check` was passed and a database is not at head.
+        pending: Whether a database is not at head or not as the revision files describe, in the
+            commands whose exit code says so.
         places: The servers of staging or production, each with its services, which the screen
             shows first; empty in development and testing.
         notes: Further sentences about the whole run.

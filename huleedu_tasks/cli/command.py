@@ -50,6 +50,8 @@ HELP = {
 }
 RUN_AGAIN = "Run the same command again; it begins from any state."
 REPORT_BUG = "This is a bug in huleedu-tasks: report it with the lines above."
+# The flags that also have a letter, as the same flag of Alembic.
+LETTERS = {"message": "m"}
 REPEATABLE = ("service", "confirm", "first", "host")
 # The error code for a result that could not be written.
 OUTPUT_LOST_CODE = "output-lost"
@@ -175,6 +177,15 @@ def _nothing_on_standard_output() -> Iterator[None]:
         os.close(kept)
 
 
+class _Task(Task[Any]):
+    """A task whose flags have the letters of `LETTERS`, and no others."""
+
+    def arg_opts(self, name: str, default: Any, taken_names: set[str]) -> dict[str, Any]:
+        """Return the options of a flag, as Invoke's parser takes them."""
+        options: dict[str, Any] = super().arg_opts(name, default, taken_names)
+        return options | {"names": [*options["names"], *LETTERS.get(name, "")]}
+
+
 Body = Callable[Concatenate[Command, P], Result | None]
 
 
@@ -198,6 +209,7 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
         texts = {**HELP, **help_texts}
         return task(  # type: ignore[return-value]  # Invoke says Callable and returns a Task
             run,
+            klass=_Task,
             name=body.__name__.rstrip("_"),
             auto_shortflags=False,
             positional=[],

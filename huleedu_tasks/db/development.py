@@ -7,7 +7,7 @@ changes the database.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,8 +17,17 @@ from huleedu_tasks.compose import init_scripts
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.db.finish import FINISH, KEEP
-from huleedu_tasks.db.migrate import REQUIRE_DATABASE, migrate_to
+from huleedu_tasks.db.migrate import REQUIRE_DATABASE, migrate_to, preview_to
 from huleedu_tasks.db.predecessors import predecessor_notes
+from huleedu_tasks.db.prepare import (
+    COMPLETE,
+    FILL,
+    SEED_IF_NEEDED,
+    as_dry_run,
+    missing_steps,
+    not_begun,
+    unchanged,
+)
 from huleedu_tasks.db.prove import PROVE, PROVE_SERVER, untagged_database
 from huleedu_tasks.db.recreate import RECREATE
 from huleedu_tasks.db.recreate_server import (
@@ -28,6 +37,10 @@ from huleedu_tasks.db.recreate_server import (
     kept_server_notes,
     require_whole_servers,
 )
+from huleedu_tasks.db.revision import COMMAND as REVISION
+from huleedu_tasks.db.revision import NewRevision, next_steps, writing
+from huleedu_tasks.db.rollback import COMMAND as ROLLBACK
+from huleedu_tasks.db.rollback import FORWARD_ONLY, Plan, Wanted, planning, rolling_back
 from huleedu_tasks.db.run import Change, Run, only_run, would
 from huleedu_tasks.db.seed import REQUIRE_HEAD, SEED
 from huleedu_tasks.db.service_run import Context, ServiceRun, begin
@@ -39,7 +52,7 @@ from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.parallel import WAITING_JOBS, Step
-from huleedu_tasks.report import Outcome, Progress, Report, Silence, Status
+from huleedu_tasks.report import Outcome, Progress, Report, Silence, State, Status
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.shared_databases import shared_databases
 from huleedu_tasks.templates.policy import TemplatePolicy
@@ -67,6 +80,14 @@ SEED_ONLY = Change(
     proving=(START, PROVE),
     changing=(REQUIRE_HEAD, SEED),
     ending=FINISH,
+)
+PREPARE = Change(
+    command="db.prepare",
+    would="prepare {database}",
+    proving=(START, PROVE),
+    changing=(FILL, migrate_to(runner.HEAD), SEED_IF_NEEDED),
+    ending=COMPLETE,
+    columns=REVISIONS,
 )
 
 
@@ -141,11 +162,12 @@ class Development:
         change = RESET_SERVERS if volumes else RESET
         return await self._change(run, change, on_new=run.context.expect_migrations)
 
-    async def migrate(self, target: str) -> Report:
+    async def migrate(self, target: str, *, sql: bool = False) -> Report:
         """Migrate to a revision.
 
         Args:
             target: A revision, `head`, `heads` or a number of steps such as `+1`.
+            sql: Whether a dry run reports the SQL of the pending revisions, read-only.
 
         Raises:
             ConfigurationError: If the target is a downgrade, or a revision of one service while
@@ -153,25 +175,116 @@ class Development:
         """
         run = self._begin("db.migrate")
         self._require_upgrade(target)
-        return await self._change(run, _migration(target), on_new=run.context.expect_migrations)
+        if self.dry_run and sql:
+            self._require_files()
+            shown = Change(
+                command="db.migrate",
+                would="",
+                proving=(),
+                changing=(preview_to(target),),
+                columns=REVISIONS,
+            )
+            return replace(await self._execute(run, shown), sql=True)
+        change = _migration(target)
+        report = await self._change(run, change, on_new=run.context.expect_migrations)
+        return replace(report, pending=_has_edits(report.outcomes))
+
+    async def revision(self, new: NewRevision) -> Report:
+        """Write a new revision of the only selected service.
+
+        Raises:
+            ConfigurationError: If several services are selected, or an argument is not valid.
+        """
+        run = self._begin(REVISION)
+        self._require_one(REVISION)
+        new.require_valid()
+        self._require_files()
+        change = writing(new, self.services[0])
+        report = await self._change(run, change, first=run.context.expect_migrations)
+        notes = [note for outcome in report.outcomes for note in next_steps(outcome)]
+        return replace(report, notes=(*report.notes, *notes), sql=True)
+
+    async def plan_rollback(self, wanted: Wanted) -> tuple[Report, Plan | None]:
+        """Find out what a rollback of the only selected service would lose.
+
+        A dry run does not start the server.
+
+        Returns:
+            The report, and the plan; None if the rollback is not possible.
+
+        Raises:
+            ConfigurationError: If several services are selected.
+            Refused: In staging and production.
+        """
+        require_disposable_environment(self.settings, ROLLBACK, hint=FORWARD_ONLY)
+        run = self._begin(ROLLBACK)
+        self._require_one(ROLLBACK)
+        self._require_files()
+        plans: list[Plan] = []
+        change = planning(wanted, plans, starts=not self.dry_run)
+        report = await self._execute(run, change, first=run.context.expect_migrations)
+        return report, plans[0] if plans else None
+
+    async def rollback(self, plan: Plan) -> Report:
+        """Roll the only selected service back as planned."""
+        run = self._begin(ROLLBACK)
+        return await self._execute(run, rolling_back(plan), first=run.context.expect_migrations)
 
     async def seed(self) -> Report:
         """Apply the seeds to databases that are at head."""
         run = self._begin("db.seed")
         return await self._change(run, SEED_ONLY, first=run.context.expect_seeds)
 
+    async def prepare(self) -> Report:
+        """Start, create, migrate and seed what is not ready yet, without destroying anything.
+
+        The report is pending, for the exit code, if a database is not prepared because it has an
+        unknown or an edited revision. A dry run only reads.
+        """
+        found = await self.states("db.prepare")
+        if not self.dry_run:
+            found |= await self._start_unreachable(found)
+        blocked = not_begun(self.services, found)
+        waiting = tuple(
+            service
+            for service in self.services
+            if missing_steps(found[service.name]) and service.name not in blocked
+        )
+        notes: tuple[str, ...] = ()
+        outcomes = {n: unchanged(outcome, blocked.get(n, "")) for n, outcome in found.items()}
+        if self.dry_run:
+            outcomes |= {service.name: as_dry_run(found[service.name]) for service in waiting}
+        elif waiting:
+            report = await replace(self, services=waiting).complete()
+            notes = report.notes
+            outcomes |= {outcome.service: outcome for outcome in report.outcomes}
+        report = self._report(
+            "db.prepare", tuple(outcomes.values()), columns=REVISIONS, notes=notes
+        )
+        return replace(report, pending=bool(blocked))
+
+    async def complete(self) -> Report:
+        """Create, migrate and seed every database, as far as it is not done yet."""
+        run = self._begin(PREPARE.command)
+        return await self._change(run, PREPARE, on_new=run.context.expect_migrations)
+
     async def status(self, *, check: bool) -> Report:
         """Report the revision of each database, without changing anything.
 
         Args:
-            check: Whether the report is pending, for the exit code, if a database is not at head.
+            check: Whether the report is pending, for the exit code, if a database is not at head
+                or an applied revision was edited.
         """
-        run = self._begin("db.status")
-        async with aclosing(run.context):
-            outcomes = await run.stage(STATUS)
+        outcomes = tuple((await self.states("db.status")).values())
         behind = any(outcome.facts.get("pending") != 0 for outcome in outcomes)
         report = self._report("db.status", outcomes, columns=STATUS_COLUMNS)
-        return replace(report, pending=check and behind)
+        return replace(report, pending=check and (behind or _has_edits(outcomes)))
+
+    async def states(self, command: str) -> dict[str, Outcome]:
+        """Return the state of each service's database, by the service's name; read-only."""
+        run = self._begin(command)
+        async with aclosing(run.context):
+            return {outcome.service: outcome for outcome in await run.stage(STATUS)}
 
     async def unproven(self) -> tuple[str, ...]:
         """Return the databases that the user must confirm by typing their names.
@@ -245,27 +358,52 @@ class Development:
         first: Callable[[], object] = str,
         on_new: Callable[[], object] = str,
     ) -> Report:
-        """Change databases, or report what would be changed.
+        """Change databases, or report what would be changed. The arguments are as of `_execute`."""
+        self._require_files()
+        if self.dry_run:
+            outcomes = await run.stage(would(change.would))
+            return self._report(change.command, outcomes, columns=change.columns, notes=self.added)
+        return await self._execute(run, change, first=first, on_new=on_new)
+
+    async def _execute(
+        self,
+        run: Run,
+        change: Change,
+        *,
+        first: Callable[[], object] = str,
+        on_new: Callable[[], object] = str,
+    ) -> Report:
+        """Run the stages of a change.
 
         Args:
             first: Called before the servers are prepared.
             on_new: Called as soon as the provider is about to create a server.
         """
-        self._require_files()
-        if self.dry_run:
-            outcomes = await run.stage(would(change.would))
-            return self._report(change.command, outcomes, columns=change.columns, notes=self.added)
         # Ctrl-C while waiting for another command. The stages handle it themselves.
         run.interrupt()
         with suppress(asyncio.CancelledError):
             async with only_run(self.state, self.notify), aclosing(run.context):
                 first()
-                await run.prepare(self.state, on_new)
+                if change.proving:
+                    await run.prepare(self.state, on_new)
+                else:
+                    run.begin()
                 await run.change(change)
         outcomes = tuple(map(self._with_missing_objects, run.services, run.outcomes))
         servers = kept_server_notes(run.services, self.settings)
         notes = (*self.added, *predecessor_notes(run.services), *servers)
         return self._report(change.command, outcomes, columns=change.columns, notes=notes)
+
+    async def _start_unreachable(self, found: Mapping[str, Outcome]) -> dict[str, Outcome]:
+        """Start the servers of databases that cannot be reached, and return their states."""
+        silent = tuple(
+            service for service in self.services if found[service.name].state is State.UNREACHABLE
+        )
+        if not silent:
+            return {}
+        started = {o.service: o for o in (await replace(self, services=silent).up()).outcomes}
+        running = tuple(service for service in silent if started[service.name])
+        return started | await replace(self, services=running).states("db.prepare")
 
     async def _stop(self, service: Service, step: Step) -> Outcome:
         if not self.dry_run:
@@ -317,14 +455,23 @@ class Development:
                 "registry.",
             )
 
+    def _require_one(self, command: str) -> None:
+        """Require that one service is selected."""
+        if len(self.services) > 1:
+            raise ConfigurationError(
+                f"{command} works on one service, and {len(self.services)} are selected.",
+                code="service-ambiguous",
+                hint=f"Name one service, for example --service {self.services[0].name}.",
+            )
+
     def _require_upgrade(self, target: str) -> None:
         """Require that a target is no downgrade, and exists in every selected history."""
         if target == "base" or target.startswith("-"):
             raise ConfigurationError(
                 f"db.migrate does not downgrade, and {target!r} is a downgrade.",
                 code="downgrade-unsupported",
-                hint="Rebuild the database with `invoke db.reset`, or run `alembic downgrade` "
-                "yourself.",
+                hint="Go back with `invoke db.rollback`, or rebuild the database with "
+                "`invoke db.reset`.",
             )
         is_general = target in ("head", "heads") or target.startswith("+")
         if len(self.services) > 1 and not is_general:
@@ -334,3 +481,8 @@ class Development:
                 code="service-ambiguous",
                 hint=f"Select that service, for example with --service {self.services[0].name}.",
             )
+
+
+def _has_edits(outcomes: Iterable[Outcome]) -> bool:
+    """Whether an applied revision of a service was edited."""
+    return any(outcome.state is State.EDITED for outcome in outcomes)

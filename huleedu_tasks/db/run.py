@@ -22,8 +22,9 @@ class Change:
         command: The name of the command.
         would: What a dry run reports; `{database}` is replaced.
         proving: The stages that change nothing. If they refuse one service, nothing is changed.
+            Empty if the command uses no server.
         changing: The stages that change databases.
-        ending: The last stage, for later runs; it does not change the outcomes.
+        ending: The last stage, for later runs; it does not change the outcomes. None for none.
         is_whole: Whether whole databases are changed. If one service fails, those that share its
             database are aborted.
         columns: The facts that the report shows.
@@ -33,7 +34,7 @@ class Change:
     would: str
     proving: Sequence[Stage[ServiceRun]]
     changing: Sequence[Stage[ServiceRun]]
-    ending: Stage[ServiceRun]
+    ending: Stage[ServiceRun] | None = None
     is_whole: bool = False
     columns: tuple[str, ...] = ()
 
@@ -53,6 +54,10 @@ class Run:
     outcomes: tuple[Outcome, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Set the outcomes before any work."""
         self.outcomes = parallel.begun([run.service for run in self.services])
 
     @property
@@ -79,10 +84,11 @@ class Run:
         complete = self._whole_databases()
         if change.is_whole:
             self.outcomes = complete
-        quiet = StepsOnly(self.progress)
-        await parallel.run_stage(
-            change.ending, self.services, complete, jobs=self.jobs, progress=quiet
-        )
+        if change.ending:
+            quiet = StepsOnly(self.progress)
+            await parallel.run_stage(
+                change.ending, self.services, complete, jobs=self.jobs, progress=quiet
+            )
 
     async def prepare(self, state: Path, on_new: Callable[[], object] = str) -> None:
         """Prepare the provider once for all servers.
@@ -94,7 +100,7 @@ class Run:
         make_state_directory(state)
         login = self.services[0].url
         services = [run.service for run in self.services]
-        self.outcomes = parallel.begun(services)
+        self.begin()
         try:
             await self.context.provider.prepare(services, login, on_new=on_new)
         except asyncio.CancelledError:

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service
+from huleedu_tasks.db.edited import edited
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.errors import ConfigurationError, HuleEduError
+from huleedu_tasks.migrations.edits import edits_since_applied
 from huleedu_tasks.migrations.revisions import NO_HISTORY, History, named
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import databases
@@ -16,13 +18,14 @@ from huleedu_tasks.report import Fact, Outcome, State, Status
 from huleedu_tasks.seeds.files import fingerprint
 
 STATUS_COLUMNS = ("reachable", "current", "head", "pending", "seeded", "last_reset")
+NO_SEEDS_APPLIED, CHANGED_SEEDS = "no", "changed since"
 
 
 async def status(run: ServiceRun, step: Step) -> Outcome:
     """Report the database's revision, its pending revisions and its seeds."""
     history = await _history_or_problem(run)
     # `reset` is the first name of `last_reset` in schema version 1.
-    facts: dict[str, Fact] = dict.fromkeys((*STATUS_COLUMNS, "reset"))
+    facts: dict[str, Fact] = dict.fromkeys((*STATUS_COLUMNS, "edited", "reset"))
     facts |= {"reachable": False, "head": _head(history)}
     try:
         async with connection(run.url) as session:
@@ -41,16 +44,20 @@ async def status(run: ServiceRun, step: Step) -> Outcome:
     facts |= {
         "reachable": True,
         "current": named(current),
-        "seeded": _seeded(run.service, tag),
+        "seeded": seeded(run.service, tag),
         "last_reset": last_reset,
         "reset": last_reset,
     }
     if not isinstance(history, History):
         return replace(parallel.failed(run.service, history), facts=facts)
     pending = facts["pending"] = history.pending(current)
+    edits = edits_since_applied(tag, run.name, history, current)
+    facts["edited"] = tuple(edit.revision.id for edit in edits)
     done = run.done(other, facts)
     if pending is None:
         return await _unknown_revision(run, current, done)
+    if edits:
+        return edited(run, edits, done)
     if pending:
         return replace(done, state=State.BEHIND, hint="Run `invoke db.migrate`.")
     return done
@@ -102,7 +109,7 @@ async def _owner_of(revisions: tuple[str, ...], run: ServiceRun) -> str:
     return ""
 
 
-def _seeded(service: Service, tag: EnvironmentTag | None) -> str:
+def seeded(service: Service, tag: EnvironmentTag | None) -> str:
     """Return whether the seeds were applied, and whether their files have changed since."""
     if not service.seeds:
         return "no seeds"
@@ -110,8 +117,8 @@ def _seeded(service: Service, tag: EnvironmentTag | None) -> str:
     if tag and service.shared_database:
         applied = tag.shared_seeds.get(service.name, "")
     if not applied:
-        return "no"
-    return "yes" if applied == fingerprint(service) else "changed since"
+        return NO_SEEDS_APPLIED
+    return "yes" if applied == fingerprint(service) else CHANGED_SEEDS
 
 
 STATUS = Stage(run=status, io_bound=True)

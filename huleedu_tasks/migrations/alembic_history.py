@@ -55,24 +55,28 @@ class AlembicHistories:
     _workers: WarmWorkers | None = field(default=None, repr=False)
     _installed: dict[str, str] = field(default_factory=dict, repr=False)
 
-    async def history(self, service: Service, url: DatabaseUrl | None = None) -> History:
+    async def history(
+        self, service: Service, url: DatabaseUrl | None = None, *, may_branch: bool = False
+    ) -> History:
         """Return a service's current revisions.
 
         Args:
             service: The service.
             url: The URL in the service's variables while Alembic is asked; None for no URL.
+            may_branch: Whether the history may have several heads.
 
         Raises:
             MigrationError: If the revisions do not form one history, with all findings.
         """
         try:
-            return read_history(service)
+            return read_history(service, may_branch=may_branch)
         except NotUnderstood:
             pass
         question = self._question(service, REVISIONS)
         remembered = question.remembered()
         if remembered is not None:
-            return history_of([_revision(stated) for stated in remembered])
+            cached = [_revision(stated) for stated in remembered]
+            return history_of(cached, may_branch=may_branch)
         found = await runner.report_revisions(service, url, self.settings, workers=self.workers)
         if found.contradictions:
             raise MigrationError(
@@ -83,7 +87,7 @@ class AlembicHistories:
             )
         answer = [asdict(revision) | {"path": str(revision.path)} for revision in found.revisions]
         question.remember(answer, found.used)
-        return history_of(found.revisions)
+        return history_of(found.revisions, may_branch=may_branch)
 
     async def version_tables(
         self, service: Service, url: DatabaseUrl, connection: "asyncpg.Connection"

@@ -30,6 +30,7 @@ _OPTIONS = (
     "prepend_sys_path",
     "version_locations",
     "recursive_version_locations",
+    "revision_environment",
     "sourceless",
     "path_separator",
     "version_path_separator",
@@ -102,6 +103,16 @@ def alembic_options(service: Service) -> dict[str, object]:
             hint="Correct the file, or 'alembic_config' in the registry.",
         ) from error
     return options
+
+
+def runs_env_py_for_every_revision(service: Service) -> bool:
+    """Whether Alembic runs `env.py` for a revision without autogenerate (revision_environment).
+
+    Raises:
+        MigrationError: If the configuration cannot be read.
+    """
+    stated = str(alembic_options(service).get("revision_environment", ""))
+    return stated.lower() in ("true", "yes", "on", "y", "t", "1")
 
 
 def script_directory(service: Service) -> Path:

@@ -59,6 +59,7 @@ class Observation:
         used: Path | None = None,
         start: Sequence[str] | None = None,
         is_asking: bool = False,
+        writing: Path | None = None,
     ) -> str:
         """Return the JSON document that the worker reads.
 
@@ -67,9 +68,11 @@ class Observation:
             used: The file that receives the inputs; None to track no inputs.
             start: The revisions from which SQL is rendered; None to run the revisions.
             is_asking: Whether `env.py` is only asked for its configuration.
+            writing: The file that receives which revision file is written; None to write none.
         """
         return json.dumps(
             {
+                "writing": str(writing) if writing else None,
                 "is_asking": is_asking,
                 "used": str(used) if used else None,
                 "events": str(self.events),

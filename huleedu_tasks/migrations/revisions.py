@@ -95,13 +95,14 @@ class History:
             before: The current revisions.
             after: The revisions after the upgrade.
         """
-        there, here = (
-            self._ancestors([name for name in names if name in self.revisions])
-            for names in (after, before)
-        )
+        there, here = self.applied(after), self.applied(before)
         parents = {name: self.needs(name) for name in self.revisions if name in there - here}
         order = TopologicalSorter(parents).static_order()
         return tuple(self.revisions[name] for name in order if name in parents)
+
+    def applied(self, current: Sequence[str]) -> set[str]:
+        """Return the current revisions and their ancestors; unknown revisions are ignored."""
+        return self._ancestors([name for name in current if name in self.revisions])
 
     def is_past(self, current: tuple[str, ...], revision: str) -> bool:
         """Whether a revision is an ancestor of the current ones."""
@@ -139,8 +140,11 @@ class History:
 NO_HISTORY = History(revisions={})
 
 
-def read_history(service: Service) -> History:
+def read_history(service: Service, *, may_branch: bool = False) -> History:
     """Read a service's revisions.
+
+    Args:
+        may_branch: Whether the history may have several heads.
 
     Raises:
         NotUnderstood: If Alembic must be asked instead.
@@ -162,7 +166,7 @@ def read_history(service: Service) -> History:
             findings=findings,
             hint="Correct the files.",
         )
-    history = history_of(revisions)
+    history = history_of(revisions, may_branch=may_branch)
     if unknown := [
         name for r in revisions for name in r.depends_on if name not in history.revisions
     ]:
@@ -171,8 +175,11 @@ def read_history(service: Service) -> History:
     return history
 
 
-def history_of(revisions: Sequence[Revision]) -> History:
+def history_of(revisions: Sequence[Revision], *, may_branch: bool = False) -> History:
     """Return revisions as one history.
+
+    Args:
+        may_branch: Whether the history may have several heads.
 
     Raises:
         MigrationError: With all findings: a missing parent, a duplicate id, a cycle, several heads.
@@ -186,13 +193,16 @@ def history_of(revisions: Sequence[Revision]) -> History:
         by_id[revision.id] = revision
     history = History(revisions=by_id)
     # Each kind of finding may cause findings of the following kinds.
-    findings = findings or [*_gaps(history)] or [*_cycles(history)] or [*_heads_findings(history)]
+    findings = findings or [*_gaps(history)] or [*_cycles(history)]
+    if not may_branch:
+        findings = findings or [*_heads_findings(history)]
     if findings:
         raise MigrationError(
             "The revisions do not form one history; nothing was run.",
             code="history-broken",
             findings=findings,
-            hint="Correct the files; merge two heads with `alembic merge heads`.",
+            hint="Correct the files; merge two heads with `invoke db.revision --service NAME "
+            "--merge -m TEXT`.",
         )
     return history
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 63
 _INIT_SNAPSHOT = "__pristine"
 _TEMPLATE = "__made_"
+_THROWAWAY = "__throwaway"
 _LONGEST_KEY = 12
 _COUNTS_SESSIONS = (15,)
 _STRATEGIES = (15,)
@@ -56,6 +57,11 @@ def init_snapshot_name(database: str) -> str:
     """Return the name of a database's init snapshot."""
     room = _LONGEST_NAME - len(_INIT_SNAPSHOT)
     return database.encode()[:room].decode(errors="ignore") + _INIT_SNAPSHOT
+
+
+def throwaway_name(database: str) -> str:
+    """Return the name of the database on which the revisions of a database are tried out."""
+    return _beside(database, _THROWAWAY)
 
 
 async def is_new(asked: "asyncpg.Connection", since: datetime) -> bool:
@@ -267,12 +273,17 @@ def _readable_tag(database: str, comment: str) -> EnvironmentTag | None:
 
 
 def _template_prefix(database: str) -> str:
-    room = _LONGEST_NAME - len(_TEMPLATE) - _LONGEST_KEY
-    if len(database.encode()) <= room:
-        return database + _TEMPLATE
+    return _beside(database, _TEMPLATE, room=_LONGEST_KEY)
+
+
+def _beside(database: str, ending: str, *, room: int = 0) -> str:
+    """Return the name of a database with an ending, with room for more bytes behind it."""
+    left = _LONGEST_NAME - len(ending) - room
+    if len(database.encode()) <= left:
+        return database + ending
     # Another long name may have the same beginning.
     digest = hashlib.sha256(database.encode()).hexdigest()[:_LONGEST_KEY]
-    return database.encode()[: room - len(digest)].decode(errors="ignore") + digest + _TEMPLATE
+    return database.encode()[: left - len(digest)].decode(errors="ignore") + digest + ending
 
 
 async def _end_sessions(admin: "asyncpg.Connection", database: str) -> None:

@@ -29,6 +29,9 @@ class EnvironmentTag:
         used: When a template was built or copied last, in seconds since the epoch; otherwise 0.
         reset: How the last reset built it: from a template, or why not.
         unfinished: Whether a reset has created it, but not migrated and seeded it yet.
+        pytest: The checkout, worker and pid of the test run that it belongs to; empty on other
+            databases.
+        revisions: Digests of the files of applied revisions, by service and revision.
     """
 
     environment: str
@@ -39,6 +42,8 @@ class EnvironmentTag:
     used: float = 0.0
     reset: str = ""
     unfinished: bool = False
+    pytest: Mapping[str, str] = field(default_factory=dict)
+    revisions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +259,19 @@ async def write_tag(connection: "asyncpg.Connection", name: str, tag: Environmen
     """
     text = tagged(await comment_of(connection, name), tag)
     await connection.execute(f"COMMENT ON DATABASE {quoted(name)} IS {literal(text)}")
+
+
+async def write_tag_as_owner(
+    connection: "asyncpg.Connection", name: str, tag: EnvironmentTag
+) -> bool:
+    """Write a database's environment tag; return False if the role does not own the database."""
+    import asyncpg
+
+    try:
+        await write_tag(connection, name, tag)
+    except asyncpg.InsufficientPrivilegeError:
+        return False
+    return True
 
 
 def tagged(comment: str, tag: EnvironmentTag) -> str:

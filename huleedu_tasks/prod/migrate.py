@@ -7,7 +7,7 @@ or at a planned one, and the record states which.
 import asyncio
 import platform
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +16,13 @@ from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service, migrating_order
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode, Finding, Refused, ServerError
+from huleedu_tasks.migrations.edits import with_digests
 from huleedu_tasks.migrations.observation import ApprovedInputs
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import answering
-from huleedu_tasks.postgres.databases import EnvironmentTag, read_tag, write_tag
+from huleedu_tasks.postgres.databases import EnvironmentTag, read_tag, write_tag, write_tag_as_owner
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.prod.attempt import Attempts
 from huleedu_tasks.prod.backup import Backups
@@ -114,6 +115,7 @@ class Release:
         pins: The entries of a plan file; `None` without one.
         notify: Called with a sentence about what the run waits for.
         stop: The request to stop, read before each revision.
+        unrecorded: The services whose digests of revision files could not be stored.
     """
 
     production: Production
@@ -124,6 +126,7 @@ class Release:
     pins: tuple[PlanEntry, ...] | None = None
     notify: Callable[[str], object] = str
     stop: Stop = field(default_factory=Stop)
+    unrecorded: list[str] = field(default_factory=list)
 
     def with_progress(self, progress: Progress) -> "Release":
         """Return the same run with another progress display."""
@@ -181,7 +184,7 @@ class Release:
         report = self.production.report(
             COMMAND, tuple(outcomes[name] for name in prepared.targets), COLUMNS, prepared.targets
         )
-        return replace(report, notes=(*notes, self._where_recorded))
+        return replace(report, notes=(*notes, *self._unrecorded_note, self._where_recorded))
 
     def empty_plan_report(self) -> Report:
         """Return the report of a run with an empty plan; no connection is opened."""
@@ -414,7 +417,13 @@ class Release:
         )
         at = None if ended.at is None else named(ended.at)
         outcome = replace(outcome, facts={"to": at})
-        return await self._tag(outcome, held, target) if outcome and planned.tags else outcome
+        if outcome and planned.tags:
+            outcome = await self._tag(outcome, held, target)
+        if ended.at is not None:
+            recorded = _record_files(target, held, pin.before, ended.at)
+            if not await parallel.whatever_happens(recorded):
+                self.unrecorded.append(pin.service)
+        return outcome
 
     async def _tag(self, outcome: Outcome, held: "asyncpg.Connection", target: Target) -> Outcome:
         """Write the environment tag of a migrated database; a failure keeps its revisions."""
@@ -462,6 +471,16 @@ class Release:
         return self.production.settings
 
     @property
+    def _unrecorded_note(self) -> list[str]:
+        """A note about the services whose later edits cannot be detected; empty if none."""
+        if not self.unrecorded:
+            return []
+        return [
+            f"INFO: later edits of the revision files of {', '.join(self.unrecorded)} are not "
+            "detected, because their digests were not stored: only the owner of a database may."
+        ]
+
+    @property
     def _where_recorded(self) -> str:
         return f"The record of this run is {self.record.path}."
 
@@ -474,6 +493,27 @@ def _aborted_unless_all_valid(outcomes: tuple[Outcome, ...]) -> tuple[Outcome, .
         replace(outcome, status=Status.ABORTED, detail=reason) if wrong and outcome else outcome
         for outcome in outcomes
     )
+
+
+async def _record_files(
+    target: Target, held: "asyncpg.Connection", before: Sequence[str], at: Sequence[str]
+) -> bool:
+    """Store the digests of applied revision files in the environment tag.
+
+    Without them `prod.validate` cannot report later edits; the migration is complete anyway.
+
+    Returns:
+        Whether they were stored; False if the role does not own the database, or if the
+        connection was lost.
+    """
+    database = target.url.database
+    with suppress(ServerError):
+        async with answering(target.url.address):
+            if tag := await read_tag(held, database):
+                history = target.known_history
+                recorded = with_digests(tag, target.service.name, history, before, at)
+                return await write_tag_as_owner(held, database, recorded)
+    return False
 
 
 async def _other_tag(target: Target, held: "asyncpg.Connection") -> list[str]:

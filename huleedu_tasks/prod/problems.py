@@ -1,11 +1,13 @@
 """Find the problems that could make a migration of staging or production fail; read-only."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.hosts import edge_of
 from huleedu_tasks.errors import HuleEduError, ServerError
+from huleedu_tasks.migrations.edits import edits_since_applied
 from huleedu_tasks.migrations.modules import hint_of
 from huleedu_tasks.migrations.results import Rendered
 from huleedu_tasks.migrations.revisions import named
@@ -112,6 +114,7 @@ def judge(
     yield from _tag(target, facts)
     yield from history_problems(target)
     yield from _revisions(target, revisions)
+    yield from _edits(target, facts, revisions)
     yield from _locks(target, facts)
 
 
@@ -346,6 +349,27 @@ def _revisions(target: Target, revisions: tuple[str, ...] | HuleEduError) -> Ite
         )
     elif pending:
         yield _info("1 revision is pending" if pending == 1 else f"{pending} revisions are pending")
+
+
+def _edits(
+    target: Target, facts: Facts, revisions: tuple[str, ...] | HuleEduError
+) -> Iterator[Problem]:
+    history, tag = target.history, _tag_or_none(target, facts)
+    if isinstance(history, HuleEduError) or isinstance(revisions, HuleEduError) or not tag:
+        return
+    for edit in edits_since_applied(tag, target.service.name, history, revisions):
+        yield Problem(
+            level=Level.WARNING,
+            cause=edit.described(target.answers.settings.root),
+            remedy="Restore the file, and put the change into a new revision.",
+            code="revision-edited",
+        )
+
+
+def _tag_or_none(target: Target, facts: Facts) -> EnvironmentTag | None:
+    with suppress(ServerError):
+        return parse_tag(target.url.database, facts.comment)
+    return None
 
 
 def _locks(target: Target, facts: Facts) -> Iterator[Problem]:

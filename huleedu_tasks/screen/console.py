@@ -51,6 +51,7 @@ STYLES: Mapping[str, str] = {
     Status.FAILED: BAD,
     Status.ABORTED: CAUTION,
     State.BEHIND: CAUTION,
+    State.EDITED: BAD,
     State.UNREACHABLE: CAUTION,
     State.UNKNOWN_REVISION: BAD,
 }
@@ -486,11 +487,18 @@ def _with_code(text: str, code: str) -> str:
     return f"{text} [{code}]" if code else text
 
 
+def _why_pending(report: Report) -> str:
+    states = {outcome.state for outcome in report.outcomes if outcome.state}
+    if states == {State.EDITED}:
+        return "applied revisions were edited"
+    return "not every database is at head"
+
+
 def _summary(report: Report) -> str:
     words = Counter(outcome.word for outcome in report.outcomes)
     order = [*Status, *State]
     counts = [f"{words[word]} {word}" for word in sorted(words, key=order.index)]
-    behind = "; not every database is at head" if report.pending else ""
+    behind = f"; {_why_pending(report)}" if report.pending else ""
     if errors := sum(problem.level is Level.ERROR for problem in report.general or ()):
         behind = f"; {errors} ERROR outside the services"
     return (

@@ -118,11 +118,12 @@ class Cluster:
     @property
     def serves_its_port(self) -> bool:
         """Whether the server runs, is ready, and listens on its port."""
-        return (
-            self._pid_file_line(_PORT_LINE) == str(self.port)
-            and self._pid_file_line(_READY_LINE) == "ready"
-            and self.server() is not None
-        )
+        return self._pid_file_line(_READY_LINE) == "ready" and self.has_its_port
+
+    @property
+    def has_its_port(self) -> bool:
+        """Whether the server runs, possibly not ready yet, and its port is this one."""
+        return self._pid_file_line(_PORT_LINE) == str(self.port) and self.server() is not None
 
     async def start(self, timeout: float) -> None:
         """Start the server and return when it accepts connections.

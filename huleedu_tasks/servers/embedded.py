@@ -146,6 +146,10 @@ class EmbeddedServers:
         """Return an empty string: embedded servers run no init scripts."""
         return ""
 
+    def has_its_port(self, service: Service) -> bool:
+        """Whether a service's server runs, possibly not ready yet, on the service's port."""
+        return self._cluster(service).has_its_port
+
     def psql(self) -> str:
         """Return the path of the `psql` beside `postgres`, else the machine's; empty if none."""
         own = self.binaries.program("psql")

@@ -137,11 +137,16 @@ def difference(noted: Inputs, inputs: Inputs, present: Present) -> str:
         noted: The inputs in the template's tag.
         inputs: The current inputs, from `inputs_of`.
     """
+    return shown(next(differences(noted, inputs, present), ""))
+
+
+def differences(noted: Inputs, inputs: Inputs, present: Present) -> Iterator[str]:
+    """Yield the name of each input that changed; the arguments are those of `difference`."""
     for name, was in noted.items():
         now = inputs[name] if name in inputs else present.digest_of(name)
         if now != was:
-            return shown(name)
-    return next((name for name in inputs if name not in noted), "")
+            yield name
+    yield from (name for name in inputs if name not in noted)
 
 
 def key(inputs: Inputs) -> str:

@@ -5,7 +5,7 @@ another program wrote to the database during the build.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -143,6 +143,36 @@ class TemplatePolicy:
         # The reason of the template that was used last.
         build.why = reasons[0] if reasons else NO_TEMPLATE
         return None
+
+    async def find_migrated(
+        self,
+        admin: "asyncpg.Connection",
+        services: Sequence[Service],
+        scripts: str,
+        database: str,
+        *,
+        is_read_by_revisions: Callable[[str], bool],
+    ) -> str:
+        """Return a template with the schema that the current revisions make.
+
+        Args:
+            services: The services whose histories the database has.
+            scripts: The fingerprint of the init scripts; empty string if there are none.
+            is_read_by_revisions: Whether the result of the revisions may depend on an input. Other
+                inputs, such as the models, may have changed.
+
+        Returns:
+            Its name; empty string if there is no such template.
+        """
+        if not self.keeps_templates:
+            return ""
+        inputs = await self._inputs(admin, services, scripts, self.present)
+        for name, tag in (await clones.templates(admin, database)).items():
+            if _is_complete(tag) and tag.environment == str(self.settings.environment):
+                changed = fingerprint.differences(tag.parts, inputs, self.present)
+                if not any(map(is_read_by_revisions, changed)):
+                    return name
+        return ""
 
     async def make_room(self, admin: "asyncpg.Connection", database: str) -> None:
         """Drop the templates that would prevent a migration from dropping or recreating a role."""

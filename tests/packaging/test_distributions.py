@@ -93,3 +93,12 @@ def test_the_metadata_agrees_with_pyproject(metadata: Message) -> None:
     assert metadata["License-Expression"] == "MIT"
     assert metadata.get_all("Classifier") == project()["classifiers"]
     assert metadata["Requires-Python"] == project()["requires-python"]
+
+
+def test_pytest_finds_the_plugin_and_is_not_installed_with_it(
+    wheel: dict[str, bytes], metadata: Message
+) -> None:
+    entries = wheel[f"{NAME}.dist-info/entry_points.txt"].decode()
+    assert "[pytest11]\nhuleedu = huleedu_tasks.testing.plugin" in entries
+    required = metadata.get_all("Requires-Dist") or []
+    assert not [name for name in required if name.startswith("pytest")]

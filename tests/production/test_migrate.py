@@ -376,6 +376,18 @@ def test_a_tag_that_is_set_during_the_backup_is_not_overwritten(rehearsal: Rehea
 # The environment tag.
 
 
+def test_an_edit_of_an_applied_revision_is_a_warning(rehearsal: Rehearsal) -> None:
+    rehearsal.grow("alpha")
+    ran = rehearsal.migrate(*ALPHA)
+    assert (ran.code, [note for note in ran.json["notes"] if "INFO" in note]) == (0, [])
+    assert rehearsal.comment("alpha").count('"b2"') == 1
+    assert told(rehearsal.invoke("prod.validate", "--json", *ALPHA), "alpha")["problems"] == []
+    rehearsal.revise("alpha", "b2", "a1", "SELECT 2")
+    (problem,) = told(rehearsal.invoke("prod.validate", "--json", *ALPHA), "alpha")["problems"]
+    assert (problem["level"], problem["code"]) == ("WARNING", "revision-edited")
+    assert problem["cause"].startswith("revision b2 was edited after it was applied on 20")
+
+
 def test_an_untagged_database_is_tagged_and_no_reset_touches_it_from_then_on(
     rehearsal: Rehearsal,
 ) -> None:
@@ -414,6 +426,8 @@ def test_for_a_role_that_may_not_tag_the_statement_for_the_owner_is_shown(
     )
     ran = rehearsal.migrate()
     assert ran.code == 0
+    (unrecorded,) = [note for note in ran.json["notes"] if note.startswith("INFO")]
+    assert "edits of the revision files of alpha are not detected" in unrecorded
     (found,) = rehearsal.invoke("prod.validate", "--json", "--service", "alpha").json["services"]
     (problem,) = found["problems"]
     assert problem["level"] == "WARNING"

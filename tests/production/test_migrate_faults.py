@@ -15,7 +15,7 @@ from huleedu_tasks.config.urls import parse_url
 from huleedu_tasks.errors import Refused
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import connection
-from tests.support.monorepo import LIMIT, USER, Ran, wait_until
+from tests.support.monorepo import LIMIT, USER, Ran, is_dead, wait_until
 from tests.support.observe import (
     assert_no_password,
     assert_no_password_on_screen,
@@ -118,9 +118,11 @@ def test_after_a_second_signal_the_result_is_still_reported(
     rehearsal: Rehearsal, number: signal.Signals, code: int
 ) -> None:
     with begun(rehearsal) as child:
+        *_, worker = psutil.Process(child.pid).children(recursive=True)
         child.send_signal(number)
         child.send_signal(number)
-        wait_until(lambda: not psutil.Process(child.pid).children())
+        # The run then reads the revision again, and writes its record.
+        wait_until(lambda: is_dead(worker))
         child.send_signal(number)
         ran = outcome(child)
     assert ran.code == code, ran.err

@@ -453,6 +453,16 @@ def test_pending_revisions_are_reported_and_are_not_an_error(production: Product
     assert_found(ran, Fault("INFO", "1 revision is pending", ""))
 
 
+def test_an_edited_revision_is_a_warning(production: Production) -> None:
+    tag = 'huleedu-tasks {{"environment": "production"{}}}'
+    noted = ', "revisions": {"alpha": {"a1": "00000000 11111111 2026-11-01"}}'
+    do, undo = (f"COMMENT ON DATABASE huleedu_alpha IS '{tag.format(x)}'" for x in (noted, ""))
+    with production.changed(do, undo):
+        ran = production.validate("alpha")
+    edited = "revision a1 was edited after it was applied on 2026-11-01: services/alpha_service/"
+    assert_found(ran, warning(edited, "put the change into a new revision"))
+
+
 def test_two_heads_are_an_error_beside_the_problems_of_the_server(production: Production) -> None:
     added = [production.monorepo.add_revision("alpha", name, "a1") for name in ("b2", "c2")]
     try:

@@ -228,7 +228,10 @@ class Monorepo:
         return f"postgresql://{login}@localhost:{self.port(name)}/{database}"
 
     def data_directories(self) -> list[Path]:
-        return sorted(self.state.glob("embedded/postgresql-*/*/data"))
+        own, of_tests = (
+            self.state.glob(f"{parent}embedded/postgresql-*/*/data") for parent in ("", "testing/")
+        )
+        return sorted([*own, *of_tests])
 
     def server_log(self, name: str) -> str:
         (path,) = self.state.glob(f"embedded/postgresql-*/{name}_db/server.log")

@@ -16,6 +16,7 @@ EVERY_MODULE = pytest.mark.parametrize("module", MODULES, ids=lambda module: str
 # From the top down: a room uses only rooms below it.
 FLOORS = [
     "cli",
+    "testing",
     "app",
     "db",
     "prod",
@@ -44,6 +45,8 @@ FLOORS = [
 
 # Named after what a user types; none of them uses another.
 COMMANDS = {"db", "prod", "check", "discovery", "env"}
+# Uses commands through `app` only.
+PLUGIN = "testing"
 
 # The modules that may import a library at run time; any module may import its types.
 OWNERS = {
@@ -61,7 +64,11 @@ OWNERS = {
         # In a separate process, on the connection that it was passed.
         "seeds/child.py",
         "seeds/sql.py",
+        # On the connection of a test.
+        "testing/database.py",
     },
+    # Imported by pytest only; no command imports it.
+    "pytest": {"testing/fixtures.py", "testing/plugin.py", "testing/session.py"},
     "docker": {"compose/engine.py"},
     # The HTTP client of the Docker SDK, whose errors it does not translate.
     "requests": {"compose/engine.py"},
@@ -71,6 +78,7 @@ OWNERS = {
     # In a separate process, possibly with another interpreter.
     "alembic": {
         "migrations/child/addresses.py",
+        "migrations/child/new_revision.py",
         "migrations/child/script_directory.py",
         "migrations/child/worker.py",
     },
@@ -78,6 +86,8 @@ OWNERS = {
         "migrations/child/first_connection.py",
         "migrations/child/addresses.py",
         "migrations/child/worker.py",
+        # The engines of a test.
+        "testing/database.py",
     },
     "greenlet": {"migrations/child/addresses.py"},
     "sqlglot": {"migrations/hazards.py", "migrations/required_rights.py"},
@@ -97,6 +107,8 @@ OWNERS = {
 RESERVED = {
     r"os\.environb?|os\.getenvb?": {
         "config/settings.py",
+        # Keeps the variables that a test has set.
+        "testing/session.py",
         # Passes on PATH and similar variables to a server; reads no setting.
         "servers/cluster.py",
         # Read what their parent process has set, in a separate process.
@@ -161,7 +173,7 @@ def test_a_room_uses_only_rooms_on_lower_floors(module: Module) -> None:
     used = {room(other.name) for other in module.imports if other.library == PACKAGE} - {own}
     above = FLOORS[: FLOORS.index(own)] if own else []
     assert used.isdisjoint(above)
-    assert own not in COMMANDS or used.isdisjoint(COMMANDS)
+    assert own not in {*COMMANDS, PLUGIN} or used.isdisjoint(COMMANDS)
     assert used <= set(FLOORS)
 
 

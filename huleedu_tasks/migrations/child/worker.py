@@ -106,6 +106,7 @@ class Watchers:
         used = instructions.pop("used", None)
         revisions = instructions.pop("revisions", None)
         asking = instructions.pop("asking", None)
+        writing = instructions.pop("writing", None)
         targets = beside("target")
         variables = targets.ReadVariables() if used or instructions or asking else None
         self._observer: Observer | None = None
@@ -117,6 +118,8 @@ class Watchers:
                 write_nothing_to(f"{engine}.sql")
             self._observer = Observer(variables, instructions)
         self._report = beside("script_directory").RevisionsReport(revisions) if revisions else None
+        if writing:
+            beside("new_revision").NewRevision(writing)
         if asking:
             hand_over_url(asking["url"], engine)
             beside("first_connection").FirstConnection(

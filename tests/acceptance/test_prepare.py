@@ -1,0 +1,135 @@
+"""`db.prepare`: whatever there is becomes a working state, and nothing is destroyed."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.histories import DATABASE, root_and_two
+from tests.support.monorepo import Monorepo, Ran, new_monorepo
+from tests.support.observe import notes
+from tests.support.postgres import ask
+
+NAMES = ("alpha", "beta", "gamma")
+
+
+@pytest.fixture
+def monorepo() -> Iterator[Monorepo]:
+    with new_monorepo(NAMES) as made:
+        yield made
+
+
+def test_a_new_clone_is_prepared_and_a_second_time_changes_nothing(monorepo: Monorepo) -> None:
+    dry = monorepo.invoke("db.prepare", "--json", "--dry-run")
+    assert (dry.code, set(dry.statuses.values())) == (0, {"SKIPPED"})
+    assert not monorepo.data_directories()
+
+    first = monorepo.invoke("db.prepare", "--json")
+    assert (first.code, details(first)) == (0, dict.fromkeys(NAMES, "migrated, seeded"))
+    before = transactions(monorepo)
+    again = monorepo.invoke("db.prepare", "--json")
+    assert (again.code, details(again)) == (0, dict.fromkeys(NAMES, "nothing to do"))
+    assert transactions(monorepo) == before
+    assert (row(again, "alpha")["from"], row(again, "alpha")["to"]) == ("a1", "a1")
+
+
+def test_each_database_gets_what_it_lacks_and_keeps_its_rows(monorepo: Monorepo) -> None:
+    assert monorepo.invoke("db.reset").code == 0
+    own = "INSERT INTO note VALUES (99, 'mine')"
+    ask(monorepo.url("alpha"), own)
+    ask(monorepo.url("beta"), own)
+    monorepo.add_revision("alpha", "b2", "a1", "CREATE TABLE more (id integer)")
+    seed = "database/seed-scripts/seed_beta.py"
+    monorepo.write(seed, f"{monorepo.read(seed)}# Changed.\n")
+    ask(monorepo.url("gamma", database="postgres"), "DROP DATABASE huleedu_gamma WITH (FORCE)")
+
+    dry = details(monorepo.invoke("db.prepare", "--json", "--dry-run"))
+    assert dry["alpha"] == "dry run: would migrate its database"
+    assert dry["beta"] == "dry run: would apply its seeds"
+    ran = monorepo.invoke("db.prepare", "--json")
+    assert ran.code == 0
+    assert details(ran) == {"alpha": "migrated", "beta": "already there, seeded", "gamma": "copied"}
+    assert "mine" in notes(monorepo, "alpha")
+    assert "mine" in notes(monorepo, "beta")
+    assert monorepo.invoke("db.status", "--check").code == 0
+
+
+def test_a_stopped_server_is_started(monorepo: Monorepo) -> None:
+    assert monorepo.invoke("db.reset").code == 0
+    assert monorepo.invoke("db.down").code == 0
+    ran = monorepo.invoke("db.prepare", "--json")
+    assert (ran.code, details(ran)) == (0, dict.fromkeys(NAMES, "nothing to do"))
+
+
+def test_a_database_of_another_branch_is_left_alone_and_the_others_are_prepared(
+    monorepo: Monorepo,
+) -> None:
+    added = monorepo.add_revision("alpha", "b2", "a1", "CREATE TABLE more (id integer)")
+    assert monorepo.invoke("db.reset").code == 0
+    added.unlink()
+    monorepo.add_revision("beta", "b2", "a1", "CREATE TABLE more (id integer)")
+    monorepo.add_revision("gamma", "b2", "a1", "CREATE TABLE more (id integer)")
+    monorepo.register(
+        *[
+            entry | ({"migrate_after": ["alpha"]} if entry["name"] == "gamma" else {})
+            for entry in monorepo.services
+        ]
+    )
+    ran = monorepo.invoke("db.prepare", "--json")
+    assert (ran.code, ran.statuses["beta"]) == (4, "OK")
+    found = row(ran, "alpha")
+    assert (found["status"], found["state"]) == ("SKIPPED", "UNKNOWN REVISION")
+    assert "not prepared: revision b2 is not in the code" in found["detail"]
+    assert "`invoke db.reset --service alpha`" in found["hint"]
+    waits = "not prepared: alpha, which must come first, was not prepared"
+    assert details(ran)["gamma"] == waits
+    status = monorepo.invoke("db.status", "--json")
+    assert [r["current"] for r in status.json["services"]] == ["b2", "b2", "a1"]
+
+
+def test_only_selected_services_are_prepared(monorepo: Monorepo) -> None:
+    ran = monorepo.invoke("db.prepare", "--json", "--service", "beta")
+    assert (ran.code, details(ran)) == (0, {"beta": "migrated, seeded"})
+    assert len(monorepo.data_directories()) == 1
+
+
+def test_a_revision_that_fails_does_not_keep_the_others_from_being_prepared(
+    monorepo: Monorepo,
+) -> None:
+    monorepo.add_revision("beta", "b2", "a1", "SELECT 1 / 0")
+    ran = monorepo.invoke("db.prepare", "--json")
+    assert (ran.code, ran.statuses["beta"], ran.statuses["gamma"]) == (1, "FAILED", "OK")
+    monorepo.write("services/alpha_service/alembic/versions/c3.py", "revision = (")
+    monorepo.add_revision("gamma", "b2", "a1", "CREATE TABLE more (id integer)")
+    ran = monorepo.invoke("db.prepare", "--json")
+    assert (ran.code, row(ran, "alpha")["code"]) == (1, "revisions-unreadable")
+    assert (row(ran, "gamma")["status"], row(ran, "gamma")["to"]) == ("OK", "b2")
+
+
+def test_a_missing_database_of_several_services_is_copied_from_a_template() -> None:
+    with root_and_two() as monorepo:
+        assert monorepo.invoke("db.reset").code == 0
+        admin = monorepo.url("root", database="postgres")
+        for flags, detail in (((), "copied"), (("--service", "root"), "migrated, seeded")):
+            ask(admin, f"DROP DATABASE {DATABASE} WITH (FORCE)")
+            ran = monorepo.invoke("db.prepare", "--json", *flags)
+            assert (ran.code, set(details(ran).values())) == (0, {detail})
+        assert monorepo.invoke("db.prepare").code == 0
+        assert monorepo.invoke("db.status", "--check").code == 0
+
+
+def details(ran: Ran) -> dict[str, str]:
+    """Return the detail of each service."""
+    return {service["service"]: service["detail"] for service in ran.json["services"]}
+
+
+def row(ran: Ran, name: str) -> dict[str, Any]:
+    """Return the object of a service in a JSON document."""
+    (found,) = [service for service in ran.json["services"] if service["service"] == name]
+    return dict(found)
+
+
+def transactions(monorepo: Monorepo) -> list[int]:
+    """Return the number of transactions that changed each server."""
+    sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"
+    return [int(ask(monorepo.url(name), sql)[0][0]) for name in NAMES]
