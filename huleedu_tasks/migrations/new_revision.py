@@ -14,8 +14,8 @@ from huleedu_tasks.migrations.observation import Observation
 
 _TEMPLATE = "script.py.mako"
 _NO_TEMPLATE = (
-    "Put a script.py.mako beside env.py, from which Alembic writes revisions. `alembic init` writes "
-    "one into a new directory."
+    "Put a script.py.mako beside env.py, from which Alembic writes revisions. `alembic init` "
+    "writes one into a new directory."
 )
 _CORRECT = "Correct what the service's output names, and run the command again."
 
