@@ -140,7 +140,7 @@ def measure_warm(bench: Bench, monorepo: Monorepo) -> tuple[Timing, ...]:
     """Measure a reset without a change, and its floor."""
     monorepo.reset()
     copied = _templates(monorepo)
-    return bench.measure(Side(run=monorepo.reset), Side(run=lambda: _copy_all(monorepo, copied)))
+    return bench.measure(Side(run=monorepo.reset), Side(run=lambda: copy_all(monorepo, copied)))
 
 
 def _warm_line(row: str, timings: Sequence[Timing]) -> Line:
@@ -185,7 +185,12 @@ def _templates(monorepo: Monorepo) -> str:
     return json.dumps(told)
 
 
-def _copy_all(monorepo: Monorepo, told: str) -> None:
+def copy_all(monorepo: Monorepo, told: str) -> None:
+    """Run the floor's script: drop databases, and copy each from a template.
+
+    Args:
+        told: Its input: servers, databases and templates, as JSON.
+    """
     command = [sys.executable, str(floor.__file__)]
     run(command, cwd=monorepo.root, environment={}, stdin=told)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from benchmarks import many, reading, resets, testing
+from benchmarks import many, reading, resets, snapshots, testing
 from benchmarks.bench import Bench
 from benchmarks.table import Line
 
@@ -31,6 +31,7 @@ ROWS = {
     "complete": Row(measure=reading.completion),
     "status": Row(measure=reading.status),
     "revision": Row(measure=resets.revision),
+    "snapshots": Row(measure=snapshots.snapshots),
     "test": Row(measure=testing.each),
     "first-test": Row(measure=testing.first),
     "many": Row(measure=many.many),

@@ -53,6 +53,7 @@ REPORT_BUG = "This is a bug in huleedu-tasks: report it with the lines above."
 # The flags that also have a letter, as the same flag of Alembic.
 LETTERS = {"message": "m"}
 REPEATABLE = ("service", "confirm", "first", "host")
+POSITIONAL = ("name",)
 # The error code for a result that could not be written.
 OUTPUT_LOST_CODE = "output-lost"
 # A task as every message names it.
@@ -212,7 +213,7 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
             klass=_Task,
             name=body.__name__.rstrip("_"),
             auto_shortflags=False,
-            positional=[],
+            positional=[name for name in POSITIONAL if name in parameters],
             iterable=[name for name in REPEATABLE if name in parameters],
             help={name: texts[name] for name in parameters if name in texts},
         )
@@ -278,7 +279,7 @@ def typed_before(name: str, argv: Sequence[str]) -> str:
     return f"{called} {typed.removesuffix(name)}"
 
 
-def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.kwargs) -> None:
+def _run(name: str, context: Context, body: Body[P], /, *args: P.args, **kwargs: P.kwargs) -> None:
     dry_run = bool(context.config.run.dry or kwargs.get("dry_run"))
     screen = Screen(as_json=bool(kwargs.get("json")))
     app = Command(start=Path.cwd(), dry_run=dry_run, screen=screen)
@@ -301,7 +302,7 @@ def _run(name: str, context: Context, body: Body[P], *args: P.args, **kwargs: P.
         raise Exit(code=int(code))
 
 
-def _done(name: str, app: Command, body: Body[P], *args: P.args, **kwargs: P.kwargs) -> ExitCode:
+def _done(name: str, app: Command, body: Body[P], /, *args: P.args, **kwargs: P.kwargs) -> ExitCode:
     """Run the body of a task, print its result or error, and return the exit code."""
     screen = app.screen
     try:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Names = Sequence[str] | None
+NO_UNDO = "Keep no undo snapshot of a database that was written to."
+NAME = "Name of the snapshot: letters, digits, hyphens and underscores."
 CONFIRM = "Name of an untagged database to change without a prompt; may be repeated."
 
 
@@ -43,12 +45,14 @@ def down(app: Command, service: Names = None, json: bool = False, dry_run: bool 
     confirm=CONFIRM,
     volumes="Also recreate the servers' data: container and volume, or data directory.",
     fresh="Migrate and seed even if a valid template exists.",
+    no_undo=f"{NO_UNDO} With --volumes, named snapshots are destroyed as well.",
 )
 def reset(
     app: Command,
     service: Names = None,
     volumes: bool = False,
     fresh: bool = False,
+    no_undo: bool = False,
     confirm: Names = None,
     jobs: str = "",
     json: bool = False,
@@ -59,9 +63,9 @@ def reset(
         app,
         service,
         jobs,
-        lambda flows: replace(flows, fresh=fresh).reset(volumes=volumes),
+        lambda flows: replace(flows, fresh=fresh, no_undo=no_undo).reset(volumes=volumes),
         confirm=confirm,
-        is_whole=True,
+        whole="reset",
     )
 
 
@@ -162,6 +166,68 @@ def seed(
     return _run(app, service, jobs, lambda flows: flows.seed(), confirm=confirm)
 
 
+@command(name=NAME)
+def snapshot(
+    app: Command,
+    name: str,
+    service: Names = None,
+    json: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """Save all selected databases, or none, as a snapshot."""
+    return _run(app, service, "", lambda flows: flows.snapshot(name), whole="saved")
+
+
+@command(name=NAME, no_undo=NO_UNDO, confirm=CONFIRM)
+def restore(
+    app: Command,
+    name: str,
+    service: Names = None,
+    no_undo: bool = False,
+    confirm: Names = None,
+    json: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """Replace all selected databases, or none, by a snapshot."""
+    return _run(
+        app,
+        service,
+        "",
+        lambda flows: replace(flows, no_undo=no_undo).restore(name),
+        confirm=confirm,
+        whole="restored",
+    )
+
+
+@command(delete="Drop the snapshot of this name.")
+def snapshots(
+    app: Command,
+    service: Names = None,
+    delete: str = "",
+    json: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """List the snapshots with size, age and revision."""
+    if delete:
+        return _run(app, service, "", lambda flows: flows.delete_snapshots(delete), whole="deleted")
+    return app.run(_flows(app, service, whole="listed").list_snapshots())
+
+
+@command(confirm=CONFIRM)
+def undo(
+    app: Command,
+    service: Names = None,
+    confirm: Names = None,
+    json: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """Bring back what the last reset, restore or undo replaced."""
+    every = bool(service)
+    return _run(
+        app, service, "", lambda flows: flows.undo(every=every), confirm=confirm, whole="undone"
+    )
+
+
 @command(confirm=CONFIRM)
 def prepare(
     app: Command,
@@ -257,15 +323,25 @@ def _run(
     flow: "Callable[[Development], Coroutine[Any, Any, Report]]",
     *,
     confirm: Names = None,
-    is_whole: bool = False,
+    whole: str = "",
 ) -> Report:
-    flows = _flows(app, names, jobs, confirm=confirm, is_whole=is_whole)
-    return _finished(app, flows, flow)
+    """Run a command of `Development`.
+
+    Args:
+        whole: As in `_flows`.
+    """
+    return _finished(app, _flows(app, names, jobs, confirm=confirm, whole=whole), flow)
 
 
 def _flows(
-    app: Command, names: Names, jobs: str, *, confirm: Names = None, is_whole: bool = False
+    app: Command, names: Names, jobs: str = "", *, confirm: Names = None, whole: str = ""
 ) -> "Development":
+    """Return the flows over the selected services.
+
+    Args:
+        whole: What is done to whole databases, as a participle, so that the services that share one
+            with a selected service are added; an empty string if the command needs no others.
+    """
     flows = app.development(
         app.services(names),
         jobs=whole_number("--jobs", jobs, at_least=1) if jobs else app.settings.jobs,
@@ -273,8 +349,8 @@ def _flows(
         confirmed=tuple(confirm or ()),
         notify=app.screen.say,
     )
-    if is_whole:
-        flows = flows.with_whole_databases()
+    if whole:
+        flows = flows.with_whole_databases(whole)
     if confirm is not None and not app.dry_run and prompts.has_person():
         flows = replace(flows, confirmed=(*flows.confirmed, *_ask_for(app.run(flows.unproven()))))
     return flows

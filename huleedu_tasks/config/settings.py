@@ -161,6 +161,18 @@ class Settings:
         default="false",
         purpose="`true` makes embedded servers flush to disk, which is slower.",
     )
+    undo = Setting(
+        name="HULEEDU_UNDO",
+        parse=setting.truth,
+        default="true",
+        purpose="`false` keeps no undo snapshot of a database that a command replaces.",
+    )
+    undo_limit = Setting(
+        name="HULEEDU_UNDO_LIMIT",
+        parse=setting.integer,
+        default="10000",
+        purpose="Megabytes that the undo snapshots on one server may take; the oldest are dropped.",
+    )
     jobs = Setting(
         name="HULEEDU_JOBS",
         parse=setting.processors,

@@ -1,4 +1,4 @@
-"""The commands for development databases: up, down, reset, migrate, seed, status.
+"""The commands for development databases: up, down, reset, migrate, seed, status, snapshots.
 
 Before the first write, each command proves that the databases of all services are disposable, so
 that a refusal leaves all of them unchanged. It proves each again on the connection that drops or
@@ -7,7 +7,7 @@ changes the database.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from huleedu_tasks import parallel
 from huleedu_tasks.compose import init_scripts
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
-from huleedu_tasks.db.finish import FINISH, KEEP
+from huleedu_tasks.db.finish import EXPECT_WRITES, FINISH, KEEP
 from huleedu_tasks.db.migrate import REQUIRE_DATABASE, migrate_to, preview_to
 from huleedu_tasks.db.predecessors import predecessor_notes
 from huleedu_tasks.db.prepare import (
@@ -44,20 +44,33 @@ from huleedu_tasks.db.rollback import FORWARD_ONLY, Plan, Wanted, planning, roll
 from huleedu_tasks.db.run import Change, Run, only_run, would
 from huleedu_tasks.db.seed import REQUIRE_HEAD, SEED
 from huleedu_tasks.db.service_run import Context, ServiceRun, begin
+from huleedu_tasks.db.snapshot_list import snapshots_of
+from huleedu_tasks.db.snapshots import Snapshots, Unfinished, require_name
 from huleedu_tasks.db.start import START, stop
 from huleedu_tasks.db.status import STATUS, STATUS_COLUMNS
+from huleedu_tasks.db.undo import Begun, Undo
+from huleedu_tasks.db.undo_snapshots import undo_notes
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.guard import Guard, require_disposable_environment, require_own_address
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.parallel import WAITING_JOBS, Step
-from huleedu_tasks.report import Outcome, Progress, Report, Silence, State, Status
+from huleedu_tasks.report import (
+    Listing,
+    Outcome,
+    Progress,
+    Report,
+    Silence,
+    State,
+    Status,
+)
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.shared_databases import shared_databases
 from huleedu_tasks.templates.policy import TemplatePolicy
 
 REVISIONS = ("from", "to")
+STATE = ("current", "pending")
 BUILDING = (migrate_to(runner.HEAD), SEED)
 RESET = Change(
     command="db.reset",
@@ -78,14 +91,14 @@ SEED_ONLY = Change(
     command="db.seed",
     would="seed {database}",
     proving=(START, PROVE),
-    changing=(REQUIRE_HEAD, SEED),
+    changing=(REQUIRE_HEAD, EXPECT_WRITES, SEED),
     ending=FINISH,
 )
 PREPARE = Change(
     command="db.prepare",
     would="prepare {database}",
     proving=(START, PROVE),
-    changing=(FILL, migrate_to(runner.HEAD), SEED_IF_NEEDED),
+    changing=(FILL, EXPECT_WRITES, migrate_to(runner.HEAD), SEED_IF_NEEDED),
     ending=COMPLETE,
     columns=REVISIONS,
 )
@@ -96,7 +109,7 @@ def _migration(target: str) -> Change:
         command="db.migrate",
         would=f"migrate {{database}} to {target}",
         proving=(START, PROVE),
-        changing=(REQUIRE_DATABASE, migrate_to(target)),
+        changing=(REQUIRE_DATABASE, EXPECT_WRITES, migrate_to(target)),
         ending=FINISH,
         columns=REVISIONS,
     )
@@ -113,6 +126,8 @@ class Development:
         dry_run: Whether to report what would be done instead of doing it.
         confirmed: The names of databases that the user has typed.
         fresh: Whether a reset rebuilds every database, even if a template is valid.
+        no_undo: Whether a reset or restore keeps no undo snapshot, and `--volumes` may destroy
+            named snapshots.
         notify: Called with a sentence that says what the run waits for.
         added: A note for each group of services that was added to the selected ones.
         started: When the command began, in seconds of the monotonic clock.
@@ -127,6 +142,7 @@ class Development:
     dry_run: bool = False
     confirmed: tuple[str, ...] = ()
     fresh: bool = False
+    no_undo: bool = False
     progress: Progress = field(default_factory=Silence)
     notify: Callable[[str], object] = str
     added: tuple[str, ...] = ()
@@ -157,6 +173,7 @@ class Development:
             volumes: Whether to recreate the servers' data as well, not only the databases.
         """
         run = self._begin("db.reset")
+        run.context.may_lose_snapshots = volumes and self.no_undo
         if volumes:
             require_whole_servers(run.services)
         change = RESET_SERVERS if volumes else RESET
@@ -286,6 +303,77 @@ class Development:
         async with aclosing(run.context):
             return {outcome.service: outcome for outcome in await run.stage(STATUS)}
 
+    async def snapshot(self, name: str) -> Report:
+        """Copy every database, or none, to a named snapshot on its server.
+
+        Raises:
+            ConfigurationError: If the name is not valid, or one of them has a snapshot of it.
+        """
+        require_name(name)
+        run = self._begin("db.snapshot")
+        return await self._together(
+            run,
+            "db.snapshot",
+            would=f"save {{database}} as {name}",
+            work=lambda: self._snapshots(run).snapshot(name),
+            columns=("revision",),
+        )
+
+    async def restore(self, name: str) -> Report:
+        """Replace every database, or none, by its named snapshot.
+
+        Raises:
+            ConfigurationError: If one of them has no snapshot of that name.
+        """
+        require_name(name)
+        run = self._begin("db.restore")
+        return await self._together(
+            run,
+            "db.restore",
+            would=f"replace {{database}} by its snapshot {name}",
+            work=lambda: self._snapshots(run).restore(name),
+            columns=STATE,
+        )
+
+    async def delete_snapshots(self, name: str) -> Report:
+        """Drop the named snapshot of every database that has it.
+
+        Raises:
+            ConfigurationError: If none has.
+        """
+        require_name(name)
+        run = self._begin("db.snapshots")
+        return await self._together(
+            run,
+            "db.snapshots",
+            would=f"drop the snapshot {name} of {{database}}",
+            work=lambda: self._snapshots(run).delete(name),
+        )
+
+    async def list_snapshots(self) -> Listing:
+        """List the snapshots of every database, without changing anything."""
+        run = self._begin("db.snapshots")
+        async with aclosing(run.context):
+            return await snapshots_of(run.services, Unfinished.of(self.state))
+
+    async def undo(self, *, every: bool) -> Report:
+        """Exchange the databases that the last command replaced with their undo snapshots.
+
+        Args:
+            every: Whether to exchange those that an earlier command replaced as well.
+
+        Raises:
+            ConfigurationError: If no service has one.
+        """
+        run = self._begin("db.undo")
+        return await self._together(
+            run,
+            "db.undo",
+            would="exchange {database} with its undo snapshot",
+            work=Undo(run=run, begun=Begun.of(self.state), every=every).undo,
+            columns=STATE,
+        )
+
     async def unproven(self) -> tuple[str, ...]:
         """Return the databases that the user must confirm by typing their names.
 
@@ -299,8 +387,11 @@ class Development:
         untagged = (name for name in found if name and name not in self.confirmed)
         return tuple(dict.fromkeys(untagged))
 
-    def with_whole_databases(self) -> "Development":
+    def with_whole_databases(self, done: str = "reset") -> "Development":
         """Return a copy with the services that share a database with a selected one.
+
+        Args:
+            done: What is done to them, as a participle.
 
         Raises:
             ConfigurationError: If the URL of one of them cannot be resolved.
@@ -314,7 +405,7 @@ class Development:
                 selected = [member for member in members if member.service in self.services][-1]
                 services += added
                 notes.append(
-                    f"{', '.join(service.name for service in added)}: reset together with "
+                    f"{', '.join(service.name for service in added)}: {done} together with "
                     f"{selected.service.name}, because they share the database "
                     f"{selected.resolved.url.database!r}."
                 )
@@ -346,6 +437,7 @@ class Development:
             ),
             histories=AlembicHistories(settings=self.settings, state=self.state),
             notify=self.notify,
+            keeps_undo=self.settings.undo and not self.no_undo,
         )
         begin(context, self.services)
         return context
@@ -361,8 +453,7 @@ class Development:
         """Change databases, or report what would be changed. The arguments are as of `_execute`."""
         self._require_files()
         if self.dry_run:
-            outcomes = await run.stage(would(change.would))
-            return self._report(change.command, outcomes, columns=change.columns, notes=self.added)
+            return await self._dry_run(run, change.command, change.would, change.columns)
         return await self._execute(run, change, first=first, on_new=on_new)
 
     async def _execute(
@@ -379,20 +470,68 @@ class Development:
             first: Called before the servers are prepared.
             on_new: Called as soon as the provider is about to create a server.
         """
+
+        async def work() -> None:
+            first()
+            if change.proving:
+                await run.prepare(self.state, on_new)
+            else:
+                run.begin()
+            await run.change(change)
+
+        await self._alone(run, work)
+        outcomes = tuple(map(self._with_missing_objects, run.services, run.outcomes))
+        notes = (
+            *self.added,
+            *undo_notes(run.services),
+            *predecessor_notes(run.services),
+            *kept_server_notes(run.services, self.settings),
+        )
+        return self._report(change.command, outcomes, columns=change.columns, notes=notes)
+
+    async def _together(
+        self,
+        run: Run,
+        command: str,
+        *,
+        would: str,
+        work: Callable[[], Awaitable[None]],
+        columns: tuple[str, ...] = (),
+    ) -> Report:
+        """Change all databases or none, or report what would be changed.
+
+        Args:
+            would: As in `Change`.
+            work: Runs the stages.
+            columns: As in `Change`.
+        """
+        if self.dry_run:
+            return await self._dry_run(run, command, would, columns)
+
+        async def prepared() -> None:
+            await run.prepare(self.state)
+            await work()
+
+        await self._alone(run, prepared)
+        notes = (*self.added, *undo_notes(run.services), *predecessor_notes(run.services))
+        return self._report(command, run.outcomes, columns=columns, notes=notes)
+
+    async def _dry_run(
+        self, run: Run, command: str, action: str, columns: tuple[str, ...]
+    ) -> Report:
+        outcomes = await run.stage(would(action))
+        return self._report(command, outcomes, columns=columns, notes=self.added)
+
+    async def _alone(self, run: Run, work: Callable[[], Awaitable[None]]) -> None:
+        """Work while no other command changes the databases of this project."""
         # Ctrl-C while waiting for another command. The stages handle it themselves.
         run.interrupt()
         with suppress(asyncio.CancelledError):
             async with only_run(self.state, self.notify), aclosing(run.context):
-                first()
-                if change.proving:
-                    await run.prepare(self.state, on_new)
-                else:
-                    run.begin()
-                await run.change(change)
-        outcomes = tuple(map(self._with_missing_objects, run.services, run.outcomes))
-        servers = kept_server_notes(run.services, self.settings)
-        notes = (*self.added, *predecessor_notes(run.services), *servers)
-        return self._report(change.command, outcomes, columns=change.columns, notes=notes)
+                await work()
+
+    def _snapshots(self, run: Run) -> Snapshots:
+        return Snapshots(run=run, unfinished=Unfinished.of(self.state))
 
     async def _start_unreachable(self, found: Mapping[str, Outcome]) -> dict[str, Outcome]:
         """Start the servers of databases that cannot be reached, and return their states."""

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from huleedu_tasks.db.predecessors import drop_predecessor
+from huleedu_tasks.db.predecessors import retire_predecessor
 from huleedu_tasks.db.service_run import ServiceRun, after_migrated
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import databases
@@ -26,6 +26,17 @@ async def finish(run: ServiceRun, step: Step) -> Outcome:
     return run.done()
 
 
+async def expect_writes(run: ServiceRun, step: Step) -> Outcome:
+    """Record that the database differs from its build: the writes of tasks are not counted."""
+    if run.database.is_copied:
+        return run.done()
+    admin = await run.admin()
+    tag = await databases.read_tag(admin, run.url.database)
+    if tag and tag.untouched:
+        await databases.write_tag(admin, run.url.database, replace(tag, untouched=""))
+    return run.done()
+
+
 async def keep(run: ServiceRun, step: Step) -> Outcome:
     """Save a template of the complete database, and drop its predecessor."""
     if not run.is_leader:
@@ -33,7 +44,7 @@ async def keep(run: ServiceRun, step: Step) -> Outcome:
     database, context = run.database, run.context
     if database.is_unfinished:
         await finish(run, step)
-        await drop_predecessor(await run.admin(), run)
+        await retire_predecessor(await run.admin(), run)
     if database.build:
         step("saving a template")
         admin = await run.admin()
@@ -44,3 +55,4 @@ async def keep(run: ServiceRun, step: Step) -> Outcome:
 
 FINISH = Stage(run=finish, io_bound=False, after=after_migrated)
 KEEP = Stage(run=keep, io_bound=True, after=after_migrated)
+EXPECT_WRITES = Stage(run=expect_writes, io_bound=True, after=after_migrated)

@@ -5,6 +5,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.db.service_run import ServiceRun
+from huleedu_tasks.db.undo_snapshots import (
+    HOLDS_ROLE,
+    becomes_undo,
+    drop_blocking_undo,
+    drop_oldest,
+    note_loss,
+)
 from huleedu_tasks.postgres import clones, databases, replacing
 from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASES, connection
 
@@ -16,7 +23,10 @@ async def put_in_place(admin: "asyncpg.Connection", run: ServiceRun) -> str:
     """Replace the database by its successor; return a note about lost replication slots."""
     database = run.database
     replaced = await replacing.put_in_place(
-        admin, run.url.database, is_unfinished=partial(_is_unfinished, admin, run)
+        admin,
+        run.url.database,
+        is_unfinished=partial(is_unfinished, admin, run),
+        becomes_undo=partial(becomes_undo, admin, run),
     )
     database.is_unfinished = True
     database.keeps_predecessor |= replaced.is_kept
@@ -25,17 +35,28 @@ async def put_in_place(admin: "asyncpg.Connection", run: ServiceRun) -> str:
     return f"replication slot {', '.join(replaced.slots)} was dropped with the old database"
 
 
-async def drop_predecessor(admin: "asyncpg.Connection", run: ServiceRun) -> None:
-    """Drop the predecessor of a database that is complete."""
-    await replacing.drop_predecessor(admin, run.url.database)
+async def retire_predecessor(admin: "asyncpg.Connection", run: ServiceRun) -> None:
+    """Keep the predecessor of a complete database as its undo snapshot, or drop it.
+
+    It is dropped if it was not written to since it was built.
+    """
+    name = run.url.database
+    if run.database.keeps_predecessor and await becomes_undo(admin, run):
+        await replacing.keep_as_undo(admin, name)
+    else:
+        await replacing.drop_predecessor(admin, name)
     run.database.is_unfinished = False
     run.database.keeps_predecessor = False
+    if run.database.has_undo:
+        await drop_oldest(admin, run)
 
 
 async def drop_blocking_predecessor(admin: "asyncpg.Connection", run: ServiceRun) -> None:
-    """Drop the predecessor if it would prevent a migration from dropping a role."""
+    """Drop the predecessor and the undo snapshot that would prevent dropping a role."""
+    await drop_blocking_undo(admin, run)
     name = replacing.predecessor_name(run.url.database)
     if run.database.keeps_predecessor and await clones.holds_roles(admin, name):
+        await note_loss(admin, run, name, HOLDS_ROLE)
         await databases.drop(admin, name)
         run.database.keeps_predecessor = False
 
@@ -47,7 +68,7 @@ def predecessor_notes(runs: Iterable[ServiceRun]) -> tuple[str, ...]:
     return tuple(_restore_note(service, database) for service, database in names)
 
 
-async def _is_unfinished(admin: "asyncpg.Connection", run: ServiceRun) -> bool:
+async def is_unfinished(admin: "asyncpg.Connection", run: ServiceRun) -> bool:
     """Whether a failed reset has left the database unfinished, or the database is empty."""
     tag = await databases.read_tag(admin, run.url.database)
     if run.database.is_unfinished or (tag and tag.unfinished):

@@ -1,8 +1,11 @@
 """Prove that databases may be changed or destroyed, before the first of them is."""
 
+from collections.abc import Mapping
+
 from huleedu_tasks.db.service_run import ServiceRun, after_migrated
+from huleedu_tasks.errors import Refused
 from huleedu_tasks.parallel import Stage, Step
-from huleedu_tasks.postgres import databases
+from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.report import Outcome
 
 
@@ -19,8 +22,36 @@ async def prove_server(run: ServiceRun, step: Step) -> Outcome:
     await run.history()
     comments = await run.context.provider.comments_inside(run.service, run.url)
     run.context.guard.prove_comments(run.service, comments)
+    _require_no_snapshots(run, comments)
     run.is_proven = True
     return run.done()
+
+
+def snapshot_names(comments: Mapping[str, str]) -> list[str]:
+    """Return the names of the databases that are named snapshots, sorted.
+
+    Args:
+        comments: The comment of each database by its name.
+    """
+    tags = {name: clones.readable_tag(name, comment) for name, comment in comments.items()}
+    return sorted(name for name, tag in tags.items() if tag and tag.snapshot)
+
+
+def _require_no_snapshots(run: ServiceRun, comments: Mapping[str, str]) -> None:
+    """Require that a server has no named snapshots, unless they may be lost.
+
+    Raises:
+        Refused: If it has: recreating the server would destroy them.
+    """
+    names = [] if run.context.may_lose_snapshots else snapshot_names(comments)
+    if names:
+        raise Refused(
+            f"{run.name}: recreating the server {run.server.name!r} would destroy its snapshots: "
+            f"{', '.join(names)}.",
+            code="snapshots-lost",
+            hint="Pass --no-undo to destroy them as well, or run `invoke db.reset` without "
+            "--volumes, which keeps them.",
+        )
 
 
 async def untagged_database(run: ServiceRun) -> str:

@@ -7,11 +7,12 @@ from huleedu_tasks.db.extensions import create_extensions
 from huleedu_tasks.db.init_snapshots import find_init_snapshot
 from huleedu_tasks.db.predecessors import (
     drop_blocking_predecessor,
-    drop_predecessor,
     put_in_place,
+    retire_predecessor,
 )
 from huleedu_tasks.db.recreate_server import recreate_server
 from huleedu_tasks.db.service_run import ServiceRun, after_leader
+from huleedu_tasks.db.undo_snapshots import NEW_SERVER, note_loss
 from huleedu_tasks.errors import ServerError
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Stage, Step
@@ -35,6 +36,7 @@ async def recreate(run: ServiceRun, step: Step) -> Outcome:
     if not run.is_leader:
         return await _copied(run) if run.database.is_copied else run.done()
     if run.server.must_be_recreated:
+        await note_loss(await run.admin(), run, run.url.database, NEW_SERVER)
         return await recreate_server(run, step)
     step("recreating")
     # Revisions that cannot be read must fail before the data is replaced.
@@ -81,7 +83,7 @@ async def _restore(admin: "asyncpg.Connection", run: ServiceRun) -> Outcome | No
         plain = replace(tag, parts={}, used=0.0, reset=COPIED)
         note = await _replace_by_copy(admin, run, template, plain)
         if note is not None:
-            await drop_predecessor(admin, run)
+            await retire_predecessor(admin, run)
             database.build = None
             database.is_copied = True
             return await _copied(run, note)
@@ -103,7 +105,8 @@ async def _replace_by_copy(
     """
     try:
         async with replacing.building(admin, run.url.database) as successor:
-            await clones.clone(admin, template, successor, tag)
+            untouched = await clones.counters(admin, successor)
+            await clones.clone(admin, template, successor, replace(tag, untouched=untouched))
     except ServerError:
         return None
     note = await put_in_place(admin, run)

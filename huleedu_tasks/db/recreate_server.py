@@ -12,7 +12,7 @@ from huleedu_tasks.config.settings import Environment, Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.db.extensions import create_extensions
 from huleedu_tasks.db.init_snapshots import find_init_snapshot, keep_init_snapshots
-from huleedu_tasks.db.prove import prove_server
+from huleedu_tasks.db.prove import prove_server, snapshot_names
 from huleedu_tasks.db.service_run import ServerRun, ServiceRun, after_leader, after_migrated
 from huleedu_tasks.errors import Finding, HuleEduError, Refused, ServerError
 from huleedu_tasks.parallel import Stage, Step
@@ -129,7 +129,16 @@ async def _other_data(admin: "asyncpg.Connection", run: ServiceRun) -> Sequence[
     """Return the databases on a server that have tables and belong to no service of the run."""
     own = {name for other in run.server.runs for name in _names_of(other.url.database)}
     names = set(await databases.open_names(admin)) - own
-    return [name for name in sorted(names) if await _holds_tables(run.url, name)]
+    others = [name for name in names if await _holds_tables(run.url, name)]
+    return sorted([*others, *await _snapshots(admin, run)])
+
+
+async def _snapshots(admin: "asyncpg.Connection", run: ServiceRun) -> list[str]:
+    """Return the databases that are named snapshots, unless they may be lost."""
+    if run.context.may_lose_snapshots:
+        return []
+    comments = await databases.comments(admin)
+    return snapshot_names(comments)
 
 
 def _names_of(database: str) -> tuple[str, ...]:
@@ -139,6 +148,7 @@ def _names_of(database: str) -> tuple[str, ...]:
         clones.init_snapshot_name(database),
         replacing.successor_name(database),
         replacing.predecessor_name(database),
+        replacing.undo_name(database),
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from huleedu_tasks import parallel
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.db.edited import record_applied
+from huleedu_tasks.db.finish import EXPECT_WRITES
 from huleedu_tasks.db.migrate import unfinished
 from huleedu_tasks.db.prove import PROVE
 from huleedu_tasks.db.run import Change
@@ -101,7 +102,7 @@ def rolling_back(plan: Plan) -> Change:
         command=COMMAND,
         would="",
         proving=(PROVE,),
-        changing=(Stage(run=partial(roll_back, plan=plan), io_bound=False),),
+        changing=(EXPECT_WRITES, Stage(run=partial(roll_back, plan=plan), io_bound=False)),
         columns=COLUMNS,
     )
 

@@ -10,7 +10,7 @@ from huleedu_tasks import parallel
 from huleedu_tasks.db.service_run import Context, ServiceRun
 from huleedu_tasks.errors import ExitCode
 from huleedu_tasks.parallel import Stage, Step
-from huleedu_tasks.report import Outcome, Progress, Status, StepsOnly
+from huleedu_tasks.report import Outcome, Progress, Silence, Status, StepsOnly
 from huleedu_tasks.state_dir import make_state_directory, unwritable
 
 
@@ -90,6 +90,25 @@ class Run:
                 change.ending, self.services, complete, jobs=self.jobs, progress=quiet
             )
 
+    async def together(
+        self, stages: Sequence[Stage[ServiceRun]], *, undone_by: Stage[ServiceRun]
+    ) -> bool:
+        """Run stages for all services or none.
+
+        Args:
+            undone_by: Runs for every service if one of them does not succeed.
+
+        Returns:
+            Whether all services succeeded; if not, all others are aborted.
+        """
+        for stage in stages:
+            await self.stage(stage)
+            if not all(self.outcomes):
+                self._abort_others()
+                await parallel.whatever_happens(self._undo(undone_by))
+                return False
+        return True
+
     async def prepare(self, state: Path, on_new: Callable[[], object] = str) -> None:
         """Prepare the provider once for all servers.
 
@@ -110,6 +129,23 @@ class Run:
         """Make every service interrupted."""
         self.outcomes = tuple(parallel.interrupted(run.name) for run in self.services)
 
+    async def _undo(self, stage: Stage[ServiceRun]) -> None:
+        begun = parallel.begun([run.service for run in self.services])
+        await parallel.run_stage(stage, self.services, begun, jobs=self.jobs, progress=Silence())
+
+    def _abort_others(self) -> None:
+        """Abort all services that succeeded so far, because another one did not."""
+        lost = [outcome for outcome in self.outcomes if not outcome]
+        names = ", ".join(outcome.service for outcome in lost)
+        self.outcomes = tuple(
+            parallel.aborted(
+                outcome.service, f"nothing was changed: {names} did not succeed", lost[0].exit_code
+            )
+            if outcome
+            else outcome
+            for outcome in self.outcomes
+        )
+
     def _abort_if_refused(self) -> None:
         """Abort all services if one was refused."""
         refused = [o.service for o in self.outcomes if o.exit_code is ExitCode.REFUSED]
@@ -127,6 +163,13 @@ class Run:
             _with_members(outcome, [ended.get(member) for member in run.database.members])
             for run, outcome in ended.items()
         )
+
+
+async def _nothing(run: ServiceRun, step: Step) -> Outcome:
+    return run.done()
+
+
+NOTHING = Stage(run=_nothing, io_bound=True)
 
 
 def would(action: str) -> Stage[ServiceRun]:

@@ -5,6 +5,7 @@ the same `DatabaseRun`, and those on one server the same `ServerRun`.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -40,6 +41,9 @@ class Context:
         histories: What each service's Alembic reports, and the processes that run it.
         notify: Called with the output of seeds.
         services: The services of the run, in registry order.
+        keeps_undo: Whether a replaced database that was written to is kept as the undo snapshot.
+        may_lose_snapshots: Whether a server with named snapshots may be recreated.
+        began: When the command began, in seconds since the epoch.
     """
 
     settings: Settings
@@ -50,6 +54,9 @@ class Context:
     histories: AlembicHistories
     notify: Callable[[str], object] = str
     services: "tuple[ServiceRun, ...]" = field(default=(), repr=False)
+    keeps_undo: bool = True
+    may_lose_snapshots: bool = False
+    began: float = field(default_factory=time.time)
 
     @property
     def tag(self) -> EnvironmentTag:
@@ -123,6 +130,9 @@ class DatabaseRun:
         is_on_new_server: Whether this run has created its server.
         is_unfinished: Whether it was replaced and is not complete yet.
         keeps_predecessor: Whether the previous database still exists.
+        has_undo: Whether this run has kept the previous database as the undo snapshot.
+        undo_lost: Why it has not, as a clause; an empty string if it has, or need not.
+        snapshots: Its named snapshots by name, once they were read.
     """
 
     members: "list[ServiceRun]" = field(default_factory=list, repr=False)
@@ -132,6 +142,9 @@ class DatabaseRun:
     is_on_new_server: bool = False
     is_unfinished: bool = False
     keeps_predecessor: bool = False
+    has_undo: bool = False
+    undo_lost: str = ""
+    snapshots: Mapping[str, EnvironmentTag] = field(default_factory=dict)
 
     @property
     def leader(self) -> "ServiceRun":

@@ -158,7 +158,7 @@ async def downgrade(
     after = await revisions_of(url, history, session.version_tables or tables)
     if target not in after and (target or after):
         raise MigrationError(
-            f"Alembic ended without an error, but {service.database} is at {named(after)}, not at "
+            f"Alembic ended without an error, but {url.database} is at {named(after)}, not at "
             f"{target or named(())}.",
             code="revision-not-reached",
             hint=f"Make env.py use the URL in {service.alembic_url_variable}.",

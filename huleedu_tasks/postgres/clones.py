@@ -5,6 +5,7 @@ These are the settings, the grants, the comment and the connection limit of a da
 """
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 from huleedu_tasks.errors import ServerError
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.databases import EnvironmentTag, comment_of, literal, quoted, tagged
+from huleedu_tasks.postgres.failures import explained, message_of
+from huleedu_tasks.postgres.replacing import in_use
 
 if TYPE_CHECKING:
     import asyncpg
@@ -22,6 +25,10 @@ _INIT_SNAPSHOT = "__pristine"
 _TEMPLATE = "__made_"
 _THROWAWAY = "__throwaway"
 _LONGEST_KEY = 12
+_SNAPSHOT = "__snap_"
+LONGEST_SNAPSHOT = 30
+# Sessions are ended before a copy; a new one may connect meanwhile.
+_ATTEMPTS = 3
 _COUNTS_SESSIONS = (15,)
 _STRATEGIES = (15,)
 _OTHERS = "other sessions used it"
@@ -116,6 +123,19 @@ async def clone(
     await admin.execute(f"COMMENT ON DATABASE {quoted(target)} IS {literal(comment)}")
 
 
+async def create_like(
+    admin: "asyncpg.Connection", source: str, target: str, tag: EnvironmentTag
+) -> None:
+    """Create a database as a copy of another one; empty if that is missing or has sessions."""
+    import asyncpg
+
+    if await databases.exists(admin, source):
+        with suppress(asyncpg.ObjectInUseError):
+            await clone(admin, source, target, tag)
+            return
+    await databases.create(admin, target, tag)
+
+
 def _strategy(admin: "asyncpg.Connection", *, is_durable: bool) -> str:
     """Return the fastest option of `CREATE DATABASE`; an empty string for the default.
 
@@ -140,14 +160,52 @@ async def templates(admin: "asyncpg.Connection", database: str) -> dict[str, Env
 
     A template is incomplete if its tag has no inputs, or is None because it cannot be parsed.
     """
-    prefix = _template_prefix(database)
-    rows = await admin.fetch(
-        "SELECT datname, coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database"
-        " WHERE starts_with(datname::text, $1) AND NOT datallowconn",
-        prefix,
-    )
-    found = {name: _readable_tag(name, comment) for name, comment in rows}
+    found = await _closed(admin, _template_prefix(database))
     return dict(sorted(found.items(), key=_last_used, reverse=True))
+
+
+def snapshot_name(database: str, name: str) -> str:
+    """Return the name of the database that is a named snapshot of another one.
+
+    Args:
+        name: The snapshot's name, of at most `LONGEST_SNAPSHOT` bytes.
+    """
+    return f"{_beside(database, _SNAPSHOT, room=LONGEST_SNAPSHOT)}{name}"
+
+
+async def snapshots(admin: "asyncpg.Connection", database: str) -> dict[str, EnvironmentTag | None]:
+    """Return the environment tags of a database's named snapshots, by the names of the copies.
+
+    A snapshot is incomplete if its tag is None or does not name it.
+    """
+    return await _closed(admin, _beside(database, _SNAPSHOT, room=LONGEST_SNAPSHOT))
+
+
+async def take_snapshot(
+    admin: "asyncpg.Connection", database: str, copy: str, tag: EnvironmentTag
+) -> None:
+    """End the sessions on a database, and copy it to one that does not allow connections.
+
+    Raises:
+        ServerError: If sessions or other objects use the database, or the server cannot copy it.
+    """
+    import asyncpg
+
+    # A crash of the server must not lose the environment tag.
+    await admin.execute("SET synchronous_commit = on")
+    for attempt in range(_ATTEMPTS):
+        await _end_sessions(admin, database)
+        try:
+            with explained(f"Database {database!r} could not be copied"):
+                await clone(admin, database, copy, tag, closed=True)
+        except ServerError as error:
+            cause = error.__cause__
+            if not isinstance(cause, asyncpg.ObjectInUseError):
+                raise
+            if attempt == _ATTEMPTS - 1:
+                raise await in_use(admin, database, message_of(cause), was="copied") from cause
+        else:
+            return
 
 
 async def keep(
@@ -185,7 +243,7 @@ async def keep(
     await _end_sessions(admin, database)
     try:
         await clone(admin, database, name, replace(tag, init="", parts={}), closed=True)
-        if sessions is not None and not await _is_ours(admin, database, sessions, writes):
+        if sessions is not None and not await is_ours(admin, database, sessions, writes):
             await databases.drop(admin, name)
             return _OTHERS
     except asyncpg.ObjectInUseError:
@@ -215,7 +273,49 @@ async def activity(admin: "asyncpg.Connection", database: str) -> Activity:
     return Activity(**row) if row else Activity()
 
 
-async def _is_ours(
+async def counters(admin: "asyncpg.Connection", database: str) -> str:
+    """Return the counters that show later whether a database was written to.
+
+    They contain when the database and the server began to count, so that counters which a crash
+    or `pg_stat_reset` has set to zero are not equal to the earlier ones.
+
+    Returns:
+        A string to compare; empty if the server does not count exactly.
+    """
+    if admin.get_server_version() < _COUNTS_SESSIONS:
+        return ""
+    found: str = await admin.fetchval(_COUNTERS, database)
+    return found
+
+
+async def is_written_to(
+    admin: "asyncpg.Connection", database: str, tag: EnvironmentTag | None
+) -> bool:
+    """Whether a database without sessions may have been written to since it was built.
+
+    A copy of a snapshot that no longer exists counts as written to.
+
+    Args:
+        tag: The environment tag of the database; None if it has none.
+    """
+    if tag is None or not tag.untouched:
+        return True
+    if tag.source and not await _has_oid(admin, tag.source):
+        return True
+    return tag.untouched != await counters(admin, database)
+
+
+async def oid_of(admin: "asyncpg.Connection", database: str) -> int:
+    """Return the OID of a database; 0 if it does not exist."""
+    found = await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", database)
+    return int(found or 0)
+
+
+async def _has_oid(admin: "asyncpg.Connection", oid: int) -> bool:
+    return bool(await admin.fetchval("SELECT true FROM pg_database WHERE oid = $1", oid))
+
+
+async def is_ours(
     admin: "asyncpg.Connection", database: str, sessions: int, writes: int | None
 ) -> bool:
     """Whether no other session has written to a database. A healthcheck only connects."""
@@ -251,7 +351,18 @@ def _last_used(template: tuple[str, EnvironmentTag | None]) -> float:
     return tag.used if tag else 0.0
 
 
-def _readable_tag(database: str, comment: str) -> EnvironmentTag | None:
+async def _closed(admin: "asyncpg.Connection", prefix: str) -> dict[str, EnvironmentTag | None]:
+    """Return the tags of the databases with a prefix that do not allow connections."""
+    rows = await admin.fetch(
+        "SELECT datname, coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database"
+        " WHERE starts_with(datname::text, $1) AND NOT datallowconn",
+        prefix,
+    )
+    return {name: readable_tag(name, comment) for name, comment in rows}
+
+
+def readable_tag(database: str, comment: str) -> EnvironmentTag | None:
+    """Return the environment tag in a comment; None if it has none that can be parsed."""
     try:
         return databases.parse_tag(database, comment)
     except ServerError:
@@ -312,3 +423,10 @@ async def _copy_grants(admin: "asyncpg.Connection", source: int, target: str) ->
         to = quoted(grantee) if grantee else "PUBLIC"
         option = " WITH GRANT OPTION" if grantable else ""
         await admin.execute(f"GRANT {privilege} ON DATABASE {database} TO {to}{option}")
+
+
+_COUNTERS = """\
+SELECT concat_ws(' ', coalesce(tup_inserted + tup_updated + tup_deleted, 0),
+                 coalesce(extract(epoch FROM d.stats_reset), 0), extract(epoch FROM b.stats_reset))
+FROM pg_stat_bgwriter AS b LEFT JOIN pg_stat_database AS d ON datname = $1
+"""

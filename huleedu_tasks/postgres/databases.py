@@ -32,6 +32,11 @@ class EnvironmentTag:
         pytest: The checkout, worker and pid of the test run that it belongs to; empty on other
             databases.
         revisions: Digests of the files of applied revisions, by service and revision.
+        untouched: The counters of its writes when it was complete; an empty string if sessions
+            of other programs may have written to it before.
+        source: The OID of the snapshot that it is a copy of; 0 if it is none.
+        kept: When it became an undo snapshot, in seconds since the epoch; otherwise 0.
+        snapshot: What a named snapshot belongs to; empty on other databases.
     """
 
     environment: str
@@ -44,6 +49,10 @@ class EnvironmentTag:
     unfinished: bool = False
     pytest: Mapping[str, str] = field(default_factory=dict)
     revisions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    untouched: str = ""
+    source: int = 0
+    kept: float = 0.0
+    snapshot: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +149,12 @@ async def place(connection: "asyncpg.Connection", name: str) -> tuple[str, int]:
     return row[0], row[1]
 
 
+async def system_identifier(connection: "asyncpg.Connection") -> str:
+    """Return the number that initdb generated for the server."""
+    number: int = await connection.fetchval("SELECT system_identifier FROM pg_control_system()")
+    return str(number % 2**64)
+
+
 async def exists(connection: "asyncpg.Connection", name: str) -> bool:
     """Whether the server has a database of that name."""
     found = await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", name)
@@ -181,6 +196,16 @@ async def is_untouched(connection: "asyncpg.Connection") -> bool:
         " UNION ALL SELECT oid FROM pg_extension WHERE oid >= 16384)"
     )
     return untouched
+
+
+async def sizes(connection: "asyncpg.Connection", names: Sequence[str]) -> dict[str, int]:
+    """Return the sizes of those databases that exist, in bytes."""
+    return dict(
+        await connection.fetch(
+            "SELECT datname, pg_database_size(oid) FROM pg_database WHERE datname = ANY ($1)",
+            list(names),
+        )
+    )
 
 
 async def open_names(connection: "asyncpg.Connection") -> list[str]:

@@ -23,6 +23,7 @@ _LONGEST_NAME = 63
 _SUCCESSOR = "__new"
 _PREDECESSOR = "__old"
 _BETWEEN = "__swap"
+_UNDO = "__undo"
 _DIGEST = 8
 # A rename waits 5 s for other sessions to end; a new one may connect meanwhile.
 _ATTEMPTS = 3
@@ -53,6 +54,11 @@ def predecessor_name(database: str) -> str:
     return _own_name(database, _PREDECESSOR)
 
 
+def undo_name(database: str) -> str:
+    """Return the name of the database that is another one's undo snapshot."""
+    return _own_name(database, _UNDO)
+
+
 async def discard_successor(admin: "asyncpg.Connection", database: str) -> str:
     """Drop the successor of a database if it exists, and return its name.
 
@@ -75,33 +81,72 @@ async def put_in_place(
     database: str,
     *,
     is_unfinished: Callable[[], Awaitable[bool]],
+    becomes_undo: Callable[[], Awaitable[bool]],
 ) -> Replaced:
     """Rename a database to its predecessor, and its successor to the database.
 
     Args:
         is_unfinished: Called if a predecessor exists already. Returns whether the database is an
             unfinished build; then the database is dropped and the predecessor is kept.
+        becomes_undo: Called if it is not. Returns whether the existing predecessor becomes the
+            undo snapshot instead of being dropped.
 
     Raises:
         ServerError: If sessions or other objects use the database. It keeps its name.
     """
     successor, predecessor = successor_name(database), predecessor_name(database)
     async with _keeping(admin, database):
-        found = await admin.fetchrow(_FOUND, database, predecessor)
+        found = await admin.fetchrow(_FOUND, database, predecessor, undo_name(database))
         if found["prepared"] or found["subscriptions"]:
-            raise await _held(admin, database, "other objects of the server depend on it")
+            raise await in_use(admin, database, "other objects of the server depend on it")
         renames = [(successor, database)]
         if found["there"] and found["kept"] and await is_unfinished():
             # The next run drops it if this one is interrupted before the drop.
             renames = _exchange(database, successor)
         elif found["there"]:
-            if found["kept"]:
-                await databases.drop(admin, predecessor)
             renames = [(database, predecessor), (successor, database)]
+            if found["kept"] and await becomes_undo():
+                renames = _rotation(database, has_undo=found["undoable"])
+            elif found["kept"]:
+                await databases.drop(admin, predecessor)
         await _rename(admin, renames)
         if len(renames) > 2:
             await databases.drop(admin, successor)
     return Replaced(is_kept=found["kept"] or found["there"], slots=tuple(found["slots"]))
+
+
+async def keep_as_undo(admin: "asyncpg.Connection", database: str) -> None:
+    """Rename the predecessor of a complete database to its undo snapshot, and drop the earlier one.
+
+    Raises:
+        ServerError: If sessions or other objects use one of them.
+    """
+    import asyncpg
+
+    predecessor, undo = predecessor_name(database), undo_name(database)
+    # The next run drops it if this one is interrupted before the drop.
+    spare = successor_name(database)
+    earlier = [(undo, spare)] if await databases.exists(admin, undo) else []
+    try:
+        await _rename(admin, [*earlier, (predecessor, undo)])
+    except asyncpg.PostgresError as error:
+        raise await in_use(admin, predecessor, message_of(error), was="renamed") from error
+    if earlier:
+        await databases.drop(admin, spare)
+
+
+async def exchange(admin: "asyncpg.Connection", database: str, other: str) -> None:
+    """Exchange the names of two databases in one transaction, and end the sessions on both.
+
+    Raises:
+        ServerError: If sessions or other objects use one of them. Both keep their names.
+    """
+    import asyncpg
+
+    try:
+        await _rename(admin, _exchange(database, other))
+    except asyncpg.ObjectInUseError as error:
+        raise await in_use(admin, database, message_of(error)) from error
 
 
 async def drop_predecessor(admin: "asyncpg.Connection", database: str) -> None:
@@ -116,7 +161,7 @@ async def drop_predecessor(admin: "asyncpg.Connection", database: str) -> None:
     try:
         await databases.drop(admin, name)
     except asyncpg.PostgresError as error:
-        raise await _held(admin, name, message_of(error), was="dropped") from error
+        raise await in_use(admin, name, message_of(error), was="dropped") from error
 
 
 @asynccontextmanager
@@ -158,7 +203,7 @@ async def _explained(
     import asyncpg
 
     if isinstance(error, asyncpg.PostgresError) and code_of(error) in _BLOCKED:
-        return await _held(admin, database, message_of(error))
+        return await in_use(admin, database, message_of(error))
     return explain(error, f"Database {database!r} could not be replaced and is unchanged")
 
 
@@ -184,10 +229,15 @@ async def _rename(admin: "asyncpg.Connection", renames: Sequence[tuple[str, str]
             return
 
 
-async def _held(
+async def in_use(
     admin: "asyncpg.Connection", database: str, reason: str, *, was: str = "replaced"
 ) -> ServerError:
-    """Return an error that lists the sessions and objects that use a database."""
+    """Return an error that lists the sessions and objects that use a database.
+
+    Args:
+        reason: Why the server refused, as a clause.
+        was: What could not be done to the database, as a participle.
+    """
     rows = await admin.fetch(_HOLDERS, database)
     statements = "; ".join(dict.fromkeys(row["remedy"] for row in rows))
     return ServerError(
@@ -205,6 +255,23 @@ def _exchange(one: str, other: str) -> list[tuple[str, str]]:
     return [(other, between), (one, other), (between, one)]
 
 
+def _rotation(database: str, *, has_undo: bool) -> list[tuple[str, str]]:
+    """Return the renames by which each database takes the place of the one before it.
+
+    An earlier undo snapshot gets the successor's name.
+    """
+    successor, predecessor = successor_name(database), predecessor_name(database)
+    undo, between = undo_name(database), _own_name(database, _BETWEEN)
+    earlier = [(undo, successor)] if has_undo else []
+    return [
+        (successor, between),
+        *earlier,
+        (predecessor, undo),
+        (database, predecessor),
+        (between, database),
+    ]
+
+
 def _own_name(database: str, ending: str) -> str:
     if len((database + ending).encode()) <= _LONGEST_NAME:
         return database + ending
@@ -218,6 +285,7 @@ _FOUND = """\
 SELECT
   EXISTS (SELECT FROM pg_database WHERE datname = $1) AS there,
   EXISTS (SELECT FROM pg_database WHERE datname = $2) AS kept,
+  EXISTS (SELECT FROM pg_database WHERE datname = $3) AS undoable,
   EXISTS (SELECT FROM pg_prepared_xacts WHERE database = $1) AS prepared,
   EXISTS (SELECT FROM pg_subscription JOIN pg_database AS d ON d.oid = subdbid WHERE datname = $1)
     AS subscriptions,

@@ -194,7 +194,8 @@ class TemplatePolicy:
         how = f"{REBUILT}: {build.why}"
         if why_not := await self._keep(admin, build, url, replace(tag, reset=how)):
             how = f"{how}; no template kept: {why_not}"
-        await databases.write_tag(admin, url.database, replace(tag, reset=how))
+        untouched = await _own_counters(admin, build, url.database)
+        await databases.write_tag(admin, url.database, replace(tag, reset=how, untouched=untouched))
         await self._drop_old(admin, url.database)
 
     async def _keep(
@@ -272,6 +273,20 @@ class TemplatePolicy:
             roles=state.roles,
             others=services[1:],
         )
+
+
+async def _own_counters(admin: "asyncpg.Connection", build: Build, database: str) -> str:
+    """Return the counters of a database after its build.
+
+    Returns:
+        The counters; an empty string if another session may have written to the database.
+    """
+    if build.used is None:
+        return ""
+    # Read before the check, so that writes between the two are counted later.
+    found = await clones.counters(admin, database)
+    is_ours = await clones.is_ours(admin, database, build.used.sessions, build.writes)
+    return found if is_ours else ""
 
 
 def _is_complete(tag: EnvironmentTag | None) -> TypeGuard[EnvironmentTag]:

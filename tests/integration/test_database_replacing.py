@@ -10,6 +10,7 @@ import pytest
 
 from huleedu_tasks.postgres.replacing import predecessor_name, successor_name
 from tests.support.db_runs import without_initdb
+from tests.support.dying import DYING_TASKS
 from tests.support.instant import COPIED, REBUILT, maintain, reset
 from tests.support.monorepo import Monorepo, Ran, new_monorepo
 from tests.support.observe import notes
@@ -23,29 +24,6 @@ PLAIN = "plain"
 NAMES = "SELECT datname FROM pg_database WHERE datname = ANY (ARRAY['{}'])".format(
     "', '".join((DATABASE, NEW, OLD))
 )
-# Kills itself after a number of statements about databases.
-DYING_TASKS = """\
-import os
-import signal
-
-import asyncpg
-
-from huleedu_tasks.cli import namespace
-
-plain, left = asyncpg.Connection.execute, int(os.environ.get("DIES_AFTER", "0"))
-
-
-async def execute(connection, query, *args, **options):
-    global left
-    done = await plain(connection, query, *args, **options)
-    left -= " DATABASE " in query
-    if left == 0 and " DATABASE " in query:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return done
-
-
-asyncpg.Connection.execute = execute
-"""
 
 
 @pytest.fixture(scope="module")

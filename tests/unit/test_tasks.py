@@ -38,7 +38,7 @@ def test_every_flag_is_explained_and_spelled_out(argument: Argument) -> None:
     assert {name for name in argument.names if len(name) == 1} <= {
         *LETTERS.get(str(argument.name), "")
     }
-    assert not argument.positional
+    assert argument.positional is (argument.name == "name")
 
 
 @EVERY_ARGUMENT
