@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from huleedu_tasks import process
 from huleedu_tasks.cli.command import Command, command, whole_number
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
-from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.errors import ConfigurationError, Finding, Refused
 from huleedu_tasks.report import Listing, Message, Report, Result
 from huleedu_tasks.screen import prompts
 
 if TYPE_CHECKING:
     from huleedu_tasks.db.development import Development
+    from huleedu_tasks.db.rollback import Plan
 
+T = TypeVar("T")
 Names = Sequence[str] | None
 CONFIRM = "Name of an untagged database to change without a prompt; may be repeated."
 
@@ -63,11 +65,16 @@ def reset(
     )
 
 
-@command(confirm=CONFIRM, revision="Revision to migrate to; head if left out.")
+@command(
+    confirm=CONFIRM,
+    revision="Revision to migrate to; head if left out.",
+    sql="With --dry-run: show the SQL of the pending revisions.",
+)
 def migrate(
     app: Command,
     service: Names = None,
     revision: str = "head",
+    sql: bool = False,
     confirm: Names = None,
     jobs: str = "",
     json: bool = False,
@@ -78,7 +85,13 @@ def migrate(
         raise ConfigurationError(
             "--revision is empty.", code="argument-invalid", hint="Leave it out to migrate to head."
         )
-    return _run(app, service, jobs, lambda flows: flows.migrate(revision), confirm=confirm)
+    if sql and not app.dry_run:
+        raise ConfigurationError(
+            "--sql shows the SQL instead of running it, and needs --dry-run.",
+            code="argument-conflict",
+            hint="Pass `--dry-run` as well.",
+        )
+    return _run(app, service, jobs, lambda flows: flows.migrate(revision, sql=sql), confirm=confirm)
 
 
 @command(
@@ -100,6 +113,40 @@ def revision(
 
     new = NewRevision(message=message, is_empty=empty, is_merge=merge)
     return _run(app, service, "", lambda flows: flows.revision(new))
+
+
+@command(
+    confirm=CONFIRM,
+    steps="How many revisions to roll back; one if left out.",
+    revision="Revision to go back to, or base for none.",
+    yes="Do not ask before data is lost.",
+)
+def rollback(
+    app: Command,
+    service: Names = None,
+    steps: str = "",
+    revision: str = "",
+    yes: bool = False,
+    confirm: Names = None,
+    json: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """Roll a database back, after showing what is lost."""
+    from huleedu_tasks.db.rollback import Wanted
+
+    if steps and revision:
+        raise ConfigurationError(
+            "--steps and --revision exclude each other.",
+            code="argument-conflict",
+            hint="Leave out one of them.",
+        )
+    wanted = Wanted(steps=whole_number("--steps", steps or "1", at_least=1), revision=revision)
+    flows = _flows(app, service, "", confirm=confirm)
+    report, plan = _finished(app, flows, lambda flows: flows.plan_rollback(wanted))
+    if plan is None or app.dry_run:
+        return report
+    _confirm_rollback(app, report, plan, yes=yes)
+    return _finished(app, flows, lambda flows: flows.rollback(plan))
 
 
 @command(confirm=CONFIRM)
@@ -212,6 +259,13 @@ def _run(
     confirm: Names = None,
     is_whole: bool = False,
 ) -> Report:
+    flows = _flows(app, names, jobs, confirm=confirm, is_whole=is_whole)
+    return _finished(app, flows, flow)
+
+
+def _flows(
+    app: Command, names: Names, jobs: str, *, confirm: Names = None, is_whole: bool = False
+) -> "Development":
     flows = app.development(
         app.services(names),
         jobs=whole_number("--jobs", jobs, at_least=1) if jobs else app.settings.jobs,
@@ -223,8 +277,42 @@ def _run(
         flows = flows.with_whole_databases()
     if confirm is not None and not app.dry_run and prompts.has_person():
         flows = replace(flows, confirmed=(*flows.confirmed, *_ask_for(app.run(flows.unproven()))))
+    return flows
+
+
+def _finished(
+    app: Command,
+    flows: "Development",
+    flow: "Callable[[Development], Coroutine[Any, Any, T]]",
+) -> T:
     with app.screen.progress([service.name for service in flows.services]) as progress:
         return app.run(flow(replace(flows, progress=progress)))
+
+
+def _confirm_rollback(app: Command, report: Report, plan: "Plan", *, yes: bool) -> None:
+    """Show what a rollback loses, and ask for agreement.
+
+    Raises:
+        Refused: If the user does not agree, or cannot be asked before rows are lost.
+    """
+    if not app.screen.as_json:
+        app.screen.preview(report)
+    if yes:
+        return
+    if prompts.has_person() and not app.screen.as_json:
+        if not prompts.agree("Roll it back?"):
+            raise Refused(
+                "The rollback was not confirmed; nothing was changed.",
+                code="not-confirmed",
+                hint="Answer y, or pass `--yes`.",
+            )
+    elif plan.loses_rows:
+        raise Refused(
+            "The rollback loses rows, and standard input is not a terminal; nothing was changed.",
+            code="terminal-required",
+            findings=[Finding(place="", problem=loss.cause) for loss in plan.losses],
+            hint="Pass `--yes` to roll back nevertheless.",
+        )
 
 
 def _ask_for(names: Sequence[str]) -> Sequence[str]:

@@ -17,7 +17,7 @@ from huleedu_tasks.compose import init_scripts
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.db.finish import FINISH, KEEP
-from huleedu_tasks.db.migrate import REQUIRE_DATABASE, migrate_to
+from huleedu_tasks.db.migrate import REQUIRE_DATABASE, migrate_to, preview_to
 from huleedu_tasks.db.predecessors import predecessor_notes
 from huleedu_tasks.db.prepare import (
     COMPLETE,
@@ -39,6 +39,8 @@ from huleedu_tasks.db.recreate_server import (
 )
 from huleedu_tasks.db.revision import COMMAND as REVISION
 from huleedu_tasks.db.revision import NewRevision, next_steps, writing
+from huleedu_tasks.db.rollback import COMMAND as ROLLBACK
+from huleedu_tasks.db.rollback import FORWARD_ONLY, Plan, Wanted, planning, rolling_back
 from huleedu_tasks.db.run import Change, Run, only_run, would
 from huleedu_tasks.db.seed import REQUIRE_HEAD, SEED
 from huleedu_tasks.db.service_run import Context, ServiceRun, begin
@@ -160,11 +162,12 @@ class Development:
         change = RESET_SERVERS if volumes else RESET
         return await self._change(run, change, on_new=run.context.expect_migrations)
 
-    async def migrate(self, target: str) -> Report:
+    async def migrate(self, target: str, *, sql: bool = False) -> Report:
         """Migrate to a revision.
 
         Args:
             target: A revision, `head`, `heads` or a number of steps such as `+1`.
+            sql: Whether a dry run reports the SQL of the pending revisions, read-only.
 
         Raises:
             ConfigurationError: If the target is a downgrade, or a revision of one service while
@@ -172,6 +175,16 @@ class Development:
         """
         run = self._begin("db.migrate")
         self._require_upgrade(target)
+        if self.dry_run and sql:
+            self._require_files()
+            shown = Change(
+                command="db.migrate",
+                would="",
+                proving=(),
+                changing=(preview_to(target),),
+                columns=REVISIONS,
+            )
+            return replace(await self._execute(run, shown), sql=True)
         change = _migration(target)
         report = await self._change(run, change, on_new=run.context.expect_migrations)
         return replace(report, pending=_has_edits(report.outcomes))
@@ -190,6 +203,32 @@ class Development:
         report = await self._change(run, change, first=run.context.expect_migrations)
         notes = [note for outcome in report.outcomes for note in next_steps(outcome)]
         return replace(report, notes=(*report.notes, *notes), sql=True)
+
+    async def plan_rollback(self, wanted: Wanted) -> tuple[Report, Plan | None]:
+        """Find out what a rollback of the only selected service would lose.
+
+        A dry run does not start the server.
+
+        Returns:
+            The report, and the plan; None if the rollback is not possible.
+
+        Raises:
+            ConfigurationError: If several services are selected.
+            Refused: In staging and production.
+        """
+        require_disposable_environment(self.settings, ROLLBACK, hint=FORWARD_ONLY)
+        run = self._begin(ROLLBACK)
+        self._require_one(ROLLBACK)
+        self._require_files()
+        plans: list[Plan] = []
+        change = planning(wanted, plans, starts=not self.dry_run)
+        report = await self._execute(run, change, first=run.context.expect_migrations)
+        return report, plans[0] if plans else None
+
+    async def rollback(self, plan: Plan) -> Report:
+        """Roll the only selected service back as planned."""
+        run = self._begin(ROLLBACK)
+        return await self._execute(run, rolling_back(plan), first=run.context.expect_migrations)
 
     async def seed(self) -> Report:
         """Apply the seeds to databases that are at head."""
@@ -319,16 +358,27 @@ class Development:
         first: Callable[[], object] = str,
         on_new: Callable[[], object] = str,
     ) -> Report:
-        """Change databases, or report what would be changed.
+        """Change databases, or report what would be changed. The arguments are as of `_execute`."""
+        self._require_files()
+        if self.dry_run:
+            outcomes = await run.stage(would(change.would))
+            return self._report(change.command, outcomes, columns=change.columns, notes=self.added)
+        return await self._execute(run, change, first=first, on_new=on_new)
+
+    async def _execute(
+        self,
+        run: Run,
+        change: Change,
+        *,
+        first: Callable[[], object] = str,
+        on_new: Callable[[], object] = str,
+    ) -> Report:
+        """Run the stages of a change.
 
         Args:
             first: Called before the servers are prepared.
             on_new: Called as soon as the provider is about to create a server.
         """
-        self._require_files()
-        if self.dry_run:
-            outcomes = await run.stage(would(change.would))
-            return self._report(change.command, outcomes, columns=change.columns, notes=self.added)
         # Ctrl-C while waiting for another command. The stages handle it themselves.
         run.interrupt()
         with suppress(asyncio.CancelledError):
@@ -420,8 +470,8 @@ class Development:
             raise ConfigurationError(
                 f"db.migrate does not downgrade, and {target!r} is a downgrade.",
                 code="downgrade-unsupported",
-                hint="Rebuild the database with `invoke db.reset`, or run `alembic downgrade` "
-                "yourself.",
+                hint="Go back with `invoke db.rollback`, or rebuild the database with "
+                "`invoke db.reset`.",
             )
         is_general = target in ("head", "heads") or target.startswith("+")
         if len(self.services) > 1 and not is_general:

@@ -6,14 +6,18 @@ from functools import partial
 
 from huleedu_tasks import parallel, process
 from huleedu_tasks.db.edited import edited, record_applied
+from huleedu_tasks.db.planned import planned_revision
 from huleedu_tasks.db.service_run import ServiceRun, after_migrated
+from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.alembic_history import READ_ONLY
+from huleedu_tasks.migrations.failures import remedy
+from huleedu_tasks.migrations.observation import Observation, applied_revisions
 from huleedu_tasks.migrations.results import Migrated
-from huleedu_tasks.migrations.revisions import named
+from huleedu_tasks.migrations.revisions import History, Revision, named
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import databases
-from huleedu_tasks.postgres.connections import UNCOUNTED
+from huleedu_tasks.postgres.connections import UNCOUNTED, connection
 from huleedu_tasks.report import Outcome, Status
 
 
@@ -32,6 +36,11 @@ async def require_database(run: ServiceRun, step: Step) -> Outcome:
 def migrate_to(target: str) -> Stage[ServiceRun]:
     """Return the stage that migrates to a revision."""
     return Stage(run=partial(migrate, target=target), io_bound=False, after=after_migrated)
+
+
+def preview_to(target: str) -> Stage[ServiceRun]:
+    """Return the stage that renders the SQL of the pending revisions up to a revision."""
+    return Stage(run=partial(preview, target=target), io_bound=False)
 
 
 async def migrate(run: ServiceRun, step: Step, *, target: str) -> Outcome:
@@ -55,8 +64,44 @@ async def migrate(run: ServiceRun, step: Step, *, target: str) -> Outcome:
                     run.require_own_version_tables(session.version_tables)
                 if not session.begun:
                     raise
-                return await parallel.whatever_happens(_unfinished(run, session, error))
-        return await _migrated(run, done)
+                return await parallel.whatever_happens(unfinished(run, session, error))
+            return await _migrated(run, done, session)
+
+
+async def preview(run: ServiceRun, step: Step, *, target: str) -> Outcome:
+    """Return the pending revisions with their SQL, without changing the database."""
+    step("rendering")
+    history, histories = await run.history(), run.context.histories
+    async with connection(run.url) as opened:
+        before = await histories.current(run.service, run.url, opened, history)
+    if history.pending(before) is None:
+        raise MigrationError(
+            f"{run.name}: {run.url.database} is at {named(before)}, which the files do not "
+            "contain.",
+            code="revision-unknown",
+            hint=remedy(before, history),
+        )
+    pending = _pending(history, before, target)
+    outcome = replace(run.done("nothing pending"), status=Status.SKIPPED, revisions=())
+    if not pending:
+        return outcome
+    with process.scratch_directory() as scratch:
+        session = Observation(
+            events=scratch / "events", settings=READ_ONLY, target=await run.prove_place()
+        )
+        rendered = await runner.render(histories.alembic(run.service, run.url), session, before)
+    facts = {"from": named(before), "to": pending[-1].id}
+    revisions = tuple(planned_revision(run, revision, rendered) for revision in pending)
+    detail = f"dry run: would run {', '.join(revision.id for revision in pending)}"
+    return replace(outcome, detail=detail, facts=facts, revisions=revisions)
+
+
+def _pending(history: History, before: tuple[str, ...], target: str) -> tuple[Revision, ...]:
+    """Return the revisions that an upgrade to a target runs, in order."""
+    resolved = history.resolve(target)
+    pending = history.between(before, (resolved,) if resolved else history.heads)
+    steps = target.removeprefix("+")
+    return pending[: int(steps)] if target != steps and steps.isdecimal() else pending
 
 
 async def _upgrade(run: ServiceRun, target: str, session: Observation) -> Migrated:
@@ -69,7 +114,7 @@ async def _upgrade(run: ServiceRun, target: str, session: Observation) -> Migrat
     )
 
 
-async def _migrated(run: ServiceRun, done: Migrated) -> Outcome:
+async def _migrated(run: ServiceRun, done: Migrated, session: Observation) -> Outcome:
     """Return the outcome of a migration that succeeded, and keep what it reported."""
     if done.reported:
         run.require_own_version_tables(done.reported.tables)
@@ -83,11 +128,13 @@ async def _migrated(run: ServiceRun, done: Migrated) -> Outcome:
     if not (await run.history()).revisions:
         detail = "no revisions yet"
     facts = {"from": named(done.before), "to": named(done.after)}
-    return edited(run, edits, replace(run.done(detail, facts), output=done.output))
+    applied = applied_revisions([session], await run.history(), done.before, done.after)
+    outcome = replace(run.done(detail, facts), output=done.output, revisions=applied)
+    return edited(run, edits, outcome)
 
 
-async def _unfinished(run: ServiceRun, session: Observation, error: BaseException) -> Outcome:
-    """Return the outcome of a migration that was not finished, with the current revision."""
+async def unfinished(run: ServiceRun, session: Observation, error: BaseException) -> Outcome:
+    """Return the outcome of an upgrade or downgrade that failed, with the current revision."""
     outcome = parallel.unfinished(run.service, error)
     database = run.url.database
     try:

@@ -64,6 +64,17 @@ async def write_revision(
     return Written(path=path, output=done.output)
 
 
+def not_importable(written: Written, reason: str) -> MigrationError:
+    """Return the error of a revision that was written, and cannot be loaded or run."""
+    return MigrationError(
+        f"{written.path} was written, and Alembic cannot load it: {reason}",
+        code="revision-not-importable",
+        hint="Correct the file, or delete it. An import that every revision needs belongs in "
+        "script.py.mako.",
+        output=written.output,
+    )
+
+
 def _failure(
     alembic: Alembic, done: process.Completed, session: Observation | None, told: Path
 ) -> HuleEduError:
@@ -82,13 +93,7 @@ def _failure(
             output=done.output,
         )
     if path and path.exists():
-        return MigrationError(
-            f"{path} was written, and cannot be imported: {cause_in(done.output)}",
-            code="revision-not-importable",
-            hint="Correct the file, or delete it. An import that every revision needs belongs in "
-            "script.py.mako.",
-            output=done.output,
-        )
+        return not_importable(Written(path=path, output=done.output), cause_in(done.output))
     return MigrationError(
         f"{service.name}: Alembic wrote no revision: {cause_in(done.output)}",
         code="revision-not-written",

@@ -201,7 +201,8 @@ def history_of(revisions: Sequence[Revision], *, may_branch: bool = False) -> Hi
             "The revisions do not form one history; nothing was run.",
             code="history-broken",
             findings=findings,
-            hint="Correct the files; merge two heads with `invoke db.revision --merge`.",
+            hint="Correct the files; merge two heads with `invoke db.revision --service NAME "
+            "--merge -m TEXT`.",
         )
     return history
 

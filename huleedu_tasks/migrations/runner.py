@@ -10,7 +10,7 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.secret import Redactor
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
-from huleedu_tasks.errors import Interrupted, MigrationError
+from huleedu_tasks.errors import HuleEduError, Interrupted, MigrationError
 from huleedu_tasks.migrations.child_process import (
     INSTRUCTIONS,
     Alembic,
@@ -41,9 +41,13 @@ from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import VersionTable
 from huleedu_tasks.postgres.inspection import read_revisions
 
-HEAD = "head"
+HEAD, HEADS, BASE = "head", "heads", "base"
 # Seconds until env.py must connect, if it is only asked for its connection.
 ASKING_SECONDS = 30.0
+_CORRECT_DOWNGRADE = (
+    "Correct downgrade() in the revision that is named, or rebuild the database with "
+    "`invoke db.reset`."
+)
 # Returns the revisions that the version tables of a database record.
 Read = Callable[[Sequence[VersionTable] | None], Awaitable[tuple[str, ...]]]
 
@@ -87,8 +91,9 @@ async def upgrade(
         raise MigrationError(
             f"{url.database} is at {named(before)}, which is past {wanted}; nothing was run.",
             code="downgrade-unsupported",
-            hint="Migrations only go forward. In development, rebuild the database with "
-            "`invoke db.reset`.",
+            hint=f"In development, go back with `invoke db.rollback --service {service.name} "
+            f"--revision {wanted}`, or rebuild the database with `invoke db.reset`. Staging and "
+            "production only go forward: correct a released revision with a new one.",
         )
     with process.scratch_directory() as scratch:
         told = scratch / "used"
@@ -119,6 +124,62 @@ async def upgrade(
         ),
         output=done.output,
         used=used,
+    )
+
+
+async def downgrade(
+    alembic: Alembic,
+    history: History,
+    target: str,
+    *,
+    session: Observation,
+    before: tuple[str, ...],
+    tables: Sequence[VersionTable] | None = None,
+) -> Migrated:
+    """Downgrade a service's database, and read its revisions afterwards.
+
+    Args:
+        target: The full id of a revision; an empty string for none.
+        session: The instructions for the run, with the verified database.
+        before: The revisions of the database.
+        tables: The version tables that `env.py` configures; None if only the run reports them.
+
+    Raises:
+        LockTimeout: If a statement exceeded lock_timeout.
+        MigrationError: If Alembic fails, exceeds the timeout, or does not reach the target.
+        Refused: If the service's code connects to a different database; no further revision ran.
+        ServerError: If the revisions cannot be read.
+    """
+    service, url = alembic.service, alembic.url
+    done = await alembic.run(["downgrade", target or BASE], session.instructions(url.reveal()))
+    if done.returncode != 0 or session.was_refused:
+        error = failure_of(service, url, done, session, _CORRECT_DOWNGRADE)
+        raise _downgrade_failed(error, session) if error.code == "migration-failed" else error
+    after = await revisions_of(url, history, session.version_tables or tables)
+    if target not in after and (target or after):
+        raise MigrationError(
+            f"Alembic ended without an error, but {url.database} is at {named(after)}, not at "
+            f"{target or named(())}.",
+            code="revision-not-reached",
+            hint=f"Make env.py use the URL in {service.alembic_url_variable}.",
+            output=done.output,
+        )
+    return Migrated(before=before, after=after, output=done.output)
+
+
+def _downgrade_failed(error: HuleEduError, session: Observation) -> MigrationError:
+    """Return the error of a downgrade, with whether it was rolled back."""
+    if not session.begun:
+        return MigrationError(
+            error.message, code="downgrade-failed", hint=error.hint, output=error.output
+        )
+    fate = "may be partially applied" if session.kept else "was rolled back"
+    cause = error.message.removeprefix(f"Revision {session.begun} failed: ")
+    return MigrationError(
+        f"The downgrade of {session.begun} failed and {fate}: {cause}",
+        code="downgrade-failed",
+        hint=error.hint,
+        output=error.output,
     )
 
 

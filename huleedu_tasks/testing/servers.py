@@ -1,4 +1,4 @@
-"""One server of a test run: databases are copied and dropped over one connection."""
+"""One server of a test run: databases are copied and dropped over connections that stay open."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.registry import Service
-from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.guard import Guard
 from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import close, connect_beside
@@ -28,12 +27,10 @@ class Server:
     """
 
     def __init__(self, app: TestingApp, service: Service, run: Mapping[str, str]) -> None:
-        self._service = service
-        self._url: DatabaseUrl = app.source(service)
-        self._guard = Guard(settings=app.settings, provider=app.provider)
         self._tag = EnvironmentTag(environment=str(app.settings.environment), pytest=run)
-        self._opened: asyncpg.Connection | None = None
-        self._turn = asyncio.Lock()
+        # A test does not wait until the database of the last one is dropped.
+        self._copying = _Line(app, service)
+        self._dropping = _Line(app, service)
 
     async def copy(self, template: str, name: str) -> None:
         """Create a database as a copy of a template.
@@ -41,7 +38,7 @@ class Server:
         Raises:
             ServerError: If it cannot be created.
         """
-        async with self._admin() as admin:
+        async with self._copying.proven() as admin:
             with explained(f"Database {name!r} could not be copied from {template!r}"):
                 await clones.clone(admin, template, name, self._tag)
 
@@ -51,7 +48,7 @@ class Server:
         Raises:
             ServerError: If it cannot be dropped.
         """
-        async with self._admin() as admin:
+        async with self._dropping.proven() as admin:
             with explained(f"Database {name!r} could not be dropped"):
                 await databases.drop(admin, name)
 
@@ -65,25 +62,49 @@ class Server:
         Raises:
             Refused: If a database is not proven disposable.
         """
-        async with self._admin() as admin:
+        async with self._dropping.proven() as admin:
             for name, comment in (await databases.comments(admin)).items():
                 tag = databases.parse_tag(name, comment) if owner_of(name) else None
                 checkout = tag.pytest.get("checkout", "") if tag else ""
                 if owner_of(name) and is_wanted(owner_of(name), checkout):
-                    await self._guard.prove_disposable(admin, self._service, name)
+                    await self._dropping.prove(admin, name)
                     await databases.drop(admin, name)
 
     async def aclose(self) -> None:
-        """Close the connection."""
-        if self._opened:
-            await close(self._opened)
+        """Close the connections."""
+        await self._copying.aclose()
+        await self._dropping.aclose()
+
+
+class _Line:
+    """A connection to a maintenance database of a server, which one statement at a time uses."""
+
+    def __init__(self, app: TestingApp, service: Service) -> None:
+        self._guard = Guard(settings=app.settings, provider=app.provider)
+        self._service = service
+        self._url = app.source(service)
+        self._opened: asyncpg.Connection | None = None
+        self._turn = asyncio.Lock()
+
+    async def prove(self, admin: "asyncpg.Connection", database: str) -> None:
+        """Prove that a database may be destroyed.
+
+        Raises:
+            Refused: With the condition that does not hold.
+        """
+        await self._guard.prove_disposable(admin, self._service, database)
 
     @asynccontextmanager
-    async def _admin(self) -> "AsyncIterator[asyncpg.Connection]":
-        """Hold the connection, on which the server was proven to be the provider's."""
+    async def proven(self) -> "AsyncIterator[asyncpg.Connection]":
+        """Hold the connection for a `with` block; its server is proven to be the provider's."""
         async with self._turn:
             if self._opened is None or self._opened.is_closed():
                 self._opened = await connect_beside(self._url)
-                await self._guard.prove_disposable(self._opened, self._service, self._url.database)
+                await self.prove(self._opened, self._url.database)
                 await self._opened.execute("SET synchronous_commit = off")
             yield self._opened
+
+    async def aclose(self) -> None:
+        """Close the connection, if it was opened."""
+        if self._opened:
+            await close(self._opened)

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import HuleEduError, ServerError
-from huleedu_tasks.guard import Guard
 from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import maintenance_connection
@@ -61,7 +60,7 @@ async def prepare(
     if missing:
         try:
             with explained():
-                await _copy_init_snapshots(app, missing)
+                await _require_init_snapshots(app, missing)
                 report = await replace(development, services=missing).reset()
                 outcomes |= {outcome.service: outcome for outcome in report.outcomes}
                 found |= await _built(app, [s for s in missing if outcomes[s.name]], tag)
@@ -110,10 +109,10 @@ async def _templates(app: TestingApp, services: Sequence[Service]) -> dict[str, 
     }
 
 
-async def _copy_init_snapshots(app: TestingApp, services: Sequence[Service]) -> None:
-    """Give each source the init snapshot of its service's own database, if that has one.
+async def _require_init_snapshots(app: TestingApp, services: Sequence[Service]) -> None:
+    """Require that init scripts have filled the servers, whose result each source begins with.
 
-    Otherwise a reset would recreate the server, so that its init scripts run again.
+    Otherwise a reset could recreate a server, so that its init scripts run again.
 
     Raises:
         ServerError: If the init scripts have changed since the server was created.
@@ -122,22 +121,16 @@ async def _copy_init_snapshots(app: TestingApp, services: Sequence[Service]) -> 
         scripts = await app.provider.init_scripts(service)
         if not scripts:
             continue
-        url = app.source(service)
-        own = clones.init_snapshot_name(app.own_database(service))
-        name = clones.init_snapshot_name(url.database)
-        async with maintenance_connection(url) as admin:
-            tag = await databases.read_tag(admin, own)
-            if tag is None or tag.init != scripts:
-                raise ServerError(
-                    f"{service.name}: the init scripts of {service.compose_service!r} have not run "
-                    "in their current version.",
-                    code="init-scripts-outdated",
-                    hint=f"Run `invoke db.reset --service {service.name}`.",
-                )
-            guard = Guard(settings=app.settings, provider=app.provider)
-            await guard.prove_disposable(admin, service, name)
-            await databases.drop(admin, name)
-            await clones.clone(admin, own, name, tag, closed=True)
+        async with maintenance_connection(app.source(service)) as admin:
+            # Init scripts do not know other databases than that of development.
+            tag = await databases.read_tag(admin, clones.init_snapshot_name(service.database))
+        if tag is None or tag.init != scripts:
+            raise ServerError(
+                f"{service.name}: the init scripts of {service.compose_service!r} have not run "
+                "in their current version.",
+                code="init-scripts-outdated",
+                hint=f"Run `invoke db.reset --service {service.name}`.",
+            )
 
 
 async def _built(

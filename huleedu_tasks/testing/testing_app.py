@@ -4,7 +4,7 @@ The environment is `testing`. The URL of each service is that of its source: a d
 beside the service's, which is built as `db.reset` builds a database.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -51,8 +51,13 @@ class TestingApp(App):
 
     @cached_property
     def registry(self) -> Registry:
-        """The registry; without seeds if the sources are not seeded."""
-        services = self._services
+        """The registry: the sources are the databases of the environment; seeds only if wanted."""
+        services = [
+            replace(service, testing_database=self._sources[service.name].database)
+            if service.name in self._sources
+            else service
+            for service in self._services
+        ]
         if not self._seeded:
             services = [replace(service, seeds=()) for service in services]
         return replace(self._plain.registry, services=tuple(services))
@@ -60,11 +65,10 @@ class TestingApp(App):
     @cached_property
     def settings(self) -> Settings:
         """The settings of the environment `testing`, with the URL of each source."""
-        resolved, _ = resolve_each(self._plain.registry.services, self._testing)
         urls = {
-            service.url_variable: self._source_of(service, resolved[service.name].url).reveal()
-            for service in self.registry.services
-            if service.name in resolved
+            service.url_variable: self._sources[service.name].reveal()
+            for service in self._services
+            if service.name in self._sources
         }
         return replace(self._testing, process={**self._testing.process, **urls})
 
@@ -98,10 +102,6 @@ class TestingApp(App):
         groups = shared_databases(self.registry, (service,), self.settings)
         return [member.service for group in groups for member in group] or [service]
 
-    def own_database(self, service: Service) -> str:
-        """Return the name of a service's own database."""
-        return resolve(service, self._testing).url.database
-
     @cached_property
     def _testing(self) -> Settings:
         settings = self._plain.settings
@@ -112,6 +112,16 @@ class TestingApp(App):
         }
         process[settings.own_name("HULEEDU_ENVIRONMENT")] = str(Environment.TESTING)
         return replace(settings, process=process)
+
+    @cached_property
+    def _sources(self) -> Mapping[str, DatabaseUrl]:
+        """The URL of each source, as far as the URL of its service can be resolved."""
+        resolved, _ = resolve_each(self._plain.registry.services, self._testing)
+        return {
+            service.name: self._source_of(service, resolved[service.name].url)
+            for service in self._services
+            if service.name in resolved
+        }
 
     def _source_of(self, service: Service, url: DatabaseUrl) -> DatabaseUrl:
         kind = "seeded" if self._seeded else "head"

@@ -198,10 +198,17 @@ def test_an_env_py_without_metadata_is_named(alpha: Monorepo) -> None:
     assert databases(alpha) == set()
 
 
-def test_a_file_that_cannot_be_imported_is_named_and_kept(alpha: Monorepo) -> None:
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [(MAKO, 'say """hello"""'), (MAKO.replace("import sqlalchemy as sa", ""), "add tags")],
+    ids=["not Python", "a name that is not imported"],
+)
+def test_a_file_that_cannot_be_loaded_is_named_and_kept(
+    alpha: Monorepo, template: str, message: str
+) -> None:
     alpha.write(MODELS_PY, MODELS + NEW_TABLE)
-    alpha.write(TEMPLATE, MAKO.replace("import sqlalchemy as sa", "import missing_library"))
-    ran = alpha.invoke("db.revision", "--service", "alpha", "-m", "x", "--json")
+    alpha.write(TEMPLATE, template)
+    ran = alpha.invoke("db.revision", "--service", "alpha", "-m", message, "--json")
     (row,) = ran.json["services"]
     (path,) = files(alpha)
     assert (ran.code, row["code"]) == (1, "revision-not-importable")

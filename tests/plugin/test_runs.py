@@ -132,6 +132,13 @@ def test_missing_settings_are_reported_once(monorepo: Monorepo) -> None:
     assert "invoke env.init" in ran.out
 
 
+def test_a_job_needs_only_variables(monorepo: Monorepo) -> None:
+    monorepo.path(".env").unlink()
+    login = {"HULEEDU_DB_USER": "anyone", "HULEEDU_DB_PASSWORD": "any p@ssword"}
+    write_tests(monorepo, MANY)
+    assert run_pytest(monorepo, "-n", "2", env=login).counts == {"passed": 24}
+
+
 def begin_waiting(monorepo: Monorepo) -> "subprocess.Popen[str]":
     """Start a run whose test waits for the file `go`."""
     write_tests(monorepo, WAITS)

@@ -61,7 +61,7 @@ def test_the_precedence_from_defaults_to_the_override_in_the_environment(load: L
     assert url() == "postgresql+asyncpg://process:file@localhost:5433/huleedu_orders"
 
     settings = load(env_file, HULEEDU_ENVIRONMENT="testing")
-    assert url() == "postgresql+asyncpg://process:file@localhost:5433/huleedu_orders"
+    assert url() == "postgresql+asyncpg://process:file@localhost:5433/huleedu_orders_test"
 
     settings = load(env_file, HULEEDU_ENVIRONMENT="production")
     with pytest.raises(ConfigurationError) as caught:
