@@ -375,11 +375,6 @@ def _schema_file() -> Traversable:
     return resources.files("huleedu_tasks") / "services.schema.json"
 
 
-def seeding_order(services: Sequence[Service]) -> tuple[Service, ...]:
-    """Return the services in an order that satisfies `seed_after`."""
-    return _ordered(services, SEED_AFTER)
-
-
 def migrating_order(services: Sequence[Service]) -> tuple[Service, ...]:
     """Return the services in an order that satisfies `migrate_after`.
 

@@ -17,7 +17,6 @@ from huleedu_tasks.config.registry import (
     load_registry,
     migrating_order,
     schema,
-    seeding_order,
     seeding_predecessors,
 )
 from huleedu_tasks.errors import ConfigurationError, ExitCode
@@ -590,18 +589,6 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         f"here: its file {tmp_path}/alembic.ini does not exist",
         f"here: its file {tmp_path}/seed.sql does not exist",
     ]
-
-
-def test_seeds_follow_their_predecessors_and_otherwise_the_order_of_the_file() -> None:
-    services = (
-        service("essays", seed_after=("classes", "not selected")),
-        service("classes"),
-        service("files"),
-    )
-    order = [service.name for service in seeding_order(services)]
-    assert set(order) == {"essays", "classes", "files"}
-    assert order.index("classes") < order.index("essays")
-    assert seeding_order(services[1:]) == services[1:]
 
 
 def test_the_shipped_schema_is_valid_and_accepts_this_registry() -> None:
