@@ -221,7 +221,7 @@ def undo(
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
-    """Bring back what the last reset, restore or undo replaced."""
+    """Restore what the last reset, restore or undo replaced."""
     every = bool(service)
     return _run(
         app, service, "", lambda flows: flows.undo(every=every), confirm=confirm, whole="undone"

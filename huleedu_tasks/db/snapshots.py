@@ -227,7 +227,10 @@ class Snapshots:
     def _dropping(self, name: str) -> Stage[ServiceRun]:
         async def drop(run: ServiceRun, step: Step) -> Outcome:
             if run in self.created:
-                await databases.drop(await run.admin(), _copy(run, name))
+                admin, copy = await run.admin(), _copy(run, name)
+                # A database of that name that allows connections is not a snapshot.
+                if copy in await clones.snapshots(admin, run.url.database):
+                    await databases.drop(admin, copy)
                 self.created.remove(run)
             return run.done()
 

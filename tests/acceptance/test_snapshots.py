@@ -1,5 +1,6 @@
 """Named snapshots through the command line: saved and restored for all services, or for none."""
 
+import json
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -81,7 +82,7 @@ def test_the_list_shows_each_snapshot_and_the_undo_snapshot(pair: Monorepo) -> N
         ("named", "second", "two"),
     ]
     assert {row["revision"] for row in rows[1:]} == {"a1"}
-    assert all(row["bytes"] > 1_000_000 and row["age"].endswith("s") for row in rows)
+    assert all(row["bytes"] > 1_000_000 and row["age"] for row in rows)
     assert "second" in pair.invoke("db.snapshots").out
 
 
@@ -135,8 +136,8 @@ def test_a_snapshot_of_another_service_is_refused(pair: Monorepo) -> None:
     assert pair.invoke("db.snapshot", "mine", "--service", "one").code == 0
     copy = "huleedu_one__snap_mine"
     tag = tag_of(pair, "one", copy)
-    comment = f"huleedu-tasks {tag}".replace("'", '"').replace("one", "other", 1)
-    maintain(pair, "one", f"COMMENT ON DATABASE {copy} IS '{comment}'")
+    tag["snapshot"]["service"] = "other"
+    maintain(pair, "one", f"COMMENT ON DATABASE {copy} IS 'huleedu-tasks {json.dumps(tag)}'")
     ran = pair.invoke("db.restore", "mine", "--service", "one", "--json")
     (row,) = ran.json["services"]
     assert (ran.code, row["code"]) == (3, "snapshot-mismatch")
