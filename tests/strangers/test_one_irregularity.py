@@ -84,8 +84,8 @@ def test_no_server_has_a_database_of_another_service(
     for service in written.repository.services:
         own = [other for other in written.repository.services if port(other) == port(service)]
         found = ask(written.url(service), DATABASES)
-        # The name of a template begins with that of its database.
-        names = {name.partition("__made_")[0] for (name,) in found}
+        # The names of a template and of an undo snapshot begin with that of their database.
+        names = {name.partition("__made_")[0].removesuffix("__undo") for (name,) in found}
         assert names == {other.database for other in own}
 
 
