@@ -208,7 +208,9 @@ class Guard:
         (other,) = {Environment.DEVELOPMENT, Environment.TESTING} - {environment}
         is_other = service.has_testing_database and database == service.database_in(other)
         proven = self.provider.proves_identity or (tag is not None and tag.environment == other)
-        if not ((is_other and proven) or self._is_of_development(service, tag)):
+        if not (is_other and proven):
+            if self._is_of_development(service, tag):
+                raise _tag_mismatch(service, database, str(other))
             return
         own = service.database_in(environment)
         remedy = (
@@ -218,7 +220,8 @@ class Guard:
             else f", or set HULEEDU_ENVIRONMENT={other}"
         )
         raise Refused(
-            f"{service.name}: database {database!r} is that of {other}, and this is {environment}.",
+            f"{service.name}: database {database!r} belongs to {other}, and the environment is "
+            f"{environment}.",
             code="other-environment",
             hint=f"Unset {service.url_variable}, or set it to the database {own!r}{remedy}.",
         )
@@ -244,13 +247,17 @@ class Guard:
             ) from error
         disposable = [member for member in Environment if member.is_disposable]
         if tag is not None and tag.environment not in disposable:
-            raise Refused(
-                f"{service.name}: database {database!r} is tagged as {tag.environment}.",
-                code="environment-tag-mismatch",
-                hint="Check which database the URL names. If the tag is wrong, correct it with "
-                "COMMENT ON DATABASE.",
-            )
+            raise _tag_mismatch(service, database, tag.environment)
         return tag
+
+
+def _tag_mismatch(service: Service, database: str, environment: str) -> Refused:
+    return Refused(
+        f"{service.name}: database {database!r} is tagged as {environment}.",
+        code="environment-tag-mismatch",
+        hint="Check which database the URL names. If the tag is wrong, correct it with "
+        "COMMENT ON DATABASE.",
+    )
 
 
 async def _identity_of(admin: "asyncpg.Connection") -> databases.ServerIdentity | None:

@@ -252,16 +252,23 @@ async def _start(
         raise
 
 
-async def talk_to(command: Sequence[str | Path]) -> asyncio.subprocess.Process:
+async def talk_to(
+    command: Sequence[str | Path], *, environment: Mapping[str, str]
+) -> asyncio.subprocess.Process:
     """Start a child that reads requests from its standard input and answers on standard output.
 
     It ends when its standard input is closed.
+
+    Args:
+        command: The program and its arguments.
+        environment: All its environment variables.
 
     Raises:
         OSError: If it cannot be started.
     """
     return await asyncio.create_subprocess_exec(
         *map(str, command),
+        env=dict(environment),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

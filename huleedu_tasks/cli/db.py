@@ -387,7 +387,8 @@ def _confirm_rollback(app: Command, report: Report, plan: "Plan", *, yes: bool) 
             "The rollback loses rows, and standard input is not a terminal; nothing was changed.",
             code="terminal-required",
             findings=[Finding(place="", problem=loss.cause) for loss in plan.losses],
-            hint="Pass `--yes` to roll back nevertheless.",
+            hint="Pass `--yes` to roll back nevertheless. `invoke db.snapshot NAME` saves the rows "
+            "first.",
         )
 
 

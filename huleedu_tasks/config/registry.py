@@ -375,11 +375,6 @@ def _schema_file() -> Traversable:
     return resources.files("huleedu_tasks") / "services.schema.json"
 
 
-def seeding_order(services: Sequence[Service]) -> tuple[Service, ...]:
-    """Return the services in an order that satisfies `seed_after`."""
-    return _ordered(services, SEED_AFTER)
-
-
 def migrating_order(services: Sequence[Service]) -> tuple[Service, ...]:
     """Return the services in an order that satisfies `migrate_after`.
 
@@ -723,8 +718,7 @@ def _testing_clashes(index: int, service: Service, earlier: Service) -> Iterator
                 code="testing-database-clash",
             )
         return
-    pairs = ((service, earlier), (earlier, service))
-    for one, other in pairs:
+    for one, other in ((service, earlier), (earlier, service)):
         used = {other.database: "the database", other.testing_database: "the testing database"}
         if one.has_testing_database and one.testing_database in used:
             yield Finding(
@@ -775,8 +769,8 @@ def _clashes(
         )
     elif service.database == earlier.database and not share_database(service, earlier):
         yield clash("database", f"; {SHARE}")
-        return
-    yield from _testing_clashes(index, service, earlier)
+    else:
+        yield from _testing_clashes(index, service, earlier)
 
 
 def share_database(one: Service, other: Service) -> bool:

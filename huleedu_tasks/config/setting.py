@@ -132,7 +132,10 @@ def seconds_or_no_limit(text: str) -> float:
 
 def path(text: str) -> Path | None:
     """Parse a path; None if it is not set."""
-    return Path(text).expanduser() if text else None
+    try:
+        return Path(text).expanduser() if text else None
+    except RuntimeError as error:
+        raise InvalidValue("begins with ~ and a user who does not exist") from error
 
 
 def host(text: str) -> str:

@@ -340,7 +340,10 @@ class Settings:
         return {**self.file, **self.process}
 
     def service_environment(self) -> dict[str, str]:
-        """Return the environment of a service's own code, without other environments' secrets."""
+        """Return the environment of a service's own code.
+
+        It has no password of staging or production, except that of the current environment.
+        """
         return {
             name: value
             for name, value in self.variables().items()

@@ -16,7 +16,7 @@ async def finish(run: ServiceRun, step: Step) -> Outcome:
     """
     if run.is_leader:
         database = run.url.database
-        admin = await run.admin()
+        admin = await run.prove_disposable()
         tag = await databases.read_tag(admin, database)
         if tag is None:
             return run.done()
@@ -30,7 +30,7 @@ async def expect_writes(run: ServiceRun, step: Step) -> Outcome:
     """Record that the database differs from its build: the writes of tasks are not counted."""
     if run.database.is_copied:
         return run.done()
-    admin = await run.admin()
+    admin = await run.prove_disposable()
     tag = await databases.read_tag(admin, run.url.database)
     if tag and tag.untouched:
         await databases.write_tag(admin, run.url.database, replace(tag, untouched=""))
@@ -44,10 +44,10 @@ async def keep(run: ServiceRun, step: Step) -> Outcome:
     database, context = run.database, run.context
     if database.is_unfinished:
         await finish(run, step)
-        await retire_predecessor(await run.admin(), run)
+        await retire_predecessor(await run.prove_disposable(), run)
     if database.build:
         step("saving a template")
-        admin = await run.admin()
+        admin = await run.prove_disposable()
         tag = await databases.read_tag(admin, run.url.database) or context.tag
         await context.templates.keep(admin, database.build, run.url, tag)
     return run.done()

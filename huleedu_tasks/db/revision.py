@@ -1,5 +1,6 @@
 """Write a new revision: by autogenerate, empty, or as a merge of two heads."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -137,11 +138,15 @@ async def _write_with_database(
         if written.path is None:
             return await _outcome(run, new, history, written, None, {})
         step("rendering its SQL")
-        async with connection(url) as opened:
-            relations = await read_relations(opened)
-        with scratch_directory() as scratch:
-            session = await observed(run, url, scratch / "events", **READ_ONLY)
-            rendered = await runner.render(alembic, session, history.heads)
+        try:
+            async with connection(url) as opened:
+                relations = await read_relations(opened)
+            with scratch_directory() as scratch:
+                session = await observed(run, url, scratch / "events", **READ_ONLY)
+                rendered = await runner.render(alembic, session, history.heads)
+        except asyncio.CancelledError:
+            written.path.unlink(missing_ok=True)
+            raise
     return await _outcome(run, new, history, written, rendered, relations)
 
 
@@ -197,9 +202,12 @@ async def _written_revision(run: ServiceRun, written: Written) -> Revision:
     assert path is not None
     try:
         history = await run.context.histories.history(run.service, run.url)
-        return next(r for r in history.revisions.values() if path.samefile(r.path))
-    except (HuleEduError, StopIteration) as error:
-        raise not_importable(written, f"it is not part of the history: {error}") from error
+    except HuleEduError as error:
+        raise not_importable(written, error.message) from error
+    for revision in history.revisions.values():
+        if path.samefile(revision.path):
+            return revision
+    raise not_importable(written, "it is not part of the history")
 
 
 def _losses(sql: str, relations: dict[str, Relation]) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ counted in the service's own database.
 
 import ast
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,8 +29,8 @@ from huleedu_tasks.migrations.results import Migrated
 from huleedu_tasks.migrations.revisions import History, Revision, named
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import databases
-from huleedu_tasks.postgres.columns import Columns, count_rows, read_columns
 from huleedu_tasks.postgres.connections import UNCOUNTED, connection
+from huleedu_tasks.postgres.tables import Table, count_rows, read_tables
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.report import Kind, Level, Outcome, Problem, Status
 
@@ -114,9 +114,9 @@ async def preview(run: ServiceRun, step: Step, *, wanted: Wanted, plans: list[Pl
     target = target_of(wanted, run.name, history, before)
     async with throwaway(run, step, history, before) as url:
         step("rolling back a throwaway database")
-        was = await _columns(url)
+        was = await _tables(url)
         after = await _rehearse(run, url, history, before, target)
-        now = await _columns(url)
+        now = await _tables(url)
     going = undone(history, before, after)
     _require_downgrades(run, going)
     step("counting rows")
@@ -152,6 +152,7 @@ async def roll_back(run: ServiceRun, step: Step, *, plan: Plan) -> Outcome:
             except (Exception, asyncio.CancelledError) as error:
                 if not session.begun:
                     raise
+                await parallel.whatever_happens(_forget_seeds(run))
                 return await parallel.whatever_happens(unfinished(run, session, error))
             await record_applied(run, done.before, done.after)
             applied = applied_revisions([session], history, done.after, done.before)
@@ -188,6 +189,12 @@ def target_of(wanted: Wanted, service: str, history: History, before: tuple[str,
             code="revision-unknown",
             hint=remedy(before, history),
         )
+    if len(before) > 1:
+        raise ConfigurationError(
+            f"{service}: the database is at several revisions: {named(before)}.",
+            code="rollback-ambiguous",
+            hint=f"Migrate it to head first: `invoke db.migrate --service {service}`.",
+        )
     if wanted.revision:
         return _stated_target(wanted.revision, service, history, before)
     return _earlier(wanted.steps, service, history, before)
@@ -217,7 +224,7 @@ def _earlier(steps: int, service: str, history: History, before: tuple[str, ...]
                 hint=f"Pass --steps {done} to roll back all of them.",
             )
         parents = history.revisions[at[0]].parents
-        if len(at) > 1 or len(parents) > 1:
+        if len(parents) > 1:
             raise ConfigurationError(
                 f"{service}: the revision before {named(at)} is ambiguous, because it is a merge.",
                 code="rollback-ambiguous",
@@ -237,9 +244,9 @@ async def _current(run: ServiceRun, history: History) -> tuple[str, ...]:
         return await run.context.histories.current(run.service, run.url, opened, history)
 
 
-async def _columns(url: DatabaseUrl) -> Columns:
+async def _tables(url: DatabaseUrl) -> Mapping[int, Table]:
     async with connection(url) as opened:
-        return await read_columns(opened)
+        return await read_tables(opened)
 
 
 async def _rehearse(
@@ -255,8 +262,10 @@ async def _rehearse(
         try:
             done = await _downgrade(run, url, history, before, target, session)
         except MigrationError as error:
-            if session.begun and _bodies(history.revisions[session.begun]).get(DOWNGRADE) is None:
-                raise _missing(run, history.revisions[session.begun], "has no") from error
+            # Alembic looks up all downgrades before it begins the first one.
+            going = undone(history, before, (target,)) if not session.begun else ()
+            if without := [revision for revision in going if DOWNGRADE not in _bodies(revision)]:
+                raise _missing(run, without[0], "has no") from error
             raise error.changed(
                 message=f"{error.message.rstrip('.')}. It was tried on a throwaway database; "
                 f"{run.url.database} is unchanged, at {named(before)}."
@@ -295,25 +304,28 @@ async def _forget_seeds(run: ServiceRun) -> None:
 
 
 async def _losses(
-    opened: "asyncpg.Connection", was: Columns, now: Columns
+    opened: "asyncpg.Connection", was: Mapping[int, Table], now: Mapping[int, Table]
 ) -> AsyncIterator[Problem]:
-    """Yield a problem for each table and column that is in one database and not in another.
+    """Yield a problem for each table and column that a downgrade dropped; renamed ones remain.
 
     Args:
         opened: A connection to the database in which the rows are counted.
+        was: The tables before the downgrade.
+        now: The tables after it.
     """
-    for table in sorted(was):
-        if table not in now:
+    for oid, table in sorted(was.items(), key=lambda item: str(item[1])):
+        if oid not in now:
             rows = await count_rows(opened, table)
             yield _loss(f"drops the table {str(table)!r}", rows, "row")
             continue
-        for column in sorted(was[table] - now[table]):
-            values = await count_rows(opened, table, column)
-            yield _loss(f"drops the column {column!r} of {str(table)!r}", values, "value")
+        for number, column in table.columns.items():
+            if number not in now[oid].columns:
+                values = await count_rows(opened, table, column)
+                yield _loss(f"drops the column {column!r} of {str(table)!r}", values, "value")
 
 
 def _loss(what: str, count: int, unit: str) -> Problem:
-    counted = f"with {count} {unit}{'' if count == 1 else 's'}" if count else "without values"
+    counted = f"with {count} {unit}{'' if count == 1 else 's'}" if count else f"without {unit}s"
     return Problem(
         level=Level.WARNING if count else Level.INFO,
         cause=f"{what} {counted}",

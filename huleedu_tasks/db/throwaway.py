@@ -38,7 +38,7 @@ async def throwaway(
 
     Args:
         history: The revisions of the service.
-        at: The revisions to apply, with those that they need; empty for none.
+        at: The revisions to apply, with those that they need: one, all heads, or none.
 
     Raises:
         MigrationError: If a revision fails on a new database.
@@ -113,7 +113,7 @@ async def _build(run: ServiceRun, url: DatabaseUrl, history: History, at: tuple[
 async def _upgrade(
     run: ServiceRun, url: DatabaseUrl, history: History, at: tuple[str, ...]
 ) -> None:
-    for revision in at:
+    for revision in (runner.HEADS,) if len(at) > 1 else at:
         with scratch_directory() as scratch:
             session = await observed(run, url, scratch / "events")
             try:

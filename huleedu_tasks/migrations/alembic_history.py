@@ -177,7 +177,7 @@ class AlembicHistories:
     @property
     def workers(self) -> WarmWorkers:
         """The fork server, started when it is first needed."""
-        self._workers = self._workers or WarmWorkers()
+        self._workers = self._workers or WarmWorkers(self.settings.tool_environment())
         return self._workers
 
     async def aclose(self) -> None:

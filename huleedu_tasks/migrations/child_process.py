@@ -18,7 +18,7 @@ from huleedu_tasks.config.secret import Redactor, Secret
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import MigrationError
-from huleedu_tasks.migrations.forkserver import WarmWorkers
+from huleedu_tasks.migrations.forkserver import NotForked, WarmWorkers
 
 WORKER = Path(__file__).parent / "child" / "worker.py"
 INSTRUCTIONS = "HULEEDU_WORKER"
@@ -102,9 +102,9 @@ async def run_alembic(
     arguments = [*service.alembic_arguments, *arguments]
     timeout = timeout or settings.migration_timeout
     done = None
-    if workers and not service.python and workers.can_have(environment):
-        # If the fork server has ended, start an interpreter instead.
-        with suppress(OSError):
+    if workers and not service.python and workers.can_have(environment, service.directory):
+        # Otherwise start an interpreter.
+        with suppress(NotForked):
             done = await workers.run(
                 arguments,
                 cwd=service.directory,

@@ -29,12 +29,33 @@ _READ_AT_START = (
     "SQLALCHEMY_",
     "DISABLE_SQLALCHEMY_",
 )
+# Modules of the standard library that the fork server imports and a new Alembic does not. A module
+# of the service with one of these names would not be found.
+EARLY_MODULES = (
+    "getpass",
+    "hmac",
+    "queue",
+    "secrets",
+    "socketserver",
+    "stringprep",
+    "unicodedata",
+)
+
+
+class NotForked(Exception):
+    """No process was forked: the fork server did not start, has ended, or could not fork."""
 
 
 class WarmWorkers:
-    """The fork server of one run, started when it is first needed, and its children."""
+    """The fork server of one run, started when it is first needed, and its children.
 
-    def __init__(self) -> None:
+    Args:
+        environment: The environment of the fork server. Its children see it in `/proc`, beside
+            their own.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
         self._starting: asyncio.Task[asyncio.subprocess.Process] | None = None
         self._reading: asyncio.Task[None] | None = None
         self._numbers = itertools.count()
@@ -50,8 +71,13 @@ class WarmWorkers:
             self._starting = asyncio.create_task(self._start(_needs(module)))
 
     @staticmethod
-    def can_have(environment: Mapping[str, str]) -> bool:
-        """Whether a forked process behaves as an interpreter started in that environment."""
+    def can_have(environment: Mapping[str, str], cwd: Path) -> bool:
+        """Whether a forked process behaves as a new interpreter.
+
+        Args:
+            environment: The environment of the process.
+            cwd: Its working directory, from which it may import.
+        """
         names = {*environment, *os.environ}
         are_the_same = all(
             environment.get(name) == os.environ.get(name)
@@ -59,8 +85,13 @@ class WarmWorkers:
             if name.startswith(_READ_AT_START)
         )
         # A relative path is relative to the service's directory, not to ours.
-        paths = environment.get("PYTHONPATH", "")
-        return are_the_same and (not paths or all(map(os.path.isabs, paths.split(os.pathsep))))
+        paths = [Path(p) for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p]
+        return (
+            are_the_same
+            and all(path.is_absolute() for path in paths)
+            and not any(_has_module(path, "alembic") for path in paths)
+            and not any(_has_module(p, name) for p in (cwd, *paths) for name in EARLY_MODULES)
+        )
 
     async def run(
         self,
@@ -82,12 +113,14 @@ class WarmWorkers:
                 empty string for Alembic.
 
         Raises:
-            OSError: If no process was forked: the fork server could not be started, has ended,
-                or could not fork. Nothing was run.
+            NotForked: If no process was forked.
         """
         self.prepare(module)
         assert self._starting is not None
-        server = await asyncio.shield(self._starting)
+        try:
+            server = await asyncio.shield(self._starting)
+        except OSError as error:
+            raise NotForked(str(error)) from error
         number, worker = next(self._numbers), _Worker.requested()
         timed_out = False
         with process.scratch_directory() as scratch:
@@ -122,7 +155,7 @@ class WarmWorkers:
         """End the running children and the fork server."""
         if self._starting is None:
             return
-        with suppress(OSError):
+        with suppress(OSError, NotForked):
             server = await asyncio.shield(self._starting)
             if server.stdin:
                 server.stdin.close()
@@ -131,7 +164,7 @@ class WarmWorkers:
             await self._reading
 
     async def _start(self, needs: Mapping[str, object]) -> asyncio.subprocess.Process:
-        server = await process.talk_to([sys.executable, FORK_LOOP])
+        server = await process.talk_to([sys.executable, FORK_LOOP], environment=self._environment)
         self._reading = asyncio.create_task(self._read(server))
         self._ask(server, needs)
         return server
@@ -157,7 +190,7 @@ class _Worker:
     """A requested process.
 
     Attributes:
-        pid: Done as soon as the process is forked; an `OSError` if it was not forked.
+        pid: Done as soon as the process is forked; `NotForked` if it was not.
         exit_code: Done as soon as it has ended.
     """
 
@@ -175,7 +208,7 @@ class _Worker:
         if "pid" in news:
             self.pid.set_result(news["pid"])
         elif "errno" in news:
-            self.pid.set_exception(OSError(news["errno"], os.strerror(news["errno"])))
+            self.pid.set_exception(NotForked(os.strerror(news["errno"])))
         elif not self.exit_code.done():
             self.exit_code.set_result(news["code"])
 
@@ -201,8 +234,12 @@ def _kill(pid: "asyncio.Future[int]") -> None:
             os.killpg(pid.result(), signal.SIGKILL)
 
 
-def _ended() -> ProcessLookupError:
-    return ProcessLookupError(None, "the fork server has ended", str(FORK_LOOP))
+def _ended() -> NotForked:
+    return NotForked("the fork server has ended")
+
+
+def _has_module(directory: Path, name: str) -> bool:
+    return (directory / f"{name}.py").is_file() or (directory / name / "__init__.py").is_file()
 
 
 def _needs(module: str) -> dict[str, object]:

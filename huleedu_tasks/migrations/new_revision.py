@@ -12,6 +12,11 @@ from huleedu_tasks.migrations.child_process import Alembic
 from huleedu_tasks.migrations.failures import cause_in, failure_of
 from huleedu_tasks.migrations.observation import Observation
 
+_TEMPLATE = "script.py.mako"
+_NO_TEMPLATE = (
+    "Put a script.py.mako beside env.py, from which Alembic writes revisions. `alembic init` "
+    "writes one into a new directory."
+)
 _CORRECT = "Correct what the service's output names, and run the command again."
 
 
@@ -94,10 +99,11 @@ def _failure(
         )
     if path and path.exists():
         return not_importable(Written(path=path, output=done.output), cause_in(done.output))
+    cause = cause_in(done.output)
     return MigrationError(
-        f"{service.name}: Alembic wrote no revision: {cause_in(done.output)}",
+        f"{service.name}: Alembic wrote no revision: {cause}",
         code="revision-not-written",
-        hint=_CORRECT,
+        hint=_NO_TEMPLATE if _TEMPLATE in cause else _CORRECT,
         output=done.output,
     )
 

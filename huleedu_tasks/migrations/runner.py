@@ -41,7 +41,7 @@ from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import VersionTable
 from huleedu_tasks.postgres.inspection import read_revisions
 
-HEAD, BASE = "head", "base"
+HEAD, HEADS, BASE = "head", "heads", "base"
 # Seconds until env.py must connect, if it is only asked for its connection.
 ASKING_SECONDS = 30.0
 _CORRECT_DOWNGRADE = (
@@ -158,7 +158,7 @@ async def downgrade(
     after = await revisions_of(url, history, session.version_tables or tables)
     if target not in after and (target or after):
         raise MigrationError(
-            f"Alembic ended without an error, but {service.database} is at {named(after)}, not at "
+            f"Alembic ended without an error, but {url.database} is at {named(after)}, not at "
             f"{target or named(())}.",
             code="revision-not-reached",
             hint=f"Make env.py use the URL in {service.alembic_url_variable}.",

@@ -5,6 +5,7 @@ These are the settings, the grants, the comment and the connection limit of a da
 """
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -120,6 +121,19 @@ async def clone(
         await _copy_grants(admin, row["oid"], target)
     comment = tagged(await comment_of(admin, source), tag)
     await admin.execute(f"COMMENT ON DATABASE {quoted(target)} IS {literal(comment)}")
+
+
+async def create_like(
+    admin: "asyncpg.Connection", source: str, target: str, tag: EnvironmentTag
+) -> None:
+    """Create a database as a copy of another one; empty if that is missing or has sessions."""
+    import asyncpg
+
+    if await databases.exists(admin, source):
+        with suppress(asyncpg.ObjectInUseError):
+            await clone(admin, source, target, tag)
+            return
+    await databases.create(admin, target, tag)
 
 
 def _strategy(admin: "asyncpg.Connection", *, is_durable: bool) -> str:

@@ -230,7 +230,7 @@ async def _connect(
         raise DatabaseMissing(
             f"{url.address} has no database {database!r}.",
             code="database-missing",
-            hint="`invoke db.reset` creates it in development.",
+            hint="`invoke db.reset` creates it in development and testing.",
         ) from None
     except asyncpg.ObjectNotInPrerequisiteStateError:
         raise DatabaseClosed(

@@ -16,7 +16,7 @@ _CODES = {
         "Read the server's log (`invoke db.logs`), and run the command again.",
     ),
     "28": ("login-refused", "Compare the user and password with those of the server."),
-    "3D000": ("database-missing", "`invoke db.reset` creates it in development."),
+    "3D000": ("database-missing", "`invoke db.reset` creates it in development and testing."),
     "42501": (
         "permission-denied",
         "Grant the privilege that the server names, or use another user.",

@@ -141,12 +141,13 @@ class Release:
         """
         async with self.production.targets(COMMAND) as targets:
             outcomes, by_name = await plan_all(self.production, targets)
-        report = self.production.report(
-            COMMAND, _aborted_unless_all_valid(outcomes), PLAN_COLUMNS, targets
-        )
+            report = self.production.report(
+                COMMAND, _aborted_unless_all_valid(outcomes), PLAN_COLUMNS, targets
+            )
+            if report.exit_code is ExitCode.DONE:
+                await self._require_pins(by_name)
         prepared = Prepared(report=report, targets=targets, by_name=by_name)
         if report.exit_code is ExitCode.DONE:
-            await self._require_pins(by_name)
             self.record.add(
                 "planned",
                 services=[

@@ -12,7 +12,7 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, Refused, SeedError, ServerError
 from huleedu_tasks.migrations.child_process import INSTRUCTIONS, environment_with_url
-from huleedu_tasks.migrations.forkserver import WarmWorkers
+from huleedu_tasks.migrations.forkserver import NotForked, WarmWorkers
 from huleedu_tasks.migrations.observation import Observation
 from huleedu_tasks.migrations.results import Used, read_used
 from huleedu_tasks.postgres.databases import parse_tag
@@ -173,15 +173,14 @@ async def apply(
 async def _run(session: _Session, workers: WarmWorkers) -> process.Completed:
     try:
         return await _run_with(workers, session)
-    except OSError:
-        # The process that forks has ended: start another one.
-        replacement = WarmWorkers()
+    except NotForked:
+        # Start another fork server.
+        replacement = WarmWorkers(session.settings.tool_environment())
         try:
             return await _run_with(replacement, session)
-        except OSError as error:
+        except NotForked as error:
             raise SeedError(
-                f"The process for the seeds did not start: {error.strerror or error}. No seed was "
-                "applied.",
+                f"The process for the seeds did not start: {error}. No seed was applied.",
                 code="seed-failed",
                 hint="Run the same command again.",
             ) from error

@@ -16,7 +16,6 @@ from huleedu_tasks.postgres.connections import LoginRefused
 USER = "POSTGRES_USER"
 PASSWORD = "POSTGRES_PASSWORD"  # the name of a variable
 PASSWORD_FILE = "POSTGRES_PASSWORD_FILE"  # the name of a variable
-TRUST = "trust"
 OUR_USER = "HULEEDU_DB_USER"
 OUR_PASSWORD = "HULEEDU_DB_PASSWORD"  # the name of a variable
 

@@ -128,13 +128,12 @@ class Admission:
         Init scripts fill the database of development. That of testing begins as they left it: on a
         new server as a copy of it, later of its init snapshot. Any other database is empty.
         """
-        filled = self.service.database
-        source = filled if is_new else clones.init_snapshot_name(filled)
-        is_testing = self.url.database == self.service.testing_database
-        if is_testing and await databases.exists(admin, source):
-            await clones.clone(admin, source, self.url.database, self.tag)
+        name, filled = self.url.database, self.service.database
+        if name == self.service.testing_database:
+            source = filled if is_new else clones.init_snapshot_name(filled)
+            await clones.create_like(admin, source, name, self.tag)
         else:
-            await databases.create(admin, self.url.database, self.tag)
+            await databases.create(admin, name, self.tag)
 
     async def _accept(self, connection: "asyncpg.Connection") -> bool:
         """Verify the server's identity; return whether it is freshly initialised."""

@@ -32,7 +32,6 @@ from huleedu_tasks.seeds.files import seed_files
 # Of more files than this, only size and time are compared.
 MANY = 5000
 VIRTUAL_ENVIRONMENT = "pyvenv.cfg"
-SOURCE = ".py"
 ITS_FILES = "its files"
 SERVER = "the server"
 ROLES = "the server's roles"
@@ -192,13 +191,7 @@ def _files(service: Service) -> list[Path]:
 
 
 def _walked(service: Service) -> Iterator[Path]:
-    """Yield the files that count although the build may not have read them.
-
-    Modules of the service are not among them: those that the build imports or reads are tracked,
-    and an edit of its application does not rebuild its database.
-    """
-    yield from (path for path in _files_at(service.directory) if path.suffix != SOURCE)
-    for path in service.inputs:
+    for path in (service.directory, *service.inputs):
         yield from _files_at(path)
 
 

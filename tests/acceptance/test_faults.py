@@ -26,7 +26,7 @@ from tests.support.observe import (
     processes,
 )
 
-CHANGING = ("db.up", "db.down", "db.reset", "db.migrate", "db.seed")
+CHANGING = ("db.up", "db.down", "db.reset", "db.migrate", "db.prepare", "db.seed")
 SECRET = "the-secret-in-it"
 
 

@@ -38,6 +38,7 @@ CHANGING = (
     ["db.down"],
     ["db.reset"],
     ["db.migrate"],
+    ["db.prepare"],
     ["db.seed"],
     ["db.shell", "--service", "alpha", "--command", "DROP TABLE note"],
 )
@@ -50,6 +51,7 @@ REPORTING = (
     "db.up",
     "db.reset",
     "db.migrate",
+    "db.prepare",
     "db.seed",
     "db.status",
 )

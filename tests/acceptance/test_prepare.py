@@ -1,15 +1,20 @@
 """`db.prepare`: whatever there is becomes a working state, and nothing is destroyed."""
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.histories import DATABASE, root_and_two
-from tests.support.monorepo import Monorepo, Ran, new_monorepo
+from tests.support.monorepo import PROJECT, Monorepo, Ran, clean_environment, new_monorepo
 from tests.support.observe import notes
 from tests.support.postgres import ask
 
+PAGE = PROJECT / "docs/development.md"
 NAMES = ("alpha", "beta", "gamma")
 
 
@@ -90,7 +95,8 @@ def test_a_database_of_another_branch_is_left_alone_and_the_others_are_prepared(
 def test_only_selected_services_are_prepared(monorepo: Monorepo) -> None:
     ran = monorepo.invoke("db.prepare", "--json", "--service", "beta")
     assert (ran.code, details(ran)) == (0, {"beta": "migrated, seeded"})
-    assert len(monorepo.data_directories()) == 1
+    servers = {data.parent.name for data in monorepo.data_directories()}
+    assert {"alpha_db", "beta_db", "gamma_db"} & servers == {"beta_db"}
 
 
 def test_a_revision_that_fails_does_not_keep_the_others_from_being_prepared(
@@ -116,6 +122,42 @@ def test_a_missing_database_of_several_services_is_copied_from_a_template() -> N
             assert (ran.code, set(details(ran).values())) == (0, {detail})
         assert monorepo.invoke("db.prepare").code == 0
         assert monorepo.invoke("db.status", "--check").code == 0
+
+
+def test_the_hook_on_the_page_prepares_after_a_checkout(monorepo: Monorepo) -> None:
+    (hook,) = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert monorepo.invoke("db.prepare").code == 0
+
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+        environment = {**clean_environment(), **monorepo.environment}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        ran = subprocess.run(
+            ["git", *who, *arguments],
+            cwd=monorepo.root,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return ran.stdout + ran.stderr
+
+    git("init", "--initial-branch", "main")
+    git("add", ".")
+    git("commit", "-m", "Begin")
+    git("switch", "-c", "more")
+    monorepo.add_revision("alpha", "b2", "a1", "CREATE TABLE more (id integer)")
+    git("add", ".")
+    git("commit", "-m", "Add more")
+    git("switch", "main")
+    for name in ("post-checkout", "post-merge"):
+        path = monorepo.write(f".git/hooks/{name}", hook)
+        path.chmod(0o755)
+    assert "nothing to do" in git("switch", "-c", "other")
+    assert "db.prepare" not in git("checkout", "--", "services.json")
+    assert row(monorepo.invoke("db.status", "--json"), "alpha")["current"] == "a1"
+    assert "migrated" in git("merge", "more")
+    assert "UNKNOWN REVISION" in git("switch", "main")
 
 
 def details(ran: Ran) -> dict[str, str]:

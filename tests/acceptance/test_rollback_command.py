@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.monorepo import Monorepo, new_monorepo
 from tests.support.observe import database, log_in
+from tests.support.terminal import seen, typed
 
 VERSIONS = "services/alpha_service/alembic/versions"
 REVISION = """\
@@ -70,7 +71,7 @@ def test_one_step_is_rolled_back_and_migrated_again(alpha: Monorepo) -> None:
     (row,) = ran.json["services"]
     assert (row["from"], row["to"]) == ("b2", "b1")
     assert [r["revision"] for r in row["revisions"]] == ["b2"]
-    assert [p["cause"] for p in row["problems"]] == ["drops the table 'tag' without values"]
+    assert [p["cause"] for p in row["problems"]] == ["drops the table 'tag' without rows"]
     assert (revision(alpha), throwaways(alpha)) == ("b1", 0)
     # The seeds may have been lost.
     (status,) = alpha.invoke("db.status", "--json").json["services"]
@@ -89,7 +90,7 @@ def test_lost_rows_are_shown_and_need_yes_without_a_terminal(alpha: Monorepo) ->
     refused = alpha.invoke("db.rollback", "--service", "alpha", "--steps", "2")
     assert refused.code == 3
     assert "[terminal-required]" in refused.err
-    assert all(word in refused.out for word in words)
+    assert all(word in refused.err for word in words)
     document = alpha.invoke("db.rollback", "--service", "alpha", "--steps", "2", "--json").json
     assert {finding["problem"] for finding in document["error"]["findings"]} == set(words)
     assert revision(alpha) == "b2"
@@ -97,6 +98,28 @@ def test_lost_rows_are_shown_and_need_yes_without_a_terminal(alpha: Monorepo) ->
     assert ran.code == 0, ran.err
     assert "rolled back 2 revisions" in ran.out
     assert revision(alpha) == "a1"
+
+
+@pytest.mark.parametrize(("key", "code", "ends_at"), [("n", 3, "b2"), ("y", 0, "b1")])
+def test_a_terminal_asks_before_anything_is_lost(
+    alpha: Monorepo, key: str, code: int, ends_at: str
+) -> None:
+    log_in(alpha.url("alpha"), "INSERT INTO tag VALUES ('x')")
+    child = typed(alpha, "db.rollback", "--service", "alpha")
+    child.expect("drops the table 'tag' with 1 row")
+    child.expect("Roll it back")
+    child.send(key)
+    ran = seen(child)
+    assert (ran.code, revision(alpha)) == (code, ends_at), ran.out
+
+
+def test_a_renamed_column_is_no_loss(alpha: Monorepo) -> None:
+    rename = "ALTER TABLE note RENAME {} TO {}"
+    add(alpha, "c1", "b2", rename.format("lang", "code"), rename.format("code", "lang"))
+    assert alpha.invoke("db.migrate").code == 0
+    ran = alpha.invoke("db.rollback", "--service", "alpha", "--json")
+    (row,) = ran.json["services"]
+    assert (ran.code, row["problems"], revision(alpha)) == (0, [], "b2")
 
 
 def test_a_revision_can_be_named(alpha: Monorepo) -> None:

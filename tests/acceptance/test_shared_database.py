@@ -52,6 +52,17 @@ def test_histories_of_one_database_are_reset_together(monorepo: Monorepo) -> Non
     assert reset == ("rebuilt: its files changed",)
 
 
+def test_in_testing_the_histories_share_a_database_of_their_own(monorepo: Monorepo) -> None:
+    assert monorepo.invoke("db.migrate").code == 0
+    before = tables(monorepo)
+    testing = monorepo.invoke("db.reset", "--json", env={"HULEEDU_ENVIRONMENT": "testing"})
+    assert (testing.code, details(testing)) == (0, dict.fromkeys(NAMES, "migrated, seeded"))
+    assert tables(monorepo, f"{DATABASE}_test") == before
+    tenants = "SELECT id FROM tenant"
+    assert ask(monorepo.url("root", database=f"{DATABASE}_test"), tenants) == [(7,)]
+    assert ask(monorepo.url("root", database=DATABASE), tenants) == []
+
+
 def test_a_failed_service_aborts_those_that_share_its_database(monorepo: Monorepo) -> None:
     assert monorepo.invoke("db.reset").code == 0
     made = "CREATE TABLE stock.more (id integer)"
@@ -156,6 +167,6 @@ def facts(ran: Ran, *names: str) -> dict[str, tuple[object, ...]]:
     return {row["service"]: tuple(row[name] for name in names) for row in ran.json["services"]}
 
 
-def tables(monorepo: Monorepo) -> list[str]:
-    url = monorepo.url("root", database=DATABASE)
+def tables(monorepo: Monorepo, database: str = DATABASE) -> list[str]:
+    url = monorepo.url("root", database=database)
     return [name for (name,) in ask(url, RELATIONS)]

@@ -106,6 +106,13 @@ def test_the_database_of_the_other_environment_is_refused(
     assert ask(school.url("alpha", database=database), COUNT) == CHANGED
 
 
+def test_a_database_tagged_development_is_refused_in_testing(school: Monorepo) -> None:
+    assert reset(school, **{VARIABLE: own_url(school, "third")}).code == 0
+    ran = reset(school, **TESTING, **{VARIABLE: own_url(school, "third")})
+    assert (ran.code, error_of(ran)) == (3, "environment-tag-mismatch"), ran.out
+    assert ask(school.url("alpha", database="third"), COUNT) == SEEDED
+
+
 def test_the_servers_data_is_kept_in_testing(school: Monorepo) -> None:
     ran = reset(school, "--volumes", **TESTING)
     assert (ran.code, error_of(ran)) == (3, "other-environment"), ran.out

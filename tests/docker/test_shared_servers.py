@@ -35,8 +35,11 @@ NOTES = "SELECT text FROM note ORDER BY text"
 ADD_NOTE = "INSERT INTO note VALUES (99, 'by hand')"
 
 
+TESTING = {"HULEEDU_ENVIRONMENT": "testing"}
+
+
 @contextmanager
-def shared_server() -> Iterator[Docked]:
+def shared_server(*, used: bool = True) -> Iterator[Docked]:
     with new_docked() as docked:
         (port,) = free_ports(1)
         for name in BOTH:
@@ -46,8 +49,9 @@ def shared_server() -> Iterator[Docked]:
         server = database_service(port, "start", "shared_data")
         server["volumes"].append(f"./init:{SCRIPTS}:ro")
         docked.define(**{SERVER: server})
-        docked.up()
-        ask(docked.url("one", database="start"), "COMMENT ON SCHEMA public IS 'used'")
+        if used:
+            docked.up()
+            ask(docked.url("one", database="start"), "COMMENT ON SCHEMA public IS 'used'")
         yield docked
 
 
@@ -89,6 +93,32 @@ def test_a_reset_of_all_its_services_recreates_the_server_once(docked: Docked) -
     docked.add_revision("one", "d4", "c3", "CREATE TABLE later.table_ ()")
     reset(docked)
     assert life(docked) != renewed
+
+
+@pytest.mark.parametrize("command", ["db.migrate", "db.reset"])
+def test_testing_begins_as_the_init_script_left_development(docked: Docked, command: str) -> None:
+    reset(docked)
+    before = life(docked)
+    ask(docked.url("two", database="two"), ADD_NOTE)
+    for _ in range(2):
+        ran = docked.invoke(command, "db.seed", env=TESTING)
+        assert ran.code == 0, ran.out + ran.err
+    assert ask(docked.url("one", database="one_test"), WORDS) == [(0,)]
+    assert notes(docked, "two") == ["by hand", "first", "second"]
+    assert ask(docked.url("two", database="two_test"), NOTES) == [("first",), ("second",)]
+    assert life(docked) == before
+
+
+@pytest.mark.parametrize("command", ["db.migrate", "db.reset"])
+def test_a_new_server_may_begin_with_testing(command: str) -> None:
+    with shared_server(used=False) as docked:
+        ran = docked.invoke(command, env=TESTING)
+        assert ran.code == 0, ran.out + ran.err
+        before = life(docked)
+        assert ask(docked.url("one", database="one_test"), WORDS) == [(0,)]
+        reset(docked)
+        assert life(docked) == before
+        assert ask(docked.url("one", database="one"), WORDS) == [(0,)]
 
 
 def test_a_reset_of_one_service_keeps_the_data_of_the_others(docked: Docked) -> None:

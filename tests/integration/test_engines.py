@@ -185,3 +185,23 @@ def test_discovery_writes_an_entry_for_each_database(ledger: Monorepo) -> None:
         again = bank.invoke("services.discover")
         assert again.code == 0, again.err
         assert {entry["alembic_engine"]: entry for entry in bank.services} == entries
+
+
+def test_a_new_revision_has_functions_for_every_database(reset: Monorepo) -> None:
+    env = reset.read(f"{DIRECTORY}/alembic/env.py")
+    models = "import sqlalchemy as sa\nmetadata = sa.MetaData()\n"
+    models += 'sa.Table("entry", metadata, sa.Column("id", sa.Integer), sa.Column("text", sa.Text))'
+    reset.write(
+        f"{DIRECTORY}/alembic/env.py",
+        env.replace("target_metadata = {}", f'{models}\ntarget_metadata = {{"audit": metadata}}'),
+    )
+    try:
+        ran = reset.invoke("db.revision", "--service", "audit", "-m", "add a text", "--json")
+        assert ran.code == 0, f"{ran.out}{ran.err}"
+        (row,) = ran.json["services"]
+        assert "ADD COLUMN text TEXT" in row["revisions"][0]["sql"]
+        path = reset.path(row["revisions"][0]["path"])
+        assert {f"def upgrade_{engine}()" in path.read_text() for engine in ENGINES} == {True}
+        path.unlink()
+    finally:
+        reset.write(f"{DIRECTORY}/alembic/env.py", env)

@@ -64,7 +64,7 @@ def ask(
     settings = Settings(root=directory, process=process, file={}, lines={})
 
     async def main() -> tuple[Problem, ...]:
-        async with aclosing(WarmWorkers()) as workers:
+        async with aclosing(WarmWorkers(settings.tool_environment())) as workers:
             return await following_problems(asked, resolve(asked, settings), settings, workers)
 
     return asyncio.run(main())

@@ -124,6 +124,21 @@ def test_env_py_and_revisions_run_in_the_context_of_the_application(discovered: 
     assert again.json["services"][0]["detail"] == "copied"
 
 
+def test_a_new_revision_is_written_in_the_context_of_the_application(discovered: Monorepo) -> None:
+    mako = f"{DIRECTORY}/migrations/script.py.mako"
+    plain = discovered.read(mako)
+    # As the template for several databases does.
+    discovered.write(mako, f"<% from flask import current_app %># ${{current_app.name}}\n{plain}")
+    ran = discovered.invoke("db.revision", "-m", "add orders", "--json")
+    discovered.write(mako, plain)
+    assert ran.code == 0, ran.out
+    (revision,) = ran.json["services"][0]["revisions"]
+    path = discovered.path(revision["path"])
+    assert 'CREATE TABLE "order"' in revision["sql"]
+    assert path.read_text().startswith("# orders")
+    path.unlink()
+
+
 @pytest.mark.parametrize("location", ["", "script_location = migrations\n"])
 def test_the_error_without_the_application_names_the_registry_field(
     discovered: Monorepo, location: str

@@ -26,7 +26,7 @@ DIRECTORY = f"services/{NAME}_service"
 APP = f"services.{NAME}_service.app:app"
 DEVELOPMENT = {"HULEEDU_DB_USER": USER, "HULEEDU_DB_PASSWORD": PASSWORD}
 # A request that takes longer, in seconds, hangs.
-LIMIT = 20
+LIMIT = 60
 
 
 @dataclass(frozen=True)

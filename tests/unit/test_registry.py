@@ -17,7 +17,6 @@ from huleedu_tasks.config.registry import (
     load_registry,
     migrating_order,
     schema,
-    seeding_order,
     seeding_predecessors,
 )
 from huleedu_tasks.errors import ConfigurationError, ExitCode
@@ -77,6 +76,7 @@ def test_every_field_can_be_set(write: Write, tmp_path: Path) -> None:
         "port": 6001,
         "directory": "backend/conductor",
         "database": "Batches of today",
+        "testing_database": "Batches of a test",
         "url_variable": "BCS_DATABASE_URL",
         "alembic_config": "config/migrations.ini",
         "python": ["uv", "run", "python"],
@@ -93,6 +93,7 @@ def test_every_field_can_be_set(write: Write, tmp_path: Path) -> None:
         port=6001,
         directory=tmp_path / "backend/conductor",
         database="Batches of today",
+        testing_database="Batches of a test",
         url_variable="BCS_DATABASE_URL",
         alembic_config=tmp_path / "backend/conductor/config/migrations.ini",
         python=("uv", "run", "python"),
@@ -113,6 +114,8 @@ def test_every_field_can_be_set(write: Write, tmp_path: Path) -> None:
         ({"compose_service": "shared"}, "volume", "shared_data"),
         ({"python": ".venv/bin/python"}, "python", (".venv/bin/python",)),
         ({"port": 5433.0}, "port", 5433),
+        ({}, "testing_database", "huleedu_orders_test"),
+        ({"database": "orders"}, "testing_database", "orders_test"),
     ],
 )
 def test_defaults_follow_from_the_other_fields(
@@ -392,6 +395,73 @@ def test_a_variable_of_two_databases_is_refused_although_both_may_be_shared(writ
     assert "services[1].url_variable: 'URL' belongs to 'a' already" in finding
 
 
+SHARED = {"port": 1, "compose_service": "s"}
+SAME = {**SHARED, "database": "x", "shared_database": True}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "finding"),
+    [
+        (
+            {**A, **SHARED, "database": "x"},
+            {**B, **SHARED, "database": "x_test"},
+            "the testing database 'x_test' of 'a' is the database of 'b'; state another "
+            "'testing_database' for 'a'",
+        ),
+        (
+            {**A, **SHARED, "database": "x_test"},
+            {**B, **SHARED, "database": "x"},
+            "the testing database 'x_test' of 'b' is the database of 'a'; state another "
+            "'testing_database' for 'b'",
+        ),
+        (
+            {**A, **SHARED, "testing_database": "tests"},
+            {**B, **SHARED, "testing_database": "tests"},
+            "the testing database 'tests' of 'b' is the testing database of 'a'; state another "
+            "'testing_database' for 'b'",
+        ),
+        (
+            {**A, **SAME},
+            {**B, **SAME, "testing_database": "y"},
+            "is 'y', and 'x_test' for 'a', which shares its database; state the same for both",
+        ),
+    ],
+)
+def test_a_testing_database_belongs_to_no_other_service(
+    write: Write, first: object, second: object, finding: str
+) -> None:
+    error = failure(write(first, second))
+    assert [found.problem for found in error.findings] == [finding]
+    assert [found.code for found in error.findings] == ["testing-database-clash"]
+    assert [found.place for found in error.findings] == ["line 3, services[1].testing_database"]
+
+
+def test_a_testing_database_of_one_server_does_not_concern_another(write: Write) -> None:
+    a, b = load_registry(write({**A, "database": "x"}, {**B, "database": "x_test"})).services
+    assert a.testing_database == b.database
+
+
+def test_services_share_their_testing_database_as_well(write: Write) -> None:
+    a, b = load_registry(write({**A, **SAME}, {**B, **SAME})).services
+    assert a.testing_database == b.testing_database == "x_test"
+
+
+def test_testing_may_share_the_database_of_development(write: Write) -> None:
+    (a,) = load_registry(write({**A, "database": "x", "testing_database": "x"})).services
+    assert not a.has_testing_database
+
+
+@pytest.mark.parametrize(("name", "is_valid"), [("x" * 58, True), ("x" * 59, False)])
+def test_a_testing_database_has_63_bytes_at_most(write: Write, name: str, is_valid: bool) -> None:
+    if is_valid:
+        assert load_registry(write({**A, "database": name}))
+        return
+    (found,) = failure(write({**A, "database": name})).findings
+    assert found.code == "testing-database-too-long"
+    assert "has 64 bytes" in found.problem
+    assert load_registry(write({**A, "database": name, "testing_database": name}))
+
+
 @pytest.mark.parametrize(
     ("seed_after", "expected"),
     [((), ("a",)), (("c",), ("c", "a"))],
@@ -519,18 +589,6 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         f"here: its file {tmp_path}/alembic.ini does not exist",
         f"here: its file {tmp_path}/seed.sql does not exist",
     ]
-
-
-def test_seeds_follow_their_predecessors_and_otherwise_the_order_of_the_file() -> None:
-    services = (
-        service("essays", seed_after=("classes", "not selected")),
-        service("classes"),
-        service("files"),
-    )
-    order = [service.name for service in seeding_order(services)]
-    assert set(order) == {"essays", "classes", "files"}
-    assert order.index("classes") < order.index("essays")
-    assert seeding_order(services[1:]) == services[1:]
 
 
 def test_the_shipped_schema_is_valid_and_accepts_this_registry() -> None:

@@ -40,6 +40,24 @@ def test_a_simple_url_is_exactly_the_documents() -> None:
 
 
 @pytest.mark.parametrize(
+    ("environment", "database"),
+    [("", "orders"), ("development", "orders"), ("testing", "tests"), (" Testing ", "tests")],
+)
+def test_testing_has_a_database_of_its_own(environment: str, database: str) -> None:
+    orders = service(database="orders", testing_database="tests")
+    login = {"HULEEDU_DB_USER": "u", "HULEEDU_DB_PASSWORD": "p"}
+    found = settings(**login, HULEEDU_ENVIRONMENT=environment)
+    assert resolve(orders, found).url.database == database
+
+
+@pytest.mark.parametrize("environment", ["development", "testing"])
+def test_an_override_is_taken_literally_in_testing_too(environment: str) -> None:
+    stated = "postgresql+asyncpg://u:p@localhost:5435/huleedu_orders"
+    found = settings(**{VARIABLE: stated}, HULEEDU_ENVIRONMENT=environment)
+    assert resolve(service(), found).reveal() == stated
+
+
+@pytest.mark.parametrize(
     ("password", "encoded"),
     [
         ("p@ss#w%rd/1", "p%40ss%23w%25rd%2F1"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # The method of Alembic's ScriptDirectory that writes a file.
@@ -23,13 +23,15 @@ class NewRevision:
 
     Args:
         file: The JSON file that receives the report.
+        before: Called with Alembic's configuration before a file is written.
     """
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, before: Callable[[Any], None]) -> None:
         from alembic.autogenerate.api import RevisionContext
         from alembic.script import ScriptDirectory
 
         self._file = file
+        self._before = before
         self._told: dict[str, Any] = {"path": "", "agrees": False, "has_metadata": True}
         self._watch_comparison(RevisionContext)
         self._watch_file(ScriptDirectory)
@@ -58,6 +60,7 @@ class NewRevision:
                 raise FileExistsError(f"{place} exists already")
             # Before the file exists, so that an interrupted run can remove it.
             self._tell(path=place)
+            self._before(values["config"])
             plain(directory, template, path, **values)
 
         setattr(kind, WRITE, generate)

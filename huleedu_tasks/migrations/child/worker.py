@@ -31,6 +31,8 @@ POSTGRESQL = "postgresql"
 MAIN_URL = "sqlalchemy.url"
 # The option with the names of databases, in Alembic's template multidb.
 DATABASES = "databases"
+# The attribute of Alembic's configuration with those names, while one of them is selected.
+ALL_DATABASES = "huleedu_tasks.databases"
 SCRIPT_LOCATION = "script_location"
 # A single statement that writes nothing; a SELECT may call a function that writes.
 HARMLESS = re.compile(r"\s*(SHOW|SET)\b[^;]*;?\s*$", re.IGNORECASE)
@@ -119,7 +121,7 @@ class Watchers:
             self._observer = Observer(variables, instructions)
         self._report = beside("script_directory").RevisionsReport(revisions) if revisions else None
         if writing:
-            beside("new_revision").NewRevision(writing)
+            beside("new_revision").NewRevision(writing, before=offer_all_databases)
         if asking:
             hand_over_url(asking["url"], engine)
             beside("first_connection").FirstConnection(
@@ -665,7 +667,7 @@ def apply_options(*, engine: str = "", flask_app: str = "") -> None:
 
 
 def run_in_application(path: str) -> None:
-    """Run env.py in the context of a Flask application, as `flask db` does.
+    """Run env.py, and the template of a revision, in a Flask application, as `flask db` does.
 
     Args:
         path: The application, as `flask --app` accepts it.
@@ -674,7 +676,8 @@ def run_in_application(path: str) -> None:
 
     directory: Any = ScriptDirectory
     plain_from_config = directory.from_config.__func__
-    plain_run = directory.run_env
+    plain_run, plain_generate = directory.run_env, directory.generate_revision
+    loaded: list[Any] = []
 
     def from_config(cls: Any, config: Any) -> Any:
         if not config.get_main_option(SCRIPT_LOCATION):
@@ -682,19 +685,30 @@ def run_in_application(path: str) -> None:
             config.set_main_option(SCRIPT_LOCATION, directory.replace("%", "%%"))
         return plain_from_config(cls, config)
 
-    def run_env(scripts: Any) -> None:
+    def application() -> Any:
         import importlib
 
+        if loaded:
+            return loaded[0]
         # Flask is installed in the service's interpreter only.
         flask: Any = importlib.import_module("flask.cli")
         if flask.get_load_dotenv(True):
             # Variables that are set are not overridden.
             flask.load_dotenv()
-        with flask.ScriptInfo(path).load_app().app_context():
+        loaded.append(flask.ScriptInfo(path).load_app())
+        return loaded[0]
+
+    def run_env(scripts: Any) -> None:
+        with application().app_context():
             plain_run(scripts)
+
+    def generate_revision(scripts: Any, *args: Any, **options: Any) -> Any:
+        with application().app_context():
+            return plain_generate(scripts, *args, **options)
 
     directory.from_config = classmethod(from_config)
     directory.run_env = run_env
+    directory.generate_revision = generate_revision
 
 
 def select_engine(engine: str) -> None:
@@ -710,9 +724,17 @@ def select_engine(engine: str) -> None:
             raise LookupError(
                 f"the option {DATABASES!r} has {stated or 'no names'}, not {engine!r}"
             )
+        # The template of a new revision has functions for all of them.
+        config.attributes[ALL_DATABASES] = stated
         config.set_main_option(DATABASES, engine)
 
     before_env_py(select)
+
+
+def offer_all_databases(config: Any) -> None:
+    """Undo `select_engine`, for a revision file that all databases of a configuration share."""
+    if stated := config.attributes.get(ALL_DATABASES):
+        config.set_main_option(DATABASES, stated)
 
 
 def before_env_py(change: Callable[[Any], None]) -> None:

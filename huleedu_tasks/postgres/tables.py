@@ -11,12 +11,17 @@ if TYPE_CHECKING:
     import asyncpg
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table or a materialized view."""
+    """A table or a materialized view.
+
+    Attributes:
+        columns: The names of its columns by their number, which a rename does not change.
+    """
 
     schema: str
     name: str
+    columns: Mapping[int, str]
 
     def __str__(self) -> str:
         return self.name if self.schema == "public" else f"{self.schema}.{self.name}"
@@ -27,48 +32,57 @@ class Table:
         return f"{quoted(self.schema)}.{quoted(self.name)}"
 
 
-# The names of the columns of each table.
-Columns = Mapping[Table, frozenset[str]]
-
-
-async def read_columns(connection: "asyncpg.Connection") -> Columns:
-    """Return the columns of every table that is not PostgreSQL's own or an extension's.
+async def read_tables(connection: "asyncpg.Connection") -> Mapping[int, Table]:
+    """Return every table that is not PostgreSQL's own or an extension's, by its OID.
 
     Raises:
         ServerError: If the database does not answer.
     """
     async with answering():
-        rows = await connection.fetch(_COLUMNS)
+        rows = await connection.fetch(_TABLES)
     return {
-        Table(schema=row["schema"], name=row["name"]): frozenset(row["columns"]) for row in rows
+        row["oid"]: Table(
+            schema=row["schema"],
+            name=row["name"],
+            columns=dict(zip(row["numbers"], row["columns"], strict=True)),
+        )
+        for row in rows
     }
 
 
 async def count_rows(connection: "asyncpg.Connection", table: Table, column: str = "") -> int:
-    """Count the rows of a table.
+    """Count the rows of a table by its name.
 
     Args:
         column: Count only rows with a value in this column; an empty string for all rows.
 
     Returns:
-        The number of rows; 0 if the table does not exist.
+        The number of rows; 0 if the table or the column does not exist.
 
     Raises:
         ServerError: If the database does not answer.
     """
     counted = f"count({quoted(column)})" if column else "count(*)"
     async with answering():
-        if not await connection.fetchval("SELECT to_regclass($1)", table.quoted):
+        if not await connection.fetchval(_EXISTS, table.quoted, column):
             return 0
         count: int = await connection.fetchval(f"SELECT {counted} FROM {table.quoted}")
     return count
 
 
+_EXISTS = """\
+SELECT EXISTS (SELECT FROM pg_class AS c WHERE oid = to_regclass($1)
+               AND ($2 = '' OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid
+                                       AND attname = $2 AND attnum > 0 AND NOT attisdropped)))
+"""
+
 # Partitions are counted with their partitioned table.
-_COLUMNS = """\
-SELECT n.nspname AS schema, c.relname AS name,
-       array(SELECT attname::text FROM pg_attribute
-             WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) AS columns
+_TABLES = """\
+SELECT c.oid, n.nspname AS schema, c.relname AS name,
+       array(SELECT attnum::int FROM pg_attribute WHERE attrelid = c.oid
+             AND attnum > 0 AND NOT attisdropped ORDER BY attnum) AS numbers,
+       array(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid
+             AND attnum > 0 AND NOT attisdropped ORDER BY attnum) AS columns
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition AND c.oid >= 16384
   AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
