@@ -15,7 +15,7 @@ from huleedu_tasks.config.placeholders import fills_in
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import PREFIX
 from huleedu_tasks.config.urls import DatabaseUrl
-from huleedu_tasks.migrations.configuration import option_hint
+from huleedu_tasks.migrations.alembic_config import option_hint
 from huleedu_tasks.migrations.modules import missing_module_hint
 from huleedu_tasks.probe.addresses import Address, Answer, Answers, Failure
 from huleedu_tasks.probe.scenarios import HIDDEN_HOST, OVERRIDE, USER, Case, Situation

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import MigrationError
-from huleedu_tasks.migrations.configuration import version_directories
+from huleedu_tasks.migrations.alembic_config import version_directories
 from huleedu_tasks.probe.addresses import config_files
 from huleedu_tasks.repository import text_of
 

@@ -13,8 +13,8 @@ from huleedu_tasks.db.start import START
 from huleedu_tasks.db.throwaway import observed, throwaway
 from huleedu_tasks.errors import ConfigurationError, HuleEduError, MigrationError
 from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.alembic_config import runs_env_py_for_every_revision
 from huleedu_tasks.migrations.alembic_history import READ_ONLY
-from huleedu_tasks.migrations.configuration import runs_env_py_for_every_revision
 from huleedu_tasks.migrations.hazards import find_hazards
 from huleedu_tasks.migrations.new_revision import Written, not_importable, write_revision
 from huleedu_tasks.migrations.results import Rendered

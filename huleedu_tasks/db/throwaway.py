@@ -13,7 +13,7 @@ from huleedu_tasks.db.init_snapshots import find_init_snapshot
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.configuration import script_directory
+from huleedu_tasks.migrations.alembic_config import script_directory
 from huleedu_tasks.migrations.observation import Observation
 from huleedu_tasks.migrations.revisions import History, named
 from huleedu_tasks.parallel import Step

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from huleedu_tasks.discovery.applications import ContainerFacts
 from huleedu_tasks.discovery.name_likeness import stem
 from huleedu_tasks.discovery.sources import Sources
-from huleedu_tasks.migrations.configuration import ALEMBIC, CONFIG, PYPROJECT
+from huleedu_tasks.migrations.alembic_config import ALEMBIC, CONFIG, PYPROJECT
 from huleedu_tasks.migrations.directories import TECHNICAL, ServiceDirectory
 
 USUAL_FILES = (CONFIG, PYPROJECT)

@@ -17,8 +17,8 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import Finding, HuleEduError, MigrationError, ServerError
 from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.alembic_config import NotUnderstood, script_directory
 from huleedu_tasks.migrations.child_process import Alembic, environment_of
-from huleedu_tasks.migrations.configuration import NotUnderstood, script_directory
 from huleedu_tasks.migrations.forkserver import WarmWorkers
 from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.migrations.observation import Observation

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huleedu_tasks.errors import Finding
-from huleedu_tasks.migrations.configuration import (
+from huleedu_tasks.migrations.alembic_config import (
     ALEMBIC,
     CONFIG,
     DATABASES,

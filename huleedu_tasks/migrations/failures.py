@@ -10,7 +10,7 @@ from huleedu_tasks import process
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, MigrationError, Refused, ServerError
-from huleedu_tasks.migrations.configuration import option_hint
+from huleedu_tasks.migrations.alembic_config import option_hint
 from huleedu_tasks.migrations.observation import Observation
 from huleedu_tasks.migrations.revisions import History, named
 from huleedu_tasks.postgres.databases import parse_tag

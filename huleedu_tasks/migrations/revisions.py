@@ -15,7 +15,7 @@ from pathlib import Path
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import Finding, MigrationError
-from huleedu_tasks.migrations.configuration import NotUnderstood, alembic_options, script_directory
+from huleedu_tasks.migrations.alembic_config import NotUnderstood, alembic_options, script_directory
 
 _FIELDS = frozenset({"revision", "down_revision", "depends_on", "branch_labels"})
 # Options with other directories or other kinds of files.

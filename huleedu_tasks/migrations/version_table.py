@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from huleedu_tasks.migrations.configuration import NotUnderstood
+from huleedu_tasks.migrations.alembic_config import NotUnderstood
 from huleedu_tasks.postgres.databases import VersionTable
 
 CONTEXT = "context"

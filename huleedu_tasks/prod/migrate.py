@@ -31,7 +31,7 @@ from huleedu_tasks.prod.plan import COLUMNS as PLAN_COLUMNS
 from huleedu_tasks.prod.plan import Planned, changes_of_work, pin_now, plan_all
 from huleedu_tasks.prod.plan_file import PlanEntry, stale
 from huleedu_tasks.prod.production import Production, Targets
-from huleedu_tasks.prod.rendering import approval_of
+from huleedu_tasks.prod.sql_rendering import approval_of
 from huleedu_tasks.prod.stop_request import GO_ON, Stop
 from huleedu_tasks.prod.target import Target, reach
 from huleedu_tasks.report import DANGERS, Outcome, Progress, Report, Status

@@ -27,7 +27,7 @@ from huleedu_tasks.prod.journal import commit_of
 from huleedu_tasks.prod.plan_file import PlanEntry, stale, write_plan
 from huleedu_tasks.prod.problems import Validated
 from huleedu_tasks.prod.production import Production, Targets
-from huleedu_tasks.prod.rendering import approval_of
+from huleedu_tasks.prod.sql_rendering import approval_of
 from huleedu_tasks.prod.target import Target, reach
 from huleedu_tasks.prod.validate import validate_all
 from huleedu_tasks.report import Kind, Level, Outcome, PlannedRevision, Problem, Report

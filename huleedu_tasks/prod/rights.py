@@ -13,7 +13,7 @@ from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.postgres.databases import VersionTable
 from huleedu_tasks.postgres.inspection import Facts, Rights, read_rights, read_search_path
 from huleedu_tasks.prod.problems import Validated, role_problems
-from huleedu_tasks.prod.rendering import approval_of
+from huleedu_tasks.prod.sql_rendering import approval_of
 from huleedu_tasks.prod.target import Target, reach
 from huleedu_tasks.report import Level, Problem
 

@@ -12,8 +12,8 @@ import pytest
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import HuleEduError, MigrationError, Refused, ServerError
+from huleedu_tasks.migrations.alembic_config import NotUnderstood
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
-from huleedu_tasks.migrations.configuration import NotUnderstood
 from huleedu_tasks.migrations.revisions import History, read_history
 from huleedu_tasks.postgres.connections import connection
 from tests.support.alembic_bench import Bench, Case, sql

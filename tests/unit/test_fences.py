@@ -95,9 +95,9 @@ OWNERS = {
     "jsonschema_rs": {"config/registry.py"},
     "yaml": {"config/registry.py", "compose/yaml_files.py"},
     "subprocess": {"process.py"},
-    "tomllib": {"migrations/configuration.py"},
+    "tomllib": {"migrations/alembic_config.py"},
     "configparser": {
-        "migrations/configuration.py",
+        "migrations/alembic_config.py",
         # Patches it for Alembic, in a separate process.
         "migrations/child/worker.py",
     },

@@ -8,7 +8,7 @@ import pytest
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import MigrationError
-from huleedu_tasks.migrations.configuration import NotUnderstood, version_directories
+from huleedu_tasks.migrations.alembic_config import NotUnderstood, version_directories
 from huleedu_tasks.migrations.revisions import History, read_history
 from tests.support.values import service
 
