@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huleedu_tasks import process
+from huleedu_tasks.repository import is_file
 
 FORK_LOOP = Path(__file__).parent / "child" / "fork_loop.py"
 # Prefixes of variables that an interpreter and its libraries read only at their start.
@@ -239,7 +240,7 @@ def _ended() -> NotForked:
 
 
 def _has_module(directory: Path, name: str) -> bool:
-    return (directory / f"{name}.py").is_file() or (directory / name / "__init__.py").is_file()
+    return is_file(directory / f"{name}.py") or is_file(directory / name / "__init__.py")
 
 
 def _needs(module: str) -> dict[str, object]:
