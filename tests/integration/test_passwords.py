@@ -162,7 +162,7 @@ def quoted_for_env_file(password: str) -> str:
 
 
 @settings(
-    max_examples=500,
+    max_examples=100,
     deadline=None,
     database=None,
     derandomize=True,

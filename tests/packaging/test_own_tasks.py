@@ -88,7 +88,7 @@ def test_huleedu_prints_a_completion_script(theirs: Monorepo, shell: str) -> Non
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("db.s", {"db.seed", "db.shell", "db.status"}),
+        ("db.s", {"db.seed", "db.shell", "db.snapshot", "db.snapshots", "db.status"}),
         ("db.reset --vol", {"--volumes"}),
         ("db.reset --service ''", {"parcels"}),
         ("db.up db.reset --service par", {"parcels"}),
