@@ -184,7 +184,7 @@ def test_offline_reads_the_revisions_and_connects_to_nothing(prefix: str, enviro
         for problem, head in zip(beta["problems"], ("b2", "c2"), strict=True):
             assert problem["level"] == "ERROR"
             assert problem["cause"].endswith(f"revision {head} is one of several heads")
-            assert "alembic merge heads" in problem["remedy"]
+            assert "`invoke db.revision --service NAME --merge -m TEXT`" in problem["remedy"]
         sound = made.invoke("prod.validate", "--offline", *selected(["alpha"]), env=variables)
         assert sound.code == 0
         assert sound.out.startswith(f"{environment.upper()}: localhost:")

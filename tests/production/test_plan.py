@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 from tests.support.monorepo import REVISION, USER, Ran, free_ports
-from tests.support.observe import WORKER, assert_no_password, files, watched_command_lines
+from tests.support.observe import (
+    FORK_LOOP,
+    WORKER,
+    assert_no_password,
+    files,
+    watched_command_lines,
+)
 from tests.support.postgres import ask, changes
 from tests.support.production import Production, external, problems, selected
 
@@ -125,7 +131,7 @@ def test_each_revision_is_shown_with_its_message_sql_and_locks(
     assert "builds the index 'by_text' on 'note' (8 kB)" in index[0]
     assert "drops the column 'text' of 'note' (8 kB)" in dropped[0]
     assert planned(ran, "beta")["revisions"] == []
-    assert any(WORKER in line for line in lines.seen)
+    assert lines.any_has(FORK_LOOP)
     assert_no_password(*lines.seen)
 
 
