@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.instant import COPIED, reset
+from tests.support.instant import reset
 from tests.support.monorepo import Monorepo, wait_until
 from tests.support.postgres import ask
 from tests.support.production import Production, new_production
@@ -123,16 +123,13 @@ def test_the_pool_survives_a_restart_of_the_server(repository: Monorepo, service
     assert service.get("/health/database").status == 200
 
 
-def test_an_edit_of_a_source_file_is_served_and_does_not_rebuild_the_database(
-    repository: Monorepo,
-) -> None:
+def test_an_edit_of_a_source_file_is_served(repository: Monorepo) -> None:
     source = f"{DIRECTORY}/routes.py"
     with running(repository, "--reload", "--reload-dir", DIRECTORY) as served:
         before = repository.read(source)
         assert served.get("/groups").status == 404
         repository.write(source, before.replace('prefix="/classes"', 'prefix="/groups"'))
         wait_until(lambda: served.is_up() and served.get("/groups").status == 200)
-        assert reset(repository, NAME).detail == COPIED
     repository.write(source, before)
 
 

@@ -7,6 +7,7 @@ constant with CODE in its name.
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 
 from tests.support.imports import Module, modules
 
@@ -16,6 +17,7 @@ ROOT_ERROR = "HuleEduError"
 INTERNAL_ERRORS = {"NotUnderstood"}
 
 
+@cache
 def codes() -> set[str]:
     """Return every code."""
     found = modules()

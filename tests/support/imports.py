@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.support.monorepo import PROJECT
@@ -62,6 +63,7 @@ class Module:
         return names | taken
 
 
+@cache
 def modules() -> list[Module]:
     """Return every module of the package."""
     root = PROJECT / PACKAGE

@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 from tests.support.codes import codes, error_classes
@@ -71,8 +72,13 @@ def golden() -> str:
     return "\n".join([*blocks, _block(WITHOUT_CODE, findings)])
 
 
-def messages() -> Iterator[Message]:
-    """Yield the words of every call and table row that has a code."""
+@cache
+def messages() -> tuple[Message, ...]:
+    """Return the words of every call and table row that has a code."""
+    return tuple(_read())
+
+
+def _read() -> Iterator[Message]:
     package = _Package(modules())
     for module in package.modules:
         for place, scope in _scopes(module.tree, module.path):
