@@ -29,6 +29,8 @@ EXIT_INTERVAL = 0.01
 UNKNOWN_EXIT = -1
 # The output of `initdb` is within the first bytes of a container's log.
 LOG_HEAD = 2**16
+# Lines of a log that are searched for the end of an earlier start.
+LOG_OF_STARTS = 2000
 SOCKET = "unix://"
 PROJECT_LABEL = "com.docker.compose.project"
 # Docker labels anonymous volumes since 23.0; before, only the name (64 hex digits) shows it.
@@ -142,8 +144,10 @@ class Engine:
             before: Time that the lines are older than, in seconds since the epoch; None for now.
         """
         with _engine_errors():
-            tail: bytes = self.client.containers.get(container.id).logs(tail=lines, until=before)
-        return tail.decode(errors="replace")
+            # The engine counts the lines before it leaves out those that are too new.
+            asked = lines if before is None else LOG_OF_STARTS
+            tail: bytes = self.client.containers.get(container.id).logs(tail=asked, until=before)
+        return "".join(tail.decode(errors="replace").splitlines(keepends=True)[-lines:])
 
     def log_head(self, container: ContainerState) -> str:
         """Return the beginning of a container's log."""
