@@ -131,7 +131,7 @@ def test_a_reset_of_one_service_keeps_the_data_of_the_others(docked: Docked) -> 
     before = life(docked)
     # Its extension and its schema are missing in the new database; the note gives the reason.
     ran = reset(docked, "--service", "one", code=1)
-    (kept, note) = ran.json["notes"]
+    (kept, note) = notes_of(ran)
     assert "one__old" in kept
     assert "also has two" in note
     assert "`invoke db.reset --service one --service two`" in note
