@@ -12,7 +12,7 @@ from huleedu_tasks.db.predecessors import (
 )
 from huleedu_tasks.db.recreate_server import recreate_server
 from huleedu_tasks.db.service_run import ServiceRun, after_leader
-from huleedu_tasks.db.undo_snapshots import NEW_SERVER, note_loss
+from huleedu_tasks.db.undo_snapshots import NEW_SERVER
 from huleedu_tasks.errors import ServerError
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Stage, Step
@@ -36,7 +36,8 @@ async def recreate(run: ServiceRun, step: Step) -> Outcome:
     if not run.is_leader:
         return await _copied(run) if run.database.is_copied else run.done()
     if run.server.must_be_recreated:
-        await note_loss(await run.admin(), run, run.url.database, NEW_SERVER)
+        if run.database.has_data_to_lose:
+            run.database.undo_lost = NEW_SERVER
         return await recreate_server(run, step)
     step("recreating")
     # Revisions that cannot be read must fail before the data is replaced.

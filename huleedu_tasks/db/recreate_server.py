@@ -14,6 +14,7 @@ from huleedu_tasks.db.extensions import create_extensions
 from huleedu_tasks.db.init_snapshots import find_init_snapshot, keep_init_snapshots
 from huleedu_tasks.db.prove import prove_server, snapshot_names
 from huleedu_tasks.db.service_run import ServerRun, ServiceRun, after_leader, after_migrated
+from huleedu_tasks.db.undo_snapshots import has_data_of_user
 from huleedu_tasks.errors import Finding, HuleEduError, Refused, ServerError
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import clones, databases, replacing
@@ -43,8 +44,17 @@ async def examine_init_scripts(run: ServiceRun, step: Step) -> Outcome:
 
 
 async def prove_recreation(run: ServiceRun, step: Step) -> Outcome:
-    """Prove that the server may be destroyed, if it must be recreated for any of its services."""
-    return await prove_server(run, step) if run.server.must_be_recreated else run.done()
+    """Prove that the server may be destroyed, if it must be recreated for any of its services.
+
+    Whether its databases have data that is lost must be known before the first of its services
+    recreates it.
+    """
+    if not run.server.must_be_recreated:
+        return run.done()
+    if run.is_leader and run.context.keeps_undo:
+        database = run.url.database
+        run.database.has_data_to_lose = await has_data_of_user(await run.admin(), run, database)
+    return await prove_server(run, step)
 
 
 async def recreate_server(run: ServiceRun, step: Step) -> Outcome:

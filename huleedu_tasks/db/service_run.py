@@ -131,6 +131,7 @@ class DatabaseRun:
         is_unfinished: Whether it was replaced and is not complete yet.
         keeps_predecessor: Whether the previous database still exists.
         has_undo: Whether this run has kept the previous database as the undo snapshot.
+        has_data_to_lose: Whether the data that a recreated server loses may be the user's.
         undo_lost: Why it has not, as a clause; an empty string if it has, or need not.
         snapshots: Its named snapshots by name, once they were read.
     """
@@ -144,6 +145,7 @@ class DatabaseRun:
     keeps_predecessor: bool = False
     has_undo: bool = False
     undo_lost: str = ""
+    has_data_to_lose: bool = False
     snapshots: Mapping[str, EnvironmentTag] = field(default_factory=dict)
 
     @property

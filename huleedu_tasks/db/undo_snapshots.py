@@ -27,7 +27,7 @@ async def becomes_undo(admin: "asyncpg.Connection", run: ServiceRun) -> bool:
     in its environment tag.
     """
     name = replacing.predecessor_name(run.url.database)
-    if not run.context.keeps_undo or not await _has_data_of_user(admin, run, name):
+    if not run.context.keeps_undo or not await has_data_of_user(admin, run, name):
         return False
     await replacing.drop_slots(admin, name)
     await record_time(admin, run, name)
@@ -86,7 +86,7 @@ async def note_loss(admin: "asyncpg.Connection", run: ServiceRun, name: str, why
         name: The database, under its own or its predecessor's name.
         why: The reason, as a clause.
     """
-    if run.context.keeps_undo and await _has_data_of_user(admin, run, name):
+    if run.context.keeps_undo and await has_data_of_user(admin, run, name):
         run.database.undo_lost = why
 
 
@@ -106,7 +106,7 @@ def undo_notes(runs: Iterable[ServiceRun]) -> tuple[str, ...]:
     return (*([note] if kept else []), *lost)
 
 
-async def _has_data_of_user(admin: "asyncpg.Connection", run: ServiceRun, name: str) -> bool:
+async def has_data_of_user(admin: "asyncpg.Connection", run: ServiceRun, name: str) -> bool:
     """Whether a database may contain more than its build.
 
     A database on a server that this run has created, an unfinished build and one without any
