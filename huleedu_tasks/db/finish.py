@@ -1,12 +1,16 @@
 """Finish a database that is complete, for later runs: its tag, its predecessor, its template."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from huleedu_tasks.db.predecessors import retire_predecessor
 from huleedu_tasks.db.service_run import ServiceRun, after_migrated
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.report import Outcome
+
+if TYPE_CHECKING:
+    import asyncpg
 
 
 async def finish(run: ServiceRun, step: Step) -> Outcome:
@@ -15,15 +19,18 @@ async def finish(run: ServiceRun, step: Step) -> Outcome:
     A database of development may be tagged `testing` by a version for which they were the same.
     """
     if run.is_leader:
-        database = run.url.database
-        admin = await run.prove_disposable()
-        tag = await databases.read_tag(admin, database)
-        if tag is None:
-            return run.done()
-        complete = replace(tag, environment=run.context.tag.environment, unfinished=False)
-        if complete != tag:
-            await databases.write_tag(admin, database, complete)
+        await _complete_tag(await run.prove_disposable(), run)
     return run.done()
+
+
+async def _complete_tag(admin: "asyncpg.Connection", run: ServiceRun) -> None:
+    database = run.url.database
+    tag = await databases.read_tag(admin, database)
+    if tag is None:
+        return
+    complete = replace(tag, environment=run.context.tag.environment, unfinished=False)
+    if complete != tag:
+        await databases.write_tag(admin, database, complete)
 
 
 async def expect_writes(run: ServiceRun, step: Step) -> Outcome:
@@ -42,12 +49,14 @@ async def keep(run: ServiceRun, step: Step) -> Outcome:
     if not run.is_leader:
         return run.done()
     database, context = run.database, run.context
+    if not (database.is_unfinished or database.build):
+        return run.done()
+    admin = await run.prove_disposable()
     if database.is_unfinished:
-        await finish(run, step)
-        await retire_predecessor(await run.prove_disposable(), run)
+        await _complete_tag(admin, run)
+        await retire_predecessor(admin, run)
     if database.build:
         step("saving a template")
-        admin = await run.prove_disposable()
         tag = await databases.read_tag(admin, run.url.database) or context.tag
         await context.templates.keep(admin, database.build, run.url, tag)
     return run.done()
