@@ -74,7 +74,7 @@ def is_running(pid: int) -> bool:
 
 def fork_server() -> psutil.Process:
     found = psutil.Process().children()
-    (server,) = [child for child in found if "fork_loop.py" in " ".join(child.cmdline())]
+    (server,) = [child for child in found if child.cmdline()[-1].endswith("fork_loop.py")]
     return server
 
 

@@ -27,7 +27,10 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from tests.support import fork_loops
+
 PROJECT = Path(__file__).resolve().parents[2]
+FORK_LOOP = PROJECT / "huleedu_tasks/migrations/child/fork_loop.py"
 LARGEST_REQUEST = 1 << 20
 CHUNK = 1 << 16
 # What a command with a server, a plan or a screen imports. Modules of `migrations` that run in a
@@ -72,6 +75,7 @@ class ForkServer:
         self._lock = threading.Lock()
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._requests.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST_REQUEST)
+        self._address, self._fork_loops = fork_loops.start(FORK_LOOP)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.fork_server", str(theirs.fileno())],
@@ -87,6 +91,7 @@ class ForkServer:
             # A fork of the test process may keep it open.
             self._requests.shutdown(socket.SHUT_RDWR)
         self._process.wait()
+        self._fork_loops.communicate()
 
     def run(
         self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], limit: float
@@ -96,7 +101,12 @@ class ForkServer:
         Raises:
             TimeoutExpired: If it takes longer than the limit, in seconds.
         """
-        request = {"arguments": list(arguments), "cwd": str(cwd), "environment": dict(environment)}
+        request = {
+            "arguments": list(arguments),
+            "cwd": str(cwd),
+            "environment": dict(environment),
+            "fork_loops": self._address,
+        }
         ours, theirs = socket.socketpair()
         pipes = [os.pipe() for _ in range(2)]
         sent = [theirs.fileno(), *(write for _, write in pipes)]
@@ -125,7 +135,7 @@ def is_possible(environment: Mapping[str, str]) -> bool:
 
     Python reads its own variables, and the C library the locale, only when it starts.
     """
-    read_at_start = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "MALLOC_")
+    read_at_start = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "MALLOC_", "OPENSSL_", "SQLALCHEMY_")
     names = {*environment, *os.environ}
     return is_wanted and all(
         environment.get(name) == os.environ.get(name)
@@ -224,6 +234,7 @@ def _become(request: dict[str, object]) -> None:
     # `python -m` puts the working directory first.
     sys.path[0] = os.getcwd()  # noqa: PTH109  # A string.
     importlib.invalidate_caches()
+    fork_loops.use(str(request["fork_loops"]), FORK_LOOP, is_possible)
 
 
 def _reap() -> None:
