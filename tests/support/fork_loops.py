@@ -1,10 +1,10 @@
-"""The fork servers of commands, forked from a process that has imported Alembic already.
+"""The package's own child processes, forked from one that has imported Alembic already.
 
-A command that runs Alembic or seeds starts `fork_loop.py`, which imports Alembic and SQLAlchemy
-first: most of the time of a short command. A command of `tests.support.fork_server` gets a fork of
-a process that has imported them; everything else of it is that of a new interpreter.
+A command that runs Alembic or asks an `env.py` starts an interpreter, which imports Alembic and
+SQLAlchemy: most of the time of a short command. Here the same scripts run in forks of a process
+that has imported them; everything else of them is that of a new interpreter.
 
-The server itself runs as `python tests/support/fork_loops.py FORK_LOOP DESCRIPTOR`.
+The server itself runs as `python tests/support/fork_loops.py DESCRIPTOR`.
 """
 
 import asyncio
@@ -19,38 +19,54 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+SCRIPTS = Path(__file__).parents[2] / "huleedu_tasks/migrations/child"
+FORK_LOOP = SCRIPTS / "fork_loop.py"
 LARGEST_REQUEST = 1 << 20
 # Of the Linux namespace for sockets without a file.
 ABSTRACT = "\0"
 
 
-@dataclass(frozen=True)
 class Forked:
-    """A fork server, with what its user needs of `asyncio.subprocess.Process`."""
+    """What the package uses of `asyncio.subprocess.Process`."""
 
-    stdin: asyncio.StreamWriter
-    stdout: asyncio.StreamReader
-    connection: socket.socket
+    def __init__(
+        self,
+        pid: int,
+        connection: socket.socket,
+        streams: Mapping[int, tuple[asyncio.StreamReader, asyncio.StreamWriter]],
+    ) -> None:
+        self.pid = pid
+        # Both of each: the connection ends with either.
+        self._streams = streams
+        self.stdin = streams[0][1] if 0 in streams else None
+        self.stdout = streams[1][0] if 1 in streams else None
+        self.returncode: int | None = None
+        self._ending = asyncio.ensure_future(self._end(connection))
 
-    async def wait(self) -> None:
-        """Wait until the process has ended."""
-        with self.connection:
-            await asyncio.get_running_loop().sock_recv(self.connection, 1)
+    async def wait(self) -> int:
+        """Wait until the process has ended, and return its exit code."""
+        return await asyncio.shield(self._ending)
+
+    async def _end(self, connection: socket.socket) -> int:
+        with connection:
+            status = await asyncio.get_running_loop().sock_recv(connection, 100)
+        self.returncode = os.waitstatus_to_exitcode(int(status))
+        return self.returncode
 
 
-def start(fork_loop: Path) -> tuple[str, subprocess.Popen[bytes]]:
+def start() -> tuple[str, subprocess.Popen[bytes]]:
     """Start the server; return its address and its process, which ends with its input."""
     address = f"huleedu-fork-loops-{os.getpid()}-{secrets.token_hex(4)}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(ABSTRACT + address)
         listener.listen(64)
         process = subprocess.Popen(
-            [sys.executable, __file__, fork_loop, str(listener.fileno())],
+            [sys.executable, __file__, str(listener.fileno())],
             cwd="/",
             pass_fds=[listener.fileno()],
             stdin=subprocess.PIPE,
@@ -59,50 +75,75 @@ def start(fork_loop: Path) -> tuple[str, subprocess.Popen[bytes]]:
     return address, process
 
 
-def use(address: str, fork_loop: Path, is_possible: Callable[[Mapping[str, str]], bool]) -> None:
-    """Fork the fork servers of this process from the server at an address.
+def use(address: str, is_possible: Callable[[Mapping[str, str]], bool]) -> None:
+    """Fork the package's scripts in this process from the server at an address.
 
     Args:
         is_possible: Whether a fork is what a new interpreter would be in an environment.
     """
-    from huleedu_tasks import process
+    execute = asyncio.create_subprocess_exec
 
-    start_interpreter = process.talk_to
+    async def create(program: str, *arguments: str, **options: Any) -> object:
+        is_script = program == sys.executable and Path(arguments[0]).parent == SCRIPTS
+        if is_script and is_possible(options["env"]):
+            return await _fork(address, arguments, **options)
+        return await execute(program, *arguments, **options)
 
-    async def talk_to(command: Sequence[str | Path], *, environment: Mapping[str, str]) -> object:
-        if list(command) != [sys.executable, fork_loop] or not is_possible(environment):
-            return await start_interpreter(command, environment=environment)
-        return await _fork(address, environment)
-
-    process.talk_to = talk_to  # type: ignore[assignment]  # Forks instead of executing a program.
+    asyncio.create_subprocess_exec = create  # type: ignore[assignment]
 
 
-async def _fork(address: str, environment: Mapping[str, str]) -> Forked:
+async def _fork(
+    address: str,
+    arguments: tuple[str, ...],
+    *,
+    env: Mapping[str, str],
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    cwd: Path | None = None,
+    **_: object,
+) -> Forked:
+    loop = asyncio.get_running_loop()
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.connect(ABSTRACT + address)
-    ours, theirs = socket.socketpair()
-    request = {"cwd": str(Path.cwd()), "environment": dict(environment)}
-    with theirs:
-        socket.send_fds(connection, [json.dumps(request).encode()], [theirs.fileno()])
     connection.setblocking(False)
-    reader, writer = await asyncio.open_connection(sock=ours)
-    return Forked(stdin=writer, stdout=reader, connection=connection)
+    request = {"arguments": arguments, "cwd": str(cwd or Path.cwd()), "environment": dict(env)}
+    pipes: dict[int, socket.socket] = {}
+    theirs: list[int] = []
+    opened: list[int] = []
+    for number, stream in enumerate((stdin, stdout, stderr)):
+        if stream == asyncio.subprocess.PIPE:
+            pipes[number], other = socket.socketpair()
+            opened.append(other.detach())
+        elif stream == asyncio.subprocess.DEVNULL:
+            opened.append(os.open(os.devnull, os.O_RDWR))
+        theirs.append(stream if stream >= 0 else opened[-1])
+    socket.send_fds(connection, [json.dumps(request).encode()], theirs)
+    for descriptor in opened:
+        os.close(descriptor)
+    streams = {number: await asyncio.open_connection(sock=pipes[number]) for number in pipes}
+    pid = int(await loop.sock_recv(connection, 100))
+    return Forked(pid, connection, streams)
 
 
 # The server's side.
 
 
-def serve(listener: socket.socket) -> None:
-    """Fork a process for each connection, until standard input ends; return in that process."""
+def serve(listener: socket.socket) -> dict[str, Any]:
+    """Fork a process for each connection, until standard input ends.
+
+    Returns:
+        In such a process, the namespace of `fork_loop.py`.
+    """
     # This directory, from which a new interpreter does not import.
     del sys.path[0]
-    loop = runpy.run_path(sys.argv[1])
-    for name in (loop["DRIVER"], *loop["LIBRARIES"]):
+    names = runpy.run_path(str(FORK_LOOP))
+    for name in (names["DRIVER"], *names["LIBRARIES"]):
         with suppress(ImportError):
             importlib.import_module(name)
     gc.collect()
     gc.freeze()
-    # Ends of processes are not waited for.
+    # The ends of these processes are not waited for.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         ready, _, _ = select.select([0, listener.fileno()], [], [])
@@ -112,35 +153,49 @@ def serve(listener: socket.socket) -> None:
         with connection:
             if os.fork() == 0:
                 listener.close()
-                return _become(connection)
+                _become(connection)
+                return names
 
 
 def _become(connection: socket.socket) -> None:
-    """Fork the process that was asked for; the process between waits, to end the connection."""
-    message, (streams,), _, _ = socket.recv_fds(connection, LARGEST_REQUEST, 1)
+    """Fork the process that was asked for; the process between reports its pid and its end."""
+    message, streams, _, _ = socket.recv_fds(connection, LARGEST_REQUEST, 3)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    begun, begin = os.pipe()
     if pid := os.fork():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        os.close(streams)
-        os.waitpid(pid, 0)
+        for descriptor in (*streams, begin):
+            os.close(descriptor)
+        # Its session exists before anyone knows its pid.
+        os.read(begun, 1)
+        connection.send(str(pid).encode())
+        _, status = os.waitpid(pid, 0)
+        with suppress(OSError):
+            connection.send(str(status).encode())
         os._exit(0)
     connection.close()
     os.setsid()
-    with Path(os.devnull).open("wb") as nothing:
-        for source, target in ((streams, 0), (streams, 1), (nothing.fileno(), 2)):
-            os.dup2(source, target)
-    os.close(streams)
+    for descriptor in (begun, begin):
+        os.close(descriptor)
+    for target, source in enumerate(streams):
+        os.dup2(source, target)
+        os.close(source)
     request = json.loads(message)
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])
-    sys.argv = [sys.argv[1]]
-    sys.path.insert(0, str(Path(sys.argv[0]).parent))
+    sys.argv = request["arguments"]
+    sys.path.insert(0, str(SCRIPTS))
     importlib.invalidate_caches()
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[2])))
-    runpy.run_path(sys.argv[0], run_name="__main__")
-    # Does not destroy the imported modules.
-    os._exit(0)
+    names = serve(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as error:
+        if not isinstance(error.code, int | None):
+            raise
+        names["_leave"](error.code or 0)
+    # Without destroying the imported modules.
+    names["_leave"](0)

@@ -30,7 +30,6 @@ from pathlib import Path
 from tests.support import fork_loops
 
 PROJECT = Path(__file__).resolve().parents[2]
-FORK_LOOP = PROJECT / "huleedu_tasks/migrations/child/fork_loop.py"
 LARGEST_REQUEST = 1 << 20
 CHUNK = 1 << 16
 # What a command with a server, a plan or a screen imports. Modules of `migrations` that run in a
@@ -75,7 +74,7 @@ class ForkServer:
         self._lock = threading.Lock()
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._requests.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST_REQUEST)
-        self._address, self._fork_loops = fork_loops.start(FORK_LOOP)
+        self._address, self._fork_loops = fork_loops.start()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.fork_server", str(theirs.fileno())],
@@ -234,7 +233,7 @@ def _become(request: dict[str, object]) -> None:
     # `python -m` puts the working directory first.
     sys.path[0] = os.getcwd()  # noqa: PTH109  # A string.
     importlib.invalidate_caches()
-    fork_loops.use(str(request["fork_loops"]), FORK_LOOP, is_possible)
+    fork_loops.use(str(request["fork_loops"]), is_possible)
 
 
 def _reap() -> None:
