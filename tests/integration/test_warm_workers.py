@@ -56,6 +56,11 @@ class Workers(WarmWorkers):
         return int(file.read_text())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def scripts() -> None:
+    """Execute the package's scripts, each in a new interpreter."""
+
+
 @pytest.fixture
 async def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Workers]:
     (tmp_path / f"{CHILD}.py").write_text(SOURCE)

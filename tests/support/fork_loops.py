@@ -84,7 +84,7 @@ def use(address: str, is_possible: Callable[[Mapping[str, str]], bool]) -> None:
     execute = asyncio.create_subprocess_exec
 
     async def create(program: str, *arguments: str, **options: Any) -> object:
-        is_script = program == sys.executable and Path(arguments[0]).parent == SCRIPTS
+        is_script = program == sys.executable and Path(*arguments[:1]).parent == SCRIPTS
         if is_script and is_possible(options["env"]):
             return await _fork(address, arguments, **options)
         return await execute(program, *arguments, **options)

@@ -7,6 +7,7 @@ and then runs `python -m invoke` as a fresh interpreter would, to its real exit 
 The server itself runs as `python -P -m tests.support.fork_server DESCRIPTOR`.
 """
 
+import asyncio
 import atexit
 import gc
 import importlib
@@ -68,13 +69,17 @@ is_wanted = True
 
 
 class ForkServer:
-    """The client's side of one server."""
+    """The client's side of one server.
+
+    Attributes:
+        fork_loops: The address of the server that forks the package's scripts.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._requests.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST_REQUEST)
-        self._address, self._fork_loops = fork_loops.start()
+        self.fork_loops, self._preparing = fork_loops.start()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.fork_server", str(theirs.fileno())],
@@ -90,7 +95,7 @@ class ForkServer:
             # A fork of the test process may keep it open.
             self._requests.shutdown(socket.SHUT_RDWR)
         self._process.wait()
-        self._fork_loops.communicate()
+        self._preparing.communicate()
 
     def run(
         self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], limit: float
@@ -104,7 +109,7 @@ class ForkServer:
             "arguments": list(arguments),
             "cwd": str(cwd),
             "environment": dict(environment),
-            "fork_loops": self._address,
+            "fork_loops": self.fork_loops,
         }
         ours, theirs = socket.socketpair()
         pipes = [os.pipe() for _ in range(2)]
@@ -141,6 +146,17 @@ def is_possible(environment: Mapping[str, str]) -> bool:
         for name in names
         if name.startswith(read_at_start)
     )
+
+
+@contextmanager
+def forked_scripts() -> Iterator[None]:
+    """Fork the package's scripts in this process too, during a `with` block."""
+    execute = asyncio.create_subprocess_exec
+    fork_loops.use(fork_server().fork_loops, is_possible)
+    try:
+        yield
+    finally:
+        asyncio.create_subprocess_exec = execute
 
 
 @contextmanager
