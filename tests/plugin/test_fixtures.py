@@ -268,10 +268,9 @@ def test_an_unknown_service_is_an_error_with_the_closest_name(prepared: Monorepo
 
 def test_the_report_names_provider_server_and_templates(prepared: Monorepo) -> None:
     file, test = "tests/test_it.py", "def test_one(alpha):\n    pass\n"
-    passes(prepared, test, file, "--huleedu-fresh")
+    fresh = passes(prepared, test, file, "--huleedu-fresh")
+    assert "templates: alpha rebuilt: --fresh" in fresh.out
     ran = passes(prepared, test, file)
     assert "service databases: embedded (HULEEDU_PROVIDER=embedded" in ran.out
     assert "PostgreSQL " in ran.out
     assert "service databases: 1 database; templates: alpha valid" in ran.out
-    again = passes(prepared, test, file, "--huleedu-fresh")
-    assert "templates: alpha rebuilt: --fresh" in again.out
