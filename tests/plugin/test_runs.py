@@ -58,17 +58,17 @@ def existing(monorepo: Monorepo) -> Monorepo:
 
 
 def run_in(*checkouts: Monorepo) -> None:
-    """Run the same tests in several checkouts at once, with two workers each."""
+    """Run the same tests in several checkouts at once."""
     for checkout in checkouts:
         write_tests(checkout, MANY)
-    running = [start_pytest(checkout, "-n", "2") for checkout in checkouts]
+    running = [start_pytest(checkout) for checkout in checkouts]
     for process in running:
         out, _ = process.communicate(timeout=180)
         assert process.returncode == 0, out
         assert "8 passed" in out
 
 
-def test_workers_of_two_checkouts_share_a_server_and_leave_its_databases(
+def test_runs_of_two_checkouts_share_a_server_and_leave_its_databases(
     existing: Monorepo,
 ) -> None:
     names = "SELECT oid, datname FROM pg_database ORDER BY oid"
@@ -98,7 +98,7 @@ def test_workers_build_a_template_once_and_need_only_variables(monorepo: Monorep
     ran = run_pytest(monorepo, "-n", "2", env=login)
     assert ran.counts == {"passed": 8}, ran.out
     assert "service databases: 8 databases; templates: alpha rebuilt" in ran.out
-    again = run_pytest(monorepo, "-n", "2", env=login)
+    again = run_pytest(monorepo, env=login)
     assert "templates: alpha valid" in again.out
     assert servers_for_tests(monorepo) == []
 
