@@ -41,6 +41,7 @@ from tests.support.postgres import (
 
 in_the_modules_loop = pytest.mark.asyncio(loop_scope="module")
 
+SERVERS = ("own", "foreign", "proxy to foreign")
 ENVIRONMENTS = ("development", "testing", "staging", "production")
 DISPOSABLE = ("development", "testing")
 OVERRIDES = ("none", "same address", "other port", "other host")
@@ -177,9 +178,26 @@ class Site:
         return [sql for text in texts for sql in changes(text.decode(errors="replace"))]
 
 
-@pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=["own", "foreign", "proxy to foreign"]
-)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Try every cell on our own server, and on others a fifth, or all with `--every-combination`.
+
+    Where the facts alone refuse, no server is asked.
+    """
+    if "cell" not in metafunc.fixturenames:
+        return
+    # No factor of it is one of the number of tags, overrides or environments.
+    step = 1 if metafunc.config.getoption("--every-combination") else 5
+    cells = [*ALL_OF_RESET, *SOME_OF_THE_OTHERS]
+    pairs = [
+        (server, cell)
+        for server in SERVERS
+        for cell in (cells if server == "own" else cells[::step])
+    ]
+    ids = [f"{server}-{cell}" for server, cell in pairs]
+    metafunc.parametrize(("site", "cell"), pairs, ids=ids, indirect=["site"], scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
     """Let one of three servers answer on our port; all have the same login and names."""
     server: str = request.param
@@ -248,7 +266,6 @@ async def exit_code(flow: Awaitable[Report]) -> ExitCode:
 
 
 @in_the_modules_loop
-@pytest.mark.parametrize("cell", [*ALL_OF_RESET, *SOME_OF_THE_OTHERS], ids=str)
 async def test_only_a_database_that_is_proven_disposable_is_changed(site: Site, cell: Cell) -> None:
     service = "beta" if cell.command == "migrate" else "alpha"
     target = site.victims[service]
@@ -270,6 +287,7 @@ async def test_only_a_database_that_is_proven_disposable_is_changed(site: Site, 
 @in_the_modules_loop
 @pytest.mark.parametrize("tag", TAGS)
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("site", SERVERS, indirect=True, scope="module")
 async def test_the_proof_fails_on_any_connection_to_another_server(
     site: Site, environment: str, tag: str
 ) -> None:
