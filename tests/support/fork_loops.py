@@ -11,6 +11,7 @@ import asyncio
 import atexit
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -189,10 +190,13 @@ def _become(connection: socket.socket) -> None:
 
 def _exit(code: int) -> NoReturn:
     """End this process as Python does, but without destroying the imported modules."""
-    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001  # As Python itself.
-    atexit._run_exitfuncs()  # noqa: SLF001
-    sys.stdout.flush()
-    sys.stderr.flush()
+    threading._shutdown()  # type: ignore[attr-defined]  # As Python itself.
+    atexit._run_exitfuncs()
+    # Those of the server are frozen.
+    files = [found for found in gc.get_objects() if issubclass(type(found), io.IOBase)]
+    for file in (*files, sys.stdout, sys.stderr):
+        with suppress(Exception):
+            file.flush()
     os._exit(code)
 
 
