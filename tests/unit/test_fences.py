@@ -68,7 +68,12 @@ OWNERS = {
         "testing/database.py",
     },
     # Imported by pytest only; no command imports it.
-    "pytest": {"testing/fixtures.py", "testing/plugin.py", "testing/session.py"},
+    "pytest": {
+        "testing/failures.py",
+        "testing/fixtures.py",
+        "testing/plugin.py",
+        "testing/session.py",
+    },
     "docker": {"compose/engine.py"},
     # The HTTP client of the Docker SDK, whose errors it does not translate.
     "requests": {"compose/engine.py"},
