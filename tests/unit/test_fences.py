@@ -53,6 +53,7 @@ OWNERS = {
     "invoke": {"cli/__init__.py", "cli/command.py", "cli/program.py"},
     "rich": {"screen/console.py", "screen/tables.py"},
     "questionary": {"screen/prompts.py"},
+    "prompt_toolkit": {"screen/prompts.py"},
     "asyncpg": {
         "postgres/connections.py",
         "postgres/clones.py",
