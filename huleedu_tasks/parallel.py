@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ExitCode, HuleEduError, Interrupted, SeedError
 from huleedu_tasks.migrations.modules import hint_of
-from huleedu_tasks.postgres.failures import explained
+from huleedu_tasks.postgres.server_errors import explained
 from huleedu_tasks.report import Outcome, Progress, Status
 
 # The error code for a module that the interpreter did not find.

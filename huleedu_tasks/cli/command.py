@@ -26,7 +26,7 @@ from invoke.tasks import Task, task
 from huleedu_tasks.app import App
 from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, Interrupted
-from huleedu_tasks.postgres.failures import explained
+from huleedu_tasks.postgres.server_errors import explained
 from huleedu_tasks.report import Report, Result
 from huleedu_tasks.screen.console import Screen
 from huleedu_tasks.screen.streams import (

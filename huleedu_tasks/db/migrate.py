@@ -5,13 +5,13 @@ from dataclasses import replace
 from functools import partial
 
 from huleedu_tasks import parallel, process
-from huleedu_tasks.db.edited import edited, record_applied
-from huleedu_tasks.db.planned import planned_revision
+from huleedu_tasks.db.edited_revisions import edited, record_applied
+from huleedu_tasks.db.planned_revisions import planned_revision
 from huleedu_tasks.db.service_run import ServiceRun, after_migrated
 from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.alembic_failures import remedy
 from huleedu_tasks.migrations.alembic_history import READ_ONLY
-from huleedu_tasks.migrations.failures import remedy
 from huleedu_tasks.migrations.observation import Observation, applied_revisions
 from huleedu_tasks.migrations.results import Migrated
 from huleedu_tasks.migrations.revisions import History, Revision, named

@@ -16,7 +16,7 @@ from huleedu_tasks.db.undo_snapshots import NEW_SERVER
 from huleedu_tasks.errors import ServerError
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Stage, Step
-from huleedu_tasks.postgres import clones, databases, replacing
+from huleedu_tasks.postgres import clones, databases, replacement
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import EnvironmentTag
 from huleedu_tasks.report import Outcome
@@ -105,7 +105,7 @@ async def _replace_by_copy(
         copied or its copy is not at head.
     """
     try:
-        async with replacing.building(admin, run.url.database) as successor:
+        async with replacement.building(admin, run.url.database) as successor:
             untouched = await clones.counters(admin, successor)
             await clones.clone(admin, template, successor, replace(tag, untouched=untouched))
     except ServerError:
@@ -134,7 +134,7 @@ async def _replace_by_new(admin: "asyncpg.Connection", run: ServiceRun) -> str:
         required = "" if run.server.databases_to_lose else run.init_scripts
         snapshot = await find_init_snapshot(admin, run.filled_database, required)
     tag = replace(run.context.tag, unfinished=True)
-    async with replacing.building(admin, run.url.database) as successor:
+    async with replacement.building(admin, run.url.database) as successor:
         if snapshot:
             await clones.clone(admin, snapshot, successor, tag)
         else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from huleedu_tasks.config.registry import Service
-from huleedu_tasks.db.planned import planned_revision, unrendered
+from huleedu_tasks.db.planned_revisions import planned_revision, unrendered
 from huleedu_tasks.db.run import Change
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.db.start import START

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from huleedu_tasks import parallel
 from huleedu_tasks.config.urls import DatabaseUrl
-from huleedu_tasks.db.edited import record_applied
+from huleedu_tasks.db.edited_revisions import record_applied
 from huleedu_tasks.db.finish import EXPECT_WRITES
 from huleedu_tasks.db.migrate import unfinished
 from huleedu_tasks.db.prove import PROVE
@@ -23,14 +23,14 @@ from huleedu_tasks.db.start import START
 from huleedu_tasks.db.throwaway import observed, throwaway
 from huleedu_tasks.errors import ConfigurationError, MigrationError, Refused
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.failures import remedy
+from huleedu_tasks.migrations.alembic_failures import remedy
 from huleedu_tasks.migrations.observation import Observation, applied_revisions
 from huleedu_tasks.migrations.results import Migrated
 from huleedu_tasks.migrations.revisions import History, Revision, named
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import UNCOUNTED, connection
-from huleedu_tasks.postgres.tables import Table, count_rows, read_tables
+from huleedu_tasks.postgres.database_tables import Table, count_rows, read_tables
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.report import Kind, Level, Outcome, Problem, Status
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service
-from huleedu_tasks.db.edited import edited
+from huleedu_tasks.db.edited_revisions import edited
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.errors import ConfigurationError, HuleEduError
 from huleedu_tasks.migrations.edits import edits_since_applied

@@ -39,12 +39,12 @@ from huleedu_tasks.discovery.entries import (
     require_readable,
     service_of,
 )
-from huleedu_tasks.discovery.histories import unordered, with_sharing
 from huleedu_tasks.discovery.own_names import named_after
 from huleedu_tasks.discovery.proposals import Decisions, Survey
 from huleedu_tasks.discovery.questions import TAG, Question
 from huleedu_tasks.discovery.registry_text import registry_text
 from huleedu_tasks.discovery.service_facts import Reading
+from huleedu_tasks.discovery.shared_histories import unordered, with_sharing
 from huleedu_tasks.discovery.sources import read_directory, read_sources
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding
 from huleedu_tasks.migrations.directories import ServiceDirectory, find_directories

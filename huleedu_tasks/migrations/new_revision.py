@@ -8,8 +8,8 @@ from pathlib import Path
 
 from huleedu_tasks import process
 from huleedu_tasks.errors import HuleEduError, MigrationError
+from huleedu_tasks.migrations.alembic_failures import cause_in, failure_of
 from huleedu_tasks.migrations.child_process import Alembic
-from huleedu_tasks.migrations.failures import cause_in, failure_of
 from huleedu_tasks.migrations.observation import Observation
 
 _TEMPLATE = "script.py.mako"

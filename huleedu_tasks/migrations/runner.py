@@ -11,19 +11,19 @@ from huleedu_tasks.config.secret import Redactor
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, Interrupted, MigrationError
+from huleedu_tasks.migrations.alembic_failures import (
+    cause_in,
+    failure_of,
+    how_to_follow,
+    remedy,
+    require_match,
+)
 from huleedu_tasks.migrations.child_process import (
     INSTRUCTIONS,
     Alembic,
     environment_of,
     environment_with_url,
     run_alembic,
-)
-from huleedu_tasks.migrations.failures import (
-    cause_in,
-    failure_of,
-    how_to_follow,
-    remedy,
-    require_match,
 )
 from huleedu_tasks.migrations.forkserver import WarmWorkers
 from huleedu_tasks.migrations.observation import Observation

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from huleedu_tasks.errors import ServerError
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.databases import EnvironmentTag, comment_of, literal, quoted, tagged
-from huleedu_tasks.postgres.failures import explained, message_of
-from huleedu_tasks.postgres.replacing import in_use
+from huleedu_tasks.postgres.replacement import in_use
+from huleedu_tasks.postgres.server_errors import explained, message_of
 
 if TYPE_CHECKING:
     import asyncpg

@@ -18,11 +18,11 @@ from huleedu_tasks.errors import (
     ServerError,
 )
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.failures import LockTimeout
+from huleedu_tasks.migrations.alembic_failures import LockTimeout
 from huleedu_tasks.migrations.observation import ApprovedInputs, Observation, applied_revisions
 from huleedu_tasks.migrations.results import Migrated
 from huleedu_tasks.migrations.revisions import History, named
-from huleedu_tasks.migrations.rollback import (
+from huleedu_tasks.migrations.unfinished_revision import (
     PARTIAL_HINT,
     Fate,
     Unfinished,

@@ -15,7 +15,7 @@ from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.parallel import Work
-from huleedu_tasks.prod.configuration import require_configuration
+from huleedu_tasks.prod.configuration_check import require_configuration
 from huleedu_tasks.prod.target import DISABLED, Target
 from huleedu_tasks.report import Outcome, Progress, Report, Silence
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, SeedError, ServerError
-from huleedu_tasks.migrations.child.target import ReadVariables, Target, WrongDatabase
+from huleedu_tasks.migrations.child.target_check import ReadVariables, Target, WrongDatabase
 from huleedu_tasks.migrations.child.worker import INSTRUCTIONS, Used
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import EnvironmentTag, read_tag, write_tag

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from huleedu_tasks.errors import HuleEduError
-from huleedu_tasks.postgres.failures import explained
+from huleedu_tasks.postgres.server_errors import explained
 from huleedu_tasks.testing.runs import Run, own_name
 from huleedu_tasks.testing.servers import Server
 

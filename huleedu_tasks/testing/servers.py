@@ -10,7 +10,7 @@ from huleedu_tasks.guard import Guard
 from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import close, connect_beside
 from huleedu_tasks.postgres.databases import EnvironmentTag
-from huleedu_tasks.postgres.failures import explained
+from huleedu_tasks.postgres.server_errors import explained
 from huleedu_tasks.testing.runs import owner_of
 from huleedu_tasks.testing.testing_app import TestingApp
 

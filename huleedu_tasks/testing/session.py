@@ -20,10 +20,10 @@ from huleedu_tasks.testing.database import ServiceDatabase
 from huleedu_tasks.testing.own_servers import OwnServers
 from huleedu_tasks.testing.runs import Run
 from huleedu_tasks.testing.servers import Server
-from huleedu_tasks.testing.sources import Source, prepare
+from huleedu_tasks.testing.service_variables import variables_of, without_database
+from huleedu_tasks.testing.source_databases import Source, prepare
 from huleedu_tasks.testing.testing_app import TestingApp
 from huleedu_tasks.testing.totals import Totals, error_text
-from huleedu_tasks.testing.variables import variables_of, without_database
 
 DIRECTORY = "testing"
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from huleedu_tasks import process
-from huleedu_tasks.migrations.child import input_tracker, target
+from huleedu_tasks.migrations.child import input_tracker, target_check
 
 OBSERVED = """\
 import importlib.util, json, os, sys
@@ -55,7 +55,7 @@ def observe(directory: Path, code: str, **variables: str) -> dict[str, Any]:
 
 def output(directory: Path, code: str, **variables: str) -> str:
     """Run code while its inputs are recorded, and return its output."""
-    head = OBSERVED.format(tracking=input_tracker.__file__, targets=target.__file__)
+    head = OBSERVED.format(tracking=input_tracker.__file__, targets=target_check.__file__)
     command = [sys.executable, "-c", f"{head}{code}"]
     environment = {"PATH": os.environ["PATH"], **variables}
     running = process.run(command, cwd=directory, environment=environment, timeout=60)

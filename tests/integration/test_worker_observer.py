@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from huleedu_tasks.migrations.failures import LockTimeout
+from huleedu_tasks.migrations.alembic_failures import LockTimeout
 from huleedu_tasks.migrations.observation import applied_revisions
 from tests.support.alembic_bench import TOLD, Bench, sql
 from tests.support.monorepo import ENV_PY

@@ -9,7 +9,7 @@ from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ExitCode, Refused, ServerError
 from huleedu_tasks.parallel import Step
-from huleedu_tasks.postgres.failures import explain, explained
+from huleedu_tasks.postgres.server_errors import explain, explained
 from huleedu_tasks.report import Outcome, Silence, Status
 from tests.support.values import service
 

@@ -10,7 +10,7 @@ from huleedu_tasks.db.undo import Begun
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.postgres.clones import LONGEST_SNAPSHOT, snapshot_name
 from huleedu_tasks.postgres.databases import EnvironmentTag
-from huleedu_tasks.postgres.replacing import undo_name
+from huleedu_tasks.postgres.replacement import undo_name
 
 LONGEST = "n" * LONGEST_SNAPSHOT
 

@@ -68,7 +68,7 @@ def exit_code_of_alembic() -> int:
     try:
         alembic(prog="alembic")
         watchers.succeeded()
-    except (beside("target").MayNotRun, beside("pinned_inputs").ChangedInput) as error:
+    except (beside("target_check").MayNotRun, beside("pinned_inputs").ChangedInput) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except SystemExit as error:
@@ -109,7 +109,7 @@ class Watchers:
         revisions = instructions.pop("revisions", None)
         asking = instructions.pop("asking", None)
         writing = instructions.pop("writing", None)
-        targets = beside("target")
+        targets = beside("target_check")
         variables = targets.ReadVariables() if used or instructions or asking else None
         self._observer: Observer | None = None
         accept_percent_signs()
@@ -119,9 +119,9 @@ class Watchers:
             if engine and instructions["start"] is not None:
                 write_nothing_to(f"{engine}.sql")
             self._observer = Observer(variables, instructions)
-        self._report = beside("script_directory").RevisionsReport(revisions) if revisions else None
+        self._report = beside("revisions_report").RevisionsReport(revisions) if revisions else None
         if writing:
-            beside("new_revision").NewRevision(writing, before=offer_all_databases)
+            beside("new_revision_report").NewRevision(writing, before=offer_all_databases)
         if asking:
             hand_over_url(asking["url"], engine)
             beside("first_connection").FirstConnection(
@@ -345,7 +345,7 @@ class Observer:
         self._settings: dict[str, str] = instructions["settings"]
         self._optional_settings: dict[str, str] = instructions["optional_settings"]
         lock: dict[str, str] | None = instructions["lock"]
-        targets = beside("target")
+        targets = beside("target_check")
         self._target = targets.Target(
             instructions["target"],
             self._tell,
@@ -453,7 +453,7 @@ class Observer:
         cursor = driver.cursor()
         try:
             cursor.execute("SELECT array_to_json(current_schemas(false))::text, current_user::text")
-            row = beside("target").values_of(cursor.fetchone())
+            row = beside("target_check").values_of(cursor.fetchone())
         finally:
             cursor.close()
         if not connection.in_transaction():
@@ -477,7 +477,7 @@ class Observer:
         cursor = connection.connection.dbapi_connection.cursor()
         try:
             cursor.execute("SELECT array_to_json(current_schemas(false))::text, current_user::text")
-            row = beside("target").values_of(cursor.fetchone())
+            row = beside("target_check").values_of(cursor.fetchone())
         finally:
             cursor.close()
         self._tell("acting", search_path=json.loads(row[0]), role=row[1])

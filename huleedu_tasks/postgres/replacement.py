@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from huleedu_tasks.errors import Finding, Refused, ServerError
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.databases import literal, quoted
-from huleedu_tasks.postgres.failures import code_of, explain, message_of
+from huleedu_tasks.postgres.server_errors import code_of, explain, message_of
 
 if TYPE_CHECKING:
     import asyncpg

@@ -9,7 +9,7 @@ from huleedu_tasks.errors import HuleEduError, ServerError
 from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import maintenance_connection
-from huleedu_tasks.postgres.failures import explained
+from huleedu_tasks.postgres.server_errors import explained
 from huleedu_tasks.report import Outcome
 from huleedu_tasks.templates.policy import TemplatePolicy
 from huleedu_tasks.testing.testing_app import TestingApp
