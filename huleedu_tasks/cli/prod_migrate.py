@@ -78,7 +78,7 @@ def production(app: Command, services: tuple[Service, ...], shown: Progress) -> 
         settings=app.unchecked_settings,
         services=services,
         root=app.registry.root,
-        answers=AlembicHistories(
+        histories=AlembicHistories(
             settings=app.unchecked_settings, state=None if app.dry_run else app.state
         ),
         redact=app.redact,

@@ -118,7 +118,7 @@ async def _migrated(run: ServiceRun, done: Migrated, session: Observation) -> Ou
     """Return the outcome of a migration that succeeded, and keep what it reported."""
     if done.reported:
         run.require_own_version_tables(done.reported.tables)
-        run.context.histories.learn(run.service, run.url, done.reported)
+        run.context.histories.cache_reported_tables(run.service, run.url, done.reported)
     if run.database.build:
         run.database.build.add(done.used)
     edits = await record_applied(run, done.before, done.after)

@@ -245,12 +245,12 @@ class Attempts:
         self.blockers, self.open_at_end = (), None
         migrating = asyncio.ensure_future(
             runner.upgrade(
-                self.target.answers.alembic(self.target.service, self.target.url),
+                self.target.histories.alembic(self.target.service, self.target.url),
                 self.history,
                 # The planned revisions: the head of the files may change meanwhile.
                 *self.pin.after,
                 session=observation,
-                tables=self.target.answers.known_version_tables(
+                tables=self.target.histories.known_version_tables(
                     self.target.service, self.target.url
                 ),
                 read=self._read,

@@ -171,7 +171,7 @@ def _in_one_database(earlier: Target, target: Target) -> Problem | None:
             "both state 'shared_database'.",
             "database-shared",
         )
-    tables = [t.answers.known_version_tables(t.service, t.url) for t in (earlier, target)]
+    tables = [t.histories.known_version_tables(t.service, t.url) for t in (earlier, target)]
     if common := same_tables(*tables):
         refusal = same_table(one, other, common)
         return _error(refusal.message.rstrip("."), refusal.hint, refusal.code)
@@ -360,7 +360,7 @@ def _edits(
     for edit in edits_since_applied(tag, target.service.name, history, revisions):
         yield Problem(
             level=Level.WARNING,
-            cause=edit.described(target.answers.settings.root),
+            cause=edit.described(target.histories.settings.root),
             remedy="Restore the file, and put the change into a new revision.",
             code="revision-edited",
         )

@@ -87,7 +87,7 @@ async def _reported(target: Target) -> ReportedTables | None:
     """Return the role, search path and version tables that env.py uses; `None` if not known."""
     try:
         async with reach(target) as opened:
-            reported = await target.answers.ask_tables(target.service, target.url, opened)
+            reported = await target.histories.ask_tables(target.service, target.url, opened)
     except HuleEduError:
         return None
     return reported if reported.role else None

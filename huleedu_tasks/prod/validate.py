@@ -79,7 +79,7 @@ async def validate_all(
 
     if check_all:
         # The worker processes import their libraries while the databases are queried.
-        production.answers.workers.prepare()
+        production.histories.workers.prepare()
     outcomes = await production.run(ask)
     # Services in one database are found only after all databases are known.
     shared = same_database([found[name] for name in targets if name in found])
@@ -98,7 +98,7 @@ async def _following(validated: Validated, settings: Settings) -> tuple[Problem,
         target.service,
         target.resolved,
         settings,
-        target.answers.workers,
+        target.histories.workers,
         known=validated.problems,
     )
 

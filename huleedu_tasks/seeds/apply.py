@@ -70,7 +70,7 @@ class _Session:
             SeedError: If a seed failed, ended the process or exceeded the time limit.
             ServerError: If the database could not be reached.
         """
-        events = Observation(events=self._events, target=self.target).told()
+        events = Observation(events=self._events, target=self.target).read_events()
         facts = {str(event["event"]): event for event in events}
         seed = f"seed {facts['begun']['seed']}" if "begun" in facts else "first seed"
         if event := facts.get("mismatch"):

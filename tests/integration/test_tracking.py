@@ -28,8 +28,8 @@ def load(name, path):
 tracking = load("tracking", {tracking!r})
 variables = load("targets", {targets!r}).ReadVariables()
 reads = tracking.Reads()
-sys.addaudithook(reads.hear)
-tracking.watch_questions(reads)
+sys.addaudithook(reads.handle_event)
+tracking.watch_path_checks(reads)
 tracking.drop_stale_bytecode()
 sys.path[:0] = ["first", "second"]
 """
@@ -349,7 +349,7 @@ def test_another_module_with_a_clock_can_be_tracked(place: Path) -> None:
 )
 def test_a_statement_that_writes_the_time_cannot_be_tracked(sql: str, is_tracked: bool) -> None:
     reads = input_tracker.Reads()
-    reads.executed(sql)
+    reads.record_statement(sql)
     assert bool(reads.clocks) != is_tracked
 
 
