@@ -125,7 +125,7 @@ class Audit:
                 facts |= _columns(answers)
                 output = _output(answers)
         outcome = Outcome(service=service.name, facts=facts, output=output)
-        return outcome.judged(tuple(problems))
+        return outcome.with_problems(tuple(problems))
 
     async def _history(self, service: Service) -> tuple[str | None, Iterator[Problem]]:
         try:
@@ -170,7 +170,7 @@ class Audit:
             f"{' and '.join(others)} have the same database in development: {own}",
             "Give each a separate database, in config.py or in the registry.",
         )
-        return outcome.judged((*(outcome.problems or ()), problem))
+        return outcome.with_problems((*(outcome.problems or ()), problem))
 
     def _address(self, name: str) -> Address | None:
         """Return the address of a service in development; `None` if its code shows none."""

@@ -20,7 +20,7 @@ from huleedu_tasks.db.prove import PROVE
 from huleedu_tasks.db.run import Change
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.db.start import START
-from huleedu_tasks.db.throwaway import observed, throwaway
+from huleedu_tasks.db.throwaway import throwaway, throwaway_observation
 from huleedu_tasks.errors import ConfigurationError, MigrationError, Refused
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_failures import remedy
@@ -152,8 +152,8 @@ async def roll_back(run: ServiceRun, step: Step, *, plan: Plan) -> Outcome:
             except (Exception, asyncio.CancelledError) as error:
                 if not session.begun:
                     raise
-                await parallel.whatever_happens(_forget_seeds(run))
-                return await parallel.whatever_happens(unfinished(run, session, error))
+                await parallel.run_to_end(_forget_seeds(run))
+                return await parallel.run_to_end(unfinished(run, session, error))
             await record_applied(run, done.before, done.after)
             applied = applied_revisions([session], history, done.after, done.before)
         await _forget_seeds(run)
@@ -258,7 +258,7 @@ async def _rehearse(
         MigrationError: If the downgrade fails; the service's own database is unchanged.
     """
     with scratch_directory() as scratch:
-        session = await observed(run, url, scratch / "events")
+        session = await throwaway_observation(run, url, scratch / "events")
         try:
             done = await _downgrade(run, url, history, before, target, session)
         except MigrationError as error:

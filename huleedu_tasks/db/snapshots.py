@@ -88,7 +88,7 @@ class Unfinished:
         files = [path for path in self.directory.iterdir() if not path.name.startswith(".")]
         return {path.name: json.loads(path.read_text()) for path in files}
 
-    def dropped(self, services: Sequence[str]) -> None:
+    def note_dropped(self, services: Sequence[str]) -> None:
         """Record that the unfinished snapshots of services were dropped."""
         for key, names in self.read().items():
             if left := [name for name in names if name not in services]:
@@ -181,7 +181,7 @@ class Snapshots:
         stages = (START, Stage(run=read, io_bound=True))
         if not await self.run.together(stages, undone_by=NOTHING):
             return False
-        self.unfinished.dropped([run.name for run in self._leaders])
+        self.unfinished.note_dropped([run.name for run in self._leaders])
         return True
 
     def _require(self, name: str) -> None:

@@ -138,8 +138,8 @@ def _mismatch(
     where = "A revision or env.py" if was_run else "env.py"
     done = "no further revision was run" if was_run else "nothing was run"
     return Refused(
-        f"{where} connected to {event['database']} on {event['address']}{_tagged(event)}, not to "
-        f"{url.database} on {url.address}; {done}.",
+        f"{where} connected to {event['database']} on {event['address']}{_tag_clause(event)}, "
+        f"not to {url.database} on {url.address}; {done}.",
         code="target-mismatch",
         hint=option_hint(service, "") or how_to_follow(service, event),
         output=output,
@@ -210,7 +210,7 @@ def _changed_input(path: str, *, was_run: bool) -> Refused:
     )
 
 
-def _tagged(event: Mapping[str, Any]) -> str:
+def _tag_clause(event: Mapping[str, Any]) -> str:
     """Return a clause with the environment tag of a database; empty if it has none."""
     with suppress(ServerError):
         if tag := parse_tag(event["database"], event["comment"]):

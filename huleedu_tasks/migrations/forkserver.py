@@ -165,7 +165,9 @@ class WarmWorkers:
             await self._reading
 
     async def _start(self, imports: Mapping[str, object]) -> asyncio.subprocess.Process:
-        server = await process.talk_to([sys.executable, FORK_LOOP], environment=self._environment)
+        server = await process.start_server(
+            [sys.executable, FORK_LOOP], environment=self._environment
+        )
         self._reading = asyncio.create_task(self._read(server))
         self._send(server, imports)
         return server

@@ -198,7 +198,7 @@ async def _keeping(admin: "asyncpg.Connection", database: str) -> AsyncIterator[
     try:
         yield
     except BaseException as error:
-        failure = await _explained(admin, database, error)
+        failure = await _replacement_error(admin, database, error)
         with suppress(Exception):
             await databases.drop(admin, successor_name(database))
         if failure:
@@ -206,7 +206,7 @@ async def _keeping(admin: "asyncpg.Connection", database: str) -> AsyncIterator[
         raise
 
 
-async def _explained(
+async def _replacement_error(
     admin: "asyncpg.Connection", database: str, error: BaseException
 ) -> ServerError | None:
     import asyncpg

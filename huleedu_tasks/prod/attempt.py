@@ -109,7 +109,7 @@ class Attempts:
         except BaseException as error:
             outcome = parallel.unfinished(self.target.service, error)
         # A second interrupt waits for this; without it the result would be unknown.
-        outcome, at = await parallel.whatever_happens(self._conclude(outcome))
+        outcome, at = await parallel.run_to_end(self._conclude(outcome))
         return Ended(outcome=outcome, at=at, seconds=time.monotonic() - started)
 
     async def _conclude(self, outcome: Outcome) -> tuple[Outcome, tuple[str, ...] | None]:
@@ -270,7 +270,7 @@ class Attempts:
             raise
         finally:
             if not migrating.done():
-                await parallel.whatever_happens(self._note_open_transaction(observation))
+                await parallel.run_to_end(self._note_open_transaction(observation))
             migrating.cancel()
             # A cancelled statement would leave the lock's connection busy.
             over.set()

@@ -422,7 +422,7 @@ class Release:
             outcome = await self._tag(outcome, held, target)
         if ended.at is not None:
             recorded = _record_files(target, held, pin.before, ended.at)
-            if not await parallel.whatever_happens(recorded):
+            if not await parallel.run_to_end(recorded):
                 self.unrecorded.append(pin.service)
         return outcome
 

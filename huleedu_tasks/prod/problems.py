@@ -379,7 +379,7 @@ def _locks(target: Target, facts: Facts) -> Iterator[Problem]:
             f"DROP INDEX CONCURRENTLY {facts.invalid_indexes[0]}; then create it again.",
         )
     for session in facts.old_sessions:
-        yield _prepared(session) if session.prepared else _long_transaction(session)
+        yield _prepared_transaction(session) if session.prepared else _long_transaction(session)
     if facts.hidden_sessions:
         yield _info(
             "the server does not show how long the transactions of other roles have been open "
@@ -388,7 +388,7 @@ def _locks(target: Target, facts: Facts) -> Iterator[Problem]:
         )
 
 
-def _prepared(session: Session) -> Problem:
+def _prepared_transaction(session: Session) -> Problem:
     return _warning(
         f"the prepared transaction {session.prepared!r} ({session.who}) has held its locks for "
         f"{session.seconds:.0f} s",

@@ -62,7 +62,7 @@ class _Session:
         environment = environment_with_url(self.service, self.url, self.settings)
         return {**environment, INSTRUCTIONS: json.dumps(instructions)}
 
-    def applied(self, done: process.Completed) -> Applied:
+    def result_of(self, done: process.Completed) -> Applied:
         """Return the result of a process that has ended.
 
         Raises:
@@ -167,7 +167,7 @@ async def apply(
         session = _Session(
             service=service, url=url, settings=settings, scratch=scratch, target=target
         )
-        return session.applied(await _run(session, workers))
+        return session.result_of(await _run(session, workers))
 
 
 async def _run(session: _Session, workers: WarmWorkers) -> process.Completed:

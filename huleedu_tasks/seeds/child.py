@@ -151,7 +151,7 @@ class Seeding:
             if path.suffix == ".sql":
                 await sql.run_file(session, path, self._name(path))
             else:
-                with scripts.loaded(path) as seed:
+                with scripts.loading(path) as seed:
                     await seed(session)
         except HuleEduError:
             raise

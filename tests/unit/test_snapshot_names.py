@@ -60,9 +60,9 @@ def test_a_command_is_unfinished_until_it_ends_or_all_its_snapshots_are_dropped(
     unfinished.begin("second", ["one"])
     assert unfinished.read() == {"first": ["one", "two"], "second": ["one"]}
     unfinished.end("second")
-    unfinished.dropped(["one"])
+    unfinished.note_dropped(["one"])
     assert unfinished.read() == {"first": ["two"]}
-    unfinished.dropped(["two", "three"])
+    unfinished.note_dropped(["two", "three"])
     assert unfinished.read() == {}
 
 
