@@ -80,6 +80,8 @@ class Service:
         shared_database: Whether other services may have their histories in its database.
         migrate_after: Names of the services that must be migrated before it.
         inputs: Files and directories outside the service that its build reads.
+        unmanaged: Patterns of objects in its database that no migration creates, such as
+            `cron.*`; their drift is not reported.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Service:
     inputs: tuple[Path, ...]
     shared_database: bool
     migrate_after: tuple[str, ...]
+    unmanaged: tuple[str, ...]
 
     @property
     def has_testing_database(self) -> bool:
@@ -607,6 +610,7 @@ def complete(root: Path, entry: Mapping[str, Any], convention: str = "huleedu_{n
         inputs=tuple(root / path for path in entry.get("inputs", ())),
         shared_database=entry.get("shared_database", False),
         migrate_after=tuple(entry.get("migrate_after", ())),
+        unmanaged=tuple(entry.get("unmanaged", ())),
     )
 
 

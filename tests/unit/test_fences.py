@@ -26,6 +26,7 @@ FLOORS = [
     "env",
     "probe",
     "guard",
+    "schema",
     "templates",
     "servers",
     "compose",
@@ -250,5 +251,5 @@ def test_a_list_of_the_tasks_loads_nothing_heavy() -> None:
     # Invoke itself reads its own configuration with yaml.
     assert {name.partition(".")[0] for name in loaded}.isdisjoint(HEAVY - {"yaml"})
     # The code of a command is imported when it runs.
-    rooms = COMMANDS - {"env"} | {"probe", "templates", "compose", "seeds", "migrations"}
+    rooms = COMMANDS - {"env"} | {"probe", "schema", "templates", "compose", "seeds", "migrations"}
     assert not [name for name in loaded if name.startswith(tuple(f"{PACKAGE}.{r}." for r in rooms))]
