@@ -265,6 +265,7 @@ def test_an_unknown_service_is_an_error_with_the_closest_name(prepared: Monorepo
     assert ran.code == 1
     assert "No service is named 'alhpa'" in ran.out
     assert "[service-unknown]" in ran.out
+    assert "During handling" not in ran.out
 
 
 def test_the_report_names_provider_server_and_templates(prepared: Monorepo) -> None:
