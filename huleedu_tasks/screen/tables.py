@@ -9,6 +9,8 @@ Rows = tuple[tuple[str, ...], ...]
 
 DETAIL = "detail"
 TIME = "time"
+# Shown for a value that is None.
+NOTHING = "-"
 GAP = "  "
 INDENT = "  "
 # Columns that are read together, and stay together.
@@ -200,7 +202,7 @@ def _records(table: _Table, width: int) -> Iterator[str]:
         named = [
             f"{name} {cell}"
             for name, cell in list(zip(table.columns, row, strict=True))[2:]
-            if cell
+            if cell not in ("", NOTHING)
         ]
         yield from _packed(named, width)
 

@@ -51,7 +51,7 @@ def test_at_30_columns_each_row_becomes_lines() -> None:
         "  current b1ad73e",
         "  head b1ad73e",
         "payments  FAILED",
-        "  current -  head b1ad73f",
+        "  head b1ad73f",
     )
 
 
