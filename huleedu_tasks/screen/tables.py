@@ -174,9 +174,11 @@ def _drop_constant(table: _Table) -> _Table:
     if not constant:
         return table
     said = ", ".join(
-        value if name == DETAIL else f"{name} {value}" for name, value in constant.items()
+        value if name == DETAIL else f"{name} {value}"
+        for name, value in constant.items()
+        if value != NOTHING
     )
-    below = (f"all {len(table.rows)}: {said}",)
+    below = (f"all {len(table.rows)}: {said}",) if said else ()
     return replace(table.without(set(constant)), below=(*table.below, *below))
 
 

@@ -55,6 +55,13 @@ def test_at_30_columns_each_row_becomes_lines() -> None:
     )
 
 
+def test_a_column_without_values_is_left_out_of_a_narrow_table() -> None:
+    rows = [("orders", "OK", "-", "b1ad73e168ad"), ("files", "OK", "-", "b1ad73ffffff")]
+    layout = fit_table(("service", "status", "last_reset", "current"), rows, 30)
+    assert layout.columns == ("service", "status", "current")
+    assert layout.below == ()
+
+
 def test_a_revision_that_a_developer_has_named_is_not_shortened() -> None:
     rows = [("orders", "OK", "0001_initial_schema_of_orders")] * 2
     assert "0001_initial_schema_of_orders" in text_of(fit_table(COLUMNS[:3], rows, 20))
