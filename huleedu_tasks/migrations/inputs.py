@@ -206,6 +206,9 @@ class Present:
         for entry in entries(self.root / directory):
             if re.split(r"[./]", entry)[0] in sought:
                 yield entry
+                if entry[-1] == "/":
+                    # A package is found before a module, and a directory without code after it.
+                    yield from _package_code(self.root / directory / entry)
 
     def _behind_links(self, path: Path) -> str:
         """Return the targets of links in a path; an empty string if it has no links."""
@@ -253,6 +256,10 @@ def _is_directory(entry: "os.DirEntry[str]") -> bool:
     except OSError:
         # The target of a link is not accessible.
         return False
+
+
+def _package_code(directory: Path) -> Iterator[str]:
+    return (name for name in entries(directory) if name.startswith("__init__."))
 
 
 def digest(texts: Iterable[str]) -> str:
