@@ -47,6 +47,7 @@ def service(name: str = "orders", **stated: Any) -> Service:
         "inputs": (),
         "shared_database": False,
         "migrate_after": (),
+        "unmanaged": (),
     }
     return Service(**{**conventional, **stated})
 

@@ -26,6 +26,7 @@ FLOORS = [
     "env",
     "probe",
     "guard",
+    "schema",
     "templates",
     "servers",
     "compose",
@@ -54,6 +55,7 @@ OWNERS = {
     "invoke": {"cli/__init__.py", "cli/command.py", "cli/program.py"},
     "rich": {"screen/console.py", "screen/tables.py"},
     "questionary": {"screen/prompts.py"},
+    "prompt_toolkit": {"screen/prompts.py"},
     "asyncpg": {
         "postgres/connections.py",
         "postgres/clones.py",
@@ -69,7 +71,12 @@ OWNERS = {
         "testing/database.py",
     },
     # Imported by pytest only; no command imports it.
-    "pytest": {"testing/fixtures.py", "testing/plugin.py", "testing/session.py"},
+    "pytest": {
+        "testing/failures.py",
+        "testing/fixtures.py",
+        "testing/plugin.py",
+        "testing/session.py",
+    },
     "docker": {"compose/engine.py"},
     # The HTTP client of the Docker SDK, whose errors it does not translate.
     "requests": {"compose/engine.py"},
@@ -250,5 +257,5 @@ def test_a_list_of_the_tasks_loads_nothing_heavy() -> None:
     # Invoke itself reads its own configuration with yaml.
     assert {name.partition(".")[0] for name in loaded}.isdisjoint(HEAVY - {"yaml"})
     # The code of a command is imported when it runs.
-    rooms = COMMANDS - {"env"} | {"probe", "templates", "compose", "seeds", "migrations"}
+    rooms = COMMANDS - {"env"} | {"probe", "schema", "templates", "compose", "seeds", "migrations"}
     assert not [name for name in loaded if name.startswith(tuple(f"{PACKAGE}.{r}." for r in rooms))]
