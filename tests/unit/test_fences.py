@@ -24,6 +24,7 @@ FLOORS = [
     "discovery",
     "env",
     "probe",
+    "schema",
     "guard",
     "templates",
     "servers",
@@ -74,7 +75,7 @@ OWNERS = {
     "requests": {"compose/engine.py"},
     "psutil": {"servers/cluster.py", "ports.py"},
     # One lock for a project's databases, one for each server.
-    "filelock": {"db/run.py", "servers/embedded.py"},
+    "filelock": {"db/run.py", "servers/embedded.py", "schema/throwaway_servers.py"},
     # In a separate process, possibly with another interpreter.
     "alembic": {
         "migrations/child/addresses.py",
