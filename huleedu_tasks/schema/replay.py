@@ -84,23 +84,9 @@ class Replays:
         """
         server = await self.server(service)
         name = clones.replay_name(service.database, _label(at))
-        async with self.scratch(server, name) as url:
+        async with server.database(name) as url:
             await self._fill(server, url, history, at, step)
             yield url
-
-    @asynccontextmanager
-    async def scratch(self, server: ThrowawayServer, name: str) -> AsyncIterator[DatabaseUrl]:
-        """Yield the URL of a database that does not exist yet; drop it after the `with` block.
-
-        Raises:
-            Refused: If it may not be dropped.
-        """
-        await server.prove_disposable(name)
-        await databases.drop(server.admin, name)
-        try:
-            yield replace(server.url, database=name)
-        finally:
-            await parallel.whatever_happens(databases.drop(server.admin, name))
 
     async def server(self, service: Service) -> ThrowawayServer:
         """Return the running server of a service, which is started at its first use.
@@ -159,7 +145,8 @@ class Replays:
             its_history = await self.histories.history(predecessor)
             await self._upgrade(server, predecessor, url, its_history, its_history.heads, build)
         await self._upgrade(server, server.service, url, history, at, build)
-        if build:
+        # A role of a template could not be dropped.
+        if build and not await clones.holds_roles(server.admin, url.database):
             await self._templates.keep(server.admin, build, url, self.tag)
 
     async def _create(self, server: ThrowawayServer, url: DatabaseUrl, build: Build | None) -> None:

@@ -7,8 +7,8 @@ embedded server can be used gets a throwaway database on its development server.
 
 import os
 import secrets
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from huleedu_tasks.config.urls import DatabaseUrl, resolve
 from huleedu_tasks.errors import ConfigurationError, HuleEduError
 from huleedu_tasks.guard import Guard, require_own_address
 from huleedu_tasks.ports import free_port, is_free
+from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import close, connect_beside
 from huleedu_tasks.servers.choose import choose
 from huleedu_tasks.servers.embedded import EmbeddedServers
@@ -38,7 +39,7 @@ _ONLY_THE_OWNER = 0o600
 _NOTICE = "Waiting for another command that uses the throwaway server of {name}."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ThrowawayServer:
     """A running server on which throwaway databases may be created.
 
@@ -47,21 +48,43 @@ class ThrowawayServer:
         url: The URL of a database on it, whose user is a superuser.
         admin: A connection to another database than any of a service.
         guard: Proves that a database on it may be dropped.
+        is_own: Whether no other command or user works on it.
     """
 
     service: Service
     url: DatabaseUrl
     admin: "asyncpg.Connection"
-    provider: Provider
     guard: Guard
+    is_own: bool
+    _databases: int = 0
+    _roles: frozenset[str] = frozenset()
 
-    async def prove_disposable(self, database: str) -> None:
-        """Prove that a throwaway database may be dropped; it need not exist.
+    @asynccontextmanager
+    async def database(self, name: str) -> AsyncIterator[DatabaseUrl]:
+        """Yield the URL of a database that does not exist; drop it after the `with` block.
+
+        Roles that were created meanwhile are dropped with the last database: a revision that
+        creates one would fail in the next replay.
 
         Raises:
-            Refused: With the condition that does not hold.
+            Refused: If a database of that name exists and may not be dropped.
         """
-        await self.guard.prove_disposable(self.admin, self.service, database)
+        await self.guard.prove_disposable(self.admin, self.service, name)
+        await databases.drop(self.admin, name)
+        if not self._databases:
+            self._roles = await databases.role_names(self.admin)
+        self._databases += 1
+        try:
+            yield replace(self.url, database=name)
+        finally:
+            self._databases -= 1
+            await parallel.whatever_happens(self._drop(name))
+
+    async def _drop(self, name: str) -> None:
+        await databases.drop(self.admin, name)
+        if self.is_own and not self._databases:
+            for role in await databases.role_names(self.admin) - self._roles:
+                await databases.drop_role(self.admin, role)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +142,7 @@ class ThrowawayServers:
         await provider.prepare([own], url, on_new=str)
         until.push_async_callback(lambda: parallel.whatever_happens(provider.stop(own)))
         await provider.start(own, url)
-        return await self._connected(own, url, provider, until)
+        return await self._connected(own, url, provider, until, is_own=True)
 
     async def _start_of_development(
         self, service: Service, until: AsyncExitStack, because: HuleEduError | None = None
@@ -140,7 +163,13 @@ class ThrowawayServers:
         return await self._connected(service, resolved.url, provider, until)
 
     async def _connected(
-        self, service: Service, url: DatabaseUrl, provider: Provider, until: AsyncExitStack
+        self,
+        service: Service,
+        url: DatabaseUrl,
+        provider: Provider,
+        until: AsyncExitStack,
+        *,
+        is_own: bool = False,
     ) -> ThrowawayServer:
         used = [other.database for other in self.registry.services]
         admin = await connect_beside(url, used=used)
@@ -148,9 +177,7 @@ class ThrowawayServers:
         # A crash that loses a tag also loses the new database it belongs to.
         await admin.execute("SET synchronous_commit = off")
         guard = Guard(settings=self.settings, provider=provider)
-        return ThrowawayServer(
-            service=service, url=url, admin=admin, provider=provider, guard=guard
-        )
+        return ThrowawayServer(service=service, url=url, admin=admin, guard=guard, is_own=is_own)
 
     async def _lock(self, service: Service, until: AsyncExitStack) -> None:
         """Hold a server against other commands, which would drop its throwaway databases."""
