@@ -14,6 +14,7 @@ from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import Environment, Settings
 from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.child_process import Alembic
@@ -30,6 +31,18 @@ from huleedu_tasks.templates.policy import Build, TemplatePolicy
 
 _WHY = "a replay"
 _LABEL_LENGTH = 8
+
+
+class RevisionFailed(MigrationError):
+    """A revision failed on a throwaway database.
+
+    Attributes:
+        revision: The revision that failed; an empty string if Alembic failed outside of one.
+        statement: The SQL that failed; an empty string if the error is not of a statement.
+    """
+
+    revision: str = ""
+    statement: str = ""
 
 
 @dataclass(kw_only=True)
@@ -172,9 +185,12 @@ class Replays:
         for revision in (runner.HEADS,) if is_whole else at:
             with scratch_directory() as scratch:
                 session = await observed(server, url, scratch / "events")
-                done = await runner.upgrade(
-                    self.alembic(service, url), history, revision, session=session
-                )
+                try:
+                    done = await runner.upgrade(
+                        self.alembic(service, url), history, revision, session=session
+                    )
+                except MigrationError as error:
+                    raise _failed(error, session) from error
             if build:
                 build.add(done.used)
 
@@ -221,6 +237,16 @@ async def observed(
     """
     place = await databases.place(server.admin, url.database)
     return Observation(events=events, settings=settings, optional_settings=UNCOUNTED, target=place)
+
+
+def _failed(error: MigrationError, session: Observation) -> MigrationError:
+    """Return the error of a run with the revision and the statement that failed, if one did."""
+    event = next((e for e in session.told() if e["event"] == "failed"), {})
+    if not event.get("revision"):
+        return error
+    found = RevisionFailed(error.message, code=error.code, hint=error.hint, output=error.output)
+    found.revision, found.statement = event["revision"], event["statement"]
+    return found
 
 
 def _label(at: Sequence[str]) -> str:

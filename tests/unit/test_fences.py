@@ -20,6 +20,7 @@ FLOORS = [
     "app",
     "db",
     "prod",
+    "review",
     "check",
     "discovery",
     "env",
@@ -45,7 +46,7 @@ FLOORS = [
 ]
 
 # Named after what a user types; none of them uses another.
-COMMANDS = {"db", "prod", "check", "discovery", "env"}
+COMMANDS = {"db", "prod", "review", "check", "discovery", "env"}
 # Uses commands through `app` only.
 PLUGIN = "testing"
 
@@ -79,13 +80,16 @@ OWNERS = {
     # In a separate process, possibly with another interpreter.
     "alembic": {
         "migrations/child/addresses.py",
+        "migrations/child/model_comparison.py",
         "migrations/child/new_revision.py",
         "migrations/child/script_directory.py",
+        "migrations/child/walk.py",
         "migrations/child/worker.py",
     },
     "sqlalchemy": {
         "migrations/child/first_connection.py",
         "migrations/child/addresses.py",
+        "migrations/child/model_comparison.py",
         "migrations/child/worker.py",
         # The engines of a test.
         "testing/database.py",
