@@ -31,7 +31,11 @@ def check(
     jobs=JOBS,
 )
 def test_(
-    app: Command, service: Names = None, base: str = "", jobs: str = "", json: bool = False
+    app: Command,
+    service: Names = None,
+    base: str = "",
+    jobs: str = "",
+    json: bool = False,  # noqa: PT028
 ) -> Result:
     """Apply, undo and apply again each revision."""
     from huleedu_tasks.review.rehearsal import rehearse
