@@ -35,7 +35,7 @@ def test_(
     service: Names = None,
     base: str = "",
     jobs: str = "",
-    json: bool = False,  # noqa: PT028
+    json: bool = False,
 ) -> Result:
     """Apply, undo and apply again each revision."""
     from huleedu_tasks.review.rehearsal import rehearse
