@@ -21,7 +21,7 @@ def check(
     app: Command, service: Names = None, base: str = "", jobs: str = "", json: bool = False
 ) -> Result:
     """Find what is wrong with revisions, models and seeds."""
-    from huleedu_tasks.review.check import check as find_problems
+    from huleedu_tasks.review.merge_check import check as find_problems
 
     return _run(app, service, base, jobs, find_problems)
 

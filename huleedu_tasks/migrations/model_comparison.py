@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from huleedu_tasks import process
 from huleedu_tasks.errors import MigrationError
+from huleedu_tasks.migrations.alembic_failures import cause_in, failure_of
 from huleedu_tasks.migrations.child_process import Alembic
-from huleedu_tasks.migrations.failures import cause_in, failure_of
 from huleedu_tasks.migrations.observation import Observation
 from huleedu_tasks.postgres.model_objects import MODEL_OBJECTS, ModelObject
 

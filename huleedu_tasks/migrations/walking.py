@@ -6,8 +6,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from huleedu_tasks.errors import MigrationError
+from huleedu_tasks.migrations.alembic_failures import failure_of
 from huleedu_tasks.migrations.child_process import Alembic
-from huleedu_tasks.migrations.failures import failure_of
 from huleedu_tasks.migrations.observation import Observation
 
 _COMMAND = ["upgrade", "heads"]
@@ -102,7 +102,7 @@ def _events(
     differing: Step | None = None
     failed: FailedStep | None = None
     begun = None
-    for event in session.told():
+    for event in session.read_events():
         if event["event"] == "begun":
             begun = Step(Direction(event["direction"]), event["revision"])
         elif event["event"] == "stepped":

@@ -5,7 +5,7 @@ compares fingerprints of the schema. Only a revision that fails or differs is th
 each of its steps in a process of its own, and the schemas object by object.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
@@ -13,19 +13,20 @@ from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.migrations.functions import has_downgrade
 from huleedu_tasks.migrations.revisions import History, Revision, named
 from huleedu_tasks.migrations.walking import Direction, FailedStep, Step, Walked, walk
-from huleedu_tasks.postgres.catalog_objects import FINGERPRINT, CatalogObject, read_objects
-from huleedu_tasks.postgres.connections import connection
+from huleedu_tasks.postgres.catalog_objects import FINGERPRINT
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.report import Fact, Level, Outcome, Problem, Report
-from huleedu_tasks.review.base import new_revisions
+from huleedu_tasks.review.base_branch import new_revisions
 from huleedu_tasks.review.review import Review, Reviewed
+from huleedu_tasks.schema.diff import Change, compare
+from huleedu_tasks.schema.dump import dump_schema
+from huleedu_tasks.schema.objects import Schema
 from huleedu_tasks.schema.replay import observed
 
 COMMAND = "migrations.test"
 COLUMNS = ("head", "revisions", "tested")
 DOWNGRADE_MISSING = "downgrade-missing"
 _SHOWN = 5
-Objects = Mapping[tuple[str, str], CatalogObject]
 
 
 async def rehearse(review: Review) -> Report:
@@ -156,16 +157,16 @@ class Examination:
         up, down = Step(Direction.UP, self.revision), Step(Direction.DOWN, self.revision)
         if earlier := self.rehearsal.before(self.revision):
             await self.rehearsal.walk(url, earlier)
-        without = await _objects(url)
+        without = await self._schema(url)
         if failed := await self._fails(url, up):
             self.is_blocked = True
             yield self._failure(failed)
             return
-        complete = await _objects(url)
+        complete = await self._schema(url)
         if failed := await self._fails(url, down):
             yield self._failure(failed)
             return
-        undone = await _objects(url)
+        undone = await self._schema(url)
         if difference := _difference(without, undone):
             yield self._problem(
                 "downgrade-incomplete",
@@ -176,7 +177,7 @@ class Examination:
         if failed := await self._fails(url, up):
             yield self._failure(failed, repeated=True)
             return
-        if difference := _difference(complete, await _objects(url)):
+        if difference := _difference(complete, await self._schema(url)):
             yield self._problem(
                 "upgrade-differs",
                 f"the second upgrade of {self.revision} does not give the schema of the first: "
@@ -184,6 +185,10 @@ class Examination:
                 "Undo in downgrade() what upgrade() does, or make upgrade() independent of what it "
                 "finds.",
             )
+
+    async def _schema(self, url: DatabaseUrl) -> Schema:
+        settings = self.rehearsal.reviewed.replays.settings
+        return await dump_schema(url, environment=settings.tool_environment())
 
     async def _fails(self, url: DatabaseUrl, step: Step) -> FailedStep | None:
         return (await self.rehearsal.walk(url, [step])).failed
@@ -211,19 +216,10 @@ class Examination:
         )
 
 
-async def _objects(url: DatabaseUrl) -> Objects:
-    async with connection(url) as opened:
-        return await read_objects(opened)
-
-
-def _difference(before: Objects, after: Objects) -> str:
+def _difference(before: Schema, after: Schema) -> str:
     """Return how two schemas differ, in clauses; an empty string if they are equal."""
-    clauses = [f"{after[key]} remains" for key in after if key not in before]
-    clauses += [f"{before[key]} is missing" for key in before if key not in after]
-    clauses += [
-        f"{before[key]} is {after[key].definition}, and was {before[key].definition}"
-        for key in before
-        if key in after and before[key] != after[key]
-    ]
-    more = len(clauses) - _SHOWN
-    return "; ".join([*clauses[:_SHOWN], *([f"and {more} more"] if more > 0 else [])])
+    words = {Change.MISSING: "is missing", Change.EXTRA: "remains", Change.DIFFERENT: "differs"}
+    found = compare(before, after)
+    clauses = [f"{one.label} {words[one.change]}" for one in found[:_SHOWN]]
+    more = [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+    return "; ".join([*clauses, *more])

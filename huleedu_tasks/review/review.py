@@ -13,7 +13,7 @@ from huleedu_tasks.errors import ExitCode, HuleEduError
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.report import Fact, Level, Outcome, Problem, Progress, Report, Silence
 from huleedu_tasks.repository import shown
-from huleedu_tasks.review.base import Base, BaseRevision
+from huleedu_tasks.review.base_branch import Base, BaseRevision
 from huleedu_tasks.schema.replay import Replays
 
 _PROVIDER = "throwaway"
@@ -108,7 +108,7 @@ class Reviewed:
 
     def outcome(self, facts: Mapping[str, Fact], problems: Sequence[Problem]) -> Outcome:
         """Return the outcome of a review that came to its end."""
-        judged = Outcome(service=self.service.name, facts=facts).judged(tuple(problems))
+        judged = Outcome(service=self.service.name, facts=facts).with_problems(tuple(problems))
         return replace(judged, exit_code=ExitCode.DONE)
 
 

@@ -132,8 +132,8 @@ class Replays:
         for starting in self._starting.values():
             starting.cancel()
         await asyncio.gather(*self._starting.values(), return_exceptions=True)
-        await parallel.whatever_happens(self._until.aclose())
-        await parallel.whatever_happens(self.histories.aclose())
+        await parallel.run_to_end(self._until.aclose())
+        await parallel.run_to_end(self.histories.aclose())
 
     async def _fill(
         self,
@@ -241,7 +241,7 @@ async def observed(
 
 def _failed(error: MigrationError, session: Observation) -> MigrationError:
     """Return the error of a run with the revision and the statement that failed, if one did."""
-    event = next((e for e in session.told() if e["event"] == "failed"), {})
+    event = next((e for e in session.read_events() if e["event"] == "failed"), {})
     if not event.get("revision"):
         return error
     found = RevisionFailed(error.message, code=error.code, hint=error.hint, output=error.output)

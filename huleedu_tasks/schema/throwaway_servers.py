@@ -78,7 +78,7 @@ class ThrowawayServer:
             yield replace(self.url, database=name)
         finally:
             self._databases -= 1
-            await parallel.whatever_happens(self._drop(name))
+            await parallel.run_to_end(self._drop(name))
 
     async def _drop(self, name: str) -> None:
         await databases.drop(self.admin, name)
@@ -140,7 +140,7 @@ class ThrowawayServers:
         except OSError as error:
             raise unwritable(self._directory, error) from error
         await provider.prepare([own], url, on_new=str)
-        until.push_async_callback(lambda: parallel.whatever_happens(provider.stop(own)))
+        until.push_async_callback(lambda: parallel.run_to_end(provider.stop(own)))
         await provider.start(own, url)
         return await self._connected(own, url, provider, until, is_own=True)
 

@@ -31,17 +31,17 @@ class ModelComparison:
 
         self._file = file
         self._query = query
-        self._told: dict[str, Any] = {"has_metadata": True, "operations": [], "problem": ""}
+        self._report: dict[str, Any] = {"has_metadata": True, "operations": [], "problem": ""}
         kind: Any = RevisionContext
         plain_run = kind.run_autogenerate
 
         def run(context: Any, revision: Any, migration: Any) -> None:
-            self._told["has_metadata"] = migration.opts.get("target_metadata") is not None
-            self._tell()
+            self._report["has_metadata"] = migration.opts.get("target_metadata") is not None
+            self._write()
             plain_run(context, revision, migration)
-            self._told["operations"] += _rendered(context.generated_revisions, migration)
+            self._report["operations"] += _rendered(context.generated_revisions, migration)
             self._compare(migration)
-            self._tell()
+            self._write()
 
         def scripts(context: Any) -> Iterator[Any]:
             yield from ()
@@ -50,22 +50,22 @@ class ModelComparison:
 
     def _compare(self, migration: Any) -> None:
         connection = migration.connection
-        self._told["history"] = self._rows(connection)
+        self._report["history"] = self._rows(connection)
         transaction = connection.begin_nested()
         try:
             for metadata in _as_list(migration.opts["target_metadata"]):
                 _recreate(metadata, migration.opts, connection)
-            self._told["models"] = self._rows(connection)
+            self._report["models"] = self._rows(connection)
         except Exception as error:
-            self._told["problem"] = str(getattr(error, "orig", None) or error).splitlines()[0]
+            self._report["problem"] = str(getattr(error, "orig", None) or error).splitlines()[0]
         transaction.rollback()
 
     def _rows(self, connection: Any) -> list[list[Any]]:
         return [list(row) for row in connection.exec_driver_sql(self._query)]
 
-    def _tell(self) -> None:
+    def _write(self) -> None:
         with open(self._file, "w", encoding="utf-8") as written:
-            json.dump(self._told, written)
+            json.dump(self._report, written)
 
 
 def _rendered(scripts: Any, migration: Any) -> Iterator[str]:

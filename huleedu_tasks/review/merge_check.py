@@ -10,14 +10,14 @@ from huleedu_tasks.migrations.model_comparison import compare_models
 from huleedu_tasks.migrations.revisions import History, named
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import connection
-from huleedu_tasks.postgres.tables import digest_rows
+from huleedu_tasks.postgres.database_tables import digest_rows
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.report import Fact, Level, Outcome, Problem, Report
-from huleedu_tasks.review.base import base_problems
-from huleedu_tasks.review.models import model_problems
+from huleedu_tasks.review.base_branch import base_problems
+from huleedu_tasks.review.model_differences import model_problems
 from huleedu_tasks.review.review import Review, Reviewed, problem_of
 from huleedu_tasks.schema.replay import RevisionFailed, observed
-from huleedu_tasks.seeds import applying
+from huleedu_tasks.seeds.apply import apply
 
 COMMAND = "migrations.check"
 COLUMNS = ("head", "revisions")
@@ -153,7 +153,7 @@ async def _of_seeds(reviewed: Reviewed, url: DatabaseUrl) -> AsyncIterator[Probl
 async def _apply_seeds(reviewed: Reviewed, url: DatabaseUrl) -> None:
     replays = reviewed.replays
     server = await replays.server(reviewed.service)
-    await applying.apply(
+    await apply(
         reviewed.service,
         url,
         replays.settings,
