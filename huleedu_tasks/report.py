@@ -22,12 +22,13 @@ class Status(StrEnum):
 
 
 class State(StrEnum):
-    """The state of a database, in commands that report it; in the order of the summary."""
+    """The state of a database or of revisions; in the order of the summary."""
 
     BEHIND = "BEHIND"
     EDITED = "EDITED"
     UNKNOWN_REVISION = "UNKNOWN REVISION"
     UNREACHABLE = "UNREACHABLE"
+    FINDINGS = "FINDINGS"
 
 
 class Level(StrEnum):

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations.functions import has_downgrade
 from huleedu_tasks.migrations.revisions import History, Revision, named
 from huleedu_tasks.migrations.walking import Direction, FailedStep, Step, Walked, walk
@@ -17,7 +18,7 @@ from huleedu_tasks.postgres.catalog_objects import FINGERPRINT
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.report import Fact, Level, Outcome, Problem, Report
 from huleedu_tasks.review.base_branch import new_revisions
-from huleedu_tasks.review.review import Review, Reviewed
+from huleedu_tasks.review.review import Review, Reviewed, problem_of
 from huleedu_tasks.schema.diff import Change, compare
 from huleedu_tasks.schema.dump import dump_schema
 from huleedu_tasks.schema.objects import Schema
@@ -89,10 +90,13 @@ class Rehearsal:
         begun = 0
         while self._has_more(begun):
             self.reviewed.step(f"rehearsing {self._order[begun]} and later revisions")
-            walked = await self._walk_from(begun)
-            suspect = walked.differing or (walked.failed.step if walked.failed else None)
-            if suspect is None:
-                return
+            async with self.empty() as url:
+                walked = await self._walk_from(url, begun)
+                suspect = walked.differing or (walked.failed.step if walked.failed else None)
+                if suspect is None:
+                    for problem in await self._whole(url):
+                        yield problem
+                    return
             self.reviewed.step(f"examining {suspect.revision}")
             examination = Examination(rehearsal=self, revision=suspect.revision)
             for problem in await examination.problems():
@@ -113,7 +117,7 @@ class Rehearsal:
         replays, service = self.reviewed.replays, self.reviewed.service
         server = await replays.server(service)
         with scratch_directory() as scratch:
-            session = await observed(server, url, scratch / "events")
+            session = await observed(server, url, scratch / "events", jit="off")
             alembic = replays.alembic(service, url)
             return await walk(alembic, session, steps, fingerprint=fingerprint)
 
@@ -125,15 +129,43 @@ class Rehearsal:
         names = {revision.id for revision in self.tested}
         return any(name in names for name in self._order[begun:])
 
-    async def _walk_from(self, begun: int) -> Walked:
+    async def schema(self, url: DatabaseUrl) -> Schema:
+        """Return the complete schema of a database."""
+        settings = self.reviewed.replays.settings
+        return await dump_schema(url, environment=settings.tool_environment())
+
+    async def _whole(self, url: DatabaseUrl) -> list[Problem]:
+        """Compare the schema after a rehearsal with that of an upgrade of all revisions.
+
+        The fingerprint of a schema does not contain everything that pg_dump reads.
+        """
+        replays, service = self.reviewed.replays, self.reviewed.service
+        self.reviewed.step("comparing the schema with that of one upgrade")
+        try:
+            async with replays.database(service, self.history, self.history.heads) as plain:
+                difference = _difference(await self.schema(plain), await self.schema(url))
+        except MigrationError as error:
+            return [problem_of(error, cause=f"one upgrade of all revisions: {error.message}")]
+        if not difference:
+            return []
+        return [
+            Problem(
+                level=Level.ERROR,
+                cause="the schema after each revision was undone and applied again is not that of "
+                f"one upgrade: {difference}",
+                remedy="Find the revision that changes it, and correct its downgrade().",
+                code="downgrade-incomplete",
+            )
+        ]
+
+    async def _walk_from(self, url: DatabaseUrl, begun: int) -> Walked:
         """Apply the revisions before a position, and rehearse those behind it."""
         steps: list[Step] = []
         for number, name in enumerate(self._order):
             steps.append(Step(Direction.UP, name))
             if number >= begun and name in self._reversible:
                 steps += [Step(Direction.DOWN, name), Step(Direction.UP, name)]
-        async with self.empty() as url:
-            return await self.walk(url, steps, fingerprint=FINGERPRINT)
+        return await self.walk(url, steps, fingerprint=FINGERPRINT)
 
 
 @dataclass(kw_only=True)
@@ -157,16 +189,16 @@ class Examination:
         up, down = Step(Direction.UP, self.revision), Step(Direction.DOWN, self.revision)
         if earlier := self.rehearsal.before(self.revision):
             await self.rehearsal.walk(url, earlier)
-        without = await self._schema(url)
+        without = await self.rehearsal.schema(url)
         if failed := await self._fails(url, up):
             self.is_blocked = True
             yield self._failure(failed)
             return
-        complete = await self._schema(url)
+        complete = await self.rehearsal.schema(url)
         if failed := await self._fails(url, down):
             yield self._failure(failed)
             return
-        undone = await self._schema(url)
+        undone = await self.rehearsal.schema(url)
         if difference := _difference(without, undone):
             yield self._problem(
                 "downgrade-incomplete",
@@ -177,7 +209,7 @@ class Examination:
         if failed := await self._fails(url, up):
             yield self._failure(failed, repeated=True)
             return
-        if difference := _difference(complete, await self._schema(url)):
+        if difference := _difference(complete, await self.rehearsal.schema(url)):
             yield self._problem(
                 "upgrade-differs",
                 f"the second upgrade of {self.revision} does not give the schema of the first: "
@@ -185,10 +217,6 @@ class Examination:
                 "Undo in downgrade() what upgrade() does, or make upgrade() independent of what it "
                 "finds.",
             )
-
-    async def _schema(self, url: DatabaseUrl) -> Schema:
-        settings = self.rehearsal.reviewed.replays.settings
-        return await dump_schema(url, environment=settings.tool_environment())
 
     async def _fails(self, url: DatabaseUrl, step: Step) -> FailedStep | None:
         return (await self.rehearsal.walk(url, [step])).failed
