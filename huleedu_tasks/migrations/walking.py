@@ -113,6 +113,9 @@ def _events(
                 differing = step
         elif event["event"] == "failed" and event["revision"] and begun:
             failed = FailedStep(
-                step=begun, message=event["message"], statement=event["statement"], output=output
+                step=begun,
+                message=event["message"],
+                statement=event["statement"].strip().strip(),
+                output=output,
             )
     return tuple(ended), differing, failed

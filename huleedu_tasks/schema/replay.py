@@ -26,7 +26,7 @@ from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import UNCOUNTED, connection
 from huleedu_tasks.postgres.databases import EnvironmentTag
 from huleedu_tasks.process import scratch_directory
-from huleedu_tasks.schema.throwaway_servers import ThrowawayServer, ThrowawayServers
+from huleedu_tasks.schema.throwaway_servers import RunningServer, ThrowawayServer, ThrowawayServers
 from huleedu_tasks.templates.policy import Build, TemplatePolicy
 
 _WHY = "a replay"
@@ -63,11 +63,16 @@ class Replays:
     histories: AlembicHistories = field(init=False)
     _templates: TemplatePolicy = field(init=False)
     _until: AsyncExitStack = field(default_factory=AsyncExitStack)
-    _starting: dict[str, asyncio.Task[ThrowawayServer]] = field(default_factory=dict)
+    _starting: dict[str, asyncio.Task[RunningServer]] = field(default_factory=dict)
+    _servers: dict[str, ThrowawayServer] = field(default_factory=dict)
+    _throwaway_servers: ThrowawayServers = field(init=False)
 
     def __post_init__(self) -> None:
         self.settings = disposable(self.settings)
         self.histories = AlembicHistories(settings=self.settings, state=self.state)
+        self._throwaway_servers = ThrowawayServers(
+            settings=self.settings, registry=self.registry, state=self.state, notify=self.notify
+        )
         self._templates = TemplatePolicy(
             settings=self.settings,
             present=Present.of(self.settings),
@@ -102,21 +107,23 @@ class Replays:
             yield url
 
     async def server(self, service: Service) -> ThrowawayServer:
-        """Return the running server of a service, which is started at its first use.
+        """Return the server of a service, which is started at its first use.
+
+        Services may share a server; each has a connection of its own.
 
         Raises:
             HuleEduError: If no server can be used.
         """
-        name = service.compose_service
-        if name not in self._starting:
-            servers = ThrowawayServers(
-                settings=self.settings,
-                registry=self.registry,
-                state=self.state,
-                notify=self.notify,
+        if service.name not in self._servers:
+            name = service.compose_service
+            if name not in self._starting:
+                starting = self._throwaway_servers.start(service, self._until)
+                self._starting[name] = asyncio.create_task(starting)
+            running = await asyncio.shield(self._starting[name])
+            self._servers[service.name] = await self._throwaway_servers.connect(
+                running, service, self._until
             )
-            self._starting[name] = asyncio.create_task(servers.start(service, self._until))
-        return await asyncio.shield(self._starting[name])
+        return self._servers[service.name]
 
     def alembic(self, service: Service, url: DatabaseUrl) -> Alembic:
         """Return a service's Alembic for a throwaway database."""
@@ -245,7 +252,7 @@ def _failed(error: MigrationError, session: Observation) -> MigrationError:
     if not event.get("revision"):
         return error
     found = RevisionFailed(error.message, code=error.code, hint=error.hint, output=error.output)
-    found.revision, found.statement = event["revision"], event["statement"]
+    found.revision, found.statement = event["revision"], event["statement"].strip()
     return found
 
 
