@@ -115,7 +115,7 @@ def _events(
             failed = FailedStep(
                 step=begun,
                 message=event["message"],
-                statement=event["statement"].strip().strip(),
+                statement=event["statement"].strip(),
                 output=output,
             )
     return tuple(ended), differing, failed

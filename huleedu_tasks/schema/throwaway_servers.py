@@ -191,8 +191,8 @@ class ThrowawayServers:
             settings = replace(settings, process={**settings.process, **docker})
         try:
             provider = choose(settings, self.registry, self.state)
-        except HuleEduError:
-            raise because or HuleEduError("") from None
+        except HuleEduError as error:
+            raise because or error from None
         resolved = resolve(service, settings)
         require_own_address(service, resolved, provider)
         await provider.prepare([service], resolved.url, on_new=str)
