@@ -31,12 +31,14 @@ def model_problems(service: str, compared: Compared) -> Iterator[Problem]:
     Args:
         service: The name of the service, for the remedies.
     """
-    for operation in compared.operations:
+    if count := len(compared.operations):
         yield Problem(
             level=Level.ERROR,
-            cause=f"the models and the history differ; autogenerate would write {operation}",
+            cause="the models and the history differ; autogenerate would write "
+            f"{count} operation{'s' if count > 1 else ''}",
             remedy=_WRITE.format(service=service),
             code=CODE,
+            statement="\n".join(compared.operations),
         )
     if compared.models is None:
         yield Problem(
