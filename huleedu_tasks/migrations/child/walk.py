@@ -23,12 +23,13 @@ class Walk:
     before its opposite: the steps behind it would begin from a wrong schema.
 
     Args:
-        steps: The steps, each a direction and a revision.
+        steps: The steps, each a direction, a revision, and whether the fingerprint is computed
+            after it.
         fingerprint: A query that returns a digest of the schema; an empty string to compute none.
         tell: Writes an event.
     """
 
-    def __init__(self, steps: list[list[str]], fingerprint: str, tell: Callable[..., None]) -> None:
+    def __init__(self, steps: list[list[Any]], fingerprint: str, tell: Callable[..., None]) -> None:
         self._steps = steps
         self._query = fingerprint
         self._tell = tell
@@ -45,17 +46,18 @@ class Walk:
         script = context.script
         known: dict[tuple[str, str], str] = {}
         now = self._fingerprint(context)
-        for direction, name in self._steps:
+        for direction, name, is_compared in self._steps:
             revision = script.get_revision(name)
-            known.setdefault((_opposite(direction), name), now)
+            if now:
+                known.setdefault((_opposite(direction), name), now)
             make: Any = (
                 MigrationStep.upgrade_from_script
                 if direction == UPGRADE
                 else MigrationStep.downgrade_from_script
             )
             yield make(script.revision_map, revision)
-            now = self._fingerprint(context)
-            is_equal = known.setdefault((direction, name), now) == now
+            now = self._fingerprint(context) if is_compared else ""
+            is_equal = not is_compared or known.setdefault((direction, name), now) == now
             self._tell("stepped", revision=name, direction=direction, is_equal=is_equal)
             if not is_equal:
                 return
