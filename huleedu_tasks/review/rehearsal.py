@@ -14,7 +14,7 @@ from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations.functions import has_downgrade
 from huleedu_tasks.migrations.revisions import History, Revision, named
 from huleedu_tasks.migrations.walking import Direction, FailedStep, Step, Walked, walk
-from huleedu_tasks.postgres.catalog_objects import FINGERPRINT
+from huleedu_tasks.postgres.schema_fingerprint import FINGERPRINT
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.report import Fact, Level, Outcome, Problem, Report
 from huleedu_tasks.review.base_branch import new_revisions

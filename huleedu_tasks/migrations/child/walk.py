@@ -11,7 +11,6 @@ from typing import Any
 
 UPGRADE, DOWNGRADE = "upgrade", "downgrade"
 PREPARED = "huleedu_fingerprint"
-IS_PREPARED = f"SELECT count(*) FROM pg_prepared_statements WHERE name = '{PREPARED}'"
 PER_MIGRATION = "transaction_per_migration"
 
 
@@ -67,18 +66,18 @@ class Walk:
             return ""
         connection = context.connection
         driver = connection.connection.dbapi_connection
-        cursor = driver.cursor()
+        if connection.in_transaction() or getattr(driver, "autocommit", False):
+            return _value_of(driver, self._query)
         try:
-            cursor.execute(IS_PREPARED)
-            if not _value(cursor):
-                cursor.execute(f"PREPARE {PREPARED} AS {self._query}")
-            cursor.execute(f"EXECUTE {PREPARED}")
-            found = str(_value(cursor))
-        finally:
-            cursor.close()
-        if not connection.in_transaction() and not getattr(driver, "autocommit", False):
-            # A prepared statement outlives its transaction.
+            found = _value_of(driver, f"EXECUTE {PREPARED}")
+        except Exception:
+            # Not prepared yet, or a revision has deallocated it. It outlives its transaction.
             driver.rollback()
+            cursor = driver.cursor()
+            cursor.execute(f"PREPARE {PREPARED} AS {self._query}")
+            cursor.close()
+            found = _value_of(driver, f"EXECUTE {PREPARED}")
+        driver.rollback()
         return found
 
 
@@ -86,7 +85,12 @@ def _opposite(direction: str) -> str:
     return DOWNGRADE if direction == UPGRADE else UPGRADE
 
 
-def _value(cursor: Any) -> Any:
-    """Return the only value of a result, whose row may be a tuple or a dictionary."""
-    row = cursor.fetchone()
-    return next(iter(row.values() if hasattr(row, "values") else row))
+def _value_of(driver: Any, query: str) -> str:
+    """Return the only value of a query's result, whose row may be a tuple or a dictionary."""
+    cursor = driver.cursor()
+    try:
+        cursor.execute(query)
+        row = cursor.fetchone()
+    finally:
+        cursor.close()
+    return str(next(iter(row.values() if hasattr(row, "values") else row)))
