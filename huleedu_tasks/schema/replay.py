@@ -30,7 +30,8 @@ from huleedu_tasks.schema.throwaway_servers import RunningServer, ThrowawayServe
 from huleedu_tasks.templates.policy import Build, TemplatePolicy
 
 _WHY = "a replay"
-_LABEL_LENGTH = 8
+# Templates of one service, each with the history up to other revisions.
+_KEPT = 6
 
 
 class RevisionFailed(MigrationError):
@@ -152,9 +153,12 @@ class Replays:
     ) -> None:
         """Copy a template, or build the database and keep it as a template."""
         predecessors = list(self._predecessors(server.service))
-        # Not the port of this start, which would be an input of the template.
+        # On a server of development it would remain; the port of this start would be an input.
+        is_kept = bool(at) and server.running.is_own
         registered = [self._registered(service) for service in (server.service, *predecessors)]
-        build = await self._templates.begin(server.admin, registered, "", why=_WHY) if at else None
+        build = (
+            await self._templates.begin(server.admin, registered, "", why=_WHY) if is_kept else None
+        )
         template = await self._templates.find_valid(server.admin, build, url.database)
         if template:
             await clones.clone(server.admin, template[0], url.database, self.tag)
@@ -168,6 +172,7 @@ class Replays:
         # A role of a template could not be dropped.
         if build and not await clones.holds_roles(server.admin, url.database):
             await self._templates.keep(server.admin, build, url, self.tag)
+            await clones.drop_old_replays(server.admin, server.service.database, kept=_KEPT)
 
     async def _create(self, server: ThrowawayServer, url: DatabaseUrl, build: Build | None) -> None:
         await databases.create(server.admin, url.database, self.tag)
@@ -258,4 +263,4 @@ def _failed(error: MigrationError, session: Observation) -> MigrationError:
 
 def _label(at: Sequence[str]) -> str:
     """Return a short name of revisions, of which none is a part of another one."""
-    return hashlib.sha256(" ".join(at).encode()).hexdigest()[:_LABEL_LENGTH]
+    return hashlib.sha256(" ".join(at).encode()).hexdigest()[: clones.LABEL_LENGTH]

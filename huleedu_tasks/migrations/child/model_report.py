@@ -51,14 +51,16 @@ class ModelComparison:
     def _compare(self, migration: Any) -> None:
         connection = migration.connection
         self._report["history"] = self._rows(connection)
-        transaction = connection.begin_nested()
+        transaction = None
         try:
+            transaction = connection.begin_nested()
             for metadata in _as_list(migration.opts["target_metadata"]):
                 _recreate(metadata, migration.opts, connection)
             self._report["models"] = self._rows(connection)
         except Exception as error:
             self._report["problem"] = str(getattr(error, "orig", None) or error).splitlines()[0]
-        transaction.rollback()
+        if transaction:
+            transaction.rollback()
 
     def _rows(self, connection: Any) -> list[list[Any]]:
         return [list(row) for row in connection.exec_driver_sql(self._query)]
