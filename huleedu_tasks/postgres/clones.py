@@ -87,7 +87,7 @@ async def drop_old_replays(admin: "asyncpg.Connection", database: str, *, kept: 
     Args:
         kept: How many are kept.
     """
-    found = await (admin, _replay_prefix(database))
+    found = await _closed_databases(admin, _replay_prefix(database))
     for name, _ in sorted(found.items(), key=_last_used, reverse=True)[kept:]:
         await databases.drop(admin, name)
 
