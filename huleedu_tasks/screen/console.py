@@ -6,12 +6,13 @@ and tables are not wrapped. Strings are never parsed as markup.
 
 import io
 import json
+import os
 import sys
 import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
@@ -67,6 +68,10 @@ HANDLED = {None: "", True: "Handled automatically. ", False: "Action required. "
 REFRESH_PER_SECOND = 10
 # Wider than any line: output to a pipe is not wrapped.
 PIPE_WIDTH = 100_000
+# The width of a terminal that states none, in cells.
+DEFAULT_WIDTH = 80
+# The height of a console that prints no live display.
+ANY_HEIGHT = 24
 # The longest statement that is shown beside a danger, in characters.
 SHOWN_SQL = 200
 TICK = "\N{CHECK MARK}"
@@ -84,6 +89,7 @@ class Screen:
     def __init__(self, *, as_json: bool = False, redact: Redact = str) -> None:
         self.as_json = as_json
         self.redact = redact
+        self._previewed: Mapping[Problem, Sequence[str]] = {}
 
     def show(self, result: Result) -> None:
         """Print a command's result."""
@@ -183,6 +189,7 @@ class Screen:
     def preview(self, report: Report) -> None:
         """Print the plan of a command before it begins."""
         self._print_outcomes(report)
+        self._previewed = report.problems
 
     def _show_report(self, report: Report) -> None:
         self._print_outcomes(report)
@@ -228,7 +235,8 @@ class Screen:
         self._print_problems(report.dangers)
         for outcome in report.outcomes:
             self._print_revisions(outcome, sql=report.sql)
-        self._print_problems(report.problems)
+        new = {p: s for p, s in report.problems.items() if self._previewed.get(p) != s}
+        self._print_problems(new)
 
     def _print_revisions(self, outcome: Outcome, *, sql: bool) -> None:
         if not outcome.revisions or (outcome.planned and not sql):
@@ -303,8 +311,8 @@ class Screen:
             print(wrap(line, width, ""))
 
     def _print(self, what: "Table | Text") -> None:
-        terminal = sys.stdout.isatty()
-        console = _console(sys.stdout if terminal else io.StringIO())
+        width = _width(sys.stdout)
+        console = _console(sys.stdout if width else io.StringIO(), width or PIPE_WIDTH)
         console.print(what, soft_wrap=True)
         if isinstance(console.file, io.StringIO):
             for line in console.file.getvalue().splitlines():
@@ -445,16 +453,34 @@ class LiveProgress:
         return ", ".join([count, elapsed, *dict.fromkeys(running)])
 
 
-def _console(file: TextIO) -> "Console":
+def _console(file: TextIO, width: int | None = None) -> "Console":
+    """Return a console.
+
+    Args:
+        width: Its width in cells; None for that of the terminal, also after a change.
+    """
     from rich.console import Console
 
-    width = None if file.isatty() else PIPE_WIDTH
-    return Console(file=file, width=width, highlight=False, markup=False, soft_wrap=True)
+    # On a dumb terminal, rich uses a width only with a height.
+    height = None if width is None else ANY_HEIGHT
+    return Console(
+        file=file, width=width, height=height, highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def _width(file: TextIO) -> int | None:
-    """Return the width of a terminal in cells; None for a pipe."""
-    return _console(file).width if file.isatty() else None
+    """Return the width of a terminal in cells; None for a pipe.
+
+    rich assumes 80 for a dumb terminal.
+    """
+    if not file.isatty():
+        return None
+    stated = os.environ.get("COLUMNS", "")
+    if stated.isdecimal() and int(stated):
+        return int(stated)
+    with suppress(OSError):
+        return os.get_terminal_size(file.fileno()).columns or DEFAULT_WIDTH
+    return DEFAULT_WIDTH
 
 
 def _style(line: str) -> "Text":
