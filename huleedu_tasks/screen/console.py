@@ -252,13 +252,16 @@ class Screen:
                 self._print_planned(revision)
 
     def _print_planned(self, revision: PlannedRevision) -> None:
-        print(self._shown(f"  {revision.revision}  {revision.message}  ({revision.path})"))
+        width = _width(sys.stdout)
+        named = self._shown(f"{revision.revision}  {revision.message}  ({revision.path})")
+        print(f"{INDENT}{wrap(named, width, INDENT * 3).strip()}")
         lines = (line for line in (revision.sql or "").splitlines() if line.strip())
         print("".join(self._shown(f"      {line}\n") for line in lines), end="")
         for problem in revision.problems:
             if problem.kind is Kind.STYLE:
-                print(self._shown(f"    {problem.level}: {problem.cause}"))
-                print(self._shown(f"      {problem.remedy}"))
+                cause = wrap(self._shown(f"{problem.level}: {problem.cause}"), width, INDENT * 3)
+                print(f"{INDENT * 2}{cause.strip()}")
+                print(wrap(self._shown(problem.remedy), width, INDENT * 3))
 
     def _row(self, report: Report, outcome: Outcome) -> list[str]:
         return [

@@ -74,7 +74,7 @@ def fit_table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int 
     table = _Table(tuple(columns), tuple(map(tuple, rows)))
     if width is None:
         return Layout(columns=table.columns, rows=table.rows)
-    for step in (_keep, _drop_empty, _shorten_revisions, _drop_constant, _move_details, _drop_time):
+    for step in (_drop_empty, _shorten_revisions, _drop_constant, _move_details, _drop_time):
         table = step(table)
         if _width(table) <= width:
             return Layout(columns=table.columns, rows=table.rows, below=table.below)
@@ -140,10 +140,6 @@ def hanging_lines(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[
         text = wrap(last.strip(), width, indent)
         shown = f"{left}{text[begin:]}" if beside else f"{left.rstrip()}\n{text}"
         yield from (line.rstrip() for line in shown.splitlines() if line.strip())
-
-
-def _keep(table: _Table) -> _Table:
-    return table
 
 
 def _drop_empty(table: _Table) -> _Table:

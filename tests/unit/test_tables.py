@@ -31,8 +31,11 @@ def test_cells_in_a_pipe_are_unchanged() -> None:
     assert fit_table(COLUMNS, ROWS, None) == Layout(columns=COLUMNS, rows=tuple(ROWS))
 
 
-def test_cells_on_a_wide_terminal_are_unchanged() -> None:
+def test_on_a_wide_terminal_only_empty_columns_are_left_out() -> None:
     assert fit_table(COLUMNS, ROWS, 200) == Layout(columns=COLUMNS, rows=tuple(ROWS))
+    without = tuple(row[:-1] for row in ROWS)
+    silent = [(*row, "") for row in without]
+    assert fit_table(COLUMNS, silent, 200) == Layout(columns=COLUMNS[:-1], rows=without)
 
 
 def test_at_80_columns_revisions_are_short_and_details_are_below() -> None:
