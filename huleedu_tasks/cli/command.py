@@ -83,7 +83,7 @@ class Command(App):
         began = time.monotonic()
         registry = super().discovered_registry()
         # Masking the note below reads the registry.
-        self.__dict__["registry"] = registry
+        self.__dict__["stated_registry"] = registry
         names = ", ".join(f"{s.name} (port {s.port})" for s in registry.services)
         seconds = time.monotonic() - began
         self.screen.say(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import psutil
 
 ADDRESS = "127.0.0.1"
+PORT_IN_USE = "port-in-use"
 INITDB_TIMEOUT = 120.0
 STOP_TIMEOUT = 20.0
 LOG_LIMIT = 10 * 2**20
@@ -329,7 +330,7 @@ class Cluster:
         if "Address already in use" in output:
             return ServerError(
                 f"Port {self.port} is taken by {holder(self.port)}.",
-                code="port-in-use",
+                code=PORT_IN_USE,
                 hint="Stop it (`invoke db.down` in another checkout stops its servers), or state "
                 "another 'port' for the service in the registry (in the compose file, if the "
                 "registry states none) and in its config.py.",

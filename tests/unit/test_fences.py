@@ -34,6 +34,7 @@ FLOORS = [
     "migrations",
     "postgres",
     "screen",
+    "instances",
     "ports",
     "repository",
     "process",
