@@ -18,6 +18,7 @@ from huleedu_tasks.config.registry import (
     stated_prefix,
 )
 from huleedu_tasks.config.secret import Redactor, Secret
+from huleedu_tasks.config.setting import NO_INSTANCE
 from huleedu_tasks.config.settings import PREFIX, Settings
 from huleedu_tasks.config.urls import (
     ResolvedUrl,
@@ -28,9 +29,14 @@ from huleedu_tasks.config.urls import (
 )
 from huleedu_tasks.config.worktree import linked_worktree
 from huleedu_tasks.errors import ConfigurationError, HuleEduError
-from huleedu_tasks.instances.instance import Instance, find_instance
+from huleedu_tasks.instances.instance import (
+    INSTANCE_SETTING,
+    Instance,
+    find_instance,
+    ignored_because,
+)
 from huleedu_tasks.repository import repository_root
-from huleedu_tasks.servers.choose import choose
+from huleedu_tasks.servers.choose import choose, has_servers
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.state_dir import state_directory
 
@@ -173,7 +179,18 @@ class App:
         # In staging and production, the settings may be checked later, with other findings.
         if not self.unchecked_settings.environment.is_disposable:
             return None
-        return find_instance(self.settings, self._main_state)
+        is_left = self.checkout_state != self.main_state and has_servers(self.checkout_state)
+        earlier = self.checkout_state if is_left else None
+        return find_instance(self.settings, self.main_state, earlier=earlier)
+
+    @property
+    def ignored_instance(self) -> str:
+        """A sentence if HULEEDU_INSTANCE is set and has no effect; empty otherwise."""
+        settings = self.unchecked_settings
+        stated = settings.get(INSTANCE_SETTING)
+        if stated in ("", NO_INSTANCE) or not (why := ignored_because(settings)):
+            return ""
+        return f"{INSTANCE_SETTING}={stated} is ignored: {why}."
 
     @property
     def state(self) -> Path:
@@ -185,8 +202,8 @@ class App:
         """The state directory of this checkout without an instance."""
         return self._state_in(self.registry_path.parent)
 
-    @property
-    def _main_state(self) -> Path:
+    @cached_property
+    def main_state(self) -> Path:
         """The state directory of the main fleet: that of the main worktree."""
         root = self.registry_path.parent
         worktree = linked_worktree(root)

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -312,6 +313,8 @@ def _done(name: str, app: Command, body: Body[P], /, *args: P.args, **kwargs: P.
             result = body(app, *args, **kwargs)
         if app.exit_code and isinstance(result, Report):
             result = result.ended_by(app.exit_code)
+        if isinstance(result, Report) and (ignored := app.ignored_instance):
+            result = replace(result, notes=(*result.notes, ignored))
         if result is not None:
             screen.show(result)
         code = ExitCode.DONE if result is None else result.exit_code

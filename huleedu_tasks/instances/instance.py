@@ -21,10 +21,11 @@ OTHER_PORTS = (
     "`invoke env.export` again"
 )
 INSTANCES_DIRECTORY = "instances"
+LEASE_FILE = "lease.json"
 # Of a derived name; the digest of the checkout's path makes it unique.
 _LONGEST_NAME = 30
 _DIGITS = 8
-_SETTING = "HULEEDU_INSTANCE"
+INSTANCE_SETTING = "HULEEDU_INSTANCE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,11 @@ class Instance:
         return self.home / INSTANCES_DIRECTORY / self.key
 
     @property
+    def lease(self) -> Path:
+        """The path of its lease."""
+        return self.directory / LEASE_FILE
+
+    @property
     def project(self) -> str:
         """The name of its compose project."""
         return f"{self.prefix.lower()}-{self.key}"
@@ -73,7 +79,9 @@ class Instance:
         return {"name": self.name, "reason": self.reason}
 
 
-def find_instance(settings: Settings, home: Path) -> Instance | None:
+def find_instance(
+    settings: Settings, home: Path, *, earlier: Path | None = None
+) -> Instance | None:
     """Return the instance of a checkout; None if it uses the main fleet.
 
     Only development and testing have instances, and existing servers have none.
@@ -81,15 +89,25 @@ def find_instance(settings: Settings, home: Path) -> Instance | None:
     Args:
         settings: The settings, checked.
         home: The state directory of the main fleet.
+        earlier: The directory with databases that the worktree had before it had an instance; None
+            if there are none.
     """
     stated = settings.instance
     worktree = linked_worktree(settings.root)
     if ignored_because(settings) or stated == NO_INSTANCE or not (stated or worktree):
         return None
-    reason = f"linked worktree of {worktree.main}" if worktree else ""
+    if stated:
+        reason = f"{INSTANCE_SETTING} ({settings.value(INSTANCE_SETTING).source})"
+    else:
+        reason = f"linked worktree of {worktree.main if worktree else ''}"
+    if earlier:
+        reason += (
+            f"; its earlier databases are in {earlier}: {INSTANCE_SETTING}={NO_INSTANCE} uses them"
+        )
     return Instance(
-        name=stated or _derived_name(worktree.root.name if worktree else ""),
-        reason=f"{_SETTING} ({settings.value(_SETTING).source})" if stated else reason,
+        # Git keeps this name when it moves the worktree.
+        name=stated or _derived_name(worktree.git_directory.name if worktree else ""),
+        reason=reason,
         checkout=settings.root.resolve(),
         git_directory=worktree.git_directory if worktree else None,
         home=home,
@@ -101,7 +119,8 @@ def ignored_because(settings: Settings) -> str:
     """Return why a checkout cannot have an instance, as a clause; empty if it can."""
     if not settings.environment.is_disposable:
         return f"{settings.environment} has no instances"
-    if settings.provider is ProviderName.EXISTING:
+    # The settings need not be valid.
+    if settings.get("HULEEDU_PROVIDER").strip().lower() == ProviderName.EXISTING:
         return "existing servers are the same for all instances"
     return ""
 

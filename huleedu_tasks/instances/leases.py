@@ -15,11 +15,10 @@ from typing import Any
 from huleedu_tasks.config import worktree
 from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.errors import ServerError
-from huleedu_tasks.instances.instance import INSTANCES_DIRECTORY, Instance
+from huleedu_tasks.instances.instance import INSTANCES_DIRECTORY, LEASE_FILE, Instance
 from huleedu_tasks.ports import derived_ports
 from huleedu_tasks.state_dir import exclusive, make_directory, make_state_directory, unwritable
 
-_LEASE = "lease.json"
 _LOCK = "leases.lock"
 
 
@@ -100,7 +99,7 @@ def leases(home: Path) -> list[Lease]:
     Raises:
         ServerError: If one cannot be read.
     """
-    directories = (home / INSTANCES_DIRECTORY).glob(f"*/{_LEASE}")
+    directories = (home / INSTANCES_DIRECTORY).glob(f"*/{LEASE_FILE}")
     found = (_read(path.parent) for path in directories)
     return sorted(filter(None, found), key=lambda lease: lease.created)
 
@@ -171,7 +170,7 @@ def _ports(instance: Instance, servers: Sequence[str], taken: Collection[int]) -
 
 def _read(directory: Path) -> Lease | None:
     """Return the lease in a state directory; None if there is none."""
-    path = directory / _LEASE
+    path = directory / LEASE_FILE
     try:
         stated: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         ports = {str(name): int(port) for name, port in stated.pop("ports").items()}
@@ -188,7 +187,7 @@ def _read(directory: Path) -> Lease | None:
 
 def _write(lease: Lease) -> None:
     stated = {key: value for key, value in asdict(lease).items() if key != "directory"}
-    path = make_directory(lease.directory) / _LEASE
+    path = make_directory(lease.directory) / LEASE_FILE
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(stated, indent=2), encoding="utf-8")
     # A reader without the lock sees the old lease or the new one.

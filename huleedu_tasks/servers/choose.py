@@ -58,6 +58,11 @@ def _embedded_owner(state: Path, instance: Instance | None) -> str:
     return ""
 
 
+def has_servers(state: Path) -> bool:
+    """Whether servers were started with a state directory."""
+    return any((state / name).exists() for name in (EMBEDDED_DIRECTORY, CONTAINERS_FILE))
+
+
 def _keeps_to_embedded(state: Path) -> bool:
     """Whether there is data in embedded servers and never was any in containers."""
     return (state / EMBEDDED_DIRECTORY).is_dir() and not (state / CONTAINERS_FILE).exists()

@@ -49,6 +49,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     try:
         provider = app.provider
         found = f"{provider.name} ({provider.reason}); {app.registry_path}"
+        if app.instance:
+            found += f"; instance {app.instance.name}: {app.instance.reason}"
     except HuleEduError as error:
         # The first test that needs a database fails with it.
         found = app.redact(str(error))
