@@ -18,7 +18,7 @@ from huleedu_tasks.config.registry import (
     stated_prefix,
 )
 from huleedu_tasks.config.secret import Redactor, Secret
-from huleedu_tasks.config.setting import NO_INSTANCE
+from huleedu_tasks.config.setting_types import NO_INSTANCE
 from huleedu_tasks.config.settings import PREFIX, Settings
 from huleedu_tasks.config.urls import (
     ResolvedUrl,

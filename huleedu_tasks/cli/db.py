@@ -254,7 +254,7 @@ def instances(
     dry_run: bool = False,
 ) -> Result:
     """List the instances of this repository."""
-    from huleedu_tasks.db.instances import Instances
+    from huleedu_tasks.db.instance_list import Instances
 
     require_disposable_environment(app.settings, "db.instances")
     if prune and new_ports:

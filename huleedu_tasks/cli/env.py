@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huleedu_tasks.cli.command import Command, command, typed_before
 from huleedu_tasks.config.settings import SETTINGS, Value
-from huleedu_tasks.env.env_file import add_lines, write_env_file
+from huleedu_tasks.env.init import add_lines, write_env_file
 from huleedu_tasks.errors import Refused
 from huleedu_tasks.guard import require_disposable_environment
 from huleedu_tasks.instances.instance import INSTANCE_SETTING, ignored_because

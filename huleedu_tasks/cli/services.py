@@ -47,7 +47,7 @@ def check(app: Command, service: Sequence[str] | None = None, json: bool = False
             settings=app.unchecked_settings,
             registry=app.stated_registry,
             services=services,
-            alembic=AlembicHistories(
+            histories=AlembicHistories(
                 settings=app.unchecked_settings,
                 state=state if state.exists() else None,
             ),

@@ -80,6 +80,8 @@ class Service:
         shared_database: Whether other services may have their histories in its database.
         migrate_after: Names of the services that must be migrated before it.
         inputs: Files and directories outside the service that its build reads.
+        unmanaged: Patterns of objects in its database that no migration creates, such as
+            `cron.*`; their drift is not reported.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Service:
     inputs: tuple[Path, ...]
     shared_database: bool
     migrate_after: tuple[str, ...]
+    unmanaged: tuple[str, ...]
 
     @property
     def has_testing_database(self) -> bool:
@@ -313,7 +316,7 @@ def registry_of(
     Raises:
         ConfigurationError: If it has errors; with every finding and its place.
     """
-    services, wrong = _completed(document, path.parent)
+    services, wrong = _complete_services(document, path.parent)
     if findings or wrong:
         found = [*findings, *wrong]
         raise ConfigurationError(
@@ -339,10 +342,10 @@ def findings_in(document: Any, root: Path) -> list[Finding]:
     Args:
         root: The directory of the registry, which need not exist.
     """
-    return _completed(document, root)[1]
+    return _complete_services(document, root)[1]
 
 
-def _completed(document: Any, root: Path) -> tuple[tuple[Service, ...], list[Finding]]:
+def _complete_services(document: Any, root: Path) -> tuple[tuple[Service, ...], list[Finding]]:
     """Return the services as far as their entries are valid, and the findings."""
     import jsonschema_rs
 
@@ -607,6 +610,7 @@ def complete(root: Path, entry: Mapping[str, Any], convention: str = "huleedu_{n
         inputs=tuple(root / path for path in entry.get("inputs", ())),
         shared_database=entry.get("shared_database", False),
         migrate_after=tuple(entry.get("migrate_after", ())),
+        unmanaged=tuple(entry.get("unmanaged", ())),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from huleedu_tasks.config.setting import NO_INSTANCE
+from huleedu_tasks.config.setting_types import NO_INSTANCE
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.worktree import linked_worktree
 

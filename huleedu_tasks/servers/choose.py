@@ -49,7 +49,7 @@ def choose(
 
 
 def _embedded_owner(state: Path, instance: Instance | None) -> str:
-    """Return whose data is in embedded servers and was never in containers; empty if nobody's."""
+    """Return who has data in embedded servers and never had any in containers; empty if none."""
     if _keeps_to_embedded(state):
         return "this instance" if instance else "this checkout"
     has_containers = (state / CONTAINERS_FILE).exists()

@@ -11,7 +11,7 @@ from huleedu_tasks.app import App
 from huleedu_tasks.compose.docker_compose import Project
 from huleedu_tasks.compose.instance_override import override_text
 from huleedu_tasks.config.worktree import exists, linked_worktree
-from huleedu_tasks.db.instances import _ranges
+from huleedu_tasks.db.instance_list import _ranges
 from huleedu_tasks.errors import ConfigurationError, ServerError
 from huleedu_tasks.instances.instance import Instance
 from huleedu_tasks.instances.leases import leases, renew
