@@ -9,7 +9,7 @@ import pytest
 
 from huleedu_tasks.app import App
 from huleedu_tasks.compose.docker_compose import Project
-from huleedu_tasks.compose.instance_override import override_text
+from huleedu_tasks.compose.instance_override import _require_only, override_text
 from huleedu_tasks.config.worktree import exists, linked_worktree
 from huleedu_tasks.db.instance_list import _ranges
 from huleedu_tasks.errors import ConfigurationError, ServerError
@@ -237,6 +237,15 @@ def test_the_override_replaces_what_two_projects_cannot_share() -> None:
         '  "a$$db_instance_1": {}',
         '  "a$$db_instance_2": {}',
     ]
+
+
+def test_an_override_that_compose_does_not_apply_is_reported() -> None:
+    ports = [{"target": 5432, "published": number} for number in ("5433", "20001")]
+    project = Project(name="p", services={"a_db": {"ports": ports}}, hashes={})
+    with pytest.raises(ServerError) as raised:
+        _require_only(project, "a_db", 20001)
+    assert raised.value.code == "compose-too-old"
+    assert "'a_db' publishes 5433, 20001 instead of 20001" in raised.value.message
 
 
 @pytest.mark.parametrize(
