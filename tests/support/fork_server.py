@@ -15,6 +15,7 @@ import os
 import pkgutil
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +27,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
+
+from tests.support import loop_server
 
 PROJECT = Path(__file__).resolve().parents[2]
 LARGEST_REQUEST = 1 << 20
@@ -61,8 +65,11 @@ LIBRARIES = (
     "sqlglot",
     "yaml",
 )
+SQLALCHEMY = ("SQLALCHEMY_", "DISABLE_SQLALCHEMY_")
 # False with `--fresh-interpreters`, and where the command line itself is tested.
 is_wanted = True
+# Closing its standard input ends the loop server.
+_kept: list[object] = []
 
 
 class ForkServer:
@@ -125,7 +132,7 @@ def is_possible(environment: Mapping[str, str]) -> bool:
 
     Python reads its own variables, and the C library the locale, only when it starts.
     """
-    read_at_start = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "MALLOC_")
+    read_at_start = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "MALLOC_", "OPENSSL_", *SQLALCHEMY)
     names = {*environment, *os.environ}
     return is_wanted and all(
         environment.get(name) == os.environ.get(name)
@@ -177,10 +184,13 @@ def _text(output: bytes) -> str:
 def serve(requests: socket.socket) -> None:
     """Fork a process for each request, until the client is gone; return in that process."""
     _import_everything()
+    scratch = tempfile.mkdtemp(prefix="huleedu-fork-server-")
+    _start_loop_server(Path(scratch))
     gc.freeze()
     while True:
         message, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, 3)
         if not message:
+            shutil.rmtree(scratch)
             # Skip the exit handlers of what was imported.
             os._exit(0)
         if os.fork() == 0:
@@ -190,6 +200,23 @@ def serve(requests: socket.socket) -> None:
         for descriptor in descriptors:
             os.close(descriptor)
         _reap()
+
+
+def _start_loop_server(scratch: Path) -> None:
+    """Let commands fork the fork servers of their migrations too; see `loop_server.py`."""
+    from huleedu_tasks.migrations import forkserver
+
+    address = f"huleedu-loop-server-{os.getpid()}"
+    server = subprocess.Popen(
+        [sys.executable, loop_server.__file__, forkserver.FORK_LOOP, address],
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert server.stdout
+    assert server.stdout.readline() == b"\n"
+    forkserver.FORK_LOOP = loop_server.write_substitute(scratch, f"\0{address}")
+    _kept.append(server)
 
 
 def _is_command(reply: int, out: int, err: int) -> bool:
@@ -234,6 +261,15 @@ def _reap() -> None:
         return
 
 
+def leave(code: int) -> NoReturn:
+    """End a command as Python does, but without destroying what it imported."""
+    threading._shutdown()  # type: ignore[attr-defined]  # as Python itself
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _import_everything() -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
@@ -250,4 +286,11 @@ if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as requests:
         serve(requests)
     # Ends as `python -m invoke` does: with its exit code, or with its traceback.
-    runpy.run_module("invoke", run_name="__main__", alter_sys=True)
+    code = 0
+    try:
+        runpy.run_module("invoke", run_name="__main__", alter_sys=True)
+    except SystemExit as error:
+        if not isinstance(error.code, int):
+            raise
+        code = error.code
+    leave(code)
