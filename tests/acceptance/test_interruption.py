@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.support.monorepo import Monorepo, Ran, is_dead, new_monorepo, wait_until
-from tests.support.observe import FORK_LOOP, notes, processes, statements
+from tests.support.observe import forking_processes, notes, processes, statements
 from tests.support.prepared import running_monorepo
 
 NAMES = ("alpha", "beta")
@@ -22,7 +22,9 @@ ASKS_FOR_TIME = """\
 import pathlib, signal
 signal.signal(signal.SIGTERM, lambda *_: pathlib.Path({path!r}).touch())
 """
-ENDINGS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+# Handled alike, so that each is sent once.
+OF_MIGRATIONS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+OF_SEEDS = [(signal.SIGHUP, 129)]
 Tool = subprocess.Popen[str]
 
 
@@ -76,7 +78,7 @@ def assert_heals(monorepo: Monorepo) -> None:
     assert notes(monorepo, "beta") == notes(monorepo, "alpha") == "first second"
 
 
-@pytest.mark.parametrize(("number", "code"), ENDINGS)
+@pytest.mark.parametrize(("number", "code"), OF_MIGRATIONS)
 @pytest.mark.usefixtures("sleeping_revision")
 def test_interrupted_migrations_end_with_their_backend_and_every_service_has_a_row(
     pair: Monorepo, number: signal.Signals, code: int
@@ -88,15 +90,10 @@ def test_interrupted_migrations_end_with_their_backend_and_every_service_has_a_r
     assert (alpha["detail"], beta["detail"]) == ("copied, then interrupted", "interrupted")
     wait_until(lambda: not sleeps(pair), seconds=5)
     assert processes(pair) == {pair.server_pid(name) for name in NAMES}
-    assert not [
-        found.pid
-        for found in psutil.process_iter(["cmdline"])
-        if FORK_LOOP in " ".join(found.info["cmdline"] or ())
-        and found.environ().get("HULEEDU_STATE_DIR") == str(pair.state)
-    ]
+    assert not forking_processes(pair)
 
 
-@pytest.mark.parametrize(("number", "code"), ENDINGS)
+@pytest.mark.parametrize(("number", "code"), OF_SEEDS)
 @pytest.mark.usefixtures("sleeping_seed")
 def test_an_interrupted_seed_is_rolled_back_and_finished_services_are_reported(
     pair: Monorepo, number: signal.Signals, code: int
@@ -138,7 +135,8 @@ def test_the_reset_after_a_killed_one_succeeds(pair: Monorepo) -> None:
     revision.unlink()
     assert_heals(pair)
     assert not sleeps(pair)
-    wait_until(lambda: processes(pair) == {pair.server_pid(name) for name in NAMES})
+    servers = {pair.server_pid(name) for name in NAMES}
+    wait_until(lambda: processes(pair) == servers and not forking_processes(pair))
 
 
 @pytest.mark.parametrize(

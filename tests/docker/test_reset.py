@@ -50,7 +50,7 @@ COMMENT ON DATABASE {DATABASE} IS 'Made by the team''s own script. ';
 BUSY_APPLICATION = f"""\
 export PGHOST=alpha_db PGUSER={USER} PGDATABASE={DATABASE}
 export PGPASSWORD='{PASSWORD.replace("$", "$$")}'
-while :; do psql -c 'CREATE TABLE IF NOT EXISTS busy ()'; done
+while :; do psql -c 'CREATE TABLE IF NOT EXISTS busy ()'; sleep 0.02; done
 """
 INITDB_DONE = b"Success."
 # Changes of a day's work, in the database and to its properties.
