@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support import fork_server
 from tests.support.db_runs import without_initdb
 from tests.support.instant import REBUILT, amend, reset
 from tests.support.monorepo import ENV_PY, Monorepo, Ran, is_dead, new_monorepo, wait_until
@@ -230,6 +231,14 @@ def test_a_forked_migration_sees_the_state_of_a_new_interpreter(
     assert forked["models"].endswith("second_service/models.py")
 
 
+def test_the_fork_server_that_tests_share_gives_the_same_state(
+    pair: Monorepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = world(pair)
+    monkeypatch.setattr(fork_server, "is_wanted", True)
+    assert world(pair) == own
+
+
 # Signals, time limits and killed processes.
 
 
@@ -267,7 +276,7 @@ def test_the_end_of_the_fork_server_is_reported_as_a_failure(small: Monorepo) ->
     assert ran.statuses["alpha"] == "FAILED"
     assert len(ran.statuses) == 2
     small.write("services/alpha_service/alembic/env.py", ENV_PY)
-    assert reset(small, "alpha").detail == REBUILT
+    assert reset(small, "alpha", "--fresh").detail == REBUILT
 
 
 def test_migrations_that_exceed_the_time_limit_are_ended_with_their_children(
