@@ -7,9 +7,11 @@ be compared counts as changed.
 
 import json
 import os
+import re
 import sysconfig
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from fnmatch import translate
 from pathlib import Path
 
 from huleedu_tasks.config.dotenv import ENV_FILE
@@ -37,10 +39,12 @@ SERVER = "the server"
 ROLES = "the server's roles"
 _KEY_LENGTH = 12
 # What tools write into any directory.
-_IGNORED = frozenset(
-    {BYTECODE, "node_modules", ".DS_Store", ".coverage", "coverage.xml", *LIBRARY_DIRECTORIES}
-)
-_IGNORED_ENDINGS = (".pyc", ".log", ".swp", "~")
+_WRITTEN = (".DS_Store", ".coverage", "coverage.xml", "htmlcov", "node_modules", "*.log")
+_OF_EDITORS = ("*.swp", "*~")
+# A test is edited before most runs of pytest. A file of the tests that a build reads is an input.
+_OF_TESTS = ("tests", "test", "conftest.py", "test_*.py", "*_test.py")
+_BUILT = (BYTECODE, "*.pyc", *LIBRARY_DIRECTORIES)
+_IGNORED = re.compile("|".join(map(translate, (*_WRITTEN, *_OF_EDITORS, *_OF_TESTS, *_BUILT))))
 _OURS = Path(__file__).parent
 
 
@@ -213,7 +217,7 @@ def _files_at(path: Path) -> Iterator[Path]:
 
 
 def _is_ignored(name: str) -> bool:
-    return name in _IGNORED or name.endswith(_IGNORED_ENDINGS)
+    return bool(_IGNORED.match(name))
 
 
 def _contents(files: Sequence[Path], present: Present) -> Iterator[str]:

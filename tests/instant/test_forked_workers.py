@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support import fork_server
 from tests.support.db_runs import without_initdb
 from tests.support.instant import REBUILT, amend, reset
 from tests.support.monorepo import ENV_PY, Monorepo, Ran, is_dead, new_monorepo, wait_until
@@ -229,14 +228,6 @@ def test_a_forked_migration_sees_the_state_of_a_new_interpreter(
     forked["environ"].pop("VIRTUAL_ENV", None)
     assert forked == started
     assert forked["models"].endswith("second_service/models.py")
-
-
-def test_the_fork_server_that_tests_share_gives_the_same_state(
-    pair: Monorepo, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = world(pair)
-    monkeypatch.setattr(fork_server, "is_wanted", True)
-    assert world(pair) == own
 
 
 # Signals, time limits and killed processes.

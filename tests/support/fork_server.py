@@ -7,6 +7,7 @@ and then runs `python -m invoke` as a fresh interpreter would, to its real exit 
 The server itself runs as `python -P -m tests.support.fork_server DESCRIPTOR`.
 """
 
+import asyncio
 import atexit
 import gc
 import importlib
@@ -15,7 +16,6 @@ import os
 import pkgutil
 import runpy
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
@@ -29,7 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-from tests.support import loop_server
+from tests.support import fork_loops
 
 PROJECT = Path(__file__).resolve().parents[2]
 LARGEST_REQUEST = 1 << 20
@@ -65,20 +65,22 @@ LIBRARIES = (
     "sqlglot",
     "yaml",
 )
-SQLALCHEMY = ("SQLALCHEMY_", "DISABLE_SQLALCHEMY_")
 # False with `--fresh-interpreters`, and where the command line itself is tested.
 is_wanted = True
-# Closing its standard input ends the loop server.
-_kept: list[object] = []
 
 
 class ForkServer:
-    """The client's side of one server."""
+    """The client's side of one server.
+
+    Attributes:
+        fork_loops: The address of the server that forks the package's scripts.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._requests.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST_REQUEST)
+        self.fork_loops, self._preparing = fork_loops.start()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.fork_server", str(theirs.fileno())],
@@ -94,6 +96,7 @@ class ForkServer:
             # A fork of the test process may keep it open.
             self._requests.shutdown(socket.SHUT_RDWR)
         self._process.wait()
+        self._preparing.communicate()
 
     def run(
         self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], limit: float
@@ -103,7 +106,12 @@ class ForkServer:
         Raises:
             TimeoutExpired: If it takes longer than the limit, in seconds.
         """
-        request = {"arguments": list(arguments), "cwd": str(cwd), "environment": dict(environment)}
+        request = {
+            "arguments": list(arguments),
+            "cwd": str(cwd),
+            "environment": dict(environment),
+            "fork_loops": self.fork_loops,
+        }
         ours, theirs = socket.socketpair()
         pipes = [os.pipe() for _ in range(2)]
         sent = [theirs.fileno(), *(write for _, write in pipes)]
@@ -132,13 +140,24 @@ def is_possible(environment: Mapping[str, str]) -> bool:
 
     Python reads its own variables, and the C library the locale, only when it starts.
     """
-    read_at_start = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "MALLOC_", "OPENSSL_", *SQLALCHEMY)
+    read_at_start = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "MALLOC_", "OPENSSL_", "SQLALCHEMY_")
     names = {*environment, *os.environ}
     return is_wanted and all(
         environment.get(name) == os.environ.get(name)
         for name in names
         if name.startswith(read_at_start)
     )
+
+
+@contextmanager
+def forked_scripts() -> Iterator[None]:
+    """Fork the package's scripts in this process too, during a `with` block."""
+    execute = asyncio.create_subprocess_exec
+    fork_loops.use(fork_server().fork_loops, is_possible)
+    try:
+        yield
+    finally:
+        asyncio.create_subprocess_exec = execute
 
 
 @contextmanager
@@ -184,13 +203,10 @@ def _text(output: bytes) -> str:
 def serve(requests: socket.socket) -> None:
     """Fork a process for each request, until the client is gone; return in that process."""
     _import_everything()
-    scratch = tempfile.mkdtemp(prefix="huleedu-fork-server-")
-    _start_loop_server(Path(scratch))
     gc.freeze()
     while True:
         message, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, 3)
         if not message:
-            shutil.rmtree(scratch)
             # Skip the exit handlers of what was imported.
             os._exit(0)
         if os.fork() == 0:
@@ -200,23 +216,6 @@ def serve(requests: socket.socket) -> None:
         for descriptor in descriptors:
             os.close(descriptor)
         _reap()
-
-
-def _start_loop_server(scratch: Path) -> None:
-    """Let commands fork the fork servers of their migrations too; see `loop_server.py`."""
-    from huleedu_tasks.migrations import forkserver
-
-    address = f"huleedu-loop-server-{os.getpid()}"
-    server = subprocess.Popen(
-        [sys.executable, loop_server.__file__, forkserver.FORK_LOOP, address],
-        cwd="/",
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert server.stdout
-    assert server.stdout.readline() == b"\n"
-    forkserver.FORK_LOOP = loop_server.write_substitute(scratch, f"\0{address}")
-    _kept.append(server)
 
 
 def _is_command(reply: int, out: int, err: int) -> bool:
@@ -251,6 +250,7 @@ def _become(request: dict[str, object]) -> None:
     # `python -m` puts the working directory first.
     sys.path[0] = os.getcwd()  # noqa: PTH109  # A string.
     importlib.invalidate_caches()
+    fork_loops.use(str(request["fork_loops"]), is_possible)
 
 
 def _reap() -> None:
@@ -261,7 +261,7 @@ def _reap() -> None:
         return
 
 
-def leave(code: int) -> NoReturn:
+def _leave(code: int) -> NoReturn:
     """End a command as Python does, but without destroying what it imported."""
     threading._shutdown()  # type: ignore[attr-defined]  # as Python itself
     atexit._run_exitfuncs()
@@ -293,4 +293,4 @@ if __name__ == "__main__":
         if not isinstance(error.code, int):
             raise
         code = error.code
-    leave(code)
+    _leave(code)

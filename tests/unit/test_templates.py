@@ -207,10 +207,14 @@ def test_the_files_of_a_service_are_inputs(place: Place, change: Callable[[Place
         "services/orders_service/__pycache__/config.pyc",
         "services/orders_service/node_modules/a.js",
         "services/orders_service/.git/index",
+        "services/orders_service/htmlcov/index.html",
+        "services/orders_service/conftest.py",
+        "services/orders_service/deep/test_orders.py",
+        "services/orders_service/tests/data/order.json",
         "README.md",
     ],
 )
-def test_files_elsewhere_and_files_of_tools_are_no_inputs(place: Place, path: str) -> None:
+def test_files_elsewhere_of_tools_and_of_tests_are_no_inputs(place: Place, path: str) -> None:
     before = place.inputs()
     place.write(path, "new")
     assert place.changed(before) == ""
@@ -415,6 +419,13 @@ def test_ignored_files_in_a_listed_directory_of_the_service_are_an_input(
     before = used_by(place, directories=(place.root / "services/orders_service/data",))
     place.write("services/orders_service/data/two.log", "")
     assert place.changed(before) == "the entries of services/orders_service/data"
+
+
+def test_a_file_of_the_tests_that_the_build_read_is_an_input(place: Place) -> None:
+    data = place.write("services/orders_service/tests/order.json", "1")
+    before = used_by(place, data)
+    data.write_text("2")
+    assert place.changed(before) == "services/orders_service/tests/order.json"
 
 
 @pytest.mark.parametrize("path", ["local.toml", "data", "data/deep/file"])
