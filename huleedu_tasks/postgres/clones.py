@@ -327,7 +327,9 @@ async def is_only_analyzed(
 
 
 async def analyzed_rows(session: "asyncpg.Connection") -> int:
-    """Return the number of writes of ANALYZE that were counted on the session's database."""
+    """Return the writes of ANALYZE to the session's database; 0 if the server does not count."""
+    if session.get_server_version() < _COUNTS_SESSIONS:
+        return 0
     return int(await session.fetchval(_ANALYZED_ROWS))
 
 
