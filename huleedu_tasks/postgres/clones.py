@@ -24,6 +24,8 @@ _LONGEST_NAME = 63
 _INIT_SNAPSHOT = "__pristine"
 _TEMPLATE = "__made_"
 _THROWAWAY = "__throwaway"
+_REPLAY = "__replay_"
+LABEL_LENGTH = 8
 _LONGEST_KEY = 12
 _SNAPSHOT = "__snap_"
 LONGEST_SNAPSHOT = 30
@@ -68,6 +70,31 @@ def init_snapshot_name(database: str) -> str:
 def throwaway_name(database: str) -> str:
     """Return the name of the database on which the revisions of a database are tried out."""
     return _name_beside(database, _THROWAWAY)
+
+
+def replay_name(database: str, label: str) -> str:
+    """Return the name of a database with the history of a database up to given revisions.
+
+    Args:
+        label: Distinguishes the revisions; of `LABEL_LENGTH` characters.
+    """
+    return f"{_replay_prefix(database)}{label}"
+
+
+async def drop_old_replays(admin: "asyncpg.Connection", database: str, *, kept: int) -> None:
+    """Drop the templates of replays of a database, except for those that were used last.
+
+    Args:
+        kept: How many are kept.
+    """
+    found = await _closed_databases(admin, _replay_prefix(database))
+    for name, _ in sorted(found.items(), key=_last_used, reverse=True)[kept:]:
+        await databases.drop(admin, name)
+
+
+def _replay_prefix(database: str) -> str:
+    room = LABEL_LENGTH + len(_TEMPLATE) + _LONGEST_KEY
+    return _name_beside(database, _REPLAY, room=room)
 
 
 async def is_new(asked: "asyncpg.Connection", since: datetime) -> bool:
