@@ -22,12 +22,13 @@ class Status(StrEnum):
 
 
 class State(StrEnum):
-    """The state of a database, in commands that report it; in the order of the summary."""
+    """The state of a database or of revisions; in the order of the summary."""
 
     BEHIND = "BEHIND"
     EDITED = "EDITED"
     UNKNOWN_REVISION = "UNKNOWN REVISION"
     UNREACHABLE = "UNREACHABLE"
+    FINDINGS = "FINDINGS"
 
 
 class Level(StrEnum):
@@ -73,7 +74,9 @@ class Problem:
 
     def as_json(self) -> dict[str, object]:
         """Return the JSON object."""
-        of_sql = {"kind": str(self.kind), "statement": self.statement} if self.kind else {}
+        of_sql = {"kind": str(self.kind)} if self.kind else {}
+        if self.kind or self.statement:
+            of_sql["statement"] = self.statement
         handled = {} if self.handled is None else {"handled": self.handled}
         code = {"code": self.code} if self.code else {}
         problem = {"level": str(self.level), "cause": self.cause, "remedy": self.remedy}

@@ -501,6 +501,8 @@ def _why_pending(report: Report) -> str:
     states = {outcome.state for outcome in report.outcomes if outcome.state}
     if states == {State.EDITED}:
         return "applied revisions were edited"
+    if State.FINDINGS in states:
+        return "the findings above must be corrected"
     return "not every database is at head"
 
 
