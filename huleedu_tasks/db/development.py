@@ -126,8 +126,8 @@ class Development:
         dry_run: Whether to report what would be done instead of doing it.
         confirmed: The names of databases that the user has typed.
         fresh: Whether a reset rebuilds every database, even if a template is valid.
-        no_undo: Whether a reset or restore keeps no undo snapshot, and `--volumes` may destroy
-            named snapshots.
+        no_undo: Whether a reset, restore or rollback keeps no undo snapshot, and `--volumes` may
+            destroy named snapshots.
         notify: Called with a sentence that says what the run waits for.
         added: A note for each group of services that was added to the selected ones.
         started: When the command began, in seconds of the monotonic clock.
@@ -412,6 +412,11 @@ class Development:
         in_order = tuple(service for service in self.registry.services if service in services)
         return replace(self, services=in_order, added=tuple(notes))
 
+    @property
+    def keeps_undo(self) -> bool:
+        """Whether a database that is replaced or rolled back is kept as the undo snapshot."""
+        return self.settings.undo and not self.no_undo
+
     # Running a command.
 
     def _begin(self, command: str) -> Run:
@@ -437,7 +442,7 @@ class Development:
             ),
             histories=AlembicHistories(settings=self.settings, state=self.state),
             notify=self.notify,
-            keeps_undo=self.settings.undo and not self.no_undo,
+            keeps_undo=self.keeps_undo,
         )
         begin(context, self.services)
         return context
