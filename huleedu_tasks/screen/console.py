@@ -34,7 +34,7 @@ from huleedu_tasks.report import (
     Status,
 )
 from huleedu_tasks.screen.control_characters import visible, visible_json
-from huleedu_tasks.screen.tables import INDENT, fitted, hanging, wrapped
+from huleedu_tasks.screen.tables import INDENT, aligned, fitted, hanging, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -262,10 +262,10 @@ class Screen:
         print()
 
     def _print_problems(self, problems: Mapping[Problem, Sequence[str]]) -> None:
-        from rich.text import Text
-
         if not problems:
             return
+        from rich.text import Text
+
         width = _width(sys.stdout)
         print()
         for problem, services in problems.items():
@@ -285,6 +285,10 @@ class Screen:
     def _print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown = [[self._shown(cell) for cell in row] for row in rows]
         width = _width(sys.stdout)
+        if width is None:
+            for line in aligned([columns, *shown]):
+                print(line)
+            return
         layout = fitted(columns, shown, width)
         if layout.columns:
             self._print(_table(layout.columns, layout.rows))
