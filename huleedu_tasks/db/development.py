@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from huleedu_tasks import parallel
-from huleedu_tasks.compose import init_scripts
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.db.finish import EXPECT_WRITES, FINISH, KEEP
@@ -559,6 +558,8 @@ class Development:
         """Name the init script that creates the object that a migration or seed did not find."""
         if outcome.status is not Status.FAILED or self.provider.name is not ProviderName.EMBEDDED:
             return outcome
+        from huleedu_tasks.compose import init_scripts
+
         output = f"{outcome.detail}\n{outcome.output}"
         missing = init_scripts.missing_objects(self.registry, self.settings, run.service, output)
         if not missing:
