@@ -155,16 +155,25 @@ def large(bench: Bench) -> Iterator[Line]:
         def theirs(*arguments: str) -> None:
             run([dslr, *arguments], cwd=monorepo.root, environment={"DATABASE_URL": url})
 
+        def flush() -> None:
+            # One side does not write what the other one has left in memory.
+            ask(monorepo.login(entry["port"]), "CHECKPOINT")
+
+        def without_ours() -> None:
+            ours("db.snapshots", "--delete", NAME)
+            flush()
+
+        def without_theirs() -> None:
+            theirs("delete", NAME)
+            flush()
+
         ours(*save)
         theirs("snapshot", NAME)
         saved, saved_by_dslr, restored, restored_by_dslr = bench.measure(
-            Side(
-                run=lambda: ours(*save),
-                prepare=lambda: ours("db.snapshots", "--delete", NAME),
-            ),
-            Side(run=lambda: theirs("snapshot", NAME), prepare=lambda: theirs("delete", NAME)),
-            Side(run=lambda: ours(*restore)),
-            Side(run=lambda: theirs("restore", NAME)),
+            Side(run=lambda: ours(*save), prepare=without_ours),
+            Side(run=lambda: theirs("snapshot", NAME), prepare=without_theirs),
+            Side(run=lambda: ours(*restore), prepare=flush),
+            Side(run=lambda: theirs("restore", NAME), prepare=flush),
         )
     for command, mine, other in (
         (save, saved, saved_by_dslr),
