@@ -80,6 +80,8 @@ class Service:
         shared_database: Whether other services may have their histories in its database.
         migrate_after: Names of the services that must be migrated before it.
         inputs: Files and directories outside the service that its build reads.
+        unmanaged: Patterns of objects in its database that no migration creates, such as
+            `cron.*`; their drift is not reported.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Service:
     inputs: tuple[Path, ...]
     shared_database: bool
     migrate_after: tuple[str, ...]
+    unmanaged: tuple[str, ...]
 
     @property
     def has_testing_database(self) -> bool:
@@ -196,6 +199,13 @@ class Registry:
         """The directory that all paths in the registry are relative to."""
         return self.path.parent
 
+    @property
+    def source(self) -> str:
+        """The file of the registry, or the directory in which the services were discovered."""
+        if self.path.is_file():
+            return str(self.path)
+        return f"{self.root} (services discovered, no {self.path.name})"
+
     def select(self, names: Sequence[str]) -> tuple[Service, ...]:
         """Return the named services in registry order, or all of them if none is named.
 
@@ -210,7 +220,7 @@ class Registry:
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ConfigurationError(
-                f"No service is named {', '.join(map(repr, unknown))} in {self.path}.",
+                f"No service is named {', '.join(map(repr, unknown))} in {self.source}.",
                 code="service-unknown",
                 hint=_suggestion(unknown[0], list(known))
                 or f"Known: {', '.join(service.name for service in self.services)}.",
@@ -313,7 +323,7 @@ def registry_of(
     Raises:
         ConfigurationError: If it has errors; with every finding and its place.
     """
-    services, wrong = _completed(document, path.parent)
+    services, wrong = _complete_services(document, path.parent)
     if findings or wrong:
         found = [*findings, *wrong]
         raise ConfigurationError(
@@ -339,10 +349,10 @@ def findings_in(document: Any, root: Path) -> list[Finding]:
     Args:
         root: The directory of the registry, which need not exist.
     """
-    return _completed(document, root)[1]
+    return _complete_services(document, root)[1]
 
 
-def _completed(document: Any, root: Path) -> tuple[tuple[Service, ...], list[Finding]]:
+def _complete_services(document: Any, root: Path) -> tuple[tuple[Service, ...], list[Finding]]:
     """Return the services as far as their entries are valid, and the findings."""
     import jsonschema_rs
 
@@ -607,6 +617,7 @@ def complete(root: Path, entry: Mapping[str, Any], convention: str = "huleedu_{n
         inputs=tuple(root / path for path in entry.get("inputs", ())),
         shared_database=entry.get("shared_database", False),
         migrate_after=tuple(entry.get("migrate_after", ())),
+        unmanaged=tuple(entry.get("unmanaged", ())),
     )
 
 

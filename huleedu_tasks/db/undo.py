@@ -17,7 +17,7 @@ from huleedu_tasks.db.status import STATUS
 from huleedu_tasks.db.undo_snapshots import record_time, time_kept
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.parallel import Stage, Step
-from huleedu_tasks.postgres import clones, databases, replacing
+from huleedu_tasks.postgres import clones, databases, replacement
 from huleedu_tasks.report import Outcome
 from huleedu_tasks.state_dir import unwritable
 
@@ -89,9 +89,9 @@ class Undo:
             if not run.is_leader:
                 return run.done()
             admin, database = await run.prove_disposable(), run.url.database
-            await replacing.discard_successor(admin, database)
+            await replacement.discard_successor(admin, database)
             await settle_predecessor(admin, run)
-            name = replacing.undo_name(database)
+            name = replacement.undo_name(database)
             if await databases.exists(admin, name):
                 self.kept[run] = await time_kept(admin, name)
                 self.oids[run] = (
@@ -111,10 +111,10 @@ class Undo:
                 return run.done("undone")
             step("undoing")
             admin, database = await run.prove_disposable(), run.url.database
-            undo = replacing.undo_name(database)
+            undo = replacement.undo_name(database)
             await run.context.guard.prove_disposable(admin, run.service, undo)
             await record_time(admin, run, database)
-            await replacing.exchange(admin, database, undo)
+            await replacement.exchange(admin, database, undo)
             self.exchanged.add(run)
             return run.done("undone")
 
@@ -125,7 +125,9 @@ class Undo:
         async def exchange(run: ServiceRun, step: Step) -> Outcome:
             if run in self.exchanged:
                 database = run.url.database
-                await replacing.exchange(await run.admin(), database, replacing.undo_name(database))
+                await replacement.exchange(
+                    await run.admin(), database, replacement.undo_name(database)
+                )
             return run.done()
 
         return Stage(run=exchange, io_bound=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.errors import ServerError
-from huleedu_tasks.postgres import clones, databases, replacing
+from huleedu_tasks.postgres import clones, databases, replacement
 from huleedu_tasks.postgres.connections import connection
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ async def becomes_undo(admin: "asyncpg.Connection", run: ServiceRun) -> bool:
     That is the case if it may have been written to since it was built. The time is then recorded
     in its environment tag.
     """
-    name = replacing.predecessor_name(run.url.database)
+    name = replacement.predecessor_name(run.url.database)
     if not run.context.keeps_undo or not await has_data_of_user(admin, run, name):
         return False
-    await replacing.drop_slots(admin, name)
+    await replacement.drop_slots(admin, name)
     await record_time(admin, run, name)
     run.database.has_undo = True
     return True
@@ -49,7 +49,7 @@ async def keep_copy(admin: "asyncpg.Connection", run: ServiceRun) -> None:
     if size > limit * _MEGABYTE:
         await note_loss(admin, run, database, _exceeds(size, limit))
         return
-    async with replacing.building(admin, database) as copy:
+    async with replacement.building(admin, database) as copy:
         tag = await databases.read_tag(admin, database) or run.context.tag
         kept = replace(tag, untouched="", source=0, kept=run.context.began)
         await clones.take_snapshot(admin, database, copy, kept, closed=False)
@@ -57,7 +57,7 @@ async def keep_copy(admin: "asyncpg.Connection", run: ServiceRun) -> None:
     if not await has_data_of_user(admin, run, database):
         await databases.drop(admin, copy)
         return
-    await replacing.keep_as_undo(admin, database, copy)
+    await replacement.keep_as_undo(admin, database, copy)
     run.database.has_undo = True
     await drop_oldest(admin, run)
 
@@ -80,10 +80,10 @@ async def time_kept(admin: "asyncpg.Connection", name: str) -> float:
 
 async def drop_oldest(admin: "asyncpg.Connection", run: ServiceRun) -> None:
     """Drop the oldest undo snapshots on the service's server that exceed `HULEEDU_UNDO_LIMIT`."""
-    limit, own = run.context.settings.undo_limit, replacing.undo_name(run.url.database)
+    limit, own = run.context.settings.undo_limit, replacement.undo_name(run.url.database)
     known = {other.url.database for other in run.server.runs}
     known |= run.server.databases_outside(run.context.settings)
-    sizes = await databases.sizes(admin, [replacing.undo_name(name) for name in known])
+    sizes = await databases.sizes(admin, [replacement.undo_name(name) for name in known])
     times = {name: await time_kept(admin, name) for name in sizes}
     for name in sorted(sizes, key=lambda name: (name == own, times[name])):
         total = sum(sizes.values())
@@ -98,7 +98,7 @@ async def drop_oldest(admin: "asyncpg.Connection", run: ServiceRun) -> None:
 
 async def drop_blocking_undo(admin: "asyncpg.Connection", run: ServiceRun) -> None:
     """Drop the undo snapshot if it would prevent a migration from dropping a role."""
-    name = replacing.undo_name(run.url.database)
+    name = replacement.undo_name(run.url.database)
     if await clones.holds_roles(admin, name):
         await databases.drop(admin, name)
         run.database.undo_lost = HOLDS_ROLE

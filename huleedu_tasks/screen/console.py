@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from huleedu_tasks.config.secret import redacted
+from huleedu_tasks.config.secret import redact_values
 from huleedu_tasks.errors import ExitCode, HuleEduError
 from huleedu_tasks.report import (
     SCHEMA_VERSION,
@@ -34,7 +34,14 @@ from huleedu_tasks.report import (
     Status,
 )
 from huleedu_tasks.screen.control_characters import visible, visible_json
-from huleedu_tasks.screen.tables import INDENT, aligned, fitted, hanging, wrapped
+from huleedu_tasks.screen.tables import (
+    INDENT,
+    align_table,
+    fit_table,
+    hanging_lines,
+    join_and_wrap,
+    wrap,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -89,7 +96,7 @@ class Screen:
         elif isinstance(result, Discovery):
             self._show_discovery(result)
         elif isinstance(result, Listing) and result.shown:
-            for line in hanging(result.shown, _width(sys.stdout)):
+            for line in hanging_lines(result.shown, _width(sys.stdout)):
                 print(self._shown(line))
         elif isinstance(result, Listing):
             self._print_table(result.columns, [_cells(row, result.columns) for row in result.rows])
@@ -127,13 +134,13 @@ class Screen:
             )
             return
         place = "" if error.message.startswith(command) else f"{command}: "
-        self.say(_with_code(f"{place}{error.message}", error.code))
+        self.announce([_with_code(f"{place}{error.message}", error.code)])
         for finding in error.findings:
             self.say(f"  - {_with_code(str(finding), finding.code)}")
         if error.output:
             self.say(error.output.rstrip())
         if error.hint:
-            self.say(f"What to do: {error.hint}")
+            self.announce([f"What to do: {error.hint}"])
 
     def say(self, text: str) -> None:
         """Print a line on standard error, after flushing standard output."""
@@ -143,8 +150,11 @@ class Screen:
     def announce(self, lines: Sequence[str]) -> None:
         """Print a sentence and its items on standard error, wrapped to a terminal's width."""
         width = _width(sys.stderr)
+        sys.stdout.flush()
         for number, line in enumerate(lines):
-            self.say(wrapped(line, width, INDENT if number else ""))
+            # Masked first: a password may contain a space.
+            shown = wrap(self._shown(line), width, INDENT if number else "")
+            print(shown, file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, services: Sequence[str]) -> Iterator[Progress]:
@@ -169,7 +179,7 @@ class Screen:
         return visible(self.redact(text))
 
     def _print_json(self, document: Mapping[str, object]) -> None:
-        text = json.dumps(redacted(document, self.redact), indent=2, ensure_ascii=False)
+        text = json.dumps(redact_values(document, self.redact), indent=2, ensure_ascii=False)
         print(visible_json(text))
 
     def preview(self, report: Report) -> None:
@@ -183,15 +193,14 @@ class Screen:
                 print(self._shown(f"\n--- {outcome.service}: its own output"), flush=True)
                 print(self._shown(outcome.output.rstrip()))
         for hint in dict.fromkeys(o.hint for o in report.outcomes if o.hint):
-            self.say(f"What to do: {hint}")
-        for note in report.notes:
-            self.say(note)
-        self.say(wrapped(_summary(report), _width(sys.stderr), ""))
+            self.announce([f"What to do: {hint}"])
+        for sentence in (*report.notes, _summary(report)):
+            self.announce([sentence])
 
     def _show_discovery(self, found: Discovery) -> None:
         self.discovered(found)
         for sentence in found.closing:
-            self.say(sentence)
+            self.announce([sentence])
 
     def discovered(self, found: Discovery) -> None:
         """Print the registry that discovery found, its open questions and remarks."""
@@ -213,7 +222,9 @@ class Screen:
         columns = ("service", "status", *report.columns, *time_taken, "detail")
         rows = [self._row(report, outcome) for outcome in report.outcomes]
         if len(rows) == 1:
-            print(self._shown(_sentence(columns, rows[0])))
+            shown = [self._shown(cell) for cell in rows[0]]
+            for line in _sentence(columns, shown, _width(sys.stdout)):
+                print(line)
         else:
             self._print_table(columns, rows)
         self._print_problems(report.dangers)
@@ -272,30 +283,30 @@ class Screen:
             said = _with_code(problem.cause, problem.code)
             cause = ": ".join(filter(None, (", ".join(services), said)))
             handled = "" if problem.level is Level.INFO else HANDLED[problem.handled]
-            shown = wrapped(self._shown(f"{problem.level}  {cause}"), width, "  ").strip()
+            shown = wrap(self._shown(f"{problem.level}  {cause}"), width, "  ").strip()
             text = Text(shown)
             text.stylize(LEVEL_STYLES[problem.level], 0, len(problem.level))
             if problem.statement:
                 statement = textwrap.shorten(problem.statement, SHOWN_SQL, placeholder=" ...")
-                text.append(f"\n{wrapped(self._shown(statement), width, '    ')}")
+                text.append(f"\n{wrap(self._shown(statement), width, '    ')}")
             if remedy := f"{handled}{problem.remedy}".strip():
-                text.append(f"\n{wrapped(self._shown(remedy), width, '  ')}", "dim")
+                text.append(f"\n{wrap(self._shown(remedy), width, '  ')}", "dim")
             self._print(text)
 
     def _print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown = [[self._shown(cell) for cell in row] for row in rows]
         width = _width(sys.stdout)
         if width is None:
-            for line in aligned([columns, *shown]):
+            for line in align_table([columns, *shown]):
                 print(line)
             return
-        layout = fitted(columns, shown, width)
+        layout = fit_table(columns, shown, width)
         if layout.columns:
             self._print(_table(layout.columns, layout.rows))
         for line in layout.lines:
-            self._print(_styled(line))
+            self._print(_style(line))
         for line in layout.below:
-            print(wrapped(line, width, ""))
+            print(wrap(line, width, ""))
 
     def _print(self, what: "Table | Text") -> None:
         terminal = sys.stdout.isatty()
@@ -306,8 +317,8 @@ class Screen:
                 print(line.rstrip())
 
 
-def _sentence(columns: Sequence[str], row: Sequence[str]) -> str:
-    """Return the only row of a table as a line, and its detail as another line."""
+def _sentence(columns: Sequence[str], row: Sequence[str], width: int | None) -> Iterator[str]:
+    """Yield the only row of a table as a sentence, and its detail below."""
     service, status, *facts, detail = row
     named = zip(columns[2:-1], facts, strict=True)
     said = [
@@ -315,8 +326,9 @@ def _sentence(columns: Sequence[str], row: Sequence[str]) -> str:
         for name, value in named
         if value not in ("", NOTHING)
     ]
-    line = ", ".join([f"{service}: {status}", *said])
-    return f"{line}\n  {detail}" if detail else line
+    yield join_and_wrap([f"{service}: {status}", *said], width)
+    if detail:
+        yield wrap(detail, width, INDENT)
 
 
 class PlainProgress:
@@ -451,7 +463,7 @@ def _width(file: TextIO) -> int | None:
     return _console(file).width if file.isatty() else None
 
 
-def _styled(line: str) -> "Text":
+def _style(line: str) -> "Text":
     """Return a line with its status in color."""
     from rich.text import Text
 

@@ -19,6 +19,9 @@ NARROWEST = 20
 # A revision that Alembic generated; revisions that a developer named are not shortened.
 _GENERATED_REVISION = re.compile(r"[0-9a-f]{12,}")
 _SHORTEST_REVISION = 6
+_COMMAND = re.compile(r"`[^`]+`")
+# A space at which a line does not end.
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +56,7 @@ class _Table:
         )
 
 
-def fitted(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Layout:
+def fit_table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Layout:
     """Return the layout of a table that fits a terminal.
 
     These steps are applied until it fits: drop empty columns, shorten generated revisions to a
@@ -73,8 +76,8 @@ def fitted(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) ->
     return Layout(lines=tuple(_records(table, width)), below=table.below)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table for a pipe: not wrapped, with each cell at its column's begin."""
+def align_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table for a pipe, which are not wrapped."""
     widths = [max(map(cells, "\n".join(column).splitlines())) for column in zip(*rows, strict=True)]
     for row in rows:
         for parts in zip_longest(*(cell.splitlines() for cell in row), fillvalue=""):
@@ -84,8 +87,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
             yield GAP.join(filled).rstrip()
 
 
-def wrapped(text: str, width: int | None, indent: str) -> str:
-    """Wrap each line of a string, with an indent; words and paths are never broken.
+def wrap(text: str, width: int | None, indent: str) -> str:
+    """Wrap each line of a string, with an indent.
+
+    Words, paths and commands in backticks are never broken, so that they can be copied.
 
     Args:
         text: The string.
@@ -96,18 +101,30 @@ def wrapped(text: str, width: int | None, indent: str) -> str:
         return "\n".join(f"{indent}{line}".rstrip() for line in text.splitlines())
     return "\n".join(
         textwrap.fill(
-            line,
+            _COMMAND.sub(lambda command: command[0].replace(" ", _NO_BREAK), line),
             width,
             initial_indent=indent,
             subsequent_indent=indent,
             break_long_words=False,
             break_on_hyphens=False,
-        )
+        ).replace(_NO_BREAK, " ")
         for line in text.splitlines()
     )
 
 
-def hanging(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+def join_and_wrap(parts: Sequence[str], width: int | None) -> str:
+    """Join parts with commas, and wrap the line between them only.
+
+    Args:
+        parts: The parts.
+        width: The width of the terminal in cells; None for a pipe, where the line is not wrapped.
+    """
+    return wrap(", ".join(part.replace(" ", _NO_BREAK) for part in parts), width, "").replace(
+        _NO_BREAK, " "
+    )
+
+
+def hanging_lines(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
     """Yield lines in which the last cell of a row is wrapped in its column.
 
     In a narrow terminal it is wrapped on lines of its own, below the others.
@@ -126,7 +143,7 @@ def hanging(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
         left = GAP.join(filled) + GAP
         inner = INDENT if last.startswith(" ") else ""
         indent = f"{' ' * begin if beside else INDENT}{inner}"
-        text = wrapped(last.strip(), width, indent)
+        text = wrap(last.strip(), width, indent)
         shown = f"{left}{text[begin:]}" if beside else f"{left.rstrip()}\n{text}"
         yield from (line.rstrip() for line in shown.splitlines() if line.strip())
 
@@ -175,7 +192,10 @@ def _move_details(table: _Table) -> _Table:
     if DETAIL not in table.columns:
         return table
     index = table.columns.index(DETAIL)
-    below = tuple(f"{row[0]}: {row[index]}" for row in table.rows if row[index])
+    services: dict[str, list[str]] = {}
+    for row in table.rows:
+        services.setdefault(row[index], []).append(row[0])
+    below = tuple(f"{', '.join(names)}: {said}" for said, names in services.items() if said)
     return replace(table.without({DETAIL}), below=(*table.below, *below))
 
 

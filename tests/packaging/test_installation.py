@@ -106,19 +106,19 @@ def test_the_first_run_writes_pyc_files(installed: Installation, theirs: Monorep
 def test_unit_tests_that_depend_on_the_libraries_pass(installed: Installation) -> None:
     """Other versions may parse SQL or word errors differently, which no reset would show."""
     installed.install("hypothesis", "pytest", "pytest-asyncio", "pytest-xdist")
-    judges = [f"tests/unit/test_{name}.py" for name in ("env_file", "hazards", "registry")]
+    judges = [f"tests/unit/test_{name}.py" for name in ("env_init", "hazards", "registry")]
     options = ["-n", "0", "-p", "no:cacheprovider"]
     assert " passed" in run(installed.python, "-m", "pytest", *options, *judges, cwd=PROJECT)
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 def test_services_may_have_other_drivers_and_pydantic_settings(
-    installed: Installation, theirs: Monorepo, driver: str
+    installed: Installation, theirs: Monorepo
 ) -> None:
     installed.install("pydantic-settings", "psycopg[binary]", "psycopg2-binary")
     theirs.write("services/couriers_service/config.py", PYDANTIC)
-    env = BLOCKING.replace("DRIVER", driver)
-    theirs.write("services/couriers_service/alembic/env.py", env)
+    for name, driver in zip(SERVICES, ("psycopg2", "psycopg"), strict=True):
+        env = BLOCKING.replace("DRIVER", driver)
+        theirs.write(f"services/{name}_service/alembic/env.py", env)
     made = installed.run(theirs, "huleedu", "db.reset", "--json")
     assert made.code == 0, made.err + made.out
     assert made.statuses == OK

@@ -47,6 +47,7 @@ def service(name: str = "orders", **stated: Any) -> Service:
         "inputs": (),
         "shared_database": False,
         "migrate_after": (),
+        "unmanaged": (),
     }
     return Service(**{**conventional, **stated})
 
@@ -67,5 +68,5 @@ def target(name: str = "orders") -> Target:
         variables="HULEEDU_PROD_DB",
         open_allowed=False,
         history=History(revisions={HEAD.id: HEAD}),
-        answers=AlembicHistories(settings=settings(), state=None),
+        histories=AlembicHistories(settings=settings(), state=None),
     )

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections import Counter
 from graphlib import TopologicalSorter
 
 import pytest
@@ -25,6 +26,7 @@ FLOORS = [
     "env",
     "probe",
     "guard",
+    "schema",
     "templates",
     "servers",
     "compose",
@@ -53,14 +55,15 @@ OWNERS = {
     "invoke": {"cli/__init__.py", "cli/command.py", "cli/program.py"},
     "rich": {"screen/console.py", "screen/tables.py"},
     "questionary": {"screen/prompts.py"},
+    "prompt_toolkit": {"screen/prompts.py"},
     "asyncpg": {
         "postgres/connections.py",
         "postgres/clones.py",
         "postgres/databases.py",
-        "postgres/failures.py",
+        "postgres/server_errors.py",
         "postgres/inspection.py",
         "postgres/locks.py",
-        "postgres/replacing.py",
+        "postgres/replacement.py",
         # In a separate process, on the connection that it was passed.
         "seeds/child.py",
         "seeds/sql.py",
@@ -68,7 +71,12 @@ OWNERS = {
         "testing/database.py",
     },
     # Imported by pytest only; no command imports it.
-    "pytest": {"testing/fixtures.py", "testing/plugin.py", "testing/session.py"},
+    "pytest": {
+        "testing/failures.py",
+        "testing/fixtures.py",
+        "testing/plugin.py",
+        "testing/session.py",
+    },
     "docker": {"compose/engine.py"},
     # The HTTP client of the Docker SDK, whose errors it does not translate.
     "requests": {"compose/engine.py"},
@@ -77,19 +85,19 @@ OWNERS = {
     "filelock": {"db/run.py", "servers/embedded.py"},
     # In a separate process, possibly with another interpreter.
     "alembic": {
-        "migrations/child/addresses.py",
-        "migrations/child/new_revision.py",
-        "migrations/child/script_directory.py",
+        "migrations/child/address_probe.py",
+        "migrations/child/new_revision_report.py",
+        "migrations/child/revisions_report.py",
         "migrations/child/worker.py",
     },
     "sqlalchemy": {
         "migrations/child/first_connection.py",
-        "migrations/child/addresses.py",
+        "migrations/child/address_probe.py",
         "migrations/child/worker.py",
         # The engines of a test.
         "testing/database.py",
     },
-    "greenlet": {"migrations/child/addresses.py"},
+    "greenlet": {"migrations/child/address_probe.py"},
     "sqlglot": {"migrations/hazards.py", "migrations/required_rights.py"},
     "dotenv": {"config/dotenv.py"},
     "jsonschema_rs": {"config/registry.py"},
@@ -114,8 +122,8 @@ RESERVED = {
         # Read what their parent process has set, in a separate process.
         "migrations/child/first_connection.py",
         "migrations/child/fork_loop.py",
-        "migrations/child/addresses.py",
-        "migrations/child/target.py",
+        "migrations/child/address_probe.py",
+        "migrations/child/target_check.py",
         "migrations/child/worker.py",
         "seeds/child.py",
         # Compares a child's environment with that of this process; reads no setting.
@@ -125,7 +133,7 @@ RESERVED = {
         "process.py",
         # Child processes that fork, so that nothing depends on earlier work.
         "migrations/child/fork_loop.py",
-        "migrations/child/addresses.py",
+        "migrations/child/address_probe.py",
     },
     r"print": {"screen/console.py"},
     r"input|sys\.stdin.*": {"screen/prompts.py"},
@@ -137,7 +145,7 @@ RESERVED = {
         # Exits a child process.
         "migrations/child/first_connection.py",
         "migrations/child/fork_loop.py",
-        "migrations/child/addresses.py",
+        "migrations/child/address_probe.py",
         "migrations/child/worker.py",
         # Catches the exit of a script.
         "seeds/child.py",
@@ -179,6 +187,15 @@ def test_a_room_uses_only_rooms_on_lower_floors(module: Module) -> None:
 
 def test_every_room_has_a_floor() -> None:
     assert {room(module.name) for module in MODULES} - {""} <= set(FLOORS)
+
+
+def test_no_two_modules_have_the_same_name() -> None:
+    names = Counter(module.path.rpartition("/")[2] for module in MODULES)
+    # `db.migrate` and `prod.migrate`, `db.status` and `prod.status`.
+    assert [name for name, number in names.items() if number > 1 and name[0] != "_"] == [
+        "migrate.py",
+        "status.py",
+    ]
 
 
 def test_there_are_no_cyclic_imports() -> None:
@@ -240,5 +257,5 @@ def test_a_list_of_the_tasks_loads_nothing_heavy() -> None:
     # Invoke itself reads its own configuration with yaml.
     assert {name.partition(".")[0] for name in loaded}.isdisjoint(HEAVY - {"yaml"})
     # The code of a command is imported when it runs.
-    rooms = COMMANDS - {"env"} | {"probe", "templates", "compose", "seeds", "migrations"}
+    rooms = COMMANDS - {"env"} | {"probe", "schema", "templates", "compose", "seeds", "migrations"}
     assert not [name for name in loaded if name.startswith(tuple(f"{PACKAGE}.{r}." for r in rooms))]

@@ -1,0 +1,147 @@
+"""Read the table of contents of an archive that `pg_dump --format=custom` wrote.
+
+Each string in it is preceded by its length, so that a name or a definition may contain anything
+(PostgreSQL, `pg_backup_archiver.c`, ReadHead and ReadToc). A text dump has no such boundaries.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_MAGIC = b"PGDMP"
+# Written by pg_dump 14 to 18.
+_OLDEST, _WITH_COMPRESSION_NAME, _WITH_RELKIND, _NEWEST = (1, 14), (1, 15), (1, 16), (1, 16)
+_CUSTOM_FORMAT = 1
+# tm_sec, tm_min, tm_hour, tm_mday, tm_mon, tm_year, tm_isdst
+_TIME_FIELDS = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One entry of a table of contents, with empty strings for what it does not have.
+
+    Attributes:
+        number: Identifies it in the archive.
+        kind: The type of the object, as `pg_restore --list` shows it, for example `FK CONSTRAINT`.
+        name: The name of the object, behind that of its table if it belongs to one; arguments of a
+            function are part of it.
+        definition: The SQL that creates it.
+        needs: The numbers of the entries that must be restored before it.
+    """
+
+    number: int
+    kind: str
+    schema: str
+    name: str
+    definition: str
+    owner: str
+    access_method: str
+    needs: frozenset[int]
+
+
+class ArchiveInvalid(ValueError):
+    """The archive cannot be read: it is truncated, or from an unknown version of pg_dump."""
+
+
+def read_entries(archive: bytes) -> list[Entry]:
+    """Return the entries of an archive in pg_dump's order.
+
+    Raises:
+        ArchiveInvalid: If the archive cannot be read.
+    """
+    try:
+        return list(_entries(_Reader(archive)))
+    except IndexError as error:
+        raise ArchiveInvalid("it is truncated") from error
+
+
+class _Reader:
+    """Reads numbers and strings from an archive, one after another."""
+
+    def __init__(self, archive: bytes) -> None:
+        self._archive = archive
+        self._position = 0
+        self.integer_size = 0
+
+    def take(self, size: int) -> bytes:
+        taken = self._archive[self._position : self._position + size]
+        if len(taken) < size:
+            raise IndexError
+        self._position += size
+        return taken
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def integer(self) -> int:
+        negative = self.byte()
+        number = int.from_bytes(self.take(self.integer_size), "little")
+        return -number if negative else number
+
+    def optional(self) -> str | None:
+        """Return a string, or None for C's null pointer, whose length is -1."""
+        length = self.integer()
+        # A database with the encoding SQL_ASCII may contain any bytes.
+        return None if length < 0 else self.take(length).decode(errors="backslashreplace")
+
+    def string(self) -> str:
+        return self.optional() or ""
+
+    def strings(self) -> Iterator[str]:
+        """Yield strings up to the null pointer that ends a list."""
+        while (found := self.optional()) is not None:
+            yield found
+
+
+def _entries(reader: _Reader) -> Iterator[Entry]:
+    version, offset_size = _read_head(reader)
+    for _ in range(reader.integer()):
+        yield _read_entry(reader, version)
+        # Where its rows are, which a dump of a schema does not have.
+        reader.take(1 + offset_size)
+
+
+def _read_head(reader: _Reader) -> tuple[tuple[int, int], int]:
+    """Return the version of the format, and the size of an offset in bytes."""
+    if reader.take(len(_MAGIC)) != _MAGIC:
+        raise ArchiveInvalid("it is not an archive of pg_dump")
+    version = (reader.byte(), reader.byte())
+    reader.byte()
+    if not _OLDEST <= version <= _NEWEST:
+        raise ArchiveInvalid(f"its format {version[0]}.{version[1]} is not known")
+    reader.integer_size = reader.byte()
+    offset_size = reader.byte()
+    if reader.byte() != _CUSTOM_FORMAT:
+        raise ArchiveInvalid("its format is not 'custom'")
+    if version >= _WITH_COMPRESSION_NAME:
+        reader.byte()
+    else:
+        reader.integer()
+    for _ in range(_TIME_FIELDS):
+        reader.integer()
+    # The database, the version of the server, the version of pg_dump.
+    for _ in range(3):
+        reader.string()
+    return version, offset_size
+
+
+def _read_entry(reader: _Reader, version: tuple[int, int]) -> Entry:
+    number = reader.integer()
+    # Whether it has rows, and the OIDs of its catalog and of the object.
+    _, _, _ = reader.integer(), reader.string(), reader.string()
+    name, kind = reader.string(), reader.string()
+    _section = reader.integer()
+    definition, _drop, _copy = reader.string(), reader.string(), reader.string()
+    schema, _tablespace, access_method = reader.string(), reader.string(), reader.string()
+    if version >= _WITH_RELKIND:
+        reader.integer()
+    owner, _with_oids = reader.string(), reader.string()
+    return Entry(
+        number=number,
+        kind=kind,
+        schema=schema,
+        name=name,
+        definition=definition,
+        owner=owner,
+        access_method=access_method,
+        needs=frozenset(map(int, reader.strings())),
+    )

