@@ -1,6 +1,7 @@
 """Rows beside other tools, which are installed into the scratch directory for the run."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -158,6 +159,7 @@ def large(bench: Bench) -> Iterator[Line]:
         def flush() -> None:
             # One side does not write what the other one has left in memory.
             ask(monorepo.login(entry["port"]), "CHECKPOINT")
+            os.sync()
 
         def without_ours() -> None:
             ours("db.snapshots", "--delete", NAME)

@@ -36,6 +36,7 @@ from huleedu_tasks.report import (
 from huleedu_tasks.screen.control_characters import visible, visible_json
 from huleedu_tasks.screen.tables import (
     INDENT,
+    NOTHING,
     align_table,
     fit_table,
     hanging_lines,
@@ -67,8 +68,6 @@ HANDLED = {None: "", True: "Handled automatically. ", False: "Action required. "
 REFRESH_PER_SECOND = 10
 # Wider than any line: output to a pipe is not wrapped.
 PIPE_WIDTH = 100_000
-# Shown for a value that is None.
-NOTHING = "-"
 # The longest statement that is shown beside a danger, in characters.
 SHOWN_SQL = 200
 TICK = "\N{CHECK MARK}"

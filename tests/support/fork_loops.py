@@ -196,6 +196,6 @@ if __name__ == "__main__":
     except SystemExit as error:
         if not isinstance(error.code, int | None):
             raise
-        names["_leave"](error.code or 0)
+        names["_exit"](error.code or 0)
     # Without destroying the imported modules.
-    names["_leave"](0)
+    names["_exit"](0)
