@@ -38,6 +38,7 @@ from huleedu_tasks.screen.control_characters import visible, visible_json
 from huleedu_tasks.screen.tables import (
     INDENT,
     NOTHING,
+    align_table,
     fit_table,
     hanging_lines,
     join_and_wrap,
@@ -282,10 +283,10 @@ class Screen:
         print()
 
     def _print_problems(self, problems: Mapping[Problem, Sequence[str]]) -> None:
-        from rich.text import Text
-
         if not problems:
             return
+        from rich.text import Text
+
         width = _width(sys.stdout)
         print()
         for problem, services in problems.items():
@@ -305,6 +306,10 @@ class Screen:
     def _print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown = [[self._shown(cell) for cell in row] for row in rows]
         width = _width(sys.stdout)
+        if width is None:
+            for line in align_table([columns, *shown]):
+                print(line)
+            return
         layout = fit_table(columns, shown, width)
         if layout.columns:
             self._print(_table(layout.columns, layout.rows))
@@ -542,7 +547,8 @@ def _summary(report: Report) -> str:
     behind = f"; {_why_pending(report)}" if report.pending else ""
     if errors := sum(problem.level is Level.ERROR for problem in report.general or ()):
         behind = f"; {errors} ERROR outside the services"
-    return (
-        f"{report.command}: {', '.join(counts)}{behind} in {report.seconds:.2f} s"
-        f" ({report.environment}; {report.provider}: {report.provider_reason})"
-    )
+    where = f"{report.environment}; {report.provider}: {report.provider_reason}"
+    if report.instance:
+        where += "; instance {name}: {reason}".format(**report.instance)
+    counted = f"{', '.join(counts)}{behind}"
+    return f"{report.command}: {counted} in {report.seconds:.2f} s ({where})"
