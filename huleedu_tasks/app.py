@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from huleedu_tasks.db.development import Development
 
 # The settings without which a command works on other databases.
-CHOOSES_DATABASES = (Settings.environment.name,)
+CHOOSES_DATABASES = (Settings.environment.name, INSTANCE_SETTING)
 # The name of a setting in a message. HULEEDU_REGISTRY is never renamed.
 _SETTING = re.compile(rf"\b{PREFIX}_(?!REGISTRY\b)[A-Z][A-Z0-9_]*")
 
@@ -157,8 +157,8 @@ class App:
         """Return what a shell needs before a shown command, so that it runs in this environment.
 
         Args:
-            collection: The first part of the command's name. `db` has no commands for staging and
-                production, and `prod` has no others.
+            collection: The first part of the command's name. Only commands of `prod` are for
+                staging and production, and they for nothing else.
 
         Returns:
             The settings of the process environment that choose the databases, each followed by a
@@ -166,8 +166,7 @@ class App:
         """
         # Without a registry, or with an unknown environment, no command uses a database.
         with suppress(ConfigurationError):
-            is_disposable = self._shown_settings.environment.is_disposable
-            if is_disposable if collection == "db" else collection == "prod" and not is_disposable:
+            if self._shown_settings.environment.is_disposable != (collection == "prod"):
                 return self._assignments
         return ""
 

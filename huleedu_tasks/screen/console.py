@@ -244,24 +244,25 @@ class Screen:
             return
         facts = outcome.facts
         place = f"{_cell(facts.get('from'))} -> {_cell(facts.get('to'))}"
+        width = _width(sys.stdout)
         print(self._shown(f"\n{outcome.service}: {place}"))
         for revision in outcome.revisions:
             if isinstance(revision, AppliedRevision):
                 taken = "" if revision.seconds is None else f"{revision.seconds:.2f} s"
-                print(self._shown(f"  {revision.revision}  {taken}  {revision.message}"))
+                ran = self._shown(f"{revision.revision}  {taken}  {revision.message}")
+                print(_item(ran, width, INDENT))
             else:
-                self._print_planned(revision)
+                self._print_planned(revision, width)
 
-    def _print_planned(self, revision: PlannedRevision) -> None:
-        width = _width(sys.stdout)
+    def _print_planned(self, revision: PlannedRevision, width: int | None) -> None:
         named = self._shown(f"{revision.revision}  {revision.message}  ({revision.path})")
-        print(f"{INDENT}{wrap(named, width, INDENT * 3).strip()}")
+        print(_item(named, width, INDENT))
         lines = (line for line in (revision.sql or "").splitlines() if line.strip())
         print("".join(self._shown(f"      {line}\n") for line in lines), end="")
         for problem in revision.problems:
             if problem.kind is Kind.STYLE:
-                cause = wrap(self._shown(f"{problem.level}: {problem.cause}"), width, INDENT * 3)
-                print(f"{INDENT * 2}{cause.strip()}")
+                cause = self._shown(f"{problem.level}: {problem.cause}")
+                print(_item(cause, width, INDENT * 2))
                 print(wrap(self._shown(problem.remedy), width, INDENT * 3))
 
     def _row(self, report: Report, outcome: Outcome) -> list[str]:
@@ -307,7 +308,7 @@ class Screen:
         shown = [[self._shown(cell) for cell in row] for row in rows]
         width = _width(sys.stdout)
         if width is None:
-            for line in align_table([columns, *shown]):
+            for line in align_table(columns, shown):
                 print(line)
             return
         layout = fit_table(columns, shown, width)
@@ -459,6 +460,11 @@ class LiveProgress:
         elapsed = f"{time.monotonic() - self._started:.1f} s"
         count = f"{len(running)} of {len(self._lines)} running"
         return ", ".join([count, elapsed, *dict.fromkeys(running)])
+
+
+def _item(text: str, width: int | None, indent: str) -> str:
+    """Return a string wrapped with a hanging indent."""
+    return f"{indent}{wrap(text, width, f'{indent}{INDENT * 2}').lstrip()}"
 
 
 def _console(file: TextIO, width: int | None = None) -> "Console":

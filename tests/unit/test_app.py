@@ -71,12 +71,12 @@ def test_a_message_names_each_setting_as_it_is_set(
         (
             {"HULEEDU_ENVIRONMENT": "testing"},
             "",
-            ("HULEEDU_ENVIRONMENT=testing ", "", ""),
+            ("HULEEDU_ENVIRONMENT=testing ", "", "HULEEDU_ENVIRONMENT=testing "),
         ),
         (
             {"ACME_ENVIRONMENT": "development"},
             "testing",
-            ("ACME_ENVIRONMENT=development ", "", ""),
+            ("ACME_ENVIRONMENT=development ", "", "ACME_ENVIRONMENT=development "),
         ),
         (
             {"HULEEDU_ENVIRONMENT": "production"},
@@ -85,6 +85,7 @@ def test_a_message_names_each_setting_as_it_is_set(
         ),
         ({"HULEEDU_ENVIRONMENT": "unknown"}, "", ("", "", "")),
         ({"HULEEDU_PROVIDER": "embedded"}, "", ("", "", "")),
+        ({"HULEEDU_INSTANCE": "b"}, "", ("HULEEDU_INSTANCE=b ", "", "HULEEDU_INSTANCE=b ")),
     ],
     ids=str,
 )

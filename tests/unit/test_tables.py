@@ -36,12 +36,23 @@ def widest(layout: Layout) -> int:
 
 
 def test_a_table_in_a_pipe_has_every_cell_at_its_column() -> None:
-    rows = [("name", "detail", "end"), ("é漢", "one\ntwo", ""), ("b", "", "x")]
-    assert list(align_table(rows)) == [
+    rows = [("é漢", "one\ntwo", ""), ("b", "", "x")]
+    assert list(align_table(("name", "detail", "end"), rows)) == [
         "name  detail  end",
         "é漢   one",
         "      two",
         "b             x",
+    ]
+
+
+def test_a_sentence_of_all_rows_is_said_once_in_a_pipe() -> None:
+    columns = ("service", "status", "seeded", "last_reset", "detail")
+    same = ("OK", "changed since", "rebuilt: no template yet", "is not at head, with pending ones")
+    assert list(align_table(columns, [("a", *same), ("b", *same)])) == [
+        "service  status  seeded         detail",
+        "a        OK      changed since  is not at head, with pending ones",
+        "b        OK      changed since  is not at head, with pending ones",
+        "all 2: last_reset rebuilt: no template yet",
     ]
 
 
