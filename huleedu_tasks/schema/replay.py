@@ -109,7 +109,7 @@ class Replays:
             MigrationError: If a revision fails.
         """
         server = await self.server(service)
-        name = clones.replay_name(service.database, _label(at))
+        name = clones.replay_name(service.database, _label(service, at))
         async with server.database(name) as url:
             await self._fill(server, url, history, at, step)
             yield url
@@ -268,6 +268,6 @@ def _failed(error: MigrationError, session: Observation) -> MigrationError:
     return found
 
 
-def _label(at: Sequence[str]) -> str:
-    """Return a short name of revisions, of which none is a part of another one."""
-    return hashlib.sha256(" ".join(at).encode()).hexdigest()[: clones.LABEL_LENGTH]
+def _label(service: Service, at: Sequence[str]) -> str:
+    """Return a short name of revisions of a service, which may share its database."""
+    return hashlib.sha256(" ".join((service.name, *at)).encode()).hexdigest()[: clones.LABEL_LENGTH]
