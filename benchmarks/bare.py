@@ -38,7 +38,7 @@ from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.process import Account
-from huleedu_tasks.seeds.scripts import loaded
+from huleedu_tasks.seeds.scripts import loading
 from huleedu_tasks.servers.embedded import server_account
 
 START_TIMEOUT = 60.0
@@ -122,7 +122,7 @@ class BareServers:
     async def _seed(self, service: Service) -> None:
         async with connection(self._url(service.name, service.database)) as session:
             for path in service.seeds:
-                with loaded(path) as seed:
+                with loading(path) as seed:
                     await seed(session)
 
     def import_libraries(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ExitCode, HuleEduError, Interrupted, SeedError
 from huleedu_tasks.migrations.modules import hint_of
-from huleedu_tasks.postgres.failures import explained
+from huleedu_tasks.postgres.server_errors import converted_errors
 from huleedu_tasks.report import Outcome, Progress, Status
 
 # The error code for a module that the interpreter did not find.
@@ -153,7 +153,9 @@ async def run_stage(
             task.cancel()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
     return tuple(
-        outcome.followed_by(_collected(outcome.service, tasks[run])) if run in tasks else outcome
+        outcome.followed_by(_outcome_of_task(outcome.service, tasks[run]))
+        if run in tasks
+        else outcome
         for run, outcome in zip(runs, before, strict=True)
     )
 
@@ -164,7 +166,7 @@ def is_interrupted() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def whatever_happens(work: Coroutine[Any, Any, T]) -> T:
+async def run_to_end(work: Coroutine[Any, Any, T]) -> T:
     """Finish work even if the task is cancelled; the work must be short."""
     task = asyncio.ensure_future(work)
     while not task.done():
@@ -249,14 +251,14 @@ async def _outcome_of(run: R, stage: Stage[R], progress: Progress) -> Outcome:
     service = run.service
     started = time.monotonic()
     try:
-        with explained():
+        with converted_errors():
             outcome = await stage.run(run, lambda text: progress.step(service.name, text))
     except Exception as error:
         outcome = unfinished(service, error)
     return replace(outcome, seconds=time.monotonic() - started)
 
 
-def _collected(service: str, task: "asyncio.Task[Outcome]") -> Outcome:
+def _outcome_of_task(service: str, task: "asyncio.Task[Outcome]") -> Outcome:
     if task.cancelled():
         return interrupted(service)
     return task.result()

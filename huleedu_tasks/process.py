@@ -252,7 +252,7 @@ async def _start(
         raise
 
 
-async def talk_to(
+async def start_server(
     command: Sequence[str | Path], *, environment: Mapping[str, str]
 ) -> asyncio.subprocess.Process:
     """Start a child that reads requests from its standard input and answers on standard output.

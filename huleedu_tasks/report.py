@@ -177,7 +177,7 @@ class Outcome:
     def __bool__(self) -> bool:
         return self.status is Status.OK
 
-    def judged(self, problems: tuple[Problem, ...]) -> "Outcome":
+    def with_problems(self, problems: tuple[Problem, ...]) -> "Outcome":
         """Return the outcome with problems; an error among them makes it a failure."""
         counts = {level: sum(problem.level is level for problem in problems) for level in Level}
         failed = counts[Level.ERROR] > 0

@@ -54,14 +54,14 @@ class Audit:
     Attributes:
         services: The services to check. Findings that concern no service are reported only if
             these are all services of the registry.
-        alembic: The Alembic histories of the services.
+        histories: The Alembic histories of the services.
         jobs: How many services are checked at once.
     """
 
     settings: Settings
     registry: Registry
     services: tuple[Service, ...]
-    alembic: AlembicHistories
+    histories: AlembicHistories
     jobs: int
     progress: Progress = field(default_factory=Silence)
     _answers: dict[str, Mapping[str, Answers]] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Audit:
             step("running its config.py and env.py")
             return await self._check(service, composition)
 
-        async with aclosing(self.alembic):
+        async with aclosing(self.histories):
             outcomes = await parallel.run(
                 self.services, one, jobs=self.jobs, progress=self.progress
             )
@@ -125,11 +125,11 @@ class Audit:
                 facts |= _columns(answers)
                 output = _output(answers)
         outcome = Outcome(service=service.name, facts=facts, output=output)
-        return outcome.judged(tuple(problems))
+        return outcome.with_problems(tuple(problems))
 
     async def _history(self, service: Service) -> tuple[str | None, Iterator[Problem]]:
         try:
-            return named((await self.alembic.history(service)).heads), iter(())
+            return named((await self.histories.history(service)).heads), iter(())
         except HuleEduError as error:
             texts = [str(finding) for finding in error.findings] or [error.message]
             remedy = hint_of(service, error) or "Correct it."
@@ -170,7 +170,7 @@ class Audit:
             f"{' and '.join(others)} have the same database in development: {own}",
             "Give each a separate database, in config.py or in the registry.",
         )
-        return outcome.judged((*(outcome.problems or ()), problem))
+        return outcome.with_problems((*(outcome.problems or ()), problem))
 
     def _address(self, name: str) -> Address | None:
         """Return the address of a service in development; `None` if its code shows none."""

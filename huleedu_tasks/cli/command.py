@@ -26,7 +26,7 @@ from invoke.tasks import Task, task
 from huleedu_tasks.app import App
 from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, Interrupted
-from huleedu_tasks.postgres.failures import explained
+from huleedu_tasks.postgres.server_errors import converted_errors
 from huleedu_tasks.report import Report, Result
 from huleedu_tasks.screen.console import Screen
 from huleedu_tasks.screen.streams import (
@@ -131,7 +131,7 @@ class Command(App):
             if patient and own:
                 # By default a second Ctrl-C raises at any line of the event loop.
                 loop.add_signal_handler(signal.SIGINT, own.cancel)
-            with explained():
+            with converted_errors():
                 result = await work
             self.interrupted = bool(own and own.cancelling())
             return result
@@ -204,7 +204,7 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
         @functools.wraps(body)
         def run(context: Context, *args: P.args, **kwargs: P.kwargs) -> None:
             if isinstance(names := kwargs.get("service"), list):
-                kwargs["service"] = _separated(names)
+                kwargs["service"] = _split_names(names)
             _run(name, context, body, *args, **kwargs)
 
         texts = {**HELP, **help_texts}
@@ -221,7 +221,7 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
     return decorate
 
 
-def _separated(names: Sequence[str]) -> list[str]:
+def _split_names(names: Sequence[str]) -> list[str]:
     """Return the names in `--service a,b`; empty names are kept, and refused later."""
     return [part.strip() for name in names for part in name.split(",")]
 
@@ -289,7 +289,7 @@ def _run(name: str, context: Context, body: Body[P], /, *args: P.args, **kwargs:
     with lasting_streams() as streams:
         app.end_on_signals()
         try:
-            code = _done(name, app, body, *args, **kwargs)
+            code = _run_and_report(name, app, body, *args, **kwargs)
         finally:
             for number, handler in usual.items():
                 signal.signal(number, handler)
@@ -302,7 +302,9 @@ def _run(name: str, context: Context, body: Body[P], /, *args: P.args, **kwargs:
         raise Exit(code=int(code))
 
 
-def _done(name: str, app: Command, body: Body[P], /, *args: P.args, **kwargs: P.kwargs) -> ExitCode:
+def _run_and_report(
+    name: str, app: Command, body: Body[P], /, *args: P.args, **kwargs: P.kwargs
+) -> ExitCode:
     """Run the body of a task, print its result or error, and return the exit code."""
     screen = app.screen
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from huleedu_tasks.cli.command import Command, command
 from huleedu_tasks.config.dotenv import ENV_FILE
 from huleedu_tasks.config.settings import SETTINGS
-from huleedu_tasks.env.env_file import add_lines, write_env_file
+from huleedu_tasks.env.init import add_lines, write_env_file
 from huleedu_tasks.errors import Refused
 from huleedu_tasks.process import output_of
 from huleedu_tasks.report import Fact, Listing, Message, Result

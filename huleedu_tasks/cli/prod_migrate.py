@@ -49,9 +49,9 @@ def run_release(app: Command, options: Options) -> Report:
     """
     require_external_environment(app.unchecked_settings, COMMAND)
     _require_files_apart(app, options)
-    with _recorded(app, options.report) as record:
+    with _recording(app, options.report) as record:
         _require_arguments(options)
-        services, pins = _chosen(app, options)
+        services, pins = _choose_services(app, options)
         backups, first = _backups(app, options), _first(app, options, services)
         with progress(app, services) as shown:
             release = Release(
@@ -69,7 +69,7 @@ def run_release(app: Command, options: Options) -> Report:
             report = release.empty_plan_report()
         else:
             report = _carried_out(app, options, release, prepared)
-        return _ended(app, record, report)
+        return _end_record(app, record, report)
 
 
 def production(app: Command, services: tuple[Service, ...], shown: Progress) -> Production:
@@ -78,7 +78,7 @@ def production(app: Command, services: tuple[Service, ...], shown: Progress) -> 
         settings=app.unchecked_settings,
         services=services,
         root=app.registry.root,
-        answers=AlembicHistories(
+        histories=AlembicHistories(
             settings=app.unchecked_settings, state=None if app.dry_run else app.state
         ),
         redact=app.redact,
@@ -178,7 +178,7 @@ def _require_files_apart(app: Command, options: Options) -> None:
         )
 
 
-def _chosen(
+def _choose_services(
     app: Command, options: Options
 ) -> tuple[tuple[Service, ...], tuple[PlanEntry, ...] | None]:
     """Return the services to be migrated, and their plan entries; `None` without a plan file."""
@@ -230,7 +230,7 @@ def _backups(app: Command, options: Options) -> Backups:
 
 
 @contextlib.contextmanager
-def _recorded(app: Command, report: str) -> Iterator[Record]:
+def _recording(app: Command, report: str) -> Iterator[Record]:
     """Record a run; an exception ends the record, otherwise the caller does."""
     if app.dry_run:
         yield unwritten_record()
@@ -257,7 +257,7 @@ def _recorded(app: Command, report: str) -> Iterator[Record]:
             raise
 
 
-def _ended(app: Command, record: Record, report: Report) -> Report:
+def _end_record(app: Command, record: Record, report: Report) -> Report:
     """End the record of a run, and return the report with a note for each write error."""
     report = report.ended_by(app.exit_code) if app.exit_code else report
     outcomes = {o.service: f"{o.status} {o.detail}" for o in report.outcomes}

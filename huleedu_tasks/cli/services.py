@@ -46,7 +46,7 @@ def check(app: Command, service: Sequence[str] | None = None, json: bool = False
             settings=app.unchecked_settings,
             registry=app.registry,
             services=services,
-            alembic=AlembicHistories(
+            histories=AlembicHistories(
                 settings=app.unchecked_settings, state=app.state if app.state.exists() else None
             ),
             jobs=app.unchecked_settings.jobs,

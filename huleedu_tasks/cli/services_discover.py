@@ -29,19 +29,21 @@ def run_discovery(app: Command, *, overwrite: bool, may_ask: bool) -> Result:
     found = app.run(discover.look(app.repository, path, Settings.read(path.parent)))
     app.require_not_interrupted()
     has_person = may_ask and prompts.has_person() and not app.dry_run
-    result = found.result(_asked(found) if has_person else Decisions())
+    result = found.result(_ask_questions(found) if has_person else Decisions())
     if result.closing:
         return result
     if app.dry_run:
-        return discover.kept(result, "dry run: nothing was written.", refused=False)
+        return discover.without_writing(result, "dry run: nothing was written.", refused=False)
     if overwrite or found.existing is None:
-        return discover.written(result, path)
+        return discover.write_registry(result, path)
     if has_person:
         return _agreed(app, result, path)
-    return discover.kept(result, discover.NOT_OVERWRITTEN.format(path=path), refused=True)
+    return discover.without_writing(
+        result, discover.NOT_OVERWRITTEN.format(path=path), refused=True
+    )
 
 
-def _asked(found: discover.Found) -> Decisions:
+def _ask_questions(found: discover.Found) -> Decisions:
     """Ask the user the open questions; one answer may settle several of them."""
     decisions = Decisions()
     asked: set[tuple[Path, str]] = set()
@@ -64,7 +66,7 @@ def _asked(found: discover.Found) -> Decisions:
         if answer == LEFT_OUT:
             decisions = decisions.leaving_out(key[0])
         elif answer != LATER:
-            decisions = decisions.choosing(*key, answer)
+            decisions = decisions.with_choice(*key, answer)
 
 
 def _agreed(app: Command, result: Discovery, path: Path) -> Result:
@@ -72,5 +74,5 @@ def _agreed(app: Command, result: Discovery, path: Path) -> Result:
     app.screen.discovered(result)
     brief = discover.brief(result)
     if prompts.agree(f"Overwrite {path}?"):
-        return discover.written(brief, path)
-    return discover.kept(brief, discover.NOT_OVERWRITTEN.format(path=path), refused=True)
+        return discover.write_registry(brief, path)
+    return discover.without_writing(brief, discover.NOT_OVERWRITTEN.format(path=path), refused=True)

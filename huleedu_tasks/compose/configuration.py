@@ -124,14 +124,14 @@ async def _config(compose: Compose) -> Any:
     while True:
         done = await replace(compose, environment=variables).config()
         if done.returncode == 0:
-            return _printed(done.output)
+            return _parse(done.output)
         missing = _REQUIRED.search(done.output)
         if not missing or variables.get(missing[1]) == PLACEHOLDER:
             raise explain_config(done.output)
         variables[missing[1]] = PLACEHOLDER
 
 
-def _printed(output: str) -> Any:
+def _parse(output: str) -> Any:
     try:
         return printed_document(output)
     except ValueError as error:

@@ -49,7 +49,7 @@ def explain_up(
         place: Where the port can be changed, as an imperative.
     """
 
-    def port_taken(found: re.Match[str], output: str) -> HuleEduError:
+    def port_taken_error(found: re.Match[str], output: str) -> HuleEduError:
         other = engine.publisher(port)
         stop = f"Stop it: `docker stop {other.name}`" if other else "Stop it"
         return ServerError(
@@ -58,8 +58,8 @@ def explain_up(
             hint=f"{stop}; or {place}.",
         )
 
-    def name_taken(found: re.Match[str], output: str) -> HuleEduError:
-        other = engine.named(found[1])
+    def name_taken_error(found: re.Match[str], output: str) -> HuleEduError:
+        other = engine.find_by_name(found[1])
         whose = f" of the checkout {other.directory}" if other and other.directory else ""
         return Refused(
             f"The container name {found[1]} is taken by a container{whose}.",
@@ -79,8 +79,8 @@ def explain_up(
     return _explain(
         output,
         [
-            (r"port is already allocated|address already in use", port_taken),
-            (r'The container name "/([^"]+)" is already in use', name_taken),
+            (r"port is already allocated|address already in use", port_taken_error),
+            (r'The container name "/([^"]+)" is already in use', name_taken_error),
             (r'Get "https?://\S+/v2/|pull access denied|manifest unknown|no such image', no_image),
             (r"manifest for \S+ not found|failed to resolve reference", no_image),
         ],

@@ -98,7 +98,7 @@ class Engine:
         """Return the containers of all projects that have a volume mounted."""
         return self._list(all=True, filters={"volume": volume})
 
-    def named(self, name: str) -> ContainerState | None:
+    def find_by_name(self, name: str) -> ContainerState | None:
         """Return the container of that name, of any project; None if there is none."""
         import docker
 

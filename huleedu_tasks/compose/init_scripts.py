@@ -64,7 +64,7 @@ def created_on(
     found = dict.fromkeys(
         created
         for script in (_scripts(server) if server else ())
-        for created in _created(script, root)
+        for created in _created_objects(script, root)
     )
     if not found:
         return ()
@@ -148,7 +148,7 @@ def _scripts(server: Container) -> Iterator[Path]:
             yield from (file for file in files if file.suffix in SCRIPTS and is_file(file))
 
 
-def _created(script: Path, root: Path) -> Iterator[Created]:
+def _created_objects(script: Path, root: Path) -> Iterator[Created]:
     for kind, name in _objects(_COMMENT.sub("", text_of(script))):
         yield Created(kind=kind, name=name, script=shown(script, root))
 

@@ -94,9 +94,11 @@ class _Reader:
                 _require_no_cycle(included, inside, file)
                 services |= self.project(included, where, inner, inside)
             for name in _services(document):
-                own = self._extended(document, name, directory, file, variables)
+                own = self._extend(document, name, directory, file, variables)
                 services[name] = services[name].under(own) if name in services else own
-        return {name: self._completed(stated, variables) for name, stated in services.items()}
+        return {
+            name: self._fill_in_variables(stated, variables) for name, stated in services.items()
+        }
 
     def _document(self, file: Path, variables: Mapping[str, str]) -> dict[str, Any]:
         interpolation = Interpolation(variables=variables)
@@ -128,7 +130,7 @@ class _Reader:
                 inner |= env_file(path, {**inner, **variables})
             yield files, where, {**inner, **variables}
 
-    def _extended(
+    def _extend(
         self,
         document: Mapping[str, Any],
         name: str,
@@ -154,10 +156,10 @@ class _Reader:
             return own
         if (file.resolve(), other) in below:
             raise _unusable(file, f"has the service {other!r} extend itself")
-        extended = self._extended(document, other, directory, file, variables, below)
+        extended = self._extend(document, other, directory, file, variables, below)
         return replace(extended.under(own), file=own.file)
 
-    def _completed(self, service: Declaration, variables: Mapping[str, str]) -> Declaration:
+    def _fill_in_variables(self, service: Declaration, variables: Mapping[str, str]) -> Declaration:
         """Return a declaration with the variables of its `env_file` and of the environment."""
         from_files: dict[str, str | None] = {}
         for path in service.env_files:

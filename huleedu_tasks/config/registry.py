@@ -316,7 +316,7 @@ def registry_of(
     Raises:
         ConfigurationError: If it has errors; with every finding and its place.
     """
-    services, wrong = _completed(document, path.parent)
+    services, wrong = _complete_services(document, path.parent)
     if findings or wrong:
         found = [*findings, *wrong]
         raise ConfigurationError(
@@ -342,10 +342,10 @@ def findings_in(document: Any, root: Path) -> list[Finding]:
     Args:
         root: The directory of the registry, which need not exist.
     """
-    return _completed(document, root)[1]
+    return _complete_services(document, root)[1]
 
 
-def _completed(document: Any, root: Path) -> tuple[tuple[Service, ...], list[Finding]]:
+def _complete_services(document: Any, root: Path) -> tuple[tuple[Service, ...], list[Finding]]:
     """Return the services as far as their entries are valid, and the findings."""
     import jsonschema_rs
 

@@ -141,7 +141,7 @@ def _after_its_name(forms: list[str]) -> re.Pattern[str]:
     return re.compile(rf"{_NAMED}(?:{either})(?!\w)", re.IGNORECASE)
 
 
-def redacted(value: object, redact: Callable[[str], str]) -> object:
+def redact_values(value: object, redact: Callable[[str], str]) -> object:
     """Return a JSON value with every string in it masked.
 
     Masking the serialised document instead could break its syntax.
@@ -149,9 +149,9 @@ def redacted(value: object, redact: Callable[[str], str]) -> object:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {key: redacted(item, redact) for key, item in value.items()}
+        return {key: redact_values(item, redact) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [redacted(item, redact) for item in value]
+        return [redact_values(item, redact) for item in value]
     return value
 
 

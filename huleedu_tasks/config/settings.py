@@ -10,10 +10,10 @@ from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 
-from huleedu_tasks.config import setting
+from huleedu_tasks.config import setting_types
 from huleedu_tasks.config.dotenv import ENV_FILE, EnvFile, read_env_file
 from huleedu_tasks.config.secret import Secret
-from huleedu_tasks.config.setting import AnySetting, InvalidValue, PathSetting, Setting
+from huleedu_tasks.config.setting_types import AnySetting, InvalidValue, PathSetting, Setting
 from huleedu_tasks.config.variable_names import URL_NAME
 from huleedu_tasks.errors import ConfigurationError, Finding
 
@@ -56,12 +56,12 @@ def _external(environment: Environment) -> tuple[AnySetting, ...]:
     return (
         Setting(
             name=f"{prefix}_HOST",
-            parse=setting.host,
+            parse=setting_types.host,
             purpose=f"Host of the {environment} databases. Required there.",
         ),
         Setting(
             name=f"{prefix}_PORT",
-            parse=setting.port,
+            parse=setting_types.port,
             default="5432",
             purpose=f"Port of the {environment} databases.",
         ),
@@ -73,13 +73,13 @@ def _external(environment: Environment) -> tuple[AnySetting, ...]:
         ),
         Setting(
             name=f"{prefix}_SSLMODE",
-            parse=setting.ssl_mode,
+            parse=setting_types.ssl_mode,
             purpose="TLS mode, as libpq names them: use `verify-full`; `disable` states that an "
             "unencrypted connection is intended.",
         ),
         Setting(
             name=f"{prefix}_SSLROOTCERT",
-            parse=setting.path,
+            parse=setting_types.path,
             purpose="File with the certificate authorities that are trusted, as an absolute path; "
             "means `verify-full` if no mode is set.",
         ),
@@ -121,13 +121,13 @@ class Settings:
 
     environment = Setting(
         name="HULEEDU_ENVIRONMENT",
-        parse=setting.one_of(Environment),
+        parse=setting_types.one_of(Environment),
         default="development",
         purpose="Which databases: `development`, `testing`, `staging` or `production`.",
     )
     user = Setting(
         name="HULEEDU_DB_USER",
-        parse=setting.user,
+        parse=setting_types.user,
         purpose="User of every database. Required in development and testing; `huleedu_user` in "
         "staging and production if unset.",
     )
@@ -139,60 +139,60 @@ class Settings:
     )
     provider = Setting(
         name="HULEEDU_PROVIDER",
-        parse=setting.one_of(ProviderName),
+        parse=setting_types.one_of(ProviderName),
         default="auto",
         purpose="Where they come from: `auto`, `docker`, `embedded` or `existing`.",
     )
     postgres_bin = PathSetting(
         name="HULEEDU_POSTGRES_BIN",
-        parse=setting.path,
+        parse=setting_types.path,
         purpose="Directory with `postgres` and `initdb` for the embedded servers; searched for if "
         "unset.",
     )
     state_directory = PathSetting(
         name="HULEEDU_STATE_DIR",
-        parse=setting.path,
+        parse=setting_types.path,
         purpose="Directory for embedded servers and other state; `.huleedu` beside the registry "
         "if unset.",
     )
     embedded_durable = Setting(
         name="HULEEDU_EMBEDDED_DURABLE",
-        parse=setting.truth,
+        parse=setting_types.truth,
         default="false",
         purpose="`true` makes embedded servers flush to disk, which is slower.",
     )
     undo = Setting(
         name="HULEEDU_UNDO",
-        parse=setting.truth,
+        parse=setting_types.truth,
         default="true",
         purpose="`false` keeps no undo snapshot of a database that a command replaces.",
     )
     undo_limit = Setting(
         name="HULEEDU_UNDO_LIMIT",
-        parse=setting.integer,
+        parse=setting_types.integer,
         default="10000",
         purpose="Megabytes that the undo snapshots on one server may take; the oldest are dropped.",
     )
     jobs = Setting(
         name="HULEEDU_JOBS",
-        parse=setting.processors,
+        parse=setting_types.processors,
         purpose="How many services are migrated at once; the number of processors if unset.",
     )
     start_timeout = Setting(
         name="HULEEDU_START_TIMEOUT",
-        parse=setting.seconds,
+        parse=setting_types.seconds,
         default="60",
         purpose="Seconds a server may take until it accepts its user.",
     )
     migration_timeout = Setting(
         name="HULEEDU_MIGRATION_TIMEOUT",
-        parse=setting.seconds,
+        parse=setting_types.seconds,
         default="600",
         purpose="Seconds the migrations, and then the seeds, of one service may take.",
     )
     lock_timeout = Setting(
         name="HULEEDU_LOCK_TIMEOUT",
-        parse=setting.seconds_or_no_limit,
+        parse=setting_types.seconds_or_no_limit,
         default="5",
         purpose="Seconds a statement of `prod.migrate` may wait for a lock on a table, while all "
         "other clients queue behind it; 0 is without limit. A service's own `lock_timeout` in the "
@@ -200,33 +200,33 @@ class Settings:
     )
     lock_attempts = Setting(
         name="HULEEDU_LOCK_ATTEMPTS",
-        parse=setting.integer,
+        parse=setting_types.integer,
         default="5",
         purpose="Number of attempts for a revision that reached the lock timeout, with a growing "
         "pause in between.",
     )
     statement_timeout = Setting(
         name="HULEEDU_STATEMENT_TIMEOUT",
-        parse=setting.seconds_or_no_limit,
+        parse=setting_types.seconds_or_no_limit,
         default="300",
         purpose="Seconds a statement of `prod.migrate` may take; 0 is without limit. A service's "
         "own `statement_timeout` in the registry takes precedence.",
     )
     run_wait = Setting(
         name="HULEEDU_RUN_WAIT",
-        parse=setting.seconds_or_no_limit,
+        parse=setting_types.seconds_or_no_limit,
         default="300",
         purpose="Seconds `prod.migrate` waits for another run on the same database to end.",
     )
     backup_timeout = Setting(
         name="HULEEDU_BACKUP_TIMEOUT",
-        parse=setting.seconds,
+        parse=setting_types.seconds,
         default="3600",
         purpose="Seconds each backup of `prod.migrate` may take.",
     )
     registry = PathSetting(
         name="HULEEDU_REGISTRY",
-        parse=setting.path,
+        parse=setting_types.path,
         process_only=True,
         purpose="Path of the registry. If unset, `services.json` in this directory or the nearest "
         "one above. Read from the process environment only: `.env` is beside the registry.",

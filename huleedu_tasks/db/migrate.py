@@ -5,13 +5,13 @@ from dataclasses import replace
 from functools import partial
 
 from huleedu_tasks import parallel, process
-from huleedu_tasks.db.edited import edited, record_applied
-from huleedu_tasks.db.planned import planned_revision
+from huleedu_tasks.db.edited_revisions import record_applied, with_edits
+from huleedu_tasks.db.planned_revisions import planned_revision
 from huleedu_tasks.db.service_run import ServiceRun, after_migrated
 from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.alembic_failures import remedy
 from huleedu_tasks.migrations.alembic_history import READ_ONLY
-from huleedu_tasks.migrations.failures import remedy
 from huleedu_tasks.migrations.observation import Observation, applied_revisions
 from huleedu_tasks.migrations.results import Migrated
 from huleedu_tasks.migrations.revisions import History, Revision, named
@@ -64,8 +64,8 @@ async def migrate(run: ServiceRun, step: Step, *, target: str) -> Outcome:
                     run.require_own_version_tables(session.version_tables)
                 if not session.begun:
                     raise
-                return await parallel.whatever_happens(unfinished(run, session, error))
-            return await _migrated(run, done, session)
+                return await parallel.run_to_end(unfinished(run, session, error))
+            return await _keep_reported(run, done, session)
 
 
 async def preview(run: ServiceRun, step: Step, *, target: str) -> Outcome:
@@ -114,11 +114,11 @@ async def _upgrade(run: ServiceRun, target: str, session: Observation) -> Migrat
     )
 
 
-async def _migrated(run: ServiceRun, done: Migrated, session: Observation) -> Outcome:
+async def _keep_reported(run: ServiceRun, done: Migrated, session: Observation) -> Outcome:
     """Return the outcome of a migration that succeeded, and keep what it reported."""
     if done.reported:
         run.require_own_version_tables(done.reported.tables)
-        run.context.histories.learn(run.service, run.url, done.reported)
+        run.context.histories.cache_reported_tables(run.service, run.url, done.reported)
     if run.database.build:
         run.database.build.add(done.used)
     edits = await record_applied(run, done.before, done.after)
@@ -130,7 +130,7 @@ async def _migrated(run: ServiceRun, done: Migrated, session: Observation) -> Ou
     facts = {"from": named(done.before), "to": named(done.after)}
     applied = applied_revisions([session], await run.history(), done.before, done.after)
     outcome = replace(run.done(detail, facts), output=done.output, revisions=applied)
-    return edited(run, edits, outcome)
+    return with_edits(run, edits, outcome)
 
 
 async def unfinished(run: ServiceRun, session: Observation, error: BaseException) -> Outcome:

@@ -12,7 +12,7 @@ from huleedu_tasks.db.undo_snapshots import (
     drop_oldest,
     note_loss,
 )
-from huleedu_tasks.postgres import clones, databases, replacing
+from huleedu_tasks.postgres import clones, databases, replacement
 from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASES, connection
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 async def put_in_place(admin: "asyncpg.Connection", run: ServiceRun) -> str:
     """Replace the database by its successor; return a note about lost replication slots."""
     database = run.database
-    replaced = await replacing.put_in_place(
+    replaced = await replacement.put_in_place(
         admin,
         run.url.database,
         is_unfinished=partial(is_unfinished, admin, run),
@@ -42,9 +42,9 @@ async def retire_predecessor(admin: "asyncpg.Connection", run: ServiceRun) -> No
     """
     name = run.url.database
     if run.database.keeps_predecessor and await becomes_undo(admin, run):
-        await replacing.keep_as_undo(admin, name)
+        await replacement.keep_as_undo(admin, name)
     else:
-        await replacing.drop_predecessor(admin, name)
+        await replacement.drop_predecessor(admin, name)
     run.database.is_unfinished = False
     run.database.keeps_predecessor = False
     if run.database.has_undo:
@@ -54,7 +54,7 @@ async def retire_predecessor(admin: "asyncpg.Connection", run: ServiceRun) -> No
 async def drop_blocking_predecessor(admin: "asyncpg.Connection", run: ServiceRun) -> None:
     """Drop the predecessor and the undo snapshot that would prevent dropping a role."""
     await drop_blocking_undo(admin, run)
-    name = replacing.predecessor_name(run.url.database)
+    name = replacement.predecessor_name(run.url.database)
     if run.database.keeps_predecessor and await clones.holds_roles(admin, name):
         await note_loss(admin, run, name, HOLDS_ROLE)
         await databases.drop(admin, name)
@@ -79,7 +79,7 @@ async def is_unfinished(admin: "asyncpg.Connection", run: ServiceRun) -> bool:
 
 def _restore_note(service: str, database: str) -> str:
     """Return a note with the steps that restore the previous database."""
-    kept = replacing.predecessor_name(database)
+    kept = replacement.predecessor_name(database)
     beside = next(name for name in MAINTENANCE_DATABASES if name != database)
     return (
         f"{service}: its previous database is kept as {kept!r} until a reset succeeds. To restore"

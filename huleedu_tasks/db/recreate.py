@@ -16,7 +16,7 @@ from huleedu_tasks.db.undo_snapshots import NEW_SERVER
 from huleedu_tasks.errors import ServerError
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Stage, Step
-from huleedu_tasks.postgres import clones, databases, replacing
+from huleedu_tasks.postgres import clones, databases, replacement
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import EnvironmentTag
 from huleedu_tasks.report import Outcome
@@ -34,7 +34,7 @@ async def recreate(run: ServiceRun, step: Step) -> Outcome:
     previous database is dropped when its successor is complete.
     """
     if not run.is_leader:
-        return await _copied(run) if run.database.is_copied else run.done()
+        return await _copy_outcome(run) if run.database.is_copied else run.done()
     if run.server.must_be_recreated:
         if run.database.has_data_to_lose:
             run.database.undo_lost = NEW_SERVER
@@ -87,7 +87,7 @@ async def _restore(admin: "asyncpg.Connection", run: ServiceRun) -> Outcome | No
             await retire_predecessor(admin, run)
             database.build = None
             database.is_copied = True
-            return await _copied(run, note)
+            return await _copy_outcome(run, note)
         # No session can write to a template, so this one is damaged.
         await databases.drop(admin, template)
     run.context.expect_migrations()
@@ -105,7 +105,7 @@ async def _replace_by_copy(
         copied or its copy is not at head.
     """
     try:
-        async with replacing.building(admin, run.url.database) as successor:
+        async with replacement.building(admin, run.url.database) as successor:
             untouched = await clones.counters(admin, successor)
             await clones.clone(admin, template, successor, replace(tag, untouched=untouched))
     except ServerError:
@@ -134,7 +134,7 @@ async def _replace_by_new(admin: "asyncpg.Connection", run: ServiceRun) -> str:
         required = "" if run.server.databases_to_lose else run.init_scripts
         snapshot = await find_init_snapshot(admin, run.filled_database, required)
     tag = replace(run.context.tag, unfinished=True)
-    async with replacing.building(admin, run.url.database) as successor:
+    async with replacement.building(admin, run.url.database) as successor:
         if snapshot:
             await clones.clone(admin, snapshot, successor, tag)
         else:
@@ -144,7 +144,7 @@ async def _replace_by_new(admin: "asyncpg.Connection", run: ServiceRun) -> str:
     return note
 
 
-async def _copied(run: ServiceRun, note: str = "") -> Outcome:
+async def _copy_outcome(run: ServiceRun, note: str = "") -> Outcome:
     """Return the outcome of a service whose database is a copy of a template."""
     head = named((await run.history()).heads)
     detail = ", ".join(filter(None, (COPIED, note)))

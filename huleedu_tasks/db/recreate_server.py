@@ -17,7 +17,7 @@ from huleedu_tasks.db.service_run import ServerRun, ServiceRun, after_leader, af
 from huleedu_tasks.db.undo_snapshots import has_data_of_user
 from huleedu_tasks.errors import Finding, HuleEduError, Refused, ServerError
 from huleedu_tasks.parallel import Stage, Step
-from huleedu_tasks.postgres import clones, databases, replacing
+from huleedu_tasks.postgres import clones, databases, replacement
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.report import Outcome
 
@@ -156,9 +156,9 @@ def _names_of(database: str) -> tuple[str, ...]:
     return (
         database,
         clones.init_snapshot_name(database),
-        replacing.successor_name(database),
-        replacing.predecessor_name(database),
-        replacing.undo_name(database),
+        replacement.successor_name(database),
+        replacement.predecessor_name(database),
+        replacement.undo_name(database),
     )
 
 

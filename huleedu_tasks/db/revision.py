@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from huleedu_tasks.config.registry import Service
-from huleedu_tasks.db.planned import planned_revision, unrendered
+from huleedu_tasks.db.planned_revisions import planned_revision, unrendered
 from huleedu_tasks.db.run import Change
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.db.start import START
-from huleedu_tasks.db.throwaway import observed, throwaway
+from huleedu_tasks.db.throwaway import throwaway, throwaway_observation
 from huleedu_tasks.errors import ConfigurationError, HuleEduError, MigrationError
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_config import runs_env_py_for_every_revision
@@ -133,7 +133,7 @@ async def _write_with_database(
         step("comparing models and history")
         alembic = run.context.histories.alembic(run.service, url)
         with scratch_directory() as scratch:
-            session = await observed(run, url, scratch / "events")
+            session = await throwaway_observation(run, url, scratch / "events")
             written = await write_revision(alembic, new.arguments, session=session)
         if written.path is None:
             return await _outcome(run, new, history, written, None, {})
@@ -142,7 +142,7 @@ async def _write_with_database(
             async with connection(url) as opened:
                 relations = await read_relations(opened)
             with scratch_directory() as scratch:
-                session = await observed(run, url, scratch / "events", **READ_ONLY)
+                session = await throwaway_observation(run, url, scratch / "events", **READ_ONLY)
                 rendered = await runner.render(alembic, session, history.heads)
         except asyncio.CancelledError:
             written.path.unlink(missing_ok=True)

@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING
 
 from huleedu_tasks import parallel
 from huleedu_tasks.config.urls import DatabaseUrl
-from huleedu_tasks.db.edited import record_applied
+from huleedu_tasks.db.edited_revisions import record_applied
 from huleedu_tasks.db.finish import EXPECT_WRITES
 from huleedu_tasks.db.migrate import unfinished
 from huleedu_tasks.db.prove import PROVE
 from huleedu_tasks.db.run import Change
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.db.start import START
-from huleedu_tasks.db.throwaway import observed, throwaway
+from huleedu_tasks.db.throwaway import throwaway, throwaway_observation
 from huleedu_tasks.errors import ConfigurationError, MigrationError, Refused
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.failures import remedy
+from huleedu_tasks.migrations.alembic_failures import remedy
 from huleedu_tasks.migrations.observation import Observation, applied_revisions
 from huleedu_tasks.migrations.results import Migrated
 from huleedu_tasks.migrations.revisions import History, Revision, named
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import UNCOUNTED, connection
-from huleedu_tasks.postgres.tables import Table, count_rows, read_tables
+from huleedu_tasks.postgres.database_tables import Table, count_rows, read_tables
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.report import Kind, Level, Outcome, Problem, Status
 
@@ -152,8 +152,8 @@ async def roll_back(run: ServiceRun, step: Step, *, plan: Plan) -> Outcome:
             except (Exception, asyncio.CancelledError) as error:
                 if not session.begun:
                     raise
-                await parallel.whatever_happens(_forget_seeds(run))
-                return await parallel.whatever_happens(unfinished(run, session, error))
+                await parallel.run_to_end(_forget_seeds(run))
+                return await parallel.run_to_end(unfinished(run, session, error))
             await record_applied(run, done.before, done.after)
             applied = applied_revisions([session], history, done.after, done.before)
         await _forget_seeds(run)
@@ -258,7 +258,7 @@ async def _rehearse(
         MigrationError: If the downgrade fails; the service's own database is unchanged.
     """
     with scratch_directory() as scratch:
-        session = await observed(run, url, scratch / "events")
+        session = await throwaway_observation(run, url, scratch / "events")
         try:
             done = await _downgrade(run, url, history, before, target, session)
         except MigrationError as error:

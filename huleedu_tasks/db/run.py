@@ -105,7 +105,7 @@ class Run:
             await self.stage(stage)
             if not all(self.outcomes):
                 self._abort_others()
-                await parallel.whatever_happens(self._undo(undone_by))
+                await parallel.run_to_end(self._undo(undone_by))
                 return False
         return True
 

@@ -6,7 +6,7 @@ from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.report import Outcome
-from huleedu_tasks.seeds import applying
+from huleedu_tasks.seeds.apply import apply
 
 
 async def require_head(run: ServiceRun, step: Step) -> Outcome:
@@ -33,7 +33,7 @@ async def seed(run: ServiceRun, step: Step) -> Outcome:
     step("seeding")
     context = run.context
     async with run.database.lock:
-        applied = await applying.apply(
+        applied = await apply(
             run.service,
             run.url,
             context.settings,

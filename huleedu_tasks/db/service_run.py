@@ -23,7 +23,7 @@ from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import close, connect_beside
 from huleedu_tasks.postgres.databases import EnvironmentTag, VersionTable
 from huleedu_tasks.report import Fact, Outcome
-from huleedu_tasks.seeds import applying
+from huleedu_tasks.seeds.apply import CHILD as SEEDS_CHILD
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.shared_databases import Member, same_table, same_tables, shared_databases
 from huleedu_tasks.templates.policy import Build, TemplatePolicy
@@ -71,13 +71,13 @@ class Context:
     def expect_seeds(self) -> None:
         """Start the process that imports what seeds need, while the run waits for servers."""
         if any(service.seeds for service in self.registry.services):
-            self.histories.workers.prepare(applying.CHILD)
+            self.histories.workers.prepare(SEEDS_CHILD)
 
     async def aclose(self) -> None:
         """Close the connections and processes that were kept for the whole run."""
         for run in self.services:
             await run.close()
-        await parallel.whatever_happens(self.histories.aclose())
+        await parallel.run_to_end(self.histories.aclose())
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -286,7 +286,7 @@ def begin(context: Context, services: Sequence[Service]) -> None:
     Raises:
         ConfigurationError: If the URL of a service cannot be resolved.
     """
-    linked = {run.name: run for run in _linked(context, services)}
+    linked = {run.name: run for run in _link(context, services)}
     selected = {service.name: linked[service.name] for service in services}
     seed_after = seeding_predecessors(services)
     for name, run in selected.items():
@@ -296,7 +296,7 @@ def begin(context: Context, services: Sequence[Service]) -> None:
     context.services = tuple(selected.values())
 
 
-def _linked(context: Context, services: Sequence[Service]) -> list[ServiceRun]:
+def _link(context: Context, services: Sequence[Service]) -> list[ServiceRun]:
     """Return a run for each service and each that shares a database with it, with its server."""
     servers: dict[str, ServerRun] = {}
     runs = []

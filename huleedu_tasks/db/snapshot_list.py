@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.db.snapshots import Unfinished, read_snapshots, shown_age
-from huleedu_tasks.postgres import clones, databases, replacing
+from huleedu_tasks.postgres import clones, databases, replacement
 from huleedu_tasks.postgres.connections import Unreachable
 from huleedu_tasks.postgres.databases import EnvironmentTag
 from huleedu_tasks.report import Fact, Listing
@@ -40,7 +40,7 @@ async def _rows(run: ServiceRun, keys: Collection[str]) -> list[Row]:
         return [{**nothing, "name": "", "service": run.name, "kind": "unreachable"}]
     named = await read_snapshots(admin, run, keys, drops=False)
     copies = {clones.snapshot_name(run.url.database, name): name for name in named}
-    undo = replacing.undo_name(run.url.database)
+    undo = replacement.undo_name(run.url.database)
     sizes = await databases.sizes(admin, [*copies, undo])
     rows = [_row(run, name, named[name], sizes[copy]) for copy, name in copies.items()]
     if undo in sizes:

@@ -22,7 +22,7 @@ from huleedu_tasks.db.start import START
 from huleedu_tasks.db.status import STATUS, status
 from huleedu_tasks.errors import ConfigurationError, Finding, Refused
 from huleedu_tasks.parallel import Stage, Step
-from huleedu_tasks.postgres import clones, databases, replacing
+from huleedu_tasks.postgres import clones, databases, replacement
 from huleedu_tasks.postgres.databases import EnvironmentTag
 from huleedu_tasks.report import Outcome
 from huleedu_tasks.state_dir import make_directory, unwritable
@@ -88,7 +88,7 @@ class Unfinished:
         files = [path for path in self.directory.iterdir() if not path.name.startswith(".")]
         return {path.name: json.loads(path.read_text()) for path in files}
 
-    def dropped(self, services: Sequence[str]) -> None:
+    def note_dropped(self, services: Sequence[str]) -> None:
         """Record that the unfinished snapshots of services were dropped."""
         for key, names in self.read().items():
             if left := [name for name in names if name not in services]:
@@ -181,7 +181,7 @@ class Snapshots:
         stages = (START, Stage(run=read, io_bound=True))
         if not await self.run.together(stages, undone_by=NOTHING):
             return False
-        self.unfinished.dropped([run.name for run in self._leaders])
+        self.unfinished.note_dropped([run.name for run in self._leaders])
         return True
 
     def _require(self, name: str) -> None:
@@ -250,7 +250,7 @@ class Snapshots:
                 return run.done()
             step("copying")
             admin, copy = await run.admin(), _copy(run, name)
-            async with replacing.building(admin, run.url.database) as successor:
+            async with replacement.building(admin, run.url.database) as successor:
                 tag = replace(
                     run.database.snapshots[name],
                     snapshot={},
@@ -370,13 +370,13 @@ async def _swap_back(run: ServiceRun, step: Step) -> Outcome:
         return run.done()
     database, admin = run.url.database, await run.admin()
     if run.database.is_unfinished and run.database.keeps_predecessor:
-        predecessor = replacing.predecessor_name(database)
-        await replacing.exchange(admin, database, predecessor)
+        predecessor = replacement.predecessor_name(database)
+        await replacement.exchange(admin, database, predecessor)
         await databases.drop(admin, predecessor)
         run.database.keeps_predecessor = False
     elif run.database.is_unfinished:
         await databases.drop(admin, database)
-    await replacing.discard_successor(admin, database)
+    await replacement.discard_successor(admin, database)
     return run.done()
 
 

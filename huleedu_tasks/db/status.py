@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service
-from huleedu_tasks.db.edited import edited
+from huleedu_tasks.db.edited_revisions import with_edits
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.errors import ConfigurationError, HuleEduError
 from huleedu_tasks.migrations.edits import edits_since_applied
@@ -57,7 +57,7 @@ async def status(run: ServiceRun, step: Step) -> Outcome:
     if pending is None:
         return await _unknown_revision(run, current, done)
     if edits:
-        return edited(run, edits, done)
+        return with_edits(run, edits, done)
     if pending:
         return replace(done, state=State.BEHIND, hint="Run `invoke db.migrate`.")
     return done

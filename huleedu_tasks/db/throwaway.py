@@ -55,10 +55,12 @@ async def throwaway(
             await _build(run, url, history, at)
         yield url
     finally:
-        await parallel.whatever_happens(_drop(run, name))
+        await parallel.run_to_end(_drop(run, name))
 
 
-async def observed(run: ServiceRun, url: DatabaseUrl, events: Path, **settings: str) -> Observation:
+async def throwaway_observation(
+    run: ServiceRun, url: DatabaseUrl, events: Path, **settings: str
+) -> Observation:
     """Return the instructions for a run of Alembic on a throwaway database.
 
     Args:
@@ -115,7 +117,7 @@ async def _upgrade(
 ) -> None:
     for revision in (runner.HEADS,) if len(at) > 1 else at:
         with scratch_directory() as scratch:
-            session = await observed(run, url, scratch / "events")
+            session = await throwaway_observation(run, url, scratch / "events")
             try:
                 await runner.upgrade(
                     run.context.histories.alembic(run.service, url),

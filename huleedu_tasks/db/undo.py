@@ -18,7 +18,7 @@ from huleedu_tasks.db.status import STATUS
 from huleedu_tasks.db.undo_snapshots import record_time, time_kept
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.parallel import Stage, Step
-from huleedu_tasks.postgres import clones, databases, replacing
+from huleedu_tasks.postgres import clones, databases, replacement
 from huleedu_tasks.report import Outcome
 from huleedu_tasks.state_dir import unwritable
 
@@ -93,9 +93,9 @@ class Undo:
             if not run.is_leader:
                 return run.done()
             admin, database = await run.prove_disposable(), run.url.database
-            await replacing.discard_successor(admin, database)
+            await replacement.discard_successor(admin, database)
             await _settle(admin, run)
-            name = replacing.undo_name(database)
+            name = replacement.undo_name(database)
             if await databases.exists(admin, name):
                 self.kept[run] = await time_kept(admin, name)
                 self.oids[run] = (
@@ -115,10 +115,10 @@ class Undo:
                 return run.done("undone")
             step("undoing")
             admin, database = await run.prove_disposable(), run.url.database
-            undo = replacing.undo_name(database)
+            undo = replacement.undo_name(database)
             await run.context.guard.prove_disposable(admin, run.service, undo)
             await record_time(admin, run, database)
-            await replacing.exchange(admin, database, undo)
+            await replacement.exchange(admin, database, undo)
             self.exchanged.add(run)
             return run.done("undone")
 
@@ -129,7 +129,9 @@ class Undo:
         async def exchange(run: ServiceRun, step: Step) -> Outcome:
             if run in self.exchanged:
                 database = run.url.database
-                await replacing.exchange(await run.admin(), database, replacing.undo_name(database))
+                await replacement.exchange(
+                    await run.admin(), database, replacement.undo_name(database)
+                )
             return run.done()
 
         return Stage(run=exchange, io_bound=True)
@@ -182,12 +184,12 @@ async def _settle(admin: "asyncpg.Connection", run: ServiceRun) -> None:
     The predecessor of a complete database becomes its undo snapshot if it was written to, and that
     of an unfinished one does in any case.
     """
-    name = replacing.predecessor_name(run.url.database)
+    name = replacement.predecessor_name(run.url.database)
     if not await databases.exists(admin, name):
         return
     if await is_unfinished(admin, run):
         await record_time(admin, run, name)
-        await replacing.keep_as_undo(admin, run.url.database)
+        await replacement.keep_as_undo(admin, run.url.database)
     else:
         run.database.keeps_predecessor = True
         await retire_predecessor(admin, run)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.errors import ServerError
-from huleedu_tasks.postgres import clones, databases, replacing
+from huleedu_tasks.postgres import clones, databases, replacement
 from huleedu_tasks.postgres.connections import connection
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ async def becomes_undo(admin: "asyncpg.Connection", run: ServiceRun) -> bool:
     That is the case if it may have been written to since it was built. The time is then recorded
     in its environment tag.
     """
-    name = replacing.predecessor_name(run.url.database)
+    name = replacement.predecessor_name(run.url.database)
     if not run.context.keeps_undo or not await has_data_of_user(admin, run, name):
         return False
-    await replacing.drop_slots(admin, name)
+    await replacement.drop_slots(admin, name)
     await record_time(admin, run, name)
     run.database.has_undo = True
     return True
@@ -53,10 +53,10 @@ async def time_kept(admin: "asyncpg.Connection", name: str) -> float:
 
 async def drop_oldest(admin: "asyncpg.Connection", run: ServiceRun) -> None:
     """Drop the oldest undo snapshots on the service's server that exceed `HULEEDU_UNDO_LIMIT`."""
-    limit, own = run.context.settings.undo_limit, replacing.undo_name(run.url.database)
+    limit, own = run.context.settings.undo_limit, replacement.undo_name(run.url.database)
     known = {other.url.database for other in run.server.runs}
     known |= run.server.databases_outside(run.context.settings)
-    sizes = await databases.sizes(admin, [replacing.undo_name(name) for name in known])
+    sizes = await databases.sizes(admin, [replacement.undo_name(name) for name in known])
     times = {name: await time_kept(admin, name) for name in sizes}
     for name in sorted(sizes, key=lambda name: (name == own, times[name])):
         total = sum(sizes.values())
@@ -73,7 +73,7 @@ async def drop_oldest(admin: "asyncpg.Connection", run: ServiceRun) -> None:
 
 async def drop_blocking_undo(admin: "asyncpg.Connection", run: ServiceRun) -> None:
     """Drop the undo snapshot if it would prevent a migration from dropping a role."""
-    name = replacing.undo_name(run.url.database)
+    name = replacement.undo_name(run.url.database)
     if await clones.holds_roles(admin, name):
         await databases.drop(admin, name)
         run.database.undo_lost = HOLDS_ROLE

@@ -39,12 +39,12 @@ from huleedu_tasks.discovery.entries import (
     require_readable,
     service_of,
 )
-from huleedu_tasks.discovery.histories import unordered, with_sharing
 from huleedu_tasks.discovery.own_names import named_after
 from huleedu_tasks.discovery.proposals import Decisions, Survey
 from huleedu_tasks.discovery.questions import TAG, Question
 from huleedu_tasks.discovery.registry_text import registry_text
 from huleedu_tasks.discovery.service_facts import Reading
+from huleedu_tasks.discovery.shared_histories import report_unordered, state_sharing
 from huleedu_tasks.discovery.sources import read_directory, read_sources
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding
 from huleedu_tasks.migrations.directories import ServiceDirectory, find_directories
@@ -101,7 +101,7 @@ class Found:
     def entries(self, decisions: Decisions) -> list[Entry]:
         """Return the registry's entries for the services that were found."""
         made = entries(self.survey.propose(decisions), self._services, self.basis)
-        return with_sharing(made, self.basis)
+        return state_sharing(made, self.basis)
 
     def _with_published_ports(self, document: Document) -> Document:
         """Return the registry with the ports that its entries leave to the compose files."""
@@ -184,7 +184,7 @@ class Found:
                     f"{entry.name}: env.py did not show which variables it uses "
                     f"({seen.failure}); they were read from its source files."
                 )
-        yield from unordered(made, self.basis)
+        yield from report_unordered(made, self.basis)
         found = {entry.name for entry in made}
         for name in (str(service["name"]) for service in self._services):
             if name not in found:
@@ -225,10 +225,12 @@ async def look(root: Path, path: Path, settings: Settings) -> Found:
         ConfigurationError: As `read`.
     """
     found = await read(root, path, settings.compose_environment())
-    return replace(found, survey=replace(found.survey, observed=await _observed(found, settings)))
+    return replace(
+        found, survey=replace(found.survey, observed=await _observe_services(found, settings))
+    )
 
 
-async def _observed(found: Found, settings: Settings) -> dict[Path, Observed]:
+async def _observe_services(found: Found, settings: Settings) -> dict[Path, Observed]:
     slots = asyncio.Semaphore(settings.jobs)
 
     async def one(entry: Entry) -> Observed:
@@ -259,7 +261,7 @@ async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
     repository_files.cache_clear()
     remarks: list[str] = []
     text = _text_of(path)
-    existing = _parsed(path, text) if text else None
+    existing = _parse(path, text) if text else None
     not_taken: list[Finding] = []
     directories = find_directories(root, not_taken)
     if not directories:
@@ -328,7 +330,7 @@ async def discovered(root: Path, path: Path, settings: Settings) -> Registry:
     return registry_of(result.document, path)
 
 
-def written(found: Discovery, path: Path) -> Discovery:
+def write_registry(found: Discovery, path: Path) -> Discovery:
     """Write the registry.
 
     Raises:
@@ -354,7 +356,7 @@ def brief(found: Discovery) -> Discovery:
     return replace(found, fields=(), unsettled=(), remarks=(), shown="")
 
 
-def kept(found: Discovery, why: str, *, refused: bool) -> Discovery:
+def without_writing(found: Discovery, why: str, *, refused: bool) -> Discovery:
     """Return the result of a run that wrote nothing.
 
     Args:
@@ -418,7 +420,7 @@ def _text_of(path: Path) -> str:
         ) from error
 
 
-def _parsed(path: Path, text: str) -> Document:
+def _parse(path: Path, text: str) -> Document:
     document, twice = parse_registry(path, text)
     if not isinstance(document, dict):
         raise ConfigurationError(

@@ -112,7 +112,7 @@ def entries(
     namer = _Namer(proposals)
     for proposal in proposals:
         if entry := old.get(proposal.key):
-            made.append(_merged(proposal, entry, basis))
+            made.append(_add_missing(proposal, entry, basis))
             continue
         name, evidence = _shortest(proposal, namer.names(proposal), taken, basis)
         taken.add(name)
@@ -202,7 +202,7 @@ def _entry(proposal: Proposal, name: str, evidence: str, basis: Basis) -> Entry:
     return Entry(proposal=proposal, document=document, evidence=places)
 
 
-def _merged(proposal: Proposal, existing: Mapping[str, Any], basis: Basis) -> Entry:
+def _add_missing(proposal: Proposal, existing: Mapping[str, Any], basis: Basis) -> Entry:
     """Add the missing fields to an existing entry, and keep the fields that it states.
 
     Only a `directory` that no longer exists is replaced: the service was moved. If the migrations

@@ -73,14 +73,14 @@ def candidates(
     return found
 
 
-def settled(likely: Sequence[Candidate]) -> Candidate | None:
+def single_best(likely: Sequence[Candidate]) -> Candidate | None:
     """Return the server with the most points; `None` without one, or if two are equal."""
     if not likely or (len(likely) > 1 and likely[0].points == likely[1].points):
         return None
     return likely[0]
 
 
-def tied(likely: Sequence[Candidate]) -> list[Candidate]:
+def all_best(likely: Sequence[Candidate]) -> list[Candidate]:
     """Return the candidates with as many points as the first."""
     return [candidate for candidate in likely if candidate.points == likely[0].points]
 

@@ -10,9 +10,9 @@ from huleedu_tasks.compose.database_service import Container
 from huleedu_tasks.config.urls import POSTGRES_PORT
 from huleedu_tasks.discovery.matching import (
     Candidate,
+    all_best,
     candidates,
-    settled,
-    tied,
+    single_best,
 )
 from huleedu_tasks.discovery.questions import (
     Known,
@@ -77,7 +77,7 @@ class Decisions:
         """Return the chosen value of a field; empty string if the user has not chosen one."""
         return self.values.get((reading.directory.key, name), "")
 
-    def choosing(self, path: Path, name: str, value: str) -> "Decisions":
+    def with_choice(self, path: Path, name: str, value: str) -> "Decisions":
         """Return these decisions with one more chosen value."""
         return replace(self, values={**self.values, (path, name): value})
 
@@ -109,7 +109,7 @@ class Survey:
         readings = [r for r in self.readings if r.directory.key not in decisions.left_out]
         likely = candidates(readings, self.servers, self.root)
         chosen = {
-            reading.directory.key: self._chosen(reading, likely[reading.directory.key], decisions)
+            reading.directory.key: self._choose(reading, likely[reading.directory.key], decisions)
             for reading in readings
         }
         users = Counter(candidate.server.name for candidate in chosen.values() if candidate)
@@ -170,13 +170,13 @@ class Survey:
             facts["url_scheme"] = Known(value=seen.scheme, evidence=evidence)
         return facts
 
-    def _chosen(
+    def _choose(
         self, reading: Reading, likely: Sequence[Candidate], decisions: Decisions
     ) -> Candidate | None:
         name = decisions.get(reading, "port")
         if name in self.servers:
             return Candidate(server=self.servers[name], points=0, reasons=("chosen by the user",))
-        return settled(likely)
+        return single_best(likely)
 
     def _plain_facts(self, reading: Reading) -> Iterator[tuple[str, Known]]:
         directory = reading.directory
@@ -221,7 +221,7 @@ class Survey:
         decisions: Decisions,
     ) -> tuple[dict[str, Known], list[Question]]:
         if likely:
-            return {}, [which_of([candidate.server for candidate in tied(likely)], likely)]
+            return {}, [which_of([candidate.server for candidate in all_best(likely)], likely)]
         if own := _own_port(reading):
             return {"port": Known(value=own.value, evidence=own.place)}, []
         if chosen := decisions.get(reading, "port"):

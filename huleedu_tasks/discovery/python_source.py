@@ -140,7 +140,7 @@ class _Reader(ast.NodeVisitor):
 
     def visit_Assign(self, node: ast.Assign) -> None:
         for target in node.targets:
-            self._named(last_name(target), node.value, node.lineno)
+            self._record_named(last_name(target), node.value, node.lineno)
         self._visit_value(last_name(node.targets[0]), node.value)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
@@ -148,7 +148,7 @@ class _Reader(ast.NodeVisitor):
         if self._prefix is not None and isinstance(node.target, ast.Name):
             self._field(name, node)
         if node.value:
-            self._named(name, node.value, node.lineno)
+            self._record_named(name, node.value, node.lineno)
             self._visit_value(name, node.value)
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
@@ -183,7 +183,7 @@ class _Reader(ast.NodeVisitor):
             self._text(node.value, node.lineno)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        text = self._joined(node)
+        text = self._text_of_fstring(node)
         self.facts.builds_variable |= bool(BUILT_NAME.search(text))
         self._text(text, node.lineno)
         for value in node.values:
@@ -202,7 +202,7 @@ class _Reader(ast.NodeVisitor):
         self.visit(value)
         self._target = outer
 
-    def _named(self, name: str, value: ast.expr, line: int) -> None:
+    def _record_named(self, name: str, value: ast.expr, line: int) -> None:
         """Record a port or a database if the name of the variable shows that it is one."""
         text = plain(value)
         if text is None:
@@ -279,7 +279,7 @@ class _Reader(ast.NodeVisitor):
         else:
             self.facts.local_ports += [(int(p), line) for p in LOCAL_ADDRESS.findall(text)]
 
-    def _joined(self, node: ast.JoinedStr) -> str:
+    def _text_of_fstring(self, node: ast.JoinedStr) -> str:
         parts = []
         for value in node.values:
             if isinstance(value, ast.Constant):

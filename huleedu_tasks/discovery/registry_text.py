@@ -21,13 +21,13 @@ def registry_text(document: Mapping[str, Any], text: str = "") -> str:
             entry that fits is written in one line.
     """
     if text:
-        changed = _applied(text, _edits(text, document))
+        changed = _apply(text, _edits(text, document))
         if json.loads(changed) == document:
             return changed
-    return _written(document)
+    return _new_text(document)
 
 
-def _written(document: Mapping[str, Any]) -> str:
+def _new_text(document: Mapping[str, Any]) -> str:
     lines = [
         f"  {json.dumps(key)}: {_value_text(value)},"
         for key, value in document.items()
@@ -69,7 +69,7 @@ class _Edit:
     text: str
 
 
-def _applied(text: str, edits: Iterator[_Edit]) -> str:
+def _apply(text: str, edits: Iterator[_Edit]) -> str:
     for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
         text = text[: edit.start] + edit.text + text[edit.end :]
     return text

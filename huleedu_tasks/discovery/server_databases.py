@@ -31,7 +31,7 @@ def databases_created(server: Container, root: Path) -> dict[str, str]:
     for source, target in server.mounts:
         if target.startswith(INIT_DIRECTORY) and source.startswith("/"):
             for script in _scripts(Path(source)):
-                for name in _created(script):
+                for name in _created_databases(script):
                     made.setdefault(name, f"{shown(script, root)} creates {name}")
     return made
 
@@ -54,7 +54,7 @@ def _scripts(path: Path) -> list[Path]:
     return sorted(script for script in inside if script.suffix in SCRIPTS and is_file(script))
 
 
-def _created(script: Path) -> list[str]:
+def _created_databases(script: Path) -> list[str]:
     text = text_of(script)
     found = [quoted or plain for quoted, plain in _CREATE.findall(text)]
     return found + _CREATEDB.findall(text)

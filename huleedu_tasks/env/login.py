@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from huleedu_tasks.compose.configuration import read_composition
 from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.env.env_file import new_password, stated_in_example
+from huleedu_tasks.env.init import new_password, stated_in_example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

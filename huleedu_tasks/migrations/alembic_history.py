@@ -73,9 +73,9 @@ class AlembicHistories:
         except NotUnderstood:
             pass
         question = self._question(service, REVISIONS)
-        remembered = question.remembered()
-        if remembered is not None:
-            cached = [_revision(stated) for stated in remembered]
+        cached_answer = question.cached_answer()
+        if cached_answer is not None:
+            cached = [_revision(stated) for stated in cached_answer]
             return history_of(cached, may_branch=may_branch)
         found = await runner.report_revisions(service, url, self.settings, workers=self.workers)
         if found.contradictions:
@@ -86,7 +86,7 @@ class AlembicHistories:
                 hint="Correct the files.",
             )
         answer = [asdict(revision) | {"path": str(revision.path)} for revision in found.revisions]
-        question.remember(answer, found.used)
+        question.cache_answer(answer, found.used)
         return history_of(found.revisions, may_branch=may_branch)
 
     async def version_tables(
@@ -109,7 +109,7 @@ class AlembicHistories:
             found = await self.ask_tables(service, url, connection)
         except MigrationError:
             return None
-        self._remember_tables(service, url, found)
+        self._cache_tables(service, url, found)
         return found.tables
 
     async def ask_tables(
@@ -141,15 +141,17 @@ class AlembicHistories:
             The tables; None if `env.py` must be asked.
         """
         # A reported table takes precedence over one that was parsed.
-        remembered = self._question(service, VERSION_TABLES, url).remembered()
-        if remembered is not None:
-            return tuple(_version_table(stated) for stated in remembered)
+        cached_answer = self._question(service, VERSION_TABLES, url).cached_answer()
+        if cached_answer is not None:
+            return tuple(_version_table(stated) for stated in cached_answer)
         return _stated_tables(service)
 
-    def learn(self, service: Service, url: DatabaseUrl, reported: ReportedTables) -> None:
+    def cache_reported_tables(
+        self, service: Service, url: DatabaseUrl, reported: ReportedTables
+    ) -> None:
         """Cache the version tables that a migration reported, unless they are literal."""
         if reported.tables and reported.tables != _stated_tables(service):
-            self._remember_tables(service, url, reported)
+            self._cache_tables(service, url, reported)
 
     async def current(
         self,
@@ -186,13 +188,11 @@ class AlembicHistories:
         if workers:
             await workers.aclose()
 
-    def _remember_tables(
-        self, service: Service, url: DatabaseUrl, reported: ReportedTables
-    ) -> None:
+    def _cache_tables(self, service: Service, url: DatabaseUrl, reported: ReportedTables) -> None:
         # An answer that depends on the database's data is not cached.
         if not reported.queried_first:
             answer = [asdict(table) for table in reported.tables]
-            self._question(service, VERSION_TABLES, url).remember(answer, reported.used)
+            self._question(service, VERSION_TABLES, url).cache_answer(answer, reported.used)
 
     def _question(self, service: Service, kind: str, url: DatabaseUrl | None = None) -> "Question":
         where = f"{service.name}.{kind}.{self.settings.environment}.json"
@@ -226,7 +226,7 @@ class Question:
     about: list[str]
     present: Present
 
-    def remembered(self) -> list[dict[str, Any]] | None:
+    def cached_answer(self) -> list[dict[str, Any]] | None:
         """Return the cached answer; None if it is missing or an input has changed."""
         # An unreadable file counts as missing.
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -237,7 +237,7 @@ class Question:
                 return answer
         return None
 
-    def remember(self, answer: list[dict[str, Any]], used: Used | None) -> None:
+    def cache_answer(self, answer: list[dict[str, Any]], used: Used | None) -> None:
         """Cache an answer with its inputs, unless they are None or cannot be tracked."""
         if self.state is None or used is None or used.untracked:
             return

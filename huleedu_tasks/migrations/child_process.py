@@ -102,7 +102,7 @@ async def run_alembic(
     arguments = [*service.alembic_arguments, *arguments]
     timeout = timeout or settings.migration_timeout
     done = None
-    if workers and not service.python and workers.can_have(environment, service.directory):
+    if workers and not service.python and workers.can_fork(environment, service.directory):
         # Otherwise start an interpreter.
         with suppress(NotForked):
             done = await workers.run(

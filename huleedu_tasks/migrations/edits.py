@@ -158,12 +158,12 @@ def _body(node: ast.AST, body: object) -> object:
         return _shape(body)
     if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
         body = body[1:]
-    imports = sorted(name for statement in body for name in _imported(statement))
+    imports = sorted(name for statement in body for name in _imported_names(statement))
     others = [s for s in body if not isinstance(s, (ast.Import, ast.ImportFrom, ast.Pass))]
     return (*imports, *map(_shape, others))
 
 
-def _imported(statement: ast.stmt) -> Iterator[str]:
+def _imported_names(statement: ast.stmt) -> Iterator[str]:
     """Yield each name that an import binds, with its module."""
     if isinstance(statement, ast.Import):
         yield from (f"{name.name} {name.asname}" for name in statement.names)

@@ -69,10 +69,10 @@ class WarmWorkers:
             module: The module that workers will run; an empty string for Alembic.
         """
         if self._starting is None:
-            self._starting = asyncio.create_task(self._start(_needs(module)))
+            self._starting = asyncio.create_task(self._start(_import_request(module)))
 
     @staticmethod
-    def can_have(environment: Mapping[str, str], cwd: Path) -> bool:
+    def can_fork(environment: Mapping[str, str], cwd: Path) -> bool:
         """Whether a forked process behaves as a new interpreter.
 
         Args:
@@ -122,14 +122,14 @@ class WarmWorkers:
             server = await asyncio.shield(self._starting)
         except OSError as error:
             raise NotForked(str(error)) from error
-        number, worker = next(self._numbers), _Worker.requested()
+        number, worker = next(self._numbers), _Worker.create()
         timed_out = False
         with process.scratch_directory() as scratch:
             pipe = scratch / "output"
             os.mkfifo(pipe, 0o600)
             reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
             async with process.reading_from(reading, keeps=process.PRINTED) as output:
-                self._ask(
+                self._send(
                     server,
                     {
                         "id": number,
@@ -137,7 +137,7 @@ class WarmWorkers:
                         "arguments": list(arguments),
                         "cwd": str(cwd),
                         "environment": dict(environment),
-                        **_needs(module),
+                        **_import_request(module),
                     },
                 )
                 self._workers[number] = worker
@@ -164,26 +164,28 @@ class WarmWorkers:
         if self._reading:
             await self._reading
 
-    async def _start(self, needs: Mapping[str, object]) -> asyncio.subprocess.Process:
-        server = await process.talk_to([sys.executable, FORK_LOOP], environment=self._environment)
+    async def _start(self, imports: Mapping[str, object]) -> asyncio.subprocess.Process:
+        server = await process.start_server(
+            [sys.executable, FORK_LOOP], environment=self._environment
+        )
         self._reading = asyncio.create_task(self._read(server))
-        self._ask(server, needs)
+        self._send(server, imports)
         return server
 
-    def _ask(self, server: asyncio.subprocess.Process, request: Mapping[str, object]) -> None:
+    def _send(self, server: asyncio.subprocess.Process, request: Mapping[str, object]) -> None:
         if server.stdin is None or self._reading is None or self._reading.done():
-            raise _ended()
+            raise _server_end_error()
         server.stdin.write(json.dumps(request).encode() + b"\n")
 
     async def _read(self, server: asyncio.subprocess.Process) -> None:
         while server.stdout and (line := await server.stdout.readline()):
-            news = json.loads(line)
-            self._workers[news["id"]].learn(news)
+            event = json.loads(line)
+            self._workers[event["id"]].handle(event)
         # The fork server has ended. This ends its children, which watch its standard input.
         if server.stdin:
             server.stdin.close()
         for worker in self._workers.values():
-            worker.lose()
+            worker.handle_server_end()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -199,24 +201,24 @@ class _Worker:
     exit_code: "asyncio.Future[int]"
 
     @classmethod
-    def requested(cls) -> "_Worker":
+    def create(cls) -> "_Worker":
         """Return a worker of which nothing is known yet."""
         loop = asyncio.get_running_loop()
         return cls(pid=loop.create_future(), exit_code=loop.create_future())
 
-    def learn(self, news: Mapping[str, int]) -> None:
+    def handle(self, event: Mapping[str, int]) -> None:
         """Take an event of the fork server."""
-        if "pid" in news:
-            self.pid.set_result(news["pid"])
-        elif "errno" in news:
-            self.pid.set_exception(NotForked(os.strerror(news["errno"])))
+        if "pid" in event:
+            self.pid.set_result(event["pid"])
+        elif "errno" in event:
+            self.pid.set_exception(NotForked(os.strerror(event["errno"])))
         elif not self.exit_code.done():
-            self.exit_code.set_result(news["code"])
+            self.exit_code.set_result(event["code"])
 
-    def lose(self) -> None:
+    def handle_server_end(self) -> None:
         """Note that the fork server has ended, and with it this process."""
         if not self.pid.done():
-            self.pid.set_exception(_ended())
+            self.pid.set_exception(_server_end_error())
         if not self.exit_code.done():
             self.exit_code.set_result(-signal.SIGKILL)
 
@@ -235,7 +237,7 @@ def _kill(pid: "asyncio.Future[int]") -> None:
             os.killpg(pid.result(), signal.SIGKILL)
 
 
-def _ended() -> NotForked:
+def _server_end_error() -> NotForked:
     return NotForked("the fork server has ended")
 
 
@@ -243,6 +245,6 @@ def _has_module(directory: Path, name: str) -> bool:
     return is_file(directory / f"{name}.py") or is_file(directory / name / "__init__.py")
 
 
-def _needs(module: str) -> dict[str, object]:
+def _import_request(module: str) -> dict[str, object]:
     """Return the part of a request that names the module to import."""
     return {"module": module, "path": list(map(os.path.abspath, sys.path))} if module else {}

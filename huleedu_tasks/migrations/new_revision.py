@@ -8,8 +8,8 @@ from pathlib import Path
 
 from huleedu_tasks import process
 from huleedu_tasks.errors import HuleEduError, MigrationError
+from huleedu_tasks.migrations.alembic_failures import cause_in, failure_of
 from huleedu_tasks.migrations.child_process import Alembic
-from huleedu_tasks.migrations.failures import cause_in, failure_of
 from huleedu_tasks.migrations.observation import Observation
 
 _TEMPLATE = "script.py.mako"
@@ -51,21 +51,21 @@ async def write_revision(
         Refused: If `env.py` connects to a different database.
     """
     with process.scratch_directory() as scratch:
-        told = scratch / "revision"
+        report = scratch / "revision"
         instructions = (
-            session.instructions(alembic.url.reveal(), writing=told)
+            session.instructions(alembic.url.reveal(), writing=report)
             if session
-            else json.dumps({"writing": str(told)})
+            else json.dumps({"writing": str(report)})
         )
         try:
             done = await alembic.run(list(arguments), instructions)
         except asyncio.CancelledError:
-            if path := _path_in(told):
+            if path := _path_in(report):
                 path.unlink(missing_ok=True)
             raise
-        path = _path_in(told)
+        path = _path_in(report)
         if done.returncode != 0 or (session and session.was_refused):
-            raise _failure(alembic, done, session, told)
+            raise _failure(alembic, done, session, report)
     return Written(path=path, output=done.output)
 
 
@@ -81,13 +81,13 @@ def not_importable(written: Written, reason: str) -> MigrationError:
 
 
 def _failure(
-    alembic: Alembic, done: process.Completed, session: Observation | None, told: Path
+    alembic: Alembic, done: process.Completed, session: Observation | None, report: Path
 ) -> HuleEduError:
     """Return the error of a command that failed."""
-    service, path = alembic.service, _path_in(told)
+    service, path = alembic.service, _path_in(report)
     if session and session.was_refused:
         return failure_of(service, alembic.url, done, session, _CORRECT)
-    if not _facts_in(told).get("has_metadata", True):
+    if not _facts_in(report).get("has_metadata", True):
         return MigrationError(
             f"{service.name}: env.py passes no metadata to Alembic (target_metadata is None), so "
             "there are no models to compare with.",
@@ -108,11 +108,11 @@ def _failure(
     )
 
 
-def _path_in(told: Path) -> Path | None:
-    path = _facts_in(told).get("path")
+def _path_in(report: Path) -> Path | None:
+    path = _facts_in(report).get("path")
     return Path(str(path)) if path else None
 
 
-def _facts_in(told: Path) -> dict[str, object]:
-    facts: dict[str, object] = json.loads(told.read_bytes()) if told.exists() else {}
+def _facts_in(report: Path) -> dict[str, object]:
+    facts: dict[str, object] = json.loads(report.read_bytes()) if report.exists() else {}
     return facts

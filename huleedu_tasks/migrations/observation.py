@@ -89,7 +89,7 @@ class Observation:
             }
         )
 
-    def told(self) -> list[dict[str, Any]]:
+    def read_events(self) -> list[dict[str, Any]]:
         """Return the events that were written so far, in order."""
         if not self.events.exists():
             return []
@@ -105,37 +105,37 @@ class Observation:
     @property
     def version_tables(self) -> tuple[VersionTable, ...]:
         """The version tables that `env.py` configured, in order; empty if it configured none."""
-        configured = [event for event in self.told() if event["event"] == "configured"]
+        configured = [event for event in self.read_events() if event["event"] == "configured"]
         return tuple(dict.fromkeys(map(_version_table, configured)))
 
     @property
     def before(self) -> tuple[str, ...]:
         """The revisions of the database before the run, as Alembic read them."""
-        found = (event["revisions"] for event in self.told() if event["event"] == "before")
+        found = (event["revisions"] for event in self.read_events() if event["event"] == "before")
         return tuple(next(found, ()))
 
     @property
     def queried_first(self) -> bool:
         """Whether `env.py` queried the database before it configured Alembic."""
-        return any(event["event"] == "queried" for event in self.told())
+        return any(event["event"] == "queried" for event in self.read_events())
 
     @property
     def was_refused(self) -> bool:
         """Whether the worker stopped the run, even if `env.py` ignored the exception."""
         refusals = ("mismatch", "lock lost", "changed")
-        return any(event["event"] in refusals for event in self.told())
+        return any(event["event"] in refusals for event in self.read_events())
 
     @property
     def begun(self) -> str:
         """The revision that was begun last; an empty string if none was."""
         return next(
-            (str(e["revision"]) for e in reversed(self.told()) if e["event"] == "begun"), ""
+            (str(e["revision"]) for e in reversed(self.read_events()) if e["event"] == "begun"), ""
         )
 
     @property
     def stopped_early(self) -> bool:
         """Whether the run stopped before its last revision, as requested."""
-        return any(event["event"] == "stopped" for event in self.told())
+        return any(event["event"] == "stopped" for event in self.read_events())
 
     @property
     def kept(self) -> str:
@@ -144,7 +144,7 @@ class Observation:
         An empty string if there is none.
         """
         kept = ""
-        for event in self.told():
+        for event in self.read_events():
             if event["event"] in ("kept", "committed"):
                 kept = str(event.get("revision", ""))
         return kept
@@ -157,7 +157,9 @@ def applied_revisions(
 
     The database decides which were applied; events of Alembic add only the durations.
     """
-    runs = [event for session in sessions for event in session.told() if event["event"] == "run"]
+    runs = [
+        event for session in sessions for event in session.read_events() if event["event"] == "run"
+    ]
     seconds = {str(event["revision"]): float(event["seconds"]) for event in runs}
     return tuple(
         AppliedRevision(

@@ -150,17 +150,17 @@ class Rendered:
     used: Used | None = None
 
 
-def read_used(told: Path, url: DatabaseUrl | None, *, own_sessions: int = 0) -> Used | None:
+def read_used(report: Path, url: DatabaseUrl | None, *, own_sessions: int = 0) -> Used | None:
     """Return the inputs that a process reported; None if it did not report them.
 
     Args:
-        told: The file that it wrote them to.
+        report: The file that it wrote them to.
         url: The URL of its database; None if it has none.
         own_sessions: The number of sessions that this process opened on the database.
     """
-    if not told.exists():
+    if not report.exists():
         return None
-    facts = json.loads(told.read_bytes())
+    facts = json.loads(report.read_bytes())
     places = (f"{url.port} {url.database}" if url else "", "")
     own_port = str(url.port) if url else ""
     sessions = sum(facts["sessions"].get(place, 0) for place in dict.fromkeys(places))

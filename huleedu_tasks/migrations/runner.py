@@ -11,19 +11,19 @@ from huleedu_tasks.config.secret import Redactor
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, Interrupted, MigrationError
+from huleedu_tasks.migrations.alembic_failures import (
+    cause_in,
+    failure_of,
+    how_to_follow,
+    remedy,
+    require_match,
+)
 from huleedu_tasks.migrations.child_process import (
     INSTRUCTIONS,
     Alembic,
     environment_of,
     environment_with_url,
     run_alembic,
-)
-from huleedu_tasks.migrations.failures import (
-    cause_in,
-    failure_of,
-    how_to_follow,
-    remedy,
-    require_match,
 )
 from huleedu_tasks.migrations.forkserver import WarmWorkers
 from huleedu_tasks.migrations.observation import Observation
@@ -96,10 +96,12 @@ async def upgrade(
             "production only go forward: correct a released revision with a new one.",
         )
     with process.scratch_directory() as scratch:
-        told = scratch / "used"
-        done = await alembic.run(["upgrade", target], session.instructions(url.reveal(), used=told))
+        report = scratch / "used"
+        done = await alembic.run(
+            ["upgrade", target], session.instructions(url.reveal(), used=report)
+        )
         # Our own sessions: one after the run, and one before it if the tables were known.
-        used = read_used(told, url, own_sessions=1 if before is None else 2)
+        used = read_used(report, url, own_sessions=1 if before is None else 2)
     if done.returncode != 0 or session.was_refused:
         at = session.before if before is None else before
         raise failure_of(service, url, done, session, remedy(at, history))
@@ -194,8 +196,8 @@ async def render(alembic: Alembic, session: Observation, start: Sequence[str]) -
         Refused: If `env.py` connects to a different database.
     """
     url = alembic.url
-    told_used = session.events.with_name(f"{session.events.name}-used")
-    instructions = session.instructions(url.reveal(), used=told_used, start=list(start))
+    used_file = session.events.with_name(f"{session.events.name}-used")
+    instructions = session.instructions(url.reveal(), used=used_file, start=list(start))
     # For connections that a revision opens: libpq reads PGOPTIONS, asyncpg does not.
     options = " ".join(f"-c {name}={value}" for name, value in session.settings.items())
     try:
@@ -205,14 +207,14 @@ async def render(alembic: Alembic, session: Observation, start: Sequence[str]) -
     except MigrationError as error:
         problem, output = error.message, error.output
     require_match(alembic.service, url, session, output)
-    told = session.told()
+    events = session.read_events()
     return Rendered(
-        sql={str(e["revision"]): str(e["sql"]) for e in told if e["event"] == "sql"},
+        sql={str(e["revision"]): str(e["sql"]) for e in events if e["event"] == "sql"},
         unrendered={
-            str(e["revision"]): str(e["reason"]) for e in told if e["event"] == "unrendered"
+            str(e["revision"]): str(e["reason"]) for e in events if e["event"] == "unrendered"
         },
         problem=problem,
-        used=read_used(told_used, url),
+        used=read_used(used_file, url),
     )
 
 
@@ -232,17 +234,17 @@ async def report_revisions(
         environment_with_url(service, url, settings) if url else environment_of(service, settings)
     )
     with process.scratch_directory() as scratch:
-        told, used = scratch / "revisions", scratch / "used"
-        environment[INSTRUCTIONS] = json.dumps({"revisions": str(told), "used": str(used)})
+        report, used = scratch / "revisions", scratch / "used"
+        environment[INSTRUCTIONS] = json.dumps({"revisions": str(report), "used": str(used)})
         done = await run_alembic(service, settings, environment, ["heads"], workers=workers)
-        if done.returncode != 0 or not told.exists():
+        if done.returncode != 0 or not report.exists():
             raise MigrationError(
                 f"Alembic could not load the revisions: {cause_in(done.output)}",
                 code="revisions-unreadable",
                 hint="Correct the file or the configuration that the error names.",
                 output=done.output,
             )
-        facts = json.loads(told.read_bytes())
+        facts = json.loads(report.read_bytes())
         found = [
             Revision(
                 id=revision["id"],
@@ -284,7 +286,7 @@ async def report_version_tables(alembic: Alembic, session: Observation) -> Repor
             hint="Correct env.py. `alembic current` in the service's directory shows the error.",
             output=done.output,
         )
-    acting = next((event for event in session.told() if event["event"] == "acting"), {})
+    acting = next((event for event in session.read_events() if event["event"] == "acting"), {})
     return ReportedTables(
         tables=tables,
         queried_first=session.queried_first,
@@ -305,17 +307,17 @@ async def report_connection(alembic: Alembic) -> ReportedConnection:
         file = scratch / "connection"
         asking = {"asking": {"file": str(file), "url": url.reveal()}}
         done = await alembic.run(["current"], json.dumps(asking), timeout=ASKING_SECONDS)
-        told = json.loads(file.read_bytes()) if file.exists() else {}
-    if "address" not in told:
+        report = json.loads(file.read_bytes()) if file.exists() else {}
+    if "address" not in report:
         failure = cause_in(done.output) if done.returncode else ""
-        return ReportedConnection(refused=told.get("refused", ""), failure=failure)
+        return ReportedConnection(refused=report.get("refused", ""), failure=failure)
     return ReportedConnection(
-        address=told["address"],
-        database=told["database"],
-        follows=told["follows"],
-        driver=told["driver"],
-        complaint=Redactor([url.password])(told["complaint"]),
-        how_to_follow=how_to_follow(alembic.service, told),
+        address=report["address"],
+        database=report["database"],
+        follows=report["follows"],
+        driver=report["driver"],
+        complaint=Redactor([url.password])(report["complaint"]),
+        how_to_follow=how_to_follow(alembic.service, report),
     )
 
 

@@ -133,7 +133,7 @@ async def _run(
             output = done.output
         except OSError as error:
             output = str(error)
-    findings = _parsed(output)
+    findings = _parse(output)
     if findings is None:
         return [(revisions[0], _failed(output))]
     placed = list(_positions(text))
@@ -180,7 +180,7 @@ def _failed(output: str) -> Lint:
     }
 
 
-def _parsed(output: str) -> list[Lint] | None:
+def _parse(output: str) -> list[Lint] | None:
     """Return squawk's findings; None if it did not print a JSON list."""
     try:
         findings: list[Lint] = json.loads(output[output.index("[") : output.rindex("]") + 1])

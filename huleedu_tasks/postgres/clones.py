@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from huleedu_tasks.errors import ServerError
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.databases import EnvironmentTag, comment_of, literal, quoted, tagged
-from huleedu_tasks.postgres.failures import explained, message_of
-from huleedu_tasks.postgres.replacing import in_use
+from huleedu_tasks.postgres.replacement import in_use
+from huleedu_tasks.postgres.server_errors import converted_errors, message_of
 
 if TYPE_CHECKING:
     import asyncpg
@@ -67,7 +67,7 @@ def init_snapshot_name(database: str) -> str:
 
 def throwaway_name(database: str) -> str:
     """Return the name of the database on which the revisions of a database are tried out."""
-    return _beside(database, _THROWAWAY)
+    return _name_beside(database, _THROWAWAY)
 
 
 async def is_new(asked: "asyncpg.Connection", since: datetime) -> bool:
@@ -160,7 +160,7 @@ async def templates(admin: "asyncpg.Connection", database: str) -> dict[str, Env
 
     A template is incomplete if its tag has no inputs, or is None because it cannot be parsed.
     """
-    found = await _closed(admin, _template_prefix(database))
+    found = await _closed_databases(admin, _template_prefix(database))
     return dict(sorted(found.items(), key=_last_used, reverse=True))
 
 
@@ -170,7 +170,7 @@ def snapshot_name(database: str, name: str) -> str:
     Args:
         name: The snapshot's name, of at most `LONGEST_SNAPSHOT` bytes.
     """
-    return f"{_beside(database, _SNAPSHOT, room=LONGEST_SNAPSHOT)}{name}"
+    return f"{_name_beside(database, _SNAPSHOT, room=LONGEST_SNAPSHOT)}{name}"
 
 
 async def snapshots(admin: "asyncpg.Connection", database: str) -> dict[str, EnvironmentTag | None]:
@@ -178,7 +178,7 @@ async def snapshots(admin: "asyncpg.Connection", database: str) -> dict[str, Env
 
     A snapshot is incomplete if its tag is None or does not name it.
     """
-    return await _closed(admin, _beside(database, _SNAPSHOT, room=LONGEST_SNAPSHOT))
+    return await _closed_databases(admin, _name_beside(database, _SNAPSHOT, room=LONGEST_SNAPSHOT))
 
 
 async def take_snapshot(
@@ -196,7 +196,7 @@ async def take_snapshot(
     for attempt in range(_ATTEMPTS):
         await _end_sessions(admin, database)
         try:
-            with explained(f"Database {database!r} could not be copied"):
+            with converted_errors(f"Database {database!r} could not be copied"):
                 await clone(admin, database, copy, tag, closed=True)
         except ServerError as error:
             cause = error.__cause__
@@ -351,7 +351,9 @@ def _last_used(template: tuple[str, EnvironmentTag | None]) -> float:
     return tag.used if tag else 0.0
 
 
-async def _closed(admin: "asyncpg.Connection", prefix: str) -> dict[str, EnvironmentTag | None]:
+async def _closed_databases(
+    admin: "asyncpg.Connection", prefix: str
+) -> dict[str, EnvironmentTag | None]:
     """Return the tags of the databases with a prefix that do not allow connections."""
     rows = await admin.fetch(
         "SELECT datname, coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database"
@@ -370,10 +372,10 @@ def readable_tag(database: str, comment: str) -> EnvironmentTag | None:
 
 
 def _template_prefix(database: str) -> str:
-    return _beside(database, _TEMPLATE, room=_LONGEST_KEY)
+    return _name_beside(database, _TEMPLATE, room=_LONGEST_KEY)
 
 
-def _beside(database: str, ending: str, *, room: int = 0) -> str:
+def _name_beside(database: str, ending: str, *, room: int = 0) -> str:
     """Return the name of a database with an ending, with room for more bytes behind it."""
     left = _LONGEST_NAME - len(ending) - room
     if len(database.encode()) <= left:

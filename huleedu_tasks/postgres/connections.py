@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from huleedu_tasks.config.hosts import edge_of
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import ServerError
-from huleedu_tasks.postgres.failures import explain
+from huleedu_tasks.postgres.server_errors import explain
 
 if TYPE_CHECKING:
     import asyncpg

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.errors import Finding, ServerError
-from huleedu_tasks.postgres.failures import details_of, message_of
+from huleedu_tasks.postgres.server_errors import details_of, message_of
 
 if TYPE_CHECKING:
     import asyncpg

@@ -13,12 +13,12 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.secret import Redactor, secrets_in
 from huleedu_tasks.config.urls import POSTGRES_PORT
 from huleedu_tasks.errors import MigrationError
+from huleedu_tasks.migrations.alembic_failures import cause_in
 from huleedu_tasks.migrations.child_process import WORKER, run_script
-from huleedu_tasks.migrations.failures import cause_in
 from huleedu_tasks.probe.scenarios import Case
 from huleedu_tasks.repository import repository_files, text_of
 
-CHILD = WORKER.with_name("addresses.py")
+CHILD = WORKER.with_name("address_probe.py")
 INSTRUCTIONS = "HULEEDU_ADDRESSES"
 # Seconds for all cases of a service together; every case imports the service's code.
 TIMEOUT = 120.0

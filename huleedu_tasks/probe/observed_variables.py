@@ -1,8 +1,8 @@
 """Observes which variables each service's `env.py` takes its URL from.
 
 Every variable that may hold the URL, or a part of it, is set to a unique made-up value. The address
-to which `env.py` would connect then shows which variables it uses. `child/addresses.py` prevents
-connections.
+to which `env.py` would connect then shows which variables it uses. `child/address_probe.py`
+prevents connections.
 """
 
 import re

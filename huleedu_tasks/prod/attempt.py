@@ -18,11 +18,11 @@ from huleedu_tasks.errors import (
     ServerError,
 )
 from huleedu_tasks.migrations import runner
-from huleedu_tasks.migrations.failures import LockTimeout
+from huleedu_tasks.migrations.alembic_failures import LockTimeout
 from huleedu_tasks.migrations.observation import ApprovedInputs, Observation, applied_revisions
 from huleedu_tasks.migrations.results import Migrated
 from huleedu_tasks.migrations.revisions import History, named
-from huleedu_tasks.migrations.rollback import (
+from huleedu_tasks.migrations.unfinished_revision import (
     PARTIAL_HINT,
     Fate,
     Unfinished,
@@ -109,7 +109,7 @@ class Attempts:
         except BaseException as error:
             outcome = parallel.unfinished(self.target.service, error)
         # A second interrupt waits for this; without it the result would be unknown.
-        outcome, at = await parallel.whatever_happens(self._conclude(outcome))
+        outcome, at = await parallel.run_to_end(self._conclude(outcome))
         return Ended(outcome=outcome, at=at, seconds=time.monotonic() - started)
 
     async def _conclude(self, outcome: Outcome) -> tuple[Outcome, tuple[str, ...] | None]:
@@ -245,12 +245,12 @@ class Attempts:
         self.blockers, self.open_at_end = (), None
         migrating = asyncio.ensure_future(
             runner.upgrade(
-                self.target.answers.alembic(self.target.service, self.target.url),
+                self.target.histories.alembic(self.target.service, self.target.url),
                 self.history,
                 # The planned revisions: the head of the files may change meanwhile.
                 *self.pin.after,
                 session=observation,
-                tables=self.target.answers.known_version_tables(
+                tables=self.target.histories.known_version_tables(
                     self.target.service, self.target.url
                 ),
                 read=self._read,
@@ -270,7 +270,7 @@ class Attempts:
             raise
         finally:
             if not migrating.done():
-                await parallel.whatever_happens(self._note_open_transaction(observation))
+                await parallel.run_to_end(self._note_open_transaction(observation))
             migrating.cancel()
             # A cancelled statement would leave the lock's connection busy.
             over.set()

@@ -19,7 +19,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-from huleedu_tasks.config.secret import redacted
+from huleedu_tasks.config.secret import redact_values
 from huleedu_tasks.errors import ConfigurationError, ExitCode
 from huleedu_tasks.process import output_of
 from huleedu_tasks.state_dir import make_directory, make_state_directory, unwritable
@@ -64,7 +64,7 @@ class Record:
             facts: The other fields of the line, with every password masked.
         """
         line = {"time": _now().isoformat(timespec="milliseconds"), "event": event, **facts}
-        text = json.dumps(redacted(line, self._redact), ensure_ascii=False, default=str)
+        text = json.dumps(redact_values(line, self._redact), ensure_ascii=False, default=str)
         # A file name may contain bytes that are not UTF-8; the escape is valid JSON.
         content = f"{text}\n".encode(errors="backslashreplace")
         for file in tuple(self._files):

@@ -166,7 +166,7 @@ class Release:
             BackupError: If a backup fails; nothing is changed.
         """
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(aclosing(self.production.answers))
+            await stack.enter_async_context(aclosing(self.production.histories))
             held = await self._lock_all(prepared.changing, stack)
             already = await self._plan_again(prepared, held)
             to_do = {n: p for n, p in prepared.by_name.items() if n in held and n not in already}
@@ -422,7 +422,7 @@ class Release:
             outcome = await self._tag(outcome, held, target)
         if ended.at is not None:
             recorded = _record_files(target, held, pin.before, ended.at)
-            if not await parallel.whatever_happens(recorded):
+            if not await parallel.run_to_end(recorded):
                 self.unrecorded.append(pin.service)
         return outcome
 

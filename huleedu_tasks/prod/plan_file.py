@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from huleedu_tasks.config.secret import redacted
+from huleedu_tasks.config.secret import redact_values
 from huleedu_tasks.errors import ConfigurationError, Refused
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.prod.approval import Approval
@@ -107,7 +107,7 @@ def write_plan(
         "services": list(services),
     }
     try:
-        masked = redacted(document, redact)
+        masked = redact_values(document, redact)
         path.write_text(f"{json.dumps(masked, indent=2, ensure_ascii=False)}\n", encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(

@@ -171,7 +171,7 @@ def _in_one_database(earlier: Target, target: Target) -> Problem | None:
             "both state 'shared_database'.",
             "database-shared",
         )
-    tables = [t.answers.known_version_tables(t.service, t.url) for t in (earlier, target)]
+    tables = [t.histories.known_version_tables(t.service, t.url) for t in (earlier, target)]
     if common := same_tables(*tables):
         refusal = same_table(one, other, common)
         return _error(refusal.message.rstrip("."), refusal.hint, refusal.code)
@@ -360,7 +360,7 @@ def _edits(
     for edit in edits_since_applied(tag, target.service.name, history, revisions):
         yield Problem(
             level=Level.WARNING,
-            cause=edit.described(target.answers.settings.root),
+            cause=edit.described(target.histories.settings.root),
             remedy="Restore the file, and put the change into a new revision.",
             code="revision-edited",
         )
@@ -379,7 +379,7 @@ def _locks(target: Target, facts: Facts) -> Iterator[Problem]:
             f"DROP INDEX CONCURRENTLY {facts.invalid_indexes[0]}; then create it again.",
         )
     for session in facts.old_sessions:
-        yield _prepared(session) if session.prepared else _long_transaction(session)
+        yield _prepared_transaction(session) if session.prepared else _long_transaction(session)
     if facts.hidden_sessions:
         yield _info(
             "the server does not show how long the transactions of other roles have been open "
@@ -388,7 +388,7 @@ def _locks(target: Target, facts: Facts) -> Iterator[Problem]:
         )
 
 
-def _prepared(session: Session) -> Problem:
+def _prepared_transaction(session: Session) -> Problem:
     return _warning(
         f"the prepared transaction {session.prepared!r} ({session.who}) has held its locks for "
         f"{session.seconds:.0f} s",

@@ -15,7 +15,7 @@ from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.parallel import Work
-from huleedu_tasks.prod.configuration import require_configuration
+from huleedu_tasks.prod.configuration_check import require_configuration
 from huleedu_tasks.prod.target import DISABLED, Target
 from huleedu_tasks.report import Outcome, Progress, Report, Silence
 
@@ -33,7 +33,7 @@ class Production:
         settings: The unchecked settings; their errors are reported with all others.
         services: The selected services, in registry order.
         root: The root of the monorepo.
-        answers: The source of each service's revisions, read by its Alembic.
+        histories: The source of each service's revisions, read by its Alembic.
         redact: Masks every password in a string.
         progress: Shows the progress of each service.
         started: The start of the command, in seconds of the monotonic clock.
@@ -42,7 +42,7 @@ class Production:
     settings: Settings
     services: tuple[Service, ...]
     root: Path
-    answers: AlembicHistories
+    histories: AlembicHistories
     redact: Callable[[str], str] = str
     progress: Progress = field(default_factory=Silence)
     started: float = field(default_factory=time.monotonic)
@@ -62,7 +62,7 @@ class Production:
             ConfigurationError: If the configuration has errors; it contains all of them.
         """
         urls = require_configuration(self.services, self.settings, command)
-        async with aclosing(self.answers):
+        async with aclosing(self.histories):
             read = [self._target(service, urls[service.name]) for service in self.services]
             targets = await asyncio.gather(*read)
             yield {target.service.name: target for target in targets}
@@ -105,11 +105,11 @@ class Production:
             variables=prefix,
             open_allowed=self.settings.get(f"{prefix}_SSLMODE") == DISABLED,
             history=await self._history(service, resolved),
-            answers=self.answers,
+            histories=self.histories,
         )
 
     async def _history(self, service: Service, resolved: ResolvedUrl) -> History | HuleEduError:
         try:
-            return await self.answers.history(service, resolved.url)
+            return await self.histories.history(service, resolved.url)
         except HuleEduError as error:
             return error

@@ -54,7 +54,7 @@ async def approval_of(
         session = Observation(
             events=directory / "events", settings=READ_ONLY, target=identity.place
         )
-        alembic = target.answers.alembic(target.service, target.url)
+        alembic = target.histories.alembic(target.service, target.url)
         rendered = await runner.render(alembic, session, current)
     read = {*(rendered.used.files if rendered.used else ()), *(str(r.path) for r in pending)}
     if any(revision.id not in rendered.sql for revision in pending):
@@ -73,7 +73,7 @@ async def _read_by_revisions(target: Target, settings: Settings) -> set[str]:
     """
     try:
         found = await runner.report_revisions(
-            target.service, target.url, settings, workers=target.answers.workers
+            target.service, target.url, settings, workers=target.histories.workers
         )
     except MigrationError:
         return set()

@@ -39,7 +39,7 @@ class Target:
         variables: The prefix of that environment's variables.
         open_allowed: Whether the environment allows connections without TLS.
         history: The service's revisions, or the error that reading them raised.
-        answers: The source of each service's revisions, read by its Alembic.
+        histories: The source of each service's revisions, read by its Alembic.
         usual: The service's own URL; `None` if it is `resolved`.
     """
 
@@ -49,7 +49,7 @@ class Target:
     variables: str
     open_allowed: bool
     history: History | HuleEduError
-    answers: AlembicHistories
+    histories: AlembicHistories
     usual: ResolvedUrl | None = None
 
     @property
@@ -90,7 +90,7 @@ class Target:
         Raises:
             MigrationError: If they cannot be read.
         """
-        return await self.answers.history(self.service, self.url)
+        return await self.histories.history(self.service, self.url)
 
     async def read_revisions(self, connection: "asyncpg.Connection") -> tuple[str, ...]:
         """Return the revisions in the service's version tables.
@@ -103,7 +103,7 @@ class Target:
             Refused: If `env.py` connects to a different database.
         """
         history = self.history if isinstance(self.history, History) else NO_HISTORY
-        return await self.answers.current(self.service, self.url, connection, history)
+        return await self.histories.current(self.service, self.url, connection, history)
 
     def variable(self, part: str) -> str:
         """Return the name of the variable that contains a part of the URL, such as `HOST`."""

@@ -79,12 +79,12 @@ async def validate_all(
 
     if check_all:
         # The worker processes import their libraries while the databases are queried.
-        production.answers.workers.prepare()
+        production.histories.workers.prepare()
     outcomes = await production.run(ask)
     # Services in one database are found only after all databases are known.
     shared = same_database([found[name] for name in targets if name in found])
     judged = tuple(
-        outcome.judged((*(outcome.problems or ()), shared[outcome.service]))
+        outcome.with_problems((*(outcome.problems or ()), shared[outcome.service]))
         if outcome.service in shared
         else outcome
         for outcome in outcomes
@@ -98,7 +98,7 @@ async def _following(validated: Validated, settings: Settings) -> tuple[Problem,
         target.service,
         target.resolved,
         settings,
-        target.answers.workers,
+        target.histories.workers,
         known=validated.problems,
     )
 
@@ -115,4 +115,4 @@ def _outcome(validated: Validated) -> Outcome:
         shown |= {"tls": tls_state(target, facts), "version": facts.version}
         if not isinstance(validated.revisions, HuleEduError):
             shown |= target.revision_facts(validated.revisions)
-    return Outcome(service=target.service.name, facts=shown).judged(validated.problems)
+    return Outcome(service=target.service.name, facts=shown).with_problems(validated.problems)

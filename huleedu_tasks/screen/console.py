@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from huleedu_tasks.config.secret import redacted
+from huleedu_tasks.config.secret import redact_values
 from huleedu_tasks.errors import ExitCode, HuleEduError
 from huleedu_tasks.report import (
     SCHEMA_VERSION,
@@ -34,7 +34,7 @@ from huleedu_tasks.report import (
     Status,
 )
 from huleedu_tasks.screen.control_characters import visible, visible_json
-from huleedu_tasks.screen.tables import INDENT, fitted, hanging, wrapped
+from huleedu_tasks.screen.tables import INDENT, fit_table, hanging_lines, wrap
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -89,7 +89,7 @@ class Screen:
         elif isinstance(result, Discovery):
             self._show_discovery(result)
         elif isinstance(result, Listing) and result.shown:
-            for line in hanging(result.shown, _width(sys.stdout)):
+            for line in hanging_lines(result.shown, _width(sys.stdout)):
                 print(self._shown(line))
         elif isinstance(result, Listing):
             self._print_table(result.columns, [_cells(row, result.columns) for row in result.rows])
@@ -144,7 +144,7 @@ class Screen:
         """Print a sentence and its items on standard error, wrapped to a terminal's width."""
         width = _width(sys.stderr)
         for number, line in enumerate(lines):
-            self.say(wrapped(line, width, INDENT if number else ""))
+            self.say(wrap(line, width, INDENT if number else ""))
 
     @contextmanager
     def progress(self, services: Sequence[str]) -> Iterator[Progress]:
@@ -169,7 +169,7 @@ class Screen:
         return visible(self.redact(text))
 
     def _print_json(self, document: Mapping[str, object]) -> None:
-        text = json.dumps(redacted(document, self.redact), indent=2, ensure_ascii=False)
+        text = json.dumps(redact_values(document, self.redact), indent=2, ensure_ascii=False)
         print(visible_json(text))
 
     def preview(self, report: Report) -> None:
@@ -186,7 +186,7 @@ class Screen:
             self.say(f"What to do: {hint}")
         for note in report.notes:
             self.say(note)
-        self.say(wrapped(_summary(report), _width(sys.stderr), ""))
+        self.say(wrap(_summary(report), _width(sys.stderr), ""))
 
     def _show_discovery(self, found: Discovery) -> None:
         self.discovered(found)
@@ -272,26 +272,26 @@ class Screen:
             said = _with_code(problem.cause, problem.code)
             cause = ": ".join(filter(None, (", ".join(services), said)))
             handled = "" if problem.level is Level.INFO else HANDLED[problem.handled]
-            shown = wrapped(self._shown(f"{problem.level}  {cause}"), width, "  ").strip()
+            shown = wrap(self._shown(f"{problem.level}  {cause}"), width, "  ").strip()
             text = Text(shown)
             text.stylize(LEVEL_STYLES[problem.level], 0, len(problem.level))
             if problem.statement:
                 statement = textwrap.shorten(problem.statement, SHOWN_SQL, placeholder=" ...")
-                text.append(f"\n{wrapped(self._shown(statement), width, '    ')}")
+                text.append(f"\n{wrap(self._shown(statement), width, '    ')}")
             if remedy := f"{handled}{problem.remedy}".strip():
-                text.append(f"\n{wrapped(self._shown(remedy), width, '  ')}", "dim")
+                text.append(f"\n{wrap(self._shown(remedy), width, '  ')}", "dim")
             self._print(text)
 
     def _print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown = [[self._shown(cell) for cell in row] for row in rows]
         width = _width(sys.stdout)
-        layout = fitted(columns, shown, width)
+        layout = fit_table(columns, shown, width)
         if layout.columns:
             self._print(_table(layout.columns, layout.rows))
         for line in layout.lines:
-            self._print(_styled(line))
+            self._print(_style(line))
         for line in layout.below:
-            print(wrapped(line, width, ""))
+            print(wrap(line, width, ""))
 
     def _print(self, what: "Table | Text") -> None:
         terminal = sys.stdout.isatty()
@@ -447,7 +447,7 @@ def _width(file: TextIO) -> int | None:
     return _console(file).width if file.isatty() else None
 
 
-def _styled(line: str) -> "Text":
+def _style(line: str) -> "Text":
     """Return a line with its status in color."""
     from rich.text import Text
 

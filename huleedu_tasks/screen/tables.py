@@ -52,7 +52,7 @@ class _Table:
         )
 
 
-def fitted(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> Layout:
+def fit_table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> Layout:
     """Return the layout of a table that fits a terminal.
 
     These steps are applied until it fits: drop empty columns, shorten generated revisions to a
@@ -74,7 +74,7 @@ def fitted(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | N
     return Layout(lines=tuple(_records(table, width)), below=table.below)
 
 
-def wrapped(text: str, width: int | None, indent: str) -> str:
+def wrap(text: str, width: int | None, indent: str) -> str:
     """Wrap each line of a string, with an indent; words and paths are never broken.
 
     Args:
@@ -97,7 +97,7 @@ def wrapped(text: str, width: int | None, indent: str) -> str:
     )
 
 
-def hanging(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+def hanging_lines(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
     """Yield lines in which the last cell of a row is wrapped in its column.
 
     In a narrow terminal it is wrapped on lines of its own, below the others.
@@ -116,7 +116,7 @@ def hanging(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
         left = GAP.join(filled) + GAP
         inner = INDENT if last.startswith(" ") else ""
         indent = f"{' ' * begin if beside else INDENT}{inner}"
-        text = wrapped(last.strip(), width, indent)
+        text = wrap(last.strip(), width, indent)
         shown = f"{left}{text[begin:]}" if beside else f"{left.rstrip()}\n{text}"
         yield from (line.rstrip() for line in shown.splitlines() if line.strip())
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, SeedError, ServerError
-from huleedu_tasks.migrations.child.target import ReadVariables, Target, WrongDatabase
+from huleedu_tasks.migrations.child.target_check import ReadVariables, Target, WrongDatabase
 from huleedu_tasks.migrations.child.worker import INSTRUCTIONS, Used
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import EnvironmentTag, read_tag, write_tag
@@ -49,7 +49,7 @@ def main() -> int:
     variables = ReadVariables()
     used = Used(instructions["used"], variables, counts_sessions=False)
     events = _Events(instructions["events"])
-    target = Target(instructions["target"], events.tell, variables, {})
+    target = Target(instructions["target"], events.write, variables, {})
     seeding = Seeding(
         url=url,
         root=Path(instructions["root"]),
@@ -67,10 +67,10 @@ def main() -> int:
         # The target has reported it already.
         return 1
     except HuleEduError as error:
-        events.failed(error)
+        events.write_failure(error)
         return 1
-    used.tell()
-    events.tell("done", sessions=target.opened)
+    used.write()
+    events.write("done", sessions=target.opened)
     return 0
 
 
@@ -81,13 +81,13 @@ class _Events:
         # Open until the process exits; line-buffered.
         self._file = Path(path).open("a", buffering=1, encoding="utf-8")  # noqa: SIM115
 
-    def tell(self, event: str, **facts: object) -> None:
+    def write(self, event: str, **facts: object) -> None:
         self._file.write(json.dumps({"event": event, **facts}) + "\n")
 
-    def failed(self, error: HuleEduError) -> None:
+    def write_failure(self, error: HuleEduError) -> None:
         facts = {"message": error.message, "hint": error.hint, "code": error.code}
         is_server = isinstance(error, ServerError)
-        self.tell("failed", **facts, output=error.output, is_server=is_server)
+        self.write("failed", **facts, output=error.output, is_server=is_server)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,18 +129,18 @@ class Seeding:
             transaction = session.transaction()
             await transaction.start()
             await session.execute(ENDS_WITH_CLIENT)
-            session.add_query_logger(lambda record: self.used.executed(record.query))
+            session.add_query_logger(lambda record: self.used.record_statement(record.query))
             number = await session.fetchval(TRANSACTION)
             for path in self.seeds:
-                self.events.tell("begun", seed=self._name(path))
+                self.events.write("begun", seed=self._name(path))
                 await self._apply_file(path, session)
                 self.target.require_hit()
                 await self._require_transaction(path, session, number)
             tag = await read_tag(session, self.url.database) or EnvironmentTag(environment="")
-            await write_tag(session, self.url.database, self._seeded(tag))
+            await write_tag(session, self.url.database, self._with_seeds(tag))
             await self._commit(transaction)
 
-    def _seeded(self, tag: EnvironmentTag) -> EnvironmentTag:
+    def _with_seeds(self, tag: EnvironmentTag) -> EnvironmentTag:
         if not self.shared_by:
             return replace(tag, environment=self.environment, seeds=self.fingerprint)
         shared = {**tag.shared_seeds, self.shared_by: self.fingerprint}
@@ -151,7 +151,7 @@ class Seeding:
             if path.suffix == ".sql":
                 await sql.run_file(session, path, self._name(path))
             else:
-                with scripts.loaded(path) as seed:
+                with scripts.loading(path) as seed:
                     await seed(session)
         except HuleEduError:
             raise

@@ -20,7 +20,7 @@ ENTRY_POINT = "seed"
 
 
 @contextmanager
-def loaded(path: Path) -> Iterator[Seed]:
+def loading(path: Path) -> Iterator[Seed]:
     """Load a script for a `with` block, in which it can import the modules beside it.
 
     These modules are removed from `sys.modules` afterwards, because a seed in another directory may

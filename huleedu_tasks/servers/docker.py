@@ -262,10 +262,10 @@ class DockerServers:
             try:
                 await self.compose.up([name])
             except HuleEduError as error:
-                raise await self._explained(service, error) from error
+                raise await self._explain_start(service, error) from error
             self._is_up.add(name)
 
-    async def _explained(self, service: Service, error: HuleEduError) -> HuleEduError:
+    async def _explain_start(self, service: Service, error: HuleEduError) -> HuleEduError:
         project, _ = await self._configuration()
         image = str(project.services[service.compose_service].get("image"))
         explained = await asyncio.to_thread(

@@ -76,7 +76,7 @@ class Admission:
             try:
                 return await self._try()
             except LoginRefused as error:
-                raise await self._explained(error) from error
+                raise await self._explain_login(error) from error
             except ServerError as error:
                 if time.monotonic() > deadline:
                     raise await self._not_ready(error, timeout) from error
@@ -154,7 +154,7 @@ class Admission:
         await self.expect_own(told, now)
         return await clones.is_new(connection, now.started)
 
-    async def _explained(self, error: LoginRefused) -> LoginRefused:
+    async def _explain_login(self, error: LoginRefused) -> LoginRefused:
         return await asyncio.to_thread(
             explain_login,
             error,

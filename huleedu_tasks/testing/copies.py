@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from huleedu_tasks.errors import HuleEduError
-from huleedu_tasks.postgres.failures import explained
+from huleedu_tasks.postgres.server_errors import converted_errors
 from huleedu_tasks.testing.runs import Run, own_name
 from huleedu_tasks.testing.servers import Server
 
@@ -68,7 +68,7 @@ class Copies:
 
     async def drop_own(self, server: Server) -> None:
         """Drop every database of this run on a server."""
-        await self._noted(server.drop_all(lambda token, _: token == self._run.token))
+        await self._run_and_note_failure(server.drop_all(lambda token, _: token == self._run.token))
 
     async def finish(self) -> None:
         """Drop the copies that no test has used, and wait for all work."""
@@ -85,14 +85,14 @@ class Copies:
         return name
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._noted(work))
+        task = asyncio.create_task(self._run_and_note_failure(work))
         self._work.add(task)
         task.add_done_callback(self._work.discard)
 
-    async def _noted(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _run_and_note_failure(self, work: Coroutine[Any, Any, None]) -> None:
         """Do work; a failure is reported when the run ends."""
         try:
-            with explained():
+            with converted_errors():
                 await work
         except HuleEduError as error:
             self.problems.append(str(error))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from huleedu_tasks.state_dir import make_directory, unwritable
-from huleedu_tasks.testing.locks import SharedLock, exclusive, unheld
+from huleedu_tasks.testing.file_locks import SharedLock, exclusive, unheld
 
 PREFIX = "pytest_"
 # Database names are limited to 63 bytes (PostgreSQL, NAMEDATALEN).

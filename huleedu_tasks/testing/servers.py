@@ -10,7 +10,7 @@ from huleedu_tasks.guard import Guard
 from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import close, connect_beside
 from huleedu_tasks.postgres.databases import EnvironmentTag
-from huleedu_tasks.postgres.failures import explained
+from huleedu_tasks.postgres.server_errors import converted_errors
 from huleedu_tasks.testing.runs import owner_of
 from huleedu_tasks.testing.testing_app import TestingApp
 
@@ -39,7 +39,7 @@ class Server:
             ServerError: If it cannot be created.
         """
         async with self._copying.proven() as admin:
-            with explained(f"Database {name!r} could not be copied from {template!r}"):
+            with converted_errors(f"Database {name!r} could not be copied from {template!r}"):
                 await clones.clone(admin, template, name, self._tag)
 
     async def drop(self, name: str) -> None:
@@ -49,7 +49,7 @@ class Server:
             ServerError: If it cannot be dropped.
         """
         async with self._dropping.proven() as admin:
-            with explained(f"Database {name!r} could not be dropped"):
+            with converted_errors(f"Database {name!r} could not be dropped"):
                 await databases.drop(admin, name)
 
     async def drop_all(self, is_wanted: Callable[[str, str], bool]) -> None:

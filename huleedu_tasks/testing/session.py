@@ -20,10 +20,10 @@ from huleedu_tasks.testing.database import ServiceDatabase
 from huleedu_tasks.testing.own_servers import OwnServers
 from huleedu_tasks.testing.runs import Run
 from huleedu_tasks.testing.servers import Server
-from huleedu_tasks.testing.sources import Source, prepare
+from huleedu_tasks.testing.service_variables import variables_of, without_database
+from huleedu_tasks.testing.source_databases import Source, prepare
 from huleedu_tasks.testing.testing_app import TestingApp
 from huleedu_tasks.testing.totals import Totals, error_text
-from huleedu_tasks.testing.variables import variables_of, without_database
 
 DIRECTORY = "testing"
 
@@ -98,7 +98,7 @@ class Session:
                     one.service for one in known if one.seeded is seeded and str(one) not in results
                 }
                 if missing:
-                    results |= self._prepared(missing, seeded=seeded)
+                    results |= self._prepare(missing, seeded=seeded)
             self._sources = {name: Source(**source) for name, source in results.items()}
 
     @contextmanager
@@ -108,7 +108,7 @@ class Session:
         wanted = Wanted(service=known, seeded=seeded)
         template, service = self._template(wanted), self._service(wanted)
         server = self._server(wanted)
-        created = self._created(server, template, service.database)
+        created = self._create(server, template, service.database)
         url = replace(self._apps[seeded].source(service), database=created)
         database = ServiceDatabase(service=known, parts=url)
         try:
@@ -142,7 +142,7 @@ class Session:
         (service,) = self._apps[wanted.seeded].services([wanted.service])
         return service
 
-    def _prepared(self, names: set[str], *, seeded: bool) -> dict[str, dict[str, object]]:
+    def _prepare(self, names: set[str], *, seeded: bool) -> dict[str, dict[str, object]]:
         app = self._apps[seeded]
         found = self._background.run(prepare(app, names, fresh=self._fresh, tag=self._tag))
         sources = {Wanted(service=name, seeded=seeded): found[name] for name in found}
@@ -161,7 +161,7 @@ class Session:
         self.totals.templates[str(wanted)] = source.how
         return source.template
 
-    def _created(self, server: Server, template: str, database: str) -> str:
+    def _create(self, server: Server, template: str, database: str) -> str:
         try:
             name = self._background.run(self._copies.take(server, template, database))
         except HuleEduError as error:

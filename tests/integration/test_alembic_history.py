@@ -92,17 +92,17 @@ def is_read(directory: Path) -> bool:
 
 
 async def answers_of(directories: Mapping[Name, Path], state: Path) -> dict[Name, Told | None]:
-    answers = AlembicHistories(settings=settings(), state=state)
-    async with aclosing(answers):
+    histories = AlembicHistories(settings=settings(), state=state)
+    async with aclosing(histories):
         return {
-            name: await told_by(answers, service(f"service{n}", directory=directory))
+            name: await told_by(histories, service(f"service{n}", directory=directory))
             for n, (name, directory) in enumerate(directories.items())
         }
 
 
-async def told_by(answers: AlembicHistories, asked: Service) -> Told | None:
+async def told_by(histories: AlembicHistories, asked: Service) -> Told | None:
     try:
-        history = await answers.history(asked)
+        history = await histories.history(asked)
     except MigrationError:
         return None
     return {
@@ -152,39 +152,39 @@ async def test_revisions_are_asked_again_after_a_change_and_not_before(
     )
     directory = counting(layout, tmp_path).write(tmp_path / "orders")
     orders = service("orders", directory=directory)
-    answers = AlembicHistories(settings=settings(), state=tmp_path / "state")
-    async with aclosing(answers):
+    histories = AlembicHistories(settings=settings(), state=tmp_path / "state")
+    async with aclosing(histories):
         for _ in range(3):
-            assert (await answers.history(orders)).heads == ("b2",)
+            assert (await histories.history(orders)).heads == ("b2",)
         asked_once = (tmp_path / "imports").read_text()
         (directory / "alembic/README").write_text("No revision.")
-        assert (await answers.history(orders)).heads == ("b2",)
+        assert (await histories.history(orders)).heads == ("b2",)
         assert (tmp_path / "imports").read_text() == asked_once
         path, text, found = change
         (directory / path).write_text(text)
-        assert (await answers.history(orders)).heads == found
+        assert (await histories.history(orders)).heads == found
 
 
 @pytest.mark.parametrize("damage", ["", "null", "[]", '{"format": 1}', "\0\0\0", "{" * 5000])
 async def test_a_damaged_cache_file_is_ignored(tmp_path: Path, damage: str) -> None:
     layout = LAYOUTS["ids in a tuple"]
     orders = service("orders", directory=layout.write(tmp_path / "orders"))
-    answers = AlembicHistories(settings=settings(), state=tmp_path / "state")
-    async with aclosing(answers):
-        assert (await answers.history(orders)).heads == ("b2",)
+    histories = AlembicHistories(settings=settings(), state=tmp_path / "state")
+    async with aclosing(histories):
+        assert (await histories.history(orders)).heads == ("b2",)
         (memory,) = (tmp_path / "state/alembic").iterdir()
         memory.write_text(damage)
-        assert (await answers.history(orders)).heads == ("b2",)
+        assert (await histories.history(orders)).heads == ("b2",)
         assert json.loads(memory.read_bytes())["answer"]
 
 
 async def test_the_error_of_alembic_for_a_file_that_it_cannot_load_is_shown(tmp_path: Path) -> None:
     layout = Layout({**PLAIN, f"{VERSIONS}/b2.py": "import no_such_module\n"})
     orders = service("orders", directory=layout.write(tmp_path / "orders"))
-    answers = AlembicHistories(settings=settings(), state=None)
-    async with aclosing(answers):
+    histories = AlembicHistories(settings=settings(), state=None)
+    async with aclosing(histories):
         with pytest.raises(MigrationError, match="no_such_module") as caught:
-            await answers.history(orders)
+            await histories.history(orders)
     assert caught.value.code == "revisions-unreadable"
     assert "b2.py" in caught.value.output
 
@@ -307,10 +307,10 @@ async def case_of(bench: Bench, env_py: str) -> Case:
     return case
 
 
-async def current(case: Case, answers: AlembicHistories) -> str:
+async def current(case: Case, histories: AlembicHistories) -> str:
     async with connection(case.url) as asked:
-        history: History = await answers.history(case.service, case.url)
-        found = await answers.current(case.service, case.url, asked, history)
+        history: History = await histories.history(case.service, case.url)
+        found = await histories.current(case.service, case.url, asked, history)
     return ", ".join(found) or "no revision"
 
 
@@ -324,9 +324,9 @@ async def test_a_literal_version_table_is_read_without_running_env_py(
     bench: Bench, tmp_path: Path, env_py: str, found: str
 ) -> None:
     case = await case_of(bench, noting(env_py, tmp_path))
-    answers = AlembicHistories(settings=case.settings, state=tmp_path / "state")
-    async with aclosing(answers):
-        assert await current(case, answers) == found
+    histories = AlembicHistories(settings=case.settings, state=tmp_path / "state")
+    async with aclosing(histories):
+        assert await current(case, histories) == found
     assert not (tmp_path / "runs").exists()
 
 
@@ -335,10 +335,10 @@ async def test_env_py_is_asked_for_any_other_version_table(
     bench: Bench, tmp_path: Path, env_py: str, found: str
 ) -> None:
     case = await case_of(bench, noting(env_py, tmp_path))
-    answers = AlembicHistories(settings=case.settings, state=tmp_path / "state")
-    async with aclosing(answers):
+    histories = AlembicHistories(settings=case.settings, state=tmp_path / "state")
+    async with aclosing(histories):
         for _ in range(3):
-            assert await current(case, answers) == found
+            assert await current(case, histories) == found
     depends_on_data = "SELECT" in env_py
     assert (tmp_path / "runs").read_text() == ("xxx" if depends_on_data else "x")
     made = await case.ask("SELECT count(*) FROM pg_class WHERE relname = 'alembic_version'")
@@ -356,15 +356,15 @@ async def test_env_py_is_asked_again_when_an_input_has_changed(
     )
     case = await case_of(bench, noting(env_py, tmp_path))
     helper = bench.write(case.service.name, "../helper.py", 'SCHEMA = "orders"\n')
-    answers = AlembicHistories(settings=case.settings, state=tmp_path / "state")
-    async with aclosing(answers):
-        assert [await current(case, answers) for _ in range(2)] == ["b2", "b2"]
+    histories = AlembicHistories(settings=case.settings, state=tmp_path / "state")
+    async with aclosing(histories):
+        assert [await current(case, histories) for _ in range(2)] == ["b2", "b2"]
         assert (tmp_path / "runs").read_text() == "x"
         helper.write_text('SCHEMA = "public"\n')
-        assert await current(case, answers) == "a1"
+        assert await current(case, histories) == "a1"
         process = {**case.settings.process, "A_SCHEMA": "orders"}
-        answers.settings = replace(case.settings, process=process)
-        assert await current(case, answers) == "b2"
+        histories.settings = replace(case.settings, process=process)
+        assert await current(case, histories) == "b2"
         assert (tmp_path / "runs").read_text() == "xxx"
 
 
@@ -377,16 +377,16 @@ async def test_the_least_advanced_tenant_is_the_current_revision_of_a_database(
         *(f"CREATE SCHEMA {name}" for name in ("one", "two", "three")),
         "INSERT INTO tenant VALUES ('one'), ('two')",
     )
-    answers = AlembicHistories(settings=case.settings, state=tmp_path / "state")
-    async with aclosing(answers):
+    histories = AlembicHistories(settings=case.settings, state=tmp_path / "state")
+    async with aclosing(histories):
         assert (await case.upgrade()).after == ("b2",)
-        assert await current(case, answers) == "b2"
+        assert await current(case, histories) == "b2"
         await case.ask("UPDATE two.alembic_version SET version_num = 'a1'")
-        assert await current(case, answers) == "a1"
+        assert await current(case, histories) == "a1"
         await case.ask("INSERT INTO tenant VALUES ('three')")
-        assert await current(case, answers) == "no revision"
+        assert await current(case, histories) == "no revision"
         assert (await case.upgrade()).after == ("b2",)
-        assert await current(case, answers) == "b2"
+        assert await current(case, histories) == "b2"
 
 
 async def test_an_env_py_that_connects_to_a_different_database_is_refused(
@@ -395,10 +395,10 @@ async def test_an_env_py_that_connects_to_a_different_database_is_refused(
     decoy = await bench.case()
     env_py, _ = ASKED["computes the schema"]
     case = await case_of(bench, env_py.replace("database_url()", f"'{decoy.url.reveal()}'"))
-    answers = AlembicHistories(settings=case.settings, state=tmp_path / "state")
-    async with aclosing(answers):
+    histories = AlembicHistories(settings=case.settings, state=tmp_path / "state")
+    async with aclosing(histories):
         with pytest.raises(Refused) as caught:
-            await current(case, answers)
+            await current(case, histories)
     assert caught.value.code == "target-mismatch"
 
 
@@ -406,14 +406,14 @@ async def test_several_possible_version_tables_are_an_error_if_env_py_cannot_be_
     bench: Bench, tmp_path: Path
 ) -> None:
     case = await case_of(bench, "raise LookupError('no such region')\n")
-    answers = AlembicHistories(settings=case.settings, state=tmp_path / "state")
-    async with aclosing(answers):
+    histories = AlembicHistories(settings=case.settings, state=tmp_path / "state")
+    async with aclosing(histories):
         with pytest.raises(ServerError) as caught:
-            await current(case, answers)
+            await current(case, histories)
         assert caught.value.code == "version-table-unknown"
         assert '"orders"."alembic_version", "public"."alembic_version"' in caught.value.message
         await case.ask("DROP TABLE public.alembic_version")
-        assert await current(case, answers) == "b2"
+        assert await current(case, histories) == "b2"
 
 
 @pytest.mark.parametrize(
@@ -429,9 +429,9 @@ async def test_other_columns_and_other_tables_are_ignored(
 ) -> None:
     case = await bench.migrated(ENV_PY, "SELECT 1")
     await case.ask(*statement.split("; "))
-    answers = AlembicHistories(settings=case.settings, state=tmp_path / "state")
-    async with aclosing(answers):
-        assert await current(case, answers) == "a1"
+    histories = AlembicHistories(settings=case.settings, state=tmp_path / "state")
+    async with aclosing(histories):
+        assert await current(case, histories) == "a1"
 
 
 def test_not_understood_is_an_expected_failure() -> None:

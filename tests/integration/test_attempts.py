@@ -35,7 +35,7 @@ async def begun(bench: Bench, *statements: str) -> Case:
 
 @asynccontextmanager
 async def attempts(case: Case, step: Callable[[str], None]) -> AsyncIterator[Attempts]:
-    answers = AlembicHistories(settings=case.settings, state=None)
+    histories = AlembicHistories(settings=case.settings, state=None)
     target = Target(
         service=case.service,
         resolved=ResolvedUrl(url=case.url, source="the test"),
@@ -43,10 +43,10 @@ async def attempts(case: Case, step: Callable[[str], None]) -> AsyncIterator[Att
         variables="HULEEDU_DB",
         open_allowed=True,
         history=case.history,
-        answers=answers,
+        histories=histories,
     )
     case.events.mkdir()
-    async with aclosing(answers), connection(case.url) as held:
+    async with aclosing(histories), connection(case.url) as held:
         await locks.acquire(held, place="here", holder="test", wait=0, notify=str)
         yield Attempts(
             target=target,

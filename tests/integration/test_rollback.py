@@ -13,9 +13,14 @@ import asyncpg
 import pytest
 
 from huleedu_tasks.errors import ExitCode, HuleEduError
-from huleedu_tasks.migrations.failures import LockTimeout
+from huleedu_tasks.migrations.alembic_failures import LockTimeout
 from huleedu_tasks.migrations.observation import Observation
-from huleedu_tasks.migrations.rollback import Fate, Unfinished, open_transaction, unfinished
+from huleedu_tasks.migrations.unfinished_revision import (
+    Fate,
+    Unfinished,
+    open_transaction,
+    unfinished,
+)
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import connection
 from tests.support.alembic_bench import Bench, Case, sql

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from huleedu_tasks import process
-from huleedu_tasks.migrations.child import input_tracker, target
+from huleedu_tasks.migrations.child import input_tracker, target_check
 
 OBSERVED = """\
 import importlib.util, json, os, sys
@@ -28,8 +28,8 @@ def load(name, path):
 tracking = load("tracking", {tracking!r})
 variables = load("targets", {targets!r}).ReadVariables()
 reads = tracking.Reads()
-sys.addaudithook(reads.hear)
-tracking.watch_questions(reads)
+sys.addaudithook(reads.handle_event)
+tracking.watch_path_checks(reads)
 tracking.drop_stale_bytecode()
 sys.path[:0] = ["first", "second"]
 """
@@ -55,7 +55,7 @@ def observe(directory: Path, code: str, **variables: str) -> dict[str, Any]:
 
 def output(directory: Path, code: str, **variables: str) -> str:
     """Run code while its inputs are recorded, and return its output."""
-    head = OBSERVED.format(tracking=input_tracker.__file__, targets=target.__file__)
+    head = OBSERVED.format(tracking=input_tracker.__file__, targets=target_check.__file__)
     command = [sys.executable, "-c", f"{head}{code}"]
     environment = {"PATH": os.environ["PATH"], **variables}
     running = process.run(command, cwd=directory, environment=environment, timeout=60)
@@ -349,7 +349,7 @@ def test_another_module_with_a_clock_can_be_tracked(place: Path) -> None:
 )
 def test_a_statement_that_writes_the_time_cannot_be_tracked(sql: str, is_tracked: bool) -> None:
     reads = input_tracker.Reads()
-    reads.executed(sql)
+    reads.record_statement(sql)
     assert bool(reads.clocks) != is_tracked
 
 

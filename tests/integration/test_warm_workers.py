@@ -155,10 +155,10 @@ def test_the_modules_that_only_the_fork_server_imports_are_known() -> None:
 def test_a_service_with_a_module_that_would_not_be_found_gets_a_new_interpreter(
     tmp_path: Path, path: str
 ) -> None:
-    assert WarmWorkers.can_have(os.environ, tmp_path)
+    assert WarmWorkers.can_fork(os.environ, tmp_path)
     (tmp_path / path).parent.mkdir(exist_ok=True)
     (tmp_path / path).touch()
-    assert not WarmWorkers.can_have(os.environ, tmp_path)
+    assert not WarmWorkers.can_fork(os.environ, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["alembic", "secrets"])
@@ -168,9 +168,9 @@ def test_a_module_in_the_python_path_that_would_not_be_found_does_as_well(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     # A directory of migrations is no package.
     (tmp_path / name).mkdir()
-    assert WarmWorkers.can_have(os.environ, tmp_path / "orders_service")
+    assert WarmWorkers.can_fork(os.environ, tmp_path / "orders_service")
     (tmp_path / name / "__init__.py").touch()
-    assert not WarmWorkers.can_have(os.environ, tmp_path / "orders_service")
+    assert not WarmWorkers.can_fork(os.environ, tmp_path / "orders_service")
 
 
 async def test_a_forked_process_cannot_read_more_than_the_environment_of_its_server(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from huleedu_tasks.migrations.failures import LockTimeout
+from huleedu_tasks.migrations.alembic_failures import LockTimeout
 from huleedu_tasks.migrations.observation import applied_revisions
 from tests.support.alembic_bench import TOLD, Bench, sql
 from tests.support.monorepo import ENV_PY
@@ -297,8 +297,8 @@ async def test_the_database_decides_which_revisions_were_applied(bench: Bench) -
         )
         session = await case.session()
         await case.failing(session)
-        assert [e["revision"] for e in session.told() if e["event"] == "run"] == ["a1", "b2"]
-        assert [e["revision"] for e in session.told() if e["event"] == "begun"] == [
+        assert [e["revision"] for e in session.read_events() if e["event"] == "run"] == ["a1", "b2"]
+        assert [e["revision"] for e in session.read_events() if e["event"] == "begun"] == [
             "a1",
             "b2",
             "c3",
@@ -332,9 +332,9 @@ async def test_a_revision_without_an_event_has_no_duration(bench: Bench) -> None
 async def test_an_incomplete_line_of_events_is_ignored(bench: Bench) -> None:
     case = await bench.case(a1=sql(NOTE))
     session = await case.session()
-    assert session.told() == []
+    assert session.read_events() == []
     case.events.write_text('{"event": "begun", "revision": "a1"}\n{"event": "ru')
-    assert session.told() == [{"event": "begun", "revision": "a1"}]
+    assert session.read_events() == [{"event": "begun", "revision": "a1"}]
 
 
 # SQL.

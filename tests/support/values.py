@@ -68,5 +68,5 @@ def target(name: str = "orders") -> Target:
         variables="HULEEDU_PROD_DB",
         open_allowed=False,
         history=History(revisions={HEAD.id: HEAD}),
-        answers=AlembicHistories(settings=settings(), state=None),
+        histories=AlembicHistories(settings=settings(), state=None),
     )

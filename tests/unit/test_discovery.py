@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from huleedu_tasks.config.registry import load_registry
-from huleedu_tasks.discovery.discover import written
+from huleedu_tasks.discovery.discover import write_registry
 from huleedu_tasks.discovery.proposals import Decisions
 from huleedu_tasks.errors import ConfigurationError, ExitCode
 from tests.support.repositories import (
@@ -371,7 +371,7 @@ def test_two_equally_likely_servers_are_a_question_that_every_command_refuses(
     assert (row["service"], row["field"]) == ("orders", "port")
     assert row["question"] == "5441 (one) or 5442 (two)?"
     path = tmp_path / "services.json"
-    written(result, path)
+    write_registry(result, path)
     with pytest.raises(ConfigurationError) as caught:
         load_registry(path)
     (finding,) = caught.value.findings
@@ -382,7 +382,7 @@ def test_two_equally_likely_servers_are_a_question_that_every_command_refuses(
 def test_the_answer_to_a_question_settles_the_server(tmp_path: Path) -> None:
     write(tmp_path, service("apps/orders", 'NAME = "postgresql+asyncpg://u@h/shop"'))
     write(tmp_path, compose(server("one", 5441, "shop"), server("two", 5442, "shop")))
-    decisions = Decisions().choosing(tmp_path / "apps/orders/alembic", "port", "two")
+    decisions = Decisions().with_choice(tmp_path / "apps/orders/alembic", "port", "two")
     (entry,) = found(tmp_path).entries(decisions)
     assert entry.document["port"] == 5442
     assert not found(tmp_path).questions(decisions)
@@ -414,7 +414,7 @@ def test_every_service_without_a_server_is_offered_a_separate_free_port(tmp_path
     existing(tmp_path, {"name": "gone", "port": 5442})
     asked = found(tmp_path).questions(Decisions())
     assert [question.choices[0].value for _, question in asked] == ["5443", "5444"]
-    decisions = Decisions().choosing(tmp_path / "apps/orders/alembic", "port", "5444")
+    decisions = Decisions().with_choice(tmp_path / "apps/orders/alembic", "port", "5444")
     ((_, left),) = found(tmp_path).questions(decisions)
     assert left.choices[0].value == "5445"
 
@@ -450,7 +450,7 @@ def test_services_on_a_server_without_a_port_have_one_question(tmp_path: Path) -
     assert "5433 is free" in str(question["question"])
     seen = found(tmp_path)
     entry, asked = seen.questions(Decisions())[1]
-    answer = Decisions().choosing(entry.proposal.key, asked.field, asked.choices[0].value)
+    answer = Decisions().with_choice(entry.proposal.key, asked.field, asked.choices[0].value)
     settled = seen.result(answer)
     assert not settled.unsettled
     document: Any = settled.document

@@ -10,7 +10,7 @@ import pytest
 from dotenv import dotenv_values
 
 from huleedu_tasks.config.registry import load_registry, schema
-from huleedu_tasks.config.setting import AnySetting
+from huleedu_tasks.config.setting_types import AnySetting
 from huleedu_tasks.config.settings import SETTINGS, Settings
 from huleedu_tasks.errors import ExitCode
 from huleedu_tasks.report import SCHEMA_VERSION, Outcome, Report, State, Status

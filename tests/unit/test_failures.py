@@ -9,7 +9,7 @@ from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ExitCode, Refused, ServerError
 from huleedu_tasks.parallel import Step
-from huleedu_tasks.postgres.failures import explain, explained
+from huleedu_tasks.postgres.server_errors import converted_errors, explain
 from huleedu_tasks.report import Outcome, Silence, Status
 from tests.support.values import service
 
@@ -48,12 +48,12 @@ def test_each_error_of_a_driver_has_a_code_and_a_hint(error: Exception, code: st
 @pytest.mark.parametrize("error", [ValueError("a bug"), BrokenPipeError(), FileNotFoundError()])
 def test_other_errors_are_not_converted(error: Exception) -> None:
     assert explain(error) is None
-    with pytest.raises(type(error)), explained():
+    with pytest.raises(type(error)), converted_errors():
         raise error
 
 
 def test_an_expected_failure_keeps_its_code() -> None:
-    with pytest.raises(Refused) as raised, explained():
+    with pytest.raises(Refused) as raised, converted_errors():
         raise Refused("No.", code="of-its-own")
     assert raised.value.code == "of-its-own"
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections import Counter
 from graphlib import TopologicalSorter
 
 import pytest
@@ -58,10 +59,10 @@ OWNERS = {
         "postgres/connections.py",
         "postgres/clones.py",
         "postgres/databases.py",
-        "postgres/failures.py",
+        "postgres/server_errors.py",
         "postgres/inspection.py",
         "postgres/locks.py",
-        "postgres/replacing.py",
+        "postgres/replacement.py",
         # In a separate process, on the connection that it was passed.
         "seeds/child.py",
         "seeds/sql.py",
@@ -78,19 +79,19 @@ OWNERS = {
     "filelock": {"db/run.py", "servers/embedded.py"},
     # In a separate process, possibly with another interpreter.
     "alembic": {
-        "migrations/child/addresses.py",
-        "migrations/child/new_revision.py",
-        "migrations/child/script_directory.py",
+        "migrations/child/address_probe.py",
+        "migrations/child/new_revision_report.py",
+        "migrations/child/revisions_report.py",
         "migrations/child/worker.py",
     },
     "sqlalchemy": {
         "migrations/child/first_connection.py",
-        "migrations/child/addresses.py",
+        "migrations/child/address_probe.py",
         "migrations/child/worker.py",
         # The engines of a test.
         "testing/database.py",
     },
-    "greenlet": {"migrations/child/addresses.py"},
+    "greenlet": {"migrations/child/address_probe.py"},
     "sqlglot": {"migrations/hazards.py", "migrations/required_rights.py"},
     "dotenv": {"config/dotenv.py"},
     "jsonschema_rs": {"config/registry.py"},
@@ -115,8 +116,8 @@ RESERVED = {
         # Read what their parent process has set, in a separate process.
         "migrations/child/first_connection.py",
         "migrations/child/fork_loop.py",
-        "migrations/child/addresses.py",
-        "migrations/child/target.py",
+        "migrations/child/address_probe.py",
+        "migrations/child/target_check.py",
         "migrations/child/worker.py",
         "seeds/child.py",
         # Compares a child's environment with that of this process; reads no setting.
@@ -126,7 +127,7 @@ RESERVED = {
         "process.py",
         # Child processes that fork, so that nothing depends on earlier work.
         "migrations/child/fork_loop.py",
-        "migrations/child/addresses.py",
+        "migrations/child/address_probe.py",
     },
     r"print": {"screen/console.py"},
     r"input|sys\.stdin.*": {"screen/prompts.py"},
@@ -138,7 +139,7 @@ RESERVED = {
         # Exits a child process.
         "migrations/child/first_connection.py",
         "migrations/child/fork_loop.py",
-        "migrations/child/addresses.py",
+        "migrations/child/address_probe.py",
         "migrations/child/worker.py",
         # Catches the exit of a script.
         "seeds/child.py",
@@ -180,6 +181,15 @@ def test_a_room_uses_only_rooms_on_lower_floors(module: Module) -> None:
 
 def test_every_room_has_a_floor() -> None:
     assert {room(module.name) for module in MODULES} - {""} <= set(FLOORS)
+
+
+def test_no_two_modules_have_the_same_name() -> None:
+    names = Counter(module.path.rpartition("/")[2] for module in MODULES)
+    # `db.migrate` and `prod.migrate`, `db.status` and `prod.status`.
+    assert [name for name, number in names.items() if number > 1 and name[0] != "_"] == [
+        "migrate.py",
+        "status.py",
+    ]
 
 
 def test_there_are_no_cyclic_imports() -> None:

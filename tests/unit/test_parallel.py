@@ -270,7 +270,7 @@ async def test_work_that_must_finish_finishes_despite_an_interruption() -> None:
         await release.wait()
         return "done"
 
-    whole = asyncio.create_task(parallel.whatever_happens(short()))
+    whole = asyncio.create_task(parallel.run_to_end(short()))
     await begun.wait()
     whole.cancel()
     await asyncio.sleep(0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from huleedu_tasks.config.setting import AnySetting
+from huleedu_tasks.config.setting_types import AnySetting
 from huleedu_tasks.config.settings import SETTINGS, Environment, ProviderName, Settings
 from huleedu_tasks.config.urls import resolve
 from huleedu_tasks.errors import ConfigurationError, ExitCode

@@ -10,7 +10,7 @@ from huleedu_tasks.db.undo import Begun
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.postgres.clones import LONGEST_SNAPSHOT, snapshot_name
 from huleedu_tasks.postgres.databases import EnvironmentTag
-from huleedu_tasks.postgres.replacing import undo_name
+from huleedu_tasks.postgres.replacement import undo_name
 
 LONGEST = "n" * LONGEST_SNAPSHOT
 
@@ -60,9 +60,9 @@ def test_a_command_is_unfinished_until_it_ends_or_all_its_snapshots_are_dropped(
     unfinished.begin("second", ["one"])
     assert unfinished.read() == {"first": ["one", "two"], "second": ["one"]}
     unfinished.end("second")
-    unfinished.dropped(["one"])
+    unfinished.note_dropped(["one"])
     assert unfinished.read() == {"first": ["two"]}
-    unfinished.dropped(["two", "three"])
+    unfinished.note_dropped(["two", "three"])
     assert unfinished.read() == {}
 
 

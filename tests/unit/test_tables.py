@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from huleedu_tasks.screen.tables import Layout, cells, fitted, hanging, wrapped
+from huleedu_tasks.screen.tables import Layout, cells, fit_table, hanging_lines, wrap
 
 COLUMNS = ("service", "status", "current", "head", "reachable", "time", "detail")
 PATH = "/srv/repository/services/orders_service/alembic/versions/0001_initial.py"
@@ -28,15 +28,15 @@ def widest(layout: Layout) -> int:
 
 
 def test_cells_in_a_pipe_are_unchanged() -> None:
-    assert fitted(COLUMNS, ROWS, None) == Layout(columns=COLUMNS, rows=tuple(ROWS))
+    assert fit_table(COLUMNS, ROWS, None) == Layout(columns=COLUMNS, rows=tuple(ROWS))
 
 
 def test_cells_on_a_wide_terminal_are_unchanged() -> None:
-    assert fitted(COLUMNS, ROWS, 200) == Layout(columns=COLUMNS, rows=tuple(ROWS))
+    assert fit_table(COLUMNS, ROWS, 200) == Layout(columns=COLUMNS, rows=tuple(ROWS))
 
 
 def test_at_80_columns_revisions_are_short_and_details_are_below() -> None:
-    layout = fitted(COLUMNS, ROWS, 80)
+    layout = fit_table(COLUMNS, ROWS, 80)
     assert layout.columns == ("service", "status", "current", "head", "time")
     assert layout.rows == (
         ("orders", "OK", "b1ad73e", "b1ad73e", "0.12 s"),
@@ -46,7 +46,7 @@ def test_at_80_columns_revisions_are_short_and_details_are_below() -> None:
 
 
 def test_at_30_columns_each_row_becomes_lines() -> None:
-    assert fitted(COLUMNS, ROWS, 30).lines == (
+    assert fit_table(COLUMNS, ROWS, 30).lines == (
         "orders  OK",
         "  current b1ad73e",
         "  head b1ad73e",
@@ -57,7 +57,7 @@ def test_at_30_columns_each_row_becomes_lines() -> None:
 
 def test_a_revision_that_a_developer_has_named_is_not_shortened() -> None:
     rows = [("orders", "OK", "0001_initial_schema_of_orders")] * 2
-    assert "0001_initial_schema_of_orders" in text_of(fitted(COLUMNS[:3], rows, 20))
+    assert "0001_initial_schema_of_orders" in text_of(fit_table(COLUMNS[:3], rows, 20))
 
 
 @given(
@@ -67,7 +67,7 @@ def test_a_revision_that_a_developer_has_named_is_not_shortened() -> None:
 def test_no_cell_is_lost_and_a_table_is_never_too_wide(
     rows: list[tuple[str, ...]], width: int
 ) -> None:
-    layout = fitted(COLUMNS, rows, width)
+    layout = fit_table(COLUMNS, rows, width)
     assert not layout.columns or widest(layout) <= width
     shown = text_of(layout)
     for row in rows:
@@ -78,13 +78,13 @@ def test_no_cell_is_lost_and_a_table_is_never_too_wide(
 
 @pytest.mark.parametrize("width", [20, 50, 80])
 def test_wrapped_text_keeps_paths_unbroken(width: int) -> None:
-    lines = wrapped(f"The file {PATH} is broken, and nothing was done.", width, "  ").splitlines()
+    lines = wrap(f"The file {PATH} is broken, and nothing was done.", width, "  ").splitlines()
     assert any(PATH in line for line in lines)
     assert all(len(line) <= width or line.lstrip().startswith(PATH) for line in lines)
 
 
 def test_text_in_a_pipe_is_not_wrapped() -> None:
-    assert wrapped("word " * 60, None, "  ") == f"  {'word ' * 60}".rstrip()
+    assert wrap("word " * 60, None, "  ") == f"  {'word ' * 60}".rstrip()
 
 
 EVENTS = (("time", "service", "event"), ("21:54", "orders", "the lock was taken by this run"))
@@ -92,7 +92,7 @@ EVENTS = (("time", "service", "event"), ("21:54", "orders", "the lock was taken 
 
 def test_the_last_cell_is_wrapped_in_its_column() -> None:
     long = (*EVENTS, ("21:55", "orders", "one two three four five six seven eight nine ten"))
-    assert list(hanging(long, 56)) == [
+    assert list(hanging_lines(long, 56)) == [
         "time   service  event",
         "21:54  orders   the lock was taken by this run",
         "21:55  orders   one two three four five six seven eight",
@@ -101,7 +101,7 @@ def test_the_last_cell_is_wrapped_in_its_column() -> None:
 
 
 def test_in_a_narrow_terminal_the_last_cell_is_below_the_others() -> None:
-    assert list(hanging(EVENTS, 30)) == [
+    assert list(hanging_lines(EVENTS, 30)) == [
         "time   service",
         "  event",
         "21:54  orders",
@@ -111,7 +111,7 @@ def test_in_a_narrow_terminal_the_last_cell_is_below_the_others() -> None:
 
 
 def test_the_last_cell_is_not_wrapped_in_a_pipe() -> None:
-    assert list(hanging([*EVENTS, ("", "orders", "  " + "word " * 60)], None))[2] == (
+    assert list(hanging_lines([*EVENTS, ("", "orders", "  " + "word " * 60)], None))[2] == (
         f"       orders     {'word ' * 60}".rstrip()
     )
 
@@ -119,6 +119,6 @@ def test_the_last_cell_is_not_wrapped_in_a_pipe() -> None:
 def test_from_and_to_stay_columns_if_all_rows_have_the_same() -> None:
     columns = ("service", "status", "from", "to", "pending", "detail")
     rows = [(name, "OK", "a1", "b2", "1", "x" * 60) for name in ("orders", "payments")]
-    layout = fitted(columns, rows, 60)
+    layout = fit_table(columns, rows, 60)
     assert layout.columns == ("service", "status", "from", "to")
     assert layout.below == (f"all 2: pending 1, {'x' * 60}",)

@@ -12,7 +12,7 @@ from huleedu_tasks.config.hosts import LOOPBACK, host_of
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.urls import DatabaseUrl, parse_url, resolve, resolve_all
 from huleedu_tasks.errors import ConfigurationError
-from huleedu_tasks.migrations.child import first_connection, target
+from huleedu_tasks.migrations.child import first_connection, target_check
 from tests.support.values import service, settings
 
 VARIABLE = "ORDERS_SERVICE_DATABASE_URL"
@@ -326,4 +326,4 @@ def test_services_are_resolved_by_name() -> None:
 
 
 def test_the_children_that_cannot_import_this_package_know_the_same_loopback_names() -> None:
-    assert set(target.LOOPBACK) == set(first_connection.LOOPBACK) == set(LOOPBACK)
+    assert set(target_check.LOOPBACK) == set(first_connection.LOOPBACK) == set(LOOPBACK)

@@ -50,10 +50,10 @@ class Fence:
         held: An SQL expression that is true while the run holds its lock.
         others: An SQL expression that counts the other sessions of the run.
         url: The URL of the database.
-        tell: Writes an event.
-        keep: Called with a revision that may be partially applied if it fails.
-        lose: Raises LockLost.
-        committed: Called when Alembic's session committed between two revisions.
+        write_event: Writes an event.
+        on_partial: Called with a revision that may be partially applied if it fails.
+        on_lock_lost: Raises LockLost.
+        on_commit: Called when Alembic's session committed between two revisions.
     """
 
     def __init__(
@@ -62,17 +62,17 @@ class Fence:
         held: str,
         others: str,
         url: str,
-        tell: Callable[..., None],
-        keep: Callable[[str], None],
-        lose: Callable[[], None],
-        committed: Callable[[], None],
+        write_event: Callable[..., None],
+        on_partial: Callable[[str], None],
+        on_lock_lost: Callable[[], None],
+        on_commit: Callable[[], None],
     ) -> None:
         self._state_sql = STATE.format(held=held, others=others)
         self._port = urlsplit(url).port or DEFAULT_PORT
-        self._tell = tell
-        self._keep = keep
-        self._lose = lose
-        self._committed = committed
+        self._write_event = write_event
+        self._on_partial = on_partial
+        self._on_lock_lost = on_lock_lost
+        self._on_commit = on_commit
         # Alembic's connection, and the revision that it began last.
         self._driver: Any = None
         self._revision = ""
@@ -81,9 +81,9 @@ class Fence:
         self._number: int | None = None
         self._has_transaction_id = False
         self._failed_to_commit = False
-        sys.addaudithook(self._hear)
+        sys.addaudithook(self._handle_event)
 
-    def enter(self, connection: Any, revision: str) -> None:
+    def begin_revision(self, connection: Any, revision: str) -> None:
         """Require the lock before a revision begins.
 
         Args:
@@ -102,21 +102,21 @@ class Fence:
             driver.rollback()
             number += 1
         if not held:
-            self._lose()
+            self._on_lock_lost()
         if was_open and driver is self._driver and self._number not in (None, number):
             # The previous revision ended the transaction in which it began.
-            self._keep(self._revision)
+            self._on_partial(self._revision)
         self._driver, self._revision = driver, revision
         is_known = was_open is not None and not getattr(driver, "autocommit", False)
         self._number = number if is_known else None
         self._has_transaction_id = False
         if others and self._others_remain(driver, was_open=bool(was_open)):
-            self._keep(revision)
+            self._on_partial(revision)
         if was_open:
-            self._tell_transaction()
+            self._write_transaction()
         self._is_inside = True
 
-    def leave(self) -> None:
+    def end_revision(self) -> None:
         """Record that the code of a revision ended."""
         self._is_inside = False
 
@@ -125,16 +125,16 @@ class Fence:
         if driver is self._driver and self._number is not None and not self._has_transaction_id:
             # In a failed transaction the statement itself raises the error.
             with suppress(Exception):
-                self._tell_transaction()
+                self._write_transaction()
 
     def is_own(self, driver: Any) -> bool:
         """Whether a connection is that of Alembic."""
         return driver is self._driver
 
-    def _tell_transaction(self) -> None:
+    def _write_transaction(self) -> None:
         self._has_transaction_id = True
         (number,) = _row(self._driver, TRANSACTION)
-        self._tell("transaction", revision=self._revision, id=number)
+        self._write_event("transaction", revision=self._revision, id=number)
 
     def _state(self, driver: Any) -> Sequence[Any]:
         number, held, others = _row(driver, self._state_sql)
@@ -170,7 +170,7 @@ class Fence:
                 raise
             if driver is self._driver and not self._is_inside:
                 self._revision, self._number = "", None
-                self._committed()
+                self._on_commit()
 
         def do_rollback(connection: Any) -> None:
             driver = getattr(connection, "dbapi_connection", connection)
@@ -186,7 +186,7 @@ class Fence:
         """Report whether the revision used only the transaction that was rolled back."""
         if self._is_inside:
             # The revision continues in another transaction.
-            self._keep(self._revision)
+            self._on_partial(self._revision)
             return
         revision, self._revision = self._revision, ""
         # If the connection is lost, another session determines the status.
@@ -194,11 +194,11 @@ class Fence:
             number, _, _ = self._state(driver)
             driver.rollback()
             is_only = was_open and self._number is not None and number == self._number + 1
-            self._tell("rolled back", revision=revision, is_only=is_only)
+            self._write_event("rolled back", revision=revision, is_only=is_only)
 
     # Processes and connections whose sessions are not observed.
 
-    def _hear(self, event: str, arguments: Sequence[Any]) -> None:
+    def _handle_event(self, event: str, arguments: Sequence[Any]) -> None:
         """Handle an audit event (Python, Audit events table)."""
         if not self._is_inside:
             return
@@ -207,7 +207,7 @@ class Fence:
             if event in STARTS_A_PROCESS or (
                 event == "socket.connect" and self._may_be_server(arguments[1])
             ):
-                self._keep(self._revision)
+                self._on_partial(self._revision)
 
     def _may_be_server(self, place: Any) -> bool:
         if isinstance(place, tuple):

@@ -92,7 +92,7 @@ class FirstConnection:
         driver = dialect.driver.partition("_")[0]
         expected = _place_of(dialect.create_connect_args(make_url(self._url))[1])
         options = {name: value for name, value in named.items() if name not in OF_SQLALCHEMY}
-        self._tell(
+        self._report_and_exit(
             place=_place_of(options),
             expected=expected,
             driver=driver,
@@ -106,7 +106,7 @@ class FirstConnection:
         stated = words.pop("dsn", None) or words.pop("conninfo", None) or (args[0] if args else "")
         place = _place_of({**_parts_of(driver, str(stated or "")), **words})
         expected = _place_of(_parts_of(driver, str(make_url(self._url))))
-        self._tell(place=place, expected=expected, driver=driver, complaint="")
+        self._report_and_exit(place=place, expected=expected, driver=driver, complaint="")
 
     def _complaint(self, driver: str, words: Any, options: dict[str, Any]) -> str:
         """Return a driver's error about its parameters; an empty string if it accepts them."""
@@ -134,7 +134,9 @@ class FirstConnection:
         """Record that the service's code tried to connect to another address."""
         self._write({"refused": address})
 
-    def _tell(self, *, place: dict[str, str], expected: dict[str, str], **facts: object) -> None:
+    def _report_and_exit(
+        self, *, place: dict[str, str], expected: dict[str, str], **facts: object
+    ) -> None:
         address, database = f"{place[HOST]}:{place[PORT]}", place[DATABASE]
         self._write(
             {

@@ -40,12 +40,12 @@ LIBRARIES = (
 def main() -> None:
     """Fork a child for each request until standard input is closed."""
     worker = runpy.run_path(os.path.join(HERE, "worker.py"))
-    news = os.dup(1)
+    events = os.dup(1)
     # Output of libraries must not appear among the events.
     os.dup2(2, 1)
     with worker["outside_of_service"]():
         _import_libraries([DRIVER])
-    ForkLoop(worker, news).serve()
+    ForkLoop(worker, events).serve()
 
 
 class ForkLoop:
@@ -53,37 +53,37 @@ class ForkLoop:
 
     Args:
         worker: The namespace of `worker.py`.
-        news: The file descriptor that receives the events.
+        events: The file descriptor that receives the events.
     """
 
-    def __init__(self, worker: dict[str, Any], news: int) -> None:
+    def __init__(self, worker: dict[str, Any], events: int) -> None:
         self._worker = worker
-        self._news = news
+        self._events = events
         self._children: dict[int, int] = {}
         self._has_libraries = False
-        self._woken, self._waker = os.pipe()
-        os.set_blocking(self._waker, False)
+        self._wakeup_reader, self._wakeup_writer = os.pipe()
+        os.set_blocking(self._wakeup_writer, False)
 
     def serve(self) -> None:
         """Handle requests, and report exit codes, until standard input is closed."""
-        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._wakeup_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         unread = b""
         while True:
-            ready, _, _ = select.select([0, self._woken], [], [])
-            if self._woken in ready:
-                os.read(self._woken, 4096)
-                self._tell_of_ends()
+            ready, _, _ = select.select([0, self._wakeup_reader], [], [])
+            if self._wakeup_reader in ready:
+                os.read(self._wakeup_reader, 4096)
+                self._report_exit_codes()
             if 0 in ready:
                 chunk = os.read(0, 65536)
                 if not chunk:
-                    self._end_all()
+                    self._kill_all()
                     return
                 *lines, unread = (unread + chunk).split(b"\n")
                 for line in lines:
-                    self._take(json.loads(line))
+                    self._handle(json.loads(line))
 
-    def _take(self, request: dict[str, Any]) -> None:
+    def _handle(self, request: dict[str, Any]) -> None:
         """Import the modules of a request, and fork if the request has an id."""
         if module := request.get("module"):
             _import_from(request["path"], module)
@@ -92,36 +92,36 @@ class ForkLoop:
             with self._worker["outside_of_service"]():
                 _import_libraries(LIBRARIES)
         if "id" in request:
-            self._begin(request)
+            self._fork(request)
 
-    def _begin(self, request: dict[str, Any]) -> None:
+    def _fork(self, request: dict[str, Any]) -> None:
         # The garbage collector must not touch pages that the child shares.
         gc.freeze()
         try:
             child = os.fork()
         except OSError as error:
             # Other children run on.
-            self._tell(id=request["id"], errno=error.errno)
+            self._report(id=request["id"], errno=error.errno)
             return
         if not child:
-            self._become(request)
+            self._run_in_child(request)
         # The child does the same, so that it is done before its id is reported.
         with suppress(OSError):
             os.setpgid(child, child)
         self._children[child] = request["id"]
-        self._tell(id=request["id"], pid=child)
+        self._report(id=request["id"], pid=child)
 
-    def _become(self, request: dict[str, Any]) -> NoReturn:
+    def _run_in_child(self, request: dict[str, Any]) -> NoReturn:
         """Run the request in a forked child, in the state of a new process."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with suppress(OSError):
             os.setpgid(0, 0)
         # A process that the child leaves behind must not keep the pipe of events open.
-        for file in (self._news, self._woken, self._waker):
+        for file in (self._events, self._wakeup_reader, self._wakeup_writer):
             os.close(file)
         self._worker["end_with_parent"]()
-        _write_to(request["output"])
+        _redirect_output(request["output"])
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["environment"])
@@ -129,22 +129,22 @@ class ForkLoop:
         if module := request.get("module"):
             sys.path[:] = request["path"]
             sys.argv = [module, *request["arguments"]]
-            _leave(sys.modules[module].main())
+            _exit(sys.modules[module].main())
         sys.argv = [os.path.join(HERE, "worker.py"), *request["arguments"]]
-        _leave(self._worker["exit_code_of_alembic"]())
+        _exit(self._worker["exit_code_of_alembic"]())
 
-    def _tell_of_ends(self) -> None:
+    def _report_exit_codes(self) -> None:
         while self._children:
             child, status = os.waitpid(-1, os.WNOHANG)
             if not child:
                 return
             code = os.waitstatus_to_exitcode(status)
-            self._tell(id=self._children.pop(child), code=code)
+            self._report(id=self._children.pop(child), code=code)
 
-    def _tell(self, **news: object) -> None:
-        os.write(self._news, json.dumps(news).encode() + b"\n")
+    def _report(self, **event: object) -> None:
+        os.write(self._events, json.dumps(event).encode() + b"\n")
 
-    def _end_all(self) -> None:
+    def _kill_all(self) -> None:
         for child in self._children:
             with suppress(OSError):
                 os.killpg(child, signal.SIGKILL)
@@ -170,7 +170,7 @@ def _import_libraries(names: Sequence[str]) -> None:
             importlib.import_module(name)
 
 
-def _leave(code: int) -> NoReturn:
+def _exit(code: int) -> NoReturn:
     """End a forked process as Python does, but without destroying the imported modules.
 
     Threads are joined, exit handlers are run, and files are flushed.
@@ -188,7 +188,7 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _write_to(output: str) -> None:
+def _redirect_output(output: str) -> None:
     """Redirect standard output and error to a named pipe."""
     file = os.open(output, os.O_WRONLY)
     os.dup2(file, 1)

@@ -92,23 +92,23 @@ class Reads:
         self.untracked: set[str] = set()
         self.clocks: set[str] = set()
         self._files: set[str] = set()
-        self._made: set[str] = set()
+        self._created: set[str] = set()
         self._directories: set[str] = set()
-        self._asked: set[str] = set()
+        self._checked: set[str] = set()
         self._imported: set[str] = set()
         self._search_paths: set[tuple[str, ...]] = set()
         # The handler of an event takes its arguments; other events need the calling frame.
         self._handlers: dict[str, Callable[..., None]] = {
-            "exec": self._hear_script,
-            "import": self._hear_import,
-            "open": self._hear_open,
-            "os.chdir": lambda path: self.asked(path),
-            "os.mkdir": lambda path, *_: self._add(path, self._made),
+            "exec": self._handle_script,
+            "import": self._handle_import,
+            "open": self._handle_open,
+            "os.chdir": lambda path: self.record_check(path),
+            "os.mkdir": lambda path, *_: self._add(path, self._created),
             "socket.connect": lambda _, address: self.addresses.add(address_of(address)),
-            "sqlite3.connect": lambda database: self._hear_sqlite(os.fsdecode(database)),
+            "sqlite3.connect": lambda database: self._handle_sqlite(os.fsdecode(database)),
         }
 
-    def hear(self, event: str, arguments: Sequence[Any], *, depth: int = 1) -> None:
+    def handle_event(self, event: str, arguments: Sequence[Any], *, depth: int = 1) -> None:
         """Handle an audit event.
 
         Args:
@@ -128,9 +128,9 @@ class Reads:
                 if not caller.startswith(IMPORTING):
                     self._add("." if arguments[0] is None else arguments[0], self._directories)
             else:
-                self._hear_program(event, *arguments)
+                self._handle_program(event, *arguments)
 
-    def asked(self, path: object, directory: int | None = None) -> None:
+    def record_check(self, path: object, directory: int | None = None) -> None:
         """Record that a path was checked, for example with `os.stat` or `os.readlink`.
 
         Args:
@@ -139,16 +139,16 @@ class Reads:
                 directory.
         """
         with suppress(Exception):
-            self._add(path, self._asked, directory)
+            self._add(path, self._checked, directory)
 
-    def opened_at(self, path: object, flags: int, directory: int | None) -> None:
+    def record_open(self, path: object, flags: int, directory: int | None) -> None:
         """Record that a file was opened relative to a directory descriptor."""
         # Without a descriptor, the audit event has the path.
         if directory is not None:
             with suppress(Exception):
-                self._hear_open(path, None, flags, directory)
+                self._handle_open(path, None, flags, directory)
 
-    def executed(self, statement: str) -> None:
+    def record_statement(self, statement: str) -> None:
         """Record an SQL statement, and whether it writes the time or random values."""
         for part in NO_STATEMENT.sub(" ", statement).split(";"):
             if WRITES_DATA.match(part) and CLOCK.search(part):
@@ -157,16 +157,16 @@ class Reads:
         if statement.lstrip()[:2].upper() == "DO" and CLOCK.search(statement):
             self.clocks.add(f"a DO block reads {RANDOM}")
 
-    def _hear_script(self, code: CodeType) -> None:
+    def _handle_script(self, code: CodeType) -> None:
         is_script = code.co_name == "<module>" and not SCRIPTS.isdisjoint(code.co_names)
         if is_script and any(map(reads_clock, _codes(code))):
             self.clocks.add(f"{os.path.basename(code.co_filename)} reads {RANDOM}")
 
-    def _hear_import(self, name: str, _: object, search_path: Sequence[str], *__: object) -> None:
+    def _handle_import(self, name: str, _: object, search_path: Sequence[str], *__: object) -> None:
         self._imported.add(name)
         self._search_paths.add(tuple(search_path or ()))
 
-    def _hear_open(
+    def _handle_open(
         self, path: object, mode: object, flags: int, directory: int | None = None
     ) -> None:
         if not flags & os.O_CREAT:
@@ -174,11 +174,11 @@ class Reads:
                 self._add(path, self._files, directory)
         elif flags & (os.O_TRUNC | os.O_EXCL):
             # A file that the process creates itself is not an input.
-            self._add(path, self._made, directory)
+            self._add(path, self._created, directory)
         elif flags & os.O_RDWR:
             self._add(path, self._files, directory)
 
-    def _hear_sqlite(self, database: str) -> None:
+    def _handle_sqlite(self, database: str) -> None:
         from urllib.parse import unquote, urlsplit
 
         path = unquote(urlsplit(database).path) if database.startswith("file:") else database
@@ -187,7 +187,7 @@ class Reads:
             for name in (path, f"{path}-wal", f"{path}-journal"):
                 self._add(name, self._files)
 
-    def _hear_program(self, event: str, program: Any = "", *others: Any) -> None:
+    def _handle_program(self, event: str, program: Any = "", *others: Any) -> None:
         if event == "subprocess.Popen" and not others:
             return
         name = os.path.basename(os.fsdecode(program).split(" ")[0])
@@ -219,7 +219,7 @@ class Reads:
     def statuses(self) -> list[str]:
         """The paths that were only checked."""
         read = {*self._files, *self._directories}
-        return [path for path in sorted(self._asked.copy() - read) if may_change(path)]
+        return [path for path in sorted(self._checked.copy() - read) if may_change(path)]
 
     @property
     def modules(self) -> dict[str, list[str]]:
@@ -248,7 +248,7 @@ class Reads:
         if directory is not None and not os.path.isabs(found):
             found = os.path.join(self._path_of(directory), found)
         found = os.path.abspath(found)
-        if found not in self._made and not self._made.intersection(_parents(found)):
+        if found not in self._created and not self._created.intersection(_parents(found)):
             paths.add(found)
 
     def _path_of(self, descriptor: int) -> str:
@@ -263,12 +263,12 @@ PLAIN_READLINK = os.readlink
 PLAIN_STAT = os.stat
 
 
-def watch_questions(reads: Reads) -> None:
+def watch_path_checks(reads: Reads) -> None:
     """Patch the functions that check paths, because they have no audit events."""
     for name in ("stat", "lstat", "access", "readlink"):
-        _replace(name, lambda path, *_, dir_fd=None, **__: reads.asked(path, dir_fd))
+        _replace(name, lambda path, *_, dir_fd=None, **__: reads.record_check(path, dir_fd))
     _replace(
-        "open", lambda path, flags, *_, dir_fd=None, **__: reads.opened_at(path, flags, dir_fd)
+        "open", lambda path, flags, *_, dir_fd=None, **__: reads.record_open(path, flags, dir_fd)
     )
 
 
@@ -303,7 +303,7 @@ def _noting_statements(plain: Callable[..., Any], reads: Reads) -> Callable[...,
     @wraps(plain)
     def run(connection: Any, query: str, *arguments: Any, **named: Any) -> Any:
         with suppress(Exception):
-            reads.executed(query)
+            reads.record_statement(query)
         return plain(connection, query, *arguments, **named)
 
     return run

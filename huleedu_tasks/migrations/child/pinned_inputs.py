@@ -28,12 +28,14 @@ class PinnedInputs:
     Args:
         root: The directory to which the paths are relative.
         digests: The SHA-256 of each file, by its path.
-        tell: Writes an event for a changed file.
+        write_event: Writes an event for a changed file.
     """
 
-    def __init__(self, *, root: str, digests: Mapping[str, str], tell: Callable[..., None]) -> None:
+    def __init__(
+        self, *, root: str, digests: Mapping[str, str], write_event: Callable[..., None]
+    ) -> None:
         self._digests = digests
-        self._tell = tell
+        self._write_event = write_event
         # os.getcwd() resolves symbolic links, and the root may contain some.
         roots = (os.path.abspath(root), os.path.realpath(root))
         self._paths = {os.path.normpath(os.path.join(r, p)): p for p in digests for r in roots}
@@ -41,7 +43,7 @@ class PinnedInputs:
         self._changed = ""
         self._reading = threading.local()
         if digests:
-            sys.addaudithook(self._hear)
+            sys.addaudithook(self._handle_event)
             for loader in LOADERS:
                 self._watch(loader)
             self._ignore_bytecode()
@@ -69,7 +71,7 @@ class PinnedInputs:
             return
         if not self._changed:
             self._changed = pinned
-            self._tell("changed", path=pinned)
+            self._write_event("changed", path=pinned)
         self.require_unchanged()
 
     def _watch(self, loader: Any) -> None:
@@ -94,7 +96,7 @@ class PinnedInputs:
 
         setattr(SourceFileLoader, "path_stats", path_stats)  # noqa: B010  # not a method here
 
-    def _hear(self, event: str, arguments: Sequence[Any]) -> None:
+    def _handle_event(self, event: str, arguments: Sequence[Any]) -> None:
         """Compare a file that the service's code opens."""
         if event != "open" or getattr(self._reading, "ours", False):
             return

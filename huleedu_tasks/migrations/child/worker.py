@@ -67,22 +67,25 @@ def exit_code_of_alembic() -> int:
         )
     try:
         alembic(prog="alembic")
-        watchers.succeeded()
-    except (beside("target").MayNotRun, beside("pinned_inputs").ChangedInput) as error:
+        watchers.report_revisions()
+    except (
+        load_beside("target_check").MayNotRun,
+        load_beside("pinned_inputs").ChangedInput,
+    ) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except SystemExit as error:
         # Alembic has printed its error already.
         if error.code:
-            watchers.failed(error.__context__ or error)
+            watchers.report_failure(error.__context__ or error)
         return exit_code_of(error)
     except Exception as error:
-        watchers.failed(error)
+        watchers.report_failure(error)
         show(error)
         return 1
     finally:
         # The inputs are reported even if Alembic fails.
-        watchers.ended()
+        watchers.report_inputs()
     return 0
 
 
@@ -109,7 +112,7 @@ class Watchers:
         revisions = instructions.pop("revisions", None)
         asking = instructions.pop("asking", None)
         writing = instructions.pop("writing", None)
-        targets = beside("target")
+        targets = load_beside("target_check")
         variables = targets.ReadVariables() if used or instructions or asking else None
         self._observer: Observer | None = None
         accept_percent_signs()
@@ -119,37 +122,39 @@ class Watchers:
             if engine and instructions["start"] is not None:
                 write_nothing_to(f"{engine}.sql")
             self._observer = Observer(variables, instructions)
-        self._report = beside("script_directory").RevisionsReport(revisions) if revisions else None
+        self._report: Any = None
+        if revisions:
+            self._report = load_beside("revisions_report").RevisionsReport(revisions)
         if writing:
-            beside("new_revision").NewRevision(writing, before=offer_all_databases)
+            load_beside("new_revision_report").NewRevision(writing, before=offer_all_databases)
         if asking:
             hand_over_url(asking["url"], engine)
-            beside("first_connection").FirstConnection(
+            load_beside("first_connection").FirstConnection(
                 asking["file"],
                 asking["url"],
                 targets=targets,
-                drivers=beside("drivers"),
+                drivers=load_beside("drivers"),
                 variables=variables,
             )
         self._used = Used(used, variables) if used else None
 
-    def succeeded(self) -> None:
+    def report_revisions(self) -> None:
         """Report the revisions, if they were asked for."""
         if self._report:
-            self._report.tell()
+            self._report.write()
 
-    def failed(self, error: BaseException) -> None:
+    def report_failure(self, error: BaseException) -> None:
         """Report the error with which Alembic ended."""
         if self._observer:
-            self._observer.failed(error)
+            self._observer.report_failure(error)
 
-    def ended(self) -> None:
+    def report_inputs(self) -> None:
         """Report the inputs."""
         if self._used:
-            self._used.tell()
+            self._used.write()
 
 
-def beside(name: str) -> Any:
+def load_beside(name: str) -> Any:
     """Load a module of this directory under a unique name.
 
     Args:
@@ -177,24 +182,24 @@ class Used:
     """
 
     def __init__(self, file: str, variables: Any, *, counts_sessions: bool = True) -> None:
-        tracking = beside("input_tracker")
+        tracking = load_beside("input_tracker")
         self._file = file
         self._variables = variables
         self._reads = tracking.Reads()
         self._sessions: dict[str, int] = {}
-        sys.addaudithook(self._reads.hear)
-        tracking.watch_questions(self._reads)
+        sys.addaudithook(self._reads.handle_event)
+        tracking.watch_path_checks(self._reads)
         tracking.watch_asyncpg(self._reads)
         tracking.drop_stale_bytecode()
         if counts_sessions:
             self._count_sessions()
 
-    def tell(self) -> None:
+    def write(self) -> None:
         """Write the inputs to the file, with the directories of installed libraries."""
         import sysconfig
 
         paths = sysconfig.get_paths()
-        told = {
+        report = {
             "files": [*self._reads.files, sys.executable],
             "directories": [*self._reads.directories, paths["purelib"], paths["platlib"]],
             "statuses": self._reads.statuses,
@@ -210,7 +215,7 @@ class Used:
         with suppress(OSError):
             partial = f"{self._file}.partial"
             with open(partial, "w", encoding="utf-8") as written:
-                json.dump(told, written)
+                json.dump(report, written)
             os.rename(partial, self._file)
 
     def _count_sessions(self) -> None:
@@ -231,11 +236,11 @@ class Used:
         self._sessions[place] = self._sessions.get(place, 0) + 1
 
     def _executing(self, connection: object, cursor: object, statement: str, *_: object) -> None:
-        self.executed(statement)
+        self.record_statement(statement)
 
-    def executed(self, statement: str) -> None:
+    def record_statement(self, statement: str) -> None:
         """Record an SQL statement."""
-        self._reads.executed(statement)
+        self._reads.record_statement(statement)
 
 
 @contextmanager
@@ -341,21 +346,21 @@ class Observer:
 
         # Open as long as the process lives; each line is written at once.
         self._file = open(instructions["events"], "ab", buffering=0)  # noqa: SIM115
-        self._is_heard = True
+        self._events_are_complete = True
         self._settings: dict[str, str] = instructions["settings"]
         self._optional_settings: dict[str, str] = instructions["optional_settings"]
         lock: dict[str, str] | None = instructions["lock"]
-        targets = beside("target")
+        targets = load_beside("target_check")
         self._target = targets.Target(
             instructions["target"],
-            self._tell,
+            self._write_event,
             variables,
             self._settings,
             lock=lock["held"] if lock else "true",
-            heard=self._opened,
+            on_connection=self._handle_connection,
         )
-        self._inputs = beside("pinned_inputs").PinnedInputs(
-            **(instructions["inputs"] or {"root": "", "digests": {}}), tell=self._tell
+        self._inputs = load_beside("pinned_inputs").PinnedInputs(
+            **(instructions["inputs"] or {"root": "", "digests": {}}), write_event=self._write_event
         )
         self._start: Sequence[str] | None = instructions["start"]
         self._go_on: str | None = instructions["go_on"]
@@ -363,7 +368,7 @@ class Observer:
         # The revision that is running; None between revisions.
         self._running: str | None = None
         self._unfinished_work = False
-        self._kept_in_part = False
+        self._is_partial = False
         self._is_configured = False
         self._engine_connections = 0
         self._fence = self._fence_of(lock, instructions["url"]) if lock else None
@@ -375,11 +380,11 @@ class Observer:
         if self._is_asking:
             event.listen(Engine, "before_cursor_execute", skip_writes, retval=True)
 
-    def failed(self, error: BaseException) -> None:
+    def report_failure(self, error: BaseException) -> None:
         """Report the error with which Alembic ended."""
         cause = _database_error(error)
         words = str(cause or error).splitlines()[:1]
-        self._tell(
+        self._write_event(
             "failed",
             revision=self._running,
             message=words[0] if cause and words else ": ".join([type(error).__name__, *words]),
@@ -388,16 +393,16 @@ class Observer:
         )
 
     def _fence_of(self, lock: dict[str, str], url: str) -> Any:
-        return beside("fence").Fence(
+        return load_beside("fence").Fence(
             **lock,
             url=url,
-            tell=self._tell,
-            keep=self._keep,
-            lose=self._target.lose_lock,
-            committed=self._committed,
+            write_event=self._write_event,
+            on_partial=self._report_partial,
+            on_lock_lost=self._target.raise_lock_lost,
+            on_commit=self._report_commit,
         )
 
-    def _tell(self, event: str, **facts: object) -> None:
+    def _write_event(self, event: str, **facts: object) -> None:
         """Write an event. A full disk does not end a running revision.
 
         After a failed write no further events are written, because incomplete events would be
@@ -408,10 +413,11 @@ class Observer:
         """
         line = (json.dumps({"event": event, **facts}) + "\n").encode()
         try:
-            self._is_heard = self._is_heard and self._file.write(line) == len(line)
+            if self._events_are_complete:
+                self._events_are_complete = self._file.write(line) == len(line)
         except OSError:
-            self._is_heard = False
-        if event == "begun" and not self._is_heard:
+            self._events_are_complete = False
+        if event == "begun" and not self._events_are_complete:
             # No revision begins without its event.
             raise OSError("the events of the run could not be written")
 
@@ -453,7 +459,7 @@ class Observer:
         cursor = driver.cursor()
         try:
             cursor.execute("SELECT array_to_json(current_schemas(false))::text, current_user::text")
-            row = beside("target").values_of(cursor.fetchone())
+            row = load_beside("target_check").values_of(cursor.fetchone())
         finally:
             cursor.close()
         if not connection.in_transaction():
@@ -461,8 +467,8 @@ class Observer:
         self._is_configured = True
         if self._target.opened > self._engine_connections:
             # Queries on a connection without SQLAlchemy are not observed.
-            self._tell("queried")
-        self._tell(
+            self._write_event("queried")
+        self._write_event(
             "configured",
             table=context.version_table,
             schema=context.version_table_schema,
@@ -477,20 +483,20 @@ class Observer:
         cursor = connection.connection.dbapi_connection.cursor()
         try:
             cursor.execute("SELECT array_to_json(current_schemas(false))::text, current_user::text")
-            row = beside("target").values_of(cursor.fetchone())
+            row = load_beside("target_check").values_of(cursor.fetchone())
         finally:
             cursor.close()
-        self._tell("acting", search_path=json.loads(row[0]), role=row[1])
+        self._write_event("acting", search_path=json.loads(row[0]), role=row[1])
 
     def _observed_steps(self, plain: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
         def steps(heads: Any, context: Any) -> Iterator[Any]:
-            self._tell("before", revisions=sorted(_as_tuple(heads)))
+            self._write_event("before", revisions=sorted(_as_tuple(heads)))
             if self._is_asking and context.connection is not None:
                 self._tell_session(context.connection)
             for step in plain(heads, context):
                 if self._go_on and not os.path.exists(self._go_on):
                     # Alembic commits the revisions that ran.
-                    self._tell("stopped")
+                    self._write_event("stopped")
                     return
                 run = self._rendering if context.as_sql else self._running_step
                 step.migration_fn = run(step, context)
@@ -506,17 +512,18 @@ class Observer:
             self._target.require_hit()
             self._inputs.require_unchanged()
             if self._fence:
-                self._fence.enter(context.connection, revision)
-            self._tell("begun", revision=revision)
+                self._fence.begin_revision(context.connection, revision)
+            self._write_event("begun", revision=revision)
             started = time.monotonic()
             self._running, self._unfinished_work = revision, False
             try:
                 plain(**options)
             finally:
                 if self._fence:
-                    self._fence.leave()
+                    self._fence.end_revision()
             self._running = None
-            self._tell("run", revision=revision, seconds=round(time.monotonic() - started, 3))
+            seconds = round(time.monotonic() - started, 3)
+            self._write_event("run", revision=revision, seconds=seconds)
 
         return run
 
@@ -527,11 +534,12 @@ class Observer:
             usual, context.impl.output_buffer = context.impl.output_buffer, io.StringIO()
             try:
                 plain(**options)
-                self._tell("sql", revision=revision, sql=context.impl.output_buffer.getvalue())
+                sql = context.impl.output_buffer.getvalue()
+                self._write_event("sql", revision=revision, sql=sql)
             except Exception as error:
                 # A revision that queries the database has no offline SQL; the next one may have.
                 reason = f"{type(error).__name__}: {error}"
-                self._tell("unrendered", revision=revision, reason=reason.splitlines()[0])
+                self._write_event("unrendered", revision=revision, reason=reason.splitlines()[0])
             finally:
                 context.impl.output_buffer = usual
 
@@ -544,7 +552,7 @@ class Observer:
         if not record.info.get(POSTGRESQL) and not self._target.is_postgresql(connection):
             return
         self._engine_connections += 1
-        self._opened()
+        self._handle_connection()
         for settings, needed in ((self._settings, True), (self._optional_settings, False)):
             if not settings:
                 continue
@@ -566,7 +574,7 @@ class Observer:
         said = NO_STATEMENT.sub(" ", statement)
         if not self._is_configured and not HARMLESS.match(said):
             # The configuration may depend on the result.
-            self._tell("queried")
+            self._write_event("queried")
         if not self._running or HARMLESS.match(said):
             return
         driver = connection.connection.dbapi_connection
@@ -574,35 +582,35 @@ class Observer:
             self._fence.executing(driver)
         commits = getattr(driver, "autocommit", False) or COMMIT.search(said)
         if commits and (self._unfinished_work or not COMMIT.match(said)):
-            self._keep()
+            self._report_partial()
         self._unfinished_work = True
 
     def _committing(self, connection: object) -> None:
         if self._running:
             if self._unfinished_work:
-                self._keep()
+                self._report_partial()
         elif not self._fence:
             # With a fence, the end of the commit is reported instead.
-            self._committed()
+            self._report_commit()
 
-    def _committed(self) -> None:
+    def _report_commit(self) -> None:
         """Report that the revisions that ran are recorded in the version table."""
         if self._running:
             # The revision failed, and env.py commits nevertheless.
             return
-        self._kept_in_part = False
-        self._tell("committed")
+        self._is_partial = False
+        self._write_event("committed")
 
-    def _opened(self) -> None:
+    def _handle_connection(self) -> None:
         """Handle a new connection: writes on a revision's own connection may not be rolled back."""
         if self._running:
-            self._keep()
+            self._report_partial()
 
-    def _keep(self, revision: str = "") -> None:
+    def _report_partial(self, revision: str = "") -> None:
         """Report that a revision may be partially applied if it fails."""
-        if not self._kept_in_part:
-            self._kept_in_part = True
-            self._tell("kept", revision=revision or self._running)
+        if not self._is_partial:
+            self._is_partial = True
+            self._write_event("kept", revision=revision or self._running)
 
 
 def skip_writes(

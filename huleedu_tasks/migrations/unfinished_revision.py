@@ -45,7 +45,7 @@ async def open_transaction(session: Observation, connection: "asyncpg.Connection
         session: The run of Alembic.
         connection: Another connection to the same server.
     """
-    ids = _ids(session.told(), session.begun)
+    ids = _ids(session.read_events(), session.begun)
     return ids[-1] if ids and await _status(connection, ids[-1]) == IN_PROGRESS else None
 
 
@@ -73,25 +73,25 @@ async def unfinished(
         return Unfinished(revision=kept, fate=Fate.PARTIAL)
     if not session.begun or session.begun in recorded:
         return None
-    is_only = _had_one_transaction(session.told(), session.begun, open_at_end)
-    ids = _ids(session.told(), session.begun)
+    is_only = _had_one_transaction(session.read_events(), session.begun, open_at_end)
+    ids = _ids(session.read_events(), session.begun)
     aborted = [await _status(connection, number) == ABORTED for number in ids]
     fate = Fate.ROLLED_BACK if is_only and all(aborted) else Fate.PARTIAL
     return Unfinished(revision=session.begun, fate=fate)
 
 
 def _had_one_transaction(
-    told: Sequence[Mapping[str, Any]], revision: str, open_at_end: int | None
+    events: Sequence[Mapping[str, Any]], revision: str, open_at_end: int | None
 ) -> bool:
     """Whether a revision ended in the transaction in which it began."""
-    ends = [bool(event["is_only"]) for event in told if _is(event, "rolled back", revision)]
+    ends = [bool(event["is_only"]) for event in events if _is(event, "rolled back", revision)]
     if ends:
         return all(ends)
-    return open_at_end is not None and _ids(told, revision) == [open_at_end]
+    return open_at_end is not None and _ids(events, revision) == [open_at_end]
 
 
-def _ids(told: Sequence[Mapping[str, Any]], revision: str) -> list[int]:
-    return [int(event["id"]) for event in told if _is(event, "transaction", revision)]
+def _ids(events: Sequence[Mapping[str, Any]], revision: str) -> list[int]:
+    return [int(event["id"]) for event in events if _is(event, "transaction", revision)]
 
 
 def _is(event: Mapping[str, Any], name: str, revision: str) -> bool:

@@ -32,7 +32,7 @@ class NewRevision:
 
         self._file = file
         self._before = before
-        self._told: dict[str, Any] = {"path": "", "agrees": False, "has_metadata": True}
+        self._facts: dict[str, Any] = {"path": "", "agrees": False, "has_metadata": True}
         self._watch_comparison(RevisionContext)
         self._watch_file(ScriptDirectory)
 
@@ -40,12 +40,12 @@ class NewRevision:
         plain_run, plain_scripts = kind.run_autogenerate, kind.generate_scripts
 
         def run(context: Any, revision: Any, migration: Any) -> None:
-            self._tell(has_metadata=migration.opts.get("target_metadata") is not None)
+            self._update(has_metadata=migration.opts.get("target_metadata") is not None)
             plain_run(context, revision, migration)
 
         def scripts(context: Any) -> Iterator[Any]:
             if context.command_args["autogenerate"] and _agree(context.generated_revisions):
-                self._tell(agrees=True)
+                self._update(agrees=True)
                 return
             yield from plain_scripts(context)
 
@@ -59,17 +59,17 @@ class NewRevision:
             if os.path.exists(place):
                 raise FileExistsError(f"{place} exists already")
             # Before the file exists, so that an interrupted run can remove it.
-            self._tell(path=place)
+            self._update(path=place)
             self._before(values["config"])
             plain(directory, template, path, **values)
 
         setattr(kind, WRITE, generate)
 
-    def _tell(self, **facts: object) -> None:
-        self._told.update(facts)
+    def _update(self, **facts: object) -> None:
+        self._facts.update(facts)
         partial = f"{self._file}.partial"
         with open(partial, "w", encoding="utf-8") as written:
-            json.dump(self._told, written)
+            json.dump(self._facts, written)
         os.rename(partial, self._file)
 
 

@@ -62,7 +62,7 @@ class _Session:
         environment = environment_with_url(self.service, self.url, self.settings)
         return {**environment, INSTRUCTIONS: json.dumps(instructions)}
 
-    def applied(self, done: process.Completed) -> Applied:
+    def result_of(self, done: process.Completed) -> Applied:
         """Return the result of a process that has ended.
 
         Raises:
@@ -70,7 +70,7 @@ class _Session:
             SeedError: If a seed failed, ended the process or exceeded the time limit.
             ServerError: If the database could not be reached.
         """
-        events = Observation(events=self._events, target=self.target).told()
+        events = Observation(events=self._events, target=self.target).read_events()
         facts = {str(event["event"]): event for event in events}
         seed = f"seed {facts['begun']['seed']}" if "begun" in facts else "first seed"
         if event := facts.get("mismatch"):
@@ -167,7 +167,7 @@ async def apply(
         session = _Session(
             service=service, url=url, settings=settings, scratch=scratch, target=target
         )
-        return session.applied(await _run(session, workers))
+        return session.result_of(await _run(session, workers))
 
 
 async def _run(session: _Session, workers: WarmWorkers) -> process.Completed:

@@ -30,21 +30,21 @@ class RevisionsReport:
         self._directory: Any = None
         self._contradictions: list[str] = []
         self._keep_directory(ScriptDirectory)
-        self._hear_warnings()
+        self._collect_warnings()
 
-    def tell(self) -> None:
+    def write(self) -> None:
         """Write every revision to the file, from the heads to the bases."""
         scripts = [] if self._directory is None else self._directory.walk_revisions()
-        told = {
-            "revisions": [self._told(script) for script in scripts],
+        report = {
+            "revisions": [self._facts(script) for script in scripts],
             "contradictions": self._contradictions,
         }
         partial = f"{self._file}.partial"
         with open(partial, "w", encoding="utf-8") as written:
-            json.dump(told, written)
+            json.dump(report, written)
         os.rename(partial, self._file)
 
-    def _told(self, script: Any) -> dict[str, Any]:
+    def _facts(self, script: Any) -> dict[str, Any]:
         # A branch label or the beginning of an id stands for the revisions it resolves to.
         resolved = [self._directory.get_revisions(name) for name in _tuple(script.dependencies)]
         return {
@@ -64,16 +64,16 @@ class RevisionsReport:
 
         kind.from_config = classmethod(from_config)
 
-    def _hear_warnings(self) -> None:
+    def _collect_warnings(self) -> None:
         plain: Any = warnings.showwarning
 
-        def hear(message: Any, *args: Any, **options: Any) -> None:
+        def collect(message: Any, *args: Any, **options: Any) -> None:
             if any(words in str(message) for words in CONTRADICTIONS):
                 self._contradictions.append(str(message))
             plain(message, *args, **options)
 
         warnings.simplefilter("always", UserWarning)
-        setattr(sys.modules["warnings"], "showwarning", hear)  # noqa: B010  # not a method here
+        setattr(sys.modules["warnings"], "showwarning", collect)  # noqa: B010  # not a method here
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:

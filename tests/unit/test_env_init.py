@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.env.env_file import (
+from huleedu_tasks.env.init import (
     add_lines,
     new_password,
     quoted,

@@ -105,29 +105,29 @@ class Target:
 
     Args:
         expected: The start time of the server and the OID of the database.
-        tell: Writes an event if the code connects to a different database.
+        write_event: Writes an event if the code connects to a different database.
         variables: The environment variables that were read.
         settings: Settings of PostgreSQL for each session that is opened without SQLAlchemy.
         lock: An SQL expression that is true while the run holds its lock; `true` without one.
-        heard: Called after a driver opened a connection, for SQLAlchemy or not.
+        on_connection: Called after a driver opened a connection, for SQLAlchemy or not.
     """
 
     def __init__(
         self,
         expected: Sequence[object],
-        tell: Callable[..., None],
+        write_event: Callable[..., None],
         variables: ReadVariables,
         settings: dict[str, str],
         *,
         lock: str = "true",
-        heard: Callable[[], None] = lambda: None,
+        on_connection: Callable[[], None] = lambda: None,
     ) -> None:
         self.identity = IDENTITY.format(lock=lock)
         self.settings = [f"SET {name} = '{value}'" for name, value in settings.items()]
         self._expected = list(expected)
-        self._tell = tell
+        self._write_event = write_event
         self._variables = variables
-        self._heard = heard
+        self._on_connection = on_connection
         self.was_missed = False
         self.lock_was_lost = False
         # The number of connections that drivers opened, for SQLAlchemy or not.
@@ -137,7 +137,7 @@ class Target:
     def note_opened(self) -> None:
         """Count a connection that a driver opened."""
         self.opened += 1
-        self._heard()
+        self._on_connection()
 
     def require(self, connection: Any, address: str = "", *, ends: bool = True) -> None:
         """Require that a connection is to the verified database.
@@ -176,9 +176,9 @@ class Target:
         if self.was_missed:
             raise WrongDatabase("the process connected to a different database before")
         if self.lock_was_lost:
-            self.lose_lock()
+            self.raise_lock_lost()
 
-    def lose_lock(self) -> None:
+    def raise_lock_lost(self) -> None:
         """Stop the run, because it lost its lock.
 
         Raises:
@@ -186,7 +186,7 @@ class Target:
         """
         if not self.lock_was_lost:
             self.lock_was_lost = True
-            self._tell("lock lost")
+            self._write_event("lock lost")
         raise LockLost("the run lost its advisory lock")
 
     def compare(self, row: Sequence[Any], address: str) -> None:
@@ -199,12 +199,12 @@ class Target:
         _, _, database, host, port, comment, held = row
         if list(row[:IDENTIFYING]) == self._expected and not self.was_missed:
             if not held or self.lock_was_lost:
-                self.lose_lock()
+                self.raise_lock_lost()
             return
         address = address or (f"{host}:{port}" if host else "a Unix socket")
         if not self.was_missed:
             self.was_missed = True
-            self._tell(
+            self._write_event(
                 "mismatch",
                 database=database,
                 address=address,

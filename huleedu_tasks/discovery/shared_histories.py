@@ -15,7 +15,7 @@ SHARED, AFTER = "shared_database", "migrate_after"
 _CREATED = r"create\s+schema\s+(if\s+not\s+exists\s+)?\W{{0,2}}{}\b"
 
 
-def with_sharing(made: Sequence[Entry], basis: Basis) -> list[Entry]:
+def state_sharing(made: Sequence[Entry], basis: Basis) -> list[Entry]:
     """State `shared_database` and `migrate_after` for entries with the same database.
 
     Entries whose version tables are equal or not known are returned unchanged.
@@ -25,7 +25,7 @@ def with_sharing(made: Sequence[Entry], basis: Basis) -> list[Entry]:
     return [_stated(entry, shared[entry.name]) if entry.name in shared else entry for entry in made]
 
 
-def unordered(made: Sequence[Entry], basis: Basis) -> Iterator[str]:
+def report_unordered(made: Sequence[Entry], basis: Basis) -> Iterator[str]:
     """Report services that share a database and whose migration order is not known."""
     for group in _groups(made, basis):
         documents = [entry.document for entry in group]

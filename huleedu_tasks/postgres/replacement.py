@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from huleedu_tasks.errors import Finding, Refused, ServerError
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.databases import literal, quoted
-from huleedu_tasks.postgres.failures import code_of, explain, message_of
+from huleedu_tasks.postgres.server_errors import code_of, explain, message_of
 
 if TYPE_CHECKING:
     import asyncpg
@@ -198,7 +198,7 @@ async def _keeping(admin: "asyncpg.Connection", database: str) -> AsyncIterator[
     try:
         yield
     except BaseException as error:
-        failure = await _explained(admin, database, error)
+        failure = await _replacement_error(admin, database, error)
         with suppress(Exception):
             await databases.drop(admin, successor_name(database))
         if failure:
@@ -206,7 +206,7 @@ async def _keeping(admin: "asyncpg.Connection", database: str) -> AsyncIterator[
         raise
 
 
-async def _explained(
+async def _replacement_error(
     admin: "asyncpg.Connection", database: str, error: BaseException
 ) -> ServerError | None:
     import asyncpg

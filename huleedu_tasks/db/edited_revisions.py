@@ -27,7 +27,7 @@ async def record_applied(
     return edits_since_applied(recorded, run.name, history, after)
 
 
-def edited(run: ServiceRun, edits: Sequence[Edit], outcome: Outcome) -> Outcome:
+def with_edits(run: ServiceRun, edits: Sequence[Edit], outcome: Outcome) -> Outcome:
     """Return the outcome of a service whose applied revisions were edited."""
     if not edits:
         return outcome

@@ -54,16 +54,16 @@ def failure_of(
         session: The events of the run.
         hint: The hint, if the events and the output suggest no other one.
     """
-    told = {str(event["event"]): event for event in session.told()}
-    was_run = "begun" in told
-    if event := told.get("mismatch"):
+    events = {str(event["event"]): event for event in session.read_events()}
+    was_run = "begun" in events
+    if event := events.get("mismatch"):
         return _mismatch(service, url, event, was_run=was_run, output=done.output)
-    if "lock lost" in told:
+    if "lock lost" in events:
         done_so_far = "no further revision was run" if was_run else "nothing was run"
         return lock_lost(f"{url.database} on {url.address}", done_so_far)
-    if changed := told.get("changed"):
+    if changed := events.get("changed"):
         return _changed_input(str(changed["path"]), was_run=was_run)
-    failed = told.get("failed", {})
+    failed = events.get("failed", {})
     found = _timeout(failed) or _failure(service, done, failed, hint)
     hint = _PARTIAL_HINT if session.kept else found.hint
     return found.kind(found.cause, code=found.code, hint=hint, output=done.output)
@@ -122,7 +122,7 @@ def require_match(service: Service, url: DatabaseUrl, session: Observation, outp
     Raises:
         Refused: If it connected to a different database.
     """
-    for event in session.told():
+    for event in session.read_events():
         if event["event"] == "mismatch":
             raise _mismatch(service, url, event, was_run=False, output=output)
 
@@ -138,8 +138,8 @@ def _mismatch(
     where = "A revision or env.py" if was_run else "env.py"
     done = "no further revision was run" if was_run else "nothing was run"
     return Refused(
-        f"{where} connected to {event['database']} on {event['address']}{_tagged(event)}, not to "
-        f"{url.database} on {url.address}; {done}.",
+        f"{where} connected to {event['database']} on {event['address']}{_tag_clause(event)}, "
+        f"not to {url.database} on {url.address}; {done}.",
         code="target-mismatch",
         hint=option_hint(service, "") or how_to_follow(service, event),
         output=output,
@@ -210,7 +210,7 @@ def _changed_input(path: str, *, was_run: bool) -> Refused:
     )
 
 
-def _tagged(event: Mapping[str, Any]) -> str:
+def _tag_clause(event: Mapping[str, Any]) -> str:
     """Return a clause with the environment tag of a database; empty if it has none."""
     with suppress(ServerError):
         if tag := parse_tag(event["database"], event["comment"]):

@@ -9,7 +9,7 @@ from huleedu_tasks.errors import HuleEduError, ServerError
 from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import maintenance_connection
-from huleedu_tasks.postgres.failures import explained
+from huleedu_tasks.postgres.server_errors import converted_errors
 from huleedu_tasks.report import Outcome
 from huleedu_tasks.templates.policy import TemplatePolicy
 from huleedu_tasks.testing.testing_app import TestingApp
@@ -49,9 +49,9 @@ async def prepare(
     """
     services = app.services(list(names))
     try:
-        with explained():
+        with converted_errors():
             development = app.development(services, fresh=fresh).with_whole_databases()
-            outcomes = await _started(app, development.services)
+            outcomes = await _start(app, development.services)
             running = [service for service in development.services if outcomes[service.name]]
             found = {} if fresh else await _templates(app, running)
     except HuleEduError as error:
@@ -59,18 +59,18 @@ async def prepare(
     missing = tuple(service for service in running if service.name not in found)
     if missing:
         try:
-            with explained():
+            with converted_errors():
                 await _require_init_snapshots(app, missing)
                 report = await replace(development, services=missing).reset()
                 outcomes |= {outcome.service: outcome for outcome in report.outcomes}
-                found |= await _built(app, [s for s in missing if outcomes[s.name]], tag)
+                found |= await _build(app, [s for s in missing if outcomes[s.name]], tag)
         except HuleEduError as error:
             found |= _all_failed(app, missing, error)
     failed = {name: _failed(app, outcome) for name, outcome in outcomes.items() if not outcome}
     return found | failed
 
 
-async def _started(app: TestingApp, services: Sequence[Service]) -> dict[str, Outcome]:
+async def _start(app: TestingApp, services: Sequence[Service]) -> dict[str, Outcome]:
     """Start the servers of services, and return the outcome of each."""
     for service in services:
         # Refuses a URL that points elsewhere.
@@ -133,7 +133,7 @@ async def _require_init_snapshots(app: TestingApp, services: Sequence[Service]) 
             )
 
 
-async def _built(
+async def _build(
     app: TestingApp, services: Sequence[Service], run: Mapping[str, str]
 ) -> dict[str, Source]:
     """Return the sources of services that were just built: the template, if one was kept."""

@@ -111,8 +111,8 @@ def _answer(
     before = set(sys.modules)
     os.environ.update(case["variables"])
     return {
-        "env": _asked(lambda: _of_env(case, worker), worker),
-        "config": _asked(lambda: _of_config(*configs, case), worker),
+        "env": _address_or_error(lambda: _of_env(case, worker), worker),
+        "config": _address_or_error(lambda: _of_config(*configs, case), worker),
         "libraries": sorted(_libraries(set(sys.modules) - before)),
     }
 
@@ -151,7 +151,7 @@ def _let_nothing_connect() -> None:
             DRIVERS["replace_connect"](driver, refuse)
 
 
-def _asked(ask: Any, worker: dict[str, Any]) -> dict[str, Any] | None:
+def _address_or_error(ask: Any, worker: dict[str, Any]) -> dict[str, Any] | None:
     """Return an address, or the error that prevented it; None if there is no address."""
     try:
         address: dict[str, Any] | None = ask()
@@ -256,7 +256,7 @@ def _of_config(
     own = [file for file in if_loaded if os.path.realpath(file) in loaded]
     for file in [*own, *(file for file in files if file not in own)]:
         try:
-            module = loaded.get(os.path.realpath(file)) or _imported(file)
+            module = loaded.get(os.path.realpath(file)) or _import(file)
             for text in _urls(module):
                 url = make_url(text)
                 parameters = {**url.translate_connect_args(), "user": url.username}
@@ -284,7 +284,7 @@ def _address(parameters: dict[str, Any], case: dict[str, Any], driver: str) -> d
     }
 
 
-def _imported(file: str) -> ModuleType:
+def _import(file: str) -> ModuleType:
     """Import a file by its longest dotted name on `sys.path`, as other modules import it."""
     names = []
     for directory in filter(None, sys.path):

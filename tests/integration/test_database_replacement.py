@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from huleedu_tasks.postgres.replacing import predecessor_name, successor_name
+from huleedu_tasks.postgres.replacement import predecessor_name, successor_name
 from tests.support.db_runs import without_initdb
 from tests.support.dying import DYING_TASKS
 from tests.support.instant import COPIED, REBUILT, maintain, reset

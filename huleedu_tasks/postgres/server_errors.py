@@ -53,7 +53,7 @@ _LOST_CODE = "connection-lost"
 
 
 @contextmanager
-def explained(doing: str = "") -> Iterator[None]:
+def converted_errors(doing: str = "") -> Iterator[None]:
     """Convert the driver's errors in a `with` block to `ServerError`; others pass unchanged.
 
     Args:
