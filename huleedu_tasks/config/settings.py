@@ -173,6 +173,12 @@ class Settings:
         default="10000",
         purpose="Megabytes that the undo snapshots on one server may take; the oldest are dropped.",
     )
+    require_downgrades = Setting(
+        name="HULEEDU_REQUIRE_DOWNGRADES",
+        parse=setting_types.truth,
+        default="false",
+        purpose="`true` makes `migrations.test` fail for a revision without a downgrade.",
+    )
     jobs = Setting(
         name="HULEEDU_JOBS",
         parse=setting_types.processors,

@@ -4,7 +4,6 @@ The downgrade runs on a throwaway database first. The tables and columns that it
 counted in the service's own database.
 """
 
-import ast
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from huleedu_tasks.db.throwaway import throwaway, throwaway_observation
 from huleedu_tasks.errors import ConfigurationError, MigrationError, Refused
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_failures import remedy
+from huleedu_tasks.migrations.functions import DOWNGRADE, UPGRADE, function_sizes
 from huleedu_tasks.migrations.observation import Observation, applied_revisions
 from huleedu_tasks.migrations.results import Migrated
 from huleedu_tasks.migrations.revisions import History, Revision, named
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 COMMAND = "db.rollback"
 COLUMNS = ("from", "to")
-UPGRADE, DOWNGRADE = "upgrade", "downgrade"
 FORWARD_ONLY = (
     "Staging and production only go forward: a downgrade loses the data that was written since the "
     "upgrade. Correct a released revision with a new one. Unset HULEEDU_ENVIRONMENT if this is "
@@ -264,7 +263,9 @@ async def _rehearse(
         except MigrationError as error:
             # Alembic looks up all downgrades before it begins the first one.
             going = undone(history, before, (target,)) if not session.begun else ()
-            if without := [revision for revision in going if DOWNGRADE not in _bodies(revision)]:
+            if without := [
+                revision for revision in going if DOWNGRADE not in function_sizes(revision)
+            ]:
                 raise _missing(run, without[0], "has no") from error
             raise error.changed(
                 message=f"{error.message.rstrip('.')}. It was tried on a throwaway database; "
@@ -344,7 +345,7 @@ def _require_downgrades(run: ServiceRun, going: Sequence[Revision]) -> None:
             upgrade would fail.
     """
     for revision in going:
-        bodies = _bodies(revision)
+        bodies = function_sizes(revision)
         if bodies.get(UPGRADE) and bodies.get(DOWNGRADE) == 0:
             raise _missing(run, revision, "has an empty")
 
@@ -356,21 +357,3 @@ def _missing(run: ServiceRun, revision: Revision, what: str) -> MigrationError:
         hint=f"Write it in {revision.path}, or rebuild the database with "
         f"`invoke db.reset --service {run.name}`.",
     )
-
-
-def _bodies(revision: Revision) -> dict[str, int]:
-    """Return the number of statements of each function of a revision, without `pass`."""
-    try:
-        tree = ast.parse(revision.path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return {}
-    return {
-        node.name: sum(not _is_nothing(statement) for statement in node.body)
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef)
-    }
-
-
-def _is_nothing(statement: ast.stmt) -> bool:
-    is_constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-    return is_constant or isinstance(statement, ast.Pass)

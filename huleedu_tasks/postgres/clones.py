@@ -24,6 +24,7 @@ _LONGEST_NAME = 63
 _INIT_SNAPSHOT = "__pristine"
 _TEMPLATE = "__made_"
 _THROWAWAY = "__throwaway"
+_REPLAY = "__replay_"
 _LONGEST_KEY = 12
 _SNAPSHOT = "__snap_"
 LONGEST_SNAPSHOT = 30
@@ -68,6 +69,15 @@ def init_snapshot_name(database: str) -> str:
 def throwaway_name(database: str) -> str:
     """Return the name of the database on which the revisions of a database are tried out."""
     return _name_beside(database, _THROWAWAY)
+
+
+def replay_name(database: str, label: str) -> str:
+    """Return the name of a database with the history of a database up to given revisions.
+
+    Args:
+        label: Distinguishes the revisions; short.
+    """
+    return _name_beside(database, f"{_REPLAY}{label}", room=len(_TEMPLATE) + _LONGEST_KEY)
 
 
 async def is_new(asked: "asyncpg.Connection", since: datetime) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
@@ -172,6 +173,20 @@ async def drop(connection: "asyncpg.Connection", name: str) -> None:
         # PostgreSQL does not drop a database with IS_TEMPLATE.
         await connection.execute(f"ALTER DATABASE {quoted(name)} IS_TEMPLATE false")
         await connection.execute(statement)
+
+
+async def role_names(connection: "asyncpg.Connection") -> frozenset[str]:
+    """Return the names of all roles of a server."""
+    rows = await connection.fetch("SELECT rolname FROM pg_roles")
+    return frozenset(row["rolname"] for row in rows)
+
+
+async def drop_role(connection: "asyncpg.Connection", name: str) -> None:
+    """Drop a role, unless a database has objects of it or grants to it."""
+    import asyncpg
+
+    with suppress(asyncpg.DependentObjectsStillExistError):
+        await connection.execute(f"DROP ROLE IF EXISTS {quoted(name)}")
 
 
 async def create(connection: "asyncpg.Connection", name: str, tag: EnvironmentTag) -> None:
