@@ -30,6 +30,21 @@ def status(app: Command, service: Names = None, check: bool = False, json: bool 
     return _run(app, service, lambda production: read_status(production, check=check))
 
 
+@command(check="Exit with 4 if a schema has drifted.")
+def drift(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
+    """Compare each schema with that of its revisions; read-only."""
+    from huleedu_tasks.prod.drift import drift as find_drift
+    from huleedu_tasks.schema.replay import Replays
+
+    replays = Replays(
+        settings=app.unchecked_settings,
+        registry=app.registry,
+        state=app.state,
+        notify=app.screen.say,
+    )
+    return _run(app, service, lambda production: find_drift(production, replays, check=check))
+
+
 @command(
     out="Write the plan to this file, for `prod.migrate --plan`.",
     sql="Show the SQL of each revision as well; --json and --out always have it.",

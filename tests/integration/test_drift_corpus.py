@@ -7,7 +7,8 @@ import pytest
 
 from huleedu_tasks.config.urls import DatabaseUrl, parse_url
 from huleedu_tasks.postgres.databases import quoted
-from huleedu_tasks.schema.diff import Difference, compare
+from huleedu_tasks.report import Difference
+from huleedu_tasks.schema.diff import compare
 from huleedu_tasks.schema.dump import dump_schema
 from huleedu_tasks.schema.objects import Schema
 from tests.support.alembic_bench import SERVER, Bench

@@ -2,8 +2,9 @@
 
 import pytest
 
+from huleedu_tasks.report import Change
 from huleedu_tasks.schema.archive import ArchiveInvalid, read_entries
-from huleedu_tasks.schema.diff import Change, compare
+from huleedu_tasks.schema.diff import compare
 from huleedu_tasks.schema.objects import Schema, SchemaObject, schema_of
 from huleedu_tasks.schema.sql_text import first_identifier, identifiers, parenthesized, shown, split
 
@@ -66,9 +67,9 @@ def test_what_belongs_to_a_missing_object_is_a_part_of_it() -> None:
     assert missing.change is Change.MISSING
     assert missing.label == "table public.note"
     assert missing.parts == (
+        "column public.note.id",
         "column public.note.body",
         "comment on column public.note.body",
-        "column public.note.id",
     )
     assert str(missing) == "table public.note: missing, with 3 parts"
     (extra,) = compare(of(TABLE, ID), of(TABLE, ID, BODY, COMMENT))
