@@ -15,6 +15,7 @@ from huleedu_tasks.postgres.catalogs import CatalogFacts, read_catalog_facts, un
 from huleedu_tasks.postgres.connections import answering, connection
 from huleedu_tasks.postgres.databases import VersionTable, create_roles
 from huleedu_tasks.postgres.psql import psql_environment
+from huleedu_tasks.postgres.tls_forwarding import without_tls
 from huleedu_tasks.schema.archive import ArchiveInvalid, Entry, read_entries
 from huleedu_tasks.schema.entries import objects_of
 from huleedu_tasks.schema.objects import Schema, SchemaObject, schema_of
@@ -164,12 +165,13 @@ async def _read_archive(url: DatabaseUrl, environment: Mapping[str, str]) -> byt
     program = find_newest_program("pg_dump")
     with process.scratch_directory() as scratch:
         path = scratch / _ARCHIVE
-        done = await process.run(
-            [program, *_OPTIONS, f"--file={path}"],
-            cwd=scratch,
-            environment=psql_environment(url, environment),
-            timeout=DUMP_TIMEOUT,
-        )
+        async with without_tls(url) as reached:
+            done = await process.run(
+                [program, *_OPTIONS, f"--file={path}"],
+                cwd=scratch,
+                environment=psql_environment(reached, environment),
+                timeout=DUMP_TIMEOUT,
+            )
         if done.returncode == 0:
             return path.read_bytes()
     raise await _failure(url, done)

@@ -131,7 +131,7 @@ class Production:
         """Run a command; assert that it changed nothing and printed no password."""
         before = len(self.log)
         ran = self.monorepo.invoke(*arguments, env=self.variables | variables)
-        said = set(_SAID.findall(self.log[before:]))
+        said = {word.upper() for word in _SAID.findall(self.log[before:])}
         assert said <= READING | DUMPING | RETURNING, said
         assert_no_password_on_screen(ran)
         return ran
@@ -184,7 +184,8 @@ def external(prefix: str, environment: str, port: int, **more: str) -> dict[str,
     """Return the variables of production or staging."""
     stated = {"HOST": "localhost", "PORT": str(port), "PASSWORD": PASSWORD, **more}
     variables = {f"HULEEDU_{prefix}_DB_{name}": value for name, value in stated.items()}
-    return variables | {"HULEEDU_ENVIRONMENT": environment}
+    # Each comparison starts a throwaway server; test_drift.py switches it on.
+    return variables | {"HULEEDU_ENVIRONMENT": environment, "HULEEDU_DRIFT": "false"}
 
 
 def problems(ran: Ran, service: str = "alpha") -> list[dict[str, str]]:
