@@ -3,10 +3,14 @@
 The screen shows them as a message; any other exception is a bug, and is shown with its traceback.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
+
+# A task as every message names it; a command shows it as the user typed it.
+INVOKE = re.compile(r"`invoke (?=[a-z]+\.[a-z])")
 
 
 class ExitCode(IntEnum):

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import inspect
 import os
-import re
 import signal
 import sys
 import time
@@ -25,7 +24,7 @@ from invoke.tasks import Task, task
 
 from huleedu_tasks.app import App
 from huleedu_tasks.config.registry import Registry
-from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, Interrupted
+from huleedu_tasks.errors import INVOKE, ConfigurationError, ExitCode, HuleEduError, Interrupted
 from huleedu_tasks.postgres.server_errors import converted_errors
 from huleedu_tasks.report import Report, Result
 from huleedu_tasks.screen.console import Screen
@@ -56,8 +55,6 @@ REPEATABLE = ("service", "confirm", "first", "host", "accept_drift")
 POSITIONAL = ("name",)
 # The error code for a result that could not be written.
 OUTPUT_LOST_CODE = "output-lost"
-# A task as every message names it.
-INVOKE = re.compile(r"`invoke (?=[a-z]+\.[a-z])")
 # The exit code for each signal that ends the process.
 ENDED_BY = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HUNG_UP}
 

@@ -199,6 +199,13 @@ class Registry:
         """The directory that all paths in the registry are relative to."""
         return self.path.parent
 
+    @property
+    def source(self) -> str:
+        """The file of the registry, or the directory in which the services were discovered."""
+        if self.path.is_file():
+            return str(self.path)
+        return f"{self.root} (services discovered, no {self.path.name})"
+
     def select(self, names: Sequence[str]) -> tuple[Service, ...]:
         """Return the named services in registry order, or all of them if none is named.
 
@@ -213,7 +220,7 @@ class Registry:
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ConfigurationError(
-                f"No service is named {', '.join(map(repr, unknown))} in {self.path}.",
+                f"No service is named {', '.join(map(repr, unknown))} in {self.source}.",
                 code="service-unknown",
                 hint=_suggestion(unknown[0], list(known))
                 or f"Known: {', '.join(service.name for service in self.services)}.",

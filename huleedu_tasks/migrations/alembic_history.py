@@ -38,7 +38,7 @@ READ_ONLY = {"default_transaction_read_only": "on", "statement_timeout": "30s"}
 DIRECTORY = "alembic"
 REVISIONS, VERSION_TABLES = "revisions", "version-tables"
 # The format of cache files; those with another one are ignored.
-FORMAT = 2
+FORMAT = 3
 ONLY_THE_OWNER = 0o600
 
 

@@ -62,6 +62,7 @@ class Present:
     installed: dict[str, str] = field(default_factory=dict)
     _known: dict[str, str] = field(default_factory=dict)
     _real_directories: dict[str, str] = field(default_factory=dict)
+    _listings: dict[Path, list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -197,15 +198,24 @@ class Present:
 
     def _listing(self, rest: str) -> Iterator[str]:
         yield self._behind_links(self.root / rest)
-        yield from entries(self.root / rest)
+        yield from self._entries(self.root / rest)
 
     def _modules(self, rest: str) -> Iterator[str]:
         directory, _, names = rest.partition("\n")
         sought = set(names.split(" "))
         yield self._behind_links(self.root / directory)
-        for entry in entries(self.root / directory):
+        for entry in self._entries(self.root / directory):
             if re.split(r"[./]", entry)[0] in sought:
                 yield entry
+                if entry[-1] == "/":
+                    # A package is found before a module, and a directory without code after it.
+                    inner = self._entries(self.root / directory / entry)
+                    yield from (name for name in inner if name.startswith("__init__."))
+
+    def _entries(self, directory: Path) -> list[str]:
+        if directory not in self._listings:
+            self._listings[directory] = entries(directory)
+        return self._listings[directory]
 
     def _behind_links(self, path: Path) -> str:
         """Return the targets of links in a path; an empty string if it has no links."""

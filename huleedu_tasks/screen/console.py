@@ -34,7 +34,7 @@ from huleedu_tasks.report import (
     Status,
 )
 from huleedu_tasks.screen.control_characters import visible, visible_json
-from huleedu_tasks.screen.tables import INDENT, fit_table, hanging_lines, wrap
+from huleedu_tasks.screen.tables import INDENT, fit_table, hanging_lines, join_and_wrap, wrap
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -130,13 +130,13 @@ class Screen:
             )
             return
         place = "" if error.message.startswith(command) else f"{command}: "
-        self.say(_with_code(f"{place}{error.message}", error.code))
+        self.announce([_with_code(f"{place}{error.message}", error.code)])
         for finding in error.findings:
             self.say(f"  - {_with_code(str(finding), finding.code)}")
         if error.output:
             self.say(error.output.rstrip())
         if error.hint:
-            self.say(f"What to do: {error.hint}")
+            self.announce([f"What to do: {error.hint}"])
 
     def say(self, text: str) -> None:
         """Print a line on standard error, after flushing standard output."""
@@ -146,8 +146,11 @@ class Screen:
     def announce(self, lines: Sequence[str]) -> None:
         """Print a sentence and its items on standard error, wrapped to a terminal's width."""
         width = _width(sys.stderr)
+        sys.stdout.flush()
         for number, line in enumerate(lines):
-            self.say(wrap(line, width, INDENT if number else ""))
+            # Masked first: a password may contain a space.
+            shown = wrap(self._shown(line), width, INDENT if number else "")
+            print(shown, file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, services: Sequence[str]) -> Iterator[Progress]:
@@ -186,15 +189,14 @@ class Screen:
                 print(self._shown(f"\n--- {outcome.service}: its own output"), flush=True)
                 print(self._shown(outcome.output.rstrip()))
         for hint in dict.fromkeys(o.hint for o in report.outcomes if o.hint):
-            self.say(f"What to do: {hint}")
-        for note in report.notes:
-            self.say(note)
-        self.say(wrap(_summary(report), _width(sys.stderr), ""))
+            self.announce([f"What to do: {hint}"])
+        for sentence in (*report.notes, _summary(report)):
+            self.announce([sentence])
 
     def _show_discovery(self, found: Discovery) -> None:
         self.discovered(found)
         for sentence in found.closing:
-            self.say(sentence)
+            self.announce([sentence])
 
     def discovered(self, found: Discovery) -> None:
         """Print the registry that discovery found, its open questions and remarks."""
@@ -216,7 +218,9 @@ class Screen:
         columns = ("service", "status", *report.columns, *time_taken, "detail")
         rows = [self._row(report, outcome) for outcome in report.outcomes]
         if len(rows) == 1:
-            print(self._shown(_sentence(columns, rows[0])))
+            shown = [self._shown(cell) for cell in rows[0]]
+            for line in _sentence(columns, shown, _width(sys.stdout)):
+                print(line)
         else:
             self._print_table(columns, rows)
         self._print_problems(report.dangers)
@@ -312,8 +316,8 @@ class Screen:
                 print(line.rstrip())
 
 
-def _sentence(columns: Sequence[str], row: Sequence[str]) -> str:
-    """Return the only row of a table as a line, and its detail as another line."""
+def _sentence(columns: Sequence[str], row: Sequence[str], width: int | None) -> Iterator[str]:
+    """Yield the only row of a table as a sentence, and its detail below."""
     service, status, *facts, detail = row
     named = zip(columns[2:-1], facts, strict=True)
     said = [
@@ -321,8 +325,9 @@ def _sentence(columns: Sequence[str], row: Sequence[str]) -> str:
         for name, value in named
         if value not in ("", NOTHING)
     ]
-    line = ", ".join([f"{service}: {status}", *said])
-    return f"{line}\n  {detail}" if detail else line
+    yield join_and_wrap([f"{service}: {status}", *said], width)
+    if detail:
+        yield wrap(detail, width, INDENT)
 
 
 class PlainProgress:

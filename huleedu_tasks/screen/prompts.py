@@ -31,8 +31,9 @@ def type_name(name: str, *, why: str = "", flag: str) -> None:
     """
     import questionary
 
+    question = visible(f"{why} Type {name} to go on:".strip())
     try:
-        typed = questionary.text(visible(f"{why} Type {name} to go on:".strip())).unsafe_ask()
+        typed = input(f"{question} ") if _is_dumb() else questionary.text(question).unsafe_ask()
     except EOFError:
         typed = ""
     if typed.strip() != name:
@@ -52,6 +53,8 @@ def agree(question: str) -> bool:
     import questionary
 
     try:
+        if _is_dumb():
+            return input(f"{visible(question)} (y/N) ").strip().lower() in ("y", "yes")
         return bool(questionary.confirm(visible(question), default=False).unsafe_ask())
     except EOFError:
         return False
@@ -66,11 +69,17 @@ def choose(question: str, choices: Sequence[tuple[str, str]], *, otherwise: str)
         otherwise: The hint of the error.
 
     Raises:
-        Refused: If the input is closed.
+        Refused: If the input is closed, or the terminal cannot move the cursor.
         KeyboardInterrupt: On Ctrl-C.
     """
     import questionary
 
+    if _is_dumb():
+        raise Refused(
+            "TERM=dumb: the terminal cannot show a choice; nothing was changed.",
+            code="not-confirmed",
+            hint=otherwise,
+        )
     options = [questionary.Choice(title=visible(shown), value=value) for shown, value in choices]
     try:
         return str(questionary.select(visible(question), choices=options).unsafe_ask())
@@ -78,3 +87,10 @@ def choose(question: str, choices: Sequence[tuple[str, str]], *, otherwise: str)
         raise Refused(
             "No choice was made; nothing was changed.", code="not-confirmed", hint=otherwise
         ) from None
+
+
+def _is_dumb() -> bool:
+    """Whether the terminal cannot move the cursor, as a shell in Emacs."""
+    from prompt_toolkit.utils import is_dumb_terminal
+
+    return is_dumb_terminal()

@@ -18,6 +18,9 @@ NARROWEST = 20
 # A revision that Alembic generated; revisions that a developer named are not shortened.
 _GENERATED_REVISION = re.compile(r"[0-9a-f]{12,}")
 _SHORTEST_REVISION = 6
+_COMMAND = re.compile(r"`[^`]+`")
+# A space at which a line does not end.
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +78,9 @@ def fit_table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int 
 
 
 def wrap(text: str, width: int | None, indent: str) -> str:
-    """Wrap each line of a string, with an indent; words and paths are never broken.
+    """Wrap each line of a string, with an indent.
+
+    Words, paths and commands in backticks are never broken, so that they can be copied.
 
     Args:
         text: The string.
@@ -86,14 +91,26 @@ def wrap(text: str, width: int | None, indent: str) -> str:
         return "\n".join(f"{indent}{line}".rstrip() for line in text.splitlines())
     return "\n".join(
         textwrap.fill(
-            line,
+            _COMMAND.sub(lambda command: command[0].replace(" ", _NO_BREAK), line),
             width,
             initial_indent=indent,
             subsequent_indent=indent,
             break_long_words=False,
             break_on_hyphens=False,
-        )
+        ).replace(_NO_BREAK, " ")
         for line in text.splitlines()
+    )
+
+
+def join_and_wrap(parts: Sequence[str], width: int | None) -> str:
+    """Join parts with commas, and wrap the line between them only.
+
+    Args:
+        parts: The parts.
+        width: The width of the terminal in cells; None for a pipe, where the line is not wrapped.
+    """
+    return wrap(", ".join(part.replace(" ", _NO_BREAK) for part in parts), width, "").replace(
+        _NO_BREAK, " "
     )
 
 
@@ -165,7 +182,10 @@ def _move_details(table: _Table) -> _Table:
     if DETAIL not in table.columns:
         return table
     index = table.columns.index(DETAIL)
-    below = tuple(f"{row[0]}: {row[index]}" for row in table.rows if row[index])
+    services: dict[str, list[str]] = {}
+    for row in table.rows:
+        services.setdefault(row[index], []).append(row[0])
+    below = tuple(f"{', '.join(names)}: {said}" for said, names in services.items() if said)
     return replace(table.without({DETAIL}), below=(*table.below, *below))
 
 

@@ -7,9 +7,11 @@ be compared counts as changed.
 
 import json
 import os
+import re
 import sysconfig
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from fnmatch import translate
 from pathlib import Path
 
 from huleedu_tasks.config.dotenv import ENV_FILE
@@ -32,16 +34,18 @@ from huleedu_tasks.seeds.files import seed_files
 # Of more files than this, only size and time are compared.
 MANY = 5000
 VIRTUAL_ENVIRONMENT = "pyvenv.cfg"
+MODULE = ".py"
 ITS_FILES = "its files"
 SERVER = "the server"
 ROLES = "the server's roles"
 _KEY_LENGTH = 12
 # What tools write into any directory.
-_IGNORED = frozenset(
-    {BYTECODE, "node_modules", ".DS_Store", ".coverage", "coverage.xml", *LIBRARY_DIRECTORIES}
-)
-_IGNORED_ENDINGS = (".pyc", ".log", ".swp", "~")
-_OURS = Path(__file__).parent
+_WRITTEN = (".DS_Store", ".coverage", "coverage.xml", "htmlcov", "node_modules", "*.log")
+_OF_EDITORS = ("*.swp", "*~")
+# A test is edited before most runs of pytest. A file of the tests that a build reads is an input.
+_OF_TESTS = ("tests", "test", "conftest.py", "test_*.py", "*_test.py")
+_BUILT = (BYTECODE, "*.pyc", *LIBRARY_DIRECTORIES)
+_IGNORED = re.compile("|".join(map(translate, (*_WRITTEN, *_OF_EDITORS, *_OF_TESTS, *_BUILT))))
 
 
 def inputs_of(
@@ -174,25 +178,25 @@ def _own_libraries() -> list[Path]:
 
 
 def _beside(service: Service, used: Used, root: Path) -> Used:
-    """Return what was read, without the service's own files, `.env` and this package."""
-    known = {str(path) for path in (*_walked(service), *_named(service), root / ENV_FILE)}
-    own = f"{_OURS}{os.sep}"
+    """Return what was read, without `.env` and the files that count in any case."""
+    known = {str(path) for path in (*_files(service), root / ENV_FILE)}
     return replace(
         used,
-        files=[path for path in used.files if path not in known and not path.startswith(own)],
-        directories=[path for path in used.directories if not path.startswith(own)],
+        files=[path for path in used.files if path not in known],
         statuses=[path for path in used.statuses if path not in known],
     )
 
 
 def _files(service: Service) -> list[Path]:
-    """Return every file of the service, including those that Git ignores."""
-    return sorted({*_walked(service), *_named(service)})
+    """Return the files that count even if no build reads them, including those Git ignores.
 
-
-def _walked(service: Service) -> Iterator[Path]:
-    for path in (service.directory, *service.inputs):
-        yield from _files_at(path)
+    Modules of the service are not among them: those that a build searches for, imports or reads are
+    recorded, and an edit of another one does not change the database.
+    """
+    found = {path for path in _files_at(service.directory) if path.suffix != MODULE}
+    for path in service.inputs:
+        found.update(_files_at(path))
+    return sorted({*found, *_named(service)})
 
 
 def _named(service: Service) -> list[Path]:
@@ -213,7 +217,7 @@ def _files_at(path: Path) -> Iterator[Path]:
 
 
 def _is_ignored(name: str) -> bool:
-    return name in _IGNORED or name.endswith(_IGNORED_ENDINGS)
+    return bool(_IGNORED.match(name))
 
 
 def _contents(files: Sequence[Path], present: Present) -> Iterator[str]:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.testing.failures import failure
 
 if TYPE_CHECKING:
     import asyncpg
@@ -22,7 +23,7 @@ _SYNCHRONOUS = ("psycopg", "psycopg2", "pg8000")
 _ASYNCHRONOUS = (_ASYNCPG, "psycopg")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ServiceDatabase:
     """A service's database that exists for one test, class, module or session.
 
@@ -33,7 +34,11 @@ class ServiceDatabase:
 
     service: str
     parts: "DatabaseUrl"
-    _engines: "list[Engine]" = field(default_factory=list, repr=False)
+    _engines: "list[Engine]" = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """Return the service and the URL without its password, for pytest's report of a failure."""
+        return f"ServiceDatabase({self.service!r}, '{self.parts}')"
 
     @property
     def name(self) -> str:
@@ -74,10 +79,11 @@ class ServiceDatabase:
             options: Further arguments of `sqlalchemy.create_engine`.
 
         Raises:
-            ConfigurationError: If no synchronous driver is installed.
+            Failed: The failure of the test, if no synchronous driver is installed.
         """
         import sqlalchemy
 
+        __tracebackhide__ = True
         engine = sqlalchemy.create_engine(self._url_for(_SYNCHRONOUS), **options)
         self._engines.append(engine)
         return engine
@@ -105,17 +111,21 @@ class ServiceDatabase:
 
     def _url_for(self, drivers: tuple[str, ...]) -> str:
         """Return the URL with the service's own driver if it is one of these, else another one."""
+        __tracebackhide__ = True
         own = self.parts.scheme.partition("+")[2]
         if own in drivers:
             return self.url
         driver = next((name for name in drivers if find_spec(name)), "")
         if not driver:
-            raise ConfigurationError(
-                f"No driver for a synchronous engine is installed; {self.service} uses "
-                f"{self.parts.scheme}.",
-                code="driver-missing",
-                hint="Install one, for example `pip install 'psycopg[binary]'`, or use "
-                "async_engine().",
+            raise failure(
+                ConfigurationError(
+                    f"No driver for a synchronous engine is installed; {self.service} uses "
+                    f"{self.parts.scheme}.",
+                    code="driver-missing",
+                    hint="Install one, for example `pip install 'psycopg[binary]'`, or use "
+                    "async_engine().",
+                ),
+                pytrace=True,
             )
         tls = self.parts.tls
         if driver == _ASYNCPG:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from huleedu_tasks.testing.database import ServiceDatabase
-from huleedu_tasks.testing.totals import error_text
+from huleedu_tasks.testing.failures import failure
 
 if TYPE_CHECKING:
     from huleedu_tasks.testing.session import Session
@@ -106,5 +106,5 @@ def _session(config: pytest.Config) -> "Session":
             )
         except HuleEduError as error:
             config.stash[_REFUSED] = error.code
-            pytest.fail(error_text(error), pytrace=False)
+            raise failure(error) from None
     return config.stash[SESSION]

@@ -48,10 +48,11 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     app = App(start=config.rootpath)
     try:
         provider = app.provider
-        found = f"{provider.name} ({provider.reason}); {app.registry_path}"
+        reason = app.own_words(provider.reason)
+        found = f"{provider.name} ({reason}); {app.registry.source}"
     except HuleEduError as error:
         # The first test that needs a database fails with it.
-        found = app.redact(str(error))
+        found = app.own_words(app.redact(str(error)))
     return [f"service databases: {found}"]
 
 

@@ -17,13 +17,14 @@ from huleedu_tasks.servers.embedded import EmbeddedServers
 from huleedu_tasks.testing.background import Background
 from huleedu_tasks.testing.copies import Copies
 from huleedu_tasks.testing.database import ServiceDatabase
+from huleedu_tasks.testing.failures import failure
 from huleedu_tasks.testing.own_servers import OwnServers
 from huleedu_tasks.testing.runs import Run
 from huleedu_tasks.testing.servers import Server
 from huleedu_tasks.testing.service_variables import variables_of, without_database
 from huleedu_tasks.testing.source_databases import Source, prepare
 from huleedu_tasks.testing.testing_app import TestingApp
-from huleedu_tasks.testing.totals import Totals, error_text
+from huleedu_tasks.testing.totals import Totals
 
 DIRECTORY = "testing"
 
@@ -74,7 +75,7 @@ class Session:
         try:
             return tuple(service.name for service in self._apps[False].services(stated))
         except HuleEduError as error:
-            pytest.fail(error_text(error), pytrace=False)
+            raise failure(error) from None
 
     def leader(self, name: str) -> str:
         """Return the name of the first service that shares a service's database."""
@@ -165,7 +166,7 @@ class Session:
         try:
             name = self._background.run(self._copies.take(server, template, database))
         except HuleEduError as error:
-            pytest.fail(error_text(error), pytrace=False)
+            raise failure(error) from None
         self.totals.created += 1
         return name
 

@@ -12,8 +12,9 @@ from huleedu_tasks.postgres.connections import maintenance_connection
 from huleedu_tasks.postgres.server_errors import converted_errors
 from huleedu_tasks.report import Outcome
 from huleedu_tasks.templates.policy import TemplatePolicy
+from huleedu_tasks.testing.failures import error_text
 from huleedu_tasks.testing.testing_app import TestingApp
-from huleedu_tasks.testing.totals import VALID, error_text
+from huleedu_tasks.testing.totals import VALID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from huleedu_tasks.errors import HuleEduError
-
 VALID = "valid"
 
 
@@ -39,14 +37,3 @@ class Totals:
         shown = [*([f"{', '.join(valid)} valid"] if valid else []), *built]
         databases = f"{self.created} database{'s' * (self.created != 1)}"
         return [f"{databases}; templates: {'; '.join(shown)}", *self.problems]
-
-
-def error_text(error: HuleEduError) -> str:
-    """Return an error for the report of pytest: cause with its code, findings, and next step."""
-    lines = [
-        f"{error} [{error.code}]" if error.code else str(error),
-        *(f"  - {finding}" for finding in error.findings),
-        error.output.rstrip(),
-        f"What to do: {error.hint}" if error.hint else "",
-    ]
-    return "\n".join(filter(None, lines))

@@ -59,7 +59,6 @@ class Watched:
     def watch(self, *arguments: str) -> Seen:
         """Run a command, and return the interpreters that it started."""
         file = self.monorepo.path("witness/told")
-        self.monorepo.write("witness/sitecustomize.py", WITNESS.format(file=str(file)))
         file.unlink(missing_ok=True)
         ran = self.monorepo.invoke(*arguments)
         assert ran.code == 0, ran.out + ran.err
@@ -89,6 +88,8 @@ def watched() -> Iterator[Watched]:
             filter(None, (str(made.path("witness")), os.environ.get("PYTHONPATH")))
         )
         made.environment["PYTHONPATH"] = path
+        told = str(made.path("witness/told"))
+        made.write("witness/sitecustomize.py", WITNESS.format(file=told))
         for name in NAMES:
             env = f"services/{name}_service/alembic/env.py"
             made.write(env, TRACES.format(name) + ENV_PY)

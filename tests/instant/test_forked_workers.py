@@ -110,7 +110,7 @@ def odd() -> Iterator[tuple[Monorepo, Ran]]:
     with new_monorepo([*ODD, "last"]) as made:
         for name, statement in ODD.items():
             made.write(f"services/{name}_service/alembic/env.py", f"{statement}\n{ENV_PY}")
-        ran = made.invoke("db.reset", "--json", "--jobs", "2")
+        ran = made.invoke_afresh("db.reset", "--json", "--jobs", "2")
         yield made, ran
 
 

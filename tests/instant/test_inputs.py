@@ -28,6 +28,8 @@ from tests.support.observe import notes
 from tests.support.postgres import ask
 
 SERVICE = "services/alpha_service"
+ALEMBIC = f"{SERVICE}/alembic"
+VERSIONS = f"{ALEMBIC}/versions"
 SEEDS = "database/seed-scripts"
 ITS_FILES = "its files"
 SETTINGS = "the settings"
@@ -63,6 +65,13 @@ def upgrade():
     op.execute("CREATE TABLE note (id integer PRIMARY KEY, text text NOT NULL)")
     op.execute(f"CREATE TABLE school AS SELECT '{os.environ.get('SCHOOL', '')}' AS name")
 """
+ENV_PY_THAT_SEARCHES = f"""\
+import importlib.util
+
+import shared_models
+
+importlib.util.find_spec("optional")
+{ENV_PY}"""
 SCHOOL = "SELECT name FROM school"
 Edit = Callable[[Monorepo], object]
 
@@ -73,7 +82,7 @@ def school() -> Iterator[Monorepo]:
     with new_monorepo(["alpha", "other"]) as made:
         made.write(f"{SERVICE}/data.txt", "of the service")
         made.write(f"{SERVICE}/alembic.ini", _ini("../../libs"))
-        made.write(f"{SERVICE}/alembic/env.py", f"import shared_models\n{ENV_PY}")
+        made.write(f"{SERVICE}/alembic/env.py", ENV_PY_THAT_SEARCHES)
         made.write(f"{SERVICE}/alembic/versions/a1.py", REVISION)
         made.write("libs/shared_models.py", "TABLE = 1\n")
         made.write("tools/rows.py", "PUPIL = 'pupil'\n")
@@ -112,17 +121,23 @@ def rebuilt_for(part: str) -> Reset:
 @pytest.mark.parametrize(
     ("edit", "part"),
     [
-        pytest.param(appended(f"{SERVICE}/alembic/versions/a1.py"), ITS_FILES, id="a revision"),
+        pytest.param(appended(f"{VERSIONS}/a1.py"), f"{VERSIONS}/a1.py", id="a revision"),
         pytest.param(
             lambda m: m.add_revision("alpha", "b2", "a1", "CREATE TABLE added ()"),
-            ITS_FILES,
+            f"the entries of {VERSIONS}",
             id="a new revision",
         ),
-        pytest.param(appended(f"{SERVICE}/alembic/env.py"), ITS_FILES, id="env.py"),
-        pytest.param(appended(f"{SERVICE}/config.py"), ITS_FILES, id="config.py"),
+        pytest.param(appended(f"{ALEMBIC}/env.py"), f"{ALEMBIC}/env.py", id="env.py"),
+        pytest.param(appended(f"{SERVICE}/config.py"), f"{SERVICE}/config.py", id="config.py"),
         pytest.param(appended(f"{SERVICE}/alembic.ini"), ITS_FILES, id="alembic.ini"),
         pytest.param(
             appended("libs/shared_models.py"), "libs/shared_models.py", id="a shared model"
+        ),
+        pytest.param(
+            written(f"{SERVICE}/optional.py", ""), f"the modules in {SERVICE}", id="found later"
+        ),
+        pytest.param(
+            written("libs/optional.py", ""), "the modules in libs", id="found later elsewhere"
         ),
         pytest.param(written(f"{SERVICE}/data.txt", "other"), ITS_FILES, id="data of the service"),
         pytest.param(written(f"{SERVICE}/new/data.txt", ""), ITS_FILES, id="a new file"),
@@ -161,6 +176,8 @@ def test_the_database_has_the_edits(school: Monorepo) -> None:
         pytest.param(lambda m: amend(m, other={"extensions": ["pg_trgm"]}), id="another's entry"),
         pytest.param(written("README.md", "elsewhere"), id="a file elsewhere"),
         pytest.param(written("libs/unused.py", "elsewhere"), id="a module that is not imported"),
+        pytest.param(written(f"{SERVICE}/app.py", "app = 1"), id="the application"),
+        pytest.param(appended(f"{SERVICE}/app.py"), id="an edit of the application"),
         pytest.param(written(f"{SERVICE}/__pycache__/x.pyc", "bytecode"), id="bytecode"),
         pytest.param(written("libs/__pycache__/x.pyc", "bytecode"), id="shared bytecode"),
         pytest.param(

@@ -5,6 +5,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.alembic_bench import Bench, new_bench
+from tests.support.fork_server import forked_scripts
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripts() -> Iterator[None]:
+    """Fork the package's scripts from a process that has imported Alembic already."""
+    with forked_scripts():
+        yield
 
 
 @pytest.fixture(scope="module")

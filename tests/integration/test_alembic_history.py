@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -91,8 +92,13 @@ def is_read(directory: Path) -> bool:
     return True
 
 
+def new_histories(state: Path | None) -> AlembicHistories:
+    # With the variables of this process, so that a fork is what a new interpreter would be.
+    return AlembicHistories(settings=settings(**os.environ), state=state)
+
+
 async def answers_of(directories: Mapping[Name, Path], state: Path) -> dict[Name, Told | None]:
-    histories = AlembicHistories(settings=settings(), state=state)
+    histories = new_histories(state)
     async with aclosing(histories):
         return {
             name: await told_by(histories, service(f"service{n}", directory=directory))
@@ -152,7 +158,7 @@ async def test_revisions_are_asked_again_after_a_change_and_not_before(
     )
     directory = counting(layout, tmp_path).write(tmp_path / "orders")
     orders = service("orders", directory=directory)
-    histories = AlembicHistories(settings=settings(), state=tmp_path / "state")
+    histories = new_histories(tmp_path / "state")
     async with aclosing(histories):
         for _ in range(3):
             assert (await histories.history(orders)).heads == ("b2",)
@@ -169,7 +175,7 @@ async def test_revisions_are_asked_again_after_a_change_and_not_before(
 async def test_a_damaged_cache_file_is_ignored(tmp_path: Path, damage: str) -> None:
     layout = LAYOUTS["ids in a tuple"]
     orders = service("orders", directory=layout.write(tmp_path / "orders"))
-    histories = AlembicHistories(settings=settings(), state=tmp_path / "state")
+    histories = new_histories(tmp_path / "state")
     async with aclosing(histories):
         assert (await histories.history(orders)).heads == ("b2",)
         (memory,) = (tmp_path / "state/alembic").iterdir()
@@ -181,7 +187,7 @@ async def test_a_damaged_cache_file_is_ignored(tmp_path: Path, damage: str) -> N
 async def test_the_error_of_alembic_for_a_file_that_it_cannot_load_is_shown(tmp_path: Path) -> None:
     layout = Layout({**PLAIN, f"{VERSIONS}/b2.py": "import no_such_module\n"})
     orders = service("orders", directory=layout.write(tmp_path / "orders"))
-    histories = AlembicHistories(settings=settings(), state=None)
+    histories = new_histories(None)
     async with aclosing(histories):
         with pytest.raises(MigrationError, match="no_such_module") as caught:
             await histories.history(orders)

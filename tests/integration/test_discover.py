@@ -79,11 +79,9 @@ def own() -> Iterator[Monorepo]:
         yield made
 
 
-@pytest.mark.parametrize("docker", [True, False])
-def test_the_registry_of_this_repository_is_discovered(own: Monorepo, docker: bool) -> None:
+def test_the_registry_of_this_repository_is_discovered_without_docker(own: Monorepo) -> None:
     own.path(REGISTRY).unlink(missing_ok=True)
-    path = os.environ["PATH"] if docker else "/nowhere"
-    ran = own.invoke("services.discover", env={"PATH": path})
+    ran = own.invoke("services.discover", env={"PATH": "/nowhere"})
     assert ran.code == 0, ran.err
     expected = load_registry(PROJECT / REGISTRY)
     found = load_registry(own.path(REGISTRY))
@@ -107,7 +105,7 @@ def moved(service: Any, root: Path) -> dict[str, Any]:
     return {name: str(value).replace(str(root), "") for name, value in fields.items()}
 
 
-def test_the_registry_of_this_repository_is_up_to_date(own: Monorepo) -> None:
+def test_with_docker_the_registry_of_this_repository_is_up_to_date(own: Monorepo) -> None:
     own.write(REGISTRY, stated_here())
     ran = own.invoke("services.discover")
     assert ran.code == 0, ran.out
@@ -311,8 +309,7 @@ def test_a_question_that_is_interrupted_writes_nothing(undecided: Monorepo) -> N
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "expected"),
-    [("y", 0, [STATED, ADDED]), ("n", 3, [STATED]), (ENTER, 3, [STATED])],
+    ("answer", "code", "expected"), [("y", 0, [STATED, ADDED]), (ENTER, 3, [STATED])]
 )
 def test_the_user_confirms_before_a_registry_is_overwritten(
     grown: Monorepo, answer: str, code: int, expected: list[dict[str, Any]]

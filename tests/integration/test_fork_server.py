@@ -1,5 +1,6 @@
 """A forked command behaves as in an interpreter of its own."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -8,7 +9,13 @@ import pytest
 
 from tests.conftest import chosen_combinations
 from tests.support.fork_server import ForkServer, fresh_interpreters
-from tests.support.monorepo import Monorepo, clean_environment, empty_monorepo
+from tests.support.monorepo import (
+    ENV_PY,
+    Monorepo,
+    clean_environment,
+    empty_monorepo,
+    new_monorepo,
+)
 
 # Importing our own tasks has an effect on the interpreter.
 TASKS = """\
@@ -81,6 +88,34 @@ def test_a_forked_command_has_the_same_output_and_exit_status(
     directory: Monorepo, task: str
 ) -> None:
     assert directory.invoke(*task.split()) == directory.invoke_afresh(*task.split())
+
+
+# What differs in a process that was not started for this command.
+TOLD_BY_ENV_PY = """\
+import json, os, pathlib, signal, sys
+
+pathlib.Path(__file__).with_name("told").write_text(json.dumps({
+    "argv": sys.argv,
+    "path": sys.path,
+    "environ": {**os.environ, "HULEEDU_WORKER": ""},
+    "modules": sorted(sys.modules),
+    "signals": {number: str(signal.getsignal(number)) for number in signal.valid_signals()},
+    "stdin": sys.stdin.read(),
+    "descriptors": len(os.listdir("/proc/self/fd")),
+    "session": os.getsid(0) == os.getsid(os.getppid()),
+    "main": sys.modules["__main__"].__file__,
+}))
+"""
+
+
+def test_migrations_of_a_forked_command_have_the_same_environment() -> None:
+    with new_monorepo(["alpha"]) as made:
+        made.write("services/alpha_service/alembic/env.py", TOLD_BY_ENV_PY + ENV_PY)
+        told = []
+        for invoke in (made.invoke, made.invoke_afresh):
+            assert invoke("db.reset", "--fresh").code == 0
+            told.append(json.loads(made.read("services/alpha_service/alembic/told")))
+    assert told[0] == told[1]
 
 
 def test_an_uncaught_exception_is_printed(directory: Monorepo) -> None:

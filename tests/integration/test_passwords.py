@@ -21,6 +21,7 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl, parse_url, resolve
 from huleedu_tasks.postgres.connections import connection
 from tests.support.db_runs import app_of, without_initdb
+from tests.support.fork_server import fresh_interpreters
 from tests.support.migrating import migrate
 from tests.support.monorepo import USER, Monorepo, new_monorepo
 from tests.support.postgres import connect
@@ -192,12 +193,23 @@ def test_alembic_logs_in_with_any_password_and_any_env_py(
 ) -> None:
     read = vault.settings(password)
     vault.loop.run(vault.set_password(password))
-    with watched_arguments() as seen:
-        outputs = vault.loop.run(migrate_all(vault, read, name))
-    forms = (password, quote(password, safe=""), quote(password), password.replace("%", "%%"))
-    assert seen
-    for text in (*seen, *outputs):
-        assert not any(form in text for form in forms)
+    outputs = vault.loop.run(migrate_all(vault, read, name))
+    assert not any(form in text for form in forms_of(password) for text in outputs)
+
+
+def test_no_argument_of_a_process_contains_the_password(vault: Vault) -> None:
+    password = HOSTILE[0]
+    read = vault.settings(password)
+    vault.loop.run(vault.set_password(password))
+    with fresh_interpreters(), watched_arguments() as seen:
+        vault.loop.run(migrate_all(vault, read))
+    assert any("worker.py" in text for text in seen)
+    assert not any(form in text for form in forms_of(password) for text in seen)
+
+
+def forms_of(password: str) -> tuple[str, ...]:
+    """Return a password as it is, in a URL, and as ConfigParser escapes it."""
+    return password, quote(password, safe=""), quote(password), password.replace("%", "%%")
 
 
 async def migrate_all(vault: Vault, read: Settings, *names: str) -> list[str]:

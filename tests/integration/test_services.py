@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -44,6 +43,14 @@ UNION ALL
 SELECT tablename, indexname, 0, '', indexdef, '', '' FROM pg_indexes WHERE schemaname = 'public'
 ORDER BY 1, 2, 3, 4, 5
 """
+# Several commands in one process, because it takes longest to start it.
+COMMANDS = """\
+import sys
+from alembic.config import main
+
+for command in sys.argv[1:]:
+    main(command.split())
+"""
 EMPTY = [
     ("relation", "alembic_version", "r"),
     ("relation", "alembic_version_pkc", "i"),
@@ -84,10 +91,9 @@ async def travel(huleedu: Monorepo, entry: dict[str, Any], slots: asyncio.Semaph
     async with slots, scratch_copy(huleedu, name) as url:
         override = {f"{directory.name.upper()}_DATABASE_URL": url.replace("://", "+asyncpg://")}
         at_head = await fetch(url, SCHEMA)
-        checked = await alembic(directory, override, "check")
-        await alembic(directory, override, "downgrade", "base")
+        checked = await alembic(directory, override, "check", "downgrade base")
         at_base = await fetch(url, OBJECTS)
-        await alembic(directory, override, "upgrade", "head")
+        await alembic(directory, override, "upgrade head")
         at_head_again = await fetch(url, SCHEMA)
         return Journey(checked, at_head, at_base, at_head_again)
 
@@ -101,13 +107,13 @@ async def scratch_copy(huleedu: Monorepo, name: str) -> AsyncIterator[str]:
     await fetch(maintenance, f"DROP DATABASE {SCRATCH}")
 
 
-async def alembic(directory: Path, override: dict[str, str], *arguments: str) -> str:
-    """Run `alembic ARGUMENTS` as a developer in the service's directory."""
-    program = shutil.which("alembic", path=str(Path(sys.executable).parent))
-    assert program
+async def alembic(directory: Path, override: dict[str, str], *commands: str) -> str:
+    """Run commands of Alembic's command line, as a developer in the service's directory."""
     process = await asyncio.create_subprocess_exec(
-        program,
-        *arguments,
+        sys.executable,
+        "-Pc",
+        COMMANDS,
+        *commands,
         cwd=directory,
         env=clean_environment() | override,
         stdin=asyncio.subprocess.DEVNULL,
@@ -115,7 +121,7 @@ async def alembic(directory: Path, override: dict[str, str], *arguments: str) ->
         stderr=asyncio.subprocess.STDOUT,
     )
     out, _ = await process.communicate()
-    assert process.returncode == 0, f"{directory.name}: alembic {arguments}\n{out.decode()}"
+    assert process.returncode == 0, f"{directory.name}: alembic {commands}\n{out.decode()}"
     return out.decode()
 
 

@@ -30,6 +30,8 @@ variables = load("targets", {targets!r}).ReadVariables()
 reads = tracking.Reads()
 sys.addaudithook(reads.handle_event)
 tracking.watch_path_checks(reads)
+tracking.watch_searches(reads)
+tracking.watch_processes(reads)
 tracking.drop_stale_bytecode()
 sys.path[:0] = ["first", "second"]
 """
@@ -183,12 +185,29 @@ for wrong in (lambda: os.stat(), lambda: os.readlink("data"), lambda: os.stat("n
     observe(place, code)
 
 
+@pytest.mark.parametrize(
+    "search",
+    [
+        "try: import {}\nexcept ImportError: pass",
+        "try: importlib.import_module('{}')\nexcept ImportError: pass",
+        "importlib.util.find_spec('{}')",
+        "import importlib.machinery as m; m.PathFinder.find_spec('{}')",
+    ],
+)
 @pytest.mark.parametrize("name", ["shared", "missing"])
-def test_a_module_is_recorded_for_each_searched_directory(place: Path, name: str) -> None:
-    code = f"try: import {name}\nexcept ImportError: pass"
-    modules = observe(place, code)["modules"]
+def test_a_module_is_recorded_for_each_searched_directory(
+    place: Path, search: str, name: str
+) -> None:
+    modules = observe(place, search.format(name))["modules"]
     assert name in modules[str(place / "first")]
     assert name in modules[str(place / "second")]
+
+
+def test_a_search_is_recorded_relative_to_the_directory_of_its_time(place: Path) -> None:
+    code = "os.chdir('data'); importlib.util.find_spec('shared'); os.chdir('..')"
+    modules = observe(place, code)["modules"]
+    assert "shared" in modules[str(place / "data/first")]
+    assert "shared" not in modules.get(str(place / "first"), ())
 
 
 def test_a_module_is_recorded_for_each_directory_of_its_package(place: Path) -> None:
@@ -205,6 +224,7 @@ def test_a_module_is_recorded_for_each_directory_of_its_package(place: Path) -> 
         "os.system('true')",
         "os.posix_spawn('/bin/true', ['true'], {})",
         "pid = os.fork()\nif not pid: os._exit(0)\nos.waitpid(pid, 0)",
+        "from multiprocessing import get_context\nget_context('spawn').Process(target=int).start()",
     ],
 )
 def test_a_started_process_cannot_be_tracked(place: Path, code: str) -> None:

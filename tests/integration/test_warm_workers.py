@@ -56,6 +56,11 @@ class Workers(WarmWorkers):
         return int(file.read_text())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def scripts() -> None:
+    """Execute the package's scripts, each in a new interpreter."""
+
+
 @pytest.fixture
 async def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Workers]:
     (tmp_path / f"{CHILD}.py").write_text(SOURCE)
@@ -74,7 +79,7 @@ def is_running(pid: int) -> bool:
 
 def fork_server() -> psutil.Process:
     found = psutil.Process().children()
-    (server,) = [child for child in found if "fork_loop.py" in " ".join(child.cmdline())]
+    (server,) = [child for child in found if child.cmdline()[-1].endswith("fork_loop.py")]
     return server
 
 

@@ -111,14 +111,14 @@ def test_unit_tests_that_depend_on_the_libraries_pass(installed: Installation) -
     assert " passed" in run(installed.python, "-m", "pytest", *options, *judges, cwd=PROJECT)
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 def test_services_may_have_other_drivers_and_pydantic_settings(
-    installed: Installation, theirs: Monorepo, driver: str
+    installed: Installation, theirs: Monorepo
 ) -> None:
     installed.install("pydantic-settings", "psycopg[binary]", "psycopg2-binary")
     theirs.write("services/couriers_service/config.py", PYDANTIC)
-    env = BLOCKING.replace("DRIVER", driver)
-    theirs.write("services/couriers_service/alembic/env.py", env)
+    for name, driver in zip(SERVICES, ("psycopg2", "psycopg"), strict=True):
+        env = BLOCKING.replace("DRIVER", driver)
+        theirs.write(f"services/{name}_service/alembic/env.py", env)
     made = installed.run(theirs, "huleedu", "db.reset", "--json")
     assert made.code == 0, made.err + made.out
     assert made.statuses == OK

@@ -13,5 +13,5 @@ def test_the_examples_of_the_page_pass() -> None:
         for number, text in enumerate(tests):
             monorepo.write(f"tests/test_{number}.py", text)
         ran = run_pytest(monorepo, "-o", "asyncio_mode=auto")
-        assert ran.counts == {"passed": 4}, ran.out
+        assert ran.counts == {"passed": 8}, ran.out
         assert "class_management rebuilt" in ran.out

@@ -2,12 +2,14 @@
 
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.db_runs import without_initdb
 from tests.support.instant import maintain
-from tests.support.monorepo import Monorepo, new_monorepo, wait_until
+from tests.support.monorepo import Monorepo, free_ports, new_monorepo, wait_until
 from tests.support.pytest_runs import (
     CONFTEST,
     of_plugin,
@@ -23,7 +25,7 @@ import os
 import pytest
 import psycopg
 
-@pytest.mark.parametrize("number", range(24))
+@pytest.mark.parametrize("number", range(8))
 def test_one(alpha, number):
     with psycopg.connect(alpha.dsn) as connection:
         connection.execute("INSERT INTO note VALUES (1, 'text')")
@@ -41,63 +43,77 @@ def test_one(alpha):
 
 
 @pytest.fixture
+def unused() -> Iterator[Monorepo]:
+    """Return a monorepo without a state directory."""
+    with new_monorepo(["alpha"]) as made:
+        yield made
+
+
+@pytest.fixture
 def existing(monorepo: Monorepo) -> Monorepo:
-    """Return a monorepo whose servers run, and are not its own."""
-    assert monorepo.invoke("db.up").code == 0
+    """Return a monorepo whose server runs, and is not its own."""
+    assert without_initdb(monorepo).invoke("db.up").code == 0
     monorepo.environment["HULEEDU_PROVIDER"] = "existing"
     return monorepo
 
 
 def run_in(*checkouts: Monorepo) -> None:
-    """Run the same tests in several checkouts at once, with four workers each."""
+    """Run the same tests in several checkouts at once."""
     for checkout in checkouts:
         write_tests(checkout, MANY)
-    running = [start_pytest(checkout, "-n", "4") for checkout in checkouts]
+    running = [start_pytest(checkout) for checkout in checkouts]
     for process in running:
         out, _ = process.communicate(timeout=180)
         assert process.returncode == 0, out
-        assert "24 passed" in out
+        assert "8 passed" in out
 
 
-def test_workers_of_two_checkouts_share_a_server(existing: Monorepo) -> None:
-    with new_monorepo() as other:
+def test_runs_of_two_checkouts_share_a_server_and_leave_its_databases(
+    existing: Monorepo,
+) -> None:
+    names = "SELECT oid, datname FROM pg_database ORDER BY oid"
+    before = maintain(existing, "alpha", names)
+    with new_monorepo(["alpha"]) as other:
         other.register(*existing.services)
         other.environment["HULEEDU_PROVIDER"] = "existing"
         run_in(existing, other)
-    assert of_plugin(existing) == []
-    left = "SELECT count(*) FROM pg_database WHERE datname LIKE 'pytest%'"
-    assert maintain(existing, "alpha", left) == [(0,)]
+    assert maintain(existing, "alpha", names) == before
 
 
 def test_two_checkouts_with_the_same_ports_have_embedded_servers_of_their_own(
     monorepo: Monorepo,
 ) -> None:
-    assert monorepo.invoke("db.up").code == 0
-    with new_monorepo() as other:
+    assert without_initdb(monorepo).invoke("db.up").code == 0
+    with new_monorepo(["alpha"]) as other:
         other.register(*monorepo.services)
-        run_in(monorepo, other)
+        run_in(monorepo, without_initdb(other, of_tests=True))
         assert servers_for_tests(monorepo) == servers_for_tests(other) == []
     assert "running" in monorepo.invoke("db.up").out
 
 
-def test_workers_build_a_template_once(monorepo: Monorepo) -> None:
-    ran = passes(monorepo, MANY, "-n", "4")
-    assert "service databases: 24 databases; templates: alpha rebuilt" in ran.out
-    assert "templates: alpha valid" in passes(monorepo, MANY, "-n", "2").out
+def test_workers_build_a_template_once_and_need_only_variables(monorepo: Monorepo) -> None:
+    monorepo.path(".env").unlink()
+    login = {"HULEEDU_DB_USER": "anyone", "HULEEDU_DB_PASSWORD": "any p@ssword"}
+    write_tests(monorepo, MANY)
+    ran = run_pytest(monorepo, "-n", "2", env=login)
+    assert ran.counts == {"passed": 8}, ran.out
+    assert "service databases: 8 databases; templates: alpha rebuilt" in ran.out
+    again = run_pytest(monorepo, env=login)
+    assert "templates: alpha valid" in again.out
     assert servers_for_tests(monorepo) == []
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "workers"])
-def test_a_failing_migration_is_reported_once(monorepo: Monorepo, workers: list[str]) -> None:
+def test_a_failing_migration_is_reported_once(monorepo: Monorepo) -> None:
     monorepo.add_revision("alpha", "b2", "a1", "SELECT * FROM no_such_table")
+    monorepo.add_service("beta", *free_ports(1))
     write_tests(
         monorepo,
         MANY + "\ndef test_other(beta):\n    pass\n",
         conftest=CONFTEST + "beta = service_database('beta')\n",
     )
-    ran = run_pytest(monorepo, *workers)
+    ran = run_pytest(monorepo, "-n", "2")
     assert ran.code == 1
-    assert ran.counts == {"passed": 1, "skipped": 23, "error": 1}
+    assert ran.counts == {"passed": 1, "skipped": 7, "error": 1}
     assert 'relation "no_such_table" does not exist' in ran.out
     assert ran.out.count("ERROR at setup of") == 1
 
@@ -127,16 +143,9 @@ def test_missing_settings_are_reported_once(monorepo: Monorepo) -> None:
     monorepo.path(".env").unlink()
     write_tests(monorepo, MANY)
     ran = run_pytest(monorepo)
-    assert ran.counts == {"error": 1, "skipped": 23}
+    assert ran.counts == {"error": 1, "skipped": 7}
     assert "HULEEDU_DB_PASSWORD: is not set" in ran.out
     assert "invoke env.init" in ran.out
-
-
-def test_a_job_needs_only_variables(monorepo: Monorepo) -> None:
-    monorepo.path(".env").unlink()
-    login = {"HULEEDU_DB_USER": "anyone", "HULEEDU_DB_PASSWORD": "any p@ssword"}
-    write_tests(monorepo, MANY)
-    assert run_pytest(monorepo, "-n", "2", env=login).counts == {"passed": 24}
 
 
 def begin_waiting(monorepo: Monorepo) -> "subprocess.Popen[str]":
@@ -205,25 +214,18 @@ def test_a_database_with_a_similar_name_is_kept(existing: Monorepo) -> None:
 
 
 @pytest.mark.parametrize("environment", ["production", "staging"])
-def test_other_environments_are_refused(monorepo: Monorepo, environment: str) -> None:
-    write_tests(monorepo, MANY)
-    ran = run_pytest(monorepo, env={"HULEEDU_ENVIRONMENT": environment})
+def test_other_environments_are_refused(unused: Monorepo, environment: str) -> None:
+    write_tests(unused, MANY)
+    ran = run_pytest(unused, env={"HULEEDU_ENVIRONMENT": environment})
     assert ran.code == 1
-    assert ran.counts == {"error": 1, "skipped": 23}
+    assert ran.counts == {"error": 1, "skipped": 7}
     assert "[environment-refused]" in ran.out
-    assert not monorepo.state.exists()
+    assert not unused.state.exists()
 
 
-def test_the_databases_of_development_are_not_touched(existing: Monorepo) -> None:
-    names = "SELECT oid, datname FROM pg_database ORDER BY oid"
-    before = maintain(existing, "alpha", names)
-    passes(existing, MANY, "-n", "2")
-    assert maintain(existing, "alpha", names) == before
-
-
-def test_without_a_fixture_nothing_is_imported_or_written(monorepo: Monorepo) -> None:
-    monorepo.write("tests/conftest.py", CONFTEST)
-    monorepo.write(
+def test_without_a_fixture_nothing_is_imported_or_written(unused: Monorepo) -> None:
+    unused.write("tests/conftest.py", CONFTEST)
+    unused.write(
         "tests/test_it.py",
         """
         import sys
@@ -236,7 +238,7 @@ def test_without_a_fixture_nothing_is_imported_or_written(monorepo: Monorepo) ->
         """,
     )
     # The header reads the registry, because conftest.py declares a database.
-    ran = run_pytest(monorepo, "-q", "--no-header")
+    ran = run_pytest(unused, "-q", "--no-header")
     assert ran.counts == {"passed": 1}, ran.out
-    assert not monorepo.state.exists()
+    assert not unused.state.exists()
     assert "service databases" not in ran.out

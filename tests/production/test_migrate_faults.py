@@ -92,43 +92,35 @@ def mended(rehearsal: Rehearsal) -> None:
 # Signals.
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "recorded"),
-    [(signal.SIGINT, 130, "INTERRUPTED"), (signal.SIGTERM, 143, "TERMINATED")],
+@pytest.mark.combinations(
+    ended=[(signal.SIGINT, 130, "INTERRUPTED"), (signal.SIGTERM, 143, "TERMINATED")],
+    times=[1, 3],
 )
 def test_a_signal_ends_the_statement_and_rolls_back(
-    rehearsal: Rehearsal, number: signal.Signals, code: int, recorded: str
+    rehearsal: Rehearsal, ended: tuple[signal.Signals, int, str], times: int
 ) -> None:
+    """Further signals do not prevent the report."""
+    number, code, recorded = ended
     with begun(rehearsal) as child:
+        *_, worker = psutil.Process(child.pid).children(recursive=True)
+        for _ in range(times - 1):
+            child.send_signal(number)
+        if times > 1:
+            # The run then reads the revision again, and writes its record.
+            wait_until(lambda: is_dead(worker))
         child.send_signal(number)
         ran = outcome(child)
         # At once, and not only when the server checks its client connection.
-        assert not rehearsal.sessions("alpha", "huleedu-tasks")
+        assert times > 1 or not rehearsal.sessions("alpha", "huleedu-tasks")
     assert ran.code == code, ran.err
     assert (ran.statuses["alpha"], ran.statuses["beta"]) == ("ABORTED", "ABORTED")
-    assert "huleedu_alpha is at a1" in told(ran, "alpha")["detail"]
+    assert "huleedu_alpha is at a1, and revision c3 was rolled back" in told(ran, "alpha")["detail"]
     assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("a1", "a1")
+    (path,) = rehearsal.runs.glob("*")
+    assert '"not migrated"' in path.read_text()
     (run,) = rehearsal.history()
     assert run["outcome"] == recorded
     mended(rehearsal)
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_after_a_second_signal_the_result_is_still_reported(
-    rehearsal: Rehearsal, number: signal.Signals, code: int
-) -> None:
-    with begun(rehearsal) as child:
-        *_, worker = psutil.Process(child.pid).children(recursive=True)
-        child.send_signal(number)
-        child.send_signal(number)
-        # The run then reads the revision again, and writes its record.
-        wait_until(lambda: is_dead(worker))
-        child.send_signal(number)
-        ran = outcome(child)
-    assert ran.code == code, ran.err
-    assert "huleedu_alpha is at a1, and revision c3 was rolled back" in told(ran, "alpha")["detail"]
-    (path,) = rehearsal.runs.glob("*")
-    assert '"not migrated"' in path.read_text()
 
 
 def test_an_unreadable_revision_does_not_delay_the_end_of_a_run(
@@ -365,11 +357,10 @@ async def test_a_lock_behind_a_pooler_is_not_trusted(rehearsal: Rehearsal, mode:
                 await locks.require_hold(held, other, place="alpha", variable="DIRECT")
 
 
-@MODES
-def test_behind_a_pooler_a_run_requires_a_direct_url(rehearsal: Rehearsal, mode: str) -> None:
+def test_behind_a_pooler_a_run_requires_a_direct_url(rehearsal: Rehearsal) -> None:
     production = rehearsal.production
     rehearsal.grow("alpha")
-    with bouncer(production, mode) as port:
+    with bouncer(production, "transaction") as port:
         pooled = {"HULEEDU_PROD_DB_PORT": str(port)}
         ran = rehearsal.migrate("--service", "alpha", **pooled)
         assert ran.code == 1
@@ -386,8 +377,10 @@ def test_behind_a_pooler_a_run_requires_a_direct_url(rehearsal: Rehearsal, mode:
 
 def test_a_short_lock_of_another_session_is_waited_for(rehearsal: Rehearsal) -> None:
     _alter(rehearsal)
-    with locked(rehearsal, "alpha", 6):
-        ran = rehearsal.migrate(*ALPHA, HULEEDU_LOCK_TIMEOUT="10")
+    with locked(rehearsal, "alpha"):
+        child = rehearsal.start(*ALPHA, HULEEDU_LOCK_TIMEOUT="60")
+        wait_until(lambda: rehearsal.running("alpha", "ALTER TABLE note"))
+    ran = outcome(child)
     assert ran.code == 0, ran.err
     assert "attempt" not in ran.err
     assert rehearsal.at("alpha") == "b2"
@@ -397,8 +390,10 @@ def test_a_longer_lock_is_reported_with_its_session_and_the_revision_is_retried(
     rehearsal: Rehearsal,
 ) -> None:
     _alter(rehearsal)
-    with locked(rehearsal, "alpha", 16):
-        ran = rehearsal.migrate(*ALPHA, HULEEDU_LOCK_TIMEOUT="1", HULEEDU_LOCK_ATTEMPTS="9")
+    with locked(rehearsal, "alpha"):
+        child = rehearsal.start(*ALPHA, HULEEDU_LOCK_TIMEOUT="1", HULEEDU_LOCK_ATTEMPTS="9")
+        wait_until(lambda: any("too long" in path.read_text() for path in rehearsal.runs.glob("*")))
+    ran = outcome(child)
     assert ran.code == 0, ran.err
     assert re.search(
         r"attempt 1 of 9: the lock is held by pid \d+ \(postgres_admin the-test", ran.err
@@ -438,19 +433,19 @@ def test_a_partially_applied_revision_is_not_retried(rehearsal: Rehearsal) -> No
 
 
 def test_a_service_may_set_its_own_timeouts(rehearsal: Rehearsal) -> None:
-    rehearsal.grow("alpha", "beta", sql="SELECT pg_sleep(3)")
+    rehearsal.grow("alpha", "beta", sql="SELECT pg_sleep(1.5)")
     usual = rehearsal.monorepo.services
     stated = [
         {**entry, "statement_timeout": 1} if entry["name"] == "beta" else entry for entry in usual
     ]
     rehearsal.monorepo.register(*stated)
     try:
-        ran = rehearsal.migrate()
+        ran = rehearsal.migrate(*ALPHA_AND_BETA)
     finally:
         rehearsal.monorepo.register(*usual)
     assert (ran.statuses["alpha"], ran.statuses["beta"]) == ("OK", "FAILED")
     beta = told(ran, "beta")
-    assert "A statement exceeded statement_timeout: SELECT pg_sleep(3)" in beta["detail"]
+    assert "A statement exceeded statement_timeout: SELECT pg_sleep(1.5)" in beta["detail"]
     assert "statement_timeout" in beta["hint"]
 
 

@@ -15,7 +15,7 @@ from tests.production.test_confirmation import asked
 from tests.support.monorepo import LIMIT, clean_environment, wait_until
 from tests.support.rehearsal import ALPHA, ALPHA_AND_BETA, HOST, YES, Rehearsal
 
-SLEEPS = "SELECT pg_sleep(3)"
+SLEEPS = "SELECT pg_sleep(2)"
 FULL = Path("/dev/full")
 
 
@@ -77,11 +77,13 @@ def test_a_closed_output_pipe_does_not_stop_a_migration(rehearsal: Rehearsal) ->
 def test_a_full_disk_of_the_output_does_not_stop_a_migration(
     rehearsal: Rehearsal, stream: str
 ) -> None:
+    rehearsal.grow("alpha")
     with FULL.open("w") as full:
-        run = migrating(rehearsal, **{stream: full})
+        streams: dict[str, Any] = {stream: full}
+        run = started(rehearsal, "prod.migrate", *YES, *ALPHA, **streams)
         out, err = run.communicate(timeout=LIMIT)
     assert run.returncode == 0, err
-    assert both_at(rehearsal) == ("b2", "b2")
+    assert rehearsal.at("alpha") == "b2"
     if stream == "stdout":
         assert "No space left on device" in err
         assert "[output-lost]" in err
@@ -100,7 +102,8 @@ def test_a_read_only_command_fails_if_its_result_cannot_be_written(rehearsal: Re
 
 
 def test_a_hang_up_stops_before_the_next_revision(rehearsal: Rehearsal) -> None:
-    rehearsal.grow("alpha", revisions=("b2", "c3"), sql=SLEEPS)
+    rehearsal.grow("alpha", sql=SLEEPS)
+    rehearsal.revise("alpha", "c3", "b2")
     rehearsal.grow("beta")
     run = rehearsal.start(*ALPHA_AND_BETA)
     wait_for_alpha(rehearsal, run)
@@ -117,12 +120,13 @@ def test_a_hang_up_stops_before_the_next_revision(rehearsal: Rehearsal) -> None:
         "ended",
         "HUNG_UP",
     )
-    assert rehearsal.migrate().code == 0
+    assert rehearsal.migrate(*ALPHA_AND_BETA).code == 0
     assert both_at(rehearsal) == ("c3", "b2")
 
 
 def test_a_terminal_that_is_closed_is_a_hang_up(rehearsal: Rehearsal) -> None:
-    rehearsal.grow("alpha", revisions=("b2", "c3"), sql=SLEEPS)
+    rehearsal.grow("alpha", sql=SLEEPS)
+    rehearsal.revise("alpha", "c3", "b2")
     child = asked(rehearsal, *ALPHA)
     child.sendline(HOST)
     wait_until(lambda: rehearsal.running("alpha", "pg_sleep"))
@@ -157,12 +161,14 @@ def test_an_ignored_hang_up_stays_ignored(rehearsal: Rehearsal) -> None:
     def ignore() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    run = migrating(rehearsal, preexec_fn=ignore)
+    rehearsal.grow("alpha", sql=SLEEPS)
+    rehearsal.revise("alpha", "c3", "b2")
+    run = started(rehearsal, "prod.migrate", *YES, *ALPHA, preexec_fn=ignore)
     wait_for_alpha(rehearsal, run)
     run.send_signal(signal.SIGHUP)
     _, err = run.communicate(timeout=LIMIT)
     assert run.returncode == 0, err
-    assert both_at(rehearsal) == ("b2", "b2")
+    assert rehearsal.at("alpha") == "c3"
 
 
 def test_a_record_that_becomes_unwritable_is_reported_with_the_next_step(

@@ -38,9 +38,14 @@ def development_of(app: App, *names: str, **stated: Any) -> Development:
     )
 
 
-def without_initdb(monorepo: Monorepo) -> Monorepo:
-    """Copy the prepared data directory of another monorepo, to save an initdb."""
-    directory = monorepo.state / _template().relative_to(_template().parents[2])
+def without_initdb(monorepo: Monorepo, *, of_tests: bool = False) -> Monorepo:
+    """Copy the prepared data directory of another monorepo, to save an initdb.
+
+    Args:
+        of_tests: Whether it is for the servers of the environment testing.
+    """
+    state = monorepo.state / "testing" if of_tests else monorepo.state
+    directory = state / _template().relative_to(_template().parents[2])
     directory.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["cp", "-a", _template(), directory], check=True)
     return monorepo

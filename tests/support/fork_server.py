@@ -7,6 +7,7 @@ and then runs `python -m invoke` as a fresh interpreter would, to its real exit 
 The server itself runs as `python -P -m tests.support.fork_server DESCRIPTOR`.
 """
 
+import asyncio
 import atexit
 import gc
 import importlib
@@ -26,6 +27,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+
+from tests.support import fork_loops
 
 PROJECT = Path(__file__).resolve().parents[2]
 LARGEST_REQUEST = 1 << 20
@@ -66,12 +69,17 @@ is_wanted = True
 
 
 class ForkServer:
-    """The client's side of one server."""
+    """The client's side of one server.
+
+    Attributes:
+        fork_loops: The address of the server that forks the package's scripts.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._requests.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST_REQUEST)
+        self.fork_loops, self._preparing = fork_loops.start()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.fork_server", str(theirs.fileno())],
@@ -87,6 +95,7 @@ class ForkServer:
             # A fork of the test process may keep it open.
             self._requests.shutdown(socket.SHUT_RDWR)
         self._process.wait()
+        self._preparing.communicate()
 
     def run(
         self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], limit: float
@@ -96,7 +105,12 @@ class ForkServer:
         Raises:
             TimeoutExpired: If it takes longer than the limit, in seconds.
         """
-        request = {"arguments": list(arguments), "cwd": str(cwd), "environment": dict(environment)}
+        request = {
+            "arguments": list(arguments),
+            "cwd": str(cwd),
+            "environment": dict(environment),
+            "fork_loops": self.fork_loops,
+        }
         ours, theirs = socket.socketpair()
         pipes = [os.pipe() for _ in range(2)]
         sent = [theirs.fileno(), *(write for _, write in pipes)]
@@ -125,13 +139,24 @@ def is_possible(environment: Mapping[str, str]) -> bool:
 
     Python reads its own variables, and the C library the locale, only when it starts.
     """
-    read_at_start = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "MALLOC_")
+    read_at_start = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "MALLOC_", "OPENSSL_", "SQLALCHEMY_")
     names = {*environment, *os.environ}
     return is_wanted and all(
         environment.get(name) == os.environ.get(name)
         for name in names
         if name.startswith(read_at_start)
     )
+
+
+@contextmanager
+def forked_scripts() -> Iterator[None]:
+    """Fork the package's scripts in this process too, during a `with` block."""
+    execute = asyncio.create_subprocess_exec
+    fork_loops.use(fork_server().fork_loops, is_possible)
+    try:
+        yield
+    finally:
+        asyncio.create_subprocess_exec = execute
 
 
 @contextmanager
@@ -224,6 +249,7 @@ def _become(request: dict[str, object]) -> None:
     # `python -m` puts the working directory first.
     sys.path[0] = os.getcwd()  # noqa: PTH109  # A string.
     importlib.invalidate_caches()
+    fork_loops.use(str(request["fork_loops"]), is_possible)
 
 
 def _reap() -> None:

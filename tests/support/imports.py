@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from tests.support.monorepo import PROJECT
@@ -44,11 +44,11 @@ class Module:
             f"{PACKAGE}/{self.path}".removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         )
 
-    @property
+    @cached_property
     def imports(self) -> list[Import]:
         return list(_imports(self.tree))
 
-    @property
+    @cached_property
     def mentions(self) -> set[str]:
         """Every dotted name in its code, and every name it takes from a module."""
         names = {

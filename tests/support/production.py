@@ -26,6 +26,7 @@ from huleedu_tasks.postgres.databases import EnvironmentTag, write_tag
 from huleedu_tasks.servers.cluster import Cluster
 from huleedu_tasks.servers.embedded import EmbeddedServers, server_account
 from tests.support.db_runs import app_of
+from tests.support.fork_server import forked_scripts
 from tests.support.migrating import migrate
 from tests.support.monorepo import (
     PASSWORD,
@@ -302,9 +303,10 @@ async def _populate(production: Production) -> None:
     await server.close()
     app = app_of(production.monorepo, **production.variables)
     urls = app.urls(app.registry.services)
-    await asyncio.gather(
-        *(migrate(s, urls[s.name].url, app.settings) for s in app.registry.services)
-    )
+    with forked_scripts():
+        await asyncio.gather(
+            *(migrate(s, urls[s.name].url, app.settings) for s in app.registry.services)
+        )
 
 
 def _add(cluster: Cluster, text: str) -> None:

@@ -185,7 +185,7 @@ def new_rehearsal() -> Iterator[Rehearsal]:
         yield Rehearsal(production)
         production.monorepo.path(".env").unlink()
         assert_no_password_in_files(production.monorepo.root)
-    assert lines.any_has("huleedu_tasks/migrations/")
+    assert lines.any_has("fork_loop")
     assert not lines.any_has(CANARY)
 
 

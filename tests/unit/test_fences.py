@@ -56,6 +56,7 @@ OWNERS = {
     "invoke": {"cli/__init__.py", "cli/command.py", "cli/program.py"},
     "rich": {"screen/console.py", "screen/tables.py"},
     "questionary": {"screen/prompts.py"},
+    "prompt_toolkit": {"screen/prompts.py"},
     "asyncpg": {
         "postgres/connections.py",
         "postgres/clones.py",
@@ -71,7 +72,12 @@ OWNERS = {
         "testing/database.py",
     },
     # Imported by pytest only; no command imports it.
-    "pytest": {"testing/fixtures.py", "testing/plugin.py", "testing/session.py"},
+    "pytest": {
+        "testing/failures.py",
+        "testing/fixtures.py",
+        "testing/plugin.py",
+        "testing/session.py",
+    },
     "docker": {"compose/engine.py"},
     # The HTTP client of the Docker SDK, whose errors it does not translate.
     "requests": {"compose/engine.py"},

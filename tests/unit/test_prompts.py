@@ -1,5 +1,6 @@
 """Prompts, answered through a real prompt_toolkit application."""
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -11,10 +12,15 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from huleedu_tasks.errors import ExitCode, Refused
-from huleedu_tasks.screen.prompts import has_person, type_name
+from huleedu_tasks.screen.prompts import agree, has_person, type_name
 
 NAME = "huleedu_orders"
 ENTER, CTRL_C, CTRL_D = "\r", "\x03", "\x04"
+
+
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
 
 
 @contextmanager
@@ -87,3 +93,27 @@ def test_the_user_is_asked_only_if_input_and_output_are_a_terminal(
     finally:
         for descriptor in (master, slave, read_end, write_end):
             os.close(descriptor)
+
+
+@pytest.mark.parametrize(("typed", "expected"), [("y", True), (" Yes", True), ("", False)])
+def test_a_dumb_terminal_gets_a_line_without_control_sequences(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    typed: str,
+    expected: bool,
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{typed}\n{NAME}\n"))
+    assert agree("Roll it back?") is expected
+    ask()
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_dumb_terminal_whose_input_is_closed_agrees_to_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    assert not agree("Roll it back?")
+    with pytest.raises(Refused):
+        ask()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from huleedu_tasks.screen.tables import Layout, cells, fit_table, hanging_lines, wrap
+from huleedu_tasks.screen.tables import Layout, cells, fit_table, hanging_lines, join_and_wrap, wrap
 
 COLUMNS = ("service", "status", "current", "head", "reachable", "time", "detail")
 PATH = "/srv/repository/services/orders_service/alembic/versions/0001_initial.py"
@@ -98,6 +98,21 @@ def test_the_last_cell_is_wrapped_in_its_column() -> None:
         "21:55  orders   one two three four five six seven eight",
         "                nine ten",
     ]
+
+
+def test_services_with_the_same_detail_share_a_line() -> None:
+    rows = [("orders", "OK", "as before"), ("nlp", "FAILED", PATH), ("files", "OK", "as before")]
+    layout = fit_table(("service", "status", "detail"), rows, 40)
+    assert layout.below == ("orders, files: as before", f"nlp: {PATH}")
+
+
+def test_commands_in_backticks_and_facts_are_not_broken() -> None:
+    assert wrap("Run `invoke db.reset --service nlp` now.", 30, "") == (
+        "Run\n`invoke db.reset --service nlp`\nnow."
+    )
+    assert join_and_wrap(["nlp: OK", "seeded yes", "last_reset copied"], 30) == (
+        "nlp: OK, seeded yes,\nlast_reset copied"
+    )
 
 
 def test_in_a_narrow_terminal_the_last_cell_is_below_the_others() -> None:

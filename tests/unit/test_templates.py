@@ -27,7 +27,7 @@ class Place:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.write("services/orders_service/alembic.ini", "[alembic]")
-        self.write("services/orders_service/config.py", "PORT = 1")
+        self.write("services/orders_service/rows.csv", "PORT = 1")
 
     def write(self, path: str, text: str, *, changed: float = LONG_AGO) -> Path:
         file = self.root / path
@@ -180,17 +180,17 @@ def test_other_env_files_of_the_root_are_inputs(place: Place) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(lambda p: p.write("services/orders_service/config.py", "PORT = 2"), id="edit"),
+        pytest.param(lambda p: p.write("services/orders_service/rows.csv", "PORT = 2"), id="edit"),
         pytest.param(lambda p: p.write("services/orders_service/deep/new", ""), id="a new file"),
         pytest.param(lambda p: p.write("services/orders_service/.env", "A=b"), id="hidden file"),
         pytest.param(
-            lambda p: (p.root / "services/orders_service/config.py").rename(
-                p.root / "services/orders_service/conf.py"
+            lambda p: (p.root / "services/orders_service/rows.csv").rename(
+                p.root / "services/orders_service/other.csv"
             ),
             id="another name",
         ),
         pytest.param(
-            lambda p: (p.root / "services/orders_service/config.py").unlink(), id="a file less"
+            lambda p: (p.root / "services/orders_service/rows.csv").unlink(), id="a file less"
         ),
     ],
 )
@@ -204,13 +204,18 @@ def test_the_files_of_a_service_are_inputs(place: Place, change: Callable[[Place
     "path",
     [
         "services/other_service/config.py",
+        "services/orders_service/app.py",
         "services/orders_service/__pycache__/config.pyc",
         "services/orders_service/node_modules/a.js",
         "services/orders_service/.git/index",
+        "services/orders_service/htmlcov/index.html",
+        "services/orders_service/conftest.py",
+        "services/orders_service/deep/test_orders.py",
+        "services/orders_service/tests/data/order.json",
         "README.md",
     ],
 )
-def test_files_elsewhere_and_files_of_tools_are_no_inputs(place: Place, path: str) -> None:
+def test_files_elsewhere_of_tools_and_of_tests_are_no_inputs(place: Place, path: str) -> None:
     before = place.inputs()
     place.write(path, "new")
     assert place.changed(before) == ""
@@ -228,7 +233,7 @@ def test_a_service_whose_directory_is_a_virtual_environment_keeps_its_own_files(
 ) -> None:
     place.write("services/orders_service/pyvenv.cfg", "")
     before = place.inputs()
-    place.write("services/orders_service/config.py", "PORT = 3")
+    place.write("services/orders_service/rows.csv", "PORT = 3")
     assert place.changed(before) == "its files"
 
 
@@ -267,7 +272,7 @@ def test_of_more_files_than_the_limit_only_size_and_time_are_compared(
 ) -> None:
     monkeypatch.setattr(fingerprint, "MANY", 1)
     before = place.inputs()
-    place.write("services/orders_service/config.py", "PORT = 1", changed=LONG_AGO + 1)
+    place.write("services/orders_service/rows.csv", "PORT = 1", changed=LONG_AGO + 1)
     assert place.changed(before) == "its files"
 
 
@@ -378,13 +383,13 @@ def test_a_missing_file_that_was_looked_for_is_an_input(place: Place) -> None:
 
 def test_a_named_pipe_is_an_input_and_is_not_read(place: Place) -> None:
     before = place.inputs()
-    os.mkfifo(place.root / "services/orders_service/pipe.py")
+    os.mkfifo(place.root / "services/orders_service/pipe")
     assert place.changed(before) == "its files"
 
 
 def test_names_and_values_that_are_not_utf_8_are_accepted(place: Place) -> None:
     before = place.inputs()
-    odd = os.fsdecode(os.fsencode(place.root / "services/orders_service") + b"/\xff.py")
+    odd = os.fsdecode(os.fsencode(place.root / "services/orders_service") + b"/\xff")
     Path(odd).write_text("REGION")
     now = place.inputs(process={"REGION": os.fsdecode(b"\xff")})
     assert now["its files"] != before["its files"]
@@ -417,6 +422,13 @@ def test_ignored_files_in_a_listed_directory_of_the_service_are_an_input(
     assert place.changed(before) == "the entries of services/orders_service/data"
 
 
+def test_a_file_of_the_tests_that_the_build_read_is_an_input(place: Place) -> None:
+    data = place.write("services/orders_service/tests/order.json", "1")
+    before = used_by(place, data)
+    data.write_text("2")
+    assert place.changed(before) == "services/orders_service/tests/order.json"
+
+
 @pytest.mark.parametrize("path", ["local.toml", "data", "data/deep/file"])
 def test_the_type_of_a_path_whose_status_was_read_is_an_input(place: Place, path: str) -> None:
     before = used(place, statuses=[place.root / path])
@@ -434,6 +446,8 @@ def test_the_type_of_a_path_whose_status_was_read_is_an_input(place: Place, path
         ("shared.py", "the modules in libs"),
         ("shared/__init__.py", "the modules in libs"),
         ("shared.cpython-311-x86_64-linux-gnu.so", "the modules in libs"),
+        ("missing/__init__.py", "the modules in libs"),
+        ("missing/other.py", ""),
         ("unused.py", ""),
         ("__pycache__/shared.cpython-311.pyc", ""),
     ],
@@ -441,7 +455,7 @@ def test_the_type_of_a_path_whose_status_was_read_is_an_input(place: Place, path
 def test_a_module_that_would_shadow_an_imported_one_is_an_input(
     place: Place, path: str, expected: str
 ) -> None:
-    place.write("libs/other.py", "")
+    place.write("libs/missing/data.csv", "")
     before = used(place, modules={"libs": ["shared", "missing"]})
     place.write(f"libs/{path}", "")
     assert place.changed(before) == expected
@@ -525,10 +539,17 @@ def test_a_listed_directory_behind_a_link_is_an_input(place: Place) -> None:
     assert place.changed(before) == "services/orders_service/versions/a1.py"
 
 
-def test_files_of_the_service_and_of_the_tasks_are_not_listed_twice(place: Place) -> None:
+def test_files_of_the_service_are_not_listed_twice(place: Place) -> None:
     env = place.write(".env", "A=b")
-    known = place.service().directory / "config.py"
-    assert used_by(place, env, known, Path(fingerprint.__file__)) == used_by(place)
+    known = place.service().directory / "rows.csv"
+    assert used_by(place, env, known) == used_by(place)
+
+
+def test_a_module_of_the_service_is_an_input_if_it_was_read(place: Place) -> None:
+    module = place.write("services/orders_service/models.py", "A = 1")
+    before = used_by(place, module)
+    place.write("services/orders_service/models.py", "A = 2")
+    assert place.changed(before) == "services/orders_service/models.py"
 
 
 def test_the_versions_of_libraries_are_inputs_and_their_files_are_not(place: Place) -> None:

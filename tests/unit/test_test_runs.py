@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from huleedu_tasks.errors import Finding, HuleEduError
+from huleedu_tasks.testing.failures import error_text
 from huleedu_tasks.testing.runs import Run, own_name, owner_of, token_of_run
 
 ONE, OTHER = token_of_run("one"), token_of_run("other")
@@ -70,3 +72,11 @@ def test_results_are_shared_by_the_workers(tmp_path: Path) -> None:
         assert results == {"alpha": {"template": "t"}}
     assert first.is_first("alpha")
     assert not second.is_first("alpha")
+
+
+def test_an_error_names_commands_that_need_no_tasks_file() -> None:
+    findings = [Finding(place="A", problem="is not set")]
+    error = HuleEduError("No A.", code="missing", hint="Run `invoke env.init`.", findings=findings)
+    assert error_text(error) == (
+        "No A. [missing]\n  - A: is not set\nWhat to do: Run `huleedu env.init`."
+    )

@@ -6,6 +6,7 @@ be the service's own, and older than ours.
 
 from __future__ import annotations
 
+import _posixsubprocess
 import dis
 import os
 import pathlib
@@ -15,6 +16,7 @@ import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, wraps
+from importlib.machinery import PathFinder
 from importlib.util import source_from_cache
 from types import CodeType
 from typing import Any
@@ -23,6 +25,8 @@ INSTALLED = ("site-packages", "dist-packages")
 # Virtual file systems.
 NO_FILES = ("/proc/", "/sys/")
 IMPORTING = "<frozen importlib"
+# Modules that an interpreter imports when it starts, if they exist.
+READ_AT_START = ("sitecustomize", "usercustomize")
 # Standard modules that start programs to inspect the machine (`ldconfig`, `uname`).
 OF_THE_MACHINE = (os.path.join("ctypes", "util.py"), "platform.py")
 # Comments, bodies of functions, and strings other than those with a special time.
@@ -70,8 +74,8 @@ class Reads:
 
     EVENTS = frozenset(
         {
+            "_posixsubprocess.fork_exec",
             "exec",
-            "import",
             "open",
             "os.chdir",
             "os.fork",
@@ -95,12 +99,11 @@ class Reads:
         self._created: set[str] = set()
         self._directories: set[str] = set()
         self._checked: set[str] = set()
-        self._imported: set[str] = set()
-        self._search_paths: set[tuple[str, ...]] = set()
+        # The names of modules, by the directories they were searched in and the working directory.
+        self._searches: dict[tuple[tuple[str, ...], str], set[str]] = {}
         # The handler of an event takes its arguments; other events need the calling frame.
         self._handlers: dict[str, Callable[..., None]] = {
             "exec": self._handle_script,
-            "import": self._handle_import,
             "open": self._handle_open,
             "os.chdir": lambda path: self.record_check(path),
             "os.mkdir": lambda path, *_: self._add(path, self._created),
@@ -148,6 +151,17 @@ class Reads:
             with suppress(Exception):
                 self._handle_open(path, None, flags, directory)
 
+    def record_search(self, name: str, path: Sequence[str] | None = None) -> None:
+        """Record that a module was searched for.
+
+        Args:
+            name: The dotted name of the module.
+            path: The directories in which it was searched; None for `sys.path`.
+        """
+        with suppress(Exception):
+            place = tuple(sys.path if path is None else path), os.getcwd()
+            self._searches.setdefault(place, set()).add(name.rpartition(".")[2])
+
     def record_statement(self, statement: str) -> None:
         """Record an SQL statement, and whether it writes the time or random values."""
         for part in NO_STATEMENT.sub(" ", statement).split(";"):
@@ -161,10 +175,6 @@ class Reads:
         is_script = code.co_name == "<module>" and not SCRIPTS.isdisjoint(code.co_names)
         if is_script and any(map(reads_clock, _codes(code))):
             self.clocks.add(f"{os.path.basename(code.co_filename)} reads {RANDOM}")
-
-    def _handle_import(self, name: str, _: object, search_path: Sequence[str], *__: object) -> None:
-        self._imported.add(name)
-        self._search_paths.add(tuple(search_path or ()))
 
     def _handle_open(
         self, path: object, mode: object, flags: int, directory: int | None = None
@@ -225,14 +235,15 @@ class Reads:
     def modules(self) -> dict[str, list[str]]:
         """The names of modules that were searched for, by directory.
 
-        A new module in an earlier directory would be imported instead.
+        A new module of that name may be found instead of another one, or instead of none.
         """
-        tops = {entry for path in self._search_paths.copy() for entry in path}
+        for name in READ_AT_START:
+            self.record_search(name)
         found: dict[str, set[str]] = {}
-        for name in self._imported.copy():
-            parent, _, last = name.rpartition(".")
-            for directory in getattr(sys.modules.get(parent), "__path__", ()) if parent else tops:
-                found.setdefault(os.path.abspath(directory), set()).add(last)
+        for (path, working_directory), names in self._searches.copy().items():
+            for directory in path:
+                place = os.path.abspath(os.path.join(working_directory, directory))
+                found.setdefault(place, set()).update(names.copy())
         own = (path for path in found if may_change(f"{path}{os.sep}") and not is_installed(path))
         return {directory: sorted(found[directory]) for directory in sorted(own)}
 
@@ -270,6 +281,30 @@ def watch_path_checks(reads: Reads) -> None:
     _replace(
         "open", lambda path, flags, *_, dir_fd=None, **__: reads.record_open(path, flags, dir_fd)
     )
+
+
+def watch_searches(reads: Reads) -> None:
+    """Patch the finder of modules in directories, which `import` and `find_spec` use."""
+    finder: Any = PathFinder
+    plain = finder.find_spec
+
+    def find_spec(cls: Any, name: str, path: Any = None, target: Any = None) -> Any:
+        reads.record_search(name, path)
+        return plain(name, path, target)
+
+    finder.find_spec = classmethod(find_spec)
+
+
+def watch_processes(reads: Reads) -> None:
+    """Patch the function by which `multiprocessing` starts processes: it has no audit event."""
+    starting: Any = _posixsubprocess
+    plain = starting.fork_exec
+
+    def fork_exec(arguments: Sequence[Any], *others: Any) -> Any:
+        reads.handle_event("_posixsubprocess.fork_exec", arguments[:1])
+        return plain(arguments, *others)
+
+    starting.fork_exec = fork_exec
 
 
 def _replace(name: str, note: Callable[..., None]) -> None:

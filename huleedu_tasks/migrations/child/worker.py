@@ -192,6 +192,8 @@ class Used:
         self._sessions: dict[str, int] = {}
         sys.addaudithook(self._reads.handle_event)
         tracking.watch_path_checks(self._reads)
+        tracking.watch_searches(self._reads)
+        tracking.watch_processes(self._reads)
         tracking.watch_asyncpg(self._reads)
         tracking.drop_stale_bytecode()
         if counts_sessions:

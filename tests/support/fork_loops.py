@@ -1,0 +1,201 @@
+"""The package's own child processes, forked from one that has imported Alembic already.
+
+A command that runs Alembic or asks an `env.py` starts an interpreter, which imports Alembic and
+SQLAlchemy: most of the time of a short command. Here the same scripts run in forks of a process
+that has imported them; everything else of them is that of a new interpreter.
+
+The server itself runs as `python tests/support/fork_loops.py DESCRIPTOR`.
+"""
+
+import asyncio
+import gc
+import importlib
+import json
+import os
+import runpy
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+SCRIPTS = Path(__file__).parents[2] / "huleedu_tasks/migrations/child"
+FORK_LOOP = SCRIPTS / "fork_loop.py"
+LARGEST_REQUEST = 1 << 20
+# Of the Linux namespace for sockets without a file.
+ABSTRACT = "\0"
+
+
+class Forked:
+    """What the package uses of `asyncio.subprocess.Process`."""
+
+    def __init__(
+        self,
+        pid: int,
+        connection: socket.socket,
+        streams: Mapping[int, tuple[asyncio.StreamReader, asyncio.StreamWriter]],
+    ) -> None:
+        self.pid = pid
+        # Both of each: the connection ends with either.
+        self._streams = streams
+        self.stdin = streams[0][1] if 0 in streams else None
+        self.stdout = streams[1][0] if 1 in streams else None
+        self.returncode: int | None = None
+        self._ending = asyncio.ensure_future(self._end(connection))
+
+    async def wait(self) -> int:
+        """Wait until the process has ended, and return its exit code."""
+        return await asyncio.shield(self._ending)
+
+    async def _end(self, connection: socket.socket) -> int:
+        with connection:
+            status = await asyncio.get_running_loop().sock_recv(connection, 100)
+        self.returncode = os.waitstatus_to_exitcode(int(status))
+        return self.returncode
+
+
+def start() -> tuple[str, subprocess.Popen[bytes]]:
+    """Start the server; return its address and its process, which ends with its input."""
+    address = f"huleedu-fork-loops-{os.getpid()}-{secrets.token_hex(4)}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(ABSTRACT + address)
+        listener.listen(64)
+        process = subprocess.Popen(
+            [sys.executable, __file__, str(listener.fileno())],
+            cwd="/",
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+    return address, process
+
+
+def use(address: str, is_possible: Callable[[Mapping[str, str]], bool]) -> None:
+    """Fork the package's scripts in this process from the server at an address.
+
+    Args:
+        is_possible: Whether a fork is what a new interpreter would be in an environment.
+    """
+    execute = asyncio.create_subprocess_exec
+
+    async def create(program: str, *arguments: str, **options: Any) -> object:
+        is_script = program == sys.executable and Path(*arguments[:1]).parent == SCRIPTS
+        if is_script and is_possible(options["env"]):
+            return await _fork(address, arguments, **options)
+        return await execute(program, *arguments, **options)
+
+    asyncio.create_subprocess_exec = create  # type: ignore[assignment]
+
+
+async def _fork(
+    address: str,
+    arguments: tuple[str, ...],
+    *,
+    env: Mapping[str, str],
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    cwd: Path | None = None,
+    **_: object,
+) -> Forked:
+    loop = asyncio.get_running_loop()
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.connect(ABSTRACT + address)
+    connection.setblocking(False)
+    request = {"arguments": arguments, "cwd": str(cwd or Path.cwd()), "environment": dict(env)}
+    pipes: dict[int, socket.socket] = {}
+    theirs: list[int] = []
+    opened: list[int] = []
+    for number, stream in enumerate((stdin, stdout, stderr)):
+        if stream == asyncio.subprocess.PIPE:
+            pipes[number], other = socket.socketpair()
+            opened.append(other.detach())
+        elif stream == asyncio.subprocess.DEVNULL:
+            opened.append(os.open(os.devnull, os.O_RDWR))
+        theirs.append(stream if stream >= 0 else opened[-1])
+    socket.send_fds(connection, [json.dumps(request).encode()], theirs)
+    for descriptor in opened:
+        os.close(descriptor)
+    streams = {number: await asyncio.open_connection(sock=pipes[number]) for number in pipes}
+    pid = int(await loop.sock_recv(connection, 100))
+    return Forked(pid, connection, streams)
+
+
+# The server's side.
+
+
+def serve(listener: socket.socket) -> dict[str, Any]:
+    """Fork a process for each connection, until standard input ends.
+
+    Returns:
+        In such a process, the namespace of `fork_loop.py`.
+    """
+    # This directory, from which a new interpreter does not import.
+    del sys.path[0]
+    names = runpy.run_path(str(FORK_LOOP))
+    for name in (names["DRIVER"], *names["LIBRARIES"]):
+        with suppress(ImportError):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    # The ends of these processes are not waited for.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        ready, _, _ = select.select([0, listener.fileno()], [], [])
+        if 0 in ready:
+            os._exit(0)
+        connection, _ = listener.accept()
+        with connection:
+            if os.fork() == 0:
+                listener.close()
+                _become(connection)
+                return names
+
+
+def _become(connection: socket.socket) -> None:
+    """Fork the process that was asked for; the process between reports its pid and its end."""
+    message, streams, _, _ = socket.recv_fds(connection, LARGEST_REQUEST, 3)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    begun, begin = os.pipe()
+    if pid := os.fork():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for descriptor in (*streams, begin):
+            os.close(descriptor)
+        # Its session exists before anyone knows its pid.
+        os.read(begun, 1)
+        connection.send(str(pid).encode())
+        _, status = os.waitpid(pid, 0)
+        with suppress(OSError):
+            connection.send(str(status).encode())
+        os._exit(0)
+    connection.close()
+    os.setsid()
+    for descriptor in (begun, begin):
+        os.close(descriptor)
+    for target, source in enumerate(streams):
+        os.dup2(source, target)
+        os.close(source)
+    request = json.loads(message)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["cwd"])
+    sys.argv = request["arguments"]
+    sys.path.insert(0, str(SCRIPTS))
+    importlib.invalidate_caches()
+
+
+if __name__ == "__main__":
+    names = serve(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as error:
+        if not isinstance(error.code, int | None):
+            raise
+        names["_exit"](error.code or 0)
+    # Without destroying the imported modules.
+    names["_exit"](0)
