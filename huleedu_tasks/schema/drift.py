@@ -4,12 +4,12 @@ The migrations are replayed up to the revision that the database has, so that pe
 not drift.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.registry import Service, migrating_order
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import MigrationError, ServerError
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
@@ -98,62 +98,114 @@ async def find_drift(
 ) -> Drift:
     """Return the drift of a database; read-only.
 
+    If several services have their histories in it, all are replayed.
+
     Args:
         connection: A connection to the database.
         replays: Builds the expected schema on a throwaway server.
         step: Called with each step.
 
     Raises:
-        RevisionUnknown: If the history does not have the database's revision.
-        MigrationError: If the history cannot be replayed.
+        RevisionUnknown: If a history does not have the database's revision.
+        MigrationError: If a history cannot be replayed.
         ConfigurationError: If there is no throwaway server, or no pg_dump.
-        ServerError: If the schema cannot be read, or changed while it was read.
+        ServerError: If the schema cannot be read.
     """
-    tables, revisions, migrating = await _state(live, connection)
-    if migrating:
-        return Drift(revisions=revisions, migrating=migrating)
-    if live.history.pending(revisions) is None:
-        raise RevisionUnknown(
-            f"The database is at {named(revisions)}, which is not in the revision files.",
-            code="revision-unknown",
-            hint="Run the command in a checkout that has the revision.",
-        )
+    before = await _state(live, connection, replays)
+    if before.migrating:
+        return Drift(revisions=before.revisions(live), migrating=before.migrating)
+    for member in before.members:
+        _require_known(member)
     step("reading its schema")
-    actual = await dump(live.url, environment=live.environment, version_tables=tables)
-    _, after, migrating = await _state(live, connection)
-    if migrating or after != revisions:
-        return Drift(revisions=after, migrating=migrating or "another session")
-    differences = await _differences(live, revisions, tables, actual, replays, step)
+    actual = await dump(live.url, environment=live.environment, version_tables=before.tables)
+    after = await _state(live, connection, replays)
+    revisions = after.revisions(live)
+    if after != before:
+        return Drift(revisions=revisions, migrating=after.migrating or "another session")
+    async with replays.turn(live.service):
+        differences = await _differences(live, before, actual, replays, step)
     return Drift(revisions=revisions, differences=tuple(differences))
 
 
-async def _state(
-    live: Live, connection: "asyncpg.Connection"
-) -> tuple[tuple[VersionTable, ...], tuple[str, ...], str]:
-    """Return the version tables, the revisions, and the run that holds the lock if there is one."""
-    histories, service = live.histories, live.service
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Member:
+    """A service with its history in a database, and the revisions that the database has of it."""
+
+    service: Service
+    history: History
+    tables: tuple[VersionTable, ...]
+    revisions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """The revisions of a database, and the run of `prod.migrate` that holds its lock.
+
+    Attributes:
+        members: In the order in which their histories are applied.
+        migrating: An empty string if no run holds the lock.
+    """
+
+    members: tuple[_Member, ...]
+    migrating: str
+
+    @property
+    def tables(self) -> tuple[VersionTable, ...]:
+        """The version tables of all members."""
+        return tuple(table for member in self.members for table in member.tables)
+
+    def revisions(self, live: Live) -> tuple[str, ...]:
+        """Return the revisions of one service."""
+        (own,) = [m.revisions for m in self.members if m.service.name == live.service.name]
+        return own
+
+
+async def _state(live: Live, connection: "asyncpg.Connection", replays: Replays) -> _State:
     async with answering(live.url.address):
         migrating = await locks.lock_holder(connection)
-    tables = await histories.version_tables(service, live.url, connection)
+    services = [live.service]
+    if live.service.shared_database:
+        services = [
+            other
+            for other in migrating_order(replays.registry.services)
+            if other.shared_database and other.database == live.service.database
+        ]
+    members = [await _member(live, service, connection) for service in services]
+    return _State(members=tuple(members), migrating=migrating)
+
+
+async def _member(live: Live, service: Service, connection: "asyncpg.Connection") -> _Member:
+    histories, url = live.histories, live.url
+    is_own = service.name == live.service.name
+    history = live.history if is_own else await histories.history(service)
+    tables = await histories.version_tables(service, url, connection)
     if tables is None:
         tables = await version_table_candidates(connection)
-    revisions = await histories.current(service, live.url, connection, live.history)
-    return tables, revisions, migrating
+    revisions = await histories.current(service, url, connection, history)
+    return _Member(service=service, history=history, tables=tables, revisions=revisions)
+
+
+def _require_known(member: _Member) -> None:
+    if member.history.pending(member.revisions) is None:
+        raise RevisionUnknown(
+            f"The database is at {named(member.revisions)} of {member.service.name}, which is not "
+            "in the revision files.",
+            code="revision-unknown",
+            hint="Run the command in a checkout that has the revision.",
+        )
 
 
 async def _differences(
-    live: Live,
-    revisions: tuple[str, ...],
-    tables: tuple[VersionTable, ...],
-    actual: SchemaDump,
-    replays: Replays,
-    step: Step,
+    live: Live, state: _State, actual: SchemaDump, replays: Replays, step: Step
 ) -> list[Difference]:
-    service = live.service
-    step(f"replaying its history up to {named(revisions)}")
-    async with replays.database(service, live.history, revisions, step=step) as url:
-        expected = await dump(url, environment=live.environment, version_tables=tables)
-        found = _compared(live, expected, actual)
+    first, *others = state.members
+    step(f"replaying its history up to {named(state.revisions(live))}")
+    async with replays.database(first.service, first.history, first.revisions, step=step) as url:
+        for other in others:
+            await replays.upgrade(other.service, url, other.history, other.revisions)
+        expected = await dump(url, environment=live.environment, version_tables=state.tables)
+        unmanaged = [pattern for member in state.members for pattern in member.service.unmanaged]
+        found = _compared(unmanaged, expected, actual)
         if not found:
             return found
         step("comparing")
@@ -164,7 +216,7 @@ async def _differences(
                 raise
             # The replay and the database are shown in the words of the same version.
             return found
-        return _compared(live, *loaded)
+        return _compared(unmanaged, *loaded)
 
 
 async def _reloaded_both(
@@ -185,6 +237,7 @@ async def _reloaded_both(
     return loaded
 
 
-def _compared(live: Live, expected: SchemaDump, actual: SchemaDump) -> list[Difference]:
-    unmanaged = live.service.unmanaged
+def _compared(
+    unmanaged: Sequence[str], expected: SchemaDump, actual: SchemaDump
+) -> list[Difference]:
     return compare(expected.schema().without(unmanaged), actual.schema().without(unmanaged))

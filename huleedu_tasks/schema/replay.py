@@ -64,6 +64,7 @@ class Replays:
     _templates: TemplatePolicy = field(init=False)
     _until: AsyncExitStack = field(default_factory=AsyncExitStack)
     _starting: dict[str, asyncio.Task[ThrowawayServer]] = field(default_factory=dict)
+    _turns: dict[tuple[str, str], asyncio.Lock] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.settings = disposable(self.settings)
@@ -117,6 +118,21 @@ class Replays:
             )
             self._starting[name] = asyncio.create_task(servers.start(service, self._until))
         return await asyncio.shield(self._starting[name])
+
+    async def upgrade(
+        self, service: Service, url: DatabaseUrl, history: History, at: Sequence[str]
+    ) -> None:
+        """Apply the revisions of another service to a throwaway database of this command.
+
+        Raises:
+            MigrationError: If a revision fails.
+        """
+        await self._upgrade(await self.server(service), service, url, history, at, None)
+
+    def turn(self, service: Service) -> asyncio.Lock:
+        """Return the lock for work on several throwaway databases with the names of a database."""
+        key = service.compose_service, service.database
+        return self._turns.setdefault(key, asyncio.Lock())
 
     def alembic(self, service: Service, url: DatabaseUrl) -> Alembic:
         """Return a service's Alembic for a throwaway database."""
