@@ -58,12 +58,15 @@ class Drift:
     Attributes:
         revisions: The revisions that the database has.
         differences: From the schema of these revisions, sorted by name.
+        nearest: The revisions with the fewest differences, if the database has tables and no version
+            table; otherwise empty. Revisions that change data only have the same schema.
         migrating: The run of `prod.migrate` that holds the lock, so that nothing was compared; an
             empty string if there is none.
     """
 
     revisions: tuple[str, ...]
     differences: tuple[Difference, ...] = ()
+    nearest: tuple[str, ...] = ()
     migrating: str = ""
 
 
@@ -88,9 +91,23 @@ def outcome_of(service: Service, drift: Drift) -> Outcome:
             detail=f"not compared, because it is being migrated by {drift.migrating}",
             hint="Run the command again when the migration has ended.",
         )
+    if drift.nearest:
+        done = _unversioned(done, drift)
     if drift.differences:
         return replace(done, state=State.DRIFTED, hint=ACCEPT)
     return done
+
+
+def _unversioned(done: Outcome, drift: Drift) -> Outcome:
+    """Return the outcome of a database without a version table."""
+    said = "the nearest revision is" if drift.differences else "its schema is that of"
+    nearest = named(drift.nearest)
+    return replace(
+        done,
+        facts={**done.facts, "nearest": drift.nearest},
+        detail=f"has no version table; {said} {nearest}",
+        hint=f"Record which one was applied: `alembic stamp {drift.nearest[-1]}`, for example.",
+    )
 
 
 async def find_drift(
@@ -122,9 +139,13 @@ async def find_drift(
     revisions = after.revisions(live)
     if after != before:
         return Drift(revisions=revisions, migrating=after.migrating or "another session")
+    nearest: tuple[str, ...] = ()
     async with replays.turn(live.service):
-        differences = await _differences(live, before, actual, replays, step)
-    return Drift(revisions=revisions, differences=tuple(differences))
+        if _is_unversioned(before, actual):
+            nearest, differences = await _nearest(live, before, actual, replays, step)
+        else:
+            differences = await _differences(live, before, actual, replays, step)
+    return Drift(revisions=revisions, differences=tuple(differences), nearest=nearest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +216,36 @@ def _require_known(member: _Member) -> None:
         )
 
 
+def _is_unversioned(state: _State, actual: SchemaDump) -> bool:
+    """Whether a database of one service has tables, but no version table."""
+    is_single = len(state.members) == 1 and bool(state.members[0].history.revisions)
+    has_tables = any(found.kind == "table" for found in actual.schema().objects.values())
+    return is_single and has_tables and not actual.facts.version_tables
+
+
+async def _nearest(
+    live: Live, state: _State, actual: SchemaDump, replays: Replays, step: Step
+) -> tuple[tuple[str, ...], list[Difference]]:
+    """Return the revisions with the nearest schema, and the differences from the last of them."""
+    service, history = live.service, live.history
+    candidates: dict[str, tuple[SchemaDump, list[Difference]]] = {}
+    async with replays.database(service, history, (), step=step) as url:
+        for revision in history.between((), history.heads):
+            step(f"comparing with {revision.id}")
+            await replays.upgrade(service, url, history, (revision.id,))
+            expected = await dump(url, environment=live.environment, version_tables=state.tables)
+            found = _compared(service.unmanaged, expected, actual)
+            candidates[revision.id] = expected, found
+        least = min(_weight(found) for _, found in candidates.values())
+        nearest = tuple(name for name, (_, found) in candidates.items() if _weight(found) == least)
+        expected, found = candidates[nearest[-1]]
+        return nearest, await _confirmed(live, service.unmanaged, expected, actual, found, replays)
+
+
+def _weight(differences: Sequence[Difference]) -> int:
+    return sum(1 + len(found.parts) for found in differences)
+
+
 async def _differences(
     live: Live, state: _State, actual: SchemaDump, replays: Replays, step: Step
 ) -> list[Difference]:
@@ -206,17 +257,29 @@ async def _differences(
         expected = await dump(url, environment=live.environment, version_tables=state.tables)
         unmanaged = [pattern for member in state.members for pattern in member.service.unmanaged]
         found = _compared(unmanaged, expected, actual)
-        if not found:
-            return found
         step("comparing")
-        try:
-            loaded = await _reloaded_both(live, expected, actual, replays)
-        except ServerError:
-            if expected.facts.major != actual.facts.major:
-                raise
-            # The replay and the database are shown in the words of the same version.
-            return found
-        return _compared(unmanaged, *loaded)
+        return await _confirmed(live, unmanaged, expected, actual, found, replays)
+
+
+async def _confirmed(
+    live: Live,
+    unmanaged: Sequence[str],
+    expected: SchemaDump,
+    actual: SchemaDump,
+    found: list[Difference],
+    replays: Replays,
+) -> list[Difference]:
+    """Return the differences that remain when both schemas were loaded into one server."""
+    if not found:
+        return found
+    try:
+        loaded = await _reloaded_both(live, expected, actual, replays)
+    except ServerError:
+        if expected.facts.major != actual.facts.major:
+            raise
+        # The replay and the database are shown in the words of the same version.
+        return found
+    return _compared(unmanaged, *loaded)
 
 
 async def _reloaded_both(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from huleedu_tasks.postgres.locks import LOCK
+from tests.support.alembic_bench import AT_A1
 from tests.support.db_runs import without_initdb
 from tests.support.monorepo import PASSWORD, Monorepo, Ran, new_monorepo
 from tests.support.postgres import ask, connect
@@ -118,6 +119,19 @@ def test_missing_privileges_are_named(monorepo: Monorepo) -> None:
     assert row(ran)["code"] == "schema-unreadable"
     for lacking in ("schema hidden", "table public.note", "table hidden.secret"):
         assert lacking in row(ran)["output"] + row(ran)["detail"]
+
+
+def test_a_database_without_a_version_table_is_compared_with_every_revision(
+    monorepo: Monorepo,
+) -> None:
+    ask(monorepo.url("alpha"), "DROP TABLE alembic_version")
+    try:
+        found = row(monorepo.invoke("db.drift", *ALPHA, "--json"))
+    finally:
+        ask(monorepo.url("alpha"), *AT_A1)
+    # The pending revision changes nothing.
+    assert (found["nearest"], found["drift"]) == (["a1", "b2"], [])
+    assert found["detail"] == "has no version table; its schema is that of a1, b2"
 
 
 def test_a_revision_that_the_files_do_not_have_is_an_error(monorepo: Monorepo) -> None:
