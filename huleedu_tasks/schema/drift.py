@@ -58,8 +58,8 @@ class Drift:
     Attributes:
         revisions: The revisions that the database has.
         differences: From the schema of these revisions, sorted by name.
-        nearest: The revisions with the fewest differences, if the database has tables and no version
-            table; otherwise empty. Revisions that change data only have the same schema.
+        nearest: The revisions with the fewest differences, if the database has tables and no
+            version table; otherwise empty. Revisions that change data only have the same schema.
         migrating: The run of `prod.migrate` that holds the lock, so that nothing was compared; an
             empty string if there is none.
     """

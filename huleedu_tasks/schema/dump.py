@@ -16,7 +16,12 @@ from huleedu_tasks.postgres.connections import answering, connection
 from huleedu_tasks.postgres.databases import VersionTable, create_roles
 from huleedu_tasks.postgres.psql import psql_environment
 from huleedu_tasks.postgres.tls_forwarding import without_tls
-from huleedu_tasks.schema.archive import ArchiveInvalid, Entry, read_entries
+from huleedu_tasks.schema.archive import (
+    ArchiveInvalid,
+    Entry,
+    read_entries,
+    without_column_versions,
+)
 from huleedu_tasks.schema.entries import objects_of
 from huleedu_tasks.schema.objects import Schema, SchemaObject, schema_of
 from huleedu_tasks.schema.sql_text import shown
@@ -173,7 +178,7 @@ async def _read_archive(url: DatabaseUrl, environment: Mapping[str, str]) -> byt
                 timeout=DUMP_TIMEOUT,
             )
         if done.returncode == 0:
-            return path.read_bytes()
+            return without_column_versions(path.read_bytes())
     raise await _failure(url, done)
 
 

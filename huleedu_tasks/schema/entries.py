@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from huleedu_tasks.schema.archive import Entry
+from huleedu_tasks.schema.archive import NO_OPTION, Entry
 from huleedu_tasks.schema.objects import SchemaObject
 from huleedu_tasks.schema.sql_text import (
     first_identifier,
@@ -190,6 +190,8 @@ def _table_objects(table: SchemaObject) -> Iterator[SchemaObject]:
         parts[part.label] = part
     kept = []
     for statement in others:
+        if statement.endswith(NO_OPTION):
+            continue
         column = _altered_column(statement)
         label = f"column {table.name}.{shown(column)}"
         if column and label in parts:

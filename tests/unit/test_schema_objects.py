@@ -3,7 +3,7 @@
 import pytest
 
 from huleedu_tasks.report import Change
-from huleedu_tasks.schema.archive import ArchiveInvalid, read_entries
+from huleedu_tasks.schema.archive import ArchiveInvalid, read_entries, without_column_versions
 from huleedu_tasks.schema.diff import compare
 from huleedu_tasks.schema.objects import Schema, SchemaObject, schema_of
 from huleedu_tasks.schema.sql_text import first_identifier, identifiers, parenthesized, shown, split
@@ -60,6 +60,13 @@ def test_a_name_is_quoted_where_it_must_be_and_stays_on_one_line() -> None:
 def test_an_archive_that_is_truncated_or_unknown_is_refused(archive: bytes) -> None:
     with pytest.raises(ArchiveInvalid):
         read_entries(archive)
+
+
+def test_a_version_of_a_column_is_replaced_in_place() -> None:
+    archive = b"ALTER COLUMN a SET (pg_attver=26559440);"
+    assert without_column_versions(archive) == b"ALTER COLUMN a RESET (n_distinct)      ;"
+    kept = b"ALTER COLUMN a SET (n_distinct=5);"
+    assert without_column_versions(kept) == kept
 
 
 def test_what_belongs_to_a_missing_object_is_a_part_of_it() -> None:
