@@ -13,7 +13,7 @@ from huleedu_tasks.db.undo_snapshots import (
     note_loss,
 )
 from huleedu_tasks.postgres import clones, databases, replacement
-from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASES, connection
+from huleedu_tasks.postgres.connections import connection
 
 if TYPE_CHECKING:
     import asyncpg
@@ -78,12 +78,9 @@ async def is_unfinished(admin: "asyncpg.Connection", run: ServiceRun) -> bool:
 
 
 def _restore_note(service: str, database: str) -> str:
-    """Return a note with the steps that restore the previous database."""
+    """Return a note with the command that restores the previous database."""
     kept = replacement.predecessor_name(database)
-    beside = next(name for name in MAINTENANCE_DATABASES if name != database)
     return (
-        f"{service}: its previous database is kept as {kept!r} until a reset succeeds. To restore"
-        f" it: 1. `invoke db.shell --service {service}` 2. \\c {beside}"
-        f" 3. DROP DATABASE {databases.quoted(database)} WITH (FORCE);"
-        f" 4. ALTER DATABASE {databases.quoted(kept)} RENAME TO {databases.quoted(database)};"
+        f"{service}: its previous database is kept as {kept!r} until a reset succeeds; "
+        f"`invoke db.undo --service {service}` brings it back."
     )

@@ -34,7 +34,14 @@ from huleedu_tasks.report import (
     Status,
 )
 from huleedu_tasks.screen.control_characters import visible, visible_json
-from huleedu_tasks.screen.tables import INDENT, fit_table, hanging_lines, join_and_wrap, wrap
+from huleedu_tasks.screen.tables import (
+    INDENT,
+    NOTHING,
+    fit_table,
+    hanging_lines,
+    join_and_wrap,
+    wrap,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -63,8 +70,6 @@ HANDLED = {None: "", True: "Handled automatically. ", False: "Action required. "
 REFRESH_PER_SECOND = 10
 # Wider than any line: output to a pipe is not wrapped.
 PIPE_WIDTH = 100_000
-# Shown for a value that is None.
-NOTHING = "-"
 # The longest statement that is shown beside a danger, in characters.
 SHOWN_SQL = 200
 TICK = "\N{CHECK MARK}"

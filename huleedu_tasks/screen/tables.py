@@ -9,6 +9,8 @@ Rows = tuple[tuple[str, ...], ...]
 
 DETAIL = "detail"
 TIME = "time"
+# Shown for a value that is None.
+NOTHING = "-"
 GAP = "  "
 INDENT = "  "
 # Columns that are read together, and stay together.
@@ -172,9 +174,11 @@ def _drop_constant(table: _Table) -> _Table:
     if not constant:
         return table
     said = ", ".join(
-        value if name == DETAIL else f"{name} {value}" for name, value in constant.items()
+        value if name == DETAIL else f"{name} {value}"
+        for name, value in constant.items()
+        if value != NOTHING
     )
-    below = (f"all {len(table.rows)}: {said}",)
+    below = (f"all {len(table.rows)}: {said}",) if said else ()
     return replace(table.without(set(constant)), below=(*table.below, *below))
 
 
@@ -200,7 +204,7 @@ def _records(table: _Table, width: int) -> Iterator[str]:
         named = [
             f"{name} {cell}"
             for name, cell in list(zip(table.columns, row, strict=True))[2:]
-            if cell
+            if cell not in ("", NOTHING)
         ]
         yield from _packed(named, width)
 

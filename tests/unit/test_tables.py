@@ -51,8 +51,15 @@ def test_at_30_columns_each_row_becomes_lines() -> None:
         "  current b1ad73e",
         "  head b1ad73e",
         "payments  FAILED",
-        "  current -  head b1ad73f",
+        "  head b1ad73f",
     )
+
+
+def test_a_column_without_values_is_left_out_of_a_narrow_table() -> None:
+    rows = [("orders", "OK", "-", "b1ad73e168ad"), ("files", "OK", "-", "b1ad73ffffff")]
+    layout = fit_table(("service", "status", "last_reset", "current"), rows, 30)
+    assert layout.columns == ("service", "status", "current")
+    assert layout.below == ()
 
 
 def test_a_revision_that_a_developer_has_named_is_not_shortened() -> None:
