@@ -1,5 +1,6 @@
 """The schemas of staging and production compared with those that their migrations create."""
 
+import asyncio
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -30,10 +31,15 @@ async def drift(production: Production, replays: Replays, *, check: bool) -> Rep
         ConfigurationError: If the configuration has errors; it contains all of them.
     """
     async with production.targets(COMMAND) as targets, aclosing(replays):
+        # Each replay occupies a processor.
+        turns = asyncio.Semaphore(production.settings.jobs)
 
         async def find(service: Service, step: Step) -> Outcome:
             target = targets[service.name]
-            return outcome_of(service, await drift_of(target, production.settings, replays, step))
+            async with turns:
+                found = await drift_of(target, production.settings, replays, step)
+            outcome = outcome_of(service, found)
+            return replace(outcome, facts={**target.address_facts, **outcome.facts})
 
         outcomes = await production.run(find)
         report = production.report(COMMAND, outcomes, ("database", *COLUMNS), targets)
