@@ -77,6 +77,8 @@ async def judge_drift(
         found = await drift_of(target, settings, check.replays, step)
     except HuleEduError as error:
         return replace(validated, problems=(*validated.problems, _not_compared(error)))
+    if found.migrating:
+        return validated
     problems = [
         _problem(found, difference, accepted=check.accepts(target.service.name, difference))
         for difference in found.differences

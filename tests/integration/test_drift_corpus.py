@@ -293,19 +293,16 @@ MUTATIONS = {
         "event trigger watch: extra",
     ),
 }
-# Not drift.
-SAME = {
-    "nothing": "SELECT 1",
-    "a column recreated": "ALTER TABLE shop.base ADD x int; ALTER TABLE shop.base DROP x",
-    "the order of columns": "ALTER TABLE shop.event DROP id; "
-    "ALTER TABLE shop.event ADD id int NOT NULL",
-    "the order of grants": "REVOKE ALL ON shop.note FROM app, reader; "
-    "GRANT INSERT, SELECT ON shop.note TO app; GRANT SELECT ON shop.note TO reader",
-    "rows": "INSERT INTO shop.author (email) VALUES ('a@b'); ANALYZE shop.author",
-    "another revision": "INSERT INTO alembic_version VALUES ('a1')",
-    "the version table": "ALTER TABLE alembic_version ADD note text; "
-    "GRANT SELECT ON alembic_version TO reader",
-}
+# None of these is drift.
+SAME = """
+ALTER TABLE shop.base ADD x int; ALTER TABLE shop.base DROP x;
+ALTER TABLE shop.event DROP id; ALTER TABLE shop.event ADD id int NOT NULL;
+REVOKE ALL ON shop.note FROM app, reader;
+GRANT INSERT, SELECT ON shop.note TO app; GRANT SELECT ON shop.note TO reader;
+INSERT INTO shop.author (email) VALUES ('a@b'); ANALYZE shop.author;
+INSERT INTO alembic_version VALUES ('a1');
+ALTER TABLE alembic_version ADD note text; GRANT SELECT ON alembic_version TO reader;
+"""
 
 
 @dataclass(frozen=True)
@@ -360,6 +357,5 @@ async def test_a_mutation_is_found_and_named(corpus: Corpus, name: str) -> None:
     assert sorted(map(str, found)) == sorted(expected)
 
 
-@pytest.mark.parametrize("name", SAME)
-async def test_what_is_not_drift_is_not_reported(corpus: Corpus, name: str) -> None:
-    assert await corpus.differences(SAME[name]) == []
+async def test_orders_rows_and_the_version_table_are_not_drift(corpus: Corpus) -> None:
+    assert await corpus.differences(SAME) == []
