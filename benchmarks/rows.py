@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from benchmarks import many, reading, resets, snapshots, testing
+from benchmarks import many, reading, rehearsals, resets, snapshots, testing
 from benchmarks.bench import Bench
 from benchmarks.table import Line
 
@@ -34,5 +34,6 @@ ROWS = {
     "snapshots": Row(measure=snapshots.snapshots),
     "test": Row(measure=testing.each),
     "first-test": Row(measure=testing.first),
+    "rehearsal": Row(measure=rehearsals.rehearsal),
     "many": Row(measure=many.many),
 }

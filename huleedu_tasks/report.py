@@ -22,7 +22,7 @@ class Status(StrEnum):
 
 
 class State(StrEnum):
-    """The state of a database, in commands that report it; in the order of the summary."""
+    """The state of a database or of revisions; in the order of the summary."""
 
     BEHIND = "BEHIND"
     EDITED = "EDITED"
@@ -30,6 +30,7 @@ class State(StrEnum):
     MIGRATING = "MIGRATING"
     UNKNOWN_REVISION = "UNKNOWN REVISION"
     UNREACHABLE = "UNREACHABLE"
+    FINDINGS = "FINDINGS"
 
 
 class Level(StrEnum):
@@ -75,7 +76,9 @@ class Problem:
 
     def as_json(self) -> dict[str, object]:
         """Return the JSON object."""
-        of_sql = {"kind": str(self.kind), "statement": self.statement} if self.kind else {}
+        of_sql = {"kind": str(self.kind)} if self.kind else {}
+        if self.kind or self.statement:
+            of_sql["statement"] = self.statement
         handled = {} if self.handled is None else {"handled": self.handled}
         code = {"code": self.code} if self.code else {}
         problem = {"level": str(self.level), "cause": self.cause, "remedy": self.remedy}

@@ -11,8 +11,8 @@ from huleedu_tasks.guard import require_external_environment
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.postgres.binaries import find_program
 from huleedu_tasks.prod.backup import Backups
+from huleedu_tasks.prod.backup_dump import Dumper
 from huleedu_tasks.prod.drift_check import DriftCheck
-from huleedu_tasks.prod.dump import Dumper
 from huleedu_tasks.prod.journal import Record, new_record, unwritten_record
 from huleedu_tasks.prod.migrate import COMMAND, Prepared, Release
 from huleedu_tasks.prod.plan_file import PlanEntry, read_plan

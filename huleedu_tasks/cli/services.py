@@ -9,7 +9,9 @@ from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.report import Fact, Listing, Result
 from huleedu_tasks.repository import shown
 
-COLUMNS = (
+# What fits a terminal; `--service NAME` shows more of a service, `--json` everything.
+COLUMNS = ("name", "port", "database", "compose_service")
+OF_ONE = (
     "name",
     "port",
     "directory",
@@ -18,19 +20,24 @@ COLUMNS = (
     "compose_service",
     "volume",
     "seeds",
-    "missing",
 )
+MISSING = "missing"
 
 
 @command()
 def list_(app: Command, service: Sequence[str] | None = None, json: bool = False) -> Result:
-    """Show the registry with all derived values."""
+    """Show the registry with all derived values.
+
+    The table has the port, database and compose service of each. With `--service NAME` it has the
+    directory, URL variable, volume and seeds as well, with `--json` all values.
+    """
     root = app.registry.root
     services = app.services(service)
     without = _without_volume(app)
     rows = tuple(_row(s, root, has_volume=s.compose_service not in without) for s in services)
-    missing = any(row["missing"] for row in rows)
-    columns = COLUMNS if missing else COLUMNS[:-1]
+    columns = OF_ONE if service else COLUMNS
+    if any(row[MISSING] for row in rows):
+        columns = (*columns, MISSING)
     return Listing(command="services.list", key="services", columns=columns, rows=rows)
 
 
@@ -100,5 +107,5 @@ def _row(service: Service, root: Path, *, has_volume: bool) -> dict[str, Fact]:
         "seeds": [shown(path, root) for path in service.seeds],
         "seed_after": list(service.seed_after),
         "inputs": [shown(path, root) for path in service.inputs],
-        "missing": [finding.problem for finding in service.missing_files()],
+        MISSING: [finding.problem for finding in service.missing_files()],
     }

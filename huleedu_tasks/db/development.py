@@ -66,7 +66,7 @@ from huleedu_tasks.report import (
     State,
     Status,
 )
-from huleedu_tasks.schema.drift import COLUMNS as DRIFT_COLUMNS
+from huleedu_tasks.schema.comparison import COLUMNS as DRIFT_COLUMNS
 from huleedu_tasks.schema.replay import Replays
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.shared_databases import shared_databases

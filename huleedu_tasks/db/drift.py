@@ -4,7 +4,7 @@ from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.report import Outcome
-from huleedu_tasks.schema.drift import Live, find_drift, outcome_of
+from huleedu_tasks.schema.comparison import Live, find_drift, outcome_of
 from huleedu_tasks.schema.replay import Replays
 
 

@@ -216,7 +216,7 @@ class Snapshots:
                 "revision": await _revisions(run, step),
                 "created": str(time.time()),
             }
-            plain = replace(tag, untouched="", source=0, kept=0.0, snapshot=about)
+            plain = replace(tag, untouched="", analyzed=0, source=0, kept=0.0, snapshot=about)
             self.created.add(run)
             await clones.take_snapshot(admin, database, clones.snapshot_name(database, name), plain)
             return run.done("saved", {"revision": about["revision"]})

@@ -2,12 +2,14 @@
 
 import ast
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 from huleedu_tasks import parallel
+from huleedu_tasks.config.registry import migrating_order
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.db.init_snapshots import find_init_snapshot
 from huleedu_tasks.db.service_run import ServiceRun
@@ -132,19 +134,11 @@ async def _upgrade(
                 ) from error
 
 
-def _needed(run: ServiceRun) -> Iterable[ServiceRun]:
+def _needed(run: ServiceRun) -> list[ServiceRun]:
     """Return the services of a shared database that must be migrated before one, in order."""
     members = {member.name: member for member in run.database.members}
-    found: dict[str, ServiceRun] = {}
-
-    def add(names: Iterable[str]) -> None:
-        for name in names:
-            if name in members and name not in found:
-                add(members[name].service.migrate_after)
-                found[name] = members[name]
-
-    add(run.service.migrate_after)
-    return found.values()
+    order = migrating_order([run.service, *run.database.services])
+    return [members[s.name] for s in takewhile(lambda s: s.name != run.name, order)]
 
 
 async def _drop(run: ServiceRun, name: str) -> None:

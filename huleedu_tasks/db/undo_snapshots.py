@@ -123,7 +123,10 @@ async def has_data_of_user(admin: "asyncpg.Connection", run: ServiceRun, name: s
         return False
     try:
         async with connection(run.url, database=name) as session:
-            return not await databases.is_untouched(session)
+            return not (
+                await databases.is_untouched(session)
+                or await clones.is_only_analyzed(session, name, tag)
+            )
     except ServerError:
         # What cannot be examined is kept.
         return True

@@ -30,7 +30,10 @@ from huleedu_tasks.config.registry import (
 )
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.discovery.applications import container_facts
-from huleedu_tasks.discovery.entries import (
+from huleedu_tasks.discovery.own_names import named_after
+from huleedu_tasks.discovery.proposals import Decisions, Survey
+from huleedu_tasks.discovery.questions import TAG, Question
+from huleedu_tasks.discovery.registry_entries import (
     CONVENTION,
     Basis,
     Document,
@@ -39,9 +42,6 @@ from huleedu_tasks.discovery.entries import (
     require_readable,
     service_of,
 )
-from huleedu_tasks.discovery.own_names import named_after
-from huleedu_tasks.discovery.proposals import Decisions, Survey
-from huleedu_tasks.discovery.questions import TAG, Question
 from huleedu_tasks.discovery.registry_text import registry_text
 from huleedu_tasks.discovery.service_facts import Reading
 from huleedu_tasks.discovery.shared_histories import report_unordered, state_sharing

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from huleedu_tasks.discovery.entries import Basis, Entry, service_of
+from huleedu_tasks.discovery.registry_entries import Basis, Entry, service_of
 from huleedu_tasks.migrations.alembic_config import NotUnderstood
 from huleedu_tasks.migrations.version_table import stated_version_table
 from huleedu_tasks.postgres.databases import VersionTable

@@ -22,10 +22,15 @@ class Direction(StrEnum):
 
 
 class Step(NamedTuple):
-    """One revision, applied or undone."""
+    """One revision, applied or undone.
+
+    Attributes:
+        is_compared: Whether the fingerprint of the schema is computed after it.
+    """
 
     direction: Direction
     revision: str
+    is_compared: bool = True
 
     def __str__(self) -> str:
         return f"the {self.direction} of {self.revision}"
@@ -113,6 +118,9 @@ def _events(
                 differing = step
         elif event["event"] == "failed" and event["revision"] and begun:
             failed = FailedStep(
-                step=begun, message=event["message"], statement=event["statement"], output=output
+                step=begun,
+                message=event["message"],
+                statement=event["statement"].strip(),
+                output=output,
             )
     return tuple(ended), differing, failed

@@ -35,6 +35,7 @@ class EnvironmentTag:
         revisions: Digests of the files of applied revisions, by service and revision.
         untouched: The counters of its writes when it was complete; an empty string if sessions
             of other programs may have written to it before.
+        analyzed: How many of these writes were statistics of ANALYZE.
         source: The OID of the snapshot that it is a copy of; 0 if it is none.
         kept: When it became an undo snapshot, in seconds since the epoch; otherwise 0.
         snapshot: What a named snapshot belongs to; empty on other databases.
@@ -51,6 +52,7 @@ class EnvironmentTag:
     pytest: Mapping[str, str] = field(default_factory=dict)
     revisions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     untouched: str = ""
+    analyzed: int = 0
     source: int = 0
     kept: float = 0.0
     snapshot: Mapping[str, str] = field(default_factory=dict)

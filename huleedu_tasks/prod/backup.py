@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.prod.dump import Dumper, dump, run_command
+from huleedu_tasks.prod.backup_dump import Dumper, dump, run_command
 from huleedu_tasks.prod.journal import Record
 from huleedu_tasks.prod.target import Target
 

@@ -14,7 +14,7 @@ from huleedu_tasks.prod.problems import Validated
 from huleedu_tasks.prod.production import Production
 from huleedu_tasks.prod.target import Target, reach
 from huleedu_tasks.report import Difference, Level, Outcome, Problem, Report
-from huleedu_tasks.schema.drift import COLUMNS, Drift, Live, find_drift, outcome_of
+from huleedu_tasks.schema.comparison import COLUMNS, Drift, Live, find_drift, outcome_of
 from huleedu_tasks.schema.replay import Replays
 
 COMMAND = "prod.drift"

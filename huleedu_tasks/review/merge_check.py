@@ -48,7 +48,6 @@ async def _check(reviewed: Reviewed) -> Outcome:
             problems += [problem async for problem in _of_seeds(reviewed, url)]
     except (MigrationError, Refused) as error:
         problems.append(_not_built(reviewed, history, error))
-        return replace(reviewed.outcome(facts, problems), output=error.output)
     return reviewed.outcome(facts, problems)
 
 

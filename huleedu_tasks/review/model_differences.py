@@ -19,7 +19,9 @@ _BY_HAND = (
     "a revision for it by hand."
 )
 _LABEL = re.compile(r"'(?:[^']|'')*'")
-# Two words for one value.
+# Two ways to number rows, and two words for the current time.
+_IDENTITY = re.compile(r" GENERATED (ALWAYS|BY DEFAULT) AS IDENTITY")
+_SEQUENCE = re.compile(r"nextval\(.*\)")
 _NOW = re.compile(r"\bCURRENT_TIMESTAMP\b", re.IGNORECASE)
 
 
@@ -29,12 +31,14 @@ def model_problems(service: str, compared: Compared) -> Iterator[Problem]:
     Args:
         service: The name of the service, for the remedies.
     """
-    for operation in compared.operations:
+    if count := len(compared.operations):
         yield Problem(
             level=Level.ERROR,
-            cause=f"the models and the history differ; autogenerate would write {operation}",
+            cause="the models and the history differ; autogenerate would write "
+            f"{count} operation{'s' if count > 1 else ''}",
             remedy=_WRITE.format(service=service),
             code=CODE,
+            statement="\n".join(compared.operations),
         )
     if compared.models is None:
         yield Problem(
@@ -59,15 +63,18 @@ def _unseen(compared: Compared) -> Iterator[str]:
     tables = {o.table for o in compared.models or ()} & {o.table for o in compared.history}
     seen = " ".join(compared.operations)
     yield from _enums(models.get("enum", []), history.get("enum", []))
+    columns = history.get("column", [])
+    known = {(o.table, o.name) for o in columns}
+    numbered = {(o.table, o.name) for o in columns if _IDENTITY.search(o.definition)}
     for kind in ("column", "default"):
         there = {(o.table, o.name): o.definition for o in history.get(kind, [])}
-        known = {(o.table, o.name) for o in history.get("column", [])}
         for stated in sorted(models.get(kind, [])):
             place = (stated.table, stated.name)
             if place not in known or _is_mentioned(stated, seen):
                 continue
-            if _normal(stated.definition) != _normal(there.get(place, "")):
-                has = there.get(place) or "none"
+            has = there.get(place) or "none"
+            is_numbered = kind == "default" and place in numbered
+            if not is_numbered and _normal(stated.definition) != _normal(has):
                 what = "column" if kind == "column" else "the default of column"
                 yield (
                     f"{what} {stated.table}.{stated.name} is {stated.definition} in the models, "
@@ -106,4 +113,4 @@ def _is_mentioned(stated: ModelObject, operations: str) -> bool:
 
 
 def _normal(definition: str) -> str:
-    return _NOW.sub("now()", definition)
+    return _NOW.sub("now()", _SEQUENCE.sub("nextval()", _IDENTITY.sub("", definition)))

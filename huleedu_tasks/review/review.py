@@ -11,7 +11,17 @@ from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode, HuleEduError
 from huleedu_tasks.parallel import Step
-from huleedu_tasks.report import Fact, Level, Outcome, Problem, Progress, Report, Silence
+from huleedu_tasks.report import (
+    Fact,
+    Level,
+    Outcome,
+    Problem,
+    Progress,
+    Report,
+    Silence,
+    State,
+    Status,
+)
 from huleedu_tasks.repository import shown
 from huleedu_tasks.review.base_branch import Base, BaseRevision
 from huleedu_tasks.schema.replay import Replays
@@ -80,7 +90,7 @@ class Review:
             outcomes=outcomes,
             columns=columns,
             seconds=time.monotonic() - started,
-            pending=any(p.level is Level.ERROR for o in outcomes for p in o.problems or ()),
+            pending=any(outcome.state is State.FINDINGS for outcome in outcomes),
         )
 
 
@@ -108,8 +118,12 @@ class Reviewed:
 
     def outcome(self, facts: Mapping[str, Fact], problems: Sequence[Problem]) -> Outcome:
         """Return the outcome of a review that came to its end."""
-        judged = Outcome(service=self.service.name, facts=facts).with_problems(tuple(problems))
-        return replace(judged, exit_code=ExitCode.DONE)
+        found = tuple(problems)
+        judged = Outcome(service=self.service.name, facts=facts).with_problems(found)
+        if judged:
+            return judged
+        # The review itself succeeded.
+        return replace(judged, status=Status.OK, state=State.FINDINGS, exit_code=ExitCode.DONE)
 
 
 ReviewWork = Callable[[Reviewed], Awaitable[Outcome]]

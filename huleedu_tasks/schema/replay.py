@@ -26,11 +26,12 @@ from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import UNCOUNTED, connection
 from huleedu_tasks.postgres.databases import EnvironmentTag
 from huleedu_tasks.process import scratch_directory
-from huleedu_tasks.schema.throwaway_servers import ThrowawayServer, ThrowawayServers
+from huleedu_tasks.schema.throwaway_servers import RunningServer, ThrowawayServer, ThrowawayServers
 from huleedu_tasks.templates.policy import Build, TemplatePolicy
 
 _WHY = "a replay"
-_LABEL_LENGTH = 8
+# Templates of one service, each with the history up to other revisions.
+_KEPT = 6
 
 
 class RevisionFailed(MigrationError):
@@ -63,12 +64,17 @@ class Replays:
     histories: AlembicHistories = field(init=False)
     _templates: TemplatePolicy = field(init=False)
     _until: AsyncExitStack = field(default_factory=AsyncExitStack)
-    _starting: dict[str, asyncio.Task[ThrowawayServer]] = field(default_factory=dict)
+    _starting: dict[str, asyncio.Task[RunningServer]] = field(default_factory=dict)
+    _servers: dict[str, ThrowawayServer] = field(default_factory=dict)
+    _throwaway_servers: ThrowawayServers = field(init=False)
     _turns: dict[tuple[str, str], asyncio.Lock] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.settings = disposable(self.settings)
         self.histories = AlembicHistories(settings=self.settings, state=self.state)
+        self._throwaway_servers = ThrowawayServers(
+            settings=self.settings, registry=self.registry, state=self.state, notify=self.notify
+        )
         self._templates = TemplatePolicy(
             settings=self.settings,
             present=Present.of(self.settings),
@@ -103,21 +109,23 @@ class Replays:
             yield url
 
     async def server(self, service: Service) -> ThrowawayServer:
-        """Return the running server of a service, which is started at its first use.
+        """Return the server of a service, which is started at its first use.
+
+        Services may share a server; each has a connection of its own.
 
         Raises:
             HuleEduError: If no server can be used.
         """
-        name = service.compose_service
-        if name not in self._starting:
-            servers = ThrowawayServers(
-                settings=self.settings,
-                registry=self.registry,
-                state=self.state,
-                notify=self.notify,
+        if service.name not in self._servers:
+            name = service.compose_service
+            if name not in self._starting:
+                starting = self._throwaway_servers.start(service, self._until)
+                self._starting[name] = asyncio.create_task(starting)
+            running = await asyncio.shield(self._starting[name])
+            self._servers[service.name] = await self._throwaway_servers.connect(
+                running, service, self._until
             )
-            self._starting[name] = asyncio.create_task(servers.start(service, self._until))
-        return await asyncio.shield(self._starting[name])
+        return self._servers[service.name]
 
     async def upgrade(
         self, service: Service, url: DatabaseUrl, history: History, at: Sequence[str]
@@ -161,9 +169,12 @@ class Replays:
     ) -> None:
         """Copy a template, or build the database and keep it as a template."""
         predecessors = list(self._predecessors(server.service))
-        # Not the port of this start, which would be an input of the template.
+        # On a server of development it would remain; the port of this start would be an input.
+        is_kept = bool(at) and server.running.is_own
         registered = [self._registered(service) for service in (server.service, *predecessors)]
-        build = await self._templates.begin(server.admin, registered, "", why=_WHY) if at else None
+        build = (
+            await self._templates.begin(server.admin, registered, "", why=_WHY) if is_kept else None
+        )
         template = await self._templates.find_valid(server.admin, build, url.database)
         if template:
             await clones.clone(server.admin, template[0], url.database, self.tag)
@@ -177,6 +188,7 @@ class Replays:
         # A role of a template could not be dropped.
         if build and not await clones.holds_roles(server.admin, url.database):
             await self._templates.keep(server.admin, build, url, self.tag)
+            await clones.drop_old_replays(server.admin, server.service.database, kept=_KEPT)
 
     async def _create(self, server: ThrowawayServer, url: DatabaseUrl, build: Build | None) -> None:
         await databases.create(server.admin, url.database, self.tag)
@@ -261,10 +273,10 @@ def _failed(error: MigrationError, session: Observation) -> MigrationError:
     if not event.get("revision"):
         return error
     found = RevisionFailed(error.message, code=error.code, hint=error.hint, output=error.output)
-    found.revision, found.statement = event["revision"], event["statement"]
+    found.revision, found.statement = event["revision"], event["statement"].strip()
     return found
 
 
 def _label(at: Sequence[str]) -> str:
     """Return a short name of revisions, of which none is a part of another one."""
-    return hashlib.sha256(" ".join(at).encode()).hexdigest()[:_LABEL_LENGTH]
+    return hashlib.sha256(" ".join(at).encode()).hexdigest()[: clones.LABEL_LENGTH]

@@ -39,25 +39,39 @@ _ONLY_THE_OWNER = 0o600
 _NOTICE = "Waiting for another command that uses the throwaway server of {name}."
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
+class RunningServer:
+    """A running server, which several services may share.
+
+    Attributes:
+        url: The URL of a database on it, whose user is a superuser.
+        guard: Proves that a database on it may be dropped.
+        is_own: Whether no other command or user works on it.
+        databases: The number of throwaway databases on it.
+        roles: The roles before the first of them was created.
+    """
+
+    url: DatabaseUrl
+    guard: Guard
+    is_own: bool
+    databases: int = 0
+    roles: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ThrowawayServer:
-    """A running server on which throwaway databases may be created.
+    """A server on which one service creates throwaway databases.
 
     Attributes:
         service: The service, with the port of this server.
-        url: The URL of a database on it, whose user is a superuser.
+        url: The URL of a database on it, with the driver of the service.
         admin: A connection to another database than any of a service.
-        guard: Proves that a database on it may be dropped.
-        is_own: Whether no other command or user works on it.
     """
 
+    running: RunningServer
     service: Service
     url: DatabaseUrl
     admin: "asyncpg.Connection"
-    guard: Guard
-    is_own: bool
-    _databases: int = 0
-    _roles: frozenset[str] = frozenset()
 
     @asynccontextmanager
     async def database(self, name: str) -> AsyncIterator[DatabaseUrl]:
@@ -69,21 +83,22 @@ class ThrowawayServer:
         Raises:
             Refused: If a database of that name exists and may not be dropped.
         """
-        await self.guard.prove_disposable(self.admin, self.service, name)
+        running = self.running
+        await running.guard.prove_disposable(self.admin, self.service, name)
         await databases.drop(self.admin, name)
-        if not self._databases:
-            self._roles = await databases.role_names(self.admin)
-        self._databases += 1
+        if not running.databases:
+            running.roles = await databases.role_names(self.admin)
+        running.databases += 1
         try:
             yield replace(self.url, database=name)
         finally:
-            self._databases -= 1
+            running.databases -= 1
             await parallel.run_to_end(self._drop(name))
 
     async def _drop(self, name: str) -> None:
         await databases.drop(self.admin, name)
-        if self.is_own and not self._databases:
-            for role in await databases.role_names(self.admin) - self._roles:
+        if self.running.is_own and not self.running.databases:
+            for role in await databases.role_names(self.admin) - self.running.roles:
                 await databases.drop_role(self.admin, role)
 
 
@@ -102,7 +117,29 @@ class ThrowawayServers:
     state: Path
     notify: Callable[[str], object] = str
 
-    async def start(self, service: Service, until: AsyncExitStack) -> ThrowawayServer:
+    async def connect(
+        self, running: RunningServer, service: Service, until: AsyncExitStack
+    ) -> ThrowawayServer:
+        """Connect to a running server for one service.
+
+        Args:
+            until: Closes the connection when it is closed.
+
+        Raises:
+            ServerError: If the connection fails.
+        """
+        url = running.url
+        if running.is_own:
+            service = replace(service, port=url.port)
+            url = replace(url, scheme=service.url_scheme)
+        used = [other.database for other in self.registry.services]
+        admin = await connect_beside(url, used=used)
+        until.push_async_callback(close, admin)
+        # A crash that loses a tag also loses the new database it belongs to.
+        await admin.execute("SET synchronous_commit = off")
+        return ThrowawayServer(running=running, service=service, url=url, admin=admin)
+
+    async def start(self, service: Service, until: AsyncExitStack) -> RunningServer:
         """Start the server of a service.
 
         Args:
@@ -113,7 +150,7 @@ class ThrowawayServers:
         """
         wanted = self.settings.provider
         if wanted in (ProviderName.DOCKER, ProviderName.EXISTING):
-            return await self._start_of_development(service, until)
+            return await self._start_of_development(service)
         try:
             provider = EmbeddedServers.create(
                 self.settings, self._directory, service.extensions, reason="throwaway databases"
@@ -121,7 +158,7 @@ class ThrowawayServers:
         except ConfigurationError as error:
             if wanted is ProviderName.EMBEDDED:
                 raise
-            return await self._start_of_development(service, until, because=error)
+            return await self._start_of_development(service, because=error)
         return await self._start_embedded(service, provider, until)
 
     @property
@@ -130,7 +167,7 @@ class ThrowawayServers:
 
     async def _start_embedded(
         self, service: Service, provider: EmbeddedServers, until: AsyncExitStack
-    ) -> ThrowawayServer:
+    ) -> RunningServer:
         try:
             make_state_directory(self.state)
             make_directory(self._directory / EMBEDDED_DIRECTORY)
@@ -142,11 +179,11 @@ class ThrowawayServers:
         await provider.prepare([own], url, on_new=str)
         until.push_async_callback(lambda: parallel.run_to_end(provider.stop(own)))
         await provider.start(own, url)
-        return await self._connected(own, url, provider, until, is_own=True)
+        return RunningServer(url=url, guard=self._guard(provider), is_own=True)
 
     async def _start_of_development(
-        self, service: Service, until: AsyncExitStack, because: HuleEduError | None = None
-    ) -> ThrowawayServer:
+        self, service: Service, because: HuleEduError | None = None
+    ) -> RunningServer:
         """Start the service's development server."""
         settings = self.settings
         if because:
@@ -154,30 +191,16 @@ class ThrowawayServers:
             settings = replace(settings, process={**settings.process, **docker})
         try:
             provider = choose(settings, self.registry, self.state)
-        except HuleEduError:
-            raise because or HuleEduError("") from None
+        except HuleEduError as error:
+            raise because or error from None
         resolved = resolve(service, settings)
         require_own_address(service, resolved, provider)
         await provider.prepare([service], resolved.url, on_new=str)
         await provider.start(service, resolved.url)
-        return await self._connected(service, resolved.url, provider, until)
+        return RunningServer(url=resolved.url, guard=self._guard(provider), is_own=False)
 
-    async def _connected(
-        self,
-        service: Service,
-        url: DatabaseUrl,
-        provider: Provider,
-        until: AsyncExitStack,
-        *,
-        is_own: bool = False,
-    ) -> ThrowawayServer:
-        used = [other.database for other in self.registry.services]
-        admin = await connect_beside(url, used=used)
-        until.push_async_callback(close, admin)
-        # A crash that loses a tag also loses the new database it belongs to.
-        await admin.execute("SET synchronous_commit = off")
-        guard = Guard(settings=self.settings, provider=provider)
-        return ThrowawayServer(service=service, url=url, admin=admin, guard=guard, is_own=is_own)
+    def _guard(self, provider: Provider) -> Guard:
+        return Guard(settings=self.settings, provider=provider)
 
     async def _lock(self, service: Service, until: AsyncExitStack) -> None:
         """Hold a server against other commands, which would drop its throwaway databases."""

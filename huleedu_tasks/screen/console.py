@@ -520,6 +520,8 @@ def _why_pending(report: Report) -> str:
         return "applied revisions were edited"
     if State.DRIFTED in states:
         return "not every schema is that of its revisions"
+    if State.FINDINGS in states:
+        return "the findings above must be corrected"
     return "not every database is at head"
 
 

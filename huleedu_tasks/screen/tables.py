@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 Rows = tuple[tuple[str, ...], ...]
 
 DETAIL = "detail"
+# Columns with sentences, which are moved below the table.
+DETAILS = (DETAIL, "missing")
 TIME = "time"
 # Shown for a value that is None.
 NOTHING = "-"
@@ -183,14 +185,15 @@ def _drop_constant(table: _Table) -> _Table:
 
 
 def _move_details(table: _Table) -> _Table:
-    if DETAIL not in table.columns:
+    name = next((column for column in table.columns if column in DETAILS), None)
+    if name is None:
         return table
-    index = table.columns.index(DETAIL)
+    index = table.columns.index(name)
     services: dict[str, list[str]] = {}
     for row in table.rows:
         services.setdefault(row[index], []).append(row[0])
     below = tuple(f"{', '.join(names)}: {said}" for said, names in services.items() if said)
-    return replace(table.without({DETAIL}), below=(*table.below, *below))
+    return replace(table.without({name}), below=(*table.below, *below))
 
 
 def _drop_time(table: _Table) -> _Table:

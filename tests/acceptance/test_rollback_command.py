@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.monorepo import Monorepo, new_monorepo
+from tests.support.monorepo import Monorepo
 from tests.support.observe import database, log_in
+from tests.support.prepared import running_monorepo
 from tests.support.terminal import seen, typed
 
 VERSIONS = "services/alpha_service/alembic/versions"
@@ -37,7 +38,7 @@ def add(monorepo: Monorepo, name: str, parent: str, up: str, down: str | None) -
 @pytest.fixture(scope="module")
 def reset() -> Iterator[Monorepo]:
     """Return a monorepo of one service at b2, after a1 and b1."""
-    with new_monorepo(("alpha",)) as made:
+    with running_monorepo(["alpha"]) as made:
         add(made, "b1", "a1", "ALTER TABLE note ADD lang text", "ALTER TABLE note DROP lang")
         add(made, "b2", "b1", "CREATE TABLE tag (name text)", "DROP TABLE tag")
         assert made.invoke("db.reset").code == 0
@@ -66,7 +67,7 @@ def throwaways(monorepo: Monorepo) -> int:
 
 
 def test_one_step_is_rolled_back_and_migrated_again(alpha: Monorepo) -> None:
-    ran = alpha.invoke("db.rollback", "--service", "alpha", "--json")
+    ran = alpha.invoke_afresh("db.rollback", "--service", "alpha", "--json")
     assert ran.code == 0, ran.err
     (row,) = ran.json["services"]
     assert (row["from"], row["to"]) == ("b2", "b1")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.db_runs import without_initdb
 from tests.support.monorepo import ENV_PY, SEED, Monorepo, new_monorepo
 
 SECRETS = {
@@ -36,6 +37,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monorepo]:
     """Return a monorepo with secrets in `.env`, whose children record their environments."""
     directory = tmp_path_factory.mktemp("records")
     with new_monorepo(["alpha"]) as made:
+        without_initdb(made)
         lines = [f"{name}={value}\n" for name, value in SECRETS.items()]
         made.write(".env", "".join([made.read(".env"), *lines]))
         for path, text in (

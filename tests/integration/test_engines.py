@@ -14,7 +14,7 @@ from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.child_process import Alembic
 from huleedu_tasks.migrations.results import Rendered
 from huleedu_tasks.process import scratch_directory
-from tests.support.db_runs import app_of
+from tests.support.db_runs import app_of, without_initdb
 from tests.support.migrating import observation_of
 from tests.support.monorepo import Monorepo, empty_monorepo, free_ports
 from tests.support.postgres import ask
@@ -64,6 +64,7 @@ def entry(engine: str, port: int) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def ledger() -> Iterator[Monorepo]:
     with empty_monorepo() as monorepo:
+        without_initdb(monorepo)
         directory = monorepo.path(DIRECTORY)
         directory.mkdir(parents=True)
         command = [sys.executable, "-m", "alembic", "init", "--template", "multidb", "alembic"]

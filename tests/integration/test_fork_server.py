@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import chosen_combinations
+from tests.support.db_runs import without_initdb
 from tests.support.fork_server import ForkServer, fresh_interpreters
 from tests.support.monorepo import (
     ENV_PY,
@@ -110,6 +111,7 @@ pathlib.Path(__file__).with_name("told").write_text(json.dumps({
 
 def test_migrations_of_a_forked_command_have_the_same_environment() -> None:
     with new_monorepo(["alpha"]) as made:
+        without_initdb(made)
         made.write("services/alpha_service/alembic/env.py", TOLD_BY_ENV_PY + ENV_PY)
         told = []
         for invoke in (made.invoke, made.invoke_afresh):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.db_runs import without_initdb
 from tests.support.monorepo import Monorepo, new_monorepo
 
 SCRIPT = """\
@@ -20,7 +21,7 @@ NOT_RUN = "init-scripts-not-run"
 @pytest.fixture(scope="module")
 def monorepo() -> Iterator[Monorepo]:
     with new_monorepo(["alpha"]) as made:
-        made.write("init/01.sql", SCRIPT)
+        without_initdb(made).write("init/01.sql", SCRIPT)
         server = {
             "image": "postgres:15",
             "ports": [f"127.0.0.1:{made.port('alpha')}:5432"],

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tests.support.db_runs import without_initdb
 from tests.support.histories import root_and_two
 from tests.support.monorepo import Monorepo
 from tests.support.pytest_runs import Tested, passes, run_pytest, write_tests
@@ -227,7 +228,7 @@ def test_variables_with_parts_of_the_url_have_those_of_the_database(monorepo: Mo
 def test_services_that_share_a_database_share_that_of_a_test() -> None:
     with root_and_two() as monorepo:
         passes(
-            monorepo,
+            without_initdb(monorepo, of_tests=True),
             """
             import os
 

@@ -145,7 +145,7 @@ def test_missing_settings_are_reported_once(monorepo: Monorepo) -> None:
     ran = run_pytest(monorepo)
     assert ran.counts == {"error": 1, "skipped": 7}
     assert "HULEEDU_DB_PASSWORD: is not set" in ran.out
-    assert "invoke env.init" in ran.out
+    assert "huleedu env.init" in ran.out
 
 
 def begin_waiting(monorepo: Monorepo) -> "subprocess.Popen[str]":

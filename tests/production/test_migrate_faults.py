@@ -143,15 +143,6 @@ def test_an_unreadable_revision_does_not_delay_the_end_of_a_run(
     assert alpha["to"] is None
 
 
-def test_a_signal_while_waiting_for_another_run_changes_nothing(rehearsal: Rehearsal) -> None:
-    with begun(rehearsal):
-        waiting = rehearsal.start()
-        wait_until(lambda: rehearsal.sessions("alpha", "huleedu-tasks") >= 3)
-        waiting.send_signal(signal.SIGINT)
-        assert outcome(waiting).code == 130
-        assert rehearsal.history()[0]["outcome"] == "INTERRUPTED"
-
-
 # A kill.
 
 
@@ -245,7 +236,7 @@ def test_of_many_runners_at_once_one_migrates_and_the_others_succeed(
     assert rehearsal.at("alpha") == "b2"
 
 
-def test_a_run_that_does_not_wait_is_refused_with_the_holder_of_the_lock(
+def test_a_second_run_waits_or_is_refused_and_a_run_that_loses_its_lock_stops(
     rehearsal: Rehearsal,
 ) -> None:
     with begun(rehearsal) as child:
@@ -259,9 +250,12 @@ def test_a_run_that_does_not_wait_is_refused_with_the_holder_of_the_lock(
         assert "(from 127.0.0.1, server pid " in message
         assert rehearsal.history()[0]["outcome"] == "REFUSED"
 
+        waiting = rehearsal.start(*ALPHA)
+        wait_until(lambda: rehearsal.sessions("alpha", "huleedu-tasks") >= 3)
+        waiting.send_signal(signal.SIGINT)
+        assert outcome(waiting).code == 130
+        assert rehearsal.history()[0]["outcome"] == "INTERRUPTED"
 
-def test_a_run_that_loses_its_lock_stops_its_migration(rehearsal: Rehearsal) -> None:
-    with begun(rehearsal) as child:
         ask(
             admin_url(rehearsal.production.main, "postgres"),
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.db_runs import without_initdb
 from tests.support.histories import add_history, root_and_two, write_revision
 from tests.support.monorepo import Monorepo, Ran
 from tests.support.postgres import ask
@@ -34,7 +35,7 @@ class Live:
 @pytest.fixture
 def live() -> Iterator[Live]:
     with root_and_two() as monorepo:
-        assert monorepo.invoke("db.up").code == 0
+        assert without_initdb(monorepo).invoke("db.up").code == 0
         server = monorepo.url("root", database="postgres")
         ask(server, f"CREATE ROLE {ROLE} LOGIN PASSWORD '{ROLE_PASSWORD}'")
         ask(server, f"CREATE DATABASE {DATABASE} OWNER {ROLE}")

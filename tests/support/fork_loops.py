@@ -8,8 +8,10 @@ The server itself runs as `python tests/support/fork_loops.py DESCRIPTOR`.
 """
 
 import asyncio
+import atexit
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -19,10 +21,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 SCRIPTS = Path(__file__).parents[2] / "huleedu_tasks/migrations/child"
 FORK_LOOP = SCRIPTS / "fork_loop.py"
@@ -129,12 +132,8 @@ async def _fork(
 # The server's side.
 
 
-def serve(listener: socket.socket) -> dict[str, Any]:
-    """Fork a process for each connection, until standard input ends.
-
-    Returns:
-        In such a process, the namespace of `fork_loop.py`.
-    """
+def serve(listener: socket.socket) -> None:
+    """Fork a process for each connection, until standard input ends; return in that process."""
     # This directory, from which a new interpreter does not import.
     del sys.path[0]
     names = runpy.run_path(str(FORK_LOOP))
@@ -154,7 +153,7 @@ def serve(listener: socket.socket) -> dict[str, Any]:
             if os.fork() == 0:
                 listener.close()
                 _become(connection)
-                return names
+                return
 
 
 def _become(connection: socket.socket) -> None:
@@ -189,13 +188,24 @@ def _become(connection: socket.socket) -> None:
     importlib.invalidate_caches()
 
 
+def _exit(code: int) -> NoReturn:
+    """End this process as Python does, but without destroying the imported modules."""
+    threading._shutdown()  # type: ignore[attr-defined]  # As Python itself.
+    atexit._run_exitfuncs()
+    # Those of the server are frozen.
+    files = [found for found in gc.get_objects() if issubclass(type(found), io.IOBase)]
+    for file in (*files, sys.stdout, sys.stderr):
+        with suppress(Exception):
+            file.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    names = serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])))
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as error:
         if not isinstance(error.code, int | None):
             raise
-        names["_exit"](error.code or 0)
-    # Without destroying the imported modules.
-    names["_exit"](0)
+        _exit(error.code or 0)
+    _exit(0)

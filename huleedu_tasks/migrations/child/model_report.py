@@ -51,14 +51,16 @@ class ModelComparison:
     def _compare(self, migration: Any) -> None:
         connection = migration.connection
         self._report["history"] = self._rows(connection)
-        transaction = connection.begin_nested()
+        transaction = None
         try:
+            transaction = connection.begin_nested()
             for metadata in _as_list(migration.opts["target_metadata"]):
                 _recreate(metadata, migration.opts, connection)
             self._report["models"] = self._rows(connection)
         except Exception as error:
             self._report["problem"] = str(getattr(error, "orig", None) or error).splitlines()[0]
-        transaction.rollback()
+        if transaction:
+            transaction.rollback()
 
     def _rows(self, connection: Any) -> list[list[Any]]:
         return [list(row) for row in connection.exec_driver_sql(self._query)]
@@ -70,22 +72,15 @@ class ModelComparison:
 
 def _rendered(scripts: Any, migration: Any) -> Iterator[str]:
     """Yield each operation that autogenerate would write, as Python."""
-    from alembic.autogenerate.api import render_python_code
-    from alembic.operations.ops import UpgradeOps
+    from alembic.autogenerate.api import AutogenContext
+    from alembic.autogenerate.render import render_op
 
-    options = migration.opts
+    context = AutogenContext(migration)
     for script in scripts:
         for upgrade in script.upgrade_ops_list:
             for operation in upgrade.ops:
-                for single in getattr(operation, "ops", None) or [operation]:
-                    text = render_python_code(
-                        UpgradeOps([single]),
-                        render_item=options.get("render_item"),
-                        user_module_prefix=options.get("user_module_prefix"),
-                        migration_context=migration,
-                    )
-                    lines = [line.strip() for line in text.splitlines()]
-                    yield " ".join(line for line in lines if line and line[0] != "#")
+                for text in render_op(context, operation):
+                    yield " ".join(line.strip() for line in text.splitlines())
 
 
 def _recreate(metadata: Any, options: dict[str, Any], connection: Any) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 UPGRADE, DOWNGRADE = "upgrade", "downgrade"
 PREPARED = "huleedu_fingerprint"
-IS_PREPARED = f"SELECT count(*) FROM pg_prepared_statements WHERE name = '{PREPARED}'"
 PER_MIGRATION = "transaction_per_migration"
 
 
@@ -23,12 +22,13 @@ class Walk:
     before its opposite: the steps behind it would begin from a wrong schema.
 
     Args:
-        steps: The steps, each a direction and a revision.
+        steps: The steps, each a direction, a revision, and whether the fingerprint is computed
+            after it.
         fingerprint: A query that returns a digest of the schema; an empty string to compute none.
         tell: Writes an event.
     """
 
-    def __init__(self, steps: list[list[str]], fingerprint: str, tell: Callable[..., None]) -> None:
+    def __init__(self, steps: list[list[Any]], fingerprint: str, tell: Callable[..., None]) -> None:
         self._steps = steps
         self._query = fingerprint
         self._tell = tell
@@ -45,17 +45,18 @@ class Walk:
         script = context.script
         known: dict[tuple[str, str], str] = {}
         now = self._fingerprint(context)
-        for direction, name in self._steps:
+        for direction, name, is_compared in self._steps:
             revision = script.get_revision(name)
-            known.setdefault((_opposite(direction), name), now)
+            if now:
+                known.setdefault((_opposite(direction), name), now)
             make: Any = (
                 MigrationStep.upgrade_from_script
                 if direction == UPGRADE
                 else MigrationStep.downgrade_from_script
             )
             yield make(script.revision_map, revision)
-            now = self._fingerprint(context)
-            is_equal = known.setdefault((direction, name), now) == now
+            now = self._fingerprint(context) if is_compared else ""
+            is_equal = not is_compared or known.setdefault((direction, name), now) == now
             self._tell("stepped", revision=name, direction=direction, is_equal=is_equal)
             if not is_equal:
                 return
@@ -65,18 +66,18 @@ class Walk:
             return ""
         connection = context.connection
         driver = connection.connection.dbapi_connection
-        cursor = driver.cursor()
+        if connection.in_transaction() or getattr(driver, "autocommit", False):
+            return _value_of(driver, self._query)
         try:
-            cursor.execute(IS_PREPARED)
-            if not _value(cursor):
-                cursor.execute(f"PREPARE {PREPARED} AS {self._query}")
-            cursor.execute(f"EXECUTE {PREPARED}")
-            found = str(_value(cursor))
-        finally:
-            cursor.close()
-        if not connection.in_transaction() and not getattr(driver, "autocommit", False):
-            # A prepared statement outlives its transaction.
+            found = _value_of(driver, f"EXECUTE {PREPARED}")
+        except Exception:
+            # Not prepared yet, or a revision has deallocated it. It outlives its transaction.
             driver.rollback()
+            cursor = driver.cursor()
+            cursor.execute(f"PREPARE {PREPARED} AS {self._query}")
+            cursor.close()
+            found = _value_of(driver, f"EXECUTE {PREPARED}")
+        driver.rollback()
         return found
 
 
@@ -84,7 +85,12 @@ def _opposite(direction: str) -> str:
     return DOWNGRADE if direction == UPGRADE else UPGRADE
 
 
-def _value(cursor: Any) -> Any:
-    """Return the only value of a result, whose row may be a tuple or a dictionary."""
-    row = cursor.fetchone()
-    return next(iter(row.values() if hasattr(row, "values") else row))
+def _value_of(driver: Any, query: str) -> str:
+    """Return the only value of a query's result, whose row may be a tuple or a dictionary."""
+    cursor = driver.cursor()
+    try:
+        cursor.execute(query)
+        row = cursor.fetchone()
+    finally:
+        cursor.close()
+    return str(next(iter(row.values() if hasattr(row, "values") else row)))

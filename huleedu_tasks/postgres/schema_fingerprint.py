@@ -1,46 +1,10 @@
-"""The objects of a database with their definitions, read from the catalogs in one query.
+"""A query that returns a digest of a database's schema, read from the catalogs.
 
-It takes milliseconds, so it can run after every revision. `pg_dump` is complete and takes a
+It takes milliseconds, so it can run after every revision. `pg_dump` is complete, and takes a
 hundred times as long.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    import asyncpg
-
-
-class CatalogObject(NamedTuple):
-    """An object of a database.
-
-    Attributes:
-        kind: As PostgreSQL names it, for example `column`.
-        name: Its name with its schema, and its table if it belongs to one.
-        definition: Everything that distinguishes two objects of the same name.
-    """
-
-    kind: str
-    name: str
-    definition: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name}"
-
-
-async def read_objects(connection: "asyncpg.Connection") -> dict[tuple[str, str], CatalogObject]:
-    """Return the objects of the connection's database by kind and name.
-
-    Objects of extensions and of PostgreSQL are left out.
-    """
-    rows = await connection.fetch(OBJECTS)
-    return {(row["kind"], row["name"]): CatalogObject(*row) for row in rows}
-
-
-async def fingerprint(connection: "asyncpg.Connection") -> str:
-    """Return a digest of all objects of the connection's database."""
-    found: str = await connection.fetchval(FINGERPRINT)
-    return found
 
 
 def _select(kind: str, name: str, definition: Sequence[str], source: str) -> str:
@@ -49,20 +13,18 @@ def _select(kind: str, name: str, definition: Sequence[str], source: str) -> str
 
 
 def _own(column: str, catalog: str) -> str:
-    """Return the condition that an object does not belong to an extension."""
+    """Return the condition that an object does not belong to PostgreSQL or an extension."""
     return (
-        f"{column} >= 16384 AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = {column}"
-        f" AND d.classid = '{catalog}'::regclass AND d.deptype = 'e')"
+        f"{column} >= 16384 AND NOT EXISTS (SELECT FROM members AS m WHERE m.objid = {column}"
+        f" AND m.classid = '{catalog}'::regclass)"
     )
 
 
-def _comment(column: str, catalog: str, number: str = "") -> str:
-    function = (
-        f"col_description({column}, {number})"
-        if number
-        else (f"obj_description({column}, '{catalog}')")
+def _comment(column: str, catalog: str, number: str = "0") -> str:
+    return (
+        f"(SELECT 'comment ' || quote_literal(description) FROM pg_description WHERE objoid ="
+        f" {column} AND classoid = '{catalog}'::regclass AND objsubid = {number})"
     )
-    return f"'comment ' || quote_literal({function})"
 
 
 def _privileges(column: str, kind: str, owner: str) -> str:
@@ -99,7 +61,7 @@ _RARE = {
     "pg_am": ("access method", "amhandler::text"),
 }
 
-OBJECTS = "\nUNION ALL\n".join(
+_OBJECTS = " UNION ALL ".join(
     (
         _select(
             "'schema'",
@@ -302,6 +264,7 @@ OBJECTS = "\nUNION ALL\n".join(
     )
 )
 FINGERPRINT = (
-    "SELECT md5(coalesce(string_agg(concat_ws(' ', kind, name, md5(definition)), ',' ORDER BY"
-    f" kind, name), '')) FROM ({OBJECTS}) AS objects"
+    "WITH members AS MATERIALIZED (SELECT classid, objid FROM pg_depend WHERE deptype = 'e')"
+    " SELECT md5(coalesce(string_agg(concat_ws(' ', kind, name, definition), ',' ORDER BY kind,"
+    f" name), '')) FROM ({_OBJECTS}) AS objects"
 )
