@@ -124,6 +124,7 @@ def revision(
     steps="How many revisions to roll back; one if left out.",
     revision="Revision to go back to, or base for none.",
     yes="Do not ask before data is lost.",
+    no_undo=NO_UNDO,
 )
 def rollback(
     app: Command,
@@ -131,6 +132,7 @@ def rollback(
     steps: str = "",
     revision: str = "",
     yes: bool = False,
+    no_undo: bool = False,
     confirm: Names = None,
     json: bool = False,
     dry_run: bool = False,
@@ -145,11 +147,11 @@ def rollback(
             hint="Leave out one of them.",
         )
     wanted = Wanted(steps=whole_number("--steps", steps or "1", at_least=1), revision=revision)
-    flows = _flows(app, service, "", confirm=confirm)
+    flows = replace(_flows(app, service, "", confirm=confirm), no_undo=no_undo)
     report, plan = _finished(app, flows, lambda flows: flows.plan_rollback(wanted))
     if plan is None or app.dry_run:
         return report
-    _confirm_rollback(app, report, plan, yes=yes)
+    _confirm_rollback(app, report, plan, yes=yes, keeps_undo=flows.keeps_undo)
     return _finished(app, flows, lambda flows: flows.rollback(plan))
 
 
@@ -221,7 +223,7 @@ def undo(
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
-    """Restore what the last reset, restore or undo replaced."""
+    """Bring back what the last reset, restore or rollback lost."""
     every = bool(service)
     return _run(
         app, service, "", lambda flows: flows.undo(every=every), confirm=confirm, whole="undone"
@@ -371,8 +373,14 @@ def _finished(
         return app.run(flow(replace(flows, progress=progress)))
 
 
-def _confirm_rollback(app: Command, report: Report, plan: "Plan", *, yes: bool) -> None:
+def _confirm_rollback(
+    app: Command, report: Report, plan: "Plan", *, yes: bool, keeps_undo: bool
+) -> None:
     """Show what a rollback loses, and ask for agreement.
+
+    Args:
+        yes: Whether to go on without asking.
+        keeps_undo: Whether `db.undo` can bring the data back.
 
     Raises:
         Refused: If the user does not agree, or cannot be asked before rows are lost.
@@ -393,8 +401,12 @@ def _confirm_rollback(app: Command, report: Report, plan: "Plan", *, yes: bool) 
             "The rollback loses rows, and standard input is not a terminal; nothing was changed.",
             code="terminal-required",
             findings=[Finding(place="", problem=loss.cause) for loss in plan.losses],
-            hint="Pass `--yes` to roll back nevertheless. `invoke db.snapshot NAME` saves the rows "
-            "first.",
+            hint="Pass `--yes` to roll back nevertheless. "
+            + (
+                "`invoke db.undo` brings the rows back."
+                if keeps_undo
+                else "`invoke db.snapshot NAME` saves the rows first."
+            ),
         )
 
 

@@ -165,7 +165,7 @@ class Settings:
         name="HULEEDU_UNDO",
         parse=setting_types.truth,
         default="true",
-        purpose="`false` keeps no undo snapshot of a database that a command replaces.",
+        purpose="`false` keeps no undo snapshot of a database that a command replaces or changes.",
     )
     undo_limit = Setting(
         name="HULEEDU_UNDO_LIMIT",

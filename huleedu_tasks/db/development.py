@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from huleedu_tasks import parallel
-from huleedu_tasks.compose import init_scripts
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.db.drift import finding_drift
@@ -129,8 +128,8 @@ class Development:
         dry_run: Whether to report what would be done instead of doing it.
         confirmed: The names of databases that the user has typed.
         fresh: Whether a reset rebuilds every database, even if a template is valid.
-        no_undo: Whether a reset or restore keeps no undo snapshot, and `--volumes` may destroy
-            named snapshots.
+        no_undo: Whether a reset, restore or rollback keeps no undo snapshot, and `--volumes` may
+            destroy named snapshots.
         notify: Called with a sentence that says what the run waits for.
         added: A note for each group of services that was added to the selected ones.
         started: When the command began, in seconds of the monotonic clock.
@@ -430,6 +429,11 @@ class Development:
         in_order = tuple(service for service in self.registry.services if service in services)
         return replace(self, services=in_order, added=tuple(notes))
 
+    @property
+    def keeps_undo(self) -> bool:
+        """Whether a database that is replaced or rolled back is kept as the undo snapshot."""
+        return self.settings.undo and not self.no_undo
+
     # Running a command.
 
     def _begin(self, command: str) -> Run:
@@ -455,7 +459,7 @@ class Development:
             ),
             histories=AlembicHistories(settings=self.settings, state=self.state),
             notify=self.notify,
-            keeps_undo=self.settings.undo and not self.no_undo,
+            keeps_undo=self.keeps_undo,
         )
         begin(context, self.services)
         return context
@@ -572,6 +576,8 @@ class Development:
         """Name the init script that creates the object that a migration or seed did not find."""
         if outcome.status is not Status.FAILED or self.provider.name is not ProviderName.EMBEDDED:
             return outcome
+        from huleedu_tasks.compose import init_scripts
+
         output = f"{outcome.detail}\n{outcome.output}"
         missing = init_scripts.missing_objects(self.registry, self.settings, run.service, output)
         if not missing:

@@ -37,6 +37,7 @@ from huleedu_tasks.screen.control_characters import visible, visible_json
 from huleedu_tasks.screen.tables import (
     INDENT,
     NOTHING,
+    align_table,
     fit_table,
     hanging_lines,
     join_and_wrap,
@@ -281,10 +282,10 @@ class Screen:
         print()
 
     def _print_problems(self, problems: Mapping[Problem, Sequence[str]]) -> None:
-        from rich.text import Text
-
         if not problems:
             return
+        from rich.text import Text
+
         width = _width(sys.stdout)
         print()
         for problem, services in problems.items():
@@ -304,6 +305,10 @@ class Screen:
     def _print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown = [[self._shown(cell) for cell in row] for row in rows]
         width = _width(sys.stdout)
+        if width is None:
+            for line in align_table([columns, *shown]):
+                print(line)
+            return
         layout = fit_table(columns, shown, width)
         if layout.columns:
             self._print(_table(layout.columns, layout.rows))
