@@ -330,6 +330,7 @@ class Report:
         general: The problems that do not belong to a service; None if the command does not look
             for problems.
         sql: Whether the screen shows the SQL of planned revisions.
+        instance: The name of the instance, and the reason for it; empty for the main fleet.
     """
 
     command: str
@@ -345,6 +346,7 @@ class Report:
     notes: tuple[str, ...] = ()
     general: tuple[Problem, ...] | None = None
     sql: bool = False
+    instance: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def dangers(self) -> dict[Problem, list[str]]:
@@ -404,6 +406,7 @@ class Report:
             "command": self.command,
             "environment": self.environment,
             "provider": {"name": self.provider, "reason": self.provider_reason},
+            **({"instance": dict(self.instance)} if self.instance else {}),
             "dry_run": self.dry_run,
             "exit_code": int(self.exit_code),
             "seconds": round(self.seconds, 3),

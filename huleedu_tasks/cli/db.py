@@ -9,6 +9,7 @@ from huleedu_tasks.cli.command import Command, command, whole_number
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
 from huleedu_tasks.errors import ConfigurationError, Finding, Refused
+from huleedu_tasks.guard import require_disposable_environment
 from huleedu_tasks.report import Listing, Message, Report, Result
 from huleedu_tasks.screen import prompts
 
@@ -243,6 +244,38 @@ def prepare(
     return _run(app, service, jobs, lambda flows: flows.prepare(), confirm=confirm)
 
 
+@command(
+    prune="Stop and remove those whose checkout does not exist, with their data.",
+    new_ports="Give the instance of this checkout other ports.",
+)
+def instances(
+    app: Command,
+    prune: bool = False,
+    new_ports: bool = False,
+    json: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """List the instances of this repository."""
+    from huleedu_tasks.db.instance_list import Instances
+
+    require_disposable_environment(app.settings, "db.instances")
+    if prune and new_ports:
+        raise ConfigurationError(
+            "--prune and --new-ports exclude each other.",
+            code="argument-conflict",
+            hint="Leave out one of them.",
+        )
+    if new_ports:
+        return _with_new_ports(app)
+    found = Instances(
+        home=app.main_state,
+        current=app.instance.directory if app.instance else None,
+        environment=app.settings.process,
+        notify=app.screen.say,
+    )
+    return app.run(found.prune(dry_run=app.dry_run) if prune else found.list())
+
+
 @command(check="Exit with 4 if a database is not at head or was edited.")
 def status(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
     """Show each database's state: revision, pending, seeded."""
@@ -322,6 +355,32 @@ def logs(
         app.screen.say(f"db.logs: dry run: would run {' '.join(log.arguments)}")
         return
     process.replace_with(log.arguments, log.environment, cwd=app.registry.root)
+
+
+def _with_new_ports(app: Command) -> Message:
+    """Give the instance of this checkout other ports.
+
+    Raises:
+        ConfigurationError: If the checkout has none.
+    """
+    from huleedu_tasks.instances.leases import renew
+
+    if app.instance is None:
+        raise ConfigurationError(
+            "This checkout has no instance: its ports are those of the registry.",
+            code="instance-missing",
+            hint="Change 'port' in the registry, or set HULEEDU_INSTANCE to a name.",
+        )
+    name = app.instance.name
+    if app.dry_run:
+        text = f"dry run: would give the instance {name} other ports."
+    else:
+        ports = renew(app.stated_registry, app.instance).ports.values()
+        text = (
+            f"The instance {name} has the ports {', '.join(map(str, ports))}. Run `invoke db.up`, "
+            "and `invoke env.export` again."
+        )
+    return Message(command="db.instances", text=text, facts={"instance": name})
 
 
 def _run(

@@ -52,6 +52,7 @@ from huleedu_tasks.db.undo import Begun, Undo
 from huleedu_tasks.db.undo_snapshots import undo_notes
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.guard import Guard, require_disposable_environment, require_own_address
+from huleedu_tasks.instances.instance import Instance
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.inputs import Present
@@ -124,6 +125,7 @@ class Development:
     Attributes:
         services: The selected services of the registry.
         state: The project's state directory.
+        instance: The instance whose databases they are; None for the main fleet.
         jobs: How many services are migrated at once; each uses one CPU.
         dry_run: Whether to report what would be done instead of doing it.
         confirmed: The names of databases that the user has typed.
@@ -140,6 +142,7 @@ class Development:
     registry: Registry
     services: tuple[Service, ...]
     state: Path
+    instance: Instance | None = None
     jobs: int
     dry_run: bool = False
     confirmed: tuple[str, ...] = ()
@@ -603,6 +606,7 @@ class Development:
             notes=notes,
             seconds=time.monotonic() - self.started,
             dry_run=self.dry_run,
+            instance=self.instance.as_json() if self.instance else {},
         )
 
     # Requirements.

@@ -365,7 +365,12 @@ def _unknown(name: str, runs: Sequence[ServiceRun]) -> ConfigurationError:
 
 def shown_age(tag: EnvironmentTag) -> str:
     """Return how long ago a snapshot was created, in the largest unit that fits."""
-    seconds = max(time.time() - float(tag.snapshot.get("created", tag.kept)), 0)
+    return age_since(float(tag.snapshot.get("created", tag.kept)))
+
+
+def age_since(created: float) -> str:
+    """Return how long ago a time in seconds since the epoch was, in the largest unit that fits."""
+    seconds = max(time.time() - created, 0)
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size:.0f} {unit}"

@@ -537,7 +537,8 @@ def _summary(report: Report) -> str:
     behind = f"; {_why_pending(report)}" if report.pending else ""
     if errors := sum(problem.level is Level.ERROR for problem in report.general or ()):
         behind = f"; {errors} ERROR outside the services"
-    return (
-        f"{report.command}: {', '.join(counts)}{behind} in {report.seconds:.2f} s"
-        f" ({report.environment}; {report.provider}: {report.provider_reason})"
-    )
+    where = f"{report.environment}; {report.provider}: {report.provider_reason}"
+    if report.instance:
+        where += "; instance {name}: {reason}".format(**report.instance)
+    counted = f"{', '.join(counts)}{behind}"
+    return f"{report.command}: {counted} in {report.seconds:.2f} s ({where})"

@@ -37,6 +37,7 @@ FLOORS = [
     "migrations",
     "postgres",
     "screen",
+    "instances",
     "ports",
     "repository",
     "process",
