@@ -224,7 +224,7 @@ def undo(
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
-    """Bring back what the last reset, restore or rollback lost."""
+    """Recover what the last reset, restore or rollback lost."""
     every = bool(service)
     return _run(
         app, service, "", lambda flows: flows.undo(every=every), confirm=confirm, whole="undone"
@@ -280,6 +280,12 @@ def instances(
 def status(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
     """Show each database's state: revision, pending, seeded."""
     return _run(app, service, "", lambda flows: flows.status(check=check))
+
+
+@command(check="Exit with 4 if a schema has drifted.")
+def drift(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
+    """Compare each schema with that of its revisions."""
+    return _run(app, service, "", lambda flows: flows.drift(check=check))
 
 
 @command(

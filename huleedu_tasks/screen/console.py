@@ -7,6 +7,7 @@ and tables are not wrapped. Strings are never parsed as markup.
 import io
 import json
 import os
+import shutil
 import sys
 import textwrap
 import time
@@ -61,9 +62,12 @@ STYLES: Mapping[str, str] = {
     Status.ABORTED: CAUTION,
     State.BEHIND: CAUTION,
     State.EDITED: BAD,
+    State.DRIFTED: BAD,
+    State.MIGRATING: CAUTION,
     State.UNREACHABLE: CAUTION,
     State.UNKNOWN_REVISION: BAD,
 }
+DIFF_STYLES = {"-": BAD, "+": GOOD}
 LEVEL_STYLES = {Level.ERROR: BAD, Level.WARNING: CAUTION, Level.INFO: "bold"}
 HANDLED = {None: "", True: "Handled automatically. ", False: "Action required. "}
 REFRESH_PER_SECOND = 10
@@ -236,8 +240,15 @@ class Screen:
         self._print_problems(report.dangers)
         for outcome in report.outcomes:
             self._print_revisions(outcome, sql=report.sql)
+            self._print_differences(outcome)
         new = {p: s for p, s in report.problems.items() if self._previewed.get(p) != s}
         self._print_problems(new)
+
+    def _print_differences(self, outcome: Outcome) -> None:
+        for difference in outcome.differences or ():
+            print(self._shown(f"\n{outcome.service}: {difference}"))
+            for line in difference.diff.splitlines():
+                self._print(_diff_line(self._shown(f"    {line}")))
 
     def _print_revisions(self, outcome: Outcome, *, sql: bool) -> None:
         if not outcome.revisions or (outcome.planned and not sql):
@@ -489,12 +500,11 @@ def _width(file: TextIO) -> int | None:
     """
     if not file.isatty():
         return None
-    stated = os.environ.get("COLUMNS", "")
-    if stated.isdecimal() and int(stated):
-        return int(stated)
+    own = (0, 0)
     with suppress(OSError):
-        return os.get_terminal_size(file.fileno()).columns or DEFAULT_WIDTH
-    return DEFAULT_WIDTH
+        own = os.get_terminal_size(file.fileno())
+    # COLUMNS takes precedence. Standard output may not be a terminal.
+    return shutil.get_terminal_size(own).columns or DEFAULT_WIDTH
 
 
 def _style(line: str) -> "Text":
@@ -505,6 +515,13 @@ def _style(line: str) -> "Text":
     for word, style in STYLES.items():
         text.highlight_regex(rf"(?<=  ){word}(?=  |$)", style)
     return text
+
+
+def _diff_line(line: str) -> "Text":
+    """Return a line of a diff in color."""
+    from rich.text import Text
+
+    return Text(line, DIFF_STYLES.get(line.lstrip()[:1], ""))
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
@@ -541,6 +558,8 @@ def _why_pending(report: Report) -> str:
     states = {outcome.state for outcome in report.outcomes if outcome.state}
     if states == {State.EDITED}:
         return "applied revisions were edited"
+    if State.DRIFTED in states:
+        return "not every schema is that of its revisions"
     if State.FINDINGS in states:
         return "the findings above must be corrected"
     return "not every database is at head"
