@@ -170,16 +170,16 @@ def test_undo_brings_back_the_predecessor_of_a_failed_reset(pair: Monorepo) -> N
 
 
 def test_a_restored_database_is_kept_once_its_snapshot_was_deleted(pair: Monorepo) -> None:
-    ask(pair.url("one"), BY_HAND)
-    assert pair.invoke("db.snapshot", "base", "--service", "one").code == 0
-    ask(pair.url("one"), "INSERT INTO note VALUES (10, 'later')")
+    ask(pair.url("alpha"), BY_HAND)
+    assert pair.invoke("db.snapshot", "base", "--service", "alpha").code == 0
+    ask(pair.url("alpha"), "INSERT INTO note VALUES (10, 'later')")
     # The second time, the replaced database is still in the snapshot.
-    assert pair.invoke(*("db.restore", "base", "--service", "one") * 2).code == 0
-    assert notes(pair, "one") == f"{SEEDED} mine"
-    assert pair.invoke("db.undo", "--service", "one").code == 0
-    assert notes(pair, "one") == f"{SEEDED} mine later"
-    assert pair.invoke("db.undo", "--service", "one").code == 0
+    assert pair.invoke(*("db.restore", "base", "--service", "alpha") * 2).code == 0
+    assert notes(pair, "alpha") == f"{SEEDED} mine"
+    assert pair.invoke("db.undo", "--service", "alpha").code == 0
+    assert notes(pair, "alpha") == f"{SEEDED} mine later"
+    assert pair.invoke("db.undo", "--service", "alpha").code == 0
     assert pair.invoke("db.snapshots", "--delete", "base", "db.reset").code == 0
-    assert notes(pair, "one") == SEEDED
+    assert notes(pair, "alpha") == SEEDED
     assert pair.invoke("db.undo").code == 0
-    assert notes(pair, "one") == f"{SEEDED} mine"
+    assert notes(pair, "alpha") == f"{SEEDED} mine"
