@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode
 from huleedu_tasks.migrations import squawk
+from huleedu_tasks.migrations.edits import AppliedFile, applied_files
 from huleedu_tasks.migrations.hazards import find_hazards
 from huleedu_tasks.migrations.results import Rendered
 from huleedu_tasks.migrations.revisions import Revision, named
@@ -55,6 +56,8 @@ class Planned:
         identity: The identity of the database, valid until its server is restarted.
         revisions: The pending revisions, in the order of the run; empty if none.
         tags: Whether the run sets the environment tag, which the database does not have yet.
+        applied: What the environment tag states about the revisions that runs have applied.
+        is_tagged: Whether the database has an environment tag to which the run may add.
     """
 
     target: Target
@@ -62,6 +65,8 @@ class Planned:
     identity: Identity
     revisions: tuple[PlannedRevision, ...]
     tags: bool
+    applied: Mapping[str, AppliedFile]
+    is_tagged: bool
 
     @property
     def host(self) -> str:
@@ -182,9 +187,18 @@ async def plan_database(validated: Validated, settings: Settings, root: Path) ->
     history, current = target.known_history, validated.known_revisions
     pin = _pin(target, facts.identity, current)
     pending = history.between(current, history.heads)
-    tags = facts.may_tag and parse_tag(pin.database, facts.comment) is None
+    tag = parse_tag(pin.database, facts.comment)
+    planned = Planned(
+        target=target,
+        pin=pin,
+        identity=facts.identity,
+        revisions=(),
+        tags=facts.may_tag and tag is None,
+        applied=applied_files(tag, target.service.name),
+        is_tagged=facts.may_tag and tag is not None,
+    )
     if not pending:
-        return Planned(target=target, pin=pin, identity=facts.identity, revisions=(), tags=tags)
+        return planned
     approval, rendered = validated.rendering or await approval_of(
         target, settings, root, identity=facts.identity, current=current
     )
@@ -207,9 +221,7 @@ async def plan_database(validated: Validated, settings: Settings, root: Path) ->
         )
         for revision in pending
     ]
-    return Planned(
-        target=target, pin=pin, identity=facts.identity, revisions=tuple(revisions), tags=tags
-    )
+    return replace(planned, pin=pin, revisions=tuple(revisions))
 
 
 async def changes_of_work(
@@ -244,6 +256,11 @@ async def changes_of_work(
         again = repeated.masked(redact)
     changes += approved.changed_sql(rendered, again)
     return [f"{planned.service}: {change}" for change in changes]
+
+
+def pin_at(now: Planned, revisions: tuple[str, ...]) -> PlanEntry:
+    """Return the plan entry of the current files for a database at other revisions."""
+    return _pin(now.target, now.identity, revisions)
 
 
 async def pin_now(target: Target, connection: "asyncpg.Connection") -> PlanEntry:
