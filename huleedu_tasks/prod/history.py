@@ -112,8 +112,8 @@ def _links(row: Mapping[str, Fact]) -> list[str]:
     """Return the earlier and the later runs of the same plan, in words."""
     earlier, later = _ids(row["resumes"]), _ids(row["resumed_by"])
     return [
-        *([f"goes on with the plan of {', '.join(earlier)}"] if earlier else []),
-        *([f"its plan was run again by {', '.join(reversed(later))}"] if later else []),
+        *([f"the same plan as {', '.join(earlier)}"] if earlier else []),
+        *([f"the same plan again in {', '.join(reversed(later))}"] if later else []),
     ]
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,8 +65,8 @@ class Planned:
     identity: Identity
     revisions: tuple[PlannedRevision, ...]
     tags: bool
-    applied: Mapping[str, AppliedFile]
-    is_tagged: bool
+    applied: Mapping[str, AppliedFile] = field(default_factory=dict)
+    is_tagged: bool = False
 
     @property
     def host(self) -> str:
