@@ -22,12 +22,13 @@ class Status(StrEnum):
 
 
 class State(StrEnum):
-    """The state of a database, in commands that report it; in the order of the summary."""
+    """The state of a database or of revisions; in the order of the summary."""
 
     BEHIND = "BEHIND"
     EDITED = "EDITED"
     UNKNOWN_REVISION = "UNKNOWN REVISION"
     UNREACHABLE = "UNREACHABLE"
+    FINDINGS = "FINDINGS"
 
 
 class Level(StrEnum):
@@ -73,7 +74,9 @@ class Problem:
 
     def as_json(self) -> dict[str, object]:
         """Return the JSON object."""
-        of_sql = {"kind": str(self.kind), "statement": self.statement} if self.kind else {}
+        of_sql = {"kind": str(self.kind)} if self.kind else {}
+        if self.kind or self.statement:
+            of_sql["statement"] = self.statement
         handled = {} if self.handled is None else {"handled": self.handled}
         code = {"code": self.code} if self.code else {}
         problem = {"level": str(self.level), "cause": self.cause, "remedy": self.remedy}
@@ -281,6 +284,7 @@ class Report:
         general: The problems that do not belong to a service; None if the command does not look
             for problems.
         sql: Whether the screen shows the SQL of planned revisions.
+        instance: The name of the instance, and the reason for it; empty for the main fleet.
     """
 
     command: str
@@ -296,6 +300,7 @@ class Report:
     notes: tuple[str, ...] = ()
     general: tuple[Problem, ...] | None = None
     sql: bool = False
+    instance: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def dangers(self) -> dict[Problem, list[str]]:
@@ -355,6 +360,7 @@ class Report:
             "command": self.command,
             "environment": self.environment,
             "provider": {"name": self.provider, "reason": self.provider_reason},
+            **({"instance": dict(self.instance)} if self.instance else {}),
             "dry_run": self.dry_run,
             "exit_code": int(self.exit_code),
             "seconds": round(self.seconds, 3),

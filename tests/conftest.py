@@ -11,6 +11,7 @@ import pytest
 
 from tests.support import fork_server
 from tests.support.monorepo import PROJECT, Monorepo, copy_of_this_monorepo, new_monorepo
+from tests.support.prepared import running_monorepo
 
 ROUNDS = 1
 
@@ -94,10 +95,23 @@ def monorepo() -> Iterator[Monorepo]:
 
 
 @pytest.fixture(scope="module")
+def new_interpreters() -> Iterator[None]:
+    """Start an interpreter for each command, as a user does, instead of forking one."""
+    with fork_server.fresh_interpreters():
+        yield
+
+
+@pytest.fixture(scope="module")
 def running() -> Iterator[Monorepo]:
     """Return a monorepo of three small services after a reset; tests leave it as it was."""
-    with new_monorepo() as made:
-        assert made.invoke("db.reset").code == 0
+    with running_monorepo() as made:
+        yield made
+
+
+@pytest.fixture
+def ready() -> Iterator[Monorepo]:
+    """Return a monorepo of three small services after a reset, of the test's own."""
+    with running_monorepo() as made:
         yield made
 
 

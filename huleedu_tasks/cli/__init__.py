@@ -1,4 +1,4 @@
-"""The namespace of tasks: db, env, prod, services."""
+"""The namespace of tasks: db, env, migrations, prod, services."""
 
 import sys
 
@@ -12,8 +12,8 @@ require_posix()
 
 from invoke.collection import Collection  # noqa: E402  # must come after the line above
 
-from huleedu_tasks.cli import db, env, prod, services  # noqa: E402  # likewise
+from huleedu_tasks.cli import db, env, migrations, prod, services  # noqa: E402  # likewise
 
 namespace = Collection()
-for module in (db, env, prod, services):
+for module in (db, env, migrations, prod, services):
     namespace.add_collection(Collection.from_module(module))

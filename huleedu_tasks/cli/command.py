@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -80,7 +81,7 @@ class Command(App):
         began = time.monotonic()
         registry = super().discovered_registry()
         # Masking the note below reads the registry.
-        self.__dict__["registry"] = registry
+        self.__dict__["stated_registry"] = registry
         names = ", ".join(f"{s.name} (port {s.port})" for s in registry.services)
         seconds = time.monotonic() - began
         self.screen.say(
@@ -311,6 +312,8 @@ def _run_and_report(
             result = body(app, *args, **kwargs)
         if app.exit_code and isinstance(result, Report):
             result = result.ended_by(app.exit_code)
+        if isinstance(result, Report) and (ignored := app.ignored_instance):
+            result = replace(result, notes=(*result.notes, ignored))
         if result is not None:
             screen.show(result)
         code = ExitCode.DONE if result is None else result.exit_code

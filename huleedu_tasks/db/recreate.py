@@ -81,7 +81,7 @@ async def _restore(admin: "asyncpg.Connection", run: ServiceRun) -> Outcome | No
     database, templates = run.database, run.context.templates
     while valid := await templates.find_valid(admin, database.build, run.url.database):
         template, tag = valid
-        plain = replace(tag, parts={}, used=0.0, reset=COPIED)
+        plain = replace(tag, parts={}, analyzed=0, used=0.0, reset=COPIED)
         note = await _replace_by_copy(admin, run, template, plain)
         if note is not None:
             await retire_predecessor(admin, run)

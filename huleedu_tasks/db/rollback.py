@@ -1,10 +1,9 @@
 """Roll a development database back to an earlier revision, after showing what would be lost.
 
 The downgrade runs on a throwaway database first. The tables and columns that it drops there are
-counted in the service's own database.
+counted in the service's own database, of which a copy becomes the undo snapshot.
 """
 
-import ast
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +15,17 @@ from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.db.edited_revisions import record_applied
 from huleedu_tasks.db.finish import EXPECT_WRITES
 from huleedu_tasks.db.migrate import unfinished
+from huleedu_tasks.db.predecessors import settle_predecessor
 from huleedu_tasks.db.prove import PROVE
 from huleedu_tasks.db.run import Change
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.db.start import START
 from huleedu_tasks.db.throwaway import throwaway, throwaway_observation
+from huleedu_tasks.db.undo_snapshots import keep_copy
 from huleedu_tasks.errors import ConfigurationError, MigrationError, Refused
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_failures import remedy
+from huleedu_tasks.migrations.functions import DOWNGRADE, UPGRADE, function_sizes
 from huleedu_tasks.migrations.observation import Observation, applied_revisions
 from huleedu_tasks.migrations.results import Migrated
 from huleedu_tasks.migrations.revisions import History, Revision, named
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 
 COMMAND = "db.rollback"
 COLUMNS = ("from", "to")
-UPGRADE, DOWNGRADE = "upgrade", "downgrade"
 FORWARD_ONLY = (
     "Staging and production only go forward: a downgrade loses the data that was written since the "
     "upgrade. Correct a released revision with a new one. Unset HULEEDU_ENVIRONMENT if this is "
@@ -102,7 +103,12 @@ def rolling_back(plan: Plan) -> Change:
         command=COMMAND,
         would="",
         proving=(PROVE,),
-        changing=(EXPECT_WRITES, Stage(run=partial(roll_back, plan=plan), io_bound=False)),
+        changing=(
+            Stage(run=partial(require_planned, plan=plan), io_bound=True),
+            Stage(run=keep_undo, io_bound=True),
+            EXPECT_WRITES,
+            Stage(run=partial(roll_back, plan=plan), io_bound=False),
+        ),
         columns=COLUMNS,
     )
 
@@ -129,16 +135,35 @@ async def preview(run: ServiceRun, step: Step, *, wanted: Wanted, plans: list[Pl
     return replace(outcome, status=Status.SKIPPED, problems=plan.losses)
 
 
-async def roll_back(run: ServiceRun, step: Step, *, plan: Plan) -> Outcome:
-    """Roll the database back as planned."""
-    history = await run.history()
-    if await _current(run, history) != plan.before:
+async def require_planned(run: ServiceRun, step: Step, *, plan: Plan) -> Outcome:
+    """Require that the database is at the revisions of the plan.
+
+    Raises:
+        Refused: If it was migrated meanwhile.
+    """
+    if await _current(run, await run.history()) != plan.before:
         raise Refused(
             f"{run.name}: {run.url.database} is no longer at {named(plan.before)}; nothing was "
             "changed.",
             code="revision-changed",
             hint="Run the same command again.",
         )
+    return run.done()
+
+
+async def keep_undo(run: ServiceRun, step: Step) -> Outcome:
+    """Keep a copy of the database as its undo snapshot, if it was written to since it was built."""
+    if run.context.keeps_undo:
+        step("copying the database for db.undo")
+        admin = await run.prove_disposable()
+        await settle_predecessor(admin, run)
+        await keep_copy(admin, run)
+    return run.done()
+
+
+async def roll_back(run: ServiceRun, step: Step, *, plan: Plan) -> Outcome:
+    """Roll the database back as planned."""
+    history = await run.history()
     async with run.database.lock:
         step("rolling back")
         with scratch_directory() as scratch:
@@ -264,7 +289,9 @@ async def _rehearse(
         except MigrationError as error:
             # Alembic looks up all downgrades before it begins the first one.
             going = undone(history, before, (target,)) if not session.begun else ()
-            if without := [revision for revision in going if DOWNGRADE not in _bodies(revision)]:
+            if without := [
+                revision for revision in going if DOWNGRADE not in function_sizes(revision)
+            ]:
                 raise _missing(run, without[0], "has no") from error
             raise error.changed(
                 message=f"{error.message.rstrip('.')}. It was tried on a throwaway database; "
@@ -344,7 +371,7 @@ def _require_downgrades(run: ServiceRun, going: Sequence[Revision]) -> None:
             upgrade would fail.
     """
     for revision in going:
-        bodies = _bodies(revision)
+        bodies = function_sizes(revision)
         if bodies.get(UPGRADE) and bodies.get(DOWNGRADE) == 0:
             raise _missing(run, revision, "has an empty")
 
@@ -356,21 +383,3 @@ def _missing(run: ServiceRun, revision: Revision, what: str) -> MigrationError:
         hint=f"Write it in {revision.path}, or rebuild the database with "
         f"`invoke db.reset --service {run.name}`.",
     )
-
-
-def _bodies(revision: Revision) -> dict[str, int]:
-    """Return the number of statements of each function of a revision, without `pass`."""
-    try:
-        tree = ast.parse(revision.path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return {}
-    return {
-        node.name: sum(not _is_nothing(statement) for statement in node.body)
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef)
-    }
-
-
-def _is_nothing(statement: ast.stmt) -> bool:
-    is_constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-    return is_constant or isinstance(statement, ast.Pass)

@@ -60,6 +60,8 @@ class Observation:
         start: Sequence[str] | None = None,
         is_asking: bool = False,
         writing: Path | None = None,
+        walking: Mapping[str, object] | None = None,
+        comparing: Mapping[str, str] | None = None,
     ) -> str:
         """Return the JSON document that the worker reads.
 
@@ -69,10 +71,14 @@ class Observation:
             start: The revisions from which SQL is rendered; None to run the revisions.
             is_asking: Whether `env.py` is only asked for its configuration.
             writing: The file that receives which revision file is written; None to write none.
+            walking: The steps to run instead of those of the command; None to run those.
+            comparing: How to compare the models with the database; None not to compare.
         """
         return json.dumps(
             {
                 "writing": str(writing) if writing else None,
+                "walking": walking,
+                "comparing": comparing,
                 "is_asking": is_asking,
                 "used": str(used) if used else None,
                 "events": str(self.events),

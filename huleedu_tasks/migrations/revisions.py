@@ -155,7 +155,7 @@ def read_history(service: Service, *, may_branch: bool = False) -> History:
     revisions: list[Revision] = []
     for path in _revision_files(_plain_version_directory(service)):
         try:
-            revisions.append(_read_revision(path))
+            revisions.append(read_revision(path))
         except SyntaxError as error:
             place = f"{path}, line {error.lineno}"
             findings.append(Finding(place=place, problem=f"is not valid Python: {error.msg}"))
@@ -244,7 +244,7 @@ def _revision_files(directory: Path) -> list[Path]:
     ]
 
 
-def _read_revision(path: Path) -> Revision:
+def read_revision(path: Path) -> Revision:
     """Read a revision file without importing it.
 
     Raises:

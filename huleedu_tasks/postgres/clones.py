@@ -24,6 +24,8 @@ _LONGEST_NAME = 63
 _INIT_SNAPSHOT = "__pristine"
 _TEMPLATE = "__made_"
 _THROWAWAY = "__throwaway"
+_REPLAY = "__replay_"
+LABEL_LENGTH = 8
 _LONGEST_KEY = 12
 _SNAPSHOT = "__snap_"
 LONGEST_SNAPSHOT = 30
@@ -68,6 +70,31 @@ def init_snapshot_name(database: str) -> str:
 def throwaway_name(database: str) -> str:
     """Return the name of the database on which the revisions of a database are tried out."""
     return _name_beside(database, _THROWAWAY)
+
+
+def replay_name(database: str, label: str) -> str:
+    """Return the name of a database with the history of a database up to given revisions.
+
+    Args:
+        label: Distinguishes the revisions; of `LABEL_LENGTH` characters.
+    """
+    return f"{_replay_prefix(database)}{label}"
+
+
+async def drop_old_replays(admin: "asyncpg.Connection", database: str, *, kept: int) -> None:
+    """Drop the templates of replays of a database, except for those that were used last.
+
+    Args:
+        kept: How many are kept.
+    """
+    found = await _closed_databases(admin, _replay_prefix(database))
+    for name, _ in sorted(found.items(), key=_last_used, reverse=True)[kept:]:
+        await databases.drop(admin, name)
+
+
+def _replay_prefix(database: str) -> str:
+    room = LABEL_LENGTH + len(_TEMPLATE) + _LONGEST_KEY
+    return _name_beside(database, _REPLAY, room=room)
 
 
 async def is_new(asked: "asyncpg.Connection", since: datetime) -> bool:
@@ -182,9 +209,19 @@ async def snapshots(admin: "asyncpg.Connection", database: str) -> dict[str, Env
 
 
 async def take_snapshot(
-    admin: "asyncpg.Connection", database: str, copy: str, tag: EnvironmentTag
+    admin: "asyncpg.Connection",
+    database: str,
+    copy: str,
+    tag: EnvironmentTag,
+    *,
+    closed: bool = True,
 ) -> None:
-    """End the sessions on a database, and copy it to one that does not allow connections.
+    """End the sessions on a database, and copy it.
+
+    Args:
+        copy: The name of the copy.
+        tag: The environment tag of the copy.
+        closed: Whether the copy does not allow connections.
 
     Raises:
         ServerError: If sessions or other objects use the database, or the server cannot copy it.
@@ -197,7 +234,7 @@ async def take_snapshot(
         await _end_sessions(admin, database)
         try:
             with converted_errors(f"Database {database!r} could not be copied"):
-                await clone(admin, database, copy, tag, closed=True)
+                await clone(admin, database, copy, tag, closed=closed)
         except ServerError as error:
             cause = error.__cause__
             if not isinstance(cause, asyncpg.ObjectInUseError):
@@ -303,6 +340,34 @@ async def is_written_to(
     if tag.source and not await _has_oid(admin, tag.source):
         return True
     return tag.untouched != await counters(admin, database)
+
+
+async def is_only_analyzed(
+    session: "asyncpg.Connection", database: str, tag: EnvironmentTag | None
+) -> bool:
+    """Whether statistics of ANALYZE are the only writes to a database since it was built.
+
+    Autovacuum writes those of the server's shared catalogs to any database.
+
+    Args:
+        session: A session on the database, which has no other sessions.
+    """
+    if tag is None or not tag.untouched:
+        return False
+    if tag.source and not await _has_oid(session, tag.source):
+        return False
+    # In this order, a write between the two counts as one of a user.
+    analyzed = await analyzed_rows(session)
+    writes, *since = (await counters(session, database)).split()
+    writes_before, *since_before = tag.untouched.split()
+    return since == since_before and int(writes) - analyzed == int(writes_before) - tag.analyzed
+
+
+async def analyzed_rows(session: "asyncpg.Connection") -> int:
+    """Return the writes of ANALYZE to the session's database; 0 if the server does not count."""
+    if session.get_server_version() < _COUNTS_SESSIONS:
+        return 0
+    return int(await session.fetchval(_ANALYZED_ROWS))
 
 
 async def oid_of(admin: "asyncpg.Connection", database: str) -> int:
@@ -427,6 +492,13 @@ async def _copy_grants(admin: "asyncpg.Connection", source: int, target: str) ->
         await admin.execute(f"GRANT {privilege} ON DATABASE {database} TO {to}{option}")
 
 
+# PostgreSQL stores long values of these two catalogs in TOAST tables.
+_ANALYZED_ROWS = """\
+SELECT coalesce(sum(pg_stat_get_tuples_inserted(part) + pg_stat_get_tuples_updated(part)
+                    + pg_stat_get_tuples_deleted(part)), 0)::bigint
+FROM pg_class, unnest(ARRAY[oid, reltoastrelid]) AS part
+WHERE oid IN ('pg_catalog.pg_statistic'::regclass, 'pg_catalog.pg_statistic_ext_data'::regclass)
+"""
 _COUNTERS = """\
 SELECT concat_ws(' ', coalesce(tup_inserted + tup_updated + tup_deleted, 0),
                  coalesce(extract(epoch FROM d.stats_reset), 0), extract(epoch FROM b.stats_reset))

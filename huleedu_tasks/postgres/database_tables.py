@@ -50,6 +50,25 @@ async def read_tables(connection: "asyncpg.Connection") -> Mapping[int, Table]:
     }
 
 
+async def digest_rows(connection: "asyncpg.Connection") -> Mapping[str, str]:
+    """Return a digest of all rows of each table, by the table's name.
+
+    Raises:
+        ServerError: If the database does not answer.
+    """
+    found = {}
+    async with answering(timeout=None):
+        for oid, table in (await read_tables(connection)).items():
+            # A materialized view that was not populated cannot be read.
+            if not await connection.fetchval(_IS_POPULATED, oid):
+                continue
+            found[str(table)] = await connection.fetchval(
+                "SELECT md5(coalesce(string_agg(md5(t::text), '' ORDER BY md5(t::text)), ''))"
+                f" FROM {table.quoted} AS t"
+            )
+    return found
+
+
 async def count_rows(connection: "asyncpg.Connection", table: Table, column: str = "") -> int:
     """Count the rows of a table by its name.
 
@@ -69,6 +88,8 @@ async def count_rows(connection: "asyncpg.Connection", table: Table, column: str
         count: int = await connection.fetchval(f"SELECT {counted} FROM {table.quoted}")
     return count
 
+
+_IS_POPULATED = "SELECT relispopulated FROM pg_class WHERE oid = $1"
 
 _EXISTS = """\
 SELECT EXISTS (SELECT FROM pg_class AS c WHERE oid = to_regclass($1)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ class EnvironmentTag:
         revisions: Digests of the files of applied revisions, by service and revision.
         untouched: The counters of its writes when it was complete; an empty string if sessions
             of other programs may have written to it before.
+        analyzed: How many of these writes were statistics of ANALYZE.
         source: The OID of the snapshot that it is a copy of; 0 if it is none.
         kept: When it became an undo snapshot, in seconds since the epoch; otherwise 0.
         snapshot: What a named snapshot belongs to; empty on other databases.
@@ -50,6 +52,7 @@ class EnvironmentTag:
     pytest: Mapping[str, str] = field(default_factory=dict)
     revisions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     untouched: str = ""
+    analyzed: int = 0
     source: int = 0
     kept: float = 0.0
     snapshot: Mapping[str, str] = field(default_factory=dict)
@@ -172,6 +175,20 @@ async def drop(connection: "asyncpg.Connection", name: str) -> None:
         # PostgreSQL does not drop a database with IS_TEMPLATE.
         await connection.execute(f"ALTER DATABASE {quoted(name)} IS_TEMPLATE false")
         await connection.execute(statement)
+
+
+async def role_names(connection: "asyncpg.Connection") -> frozenset[str]:
+    """Return the names of all roles of a server."""
+    rows = await connection.fetch("SELECT rolname FROM pg_roles")
+    return frozenset(row["rolname"] for row in rows)
+
+
+async def drop_role(connection: "asyncpg.Connection", name: str) -> None:
+    """Drop a role, unless a database has objects of it or grants to it."""
+    import asyncpg
+
+    with suppress(asyncpg.DependentObjectsStillExistError):
+        await connection.execute(f"DROP ROLE IF EXISTS {quoted(name)}")
 
 
 async def create(connection: "asyncpg.Connection", name: str, tag: EnvironmentTag) -> None:

@@ -37,6 +37,7 @@ from huleedu_tasks.screen.control_characters import visible, visible_json
 from huleedu_tasks.screen.tables import (
     INDENT,
     NOTHING,
+    align_table,
     fit_table,
     hanging_lines,
     join_and_wrap,
@@ -271,10 +272,10 @@ class Screen:
         print()
 
     def _print_problems(self, problems: Mapping[Problem, Sequence[str]]) -> None:
-        from rich.text import Text
-
         if not problems:
             return
+        from rich.text import Text
+
         width = _width(sys.stdout)
         print()
         for problem, services in problems.items():
@@ -294,6 +295,10 @@ class Screen:
     def _print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown = [[self._shown(cell) for cell in row] for row in rows]
         width = _width(sys.stdout)
+        if width is None:
+            for line in align_table([columns, *shown]):
+                print(line)
+            return
         layout = fit_table(columns, shown, width)
         if layout.columns:
             self._print(_table(layout.columns, layout.rows))
@@ -501,6 +506,8 @@ def _why_pending(report: Report) -> str:
     states = {outcome.state for outcome in report.outcomes if outcome.state}
     if states == {State.EDITED}:
         return "applied revisions were edited"
+    if State.FINDINGS in states:
+        return "the findings above must be corrected"
     return "not every database is at head"
 
 
@@ -511,7 +518,8 @@ def _summary(report: Report) -> str:
     behind = f"; {_why_pending(report)}" if report.pending else ""
     if errors := sum(problem.level is Level.ERROR for problem in report.general or ()):
         behind = f"; {errors} ERROR outside the services"
-    return (
-        f"{report.command}: {', '.join(counts)}{behind} in {report.seconds:.2f} s"
-        f" ({report.environment}; {report.provider}: {report.provider_reason})"
-    )
+    where = f"{report.environment}; {report.provider}: {report.provider_reason}"
+    if report.instance:
+        where += "; instance {name}: {reason}".format(**report.instance)
+    counted = f"{', '.join(counts)}{behind}"
+    return f"{report.command}: {counted} in {report.seconds:.2f} s ({where})"

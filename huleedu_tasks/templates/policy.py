@@ -46,6 +46,7 @@ class Build:
         used: What the build has read so far; None once a process did not report it.
         writes: The number of writes that the server had counted on the database before the
             build; None if other sessions may have written to it before.
+        analyzed: The number of writes of ANALYZE on the built database.
     """
 
     services: Sequence[Service]
@@ -55,6 +56,7 @@ class Build:
     since: float
     used: Used | None
     writes: int | None
+    analyzed: int = 0
 
     def add(self, used: Used | None) -> None:
         """Add what a process of the build has read; None if it did not report it."""
@@ -195,7 +197,8 @@ class TemplatePolicy:
         if why_not := await self._keep(admin, build, url, replace(tag, reset=how)):
             how = f"{how}; no template kept: {why_not}"
         untouched = await _own_counters(admin, build, url.database)
-        await databases.write_tag(admin, url.database, replace(tag, reset=how, untouched=untouched))
+        done = replace(tag, reset=how, untouched=untouched, analyzed=build.analyzed)
+        await databases.write_tag(admin, url.database, done)
         await self._drop_old(admin, url.database)
 
     async def _keep(
@@ -204,6 +207,7 @@ class TemplatePolicy:
         """Save a template, or return why none can be saved; empty string if it was saved."""
         async with connection(url) as owner:
             build.add(Used(sessions=1))
+            build.analyzed = await clones.analyzed_rows(owner)
             if await clones.has_unlogged_tables(owner):
                 return "a crash would empty its unlogged tables"
         # The inputs may have changed during the build.

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from tests.support.histories import DATABASE, root_and_two, write_revision
-from tests.support.monorepo import Monorepo, Ran, new_monorepo
+from tests.support.monorepo import Monorepo, Ran
 from tests.support.postgres import ask
+from tests.support.prepared import running_monorepo
 
 ALPHA = "services/alpha_service/alembic/versions/a1.py"
 RESET = "Run `invoke db.reset --service alpha`, or restore the file and put the change into"
@@ -15,8 +16,7 @@ RESET = "Run `invoke db.reset --service alpha`, or restore the file and put the 
 
 @pytest.fixture
 def monorepo() -> Iterator[Monorepo]:
-    with new_monorepo(("alpha", "beta")) as made:
-        assert made.invoke("db.reset").code == 0
+    with running_monorepo(["alpha", "beta"]) as made:
         yield made
 
 

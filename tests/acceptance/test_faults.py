@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
+from tests.support.db_runs import without_initdb
 from tests.support.monorepo import (
     ENV_PY,
     USER,
@@ -319,6 +320,7 @@ async def seed(connection):
 @pytest.fixture(scope="module")
 def aftermath() -> Iterator[Aftermath]:
     with new_monorepo((*OK, *UNREADABLE, *BROKEN)) as monorepo:
+        without_initdb(monorepo)
         (port,) = free_ports(1)
         monorepo.add_service("later", port, seed_after=["raises"])
         services = [word for name in UNREADABLE for word in ("--service", name)]

@@ -8,8 +8,10 @@ import psutil
 import pytest
 
 from tests.support.monorepo import Monorepo, Ran, is_dead, new_monorepo, wait_until
-from tests.support.observe import FORK_LOOP, notes, processes, statements
+from tests.support.observe import forking_processes, notes, processes, statements
+from tests.support.prepared import running_monorepo
 
+NAMES = ("alpha", "beta")
 SLEEP = "SELECT pg_sleep(600)"
 SLOW_SEED = f"""\
 async def seed(connection):
@@ -20,27 +22,28 @@ ASKS_FOR_TIME = """\
 import pathlib, signal
 signal.signal(signal.SIGTERM, lambda *_: pathlib.Path({path!r}).touch())
 """
-ENDINGS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+# Handled alike, so that each is sent once.
+OF_MIGRATIONS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+OF_SEEDS = [(signal.SIGHUP, 129)]
 Tool = subprocess.Popen[str]
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Monorepo]:
-    with new_monorepo(("quick", "slow")) as made:
-        assert made.invoke("db.reset").code == 0
+    with running_monorepo(NAMES) as made:
         yield made
 
 
 @pytest.fixture
 def sleeping_revision(pair: Monorepo) -> Iterator[None]:
-    revision = pair.add_revision("slow", "b2", "a1", SLEEP)
+    revision = pair.add_revision("beta", "b2", "a1", SLEEP)
     yield
     revision.unlink()
 
 
 @pytest.fixture
 def sleeping_seed(pair: Monorepo) -> Iterator[None]:
-    path = "database/seed-scripts/seed_slow.py"
+    path = "database/seed-scripts/seed_beta.py"
     seed = pair.read(path)
     pair.write(path, SLOW_SEED)
     yield
@@ -67,48 +70,43 @@ def ended(tool: Tool, number: signal.Signals) -> Ran:
 
 
 def sleeps(monorepo: Monorepo) -> bool:
-    return statements(monorepo, "slow", SLEEP) > 0
+    return statements(monorepo, "beta", SLEEP) > 0
 
 
 def assert_heals(monorepo: Monorepo) -> None:
     assert monorepo.invoke("db.reset").code == 0
-    assert notes(monorepo, "slow") == notes(monorepo, "quick") == "first second"
+    assert notes(monorepo, "beta") == notes(monorepo, "alpha") == "first second"
 
 
-@pytest.mark.parametrize(("number", "code"), ENDINGS)
+@pytest.mark.parametrize(("number", "code"), OF_MIGRATIONS)
 @pytest.mark.usefixtures("sleeping_revision")
 def test_interrupted_migrations_end_with_their_backend_and_every_service_has_a_row(
     pair: Monorepo, number: signal.Signals, code: int
 ) -> None:
     ran = ended(started(pair, lambda: sleeps(pair), "--json"), number)
     assert (ran.code, ran.json["exit_code"]) == (code, code)
-    assert ran.statuses == {"quick": "ABORTED", "slow": "ABORTED"}
-    quick, slow = ran.json["services"]
-    assert (quick["detail"], slow["detail"]) == ("copied, then interrupted", "interrupted")
+    assert ran.statuses == {"alpha": "ABORTED", "beta": "ABORTED"}
+    alpha, beta = ran.json["services"]
+    assert (alpha["detail"], beta["detail"]) == ("copied, then interrupted", "interrupted")
     wait_until(lambda: not sleeps(pair), seconds=5)
-    assert processes(pair) == {pair.server_pid(name) for name in ("quick", "slow")}
-    assert not [
-        found.pid
-        for found in psutil.process_iter(["cmdline"])
-        if FORK_LOOP in " ".join(found.info["cmdline"] or ())
-        and found.environ().get("HULEEDU_STATE_DIR") == str(pair.state)
-    ]
+    assert processes(pair) == {pair.server_pid(name) for name in NAMES}
+    assert not forking_processes(pair)
 
 
-@pytest.mark.parametrize(("number", "code"), ENDINGS)
+@pytest.mark.parametrize(("number", "code"), OF_SEEDS)
 @pytest.mark.usefixtures("sleeping_seed")
 def test_an_interrupted_seed_is_rolled_back_and_finished_services_are_reported(
     pair: Monorepo, number: signal.Signals, code: int
 ) -> None:
     ran = ended(started(pair, lambda: sleeps(pair)), number)
     assert ran.code == code
-    quick, slow = ran.out.splitlines()[1:]
-    assert quick.split()[:2] == ["quick", "OK"]
-    assert slow.split()[:2] == ["slow", "ABORTED"]
+    alpha, beta = ran.out.splitlines()[1:]
+    assert alpha.split()[:2] == ["alpha", "OK"]
+    assert beta.split()[:2] == ["beta", "ABORTED"]
     assert "db.reset: 1 OK, 1 ABORTED" in ran.err
     assert "What to do: Run the same command again" in ran.err
     wait_until(lambda: not sleeps(pair), seconds=5)
-    assert notes(pair, "slow") == ""
+    assert notes(pair, "beta") == ""
 
 
 def test_a_reset_after_interruptions_succeeds(pair: Monorepo) -> None:
@@ -117,7 +115,7 @@ def test_a_reset_after_interruptions_succeeds(pair: Monorepo) -> None:
 
 @pytest.mark.usefixtures("sleeping_revision")
 def test_a_second_ctrl_c_kills_a_child_that_does_not_exit(pair: Monorepo) -> None:
-    env = "services/slow_service/alembic/env.py"
+    env = "services/beta_service/alembic/env.py"
     text = pair.read(env)
     asked = pair.path("asked-to-end")
     pair.write(env, f"{ASKS_FOR_TIME.format(path=str(asked))}{text}")
@@ -130,23 +128,24 @@ def test_a_second_ctrl_c_kills_a_child_that_does_not_exit(pair: Monorepo) -> Non
 
 
 def test_the_reset_after_a_killed_one_succeeds(pair: Monorepo) -> None:
-    revision = pair.add_revision("slow", "b2", "a1", SLEEP)
+    revision = pair.add_revision("beta", "b2", "a1", SLEEP)
     tool = started(pair, lambda: sleeps(pair))
     tool.kill()
     tool.communicate()
     revision.unlink()
     assert_heals(pair)
     assert not sleeps(pair)
-    wait_until(lambda: processes(pair) == {pair.server_pid(name) for name in ("quick", "slow")})
+    servers = {pair.server_pid(name) for name in NAMES}
+    wait_until(lambda: processes(pair) == servers and not forking_processes(pair))
 
 
 @pytest.mark.parametrize(
-    "reached", ["*/.template/data.partial/PG_VERSION", "*/slow_db/data/PG_VERSION"]
+    "reached", ["*/.template/data.partial/PG_VERSION", "*/beta_db/data/PG_VERSION"]
 )
 def test_ctrl_c_while_servers_are_created_aborts_every_service_and_the_next_reset_succeeds(
     reached: str,
 ) -> None:
-    with new_monorepo(("quick", "slow")) as monorepo:
+    with new_monorepo(NAMES) as monorepo:
         ran = ended(
             started(monorepo, lambda: any(monorepo.state.glob(f"embedded/{reached}")), "--json"),
             signal.SIGINT,
@@ -156,7 +155,7 @@ def test_ctrl_c_while_servers_are_created_aborts_every_service_and_the_next_rese
 
 
 def test_ctrl_c_while_waiting_for_another_command_aborts_every_service(pair: Monorepo) -> None:
-    revision = pair.add_revision("slow", "b2", "a1", SLEEP)
+    revision = pair.add_revision("beta", "b2", "a1", SLEEP)
     first = started(pair, lambda: sleeps(pair))
     waiting = pair.start("db.reset", "--json")
     assert waiting.stderr

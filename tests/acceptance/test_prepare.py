@@ -3,25 +3,16 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support.histories import DATABASE, root_and_two
-from tests.support.monorepo import PROJECT, Monorepo, Ran, clean_environment, new_monorepo
+from tests.support.monorepo import PROJECT, Monorepo, Ran, clean_environment
 from tests.support.observe import notes
 from tests.support.postgres import ask
 
 PAGE = PROJECT / "docs/development.md"
 NAMES = ("alpha", "beta", "gamma")
-
-
-@pytest.fixture
-def monorepo() -> Iterator[Monorepo]:
-    with new_monorepo(NAMES) as made:
-        yield made
 
 
 def test_a_new_clone_is_prepared_and_a_second_time_changes_nothing(monorepo: Monorepo) -> None:
@@ -38,49 +29,47 @@ def test_a_new_clone_is_prepared_and_a_second_time_changes_nothing(monorepo: Mon
     assert (row(again, "alpha")["from"], row(again, "alpha")["to"]) == ("a1", "a1")
 
 
-def test_each_database_gets_what_it_lacks_and_keeps_its_rows(monorepo: Monorepo) -> None:
-    assert monorepo.invoke("db.reset").code == 0
+def test_each_database_gets_what_it_lacks_and_keeps_its_rows(ready: Monorepo) -> None:
     own = "INSERT INTO note VALUES (99, 'mine')"
-    ask(monorepo.url("alpha"), own)
-    ask(monorepo.url("beta"), own)
-    monorepo.add_revision("alpha", "b2", "a1", "CREATE TABLE more (id integer)")
+    ask(ready.url("alpha"), own)
+    ask(ready.url("beta"), own)
+    ready.add_revision("alpha", "b2", "a1", "CREATE TABLE more (id integer)")
     seed = "database/seed-scripts/seed_beta.py"
-    monorepo.write(seed, f"{monorepo.read(seed)}# Changed.\n")
-    ask(monorepo.url("gamma", database="postgres"), "DROP DATABASE huleedu_gamma WITH (FORCE)")
+    ready.write(seed, f"{ready.read(seed)}# Changed.\n")
+    ask(ready.url("gamma", database="postgres"), "DROP DATABASE huleedu_gamma WITH (FORCE)")
 
-    dry = details(monorepo.invoke("db.prepare", "--json", "--dry-run"))
+    dry = details(ready.invoke("db.prepare", "--json", "--dry-run"))
     assert dry["alpha"] == "dry run: would migrate its database"
     assert dry["beta"] == "dry run: would apply its seeds"
-    ran = monorepo.invoke("db.prepare", "--json")
+    ran = ready.invoke("db.prepare", "--json")
     assert ran.code == 0
     assert details(ran) == {"alpha": "migrated", "beta": "already there, seeded", "gamma": "copied"}
-    assert "mine" in notes(monorepo, "alpha")
-    assert "mine" in notes(monorepo, "beta")
-    assert monorepo.invoke("db.status", "--check").code == 0
+    assert "mine" in notes(ready, "alpha")
+    assert "mine" in notes(ready, "beta")
+    assert ready.invoke("db.status", "--check").code == 0
 
 
-def test_a_stopped_server_is_started(monorepo: Monorepo) -> None:
-    assert monorepo.invoke("db.reset").code == 0
-    assert monorepo.invoke("db.down").code == 0
-    ran = monorepo.invoke("db.prepare", "--json")
+def test_a_stopped_server_is_started(ready: Monorepo) -> None:
+    assert ready.invoke("db.down").code == 0
+    ran = ready.invoke("db.prepare", "--json")
     assert (ran.code, details(ran)) == (0, dict.fromkeys(NAMES, "nothing to do"))
 
 
 def test_a_database_of_another_branch_is_left_alone_and_the_others_are_prepared(
-    monorepo: Monorepo,
+    ready: Monorepo,
 ) -> None:
-    added = monorepo.add_revision("alpha", "b2", "a1", "CREATE TABLE more (id integer)")
-    assert monorepo.invoke("db.reset").code == 0
+    added = ready.add_revision("alpha", "b2", "a1", "CREATE TABLE more (id integer)")
+    assert ready.invoke("db.migrate", "--service", "alpha").code == 0
     added.unlink()
-    monorepo.add_revision("beta", "b2", "a1", "CREATE TABLE more (id integer)")
-    monorepo.add_revision("gamma", "b2", "a1", "CREATE TABLE more (id integer)")
-    monorepo.register(
+    ready.add_revision("beta", "b2", "a1", "CREATE TABLE more (id integer)")
+    ready.add_revision("gamma", "b2", "a1", "CREATE TABLE more (id integer)")
+    ready.register(
         *[
             entry | ({"migrate_after": ["alpha"]} if entry["name"] == "gamma" else {})
-            for entry in monorepo.services
+            for entry in ready.services
         ]
     )
-    ran = monorepo.invoke("db.prepare", "--json")
+    ran = ready.invoke("db.prepare", "--json")
     assert (ran.code, ran.statuses["beta"]) == (4, "OK")
     found = row(ran, "alpha")
     assert (found["status"], found["state"]) == ("SKIPPED", "UNKNOWN REVISION")
@@ -88,7 +77,7 @@ def test_a_database_of_another_branch_is_left_alone_and_the_others_are_prepared(
     assert "`invoke db.reset --service alpha`" in found["hint"]
     waits = "not prepared: alpha, which must come first, was not prepared"
     assert details(ran)["gamma"] == waits
-    status = monorepo.invoke("db.status", "--json")
+    status = ready.invoke("db.status", "--json")
     assert [r["current"] for r in status.json["services"]] == ["b2", "b2", "a1"]
 
 
@@ -100,14 +89,14 @@ def test_only_selected_services_are_prepared(monorepo: Monorepo) -> None:
 
 
 def test_a_revision_that_fails_does_not_keep_the_others_from_being_prepared(
-    monorepo: Monorepo,
+    ready: Monorepo,
 ) -> None:
-    monorepo.add_revision("beta", "b2", "a1", "SELECT 1 / 0")
-    ran = monorepo.invoke("db.prepare", "--json")
+    ready.add_revision("beta", "b2", "a1", "SELECT 1 / 0")
+    ran = ready.invoke("db.prepare", "--json")
     assert (ran.code, ran.statuses["beta"], ran.statuses["gamma"]) == (1, "FAILED", "OK")
-    monorepo.write("services/alpha_service/alembic/versions/c3.py", "revision = (")
-    monorepo.add_revision("gamma", "b2", "a1", "CREATE TABLE more (id integer)")
-    ran = monorepo.invoke("db.prepare", "--json")
+    ready.write("services/alpha_service/alembic/versions/c3.py", "revision = (")
+    ready.add_revision("gamma", "b2", "a1", "CREATE TABLE more (id integer)")
+    ran = ready.invoke("db.prepare", "--json")
     assert (ran.code, row(ran, "alpha")["code"]) == (1, "revisions-unreadable")
     assert (row(ran, "gamma")["status"], row(ran, "gamma")["to"]) == ("OK", "b2")
 
@@ -124,17 +113,16 @@ def test_a_missing_database_of_several_services_is_copied_from_a_template() -> N
         assert monorepo.invoke("db.status", "--check").code == 0
 
 
-def test_the_hook_on_the_page_prepares_after_a_checkout(monorepo: Monorepo) -> None:
+def test_the_hook_on_the_page_prepares_after_a_checkout(ready: Monorepo) -> None:
     (hook,) = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert monorepo.invoke("db.prepare").code == 0
 
     def git(*arguments: str) -> str:
         who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
-        environment = {**clean_environment(), **monorepo.environment}
+        environment = {**clean_environment(), **ready.environment}
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         ran = subprocess.run(
             ["git", *who, *arguments],
-            cwd=monorepo.root,
+            cwd=ready.root,
             env=environment,
             check=True,
             capture_output=True,
@@ -146,16 +134,16 @@ def test_the_hook_on_the_page_prepares_after_a_checkout(monorepo: Monorepo) -> N
     git("add", ".")
     git("commit", "-m", "Begin")
     git("switch", "-c", "more")
-    monorepo.add_revision("alpha", "b2", "a1", "CREATE TABLE more (id integer)")
+    ready.add_revision("alpha", "b2", "a1", "CREATE TABLE more (id integer)")
     git("add", ".")
     git("commit", "-m", "Add more")
     git("switch", "main")
     for name in ("post-checkout", "post-merge"):
-        path = monorepo.write(f".git/hooks/{name}", hook)
+        path = ready.write(f".git/hooks/{name}", hook)
         path.chmod(0o755)
     assert "nothing to do" in git("switch", "-c", "other")
     assert "db.prepare" not in git("checkout", "--", "services.json")
-    assert row(monorepo.invoke("db.status", "--json"), "alpha")["current"] == "a1"
+    assert row(ready.invoke("db.status", "--json"), "alpha")["current"] == "a1"
     assert "migrated" in git("merge", "more")
     assert "UNKNOWN REVISION" in git("switch", "main")
 

@@ -92,7 +92,7 @@ def databases(monorepo: Monorepo) -> set[str]:
 
 def test_a_changed_model_becomes_a_revision_in_the_style_of_the_service(alpha: Monorepo) -> None:
     alpha.write(MODELS_PY, MODELS + NEW_TABLE)
-    ran = alpha.invoke("db.revision", "--service", "alpha", "-m", "add tags", "--json")
+    ran = alpha.invoke_afresh("db.revision", "--service", "alpha", "-m", "add tags", "--json")
     assert ran.code == 0, ran.err
     (row,) = ran.json["services"]
     (path,) = files(alpha)

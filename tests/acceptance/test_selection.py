@@ -5,7 +5,8 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from tests.support.monorepo import PASSWORD, Monorepo, new_monorepo
+from tests.support.monorepo import PASSWORD, Monorepo
+from tests.support.prepared import running_monorepo
 
 
 def services(text: str) -> dict[str, str]:
@@ -63,8 +64,7 @@ def test_up_ends_with_the_urls(running: Monorepo) -> None:
 
 
 def test_status_names_the_state_of_each_database_and_the_next_command() -> None:
-    with new_monorepo() as monorepo:
-        assert monorepo.invoke("db.reset").code == 0
+    with running_monorepo() as monorepo:
         monorepo.add_revision("beta", "b2", "a1")
         foreign = monorepo.add_revision("gamma", "theirs", "a1")
         assert monorepo.invoke("db.migrate", "--service", "gamma").code == 0

@@ -8,19 +8,19 @@ import asyncpg
 import pytest
 
 from tests.support.instant import maintain, tag_of
-from tests.support.monorepo import Monorepo, new_monorepo
+from tests.support.monorepo import Monorepo
 from tests.support.observe import notes
 from tests.support.postgres import ask
+from tests.support.prepared import running_monorepo
 
-NAMES = ("one", "two")
+NAMES = ("alpha", "beta")
 SEEDED = "first second"
 ADD = "INSERT INTO note VALUES ({}, '{}')"
 
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Monorepo]:
-    with new_monorepo(NAMES) as made:
-        assert made.invoke("db.reset").code == 0
+    with running_monorepo(NAMES) as made:
         yield made
 
 
@@ -52,38 +52,38 @@ def texts(monorepo: Monorepo) -> list[str]:
 
 def test_a_snapshot_restores_the_data_of_all_services(pair: Monorepo) -> None:
     add(pair, 9, "saved")
-    saved = pair.invoke("db.snapshot", "before-merge", "--json")
+    saved = pair.invoke_afresh("db.snapshot", "before-merge", "--json")
     assert (saved.code, saved.statuses) == (0, dict.fromkeys(NAMES, "OK")), saved.err
     assert [row["revision"] for row in saved.json["services"]] == ["a1", "a1"]
     add(pair, 10, "later")
-    restored = pair.invoke("db.restore", "before-merge", "--json")
+    restored = pair.invoke_afresh("db.restore", "before-merge", "--json")
     assert restored.code == 0, restored.out
     assert [row["current"] for row in restored.json["services"]] == ["a1", "a1"]
     assert texts(pair) == [f"{SEEDED} saved"] * 2
     # The tag of the copy is that of the database, and not that of the snapshot.
-    assert tag_of(pair, "one", "huleedu_one").keys() >= {"seeds", "environment", "untouched"}
-    assert "snapshot" not in tag_of(pair, "one", "huleedu_one")
+    assert tag_of(pair, "alpha", "huleedu_alpha").keys() >= {"seeds", "environment", "untouched"}
+    assert "snapshot" not in tag_of(pair, "alpha", "huleedu_alpha")
     (note,) = restored.json["notes"]
     assert "`invoke db.undo`" in note
-    assert pair.invoke("db.undo").code == 0
+    assert pair.invoke_afresh("db.undo").code == 0
     assert texts(pair) == [f"{SEEDED} saved later"] * 2
 
 
 def test_the_list_shows_each_snapshot_and_the_undo_snapshot(pair: Monorepo) -> None:
     assert pair.invoke("db.snapshot", "first").code == 0
-    assert pair.invoke("db.snapshot", "second", "--service", "two").code == 0
-    add(pair, 9, "by hand", "one")
+    assert pair.invoke("db.snapshot", "second", "--service", "beta").code == 0
+    add(pair, 9, "by hand", "alpha")
     assert pair.invoke("db.reset").code == 0
     rows = pair.invoke("db.snapshots", "--json").json["snapshots"]
     assert [(row["kind"], row["name"], row["service"]) for row in rows] == [
-        ("undo", "", "one"),
-        ("named", "first", "one"),
-        ("named", "first", "two"),
-        ("named", "second", "two"),
+        ("undo", "", "alpha"),
+        ("named", "first", "alpha"),
+        ("named", "first", "beta"),
+        ("named", "second", "beta"),
     ]
     assert {row["revision"] for row in rows[1:]} == {"a1"}
     assert all(row["bytes"] > 1_000_000 and row["age"] for row in rows)
-    assert "second" in pair.invoke("db.snapshots").out
+    assert "second" in pair.invoke_afresh("db.snapshots").out
 
 
 def test_a_deleted_snapshot_is_gone(pair: Monorepo) -> None:
@@ -94,12 +94,13 @@ def test_a_deleted_snapshot_is_gone(pair: Monorepo) -> None:
 
 
 def test_templates_are_collected_and_snapshots_survive(pair: Monorepo) -> None:
-    assert pair.invoke("db.snapshot", "survivor", "--service", "one").code == 0
-    for number in range(5):
-        pair.write("services/one_service/data.txt", str(number))
-        assert pair.invoke("db.reset", "--service", "one").code == 0
-    assert "huleedu_one__snap_survivor" in copies(pair, "one")
-    assert pair.invoke("db.down", "db.up", "db.restore", "survivor", "--service", "one").code == 0
+    assert pair.invoke("db.snapshot", "survivor", "--service", "alpha").code == 0
+    # One more than are kept.
+    for number in range(4):
+        pair.write("services/alpha_service/data.txt", str(number))
+        assert pair.invoke("db.reset", "--service", "alpha").code == 0
+    assert "huleedu_alpha__snap_survivor" in copies(pair, "alpha")
+    assert pair.invoke("db.down", "db.up", "db.restore", "survivor", "--service", "alpha").code == 0
 
 
 @pytest.mark.parametrize("name", ["db.reset", "a b", "x" * 31, "", "ä"])
@@ -109,11 +110,11 @@ def test_an_invalid_name_is_refused(pair: Monorepo, name: str) -> None:
 
 
 def test_a_taken_name_changes_nothing(pair: Monorepo) -> None:
-    assert pair.invoke("db.snapshot", "taken", "--service", "two").code == 0
+    assert pair.invoke("db.snapshot", "taken", "--service", "beta").code == 0
     ran = pair.invoke("db.snapshot", "taken", "--json")
     assert (ran.code, ran.json["error"]["code"]) == (2, "snapshot-exists")
-    assert copies(pair, "one") == []
-    assert copies(pair, "two") == ["huleedu_two__snap_taken"]
+    assert copies(pair, "alpha") == []
+    assert copies(pair, "beta") == ["huleedu_beta__snap_taken"]
 
 
 def test_an_unknown_name_suggests_the_closest(pair: Monorepo) -> None:
@@ -124,31 +125,31 @@ def test_an_unknown_name_suggests_the_closest(pair: Monorepo) -> None:
 
 
 def test_a_snapshot_without_a_selected_service_is_not_restored(pair: Monorepo) -> None:
-    assert pair.invoke("db.snapshot", "half", "--service", "two").code == 0
+    assert pair.invoke("db.snapshot", "half", "--service", "beta").code == 0
     add(pair, 9, "kept")
     ran = pair.invoke("db.restore", "half", "--json")
     assert (ran.code, ran.json["error"]["code"]) == (2, "snapshot-partial")
-    assert "--service two" in ran.json["error"]["hint"]
+    assert "--service beta" in ran.json["error"]["hint"]
     assert texts(pair) == [f"{SEEDED} kept"] * 2
 
 
 def test_a_snapshot_of_another_service_is_refused(pair: Monorepo) -> None:
-    assert pair.invoke("db.snapshot", "mine", "--service", "one").code == 0
-    copy = "huleedu_one__snap_mine"
-    tag = tag_of(pair, "one", copy)
+    assert pair.invoke("db.snapshot", "mine", "--service", "alpha").code == 0
+    copy = "huleedu_alpha__snap_mine"
+    tag = tag_of(pair, "alpha", copy)
     tag["snapshot"]["service"] = "other"
-    maintain(pair, "one", f"COMMENT ON DATABASE {copy} IS 'huleedu-tasks {json.dumps(tag)}'")
-    ran = pair.invoke("db.restore", "mine", "--service", "one", "--json")
+    maintain(pair, "alpha", f"COMMENT ON DATABASE {copy} IS 'huleedu-tasks {json.dumps(tag)}'")
+    ran = pair.invoke("db.restore", "mine", "--service", "alpha", "--json")
     (row,) = ran.json["services"]
     assert (ran.code, row["code"]) == (3, "snapshot-mismatch")
 
 
 def test_a_snapshot_of_an_unknown_revision_is_restored_and_reported(pair: Monorepo) -> None:
-    revision = pair.add_revision("one", "b2", "a1", "SELECT 1")
-    assert pair.invoke("db.migrate", "--service", "one").code == 0
-    assert pair.invoke("db.snapshot", "ahead", "--service", "one").code == 0
+    revision = pair.add_revision("alpha", "b2", "a1", "SELECT 1")
+    assert pair.invoke("db.migrate", "--service", "alpha").code == 0
+    assert pair.invoke("db.snapshot", "ahead", "--service", "alpha").code == 0
     revision.unlink()
-    ran = pair.invoke("db.restore", "ahead", "--service", "one", "--json")
+    ran = pair.invoke("db.restore", "ahead", "--service", "alpha", "--json")
     (row,) = ran.json["services"]
     assert (ran.code, row["state"], row["current"]) == (0, "UNKNOWN REVISION", "b2")
     assert "Switch to the branch" in row["hint"]
@@ -158,38 +159,38 @@ def test_sessions_on_the_database_are_ended(pair: Monorepo) -> None:
     held = "BEGIN; INSERT INTO note VALUES (9, 'prepared'); PREPARE TRANSACTION 'mine'"
     with suppress(asyncpg.PostgresError):
         # Prepared transactions are off by default; the session itself is ended with its block.
-        ask(pair.url("one"), held)
-    assert pair.invoke("db.snapshot", "alone", "--service", "one").code == 0
+        ask(pair.url("alpha"), held)
+    assert pair.invoke("db.snapshot", "alone", "--service", "alpha").code == 0
 
 
 def test_if_one_database_cannot_be_copied_none_is(pair: Monorepo) -> None:
-    maintain(pair, "two", "ALTER DATABASE huleedu_two RENAME TO huleedu_two_away")
-    maintain(pair, "two", "CREATE DATABASE huleedu_two ALLOW_CONNECTIONS true")
-    maintain(pair, "two", "CREATE DATABASE huleedu_two__snap_x")
+    maintain(pair, "beta", "ALTER DATABASE huleedu_beta RENAME TO huleedu_beta_away")
+    maintain(pair, "beta", "CREATE DATABASE huleedu_beta ALLOW_CONNECTIONS true")
+    maintain(pair, "beta", "CREATE DATABASE huleedu_beta__snap_x")
     ran = pair.invoke("db.snapshot", "x", "--json")
-    maintain(pair, "two", "DROP DATABASE huleedu_two__snap_x")
-    maintain(pair, "two", "DROP DATABASE huleedu_two WITH (FORCE)")
-    maintain(pair, "two", "ALTER DATABASE huleedu_two_away RENAME TO huleedu_two")
-    assert (ran.code, ran.statuses) == (1, {"one": "ABORTED", "two": "FAILED"})
-    assert copies(pair, "one") == []
+    maintain(pair, "beta", "DROP DATABASE huleedu_beta__snap_x")
+    maintain(pair, "beta", "DROP DATABASE huleedu_beta WITH (FORCE)")
+    maintain(pair, "beta", "ALTER DATABASE huleedu_beta_away RENAME TO huleedu_beta")
+    assert (ran.code, ran.statuses) == (1, {"alpha": "ABORTED", "beta": "FAILED"})
+    assert copies(pair, "alpha") == []
 
 
 def test_a_server_with_snapshots_is_not_recreated(pair: Monorepo) -> None:
-    assert pair.invoke("db.snapshot", "dear", "--service", "one").code == 0
+    assert pair.invoke("db.snapshot", "dear", "--service", "alpha").code == 0
     ran = pair.invoke("db.reset", "--volumes", "--json")
-    assert (ran.code, ran.statuses) == (3, {"one": "FAILED", "two": "ABORTED"})
+    assert (ran.code, ran.statuses) == (3, {"alpha": "FAILED", "beta": "ABORTED"})
     row = ran.json["services"][0]
     assert row["code"] == "snapshots-lost"
-    assert "huleedu_one__snap_dear" in row["detail"]
+    assert "huleedu_alpha__snap_dear" in row["detail"]
     assert pair.invoke("db.reset", "--volumes", "--no-undo").code == 0
-    assert copies(pair, "one") == []
+    assert copies(pair, "alpha") == []
 
 
 def test_a_dry_run_changes_nothing(pair: Monorepo) -> None:
     for command in (("db.snapshot", "dry"), ("db.restore", "dry"), ("db.undo",)):
         ran = pair.invoke(*command, "--dry-run", "--json")
         assert (ran.code, set(ran.statuses.values())) == (0, {"SKIPPED"})
-    assert copies(pair, "one") == []
+    assert copies(pair, "alpha") == []
 
 
 def test_staging_is_refused(pair: Monorepo) -> None:

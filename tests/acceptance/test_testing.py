@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.monorepo import Monorepo, Ran, new_monorepo
+from tests.support.monorepo import Monorepo, Ran
 from tests.support.postgres import ask
+from tests.support.prepared import running_monorepo
 
 TESTING = {"HULEEDU_ENVIRONMENT": "testing"}
 COUNT = "SELECT count(*) FROM note"
@@ -19,8 +20,7 @@ VARIABLE = "ALPHA_SERVICE_DATABASE_URL"
 @pytest.fixture(scope="module")
 def school() -> Iterator[Monorepo]:
     """One service that has both databases."""
-    with new_monorepo(["alpha"]) as monorepo:
-        assert reset(monorepo).code == 0
+    with running_monorepo(["alpha"]) as monorepo:
         assert reset(monorepo, **TESTING).code == 0
         yield monorepo
 
@@ -130,7 +130,7 @@ def test_a_database_that_an_earlier_version_tagged_testing_is_tagged_again(
 
 
 def test_the_two_environments_may_share_one_database() -> None:
-    with new_monorepo(["alpha"]) as monorepo:
+    with running_monorepo(["alpha"]) as monorepo:
         (alpha,) = monorepo.services
         monorepo.register({**alpha, "testing_database": "huleedu_alpha"})
         for variables in ({}, TESTING, {}):

@@ -1,4 +1,4 @@
-"""Resets of containers: a copy equals a build, and Compose runs only after a change."""
+"""Resets of containers from templates; Compose runs only after a change."""
 
 import io
 import json
@@ -6,22 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.docker.test_reset import DIRT, INIT_SCRIPT, State, state
-from tests.support.docker import IMAGE, SCRIPTS, Docked, engine, new_docked
-from tests.support.instant import COPIED, REBUILT, Reset, amend, reset, templates
+from tests.support.docker import IMAGE, Docked, engine, new_docked
+from tests.support.instant import COPIED, REBUILT, Reset, reset, templates
 from tests.support.observe import CommandLines, notes, watched_command_lines
-from tests.support.postgres import ask
 
 CACHE = "containers.json"
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[Docked]:
-    """A database with an init script."""
-    with new_docked("alpha", mounts=[f"./init.sql:{SCRIPTS}/init.sql:ro"]) as docked:
-        docked.write("init.sql", INIT_SCRIPT)
-        assert reset(docked).detail == REBUILT
-        yield docked
 
 
 @pytest.fixture(scope="module")
@@ -31,40 +20,6 @@ def plain() -> Iterator[Docked]:
         ran = docked.invoke("db.reset")
         assert ran.code == 0, ran.out + ran.err
         yield docked
-
-
-def test_a_copy_equals_a_build_with_init_script_migrations_and_seeds(
-    scripted: Docked,
-) -> None:
-    made, life = state(scripted), scripted.lives()
-    assert made_by_script_and_seed(made)
-    ask(scripted.url("alpha"), *DIRT)
-    assert state(scripted) != made
-    assert reset(scripted) == Reset(COPIED, COPIED)
-    assert state(scripted) == made
-    assert reset(scripted, "alpha", "--fresh").detail == REBUILT
-    assert state(scripted) == made
-    assert scripted.lives() == life
-    assert reset(scripted, "alpha", "--volumes").detail == REBUILT
-    assert state(scripted) == made
-    assert reset(scripted).detail == COPIED
-    assert state(scripted) == made
-
-
-def made_by_script_and_seed(made: State) -> bool:
-    return "Europe/Stockholm" in made.about and "row 5" in made.dump and "second" in made.dump
-
-
-def test_an_edited_init_script_makes_a_reset_rebuild_the_database(scripted: Docked) -> None:
-    script = scripted.read("init.sql")
-    scripted.write("init.sql", f"{script}CREATE TABLE legacy.later ();\n")
-    assert reset(scripted).detail == REBUILT
-    assert "TABLE legacy.later" in state(scripted).dump
-    assert reset(scripted).detail == COPIED
-    assert "TABLE legacy.later" in state(scripted).dump
-    scripted.write("init.sql", script)
-    assert reset(scripted).detail == REBUILT
-    assert "TABLE legacy.later" not in state(scripted).dump
 
 
 # The cache of containers and configuration.
@@ -172,16 +127,3 @@ def test_the_cache_has_neither_passwords_nor_data(plain: Docked) -> None:
         "system identifier",
         "init scripts",
     }
-
-
-def test_two_services_of_one_server_have_separate_templates() -> None:
-    with new_docked("alpha") as docked:
-        amend(docked, alpha={"compose_service": "alpha_db"})
-        docked.add_service("gamma", docked.port("alpha"), compose_service="alpha_db")
-        for _ in range(2):
-            ran = docked.invoke("db.reset", "--json")
-            assert ran.code == 0, ran.out
-        assert {row["detail"] for row in ran.json["services"]} == {COPIED}
-        docked.add_revision("gamma", "b2", "a1", "CREATE TABLE more ()")
-        ran = docked.invoke("db.reset", "--json")
-        assert [row["detail"] for row in ran.json["services"]] == [COPIED, REBUILT]

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 import pytest
 
 from tests.support.docker import DATA, IDLE, SCRIPTS, Docked, inside, new_docked, sql_inside
+from tests.support.instant import COPIED, REBUILT
 from tests.support.monorepo import PASSWORD, USER, wait_until
 from tests.support.postgres import ask, connect, fetch
 
-INTERRUPTIONS = int(os.environ.get("TEST_INTERRUPTIONS", "2"))
+INTERRUPTIONS = int(os.environ.get("TEST_INTERRUPTIONS", "1"))
 # The arguments of the interrupted command, and its duration in seconds.
 INTERRUPTED: Sequence[tuple[Sequence[str], float]] = [((), 1.5), (("--volumes",), 4.0)]
 DATABASE = "huleedu_alpha"
@@ -49,7 +50,7 @@ COMMENT ON DATABASE {DATABASE} IS 'Made by the team''s own script. ';
 BUSY_APPLICATION = f"""\
 export PGHOST=alpha_db PGUSER={USER} PGDATABASE={DATABASE}
 export PGPASSWORD='{PASSWORD.replace("$", "$$")}'
-while :; do psql -c 'CREATE TABLE IF NOT EXISTS busy ()'; done
+while :; do psql -c 'CREATE TABLE IF NOT EXISTS busy ()'; sleep 0.02; done
 """
 INITDB_DONE = b"Success."
 # Changes of a day's work, in the database and to its properties.
@@ -107,9 +108,12 @@ class Scripted:
     docked: Docked
     fresh: State
 
-    def reset(self, *arguments: str) -> None:
-        ran = self.docked.invoke("db.reset", *arguments)
+    def reset(self, *arguments: str) -> str:
+        """Reset the database, and return how it was done."""
+        ran = self.docked.invoke("db.reset", "--json", *arguments)
         assert ran.code == 0, ran.out + ran.err
+        (row,) = ran.json["services"]
+        return str(row["detail"])
 
     def life(self) -> tuple[str, str]:
         return self.docked.lives()["alpha_db"]
@@ -134,17 +138,21 @@ def test_the_fresh_state_has_the_objects_of_the_init_script(scripted: Scripted) 
     assert "first" in scripted.fresh.dump
 
 
-@pytest.mark.parametrize("volumes", [False, True])
+@pytest.mark.parametrize(
+    ("flags", "detail"),
+    [((), REBUILT), ((), COPIED), (("--fresh",), REBUILT), (("--volumes",), REBUILT)],
+    ids=["the first", "by template", "fresh", "volumes"],
+)
 async def test_a_reset_results_in_the_fresh_state_although_sessions_are_open(
-    scripted: Scripted, volumes: bool
+    scripted: Scripted, flags: tuple[str, ...], detail: str
 ) -> None:
-    docked = scripted.docked
+    docked, volumes = scripted.docked, "--volumes" in flags
     life, birth, names = scripted.life(), docked.birth("alpha_db"), docked.volumes()
     await fetch(docked.url("alpha"), *DIRT)
     assert state(docked) != scripted.fresh
     session = await connect(docked.url("alpha"))
     await session.execute("BEGIN; LOCK TABLE note")
-    await asyncio.to_thread(scripted.reset, *["--volumes"] * volumes)
+    assert await asyncio.to_thread(scripted.reset, *flags) == detail
     assert state(docked) == scripted.fresh
     assert session.is_closed()
     assert (scripted.life() != life) is volumes
@@ -158,11 +166,11 @@ def test_a_changed_init_script_recreates_the_volume_once(scripted: Scripted) -> 
     script = docked.write("new.sql", f"{INIT_SCRIPT}CREATE TABLE legacy.later ();\n")
     script.replace(docked.path("init.sql"))
     life = scripted.life()
-    scripted.reset()
+    assert scripted.reset() == REBUILT
     recreated = scripted.life()
     assert "TABLE legacy.later" in state(docked).dump
     assert recreated != life
-    scripted.reset()
+    assert scripted.reset() == COPIED
     assert scripted.life() == recreated
     assert "TABLE legacy.later" in state(docked).dump
 

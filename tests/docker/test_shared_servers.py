@@ -1,7 +1,7 @@
 """One server with the databases of several services, which an init script created.
 
-Each test begins with a server that was started with `docker compose up` and used, as in a
-repository that adopts the tasks.
+The tests begin with a server that was started with `docker compose up` and used, as in a
+repository that adopts the tasks. Those of `docked` continue where the previous one ended.
 """
 
 import socket
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.support.docker import SCRIPTS, Docked, database_service, new_docked
+from tests.support.instant import COPIED, REBUILT
 from tests.support.monorepo import Ran, free_ports
 from tests.support.postgres import ask
 
@@ -54,7 +55,7 @@ def shared_server(*, used: bool = True) -> Iterator[Docked]:
         yield docked
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def docked() -> Iterator[Docked]:
     with shared_server() as made:
         yield made
@@ -70,6 +71,10 @@ def reset(docked: Docked, *arguments: str, code: int = 0) -> Ran:
     return ran
 
 
+def details(ran: Ran) -> dict[str, str]:
+    return {row["service"]: row["detail"] for row in ran.json["services"]}
+
+
 def notes(docked: Docked, name: str) -> list[str]:
     return [row[0] for row in ask(docked.url(name, database=name), NOTES)]
 
@@ -79,50 +84,17 @@ def notes_of(ran: Ran) -> list[str]:
     return [note for note in ran.json["notes"] if "db.undo" not in note]
 
 
-def test_a_reset_of_all_its_services_recreates_the_server_once(docked: Docked) -> None:
+def test_a_service_that_fails_before_the_reset_keeps_its_server(docked: Docked) -> None:
+    assert docked.invoke("db.migrate").code == 0
+    broken = docked.add_revision("two", "b2", "nowhere", "CREATE TABLE more ()")
     before = life(docked)
-    assert notes_of(reset(docked)) == []
-    renewed = life(docked)
-    assert ask(docked.url("one", database="one"), ROLES) == [("reader",)]
-    assert renewed != before
-    assert ask(docked.url("one", database="one"), WORDS) == [(0,)]
-    assert notes(docked, "two") == ["first", "second"]
-    docked.add_revision("one", "c3", "b2", "CREATE TABLE more ()")
-    reset(docked)
-    reset(docked, "--service", "one", "--fresh")
-    assert life(docked) == renewed
-    assert ask(docked.url("one", database="one"), WORDS) == [(0,)]
-    script = docked.path("init/01.sql")
-    script.write_text(INIT_SCRIPT.replace("legacy;", "legacy;\nCREATE SCHEMA later;"))
-    docked.add_revision("one", "d4", "c3", "CREATE TABLE later.table_ ()")
-    reset(docked)
-    assert life(docked) != renewed
-
-
-@pytest.mark.parametrize("command", ["db.migrate", "db.reset"])
-def test_testing_begins_as_the_init_script_left_development(docked: Docked, command: str) -> None:
-    reset(docked)
-    before = life(docked)
-    ask(docked.url("two", database="two"), ADD_NOTE)
-    for _ in range(2):
-        ran = docked.invoke(command, "db.seed", env=TESTING)
-        assert ran.code == 0, ran.out + ran.err
-    assert ask(docked.url("one", database="one_test"), WORDS) == [(0,)]
-    assert notes(docked, "two") == ["by hand", "first", "second"]
-    assert ask(docked.url("two", database="two_test"), NOTES) == [("first",), ("second",)]
+    for arguments in ([], ["--volumes"]):
+        one, two = reset(docked, *arguments, code=1).json["services"]
+        assert (one["status"], one["code"]) == ("FAILED", "server-not-recreated")
+        assert two["status"] == "FAILED"
     assert life(docked) == before
-
-
-@pytest.mark.parametrize("command", ["db.migrate", "db.reset"])
-def test_a_new_server_may_begin_with_testing(command: str) -> None:
-    with shared_server(used=False) as docked:
-        ran = docked.invoke(command, env=TESTING)
-        assert ran.code == 0, ran.out + ran.err
-        before = life(docked)
-        assert ask(docked.url("one", database="one_test"), WORDS) == [(0,)]
-        reset(docked)
-        assert life(docked) == before
-        assert ask(docked.url("one", database="one"), WORDS) == [(0,)]
+    assert notes(docked, "two") == []
+    broken.unlink()
 
 
 def test_a_reset_of_one_service_keeps_the_data_of_the_others(docked: Docked) -> None:
@@ -137,34 +109,69 @@ def test_a_reset_of_one_service_keeps_the_data_of_the_others(docked: Docked) -> 
     assert "`invoke db.reset --service one --service two`" in note
     assert life(docked) == before
     assert notes(docked, "two") == ["by hand", "first", "second"]
-    ran = reset(docked, "--service", "one", "--service", "two")
-    assert notes_of(ran) == []
+
+
+def test_a_reset_of_all_its_services_recreates_the_server_once(docked: Docked) -> None:
+    before = life(docked)
+    assert notes_of(reset(docked, "--service", "one", "--service", "two")) == []
+    renewed = life(docked)
+    assert renewed != before
+    assert ask(docked.url("one", database="one"), ROLES) == [("reader",)]
+    assert ask(docked.url("one", database="one"), WORDS) == [(0,)]
     assert notes(docked, "two") == ["first", "second"]
+    # Each service has its own template.
+    docked.add_revision("one", "c3", "b2", "CREATE TABLE more ()")
+    assert details(reset(docked)) == {"one": REBUILT, "two": COPIED}
+    assert details(reset(docked)) == {"one": COPIED, "two": COPIED}
+    reset(docked, "--service", "one", "--fresh")
+    assert life(docked) == renewed
+    assert ask(docked.url("one", database="one"), WORDS) == [(0,)]
+    script = docked.path("init/01.sql")
+    script.write_text(INIT_SCRIPT.replace("legacy;", "legacy;\nCREATE SCHEMA later;"))
+    docked.add_revision("one", "d4", "c3", "CREATE TABLE later.table_ ()")
+    reset(docked)
+    assert life(docked) != renewed
 
 
-def test_a_database_of_no_service_is_never_destroyed_without_volumes(docked: Docked) -> None:
-    docked.write("services/one_service/alembic/versions/b2.py", "").unlink()
-    ask(docked.url("one", database="start"), "CREATE TABLE realm AS SELECT 1 AS id")
+@pytest.mark.parametrize("command", ["db.migrate", "db.reset"])
+def test_testing_begins_as_the_init_script_left_development(docked: Docked, command: str) -> None:
     before = life(docked)
-    (note,) = notes_of(reset(docked))
-    assert "also has start" in note
-    assert "`invoke db.reset --volumes --service one --service two`" in note
+    ask(docked.url("two", database="two"), f"{ADD_NOTE} ON CONFLICT DO NOTHING")
+    for name in BOTH:
+        dropped = f"DROP DATABASE IF EXISTS {name}_test"
+        ask(docked.url("two", database="postgres"), dropped)
+    for _ in range(2):
+        ran = docked.invoke(command, "db.seed", env=TESTING)
+        assert ran.code == 0, ran.out + ran.err
+    assert ask(docked.url("one", database="one_test"), WORDS) == [(0,)]
+    assert notes(docked, "two") == ["by hand", "first", "second"]
+    assert ask(docked.url("two", database="two_test"), NOTES) == [("first",), ("second",)]
     assert life(docked) == before
-    assert ask(docked.url("one", database="start"), "SELECT id FROM realm") == [(1,)]
-    assert notes_of(reset(docked, "--volumes")) == []
-    assert life(docked) != before
 
 
-def test_a_service_that_fails_before_the_reset_keeps_its_server(docked: Docked) -> None:
-    assert docked.invoke("db.migrate").code == 0
-    docked.add_revision("two", "b2", "nowhere", "CREATE TABLE more ()")
-    before = life(docked)
-    for arguments in ([], ["--volumes"]):
-        one, two = reset(docked, *arguments, code=1).json["services"]
-        assert (one["status"], one["code"]) == ("FAILED", "server-not-recreated")
-        assert two["status"] == "FAILED"
-    assert life(docked) == before
-    assert notes(docked, "two") == []
+def test_a_new_server_may_begin_with_testing() -> None:
+    with shared_server(used=False) as docked:
+        ran = docked.invoke("db.migrate", env=TESTING)
+        assert ran.code == 0, ran.out + ran.err
+        before = life(docked)
+        assert ask(docked.url("one", database="one_test"), WORDS) == [(0,)]
+        reset(docked)
+        assert life(docked) == before
+        assert ask(docked.url("one", database="one"), WORDS) == [(0,)]
+
+
+def test_a_database_of_no_service_is_never_destroyed_without_volumes() -> None:
+    with shared_server() as docked:
+        docked.path("services/one_service/alembic/versions/b2.py").unlink()
+        ask(docked.url("one", database="start"), "CREATE TABLE realm AS SELECT 1 AS id")
+        before = life(docked)
+        (note,) = notes_of(reset(docked))
+        assert "also has start" in note
+        assert "`invoke db.reset --volumes --service one --service two`" in note
+        assert life(docked) == before
+        assert ask(docked.url("one", database="start"), "SELECT id FROM realm") == [(1,)]
+        assert notes_of(reset(docked, "--volumes")) == []
+        assert life(docked) != before
 
 
 def test_a_port_in_use_is_resolved_by_one_edit_of_the_compose_file() -> None:

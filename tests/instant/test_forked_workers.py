@@ -5,7 +5,6 @@ All services here share one run, one after the other, so that all are forked fro
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,10 +12,14 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.db_runs import without_initdb
 from tests.support.instant import REBUILT, amend, reset
 from tests.support.monorepo import ENV_PY, Monorepo, Ran, is_dead, new_monorepo, wait_until
-from tests.support.observe import FORK_LOOP, notes, processes, statements
-from tests.support.postgres import ask
+from tests.support.observe import forking_processes, notes, statements
+from tests.support.prepared import running_monorepo
+
+# The fork server under test, and not the one that tests share.
+pytestmark = pytest.mark.usefixtures("new_interpreters")
 
 SLEEP = "SELECT pg_sleep(600)"
 # Changes the state of its process.
@@ -108,9 +111,10 @@ ODD = {
 def odd() -> Iterator[tuple[Monorepo, Ran]]:
     """A reset of services whose env.py files have side effects, and its result."""
     with new_monorepo([*ODD, "last"]) as made:
+        without_initdb(made)
         for name, statement in ODD.items():
             made.write(f"services/{name}_service/alembic/env.py", f"{statement}\n{ENV_PY}")
-        ran = made.invoke_afresh("db.reset", "--json", "--jobs", "2")
+        ran = made.invoke("db.reset", "--json", "--jobs", "2")
         yield made, ran
 
 
@@ -181,16 +185,6 @@ def test_processes_that_env_py_started_are_ended(odd: tuple[Monorepo, Ran]) -> N
     assert not forking_processes(monorepo)
 
 
-def forking_processes(monorepo: Monorepo) -> list[int]:
-    """Return the fork server of this monorepo's runs, and its workers."""
-    return [
-        found.pid
-        for found in psutil.process_iter(["cmdline"])
-        if any(FORK_LOOP in part for part in found.info["cmdline"] or ())
-        and found.environ().get("HULEEDU_STATE_DIR") == str(monorepo.state)
-    ]
-
-
 # Isolation between services.
 
 
@@ -198,6 +192,7 @@ def forking_processes(monorepo: Monorepo) -> list[int]:
 def pair() -> Iterator[Monorepo]:
     """A service that changes the state of its process, and one that then records the state."""
     with new_monorepo(["first", "second"]) as made:
+        without_initdb(made)
         for name, statements_ in (("first", POLLUTES), ("second", TELLS)):
             made.write(f"services/{name}_service/alembic/env.py", f"{statements_}\n{ENV_PY}")
             made.write(f"services/{name}_service/models.py", f"NAME = {name!r}\n")
@@ -240,7 +235,7 @@ def test_a_forked_migration_sees_the_state_of_a_new_interpreter(
 
 @pytest.fixture
 def small() -> Iterator[Monorepo]:
-    with new_monorepo(["one", "two"]) as made:
+    with running_monorepo(["alpha", "beta"]) as made:
         yield made
 
 
@@ -253,60 +248,34 @@ def test_a_child_outside_the_process_group_is_not_waited_for(small: Monorepo) ->
         "    time.sleep(12)\n"
         "    os._exit(0)\n"
     )
-    small.write("services/one_service/alembic/env.py", f"{forks}{ENV_PY}")
+    small.write("services/alpha_service/alembic/env.py", f"{forks}{ENV_PY}")
     ran = small.invoke("db.reset", "--json")
-    daemon = psutil.Process(int(small.read("services/one_service/daemon")))
+    daemon = psutil.Process(int(small.read("services/alpha_service/daemon")))
     was_waited_for = is_dead(daemon)
     if not was_waited_for:
         daemon.kill()
-    assert ran.statuses == {"one": "OK", "two": "OK"}
+    assert ran.statuses == {"alpha": "OK", "beta": "OK"}
     assert not was_waited_for
 
 
 def test_the_end_of_the_fork_server_is_reported_as_a_failure(small: Monorepo) -> None:
     kills = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)\n"
-    small.write("services/one_service/alembic/env.py", f"{kills}{ENV_PY}")
+    small.write("services/alpha_service/alembic/env.py", f"{kills}{ENV_PY}")
     ran = small.invoke("db.reset", "--json", "--jobs", "1")
     assert ran.code == 1
     assert "Traceback" not in ran.out + ran.err
-    assert ran.statuses["one"] == "FAILED"
+    assert ran.statuses["alpha"] == "FAILED"
     assert len(ran.statuses) == 2
-    small.write("services/one_service/alembic/env.py", ENV_PY)
-    assert reset(small, "one").detail == REBUILT
+    small.write("services/alpha_service/alembic/env.py", ENV_PY)
+    assert reset(small, "alpha", "--fresh").detail == REBUILT
 
 
 def test_migrations_that_exceed_the_time_limit_are_ended_with_their_children(
     small: Monorepo,
 ) -> None:
-    small.add_revision("one", "b2", "a1", SLEEP)
+    small.add_revision("alpha", "b2", "a1", SLEEP)
     ran = small.invoke("db.reset", "--json", env={"HULEEDU_MIGRATION_TIMEOUT": "2"})
-    assert ran.statuses == {"one": "FAILED", "two": "OK"}
-    assert "exceeded 2 s" in row(ran, "one")["detail"]
-    wait_until(lambda: not statements(small, "one", SLEEP), seconds=5)
+    assert ran.statuses == {"alpha": "FAILED", "beta": "OK"}
+    assert "exceeded 2 s" in row(ran, "alpha")["detail"]
+    wait_until(lambda: not statements(small, "alpha", SLEEP), seconds=5)
     assert not forking_processes(small)
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
-)
-def test_a_signal_ends_forked_migrations_and_their_sessions(
-    small: Monorepo, number: signal.Signals, code: int
-) -> None:
-    small.add_revision("two", "b2", "a1", SLEEP)
-    assert small.invoke("db.up").code == 0
-    tool = small.start("db.reset", "--json", "--jobs", "1")
-    wait_until(lambda: statements(small, "two", SLEEP) or tool.poll() is not None)
-    assert tool.poll() is None, tool.communicate()
-    assert forking_processes(small)
-    tool.send_signal(number)
-    out, err = tool.communicate(timeout=20)
-    assert tool.returncode == code
-    if code > 0:
-        one, two = Ran(code, out, err).json["services"]
-        assert (one["status"], one["detail"]) == ("ABORTED", "migrated, then interrupted")
-        assert (two["status"], two["detail"]) == ("ABORTED", "interrupted")
-        assert not forking_processes(small)
-    servers = {small.server_pid(name) for name in ("one", "two")}
-    wait_until(lambda: processes(small) == servers and not forking_processes(small))
-    sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'huleedu_two'"
-    wait_until(lambda: ask(small.url("two", database="postgres"), sessions) == [(0,)], seconds=5)

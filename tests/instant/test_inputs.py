@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.db_runs import without_initdb
 from tests.support.instant import (
     COPIED,
     REBUILT,
@@ -80,6 +81,7 @@ Edit = Callable[[Monorepo], object]
 def school() -> Iterator[Monorepo]:
     """A service whose inputs are in many directories of its monorepo."""
     with new_monorepo(["alpha", "other"]) as made:
+        without_initdb(made)
         made.write(f"{SERVICE}/data.txt", "of the service")
         made.write(f"{SERVICE}/alembic.ini", _ini("../../libs"))
         made.write(f"{SERVICE}/alembic/env.py", ENV_PY_THAT_SEARCHES)
@@ -296,6 +298,7 @@ def test_fresh_ignores_a_valid_template(school: Monorepo) -> None:
 def irregular() -> Iterator[Monorepo]:
     """Services with their revisions and modules in unusual places."""
     with new_monorepo(["alpha", "beta"]) as made:
+        without_initdb(made)
         _move(made, "alpha", "alembic", "migrations/alpha")
         made.write(
             "services/alpha_service/alembic.ini",
@@ -414,6 +417,7 @@ def sharing() -> Iterator[Monorepo]:
     """Services whose seeds share a module that reads data once."""
     names = ["alpha", "beta"]
     with new_monorepo(names) as made:
+        without_initdb(made)
         made.write("libs/shared.py", SHARED)
         for name in names:
             seed = SEED_OF_SHARED.format(name=name, reading=IN_A_THREAD)
@@ -443,6 +447,7 @@ def test_data_that_a_thread_reads_is_an_input(sharing: Monorepo, name: str) -> N
 def test_data_that_a_shared_module_reads_for_one_service_is_no_input_of_another() -> None:
     names = ["alpha", "beta"]
     with new_monorepo(names) as made:
+        without_initdb(made)
         made.write("libs/shared.py", SHARED.replace("@cache", ""))
         for name in names:
             seed = SEED_OF_SHARED.format(name=name, reading="read()")
@@ -459,6 +464,7 @@ def test_data_that_a_shared_module_reads_for_one_service_is_no_input_of_another(
 
 def test_a_library_installed_for_one_service_causes_a_rebuild_of_that_service() -> None:
     with new_monorepo(["alpha", "beta"]) as made:
+        without_initdb(made)
         directory = made.path("services/alpha_service/.venv")
         venv.create(directory, symlinks=True, with_pip=False)
         (packages,) = directory.glob("lib/python*/site-packages")

@@ -15,11 +15,12 @@ import psutil
 import pytest
 
 from tests.support.instant import COPIED, REBUILT, maintain, reset, templates
-from tests.support.monorepo import LIMIT, Monorepo, is_dead, new_monorepo, wait_until
+from tests.support.monorepo import LIMIT, Monorepo, is_dead, wait_until
 from tests.support.observe import notes, processes
 from tests.support.postgres import ask, connect, wait_for
+from tests.support.prepared import running_monorepo
 
-NAMES = ("one", "two")
+NAMES = ("alpha", "beta")
 SEEDED = "first second"
 # The approximate seconds that a reset of both services takes: a rebuild, and a copy.
 LONGEST = {True: 1.6, False: 0.6}
@@ -32,9 +33,11 @@ BIG = "CREATE TABLE big AS SELECT n, repeat('x', 500) AS text FROM generate_seri
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Monorepo]:
     """Two services with enough rows that building and copying them takes a measurable time."""
-    with new_monorepo(NAMES) as made:
+    with running_monorepo(NAMES) as made:
         for name in NAMES:
             made.add_revision(name, "b2", "a1", BIG)
+            for template in templates(made, name):
+                maintain(made, name, f"DROP DATABASE {template}")
         assert made.invoke("db.reset").code == 0
         yield made
 
@@ -55,8 +58,9 @@ def test_two_concurrent_resets_both_succeed(pair: Monorepo, flags: tuple[str, ..
     tools = [pair.start("db.reset", *flags) for _ in range(2)]
     assert [outcome(tool) for tool in tools] == [0, 0]
     assert_right(pair)
-    assert len(templates(pair, "one")) == 1
-    assert reset(pair, "one").detail == COPIED
+    ran = pair.invoke("db.status", "--json")
+    assert len(templates(pair, "alpha")) == 1, ran.out
+    assert reset(pair, "alpha").detail == COPIED, ran.out
 
 
 async def connect_again_and_again(url: str, statement: str) -> None:
@@ -73,11 +77,11 @@ async def connect_again_and_again(url: str, statement: str) -> None:
 
 @pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["copied", "rebuilt"])
 async def test_open_sessions_do_not_block_a_reset(pair: Monorepo, flags: tuple[str, ...]) -> None:
-    url = pair.url("one")
+    url = pair.url("alpha")
     idle, busy = await connect(url), await connect(url)
     await busy.execute("BEGIN; LOCK TABLE note")
     again = [asyncio.create_task(connect_again_and_again(url, "SELECT 1")) for _ in range(3)]
-    done = await asyncio.to_thread(reset, pair, "one", *flags)
+    done = await asyncio.to_thread(reset, pair, "alpha", *flags)
     assert done.detail == (REBUILT if flags else COPIED)
     assert idle.is_closed()
     assert busy.is_closed()
@@ -88,10 +92,10 @@ async def test_open_sessions_do_not_block_a_reset(pair: Monorepo, flags: tuple[s
 
 
 def test_a_template_accepts_no_connections_that_could_block_copying_it(pair: Monorepo) -> None:
-    reset(pair, "one")
-    for name in templates(pair, "one"):
+    reset(pair, "alpha")
+    for name in templates(pair, "alpha"):
         with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
-            ask(pair.url("one", database=name), "SELECT 1")
+            ask(pair.url("alpha", database=name), "SELECT 1")
 
 
 def test_after_a_kill_at_any_moment_the_next_reset_succeeds(pair: Monorepo, rounds: int) -> None:
@@ -100,8 +104,8 @@ def test_after_a_kill_at_any_moment_the_next_reset_succeeds(pair: Monorepo, roun
         chance, rebuilds = random.Random(number), bool(number % 2)
         if rebuilds:
             # A changed input, so that no existing template is valid.
-            pair.write("services/one_service/data.txt", str(number))
-            pair.write("services/two_service/data.txt", str(number))
+            pair.write("services/alpha_service/data.txt", str(number))
+            pair.write("services/beta_service/data.txt", str(number))
         kill_at(pair, chance.uniform(0.1, LONGEST[rebuilds]))
         wait_until(lambda: processes(pair) == servers)
         ran = pair.invoke("db.reset", "--json")
@@ -139,21 +143,23 @@ def assert_no_template_is_incomplete(pair: Monorepo) -> None:
     "half",
     [
         pytest.param([], id="nothing"),
-        pytest.param(["CREATE DATABASE huleedu_one"], id="empty"),
-        pytest.param(["CREATE DATABASE huleedu_one TEMPLATE {}"], id="without an environment tag"),
+        pytest.param(["CREATE DATABASE huleedu_alpha"], id="empty"),
+        pytest.param(
+            ["CREATE DATABASE huleedu_alpha TEMPLATE {}"], id="without an environment tag"
+        ),
     ],
 )
 def test_the_next_reset_replaces_an_incomplete_copy(pair: Monorepo, half: Sequence[str]) -> None:
-    reset(pair, "one")
-    (template,) = templates(pair, "one")[:1]
+    reset(pair, "alpha")
+    (template,) = templates(pair, "alpha")[:1]
     statements = [statement.format(template) for statement in half]
-    maintain(pair, "one", "DROP DATABASE huleedu_one WITH (FORCE)", *statements)
-    assert reset(pair, "one").detail == COPIED
+    maintain(pair, "alpha", "DROP DATABASE huleedu_alpha WITH (FORCE)", *statements)
+    assert reset(pair, "alpha").detail == COPIED
     assert_right(pair)
 
 
 async def test_a_reset_killed_while_waiting_for_a_lock_has_no_later_effect(pair: Monorepo) -> None:
-    url = pair.url("one", database="postgres")
+    url = pair.url("alpha", database="postgres")
     holder, asked = await connect(url), await connect(url)
     waits = (
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'huleedu-tasks'"
@@ -161,7 +167,7 @@ async def test_a_reset_killed_while_waiting_for_a_lock_has_no_later_effect(pair:
     )
     async with holder.transaction():
         await holder.execute("LOCK TABLE pg_database IN SHARE MODE")
-        tool = pair.start("db.reset", "--service", "one")
+        tool = pair.start("db.reset", "--service", "alpha")
         try:
             await wait_for(lambda: asked.fetchval(waits), 1)
         finally:

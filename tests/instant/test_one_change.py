@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.db_runs import without_initdb
 from tests.support.instant import COPIED, maintain, resets
 from tests.support.monorepo import Monorepo, new_monorepo
 from tests.support.postgres import ask
@@ -256,6 +257,7 @@ INPUTS_OF_EVERY_SERVICE = {"PYTHONPATH", "the time zone"}
 @pytest.fixture(scope="module")
 def made() -> Iterator[Monorepo]:
     with new_monorepo(NAMES) as made:
+        without_initdb(made)
         assert made.invoke("db.up").code == 0
         yield made
 

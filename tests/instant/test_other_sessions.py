@@ -7,10 +7,10 @@ from contextlib import suppress
 import asyncpg
 import pytest
 
-from tests.support.db_runs import without_initdb
 from tests.support.instant import COPIED, REBUILT, Reset, maintain, reset, templates
-from tests.support.monorepo import Monorepo, new_monorepo
+from tests.support.monorepo import Monorepo
 from tests.support.postgres import ask, connect
+from tests.support.prepared import running_monorepo
 
 OTHERS = "rebuilt: --fresh; no template kept: other sessions used it"
 BETWEEN_VISITS = 0.05
@@ -21,8 +21,7 @@ NUMBER = "SELECT oid::int FROM pg_database WHERE datname = current_database()"
 @pytest.fixture(scope="module")
 def slow() -> Iterator[Monorepo]:
     """A service whose migration takes longer than the interval of a healthcheck."""
-    with new_monorepo(["alpha"]) as made:
-        without_initdb(made)
+    with running_monorepo(["alpha"]) as made:
         made.add_revision("alpha", "b2", "a1", "SELECT pg_sleep(0.7)")
         reset(made)
         yield made

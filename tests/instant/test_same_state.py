@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from huleedu_tasks.postgres.binaries import find_program
+from tests.support.db_runs import without_initdb
 from tests.support.instant import COPIED, REBUILT, Reset, maintain, reset, resets, templates
 from tests.support.monorepo import PASSWORD, USER, Monorepo, is_dead, new_monorepo, wait_until
 from tests.support.observe import notes
@@ -124,6 +125,7 @@ def test_copies_can_be_migrated_and_seeded_and_report_their_status(huleedu: Mono
 def nasty() -> Iterator[Monorepo]:
     """A service whose migrations and seed create every kind of object."""
     with new_monorepo(["alpha"]) as made:
+        without_initdb(made)
         made.add_revision("alpha", "b2", "a1", *NASTY)
         made.path("database/seed-scripts/seed_alpha.py").unlink()
         made.write("database/seed-scripts/seed_alpha.sql", NASTY_SEED)
@@ -172,6 +174,7 @@ def test_the_sequences_of_a_copy_continue_after_the_seeds(nasty: Monorepo) -> No
 def test_no_template_is_saved_of_a_database_with_unlogged_tables() -> None:
     """After a crash PostgreSQL empties every unlogged table, also in templates."""
     with new_monorepo(["alpha", "beta"]) as made:
+        without_initdb(made)
         made.add_revision(
             "alpha",
             "b2",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.db_runs import without_initdb
 from tests.support.instant import COPIED, REBUILT, Reset, maintain, reset, resets
 from tests.support.monorepo import ENV_PY, Monorepo, new_monorepo
 from tests.support.observe import notes
@@ -106,6 +107,7 @@ def write_reference(made: Monorepo, text: str) -> None:
 @pytest.fixture(scope="module")
 def made() -> Iterator[Monorepo]:
     with new_monorepo(NAMES) as made:
+        without_initdb(made)
         for name, texts in SEED_OF.items():
             made.write(f"{SEEDS}/seed_{name}.py", f"{PATHS}{texts}{NOTES}")
         made.write(f"{SEEDS}/first.csv", "first")

@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 from tests.support import fork_loops
 
@@ -260,6 +261,15 @@ def _reap() -> None:
         return
 
 
+def _leave(code: int) -> NoReturn:
+    """End a command as Python does, but without destroying what it imported."""
+    threading._shutdown()  # type: ignore[attr-defined]  # as Python itself
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _import_everything() -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
@@ -276,4 +286,11 @@ if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as requests:
         serve(requests)
     # Ends as `python -m invoke` does: with its exit code, or with its traceback.
-    runpy.run_module("invoke", run_name="__main__", alter_sys=True)
+    code = 0
+    try:
+        runpy.run_module("invoke", run_name="__main__", alter_sys=True)
+    except SystemExit as error:
+        if not isinstance(error.code, int):
+            raise
+        code = error.code
+    _leave(code)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.support.db_runs import without_initdb
 from tests.support.monorepo import ENV_PY, REVISION, Monorepo, empty_monorepo, free_ports
 
 DATABASE = "shop"
@@ -47,6 +48,7 @@ def root_and_two() -> Iterator[Monorepo]:
     The ids of their revisions are the same.
     """
     with empty_monorepo() as monorepo:
+        without_initdb(monorepo)
         for name in ("orders", "stock"):
             add_history(
                 monorepo,

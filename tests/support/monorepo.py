@@ -6,6 +6,7 @@ memory where the machine has a memory file system.
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,7 +15,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ MEMORY = Path("/dev/shm")
 USER = "huleedu_user"
 PASSWORD = "p@ss w%rd/1+2#3$4"
 LIMIT = 180.0
+# Below those of clients (`ip_local_port_range`), which could take one while its server is stopped.
+PORTS = range(10_000, 32_768)
 # Seconds between two looks.
 SHORTEST_PAUSE = 0.01
 LONGEST_PAUSE = 0.25
@@ -280,12 +283,16 @@ def clean_environment() -> dict[str, str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return free ports, all different."""
+    """Return free ports, all different, and none that the system gives to a client."""
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
+        found: list[int] = []
+        while len(found) < count:
+            port = random.choice(PORTS)
+            sock = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                sock.bind(("127.0.0.1", port))
+                found.append(port)
+        return found
 
 
 def scratch_directory(name: str) -> Path:
@@ -311,21 +318,30 @@ def new_monorepo(services: Sequence[str] = ("alpha", "beta", "gamma")) -> Iterat
 @contextmanager
 def empty_monorepo(name: str = "repo") -> Iterator[Monorepo]:
     """Make a monorepo with a `.env` and no services, in a directory of a name."""
-    directory = scratch_directory("monorepo")
-    root = directory / name
-    root.mkdir()
+    with removed_at_end(scratch_directory("monorepo")) as directory:
+        monorepo = monorepo_in(directory, name)
+        monorepo.root.mkdir()
+        monorepo.write("tasks.py", TASKS)
+        monorepo.write(".env", f"HULEEDU_DB_USER={USER}\nHULEEDU_DB_PASSWORD='{PASSWORD}'\n")
+        try:
+            yield monorepo
+        finally:
+            monorepo.stop_servers()
+
+
+def monorepo_in(directory: Path, name: str = "repo") -> Monorepo:
+    """Return the monorepo in a directory, which has its state beside it."""
     state = directory / "state"
-    environment = {
-        "HULEEDU_STATE_DIR": str(state),
-        "HULEEDU_PROVIDER": "embedded",
-    }
-    monorepo = Monorepo(root=root, state=state, environment=environment)
-    monorepo.write("tasks.py", TASKS)
-    monorepo.write(".env", f"HULEEDU_DB_USER={USER}\nHULEEDU_DB_PASSWORD='{PASSWORD}'\n")
+    environment = {"HULEEDU_STATE_DIR": str(state), "HULEEDU_PROVIDER": "embedded"}
+    return Monorepo(root=directory / name, state=state, environment=environment)
+
+
+@contextmanager
+def removed_at_end(directory: Path) -> Iterator[Path]:
+    """Remove a directory at the end of a `with` block."""
     try:
-        yield monorepo
+        yield directory
     finally:
-        monorepo.stop_servers()
         shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -55,6 +55,16 @@ def notes(monorepo: Monorepo, name: str) -> str:
     return found or ""
 
 
+def forking_processes(monorepo: Monorepo) -> list[int]:
+    """Return the fork server of this monorepo's runs, and its workers."""
+    return [
+        found.pid
+        for found in psutil.process_iter(["cmdline"])
+        if any(FORK_LOOP in part for part in found.info["cmdline"] or ())
+        and found.environ().get("HULEEDU_STATE_DIR") == str(monorepo.state)
+    ]
+
+
 def statements(monorepo: Monorepo, name: str, text: str) -> int:
     """Count the sessions of a service's server that run a statement with this string in it."""
     url = monorepo.url(name, database="postgres")

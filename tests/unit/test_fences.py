@@ -21,12 +21,13 @@ FLOORS = [
     "app",
     "db",
     "prod",
+    "review",
     "check",
     "discovery",
     "env",
     "probe",
-    "guard",
     "schema",
+    "guard",
     "templates",
     "servers",
     "compose",
@@ -36,6 +37,7 @@ FLOORS = [
     "migrations",
     "postgres",
     "screen",
+    "instances",
     "ports",
     "repository",
     "process",
@@ -46,7 +48,7 @@ FLOORS = [
 ]
 
 # Named after what a user types; none of them uses another.
-COMMANDS = {"db", "prod", "check", "discovery", "env"}
+COMMANDS = {"db", "prod", "review", "check", "discovery", "env"}
 # Uses commands through `app` only.
 PLUGIN = "testing"
 
@@ -82,17 +84,20 @@ OWNERS = {
     "requests": {"compose/engine.py"},
     "psutil": {"servers/cluster.py", "ports.py"},
     # One lock for a project's databases, one for each server.
-    "filelock": {"db/run.py", "servers/embedded.py"},
+    "filelock": {"db/run.py", "servers/embedded.py", "schema/throwaway_servers.py"},
     # In a separate process, possibly with another interpreter.
     "alembic": {
         "migrations/child/address_probe.py",
+        "migrations/child/model_report.py",
         "migrations/child/new_revision_report.py",
         "migrations/child/revisions_report.py",
+        "migrations/child/walk.py",
         "migrations/child/worker.py",
     },
     "sqlalchemy": {
         "migrations/child/first_connection.py",
         "migrations/child/address_probe.py",
+        "migrations/child/model_report.py",
         "migrations/child/worker.py",
         # The engines of a test.
         "testing/database.py",

@@ -112,6 +112,7 @@ class Watchers:
         revisions = instructions.pop("revisions", None)
         asking = instructions.pop("asking", None)
         writing = instructions.pop("writing", None)
+        comparing = instructions.pop("comparing", None)
         targets = load_beside("target_check")
         variables = targets.ReadVariables() if used or instructions or asking else None
         self._observer: Observer | None = None
@@ -127,6 +128,8 @@ class Watchers:
             self._report = load_beside("revisions_report").RevisionsReport(revisions)
         if writing:
             load_beside("new_revision_report").NewRevision(writing, before=offer_all_databases)
+        if comparing:
+            load_beside("model_report").ModelComparison(**comparing)
         if asking:
             hand_over_url(asking["url"], engine)
             load_beside("first_connection").FirstConnection(
@@ -339,6 +342,7 @@ class Observer:
             sessions it has; None without a lock.
         inputs: The files of an approved plan: `root` and `digests`; None to compare none.
         go_on: A file. No further revision is begun after it was deleted. None to run all.
+        walking: The steps to run instead of those of the command, see `walk.py`; None to run those.
     """
 
     def __init__(self, variables: Any, instructions: dict[str, Any]) -> None:
@@ -367,6 +371,10 @@ class Observer:
         self._start: Sequence[str] | None = instructions["start"]
         self._go_on: str | None = instructions["go_on"]
         self._is_asking: bool = instructions["is_asking"]
+        walking = instructions["walking"]
+        self._walk = (
+            load_beside("walk").Walk(**walking, tell=self._write_event) if walking else None
+        )
         # The revision that is running; None between revisions.
         self._running: str | None = None
         self._unfinished_work = False
@@ -434,6 +442,8 @@ class Observer:
                 context.context_opts["fn"] = self._observed_steps(plain)
             if self._start is not None:
                 context.context_opts["starting_rev"] = tuple(self._start) or "base"
+            if self._walk:
+                self._walk.configure(options)
             connection = args[0] if args else options.get("connection")
             is_online = connection is not None and connection.dialect.name == POSTGRESQL
             if is_online:
@@ -495,7 +505,7 @@ class Observer:
             self._write_event("before", revisions=sorted(_as_tuple(heads)))
             if self._is_asking and context.connection is not None:
                 self._tell_session(context.connection)
-            for step in plain(heads, context):
+            for step in self._walk.steps(context) if self._walk else plain(heads, context):
                 if self._go_on and not os.path.exists(self._go_on):
                     # Alembic commits the revisions that ran.
                     self._write_event("stopped")
@@ -515,7 +525,8 @@ class Observer:
             self._inputs.require_unchanged()
             if self._fence:
                 self._fence.begin_revision(context.connection, revision)
-            self._write_event("begun", revision=revision)
+            direction = "downgrade" if step.is_downgrade else "upgrade"
+            self._write_event("begun", revision=revision, direction=direction)
             started = time.monotonic()
             self._running, self._unfinished_work = revision, False
             try:

@@ -1,0 +1,1 @@
+"""`migrations.*`: what is checked before a revision is merged."""

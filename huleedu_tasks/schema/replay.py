@@ -1,0 +1,273 @@
+"""Builds a service's history up to given revisions in a throwaway database.
+
+A database that was built is kept as a template: with the same inputs, the next replay copies it.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from huleedu_tasks import parallel
+from huleedu_tasks.config.registry import Registry, Service
+from huleedu_tasks.config.settings import Environment, Settings
+from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.errors import MigrationError
+from huleedu_tasks.instances.instance import Instance
+from huleedu_tasks.migrations import runner
+from huleedu_tasks.migrations.alembic_history import AlembicHistories
+from huleedu_tasks.migrations.child_process import Alembic
+from huleedu_tasks.migrations.inputs import Present
+from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.results import Used
+from huleedu_tasks.migrations.revisions import History
+from huleedu_tasks.postgres import clones, databases
+from huleedu_tasks.postgres.connections import UNCOUNTED, connection
+from huleedu_tasks.postgres.databases import EnvironmentTag
+from huleedu_tasks.process import scratch_directory
+from huleedu_tasks.schema.throwaway_servers import RunningServer, ThrowawayServer, ThrowawayServers
+from huleedu_tasks.templates.policy import Build, TemplatePolicy
+
+_WHY = "a replay"
+# Templates of one service, each with the history up to other revisions.
+_KEPT = 6
+
+
+class RevisionFailed(MigrationError):
+    """A revision failed on a throwaway database.
+
+    Attributes:
+        revision: The revision that failed; an empty string if Alembic failed outside of one.
+        statement: The SQL that failed; an empty string if the error is not of a statement.
+    """
+
+    revision: str = ""
+    statement: str = ""
+
+
+@dataclass(kw_only=True)
+class Replays:
+    """The replays of one command. `aclose` stops the servers and processes that they started.
+
+    Attributes:
+        settings: The settings of development or testing, see `disposable`.
+        registry: All services.
+        state: The project's state directory.
+        instance: The instance whose servers of development may be used; None for the main fleet.
+        notify: Called with a sentence if another command uses a server.
+    """
+
+    settings: Settings
+    registry: Registry
+    state: Path
+    instance: Instance | None = None
+    notify: Callable[[str], object] = str
+    histories: AlembicHistories = field(init=False)
+    _templates: TemplatePolicy = field(init=False)
+    _until: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _starting: dict[str, asyncio.Task[RunningServer]] = field(default_factory=dict)
+    _servers: dict[str, ThrowawayServer] = field(default_factory=dict)
+    _throwaway_servers: ThrowawayServers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.settings = disposable(self.settings)
+        self.histories = AlembicHistories(settings=self.settings, state=self.state)
+        self._throwaway_servers = ThrowawayServers(
+            settings=self.settings,
+            registry=self.registry,
+            state=self.state,
+            instance=self.instance,
+            notify=self.notify,
+        )
+        self._templates = TemplatePolicy(
+            settings=self.settings,
+            present=Present.of(self.settings),
+            keeps_templates=True,
+            fresh=False,
+        )
+
+    @asynccontextmanager
+    async def database(
+        self,
+        service: Service,
+        history: History,
+        at: Sequence[str],
+        *,
+        step: Callable[[str], object] = str,
+    ) -> AsyncIterator[DatabaseUrl]:
+        """Create a database at given revisions, and drop it at the end of a `with` block.
+
+        Args:
+            history: The revisions of the service.
+            at: The revisions to apply, with those that they need; empty for none.
+            step: Called with each step.
+
+        Raises:
+            HuleEduError: If no server can be used.
+            MigrationError: If a revision fails.
+        """
+        server = await self.server(service)
+        name = clones.replay_name(service.database, _label(service, at))
+        async with server.database(name) as url:
+            await self._fill(server, url, history, at, step)
+            yield url
+
+    async def server(self, service: Service) -> ThrowawayServer:
+        """Return the server of a service, which is started at its first use.
+
+        Services may share a server; each has a connection of its own.
+
+        Raises:
+            HuleEduError: If no server can be used.
+        """
+        if service.name not in self._servers:
+            name = service.compose_service
+            if name not in self._starting:
+                starting = self._throwaway_servers.start(service, self._until)
+                self._starting[name] = asyncio.create_task(starting)
+            running = await asyncio.shield(self._starting[name])
+            self._servers[service.name] = await self._throwaway_servers.connect(
+                running, service, self._until
+            )
+        return self._servers[service.name]
+
+    def alembic(self, service: Service, url: DatabaseUrl) -> Alembic:
+        """Return a service's Alembic for a throwaway database."""
+        return self.histories.alembic(service, url)
+
+    @property
+    def tag(self) -> EnvironmentTag:
+        """The environment tag of throwaway databases."""
+        return EnvironmentTag(environment=str(self.settings.environment))
+
+    async def aclose(self) -> None:
+        """Drop what is left, and stop the servers and the processes."""
+        for starting in self._starting.values():
+            starting.cancel()
+        await asyncio.gather(*self._starting.values(), return_exceptions=True)
+        await parallel.run_to_end(self._until.aclose())
+        await parallel.run_to_end(self.histories.aclose())
+
+    async def _fill(
+        self,
+        server: ThrowawayServer,
+        url: DatabaseUrl,
+        history: History,
+        at: Sequence[str],
+        step: Callable[[str], object],
+    ) -> None:
+        """Copy a template, or build the database and keep it as a template."""
+        predecessors = list(self._predecessors(server.service))
+        # On a server of development it would remain; the port of this start would be an input.
+        is_kept = bool(at) and server.running.is_own
+        registered = [self._registered(service) for service in (server.service, *predecessors)]
+        build = (
+            await self._templates.begin(server.admin, registered, "", why=_WHY) if is_kept else None
+        )
+        template = await self._templates.find_valid(server.admin, build, url.database)
+        if template:
+            await clones.clone(server.admin, template[0], url.database, self.tag)
+            return
+        step("building its history")
+        await self._create(server, url, build)
+        for predecessor in predecessors:
+            its_history = await self.histories.history(predecessor)
+            await self._upgrade(server, predecessor, url, its_history, its_history.heads, build)
+        await self._upgrade(server, server.service, url, history, at, build)
+        # A role of a template could not be dropped.
+        if build and not await clones.holds_roles(server.admin, url.database):
+            await self._templates.keep(server.admin, build, url, self.tag)
+            await clones.drop_old_replays(server.admin, server.service.database, kept=_KEPT)
+
+    async def _create(self, server: ThrowawayServer, url: DatabaseUrl, build: Build | None) -> None:
+        await databases.create(server.admin, url.database, self.tag)
+        if not server.service.extensions:
+            return
+        async with connection(url, uncounted=True) as owner:
+            for extension in server.service.extensions:
+                await databases.create_extension(owner, extension)
+        if build:
+            build.add(Used(sessions=1))
+
+    async def _upgrade(
+        self,
+        server: ThrowawayServer,
+        service: Service,
+        url: DatabaseUrl,
+        history: History,
+        at: Sequence[str],
+        build: Build | None,
+    ) -> None:
+        is_whole = len(at) > 1 and set(at) == set(history.heads)
+        for revision in (runner.HEADS,) if is_whole else at:
+            with scratch_directory() as scratch:
+                session = await observed(server, url, scratch / "events")
+                try:
+                    done = await runner.upgrade(
+                        self.alembic(service, url), history, revision, session=session
+                    )
+                except MigrationError as error:
+                    raise _failed(error, session) from error
+            if build:
+                build.add(done.used)
+
+    def _predecessors(self, service: Service) -> Iterable[Service]:
+        """Return the services that must be migrated before one in the same database, in order."""
+        found: dict[str, Service] = {}
+
+        def add(names: Sequence[str]) -> None:
+            for name in names:
+                (other,) = self.registry.select([name])
+                is_member = other.shared_database and other.database == service.database
+                if is_member and name not in found:
+                    add(other.migrate_after)
+                    found[name] = other
+
+        if service.shared_database:
+            add(service.migrate_after)
+        return found.values()
+
+    def _registered(self, service: Service) -> Service:
+        (found,) = self.registry.select([service.name])
+        return found
+
+
+def disposable(settings: Settings) -> Settings:
+    """Return settings of development, unless they are of development or testing already.
+
+    A replay runs a service's code on a throwaway server also while production is examined.
+    """
+    if settings.environment.is_disposable:
+        return settings
+    name = settings.own_name("HULEEDU_ENVIRONMENT")
+    return replace(settings, process={**settings.process, name: str(Environment.DEVELOPMENT)})
+
+
+async def observed(
+    server: ThrowawayServer, url: DatabaseUrl, events: Path, **settings: str
+) -> Observation:
+    """Return the instructions for a run of Alembic on a throwaway database.
+
+    Args:
+        events: The file that receives the events of the run.
+        settings: Settings of PostgreSQL for each of its sessions.
+    """
+    place = await databases.place(server.admin, url.database)
+    return Observation(events=events, settings=settings, optional_settings=UNCOUNTED, target=place)
+
+
+def _failed(error: MigrationError, session: Observation) -> MigrationError:
+    """Return the error of a run with the revision and the statement that failed, if one did."""
+    event = next((e for e in session.read_events() if e["event"] == "failed"), {})
+    if not event.get("revision"):
+        return error
+    found = RevisionFailed(error.message, code=error.code, hint=error.hint, output=error.output)
+    found.revision, found.statement = event["revision"], event["statement"].strip()
+    return found
+
+
+def _label(service: Service, at: Sequence[str]) -> str:
+    """Return a short name of revisions of a service, which may share its database."""
+    return hashlib.sha256(" ".join((service.name, *at)).encode()).hexdigest()[: clones.LABEL_LENGTH]
