@@ -370,7 +370,7 @@ class Release:
                 "A database or a file changed after the plan was made; nothing was changed.",
                 code=PLAN_CHANGED,
                 findings=[Finding(place="", problem=change) for change in changes],
-                hint="Make a new plan: run the same command again without --plan, or first run "
+                hint="Run the same command again. If --plan is refused again, make a new plan with "
                 "`invoke prod.plan --out FILE`.",
             )
         return done
