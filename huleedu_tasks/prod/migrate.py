@@ -154,7 +154,11 @@ class Release:
                 COMMAND, _aborted_unless_all_valid(outcomes), PLAN_COLUMNS, targets
             )
             resumed = await self._resume(by_name) if report.exit_code is ExitCode.DONE else {}
-        report = replace(report, outcomes=tuple(_resumed(o, resumed) for o in report.outcomes))
+        outcomes = tuple(
+            _resumed(o, resumed[o.service], by_name[o.service]) if o.service in resumed else o
+            for o in report.outcomes
+        )
+        report = replace(report, outcomes=outcomes)
         prepared = Prepared(report=report, targets=targets, by_name=by_name, resumed=resumed)
         if report.exit_code is ExitCode.DONE:
             self.record.add(
@@ -528,13 +532,9 @@ class Release:
         return f"The record of this run is {self.record.path}."
 
 
-def _resumed(outcome: Outcome, resumed: Mapping[str, Resumption]) -> Outcome:
+def _resumed(outcome: Outcome, found: Resumption, planned: Planned) -> Outcome:
     """Return the planned outcome of a service, with how far it was carried out before."""
-    found = resumed.get(outcome.service)
-    if not found:
-        return outcome
-    details = dict.fromkeys((str(found), *outcome.detail.split(", ")))
-    detail = ", ".join(text for text in details if text not in ("", "nothing pending"))
+    detail = ", ".join(filter(None, (str(found), planned.tagging)))
     return replace(outcome, detail=detail, facts={**outcome.facts, **found.facts})
 
 

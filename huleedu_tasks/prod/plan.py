@@ -79,6 +79,11 @@ class Planned:
         return bool(self.revisions) or self.tags
 
     @property
+    def tagging(self) -> str:
+        """That the run sets the environment tag; an empty string if it does not."""
+        return f"will be tagged as {self.target.environment}" if self.tags else ""
+
+    @property
     def counts(self) -> dict[Kind, int]:
         """The number of problems of the revisions, by their kind."""
         kinds = Counter(p.kind for revision in self.revisions for p in revision.problems)
@@ -280,10 +285,7 @@ async def pin_now(target: Target, connection: "asyncpg.Connection") -> PlanEntry
 
 def _outcome(validated: Validated, planned: Planned) -> Outcome:
     pin = planned.pin
-    details = (
-        "" if planned.revisions else "nothing pending",
-        f"will be tagged as {planned.target.environment}" if planned.tags else "",
-    )
+    details = ("" if planned.revisions else "nothing pending", planned.tagging)
     return Outcome(
         service=pin.service,
         facts={
