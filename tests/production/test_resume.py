@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.production.test_migrate_faults import outcome
 from tests.support.monorepo import Ran, wait_until
 from tests.support.postgres import ask
 from tests.support.rehearsal import ALPHA, ALPHA_AND_BETA, Rehearsal, locked, told
@@ -131,7 +132,7 @@ def test_of_two_jobs_at_once_one_carries_out_the_plan_and_a_later_one_without_a_
     rehearsal.grow("alpha", revisions=("b2", "c3"), sql="SELECT pg_sleep(0.5)")
     planned(rehearsal, *ALPHA)
     jobs = [rehearsal.start(*PLAN) for _ in range(2)]
-    ran = [Ran(job.wait(), *job.communicate()) for job in jobs]
+    ran = list(map(outcome, jobs))
     assert [job.code for job in ran] == [0, 0], ran
     assert rehearsal.at("alpha") == "c3"
     ask(
