@@ -24,8 +24,13 @@ UP_TIMEOUT = 1800.0
 # The default names of the compose file, in the root or a directory above (Compose specification,
 # "Compose file").
 DEFAULT_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
-# The default names of the file that is merged with it.
-OVERRIDE_FILES = tuple(name.replace(".", ".override.") for name in DEFAULT_FILES)
+# The default names of the file that is merged with it; the first that exists is.
+OVERRIDE_FILES = (
+    "compose.override.yml",
+    "compose.override.yaml",
+    "docker-compose.override.yml",
+    "docker-compose.override.yaml",
+)
 
 
 def printed_document(output: str) -> Any:
