@@ -1,11 +1,10 @@
 """Compares the registry with the compose files."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from difflib import get_close_matches
 
 from huleedu_tasks.check.agreement import action_required, handled
-from huleedu_tasks.compose.configuration import INSTALL, NOT_READ, Composition
+from huleedu_tasks.compose.configuration import INSTALL, Composition
 from huleedu_tasks.compose.database_service import Container
 from huleedu_tasks.compose.file_choice import default_files
 from huleedu_tasks.compose.yaml_files import Unread
@@ -79,12 +78,13 @@ def unregistered_servers(
 
 def _not_read(service: Service, unread: Sequence[Unread]) -> Problem:
     parts = "; ".join(map(str, unread))
-    finding = action_required(
-        f"the compose service {service.compose_service!r} was not compared: only Compose reads "
-        f"{parts}",
-        f"{INSTALL} {WITHOUT}",
+    return Problem(
+        level=Level.WARNING,
+        cause=f"the compose service {service.compose_service!r} was not compared: only Compose "
+        f"reads {parts}",
+        remedy=f"{INSTALL} {WITHOUT}",
+        code="compose-not-read",
     )
-    return replace(finding, code=NOT_READ)
 
 
 def _missing(service: Service, composition: Composition) -> Problem:

@@ -20,7 +20,6 @@ from huleedu_tasks.errors import HuleEduError, ServerError
 
 BY_COMPOSE = "docker compose config"
 BY_READING = "the files, read here"
-NOT_READ = "compose-not-read"
 INSTALL = "Install Docker's command line with Compose; no engine is needed."
 _REQUIRED = re.compile(r"required variable (\w+) is missing a value")
 

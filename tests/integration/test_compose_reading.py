@@ -151,7 +151,8 @@ def test_a_port_that_is_needed_and_not_read_is_an_error(tmp_path: Path) -> None:
     for name, text in ONLY_COMPOSE.items():
         write(tmp_path / name, text)
     without = {**clean_environment(), "PATH": without_docker()}
-    assert published_ports(tmp_path, (), ["alone_db"], without)["alone_db"] == 5443
+    ports = published_ports(tmp_path, (), ["alone_db", "orders_db"], without)
+    assert (ports["alone_db"], ports["orders_db"]) == (5443, 5441)
     with pytest.raises(ConfigurationError) as caught:
         published_ports(tmp_path, (), ["alone_db", "users_db", "shared_db"], without)
     assert caught.value.code == "compose-not-read"
