@@ -1,13 +1,12 @@
 """The choice of the compose files that declare the development databases of a repository."""
 
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from huleedu_tasks.compose.configuration import Composition, read_configuration
-from huleedu_tasks.compose.docker_compose import DEFAULT_FILES, OVERRIDE_FILES
+from huleedu_tasks.compose.docker_compose import OVERRIDE_FILES, Compose
 from huleedu_tasks.compose.yaml_files import env_file
 from huleedu_tasks.config.dotenv import ENV_FILE
 from huleedu_tasks.errors import ConfigurationError
@@ -65,16 +64,13 @@ async def read_own_files(
 def default_files(root: Path, environment: Mapping[str, str]) -> list[Path]:
     """Return the files of COMPOSE_FILE, else Compose's default; empty if neither is found."""
     variables = {**env_file(root / ENV_FILE, environment), **environment}
-    if stated := variables.get("COMPOSE_FILE"):
-        separator = variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
-        return [root / name for name in stated.split(separator) if name]
-    # Compose also searches the directories above, and merges the override file beside the first.
-    for directory in (root, *root.parents):
-        main = [directory / name for name in DEFAULT_FILES if (directory / name).is_file()]
-        over = [directory / name for name in OVERRIDE_FILES if (directory / name).is_file()]
-        if main:
-            return [*main[:1], *over[:1]]
-    return []
+    compose = Compose(root=root, files=(), environment=variables)
+    main = compose.first_file
+    if compose.named_files or main is None:
+        return compose.named_files
+    # Compose merges the override file beside the first one.
+    over = [main.parent / name for name in OVERRIDE_FILES if (main.parent / name).is_file()]
+    return [main, *over[:1]]
 
 
 async def find_files(root: Path, environment: Mapping[str, str], remarks: list[str]) -> list[Path]:

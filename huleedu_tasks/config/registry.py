@@ -271,7 +271,7 @@ def load_registry(path: Path, published: Published | None = None) -> Registry:
     Raises:
         ConfigurationError: If it has errors; with every finding and its place.
     """
-    text = _read(path)
+    text = read_text(path)
     document, findings = parse_registry(path, text)
     without_port = add_ports(document, published or (lambda *_: {}))
     registry = registry_of(document, path, text=text, findings=findings)
@@ -441,9 +441,15 @@ def _ordered(services: Sequence[Service], field: str) -> tuple[Service, ...]:
     return tuple(by_name[name] for name in sorter.static_order())
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a registry, with its line ends.
+
+    Raises:
+        ConfigurationError: If it cannot be read.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        # Text mode would convert the line ends.
+        return path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"{path} could not be read: {error}",

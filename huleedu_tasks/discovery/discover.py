@@ -26,6 +26,7 @@ from huleedu_tasks.config.registry import (
     add_ports,
     findings_in,
     parse_registry,
+    read_text,
     registry_of,
 )
 from huleedu_tasks.config.settings import Settings
@@ -406,17 +407,7 @@ def _contradictions(document: Document, root: Path) -> Iterator[Mapping[str, Fac
 
 
 def _text_of(path: Path) -> str:
-    try:
-        # Text mode would convert the line ends.
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"{path} could not be read: {error}",
-            code="registry-unreadable",
-            hint="Make it readable and save it in UTF-8.",
-        ) from error
+    return read_text(path) if path.exists() else ""
 
 
 def _parse(path: Path, text: str) -> Document:
