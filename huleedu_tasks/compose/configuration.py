@@ -78,7 +78,8 @@ async def read_configuration(
     services, unread, how = read.services, read.unread, BY_READING
     if by_compose or unread:
         compose = Compose(root=root, files=tuple(files), environment=filled)
-        if answer := await _ask_compose(compose, services, unread, remarks):
+        answer = await _ask_compose(compose, services, unread, remarks)
+        if answer is not None:
             services, unread, how = answer, (), BY_COMPOSE
     return Composition(
         containers={name: container_of(name, stated) for name, stated in services.items()},
