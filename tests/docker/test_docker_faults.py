@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.docker import IDLE, SCRIPTS, Docked, new_docked, sql_inside
-from tests.support.monorepo import PASSWORD, USER, Ran, free_ports
+from tests.support.docker import IDLE, SCRIPTS, Docked, new_docked
+from tests.support.monorepo import Ran, free_ports
 from tests.support.observe import assert_no_password_on_screen
 from tests.support.postgres import ask, forward
 
@@ -90,7 +90,6 @@ def assert_only_alpha_failed(
         assert ask(docked.url("beta"), "SELECT count(*) FROM note") == [(2,)]
 
 
-@pytest.mark.parametrize("command", ["db.up", "db.reset"])
 @pytest.mark.parametrize(
     ("variables", "texts"),
     [
@@ -105,10 +104,8 @@ def assert_only_alpha_failed(
         ),
     ],
 )
-def test_no_engine(
-    pair: Docked, command: str, variables: Mapping[str, str], texts: list[str]
-) -> None:
-    assert_failed(pair.invoke(command, env=variables), 1, *texts)
+def test_no_engine(pair: Docked, variables: Mapping[str, str], texts: list[str]) -> None:
+    assert_failed(pair.invoke("db.reset", env=variables), 1, *texts)
 
 
 def test_a_socket_without_a_listener(pair: Docked) -> None:
@@ -265,14 +262,6 @@ def test_a_volume_that_was_initialised_with_another_password(pair: Docked, comma
     ran = pair.invoke(command, "--service", "alpha", env=another)
     texts = ["[volume-credentials]", "db.reset --volumes --service alpha"]
     assert_failed(ran, 1, *texts)
-
-
-def test_volumes_initialises_the_volume_with_the_current_password(pair: Docked) -> None:
-    another = {"HULEEDU_DB_PASSWORD": OTHER_PASSWORD}
-    ran = pair.invoke("db.reset", "--volumes", "--service", "alpha", env=another)
-    assert ran.code == 0, ran.out + ran.err
-    assert ask(pair.url("alpha", password=OTHER_PASSWORD), "SELECT count(*) FROM note") == [(2,)]
-    sql_inside(pair.container("alpha_db"), f"ALTER ROLE {USER} PASSWORD '{PASSWORD}'")
 
 
 def test_a_paused_container(pair: Docked) -> None:

@@ -72,8 +72,8 @@ def test_an_image_tag_that_resolves_to_another_image_is_applied(plain: Docked) -
         client.images.remove(name, force=True)
 
 
-@pytest.mark.parametrize("how", ["stop", "kill", "restart", "remove"])
-def test_a_container_that_was_stopped_restarted_or_removed_is_detected(
+@pytest.mark.parametrize("how", ["kill", "restart", "remove"])
+def test_a_container_that_was_killed_restarted_or_removed_is_detected(
     plain: Docked, how: str
 ) -> None:
     reset(plain)
@@ -113,7 +113,7 @@ def test_a_cached_identity_of_another_server_is_refused(plain: Docked) -> None:
     assert notes(plain, "alpha") == "first second"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+@pytest.mark.parametrize("text", ["{", "[]"])
 def test_an_unreadable_cache_is_rebuilt(plain: Docked, text: str) -> None:
     (plain.state / CACHE).write_text(text)
     assert reset(plain).detail == COPIED

@@ -11,6 +11,7 @@ from tests.support.postgres import ask, can_listen, proxy
 
 DESTRUCTIVE = [("db.reset",), ("db.reset", "--volumes")]
 WRITING = [*DESTRUCTIVE, ("db.migrate",), ("db.seed",)]
+SOME = [("db.reset", "--volumes"), ("db.migrate",)]
 DIRECTORY = "com.docker.compose.project.working_dir"
 PRODUCTION = 'huleedu-tasks {"environment": "production"}'
 
@@ -37,7 +38,7 @@ def assert_refused(ran: Ran, *reasons: str) -> None:
         assert reason in ran.out + ran.err
 
 
-@pytest.mark.parametrize("command", WRITING)
+@pytest.mark.parametrize("command", SOME)
 def test_a_tunnel_on_the_port_of_a_stopped_container_is_reported_and_not_used(
     docked: Docked, foreign: Monorepo, command: tuple[str, ...]
 ) -> None:
@@ -65,27 +66,24 @@ def test_the_status_says_that_another_server_answers(docked: Docked, foreign: Mo
 
 
 @pytest.mark.skipif(not can_listen("::1"), reason="this machine has no ::1")
-@pytest.mark.parametrize("command", [*WRITING, ("db.up",)])
 def test_a_tunnel_beside_the_running_container_is_refused(
-    foreign: Monorepo, beside: Docked, command: tuple[str, ...]
+    docked: Docked, foreign: Monorepo
 ) -> None:
-    before, lives, birth = database(foreign, "alpha"), beside.lives(), beside.birth("alpha_db")
-    with proxy(beside.port("alpha"), foreign.port("alpha")):
-        assert_refused(beside.invoke(*command), "another server than the container", beside.project)
+    """The container is published at ::1 only, so that 127.0.0.1 is free for a tunnel."""
+    port, published = docked.port("alpha"), docked.defined["alpha_db"]["ports"]
+    docked.define(alpha_db={"ports": [f"[::1]:{port}:5432"]})
+    docked.up()
+    before, lives, birth = database(foreign, "alpha"), docked.lives(), docked.birth("alpha_db")
+    with proxy(port, foreign.port("alpha")):
+        for command in (*WRITING, ("db.up",)):
+            ran = docked.invoke(*command)
+            assert_refused(ran, "another server than the container", docked.project)
     assert database(foreign, "alpha") == before
-    assert (beside.lives(), beside.birth("alpha_db")) == (lives, birth)
+    assert (docked.lives(), docked.birth("alpha_db")) == (lives, birth)
+    docked.define(alpha_db={"ports": published})
 
 
-@pytest.fixture(scope="module")
-def beside() -> Iterator[Docked]:
-    """A container that is published at ::1 only, so that 127.0.0.1 is free for a tunnel."""
-    with new_docked("alpha") as made:
-        made.define(alpha_db={"ports": [f"[::1]:{made.port('alpha')}:5432"]})
-        made.up()
-        yield made
-
-
-@pytest.mark.parametrize("command", [*WRITING, ("db.up",), ("db.down",)])
+@pytest.mark.parametrize("command", [*SOME, ("db.down",)])
 def test_another_checkouts_container_with_the_same_project_name_is_refused(
     docked: Docked, other: Docked, command: tuple[str, ...]
 ) -> None:
@@ -104,9 +102,8 @@ def other() -> Iterator[Docked]:
         yield made
 
 
-@pytest.mark.parametrize("command", DESTRUCTIVE)
 def test_another_checkouts_container_with_the_same_container_name_is_refused(
-    other: Docked, command: tuple[str, ...]
+    other: Docked,
 ) -> None:
     fixed = f"{other.project}-fixed"
     other.define(alpha_db={"container_name": fixed})
@@ -114,10 +111,10 @@ def test_another_checkouts_container_with_the_same_container_name_is_refused(
         first.define(alpha_db={"container_name": fixed})
         first.compose("create")
         lives = first.lives()
-        assert_refused(
-            other.invoke(*command), f"name {fixed} is taken", f"of the checkout {first.root}"
-        )
-        assert first.lives() == lives
+        for command in DESTRUCTIVE:
+            reasons = (f"name {fixed} is taken", f"of the checkout {first.root}")
+            assert_refused(other.invoke(*command), *reasons)
+            assert first.lives() == lives
     other.define(alpha_db={"container_name": None})
 
 
@@ -210,14 +207,16 @@ def test_a_changed_init_script_does_not_recreate_a_volume_with_another_environme
     tagged.define(alpha_db={"volumes": mounts})
 
 
-def assert_kept(docked: Docked, reason: str) -> None:
-    """Assert that `--volumes` fails with this reason and changes neither container nor data."""
-    before, lives = database(docked, "alpha"), docked.lives()
+def assert_kept(docked: Docked, *reasons: str) -> None:
+    """Assert that `--volumes` fails with these reasons and changes neither containers nor data."""
+    names = [entry["name"] for entry in docked.services]
+    before, lives = [database(docked, name) for name in names], docked.lives()
     ran = docked.invoke("db.reset", "--volumes")
     assert ran.code == 1
-    assert reason in ran.out
+    for reason in reasons:
+        assert reason in ran.out
     assert docked.lives() == lives
-    assert database(docked, "alpha") == before
+    assert [database(docked, name) for name in names] == before
 
 
 def test_a_volume_that_another_container_uses_is_kept(docked: Docked) -> None:
@@ -232,21 +231,17 @@ def test_a_volume_that_another_container_uses_is_kept(docked: Docked) -> None:
         backup.remove()
 
 
-def test_a_volume_that_compose_did_not_create_is_kept() -> None:
-    with new_docked("alpha") as docked:
-        volume = engine().volumes.create(f"{docked.project}_alpha_db_data")
+def test_data_outside_a_volume_of_compose_is_reset_in_place_and_kept_with_volumes() -> None:
+    with new_docked("alpha", "beta") as docked:
+        docked.define(alpha_db={"volumes": [f"./data:{DATA}"]})
+        volume = engine().volumes.create(f"{docked.project}_beta_db_data")
         try:
             assert docked.invoke("db.reset").code == 0
             assert_kept(
-                docked, f"The volume {volume.name} was not created by Compose for the project"
+                docked,
+                f"is in the directory {docked.root}/data",
+                f"The volume {volume.name} was not created by Compose for the project",
             )
         finally:
             docked.remove()
             volume.remove()
-
-
-def test_data_in_a_host_directory_is_reset_in_place_and_kept_with_volumes() -> None:
-    with new_docked("alpha") as docked:
-        docked.define(alpha_db={"volumes": [f"./data:{DATA}"]})
-        assert docked.invoke("db.reset").code == 0
-        assert_kept(docked, f"is in the directory {docked.root}/data")

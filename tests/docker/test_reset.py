@@ -223,19 +223,14 @@ def test_an_incomplete_reset_is_repaired(scripted: Scripted, half: Sequence[str]
     assert state(scripted.docked) == scripted.fresh
 
 
-@pytest.mark.parametrize(
-    ("point", "number"), [("removed", signal.SIGKILL), ("initialised", signal.SIGINT)]
-)
-def test_an_interrupted_reset_with_volumes_is_repaired_by_the_next(
-    scripted: Scripted, point: str, number: signal.Signals
+def test_a_reset_that_was_killed_without_its_volume_is_repaired_by_the_next(
+    scripted: Scripted,
 ) -> None:
     docked = scripted.docked
     (life,) = docked.lives().values()
     tool = docked.start("db.reset", "--volumes")
     wait_until(lambda: life not in docked.lives().values())
-    if point == "initialised":
-        wait_until(docked.running)
-    interrupt(tool, number)
+    interrupt(tool, signal.SIGKILL)
     scripted.reset()
     assert state(docked) == scripted.fresh
 

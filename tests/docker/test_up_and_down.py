@@ -14,7 +14,7 @@ from tests.support.docker import IDLE, SCRIPTS, Docked, database_service, new_do
 from tests.support.monorepo import free_ports
 from tests.support.postgres import ask
 
-FRESH_VOLUMES = int(os.environ.get("TEST_FRESH_VOLUMES", "3"))
+FRESH_VOLUMES = int(os.environ.get("TEST_FRESH_VOLUMES", "1"))
 AT_ONCE = 5
 # Meanwhile the image's temporary server answers on its socket.
 SLOW_SCRIPT = """\

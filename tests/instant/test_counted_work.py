@@ -172,15 +172,14 @@ def test_db_up_does_not_wait_for_the_fork_server() -> None:
         assert tool.returncode == 0
 
 
-def test_the_benchmarks_run_and_print_their_rows() -> None:
-    """One round of some rows; the times are not compared."""
-    rows = ("list", "status")
+def test_a_benchmark_runs_and_prints_its_row() -> None:
+    """One round of the shortest; the times are not compared."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--rounds", "1", "--only", *rows],
+        [sys.executable, "-m", "benchmarks", "--rounds", "1", "--only", "list"],
         cwd=PROJECT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert [line.split()[1] for line in done.stdout.splitlines()[-len(rows) :]] == list(rows)
+    assert done.stdout.splitlines()[-1].split()[1] == "list"

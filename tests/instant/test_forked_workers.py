@@ -212,9 +212,16 @@ def world(pair: Monorepo, **variables: str) -> dict[str, Any]:
     "variables",
     [
         pytest.param({}, id="nothing"),
-        pytest.param({"PYTHONPATH": f".:../libs:{os.environ.get('PYTHONPATH', '')}"}, id="a path"),
-        pytest.param({"PYTHONWARNINGS": "error::UserWarning", "TZ": "Asia/Tokyo"}, id="warnings"),
-        pytest.param({"PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}, id="flags"),
+        pytest.param(
+            {
+                "PYTHONPATH": f".:../libs:{os.environ.get('PYTHONPATH', '')}",
+                "PYTHONWARNINGS": "error::UserWarning",
+                "TZ": "Asia/Tokyo",
+                "PYTHONUTF8": "1",
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+            id="variables of Python",
+        ),
     ],
 )
 def test_a_forked_migration_sees_the_state_of_a_new_interpreter(

@@ -278,37 +278,32 @@ def test_seeds_of_two_directories_import_their_own_siblings_of_the_same_name(
     ask(school.url("beta"), "DELETE FROM note WHERE id = 3")
 
 
-@pytest.mark.parametrize(
-    "printing",
-    [
-        "print('{not json')",
-        "import logging; logging.warning('{not json')",
-        "import subprocess; subprocess.run(['echo', '{not json'])",
-        "import os; os.write(1, b'{not json')",
-    ],
-)
-def test_a_seed_that_prints_does_not_break_the_json(school: Monorepo, printing: str) -> None:
-    write_seed(school, f"print('loaded'); {printing}")
+def test_seeds_that_print_do_not_break_the_json(school: Monorepo) -> None:
+    write_seed(school, "print('{printed'); import logging; logging.warning('{logged')")
+    program = "import subprocess; subprocess.run(['echo', '{of a program'])"
+    write_seed(school, program, name="beta")
+    write_seed(school, "import os; os.write(1, b'{written')", name="gamma")
     ran = school.invoke("db.seed", "--json")
     assert ran.code == 0
     assert json.loads(ran.out)["exit_code"] == 0
-    assert "{not json" in ran.err
+    for text in ("{printed", "{logged", "{of a program", "{written"):
+        assert text in ran.err
 
 
-@pytest.mark.parametrize(
-    ("seed", "told"),
-    [
-        ("def seed(connection): pass\n", "async def seed(connection)"),
-        ("raise SystemExit(0)\n", "SystemExit"),
-        ("import no_such_module\n", "no_such_module"),
-    ],
-)
-def test_a_file_that_is_no_seed_is_named(school: Monorepo, seed: str, told: str) -> None:
-    school.write("database/seed-scripts/seed_alpha.py", seed)
-    ran = school.invoke("db.seed", "--json")
-    assert ran.statuses == {"alpha": "FAILED", "beta": "OK", "gamma": "OK"}
-    assert told in ran.json["services"][0]["detail"]
-    assert "seed_alpha.py" in ran.json["services"][0]["detail"]
+NO_SEEDS = {
+    "alpha": ("def seed(connection): pass\n", "async def seed(connection)"),
+    "beta": ("raise SystemExit(0)\n", "SystemExit"),
+    "gamma": ("import no_such_module\n", "no_such_module"),
+}
+
+
+def test_a_file_that_is_no_seed_is_named(school: Monorepo) -> None:
+    for name, (text, _) in NO_SEEDS.items():
+        seed_of(school, text, name=name)
+    for row in school.invoke("db.seed", "--json").json["services"]:
+        assert row["status"] == "FAILED"
+        for told in (NO_SEEDS[row["service"]][1], f"seed_{row['service']}.py"):
+            assert told in row["detail"]
 
 
 def test_a_seed_imports_from_the_path_that_its_failure_names(school: Monorepo) -> None:
@@ -352,20 +347,22 @@ def failed_seed(ran: Ran) -> dict[str, Any]:
 
 
 BLOCKING = {
-    "sleeps": "import time; time.sleep(600)",
     "loops": "\n    while True: pass",
     "holds the interpreter": "import re; re.match('(a*)*b', 'a' * 60)",
-    "passes over SIGTERM": "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    "sleeps and passes over SIGTERM": "import signal, time\n"
+    "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     "    while True: time.sleep(1)",
 }
 
 
-@pytest.mark.parametrize("body", BLOCKING.values(), ids=BLOCKING)
-def test_a_seed_that_blocks_its_process_is_ended_in_time(school: Monorepo, body: str) -> None:
-    write_seed(school, f'await connection.execute("{THIRD}"); {body}')
+def test_seeds_that_block_their_process_are_ended_in_time(school: Monorepo) -> None:
+    names = [entry["name"] for entry in school.services]
+    for name, body in zip(names, BLOCKING.values(), strict=True):
+        write_seed(school, f'await connection.execute("{THIRD}"); {body}', name=name)
     ran = school.invoke("db.seed", "--json", env={"HULEEDU_MIGRATION_TIMEOUT": "1"})
-    assert failed_seed(ran)["code"] == "seed-timeout"
-    assert ask(school.url("alpha"), NOTES) == SEEDED
+    assert [row["code"] for row in ran.json["services"]] == ["seed-timeout"] * len(names)
+    for name in names:
+        assert ask(school.url(name), NOTES) == SEEDED
 
 
 def test_much_that_a_seed_prints_is_kept_within_bounds(school: Monorepo) -> None:
@@ -399,27 +396,20 @@ def note(number):
 async def seed(connection):
     assert get_type_hints(Note) == {"number": int, "text": str}
     with multiprocessing.get_context("%s").Pool(1) as pool:
-        (made,) = pool.map(note, [3])
+        (made,) = pool.map(note, [%d])
     await connection.execute("INSERT INTO note VALUES ($1, $2)", made.number, made.text)
 """
 
 
-@pytest.mark.parametrize(
-    ("start", "file"),
-    [
-        ("fork", "seed.py"),
-        # Names by which no other interpreter could import it.
-        ("fork", "json.py"),
-        ("fork", "my-seed.v2.py"),
-        ("spawn", "seed.py"),
-    ],
-)
-def test_a_seed_is_a_module_that_can_be_looked_up(school: Monorepo, start: str, file: str) -> None:
-    school.write(f"seeds/{file}", AS_A_MODULE % start)
-    amend(school, alpha={"seeds": [f"seeds/{file}"]})
+def test_a_seed_is_a_module_that_can_be_looked_up(school: Monorepo) -> None:
+    # Of two of them, names by which no other interpreter could import it.
+    files = {"seed.py": "fork", "json.py": "fork", "my-seed.v2.py": "fork", "spawning.py": "spawn"}
+    for number, (file, start) in enumerate(files.items(), 3):
+        school.write(f"seeds/{file}", AS_A_MODULE % (start, number))
+    amend(school, alpha={"seeds": [f"seeds/{file}" for file in files]})
     ran = school.invoke("db.seed", "--service", "alpha", env={"HULEEDU_MIGRATION_TIMEOUT": "20"})
     assert ran.code == 0, ran.out
-    assert ask(school.url("alpha"), NOTES) == [*SEEDED, ("third",)]
+    assert ask(school.url("alpha"), NOTES) == [*SEEDED, *([("third",)] * len(files))]
 
 
 def test_a_seed_that_ends_its_process_leaves_nothing(school: Monorepo) -> None:
@@ -428,19 +418,18 @@ def test_a_seed_that_ends_its_process_leaves_nothing(school: Monorepo) -> None:
     assert ask(school.url("alpha"), NOTES) == SEEDED
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        'await connection.execute("COMMIT")',
-        'await connection.execute("COMMIT; BEGIN")',
-        "\n    try: await connection.execute('SELECT 1/0')\n    except Exception: pass",
-    ],
-)
-def test_a_seed_that_ends_the_transaction_is_not_taken_for_applied(
-    school: Monorepo, body: str
-) -> None:
-    write_seed(school, body)
-    assert failed_seed(school.invoke("db.seed", "--json"))["code"] == "seed-transaction"
+ENDS_THE_TRANSACTION = {
+    "alpha": 'await connection.execute("COMMIT")',
+    "beta": 'await connection.execute("COMMIT; BEGIN")',
+    "gamma": "\n    try: await connection.execute('SELECT 1/0')\n    except Exception: pass",
+}
+
+
+def test_a_seed_that_ends_the_transaction_is_not_taken_for_applied(school: Monorepo) -> None:
+    for name, body in ENDS_THE_TRANSACTION.items():
+        write_seed(school, body, name=name)
+    rows = school.invoke("db.seed", "--json").json["services"]
+    assert [row["code"] for row in rows] == ["seed-transaction"] * 3
 
 
 def connecting_to(school: Monorepo, name: str) -> str:
@@ -511,27 +500,29 @@ def test_a_dump_is_a_seed_and_its_settings_end_with_it(school: Monorepo) -> None
     assert ask(school.url("alpha"), NOTES)[-1] == ("a; 'b' \\ \tåäö!",)
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        "SET search_path = ''",
-        "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
-        "SET statement_timeout = 1; SET lock_timeout = 1",
-        "SET LOCAL search_path = ''",
-        "SET ROLE pg_monitor",
-        "SET SESSION AUTHORIZATION pg_monitor",
-        "CREATE TEMP TABLE note (id int, text text)",
-        "PREPARE q AS SELECT 1",
-        "SET standard_conforming_strings = off; SET client_encoding = 'LATIN1'",
-    ],
+SET_BY_A_FILE = (
+    "SET search_path = ''",
+    "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+    "SET statement_timeout = 1; SET lock_timeout = 1",
+    "SET LOCAL search_path = ''",
+    "SET ROLE pg_monitor",
+    "SET SESSION AUTHORIZATION pg_monitor",
+    "CREATE TEMP TABLE note (id int, text text)",
+    "PREPARE q AS SELECT 1",
+    "SET standard_conforming_strings = off; SET client_encoding = 'LATIN1'",
 )
-def test_what_a_file_sets_for_its_session_does_not_reach_the_next(
-    school: Monorepo, setting: str
-) -> None:
-    third = "PREPARE q AS SELECT pg_sleep(0.01); EXECUTE q; INSERT INTO note VALUES (3, 'å\\')"
-    ran = sql_seeds(school, setting, third)
+
+
+def test_what_a_file_sets_for_its_session_does_not_reach_the_next(school: Monorepo) -> None:
+    adds = "PREPARE q AS SELECT pg_sleep(0.01); EXECUTE q; INSERT INTO note VALUES ({}, 'å\\')"
+    texts = [
+        text
+        for number, setting in enumerate(SET_BY_A_FILE, 3)
+        for text in (setting, adds.format(number))
+    ]
+    ran = sql_seeds(school, *texts)
     assert ran.code == 0, ran.out
-    assert ask(school.url("alpha"), NOTES) == [*SEEDED, ("å\\",)]
+    assert ask(school.url("alpha"), NOTES) == [*SEEDED, *([("å\\",)] * len(SET_BY_A_FILE))]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
         # The option is defined only if this directory is among pytest's arguments.
         every = metafunc.config.getoption("--every-python", default=False)
-        metafunc.parametrize("case", cases(every=every), ids=str, scope="module")
+        only_lowest = metafunc.definition.get_closest_marker("lowest") and not every
+        chosen = [case for case in cases(every=every) if case.lowest or not only_lowest]
+        metafunc.parametrize("case", chosen, ids=str, scope="module")
 
 
 @pytest.fixture(scope="session")

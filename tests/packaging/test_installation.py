@@ -111,6 +111,7 @@ def test_unit_tests_that_depend_on_the_libraries_pass(installed: Installation) -
     assert " passed" in run(installed.python, "-m", "pytest", *options, *judges, cwd=PROJECT)
 
 
+@pytest.mark.lowest
 def test_services_may_have_other_drivers_and_pydantic_settings(
     installed: Installation, theirs: Monorepo
 ) -> None:

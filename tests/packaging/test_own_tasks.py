@@ -78,33 +78,36 @@ def test_the_help_of_a_task_names_huleedu(theirs: Monorepo) -> None:
     assert "--volumes" in explained
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_huleedu_prints_a_completion_script(theirs: Monorepo, shell: str) -> None:
     script = scripted(theirs, "huleedu", "--print-completion-script", shell)
     assert script.code == 0, script.err
     assert "_complete_huleedu" in script.out
 
 
-@pytest.mark.parametrize(
-    ("typed", "offered"),
-    [
-        ("db.s", {"db.seed", "db.shell", "db.snapshot", "db.snapshots", "db.status"}),
-        ("db.reset --vol", {"--volumes"}),
-        ("db.reset --service ''", {"parcels"}),
-        ("db.up db.reset --service par", {"parcels"}),
-        ("db.reset --service parcels env.i", {"env.init"}),
-    ],
-)
-def test_the_shell_completes_tasks_flags_and_services(
-    theirs: Monorepo, typed: str, offered: set[str]
-) -> None:
+OFFERED = {
+    "db.s": {"db.seed", "db.shell", "db.snapshot", "db.snapshots", "db.status"},
+    "db.reset --vol": {"--volumes"},
+    "db.reset --service ''": {"parcels"},
+    "db.up db.reset --service par": {"parcels"},
+    "db.reset --service parcels env.i": {"env.init"},
+}
+
+
+def test_the_shell_completes_tasks_flags_and_services(theirs: Monorepo) -> None:
     """Bash passes all words in a variable and the last one as an argument."""
+    asked = "".join(
+        f"""
+        COMP_WORDS=(huleedu {typed})
+        _complete_huleedu huleedu {typed.rpartition(" ")[2]}
+        echo "${{COMPREPLY[@]}}"
+        """
+        for typed in OFFERED
+    )
     script = f"""
         PATH={Path(sys.executable).parent}:$PATH
         source <(huleedu --print-completion-script bash)
-        COMP_WORDS=(huleedu {typed})
-        _complete_huleedu huleedu {typed.rpartition(" ")[2]}
-        printf '%s\\n' "${{COMPREPLY[@]}}"
+        {asked}
     """
     ran = subprocess.run(
         ["bash", "-c", script],
@@ -115,7 +118,8 @@ def test_the_shell_completes_tasks_flags_and_services(
         timeout=HUNG,
         check=True,
     )
-    assert set(ran.stdout.split()) == offered, ran.stderr
+    offered = [set(line.split()) for line in ran.stdout.splitlines()]
+    assert offered == list(OFFERED.values()), ran.stderr
 
 
 def test_huleedu_works_in_any_directory_of_the_monorepo(theirs: Monorepo) -> None:
@@ -202,11 +206,9 @@ def test_a_hint_has_the_command_that_works_in_that_namespace(
 ) -> None:
     theirs.write("tasks.py", BELOW if "databases" in typed[1] else BESIDE)
     program, task = typed
-    for flags in ([], ["--json"]):
-        ran = scripted(theirs, program, task, *flags)
-        output = ran.out + ran.err
-        assert suggested in output
-        assert set(re.findall(r"`\S+ (?:databases\.)?db\.up`", output)) == {suggested}
+    ran = scripted(theirs, program, task, "--json")
+    assert suggested in ran.out
+    assert set(re.findall(r"`\S+ (?:databases\.)?db\.up`", ran.out + ran.err)) == {suggested}
 
 
 @pytest.mark.parametrize(
