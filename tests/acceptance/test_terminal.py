@@ -92,7 +92,7 @@ def test_the_list_of_tasks_has_one_line_for_each(terminal: Monorepo) -> None:
     assert head == "Available tasks:"
     assert len(tasks) > 8
     for task in tasks:
-        assert re.fullmatch(r"  (db|env|prod|services)\.[a-z-]+ +[A-Z].{,59}\.", task)
+        assert re.fullmatch(r"  (db|env|migrations|prod|services)\.[a-z-]+ +[A-Z].{,59}\.", task)
 
 
 def test_the_help_of_a_task_explains_every_flag(terminal: Monorepo) -> None:
