@@ -107,20 +107,23 @@ class ForkServer:
         cwd: Path,
         environment: Mapping[str, str],
         *,
+        module: str = "invoke",
         has_terminal: bool = False,
         **streams: Any,
     ) -> "subprocess.Popen[str]":
-        """Start `invoke ARGUMENTS`.
+        """Start `python -m MODULE ARGUMENTS`.
 
         Args:
-            arguments: The arguments of invoke.
+            arguments: The arguments of the module.
             cwd: The working directory.
             environment: All environment variables.
+            module: The name of the module.
             has_terminal: Whether standard input becomes the terminal of a new session.
             streams: stdin, stdout and stderr, as `subprocess.Popen` takes them. By default no
                 input, and a pipe for each output.
         """
         request = {
+            "module": module,
             "arguments": list(arguments),
             "cwd": str(cwd),
             "environment": dict(environment),
@@ -270,7 +273,7 @@ def _become(request: dict[str, object]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = request["arguments"]
     assert isinstance(arguments, list)
-    sys.argv = ["invoke", *arguments]
+    sys.argv = [str(request["module"]), *arguments]
     # `python -m` puts the working directory first.
     sys.path[0] = os.getcwd()  # noqa: PTH109  # A string.
     importlib.invalidate_caches()
@@ -312,7 +315,7 @@ if __name__ == "__main__":
     # Ends as `python -m invoke` does: with its exit code, or with its traceback.
     code = 0
     try:
-        runpy.run_module("invoke", run_name="__main__", alter_sys=True)
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     except SystemExit as error:
         if not isinstance(error.code, int):
             raise
