@@ -19,6 +19,7 @@ from benchmarks.bench import Bench
 from benchmarks.containers import why_no_docker
 from benchmarks.machine import machine
 from benchmarks.measure import ENOUGH_ROUNDS
+from benchmarks.peers import why_no_peers
 from benchmarks.rows import ROWS
 from benchmarks.table import Line, document
 
@@ -89,6 +90,9 @@ def _measured(bench: Bench, rows: Sequence[str]) -> Iterator[Line]:
         row = ROWS[name]
         if row.docker and no_docker:
             yield Line(row=name, measured="left out", notes=no_docker)
+            continue
+        if row.peers and (no_peers := why_no_peers(bench)):
+            yield Line(row=name, measured="left out", notes=no_peers)
             continue
         bench.say(f"{name} ...")
         try:

@@ -96,10 +96,10 @@ def directory_of(entry: dict[str, Any]) -> str:
 
 
 def ask(login: dict[str, Any], sql: str, *arguments: object) -> Any:
-    """Ask a server for one value, outside of any service's database."""
+    """Ask a server for one value, in the maintenance database if the login names no other."""
 
     async def asked() -> Any:
-        connection = await asyncpg.connect(database=MAINTENANCE_DATABASE, **login)
+        connection = await asyncpg.connect(**{"database": MAINTENANCE_DATABASE, **login})
         try:
             return await connection.fetchval(sql, *arguments)
         finally:

@@ -39,7 +39,7 @@ def _beside_bare(
     bench: Bench, row: str, arguments: list[str], bare: list[str] | None = None
 ) -> Line:
     bare = arguments if bare is None else bare
-    ours, empty = bench.embedded.root, _bare(bench)
+    ours, empty = bench.embedded.root, bare_monorepo(bench)
     environment = bench.embedded.environment
     measured, least = bench.measure(
         Side(run=lambda: run([INVOKE, *arguments], cwd=ours, environment=environment)),
@@ -64,7 +64,7 @@ def _imported(bench: Bench, arguments: list[str]) -> str:
     return f"imports {' and '.join(heavy or ['neither Alembic nor SQLAlchemy'])}"
 
 
-def _bare(bench: Bench) -> Path:
+def bare_monorepo(bench: Bench) -> Path:
     """Return a directory with one task, and without this package."""
     directory = bench.scratch / "bare-invoke"
     directory.mkdir(exist_ok=True)

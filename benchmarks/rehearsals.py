@@ -1,21 +1,18 @@
 """The row about `invoke migrations.test`, compared with pytest-alembic."""
 
-import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.bench import Bench
 from benchmarks.children import run
 from benchmarks.measure import Side
 from benchmarks.monorepo import USER, Monorepo, empty_monorepo, free_ports, register
+from benchmarks.peers import installed_peers
 from benchmarks.table import Line
 
 SERVICE = "history"
 REVISIONS = 100
 PEER = "pytest-alembic"
-# The libraries of both sides are the same.
-PINNED = ("alembic", "sqlalchemy", "psycopg2-binary", "pytest")
 VARIABLE = "HISTORY_SERVICE_DATABASE_URL"
 FILES = {
     "alembic.ini": "[alembic]\nscript_location = alembic\npath_separator = os\n",
@@ -89,7 +86,7 @@ CHANGES = (
 
 def rehearsal(bench: Bench) -> Iterator[Line]:
     """Apply, undo and apply again 100 revisions of one service."""
-    python = _peer(bench.scratch)
+    python = str(installed_peers(bench) / "python")
     (port,) = free_ports(1)
     with empty_monorepo(bench.scratch, "rehearsal", HULEEDU_PROVIDER="embedded") as monorepo:
         service = _add_service(monorepo, port)
@@ -114,16 +111,6 @@ def rehearsal(bench: Bench) -> Iterator[Line]:
         compared=f"{peer.median / ours.median:.1f} times as fast",
         notes="test_up_down_consistency and test_downgrade_leaves_no_trace",
     )
-
-
-def _peer(scratch: Path) -> str:
-    """Install pytest-alembic in a virtual environment, and return its interpreter."""
-    directory = scratch / PEER
-    run([sys.executable, "-m", "venv", str(directory)], cwd=scratch, environment={})
-    python = str(directory / "bin/python")
-    pinned = [f"{name}=={version(name)}" for name in PINNED]
-    run([python, "-m", "pip", "install", "-q", PEER, *pinned], cwd=scratch, environment={})
-    return python
 
 
 def _add_service(monorepo: Monorepo, port: int) -> Path:

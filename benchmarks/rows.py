@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from benchmarks import many, reading, rehearsals, resets, snapshots, testing
+from benchmarks import many, peers, reading, rehearsals, resets, snapshots, testing
 from benchmarks.bench import Bench
 from benchmarks.table import Line
 
@@ -15,10 +15,12 @@ class Row:
     Attributes:
         measure: Measures it.
         docker: Whether it needs a Docker Engine.
+        peers: Whether it needs other tools, which are installed for the run.
     """
 
     measure: Callable[[Bench], Iterator[Line]]
     docker: bool = False
+    peers: bool = False
 
 
 ROWS = {
@@ -34,6 +36,9 @@ ROWS = {
     "snapshots": Row(measure=snapshots.snapshots),
     "test": Row(measure=testing.each),
     "first-test": Row(measure=testing.first),
-    "rehearsal": Row(measure=rehearsals.rehearsal),
+    "rehearsal": Row(measure=rehearsals.rehearsal, peers=True),
+    "large": Row(measure=peers.large, peers=True),
+    "test-beside": Row(measure=peers.each_beside, peers=True),
+    "first-test-beside": Row(measure=peers.first_beside, peers=True),
     "many": Row(measure=many.many),
 }

@@ -4,8 +4,10 @@ import json
 from collections.abc import Iterator
 
 from benchmarks.bench import Bench
+from benchmarks.children import INVOKE, run
 from benchmarks.measure import Side
 from benchmarks.monorepo import Monorepo, database_of
+from benchmarks.reading import bare_monorepo
 from benchmarks.resets import copy_all
 from benchmarks.table import Line, ratio
 
@@ -19,10 +21,12 @@ def snapshots(bench: Bench) -> Iterator[Line]:
     told = _copies(monorepo)
     monorepo.reset()
     save, restore = ("db.snapshot", NAME), ("db.restore", NAME)
-    saved, restored, least = bench.measure(
+    empty = bare_monorepo(bench)
+    saved, restored, least, bare = bench.measure(
         Side(run=lambda: monorepo.invoke(*save), prepare=lambda: _delete(monorepo)),
         Side(run=lambda: monorepo.invoke(*restore)),
         Side(run=lambda: copy_all(monorepo, told)),
+        Side(run=lambda: run([INVOKE, "nothing"], cwd=empty, environment={})),
     )
     for command, timing in ((save, saved), (restore, restored)):
         yield Line(
@@ -33,6 +37,15 @@ def snapshots(bench: Bench) -> Iterator[Line]:
             beside_timing=least,
             compared=ratio(timing, least),
         )
+    yield Line(
+        row="snapshots",
+        measured="`invoke nothing`, one task that does nothing",
+        timing=bare,
+        beside=FLOOR,
+        beside_timing=least,
+        compared=ratio(bare, least),
+        notes="the part of both commands that is Invoke's own",
+    )
 
 
 def _copies(monorepo: Monorepo) -> str:

@@ -83,11 +83,11 @@ def test_first(began, databases, number):
 def each(bench: Bench) -> Iterator[Line]:
     """Give each test a database of one service, compared with a copy and a drop."""
     monorepo = bench.embedded
-    _write(monorepo, ONE_BY_ONE)
-    _pytest(monorepo)
+    write(monorepo, ONE_BY_ONE)
+    pytest(monorepo)
     databases, bare = [], []
     for _ in range(bench.rounds):
-        _pytest(monorepo)
+        pytest(monorepo)
         measured = json.loads((monorepo.root / "times.json").read_text(encoding="utf-8"))
         databases += measured[0]
         bare += measured[1]
@@ -107,12 +107,11 @@ def first(bench: Bench) -> Iterator[Line]:
     """Give the first test of each worker a database of every service."""
     monorepo = bench.embedded
     names = [entry["name"] for entry in monorepo.entries]
-    (monorepo.root / "services.txt").write_text("\n".join(names), encoding="utf-8")
-    _write(monorepo, ALL_AT_ONCE)
-    _pytest(monorepo, "-n", str(WORKERS))
+    write_first(monorepo)
+    pytest(monorepo, "-n", str(WORKERS))
     slowest = []
     for _ in range(bench.rounds):
-        _pytest(monorepo, "-n", str(WORKERS))
+        pytest(monorepo, "-n", str(WORKERS))
         slowest.append(max(float(file.read_text()) for file in monorepo.root.glob("first-*")))
     yield Line(
         row="first-test",
@@ -122,13 +121,22 @@ def first(bench: Bench) -> Iterator[Line]:
     )
 
 
-def _write(monorepo: Monorepo, tests: str) -> None:
+def write_first(monorepo: Monorepo) -> None:
+    """Write the tests of which the first of each worker has a database of every service."""
+    names = [entry["name"] for entry in monorepo.entries]
+    (monorepo.root / "services.txt").write_text("\n".join(names), encoding="utf-8")
+    write(monorepo, ALL_AT_ONCE)
+
+
+def write(monorepo: Monorepo, tests: str) -> None:
+    """Write tests of the plugin."""
     directory = monorepo.root / "measured"
     directory.mkdir(exist_ok=True)
     Path(directory, "conftest.py").write_text(CONFTEST, encoding="utf-8")
     Path(directory, "test_measured.py").write_text(tests, encoding="utf-8")
 
 
-def _pytest(monorepo: Monorepo, *arguments: str) -> None:
+def pytest(monorepo: Monorepo, *arguments: str) -> None:
+    """Run the tests that were written."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     run([*command, "measured"], cwd=monorepo.root, environment=monorepo.environment)

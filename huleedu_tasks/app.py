@@ -18,6 +18,7 @@ from huleedu_tasks.config.registry import (
     stated_prefix,
 )
 from huleedu_tasks.config.secret import Redactor, Secret
+from huleedu_tasks.config.setting_types import NO_INSTANCE
 from huleedu_tasks.config.settings import PREFIX, Settings
 from huleedu_tasks.config.urls import (
     ResolvedUrl,
@@ -26,9 +27,16 @@ from huleedu_tasks.config.urls import (
     resolve_direct,
     resolve_each,
 )
+from huleedu_tasks.config.worktree import linked_worktree
 from huleedu_tasks.errors import ConfigurationError, HuleEduError
+from huleedu_tasks.instances.instance import (
+    INSTANCE_SETTING,
+    Instance,
+    find_instance,
+    ignored_because,
+)
 from huleedu_tasks.repository import repository_root
-from huleedu_tasks.servers.choose import choose
+from huleedu_tasks.servers.choose import choose, has_servers
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.state_dir import state_directory
 
@@ -90,7 +98,21 @@ class App:
 
     @cached_property
     def registry(self) -> Registry:
-        """The registry; if there is no file, the result of discovery."""
+        """The registry, with the ports of the instance if there is one.
+
+        Raises:
+            HuleEduError: If the registry has errors, or no port can be leased.
+        """
+        stated = self.stated_registry
+        if self.instance is None:
+            return stated
+        from huleedu_tasks.instances.leases import with_leased_ports
+
+        return with_leased_ports(stated, self.instance, dry_run=self.dry_run)
+
+    @cached_property
+    def stated_registry(self) -> Registry:
+        """The registry as its file states it; if there is no file, the result of discovery."""
         if self.registry_path.is_file():
             return load_registry(self.registry_path, self._published_ports)
         return self.discovered_registry()
@@ -118,7 +140,7 @@ class App:
         """The prefix of the names of all settings."""
         if self.registry_path.is_file():
             return stated_prefix(self.registry_path)
-        return self.registry.prefix
+        return self.stated_registry.prefix
 
     def own_words(self, text: str) -> str:
         """Return a message with the names of settings as they are set in this repository."""
@@ -145,13 +167,55 @@ class App:
     @cached_property
     def provider(self) -> Provider:
         """The source of development servers."""
-        return choose(self.settings, self.registry, self.state)
+        return choose(self.settings, self.registry, self.state, self.instance)
 
     @cached_property
+    def instance(self) -> Instance | None:
+        """The instance that this checkout has; None if it uses the main fleet.
+
+        Raises:
+            ConfigurationError: If a setting is not valid.
+        """
+        # In staging and production, the settings may be checked later, with other findings.
+        if not self.unchecked_settings.environment.is_disposable:
+            return None
+        is_left = self.checkout_state != self.main_state and has_servers(self.checkout_state)
+        earlier = self.checkout_state if is_left else None
+        return find_instance(self.settings, self.main_state, earlier=earlier)
+
+    @property
+    def ignored_instance(self) -> str:
+        """A sentence if HULEEDU_INSTANCE is set and has no effect; empty otherwise."""
+        settings = self.unchecked_settings
+        stated = settings.get(INSTANCE_SETTING)
+        if stated in ("", NO_INSTANCE) or not (why := ignored_because(settings)):
+            return ""
+        return f"{INSTANCE_SETTING}={stated} is ignored: {why}."
+
+    @property
     def state(self) -> Path:
-        """The state directory."""
-        stated = self.unchecked_settings.state_directory or self.registry.state_directory
-        return state_directory(self.registry_path.parent, stated, prefix=self.prefix)
+        """The state directory, that of the instance if there is one."""
+        return self.instance.directory if self.instance else self.checkout_state
+
+    @cached_property
+    def checkout_state(self) -> Path:
+        """The state directory of this checkout without an instance."""
+        return self._state_in(self.registry_path.parent)
+
+    @cached_property
+    def main_state(self) -> Path:
+        """The state directory of the main fleet: that of the main worktree."""
+        root = self.registry_path.parent
+        worktree = linked_worktree(root)
+        return self._state_in(worktree.in_main(root) if worktree else root)
+
+    def _state_in(self, root: Path) -> Path:
+        """Return the state directory for a checkout with the registry in a directory."""
+        own = self.registry_path.parent
+        stated = self.unchecked_settings.state_directory or self.stated_registry.state_directory
+        if stated and stated.is_relative_to(own):
+            stated = root / stated.relative_to(own)
+        return state_directory(root, stated, prefix=self.prefix)
 
     def services(self, names: Sequence[str] | None) -> tuple[Service, ...]:
         """Return the named services, or all of them if none is named."""
@@ -177,6 +241,7 @@ class App:
             registry=self.registry,
             services=tuple(services),
             state=self.state,
+            instance=self.instance,
             **{"jobs": self.settings.jobs, **options},
         )
 
@@ -199,7 +264,7 @@ class App:
     def _knows_registry(self) -> bool:
         """Whether the registry is loaded or a file; masking must not start a discovery."""
         with suppress(ConfigurationError):
-            return "registry" in self.__dict__ or self.registry_path.is_file()
+            return "stated_registry" in self.__dict__ or self.registry_path.is_file()
         return True
 
     @cached_property
@@ -211,7 +276,7 @@ class App:
             settings = self.unchecked_settings
             secrets += settings.secrets()
             names += settings.names()
-            services = self.registry.services
+            services = self.stated_registry.services
             names += [str(self.registry_path), *(n for s in services for n in s.names)]
             for one in (resolve, resolve_direct):
                 resolved, _ = resolve_each(services, settings, one)

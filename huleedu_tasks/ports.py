@@ -1,9 +1,11 @@
 """Which process listens on a port, and which ports are free."""
 
 import contextlib
+import hashlib
 import random
 import socket
 from collections.abc import Collection
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +35,19 @@ def free_port(*, but: Collection[int]) -> int:
         port = random.choice(_PORTS)
         if port not in but and is_free(port):
             return port
+
+
+def derived_ports(origin: str, count: int, *, but: Collection[int]) -> list[int]:
+    """Return free ports that follow from a string, so that they are the same on another try.
+
+    Args:
+        origin: The string.
+        count: How many ports.
+        but: Ports that are not returned.
+    """
+    first = int.from_bytes(hashlib.sha256(origin.encode()).digest()[:8]) % len(_PORTS)
+    candidates = (*_PORTS[first:], *_PORTS[:first])
+    return list(islice((p for p in candidates if p not in but and is_free(p)), count))
 
 
 def holder(port: int) -> str:

@@ -1,8 +1,11 @@
 """The state directory: every file that the tasks write and that the developer does not edit."""
 
 import errno
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
 
@@ -89,6 +92,24 @@ def open_private(path: Path, flags: int) -> int:
         os.close(opened)
         raise OSError(errno.ELOOP, "it is a link, or not a regular file", str(path))
     return opened
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock for the time of a `with` block, after waiting for it.
+
+    Args:
+        path: The file of the lock, in an existing directory.
+
+    Raises:
+        OSError: If the file cannot be opened.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT, _PRIVATE_FILE)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 def unwritable(path: Path, error: OSError) -> ServerError:

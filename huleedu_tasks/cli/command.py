@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -51,7 +52,7 @@ RUN_AGAIN = "Run the same command again; it begins from any state."
 REPORT_BUG = "This is a bug in huleedu-tasks: report it with the lines above."
 # The flags that also have a letter, as the same flag of Alembic.
 LETTERS = {"message": "m"}
-REPEATABLE = ("service", "confirm", "first", "host")
+REPEATABLE = ("service", "confirm", "first", "host", "accept_drift")
 POSITIONAL = ("name",)
 # The error code for a result that could not be written.
 OUTPUT_LOST_CODE = "output-lost"
@@ -80,7 +81,7 @@ class Command(App):
         began = time.monotonic()
         registry = super().discovered_registry()
         # Masking the note below reads the registry.
-        self.__dict__["registry"] = registry
+        self.__dict__["stated_registry"] = registry
         names = ", ".join(f"{s.name} (port {s.port})" for s in registry.services)
         seconds = time.monotonic() - began
         self.screen.say(
@@ -248,7 +249,7 @@ def _require_values(arguments: Sequence[str]) -> None:
 
     `db.reset --service $NAME` with an empty NAME would reset every database.
     """
-    flags = [f"--{name}" for name in REPEATABLE]
+    flags = [f"--{name.replace('_', '-')}" for name in REPEATABLE]
     for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
         if argument in flags and following.startswith("--"):
             raise ConfigurationError(
@@ -311,6 +312,8 @@ def _run_and_report(
             result = body(app, *args, **kwargs)
         if app.exit_code and isinstance(result, Report):
             result = result.ended_by(app.exit_code)
+        if isinstance(result, Report) and (ignored := app.ignored_instance):
+            result = replace(result, notes=(*result.notes, ignored))
         if result is not None:
             screen.show(result)
         code = ExitCode.DONE if result is None else result.exit_code

@@ -34,5 +34,5 @@ def _names(start: Path) -> tuple[str, ...]:
     with suppress(HuleEduError):
         # Discovery would take too long.
         if app.registry_path.is_file():
-            return tuple(service.name for service in app.registry.services)
+            return tuple(service.name for service in app.stated_registry.services)
     return ()

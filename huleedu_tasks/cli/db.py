@@ -9,6 +9,7 @@ from huleedu_tasks.cli.command import Command, command, whole_number
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
 from huleedu_tasks.errors import ConfigurationError, Finding, Refused
+from huleedu_tasks.guard import require_disposable_environment
 from huleedu_tasks.report import Listing, Message, Report, Result
 from huleedu_tasks.screen import prompts
 
@@ -124,6 +125,7 @@ def revision(
     steps="How many revisions to roll back; one if left out.",
     revision="Revision to go back to, or base for none.",
     yes="Do not ask before data is lost.",
+    no_undo=NO_UNDO,
 )
 def rollback(
     app: Command,
@@ -131,6 +133,7 @@ def rollback(
     steps: str = "",
     revision: str = "",
     yes: bool = False,
+    no_undo: bool = False,
     confirm: Names = None,
     json: bool = False,
     dry_run: bool = False,
@@ -145,11 +148,11 @@ def rollback(
             hint="Leave out one of them.",
         )
     wanted = Wanted(steps=whole_number("--steps", steps or "1", at_least=1), revision=revision)
-    flows = _flows(app, service, "", confirm=confirm)
+    flows = replace(_flows(app, service, "", confirm=confirm), no_undo=no_undo)
     report, plan = _finished(app, flows, lambda flows: flows.plan_rollback(wanted))
     if plan is None or app.dry_run:
         return report
-    _confirm_rollback(app, report, plan, yes=yes)
+    _confirm_rollback(app, report, plan, yes=yes, keeps_undo=flows.keeps_undo)
     return _finished(app, flows, lambda flows: flows.rollback(plan))
 
 
@@ -221,7 +224,7 @@ def undo(
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
-    """Restore what the last reset, restore or undo replaced."""
+    """Undo the last reset, restore or rollback of a database."""
     every = bool(service)
     return _run(
         app, service, "", lambda flows: flows.undo(every=every), confirm=confirm, whole="undone"
@@ -241,10 +244,48 @@ def prepare(
     return _run(app, service, jobs, lambda flows: flows.prepare(), confirm=confirm)
 
 
+@command(
+    prune="Stop and remove those whose checkout does not exist, with their data.",
+    new_ports="Give the instance of this checkout other ports.",
+)
+def instances(
+    app: Command,
+    prune: bool = False,
+    new_ports: bool = False,
+    json: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """List the instances of this repository."""
+    from huleedu_tasks.db.instance_list import Instances
+
+    require_disposable_environment(app.settings, "db.instances")
+    if prune and new_ports:
+        raise ConfigurationError(
+            "--prune and --new-ports exclude each other.",
+            code="argument-conflict",
+            hint="Leave out one of them.",
+        )
+    if new_ports:
+        return _with_new_ports(app)
+    found = Instances(
+        home=app.main_state,
+        current=app.instance.directory if app.instance else None,
+        environment=app.settings.process,
+        notify=app.screen.say,
+    )
+    return app.run(found.prune(dry_run=app.dry_run) if prune else found.list())
+
+
 @command(check="Exit with 4 if a database is not at head or was edited.")
 def status(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
     """Show each database's state: revision, pending, seeded."""
     return _run(app, service, "", lambda flows: flows.status(check=check))
+
+
+@command(check="Exit with 4 if a schema has drifted.")
+def drift(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
+    """Compare each schema with that of its revisions."""
+    return _run(app, service, "", lambda flows: flows.drift(check=check))
 
 
 @command(
@@ -316,6 +357,32 @@ def logs(
     process.replace_with(log.arguments, log.environment, cwd=app.registry.root)
 
 
+def _with_new_ports(app: Command) -> Message:
+    """Give the instance of this checkout other ports.
+
+    Raises:
+        ConfigurationError: If the checkout has none.
+    """
+    from huleedu_tasks.instances.leases import renew
+
+    if app.instance is None:
+        raise ConfigurationError(
+            "This checkout has no instance: its ports are those of the registry.",
+            code="instance-missing",
+            hint="Change 'port' in the registry, or set HULEEDU_INSTANCE to a name.",
+        )
+    name = app.instance.name
+    if app.dry_run:
+        text = f"dry run: would give the instance {name} other ports."
+    else:
+        ports = renew(app.stated_registry, app.instance).ports.values()
+        text = (
+            f"The instance {name} has the ports {', '.join(map(str, ports))}. Run `invoke db.up`, "
+            "and `invoke env.export` again."
+        )
+    return Message(command="db.instances", text=text, facts={"instance": name})
+
+
 def _run(
     app: Command,
     names: Names,
@@ -365,8 +432,14 @@ def _finished(
         return app.run(flow(replace(flows, progress=progress)))
 
 
-def _confirm_rollback(app: Command, report: Report, plan: "Plan", *, yes: bool) -> None:
+def _confirm_rollback(
+    app: Command, report: Report, plan: "Plan", *, yes: bool, keeps_undo: bool
+) -> None:
     """Show what a rollback loses, and ask for agreement.
+
+    Args:
+        yes: Whether to go on without asking.
+        keeps_undo: Whether `db.undo` can bring the data back.
 
     Raises:
         Refused: If the user does not agree, or cannot be asked before rows are lost.
@@ -387,8 +460,12 @@ def _confirm_rollback(app: Command, report: Report, plan: "Plan", *, yes: bool) 
             "The rollback loses rows, and standard input is not a terminal; nothing was changed.",
             code="terminal-required",
             findings=[Finding(place="", problem=loss.cause) for loss in plan.losses],
-            hint="Pass `--yes` to roll back nevertheless. `invoke db.snapshot NAME` saves the rows "
-            "first.",
+            hint="Pass `--yes` to roll back nevertheless. "
+            + (
+                "`invoke db.undo` brings the rows back."
+                if keeps_undo
+                else "`invoke db.snapshot NAME` saves the rows first."
+            ),
         )
 
 

@@ -59,6 +59,7 @@ def _run(
             registry=app.registry,
             services=services,
             state=app.state,
+            instance=app.instance,
             base=base,
             jobs=whole_number("--jobs", jobs, at_least=1) if jobs else app.settings.jobs,
             progress=progress,

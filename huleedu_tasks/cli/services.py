@@ -31,8 +31,8 @@ def list_(app: Command, service: Sequence[str] | None = None, json: bool = False
     The table has the port, database and compose service of each. With `--service NAME` it has the
     directory, URL variable, volume and seeds as well, with `--json` all values.
     """
-    root = app.registry.root
-    services = app.services(service)
+    root = app.stated_registry.root
+    services = app.stated_registry.select(service or ())
     without = _without_volume(app)
     rows = tuple(_row(s, root, has_volume=s.compose_service not in without) for s in services)
     columns = OF_ONE if service else COLUMNS
@@ -47,14 +47,16 @@ def check(app: Command, service: Sequence[str] | None = None, json: bool = False
     from huleedu_tasks.check.check import Audit
     from huleedu_tasks.migrations.alembic_history import AlembicHistories
 
-    services = app.services(service)
+    services = app.stated_registry.select(service or ())
+    state = app.checkout_state
     with app.screen.progress([s.name for s in services]) as progress:
         audit = Audit(
             settings=app.unchecked_settings,
-            registry=app.registry,
+            registry=app.stated_registry,
             services=services,
             histories=AlembicHistories(
-                settings=app.unchecked_settings, state=app.state if app.state.exists() else None
+                settings=app.unchecked_settings,
+                state=state if state.exists() else None,
             ),
             jobs=app.unchecked_settings.jobs,
             progress=progress,
@@ -76,7 +78,7 @@ def _without_volume(app: Command) -> set[str]:
     """Return the compose services that have no volume for data in the compose files."""
     from huleedu_tasks.compose.file_choice import read_own_files
 
-    registry = app.registry
+    registry = app.stated_registry
     environment = app.unchecked_settings.compose_environment()
     try:
         containers = read_own_files(registry.root, registry.compose_files, environment)

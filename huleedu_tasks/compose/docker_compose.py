@@ -57,7 +57,8 @@ class Project:
 
     Attributes:
         name: The name of the compose project.
-        services: The image and the ports of each service, by its name; without its variables.
+        services: The image, ports, volumes and `pgdata` (PGDATA, None if it is not stated) of each
+            service, by its name; without its other variables.
         hashes: Compose's hash of each service's configuration; empty if this version of Compose
             prints none. Compose labels containers with it, and recreates one whose label differs.
     """
@@ -161,7 +162,11 @@ class Compose:
         document = printed_document(done.output)
         services = (document.get("services") or {}).items()
         needed = {
-            name: {key: stated.get(key) for key in ("image", "ports")} for name, stated in services
+            name: {
+                **{key: stated.get(key) for key in ("image", "ports", "volumes")},
+                "pgdata": (stated.get("environment") or {}).get("PGDATA"),
+            }
+            for name, stated in services
         }
         return Project(name=document["name"], services=needed, hashes=hashes)
 

@@ -35,6 +35,7 @@ SOCKET = "unix://"
 PROJECT_LABEL = "com.docker.compose.project"
 # Docker labels anonymous volumes since 23.0; before, only the name (64 hex digits) shows it.
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
+FILES_LABEL = "com.docker.compose.project.config_files"
 ONE_OFF_LABEL = "com.docker.compose.oneoff"
 USE_EMBEDDED = "HULEEDU_PROVIDER=embedded works without Docker."
 
@@ -167,6 +168,38 @@ class Engine:
 
         with _engine_errors(), suppress(docker.errors.NotFound):
             self.client.containers.get(container.id).remove(v=True, force=True)
+
+    def remove_project(self, project: str, file: Path) -> None:
+        """Remove the containers, volumes and networks of a compose project.
+
+        Args:
+            project: The name of the compose project.
+            file: The compose file that all its containers were created with.
+
+        Raises:
+            Refused: If a container was created without it; nothing is removed then.
+            ServerError: If the engine fails, for example because another container uses a volume.
+        """
+        labelled = {"label": f"{PROJECT_LABEL}={project}"}
+        with _engine_errors():
+            containers = self.client.containers.list(
+                all=True, filters=labelled, ignore_removed=True
+            )
+            for container in containers:
+                if str(file) not in container.labels.get(FILES_LABEL, "").split(","):
+                    raise Refused(
+                        f"The container {container.name} of the compose project {project!r} was "
+                        f"not created with {file}; nothing was removed.",
+                        code="instance-not-proven",
+                        hint="If you do not need it, remove it yourself: `docker rm --force "
+                        f"--volumes {container.name}`.",
+                    )
+            for container in containers:
+                container.remove(v=True, force=True)
+            for volume in self.client.volumes.list(filters=labelled):
+                volume.remove()
+            for network in self.client.networks.list(filters=labelled):
+                network.remove()
 
     def volumes(self) -> set[str]:
         """Return the names of all volumes."""

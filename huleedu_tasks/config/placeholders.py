@@ -7,7 +7,7 @@ password and database thus uses the same database as the tasks, in every environ
 import re
 from collections.abc import Mapping
 
-from huleedu_tasks.config.registry import PLACEHOLDERS
+from huleedu_tasks.config.registry import PLACEHOLDERS, Service
 from huleedu_tasks.config.urls import DatabaseUrl
 
 _PLACEHOLDER = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
@@ -44,3 +44,20 @@ def fill_in(
 def fills_in(values: Mapping[str, str], placeholder: str) -> bool:
     """Whether one of the variables contains a placeholder."""
     return any(f"{{{placeholder}}}" in value for value in values.values())
+
+
+def url_variables(service: Service, url: DatabaseUrl, environment: str) -> dict[str, str]:
+    """Return the variables that make a service's own code use a database, with the password.
+
+    They are its override variables, and those of its `environment` that contain parts of the URL.
+    """
+    parts = {
+        name: value
+        for name, value in service.environment.items()
+        if any(fills_in({name: value}, placeholder) for placeholder in PLACEHOLDERS)
+    }
+    return {
+        service.alembic_url_variable: url.reveal(),
+        service.url_variable: url.reveal(),
+        **fill_in(parts, environment, url),
+    }

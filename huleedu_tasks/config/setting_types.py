@@ -1,6 +1,7 @@
 """One setting: its variable, its parser, its default and its meaning."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,9 @@ T = TypeVar("T")
 Choice = TypeVar("Choice", bound=StrEnum)
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+# The value of HULEEDU_INSTANCE for no instance.
+NO_INSTANCE = "off"
+_INSTANCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -165,6 +169,17 @@ def user(text: str) -> str:
     """Parse the name of a user, which does not end with a line break."""
     if text.endswith(("\n", "\r")):
         raise InvalidValue(f"{text!r} ends with a line break", code="setting-line-break")
+    return text
+
+
+def instance_name(text: str) -> str:
+    """Parse the name of an instance, which becomes a part of paths and of a compose project."""
+    if text and not _INSTANCE.fullmatch(text):
+        raise InvalidValue(
+            f"{text!r} is not a name of at most 30 lower-case letters, digits and hyphens between "
+            "them",
+            code="instance-name-invalid",
+        )
     return text
 
 

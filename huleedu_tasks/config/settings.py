@@ -15,6 +15,7 @@ from huleedu_tasks.config.dotenv import ENV_FILE, EnvFile, read_env_file
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.setting_types import AnySetting, InvalidValue, PathSetting, Setting
 from huleedu_tasks.config.variable_names import URL_NAME
+from huleedu_tasks.config.worktree import linked_worktree
 from huleedu_tasks.errors import ConfigurationError, Finding
 
 # The default prefix of the names of all settings.
@@ -108,6 +109,8 @@ class Settings:
         process: The process environment.
         file: The values of `.env`.
         lines: The line number of each value in `.env`.
+        borrowed: The `.env` of the main worktree, for a linked worktree without one; None if it is
+            not used.
         unreadable: The findings for lines of `.env` that could not be parsed.
         prefix: The prefix of the settings in this repository; `HULEEDU` is accepted as well.
     """
@@ -116,6 +119,7 @@ class Settings:
     process: Mapping[str, str]
     file: Mapping[str, str]
     lines: Mapping[str, int]
+    borrowed: Path | None = None
     unreadable: tuple[Finding, ...] = ()
     prefix: str = PREFIX
 
@@ -155,6 +159,12 @@ class Settings:
         purpose="Directory for embedded servers and other state; `.huleedu` beside the registry "
         "if unset.",
     )
+    instance = Setting(
+        name="HULEEDU_INSTANCE",
+        parse=setting_types.instance_name,
+        purpose="Name of a fleet of databases of its own, beside the main one; `off` for none. If "
+        "unset, a linked Git worktree has one.",
+    )
     embedded_durable = Setting(
         name="HULEEDU_EMBEDDED_DURABLE",
         parse=setting_types.truth,
@@ -165,13 +175,20 @@ class Settings:
         name="HULEEDU_UNDO",
         parse=setting_types.truth,
         default="true",
-        purpose="`false` keeps no undo snapshot of a database that a command replaces.",
+        purpose="`false` keeps no undo snapshot of a database that a command replaces or changes.",
     )
     undo_limit = Setting(
         name="HULEEDU_UNDO_LIMIT",
         parse=setting_types.integer,
         default="10000",
         purpose="Megabytes that the undo snapshots on one server may take; the oldest are dropped.",
+    )
+    drift = Setting(
+        name="HULEEDU_DRIFT",
+        parse=setting_types.truth,
+        default="true",
+        purpose="`false` leaves drift out of `prod.validate`, `prod.plan` and `prod.migrate`, as "
+        "`--no-drift` does.",
     )
     require_downgrades = Setting(
         name="HULEEDU_REQUIRE_DOWNGRADES",
@@ -267,12 +284,14 @@ class Settings:
             ConfigurationError: If `HULEEDU_ENVIRONMENT` is not valid.
         """
         process = dict(os.environ)
-        file = read_env_file(root / ENV_FILE, process)
+        borrowed = _borrowed_env_file(root)
+        file = read_env_file(borrowed or root / ENV_FILE, process)
         settings = cls(
             root=root,
             process=process,
             file=file.values,
             lines=file.lines,
+            borrowed=borrowed,
             unreadable=(*file.findings, *_unset_references(file)),
             prefix=prefix,
         )
@@ -323,8 +342,13 @@ class Settings:
             if spelled in self.process:
                 return self.process[spelled], "environment"
             if spelled in file:
-                return file[spelled], f"{ENV_FILE} line {self.lines[spelled]}"
+                return file[spelled], f"{self.borrowed or ENV_FILE} line {self.lines[spelled]}"
         return "", ""
+
+    @property
+    def env_file(self) -> Path:
+        """The path of the `.env` that is read; the file need not exist."""
+        return self.borrowed or self.root / ENV_FILE
 
     def shown(self, name: str) -> str:
         """Return a variable's value for output, with passwords and URLs masked."""
@@ -426,6 +450,14 @@ def _unacceptable(findings: Sequence[Finding]) -> ConfigurationError:
         findings=findings,
         hint="Correct them; `invoke env.show` shows each variable and where it comes from.",
     )
+
+
+def _borrowed_env_file(root: Path) -> Path | None:
+    """Return the `.env` of the main worktree for a linked one without: Git does not copy it."""
+    if (root / ENV_FILE).exists() or not (worktree := linked_worktree(root)):
+        return None
+    path = worktree.in_main(root) / ENV_FILE
+    return path if path.is_file() else None
 
 
 def _unset_references(file: EnvFile) -> Iterator[Finding]:

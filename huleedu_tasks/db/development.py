@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from huleedu_tasks import parallel
-from huleedu_tasks.compose import init_scripts
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
+from huleedu_tasks.db.drift import finding_drift
 from huleedu_tasks.db.finish import EXPECT_WRITES, FINISH, KEEP
 from huleedu_tasks.db.migrate import REQUIRE_DATABASE, migrate_to, preview_to
 from huleedu_tasks.db.predecessors import predecessor_notes
@@ -52,6 +52,7 @@ from huleedu_tasks.db.undo import Begun, Undo
 from huleedu_tasks.db.undo_snapshots import undo_notes
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.guard import Guard, require_disposable_environment, require_own_address
+from huleedu_tasks.instances.instance import Instance
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.inputs import Present
@@ -65,6 +66,8 @@ from huleedu_tasks.report import (
     State,
     Status,
 )
+from huleedu_tasks.schema.comparison import COLUMNS as DRIFT_COLUMNS
+from huleedu_tasks.schema.replay import Replays
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.shared_databases import shared_databases
 from huleedu_tasks.templates.policy import TemplatePolicy
@@ -122,12 +125,13 @@ class Development:
     Attributes:
         services: The selected services of the registry.
         state: The project's state directory.
+        instance: The instance whose databases they are; None for the main fleet.
         jobs: How many services are migrated at once; each uses one CPU.
         dry_run: Whether to report what would be done instead of doing it.
         confirmed: The names of databases that the user has typed.
         fresh: Whether a reset rebuilds every database, even if a template is valid.
-        no_undo: Whether a reset or restore keeps no undo snapshot, and `--volumes` may destroy
-            named snapshots.
+        no_undo: Whether a reset, restore or rollback keeps no undo snapshot, and `--volumes` may
+            destroy named snapshots.
         notify: Called with a sentence that says what the run waits for.
         added: A note for each group of services that was added to the selected ones.
         started: When the command began, in seconds of the monotonic clock.
@@ -138,6 +142,7 @@ class Development:
     registry: Registry
     services: tuple[Service, ...]
     state: Path
+    instance: Instance | None = None
     jobs: int
     dry_run: bool = False
     confirmed: tuple[str, ...] = ()
@@ -303,6 +308,21 @@ class Development:
         async with aclosing(run.context):
             return {outcome.service: outcome for outcome in await run.stage(STATUS)}
 
+    async def drift(self, *, check: bool) -> Report:
+        """Report the drift of each database's schema, without changing anything.
+
+        Args:
+            check: Whether the report is pending, for the exit code, if a schema has drifted.
+        """
+        run = self._begin("db.drift")
+        replays = Replays(
+            settings=self.settings, registry=self.registry, state=self.state, notify=self.notify
+        )
+        async with aclosing(run.context), aclosing(replays):
+            outcomes = await run.stage(finding_drift(replays))
+        report = self._report("db.drift", outcomes, columns=DRIFT_COLUMNS)
+        return replace(report, pending=check and any(o.differences for o in outcomes))
+
     async def snapshot(self, name: str) -> Report:
         """Copy every database, or none, to a named snapshot on its server.
 
@@ -412,6 +432,11 @@ class Development:
         in_order = tuple(service for service in self.registry.services if service in services)
         return replace(self, services=in_order, added=tuple(notes))
 
+    @property
+    def keeps_undo(self) -> bool:
+        """Whether a database that is replaced or rolled back is kept as the undo snapshot."""
+        return self.settings.undo and not self.no_undo
+
     # Running a command.
 
     def _begin(self, command: str) -> Run:
@@ -437,7 +462,7 @@ class Development:
             ),
             histories=AlembicHistories(settings=self.settings, state=self.state),
             notify=self.notify,
-            keeps_undo=self.settings.undo and not self.no_undo,
+            keeps_undo=self.keeps_undo,
         )
         begin(context, self.services)
         return context
@@ -554,6 +579,8 @@ class Development:
         """Name the init script that creates the object that a migration or seed did not find."""
         if outcome.status is not Status.FAILED or self.provider.name is not ProviderName.EMBEDDED:
             return outcome
+        from huleedu_tasks.compose import init_scripts
+
         output = f"{outcome.detail}\n{outcome.output}"
         missing = init_scripts.missing_objects(self.registry, self.settings, run.service, output)
         if not missing:
@@ -579,6 +606,7 @@ class Development:
             notes=notes,
             seconds=time.monotonic() - self.started,
             dry_run=self.dry_run,
+            instance=self.instance.as_json() if self.instance else {},
         )
 
     # Requirements.

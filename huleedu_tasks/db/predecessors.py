@@ -11,6 +11,7 @@ from huleedu_tasks.db.undo_snapshots import (
     drop_blocking_undo,
     drop_oldest,
     note_loss,
+    record_time,
 )
 from huleedu_tasks.postgres import clones, databases, replacement
 from huleedu_tasks.postgres.connections import connection
@@ -42,13 +43,31 @@ async def retire_predecessor(admin: "asyncpg.Connection", run: ServiceRun) -> No
     """
     name = run.url.database
     if run.database.keeps_predecessor and await becomes_undo(admin, run):
-        await replacement.keep_as_undo(admin, name)
+        await replacement.keep_as_undo(admin, name, replacement.predecessor_name(name))
     else:
         await replacement.drop_predecessor(admin, name)
     run.database.is_unfinished = False
     run.database.keeps_predecessor = False
     if run.database.has_undo:
         await drop_oldest(admin, run)
+
+
+async def settle_predecessor(admin: "asyncpg.Connection", run: ServiceRun) -> None:
+    """Finish what a killed or failed command has left of replacing the database.
+
+    The predecessor of a complete database becomes its undo snapshot if it was written to, and that
+    of an unfinished one does in any case.
+    """
+    name = replacement.predecessor_name(run.url.database)
+    if not await databases.exists(admin, name):
+        return
+    if await is_unfinished(admin, run):
+        await record_time(admin, run, name)
+        await replacement.keep_as_undo(admin, run.url.database, name)
+    else:
+        run.database.keeps_predecessor = True
+        await retire_predecessor(admin, run)
+    run.database.has_undo = False
 
 
 async def drop_blocking_predecessor(admin: "asyncpg.Connection", run: ServiceRun) -> None:

@@ -1,7 +1,7 @@
 """Roll a development database back to an earlier revision, after showing what would be lost.
 
 The downgrade runs on a throwaway database first. The tables and columns that it drops there are
-counted in the service's own database.
+counted in the service's own database, of which a copy becomes the undo snapshot.
 """
 
 import asyncio
@@ -15,11 +15,13 @@ from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.db.edited_revisions import record_applied
 from huleedu_tasks.db.finish import EXPECT_WRITES
 from huleedu_tasks.db.migrate import unfinished
+from huleedu_tasks.db.predecessors import settle_predecessor
 from huleedu_tasks.db.prove import PROVE
 from huleedu_tasks.db.run import Change
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.db.start import START
 from huleedu_tasks.db.throwaway import throwaway, throwaway_observation
+from huleedu_tasks.db.undo_snapshots import keep_copy
 from huleedu_tasks.errors import ConfigurationError, MigrationError, Refused
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_failures import remedy
@@ -101,7 +103,12 @@ def rolling_back(plan: Plan) -> Change:
         command=COMMAND,
         would="",
         proving=(PROVE,),
-        changing=(EXPECT_WRITES, Stage(run=partial(roll_back, plan=plan), io_bound=False)),
+        changing=(
+            Stage(run=partial(require_planned, plan=plan), io_bound=True),
+            Stage(run=keep_undo, io_bound=True),
+            EXPECT_WRITES,
+            Stage(run=partial(roll_back, plan=plan), io_bound=False),
+        ),
         columns=COLUMNS,
     )
 
@@ -128,16 +135,35 @@ async def preview(run: ServiceRun, step: Step, *, wanted: Wanted, plans: list[Pl
     return replace(outcome, status=Status.SKIPPED, problems=plan.losses)
 
 
-async def roll_back(run: ServiceRun, step: Step, *, plan: Plan) -> Outcome:
-    """Roll the database back as planned."""
-    history = await run.history()
-    if await _current(run, history) != plan.before:
+async def require_planned(run: ServiceRun, step: Step, *, plan: Plan) -> Outcome:
+    """Require that the database is at the revisions of the plan.
+
+    Raises:
+        Refused: If it was migrated meanwhile.
+    """
+    if await _current(run, await run.history()) != plan.before:
         raise Refused(
             f"{run.name}: {run.url.database} is no longer at {named(plan.before)}; nothing was "
             "changed.",
             code="revision-changed",
             hint="Run the same command again.",
         )
+    return run.done()
+
+
+async def keep_undo(run: ServiceRun, step: Step) -> Outcome:
+    """Keep a copy of the database as its undo snapshot, if it was written to since it was built."""
+    if run.context.keeps_undo:
+        step("copying the database for db.undo")
+        admin = await run.prove_disposable()
+        await settle_predecessor(admin, run)
+        await keep_copy(admin, run)
+    return run.done()
+
+
+async def roll_back(run: ServiceRun, step: Step, *, plan: Plan) -> Outcome:
+    """Roll the database back as planned."""
+    history = await run.history()
     async with run.database.lock:
         step("rolling back")
         with scratch_directory() as scratch:

@@ -75,8 +75,13 @@ class Context:
 
     async def aclose(self) -> None:
         """Close the connections and processes that were kept for the whole run."""
-        for run in self.services:
-            await run.close()
+        closing = [run.close() for run in self.services]
+        if parallel.is_interrupted():
+            # A task of its own would not know, and would wait for the server.
+            for closed in closing:
+                await closed
+        else:
+            await asyncio.gather(*closing)
         await parallel.run_to_end(self.histories.aclose())
 
 

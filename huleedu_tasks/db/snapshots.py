@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,11 +20,14 @@ from huleedu_tasks.db.predecessors import put_in_place, retire_predecessor
 from huleedu_tasks.db.run import NOTHING, Run
 from huleedu_tasks.db.service_run import ServiceRun, after_leader
 from huleedu_tasks.db.start import START
-from huleedu_tasks.db.status import STATUS, status
-from huleedu_tasks.errors import ConfigurationError, Finding, Refused
+from huleedu_tasks.db.status import STATUS
+from huleedu_tasks.errors import ConfigurationError, Finding, HuleEduError, Refused
+from huleedu_tasks.migrations.revisions import NO_HISTORY, named
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import clones, databases, replacement
+from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import EnvironmentTag
+from huleedu_tasks.postgres.inspection import read_revisions
 from huleedu_tasks.report import Outcome
 from huleedu_tasks.state_dir import make_directory, unwritable
 
@@ -213,7 +217,7 @@ class Snapshots:
                 "service": run.name,
                 "server": await databases.system_identifier(admin),
                 "database": database,
-                "revision": await _revisions(run, step),
+                "revision": await _revisions(run),
                 "created": str(time.time()),
             }
             plain = replace(tag, untouched="", analyzed=0, source=0, kept=0.0, snapshot=about)
@@ -311,10 +315,22 @@ async def _require_own(
         )
 
 
-async def _revisions(run: ServiceRun, step: Step) -> str:
+async def _revisions(run: ServiceRun) -> str:
     """Return the current revisions of all services that share the database."""
-    found = [(await status(member, step)).facts.get("current") for member in run.database.members]
-    return ", ".join(str(revision or "unknown") for revision in found)
+    async with connection(run.url) as session:
+        found = [await _current(member, session) for member in run.database.members]
+    return ", ".join(map(named, found))
+
+
+async def _current(run: ServiceRun, session: "asyncpg.Connection") -> tuple[str, ...]:
+    tables = await run.context.histories.version_tables(run.service, run.url, session)
+    found = await read_revisions(session, tables)
+    history = NO_HISTORY
+    if len(found) > 1:
+        # Files that cannot be read do not prevent a snapshot.
+        with suppress(HuleEduError):
+            history = await run.history()
+    return history.least_advanced(found)
 
 
 def _copy(run: ServiceRun, name: str) -> str:
@@ -349,7 +365,12 @@ def _unknown(name: str, runs: Sequence[ServiceRun]) -> ConfigurationError:
 
 def shown_age(tag: EnvironmentTag) -> str:
     """Return how long ago a snapshot was created, in the largest unit that fits."""
-    seconds = max(time.time() - float(tag.snapshot.get("created", tag.kept)), 0)
+    return age_since(float(tag.snapshot.get("created", tag.kept)))
+
+
+def age_since(created: float) -> str:
+    """Return how long ago a time in seconds since the epoch was, in the largest unit that fits."""
+    seconds = max(time.time() - created, 0)
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size:.0f} {unit}"

@@ -8,9 +8,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from huleedu_tasks.db.predecessors import is_unfinished, retire_predecessor
+from huleedu_tasks.db.predecessors import settle_predecessor
 from huleedu_tasks.db.run import NOTHING, Run
 from huleedu_tasks.db.service_run import ServiceRun, after_leader
 from huleedu_tasks.db.start import START
@@ -21,9 +20,6 @@ from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import clones, databases, replacement
 from huleedu_tasks.report import Outcome
 from huleedu_tasks.state_dir import unwritable
-
-if TYPE_CHECKING:
-    import asyncpg
 
 _FILE = "undo.json"
 
@@ -62,8 +58,8 @@ class Undo:
             raise ConfigurationError(
                 "No selected service has an undo snapshot; nothing was changed.",
                 code="nothing-to-undo",
-                hint="One is kept when a command replaces a database that was written to since it "
-                "was built. `invoke db.snapshots` lists them.",
+                hint="One is kept when a command replaces or rolls back a database that was "
+                "written to since it was built. `invoke db.snapshots` lists them.",
             )
         if not self._continue():
             last = max(self.kept.values())
@@ -94,7 +90,7 @@ class Undo:
                 return run.done()
             admin, database = await run.prove_disposable(), run.url.database
             await replacement.discard_successor(admin, database)
-            await _settle(admin, run)
+            await settle_predecessor(admin, run)
             name = replacement.undo_name(database)
             if await databases.exists(admin, name):
                 self.kept[run] = await time_kept(admin, name)
@@ -176,21 +172,3 @@ class Begun:
     def end(self) -> None:
         """Remove the file."""
         self.path.unlink(missing_ok=True)
-
-
-async def _settle(admin: "asyncpg.Connection", run: ServiceRun) -> None:
-    """Finish what a killed or failed command has left of replacing the database.
-
-    The predecessor of a complete database becomes its undo snapshot if it was written to, and that
-    of an unfinished one does in any case.
-    """
-    name = replacement.predecessor_name(run.url.database)
-    if not await databases.exists(admin, name):
-        return
-    if await is_unfinished(admin, run):
-        await record_time(admin, run, name)
-        await replacement.keep_as_undo(admin, run.url.database)
-    else:
-        run.database.keeps_predecessor = True
-        await retire_predecessor(admin, run)
-    run.database.has_undo = False

@@ -1,6 +1,7 @@
 """Undo snapshots: the previous database of a service, if it was written to since it was built.
 
-A command that replaces a database calls `becomes_undo` before the previous one is dropped.
+A command that replaces a database calls `becomes_undo` before the previous one is dropped; one that
+changes it in place calls `keep_copy` before.
 """
 
 from collections.abc import Iterable
@@ -35,6 +36,32 @@ async def becomes_undo(admin: "asyncpg.Connection", run: ServiceRun) -> bool:
     return True
 
 
+async def keep_copy(admin: "asyncpg.Connection", run: ServiceRun) -> None:
+    """Keep a copy of the service's database as its undo snapshot, if it may have been written to.
+
+    The sessions on the database are ended.
+
+    Raises:
+        ServerError: If it cannot be copied; the earlier undo snapshot is unchanged.
+    """
+    database, limit = run.url.database, run.context.settings.undo_limit
+    size = (await databases.sizes(admin, [database]))[database]
+    if size > limit * _MEGABYTE:
+        await note_loss(admin, run, database, _exceeds(size, limit))
+        return
+    async with replacement.building(admin, database) as copy:
+        tag = await databases.read_tag(admin, database) or run.context.tag
+        kept = replace(tag, untouched="", source=0, kept=run.context.began)
+        await clones.take_snapshot(admin, database, copy, kept, closed=False)
+    # The server counts the writes of a session when it ends at the latest.
+    if not await has_data_of_user(admin, run, database):
+        await databases.drop(admin, copy)
+        return
+    await replacement.keep_as_undo(admin, database, copy)
+    run.database.has_undo = True
+    await drop_oldest(admin, run)
+
+
 async def record_time(admin: "asyncpg.Connection", run: ServiceRun, name: str) -> None:
     """Record in a database's environment tag that this run keeps it as an undo snapshot."""
     tag = await databases.read_tag(admin, name) or run.context.tag
@@ -66,9 +93,7 @@ async def drop_oldest(admin: "asyncpg.Connection", run: ServiceRun) -> None:
         del sizes[name]
         if name == own:
             run.database.has_undo = False
-            run.database.undo_lost = (
-                f"its {total / _MEGABYTE:.0f} MB exceed HULEEDU_UNDO_LIMIT, which is {limit} MB"
-            )
+            run.database.undo_lost = _exceeds(total, limit)
 
 
 async def drop_blocking_undo(admin: "asyncpg.Connection", run: ServiceRun) -> None:
@@ -119,6 +144,9 @@ async def has_data_of_user(admin: "asyncpg.Connection", run: ServiceRun, name: s
         return False
     if not await clones.is_written_to(admin, name, tag):
         return False
+    if tag and tag.reset:
+        # A reset or a restore has completed it.
+        return True
     if not await databases.exists(admin, name):
         return False
     try:
@@ -130,3 +158,7 @@ async def has_data_of_user(admin: "asyncpg.Connection", run: ServiceRun, name: s
     except ServerError:
         # What cannot be examined is kept.
         return True
+
+
+def _exceeds(size: int, limit: int) -> str:
+    return f"its {size / _MEGABYTE:.0f} MB exceed HULEEDU_UNDO_LIMIT, which is {limit} MB"

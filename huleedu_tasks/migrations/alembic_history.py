@@ -54,6 +54,7 @@ class AlembicHistories:
     state: Path | None
     _workers: WarmWorkers | None = field(default=None, repr=False)
     _installed: dict[str, str] = field(default_factory=dict, repr=False)
+    _shared: dict[str, str] = field(default_factory=dict, repr=False)
 
     async def history(
         self, service: Service, url: DatabaseUrl | None = None, *, may_branch: bool = False
@@ -205,7 +206,11 @@ class AlembicHistories:
             name=where,
             about=about,
             present=Present.of(
-                self.settings, environment_of(service, self.settings, url), self._installed
+                self.settings,
+                environment_of(service, self.settings, url),
+                self._installed,
+                # A command may write a revision, but no `env.py`.
+                self._shared if kind == VERSION_TABLES else None,
             ),
         )
 

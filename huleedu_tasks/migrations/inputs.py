@@ -29,6 +29,8 @@ INTERPRETER = "the time zone, the locale or PYTHON*"
 MISSING = "missing"
 BYTECODE = "__pycache__"
 LOCAL_TIME = Path("/etc/localtime")
+# Kinds of inputs that depend on the variables of a service.
+_OF_ONE_SERVICE = (VARIABLE, VARIABLES_SET, INTERPRETER)
 _DISTRIBUTION = "-info"
 _PATHS = (".pth", ".egg-link")
 _EDITABLE = "__editable__"
@@ -55,11 +57,13 @@ class Present:
         root: The root of the monorepo.
         variables: The environment of a service's code, without settings of these tasks.
         installed: The digests of installed libraries, by the name of the input.
+        shared: Those of other inputs that are the same for all services: not of variables.
     """
 
     root: Path
     variables: Mapping[str, str]
     installed: dict[str, str] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
     _known: dict[str, str] = field(default_factory=dict)
     _real_directories: dict[str, str] = field(default_factory=dict)
     _listings: dict[Path, list[str]] = field(default_factory=dict)
@@ -70,6 +74,7 @@ class Present:
         settings: Settings,
         environment: Mapping[str, str] | None = None,
         installed: dict[str, str] | None = None,
+        shared: dict[str, str] | None = None,
     ) -> "Present":
         """Return the current state for a command with these settings.
 
@@ -77,6 +82,7 @@ class Present:
             settings: The settings.
             environment: The environment of a service's code; None for that of the settings.
             installed: A cache with digests of installed libraries; None for an empty one.
+            shared: A cache with digests of other inputs; None for an empty one.
         """
         own = {setting.name for setting in SETTINGS} | _NO_INPUTS
         found = settings.service_environment() if environment is None else environment
@@ -85,6 +91,7 @@ class Present:
             root=settings.root,
             variables=variables,
             installed={} if installed is None else installed,
+            shared={} if shared is None else shared,
         )
 
     def name(self, path: Path | str) -> str:
@@ -97,7 +104,8 @@ class Present:
 
     def digest_of(self, name: str) -> str:
         """Return the digest of an input. A name without the prefix of a kind is a file."""
-        known = self.installed if name.startswith(INSTALLED) else self._known
+        known = self._known if name.startswith(_OF_ONE_SERVICE) else self.shared
+        known = self.installed if name.startswith(INSTALLED) else known
         if name not in known:
             is_secret = name.startswith(VARIABLE) and _SECRET.search(name)
             known[name] = digest(self._look_at(name))[: _DIGITS_OF_A_SECRET if is_secret else None]

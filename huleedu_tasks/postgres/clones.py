@@ -209,9 +209,19 @@ async def snapshots(admin: "asyncpg.Connection", database: str) -> dict[str, Env
 
 
 async def take_snapshot(
-    admin: "asyncpg.Connection", database: str, copy: str, tag: EnvironmentTag
+    admin: "asyncpg.Connection",
+    database: str,
+    copy: str,
+    tag: EnvironmentTag,
+    *,
+    closed: bool = True,
 ) -> None:
-    """End the sessions on a database, and copy it to one that does not allow connections.
+    """End the sessions on a database, and copy it.
+
+    Args:
+        copy: The name of the copy.
+        tag: The environment tag of the copy.
+        closed: Whether the copy does not allow connections.
 
     Raises:
         ServerError: If sessions or other objects use the database, or the server cannot copy it.
@@ -224,7 +234,7 @@ async def take_snapshot(
         await _end_sessions(admin, database)
         try:
             with converted_errors(f"Database {database!r} could not be copied"):
-                await clone(admin, database, copy, tag, closed=True)
+                await clone(admin, database, copy, tag, closed=closed)
         except ServerError as error:
             cause = error.__cause__
             if not isinstance(cause, asyncpg.ObjectInUseError):

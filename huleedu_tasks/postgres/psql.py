@@ -24,14 +24,17 @@ def psql_environment(url: DatabaseUrl, inherited: Mapping[str, str]) -> dict[str
     removed, because PGSERVICE and PGHOSTADDR take precedence over PGHOST.
     """
     others = {name: value for name, value in inherited.items() if not name.startswith("PG")}
+    return {**others, **connection_variables(url), "PGAPPNAME": APPLICATION_NAME}
+
+
+def connection_variables(url: DatabaseUrl) -> dict[str, str]:
+    """Return libpq's variables for a connection to a database, with the password."""
     tls = {f"PG{name.upper()}": value for name, value in url.tls.items()}
     return {
-        **others,
         "PGHOST": url.host,
         "PGPORT": str(url.port),
         "PGUSER": url.user,
         "PGDATABASE": url.database,
         "PGPASSWORD": url.password.reveal(),
-        "PGAPPNAME": APPLICATION_NAME,
         **tls,
     }

@@ -115,23 +115,29 @@ async def put_in_place(
     return Replaced(is_kept=found["kept"] or found["there"], slots=tuple(found["slots"]))
 
 
-async def keep_as_undo(admin: "asyncpg.Connection", database: str) -> None:
-    """Rename the predecessor of a complete database to its undo snapshot, and drop the earlier one.
+async def keep_as_undo(admin: "asyncpg.Connection", database: str, kept: str) -> None:
+    """Rename a database to the undo snapshot of another one, and drop the earlier snapshot.
+
+    Args:
+        database: The name of the database whose undo snapshot it becomes.
+        kept: The name of its predecessor, or of a copy that was built as its successor.
 
     Raises:
         ServerError: If sessions or other objects use one of them.
     """
     import asyncpg
 
-    predecessor, undo = predecessor_name(database), undo_name(database)
+    undo, between = undo_name(database), _own_name(database, _BETWEEN)
     # The next run drops it if this one is interrupted before the drop.
     spare = successor_name(database)
-    earlier = [(undo, spare)] if await databases.exists(admin, undo) else []
+    renames = [(kept, undo)]
+    if has_earlier := await databases.exists(admin, undo):
+        renames = [(undo, between), (kept, undo), (between, spare)]
     try:
-        await _rename(admin, [*earlier, (predecessor, undo)])
+        await _rename(admin, renames)
     except asyncpg.PostgresError as error:
-        raise await in_use(admin, predecessor, message_of(error), was="renamed") from error
-    if earlier:
+        raise await in_use(admin, kept, message_of(error), was="renamed") from error
+    if has_earlier:
         await databases.drop(admin, spare)
 
 

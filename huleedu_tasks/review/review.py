@@ -10,6 +10,7 @@ from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode, HuleEduError
+from huleedu_tasks.instances.instance import Instance
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.report import (
     Fact,
@@ -38,6 +39,7 @@ class Review:
         registry: All services.
         services: The selected services, in registry order.
         state: The project's state directory.
+        instance: The instance whose servers of development may be used; None for the main fleet.
         base: The branch that the revisions are merged into, as the user stated it; an empty string
             to review the whole history.
         jobs: How many services are reviewed at once.
@@ -48,6 +50,7 @@ class Review:
     registry: Registry
     services: tuple[Service, ...]
     state: Path
+    instance: Instance | None = None
     base: str = ""
     jobs: int = 1
     progress: Progress = field(default_factory=Silence)
@@ -71,7 +74,11 @@ class Review:
         started = time.monotonic()
         base = await Base.find(self.base, self.root, self.settings) if self.base else None
         replays = Replays(
-            settings=self.settings, registry=self.registry, state=self.state, notify=self.notify
+            settings=self.settings,
+            registry=self.registry,
+            state=self.state,
+            instance=self.instance,
+            notify=self.notify,
         )
 
         async def one(service: Service, step: Step) -> Outcome:

@@ -15,6 +15,7 @@ from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import Environment, Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import MigrationError
+from huleedu_tasks.instances.instance import Instance
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.child_process import Alembic
@@ -54,12 +55,14 @@ class Replays:
         settings: The settings of development or testing, see `disposable`.
         registry: All services.
         state: The project's state directory.
+        instance: The instance whose servers of development may be used; None for the main fleet.
         notify: Called with a sentence if another command uses a server.
     """
 
     settings: Settings
     registry: Registry
     state: Path
+    instance: Instance | None = None
     notify: Callable[[str], object] = str
     histories: AlembicHistories = field(init=False)
     _templates: TemplatePolicy = field(init=False)
@@ -67,12 +70,17 @@ class Replays:
     _starting: dict[str, asyncio.Task[RunningServer]] = field(default_factory=dict)
     _servers: dict[str, ThrowawayServer] = field(default_factory=dict)
     _throwaway_servers: ThrowawayServers = field(init=False)
+    _turns: dict[tuple[str, str], asyncio.Lock] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.settings = disposable(self.settings)
         self.histories = AlembicHistories(settings=self.settings, state=self.state)
         self._throwaway_servers = ThrowawayServers(
-            settings=self.settings, registry=self.registry, state=self.state, notify=self.notify
+            settings=self.settings,
+            registry=self.registry,
+            state=self.state,
+            instance=self.instance,
+            notify=self.notify,
         )
         self._templates = TemplatePolicy(
             settings=self.settings,
@@ -102,7 +110,7 @@ class Replays:
             MigrationError: If a revision fails.
         """
         server = await self.server(service)
-        name = clones.replay_name(service.database, _label(at))
+        name = clones.replay_name(service.database, _label(service, at))
         async with server.database(name) as url:
             await self._fill(server, url, history, at, step)
             yield url
@@ -125,6 +133,21 @@ class Replays:
                 running, service, self._until
             )
         return self._servers[service.name]
+
+    async def upgrade(
+        self, service: Service, url: DatabaseUrl, history: History, at: Sequence[str]
+    ) -> None:
+        """Apply the revisions of another service to a throwaway database of this command.
+
+        Raises:
+            MigrationError: If a revision fails.
+        """
+        await self._upgrade(await self.server(service), service, url, history, at, None)
+
+    def turn(self, service: Service) -> asyncio.Lock:
+        """Return the lock for work on several throwaway databases with the names of a database."""
+        key = service.compose_service, service.database
+        return self._turns.setdefault(key, asyncio.Lock())
 
     def alembic(self, service: Service, url: DatabaseUrl) -> Alembic:
         """Return a service's Alembic for a throwaway database."""
@@ -261,6 +284,6 @@ def _failed(error: MigrationError, session: Observation) -> MigrationError:
     return found
 
 
-def _label(at: Sequence[str]) -> str:
-    """Return a short name of revisions, of which none is a part of another one."""
-    return hashlib.sha256(" ".join(at).encode()).hexdigest()[: clones.LABEL_LENGTH]
+def _label(service: Service, at: Sequence[str]) -> str:
+    """Return a short name of revisions of a service, which may share its database."""
+    return hashlib.sha256(" ".join((service.name, *at)).encode()).hexdigest()[: clones.LABEL_LENGTH]

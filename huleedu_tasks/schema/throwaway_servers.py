@@ -20,6 +20,7 @@ from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import DatabaseUrl, resolve
 from huleedu_tasks.errors import ConfigurationError, HuleEduError
 from huleedu_tasks.guard import Guard, require_own_address
+from huleedu_tasks.instances.instance import Instance
 from huleedu_tasks.ports import free_port, is_free
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import close, connect_beside
@@ -109,12 +110,14 @@ class ThrowawayServers:
     Attributes:
         settings: The settings of development or testing.
         state: The project's state directory.
+        instance: The instance whose servers of development may be used; None for the main fleet.
         notify: Called with a sentence if another command uses a server.
     """
 
     settings: Settings
     registry: Registry
     state: Path
+    instance: Instance | None = None
     notify: Callable[[str], object] = str
 
     async def connect(
@@ -190,7 +193,7 @@ class ThrowawayServers:
             docker = {settings.own_name("HULEEDU_PROVIDER"): str(ProviderName.DOCKER)}
             settings = replace(settings, process={**settings.process, **docker})
         try:
-            provider = choose(settings, self.registry, self.state)
+            provider = choose(settings, self.registry, self.state, self.instance)
         except HuleEduError as error:
             raise because or error from None
         resolved = resolve(service, settings)

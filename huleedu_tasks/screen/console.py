@@ -37,6 +37,7 @@ from huleedu_tasks.screen.control_characters import visible, visible_json
 from huleedu_tasks.screen.tables import (
     INDENT,
     NOTHING,
+    align_table,
     fit_table,
     hanging_lines,
     join_and_wrap,
@@ -59,9 +60,12 @@ STYLES: Mapping[str, str] = {
     Status.ABORTED: CAUTION,
     State.BEHIND: CAUTION,
     State.EDITED: BAD,
+    State.DRIFTED: BAD,
+    State.MIGRATING: CAUTION,
     State.UNREACHABLE: CAUTION,
     State.UNKNOWN_REVISION: BAD,
 }
+DIFF_STYLES = {"-": BAD, "+": GOOD}
 LEVEL_STYLES = {Level.ERROR: BAD, Level.WARNING: CAUTION, Level.INFO: "bold"}
 HANDLED = {None: "", True: "Handled automatically. ", False: "Action required. "}
 REFRESH_PER_SECOND = 10
@@ -228,7 +232,14 @@ class Screen:
         self._print_problems(report.dangers)
         for outcome in report.outcomes:
             self._print_revisions(outcome, sql=report.sql)
+            self._print_differences(outcome)
         self._print_problems(report.problems)
+
+    def _print_differences(self, outcome: Outcome) -> None:
+        for difference in outcome.differences or ():
+            print(self._shown(f"\n{outcome.service}: {difference}"))
+            for line in difference.diff.splitlines():
+                self._print(_diff_line(self._shown(f"    {line}")))
 
     def _print_revisions(self, outcome: Outcome, *, sql: bool) -> None:
         if not outcome.revisions or (outcome.planned and not sql):
@@ -271,10 +282,10 @@ class Screen:
         print()
 
     def _print_problems(self, problems: Mapping[Problem, Sequence[str]]) -> None:
-        from rich.text import Text
-
         if not problems:
             return
+        from rich.text import Text
+
         width = _width(sys.stdout)
         print()
         for problem, services in problems.items():
@@ -294,6 +305,10 @@ class Screen:
     def _print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown = [[self._shown(cell) for cell in row] for row in rows]
         width = _width(sys.stdout)
+        if width is None:
+            for line in align_table([columns, *shown]):
+                print(line)
+            return
         layout = fit_table(columns, shown, width)
         if layout.columns:
             self._print(_table(layout.columns, layout.rows))
@@ -467,6 +482,13 @@ def _style(line: str) -> "Text":
     return text
 
 
+def _diff_line(line: str) -> "Text":
+    """Return a line of a diff in color."""
+    from rich.text import Text
+
+    return Text(line, DIFF_STYLES.get(line.lstrip()[:1], ""))
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
@@ -501,6 +523,8 @@ def _why_pending(report: Report) -> str:
     states = {outcome.state for outcome in report.outcomes if outcome.state}
     if states == {State.EDITED}:
         return "applied revisions were edited"
+    if State.DRIFTED in states:
+        return "not every schema is that of its revisions"
     if State.FINDINGS in states:
         return "the findings above must be corrected"
     return "not every database is at head"
@@ -513,7 +537,8 @@ def _summary(report: Report) -> str:
     behind = f"; {_why_pending(report)}" if report.pending else ""
     if errors := sum(problem.level is Level.ERROR for problem in report.general or ()):
         behind = f"; {errors} ERROR outside the services"
-    return (
-        f"{report.command}: {', '.join(counts)}{behind} in {report.seconds:.2f} s"
-        f" ({report.environment}; {report.provider}: {report.provider_reason})"
-    )
+    where = f"{report.environment}; {report.provider}: {report.provider_reason}"
+    if report.instance:
+        where += "; instance {name}: {reason}".format(**report.instance)
+    counted = f"{', '.join(counts)}{behind}"
+    return f"{report.command}: {counted} in {report.seconds:.2f} s ({where})"

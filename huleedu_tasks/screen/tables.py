@@ -4,6 +4,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 Rows = tuple[tuple[str, ...], ...]
 
@@ -59,7 +60,7 @@ class _Table:
         )
 
 
-def fit_table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> Layout:
+def fit_table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Layout:
     """Return the layout of a table that fits a terminal.
 
     These steps are applied until it fits: drop empty columns, shorten generated revisions to a
@@ -69,16 +70,25 @@ def fit_table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int 
     Args:
         columns: The headers.
         rows: The cells.
-        width: The width of the terminal in cells; None for a pipe, where nothing is changed.
+        width: The width of the terminal in cells.
     """
     table = _Table(tuple(columns), tuple(map(tuple, rows)))
-    if width is None:
-        return Layout(columns=table.columns, rows=table.rows)
     for step in (_keep, _drop_empty, _shorten_revisions, _drop_constant, _move_details, _drop_time):
         table = step(table)
         if _width(table) <= width:
             return Layout(columns=table.columns, rows=table.rows, below=table.below)
     return Layout(lines=tuple(_records(table, width)), below=table.below)
+
+
+def align_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table for a pipe, which are not wrapped."""
+    widths = [max(map(cells, "\n".join(column).splitlines())) for column in zip(*rows, strict=True)]
+    for row in rows:
+        for parts in zip_longest(*(cell.splitlines() for cell in row), fillvalue=""):
+            filled = (
+                f"{part}{' ' * (n - cells(part))}" for part, n in zip(parts, widths, strict=True)
+            )
+            yield GAP.join(filled).rstrip()
 
 
 def wrap(text: str, width: int | None, indent: str) -> str:
@@ -244,6 +254,8 @@ def _unique_length(revisions: set[str]) -> int:
 
 def cells(text: str) -> int:
     """Return the width of a string in terminal cells."""
+    if text.isascii():
+        return len(text)
     from rich.cells import cell_len
 
     return cell_len(text)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import psutil
 
 ADDRESS = "127.0.0.1"
+PORT_IN_USE = "port-in-use"
 INITDB_TIMEOUT = 120.0
 STOP_TIMEOUT = 20.0
 LOG_LIMIT = 10 * 2**20
@@ -82,38 +83,8 @@ class Cluster:
         return ServerIdentity(system_identifier=number, data_directory=str(self.data))
 
     def server(self) -> "psutil.Process | None":
-        """Return the running server's process; None if it does not run.
-
-        Another process may have the pid of an old server, so the command line must name the data
-        directory. A zombie does not count as running.
-        """
-        import psutil
-
-        pid = self._pid()
-        if pid is None:
-            return self._find_server()
-        try:
-            found = psutil.Process(pid)
-            alive = found.status() != psutil.STATUS_ZOMBIE
-            return found if alive and str(self.data) in found.cmdline() else None
-        except (psutil.Error, OverflowError):
-            return None
-
-    def _find_server(self) -> "psutil.Process | None":
-        """Find a running server whose pid file is damaged; None if there is no such server."""
-        import psutil
-
-        if not self._pid_path.is_symlink() and not self._pid_path.exists():
-            return None
-        for candidate in psutil.process_iter():
-            try:
-                arguments = candidate.cmdline()
-                names_data = "-D" in arguments and str(self.data) in arguments
-                if names_data and candidate.is_running():
-                    return candidate
-            except psutil.Error:
-                continue
-        return None
+        """Return the running server's process; None if it does not run."""
+        return server_of(self.data)
 
     @property
     def serves_its_port(self) -> bool:
@@ -165,20 +136,7 @@ class Cluster:
         Raises:
             ServerError: If it does not stop in time.
         """
-        import signal
-
-        server = self.server()
-        if server is None:
-            return False
-        for shutdown in (signal.SIGINT, signal.SIGQUIT):
-            server.send_signal(shutdown)
-            if await _ends(server, STOP_TIMEOUT):
-                return True
-        raise ServerError(
-            f"The server on port {self.port} (pid {server.pid}) did not stop.",
-            code="server-not-stopped",
-            hint=f"Read {self.log}, then end the process: `kill -KILL {server.pid}`.",
-        )
+        return await stop_server(self.data, self.log)
 
     async def set_login(self, user: str, password: Secret) -> None:
         """Create a superuser if it is missing, and set its password, while no server runs.
@@ -329,7 +287,7 @@ class Cluster:
         if "Address already in use" in output:
             return ServerError(
                 f"Port {self.port} is taken by {holder(self.port)}.",
-                code="port-in-use",
+                code=PORT_IN_USE,
                 hint="Stop it (`invoke db.down` in another checkout stops its servers), or state "
                 "another 'port' for the service in the registry (in the compose file, if the "
                 "registry states none) and in its config.py.",
@@ -361,18 +319,93 @@ class Cluster:
 
     @property
     def _pid_path(self) -> Path:
-        return self.data / "postmaster.pid"
+        return _pid_path(self.data)
 
     def _pid(self) -> int | None:
-        first = self._pid_file_line(1)
-        return int(first) if first.isdecimal() else None
+        return _pid(self.data)
 
     def _pid_file_line(self, number: int) -> str:
+        return _pid_file_line(self.data, number)
+
+
+def server_of(data: Path) -> "psutil.Process | None":
+    """Return the process of the server that runs on a data directory; None if none does.
+
+    Another process may have the pid of an old server, so the command line must name the data
+    directory. A zombie does not count as running.
+    """
+    import psutil
+
+    pid = _pid(data)
+    if pid is None:
+        return _find_server(data)
+    try:
+        found = psutil.Process(pid)
+        alive = found.status() != psutil.STATUS_ZOMBIE
+        return found if alive and str(data) in found.cmdline() else None
+    except (psutil.Error, OverflowError):
+        return None
+
+
+async def stop_server(data: Path, log: Path) -> bool:
+    """Stop the server that runs on a data directory; return whether one did.
+
+    Args:
+        data: The data directory.
+        log: The path of the server's log file, for the error.
+
+    Raises:
+        ServerError: If it does not stop in time.
+    """
+    import signal
+
+    server = server_of(data)
+    if server is None:
+        return False
+    port = _pid_file_line(data, _PORT_LINE)
+    for shutdown in (signal.SIGINT, signal.SIGQUIT):
+        server.send_signal(shutdown)
+        if await _ends(server, STOP_TIMEOUT):
+            return True
+    raise ServerError(
+        f"The server on port {port} (pid {server.pid}) did not stop.",
+        code="server-not-stopped",
+        hint=f"Read {log}, then end the process: `kill -KILL {server.pid}`.",
+    )
+
+
+def _find_server(data: Path) -> "psutil.Process | None":
+    """Find a running server whose pid file is damaged; None if there is no such server."""
+    import psutil
+
+    if not _pid_path(data).is_symlink() and not _pid_path(data).exists():
+        return None
+    for candidate in psutil.process_iter():
         try:
-            lines = _read(self._pid_path).decode("latin-1").splitlines()
-        except OSError:
-            return ""
-        return lines[number - 1].strip() if len(lines) >= number else ""
+            arguments = candidate.cmdline()
+            names_data = "-D" in arguments and str(data) in arguments
+            if names_data and candidate.is_running():
+                return candidate
+        except psutil.Error:
+            continue
+    return None
+
+
+def _pid_path(data: Path) -> Path:
+    return data / "postmaster.pid"
+
+
+def _pid(data: Path) -> int | None:
+    first = _pid_file_line(data, 1)
+    return int(first) if first.isdecimal() else None
+
+
+def _pid_file_line(data: Path, number: int) -> str:
+    try:
+        lines = _read(_pid_path(data)).decode("latin-1").splitlines()
+    except OSError:
+        return ""
+    return lines[number - 1].strip() if len(lines) >= number else ""
 
 
 def _server_environment() -> dict[str, str]:

@@ -12,11 +12,13 @@ from huleedu_tasks.compose.container_state import ContainerState
 from huleedu_tasks.compose.docker_compose import Compose, Project, port_line
 from huleedu_tasks.compose.docker_failures import explain_up
 from huleedu_tasks.compose.engine import Engine
+from huleedu_tasks.compose.instance_override import OVERRIDE_FILE, InstanceAnswers, compose_of
 from huleedu_tasks.compose.project_containers import ProjectContainers
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import POSTGRES_PORT, DatabaseUrl
 from huleedu_tasks.errors import ConfigurationError, HuleEduError, ServerError
+from huleedu_tasks.instances.instance import OTHER_PORTS, Instance
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.binaries import find_program
 from huleedu_tasks.postgres.connections import maintenance_connection
@@ -27,15 +29,20 @@ from huleedu_tasks.servers.readiness import Admission
 
 @dataclass(kw_only=True)
 class DockerServers:
-    """The database containers of one compose project, during one command."""
+    """The database containers of one compose project, during one command.
+
+    Attributes:
+        instance: The instance that they belong to; None for the main fleet.
+    """
 
     settings: Settings
     registry: Registry
     compose: Compose
     engine: Engine
-    answers: ComposeAnswers
+    answers: ComposeAnswers | InstanceAnswers
     facts: ContainerFacts
     reason: str
+    instance: Instance | None = None
     name: ProviderName = ProviderName.DOCKER
     proves_identity: bool = True
     _configured: tuple[Project, ProjectContainers] | None = None
@@ -49,13 +56,20 @@ class DockerServers:
 
     @classmethod
     def create(
-        cls, settings: Settings, registry: Registry, state: Path, *, reason: str
+        cls,
+        settings: Settings,
+        registry: Registry,
+        state: Path,
+        *,
+        reason: str,
+        instance: Instance | None = None,
     ) -> "DockerServers":
         """Connect to the engine.
 
         Args:
             state: The project's state directory.
             reason: Why this provider was chosen.
+            instance: As the attribute.
 
         Raises:
             HuleEduError: If no engine answers, or `docker` or the compose file is missing.
@@ -63,14 +77,22 @@ class DockerServers:
         engine = Engine.connect(settings.process)
         environment = {**settings.compose_environment(), "DOCKER_HOST": engine.host}
         compose = Compose.create(registry.root, registry.compose_files, environment)
+        answers: ComposeAnswers | InstanceAnswers = ComposeAnswers(
+            compose=compose, path=state / "compose.json"
+        )
+        if instance:
+            ports = {service.compose_service: service.port for service in registry.services}
+            stated, compose = compose, compose_of(instance, compose)
+            answers = InstanceAnswers.create(instance, stated, compose, ports)
         return cls(
             settings=settings,
             registry=registry,
             compose=compose,
             engine=engine,
-            answers=ComposeAnswers(compose=compose, path=state / "compose.json"),
+            answers=answers,
             facts=ContainerFacts(path=state / CONTAINERS_FILE),
             reason=f"{reason}; {engine.host}",
+            instance=instance,
         )
 
     async def prepare(
@@ -188,6 +210,12 @@ class DockerServers:
 
     def logs(self, services: Sequence[Service], *, follow: bool, lines: int) -> LogCommand:
         """Return the command that shows the containers' logs."""
+        if self.instance and not (override := self.instance.directory / OVERRIDE_FILE).exists():
+            raise ConfigurationError(
+                f"The override {override} of this instance does not exist yet.",
+                code="log-missing",
+                hint="Run `invoke db.up`, which starts the servers.",
+            )
         names = sorted({service.compose_service for service in services})
         following = ["--follow"] if follow else []
         arguments = self.compose.command("logs", f"--tail={lines}", *following, *names)
@@ -280,6 +308,8 @@ class DockerServers:
 
     def _port_place(self, service: Service) -> str:
         """Return where the port of a service's server can be changed, as an imperative."""
+        if self.instance:
+            return OTHER_PORTS
         name = service.compose_service
         line = port_line(self.compose.possible_files, name)
         change = f"publish another port for {name!r} in {line or 'the compose file'}"

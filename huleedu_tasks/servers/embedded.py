@@ -18,6 +18,7 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import ConfigurationError, ServerError
+from huleedu_tasks.instances.instance import OTHER_PORTS, Instance
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.binaries import Binaries, find_binaries, find_program, package_directory
 from huleedu_tasks.postgres.connections import (
@@ -28,7 +29,7 @@ from huleedu_tasks.postgres.connections import (
 )
 from huleedu_tasks.postgres.databases import EnvironmentTag, ServerIdentity
 from huleedu_tasks.process import Account
-from huleedu_tasks.servers.cluster import Cluster
+from huleedu_tasks.servers.cluster import PORT_IN_USE, Cluster
 from huleedu_tasks.servers.protocol import EMBEDDED_DIRECTORY, LogCommand, Started
 from huleedu_tasks.state_dir import is_reachable, make_directory, unwritable
 
@@ -43,7 +44,11 @@ UNPRIVILEGED = ("postgres", "nobody")
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedServers:
-    """The servers in one state directory."""
+    """The servers in one state directory.
+
+    Attributes:
+        instance: The instance that they belong to; None for the main fleet.
+    """
 
     settings: Settings
     directory: Path
@@ -52,11 +57,18 @@ class EmbeddedServers:
     reason: str
     name: ProviderName = ProviderName.EMBEDDED
     proves_identity: bool = True
+    instance: Instance | None = None
     _renewed: set[str] = field(default_factory=set)
 
     @classmethod
     def create(
-        cls, settings: Settings, state: Path, extensions: Sequence[str], *, reason: str
+        cls,
+        settings: Settings,
+        state: Path,
+        extensions: Sequence[str],
+        *,
+        reason: str,
+        instance: Instance | None = None,
     ) -> "EmbeddedServers":
         """Find the PostgreSQL programs and the account that servers run as.
 
@@ -64,6 +76,7 @@ class EmbeddedServers:
             state: The project's state directory.
             extensions: Extensions the servers must have.
             reason: Why this provider was chosen.
+            instance: As the attribute.
 
         Raises:
             ConfigurationError: If no usable PostgreSQL or account was found.
@@ -75,6 +88,7 @@ class EmbeddedServers:
             binaries=binaries,
             account=server_account(),
             reason=f"{reason}; PostgreSQL {binaries.version} from {binaries.source}",
+            instance=instance,
         )
 
     async def prepare(
@@ -84,9 +98,11 @@ class EmbeddedServers:
         clusters = [self._cluster(service) for service in services]
         if not all(cluster.exists for cluster in clusters):
             on_new()
-            async with self._lock(TEMPLATE):
-                if not self._template.exists:
-                    await self._create_template(login)
+            template = self._template
+            # Another command may be about to create it.
+            async with self._lock(template):
+                if not template.exists:
+                    await self._create(template, login)
 
     async def start(self, service: Service, url: DatabaseUrl) -> Started:
         """Start a service's server unless it runs, and return when its database accepts its user.
@@ -94,8 +110,8 @@ class EmbeddedServers:
         A server with another password gets the current one. A missing database is created, as the
         PostgreSQL image does with POSTGRES_DB.
         """
-        async with self._lock(service.compose_service):
-            cluster = self._cluster(service)
+        cluster = self._cluster(service)
+        async with self._lock(cluster):
             is_new = not cluster.exists
             if cluster.serves_its_port:
                 done = "running"
@@ -114,17 +130,18 @@ class EmbeddedServers:
 
     async def stop(self, service: Service) -> str:
         """Stop a service's server of any major version if it runs, and keep its data."""
-        clusters = self._of_every_version(self._cluster(service))
+        own = self._cluster(service)
+        clusters = self._of_every_version(own)
         if not clusters:
             return "never started"
-        async with self._lock(service.compose_service):
+        async with self._lock(own):
             stopped = [await cluster.stop() for cluster in clusters]
         return "stopped" if any(stopped) else "not running"
 
     async def renew(self, service: Service, url: DatabaseUrl) -> Started:
         """Remove a service's data directory once, and start a server on a new one."""
         cluster = self._cluster(service)
-        async with self._lock(service.compose_service):
+        async with self._lock(cluster):
             if service.compose_service not in self._renewed:
                 await cluster.stop()
                 await cluster.remove()
@@ -174,23 +191,29 @@ class EmbeddedServers:
 
     @property
     def _template(self) -> Cluster:
-        return self._cluster_at(TEMPLATE, port=0)
+        """The cluster that all others are copied from; for an instance, that of the main fleet."""
+        own = self._cluster_at(TEMPLATE, port=0)
+        if own.exists or self.instance is None:
+            return own
+        main = self._cluster_at(TEMPLATE, port=0, home=self.instance.home / EMBEDDED_DIRECTORY)
+        return main if main.exists else own
 
     def _cluster(self, service: Service) -> Cluster:
         return self._cluster_at(service.compose_service, port=service.port)
 
-    def _cluster_at(self, name: str, *, port: int) -> Cluster:
+    def _cluster_at(self, name: str, *, port: int, home: Path | None = None) -> Cluster:
+        place = (home or self.directory) / self._version_directory.name / name
         return Cluster(
             binaries=self.binaries,
-            data=self._version_directory / name / "data",
-            log=self._version_directory / name / "server.log",
+            data=place / "data",
+            log=place / "server.log",
             port=port,
             account=self.account,
             durable=self.settings.embedded_durable,
         )
 
     @asynccontextmanager
-    async def _lock(self, name: str) -> AsyncIterator[None]:
+    async def _lock(self, cluster: Cluster) -> AsyncIterator[None]:
         """Lock one cluster against other processes while it is created, started or stopped.
 
         Raises:
@@ -198,7 +221,8 @@ class EmbeddedServers:
         """
         from filelock import AsyncFileLock, Timeout
 
-        path = self._version_directory / name / "lock"
+        place = cluster.data.parent
+        path = place / "lock"
         try:
             make_directory(path.parent)
             async with AsyncFileLock(
@@ -207,7 +231,7 @@ class EmbeddedServers:
                 yield
         except Timeout:
             raise ServerError(
-                f"Another process held the lock of the server {name!r} for more than "
+                f"Another process held the lock of the server {place.name!r} for more than "
                 f"{self.settings.start_timeout:g} s.",
                 code="server-locked",
                 hint="Wait for it to end, or set HULEEDU_START_TIMEOUT to wait longer.",
@@ -215,8 +239,8 @@ class EmbeddedServers:
         except OSError as error:
             raise unwritable(path, error) from error
 
-    async def _create_template(self, login: DatabaseUrl) -> None:
-        template = self._runnable(self._template)
+    async def _create(self, template: Cluster, login: DatabaseUrl) -> None:
+        template = self._runnable(template)
         await template.create(login.user)
         await template.set_login(login.user, login.password)
 
@@ -226,7 +250,12 @@ class EmbeddedServers:
         # A server that is not ready, listens on another port, or is of another major version.
         for running in self._of_every_version(cluster):
             await running.stop()
-        await self._runnable(cluster).start(self.settings.start_timeout)
+        try:
+            await self._runnable(cluster).start(self.settings.start_timeout)
+        except ServerError as error:
+            if self.instance and error.code == PORT_IN_USE:
+                raise error.changed(hint=f"Stop it, or {OTHER_PORTS}.") from error
+            raise
 
     def _of_every_version(self, cluster: Cluster) -> list[Cluster]:
         """Return the existing clusters of a server, at most one per major version."""

@@ -55,24 +55,6 @@ class SharedLock:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock for the time of a `with` block, after waiting for it.
-
-    Args:
-        path: The file of the lock, in an existing directory.
-
-    Raises:
-        OSError: If the file cannot be opened.
-    """
-    file = os.open(path, os.O_RDWR | os.O_CREAT, _MODE)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
-
-
-@contextmanager
 def unheld(path: Path) -> Iterator[bool]:
     """Yield whether no process holds a shared lock; none can take it in the `with` block.
 

@@ -14,8 +14,8 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.ports import free_port, is_free
 from huleedu_tasks.servers.embedded import EmbeddedServers
 from huleedu_tasks.servers.protocol import EMBEDDED_DIRECTORY
-from huleedu_tasks.state_dir import make_directory, unwritable
-from huleedu_tasks.testing.file_locks import SharedLock, exclusive
+from huleedu_tasks.state_dir import exclusive, make_directory, unwritable
+from huleedu_tasks.testing.file_locks import SharedLock
 
 _PORTS = "ports.json"
 _PORTS_LOCK = "ports.lock"

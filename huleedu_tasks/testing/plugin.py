@@ -50,6 +50,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         provider = app.provider
         reason = app.own_words(provider.reason)
         found = f"{provider.name} ({reason}); {app.registry.source}"
+        if app.instance:
+            found += f"; instance {app.instance.name}: {app.own_words(app.instance.reason)}"
     except HuleEduError as error:
         # The first test that needs a database fails with it.
         found = app.own_words(app.redact(str(error)))

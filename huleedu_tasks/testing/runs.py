@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huleedu_tasks.state_dir import make_directory, unwritable
-from huleedu_tasks.testing.file_locks import SharedLock, exclusive, unheld
+from huleedu_tasks.state_dir import exclusive, make_directory, unwritable
+from huleedu_tasks.testing.file_locks import SharedLock, unheld
 
 PREFIX = "pytest_"
 # Database names are limited to 63 bytes (PostgreSQL, NAMEDATALEN).

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from huleedu_tasks.config.placeholders import fill_in
-from huleedu_tasks.config.registry import PLACEHOLDERS, Service
+from huleedu_tasks.config.placeholders import url_variables
+from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 
@@ -14,17 +14,10 @@ _NOT_REQUESTED = "not_requested_by_this_test_"
 def variables_of(service: Service, url: DatabaseUrl, settings: Settings) -> Mapping[str, str]:
     """Return the variables from which a service's code reads its URL, or parts of it."""
     environment = str(settings.environment)
-    parts = {
-        name: value
-        for name, value in service.environment.items()
-        if any(f"{{{placeholder}}}" in value for placeholder in PLACEHOLDERS)
-    }
     return {
         "HULEEDU_ENVIRONMENT": environment,
         settings.own_name("HULEEDU_ENVIRONMENT"): environment,
-        service.alembic_url_variable: url.reveal(),
-        service.url_variable: url.reveal(),
-        **fill_in(parts, environment, url),
+        **url_variables(service, url, environment),
     }
 
 

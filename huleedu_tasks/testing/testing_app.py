@@ -13,6 +13,7 @@ from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import Environment, ProviderName, Settings
 from huleedu_tasks.config.urls import DatabaseUrl, resolve, resolve_each
 from huleedu_tasks.guard import require_own_address
+from huleedu_tasks.instances.instance import Instance
 from huleedu_tasks.servers.embedded import EmbeddedServers
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.shared_databases import shared_databases
@@ -61,6 +62,16 @@ class TestingApp(App):
         if not self._seeded:
             services = [replace(service, seeds=()) for service in services]
         return replace(self._plain.registry, services=tuple(services))
+
+    @property
+    def stated_registry(self) -> Registry:
+        """The same registry: the ports are those of the servers already."""
+        return self.registry
+
+    @property
+    def instance(self) -> Instance | None:
+        """The instance of the checkout."""
+        return self._plain.instance
 
     @cached_property
     def settings(self) -> Settings:

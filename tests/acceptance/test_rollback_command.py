@@ -61,6 +61,12 @@ def revision(monorepo: Monorepo) -> str:
     return database(monorepo, "alpha").revision
 
 
+def undo_snapshot(monorepo: Monorepo) -> str:
+    """Return the OID of the undo snapshot; an empty string if there is none."""
+    sql = "SELECT string_agg(oid::text, ' ') FROM pg_database WHERE datname LIKE '%undo'"
+    return log_in(monorepo.url("alpha"), sql) or ""
+
+
 def throwaways(monorepo: Monorepo) -> int:
     sql = "SELECT count(*) FROM pg_database WHERE datname LIKE '%throwaway%'"
     return int(log_in(monorepo.url("alpha"), sql))
@@ -87,6 +93,7 @@ def test_one_step_is_rolled_back_and_migrated_again(alpha: Monorepo) -> None:
 def test_lost_rows_are_shown_and_need_yes_without_a_terminal(alpha: Monorepo) -> None:
     log_in(alpha.url("alpha"), "INSERT INTO tag VALUES ('x'), ('y')")
     log_in(alpha.url("alpha"), "UPDATE note SET lang = 'sv' WHERE id = 1")
+    kept = undo_snapshot(alpha)
     words = ("drops the table 'tag' with 2 rows", "drops the column 'lang' of 'note' with 1 value")
     refused = alpha.invoke("db.rollback", "--service", "alpha", "--steps", "2")
     assert refused.code == 3
@@ -94,11 +101,17 @@ def test_lost_rows_are_shown_and_need_yes_without_a_terminal(alpha: Monorepo) ->
     assert all(word in refused.err for word in words)
     document = alpha.invoke("db.rollback", "--service", "alpha", "--steps", "2", "--json").json
     assert {finding["problem"] for finding in document["error"]["findings"]} == set(words)
-    assert revision(alpha) == "b2"
+    assert "`invoke db.undo` brings the rows back" in document["error"]["hint"]
+    assert (revision(alpha), undo_snapshot(alpha)) == ("b2", kept)
     ran = alpha.invoke("db.rollback", "--service", "alpha", "--steps", "2", "--yes")
     assert ran.code == 0, ran.err
     assert "rolled back 2 revisions" in ran.out
+    assert "`invoke db.undo` brings it back" in ran.out + ran.err
     assert revision(alpha) == "a1"
+    assert alpha.invoke("db.undo").code == 0
+    assert revision(alpha) == "b2"
+    rows = "SELECT (SELECT count(*) FROM tag) || ' ' || (SELECT lang FROM note WHERE id = 1)"
+    assert log_in(alpha.url("alpha"), rows) == "2 sv"
 
 
 @pytest.mark.parametrize(("key", "code", "ends_at"), [("n", 3, "b2"), ("y", 0, "b1")])
@@ -106,12 +119,14 @@ def test_a_terminal_asks_before_anything_is_lost(
     alpha: Monorepo, key: str, code: int, ends_at: str
 ) -> None:
     log_in(alpha.url("alpha"), "INSERT INTO tag VALUES ('x')")
+    kept = undo_snapshot(alpha)
     child = typed(alpha, "db.rollback", "--service", "alpha")
     child.expect("drops the table 'tag' with 1 row")
     child.expect("Roll it back")
     child.send(key)
     ran = seen(child)
     assert (ran.code, revision(alpha)) == (code, ends_at), ran.out
+    assert (undo_snapshot(alpha) == kept) == (key == "n")
 
 
 def test_a_renamed_column_is_no_loss(alpha: Monorepo) -> None:
@@ -124,8 +139,14 @@ def test_a_renamed_column_is_no_loss(alpha: Monorepo) -> None:
 
 
 def test_a_revision_can_be_named(alpha: Monorepo) -> None:
-    ran = alpha.invoke("db.rollback", "--service", "alpha", "--revision", "a1")
+    rollback, kept = ("db.rollback", "--service", "alpha", "--revision"), undo_snapshot(alpha)
+    ran = alpha.invoke(*rollback, "b1", "--no-undo")
+    assert (ran.code, revision(alpha)) == (0, "b1"), ran.err
+    ran = alpha.invoke(*rollback, "a1", "--json", env={"HULEEDU_UNDO_LIMIT": "1"})
     assert (ran.code, revision(alpha)) == (0, "a1"), ran.err
+    (note,) = ran.json["notes"]
+    assert "exceed HULEEDU_UNDO_LIMIT" in note
+    assert undo_snapshot(alpha) == kept
 
 
 def test_a_dry_run_shows_the_losses_and_changes_nothing(alpha: Monorepo) -> None:
@@ -173,11 +194,12 @@ def test_wrong_arguments_are_refused(
 def test_a_downgrade_that_raises_is_tried_out_before(alpha: Monorepo) -> None:
     add(alpha, "c1", "b2", "CREATE TABLE more (id integer)", "DROP TABLE unknown")
     assert alpha.invoke("db.migrate").code == 0
+    kept = undo_snapshot(alpha)
     ran = alpha.invoke("db.rollback", "--service", "alpha", "--json")
     (row,) = ran.json["services"]
     assert (ran.code, row["code"]) == (1, "downgrade-failed")
     assert "is unchanged, at c1" in row["detail"]
-    assert (revision(alpha), throwaways(alpha)) == ("c1", 0)
+    assert (revision(alpha), throwaways(alpha), undo_snapshot(alpha)) == ("c1", 0, kept)
 
 
 @pytest.mark.parametrize("down", [None, ""])

@@ -343,9 +343,16 @@ def test_a_full_disk_loses_nothing() -> None:
         ran = monorepo.invoke("db.up", "--json")
         assert (ran.code, ran.statuses) == (1, {"alpha": "OK", "beta": "FAILED"})
         assert "HULEEDU_STATE_DIR" in ran.json["services"][1]["hint"]
+        # Enough for a file that records the command, not for a copy of the database.
+        os.truncate(filler, filler.stat().st_size - 2**21)
+        for command in (["db.snapshot", "full"], ["db.rollback", "--revision", "base", "--yes"]):
+            ran = monorepo.invoke(*command, "--service", "alpha", "--json")
+            (row,) = ran.json["services"]
+            assert (ran.code, row["code"]) == (1, "disk-full"), row
         filler.unlink()
         assert up(monorepo)["beta"] == "started"
         assert ask(monorepo.url("alpha"), NOTES) == SEEDED
+        assert monorepo.invoke("db.snapshots", "--json").json["snapshots"] == []
 
 
 @as_root

@@ -1,4 +1,4 @@
-"""Snapshots, restores and undos that are killed: nothing is lost, and the next command heals."""
+"""Snapshots, restores, undos and rollbacks that are killed: nothing is lost; the next one heals."""
 
 from collections.abc import Iterator
 
@@ -22,6 +22,8 @@ def servers() -> Iterator[Monorepo]:
     with new_monorepo(NAMES) as made:
         without_initdb(made)
         made.write("tasks.py", DYING_TASKS)
+        first = made.path(f"services/{NAMES[0]}_service/alembic/versions/a1.py")
+        first.write_text(first.read_text().replace("    pass", "    op.drop_table('note')"))
         assert made.invoke("db.reset").code == 0
         yield made
 
@@ -126,6 +128,21 @@ def test_an_undo_after_a_killed_reset_has_all_data(pair: Monorepo, step: int) ->
         assert leftovers(pair) == set()
         succeeds(pair, "db.undo", "--service", ",".join(NAMES))
         assert texts(pair) == {SAVED}
+        if not died:
+            break
+    assert 4 < number < MOST - 1
+
+
+def test_an_undo_after_a_killed_rollback_has_all_data(pair: Monorepo, step: int) -> None:
+    rollback = ("db.rollback", "--service", NAMES[0], "--revision", "base", "--yes")
+    for number in range(1, MOST, step):
+        died = dies(pair, number, *rollback)
+        if ask(pair.url(NAMES[0]), "SELECT version_num FROM alembic_version"):
+            assert texts(pair) == {SAVED}
+            succeeds(pair, *rollback)
+        succeeds(pair, "db.undo")
+        assert texts(pair) == {SAVED}
+        assert leftovers(pair) == set()
         if not died:
             break
     assert 4 < number < MOST - 1

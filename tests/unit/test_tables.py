@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from huleedu_tasks.screen.tables import Layout, cells, fit_table, hanging_lines, join_and_wrap, wrap
+from huleedu_tasks.screen.tables import (
+    Layout,
+    align_table,
+    cells,
+    fit_table,
+    hanging_lines,
+    join_and_wrap,
+    wrap,
+)
 
 COLUMNS = ("service", "status", "current", "head", "reachable", "time", "detail")
 PATH = "/srv/repository/services/orders_service/alembic/versions/0001_initial.py"
@@ -27,8 +35,14 @@ def widest(layout: Layout) -> int:
     return sum(max(map(cells, column)) + 2 for column in columns) - 2
 
 
-def test_cells_in_a_pipe_are_unchanged() -> None:
-    assert fit_table(COLUMNS, ROWS, None) == Layout(columns=COLUMNS, rows=tuple(ROWS))
+def test_a_table_in_a_pipe_has_every_cell_at_its_column() -> None:
+    rows = [("name", "detail", "end"), ("é漢", "one\ntwo", ""), ("b", "", "x")]
+    assert list(align_table(rows)) == [
+        "name  detail  end",
+        "é漢   one",
+        "      two",
+        "b             x",
+    ]
 
 
 def test_cells_on_a_wide_terminal_are_unchanged() -> None:

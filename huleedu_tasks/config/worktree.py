@@ -1,0 +1,79 @@
+"""Linked worktrees of Git, recognised from Git's own files, without a process."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_GIT = ".git"
+_POINTER = "gitdir:"
+# In the directory of a linked worktree below `.git/worktrees`: the path of the shared directory.
+_SHARED = "commondir"
+# Likewise: the path of the worktree's `.git`, and a file if Git keeps a worktree that is not there,
+# for example on a removable disk.
+_LOCATION = "gitdir"
+_LOCKED = "locked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worktree:
+    """A linked worktree (`git worktree add`).
+
+    Attributes:
+        root: Its directory.
+        main: The directory of the main worktree; the Git directory itself if that is bare.
+        git_directory: Its own directory in the Git directory, `.git/worktrees/NAME`.
+    """
+
+    root: Path
+    main: Path
+    git_directory: Path
+
+    def in_main(self, path: Path) -> Path:
+        """Return the path in the main worktree that corresponds to one in this worktree."""
+        counterpart = self.main / path.relative_to(self.root)
+        # A bare repository has no such directories.
+        return counterpart if counterpart.is_dir() else self.main
+
+
+def exists(git_directory: Path) -> bool:
+    """Whether a linked worktree exists, or is kept by `git worktree lock`.
+
+    Args:
+        git_directory: Its own directory in the Git directory, which need not exist.
+    """
+    if (git_directory / _LOCKED).exists():
+        return True
+    try:
+        # Git changes it when it moves the worktree.
+        pointer = (git_directory / _LOCATION).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return (git_directory / pointer).exists()
+
+
+def linked_worktree(start: Path) -> Worktree | None:
+    """Return the linked worktree that a directory is in.
+
+    None in a plain clone, in a submodule and outside of Git.
+    """
+    for directory in (start, *start.parents):
+        try:
+            pointer = (directory / _GIT).read_text()
+        except IsADirectoryError:
+            return None
+        except (OSError, UnicodeDecodeError):
+            continue
+        return _of_pointer(directory, pointer)
+    return None
+
+
+def _of_pointer(root: Path, pointer: str) -> Worktree | None:
+    if not pointer.startswith(_POINTER):
+        return None
+    # Relative to the worktree, with `worktree.useRelativePaths`.
+    own = root / pointer.removeprefix(_POINTER).strip()
+    with suppress(OSError, UnicodeDecodeError):
+        shared = (own / (own / _SHARED).read_text().strip()).resolve()
+        main = shared.parent if shared.name == _GIT else shared
+        return Worktree(root=root, main=main, git_directory=own.resolve())
+    return None

@@ -1,0 +1,1 @@
+"""Instances: fleets of databases beside the main one, for linked worktrees of Git."""
