@@ -46,7 +46,7 @@ from huleedu_tasks.db.seed import REQUIRE_HEAD, SEED
 from huleedu_tasks.db.service_run import Context, ServiceRun, begin
 from huleedu_tasks.db.snapshot_list import snapshots_of
 from huleedu_tasks.db.snapshots import Snapshots, Unfinished, require_name
-from huleedu_tasks.db.start import START, stop
+from huleedu_tasks.db.start import START, START_AGAIN, stop
 from huleedu_tasks.db.status import STATUS, STATUS_COLUMNS
 from huleedu_tasks.db.undo import Begun, Undo
 from huleedu_tasks.db.undo_snapshots import undo_notes
@@ -100,7 +100,7 @@ SEED_ONLY = Change(
 PREPARE = Change(
     command="db.prepare",
     would="prepare {database}",
-    proving=(START, PROVE),
+    proving=(START_AGAIN, PROVE),
     changing=(FILL, EXPECT_WRITES, migrate_to(runner.HEAD), SEED_IF_NEEDED),
     ending=COMPLETE,
     columns=REVISIONS,
@@ -243,7 +243,7 @@ class Development:
         self._require_one(ROLLBACK)
         self._require_files()
         plans: list[Plan] = []
-        change = planning(wanted, plans, starts=not self.dry_run)
+        change = planning(wanted, plans, dry_run=self.dry_run)
         report = await self._execute(run, change, first=run.context.expect_migrations)
         return report, plans[0] if plans else None
 
@@ -505,7 +505,8 @@ class Development:
             await run.change(change)
 
         await self._alone(run, work)
-        outcomes = tuple(map(self._with_missing_objects, run.services, run.outcomes))
+        pairs = zip(run.services, run.outcomes, strict=True)
+        outcomes = tuple([await self._with_missing_objects(one, outcome) for one, outcome in pairs])
         notes = (
             *self.added,
             *undo_notes(run.services),
@@ -575,14 +576,16 @@ class Development:
         detail = "dry run: would stop its server"
         return Outcome(service=service.name, status=Status.SKIPPED, detail=detail)
 
-    def _with_missing_objects(self, run: ServiceRun, outcome: Outcome) -> Outcome:
+    async def _with_missing_objects(self, run: ServiceRun, outcome: Outcome) -> Outcome:
         """Name the init script that creates the object that a migration or seed did not find."""
         if outcome.status is not Status.FAILED or self.provider.name is not ProviderName.EMBEDDED:
             return outcome
         from huleedu_tasks.compose import init_scripts
 
         output = f"{outcome.detail}\n{outcome.output}"
-        missing = init_scripts.missing_objects(self.registry, self.settings, run.service, output)
+        missing = await init_scripts.missing_objects(
+            self.registry, self.settings, run.service, output
+        )
         if not missing:
             return outcome
         hint = init_scripts.missing_hint(run.service, missing)
