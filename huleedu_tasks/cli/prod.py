@@ -44,7 +44,7 @@ def status(app: Command, service: Names = None, check: bool = False, json: bool 
 
 @command(check="Exit with 4 if a schema has drifted.")
 def drift(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
-    """Compare each schema with that of its revisions; read-only."""
+    """Compare each schema with that of its revisions."""
     from huleedu_tasks.prod.drift import drift as find_drift
     from huleedu_tasks.schema.replay import Replays
 

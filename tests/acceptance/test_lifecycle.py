@@ -332,8 +332,8 @@ def test_a_url_is_masked_unless_its_password_is_asked_for_and_then_logs_in(
 
 def test_the_shell_runs_sql_and_its_arguments_have_no_password(running: Monorepo) -> None:
     sleep = "SELECT 'was here', pg_sleep(1)"
-    with watched_command_lines() as lines:
-        shell = running.start("db.shell", "--service", "alpha", "--command", sleep)
+    with watched_command_lines(forks=True) as lines:
+        shell = running.fork("db.shell", "--service", "alpha", "--command", sleep)
         out, err = shell.communicate(timeout=30)
     assert (shell.returncode, "was here" in out) == (0, True), err
     assert [line for line in lines.seen if "psql" in line and sleep in line]

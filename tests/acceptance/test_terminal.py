@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.fork_server import fresh_interpreters
 from tests.support.monorepo import LIMIT, Monorepo, new_monorepo, wait_until
 from tests.support.observe import statements
 from tests.support.terminal import CONTROL, seen, typed
@@ -23,7 +24,8 @@ def terminal() -> Iterator[Monorepo]:
 def test_a_reset_shows_a_line_for_each_service_with_its_step_and_ends_with_the_table(
     terminal: Monorepo,
 ) -> None:
-    ran = seen(typed(terminal, "db.reset"))
+    with fresh_interpreters():
+        ran = seen(typed(terminal, "db.reset"))
     assert ran.code == 0
     shown = CONTROL.sub("", ran.err)
     assert re.search(r"\d of 2 running, [\d.]+ s, migrating", shown)
@@ -92,7 +94,7 @@ def test_the_list_of_tasks_has_one_line_for_each(terminal: Monorepo) -> None:
     assert head == "Available tasks:"
     assert len(tasks) > 8
     for task in tasks:
-        assert re.fullmatch(r"  (db|env|prod|services)\.[a-z-]+ +[A-Z].{,59}\.", task)
+        assert re.fullmatch(r"  (db|env|migrations|prod|services)\.[a-z-]+ +[A-Z].{,59}\.", task)
 
 
 def test_the_help_of_a_task_explains_every_flag(terminal: Monorepo) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -139,8 +140,12 @@ def test_a_command_is_forked_only_on_request(
 
 def test_a_command_that_does_not_end_is_reported(directory: Monorepo) -> None:
     server = ForkServer()
+    command = server.start(["last"], directory.root, clean_environment())
     with pytest.raises(subprocess.TimeoutExpired):
-        server.run(["last"], directory.root, clean_environment(), 0.5)
+        command.communicate(timeout=0.5)
+    command.kill()
+    command.communicate()
+    assert command.returncode == -signal.SIGKILL
     server.close()
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ from tests.support.db_runs import app_of, development_of, without_initdb
 from tests.support.monorepo import (
     PASSWORD,
     Monorepo,
-    clean_environment,
     empty_monorepo,
     free_ports,
     new_monorepo,
@@ -38,6 +36,7 @@ from tests.support.postgres import (
     proxy,
     served_at,
 )
+from tests.support.terminal import typed
 
 in_the_modules_loop = pytest.mark.asyncio(loop_scope="module")
 
@@ -483,40 +482,24 @@ def test_no_confirmation_releases_a_database_of_another_environment(
 
 
 @pytest.mark.parametrize(
-    ("typed", "code"),
+    ("answer", "code"),
     [("huleedu_alpha\r", 0), ("y\r", 3), ("\x03", 130)],
     ids=["right", "yes", "Ctrl-C"],
 )
-def test_a_user_at_a_terminal_types_the_name(untagged: Monorepo, typed: str, code: int) -> None:
-    terminal = pexpect.spawn(
-        sys.executable,
-        ["-m", "invoke", "db.reset"],
-        cwd=untagged.root,
-        env={**clean_environment(), **untagged.environment, "PROMPT_TOOLKIT_NO_CPR": "1"},
-        encoding="utf-8",
-        timeout=30,
-        dimensions=(40, 200),
-    )
+def test_a_user_at_a_terminal_types_the_name(untagged: Monorepo, answer: str, code: int) -> None:
+    terminal = typed(untagged, "db.reset", variables={"PROMPT_TOOLKIT_NO_CPR": "1"})
     terminal.expect("Type huleedu_alpha to go on")
-    terminal.send(typed)
+    terminal.send(answer)
     terminal.expect(pexpect.EOF)
     assert terminal.wait() == code, terminal.before
     assert is_kept(untagged) is (code != 0)
 
 
 def test_a_pipe_cannot_confirm(untagged: Monorepo) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "invoke", "db.reset"],
-        cwd=untagged.root,
-        env={**clean_environment(), **untagged.environment},
-        input="huleedu_alpha\n" * 1000,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 3
-    assert "Type huleedu_alpha to go on" not in done.stdout + done.stderr
+    command = untagged.fork("db.reset", stdin=subprocess.PIPE)
+    out, err = command.communicate("huleedu_alpha\n" * 1000, timeout=60)
+    assert command.returncode == 3
+    assert "Type huleedu_alpha to go on" not in out + err
     assert is_kept(untagged)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.db_runs import without_initdb
+from tests.support.fork_server import fresh_interpreters
 from tests.support.instant import maintain
 from tests.support.monorepo import Monorepo, free_ports, new_monorepo, wait_until
 from tests.support.pytest_runs import (
@@ -238,7 +239,8 @@ def test_without_a_fixture_nothing_is_imported_or_written(unused: Monorepo) -> N
         """,
     )
     # The header reads the registry, because conftest.py declares a database.
-    ran = run_pytest(unused, "-q", "--no-header")
+    with fresh_interpreters():
+        ran = run_pytest(unused, "-q", "--no-header")
     assert ran.counts == {"passed": 1}, ran.out
     assert not unused.state.exists()
     assert "service databases" not in ran.out

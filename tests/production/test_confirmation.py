@@ -9,6 +9,7 @@ import sys
 import pexpect
 import pytest
 
+from tests.support.fork_server import fresh_interpreters
 from tests.support.monorepo import clean_environment
 from tests.support.observe import assert_no_password
 from tests.support.postgres import ask
@@ -37,7 +38,8 @@ def test_a_user_sees_the_plan_types_the_host_and_sees_the_result(
     rehearsal: Rehearsal,
 ) -> None:
     rehearsal.grow("alpha")
-    child = asked(rehearsal)
+    with fresh_interpreters():
+        child = asked(rehearsal)
     plan = str(child.before)
     assert "PRODUCTION: localhost:" in plan
     assert "`HULEEDU_ENVIRONMENT=production invoke prod.plan --sql` shows the SQL." in plan

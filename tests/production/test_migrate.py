@@ -468,7 +468,7 @@ def test_each_changing_database_is_dumped_and_the_dump_restores_it(
 ) -> None:
     rehearsal.grow("alpha", "theta", sql="DELETE FROM note")
     ask(rehearsal.production.admin(), "INSERT INTO note VALUES (1, 'kept')")
-    with watched_command_lines() as lines:
+    with watched_command_lines(forks=True) as lines:
         ran = rehearsal.migrate("--backup-dir", str(tmp_path))
     assert ran.code == 0
     assert lines.any_has("pg_dump")

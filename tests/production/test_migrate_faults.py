@@ -15,18 +15,14 @@ from huleedu_tasks.config.urls import parse_url
 from huleedu_tasks.errors import Refused
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import connection
-from tests.support.monorepo import LIMIT, USER, Ran, is_dead, wait_until
-from tests.support.observe import (
-    assert_no_password,
-    assert_no_password_on_screen,
-    watched_command_lines,
-)
+from tests.support.fork_server import fresh_interpreters
+from tests.support.monorepo import LIMIT, USER, Ran, wait_until
+from tests.support.observe import assert_no_password_on_screen
 from tests.support.postgres import ask
 from tests.support.production import MODES, admin_url, bouncer
 from tests.support.rehearsal import (
     ALPHA,
     ALPHA_AND_BETA,
-    BETWEEN_LOOKS,
     SERVICES,
     Rehearsal,
     locked,
@@ -102,12 +98,11 @@ def test_a_signal_ends_the_statement_and_rolls_back(
     """Further signals do not prevent the report."""
     number, code, recorded = ended
     with begun(rehearsal) as child:
-        *_, worker = psutil.Process(child.pid).children(recursive=True)
         for _ in range(times - 1):
             child.send_signal(number)
         if times > 1:
             # The run then reads the revision again, and writes its record.
-            wait_until(lambda: is_dead(worker))
+            wait_until(lambda: not rehearsal.running("alpha", "pg_sleep"))
         child.send_signal(number)
         ran = outcome(child)
         # At once, and not only when the server checks its client connection.
@@ -192,7 +187,8 @@ def _kill_at(stage: Rehearsal, seconds: float) -> None:
 
     What it has started must notice by itself.
     """
-    child = stage.start()
+    with fresh_interpreters():
+        child = stage.start()
     time.sleep(seconds)  # Any moment will do.
     running = child.poll() is None
     children = psutil.Process(child.pid).children(recursive=True) if running else []
@@ -225,9 +221,7 @@ def test_of_many_runners_at_once_one_migrates_and_the_others_succeed(
     """More rounds: `pytest tests/production/test_migrate_faults.py -k many_runners --rounds 7`."""
     # One service each: with more, a server on two processors answers too late.
     rehearsal.grow("alpha", sql="SELECT pg_sleep(0.5)")
-    with watched_command_lines(BETWEEN_LOOKS) as lines:
-        ended = _all_at_once(rehearsal, 3 * rounds, ("--service", "alpha"))
-    assert_no_password(*lines.seen)
+    ended = _all_at_once(rehearsal, 3 * rounds, ("--service", "alpha"))
     assert not [ran for ran in ended if ran.code]
     applied = [row["service"] for ran in ended for row in ran.json["services"] if row["revisions"]]
     assert applied == ["alpha"]
@@ -284,7 +278,8 @@ def test_a_suspended_run_that_lost_its_lock_changes_nothing_after_it_resumes(
         f"    pathlib.Path({str(gate)!r}).rename({str(reached)!r})\n"
         f"    time.sleep(1)\n{usual}"
     )
-    sleeper = rehearsal.start(*ALPHA, "--backup-command", f"touch {gate}")
+    with fresh_interpreters():
+        sleeper = rehearsal.start(*ALPHA, "--backup-command", f"touch {gate}")
     try:
         wait_until(reached.exists)
         run = psutil.Process(sleeper.pid)

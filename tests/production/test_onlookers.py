@@ -1,11 +1,9 @@
 """A migration does not depend on its output streams, its terminal or its record."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +17,9 @@ SLEEPS = "SELECT pg_sleep(2)"
 FULL = Path("/dev/full")
 
 
-def started(
-    rehearsal: Rehearsal, *arguments: str, before: Sequence[str] = (), **options: Any
-) -> "subprocess.Popen[str]":
+def started(rehearsal: Rehearsal, *arguments: str, **streams: Any) -> "subprocess.Popen[str]":
     """Start a command with the given streams."""
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    monorepo = rehearsal.monorepo
-    return subprocess.Popen(
-        [*before, sys.executable, "-m", "invoke", *arguments],
-        cwd=monorepo.root,
-        env={**clean_environment(), **monorepo.environment, **rehearsal.production.variables},
-        stdin=subprocess.DEVNULL,
-        text=True,
-        **streams,
-    )
-
-
-def migrating(rehearsal: Rehearsal, **options: Any) -> "subprocess.Popen[str]":
-    """Start a migration of alpha, which takes a while, and beta."""
-    rehearsal.grow("alpha", sql=SLEEPS)
-    rehearsal.grow("beta")
-    return started(rehearsal, "prod.migrate", *YES, *ALPHA_AND_BETA, **options)
+    return rehearsal.monorepo.fork(*arguments, env=rehearsal.production.variables, **streams)
 
 
 def wait_for_alpha(rehearsal: Rehearsal, run: "subprocess.Popen[str]") -> None:
@@ -60,7 +40,9 @@ def both_at(rehearsal: Rehearsal) -> tuple[str, str]:
 
 
 def test_a_closed_output_pipe_does_not_stop_a_migration(rehearsal: Rehearsal) -> None:
-    run = migrating(rehearsal)
+    rehearsal.grow("alpha", sql=SLEEPS)
+    rehearsal.grow("beta")
+    run = started(rehearsal, "prod.migrate", *YES, *ALPHA_AND_BETA)
     wait_for_alpha(rehearsal, run)
     for stream in (run.stdout, run.stderr):
         assert stream is not None
@@ -132,8 +114,7 @@ def test_a_terminal_that_is_closed_is_a_hang_up(rehearsal: Rehearsal) -> None:
     wait_until(lambda: rehearsal.running("alpha", "pg_sleep"))
     child.ptyproc.fileobj.close()
     child.closed = child.ptyproc.closed = True
-    _, status = os.waitpid(child.pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 129
+    assert child.wait() == 129
     assert rehearsal.at("alpha") == "b2"
     assert events(rehearsal)[-1]["outcome"] == "HUNG_UP"
 
@@ -141,8 +122,14 @@ def test_a_terminal_that_is_closed_is_a_hang_up(rehearsal: Rehearsal) -> None:
 def test_a_migration_runs_with_closed_streams(rehearsal: Rehearsal) -> None:
     rehearsal.grow("alpha")
     closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
-    run = started(rehearsal, "prod.migrate", *YES, *ALPHA, before=closed)
-    assert run.wait(LIMIT) == 0
+    monorepo = rehearsal.monorepo
+    ran = subprocess.run(
+        [*closed, sys.executable, "-m", "invoke", "prod.migrate", *YES, *ALPHA],
+        cwd=monorepo.root,
+        env={**clean_environment(), **monorepo.environment, **rehearsal.production.variables},
+        check=False,
+    )
+    assert ran.returncode == 0
     assert rehearsal.at("alpha") == "b2"
 
 
@@ -163,7 +150,8 @@ def test_an_ignored_hang_up_stays_ignored(rehearsal: Rehearsal) -> None:
 
     rehearsal.grow("alpha", sql=SLEEPS)
     rehearsal.revise("alpha", "c3", "b2")
-    run = started(rehearsal, "prod.migrate", *YES, *ALPHA, preexec_fn=ignore)
+    variables = rehearsal.production.variables
+    run = rehearsal.monorepo.start("prod.migrate", *YES, *ALPHA, env=variables, preexec_fn=ignore)
     wait_for_alpha(rehearsal, run)
     run.send_signal(signal.SIGHUP)
     _, err = run.communicate(timeout=LIMIT)

@@ -9,31 +9,34 @@ The server itself runs as `python -P -m tests.support.fork_server DESCRIPTOR`.
 
 import asyncio
 import atexit
+import fcntl
 import gc
 import importlib
 import json
 import os
 import pkgutil
 import runpy
-import selectors
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tests.support import fork_loops
 
 PROJECT = Path(__file__).resolve().parents[2]
 LARGEST_REQUEST = 1 << 20
-CHUNK = 1 << 16
+LARGEST_REPORT = 100
+OUTPUTS = ("stdout", "stderr")
+# Of the arguments of `Popen._execute_child`: both ends of standard input, output and error.
+FIRST_PIPE = 10
 # What a command with a server, a plan or a screen imports. Modules of `migrations` that run in a
 # service's own interpreter stay out, as they do in a command.
 PACKAGES = (
@@ -98,35 +101,80 @@ class ForkServer:
         self._process.wait()
         self._preparing.communicate()
 
-    def run(
-        self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], limit: float
-    ) -> tuple[int, str, str]:
-        """Run `invoke ARGUMENTS` to its end; return its exit code and its two outputs.
+    def start(
+        self,
+        arguments: Sequence[str],
+        cwd: Path,
+        environment: Mapping[str, str],
+        *,
+        module: str = "invoke",
+        has_terminal: bool = False,
+        **streams: Any,
+    ) -> "subprocess.Popen[str]":
+        """Start `python -m MODULE ARGUMENTS`.
 
-        Raises:
-            TimeoutExpired: If it takes longer than the limit, in seconds.
+        Args:
+            arguments: The arguments of the module.
+            cwd: The working directory.
+            environment: All environment variables.
+            module: The name of the module.
+            has_terminal: Whether standard input becomes the terminal of a new session.
+            streams: stdin, stdout and stderr, as `subprocess.Popen` takes them. By default no
+                input, and a pipe for each output.
         """
         request = {
+            "module": module,
             "arguments": list(arguments),
             "cwd": str(cwd),
             "environment": dict(environment),
             "fork_loops": self.fork_loops,
+            "has_terminal": has_terminal,
         }
-        ours, theirs = socket.socketpair()
-        pipes = [os.pipe() for _ in range(2)]
-        sent = [theirs.fileno(), *(write for _, write in pipes)]
+        usual = {"stdin": subprocess.DEVNULL, **dict.fromkeys(OUTPUTS, subprocess.PIPE)}
+        return Forked(self, request, **(usual | streams))
+
+    def ask(self, request: Mapping[str, object], streams: Sequence[int]) -> socket.socket:
+        """Ask for a process with the given streams; it is reported at the returned socket."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, self._lock:
+            sent = [theirs.fileno(), *streams]
+            socket.send_fds(self._requests, [json.dumps(request).encode()], sent)
+        return ours
+
+
+class Forked(subprocess.Popen[str]):
+    """A forked command, used like a child process of this one."""
+
+    def __init__(self, server: ForkServer, request: Mapping[str, object], **streams: Any) -> None:
+        self._server = server
+        self._request = request
+        super().__init__(["invoke"], text=True, **streams)
+
+    # What `Popen` does with the operating system.
+
+    def _execute_child(self, *arguments: Any) -> None:
+        pipes = arguments[FIRST_PIPE : FIRST_PIPE + 6]
+        stdin, _, _, stdout, _, stderr = pipes
+        self._reports = self._server.ask(self._request, (stdin, stdout, stderr))
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+        said = self._reports.recv(LARGEST_REPORT)
+        assert said, "the command was not started"
+        self.pid = int(said)
+
+    def _try_wait(self, flags: int) -> tuple[int, int]:
         try:
-            with self._lock:
-                socket.send_fds(self._requests, [json.dumps(request).encode()], sent)
-        finally:
-            theirs.close()
-            for _, write in pipes:
-                os.close(write)
-        with ours:
-            reply, out, err = _read_all([ours.detach(), *(read for read, _ in pipes)], limit)
-        pid, status = json.loads(reply)
-        assert pid, "the command was not started"
-        return os.waitstatus_to_exitcode(status), _text(out), _text(err)
+            said = self._reports.recv(LARGEST_REPORT, socket.MSG_DONTWAIT if flags else 0)
+        except BlockingIOError:
+            return 0, 0
+        self._reports.close()
+        return self.pid, int(said)
+
+    def _internal_poll(self, *_: object, **__: object) -> int | None:
+        if self.returncode is None:
+            pid, status = self._try_wait(os.WNOHANG)
+            if pid:
+                self._handle_exitstatus(status)  # type: ignore[attr-defined]
+        return self.returncode
 
 
 @cache
@@ -171,32 +219,6 @@ def fresh_interpreters() -> Iterator[None]:
         is_wanted = before
 
 
-def _read_all(descriptors: Sequence[int], limit: float) -> list[bytes]:
-    """Read file descriptors until the other end of each is closed, and close them."""
-    deadline = time.monotonic() + limit
-    found = {descriptor: bytearray() for descriptor in descriptors}
-    with selectors.DefaultSelector() as selector:
-        for descriptor in descriptors:
-            selector.register(descriptor, selectors.EVENT_READ)
-        while selector.get_map():
-            ready = selector.select(max(0, deadline - time.monotonic()))
-            if not ready:
-                raise subprocess.TimeoutExpired("invoke", limit)
-            for key, _ in ready:
-                if chunk := os.read(key.fd, CHUNK):
-                    found[key.fd] += chunk
-                else:
-                    selector.unregister(key.fd)
-    for descriptor in descriptors:
-        os.close(descriptor)
-    return [bytes(found[descriptor]) for descriptor in descriptors]
-
-
-def _text(output: bytes) -> str:
-    """Decode output as `subprocess` does with `text=True`."""
-    return output.decode().replace("\r\n", "\n").replace("\r", "\n")
-
-
 # The server's side.
 
 
@@ -205,7 +227,7 @@ def serve(requests: socket.socket) -> None:
     _import_everything()
     gc.freeze()
     while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, 3)
+        message, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, 4)
         if not message:
             # Skip the exit handlers of what was imported.
             os._exit(0)
@@ -218,18 +240,20 @@ def serve(requests: socket.socket) -> None:
         _reap()
 
 
-def _is_command(reply: int, out: int, err: int) -> bool:
-    """Fork the command; the process between it and the server waits and returns its exit code."""
+def _is_command(reply: int, *streams: int) -> bool:
+    """Fork the command; the process between it and the server reports its pid and its end."""
     if pid := os.fork():
-        os.close(out)
-        os.close(err)
+        for descriptor in streams:
+            os.close(descriptor)
         # Ctrl-C is for the command, not for the process that waits.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _, status = os.waitpid(pid, 0)
-        os.write(reply, json.dumps([pid, status]).encode())
+        with socket.socket(fileno=reply) as connection, suppress(OSError):
+            connection.send(str(pid).encode())
+            _, status = os.waitpid(pid, 0)
+            connection.send(str(status).encode())
         os._exit(0)
     os.close(reply)
-    for source, target in ((out, 1), (err, 2)):
+    for target, source in enumerate(streams):
         os.dup2(source, target)
         os.close(source)
     return True
@@ -237,6 +261,9 @@ def _is_command(reply: int, out: int, err: int) -> bool:
 
 def _become(request: dict[str, object]) -> None:
     """Set the directory, environment and descriptors that a process inherits."""
+    if request["has_terminal"]:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     environment = request["environment"]
     assert isinstance(environment, dict)
     os.environ.clear()
@@ -246,7 +273,7 @@ def _become(request: dict[str, object]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = request["arguments"]
     assert isinstance(arguments, list)
-    sys.argv = ["invoke", *arguments]
+    sys.argv = [str(request["module"]), *arguments]
     # `python -m` puts the working directory first.
     sys.path[0] = os.getcwd()  # noqa: PTH109  # A string.
     importlib.invalidate_caches()
@@ -288,7 +315,7 @@ if __name__ == "__main__":
     # Ends as `python -m invoke` does: with its exit code, or with its traceback.
     code = 0
     try:
-        runpy.run_module("invoke", run_name="__main__", alter_sys=True)
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     except SystemExit as error:
         if not isinstance(error.code, int):
             raise

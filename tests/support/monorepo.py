@@ -192,14 +192,24 @@ class Monorepo:
         environment = self._environment(options.get("env"))
         if not options.keys() <= {"cwd", "env"} or not fork_server.is_possible(environment):
             return self.invoke_afresh(*arguments, **options)
-        cwd = self.root / options.get("cwd", ".")
-        return Ran(*fork_server.fork_server().run(arguments, cwd, environment, LIMIT))
+        return _ended(self.fork(*arguments, **options))
 
     def invoke_afresh(self, *arguments: str, **options: Any) -> Ran:
         """Run `invoke ARGUMENTS` to its end, in a new interpreter."""
-        process = self.start(*arguments, **options)
-        out, err = process.communicate(timeout=LIMIT)
-        return Ran(process.returncode, out, err)
+        return _ended(self.start(*arguments, **options))
+
+    def fork(
+        self, *arguments: str, cwd: str = ".", env: Mapping[str, str] | None = None, **streams: Any
+    ) -> "subprocess.Popen[str]":
+        """Start `invoke ARGUMENTS` in a forked process, as `invoke` does.
+
+        The processes that it asks for are no children of it.
+        """
+        environment = self._environment(env)
+        if not fork_server.is_possible(environment):
+            return self.start(*arguments, cwd=cwd, env=env, **streams)
+        server = fork_server.fork_server()
+        return server.start(arguments, self.root / cwd, environment, **streams)
 
     def start(
         self,
@@ -208,17 +218,17 @@ class Monorepo:
         env: Mapping[str, str] | None = None,
         account: Mapping[str, Any] | None = None,
         python: str = sys.executable,
+        **options: Any,
     ) -> "subprocess.Popen[str]":
-        """Start `invoke ARGUMENTS` as a user would, without a terminal."""
+        """Start `invoke ARGUMENTS` as a user would, without a terminal; options are of `Popen`."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(
             [python, "-m", "invoke", *arguments],
             cwd=self.root / cwd,
             env=self._environment(env),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
-            **(account or {}),
+            **(pipes | options | dict(account or {})),
         )
 
     def _environment(self, more: Mapping[str, str] | None) -> dict[str, str]:
@@ -248,6 +258,12 @@ class Monorepo:
         """Stop every server this monorepo started, by its own pid file."""
         for data in self.data_directories():
             stop_server(data)
+
+
+def _ended(process: "subprocess.Popen[str]") -> Ran:
+    """Wait for a command to end."""
+    out, err = process.communicate(timeout=LIMIT)
+    return Ran(process.returncode, out, err)
 
 
 def stop_server(data: Path) -> None:

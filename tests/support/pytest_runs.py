@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from tests.support import fork_server
 from tests.support.monorepo import LIMIT, Monorepo, clean_environment
 from tests.support.postgres import ask
 
@@ -37,14 +38,19 @@ class Tested:
 def start_pytest(
     monorepo: Monorepo, *arguments: str, env: Mapping[str, str] | None = None
 ) -> "subprocess.Popen[str]":
-    """Start pytest in a monorepo, as a user would."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    environment = clean_environment() | monorepo.environment | dict(env or {})
-    own = {name for name in environment if name.startswith("PYTEST_")}
+    """Start pytest in a monorepo; it is forked where `Monorepo.invoke` is."""
+    arguments = ("-p", "no:cacheprovider", *arguments)
+    every = clean_environment() | monorepo.environment | dict(env or {})
+    environment = {name: value for name, value in every.items() if not name.startswith("PYTEST_")}
+    if fork_server.is_possible(environment):
+        server = fork_server.fork_server()
+        return server.start(
+            arguments, monorepo.root, environment, module="pytest", stderr=subprocess.STDOUT
+        )
     return subprocess.Popen(
-        command,
+        [sys.executable, "-m", "pytest", *arguments],
         cwd=monorepo.root,
-        env={name: value for name, value in environment.items() if name not in own},
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

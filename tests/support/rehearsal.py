@@ -71,8 +71,8 @@ class Rehearsal:
         return self.invoke("prod.migrate", "--json", *YES, *flags, **variables)
 
     def start(self, *flags: str, **variables: str) -> "subprocess.Popen[str]":
-        """Start `prod.migrate --json` as a CI job would."""
-        return self.monorepo.start(
+        """Start `prod.migrate --json` as a CI job would; the workers are no children of it."""
+        return self.monorepo.fork(
             "prod.migrate", "--json", *YES, *flags, env=self.production.variables | variables
         )
 
