@@ -14,7 +14,12 @@ Names = Sequence[str] | None
 
 @command(offline="Check configuration and files only; open no connection.")
 def validate(
-    app: Command, service: Names = None, offline: bool = False, json: bool = False
+    app: Command,
+    service: Names = None,
+    offline: bool = False,
+    format: str = "",
+    out: Names = None,
+    json: bool = False,
 ) -> Result:
     """Find every problem before a migration; read-only."""
     from huleedu_tasks.prod.validate import validate as find_problems
