@@ -81,6 +81,7 @@ class Production:
         """The variables that select it."""
         return {
             "HULEEDU_ENVIRONMENT": "production",
+            "HULEEDU_DRIFT": "false",
             "HULEEDU_DB_USER": OWNER,
             "HULEEDU_PROD_DB_HOST": HOST,
             "HULEEDU_PROD_DB_PORT": str(self.administrator["port"]),

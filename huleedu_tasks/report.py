@@ -26,6 +26,8 @@ class State(StrEnum):
 
     BEHIND = "BEHIND"
     EDITED = "EDITED"
+    DRIFTED = "DRIFTED"
+    MIGRATING = "MIGRATING"
     UNKNOWN_REVISION = "UNKNOWN REVISION"
     UNREACHABLE = "UNREACHABLE"
     FINDINGS = "FINDINGS"
@@ -89,6 +91,44 @@ class Problem:
             place["line"] = self.line
         problem = {"level": str(self.level), "cause": self.cause, "remedy": self.remedy}
         return {**problem, **code, **handled, **of_sql, **place}
+
+
+class Change(StrEnum):
+    """How an object of the actual schema differs from the expected one."""
+
+    MISSING = "missing"
+    EXTRA = "extra"
+    DIFFERENT = "different"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One difference between two schemas.
+
+    Attributes:
+        label: The label of the object, for example `column public.note.body`.
+        parts: The labels of the objects that belong to it and are missing or extra with it.
+        diff: The definitions as a unified diff: `-` is expected, `+` is actual.
+    """
+
+    change: Change
+    label: str
+    parts: tuple[str, ...]
+    diff: str
+
+    def __str__(self) -> str:
+        count = len(self.parts)
+        parts = f", with {count} part{'s' * (count > 1)}" if count else ""
+        return f"{self.label}: {self.change}{parts}"
+
+    def as_json(self) -> dict[str, object]:
+        """Return the JSON object."""
+        return {
+            "object": self.label,
+            "change": str(self.change),
+            "parts": list(self.parts),
+            "diff": self.diff,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +197,7 @@ class Outcome:
         problems: The problems of the service; None if the command does not look for problems.
         revisions: The revisions to apply, or that were applied; None if the command does not
             report revisions.
+        differences: The drift of its schema; None if the command does not look for drift.
         state: The state of the database, shown in place of the status; None if it is at head or
             the command does not report states.
         exit_code: The exit code that this outcome requires of the command.
@@ -172,6 +213,7 @@ class Outcome:
     facts: Mapping[str, Fact] = field(default_factory=dict)
     problems: tuple[Problem, ...] | None = None
     revisions: tuple[PlannedRevision, ...] | tuple[AppliedRevision, ...] | None = None
+    differences: tuple[Difference, ...] | None = None
     state: State | None = None
     exit_code: ExitCode = ExitCode.DONE
 
@@ -222,7 +264,11 @@ class Outcome:
             **{name: list(v) if isinstance(v, tuple) else v for name, v in self.facts.items()},
             **{
                 name: [item.as_json() for item in items]
-                for name, items in (("problems", self.problems), ("revisions", self.revisions))
+                for name, items in (
+                    ("problems", self.problems),
+                    ("revisions", self.revisions),
+                    ("drift", self.differences),
+                )
                 if items is not None
             },
             **({} if self else {"code": self.code, "output": self.output}),

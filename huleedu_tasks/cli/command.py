@@ -56,7 +56,7 @@ RUN_AGAIN = "Run the same command again; it begins from any state."
 REPORT_BUG = "This is a bug in huleedu-tasks: report it with the lines above."
 # The flags that also have a letter, as the same flag of Alembic.
 LETTERS = {"message": "m"}
-REPEATABLE = ("service", "confirm", "first", "host", "out")
+REPEATABLE = ("service", "confirm", "first", "host", "accept_drift", "out")
 POSITIONAL = ("name",)
 # The error code for a result that could not be written.
 OUTPUT_LOST_CODE = "output-lost"
@@ -258,7 +258,7 @@ def _require_values(arguments: Sequence[str]) -> None:
 
     `db.reset --service $NAME` with an empty NAME would reset every database.
     """
-    flags = [f"--{name}" for name in REPEATABLE]
+    flags = [f"--{name.replace('_', '-')}" for name in REPEATABLE]
     for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
         if argument in flags and following.startswith("--"):
             raise ConfigurationError(

@@ -282,6 +282,12 @@ def status(app: Command, service: Names = None, check: bool = False, json: bool 
     return _run(app, service, "", lambda flows: flows.status(check=check))
 
 
+@command(check="Exit with 4 if a schema has drifted.")
+def drift(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
+    """Compare each schema with that of its revisions."""
+    return _run(app, service, "", lambda flows: flows.drift(check=check))
+
+
 @command(
     show_password="Show the passwords instead of ***.",
     plain="Without the driver in the scheme, for psql, pg_dump and graphical clients.",

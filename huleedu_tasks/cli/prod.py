@@ -7,24 +7,33 @@ from huleedu_tasks.cli.command import Command, command, whole_number
 from huleedu_tasks.report import Report, Result
 
 if TYPE_CHECKING:
+    from huleedu_tasks.prod.drift_check import DriftCheck
     from huleedu_tasks.prod.production import Production
 
 Names = Sequence[str] | None
+NO_DRIFT = "Do not compare the schemas with those of the revisions."
+ACCEPT_DRIFT = "Object whose drift is accepted, as `prod.drift` names it; may be repeated."
 
 
-@command(offline="Check configuration and files only; open no connection.")
+@command(
+    offline="Check configuration and files only; open no connection.",
+    no_drift=NO_DRIFT,
+)
 def validate(
     app: Command,
     service: Names = None,
     offline: bool = False,
+    no_drift: bool = False,
     format: str = "",
     out: Names = None,
     json: bool = False,
 ) -> Result:
     """Find every problem before a migration; read-only."""
+    from huleedu_tasks.cli.prod_migrate import drift_check
     from huleedu_tasks.prod.validate import validate as find_problems
 
-    return _run(app, service, lambda production: find_problems(production, offline=offline))
+    check = drift_check(app, no_drift=no_drift or offline)
+    return _run(app, service, lambda flows: find_problems(flows, offline=offline), check)
 
 
 @command(check="Exit with 4 if a database is not at head.")
@@ -35,18 +44,43 @@ def status(app: Command, service: Names = None, check: bool = False, json: bool 
     return _run(app, service, lambda production: read_status(production, check=check))
 
 
+@command(check="Exit with 4 if a schema has drifted.")
+def drift(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
+    """Compare each schema with that of its revisions; read-only."""
+    from huleedu_tasks.prod.drift import drift as find_drift
+    from huleedu_tasks.schema.replay import Replays
+
+    replays = Replays(
+        settings=app.unchecked_settings,
+        registry=app.registry,
+        state=app.state,
+        notify=app.screen.say,
+    )
+    return _run(app, service, lambda production: find_drift(production, replays, check=check))
+
+
 @command(
     out="Write the plan to this file, for `prod.migrate --plan`.",
     sql="Show the SQL of each revision as well; --json and --out always have it.",
+    accept_drift=ACCEPT_DRIFT,
+    no_drift=NO_DRIFT,
 )
 def plan(
-    app: Command, service: Names = None, out: str = "", sql: bool = False, json: bool = False
+    app: Command,
+    service: Names = None,
+    out: str = "",
+    sql: bool = False,
+    accept_drift: Names = None,
+    no_drift: bool = False,
+    json: bool = False,
 ) -> Result:
     """Show what would run, lock and destroy; read-only."""
+    from huleedu_tasks.cli.prod_migrate import drift_check
     from huleedu_tasks.prod.plan import plan as make_plan
 
     path = app.start / out if out else None
-    return _run(app, service, lambda production: make_plan(production, out=path, sql=sql))
+    check = drift_check(app, no_drift=no_drift, accepted=accept_drift)
+    return _run(app, service, lambda flows: make_plan(flows, out=path, sql=sql), check)
 
 
 @command(
@@ -58,6 +92,8 @@ def plan(
     backup_command="Run this before the first change; it must succeed.",
     backup_dir="Dump each database to this directory before the first change.",
     report="Write the record of the run to this file as well.",
+    accept_drift=ACCEPT_DRIFT,
+    no_drift=NO_DRIFT,
 )
 def migrate(
     app: Command,
@@ -70,6 +106,8 @@ def migrate(
     backup_command: str = "",
     backup_dir: str = "",
     report: str = "",
+    accept_drift: Names = None,
+    no_drift: bool = False,
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
@@ -86,6 +124,8 @@ def migrate(
         backup_command=backup_command,
         backup_directory=backup_dir,
         report=report,
+        accepted_drift=accept_drift,
+        no_drift=no_drift,
     )
     return run_release(app, options)
 
@@ -106,10 +146,13 @@ def history(app: Command, last: str = "20", run: str = "", json: bool = False) -
 
 
 def _run(
-    app: Command, names: Names, work: "Callable[[Production], Coroutine[Any, Any, Report]]"
+    app: Command,
+    names: Names,
+    work: "Callable[[Production], Coroutine[Any, Any, Report]]",
+    check: "DriftCheck | None" = None,
 ) -> Report:
     from huleedu_tasks.cli.prod_migrate import production, progress
 
     services = app.services(names)
     with progress(app, services) as shown:
-        return app.run(work(production(app, services, shown)))
+        return app.run(work(production(app, services, shown, check)))

@@ -12,11 +12,13 @@ from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.postgres.binaries import find_program
 from huleedu_tasks.prod.backup import Backups
 from huleedu_tasks.prod.backup_dump import Dumper
+from huleedu_tasks.prod.drift_check import DriftCheck
 from huleedu_tasks.prod.journal import Record, new_record, unwritten_record
 from huleedu_tasks.prod.migrate import COMMAND, Prepared, Release
 from huleedu_tasks.prod.plan_file import PlanEntry, read_plan
 from huleedu_tasks.prod.production import Production
 from huleedu_tasks.report import Progress, Report
+from huleedu_tasks.schema.replay import Replays
 from huleedu_tasks.screen import prompts
 
 PREVIEWED = "`invoke prod.plan --sql` shows the SQL."
@@ -39,6 +41,8 @@ class Options:
     backup_command: str
     backup_directory: str
     report: str
+    accepted_drift: Sequence[str] | None
+    no_drift: bool
 
 
 def run_release(app: Command, options: Options) -> Report:
@@ -55,7 +59,17 @@ def run_release(app: Command, options: Options) -> Report:
         backups, first = _backups(app, options), _first(app, options, services)
         with progress(app, services) as shown:
             release = Release(
-                production=production(app, services, shown),
+                production=production(
+                    app,
+                    services,
+                    shown,
+                    drift_check(
+                        app,
+                        no_drift=options.no_drift,
+                        accepted=options.accepted_drift,
+                        pins=pins or (),
+                    ),
+                ),
                 record=record,
                 first=first,
                 keep_going=options.keep_going,
@@ -72,8 +86,17 @@ def run_release(app: Command, options: Options) -> Report:
         return _end_record(app, record, report)
 
 
-def production(app: Command, services: tuple[Service, ...], shown: Progress) -> Production:
-    """Return the flows over services in staging or production."""
+def production(
+    app: Command,
+    services: tuple[Service, ...],
+    shown: Progress,
+    drift: DriftCheck | None = None,
+) -> Production:
+    """Return the flows over services in staging or production.
+
+    Args:
+        drift: How drift is looked for before a migration; None if it is not.
+    """
     return Production(
         settings=app.unchecked_settings,
         services=services,
@@ -81,8 +104,46 @@ def production(app: Command, services: tuple[Service, ...], shown: Progress) -> 
         histories=AlembicHistories(
             settings=app.unchecked_settings, state=None if app.dry_run else app.state
         ),
+        drift=drift,
         redact=app.redact,
         progress=shown,
+    )
+
+
+def drift_check(
+    app: Command,
+    *,
+    no_drift: bool,
+    accepted: Sequence[str] | None = None,
+    pins: Sequence[PlanEntry] = (),
+) -> DriftCheck | None:
+    """Return how a command looks for drift; None if it does not.
+
+    Args:
+        accepted: The labels of objects whose drift is accepted.
+        pins: The entries of a plan file, whose drift is accepted.
+
+    Raises:
+        ConfigurationError: If drift is accepted and not looked for.
+    """
+    if no_drift and accepted:
+        raise ConfigurationError(
+            "--accept-drift and --no-drift exclude each other.",
+            code="argument-conflict",
+            hint="Leave out one of them.",
+        )
+    if no_drift or not app.unchecked_settings.drift:
+        return None
+    replays = Replays(
+        settings=app.unchecked_settings,
+        registry=app.registry,
+        state=app.state,
+        notify=app.screen.say,
+    )
+    return DriftCheck(
+        replays=replays,
+        accepted=frozenset(accepted or ()),
+        planned={pin.service: pin.drift for pin in pins},
     )
 
 

@@ -183,6 +183,13 @@ class Settings:
         default="10000",
         purpose="Megabytes that the undo snapshots on one server may take; the oldest are dropped.",
     )
+    drift = Setting(
+        name="HULEEDU_DRIFT",
+        parse=setting_types.truth,
+        default="true",
+        purpose="`false` leaves drift out of `prod.validate`, `prod.plan` and `prod.migrate`, as "
+        "`--no-drift` does.",
+    )
     require_downgrades = Setting(
         name="HULEEDU_REQUIRE_DOWNGRADES",
         parse=setting_types.truth,

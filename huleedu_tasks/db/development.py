@@ -15,6 +15,7 @@ from pathlib import Path
 from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
+from huleedu_tasks.db.drift import finding_drift
 from huleedu_tasks.db.finish import EXPECT_WRITES, FINISH, KEEP
 from huleedu_tasks.db.migrate import REQUIRE_DATABASE, migrate_to, preview_to
 from huleedu_tasks.db.predecessors import predecessor_notes
@@ -65,6 +66,8 @@ from huleedu_tasks.report import (
     State,
     Status,
 )
+from huleedu_tasks.schema.comparison import COLUMNS as DRIFT_COLUMNS
+from huleedu_tasks.schema.replay import Replays
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.shared_databases import shared_databases
 from huleedu_tasks.templates.policy import TemplatePolicy
@@ -304,6 +307,21 @@ class Development:
         run = self._begin(command)
         async with aclosing(run.context):
             return {outcome.service: outcome for outcome in await run.stage(STATUS)}
+
+    async def drift(self, *, check: bool) -> Report:
+        """Report the drift of each database's schema, without changing anything.
+
+        Args:
+            check: Whether the report is pending, for the exit code, if a schema has drifted.
+        """
+        run = self._begin("db.drift")
+        replays = Replays(
+            settings=self.settings, registry=self.registry, state=self.state, notify=self.notify
+        )
+        async with aclosing(run.context), aclosing(replays):
+            outcomes = await run.stage(finding_drift(replays))
+        report = self._report("db.drift", outcomes, columns=DRIFT_COLUMNS)
+        return replace(report, pending=check and any(o.differences for o in outcomes))
 
     async def snapshot(self, name: str) -> Report:
         """Copy every database, or none, to a named snapshot on its server.

@@ -43,11 +43,13 @@ class CatalogFacts:
         version_tables: The schemas and names of the version tables that exist.
         owner: The owner of the first version table, or of the database if it has none: the role
             that runs the migrations.
+        roles: Every role that owns an object, or has a privilege, in it.
     """
 
     major: int
     version_tables: tuple[tuple[str, str], ...]
     owner: str
+    roles: frozenset[str]
     invalid_indexes: tuple[InvalidIndex, ...]
     disabled_constraints: tuple[DisabledConstraint, ...]
 
@@ -68,12 +70,14 @@ async def read_catalog_facts(
     ]
     existing = [row for row in found if row]
     database = await connection.fetchrow(_DATABASE)
+    roles = await connection.fetch(_ROLES)
     invalid = await connection.fetch(_INVALID_INDEXES)
     disabled = await connection.fetch(_DISABLED_CONSTRAINTS)
     return CatalogFacts(
         major=database["version"] // 10000,
         version_tables=tuple((row["schema"], row["name"]) for row in existing),
         owner=(existing or [database])[0]["owner"],
+        roles=frozenset(row["rolname"] for row in roles),
         invalid_indexes=tuple(InvalidIndex(**dict(row)) for row in invalid),
         disabled_constraints=tuple(DisabledConstraint(**dict(row)) for row in disabled),
     )
@@ -92,6 +96,15 @@ async def unreadable_objects(connection: "asyncpg.Connection") -> list[tuple[str
 _DATABASE = """\
 SELECT pg_get_userbyid(datdba) AS owner, current_setting('server_version_num')::int AS version
 FROM pg_database WHERE datname = current_database()
+"""
+
+# The dependencies of the role that initdb created are not recorded.
+_ROLES = """\
+SELECT rolname FROM pg_roles WHERE oid = 10
+UNION
+SELECT r.rolname FROM pg_shdepend AS d JOIN pg_roles AS r ON r.oid = d.refobjid
+WHERE d.refclassid = 'pg_authid'::regclass
+  AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
 # A table without a schema is the first one on the search path.

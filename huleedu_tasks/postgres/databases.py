@@ -1,7 +1,7 @@
 """Creates, drops, tags and reads databases of a server."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
@@ -261,6 +261,19 @@ async def create_extension(connection: "asyncpg.Connection", name: str) -> None:
             hint="Install it on the server (Debian: postgresql-contrib), or correct 'extensions'"
             " in the registry.",
         ) from error
+
+
+async def create_roles(connection: "asyncpg.Connection", names: Collection[str]) -> None:
+    """Create the roles that the server does not have, which can neither log in nor do anything."""
+    rows = await connection.fetch(
+        "SELECT name FROM unnest($1::text[]) AS name"
+        " WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)"
+        # PostgreSQL reserves this prefix for its own roles.
+        " AND name NOT LIKE 'pg\\_%' ORDER BY name",
+        list(names),
+    )
+    for row in rows:
+        await connection.execute(f"CREATE ROLE {quoted(row['name'])} NOLOGIN")
 
 
 async def read_tag(connection: "asyncpg.Connection", name: str) -> EnvironmentTag | None:

@@ -69,7 +69,7 @@ async def acquire(
     deadline = time.monotonic() + wait
     waited_for = ""
     while not await _try(connection):
-        other = await _holder(connection)
+        other = await lock_holder(connection)
         if time.monotonic() >= deadline:
             raise Refused(
                 f"{place} is being migrated by {other or 'another session'}; waited {wait:g} s "
@@ -279,7 +279,8 @@ async def _try(connection: "asyncpg.Connection") -> bool:
     return taken
 
 
-async def _holder(connection: "asyncpg.Connection") -> str:
+async def lock_holder(connection: "asyncpg.Connection") -> str:
+    """Return the run that holds the lock on a connection's database; an empty string if none."""
     row = await connection.fetchrow(_HOLDER, *LOCK)
     if row is None:
         return ""
@@ -295,7 +296,8 @@ def _short(name: str) -> str:
 
 
 _HOLDER = """\
-SELECT pid, application_name AS name, coalesce(host(client_addr), 'the server itself') AS address
+SELECT pid, coalesce(application_name, 'another session') AS name,
+  coalesce(host(client_addr), 'the server itself') AS address
 FROM pg_locks JOIN pg_stat_activity USING (pid)
 WHERE locktype = 'advisory' AND granted AND objsubid = 2
   AND classid = $1::int::oid AND objid = $2::int::oid

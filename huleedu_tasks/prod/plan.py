@@ -23,6 +23,7 @@ from huleedu_tasks.postgres.inspection import (
     identify,
     read_relations,
 )
+from huleedu_tasks.prod.drift_check import digest
 from huleedu_tasks.prod.journal import commit_of
 from huleedu_tasks.prod.plan_file import PlanEntry, stale, write_plan
 from huleedu_tasks.prod.problems import Validated
@@ -180,7 +181,8 @@ async def plan_database(validated: Validated, settings: Settings, root: Path) ->
     target, facts = validated.target, validated.facts
     assert facts is not None
     history, current = target.known_history, validated.known_revisions
-    pin = _pin(target, facts.identity, current)
+    accepted = {found.label: digest(found) for found in validated.drift or ()}
+    pin = replace(_pin(target, facts.identity, current), drift=accepted)
     pending = history.between(current, history.heads)
     tags = facts.may_tag and parse_tag(pin.database, facts.comment) is None
     if not pending:
@@ -278,6 +280,7 @@ def _outcome(validated: Validated, planned: Planned) -> Outcome:
         detail=", ".join(filter(None, details)),
         problems=tuple(p for p in validated.problems if p.level is not Level.INFO),
         revisions=planned.revisions,
+        differences=validated.drift,
     )
 
 

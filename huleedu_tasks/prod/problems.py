@@ -19,7 +19,7 @@ from huleedu_tasks.postgres.databases import EnvironmentTag, literal, parse_tag,
 from huleedu_tasks.postgres.inspection import Facts, Identity, Session, identify, inspect
 from huleedu_tasks.prod.approval import Approval
 from huleedu_tasks.prod.target import DISABLED, Target, reach, without_white_space
-from huleedu_tasks.report import Level, Problem
+from huleedu_tasks.report import Difference, Level, Problem
 from huleedu_tasks.shared_databases import same_table, same_tables
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Validated:
         facts: The state of the server and the database; `None` if the server did not answer.
         revisions: The revisions of the database, or the error that reading them raised.
         rendering: The SQL of the pending revisions; `None` if it was not rendered yet.
+        drift: The drift of the schema; `None` if the schemas were not compared.
     """
 
     target: Target
@@ -49,6 +50,7 @@ class Validated:
     facts: Facts | None = None
     revisions: tuple[str, ...] | HuleEduError = ()
     rendering: tuple[Approval, Rendered] | None = None
+    drift: tuple[Difference, ...] | None = None
 
     @property
     def known_revisions(self) -> tuple[str, ...]:
@@ -62,12 +64,21 @@ class Validated:
         return self.revisions
 
     @property
+    def is_known(self) -> bool:
+        """Whether the database has revisions of a history that could be read."""
+        return self._pending is not None
+
+    @property
     def is_behind(self) -> bool:
         """Whether revisions are known to be pending."""
+        return bool(self._pending)
+
+    @property
+    def _pending(self) -> int | None:
         if self.facts is None or isinstance(self.revisions, HuleEduError):
-            return False
+            return None
         history = self.target.history
-        return not isinstance(history, HuleEduError) and bool(history.pending(self.revisions))
+        return None if isinstance(history, HuleEduError) else history.pending(self.revisions)
 
 
 async def examine(target: Target) -> Validated:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.parallel import Work
 from huleedu_tasks.prod.configuration_check import require_configuration
+from huleedu_tasks.prod.drift_check import DriftCheck
 from huleedu_tasks.prod.target import DISABLED, Target
 from huleedu_tasks.report import Outcome, Progress, Report, Silence
 
@@ -34,6 +35,7 @@ class Production:
         services: The selected services, in registry order.
         root: The root of the monorepo.
         histories: The source of each service's revisions, read by its Alembic.
+        drift: How drift is looked for before a migration; None if it is not.
         redact: Masks every password in a string.
         progress: Shows the progress of each service.
         started: The start of the command, in seconds of the monotonic clock.
@@ -43,6 +45,7 @@ class Production:
     services: tuple[Service, ...]
     root: Path
     histories: AlembicHistories
+    drift: DriftCheck | None = None
     redact: Callable[[str], str] = str
     progress: Progress = field(default_factory=Silence)
     started: float = field(default_factory=time.monotonic)
@@ -62,7 +65,9 @@ class Production:
             ConfigurationError: If the configuration has errors; it contains all of them.
         """
         urls = require_configuration(self.services, self.settings, command)
-        async with aclosing(self.histories):
+        async with aclosing(self.histories), AsyncExitStack() as stack:
+            if self.drift:
+                await stack.enter_async_context(aclosing(self.drift.replays))
             read = [self._target(service, urls[service.name]) for service in self.services]
             targets = await asyncio.gather(*read)
             yield {target.service.name: target for target in targets}

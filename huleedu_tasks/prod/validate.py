@@ -11,6 +11,7 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import HuleEduError
 from huleedu_tasks.parallel import Step
+from huleedu_tasks.prod.drift import judge_drift
 from huleedu_tasks.prod.env_py_check import as_of_a_plan, following_problems
 from huleedu_tasks.prod.problems import (
     Validated,
@@ -52,9 +53,9 @@ async def validate_all(
     """Validate every database, and the `env.py` of those with pending revisions.
 
     Args:
-        check_all: Whether to check every `env.py`, and to report its problems as errors.
-            Otherwise most of them are warnings, because a migration compares its connections
-            when it runs.
+        check_all: Whether to check every `env.py` and compare every schema, and to report the
+            problems of an `env.py` as errors. Otherwise most of them are warnings, because a
+            migration compares its connections when it runs.
 
     Returns:
         One outcome for each service, and the facts of those that were validated, by name.
@@ -74,7 +75,10 @@ async def validate_all(
             if not check_all:
                 problems = tuple(map(as_of_a_plan, problems))
             validated = replace(validated, problems=(*validated.problems, *problems))
-        found[service.name] = await judge_rights(validated, settings, production.root)
+        validated = await judge_rights(validated, settings, production.root)
+        if production.drift and (check_all or validated.is_behind):
+            validated = await judge_drift(validated, production.drift, settings, step)
+        found[service.name] = validated
         return _outcome(found[service.name])
 
     if check_all:
@@ -115,4 +119,6 @@ def _outcome(validated: Validated) -> Outcome:
         shown |= {"tls": tls_state(target, facts), "version": facts.version}
         if not isinstance(validated.revisions, HuleEduError):
             shown |= target.revision_facts(validated.revisions)
-    return Outcome(service=target.service.name, facts=shown).with_problems(validated.problems)
+    return Outcome(
+        service=target.service.name, facts=shown, differences=validated.drift
+    ).with_problems(validated.problems)

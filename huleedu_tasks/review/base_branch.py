@@ -103,7 +103,7 @@ class Base:
                 )
             with tarfile.open(archive) as opened:
                 opened.extractall(scratch, filter="data")
-            return dict(_read(scratch, present))
+            return dict(_read(scratch, present, self.ref))
 
     async def git(self, *arguments: str) -> process.Completed:
         """Run Git in the repository.
@@ -176,15 +176,19 @@ def _not_following(
             )
 
 
-def _read(scratch: Path, names: list[str]) -> Iterator[tuple[str, BaseRevision]]:
+def _read(scratch: Path, names: list[str], ref: str) -> Iterator[tuple[str, BaseRevision]]:
     for name in names:
         for path in sorted((scratch / name).rglob("*.py")):
             if path.name.startswith("__init__"):
                 continue
             try:
                 revision = read_revision(path)
-            except SyntaxError as error:
-                raise NotUnderstood(f"{path.name} is not valid Python") from error
+            except (SyntaxError, NotUnderstood) as error:
+                raise NotUnderstood(
+                    f"The revisions of {ref} could not be read: {error}",
+                    code="base-unreadable",
+                    hint="State revision and down_revision as literals.",
+                ) from error
             found = BaseRevision(revision=revision, digest=code_digest(path.read_bytes()))
             yield revision.id, found
 

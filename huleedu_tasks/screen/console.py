@@ -61,9 +61,12 @@ STYLES: Mapping[str, str] = {
     Status.ABORTED: CAUTION,
     State.BEHIND: CAUTION,
     State.EDITED: BAD,
+    State.DRIFTED: BAD,
+    State.MIGRATING: CAUTION,
     State.UNREACHABLE: CAUTION,
     State.UNKNOWN_REVISION: BAD,
 }
+DIFF_STYLES = {"-": BAD, "+": GOOD}
 LEVEL_STYLES = {Level.ERROR: BAD, Level.WARNING: CAUTION, Level.INFO: "bold"}
 HANDLED = {None: "", True: "Handled automatically. ", False: "Action required. "}
 REFRESH_PER_SECOND = 10
@@ -266,7 +269,14 @@ class Screen:
         self._print_problems(report.dangers)
         for outcome in report.outcomes:
             self._print_revisions(outcome, sql=report.sql)
+            self._print_differences(outcome)
         self._print_problems(report.problems)
+
+    def _print_differences(self, outcome: Outcome) -> None:
+        for difference in outcome.differences or ():
+            print(self._shown(f"\n{outcome.service}: {difference}"))
+            for line in difference.diff.splitlines():
+                self._print(_diff_line(self._shown(f"    {line}")))
 
     def _print_revisions(self, outcome: Outcome, *, sql: bool) -> None:
         if not outcome.revisions or (outcome.planned and not sql):
@@ -509,6 +519,13 @@ def _style(line: str) -> "Text":
     return text
 
 
+def _diff_line(line: str) -> "Text":
+    """Return a line of a diff in color."""
+    from rich.text import Text
+
+    return Text(line, DIFF_STYLES.get(line.lstrip()[:1], ""))
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
@@ -543,6 +560,8 @@ def _why_pending(report: Report) -> str:
     states = {outcome.state for outcome in report.outcomes if outcome.state}
     if states == {State.EDITED}:
         return "applied revisions were edited"
+    if State.DRIFTED in states:
+        return "not every schema is that of its revisions"
     if State.FINDINGS in states:
         return "the findings above must be corrected"
     return "not every database is at head"

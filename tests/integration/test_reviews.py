@@ -288,6 +288,13 @@ def test_an_unknown_base_is_an_error(services: Services, base: str, code: str) -
     assert ran.json["error"]["code"] == code
 
 
+def test_a_history_that_was_built_is_copied(services: Services, checked: Ran) -> None:
+    ran = services.monorepo.invoke("migrations.check", "--service", "good")
+    assert ran.code == 0, ran.err
+    assert "good: building its history" in checked.err
+    assert "building" not in ran.err
+
+
 def test_nothing_is_left_behind(services: Services, checked: Ran, tested: Ran) -> None:
     assert not list(services.monorepo.state.glob("throwaway/embedded/*/*/data/postmaster.pid"))
     assert not (services.monorepo.state / "embedded").exists()

@@ -2,8 +2,9 @@
 
 import pytest
 
-from huleedu_tasks.schema.archive import ArchiveInvalid, read_entries
-from huleedu_tasks.schema.diff import Change, compare
+from huleedu_tasks.report import Change
+from huleedu_tasks.schema.archive import ArchiveInvalid, read_entries, without_column_versions
+from huleedu_tasks.schema.diff import compare
 from huleedu_tasks.schema.objects import Schema, SchemaObject, schema_of
 from huleedu_tasks.schema.sql_text import first_identifier, identifiers, parenthesized, shown, split
 
@@ -61,14 +62,21 @@ def test_an_archive_that_is_truncated_or_unknown_is_refused(archive: bytes) -> N
         read_entries(archive)
 
 
+def test_a_version_of_a_column_is_replaced_in_place() -> None:
+    archive = b"ALTER COLUMN a SET (pg_attver=26559440);"
+    assert without_column_versions(archive) == b"ALTER COLUMN a RESET (n_distinct)      ;"
+    kept = b"ALTER COLUMN a SET (n_distinct=5);"
+    assert without_column_versions(kept) == kept
+
+
 def test_what_belongs_to_a_missing_object_is_a_part_of_it() -> None:
     (missing,) = compare(of(TABLE, ID, BODY, COMMENT), of())
     assert missing.change is Change.MISSING
     assert missing.label == "table public.note"
     assert missing.parts == (
+        "column public.note.id",
         "column public.note.body",
         "comment on column public.note.body",
-        "column public.note.id",
     )
     assert str(missing) == "table public.note: missing, with 3 parts"
     (extra,) = compare(of(TABLE, ID), of(TABLE, ID, BODY, COMMENT))

