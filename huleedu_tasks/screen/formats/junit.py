@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 from huleedu_tasks.report import Level
 from huleedu_tasks.screen.formats.contents import Contents, Item
 
+_DECLARATION = '<?xml version="1.0" encoding="utf-8"?>'
 # XML has no way to write these; control characters are escaped already.
 _NOT_XML = re.compile("[\ufffe\uffff]")
 
@@ -26,7 +27,7 @@ def render_junit(contents: Contents) -> str:
     _count(root)
     root.set("time", f"{contents.seconds:.3f}")
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    return f"{_DECLARATION}\n{ElementTree.tostring(root, encoding='unicode')}\n"
 
 
 def _add_suite(root: ElementTree.Element, command: str, service: str, items: list[Item]) -> None:
