@@ -1,9 +1,9 @@
 """SARIF 2.1.0, for GitHub code scanning and editors."""
 
 import json
+from importlib.metadata import version
 from urllib.parse import quote
 
-from huleedu_tasks import __version__
 from huleedu_tasks.report import Level
 from huleedu_tasks.screen.formats.contents import Contents, Item
 
@@ -16,7 +16,7 @@ def render_sarif(contents: Contents) -> str:
     codes = dict.fromkeys(item.code for item in contents.items)
     driver = {
         "name": "huleedu-tasks",
-        "version": __version__,
+        "version": version("huleedu-tasks"),
         "rules": [{"id": code} for code in codes],
     }
     run = {
