@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -43,6 +44,8 @@ from huleedu_tasks.state_dir import state_directory
 if TYPE_CHECKING:
     from huleedu_tasks.db.development import Development
 
+# The settings without which a command works on other databases.
+CHOOSES_DATABASES = (Settings.environment.name, INSTANCE_SETTING)
 # The name of a setting in a message. HULEEDU_REGISTRY is never renamed.
 _SETTING = re.compile(rf"\b{PREFIX}_(?!REGISTRY\b)[A-Z][A-Z0-9_]*")
 
@@ -149,6 +152,35 @@ class App:
                 settings = self.unchecked_settings
                 return _SETTING.sub(lambda found: settings.spelled(found[0]), text)
         return text
+
+    def assignments(self, collection: str) -> str:
+        """Return what a shell needs before a shown command, so that it runs in this environment.
+
+        Args:
+            collection: The first part of the command's name. Only commands of `prod` are for
+                staging and production, and they for nothing else.
+
+        Returns:
+            The settings of the process environment that choose the databases, each followed by a
+            space; an empty string if the command runs here without them.
+        """
+        # Without a registry, or with an unknown environment, no command uses a database.
+        with suppress(ConfigurationError):
+            if self._shown_settings.environment.is_disposable != (collection == "prod"):
+                return self._assignments
+        return ""
+
+    @cached_property
+    def _assignments(self) -> str:
+        stated = self._shown_settings.stated_for_process(CHOOSES_DATABASES)
+        return "".join(f"{name}={shlex.quote(value)} " for name, value in stated.items())
+
+    @property
+    def _shown_settings(self) -> Settings:
+        """The settings, read without starting a discovery."""
+        if self._knows_registry:
+            return self.unchecked_settings
+        return Settings.read(self.registry_place.parent)
 
     @cached_property
     def settings(self) -> Settings:

@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import Self
 
 # A task as every message names it; a command shows it as the user typed it.
-INVOKE = re.compile(r"`invoke (?=[a-z]+\.[a-z])")
+INVOKE = re.compile(r"`invoke (?=(?P<collection>[a-z]+)\.[a-z])")
 
 
 class ExitCode(IntEnum):

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import inspect
 import os
+import re
 import signal
 import sys
 import time
@@ -290,8 +291,12 @@ def _run(name: str, context: Context, body: Body[P], /, *args: P.args, **kwargs:
     dry_run = bool(context.config.run.dry or kwargs.get("dry_run"))
     screen = Screen(as_json=bool(kwargs.get("json")) or kwargs.get("format") == Form.JSON)
     app = Command(start=Path.cwd(), dry_run=dry_run, screen=screen)
-    typed = f"`{typed_before(name, sys.argv)}"
-    screen.redact = lambda text: INVOKE.sub(lambda _: typed, app.own_words(app.redact(text)))
+    typed = typed_before(name, sys.argv)
+
+    def as_typed(found: re.Match[str]) -> str:
+        return f"`{app.assignments(found['collection'])}{typed}"
+
+    screen.redact = lambda text: INVOKE.sub(as_typed, app.own_words(app.redact(text)))
     usual = {number: signal.getsignal(number) for number in _heard_signals()}
     with lasting_streams() as streams:
         app.end_on_signals()

@@ -224,7 +224,7 @@ def undo(
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
-    """Bring back what the last reset, restore or rollback lost."""
+    """Undo the last reset, restore or rollback of a database."""
     every = bool(service)
     return _run(
         app, service, "", lambda flows: flows.undo(every=every), confirm=confirm, whole="undone"

@@ -5,7 +5,7 @@ Real environment variables take precedence over `.env`, and an empty value count
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -331,6 +331,18 @@ class Settings:
         own = f"{self.prefix}{name.removeprefix(PREFIX)}"
         stated = self.process.keys() | self.file.keys()
         return name if name in stated and own not in stated else own
+
+    def stated_for_process(self, names: Sequence[str]) -> dict[str, str]:
+        """Return settings that a process without this process environment would read otherwise.
+
+        Args:
+            names: Their names with the default prefix.
+
+        Returns:
+            Their values by the names under which they are set.
+        """
+        others = replace(self, process={})
+        return {self.spelled(n): self.get(n) for n in names if self.get(n) != others.get(n)}
 
     def _spellings(self, name: str) -> tuple[str, ...]:
         """Return the names under which a variable is read, the first one takes precedence."""

@@ -46,7 +46,7 @@ from huleedu_tasks.db.seed import REQUIRE_HEAD, SEED
 from huleedu_tasks.db.service_run import Context, ServiceRun, begin
 from huleedu_tasks.db.snapshot_list import snapshots_of
 from huleedu_tasks.db.snapshots import Snapshots, Unfinished, require_name
-from huleedu_tasks.db.start import START, stop
+from huleedu_tasks.db.start import START, START_AGAIN, stop
 from huleedu_tasks.db.status import STATUS, STATUS_COLUMNS
 from huleedu_tasks.db.undo import Begun, Undo
 from huleedu_tasks.db.undo_snapshots import undo_notes
@@ -100,7 +100,7 @@ SEED_ONLY = Change(
 PREPARE = Change(
     command="db.prepare",
     would="prepare {database}",
-    proving=(START, PROVE),
+    proving=(START_AGAIN, PROVE),
     changing=(FILL, EXPECT_WRITES, migrate_to(runner.HEAD), SEED_IF_NEEDED),
     ending=COMPLETE,
     columns=REVISIONS,
@@ -243,7 +243,7 @@ class Development:
         self._require_one(ROLLBACK)
         self._require_files()
         plans: list[Plan] = []
-        change = planning(wanted, plans, starts=not self.dry_run)
+        change = planning(wanted, plans, dry_run=self.dry_run)
         report = await self._execute(run, change, first=run.context.expect_migrations)
         return report, plans[0] if plans else None
 

@@ -81,18 +81,22 @@ class Plan:
         return any(loss.level is Level.WARNING for loss in self.losses)
 
 
-def planning(wanted: Wanted, plans: list[Plan], *, starts: bool) -> Change:
+def planning(wanted: Wanted, plans: list[Plan], *, dry_run: bool) -> Change:
     """Return the change that only finds out what a rollback would lose.
 
     Args:
         plans: Receives the plan.
-        starts: Whether the server is started.
+        dry_run: Whether the plan will not be executed; then the server is not started.
     """
     return Change(
         command=COMMAND,
         would="",
-        proving=(*((START,) if starts else ()), PROVE),
-        changing=(Stage(run=partial(preview, wanted=wanted, plans=plans), io_bound=False),),
+        proving=(PROVE,) if dry_run else (START, PROVE),
+        changing=(
+            Stage(
+                run=partial(preview, wanted=wanted, plans=plans, dry_run=dry_run), io_bound=False
+            ),
+        ),
         columns=COLUMNS,
     )
 
@@ -113,7 +117,9 @@ def rolling_back(plan: Plan) -> Change:
     )
 
 
-async def preview(run: ServiceRun, step: Step, *, wanted: Wanted, plans: list[Plan]) -> Outcome:
+async def preview(
+    run: ServiceRun, step: Step, *, wanted: Wanted, plans: list[Plan], dry_run: bool
+) -> Outcome:
     """Roll back a throwaway database, and report what the service's own database would lose."""
     history = await run.history()
     before = await _current(run, history)
@@ -130,9 +136,11 @@ async def preview(run: ServiceRun, step: Step, *, wanted: Wanted, plans: list[Pl
         losses = [loss async for loss in _losses(opened, was, now)]
     plan = Plan(before=before, target=target, losses=tuple(losses))
     plans.append(plan)
-    detail = f"would roll back {', '.join(revision.id for revision in going)}"
+    names = ", ".join(revision.id for revision in going)
+    detail = f"tried on a throwaway database: would roll back {names}"
     outcome = run.done(detail, {"from": named(before), "to": named(after)})
-    return replace(outcome, status=Status.SKIPPED, problems=plan.losses)
+    status = Status.SKIPPED if dry_run else Status.OK
+    return replace(outcome, status=status, problems=plan.losses)
 
 
 async def require_planned(run: ServiceRun, step: Step, *, plan: Plan) -> Outcome:

@@ -26,4 +26,10 @@ async def stop(service: Service, provider: Provider, step: Step) -> Outcome:
     return Outcome(service=service.name, detail=await provider.stop(service))
 
 
+async def start_again(run: ServiceRun, step: Step) -> Outcome:
+    """Start the server of a database that has answered already; it usually runs."""
+    return await start(run, lambda _: None)
+
+
+START_AGAIN = Stage(run=start_again, io_bound=True, after=after_migrated)
 START = Stage(run=start, io_bound=True, after=after_migrated)

@@ -19,7 +19,7 @@ from huleedu_tasks.postgres.databases import EnvironmentTag
 from huleedu_tasks.repository import shown
 
 # The digests of the newest revisions of a service, so that the tag stays below 30 kB.
-KEPT = 500
+KEPT = 450
 # Stands for a digest of code that this interpreter cannot parse.
 UNPARSED = "-"
 _LENGTH = 8
@@ -47,6 +47,34 @@ class Edit:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedFile:
+    """What the environment tag states about an applied revision.
+
+    Attributes:
+        digest: The beginning of the SHA-256 of its file.
+        by: The id of the run of `prod.migrate` that applied it, or else the day.
+    """
+
+    digest: str
+    by: str
+
+
+def applied_files(tag: EnvironmentTag | None, service: str) -> dict[str, AppliedFile]:
+    """Return what the tag states about each revision of a service that a run has applied.
+
+    A revision that a killed run was to apply is included; whether it is applied, the version
+    table states.
+    """
+    stored = tag.revisions.get(service, {}) if tag else {}
+    parsed = {revision: noted.split(" ") for revision, noted in stored.items()}
+    return {
+        revision: AppliedFile(digest=parts[0], by=parts[-1])
+        for revision, parts in parsed.items()
+        if len(parts) == 3
+    }
+
+
 def edits_since_applied(
     tag: EnvironmentTag | None, service: str, history: History, current: Sequence[str]
 ) -> tuple[Edit, ...]:
@@ -65,7 +93,7 @@ def edits_since_applied(
         if revision in stored and _is_edited(history.revisions[revision].path, stored[revision])
     }
     return tuple(
-        Edit(revision=revision, applied=found[revision.id].rpartition(" ")[2])
+        Edit(revision=revision, applied=_day_of(found[revision.id].rpartition(" ")[2]))
         for revision in (history.between((), current) if found else ())
         if revision.id in found
     )
@@ -77,6 +105,8 @@ def with_digests(
     history: History,
     before: Sequence[str],
     after: Sequence[str],
+    *,
+    run: str = "",
 ) -> EnvironmentTag:
     """Return an environment tag with the digests of the revisions that a run has applied.
 
@@ -85,13 +115,15 @@ def with_digests(
     Args:
         before: The revisions of the database before the run.
         after: The revisions of the database now.
+        run: The id of the run; an empty string to note the current day.
     """
+    by = run or f"{datetime.now(UTC):%Y-%m-%d}"
     stored = tag.revisions.get(service, {})
     applied = history.applied(after)
     digests = {revision: noted for revision, noted in stored.items() if revision in applied}
     for revision in history.between(before, after)[-KEPT:]:
         with suppress(OSError):
-            digests[revision.id] = _digests(revision.path.read_bytes())
+            digests[revision.id] = _digests(revision.path.read_bytes(), by)
     if len(digests) > KEPT:
         newest = [r.id for r in history.between((), after) if r.id in digests][-KEPT:]
         digests = {revision: digests[revision] for revision in newest}
@@ -114,9 +146,19 @@ def code_digest(source: bytes) -> str:
         return UNPARSED
 
 
-def _digests(source: bytes) -> str:
-    """Return the digests of a revision file and of its code, and the current day."""
-    return f"{_digest(source)} {code_digest(source)} {datetime.now(UTC):%Y-%m-%d}"
+def is_digest_of(digest: str, sha256: str) -> bool:
+    """Whether a digest in the environment tag is the beginning of a SHA-256."""
+    return digest == sha256[:_LENGTH]
+
+
+def _digests(source: bytes, by: str) -> str:
+    """Return the digests of a revision file and of its code, and the run or the day."""
+    return f"{_digest(source)} {code_digest(source)} {by}"
+
+
+def _day_of(by: str) -> str:
+    """Return a day; the id of a run begins with its own, as in `20261127T`."""
+    return f"{by[:4]}-{by[4:6]}-{by[6:8]}" if by[8:9] == "T" else by
 
 
 def _digest(content: bytes) -> str:

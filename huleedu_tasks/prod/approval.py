@@ -4,7 +4,7 @@ Both are compared, because a revision may do something else when it runs than wh
 Files of installed libraries are not inputs; a change of them shows only in the rendered SQL.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 
@@ -54,6 +54,10 @@ class Approval:
                 continue
             elif line := _changed_line(sql, rendered, again.sql.get(revision) if again else None):
                 yield f"the SQL of revision {revision} differs from the approved SQL: {line}"
+
+    def part(self, revisions: Iterable[str]) -> "Approval":
+        """Return the approval of some of the revisions, with all input files."""
+        return replace(self, sql={name: self.sql[name] for name in revisions if name in self.sql})
 
     def masked(self, redact: Callable[[str], str]) -> "Approval":
         """Return a copy with every password masked, as in the plan file."""

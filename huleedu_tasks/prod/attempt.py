@@ -224,7 +224,7 @@ class Attempts:
                 f"Aborted {when}: the database or a file changed after the plan was confirmed: "
                 f"{changed}.",
                 code="plan-changed",
-                hint="Make a new plan: run the same command again without --plan, or first run "
+                hint="Run the same command again. If --plan is refused again, make a new plan with "
                 "`invoke prod.plan --out FILE`.",
             )
 

@@ -1,6 +1,6 @@
 """Show the runs of `prod.migrate` from their records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.prod.journal import ENDED, UNREADABLE, Event, Run
@@ -14,7 +14,13 @@ EVENT_COLUMNS = ("time", "event", "facts")
 
 def list_of(runs: Sequence[Run]) -> Listing:
     """Return one row for each run."""
-    return Listing(command=COMMAND, key="runs", columns=RUN_COLUMNS, rows=tuple(map(_row, runs)))
+    rows = [_row(run) for run in runs]
+    for row in rows:
+        row["resumed_by"] = [
+            str(later["run"]) for later in rows if row["run"] in _ids(later["resumes"])
+        ]
+        row["detail"] = "; ".join(filter(None, (str(row["detail"]), *_links(row))))
+    return Listing(command=COMMAND, key="runs", columns=RUN_COLUMNS, rows=tuple(rows))
 
 
 def events_of(runs: Sequence[Run], name: str) -> Listing:
@@ -71,6 +77,7 @@ def _unreadable_row(run: Run, problem: str) -> dict[str, Fact]:
         **nothing,
         "outcome": UNREADABLE,
         "migrated": [],
+        "resumes": [],
         "detail": f"{run.path}: {problem}",
         "path": str(run.path),
     }
@@ -86,12 +93,32 @@ def _readable_row(run: Run) -> dict[str, Fact]:
         "who": f"{began['user']}@{began['host']}",
         "commit": began.get("commit"),
         "migrated": [str(event["service"]) for event in run.of("migrated")],
+        "resumes": _earlier_runs(run),
         "detail": "; ".join([*failed, *_unfinished(run)]) or _reason_of_end(run),
         "began": began["time"],
         "ended": last["time"],
         "pid": began.get("pid"),
         "path": str(run.path),
     }
+
+
+def _earlier_runs(run: Run) -> list[str]:
+    """Return the runs whose plan a run went on with, the first one first."""
+    services = [found for event in run.of("resumed") for found in event["services"]]
+    return sorted({str(name) for found in services for name in found["applied_by"]})
+
+
+def _links(row: Mapping[str, Fact]) -> list[str]:
+    """Return the earlier and the later runs of the same plan, in words."""
+    earlier, later = _ids(row["resumes"]), _ids(row["resumed_by"])
+    return [
+        *([f"the same plan as {', '.join(earlier)}"] if earlier else []),
+        *([f"the same plan again in {', '.join(reversed(later))}"] if later else []),
+    ]
+
+
+def _ids(runs: Fact) -> list[str]:
+    return list(map(str, runs)) if isinstance(runs, list) else []
 
 
 def _unfinished(run: Run) -> list[str]:

@@ -31,7 +31,8 @@ from huleedu_tasks.prod.plan import COLUMNS as PLAN_COLUMNS
 from huleedu_tasks.prod.plan import Planned, changes_of_work, pin_now, plan_all
 from huleedu_tasks.prod.plan_file import PlanEntry, stale
 from huleedu_tasks.prod.production import Production, Targets
-from huleedu_tasks.prod.sql_rendering import approval_of
+from huleedu_tasks.prod.resumption import Resumption, changes_since_begun, resumption_of
+from huleedu_tasks.prod.sql_rendering import approval_of, with_unread
 from huleedu_tasks.prod.stop_request import GO_ON, Stop
 from huleedu_tasks.prod.target import Target, reach
 from huleedu_tasks.report import DANGERS, Outcome, Progress, Report, Status
@@ -53,11 +54,14 @@ class Prepared:
         report: One outcome for each service.
         targets: The database of each service, by the name of the service.
         by_name: The plan by the name of its service.
+        resumed: How far earlier runs have carried out the plan file, by the name of the service;
+            without the services that they did not change.
     """
 
     report: Report
     targets: Targets
     by_name: Mapping[str, Planned]
+    resumed: Mapping[str, Resumption] = field(default_factory=dict)
 
     @property
     def changing(self) -> tuple[Planned, ...]:
@@ -94,7 +98,12 @@ class Prepared:
             else "",
         )
         total = f"{self.environment}: {', and '.join(filter(None, parts))} on {host}."
-        return total, *map(_summary, on_host)
+        resumed = (
+            f"{name}: {self.resumed[name]}"
+            for name, planned in self.by_name.items()
+            if name in self.resumed and planned.host == host
+        )
+        return total, *map(_summary, on_host), *resumed
 
     @property
     def unchanged(self) -> dict[str, Outcome]:
@@ -144,9 +153,13 @@ class Release:
             report = self.production.report(
                 COMMAND, _aborted_unless_all_valid(outcomes), PLAN_COLUMNS, targets
             )
-            if report.exit_code is ExitCode.DONE:
-                await self._require_pins(by_name)
-        prepared = Prepared(report=report, targets=targets, by_name=by_name)
+            resumed = await self._resume(by_name) if report.exit_code is ExitCode.DONE else {}
+        outcomes = tuple(
+            _resumed(o, resumed[o.service], by_name[o.service]) if o.service in resumed else o
+            for o in report.outcomes
+        )
+        report = replace(report, outcomes=outcomes)
+        prepared = Prepared(report=report, targets=targets, by_name=by_name, resumed=resumed)
         if report.exit_code is ExitCode.DONE:
             self.record.add(
                 "planned",
@@ -154,6 +167,11 @@ class Release:
                     {**planned.pin.as_json(), "marks": planned.tags}
                     for planned in prepared.changing
                 ],
+            )
+        if resumed:
+            self.record.add(
+                "resumed",
+                services=[{"service": name, **it.as_json()} for name, it in resumed.items()],
             )
         return prepared
 
@@ -182,6 +200,9 @@ class Release:
             with self.stop.listening(directory):
                 changed = await self._change(to_do, held, directory)
         outcomes = {**prepared.unchanged, **already, **changed}
+        for name, resumption in prepared.resumed.items():
+            outcome = outcomes[name]
+            outcomes[name] = replace(outcome, facts={**outcome.facts, **resumption.facts})
         report = self.production.report(
             COMMAND, tuple(outcomes[name] for name in prepared.targets), COLUMNS, prepared.targets
         )
@@ -201,7 +222,9 @@ class Release:
     def nothing_pending_report(self, prepared: Prepared) -> Report:
         """Return the report of a run for which nothing is pending."""
         report = replace(prepared.report, columns=COLUMNS)
-        return replace(report, notes=("Nothing is pending; nothing was changed.",))
+        carried_out = _carried_out(prepared.resumed) if self.pins else ""
+        note = carried_out or "Nothing is pending; nothing was changed."
+        return replace(report, notes=(note,))
 
     def dry_run_report(self, prepared: Prepared) -> Report:
         """Return the report of a dry run."""
@@ -220,17 +243,31 @@ class Release:
 
     # Checks.
 
-    async def _require_pins(self, planned: Mapping[str, Planned]) -> None:
-        """Require that the current plan is exactly that of the plan file, if there is one.
+    async def _resume(self, planned: Mapping[str, Planned]) -> dict[str, Resumption]:
+        """Require that the current plan is that of the plan file, or exactly what remains of it.
+
+        Returns:
+            How far earlier runs have carried out the plan file, by service; empty if they have
+            changed nothing, or without a plan file.
 
         Raises:
-            Refused: If it differs.
+            Refused: If the current plan differs.
         """
-        if self.pins is None:
-            return
-        changes = [change for pin in self.pins for change in stale(pin, planned[pin.service].pin)]
-        for pin in self.pins if not changes else ():
-            changes += await self._changes_of_work(pin, planned[pin.service])
+        resumed: dict[str, Resumption] = {}
+        changes: list[str] = []
+        for pin in self.pins or ():
+            now = planned[pin.service]
+            if found := resumption_of(pin, now):
+                resumed[pin.service] = found
+                changes += changes_since_begun(pin, now, found)
+            else:
+                changes += stale(pin, now.pin)
+        for pin in self.pins or () if not changes else ():
+            now = planned[pin.service]
+            if pin.service in resumed:
+                changes += await self._changes_of_rest(pin, now)
+            else:
+                changes += await self._changes_of_work(pin, now)
         if changes:
             raise Refused(
                 "The plan is stale; nothing was changed.",
@@ -238,6 +275,13 @@ class Release:
                 findings=[Finding(place="", problem=change) for change in changes],
                 hint="Make a new plan with `invoke prod.plan --out FILE`, and have it reviewed.",
             )
+        return resumed
+
+    async def _changes_of_rest(self, pin: PlanEntry, now: Planned) -> list[str]:
+        """Return the differences of what is pending from the same part of a plan entry."""
+        approval = with_unread(now.pin.approval, pin.approval, self.production.root)
+        now = replace(now, pin=replace(now.pin, approval=approval))
+        return await self._changes_of_work(pin.from_where(now.pin), now)
 
     async def _changes_of_work(self, pin: PlanEntry, now: Planned) -> list[str]:
         return await changes_of_work(
@@ -330,7 +374,7 @@ class Release:
                 "A database or a file changed after the plan was made; nothing was changed.",
                 code=PLAN_CHANGED,
                 findings=[Finding(place="", problem=change) for change in changes],
-                hint="Make a new plan: run the same command again without --plan, or first run "
+                hint="Run the same command again. If --plan is refused again, make a new plan with "
                 "`invoke prod.plan --out FILE`.",
             )
         return done
@@ -404,6 +448,8 @@ class Release:
             go_on=directory / GO_ON,
             inputs=ApprovedInputs(root=self.production.root, digests=pin.approval.inputs),
         )
+        # A killed run stores nothing afterwards. Of these only the applied ones count.
+        await _record_files(target, held, pin.before, pin.after, self.record.run)
         self.record.add("migrating", service=pin.service, before=pin.before, after=pin.after)
         ended = await attempts.run()
         outcome = ended.outcome
@@ -421,7 +467,7 @@ class Release:
         if outcome and planned.tags:
             outcome = await self._tag(outcome, held, target)
         if ended.at is not None:
-            recorded = _record_files(target, held, pin.before, ended.at)
+            recorded = _record_files(target, held, pin.before, ended.at, self.record.run)
             if not await parallel.run_to_end(recorded):
                 self.unrecorded.append(pin.service)
         return outcome
@@ -486,6 +532,24 @@ class Release:
         return f"The record of this run is {self.record.path}."
 
 
+def _resumed(outcome: Outcome, found: Resumption, planned: Planned) -> Outcome:
+    """Return the planned outcome of a service, with how far it was carried out before."""
+    detail = ", ".join(filter(None, (str(found), planned.tagging)))
+    return replace(outcome, detail=detail, facts={**outcome.facts, **found.facts})
+
+
+def _carried_out(resumed: Mapping[str, Resumption]) -> str:
+    """Return that a plan was carried out before; an empty string if that is not known."""
+    if not resumed:
+        return ""
+    if all(found.is_whole for found in resumed.values()):
+        return "The plan was carried out before; nothing was changed."
+    return (
+        "Every database is at the target of the plan; nothing was changed. Which run has applied "
+        "it is not recorded."
+    )
+
+
 def _aborted_unless_all_valid(outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
     """Return the outcomes; every other service is aborted if the validation of one failed."""
     wrong = [outcome.service for outcome in outcomes if not outcome]
@@ -497,11 +561,21 @@ def _aborted_unless_all_valid(outcomes: tuple[Outcome, ...]) -> tuple[Outcome, .
 
 
 async def _record_files(
-    target: Target, held: "asyncpg.Connection", before: Sequence[str], at: Sequence[str]
+    target: Target,
+    held: "asyncpg.Connection",
+    before: Sequence[str],
+    at: Sequence[str],
+    run: str,
 ) -> bool:
-    """Store the digests of applied revision files in the environment tag.
+    """Store the digests of applied revision files, and the run, in the environment tag.
 
-    Without them `prod.validate` cannot report later edits; the migration is complete anyway.
+    Without them `prod.validate` cannot report later edits, and the same plan again does not state
+    which run has applied it; the migration is complete anyway.
+
+    Args:
+        before: The revisions of the database before the run.
+        at: The revisions after the run, or those to which it is about to migrate.
+        run: The id of the run.
 
     Returns:
         Whether they were stored; False if the role does not own the database, or if the
@@ -512,7 +586,7 @@ async def _record_files(
         async with answering(target.url.address):
             if tag := await read_tag(held, database):
                 history = target.known_history
-                recorded = with_digests(tag, target.service.name, history, before, at)
+                recorded = with_digests(tag, target.service.name, history, before, at, run=run)
                 return await write_tag_as_owner(held, database, recorded)
     return False
 

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode
 from huleedu_tasks.migrations import squawk
+from huleedu_tasks.migrations.edits import AppliedFile, applied_files
 from huleedu_tasks.migrations.hazards import find_hazards
 from huleedu_tasks.migrations.results import Rendered
 from huleedu_tasks.migrations.revisions import Revision, named
@@ -56,6 +57,8 @@ class Planned:
         identity: The identity of the database, valid until its server is restarted.
         revisions: The pending revisions, in the order of the run; empty if none.
         tags: Whether the run sets the environment tag, which the database does not have yet.
+        applied: What the environment tag states about the revisions that runs have applied.
+        is_tagged: Whether the database has an environment tag to which the run may add.
     """
 
     target: Target
@@ -63,6 +66,8 @@ class Planned:
     identity: Identity
     revisions: tuple[PlannedRevision, ...]
     tags: bool
+    applied: Mapping[str, AppliedFile] = field(default_factory=dict)
+    is_tagged: bool = False
 
     @property
     def host(self) -> str:
@@ -73,6 +78,11 @@ class Planned:
     def changes(self) -> bool:
         """Whether the run would change the database."""
         return bool(self.revisions) or self.tags
+
+    @property
+    def tagging(self) -> str:
+        """That the run sets the environment tag; an empty string if it does not."""
+        return f"will be tagged as {self.target.environment}" if self.tags else ""
 
     @property
     def counts(self) -> dict[Kind, int]:
@@ -184,9 +194,18 @@ async def plan_database(validated: Validated, settings: Settings, root: Path) ->
     accepted = {found.label: digest(found) for found in validated.drift or ()}
     pin = replace(_pin(target, facts.identity, current), drift=accepted)
     pending = history.between(current, history.heads)
-    tags = facts.may_tag and parse_tag(pin.database, facts.comment) is None
+    tag = parse_tag(pin.database, facts.comment)
+    planned = Planned(
+        target=target,
+        pin=pin,
+        identity=facts.identity,
+        revisions=(),
+        tags=facts.may_tag and tag is None,
+        applied=applied_files(tag, target.service.name),
+        is_tagged=facts.may_tag and tag is not None,
+    )
     if not pending:
-        return Planned(target=target, pin=pin, identity=facts.identity, revisions=(), tags=tags)
+        return planned
     approval, rendered = validated.rendering or await approval_of(
         target, settings, root, identity=facts.identity, current=current
     )
@@ -209,9 +228,7 @@ async def plan_database(validated: Validated, settings: Settings, root: Path) ->
         )
         for revision in pending
     ]
-    return Planned(
-        target=target, pin=pin, identity=facts.identity, revisions=tuple(revisions), tags=tags
-    )
+    return replace(planned, pin=pin, revisions=tuple(revisions))
 
 
 async def changes_of_work(
@@ -248,6 +265,11 @@ async def changes_of_work(
     return [f"{planned.service}: {change}" for change in changes]
 
 
+def pin_at(now: Planned, revisions: tuple[str, ...]) -> PlanEntry:
+    """Return the plan entry of the current files for a database at other revisions."""
+    return _pin(now.target, now.identity, revisions)
+
+
 async def pin_now(target: Target, connection: "asyncpg.Connection") -> PlanEntry:
     """Return the current plan entry, from the database and the files as they are now.
 
@@ -265,10 +287,7 @@ async def pin_now(target: Target, connection: "asyncpg.Connection") -> PlanEntry
 
 def _outcome(validated: Validated, planned: Planned) -> Outcome:
     pin = planned.pin
-    details = (
-        "" if planned.revisions else "nothing pending",
-        f"will be tagged as {planned.target.environment}" if planned.tags else "",
-    )
+    details = ("" if planned.revisions else "nothing pending", planned.tagging)
     return Outcome(
         service=pin.service,
         facts={

@@ -69,7 +69,8 @@ class PlanEntry:
             now: The current entry, whose `before` is that revision.
         """
         left = {name: digest for name, digest in self.files.items() if name in now.files}
-        return replace(self, before=now.before, files=left)
+        approval = self.approval.part(now.files)
+        return replace(self, before=now.before, files=left, approval=approval)
 
     def as_json(self) -> dict[str, object]:
         """Return the fields of the plan file, without the SQL and its input files."""

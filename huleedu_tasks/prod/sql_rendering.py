@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -64,6 +65,20 @@ async def approval_of(
         inputs=await asyncio.to_thread(_digests, read, root),
     )
     return approval, rendered
+
+
+def with_unread(now: Approval, approved: Approval, root: Path) -> Approval:
+    """Return an approval with the digests of the approved files that its rendering did not read.
+
+    The rendering of a part of a plan does not read what only the applied revisions have read.
+    """
+    unread = {name: _content(root / name) for name in approved.inputs if name not in now.inputs}
+    digests = {
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in unread.items()
+        if content is not None
+    }
+    return replace(now, inputs={**digests, **now.inputs})
 
 
 async def _read_by_revisions(target: Target, settings: Settings) -> set[str]:

@@ -60,6 +60,14 @@ def _planned(event: Event) -> Words:
         yield pin["service"], f"planned: {', '.join(filter(None, (revisions, tag)))}"
 
 
+def _resumed(event: Event) -> Words:
+    for found in event["services"]:
+        runs = f" by {', '.join(found['applied_by'])}" if found["applied_by"] else ""
+        left = f"{len(found['left'])} of the plan remain" if found["left"] else "nothing to do"
+        applied = ", ".join(found["already_applied"])
+        yield found["service"], f"already applied{runs}: {applied}; {left}"
+
+
 def _confirmed(event: Event) -> Words:
     how = "with --yes and --host" if event["by"] == "arguments" else "at the terminal"
     yield "", f"changes on {', '.join(event['hosts'])} were confirmed {how}"
@@ -122,6 +130,7 @@ def _step(event: Event) -> str:
 EVENTS: Mapping[str, Callable[[Event], Words]] = {
     BEGAN: _began,
     "planned": _planned,
+    "resumed": _resumed,
     "confirmed": _confirmed,
     "locked": _locked,
     "backed up": _backed_up,

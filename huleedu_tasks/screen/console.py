@@ -6,12 +6,14 @@ and tables are not wrapped. Strings are never parsed as markup.
 
 import io
 import json
+import os
+import shutil
 import sys
 import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
@@ -72,6 +74,10 @@ HANDLED = {None: "", True: "Handled automatically. ", False: "Action required. "
 REFRESH_PER_SECOND = 10
 # Wider than any line: output to a pipe is not wrapped.
 PIPE_WIDTH = 100_000
+# The width of a terminal that states none, in cells.
+DEFAULT_WIDTH = 80
+# The height of a console that prints no live display.
+ANY_HEIGHT = 24
 # The longest statement that is shown beside a danger, in characters.
 SHOWN_SQL = 200
 TICK = "\N{CHECK MARK}"
@@ -92,6 +98,7 @@ class Screen:
         self.outputs = Outputs()
         # The registry, relative to the root of the Git repository, as CI names files.
         self.registry = "services.json"
+        self._previewed: Mapping[Problem, Sequence[str]] = {}
 
     def show(self, result: Result) -> None:
         """Print a command's result."""
@@ -224,6 +231,7 @@ class Screen:
     def preview(self, report: Report) -> None:
         """Print the plan of a command before it begins."""
         self._print_outcomes(report)
+        self._previewed = report.problems
 
     def _show_report(self, report: Report) -> None:
         self._print_outcomes(report)
@@ -270,7 +278,8 @@ class Screen:
         for outcome in report.outcomes:
             self._print_revisions(outcome, sql=report.sql)
             self._print_differences(outcome)
-        self._print_problems(report.problems)
+        new = {p: s for p, s in report.problems.items() if self._previewed.get(p) != s}
+        self._print_problems(new)
 
     def _print_differences(self, outcome: Outcome) -> None:
         for difference in outcome.differences or ():
@@ -283,22 +292,26 @@ class Screen:
             return
         facts = outcome.facts
         place = f"{_cell(facts.get('from'))} -> {_cell(facts.get('to'))}"
+        width = _width(sys.stdout)
         print(self._shown(f"\n{outcome.service}: {place}"))
         for revision in outcome.revisions:
             if isinstance(revision, AppliedRevision):
                 taken = "" if revision.seconds is None else f"{revision.seconds:.2f} s"
-                print(self._shown(f"  {revision.revision}  {taken}  {revision.message}"))
+                ran = self._shown(f"{revision.revision}  {taken}  {revision.message}")
+                print(_item(ran, width, INDENT))
             else:
-                self._print_planned(revision)
+                self._print_planned(revision, width)
 
-    def _print_planned(self, revision: PlannedRevision) -> None:
-        print(self._shown(f"  {revision.revision}  {revision.message}  ({revision.path})"))
+    def _print_planned(self, revision: PlannedRevision, width: int | None) -> None:
+        named = self._shown(f"{revision.revision}  {revision.message}  ({revision.path})")
+        print(_item(named, width, INDENT))
         lines = (line for line in (revision.sql or "").splitlines() if line.strip())
         print("".join(self._shown(f"      {line}\n") for line in lines), end="")
         for problem in revision.problems:
             if problem.kind is Kind.STYLE:
-                print(self._shown(f"    {problem.level}: {problem.cause}"))
-                print(self._shown(f"      {problem.remedy}"))
+                cause = self._shown(f"{problem.level}: {problem.cause}")
+                print(_item(cause, width, INDENT * 2))
+                print(wrap(self._shown(problem.remedy), width, INDENT * 3))
 
     def _row(self, report: Report, outcome: Outcome) -> list[str]:
         return [
@@ -343,7 +356,7 @@ class Screen:
         shown = [[self._shown(cell) for cell in row] for row in rows]
         width = _width(sys.stdout)
         if width is None:
-            for line in align_table([columns, *shown]):
+            for line in align_table(columns, shown):
                 print(line)
             return
         layout = fit_table(columns, shown, width)
@@ -355,8 +368,8 @@ class Screen:
             print(wrap(line, width, ""))
 
     def _print(self, what: "Table | Text") -> None:
-        terminal = sys.stdout.isatty()
-        console = _console(sys.stdout if terminal else io.StringIO())
+        width = _width(sys.stdout)
+        console = _console(sys.stdout if width else io.StringIO(), width or PIPE_WIDTH)
         console.print(what, soft_wrap=True)
         if isinstance(console.file, io.StringIO):
             for line in console.file.getvalue().splitlines():
@@ -497,16 +510,38 @@ class LiveProgress:
         return ", ".join([count, elapsed, *dict.fromkeys(running)])
 
 
-def _console(file: TextIO) -> "Console":
+def _item(text: str, width: int | None, indent: str) -> str:
+    """Return a string wrapped with a hanging indent."""
+    return f"{indent}{wrap(text, width, f'{indent}{INDENT * 2}').lstrip()}"
+
+
+def _console(file: TextIO, width: int | None = None) -> "Console":
+    """Return a console.
+
+    Args:
+        width: Its width in cells; None for that of the terminal, also after a change.
+    """
     from rich.console import Console
 
-    width = None if file.isatty() else PIPE_WIDTH
-    return Console(file=file, width=width, highlight=False, markup=False, soft_wrap=True)
+    # On a dumb terminal, rich uses a width only with a height.
+    height = None if width is None else ANY_HEIGHT
+    return Console(
+        file=file, width=width, height=height, highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def _width(file: TextIO) -> int | None:
-    """Return the width of a terminal in cells; None for a pipe."""
-    return _console(file).width if file.isatty() else None
+    """Return the width of a terminal in cells; None for a pipe.
+
+    rich assumes 80 for a dumb terminal.
+    """
+    if not file.isatty():
+        return None
+    own = (0, 0)
+    with suppress(OSError):
+        own = os.get_terminal_size(file.fileno())
+    # COLUMNS takes precedence. Standard output may not be a terminal.
+    return shutil.get_terminal_size(own).columns or DEFAULT_WIDTH
 
 
 def _style(line: str) -> "Text":

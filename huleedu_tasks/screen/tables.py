@@ -23,6 +23,8 @@ NARROWEST = 20
 # A revision that Alembic generated; revisions that a developer named are not shortened.
 _GENERATED_REVISION = re.compile(r"[0-9a-f]{12,}")
 _SHORTEST_REVISION = 6
+# The length of the shortest value that is a sentence.
+_SENTENCE = 20
 _COMMAND = re.compile(r"`[^`]+`")
 # A space at which a line does not end.
 _NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -73,22 +75,35 @@ def fit_table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int)
         width: The width of the terminal in cells.
     """
     table = _Table(tuple(columns), tuple(map(tuple, rows)))
-    for step in (_keep, _drop_empty, _shorten_revisions, _drop_constant, _move_details, _drop_time):
+    for step in (_drop_empty, _shorten_revisions, _drop_constant, _move_details, _drop_time):
         table = step(table)
         if _width(table) <= width:
             return Layout(columns=table.columns, rows=table.rows, below=table.below)
     return Layout(lines=tuple(_records(table, width)), below=table.below)
 
 
-def align_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table for a pipe, which are not wrapped."""
-    widths = [max(map(cells, "\n".join(column).splitlines())) for column in zip(*rows, strict=True)]
-    for row in rows:
+def align_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table for a pipe, which are not wrapped.
+
+    A sentence that all rows have in one column other than the details is below the table.
+
+    Args:
+        columns: The headers.
+        rows: The cells.
+    """
+    table = _Table(tuple(columns), tuple(map(tuple, rows)))
+    table = _drop_constant(table, kept=(*KEPT, DETAIL), shortest=_SENTENCE)
+    shown = (table.columns, *table.rows)
+    widths = [
+        max(map(cells, "\n".join(column).splitlines())) for column in zip(*shown, strict=True)
+    ]
+    for row in shown:
         for parts in zip_longest(*(cell.splitlines() for cell in row), fillvalue=""):
             filled = (
                 f"{part}{' ' * (n - cells(part))}" for part, n in zip(parts, widths, strict=True)
             )
             yield GAP.join(filled).rstrip()
+    yield from table.below
 
 
 def wrap(text: str, width: int | None, indent: str) -> str:
@@ -152,10 +167,6 @@ def hanging_lines(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[
         yield from (line.rstrip() for line in shown.splitlines() if line.strip())
 
 
-def _keep(table: _Table) -> _Table:
-    return table
-
-
 def _drop_empty(table: _Table) -> _Table:
     return table.without({name for name, values in _columns(table) if not any(values)})
 
@@ -176,12 +187,18 @@ def _shorten_revisions(table: _Table) -> _Table:
     return replace(table, rows=tuple(tuple(map(short, row)) for row in table.rows))
 
 
-def _drop_constant(table: _Table) -> _Table:
-    """Replace columns with one value in all rows by a line; keep the first two and `KEPT`."""
+def _drop_constant(table: _Table, *, kept: Sequence[str] = KEPT, shortest: int = 0) -> _Table:
+    """Replace columns with one value in all rows by a line; keep the first two.
+
+    Args:
+        kept: The names of other columns to keep.
+        shortest: The length of the shortest value that is replaced.
+    """
     constant = {
         name: values[0]
         for name, values in list(_columns(table))[2:]
-        if len(table.rows) > 1 and len(set(values)) == 1 and name not in KEPT
+        if len(table.rows) > 1 and len(set(values)) == 1 and name not in kept
+        if len(values[0]) >= shortest
     }
     if not constant:
         return table

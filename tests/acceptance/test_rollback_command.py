@@ -106,6 +106,8 @@ def test_lost_rows_are_shown_and_need_yes_without_a_terminal(alpha: Monorepo) ->
     ran = alpha.invoke("db.rollback", "--service", "alpha", "--steps", "2", "--yes")
     assert ran.code == 0, ran.err
     assert "rolled back 2 revisions" in ran.out
+    shown = ran.err + ran.out
+    assert [shown.count(word) for word in ("SKIPPED", *words)] == [0, 1, 1]
     assert "`invoke db.undo` brings it back" in ran.out + ran.err
     assert revision(alpha) == "a1"
     assert alpha.invoke("db.undo").code == 0

@@ -170,9 +170,16 @@ def test_undo_brings_back_the_predecessor_of_a_failed_reset(pair: Monorepo) -> N
 
 
 def test_a_restored_database_is_kept_once_its_snapshot_was_deleted(pair: Monorepo) -> None:
-    assert pair.invoke("db.snapshot", "base", "db.restore", "base").code == 0
-    assert pair.invoke("db.restore", "base").code == 0
-    assert not has_undo(pair)
-    assert pair.invoke("db.snapshots", "--delete", "base").code == 0
-    assert pair.invoke("db.reset").code == 0
-    assert has_undo(pair)
+    ask(pair.url("alpha"), BY_HAND)
+    assert pair.invoke("db.snapshot", "base", "--service", "alpha").code == 0
+    ask(pair.url("alpha"), "INSERT INTO note VALUES (10, 'later')")
+    # The second time, the replaced database is still in the snapshot.
+    assert pair.invoke(*("db.restore", "base", "--service", "alpha") * 2).code == 0
+    assert notes(pair, "alpha") == f"{SEEDED} mine"
+    assert pair.invoke("db.undo", "--service", "alpha").code == 0
+    assert notes(pair, "alpha") == f"{SEEDED} mine later"
+    assert pair.invoke("db.undo", "--service", "alpha").code == 0
+    assert pair.invoke("db.snapshots", "--delete", "base", "db.reset").code == 0
+    assert notes(pair, "alpha") == SEEDED
+    assert pair.invoke("db.undo").code == 0
+    assert notes(pair, "alpha") == f"{SEEDED} mine"

@@ -40,7 +40,7 @@ def test_a_user_sees_the_plan_types_the_host_and_sees_the_result(
     child = asked(rehearsal)
     plan = str(child.before)
     assert "PRODUCTION: localhost:" in plan
-    assert "`invoke prod.plan --sql` shows the SQL." in plan
+    assert "`HULEEDU_ENVIRONMENT=production invoke prod.plan --sql` shows the SQL." in plan
     places = [
         plan.index(text)
         for text in (

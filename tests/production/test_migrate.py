@@ -289,8 +289,10 @@ def test_a_stale_plan_is_refused_with_what_changed(rehearsal: Rehearsal) -> None
     elsewhere = {ALPHA_URL: rehearsal.production.url(plain, tls={"ssl": "disable"})}
     found = _refusal_of_the_plan(rehearsal, **elsewhere)
     assert "was planned for huleedu_alpha on localhost:" in found
+    ask(rehearsal.production.admin(), "UPDATE alembic_version SET version_num = 'gone'")
+    assert "not in the revision files" in rehearsal.migrate("--plan", "plan.json").out
+    ask(rehearsal.production.admin(), "UPDATE alembic_version SET version_num = 'a1'")
     assert rehearsal.migrate("--plan", "plan.json").code == 0
-    assert "was at a1, and is at b2 now" in _refusal_of_the_plan(rehearsal)
 
 
 def _refusal_of_the_plan(rehearsal: Rehearsal, **variables: str) -> str:

@@ -139,7 +139,8 @@ def test_an_unreadable_revision_does_not_delay_the_end_of_a_run(
         "the revision of huleedu_alpha is not known: its revision could not be read"
         in (alpha["detail"])
     )
-    assert "run `invoke prod.status --service alpha` to read it again" in alpha["detail"]
+    shown = "`HULEEDU_ENVIRONMENT=production invoke prod.status --service alpha`"
+    assert f"run {shown} to read it again" in alpha["detail"]
     assert alpha["to"] is None
 
 

@@ -60,3 +60,46 @@ def test_a_message_names_each_setting_as_it_is_set(
     assert app.own_words(text) == (
         "HULEEDU_ENVIRONMENT, HULEEDU_JOBS, ACME_DB_USER, ACME_PROVIDER=embedded"
     )
+
+
+@pytest.mark.parametrize(
+    ("stated", "written", "expected"),
+    [
+        ({}, "", ("", "", "")),
+        ({}, "testing", ("", "", "")),
+        ({"HULEEDU_ENVIRONMENT": "testing"}, "testing", ("", "", "")),
+        (
+            {"HULEEDU_ENVIRONMENT": "testing"},
+            "",
+            ("HULEEDU_ENVIRONMENT=testing ", "", "HULEEDU_ENVIRONMENT=testing "),
+        ),
+        (
+            {"ACME_ENVIRONMENT": "development"},
+            "testing",
+            ("ACME_ENVIRONMENT=development ", "", "ACME_ENVIRONMENT=development "),
+        ),
+        (
+            {"HULEEDU_ENVIRONMENT": "production"},
+            "",
+            ("", "HULEEDU_ENVIRONMENT=production ", ""),
+        ),
+        ({"HULEEDU_ENVIRONMENT": "unknown"}, "", ("", "", "")),
+        ({"HULEEDU_PROVIDER": "embedded"}, "", ("", "", "")),
+        ({"HULEEDU_INSTANCE": "b"}, "", ("HULEEDU_INSTANCE=b ", "", "HULEEDU_INSTANCE=b ")),
+    ],
+    ids=str,
+)
+def test_a_shown_command_has_the_environment_of_this_process_before_it(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stated: dict[str, str],
+    written: str,
+    expected: tuple[str, str, str],
+) -> None:
+    registry = {"prefix": "ACME", "services": [{"name": "a", "port": 1}]}
+    (root / "services.json").write_text(json.dumps(registry))
+    (root / ".env").write_text(f"HULEEDU_ENVIRONMENT={written}\n" if written else "")
+    for name, value in stated.items():
+        monkeypatch.setenv(name, value)
+    app = App(start=root)
+    assert tuple(map(app.assignments, ("db", "prod", "services"))) == expected

@@ -2,7 +2,11 @@
 
 import io
 import json
+import os
+import pty
 import re
+import sys
+import termios
 from typing import Any
 
 import pytest
@@ -12,7 +16,16 @@ from rich.console import Console
 
 from huleedu_tasks.config.secret import Redactor, Secret, is_ordinary
 from huleedu_tasks.errors import ConfigurationError, ExitCode, Finding, HuleEduError
-from huleedu_tasks.report import Listing, Message, Outcome, Report, Result, Status
+from huleedu_tasks.report import (
+    Level,
+    Listing,
+    Message,
+    Outcome,
+    Problem,
+    Report,
+    Result,
+    Status,
+)
 from huleedu_tasks.screen.console import LEVEL_STYLES, STYLES, LiveProgress, Screen
 
 Capture = pytest.CaptureFixture[str]
@@ -218,3 +231,27 @@ def test_a_narrow_live_view_cuts_the_step_and_no_name(width: int) -> None:
 @pytest.mark.parametrize("style", [*STYLES.values(), *LEVEL_STYLES.values()])
 def test_a_color_is_readable_on_a_light_and_on_a_dark_background(style: str) -> None:
     assert not {"yellow", "white", "cyan", "black", "blue"} & set(style.split())
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_the_width_of_a_terminal_is_its_own(monkeypatch: pytest.MonkeyPatch, term: str) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    controller, terminal = pty.openpty()
+    with os.fdopen(controller, "rb"), os.fdopen(terminal, "w") as file:
+        termios.tcsetwinsize(terminal, (24, 132))
+        monkeypatch.setattr(sys, "stdout", file)
+        detail = "x" * 100
+        Screen().show(listing({"name": "a", "detail": detail}, {"name": "b", "detail": detail}))
+        file.flush()
+        assert f"a     {detail}" in os.read(controller, 10_000).decode()
+
+
+def test_a_problem_of_the_preview_is_not_repeated(capsys: Capture) -> None:
+    loss = Problem(level=Level.WARNING, cause="drops the table 'tag' with 2 rows")
+    planned = report(Outcome(service="a", detail="would roll back b2", problems=(loss,)))
+    screen = Screen()
+    screen.preview(planned)
+    assert loss.cause in capsys.readouterr().out
+    screen.show(planned)
+    assert loss.cause not in capsys.readouterr().out

@@ -36,8 +36,8 @@ def widest(layout: Layout) -> int:
 
 
 def test_a_table_in_a_pipe_has_every_cell_at_its_column() -> None:
-    rows = [("name", "detail", "end"), ("é漢", "one\ntwo", ""), ("b", "", "x")]
-    assert list(align_table(rows)) == [
+    rows = [("é漢", "one\ntwo", ""), ("b", "", "x")]
+    assert list(align_table(("name", "detail", "end"), rows)) == [
         "name  detail  end",
         "é漢   one",
         "      two",
@@ -45,8 +45,22 @@ def test_a_table_in_a_pipe_has_every_cell_at_its_column() -> None:
     ]
 
 
-def test_cells_on_a_wide_terminal_are_unchanged() -> None:
+def test_a_sentence_of_all_rows_is_said_once_in_a_pipe() -> None:
+    columns = ("service", "status", "seeded", "last_reset", "detail")
+    same = ("OK", "changed since", "rebuilt: no template yet", "is not at head, with pending ones")
+    assert list(align_table(columns, [("a", *same), ("b", *same)])) == [
+        "service  status  seeded         detail",
+        "a        OK      changed since  is not at head, with pending ones",
+        "b        OK      changed since  is not at head, with pending ones",
+        "all 2: last_reset rebuilt: no template yet",
+    ]
+
+
+def test_on_a_wide_terminal_only_empty_columns_are_left_out() -> None:
     assert fit_table(COLUMNS, ROWS, 200) == Layout(columns=COLUMNS, rows=tuple(ROWS))
+    without = tuple(row[:-1] for row in ROWS)
+    silent = [(*row, "") for row in without]
+    assert fit_table(COLUMNS, silent, 200) == Layout(columns=COLUMNS[:-1], rows=without)
 
 
 def test_at_80_columns_revisions_are_short_and_details_are_below() -> None:
