@@ -3,7 +3,7 @@
 import asyncio
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -120,12 +120,12 @@ class App:
             return load_registry(self.registry_path, self._published_ports)
         return self.discovered_registry()
 
-    def _published_ports(self, files: Sequence[str]) -> Mapping[str, int]:
+    def _published_ports(self, files: Sequence[str], servers: Collection[str]) -> Mapping[str, int]:
         from huleedu_tasks.compose.published_ports import published_ports
 
         root = self.registry_path.parent
         environment = Settings.read(root, prefix=self.prefix).compose_environment()
-        return published_ports(root, files, environment)
+        return published_ports(root, files, servers, environment)
 
     def discovered_registry(self) -> Registry:
         """Return the registry that `services.discover` would write.

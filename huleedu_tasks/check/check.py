@@ -20,7 +20,8 @@ from huleedu_tasks.check.agreement import (
 from huleedu_tasks.check.compose_agreement import compose_differences, unregistered_servers
 from huleedu_tasks.check.leftovers import leftovers
 from huleedu_tasks.check.variables import read_variables
-from huleedu_tasks.compose.configuration import Composition, read_composition
+from huleedu_tasks.compose.configuration import Composition
+from huleedu_tasks.compose.file_choice import read_composition
 from huleedu_tasks.compose.init_scripts import created_on, not_run
 from huleedu_tasks.config.placeholders import fills_in
 from huleedu_tasks.config.registry import Registry, Service

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
 from huleedu_tasks.check.agreement import action_required, handled
-from huleedu_tasks.compose.configuration import Composition
+from huleedu_tasks.compose.configuration import INSTALL, Composition
 from huleedu_tasks.compose.database_service import Container
 from huleedu_tasks.compose.file_choice import default_files
+from huleedu_tasks.compose.yaml_files import Unread
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.report import Level, Problem
 from huleedu_tasks.repository import shown
@@ -22,6 +23,9 @@ def compose_differences(
     Args:
         user: The user that the tasks log in as; empty string if HULEEDU_DB_USER is not set.
     """
+    if unread := composition.unread_of(service.compose_service):
+        yield _not_read(service, unread)
+        return
     if not composition.containers:
         return
     container = composition.containers.get(service.compose_service)
@@ -48,7 +52,7 @@ def unregistered_servers(
     registry: Registry, composition: Composition, environment: Mapping[str, str]
 ) -> Iterator[Problem]:
     """Report servers that the registry does not use, and compose files that it must state."""
-    if not composition.containers:
+    if not composition.containers and not composition.unread:
         yield handled(
             "no compose file with a service was found",
             "No action needed for HULEEDU_PROVIDER=embedded or existing.",
@@ -70,6 +74,17 @@ def unregistered_servers(
                 "No action needed, unless a service uses it: state it as 'compose_service'.",
                 Level.INFO,
             )
+
+
+def _not_read(service: Service, unread: Sequence[Unread]) -> Problem:
+    parts = "; ".join(map(str, unread))
+    return Problem(
+        level=Level.WARNING,
+        cause=f"the compose service {service.compose_service!r} was not compared: only Compose "
+        f"reads {parts}",
+        remedy=f"{INSTALL} {WITHOUT}",
+        code="compose-not-read",
+    )
 
 
 def _missing(service: Service, composition: Composition) -> Problem:

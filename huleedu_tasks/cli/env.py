@@ -21,6 +21,7 @@ from huleedu_tasks.screen.streams import STANDARD_OUTPUT
 @command()
 def init(app: Command, json: bool = False, dry_run: bool = False) -> Result:
     """Write .env with a development login, or add to it."""
+    from huleedu_tasks.compose.configuration import INSTALL
     from huleedu_tasks.env.login import missing_login
 
     path = app.unchecked_settings.env_file
@@ -45,6 +46,11 @@ def init(app: Command, json: bool = False, dry_run: bool = False) -> Result:
     else:
         source = "a new development password" if login.is_generated else "the compose files' login"
         text = f"Wrote {path} with {source}, readable by you only."
+    if login.unread:
+        parts = "; ".join(map(str, login.unread))
+        text += (
+            f" The compose files may state another login, which was not read: {parts}. {INSTALL}"
+        )
     if _git_would_take(path):
         text += f" Git does not ignore it yet: add {path.name} to .gitignore."
     return _said(path, text, is_written=True)

@@ -87,11 +87,12 @@ def _without_volume(app: Command) -> set[str]:
     registry = app.stated_registry
     environment = app.unchecked_settings.compose_environment()
     try:
-        containers = read_own_files(registry.root, registry.compose_files, environment)
+        read = app.run(read_own_files(registry.root, registry.compose_files, environment))
     except ConfigurationError:
         # `services.check` reports it.
         return set()
-    return {name for name, container in containers.items() if not container.data_volume}
+    without = {name for name, container in read.containers.items() if not container.data_volume}
+    return {name for name in without if not read.unread_of(name)}
 
 
 def _row(service: Service, root: Path, *, has_volume: bool) -> dict[str, Fact]:

@@ -1,7 +1,7 @@
 """The compose configuration of a monorepo as values.
 
 `docker compose config` reads the files if it is installed; it needs no engine. Otherwise they are
-read here, with the same result.
+read here, except for the parts that only Compose resolves.
 """
 
 import re
@@ -15,12 +15,12 @@ from huleedu_tasks.compose.database_service import PLACEHOLDER, Container, conta
 from huleedu_tasks.compose.declarations import declaration
 from huleedu_tasks.compose.docker_compose import Compose, printed_document
 from huleedu_tasks.compose.docker_failures import explain_config
-from huleedu_tasks.compose.file_choice import find_files
-from huleedu_tasks.compose.yaml_files import Declarations, ReadFiles, read_files
+from huleedu_tasks.compose.yaml_files import Declarations, Unread, read_files
 from huleedu_tasks.errors import HuleEduError, ServerError
 
 BY_COMPOSE = "docker compose config"
 BY_READING = "the files, read here"
+INSTALL = "Install Docker's command line with Compose; no engine is needed."
 _REQUIRED = re.compile(r"required variable (\w+) is missing a value")
 
 
@@ -32,12 +32,14 @@ class Composition:
         containers: The compose services, by name.
         files: The files it was read from, without those that they include.
         how: `BY_COMPOSE` or `BY_READING`.
+        unread: The parts of the files that were not read; empty if Compose read them.
         remarks: Sentences for the user about how it was read.
     """
 
     containers: Mapping[str, Container]
     files: tuple[Path, ...] = ()
     how: str = BY_READING
+    unread: tuple[Unread, ...] = ()
     remarks: tuple[str, ...] = ()
 
     @property
@@ -45,72 +47,77 @@ class Composition:
         """The compose services that are PostgreSQL servers, by name."""
         return {name: found for name, found in self.containers.items() if found.is_postgres}
 
+    def unread_of(self, service: str) -> tuple[Unread, ...]:
+        """Return the unread parts that declare, or may declare, a compose service."""
+        may_be = ("",) if service not in self.containers else ()
+        return tuple(part for part in self.unread if part.service in (service, *may_be))
 
-async def read_composition(
-    root: Path, files: Sequence[Path], environment: Mapping[str, str]
+
+async def read_configuration(
+    root: Path, files: Sequence[Path], environment: Mapping[str, str], *, by_compose: bool
 ) -> Composition:
-    """Read the compose files of a monorepo.
+    """Read compose files.
 
     Args:
         root: The root of the monorepo.
-        files: The compose files; empty to find those with PostgreSQL servers.
+        files: At least one; each takes precedence over the one before it.
         environment: The variables to interpolate.
+        by_compose: Whether Compose reads them, if it is installed. Otherwise it reads them only if
+            they have a part that is not read here: running it takes longer.
 
     Raises:
-        ConfigurationError: If one of `files` cannot be read.
+        ConfigurationError: If one cannot be read.
     """
     remarks: list[str] = []
-    chosen = [root / file for file in files] or find_files(root, environment, remarks)
-    if not chosen:
-        return Composition(containers={}, remarks=(*remarks, "No compose file was found."))
-    read = read_files(chosen, environment)
+    read = read_files(files, environment)
     filled = {**environment, **dict.fromkeys(read.missing, PLACEHOLDER)}
     if read.missing:
         names = ", ".join(sorted(read.missing))
         remarks.append(f"Variables that the compose files require are not set: {names}.")
-        read = read_files(chosen, filled)
-    services, how = await _ask_compose(root, chosen, filled, read, remarks), BY_COMPOSE
-    if services is None:
-        services, how = read.services, BY_READING
-    containers = {name: container_of(name, stated) for name, stated in services.items()}
-    return Composition(containers=containers, files=tuple(chosen), how=how, remarks=tuple(remarks))
+        read = read_files(files, filled)
+    services, unread, how = read.services, read.unread, BY_READING
+    if by_compose or unread:
+        compose = Compose(root=root, files=tuple(files), environment=filled)
+        answer = await _ask_compose(compose, services, unread, remarks)
+        if answer is not None:
+            services, unread, how = answer, (), BY_COMPOSE
+    return Composition(
+        containers={name: container_of(name, stated) for name, stated in services.items()},
+        files=tuple(files),
+        how=how,
+        unread=unread,
+        remarks=tuple(remarks),
+    )
 
 
 async def _ask_compose(
-    root: Path,
-    files: Sequence[Path],
-    environment: Mapping[str, str],
-    read: ReadFiles,
-    remarks: list[str],
+    compose: Compose, read: Declarations, unread: Sequence[Unread], remarks: list[str]
 ) -> Declarations | None:
     """Return the declarations that Compose prints; None if it is missing or rejects the files."""
-    if not shutil.which("docker", path=environment.get("PATH")):
-        if read.composed:
+    parts = "; ".join(map(str, unread))
+    if not shutil.which("docker", path=compose.environment.get("PATH")):
+        if unread:
             remarks.append(
-                "`docker` is not on PATH: `include` and `extends` in the compose files were "
-                "resolved without Compose, whose rules for them may differ. Install Docker's "
-                "command line, with which the files are read by Compose; it needs no engine."
+                f"`docker` is not on PATH, and only Compose reads these parts: {parts}. {INSTALL}"
             )
         return None
-    compose = Compose(root=root, files=tuple(files), environment=environment)
     try:
         services = _services(await _config(compose))
     except HuleEduError as error:
-        reason = error.message.rstrip(".")
         remarks.append(
-            f"`docker compose config` did not accept the compose files ({reason}); they were read "
-            "without it."
+            "`docker compose config` did not accept the compose files "
+            f"({error.message.rstrip('.')}); they were read without it"
+            f"{', except for ' if unread else ''}{parts}."
         )
         return None
-    # In the order of the files; Compose sorts the services by name.
-    own = read.services
-    names = sorted(services, key=lambda name: list(own).index(name) if name in own else len(own))
+    # In the order of the files; Compose sorts the services by name, and prints no file.
+    order = [*read, *services]
     return {
         name: replace(
-            declaration(_unescaped(services[name]), files[0].parent, None),
-            file=own[name].file if name in own else None,
+            declaration(_unescaped(services[name]), compose.files[0].parent, None),
+            file=read[name].file if name in read else None,
         )
-        for name in names
+        for name in sorted(services, key=order.index)
     }
 
 

@@ -19,13 +19,6 @@ _REMOTE = re.compile(r"\w+://|git@|github\.com/")
 Ports = tuple[tuple[int | None, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Override:
-    """A value tagged `!override` (None for `!reset`), which replaces a value instead of merging."""
-
-    value: Any
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
     """The declaration of a service, from one or more files.
@@ -37,7 +30,6 @@ class Declaration:
             built.
         mounts: The source of each mount, by its path in the container.
         file: The compose file; None if it is not known.
-        replaced: Names of the fields that replace those of the lower declaration.
     """
 
     image: str | None = None
@@ -53,19 +45,16 @@ class Declaration:
     command: str | None = None
     depends_on: tuple[str, ...] = ()
     file: Path | None = None
-    replaced: frozenset[str] = frozenset()
 
     def under(self, upper: "Declaration") -> "Declaration":
         """Return this declaration merged with one that takes precedence."""
-        stated = {
-            name: getattr(upper, name)
-            for name in _PLAIN
-            if getattr(upper, name) is not None or name in upper.replaced
+        stated = {name: getattr(upper, name) for name in _PLAIN}
+        replacing = {name: value for name, value in stated.items() if value is not None}
+        merged = {
+            name: merge(getattr(self, name), getattr(upper, name))
+            for name, merge in _MERGED.items()
         }
-        for name, merge in _MERGED.items():
-            below, above = getattr(self, name), getattr(upper, name)
-            stated[name] = above if name in upper.replaced else merge(below, above)
-        return replace(self, **stated, file=self.file or upper.file)
+        return replace(self, **replacing, **merged)
 
     @property
     def context(self) -> Path | None:
@@ -97,11 +86,6 @@ _MERGED: Mapping[str, Callable[[Any, Any], Any]] = {
     "mounts": lambda below, above: {**below, **above},
     "depends_on": lambda below, above: tuple(dict.fromkeys((*below, *above))),
 }
-_FIELDS_OF_KEY: Mapping[str, tuple[str, ...]] = {
-    "env_file": ("env_files",),
-    "volumes": ("mounts",),
-    "build": ("build_folder", "build_context", "dockerfile"),
-}
 
 
 def declaration(service: Mapping[str, Any], directory: Path, file: Path | None) -> Declaration:
@@ -112,29 +96,28 @@ def declaration(service: Mapping[str, Any], directory: Path, file: Path | None) 
         directory: The directory that its paths are relative to.
         file: The compose file; None if it is not known.
     """
-    replaced = {key for key, value in service.items() if isinstance(value, Override)}
-    plain = {k: v.value if isinstance(v, Override) else v for k, v in service.items()}
-    build = plain.get("build")
+    build = service.get("build")
     built = build if isinstance(build, Mapping) else {"context": build}
     return Declaration(
-        image=_optional(plain.get("image")),
-        environment=_environment(plain.get("environment")),
-        env_files=tuple(_env_file(item, directory) for item in _listed(plain.get("env_file"))),
-        ports=tuple(dict.fromkeys(p for item in _listed(plain.get("ports")) for p in _ports(item))),
+        image=_optional(service.get("image")),
+        environment=_environment(service.get("environment")),
+        env_files=tuple(_env_file(item, directory) for item in _listed(service.get("env_file"))),
+        ports=tuple(
+            dict.fromkeys(p for item in _listed(service.get("ports")) for p in _ports(item))
+        ),
         mounts=dict(
             _mount(item, directory)
-            for item in _listed(plain.get("volumes"))
+            for item in _listed(service.get("volumes"))
             if _is_persistent(item)
         ),
-        container_name=_optional(plain.get("container_name")),
+        container_name=_optional(service.get("container_name")),
         build_folder=None if build is None else directory,
         build_context=_optional(built.get("context")),
         dockerfile=_optional(built.get("dockerfile")),
-        working_dir=_optional(plain.get("working_dir")),
-        command=_command(plain.get("command")),
-        depends_on=_names(plain.get("depends_on")),
+        working_dir=_optional(service.get("working_dir")),
+        command=_command(service.get("command")),
+        depends_on=_names(service.get("depends_on")),
         file=file,
-        replaced=frozenset(name for key in replaced for name in _FIELDS_OF_KEY.get(key, (key,))),
     )
 
 

@@ -24,8 +24,13 @@ UP_TIMEOUT = 1800.0
 # The default names of the compose file, in the root or a directory above (Compose specification,
 # "Compose file").
 DEFAULT_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
-# The default names of the file that is merged with it.
-OVERRIDE_FILES = tuple(name.replace(".", ".override.") for name in DEFAULT_FILES)
+# The default names of the file that is merged with it; the first that exists is.
+OVERRIDE_FILES = (
+    "compose.override.yml",
+    "compose.override.yaml",
+    "docker-compose.override.yml",
+    "docker-compose.override.yaml",
+)
 
 
 def printed_document(output: str) -> Any:
@@ -119,8 +124,8 @@ class Compose:
     @property
     def first_file(self) -> Path | None:
         """The first compose file; None if none is named or found. A named one may not exist."""
-        if self._named_files:
-            return self._named_files[0]
+        if self.named_files:
+            return self.named_files[0]
         directories = (self.root, *self.root.parents)
         found = (directory / name for directory in directories for name in DEFAULT_FILES)
         return next((path for path in found if path.is_file()), None)
@@ -129,15 +134,16 @@ class Compose:
     def possible_files(self) -> list[Path]:
         """Every compose file that Compose reads, and those that it would read if they existed."""
         names = (*DEFAULT_FILES, *OVERRIDE_FILES)
-        return self._named_files or [self.directory / name for name in names]
+        return self.named_files or [self.directory / name for name in names]
 
     @property
-    def _named_files(self) -> list[Path]:
+    def named_files(self) -> list[Path]:
+        """The files of the registry, else those of COMPOSE_FILE; empty if neither names one."""
         if self.files:
             return [*self.files]
         stated = self.environment.get("COMPOSE_FILE")
         separator = self.environment.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
-        return [self.root / name for name in stated.split(separator)] if stated else []
+        return [self.root / name for name in stated.split(separator) if name] if stated else []
 
     @property
     def directory(self) -> Path:

@@ -1,23 +1,17 @@
 """The choice of the compose files that declare the development databases of a repository."""
 
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from huleedu_tasks.compose.database_service import PLACEHOLDER, Container, container_of
-from huleedu_tasks.compose.docker_compose import DEFAULT_FILES
-from huleedu_tasks.compose.yaml_files import env_file, read_files
+from huleedu_tasks.compose.configuration import Composition, read_configuration
+from huleedu_tasks.compose.docker_compose import OVERRIDE_FILES, Compose
+from huleedu_tasks.compose.yaml_files import env_file
 from huleedu_tasks.config.dotenv import ENV_FILE
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.repository import is_nameable, repository_files, shown
 
-OVERRIDE_FILES = (
-    "compose.override.yml",
-    "compose.override.yaml",
-    "docker-compose.override.yml",
-    "docker-compose.override.yaml",
-)
 # Compose files are searched in at most so many directories below the root.
 DEPTH = 3
 # Words in the path of a file that is not for development.
@@ -26,21 +20,34 @@ NOT_FOR_DEVELOPMENT = frozenset(
 )
 
 
-def read_here(files: Sequence[Path], environment: Mapping[str, str]) -> dict[str, Container]:
-    """Read compose files without Docker's command line, and return their services by name.
+async def read_composition(
+    root: Path, files: Sequence[Path | str], environment: Mapping[str, str]
+) -> Composition:
+    """Read the compose files of a monorepo, by Compose if it is installed.
+
+    Args:
+        root: The root of the monorepo.
+        files: The compose files, relative to the root; empty to find those with PostgreSQL servers.
+        environment: The variables to interpolate.
 
     Raises:
-        ConfigurationError: If one cannot be read.
+        ConfigurationError: If one of `files` cannot be read.
     """
-    missing = read_files(files, environment).missing
-    read = read_files(files, {**environment, **dict.fromkeys(missing, PLACEHOLDER)})
-    return {name: container_of(name, stated) for name, stated in read.services.items()}
+    remarks: list[str] = []
+    chosen = [root / file for file in files] or await find_files(root, environment, remarks)
+    if not chosen:
+        return Composition(containers={}, remarks=(*remarks, "No compose file was found."))
+    composition = await read_configuration(root, chosen, environment, by_compose=True)
+    said = dict.fromkeys((*remarks, *composition.remarks))
+    return replace(composition, remarks=tuple(said))
 
 
-def read_own_files(
+async def read_own_files(
     root: Path, files: Sequence[Path | str], environment: Mapping[str, str]
-) -> dict[str, Container]:
+) -> Composition:
     """Read the compose files of a registry, or else Compose's default; empty if there are none.
+
+    Compose is run only if they have a part that is not read without it.
 
     Args:
         files: The compose files, relative to the root; empty for Compose's default.
@@ -49,39 +56,50 @@ def read_own_files(
         ConfigurationError: If one cannot be read.
     """
     chosen = [root / file for file in files] or default_files(root, environment)
-    return read_here(chosen, environment) if chosen else {}
+    if not chosen:
+        return Composition(containers={})
+    return await read_configuration(root, chosen, environment, by_compose=False)
 
 
 def default_files(root: Path, environment: Mapping[str, str]) -> list[Path]:
     """Return the files of COMPOSE_FILE, else Compose's default; empty if neither is found."""
     variables = {**env_file(root / ENV_FILE, environment), **environment}
-    if stated := variables.get("COMPOSE_FILE"):
-        separator = variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
-        return [root / name for name in stated.split(separator) if name]
-    # Compose also searches the directories above, and merges the override file beside the first.
-    for directory in (root, *root.parents):
-        main = [directory / name for name in DEFAULT_FILES if (directory / name).is_file()]
-        over = [directory / name for name in OVERRIDE_FILES if (directory / name).is_file()]
-        if main:
-            return [*main[:1], *over[:1]]
-    return []
+    compose = Compose(root=root, files=(), environment=variables)
+    main = compose.first_file
+    if compose.named_files or main is None:
+        return compose.named_files
+    # Compose merges the override file beside the first one.
+    over = [main.parent / name for name in OVERRIDE_FILES if (main.parent / name).is_file()]
+    return [main, *over[:1]]
 
 
-def find_files(root: Path, environment: Mapping[str, str], remarks: list[str]) -> list[Path]:
-    """Return Compose's own choice if it declares a PostgreSQL server, else all files that do.
+async def find_files(root: Path, environment: Mapping[str, str], remarks: list[str]) -> list[Path]:
+    """Return Compose's own choice if it may declare a PostgreSQL server, else all files that do.
 
     Args:
         remarks: Sentences for the user are appended to it.
     """
+
+    async def read(files: Sequence[Path]) -> Composition:
+        try:
+            composition = await read_configuration(root, files, environment, by_compose=False)
+        except ConfigurationError as error:
+            remarks.append(error.message)
+            return Composition(containers={})
+        remarks.extend(composition.remarks if composition.unread else ())
+        return composition
+
     usual = default_files(root, environment)
-    if usual and _declares_postgres(usual, environment, remarks):
+    found = await read(usual) if usual else Composition(containers={})
+    if found.databases or found.unread:
         return usual
     others = [path for path in compose_files(root) if path not in usual]
-    declaring = [path for path in others if _declares_postgres([path], environment, remarks)]
+    databases = {path: (await read([path])).databases for path in others}
+    declaring = [path for path in others if databases[path]]
     chosen = [path for path in declaring if _is_for_development(path, root)] or declaring
     if not chosen:
         return usual
-    chosen = _compatible(chosen, environment, root, remarks)
+    chosen = _compatible({path: databases[path] for path in chosen}, root, remarks)
     names = ", ".join(shown(path, root) for path in chosen)
     remarks.append(f"The PostgreSQL servers are declared in {names}.")
     return chosen
@@ -101,14 +119,16 @@ def compose_files(root: Path) -> list[Path]:
 
 
 def _compatible(
-    files: Sequence[Path], environment: Mapping[str, str], root: Path, remarks: list[str]
+    databases: Mapping[Path, Collection[str]], root: Path, remarks: list[str]
 ) -> list[Path]:
-    """Return the files without those of another directory that declare the same services."""
+    """Return the files without those of another directory that declare the same services.
+
+    Args:
+        databases: The names of the PostgreSQL servers that each file declares.
+    """
     taken: dict[str, Path] = {}
     kept = []
-    for file in files:
-        services = read_here([file], environment).items()
-        names = [name for name, container in services if container.is_postgres]
+    for file, names in databases.items():
         others = {taken[name] for name in names if name in taken} - set(file.parent.glob("*"))
         if others:
             clash = shown(min(others), root)
@@ -118,19 +138,8 @@ def _compatible(
             )
             continue
         kept.append(file)
-        taken |= {name: file for name in names if name not in taken}
+        taken = dict.fromkeys(names, file) | taken
     return kept
-
-
-def _declares_postgres(
-    files: Sequence[Path], environment: Mapping[str, str], remarks: list[str]
-) -> bool:
-    try:
-        services = read_here(files, environment).values()
-        return any(container.is_postgres for container in services)
-    except ConfigurationError as error:
-        remarks.append(error.message)
-        return False
 
 
 def _is_for_development(path: Path, root: Path) -> bool:

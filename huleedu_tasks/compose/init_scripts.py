@@ -87,7 +87,7 @@ def not_run(
         )
 
 
-def missing_objects(
+async def missing_objects(
     registry: Registry, settings: Settings, service: Service, output: str
 ) -> Sequence[Created]:
     """Return the objects of init scripts whose absence made a statement of a service fail.
@@ -101,12 +101,12 @@ def missing_objects(
     if not named and not _EXTENSION_OBJECT_MISSING.search(output):
         return []
     try:
-        servers = read_own_files(
+        read = await read_own_files(
             registry.root, registry.compose_files, settings.compose_environment()
         )
     except ConfigurationError:
         return []
-    created = created_on(servers, service, registry.root)
+    created = created_on(read.containers, service, registry.root)
     if named:
         return [found for found in created if (found.kind, found.name) == named.groups()]
     return [found for found in created if found.kind == _EXTENSION]

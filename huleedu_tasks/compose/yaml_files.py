@@ -1,16 +1,16 @@
-"""Reads compose files without Compose: merges, extends, includes and interpolates them.
+"""Reads compose files without Compose: merges them and interpolates variables.
 
-Used if Docker's command line is not installed, and to find the file that declares a service, which
-Compose does not print.
+`include`, `extends` and the tags `!reset` and `!override` are not read: only Compose knows their
+rules. Each use of them is reported.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huleedu_tasks.compose.declarations import Declaration, Override, declaration
+from huleedu_tasks.compose.declarations import Declaration, declaration
 from huleedu_tasks.config.dotenv import ENV_FILE, assignments
 from huleedu_tasks.config.interpolation import Interpolation
 from huleedu_tasks.errors import ConfigurationError
@@ -21,7 +21,26 @@ if TYPE_CHECKING:
 
 # A document that expands to more values by its aliases is an accident or an attack.
 MOST_VALUES = 100_000
+_TAGS = ("!reset", "!override")
 Declarations = dict[str, Declaration]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unread:
+    """A part of a compose file that only Compose resolves.
+
+    Attributes:
+        service: The compose service; an empty string for `include`, which may declare any.
+        key: The key in the service, or `include`.
+    """
+
+    file: Path
+    service: str = ""
+    key: str
+
+    def __str__(self) -> str:
+        service = f"service {self.service!r}, " if self.service else ""
+        return f"{self.file.name}: {service}`{self.key}`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +50,12 @@ class ReadFiles:
     Attributes:
         services: The declarations, by the name of the service.
         missing: The names of required variables that are not set.
-        composed: Whether a file includes another, or a service extends another.
+        unread: The parts that were not read.
     """
 
     services: Declarations
-    missing: frozenset[str] = frozenset()
-    composed: bool = False
+    missing: frozenset[str]
+    unread: tuple[Unread, ...]
 
 
 def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles:
@@ -50,11 +69,20 @@ def read_files(files: Sequence[Path], variables: Mapping[str, str]) -> ReadFiles
         ConfigurationError: If one cannot be read.
     """
     directory = files[0].parent
-    reader = _Reader()
-    services = reader.project(
-        files, directory, {**env_file(directory / ENV_FILE, variables), **variables}
+    variables = {**env_file(directory / ENV_FILE, variables), **variables}
+    interpolation = Interpolation(variables=variables)
+    services: Declarations = {}
+    unread: list[Unread] = []
+    for file in files:
+        document = _document(file, interpolation, unread)
+        for name, stated in _services(document).items():
+            own = declaration(stated, directory, file)
+            services[name] = services[name].under(own) if name in services else own
+    return ReadFiles(
+        services={name: _with_variables(own, variables) for name, own in services.items()},
+        missing=frozenset(interpolation.required),
+        unread=tuple(unread),
     )
-    return ReadFiles(services=services, missing=frozenset(reader.missing), composed=reader.composed)
 
 
 def env_file(path: Path, outer: Mapping[str, str]) -> dict[str, str]:
@@ -72,107 +100,35 @@ def env_file(path: Path, outer: Mapping[str, str]) -> dict[str, str]:
     return values
 
 
-@dataclass(slots=True)
-class _Reader:
-    """Reads the files of one project, and collects the required variables that are not set."""
-
-    missing: set[str] = field(default_factory=set)
-    composed: bool = False
-
-    def project(
-        self,
-        files: Sequence[Path],
-        directory: Path,
-        variables: Mapping[str, str],
-        above: frozenset[Path] = frozenset(),
-    ) -> Declarations:
-        services: Declarations = {}
-        for file in files:
-            document = self._document(file, variables)
-            inside = above | {file.resolve()}
-            for included, where, inner in self._includes(document, file.parent, variables):
-                _require_no_cycle(included, inside, file)
-                services |= self.project(included, where, inner, inside)
-            for name in _services(document):
-                own = self._extend(document, name, directory, file, variables)
-                services[name] = services[name].under(own) if name in services else own
-        return {
-            name: self._fill_in_variables(stated, variables) for name, stated in services.items()
-        }
-
-    def _document(self, file: Path, variables: Mapping[str, str]) -> dict[str, Any]:
-        interpolation = Interpolation(variables=variables)
-        document: dict[str, Any] = {}
-        try:
-            for part in _load(file):
-                document |= _mapping(_interpolated(part, interpolation))
-        except RecursionError:
-            raise _unusable(file, "is nested too deeply") from None
-        self.missing |= interpolation.required.keys()
-        return document
-
-    def _includes(
-        self, document: Mapping[str, Any], directory: Path, variables: Mapping[str, str]
-    ) -> Iterator[tuple[list[Path], Path, Mapping[str, str]]]:
-        includes = document.get("include") or []
-        for include in includes if isinstance(includes, list) else [includes]:
-            stated = include if isinstance(include, Mapping) else {"path": include}
-            files = [directory / path for path in _strings(stated.get("path"))]
-            if not files:
-                continue
-            self.composed = True
-            where = directory / str(stated.get("project_directory") or files[0].parent)
-            env_files = [directory / p for p in _strings(stated.get("env_file"))] or [
-                where / ENV_FILE
-            ]
-            inner: dict[str, str] = {}
-            for path in env_files:
-                inner |= env_file(path, {**inner, **variables})
-            yield files, where, {**inner, **variables}
-
-    def _extend(
-        self,
-        document: Mapping[str, Any],
-        name: str,
-        directory: Path,
-        file: Path,
-        variables: Mapping[str, str],
-        below: frozenset[tuple[Path, str]] = frozenset(),
-    ) -> Declaration:
-        stated = _services(document)[name]
-        below = below | {(file.resolve(), name)}
-        own = declaration(stated, directory, file)
-        extends = stated.get("extends")
-        if not extends:
-            return own
-        self.composed = True
-        base = extends if isinstance(extends, Mapping) else {"service": extends}
-        if base.get("file"):
-            file = directory / str(base["file"])
-            directory = file.parent
-            document = self._document(file, variables)
-        other = str(base.get("service"))
-        if other not in _services(document):
-            return own
-        if (file.resolve(), other) in below:
-            raise _unusable(file, f"has the service {other!r} extend itself")
-        extended = self._extend(document, other, directory, file, variables, below)
-        return replace(extended.under(own), file=own.file)
-
-    def _fill_in_variables(self, service: Declaration, variables: Mapping[str, str]) -> Declaration:
-        """Return a declaration with the variables of its `env_file` and of the environment."""
-        from_files: dict[str, str | None] = {}
-        for path in service.env_files:
-            from_files |= env_file(path, variables)
-        stated = {
-            name: variables.get(name) if value is None else value
-            for name, value in service.environment.items()
-        }
-        return replace(service, environment=from_files | stated, env_files=())
+def _document(file: Path, interpolation: Interpolation, unread: list[Unread]) -> dict[str, Any]:
+    """Return the content of a file, interpolated; parts that are not read are appended."""
+    document: dict[str, Any] = {}
+    try:
+        for part in _load(file, unread):
+            document |= _mapping(_interpolated(part, interpolation))
+    except RecursionError:
+        raise _unusable(file, "is nested too deeply") from None
+    if document.get("include"):
+        unread.append(Unread(file=file, key="include"))
+    extending = [name for name, stated in _services(document).items() if stated.get("extends")]
+    unread += [Unread(file=file, service=name, key="extends") for name in extending]
+    return document
 
 
-def _load(file: Path) -> list[Any]:
-    """Return the documents of a YAML file.
+def _with_variables(service: Declaration, variables: Mapping[str, str]) -> Declaration:
+    """Return a declaration with the variables of its `env_file` and of the environment."""
+    from_files: dict[str, str | None] = {}
+    for path in service.env_files:
+        from_files |= env_file(path, variables)
+    stated = {
+        name: variables.get(name) if value is None else value
+        for name, value in service.environment.items()
+    }
+    return replace(service, environment=from_files | stated, env_files=())
+
+
+def _load(file: Path, unread: list[Unread]) -> list[Any]:
+    """Return the documents of a YAML file; tagged values in them are None.
 
     Raises:
         ConfigurationError: If it cannot be read or parsed, with the place of the error.
@@ -180,7 +136,9 @@ def _load(file: Path) -> list[Any]:
     import yaml
 
     try:
-        return list(yaml.load_all(file.read_text(encoding="utf-8-sig"), Loader=_loader(file)))
+        return list(
+            yaml.load_all(file.read_text(encoding="utf-8-sig"), Loader=_loader(file, unread))
+        )
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigurationError(
@@ -198,8 +156,8 @@ def _load(file: Path) -> list[Any]:
         raise _unusable(file, "has a value that does not match its tag") from None
 
 
-def _loader(file: Path) -> "type[yaml.SafeLoader]":
-    """Return the class that loads a file: strings as Compose reads them, and Compose's tags."""
+def _loader(file: Path, unread: list[Unread]) -> "type[yaml.SafeLoader]":
+    """Return the class that loads a file with strings as Compose reads them."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -208,6 +166,10 @@ def _loader(file: Path) -> "type[yaml.SafeLoader]":
         def construct_document(self, node: yaml.Node) -> Any:
             if _values(node, {}) > MOST_VALUES:
                 raise _unusable(file, f"expands to more than {MOST_VALUES:,} values by its aliases")
+            for keys in _tagged(node):
+                if keys[0] == "services" and len(keys) > 2:
+                    key = ": ".join(keys[2:])
+                    unread.append(Unread(file=file, service=keys[1], key=key))
             return super().construct_document(node)
 
         yaml_implicit_resolvers = {  # noqa: RUF012  # as its base class has it
@@ -217,20 +179,18 @@ def _loader(file: Path) -> "type[yaml.SafeLoader]":
             for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
 
-    def override(loader: yaml.SafeLoader, node: yaml.Node) -> Override:
-        if node.tag == "!reset":
-            return Override(None)
-        if isinstance(node, yaml.MappingNode):
-            return Override(loader.construct_mapping(node, deep=True))
-        if isinstance(node, yaml.SequenceNode):
-            return Override(loader.construct_sequence(node, deep=True))
-        return Override(
-            loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) else None
-        )
-
-    for tag in ("!reset", "!override"):
-        Loader.add_constructor(tag, override)
+    for tag in _TAGS:
+        Loader.add_constructor(tag, lambda *_: None)
     return Loader
+
+
+def _tagged(node: Any, *keys: str) -> Iterator[tuple[str, ...]]:
+    """Yield the keys above each value with a tag of Compose, and the tag."""
+    if node.tag in _TAGS:
+        yield (*keys, node.tag)
+    for item in node.value if isinstance(node.value, list) else ():
+        key, value = item if isinstance(item, tuple) else (None, item)
+        yield from _tagged(value, *keys, *([str(key.value)] if key else []))
 
 
 def _values(node: Any, known: dict[int, float]) -> float:
@@ -242,12 +202,6 @@ def _values(node: Any, known: dict[int, float]) -> float:
         parts = [part for item in items for part in (item if isinstance(item, tuple) else [item])]
         known[id(node)] = 1 + sum(_values(part, known) for part in parts)
     return known[id(node)]
-
-
-def _require_no_cycle(included: Sequence[Path], inside: frozenset[Path], file: Path) -> None:
-    for path in included:
-        if path.resolve() in inside:
-            raise _unusable(file, f"includes {path.name}, which includes it")
 
 
 def _unusable(file: Path, problem: str) -> ConfigurationError:
@@ -262,8 +216,6 @@ def _interpolated(value: Any, interpolation: Interpolation) -> Any:
     """Interpolate all strings of a document, except its keys."""
     if isinstance(value, str):
         return interpolation(value)
-    if isinstance(value, Override):
-        return Override(_interpolated(value.value, interpolation))
     if isinstance(value, list):
         return [_interpolated(item, interpolation) for item in value]
     if isinstance(value, dict):
@@ -277,11 +229,4 @@ def _services(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    plain = value.value if isinstance(value, Override) else value
-    return plain if isinstance(plain, dict) else {}
-
-
-def _strings(value: Any) -> list[str]:
-    if value is None:
-        return []
-    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+    return value if isinstance(value, dict) else {}

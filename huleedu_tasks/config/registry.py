@@ -7,7 +7,7 @@ whose directory is missing.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
@@ -40,8 +40,9 @@ NAME_PLACE = "{name}"
 PLACEHOLDERS = ("environment", "host", "port", "user", "password", "database", "url")
 # The limit of nested lists and objects; a valid registry has five levels.
 MOST_LEVELS = 50
-# Returns the published port of each compose service, given the compose files.
-Published = Callable[[Sequence[str]], Mapping[str, int]]
+# Returns the published port of each compose service, given the compose files and the services
+# whose ports are needed.
+Published = Callable[[Sequence[str], Collection[str]], Mapping[str, int]]
 
 TYPE_NAMES = {
     "integer": "an integer",
@@ -264,14 +265,15 @@ def load_registry(path: Path, published: Published | None = None) -> Registry:
 
     Args:
         published: Returns the published port of each compose service, given the compose files of
-            the registry; called only if an entry has no port.
+            the registry, and the compose services whose ports are needed; called only if an entry
+            has no port.
 
     Raises:
         ConfigurationError: If it has errors; with every finding and its place.
     """
-    text = _read(path)
+    text = read_text(path)
     document, findings = parse_registry(path, text)
-    without_port = add_ports(document, published or (lambda _: {}))
+    without_port = add_ports(document, published or (lambda *_: {}))
     registry = registry_of(document, path, text=text, findings=findings)
     return replace(registry, without_port=without_port)
 
@@ -294,8 +296,8 @@ def add_ports(document: Any, published: Published) -> frozenset[str]:
     without = [entry for entry in entries if "port" not in entry]
     files = stated.get("compose_files", [])
     has_files = isinstance(files, list) and all(isinstance(file, str) for file in files)
-    is_open = has_files and any(_server_of(entry) not in ports for entry in without)
-    by_compose = published(files) if is_open else {}
+    servers = {_server_of(entry) for entry in without} - ports.keys()
+    by_compose = published(files, servers) if has_files and servers else {}
     for entry in without:
         port = ports.get(_server_of(entry)) or by_compose.get(_server_of(entry))
         entry.update({"port": port} if port else {})
@@ -439,9 +441,15 @@ def _ordered(services: Sequence[Service], field: str) -> tuple[Service, ...]:
     return tuple(by_name[name] for name in sorter.static_order())
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a registry, with its line ends.
+
+    Raises:
+        ConfigurationError: If it cannot be read.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        # Text mode would convert the line ends.
+        return path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"{path} could not be read: {error}",

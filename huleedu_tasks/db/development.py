@@ -505,7 +505,8 @@ class Development:
             await run.change(change)
 
         await self._alone(run, work)
-        outcomes = tuple(map(self._with_missing_objects, run.services, run.outcomes))
+        pairs = zip(run.services, run.outcomes, strict=True)
+        outcomes = tuple([await self._with_missing_objects(one, outcome) for one, outcome in pairs])
         notes = (
             *self.added,
             *undo_notes(run.services),
@@ -575,14 +576,16 @@ class Development:
         detail = "dry run: would stop its server"
         return Outcome(service=service.name, status=Status.SKIPPED, detail=detail)
 
-    def _with_missing_objects(self, run: ServiceRun, outcome: Outcome) -> Outcome:
+    async def _with_missing_objects(self, run: ServiceRun, outcome: Outcome) -> Outcome:
         """Name the init script that creates the object that a migration or seed did not find."""
         if outcome.status is not Status.FAILED or self.provider.name is not ProviderName.EMBEDDED:
             return outcome
         from huleedu_tasks.compose import init_scripts
 
         output = f"{outcome.detail}\n{outcome.output}"
-        missing = init_scripts.missing_objects(self.registry, self.settings, run.service, output)
+        missing = await init_scripts.missing_objects(
+            self.registry, self.settings, run.service, output
+        )
         if not missing:
             return outcome
         hint = init_scripts.missing_hint(run.service, missing)

@@ -10,13 +10,14 @@ from huleedu_tasks.db.planned_revisions import planned_revision, unrendered
 from huleedu_tasks.db.run import Change
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.db.start import START
-from huleedu_tasks.db.throwaway import throwaway, throwaway_observation
+from huleedu_tasks.db.throwaway import throwaway
 from huleedu_tasks.errors import ConfigurationError, HuleEduError, MigrationError
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_config import runs_env_py_for_every_revision
 from huleedu_tasks.migrations.alembic_history import READ_ONLY
 from huleedu_tasks.migrations.hazards import find_hazards
 from huleedu_tasks.migrations.new_revision import Written, not_importable, write_revision
+from huleedu_tasks.migrations.observation import throwaway_observation
 from huleedu_tasks.migrations.results import Rendered
 from huleedu_tasks.migrations.revisions import History, Revision, named
 from huleedu_tasks.parallel import Stage, Step
@@ -133,7 +134,7 @@ async def _write_with_database(
         step("comparing models and history")
         alembic = run.context.histories.alembic(run.service, url)
         with scratch_directory() as scratch:
-            session = await throwaway_observation(run, url, scratch / "events")
+            session = await throwaway_observation(await run.admin(), url, scratch / "events")
             written = await write_revision(alembic, new.arguments, session=session)
         if written.path is None:
             return await _outcome(run, new, history, written, None, {})
@@ -142,7 +143,9 @@ async def _write_with_database(
             async with connection(url) as opened:
                 relations = await read_relations(opened)
             with scratch_directory() as scratch:
-                session = await throwaway_observation(run, url, scratch / "events", **READ_ONLY)
+                session = await throwaway_observation(
+                    await run.admin(), url, scratch / "events", **READ_ONLY
+                )
                 rendered = await runner.render(alembic, session, history.heads)
         except asyncio.CancelledError:
             written.path.unlink(missing_ok=True)

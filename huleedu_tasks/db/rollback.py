@@ -20,13 +20,17 @@ from huleedu_tasks.db.prove import PROVE
 from huleedu_tasks.db.run import Change
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.db.start import START
-from huleedu_tasks.db.throwaway import throwaway, throwaway_observation
+from huleedu_tasks.db.throwaway import throwaway
 from huleedu_tasks.db.undo_snapshots import keep_copy
 from huleedu_tasks.errors import ConfigurationError, MigrationError, Refused
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_failures import remedy
 from huleedu_tasks.migrations.functions import DOWNGRADE, UPGRADE, function_sizes
-from huleedu_tasks.migrations.observation import Observation, applied_revisions
+from huleedu_tasks.migrations.observation import (
+    Observation,
+    applied_revisions,
+    throwaway_observation,
+)
 from huleedu_tasks.migrations.results import Migrated
 from huleedu_tasks.migrations.revisions import History, Revision, named
 from huleedu_tasks.parallel import Stage, Step
@@ -291,7 +295,7 @@ async def _rehearse(
         MigrationError: If the downgrade fails; the service's own database is unchanged.
     """
     with scratch_directory() as scratch:
-        session = await throwaway_observation(run, url, scratch / "events")
+        session = await throwaway_observation(await run.admin(), url, scratch / "events")
         try:
             done = await _downgrade(run, url, history, before, target, session)
         except MigrationError as error:

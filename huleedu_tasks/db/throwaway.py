@@ -16,11 +16,11 @@ from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_config import script_directory
-from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.observation import throwaway_observation
 from huleedu_tasks.migrations.revisions import History, named
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.postgres import clones, databases
-from huleedu_tasks.postgres.connections import UNCOUNTED, connection
+from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.process import scratch_directory
 
 _SOURCE = ".py"
@@ -58,19 +58,6 @@ async def throwaway(
         yield url
     finally:
         await parallel.run_to_end(_drop(run, name))
-
-
-async def throwaway_observation(
-    run: ServiceRun, url: DatabaseUrl, events: Path, **settings: str
-) -> Observation:
-    """Return the instructions for a run of Alembic on a throwaway database.
-
-    Args:
-        events: The file that receives the events of the run.
-        settings: Settings of PostgreSQL for each of its sessions.
-    """
-    place = await databases.place(await run.admin(), url.database)
-    return Observation(events=events, settings=settings, optional_settings=UNCOUNTED, target=place)
 
 
 async def _copy_template(
@@ -119,7 +106,7 @@ async def _upgrade(
 ) -> None:
     for revision in (runner.HEADS,) if len(at) > 1 else at:
         with scratch_directory() as scratch:
-            session = await throwaway_observation(run, url, scratch / "events")
+            session = await throwaway_observation(await run.admin(), url, scratch / "events")
             try:
                 await runner.upgrade(
                     run.context.histories.alembic(run.service, url),

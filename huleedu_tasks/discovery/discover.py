@@ -16,16 +16,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from huleedu_tasks.compose.configuration import Composition, read_composition
+from huleedu_tasks.compose.configuration import Composition, read_configuration
 from huleedu_tasks.compose.database_service import Container
 from huleedu_tasks.compose.docker_compose import Compose
-from huleedu_tasks.compose.file_choice import compose_files, read_here
+from huleedu_tasks.compose.file_choice import compose_files, read_composition
 from huleedu_tasks.config.registry import (
     SHARE,
     Registry,
     add_ports,
     findings_in,
     parse_registry,
+    read_text,
     registry_of,
 )
 from huleedu_tasks.config.settings import Settings
@@ -108,7 +109,7 @@ class Found:
         complete = copy.deepcopy(document)
         servers = self.survey.servers.items()
         published = {name: server.port for name, server in servers if server.port}
-        add_ports(complete, lambda _: published)
+        add_ports(complete, lambda *_: published)
         return complete
 
     def result(self, decisions: Decisions) -> Discovery:
@@ -272,7 +273,7 @@ async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
     servers = composition.databases
     applications = [
         *_applications(composition),
-        *_other_applications(root, composition, environment),
+        *await _other_applications(root, composition, environment, remarks),
     ]
     facts = container_facts(applications, servers, directories, root)
     readings = tuple(
@@ -296,8 +297,7 @@ async def read(root: Path, path: Path, environment: Mapping[str, str]) -> Found:
         existing=existing,
         text=text,
         remarks=(
-            *composition.remarks,
-            *remarks,
+            *dict.fromkeys((*composition.remarks, *remarks)),
             *dict.fromkeys(text for reading in readings for text in reading.sources.problems),
             *_lookalikes(directories, root),
         ),
@@ -407,17 +407,7 @@ def _contradictions(document: Document, root: Path) -> Iterator[Mapping[str, Fac
 
 
 def _text_of(path: Path) -> str:
-    try:
-        # Text mode would convert the line ends.
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"{path} could not be read: {error}",
-            code="registry-unreadable",
-            hint="Make it readable and save it in UTF-8.",
-        ) from error
+    return read_text(path) if path.exists() else ""
 
 
 def _parse(path: Path, text: str) -> Document:
@@ -441,16 +431,19 @@ def _applications(composition: Composition) -> list[Container]:
     return [container for container in composition.containers.values() if not container.is_postgres]
 
 
-def _other_applications(
-    root: Path, composition: Composition, environment: Mapping[str, str]
-) -> Iterator[Container]:
+async def _other_applications(
+    root: Path, composition: Composition, environment: Mapping[str, str], remarks: list[str]
+) -> list[Container]:
     """Read the application containers of the other compose files, which may use these servers."""
+    found: list[Container] = []
     for file in compose_files(root):
         if file in composition.files:
             continue
         with suppress(ConfigurationError):
-            read = read_here([file], environment).values()
-            yield from (container for container in read if not container.is_postgres)
+            other = await read_configuration(root, [file], environment, by_compose=False)
+            found += _applications(other)
+            remarks += other.remarks if other.unread else ()
+    return found
 
 
 def _files_to_state(

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from huleedu_tasks.compose.configuration import read_composition
+from huleedu_tasks.compose.file_choice import read_composition
+from huleedu_tasks.compose.yaml_files import Unread
 from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.env.init import new_password, stated_in_example
@@ -17,11 +18,13 @@ class Login:
         values: Their values, users first.
         passwords: The names of the variables that are passwords.
         is_generated: Whether a password was generated.
+        unread: The parts of the compose files that may state a login and were not read.
     """
 
     values: Mapping[str, str]
     passwords: frozenset[str]
     is_generated: bool
+    unread: tuple[Unread, ...]
 
     @property
     def shown(self) -> str:
@@ -48,9 +51,11 @@ async def missing_login(registry: Registry, settings: Settings) -> Login:
     users: dict[str, str] = {}
     passwords: dict[str, str] = {}
     is_generated = False
+    unread: dict[Unread, None] = {}
     for service in registry.services:
         if settings.get(service.url_variable):
             continue
+        unread |= dict.fromkeys(composition.unread_of(service.compose_service))
         container = composition.containers.get(service.compose_service)
         user, password = container.login if container else ("", "")
         name = settings.own_name(service.user_variable)
@@ -62,5 +67,8 @@ async def missing_login(registry: Registry, settings: Settings) -> Login:
             is_generated = is_generated or not password
             passwords[name] = password or new_password()
     return Login(
-        values=users | passwords, passwords=frozenset(passwords), is_generated=is_generated
+        values=users | passwords,
+        passwords=frozenset(passwords),
+        is_generated=is_generated,
+        unread=tuple(unread),
     )

@@ -5,12 +5,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.migrations.revisions import History
+from huleedu_tasks.postgres import databases
+from huleedu_tasks.postgres.connections import UNCOUNTED
 from huleedu_tasks.postgres.databases import VersionTable
 from huleedu_tasks.postgres.locks import Hold
 from huleedu_tasks.report import AppliedRevision
+
+if TYPE_CHECKING:
+    import asyncpg
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,3 +185,17 @@ def _version_table(event: Mapping[str, Any]) -> VersionTable:
     # A configured schema needs no search path.
     path = () if event["schema"] else tuple(event["search_path"])
     return VersionTable(name=event["table"], schema=event["schema"], search_path=path)
+
+
+async def throwaway_observation(
+    admin: "asyncpg.Connection", url: DatabaseUrl, events: Path, **settings: str
+) -> Observation:
+    """Return the instructions for a run of Alembic on a throwaway database.
+
+    Args:
+        admin: A login on its server.
+        events: The file that receives the events of the run.
+        settings: Settings of PostgreSQL for each of its sessions.
+    """
+    place = await databases.place(admin, url.database)
+    return Observation(events=events, settings=settings, optional_settings=UNCOUNTED, target=place)

@@ -8,6 +8,7 @@ from huleedu_tasks.errors import HuleEduError, MigrationError, Refused, SeedErro
 from huleedu_tasks.migrations.alembic_config import NotUnderstood
 from huleedu_tasks.migrations.functions import UPGRADE, line_of
 from huleedu_tasks.migrations.model_comparison import compare_models
+from huleedu_tasks.migrations.observation import throwaway_observation
 from huleedu_tasks.migrations.revisions import History, named
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import connection
@@ -17,7 +18,7 @@ from huleedu_tasks.report import Fact, Level, Outcome, Problem, Report
 from huleedu_tasks.review.base_branch import base_problems
 from huleedu_tasks.review.model_differences import model_problems
 from huleedu_tasks.review.review import Review, Reviewed, problem_of
-from huleedu_tasks.schema.replay import RevisionFailed, observed
+from huleedu_tasks.schema.replay import RevisionFailed
 from huleedu_tasks.seeds.apply import apply
 
 COMMAND = "migrations.check"
@@ -120,7 +121,7 @@ async def _of_models(reviewed: Reviewed, url: DatabaseUrl) -> list[Problem]:
     reviewed.step("comparing models and history")
     server = await reviewed.replays.server(reviewed.service)
     with scratch_directory() as scratch:
-        session = await observed(server, url, scratch / "events")
+        session = await throwaway_observation(server.admin, url, scratch / "events")
         alembic = reviewed.replays.alembic(reviewed.service, url)
         try:
             compared = await compare_models(alembic, session)

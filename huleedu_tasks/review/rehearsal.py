@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations.functions import DOWNGRADE, UPGRADE, has_downgrade, line_of
+from huleedu_tasks.migrations.observation import throwaway_observation
 from huleedu_tasks.migrations.revisions import History, Revision, named
 from huleedu_tasks.migrations.walking import Direction, FailedStep, Step, Walked, walk
 from huleedu_tasks.postgres.schema_fingerprint import FINGERPRINT
@@ -22,7 +23,6 @@ from huleedu_tasks.review.review import Review, Reviewed, problem_of
 from huleedu_tasks.schema.diff import Change, compare
 from huleedu_tasks.schema.dump import dump_schema
 from huleedu_tasks.schema.objects import Schema
-from huleedu_tasks.schema.replay import observed
 
 COMMAND = "migrations.test"
 COLUMNS = ("head", "revisions", "tested")
@@ -127,7 +127,7 @@ class Rehearsal:
         replays, service = self.reviewed.replays, self.reviewed.service
         server = await replays.server(service)
         with scratch_directory() as scratch:
-            session = await observed(server, url, scratch / "events", jit="off")
+            session = await throwaway_observation(server.admin, url, scratch / "events", jit="off")
             alembic = replays.alembic(service, url)
             return await walk(alembic, session, steps, fingerprint=fingerprint)
 

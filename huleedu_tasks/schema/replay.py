@@ -20,11 +20,11 @@ from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.child_process import Alembic
 from huleedu_tasks.migrations.inputs import Present
-from huleedu_tasks.migrations.observation import Observation
+from huleedu_tasks.migrations.observation import Observation, throwaway_observation
 from huleedu_tasks.migrations.results import Used
 from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.postgres import clones, databases
-from huleedu_tasks.postgres.connections import UNCOUNTED, connection
+from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import EnvironmentTag
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.schema.throwaway_servers import RunningServer, ThrowawayServer, ThrowawayServers
@@ -219,7 +219,7 @@ class Replays:
         is_whole = len(at) > 1 and set(at) == set(history.heads)
         for revision in (runner.HEADS,) if is_whole else at:
             with scratch_directory() as scratch:
-                session = await observed(server, url, scratch / "events")
+                session = await throwaway_observation(server.admin, url, scratch / "events")
                 try:
                     done = await runner.upgrade(
                         self.alembic(service, url), history, revision, session=session
@@ -259,19 +259,6 @@ def disposable(settings: Settings) -> Settings:
         return settings
     name = settings.own_name("HULEEDU_ENVIRONMENT")
     return replace(settings, process={**settings.process, name: str(Environment.DEVELOPMENT)})
-
-
-async def observed(
-    server: ThrowawayServer, url: DatabaseUrl, events: Path, **settings: str
-) -> Observation:
-    """Return the instructions for a run of Alembic on a throwaway database.
-
-    Args:
-        events: The file that receives the events of the run.
-        settings: Settings of PostgreSQL for each of its sessions.
-    """
-    place = await databases.place(server.admin, url.database)
-    return Observation(events=events, settings=settings, optional_settings=UNCOUNTED, target=place)
 
 
 def _failed(error: MigrationError, session: Observation) -> MigrationError:

@@ -1,4 +1,7 @@
-"""Reading compose files with `docker compose config` and without it gives the same result."""
+"""Reading compose files with `docker compose config` and without it gives the same result.
+
+What only Compose resolves is reported instead.
+"""
 
 import os
 import textwrap
@@ -11,10 +14,14 @@ from huleedu_tasks.compose.configuration import (
     BY_COMPOSE,
     BY_READING,
     Composition,
-    read_composition,
 )
+from huleedu_tasks.compose.file_choice import read_composition, read_own_files
+from huleedu_tasks.compose.published_ports import published_ports
+from huleedu_tasks.errors import ConfigurationError
 from tests.support.compose_samples import SAMPLES
 from tests.support.monorepo import PROJECT, clean_environment
+
+NAMES = ("orders", "users", "alone", "shared")
 
 pytestmark = pytest.mark.skipif(not which("docker"), reason="no command `docker`")
 
@@ -22,21 +29,28 @@ pytestmark = pytest.mark.skipif(not which("docker"), reason="no command `docker`
 @pytest.fixture
 def directory(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     for name, text in SAMPLES[request.param].items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text))
+        write(tmp_path / name, text)
     return tmp_path
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text))
 
 
 async def both(root: Path) -> tuple[Composition, Composition]:
     """Return the results of reading with the command `docker` and without it on PATH."""
     environment = clean_environment()
-    programs = environment["PATH"].split(os.pathsep)
-    without = os.pathsep.join(p for p in programs if not (Path(p) / "docker").exists())
     return (
         await read_composition(root, (), environment),
-        await read_composition(root, (), {**environment, "PATH": without}),
+        await read_composition(root, (), {**environment, "PATH": without_docker()}),
     )
+
+
+def without_docker() -> str:
+    """Return a PATH without the command `docker`."""
+    programs = clean_environment()["PATH"].split(os.pathsep)
+    return os.pathsep.join(p for p in programs if not (Path(p) / "docker").exists())
 
 
 @pytest.mark.parametrize("directory", SAMPLES, indirect=True)
@@ -88,13 +102,63 @@ async def test_files_that_compose_rejects_are_read_without_it_with_a_remark(tmp_
     assert any("`docker compose config` did not accept" in remark for remark in asked.remarks)
 
 
-@pytest.mark.parametrize("composed", [False, True])
-async def test_a_composed_file_that_is_read_without_compose_has_a_remark_with_the_remedy(
-    tmp_path: Path, composed: bool
-) -> None:
-    base = "  base: {image: postgres}\n"
-    db = "  db: {extends: base}\n" if composed else "  db: {image: postgres}\n"
-    (tmp_path / "compose.yaml").write_text(f"services:\n{base}{db}")
+ONLY_COMPOSE = {
+    "compose.yaml": """\
+        include: [infra/databases.yaml]
+        services:
+          base: {image: "postgres:15", environment: {POSTGRES_DB: base}}
+          orders_db: {extends: base, ports: ["5441:5432"]}
+          users_db: {image: postgres, ports: ["5442:5432"]}
+          alone_db: {image: postgres, ports: ["5443:5432"]}
+        """,
+    "compose.override.yaml": """\
+        services:
+          users_db: {ports: !override ["5450:5432"], environment: {A: !reset null}}
+        """,
+    "infra/databases.yaml": "services: {shared_db: {image: postgres, ports: ['5444:5432']}}\n",
+}
+
+
+async def test_what_only_compose_reads_is_reported_without_it(tmp_path: Path) -> None:
+    for name, text in ONLY_COMPOSE.items():
+        write(tmp_path / name, text)
     asked, read = await both(tmp_path)
-    assert asked.remarks == ()
-    assert [("Install Docker" in remark) for remark in read.remarks] == [True] * composed
+    assert (asked.unread, asked.remarks) == ((), ())
+    assert (asked.how, read.how) == (BY_COMPOSE, BY_READING)
+    assert [asked.containers[f"{name}_db"].port for name in NAMES] == [5441, 5450, 5443, 5444]
+    assert [str(part) for part in read.unread] == [
+        "compose.yaml: `include`",
+        "compose.yaml: service 'orders_db', `extends`",
+        "compose.override.yaml: service 'users_db', `ports: !override`",
+        "compose.override.yaml: service 'users_db', `environment: A: !reset`",
+    ]
+    assert [len(read.unread_of(f"{name}_db")) for name in NAMES] == [1, 2, 0, 1]
+    (remark,) = read.remarks
+    assert "`docker` is not on PATH" in remark
+    assert "compose.yaml: service 'orders_db', `extends`" in remark
+
+
+async def test_compose_reads_own_files_only_if_it_must(tmp_path: Path) -> None:
+    environment = clean_environment()
+    write(tmp_path / "compose.yaml", "services: {db: {image: postgres}}")
+    assert (await read_own_files(tmp_path, (), environment)).how == BY_READING
+    write(tmp_path / "compose.yaml", "services: {a: {image: postgres}, db: {extends: a}}")
+    read = await read_own_files(tmp_path, (), environment)
+    assert (read.how, list(read.databases)) == (BY_COMPOSE, ["a", "db"])
+
+
+def test_a_port_that_is_needed_and_not_read_is_an_error(tmp_path: Path) -> None:
+    for name, text in ONLY_COMPOSE.items():
+        write(tmp_path / name, text)
+    without = {**clean_environment(), "PATH": without_docker()}
+    ports = published_ports(tmp_path, (), ["alone_db", "orders_db"], without)
+    assert (ports["alone_db"], ports["orders_db"]) == (5443, 5441)
+    with pytest.raises(ConfigurationError) as caught:
+        published_ports(tmp_path, (), ["alone_db", "users_db", "shared_db"], without)
+    assert caught.value.code == "compose-not-read"
+    assert [finding.place for finding in caught.value.findings] == [
+        "shared_db",
+        "users_db",
+        "users_db",
+    ]
+    assert published_ports(tmp_path, (), ["shared_db"], clean_environment())["shared_db"] == 5444

@@ -2,7 +2,7 @@
 
 import json
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -603,18 +603,18 @@ def test_a_port_that_is_not_stated_is_that_of_its_server(write: Write) -> None:
     path = write({**A, **shared}, {"name": "b", **shared}, {"name": "c"}, {"name": "d"})
     asked: list[object] = []
 
-    def published(files: object) -> dict[str, int]:
-        asked.append(files)
+    def published(files: object, servers: Collection[str]) -> dict[str, int]:
+        asked.append((files, sorted(servers)))
         return {"c_db": 3, "d_db": 4, "shared": 5}
 
     registry = load_registry(path, published)
     assert [service.port for service in registry.services] == [1, 1, 3, 4]
     assert registry.without_port == {"b", "c", "d"}
-    assert asked == [[]]
+    assert asked == [([], ["c_db", "d_db"])]
 
 
 def test_compose_is_not_asked_if_every_port_is_stated(write: Write) -> None:
-    def published(_: Sequence[str]) -> Mapping[str, int]:
+    def published(*_: Collection[str]) -> Mapping[str, int]:
         pytest.fail("the compose files were read")
 
     shared = {"compose_service": "shared"}

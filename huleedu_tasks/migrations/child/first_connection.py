@@ -49,7 +49,7 @@ class FirstConnection:
         file: The file that receives a JSON document; it is not written if `env.py` does not
             connect.
         url: The URL that `env.py` was given.
-        targets: The module `target.py`.
+        targets: The module `target_check.py`.
         drivers: The module `drivers.py`.
         variables: The environment variables that were read.
     """
