@@ -64,6 +64,9 @@ class Problem:
         code: The stable code of this kind of problem; an empty string if it has none.
         kind: What the statement does; None if the problem is not one of a revision's SQL.
         statement: The statement that has the problem; an empty string if there is none.
+        path: The file to correct, relative to the root of the monorepo; an empty string if the
+            problem is not one of a file.
+        line: The line in that file, from 1; None if it is not known.
     """
 
     level: Level
@@ -73,6 +76,8 @@ class Problem:
     code: str = ""
     kind: Kind | None = None
     statement: str = ""
+    path: str = ""
+    line: int | None = None
 
     def as_json(self) -> dict[str, object]:
         """Return the JSON object."""
@@ -81,8 +86,11 @@ class Problem:
             of_sql["statement"] = self.statement
         handled = {} if self.handled is None else {"handled": self.handled}
         code = {"code": self.code} if self.code else {}
+        place: dict[str, object] = {"path": self.path} if self.path else {}
+        if self.line:
+            place["line"] = self.line
         problem = {"level": str(self.level), "cause": self.cause, "remedy": self.remedy}
-        return {**problem, **code, **handled, **of_sql}
+        return {**problem, **code, **handled, **of_sql, **place}
 
 
 class Change(StrEnum):

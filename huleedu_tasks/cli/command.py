@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -29,7 +29,9 @@ from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.errors import INVOKE, ConfigurationError, ExitCode, HuleEduError, Interrupted
 from huleedu_tasks.postgres.server_errors import converted_errors
 from huleedu_tasks.report import Report, Result
+from huleedu_tasks.repository import shown
 from huleedu_tasks.screen.console import Screen
+from huleedu_tasks.screen.formats.forms import Form, Outputs, parse_outputs
 from huleedu_tasks.screen.streams import (
     STANDARD_ERROR,
     STANDARD_OUTPUT,
@@ -48,12 +50,14 @@ HELP = {
     "json": "Print one JSON document on standard output.",
     "dry_run": "Say what would be done, and change nothing.",
     "jobs": "How many services are migrated at once.",
+    "format": "Print markdown, github, sarif, gitlab, junit or json instead of the screen.",
+    "out": "Write the report to FILE or FORM:FILE as well; may be repeated.",
 }
 RUN_AGAIN = "Run the same command again; it begins from any state."
 REPORT_BUG = "This is a bug in huleedu-tasks: report it with the lines above."
 # The flags that also have a letter, as the same flag of Alembic.
 LETTERS = {"message": "m"}
-REPEATABLE = ("service", "confirm", "first", "host", "accept_drift")
+REPEATABLE = ("service", "confirm", "first", "host", "accept_drift", "out")
 POSITIONAL = ("name",)
 # The error code for a result that could not be written.
 OUTPUT_LOST_CODE = "output-lost"
@@ -197,7 +201,8 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
     """
 
     def decorate(body: Body[P]) -> Task[Any]:
-        parameters = list(inspect.signature(body).parameters)[1:]
+        signature = inspect.signature(body).parameters
+        parameters = list(signature)[1:]
         name = f"{body.__module__.rpartition('.')[2]}.{body.__name__.rstrip('_')}"
 
         @functools.wraps(body)
@@ -213,7 +218,11 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
             name=body.__name__.rstrip("_"),
             auto_shortflags=False,
             positional=[name for name in POSITIONAL if name in parameters],
-            iterable=[name for name in REPEATABLE if name in parameters],
+            iterable=[
+                name
+                for name in REPEATABLE
+                if name in parameters and signature[name].default is None
+            ],
             help={name: texts[name] for name in parameters if name in texts},
         )
 
@@ -280,7 +289,7 @@ def typed_before(name: str, argv: Sequence[str]) -> str:
 
 def _run(name: str, context: Context, body: Body[P], /, *args: P.args, **kwargs: P.kwargs) -> None:
     dry_run = bool(context.config.run.dry or kwargs.get("dry_run"))
-    screen = Screen(as_json=bool(kwargs.get("json")))
+    screen = Screen(as_json=bool(kwargs.get("json")) or kwargs.get("format") == Form.JSON)
     app = Command(start=Path.cwd(), dry_run=dry_run, screen=screen)
     typed = typed_before(name, sys.argv)
 
@@ -312,6 +321,8 @@ def _run_and_report(
     screen = app.screen
     try:
         _require_values(sys.argv)
+        if "format" in kwargs:
+            screen.outputs = _outputs(app.start, kwargs)
         # Standard output is for the result; the output of seeds goes to standard error.
         with contextlib.redirect_stdout(sys.stderr):
             result = body(app, *args, **kwargs)
@@ -319,8 +330,12 @@ def _run_and_report(
             result = result.ended_by(app.exit_code)
         if isinstance(result, Report) and (ignored := app.ignored_instance):
             result = replace(result, notes=(*result.notes, ignored))
+        if isinstance(result, Report) and "format" in kwargs:
+            screen.registry = shown(app.registry_path, app.repository)
         if result is not None:
             screen.show(result)
+        if isinstance(result, Report):
+            screen.write(result)
         code = ExitCode.DONE if result is None else result.exit_code
         # Work that finished before SIGHUP stopped it keeps its own exit code.
         return code if app.stop.is_requested else app.exit_code or code
@@ -340,6 +355,22 @@ def _run_and_report(
         )
         screen.error(name, bug)
         return app.exit_code or ExitCode.FAILED
+
+
+def _outputs(start: Path, flags: Mapping[str, Any]) -> Outputs:
+    """Return the forms that the flags of a command ask for.
+
+    Raises:
+        ConfigurationError: If they contradict each other, or name no form.
+    """
+    printed, json = flags["format"], flags["json"]
+    if json and printed not in ("", Form.JSON):
+        raise ConfigurationError(
+            f"--json and --format {printed} exclude each other.",
+            code="argument-conflict",
+            hint="Leave out --json; `--out FILE.json` writes the document to a file.",
+        )
+    return parse_outputs(Form.JSON if json else printed, flags["out"] or (), start)
 
 
 def _with_lost_output(

@@ -18,7 +18,13 @@ JOBS = "How many services are reviewed at once."
     jobs=JOBS,
 )
 def check(
-    app: Command, service: Names = None, base: str = "", jobs: str = "", json: bool = False
+    app: Command,
+    service: Names = None,
+    base: str = "",
+    jobs: str = "",
+    format: str = "",
+    out: Names = None,
+    json: bool = False,
 ) -> Result:
     """Find what is wrong with revisions, models and seeds."""
     from huleedu_tasks.review.merge_check import check as find_problems
@@ -35,6 +41,8 @@ def test_(
     service: Names = None,
     base: str = "",
     jobs: str = "",
+    format: str = "",
+    out: Names = None,
     json: bool = False,
 ) -> Result:
     """Apply, undo and apply again each revision."""

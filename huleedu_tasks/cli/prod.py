@@ -24,6 +24,8 @@ def validate(
     service: Names = None,
     offline: bool = False,
     no_drift: bool = False,
+    format: str = "",
+    out: Names = None,
     json: bool = False,
 ) -> Result:
     """Find every problem before a migration; read-only."""

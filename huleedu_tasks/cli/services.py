@@ -42,7 +42,13 @@ def list_(app: Command, service: Sequence[str] | None = None, json: bool = False
 
 
 @command()
-def check(app: Command, service: Sequence[str] | None = None, json: bool = False) -> Result:
+def check(
+    app: Command,
+    service: Sequence[str] | None = None,
+    format: str = "",
+    out: Sequence[str] | None = None,
+    json: bool = False,
+) -> Result:
     """Show where registry, compose files and code disagree."""
     from huleedu_tasks.check.check import Audit
     from huleedu_tasks.migrations.alembic_history import AlembicHistories

@@ -32,12 +32,28 @@ def has_downgrade(revision: Revision) -> bool:
     return not isinstance(done[0], ast.Raise)
 
 
+def line_of(revision: Revision, name: str) -> int:
+    """Return the line where a file defines a function or assigns a variable; 1 without it."""
+    for node in _statements(revision):
+        names = [getattr(node, "name", ""), *map(_target, getattr(node, "targets", []))]
+        if name in (*names, _target(getattr(node, "target", None))):
+            return node.lineno
+    return 1
+
+
+def _target(node: ast.AST | None) -> str:
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 def _functions(revision: Revision) -> list[ast.FunctionDef]:
+    return [node for node in _statements(revision) if isinstance(node, ast.FunctionDef)]
+
+
+def _statements(revision: Revision) -> list[ast.stmt]:
     try:
-        tree = ast.parse(revision.path.read_bytes())
+        return ast.parse(revision.path.read_bytes()).body
     except (OSError, SyntaxError, ValueError):
         return []
-    return [node for node in tree.body if isinstance(node, ast.FunctionDef)]
 
 
 def _is_nothing(statement: ast.stmt) -> bool:

@@ -11,6 +11,7 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.migrations.alembic_config import NotUnderstood, version_directories
 from huleedu_tasks.migrations.edits import UNPARSED, code_digest
+from huleedu_tasks.migrations.functions import line_of
 from huleedu_tasks.migrations.revisions import History, Revision, named, read_revision
 from huleedu_tasks.report import Level, Problem
 from huleedu_tasks.repository import repository_root, shown
@@ -146,6 +147,8 @@ def base_problems(
                 cause=f"revision {name} was edited: {shown(path, root)} differs from {ref}",
                 remedy="Write a new revision instead: databases that are past it do not change.",
                 code="revision-edited",
+                path=shown(path, root),
+                line=1,
             )
 
 
@@ -168,6 +171,8 @@ def _not_following(
                 f"{named(known.heads)!r}; or merge the heads: `invoke db.revision --service "
                 f"{service.name} --merge -m TEXT`.",
                 code="base-not-followed",
+                path=shown(revision.path, root),
+                line=line_of(revision, "down_revision"),
             )
 
 

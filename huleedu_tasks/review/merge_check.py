@@ -6,6 +6,7 @@ from dataclasses import replace
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import HuleEduError, MigrationError, Refused, SeedError
 from huleedu_tasks.migrations.alembic_config import NotUnderstood
+from huleedu_tasks.migrations.functions import UPGRADE, line_of
 from huleedu_tasks.migrations.model_comparison import compare_models
 from huleedu_tasks.migrations.observation import throwaway_observation
 from huleedu_tasks.migrations.revisions import History, named
@@ -57,12 +58,19 @@ def _history_problems(reviewed: Reviewed, error: MigrationError) -> list[Problem
     if not error.findings:
         return [problem_of(error)]
     root = f"{reviewed.replays.registry.root}/"
-    return [problem_of(error, cause=str(finding).replace(root, "")) for finding in error.findings]
+    return [
+        replace(
+            problem_of(error, cause=str(finding).replace(root, "")),
+            path=finding.place.removeprefix(root),
+        )
+        for finding in error.findings
+    ]
 
 
 def _several_heads(reviewed: Reviewed, history: History) -> list[Problem]:
     if len(history.heads) < 2:
         return []
+    last = history.revisions[history.heads[-1]]
     files = ", ".join(reviewed.shown(history.revisions[head].path) for head in history.heads)
     return [
         Problem(
@@ -71,6 +79,8 @@ def _several_heads(reviewed: Reviewed, history: History) -> list[Problem]:
             remedy=f"Merge them: `invoke db.revision --service {reviewed.service.name} --merge "
             "-m TEXT`.",
             code="several-heads",
+            path=reviewed.shown(last.path),
+            line=line_of(last, "down_revision"),
         )
     ]
 
@@ -92,8 +102,9 @@ def _not_built(reviewed: Reviewed, history: History, error: HuleEduError) -> Pro
     """Return the problem of a history that does not build from an empty database."""
     if not isinstance(error, RevisionFailed):
         return problem_of(error)
-    path = history.revisions[error.revision].path if error.revision in history.revisions else None
-    place = f": {reviewed.shown(path)}" if path else ""
+    revision = history.revisions.get(error.revision)
+    path = reviewed.shown(revision.path) if revision else ""
+    place = f": {path}" if path else ""
     return Problem(
         level=Level.ERROR,
         cause=f"the history does not build from an empty database{place}: {error.message}",
@@ -101,6 +112,8 @@ def _not_built(reviewed: Reviewed, history: History, error: HuleEduError) -> Pro
         "it needs as 'extensions' in the registry.",
         code="history-not-built",
         statement=error.statement,
+        path=path,
+        line=line_of(revision, UPGRADE) if revision else None,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import MigrationError
-from huleedu_tasks.migrations.functions import has_downgrade
+from huleedu_tasks.migrations.functions import DOWNGRADE, UPGRADE, has_downgrade, line_of
 from huleedu_tasks.migrations.observation import throwaway_observation
 from huleedu_tasks.migrations.revisions import History, Revision, named
 from huleedu_tasks.migrations.walking import Direction, FailedStep, Step, Walked, walk
@@ -83,6 +83,8 @@ class Rehearsal:
                     f"{self.reviewed.shown(revision.path)}",
                     remedy="Write it, unless the change cannot be undone.",
                     code=DOWNGRADE_MISSING,
+                    path=self.reviewed.shown(revision.path),
+                    line=line_of(revision, DOWNGRADE),
                 )
 
     async def problems(self) -> AsyncIterator[Problem]:
@@ -244,13 +246,18 @@ class Examination:
         )
 
     def _problem(self, cause: str, remedy: str, *, code: str, statement: str = "") -> Problem:
-        path = self.rehearsal.history.revisions[self.revision].path
+        revision = self.rehearsal.history.revisions[self.revision]
+        path = self.rehearsal.reviewed.shown(revision.path)
+        # A downgrade that leaves something shows in the second upgrade.
+        function = UPGRADE if code == "upgrade-failed" else DOWNGRADE
         return Problem(
             level=Level.ERROR,
-            cause=f"{self.rehearsal.reviewed.shown(path)}: {cause}",
+            cause=f"{path}: {cause}",
             remedy=remedy,
             code=code,
             statement=statement,
+            path=path,
+            line=line_of(revision, function),
         )
 
 

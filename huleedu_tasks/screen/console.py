@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from huleedu_tasks.config.secret import redact_values
-from huleedu_tasks.errors import ExitCode, HuleEduError
+from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError
 from huleedu_tasks.report import (
     SCHEMA_VERSION,
     AppliedRevision,
@@ -36,6 +36,7 @@ from huleedu_tasks.report import (
     Status,
 )
 from huleedu_tasks.screen.control_characters import visible, visible_json
+from huleedu_tasks.screen.formats.forms import Form, Outputs
 from huleedu_tasks.screen.tables import (
     INDENT,
     NOTHING,
@@ -94,12 +95,17 @@ class Screen:
     def __init__(self, *, as_json: bool = False, redact: Redact = str) -> None:
         self.as_json = as_json
         self.redact = redact
+        self.outputs = Outputs()
+        # The registry, relative to the root of the Git repository, as CI names files.
+        self.registry = "services.json"
         self._previewed: Mapping[Problem, Sequence[str]] = {}
 
     def show(self, result: Result) -> None:
         """Print a command's result."""
         if self.as_json:
             self._print_json(result.as_json())
+        elif isinstance(result, Report) and self.outputs.printed is not Form.TERMINAL:
+            print(self._rendered(self.outputs.printed, result), end="")
         elif isinstance(result, Report):
             self._show_report(result)
         elif isinstance(result, Discovery):
@@ -111,6 +117,23 @@ class Screen:
             self._print_table(result.columns, [_cells(row, result.columns) for row in result.rows])
         else:
             print(self._shown(str(result)))
+
+    def write(self, report: Report) -> None:
+        """Write a report to the files of `--out`.
+
+        Raises:
+            ConfigurationError: If a file cannot be written.
+        """
+        for form, path in self.outputs.files:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(self._rendered(form, report), encoding="utf-8")
+            except OSError as error:
+                raise ConfigurationError(
+                    f"--out {path} could not be written: {error.strerror}.",
+                    code="output-unwritable",
+                    hint="Pass a file in a directory that you can write to.",
+                ) from error
 
     def error(
         self, command: str, error: HuleEduError, *, exit_code: ExitCode | None = None
@@ -188,8 +211,22 @@ class Screen:
         return visible(self.redact(text))
 
     def _print_json(self, document: Mapping[str, object]) -> None:
+        print(self._json_text(document))
+
+    def _json_text(self, document: Mapping[str, object]) -> str:
         text = json.dumps(redact_values(document, self.redact), indent=2, ensure_ascii=False)
-        print(visible_json(text))
+        return visible_json(text)
+
+    def _rendered(self, form: Form, report: Report) -> str:
+        if form is Form.JSON:
+            return f"{self._json_text(report.as_json())}\n"
+        from huleedu_tasks.screen.formats.contents import contents_of
+        from huleedu_tasks.screen.formats.rendering import RENDERED
+
+        contents = contents_of(
+            report, shown=self._shown, summary=_summary(report), registry=self.registry
+        )
+        return RENDERED[form](contents)
 
     def preview(self, report: Report) -> None:
         """Print the plan of a command before it begins."""

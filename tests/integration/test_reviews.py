@@ -3,10 +3,12 @@
 All faulty services are checked by one command, on one throwaway server.
 """
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -41,6 +43,7 @@ CHECKED = (
     *("good", "filtered", "placed", "plain", "models", "rows", "extension", "reseeded", "lost"),
     *("stale", "edited", *BROKEN),
 )
+WRITTEN = ("out/a.md", "out/a.sarif", "out/a.xml", "gitlab:out/gl.json", "github:out/annotations")
 TESTED = ("good", "heads", "trace", "stuck", "oneway", "rows", "blocks")
 
 
@@ -167,7 +170,8 @@ _ENUM = """op.execute("CREATE TYPE state AS ENUM ('open')")
 def checked(services: Services) -> Ran:
     """Return the result of `migrations.check` for all of them."""
     named = [word for name in CHECKED for word in ("--service", name)]
-    return services.monorepo.invoke("migrations.check", "--json", "--base", "main", *named)
+    out = [word for name in WRITTEN for word in ("--out", name)]
+    return services.monorepo.invoke("migrations.check", "--json", "--base", "main", *out, *named)
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +226,19 @@ def test_a_check_says_what_failed_and_where(checked: Ran) -> None:
     assert "services/gap_service/alembic/versions/b1.py" in gap["cause"]
     (twice,) = problems(checked, "twice")
     assert "also defined in" in twice["cause"]
+
+
+def test_a_check_writes_every_form(services: Services, checked: Ran) -> None:
+    assert checked.code == 4, checked.err
+    read = services.monorepo.read
+    path = "services/stale_service/alembic/versions/c1.py"
+    assert f"`{path}:5`" in read("out/a.md")
+    assert f"::error file={path},line=5,title=base-not-followed::stale: " in read("out/annotations")
+    (run,) = json.loads(read("out/a.sarif"))["runs"]
+    number = sum(len(problems(checked, name)) for name in CHECKED)
+    assert len(run["results"]) == len(json.loads(read("out/gl.json"))) == number
+    stale = ElementTree.fromstring(read("out/a.xml")).findall("*[@name='stale']/testcase[@line]")
+    assert [case.get("file") for case in stale] == [path]
 
 
 def test_models_are_compared_beyond_autogenerate(checked: Ran) -> None:

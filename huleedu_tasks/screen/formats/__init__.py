@@ -1,0 +1,1 @@
+"""The forms of a report for pull requests and CI, as pure functions over its findings."""

@@ -1,0 +1,217 @@
+"""Each form of a report has every finding, at its place, with hostile names escaped."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+import pytest
+
+from huleedu_tasks.config.secret import Redactor, Secret
+from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.report import Level, Outcome, Problem, Report, State, Status
+from huleedu_tasks.screen.console import Screen
+from huleedu_tasks.screen.formats.forms import Form, Outputs, parse_outputs
+from huleedu_tasks.screen.formats.markdown import LIMIT
+
+Capture = pytest.CaptureFixture[str]
+PASSWORD = "hunter2"
+PATH = "services/a/alembic/versions/b1.py"
+FORMS = [form for form in Form if form not in (Form.TERMINAL, Form.JSON)]
+PLACED = Problem(
+    level=Level.ERROR,
+    cause=f"the downgrade of b1 leaves type state ({PASSWORD})",
+    remedy="Drop it.",
+    code="downgrade-incomplete",
+    statement="DROP TABLE t",
+    path=PATH,
+    line=7,
+)
+WARNED = Problem(level=Level.WARNING, cause="nothing is seeded")
+GENERAL = Problem(level=Level.ERROR, cause="the fleet has no port", code="no-port")
+HOSTILE = (
+    "one\ntwo",
+    "\r\n::error::injected",
+    "a|b",
+    "<script>&amp;",
+    "]]>",
+    "`x` ``y",
+    "50%0A,x:y",
+    "\x1b[2J\ufffe\u202e\ud800",
+    "@everyone",
+    "] (x) **b** [l](http://x)",
+)
+
+
+def report(*problems: Problem, service: str = "a") -> Report:
+    return Report(
+        command="migrations.test",
+        environment="development",
+        provider="throwaway",
+        provider_reason="databases of this command only",
+        columns=("head",),
+        outcomes=(
+            Outcome(
+                service=service,
+                state=State.FINDINGS,
+                detail="1 ERROR",
+                facts={"head": "b1"},
+                problems=(PLACED, WARNED, *problems),
+            ),
+            Outcome(
+                service="b", status=Status.FAILED, detail="it stopped", hint="Start it.", code="x-y"
+            ),
+            Outcome(service="c", problems=()),
+        ),
+        general=(GENERAL,),
+        seconds=1.5,
+    )
+
+
+def rendered(capsys: Capture, form: Form, shown: Report) -> str:
+    screen = Screen(redact=Redactor([Secret(PASSWORD)]))
+    screen.outputs = Outputs(printed=form)
+    screen.registry = "backend/services.json"
+    screen.show(shown)
+    return capsys.readouterr().out
+
+
+def places(form: Form, text: str) -> list[tuple[str, int]]:
+    """Return the files and lines in a document that a machine reads."""
+    if form is Form.SARIF:
+        results = json.loads(text)["runs"][0]["results"]
+        found = [result["locations"][0]["physicalLocation"] for result in results]
+        return [(unquote(f["artifactLocation"]["uri"]), f["region"]["startLine"]) for f in found]
+    if form is Form.GITLAB:
+        found = [entry["location"] for entry in json.loads(text)]
+        return [(place["path"], place["lines"]["begin"]) for place in found]
+    if form is Form.GITHUB:
+        pairs = re.findall(r"^::\w+ file=(.*?),line=(\d+)", text, re.MULTILINE)
+        return [(path, int(line)) for path, line in pairs]
+    if form is Form.JUNIT:
+        cases = ElementTree.fromstring(text).iter("testcase")
+        return [(c.attrib["file"], int(c.attrib["line"])) for c in cases if "line" in c.attrib]
+    pairs = re.findall(r"^  `(\S+?):(\d+)`", text, re.MULTILINE)
+    return [(path, int(line)) for path, line in pairs]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_finding_is_in_every_form(capsys: Capture, form: Form) -> None:
+    text = rendered(capsys, form, report())
+    for part in ("downgrade of b1 leaves", "nothing is seeded", "has no port", "it stopped"):
+        assert part in text
+    for part in ("Drop it.", "Start it.", "x-y", "no-port"):
+        assert part in text
+    assert (f"backend/{PATH}", 7) in places(form, text)
+    assert PASSWORD not in text
+
+
+def number_of_entries(form: Form, text: str) -> int:
+    if form is Form.SARIF:
+        return len(json.loads(text)["runs"][0]["results"])
+    if form is Form.GITLAB:
+        return len(json.loads(text))
+    if form is Form.JUNIT:
+        return len(list(ElementTree.fromstring(text).iter("testcase")))
+    if form is Form.GITHUB:
+        return len(re.findall(r"^::(?:error|warning|notice)[ :]", text, re.MULTILINE))
+    return len(re.findall(r"^- ", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_hostile_names_stay_text(capsys: Capture, form: Form, name: str) -> None:
+    path = f"{name}.py"
+    problem = replace(PLACED, cause=name, remedy=name, statement=name, path=path)
+    text = rendered(capsys, form, report(problem, service=name))
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    # JUnit has a test for the service without findings, and GitHub the summary.
+    more = 1 if form in (Form.JUNIT, Form.GITHUB) else 0
+    assert number_of_entries(form, text) == 5 + more
+    if form is Form.GITHUB:
+        assert len(text.splitlines()) == 6
+    if form is Form.MARKDOWN:
+        table = [line for line in text.splitlines() if line.startswith("|")]
+        assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {5}
+        prose = re.sub(r"(?s)  (`{3,})\n.*?\n  \1|`+[^`]*`+", "", text)
+        assert not re.search(r"(?<!\\)<script|@everyone", prose)
+
+
+def test_sarif_has_what_its_readers_demand(capsys: Capture) -> None:
+    log = json.loads(rendered(capsys, Form.SARIF, report()))
+    assert log["version"] == "2.1.0"
+    (run,) = log["runs"]
+    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    assert len(set(rules)) == len(rules)
+    results: list[dict[str, Any]] = run["results"]
+    assert {result["ruleId"] for result in results} == set(rules)
+    assert {result["level"] for result in results} == {"error", "warning"}
+    # The registry is the place of a finding without a file.
+    uris = [r["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for r in results]
+    assert set(uris) == {f"backend/{PATH}", "backend/services.json"}
+    prints = [result["partialFingerprints"]["finding/v1"] for result in results]
+    assert len(set(prints)) == len(results)
+
+
+def test_junit_counts_failures_and_has_a_test_for_a_service_without_findings(
+    capsys: Capture,
+) -> None:
+    suites = ElementTree.fromstring(rendered(capsys, Form.JUNIT, report()))
+    counts = {s.get("name"): (s.get("tests"), s.get("failures")) for s in suites}
+    assert counts == {
+        "a": ("2", "1"),
+        "b": ("1", "1"),
+        "c": ("1", "0"),
+        "migrations.test": ("1", "1"),
+    }
+    assert (suites.get("tests"), suites.get("failures")) == ("5", "3")
+
+
+def test_markdown_fits_a_comment(capsys: Capture) -> None:
+    many = [Problem(level=Level.ERROR, cause=f"{number} {'x' * 1000}") for number in range(100)]
+    text = rendered(capsys, Form.MARKDOWN, report(*many))
+    assert len(text) < LIMIT + 2000
+    assert "more findings are not shown." in text
+
+
+@pytest.mark.parametrize(
+    ("printed", "file", "form", "name"),
+    [
+        ("", "a.md", Form.MARKDOWN, "a.md"),
+        ("", "a.sarif", Form.SARIF, "a.sarif"),
+        ("", "a.xml", Form.JUNIT, "a.xml"),
+        ("", "a.json", Form.JSON, "a.json"),
+        ("github", "a.json", Form.JSON, "a.json"),
+        ("gitlab", "a.json", Form.GITLAB, "a.json"),
+        ("sarif", "a.xml", Form.JUNIT, "a.xml"),
+        ("", "gitlab:a.json", Form.GITLAB, "a.json"),
+        ("", "markdown:/x/summary", Form.MARKDOWN, "/x/summary"),
+        ("", "odd:a.md", Form.MARKDOWN, "odd:a.md"),
+    ],
+)
+def test_a_file_has_the_form_of_its_name(printed: str, file: str, form: Form, name: str) -> None:
+    start = Path("/start")
+    assert parse_outputs(printed, [file], start).files == ((form, start / name),)
+
+
+@pytest.mark.parametrize(("printed", "file"), [("html", "a.md"), ("", "a.txt"), ("", "")])
+def test_an_unknown_form_is_an_error(printed: str, file: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_outputs(printed, [file], Path("/start"))
+    assert caught.value.code == "argument-invalid"
+    assert "markdown" in caught.value.hint
+
+
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    screen = Screen()
+    screen.outputs = parse_outputs("", [str(tmp_path / "new" / "a.md")], tmp_path)
+    screen.write(report())
+    assert (tmp_path / "new" / "a.md").read_text(encoding="utf-8").startswith("### ")
+    screen.outputs = parse_outputs("", ["new/a.md/b.md"], tmp_path)
+    with pytest.raises(ConfigurationError) as caught:
+        screen.write(report())
+    assert caught.value.code == "output-unwritable"
