@@ -11,10 +11,10 @@ from huleedu_tasks.compose.engine import Engine
 from huleedu_tasks.compose.instance_override import OVERRIDE_FILE
 from huleedu_tasks.db.run import only_run
 from huleedu_tasks.db.snapshots import age_since
-from huleedu_tasks.errors import ExitCode, HuleEduError
+from huleedu_tasks.errors import ExitCode, HuleEduError, ServerError
 from huleedu_tasks.instances.leases import Lease, leases, lock
 from huleedu_tasks.report import Fact, Listing
-from huleedu_tasks.servers.cluster import server_of, stop_server
+from huleedu_tasks.servers.cluster import server_of, stop_server, unproven_server
 from huleedu_tasks.servers.protocol import EMBEDDED_DIRECTORY
 from huleedu_tasks.state_dir import unwritable
 
@@ -96,6 +96,8 @@ class Instances:
         it with the override of the instance.
         """
         for data in _data_directories(lease):
+            _require_proven(data)
+        for data in _data_directories(lease):
             await stop_server(data, data.with_name("server.log"))
         override = lease.directory / OVERRIDE_FILE
         if override.exists():
@@ -135,6 +137,17 @@ class Instances:
         except HuleEduError:
             return None
         return embedded + sum(container.runs for container in containers)
+
+
+def _require_proven(data: Path) -> None:
+    """Require that no process may be the server of a data directory without being proven to be."""
+    if pid := unproven_server(data):
+        raise ServerError(
+            f"Process {pid} may be the server of {data}, although its command line does not name "
+            "this directory.",
+            code="instance-not-proven",
+            hint=f"If it is, stop it with `kill -INT {pid}`. Then run the same command again.",
+        )
 
 
 def _data_directories(lease: Lease) -> Iterator[Path]:

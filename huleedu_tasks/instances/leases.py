@@ -45,9 +45,12 @@ class Lease:
 
     @property
     def has_checkout(self) -> bool:
-        """Whether its checkout exists, or is a worktree that Git keeps."""
-        if self.git_directory:
-            return worktree.exists(Path(self.git_directory))
+        """Whether its checkout exists, or is a worktree that Git keeps.
+
+        Both paths count: Git may move the worktree, and a user the repository.
+        """
+        if self.git_directory and worktree.exists(Path(self.git_directory)):
+            return True
         return Path(self.checkout).is_dir()
 
 

@@ -347,6 +347,29 @@ def server_of(data: Path) -> "psutil.Process | None":
         return None
 
 
+def unproven_server(data: Path) -> int | None:
+    """Return the pid of a process that may be the server of a data directory; None if none may be.
+
+    That is the case for a `postgres` with the pid of the directory's pid file, whose command line
+    does not name the directory, for example because the directory was moved. The working directory
+    of a server is its data directory: another one proves that it is the server of another.
+    """
+    import psutil
+
+    pid = _pid(data)
+    if pid is None or server_of(data):
+        return None
+    try:
+        found = psutil.Process(pid)
+        if found.status() == psutil.STATUS_ZOMBIE or not found.name().startswith("postgres"):
+            return None
+        return pid if Path(found.cwd()) == data.resolve() else None
+    except psutil.AccessDenied:
+        return pid
+    except (psutil.Error, OverflowError):
+        return None
+
+
 async def stop_server(data: Path, log: Path) -> bool:
     """Stop the server that runs on a data directory; return whether one did.
 

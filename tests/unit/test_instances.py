@@ -1,8 +1,10 @@
 """Which instance a checkout has, and which ports it leases: real worktrees of Git, no server."""
 
+import asyncio
 import json
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,12 @@ from huleedu_tasks.app import App
 from huleedu_tasks.compose.docker_compose import Project
 from huleedu_tasks.compose.instance_override import _require_only, override_text
 from huleedu_tasks.config.worktree import exists, linked_worktree
-from huleedu_tasks.db.instance_list import _ranges
+from huleedu_tasks.db.instance_list import Instances, _ranges
 from huleedu_tasks.errors import ConfigurationError, ServerError
 from huleedu_tasks.instances.instance import Instance
 from huleedu_tasks.instances.leases import leases, renew
+from huleedu_tasks.report import Fact
+from huleedu_tasks.servers.protocol import EMBEDDED_DIRECTORY
 from tests.support.git import add_worktree, commit_all, git
 from tests.support.monorepo import scratch_directory
 
@@ -110,6 +114,34 @@ def test_a_moved_worktree_keeps_its_instance_and_a_locked_one_exists(main: Path)
     assert exists(directory)
     git(main, "worktree", "unlock", "../moved")
     assert not exists(directory)
+
+
+def test_a_moved_repository_keeps_the_data_of_its_worktrees(main: Path) -> None:
+    ports(add_worktree(main, "one"))
+    moved = main.rename(main.with_name("moved"))
+    git(moved, "worktree", "repair", "../one")
+    instances = Instances(home=moved / ".huleedu", current=None, environment={})
+
+    def pruned() -> Mapping[str, Fact]:
+        (row,) = asyncio.run(instances.prune(dry_run=False)).rows
+        return row
+
+    kept = pruned()
+    assert (kept["exists"], kept["result"]) == (True, "kept")
+    # Neither is the data of a server removed that was started in the previous place.
+    (lease,) = leases(moved / ".huleedu")
+    data = lease.directory / f"{EMBEDDED_DIRECTORY}/postgresql-15/a_db/data"
+    data.mkdir(parents=True)
+    program = main.with_name("postgres")
+    program.symlink_to(shutil.which("sleep") or "")
+    shutil.rmtree(lease.checkout)
+    with subprocess.Popen([program, "60"], cwd=data) as server:
+        (data / "postmaster.pid").write_text(f"{server.pid}\n")
+        refused = pruned()
+        server.kill()
+    assert "[instance-not-proven]" in str(refused["result"])
+    assert pruned()["result"] == "removed"
+    assert not lease.directory.exists()
 
 
 @pytest.mark.parametrize("layout", ["bare", "relative", "submodule"])
