@@ -462,7 +462,7 @@ def _confirm_rollback(
             findings=[Finding(place="", problem=loss.cause) for loss in plan.losses],
             hint="Pass `--yes` to roll back nevertheless. "
             + (
-                "`invoke db.undo` brings the rows back."
+                "If the database was written to, it is kept: `invoke db.undo` brings it back."
                 if keeps_undo
                 else "`invoke db.snapshot NAME` saves the rows first."
             ),

@@ -164,13 +164,30 @@ async def require_planned(run: ServiceRun, step: Step, *, plan: Plan) -> Outcome
 
 
 async def keep_undo(run: ServiceRun, step: Step) -> Outcome:
-    """Keep a copy of the database as its undo snapshot, if it was written to since it was built."""
+    """Keep a copy of the database as its undo snapshot, if it was written to since it was built.
+
+    Raises:
+        Refused: If the copy would be larger than the limit of undo snapshots.
+    """
     if run.context.keeps_undo:
         step("copying the database for db.undo")
         admin = await run.prove_disposable()
         await settle_predecessor(admin, run)
         await keep_copy(admin, run)
+        _require_undo(run)
     return run.done()
+
+
+def _require_undo(run: ServiceRun) -> None:
+    why, run.database.undo_lost = run.database.undo_lost, ""
+    if why:
+        raise Refused(
+            f"{run.name}: {run.url.database} cannot be kept for db.undo: {why}; it was not rolled "
+            "back.",
+            code="undo-not-kept",
+            hint="Set HULEEDU_UNDO_LIMIT to more megabytes, or pass `--no-undo` to roll back "
+            "without an undo snapshot.",
+        )
 
 
 async def roll_back(run: ServiceRun, step: Step, *, plan: Plan) -> Outcome:

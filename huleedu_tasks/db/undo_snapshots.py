@@ -39,7 +39,7 @@ async def becomes_undo(admin: "asyncpg.Connection", run: ServiceRun) -> bool:
 async def keep_copy(admin: "asyncpg.Connection", run: ServiceRun) -> None:
     """Keep a copy of the service's database as its undo snapshot, if it may have been written to.
 
-    The sessions on the database are ended.
+    The sessions on the database are ended. If it exceeds the limit, `undo_lost` has the reason.
 
     Raises:
         ServerError: If it cannot be copied; the earlier undo snapshot is unchanged.

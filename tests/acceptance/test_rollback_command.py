@@ -145,9 +145,9 @@ def test_a_revision_can_be_named(alpha: Monorepo) -> None:
     ran = alpha.invoke(*rollback, "b1", "--no-undo")
     assert (ran.code, revision(alpha)) == (0, "b1"), ran.err
     ran = alpha.invoke(*rollback, "a1", "--json", env={"HULEEDU_UNDO_LIMIT": "1"})
-    assert (ran.code, revision(alpha)) == (0, "a1"), ran.err
-    (note,) = ran.json["notes"]
-    assert "exceed HULEEDU_UNDO_LIMIT" in note
+    (row,) = ran.json["services"]
+    assert (ran.code, row["code"], revision(alpha)) == (3, "undo-not-kept", "b1"), ran.err
+    assert "exceed HULEEDU_UNDO_LIMIT" in row["detail"]
     assert undo_snapshot(alpha) == kept
 
 
