@@ -101,7 +101,7 @@ def test_lost_rows_are_shown_and_need_yes_without_a_terminal(alpha: Monorepo) ->
     assert all(word in refused.err for word in words)
     document = alpha.invoke("db.rollback", "--service", "alpha", "--steps", "2", "--json").json
     assert {finding["problem"] for finding in document["error"]["findings"]} == set(words)
-    assert "`invoke db.undo` brings the rows back" in document["error"]["hint"]
+    assert "`invoke db.undo` brings it back" in document["error"]["hint"]
     assert (revision(alpha), undo_snapshot(alpha)) == ("b2", kept)
     ran = alpha.invoke("db.rollback", "--service", "alpha", "--steps", "2", "--yes")
     assert ran.code == 0, ran.err
