@@ -15,7 +15,13 @@ from huleedu_tasks.compose.database_service import PLACEHOLDER, Container, conta
 from huleedu_tasks.compose.declarations import declaration
 from huleedu_tasks.compose.docker_compose import Compose, printed_document
 from huleedu_tasks.compose.docker_failures import explain_config
-from huleedu_tasks.compose.yaml_files import Declarations, Unread, read_files
+from huleedu_tasks.compose.yaml_files import (
+    INCLUDE,
+    Declarations,
+    ReadFiles,
+    Unread,
+    read_files,
+)
 from huleedu_tasks.errors import HuleEduError, ServerError
 
 BY_COMPOSE = "docker compose config"
@@ -49,8 +55,13 @@ class Composition:
 
     def unread_of(self, service: str) -> tuple[Unread, ...]:
         """Return the unread parts that declare, or may declare, a compose service."""
-        may_be = ("",) if service not in self.containers else ()
-        return tuple(part for part in self.unread if part.service in (service, *may_be))
+        is_declared = service in self.containers
+        return tuple(
+            part
+            for part in self.unread
+            if part.service == service
+            or (not part.service and not (is_declared and part.key == INCLUDE))
+        )
 
 
 async def read_configuration(
@@ -68,26 +79,62 @@ async def read_configuration(
     Raises:
         ConfigurationError: If one cannot be read.
     """
-    remarks: list[str] = []
-    read = read_files(files, environment)
-    filled = {**environment, **dict.fromkeys(read.missing, PLACEHOLDER)}
-    if read.missing:
-        names = ", ".join(sorted(read.missing))
-        remarks.append(f"Variables that the compose files require are not set: {names}.")
-        read = read_files(files, filled)
-    services, unread, how = read.services, read.unread, BY_READING
-    if by_compose or unread:
+    read, filled, remarks = _read_filled(files, environment)
+    if by_compose or read.unread:
         compose = Compose(root=root, files=tuple(files), environment=filled)
-        answer = await _ask_compose(compose, services, unread, remarks)
+        answer = await _ask_compose(compose, read.services, read.unread, remarks)
         if answer is not None:
-            services, unread, how = answer, (), BY_COMPOSE
+            return Composition(
+                containers=_containers(answer),
+                files=tuple(files),
+                how=BY_COMPOSE,
+                remarks=tuple(remarks),
+            )
+    return _as_read(files, read, remarks)
+
+
+def read_without_compose(files: Sequence[Path], environment: Mapping[str, str]) -> Composition:
+    """Read compose files without Compose; what only Compose reads is in `unread`.
+
+    Args:
+        files: At least one; each takes precedence over the one before it.
+        environment: The variables to interpolate.
+
+    Raises:
+        ConfigurationError: If one cannot be read.
+    """
+    read, _, remarks = _read_filled(files, environment)
+    return _as_read(files, read, remarks)
+
+
+def _read_filled(
+    files: Sequence[Path], environment: Mapping[str, str]
+) -> tuple[ReadFiles, dict[str, str], list[str]]:
+    """Read files with placeholders for required variables that are not set.
+
+    Returns:
+        The content, the variables with the placeholders, and sentences for the user.
+    """
+    read = read_files(files, environment)
+    if not read.missing:
+        return read, {**environment}, []
+    filled = {**environment, **dict.fromkeys(read.missing, PLACEHOLDER)}
+    names = ", ".join(sorted(read.missing))
+    remark = f"Variables that the compose files require are not set: {names}."
+    return read_files(files, filled), filled, [remark]
+
+
+def _as_read(files: Sequence[Path], read: ReadFiles, remarks: Sequence[str]) -> Composition:
     return Composition(
-        containers={name: container_of(name, stated) for name, stated in services.items()},
+        containers=_containers(read.services),
         files=tuple(files),
-        how=how,
-        unread=unread,
+        unread=read.unread,
         remarks=tuple(remarks),
     )
+
+
+def _containers(services: Declarations) -> dict[str, Container]:
+    return {name: container_of(name, stated) for name, stated in services.items()}
 
 
 async def _ask_compose(

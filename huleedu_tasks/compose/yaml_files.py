@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # A document that expands to more values by its aliases is an accident or an attack.
 MOST_VALUES = 100_000
 _TAGS = ("!reset", "!override")
+INCLUDE = "include"
+SERVICES = "services"
 Declarations = dict[str, Declaration]
 
 
@@ -30,8 +32,10 @@ class Unread:
     """A part of a compose file that only Compose resolves.
 
     Attributes:
-        service: The compose service; an empty string for `include`, which may declare any.
-        key: The key in the service, or `include`.
+        service: The compose service; an empty string for `include`, which may declare any, and for
+            a tag of `services`, which concerns all.
+        key: The key in the service, the tag of the service, or `include`, or `services`; a tag
+            follows its key after a colon.
     """
 
     file: Path
@@ -108,8 +112,8 @@ def _document(file: Path, interpolation: Interpolation, unread: list[Unread]) ->
             document |= _mapping(_interpolated(part, interpolation))
     except RecursionError:
         raise _unusable(file, "is nested too deeply") from None
-    if document.get("include"):
-        unread.append(Unread(file=file, key="include"))
+    if document.get(INCLUDE):
+        unread.append(Unread(file=file, key=INCLUDE))
     extending = [name for name, stated in _services(document).items() if stated.get("extends")]
     unread += [Unread(file=file, service=name, key="extends") for name in extending]
     return document
@@ -167,7 +171,9 @@ def _loader(file: Path, unread: list[Unread]) -> "type[yaml.SafeLoader]":
             if _values(node, {}) > MOST_VALUES:
                 raise _unusable(file, f"expands to more than {MOST_VALUES:,} values by its aliases")
             for keys in _tagged(node):
-                if keys[0] == "services" and len(keys) > 2:
+                if keys[0] == SERVICES and len(keys) == 2:
+                    unread.append(Unread(file=file, key=": ".join(keys)))
+                elif keys[0] == SERVICES:
                     key = ": ".join(keys[2:])
                     unread.append(Unread(file=file, service=keys[1], key=key))
             return super().construct_document(node)
@@ -224,7 +230,7 @@ def _interpolated(value: Any, interpolation: Interpolation) -> Any:
 
 
 def _services(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    services = _mapping(document.get("services"))
+    services = _mapping(document.get(SERVICES))
     return {str(name): _mapping(service) for name, service in services.items()}
 
 

@@ -159,6 +159,16 @@ def test_a_port_that_is_needed_and_not_read_is_an_error(tmp_path: Path) -> None:
     assert [finding.place for finding in caught.value.findings] == [
         "shared_db",
         "users_db",
-        "users_db",
     ]
+
+
+async def test_published_ports_are_read_within_an_event_loop(tmp_path: Path) -> None:
+    for name, text in ONLY_COMPOSE.items():
+        write(tmp_path / name, text)
     assert published_ports(tmp_path, (), ["shared_db"], clean_environment())["shared_db"] == 5444
+    write(tmp_path / "compose.override.yaml", "services: !override {db: {image: postgres}}\n")
+    without = {**clean_environment(), "PATH": without_docker()}
+    with pytest.raises(ConfigurationError) as caught:
+        published_ports(tmp_path, (), ["alone_db"], without)
+    (finding,) = caught.value.findings
+    assert "compose.override.yaml: `services: !override`" in finding.problem
