@@ -74,11 +74,16 @@ class App:
         explicit = Settings.registry_path()
         root = repository_root(self.start)
         try:
-            return find_registry(self.start, explicit)
+            found = find_registry(self.start, explicit)
         except ConfigurationError:
             if explicit or root is None:
                 raise
             return root / REGISTRY_FILE
+        worktree = linked_worktree(self.start)
+        if explicit or worktree is None or found.is_relative_to(worktree.root):
+            return found
+        # The registry of the main worktree around it is that of other databases.
+        return worktree.root / REGISTRY_FILE
 
     @cached_property
     def registry_place(self) -> Path:
