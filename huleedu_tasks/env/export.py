@@ -51,7 +51,9 @@ def direnv_text(command: str, inputs: Sequence[Path], names: Sequence[str]) -> s
     """
     selected = "".join(f" --service {shlex.quote(name)}" for name in names)
     watched = shlex.join(map(str, inputs))
-    return f'watch_file {watched}\neval "$({command}{selected})"'
+    # `eval "$(...)"` would hide a failure of the command. direnv loads the file in a shell of its
+    # own, and reports its exit code.
+    return f'watch_file {watched}\nvariables="$({command}{selected})" || exit 1\neval "$variables"'
 
 
 def own_command(argv: Sequence[str], task: str) -> str:

@@ -55,8 +55,15 @@ def test_an_envrc_runs_the_same_program_again(tmp_path: Path) -> None:
     command = own_command([str(tmp_path / "a b/invoke"), "env.export"], "env.export")
     assert direnv_text(command, [tmp_path / "services.json"], ["a"]).splitlines() == [
         f"watch_file {tmp_path / 'services.json'}",
-        f"eval \"$('{tmp_path / 'a b/invoke'}' env.export --service a)\"",
+        f"variables=\"$('{tmp_path / 'a b/invoke'}' env.export --service a)\" || exit 1",
+        'eval "$variables"',
     ]
+    (tmp_path / ".envrc").write_text(direnv_text("false", [tmp_path / "services.json"], []))
+    # As direnv loads it.
+    loaded = subprocess.run(
+        ["bash", "-c", "watch_file() { :; }; . ./.envrc; true"], cwd=tmp_path, check=False
+    )
+    assert loaded.returncode == 1
     assert own_command(["/x/invoke/__main__.py"], "own.env.export").endswith(
         " -m invoke own.env.export"
     )
