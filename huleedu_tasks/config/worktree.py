@@ -1,5 +1,6 @@
 """Linked worktrees of Git, recognised from Git's own files, without a process."""
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ _SHARED = "commondir"
 # for example on a removable disk.
 _LOCATION = "gitdir"
 _LOCKED = "locked"
+_CONFIGURATION = "config"
+# In the section `core`; no other section of Git's has such a key.
+_WORKTREE = re.compile(r'^\s*worktree\s*=\s*"?(.+?)"?\s*$', re.MULTILINE | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,18 +25,19 @@ class Worktree:
     Attributes:
         root: Its directory.
         main: The directory of the main worktree; the Git directory itself if that is bare.
+        is_bare: Whether the repository is bare.
         git_directory: Its own directory in the Git directory, `.git/worktrees/NAME`.
     """
 
     root: Path
     main: Path
+    is_bare: bool
     git_directory: Path
 
     def in_main(self, path: Path) -> Path:
         """Return the path in the main worktree that corresponds to one in this worktree."""
-        counterpart = self.main / path.relative_to(self.root)
-        # A bare repository has no such directories.
-        return counterpart if counterpart.is_dir() else self.main
+        # It need not exist there: the main worktree may be on a branch without it.
+        return self.main if self.is_bare else self.main / path.relative_to(self.root)
 
 
 def exists(git_directory: Path) -> bool:
@@ -74,6 +79,19 @@ def _of_pointer(root: Path, pointer: str) -> Worktree | None:
     own = root / pointer.removeprefix(_POINTER).strip()
     with suppress(OSError, UnicodeDecodeError):
         shared = (own / (own / _SHARED).read_text().strip()).resolve()
-        main = shared.parent if shared.name == _GIT else shared
-        return Worktree(root=root, main=main, git_directory=own.resolve())
+        main = _main_of(shared)
+        return Worktree(root=root, main=main, is_bare=main == shared, git_directory=own.resolve())
     return None
+
+
+def _main_of(shared: Path) -> Path:
+    """Return the main worktree of a shared Git directory; the Git directory itself if it is bare.
+
+    Git states the worktree of a submodule in the configuration.
+    """
+    if shared.name == _GIT:
+        return shared.parent
+    with suppress(OSError, UnicodeDecodeError):
+        if found := _WORKTREE.search((shared / _CONFIGURATION).read_text()):
+            return (shared / found[1]).resolve()
+    return shared

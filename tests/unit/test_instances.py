@@ -76,6 +76,15 @@ def test_a_worktree_has_ports_of_its_own_which_stay(main: Path) -> None:
     assert App(start=one).state.parent == main / ".huleedu/instances"
 
 
+def test_a_worktree_without_a_registry_does_not_use_that_of_the_main_worktree(main: Path) -> None:
+    git(main, "worktree", "add", "--quiet", "inside")
+    inside = main / "inside"
+    (inside / "services.json").unlink()
+    assert App(start=inside).registry_path == inside / "services.json"
+    with pytest.raises(ConfigurationError):
+        ports(inside)
+
+
 def test_a_dry_run_leases_no_port(main: Path) -> None:
     one = add_worktree(main, "one")
     assert ports(one, dry_run=True) == ports(one, dry_run=True)
@@ -144,7 +153,7 @@ def test_a_moved_repository_keeps_the_data_of_its_worktrees(main: Path) -> None:
     assert not lease.directory.exists()
 
 
-@pytest.mark.parametrize("layout", ["bare", "relative", "submodule"])
+@pytest.mark.parametrize("layout", ["bare", "relative", "submodule", "separate"])
 def test_worktrees_of_every_layout_are_recognised(main: Path, layout: str) -> None:
     git(main.parent, "clone", "--quiet", "--bare", str(main), "bare.git")
     bare = main.with_name("bare.git")
@@ -152,7 +161,17 @@ def test_worktrees_of_every_layout_are_recognised(main: Path, layout: str) -> No
         git(bare, "worktree", "add", "--quiet", "../one")
         found = linked_worktree(main.with_name("one"))
         assert found
-        assert found.main == bare
+        assert (found.main, found.is_bare) == (bare, True)
+        assert found.in_main(found.root / "services") == bare
+        return
+    if layout == "separate":
+        git(main, "init", "--quiet", "--separate-git-dir", "../separate")
+        git(main, "worktree", "add", "--quiet", "../one")
+        # As Git writes it for a submodule.
+        git(main, "config", "core.worktree", "../main")
+        found = linked_worktree(main.with_name("one"))
+        assert found
+        assert (found.main, found.is_bare) == (main, False)
         return
     pointer = main.with_name("there")
     pointer.mkdir()
@@ -166,6 +185,8 @@ def test_worktrees_of_every_layout_are_recognised(main: Path, layout: str) -> No
     found = linked_worktree(pointer / "below")
     assert found
     assert (found.root, found.main) == (pointer, main)
+    # Also if the branch of the main worktree does not have the directory.
+    assert found.in_main(pointer / "below") == main / "below"
 
 
 def test_a_name_is_an_instance_of_its_checkout_and_off_is_none(
