@@ -62,8 +62,7 @@ class Project:
 
     Attributes:
         name: The name of the compose project.
-        services: The image, ports, volumes and `pgdata` (PGDATA, None if it is not stated) of each
-            service, by its name; without its other variables.
+        services: The image, ports and volumes of each service, by its name; without its variables.
         hashes: Compose's hash of each service's configuration; empty if this version of Compose
             prints none. Compose labels containers with it, and recreates one whose label differs.
     """
@@ -168,10 +167,7 @@ class Compose:
         document = printed_document(done.output)
         services = (document.get("services") or {}).items()
         needed = {
-            name: {
-                **{key: stated.get(key) for key in ("image", "ports", "volumes")},
-                "pgdata": (stated.get("environment") or {}).get("PGDATA"),
-            }
+            name: {key: stated.get(key) for key in ("image", "ports", "volumes")}
             for name, stated in services
         }
         return Project(name=document["name"], services=needed, hashes=hashes)

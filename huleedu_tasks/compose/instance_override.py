@@ -1,12 +1,12 @@
 """The generated override that gives an instance containers of its own beside the main ones.
 
 The compose files stay as they are. The override replaces what two projects cannot share: published
-ports, container names, the networks, and the volume or directory with the data, which a second
+ports, container names, the networks, and the writable volumes and directories, whose data a second
 server would damage.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +14,7 @@ from huleedu_tasks.compose.configuration_cache import ComposeAnswers
 from huleedu_tasks.compose.docker_compose import Compose, Project
 from huleedu_tasks.compose.engine import USE_EMBEDDED
 from huleedu_tasks.compose.file_choice import default_files
+from huleedu_tasks.compose.init_scripts import INIT_DIRECTORY
 from huleedu_tasks.config.urls import POSTGRES_PORT
 from huleedu_tasks.errors import ServerError
 from huleedu_tasks.instances.instance import Instance
@@ -22,8 +23,6 @@ from huleedu_tasks.state_dir import make_state_directory, unwritable
 OVERRIDE_FILE = "compose.instance.yaml"
 _NETWORK = "instance"
 _HEADER = "# Generated for an instance; written again when the compose files or the ports change.\n"
-# The parents of the images' data directories.
-_DATA = tuple(map(PurePosixPath, ("/var/lib/postgresql", "/var/lib/pgsql", "/bitnami/postgresql")))
 LOOPBACK = "127.0.0.1"
 _STATED_ANSWERS = "compose.json"
 _OWN_ANSWERS = "compose.instance.json"
@@ -134,24 +133,22 @@ def _quoted(text: str) -> str:
 def _data_paths(service: Mapping[str, object]) -> list[str]:
     """Return the paths in a container whose content two servers must not share.
 
-    These are all writable volumes, and the host directories with PostgreSQL's data.
+    These are all writable volumes and directories of the host, except for init scripts.
     """
     mounts = service["volumes"]
-    own_data = service["pgdata"]
-    data = [*_DATA, *([PurePosixPath(own_data)] if isinstance(own_data, str) else [])]
     return [
         mount["target"]
         for mount in (mounts if isinstance(mounts, list) else [])
-        if not mount.get("read_only")
-        and (
-            mount.get("type") == "volume"
-            or (mount.get("type") == "bind" and _overlaps(PurePosixPath(mount["target"]), data))
-        )
+        if not mount.get("read_only") and _may_have_data(mount)
     ]
 
 
-def _overlaps(path: PurePosixPath, others: Sequence[PurePosixPath]) -> bool:
-    return any(path.is_relative_to(other) or other.is_relative_to(path) for other in others)
+def _may_have_data(mount: Mapping[str, str]) -> bool:
+    if mount.get("type") != "bind":
+        return mount.get("type") == "volume"
+    source = Path(mount.get("source", ""))
+    is_single_file = source.exists() and not source.is_dir()
+    return not is_single_file and not PurePosixPath(mount["target"]).is_relative_to(INIT_DIRECTORY)
 
 
 def _require_only(project: Project, service: str, port: int) -> None:

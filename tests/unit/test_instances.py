@@ -268,12 +268,13 @@ def test_the_override_replaces_what_two_projects_cannot_share() -> None:
 
     volumes = [
         volume("bind", "/docker-entrypoint-initdb.d"),
-        volume("bind", "/srv/pg"),
+        volume("bind", "/backups"),
+        {**volume("bind", "/etc/postgresql.conf"), "source": __file__},
         volume("volume", "/var/lib/postgresql/data"),
         volume("volume", "/certificates", read_only=True),
         volume("tmpfs", "/tmp"),
     ]
-    services = {"a$db": {"volumes": volumes, "pgdata": "/srv/pg/data"}}
+    services = {"a$db": {"volumes": volumes}}
     project = Project(name="p", services=services, hashes={})
     lines = override_text(project, {"a$db": 20001, "gone_db": 20002}).splitlines()
     assert lines[1:] == [
@@ -283,7 +284,7 @@ def test_the_override_replaces_what_two_projects_cannot_share() -> None:
         "    network_mode: !reset null",
         "    networks: !override {instance: {}}",
         '    ports: !override ["127.0.0.1:20001:5432"]',
-        '    volumes: ["a$$db_instance_1:/srv/pg", "a$$db_instance_2:/var/lib/postgresql/data"]',
+        '    volumes: ["a$$db_instance_1:/backups", "a$$db_instance_2:/var/lib/postgresql/data"]',
         "networks:",
         "  instance: {}",
         "volumes:",
