@@ -48,12 +48,22 @@ def exists(git_directory: Path) -> bool:
     """
     if (git_directory / _LOCKED).exists():
         return True
+    found = location(git_directory)
+    return found is not None and (found / _GIT).exists()
+
+
+def location(git_directory: Path) -> Path | None:
+    """Return the directory of a linked worktree, which need not exist; None if Git has no such one.
+
+    Args:
+        git_directory: Its own directory in the Git directory, which need not exist.
+    """
     try:
         # Git changes it when it moves the worktree.
         pointer = (git_directory / _LOCATION).read_text().strip()
     except (OSError, UnicodeDecodeError):
-        return False
-    return (git_directory / pointer).exists()
+        return None
+    return (git_directory / pointer).parent.resolve()
 
 
 def linked_worktree(start: Path) -> Worktree | None:

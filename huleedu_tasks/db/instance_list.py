@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ from huleedu_tasks.compose.instance_override import OVERRIDE_FILE
 from huleedu_tasks.db.run import only_run
 from huleedu_tasks.db.snapshots import age_since
 from huleedu_tasks.errors import ExitCode, HuleEduError, ServerError
+from huleedu_tasks.instances.instance import INSTANCES_DIRECTORY
 from huleedu_tasks.instances.leases import Lease, leases, lock
 from huleedu_tasks.report import Fact, Listing
 from huleedu_tasks.servers.cluster import server_of, stop_server, unproven_server
@@ -58,6 +60,10 @@ class Instances:
         Raises:
             ServerError: If a lease cannot be read.
         """
+        if not dry_run:
+            # What a killed command has left.
+            removed = self.home / INSTANCES_DIRECTORY / _REMOVED
+            await asyncio.to_thread(shutil.rmtree, removed, ignore_errors=True)
         found = leases(self.home)
         listed = await self._listing(found)
         results = [await self._pruned(lease, dry_run=dry_run) for lease in found]
@@ -109,7 +115,8 @@ class Instances:
                 removed.parent.mkdir(exist_ok=True)
                 shutil.rmtree(removed, ignore_errors=True)
                 lease.directory.rename(removed)
-            await asyncio.to_thread(shutil.rmtree, removed)
+            with suppress(FileNotFoundError):  # Another `--prune` removes it.
+                await asyncio.to_thread(shutil.rmtree, removed)
         except OSError as error:
             raise unwritable(lease.directory, error) from error
 
@@ -117,7 +124,7 @@ class Instances:
         return {
             "name": lease.name,
             "current": lease.directory == self.current,
-            "checkout": lease.checkout,
+            "checkout": lease.place,
             "exists": lease.has_checkout,
             "ports": _ranges([*lease.ports.values()]),
             "running": await asyncio.to_thread(self._running, lease),

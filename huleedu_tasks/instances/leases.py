@@ -53,6 +53,13 @@ class Lease:
             return True
         return Path(self.checkout).is_dir()
 
+    @property
+    def place(self) -> str:
+        """Its checkout; the worktree's directory if Git has moved it."""
+        if self.git_directory and not Path(self.checkout).is_dir():
+            return str(worktree.location(Path(self.git_directory)) or self.checkout)
+        return self.checkout
+
 
 def with_leased_ports(registry: Registry, instance: Instance, *, dry_run: bool) -> Registry:
     """Return a registry with the ports of an instance.

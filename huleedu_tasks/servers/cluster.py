@@ -378,18 +378,29 @@ async def stop_server(data: Path, log: Path) -> bool:
         log: The path of the server's log file, for the error.
 
     Raises:
-        ServerError: If it does not stop in time.
+        ServerError: If it does not stop in time, or this user may not stop it.
     """
     import signal
+
+    import psutil
 
     server = server_of(data)
     if server is None:
         return False
     port = _pid_file_line(data, _PORT_LINE)
-    for shutdown in (signal.SIGINT, signal.SIGQUIT):
-        server.send_signal(shutdown)
-        if await _ends(server, STOP_TIMEOUT):
-            return True
+    try:
+        for shutdown in (signal.SIGINT, signal.SIGQUIT):
+            server.send_signal(shutdown)
+            if await _ends(server, STOP_TIMEOUT):
+                return True
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied as error:
+        raise ServerError(
+            f"The server on port {port} (pid {server.pid}) belongs to another user.",
+            code="server-not-stopped",
+            hint="Run the same command as the user who started it.",
+        ) from error
     raise ServerError(
         f"The server on port {port} (pid {server.pid}) did not stop.",
         code="server-not-stopped",

@@ -115,6 +115,8 @@ def test_a_moved_worktree_keeps_its_instance_and_a_locked_one_exists(main: Path)
     before = ports(one)
     git(main, "worktree", "move", "../one", "../moved")
     moved = main.with_name("moved")
+    (lease,) = leases(main / ".huleedu")
+    assert lease.place == str(moved)
     assert ports(moved) == before
     git(main, "worktree", "lock", "../moved")
     directory = instance(moved).git_directory
@@ -151,6 +153,10 @@ def test_a_moved_repository_keeps_the_data_of_its_worktrees(main: Path) -> None:
     assert "[instance-not-proven]" in str(refused["result"])
     assert pruned()["result"] == "removed"
     assert not lease.directory.exists()
+    left = lease.directory.parent / ".removed/killed"
+    left.mkdir()
+    assert asyncio.run(instances.prune(dry_run=False)).rows == ()
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("layout", ["bare", "relative", "submodule", "separate"])
