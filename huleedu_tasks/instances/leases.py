@@ -49,9 +49,14 @@ class Lease:
 
         Both paths count: Git may move the worktree, and a user the repository.
         """
-        if self.git_directory and worktree.exists(Path(self.git_directory)):
+        if Path(self.checkout).is_dir():
             return True
-        return Path(self.checkout).is_dir()
+        if not self.git_directory:
+            return False
+        own = Path(self.git_directory)
+        # A repository that was moved has it elsewhere, usually beside the state directory.
+        beside = (parent / ".git/worktrees" / own.name for parent in self.directory.parents)
+        return any(map(worktree.exists, (own, *beside)))
 
     @property
     def place(self) -> str:

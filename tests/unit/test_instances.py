@@ -159,6 +159,17 @@ def test_a_moved_repository_keeps_the_data_of_its_worktrees(main: Path) -> None:
     assert not left.exists()
 
 
+def test_a_worktree_that_was_moved_with_its_repository_exists(main: Path) -> None:
+    git(main, "worktree", "add", "--quiet", "inside")
+    ports(main / "inside")
+    moved = main.rename(main.with_name("moved"))
+    git(moved, "worktree", "repair", "inside")
+    (lease,) = leases(moved / ".huleedu")
+    assert lease.has_checkout
+    git(moved, "worktree", "remove", "--force", "inside")
+    assert not lease.has_checkout
+
+
 @pytest.mark.parametrize("layout", ["bare", "relative", "submodule", "separate"])
 def test_worktrees_of_every_layout_are_recognised(main: Path, layout: str) -> None:
     git(main.parent, "clone", "--quiet", "--bare", str(main), "bare.git")
