@@ -17,7 +17,7 @@ from huleedu_tasks.config.urls import DatabaseUrl
 _ADDRESS = "127.0.0.1"
 # Length and code of the request (PostgreSQL, 55.7 Message Formats, SSLRequest).
 _REQUEST = struct.pack("!ii", 8, 80877103)
-_ACCEPTED = b"S"
+_ACCEPTED, _REJECTED = b"S", b"N"
 # Types of messages, and the authentication that lists mechanisms (55.7 and 55.3.1).
 _NEGOTIATION, _AUTHENTICATION = b"v", b"R"
 _SIZE = struct.Struct("!i")
@@ -88,9 +88,11 @@ async def _forward(
         server_reader, server_writer = await asyncio.open_connection(url.host, url.port)
         try:
             server_writer.write(_REQUEST)
-            if await server_reader.readexactly(1) == _ACCEPTED:
+            # More than one byte was inserted on the way: it would be read as if it were encrypted.
+            answer = await server_reader.read(len(_ACCEPTED) + 1)
+            if answer == _ACCEPTED:
                 await server_writer.start_tls(context, server_hostname=url.host)
-            elif mode in _REQUIRED:
+            elif mode in _REQUIRED or answer != _REJECTED:
                 return
             await asyncio.gather(
                 _copy(reader, server_writer),
