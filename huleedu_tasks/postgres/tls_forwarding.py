@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.config.urls import DatabaseUrl, certificates_problem
+from huleedu_tasks.errors import ConfigurationError
 
 _ADDRESS = "127.0.0.1"
 # Length and code of the request (PostgreSQL, 55.7 Message Formats, SSLRequest).
@@ -24,9 +25,12 @@ _SIZE = struct.Struct("!i")
 _SASL, _CHANNEL_BINDING = _SIZE.pack(10), b"SCRAM-SHA-256-PLUS\0"
 _CHUNK = 2**16
 _DISABLED, _REQUIRED = "disable", ("require", "verify-ca", "verify-full")
-# Where libpq looks for the authorities if the URL names none.
-_USUAL_AUTHORITIES = Path(".postgresql/root.crt")
+_STRICTEST = "verify-full"
+# Where libpq looks for authorities and revoked certificates if the URL names none.
+_USUAL_DIRECTORY, _AUTHORITIES, _REVOKED = ".postgresql", "root.crt", "root.crl"
 _SYSTEM = "system"
+# Ignoring another setting, such as sslcrl, would verify less than the URL states.
+_SUPPORTED = {"sslmode", "sslrootcert", "sslcert", "sslkey"}
 
 
 @asynccontextmanager
@@ -34,8 +38,13 @@ async def without_tls(url: DatabaseUrl) -> AsyncIterator[DatabaseUrl]:
     """Yield a URL by which a program without TLS reaches a database during a `with` block.
 
     A connection that cannot be encrypted as the URL requires is closed.
+
+    Raises:
+        ConfigurationError: If the URL's TLS settings are not supported, or a file cannot be used.
     """
-    mode = url.tls.get("sslmode", "")
+    # As in libpq, the certificate authorities of the system are for the strictest mode.
+    usual = _STRICTEST if url.tls.get("sslrootcert") == _SYSTEM else ""
+    mode = url.tls.get("sslmode", usual)
     is_plain = mode == _DISABLED or (mode not in _REQUIRED and (url.is_local or url.is_socket))
     if is_plain:
         yield url
@@ -60,21 +69,60 @@ async def without_tls(url: DatabaseUrl) -> AsyncIterator[DatabaseUrl]:
 
 
 def _context(url: DatabaseUrl, mode: str) -> ssl.SSLContext:
-    """Return the settings of TLS that a URL states by libpq's names."""
-    stated = url.tls.get("sslrootcert", "")
-    verifies = mode.startswith("verify") or (mode == "require" and bool(stated))
-    usual = Path.home() / _USUAL_AUTHORITIES
-    file = stated or (str(usual) if usual.is_file() else _SYSTEM)
+    """Return the settings of TLS that a URL states by libpq's names.
+
+    Raises:
+        ConfigurationError: If a setting is not supported, or a file cannot be used.
+    """
+    usual = Path.home() / _USUAL_DIRECTORY
+    unsupported = sorted(url.tls.keys() - _SUPPORTED)
+    if unsupported or (usual / _REVOKED).is_file():
+        found = ", ".join(unsupported) or str(usual / _REVOKED)
+        raise _unusable(url, f"{found} is not supported")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = mode == "verify-full"
-    context.verify_mode = ssl.CERT_REQUIRED if verifies else ssl.CERT_NONE
-    if verifies and file == _SYSTEM:
+    authorities = _authorities(url, mode, usual / _AUTHORITIES)
+    context.check_hostname = mode == _STRICTEST
+    context.verify_mode = ssl.CERT_REQUIRED if authorities else ssl.CERT_NONE
+    if authorities == _SYSTEM:
         context.load_default_certs()
-    elif verifies:
-        context.load_verify_locations(cafile=file)
+    elif authorities:
+        context.load_verify_locations(cafile=authorities)
     if certificate := url.tls.get("sslcert"):
-        context.load_cert_chain(certificate, url.tls.get("sslkey"))
+        try:
+            # Without a password, OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(certificate, url.tls.get("sslkey"), password=str)
+        except OSError as error:
+            raise _unusable(url, f"sslcert {certificate!r} could not be loaded: {error}") from error
     return context
+
+
+def _authorities(url: DatabaseUrl, mode: str, usual: Path) -> str:
+    """Return the file of certificate authorities, or `system`; empty if nothing is verified.
+
+    Args:
+        usual: The file that libpq reads if the URL names none.
+    """
+    stated = url.tls.get("sslrootcert", "")
+    if stated == _SYSTEM:
+        if mode != _STRICTEST:
+            raise _unusable(url, f"sslrootcert=system requires sslmode={_STRICTEST}")
+        return _SYSTEM
+    file = stated or (str(usual) if usual.is_file() else "")
+    if not (mode.startswith("verify") or (mode == "require" and file)):
+        return ""
+    if not file:
+        raise _unusable(url, f"sslmode={mode} requires certificate authorities: no {usual}")
+    if problem := certificates_problem(file):
+        raise _unusable(url, f"sslrootcert {problem}")
+    return file
+
+
+def _unusable(url: DatabaseUrl, problem: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The TLS settings for {url.place} cannot be applied to pg_dump: {problem}.",
+        code="tls-setting-unusable",
+        hint="State sslmode, sslrootcert, sslcert and sslkey only, with files that can be read.",
+    )
 
 
 async def _forward(

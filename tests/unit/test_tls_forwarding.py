@@ -1,12 +1,18 @@
 """Forwarding to a server with TLS: what is not encrypted and verified is refused."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trustme
 
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.urls import DatabaseUrl
-from huleedu_tasks.postgres.tls_forwarding import without_tls
+from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.postgres.tls_forwarding import _context, without_tls
 
 # An AuthenticationOk, which a program would accept as that of the server.
 INSERTED = b"R\x00\x00\x00\x08\x00\x00\x00\x00"
@@ -47,3 +53,40 @@ async def test_bytes_before_the_tls_handshake_close_the_connection() -> None:
         reader, writer = await asyncio.open_connection(reached.host, reached.port)
         assert await reader.read() == b""
         writer.close()
+
+
+@pytest.mark.parametrize(
+    "tls",
+    [
+        {"sslmode": "require", "sslcrl": "/revoked.pem"},
+        {"sslmode": "require", "ssl_min_protocol_version": "TLSv1.3"},
+        {"sslmode": "verify-full"},
+        {"sslmode": "verify-ca", "sslrootcert": "/missing.pem"},
+        {"sslmode": "require", "sslrootcert": "system"},
+        {"sslmode": "require", "sslcert": "/missing.pem"},
+    ],
+    ids=str,
+)
+async def test_settings_that_cannot_be_applied_are_refused(
+    tls: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigurationError) as raised:
+        async with without_tls(url_of(**tls)):
+            pass
+    assert raised.value.code == "tls-setting-unusable"
+
+
+def test_the_usual_authorities_verify_a_connection_as_in_libpq(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert _context(url_of(sslmode="require"), "require").verify_mode is ssl.CERT_NONE
+    (tmp_path / ".postgresql").mkdir()
+    trustme.CA().cert_pem.write_to_path(tmp_path / ".postgresql/root.crt")
+    for mode, checks_name in (("require", False), ("verify-ca", False), ("verify-full", True)):
+        context = _context(url_of(sslmode=mode), mode)
+        assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, checks_name)
+    (tmp_path / ".postgresql/root.crl").touch()
+    with pytest.raises(ConfigurationError, match=r"root\.crl is not supported"):
+        _context(url_of(sslmode="verify-full"), "verify-full")
