@@ -21,6 +21,7 @@ from huleedu_tasks.schema.archive import (
     Entry,
     read_entries,
     without_column_versions,
+    without_secrets,
 )
 from huleedu_tasks.schema.entries import objects_of
 from huleedu_tasks.schema.objects import Schema, SchemaObject, schema_of
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 DUMP_TIMEOUT = 120.0
 LOCK_TIMEOUT = 5.0
 _ARCHIVE = "schema.dump"
+_ONLY_THE_OWNER = 0o600
 _OPTIONS = (
     "--schema-only",
     "--format=custom",
@@ -170,6 +172,7 @@ async def _read_archive(url: DatabaseUrl, environment: Mapping[str, str]) -> byt
     program = find_newest_program("pg_dump")
     with process.scratch_directory() as scratch:
         path = scratch / _ARCHIVE
+        path.touch(_ONLY_THE_OWNER)
         async with without_tls(url) as reached:
             done = await process.run(
                 [program, *_OPTIONS, f"--file={path}"],
@@ -178,7 +181,8 @@ async def _read_archive(url: DatabaseUrl, environment: Mapping[str, str]) -> byt
                 timeout=DUMP_TIMEOUT,
             )
         if done.returncode == 0:
-            return without_column_versions(path.read_bytes())
+            archive = without_column_versions(path.read_bytes())
+            return without_secrets(archive, _entries(archive))
     raise await _failure(url, done)
 
 

@@ -9,7 +9,7 @@ from huleedu_tasks.config.urls import DatabaseUrl, parse_url
 from huleedu_tasks.postgres.databases import quoted
 from huleedu_tasks.report import Difference
 from huleedu_tasks.schema.diff import compare
-from huleedu_tasks.schema.dump import dump_schema
+from huleedu_tasks.schema.dump import dump, dump_schema, reloaded
 from huleedu_tasks.schema.objects import Schema
 from tests.support.alembic_bench import SERVER, Bench
 from tests.support.monorepo import clean_environment
@@ -359,3 +359,35 @@ async def test_a_mutation_is_found_and_named(corpus: Corpus, name: str) -> None:
 
 async def test_orders_rows_and_the_version_table_are_not_drift(corpus: Corpus) -> None:
     assert await corpus.differences(SAME) == []
+
+
+FOREIGN = """
+CREATE FOREIGN DATA WRAPPER elsewhere;
+CREATE SERVER far FOREIGN DATA WRAPPER elsewhere
+    OPTIONS (host 'far.example.com', "Password" E'hunter\\\\''1', uri 'db://u:hunter2@far');
+CREATE USER MAPPING FOR CURRENT_USER SERVER far OPTIONS (password 'hunter3');
+"""
+
+
+async def test_no_password_of_a_foreign_server_is_kept_or_loaded(corpus: Corpus) -> None:
+    names = ("foreign_password", "foreign_loaded")
+    maintenance = corpus.plain_url("postgres")
+    for name in names:
+        await fetch(maintenance, f"CREATE DATABASE {name} TEMPLATE template0")
+    await run_script(corpus.plain_url(names[0]), FOREIGN)
+    admin = await connect(maintenance)
+    dumped = await dump(replace(corpus.url, database=names[0]), environment=clean_environment())
+    loaded = await reloaded(
+        dumped,
+        replace(corpus.url, database=names[1]),
+        admin,
+        environment=clean_environment(),
+    )
+    await admin.close()
+    assert b"far.example.com" in loaded.archive
+    assert b"hunter" not in dumped.archive
+    assert b"hunter" not in loaded.archive
+    assert loaded.schema().objects.keys() == dumped.schema().objects.keys()
+    assert await fetch(corpus.plain_url(names[1]), "SELECT FROM pg_user_mappings") == []
+    for name in names:
+        await fetch(maintenance, f"DROP DATABASE {name}")
