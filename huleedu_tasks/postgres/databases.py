@@ -263,8 +263,12 @@ async def create_extension(connection: "asyncpg.Connection", name: str) -> None:
         ) from error
 
 
-async def create_roles(connection: "asyncpg.Connection", names: Collection[str]) -> None:
-    """Create the roles that the server does not have, which can neither log in nor do anything."""
+async def create_roles(connection: "asyncpg.Connection", names: Collection[str]) -> frozenset[str]:
+    """Create the roles that the server does not have, which can neither log in nor do anything.
+
+    Returns:
+        The names of those that were created.
+    """
     rows = await connection.fetch(
         "SELECT name FROM unnest($1::text[]) AS name"
         " WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)"
@@ -274,6 +278,7 @@ async def create_roles(connection: "asyncpg.Connection", names: Collection[str])
     )
     for row in rows:
         await connection.execute(f"CREATE ROLE {quoted(row['name'])} NOLOGIN")
+    return frozenset(row["name"] for row in rows)
 
 
 async def read_tag(connection: "asyncpg.Connection", name: str) -> EnvironmentTag | None:

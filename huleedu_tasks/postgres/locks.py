@@ -9,6 +9,7 @@ import asyncio
 import random
 import secrets
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ LOCK = (0x68756C65, 1)
 FENCE = LOCK[0] + 1
 # Every session that the migrations of a run open holds this one shared, under the run's token.
 SESSION = LOCK[0] + 2
+# A command that creates a throwaway database holds this one, under a hash of the name.
+NAME = LOCK[0] + 3
 LOST = "lock-lost"
 HOLDER_PREFIX = "huleedu-tasks lock "
 RUN_PREFIX = "huleedu-tasks run "
@@ -84,6 +87,24 @@ async def acquire(
         await asyncio.sleep(random.uniform(*BETWEEN_TRIES))
     name = f"{HOLDER_PREFIX}{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {holder}"
     await connection.execute("SELECT set_config('application_name', $1, false)", _short(name))
+
+
+async def lock_name(connection: "asyncpg.Connection", name: str) -> None:
+    """Wait for the lock on the name of a throwaway database, and take it until `unlock_name`.
+
+    It is effective among sessions of the same maintenance database.
+    """
+    await connection.execute(f"SELECT pg_advisory_lock({NAME}, {_hash(name)})")
+
+
+async def unlock_name(connection: "asyncpg.Connection", name: str) -> None:
+    """Release the lock on a name."""
+    await connection.execute(f"SELECT pg_advisory_unlock({NAME}, {_hash(name)})")
+
+
+def _hash(name: str) -> int:
+    """Return a hash in the range of PostgreSQL's integer."""
+    return zlib.crc32(name.encode()) - 2**31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

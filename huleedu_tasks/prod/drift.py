@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
-from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.errors import HuleEduError, ServerError
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Step
+from huleedu_tasks.postgres.inspection import is_pooled
 from huleedu_tasks.prod.drift_check import DriftCheck
 from huleedu_tasks.prod.problems import Validated
 from huleedu_tasks.prod.production import Production
@@ -51,6 +52,7 @@ async def drift_of(target: Target, settings: Settings, replays: Replays, step: S
 
     Raises:
         HuleEduError: As `find_drift`, or if its history could not be read.
+        ServerError: If the connection goes through a pooler.
     """
     live = Live(
         service=target.service,
@@ -60,6 +62,13 @@ async def drift_of(target: Target, settings: Settings, replays: Replays, step: S
         environment=settings.tool_environment(),
     )
     async with reach(target) as opened:
+        if await is_pooled(opened):
+            raise ServerError(
+                f"The connection to {target.url.address} goes through a pooler: the session "
+                "settings of pg_dump would remain on connections that other clients use.",
+                code="lock-not-effective",
+                hint=f"Set {target.service.direct_url_variable} to the URL of the server itself.",
+            )
         return await find_drift(live, opened, replays, step=step)
 
 

@@ -5,7 +5,7 @@ Each string in it is preceded by its length, so that a name or a definition may 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _MAGIC = b"PGDMP"
@@ -27,6 +27,7 @@ class Entry:
             function are part of it.
         definition: The SQL that creates it.
         needs: The numbers of the entries that must be restored before it.
+        span: Where the definition is in the archive, in bytes.
     """
 
     number: int
@@ -37,12 +38,23 @@ class Entry:
     owner: str
     access_method: str
     needs: frozenset[int]
+    span: slice
 
 
 # PostgreSQL 15.20 of the Docker image sets this option of a column to a number that differs between
 # databases. No other server accepts it.
 _COLUMN_VERSION = re.compile(rb"SET \(pg_attver=\d+\)")
 NO_OPTION = "RESET (n_distinct)"
+
+
+# A user mapping is the password of a role on another server.
+_USER_MAPPING = "USER MAPPING"
+_WITH_OPTIONS = frozenset({"SERVER", "FOREIGN DATA WRAPPER", "FOREIGN TABLE"})
+_OPTION = re.compile(rb"""(\w+"? E?')((?:[^']|'')*)(?=')""")
+_SECRET_NAME = re.compile(
+    rb"pass|pwd|secret|token|credential|(?:access|api|private)_?key", re.IGNORECASE
+)
+_SECRET_VALUE = re.compile(rb"(?:pass\w*|pwd)\s*=|://[^/@]*:[^/@]*@", re.IGNORECASE)
 
 
 class ArchiveInvalid(ValueError):
@@ -55,6 +67,29 @@ def without_column_versions(archive: bytes) -> bytes:
     Their lengths stay the same, because the archive contains them.
     """
     return _COLUMN_VERSION.sub(lambda found: NO_OPTION.encode().ljust(len(found[0])), archive)
+
+
+def without_secrets(archive: bytes, entries: Iterable[Entry]) -> bytes:
+    """Return an archive without user mappings, and with masked passwords in foreign servers.
+
+    The lengths of definitions stay the same, because the archive contains them.
+
+    Args:
+        entries: The entries of the archive.
+    """
+    changed = bytearray(archive)
+    for entry in entries:
+        if entry.kind == _USER_MAPPING:
+            changed[entry.span] = b" " * len(changed[entry.span])
+        elif entry.kind in _WITH_OPTIONS:
+            changed[entry.span] = _OPTION.sub(_masked, changed[entry.span])
+    return bytes(changed)
+
+
+def _masked(option: re.Match[bytes]) -> bytes:
+    name, value = option.groups()
+    is_secret = _SECRET_NAME.search(name) or _SECRET_VALUE.search(value)
+    return name + (b"*" * len(value) if is_secret else value)
 
 
 def read_entries(archive: bytes) -> list[Entry]:
@@ -74,14 +109,14 @@ class _Reader:
 
     def __init__(self, archive: bytes) -> None:
         self._archive = archive
-        self._position = 0
+        self.position = 0
         self.integer_size = 0
 
     def take(self, size: int) -> bytes:
-        taken = self._archive[self._position : self._position + size]
+        taken = self._archive[self.position : self.position + size]
         if len(taken) < size:
             raise IndexError
-        self._position += size
+        self.position += size
         return taken
 
     def byte(self) -> int:
@@ -145,7 +180,10 @@ def _read_entry(reader: _Reader, version: tuple[int, int]) -> Entry:
     _, _, _ = reader.integer(), reader.string(), reader.string()
     name, kind = reader.string(), reader.string()
     _section = reader.integer()
-    definition, _drop, _copy = reader.string(), reader.string(), reader.string()
+    # Behind its length.
+    begin = reader.position + 1 + reader.integer_size
+    definition, span = reader.string(), slice(begin, reader.position)
+    _drop, _copy = reader.string(), reader.string()
     schema, _tablespace, access_method = reader.string(), reader.string(), reader.string()
     if version >= _WITH_RELKIND:
         reader.integer()
@@ -159,4 +197,5 @@ def _read_entry(reader: _Reader, version: tuple[int, int]) -> Entry:
         owner=owner,
         access_method=access_method,
         needs=frozenset(map(int, reader.strings())),
+        span=span,
     )

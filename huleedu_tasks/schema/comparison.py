@@ -296,7 +296,8 @@ async def _reloaded_both(
             name = replay_name(live.service.database, label)
             url = await stack.enter_async_context(server.database(name))
             await create(server.admin, name, replays.tag)
-            loaded.append(await reloaded(dumped, url, server.admin, environment=live.environment))
+            await server.create_roles(dumped.roles)
+            loaded.append(await reloaded(dumped, url, environment=live.environment))
     return loaded
 
 

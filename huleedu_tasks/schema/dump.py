@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from huleedu_tasks import process
 from huleedu_tasks.config.urls import DatabaseUrl
@@ -13,7 +12,7 @@ from huleedu_tasks.errors import ConfigurationError, Finding, ServerError
 from huleedu_tasks.postgres.binaries import PACKAGE_PROGRAMS, find_program, package_directory
 from huleedu_tasks.postgres.catalogs import CatalogFacts, read_catalog_facts, unreadable_objects
 from huleedu_tasks.postgres.connections import answering, connection
-from huleedu_tasks.postgres.databases import VersionTable, create_roles
+from huleedu_tasks.postgres.databases import VersionTable
 from huleedu_tasks.postgres.psql import psql_environment
 from huleedu_tasks.postgres.tls_forwarding import without_tls
 from huleedu_tasks.schema.archive import (
@@ -21,18 +20,17 @@ from huleedu_tasks.schema.archive import (
     Entry,
     read_entries,
     without_column_versions,
+    without_secrets,
 )
 from huleedu_tasks.schema.entries import objects_of
 from huleedu_tasks.schema.objects import Schema, SchemaObject, schema_of
 from huleedu_tasks.schema.sql_text import shown
 
-if TYPE_CHECKING:
-    import asyncpg
-
 # Seconds that pg_dump may take, and wait for a lock on a table.
 DUMP_TIMEOUT = 120.0
 LOCK_TIMEOUT = 5.0
 _ARCHIVE = "schema.dump"
+_ONLY_THE_OWNER = 0o600
 _OPTIONS = (
     "--schema-only",
     "--format=custom",
@@ -62,6 +60,16 @@ class SchemaDump:
 
     archive: bytes = field(repr=False)
     facts: CatalogFacts
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The roles that must exist where it is loaded.
+
+        Raises:
+            ServerError: If the archive cannot be read.
+        """
+        owners = {entry.owner for entry in _entries(self.archive)} - {""}
+        return self.facts.roles | owners
 
     def schema(self) -> Schema:
         """Return the objects, without the version tables of Alembic.
@@ -108,11 +116,7 @@ async def dump(
 
 
 async def reloaded(
-    dumped: SchemaDump,
-    url: DatabaseUrl,
-    admin: "asyncpg.Connection",
-    *,
-    environment: Mapping[str, str],
+    dumped: SchemaDump, url: DatabaseUrl, *, environment: Mapping[str, str]
 ) -> SchemaDump:
     """Load a dump into an empty database, and dump that.
 
@@ -120,14 +124,11 @@ async def reloaded(
     words. Two schemas that were loaded into servers of one version are shown in the same words.
 
     Args:
-        url: The empty database, with a superuser.
-        admin: A connection to its server, on which missing roles are created.
+        url: The empty database, with a superuser, on a server that has the dump's roles.
 
     Raises:
         ServerError: If an object could not be created.
     """
-    owners = {entry.owner for entry in _entries(dumped.archive)} - {""}
-    await create_roles(admin, dumped.facts.roles | owners)
     program = find_newest_program("pg_restore")
     with process.scratch_directory() as scratch:
         path = scratch / _ARCHIVE
@@ -170,6 +171,7 @@ async def _read_archive(url: DatabaseUrl, environment: Mapping[str, str]) -> byt
     program = find_newest_program("pg_dump")
     with process.scratch_directory() as scratch:
         path = scratch / _ARCHIVE
+        path.touch(_ONLY_THE_OWNER)
         async with without_tls(url) as reached:
             done = await process.run(
                 [program, *_OPTIONS, f"--file={path}"],
@@ -178,7 +180,8 @@ async def _read_archive(url: DatabaseUrl, environment: Mapping[str, str]) -> byt
                 timeout=DUMP_TIMEOUT,
             )
         if done.returncode == 0:
-            return without_column_versions(path.read_bytes())
+            archive = without_column_versions(path.read_bytes())
+            return without_secrets(archive, _entries(archive))
     raise await _failure(url, done)
 
 

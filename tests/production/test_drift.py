@@ -4,7 +4,7 @@ import json
 
 from tests.support.monorepo import Ran
 from tests.support.postgres import ask
-from tests.support.production import Production, problems
+from tests.support.production import Production, bouncer, problems
 
 ALPHA = ("--service", "alpha")
 
@@ -64,6 +64,32 @@ def test_a_drifted_database_is_migrated_only_if_its_drift_is_accepted(
     finally:
         pending.unlink()
         plan.unlink(missing_ok=True)
+
+
+def test_no_schema_is_dumped_through_a_pooler(production: Production) -> None:
+    with bouncer(production, "transaction") as port:
+        before = len(production.log)
+        ran = production.invoke("prod.drift", "--json", *ALPHA, HULEEDU_PROD_DB_PORT=str(port))
+        assert "search_path" not in production.log[before:]
+    (alpha,) = ran.json["services"]
+    assert alpha["code"] == "lock-not-effective"
+    assert "ALPHA_SERVICE_DIRECT_DATABASE_URL" in alpha["hint"]
+
+
+def test_no_throwaway_database_is_created_on_the_server_of_a_url_variable(
+    production: Production,
+) -> None:
+    stated = production.url(production.main.port, tls=production.verified())
+    before = production.transactions()
+    ran = production.invoke(
+        "prod.drift",
+        "--json",
+        *ALPHA,
+        HULEEDU_PROVIDER="existing",
+        ALPHA_SERVICE_DATABASE_URL=stated,
+    )
+    assert ran.code == 0, ran.err
+    assert production.transactions() == before
 
 
 def drift_problems(ran: Ran) -> list[dict[str, str]]:
