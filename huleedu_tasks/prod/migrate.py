@@ -16,7 +16,7 @@ from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service, migrating_order
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode, Finding, Refused, ServerError
-from huleedu_tasks.migrations.edits import with_digests
+from huleedu_tasks.migrations.edits import begun, with_digests
 from huleedu_tasks.migrations.observation import ApprovedInputs
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Step
@@ -448,8 +448,8 @@ class Release:
             go_on=directory / GO_ON,
             inputs=ApprovedInputs(root=self.production.root, digests=pin.approval.inputs),
         )
-        # A killed run stores nothing afterwards. Of these only the applied ones count.
-        await _record_files(target, held, pin.before, pin.after, self.record.run)
+        # A killed run stores nothing afterwards.
+        await _record_files(target, held, pin.before, pin.after, begun(self.record.run))
         self.record.add("migrating", service=pin.service, before=pin.before, after=pin.after)
         ended = await attempts.run()
         outcome = ended.outcome
@@ -575,7 +575,7 @@ async def _record_files(
     Args:
         before: The revisions of the database before the run.
         at: The revisions after the run, or those to which it is about to migrate.
-        run: The id of the run.
+        run: The id of the run, or `begun` of it.
 
     Returns:
         Whether they were stored; False if the role does not own the database, or if the
