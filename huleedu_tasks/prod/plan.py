@@ -32,7 +32,7 @@ from huleedu_tasks.prod.production import Production, Targets
 from huleedu_tasks.prod.sql_rendering import approval_of
 from huleedu_tasks.prod.target import Target, reach
 from huleedu_tasks.prod.validate import validate_all
-from huleedu_tasks.report import Kind, Level, Outcome, PlannedRevision, Problem, Report
+from huleedu_tasks.report import Difference, Kind, Level, Outcome, PlannedRevision, Problem, Report
 from huleedu_tasks.repository import shown
 
 if TYPE_CHECKING:
@@ -191,8 +191,7 @@ async def plan_database(validated: Validated, settings: Settings, root: Path) ->
     target, facts = validated.target, validated.facts
     assert facts is not None
     history, current = target.known_history, validated.known_revisions
-    accepted = {found.label: digest(found) for found in validated.drift or ()}
-    pin = replace(_pin(target, facts.identity, current), drift=accepted)
+    pin = replace(_pin(target, facts.identity, current), drift=_accepted(validated.drift))
     pending = history.between(current, history.heads)
     tag = parse_tag(pin.database, facts.comment)
     planned = Planned(
@@ -301,6 +300,11 @@ def _outcome(validated: Validated, planned: Planned) -> Outcome:
         revisions=planned.revisions,
         differences=validated.drift,
     )
+
+
+def _accepted(drift: tuple[Difference, ...] | None) -> dict[str, str] | None:
+    """Return the digests of accepted drift by label; `None` if the schema was not compared."""
+    return None if drift is None else {found.label: digest(found) for found in drift}
 
 
 def _pin(target: Target, identity: Identity, current: tuple[str, ...]) -> PlanEntry:
