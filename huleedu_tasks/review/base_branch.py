@@ -216,7 +216,7 @@ def _unread(ref: str, said: process.Completed) -> ConfigurationError:
     return ConfigurationError(
         f"Git could not read {ref!r}: {said.output.strip()}",
         code="base-unknown",
-        hint=_hint(ref, is_shallow=False),
+        hint="Correct what Git states, and run the command again; or leave out `--base`.",
     )
 
 
