@@ -352,7 +352,8 @@ class Release:
             The outcomes of services that another run migrated as planned, by name.
 
         Raises:
-            Refused: If a database, a file or the SQL changed in another way.
+            Refused: If a database, a file or the SQL changed in another way, or if the schema of
+                a database was not compared, because another run migrated it.
         """
         done: dict[str, Outcome] = {}
         changes: list[str] = []
@@ -365,6 +366,7 @@ class Release:
                 done[name] = replace(prepared.unchanged[name], detail=detail)
             else:
                 changes += stale(planned.pin, now)
+                changes += _not_compared(planned)
         left = [planned for planned in prepared.changing if planned.pin.service not in done]
         if not changes:
             for found in await asyncio.gather(*map(self._changes_of_sql, left)):
@@ -598,6 +600,13 @@ async def _other_tag(target: Target, held: "asyncpg.Connection") -> list[str]:
     if tag is None or tag.environment == target.environment:
         return []
     return [f"{target.service.name}: is tagged as {tag.environment} now"]
+
+
+def _not_compared(planned: Planned) -> list[str]:
+    """Return a sentence if another run kept the schema from being compared; empty list if not."""
+    if not planned.is_migrating:
+        return []
+    return [f"{planned.pin.service}: its schema was not compared, because another run migrated it"]
 
 
 def _reason_not_to_begin(

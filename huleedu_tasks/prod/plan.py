@@ -24,7 +24,6 @@ from huleedu_tasks.postgres.inspection import (
     identify,
     read_relations,
 )
-from huleedu_tasks.prod.drift_check import digest
 from huleedu_tasks.prod.journal import commit_of
 from huleedu_tasks.prod.plan_file import PlanEntry, stale, write_plan
 from huleedu_tasks.prod.problems import Validated
@@ -59,6 +58,7 @@ class Planned:
         tags: Whether the run sets the environment tag, which the database does not have yet.
         applied: What the environment tag states about the revisions that runs have applied.
         is_tagged: Whether the database has an environment tag to which the run may add.
+        is_migrating: Whether its schema was not compared, because another run migrates it.
     """
 
     target: Target
@@ -68,6 +68,7 @@ class Planned:
     tags: bool
     applied: Mapping[str, AppliedFile] = field(default_factory=dict)
     is_tagged: bool = False
+    is_migrating: bool = False
 
     @property
     def host(self) -> str:
@@ -202,6 +203,7 @@ async def plan_database(validated: Validated, settings: Settings, root: Path) ->
         tags=facts.may_tag and tag is None,
         applied=applied_files(tag, target.service.name),
         is_tagged=facts.may_tag and tag is not None,
+        is_migrating=validated.is_migrating,
     )
     if not pending:
         return planned
@@ -304,7 +306,7 @@ def _outcome(validated: Validated, planned: Planned) -> Outcome:
 
 def _accepted(drift: tuple[Difference, ...] | None) -> dict[str, str] | None:
     """Return the digests of accepted drift by label; `None` if the schema was not compared."""
-    return None if drift is None else {found.label: digest(found) for found in drift}
+    return None if drift is None else {found.label: found.digest for found in drift}
 
 
 def _pin(target: Target, identity: Identity, current: tuple[str, ...]) -> PlanEntry:
