@@ -144,9 +144,6 @@ async def has_data_of_user(admin: "asyncpg.Connection", run: ServiceRun, name: s
         return False
     if not await clones.is_written_to(admin, name, tag):
         return False
-    if tag and tag.reset:
-        # A reset or a restore has completed it.
-        return True
     if not await databases.exists(admin, name):
         return False
     try:

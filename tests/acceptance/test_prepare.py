@@ -114,7 +114,7 @@ def test_a_missing_database_of_several_services_is_copied_from_a_template() -> N
 
 
 def test_the_hook_on_the_page_prepares_after_a_checkout(ready: Monorepo) -> None:
-    (hook,) = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (hook,) = re.findall(r"^```sh\n(#!.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
     def git(*arguments: str) -> str:
         who = ("-c", "user.name=test", "-c", "user.email=test@localhost")

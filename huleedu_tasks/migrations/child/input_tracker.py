@@ -227,8 +227,8 @@ class Reads:
 
     @property
     def statuses(self) -> list[str]:
-        """The paths that were only checked."""
-        read = {*self._files, *self._directories}
+        """The paths that were only checked. A module was read, also if its bytecode was."""
+        read = {*map(source_of, self._files.copy()), *self._directories}
         return [path for path in sorted(self._checked.copy() - read) if may_change(path)]
 
     @property
