@@ -109,12 +109,14 @@ class Difference:
         label: The label of the object, for example `column public.note.body`.
         parts: The labels of the objects that belong to it and are missing or extra with it.
         diff: The definitions as a unified diff: `-` is expected, `+` is actual.
+        digest: Of the change and both whole definitions, by which a plan accepts it.
     """
 
     change: Change
     label: str
     parts: tuple[str, ...]
     diff: str
+    digest: str
 
     def __str__(self) -> str:
         count = len(self.parts)

@@ -121,7 +121,8 @@ def drift_check(
 
     Args:
         accepted: The labels of objects whose drift is accepted.
-        pins: The entries of a plan file, whose drift is accepted.
+        pins: The entries of a plan file, whose drift is accepted. If the schema of one was compared
+            for the plan, schemas are compared whatever the settings state.
 
     Raises:
         ConfigurationError: If drift is accepted and not looked for.
@@ -132,7 +133,8 @@ def drift_check(
             code="argument-conflict",
             hint="Leave out one of them.",
         )
-    if no_drift or not app.unchecked_settings.drift:
+    was_compared = any(pin.drift is not None for pin in pins)
+    if no_drift or not (app.unchecked_settings.drift or was_compared):
         return None
     replays = Replays(
         settings=app.unchecked_settings,
@@ -143,7 +145,7 @@ def drift_check(
     return DriftCheck(
         replays=replays,
         accepted=frozenset(accepted or ()),
-        planned={pin.service: pin.drift for pin in pins},
+        planned={pin.service: pin.drift or {} for pin in pins},
     )
 
 
@@ -226,6 +228,13 @@ def _require_arguments(options: Options) -> None:
             "--service cannot be combined with --plan, which lists the services.",
             code="argument-conflict",
             hint="Make a plan of these services: `invoke prod.plan --service NAME --out FILE`.",
+        )
+    if options.plan and (options.accepted_drift or options.no_drift):
+        raise ConfigurationError(
+            "--accept-drift and --no-drift cannot be combined with --plan, which states the "
+            "accepted drift.",
+            code="argument-conflict",
+            hint="Pass them to `invoke prod.plan --out FILE`, and have the new plan reviewed.",
         )
 
 

@@ -22,6 +22,8 @@ from huleedu_tasks.repository import shown
 KEPT = 450
 # Stands for a digest of code that this interpreter cannot parse.
 UNPARSED = "-"
+# Follows the id of a run that was about to apply a revision, until that run has ended.
+_BEGUN = "?"
 _LENGTH = 8
 _DOCUMENTED = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 # Fields without an effect on what a revision does. `u"x"` has the kind `u`.
@@ -54,22 +56,32 @@ class AppliedFile:
     Attributes:
         digest: The beginning of the SHA-256 of its file.
         by: The id of the run of `prod.migrate` that applied it, or else the day.
+        is_begun: Whether the run was about to apply it, and has not stated that it did.
     """
 
     digest: str
     by: str
+    is_begun: bool = False
+
+
+def begun(run: str) -> str:
+    """Return the note of a run that is about to apply revisions."""
+    return f"{run}{_BEGUN}"
 
 
 def applied_files(tag: EnvironmentTag | None, service: str) -> dict[str, AppliedFile]:
     """Return what the tag states about each revision of a service that a run has applied.
 
-    A revision that a killed run was to apply is included; whether it is applied, the version
-    table states.
+    A revision that a killed run was to apply is included, as begun.
     """
     stored = tag.revisions.get(service, {}) if tag else {}
     parsed = {revision: noted.split(" ") for revision, noted in stored.items()}
     return {
-        revision: AppliedFile(digest=parts[0], by=parts[-1])
+        revision: AppliedFile(
+            digest=parts[0],
+            by=parts[-1].removesuffix(_BEGUN),
+            is_begun=parts[-1].endswith(_BEGUN),
+        )
         for revision, parts in parsed.items()
         if len(parts) == 3
     }
@@ -115,7 +127,7 @@ def with_digests(
     Args:
         before: The revisions of the database before the run.
         after: The revisions of the database now.
-        run: The id of the run; an empty string to note the current day.
+        run: The id of the run, or `begun` of it; an empty string to note the current day.
     """
     by = run or f"{datetime.now(UTC):%Y-%m-%d}"
     stored = tag.revisions.get(service, {})

@@ -77,7 +77,8 @@ async def judge_drift(
 ) -> Validated:
     """Return a validation with the drift of its database, and a problem for each difference.
 
-    A database that cannot be compared has a warning: the migration does not depend on it.
+    A database that cannot be compared has a warning: the migration does not depend on it, unless
+    another run migrates it.
     """
     target = validated.target
     if not validated.is_known:
@@ -87,7 +88,8 @@ async def judge_drift(
     except HuleEduError as error:
         return replace(validated, problems=(*validated.problems, _not_compared(error)))
     if found.migrating:
-        return validated
+        problem = _being_migrated(found)
+        return replace(validated, problems=(*validated.problems, problem), is_migrating=True)
     problems = [
         _problem(found, difference, accepted=check.accepts(target.service.name, difference))
         for difference in found.differences
@@ -106,6 +108,15 @@ def _problem(found: Drift, difference: Difference, *, accepted: bool) -> Problem
         "registry. "
         f"To migrate nevertheless, pass --accept-drift {difference.label!r}.",
         code=CODE,
+    )
+
+
+def _being_migrated(found: Drift) -> Problem:
+    return Problem(
+        level=Level.WARNING,
+        cause=f"the schema was not compared, because it is being migrated by {found.migrating}",
+        remedy="Run the command again when the migration has ended.",
+        code="migration-running",
     )
 
 

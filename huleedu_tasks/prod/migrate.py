@@ -16,7 +16,7 @@ from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service, migrating_order
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode, Finding, Refused, ServerError
-from huleedu_tasks.migrations.edits import with_digests
+from huleedu_tasks.migrations.edits import begun, with_digests
 from huleedu_tasks.migrations.observation import ApprovedInputs
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Step
@@ -352,7 +352,8 @@ class Release:
             The outcomes of services that another run migrated as planned, by name.
 
         Raises:
-            Refused: If a database, a file or the SQL changed in another way.
+            Refused: If a database, a file or the SQL changed in another way, or if the schema of
+                a database was not compared, because another run migrated it.
         """
         done: dict[str, Outcome] = {}
         changes: list[str] = []
@@ -365,6 +366,7 @@ class Release:
                 done[name] = replace(prepared.unchanged[name], detail=detail)
             else:
                 changes += stale(planned.pin, now)
+                changes += _not_compared(planned)
         left = [planned for planned in prepared.changing if planned.pin.service not in done]
         if not changes:
             for found in await asyncio.gather(*map(self._changes_of_sql, left)):
@@ -448,8 +450,8 @@ class Release:
             go_on=directory / GO_ON,
             inputs=ApprovedInputs(root=self.production.root, digests=pin.approval.inputs),
         )
-        # A killed run stores nothing afterwards. Of these only the applied ones count.
-        await _record_files(target, held, pin.before, pin.after, self.record.run)
+        # A killed run stores nothing afterwards.
+        await _record_files(target, held, pin.before, pin.after, begun(self.record.run))
         self.record.add("migrating", service=pin.service, before=pin.before, after=pin.after)
         ended = await attempts.run()
         outcome = ended.outcome
@@ -575,7 +577,7 @@ async def _record_files(
     Args:
         before: The revisions of the database before the run.
         at: The revisions after the run, or those to which it is about to migrate.
-        run: The id of the run.
+        run: The id of the run, or `begun` of it.
 
     Returns:
         Whether they were stored; False if the role does not own the database, or if the
@@ -598,6 +600,13 @@ async def _other_tag(target: Target, held: "asyncpg.Connection") -> list[str]:
     if tag is None or tag.environment == target.environment:
         return []
     return [f"{target.service.name}: is tagged as {tag.environment} now"]
+
+
+def _not_compared(planned: Planned) -> list[str]:
+    """Return a sentence if another run kept the schema from being compared; empty list if not."""
+    if not planned.is_migrating:
+        return []
+    return [f"{planned.pin.service}: its schema was not compared, because another run migrated it"]
 
 
 def _reason_not_to_begin(

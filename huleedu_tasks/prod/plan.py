@@ -24,7 +24,6 @@ from huleedu_tasks.postgres.inspection import (
     identify,
     read_relations,
 )
-from huleedu_tasks.prod.drift_check import digest
 from huleedu_tasks.prod.journal import commit_of
 from huleedu_tasks.prod.plan_file import PlanEntry, stale, write_plan
 from huleedu_tasks.prod.problems import Validated
@@ -32,7 +31,7 @@ from huleedu_tasks.prod.production import Production, Targets
 from huleedu_tasks.prod.sql_rendering import approval_of
 from huleedu_tasks.prod.target import Target, reach
 from huleedu_tasks.prod.validate import validate_all
-from huleedu_tasks.report import Kind, Level, Outcome, PlannedRevision, Problem, Report
+from huleedu_tasks.report import Difference, Kind, Level, Outcome, PlannedRevision, Problem, Report
 from huleedu_tasks.repository import shown
 
 if TYPE_CHECKING:
@@ -59,6 +58,7 @@ class Planned:
         tags: Whether the run sets the environment tag, which the database does not have yet.
         applied: What the environment tag states about the revisions that runs have applied.
         is_tagged: Whether the database has an environment tag to which the run may add.
+        is_migrating: Whether its schema was not compared, because another run migrates it.
     """
 
     target: Target
@@ -68,6 +68,7 @@ class Planned:
     tags: bool
     applied: Mapping[str, AppliedFile] = field(default_factory=dict)
     is_tagged: bool = False
+    is_migrating: bool = False
 
     @property
     def host(self) -> str:
@@ -191,8 +192,7 @@ async def plan_database(validated: Validated, settings: Settings, root: Path) ->
     target, facts = validated.target, validated.facts
     assert facts is not None
     history, current = target.known_history, validated.known_revisions
-    accepted = {found.label: digest(found) for found in validated.drift or ()}
-    pin = replace(_pin(target, facts.identity, current), drift=accepted)
+    pin = replace(_pin(target, facts.identity, current), drift=_accepted(validated.drift))
     pending = history.between(current, history.heads)
     tag = parse_tag(pin.database, facts.comment)
     planned = Planned(
@@ -203,6 +203,7 @@ async def plan_database(validated: Validated, settings: Settings, root: Path) ->
         tags=facts.may_tag and tag is None,
         applied=applied_files(tag, target.service.name),
         is_tagged=facts.may_tag and tag is not None,
+        is_migrating=validated.is_migrating,
     )
     if not pending:
         return planned
@@ -301,6 +302,11 @@ def _outcome(validated: Validated, planned: Planned) -> Outcome:
         revisions=planned.revisions,
         differences=validated.drift,
     )
+
+
+def _accepted(drift: tuple[Difference, ...] | None) -> dict[str, str] | None:
+    """Return the digests of accepted drift by label; `None` if the schema was not compared."""
+    return None if drift is None else {found.label: found.digest for found in drift}
 
 
 def _pin(target: Target, identity: Identity, current: tuple[str, ...]) -> PlanEntry:

@@ -26,7 +26,8 @@ class PlanEntry:
         after: The revisions after the run.
         files: The SHA-256 of each revision file, by revision, in the order of the run.
         approval: The SQL and its input files; empty if nothing was rendered.
-        drift: The digests of accepted differences of the schema, by the label of the object.
+        drift: The digests of accepted differences of the schema, by the label of the object;
+            `None` if the schema was not compared.
     """
 
     service: str
@@ -38,7 +39,7 @@ class PlanEntry:
     after: tuple[str, ...]
     files: Mapping[str, str]
     approval: Approval = field(default_factory=Approval, compare=False)
-    drift: Mapping[str, str] = field(default_factory=dict, compare=False)
+    drift: Mapping[str, str] | None = field(default=None, compare=False)
 
     def changes_since(self, now: "PlanEntry") -> Iterator[str]:
         """Yield a description of each difference between this entry and the current one."""
@@ -164,7 +165,7 @@ def _reason(error: Exception) -> str:
 
 def _pin_in(entry: Mapping[str, Any]) -> PlanEntry:
     # Plans of earlier versions have no drift.
-    entry = {"drift": {}, **entry}
+    entry = {"drift": None, **entry}
     fields = {name: entry[name] for name in PlanEntry.__dataclass_fields__ if name != "approval"}
     fields |= {"before": tuple(entry["before"]), "after": tuple(entry["after"])}
     approval = Approval(

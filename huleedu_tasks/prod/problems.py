@@ -43,6 +43,7 @@ class Validated:
         revisions: The revisions of the database, or the error that reading them raised.
         rendering: The SQL of the pending revisions; `None` if it was not rendered yet.
         drift: The drift of the schema; `None` if the schemas were not compared.
+        is_migrating: Whether they were not, because another run migrates the database.
     """
 
     target: Target
@@ -51,6 +52,7 @@ class Validated:
     revisions: tuple[str, ...] | HuleEduError = ()
     rendering: tuple[Approval, Rendered] | None = None
     drift: tuple[Difference, ...] | None = None
+    is_migrating: bool = False
 
     @property
     def known_revisions(self) -> tuple[str, ...]:

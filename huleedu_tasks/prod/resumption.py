@@ -1,10 +1,11 @@
 """How far earlier runs have carried out a plan, and what remains of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 
-from huleedu_tasks.migrations.edits import KEPT, is_digest_of
+from huleedu_tasks.migrations.edits import KEPT, AppliedFile, is_digest_of
 from huleedu_tasks.migrations.revisions import History, named
 from huleedu_tasks.prod.plan import Planned, pin_at
 from huleedu_tasks.prod.plan_file import PlanEntry, stale
@@ -23,6 +24,8 @@ class Resumption:
         left: The other planned revisions, in the order of the plan; empty if none.
         runs: The runs that applied revisions, in order; empty if the database states none.
         unrecorded: The applied revisions of which the database does not state the run.
+        unconfirmed: The last applied revisions, if runs have begun them and none has stated that
+            it applied them or a later one; otherwise empty.
     """
 
     after: tuple[str, ...]
@@ -30,11 +33,12 @@ class Resumption:
     left: tuple[str, ...]
     runs: tuple[str, ...]
     unrecorded: tuple[str, ...]
+    unconfirmed: tuple[str, ...]
 
     @property
     def is_whole(self) -> bool:
         """Whether runs have carried out the whole entry, as the database states."""
-        return not self.left and not self.unrecorded
+        return not self.left and not self.unrecorded and not self.unconfirmed
 
     @property
     def facts(self) -> dict[str, Fact]:
@@ -89,6 +93,7 @@ def resumption_of(planned: PlanEntry, now: Planned) -> Resumption | None:
         runs=tuple(runs),
         # The tag has the newest revisions only.
         unrecorded=tuple(name for name in applied[-KEPT:] if name not in noted),
+        unconfirmed=_unconfirmed(applied, noted),
     )
 
 
@@ -114,6 +119,13 @@ def changes_since_begun(planned: PlanEntry, now: Planned, found: Resumption) -> 
             f"prod.migrate has applied {', '.join(found.unrecorded)}: the database was stamped "
             "or migrated in another way"
         )
+    elif not found.left and found.unconfirmed:
+        yield (
+            f"{planned.service}: is at {named(planned.after)} as planned, but run "
+            f"{found.runs[-1]} has not recorded that it applied {', '.join(found.unconfirmed)}: "
+            "it was killed or is still running, and the database may have been stamped since; "
+            "`invoke prod.drift` compares its schema with its revisions"
+        )
 
 
 def _is_on_path(history: History, planned: PlanEntry, current: tuple[str, ...]) -> bool:
@@ -121,6 +133,11 @@ def _is_on_path(history: History, planned: PlanEntry, current: tuple[str, ...]) 
         return False
     before, now = history.applied(planned.before), history.applied(current)
     return before < now and now - before <= set(planned.files)
+
+
+def _unconfirmed(applied: tuple[str, ...], noted: Mapping[str, AppliedFile]) -> tuple[str, ...]:
+    last = takewhile(lambda name: name in noted and noted[name].is_begun, reversed(applied))
+    return tuple(last)[::-1]
 
 
 def _is_run(by: str) -> bool:

@@ -3,7 +3,7 @@
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from huleedu_tasks import process
 from huleedu_tasks.config.registry import Service
@@ -55,7 +55,8 @@ class Base:
             start: A directory in the repository.
 
         Raises:
-            ConfigurationError: If this is not a Git repository, or it does not have the commit.
+            ConfigurationError: If this is not a Git repository, if Git cannot read it, or if it
+                does not have the commit.
         """
         root = repository_root(start)
         if root is None:
@@ -67,6 +68,9 @@ class Base:
         found = cls(ref=ref, commit="", root=root, settings=settings)
         said = await found.git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
         commit = said.output.strip()
+        if said.returncode != 0 and commit:
+            # `--quiet` keeps silent about an unknown commit only.
+            raise _unread(ref, said)
         if said.returncode != 0 or ref.startswith("-"):
             shallow = await found.git("rev-parse", "--is-shallow-repository")
             raise ConfigurationError(
@@ -88,22 +92,24 @@ class Base:
             shown(directory.resolve(), self.root.resolve())
             for directory in version_directories(service)
         ]
-        listed = await self.git("ls-tree", "--name-only", self.commit, "--", *names)
-        present = [name for name in names if name in listed.output.splitlines()]
+        # Without `-z`, Git quotes a name that is not ASCII.
+        listed = await self.git("ls-tree", "-z", "--name-only", self.commit, "--", *names)
+        if listed.returncode != 0:
+            raise _unread(self.ref, listed)
+        found = listed.output.split("\0")
+        present = [name for name in names if name in found]
         if not present:
             return {}
         with process.scratch_directory() as scratch:
             archive = scratch / "base.tar"
-            done = await self.git("archive", f"--output={archive}", self.commit, "--", *present)
+            done = await self.git(
+                *("--literal-pathspecs", "archive", f"--output={archive}", self.commit, "--"),
+                *present,
+            )
             if done.returncode != 0:
-                raise ConfigurationError(
-                    f"Git could not read {self.ref!r}: {done.output.strip()}",
-                    code="base-unknown",
-                    hint=_hint(self.ref, is_shallow=False),
-                )
+                raise _unread(self.ref, done)
             with tarfile.open(archive) as opened:
-                opened.extractall(scratch, filter="data")
-            return dict(_read(scratch, present, self.ref))
+                return dict(_read(opened, scratch, self.ref))
 
     async def git(self, *arguments: str) -> process.Completed:
         """Run Git in the repository.
@@ -176,21 +182,42 @@ def _not_following(
             )
 
 
-def _read(scratch: Path, names: list[str], ref: str) -> Iterator[tuple[str, BaseRevision]]:
-    for name in names:
-        for path in sorted((scratch / name).rglob("*.py")):
-            if path.name.startswith("__init__"):
-                continue
-            try:
-                revision = read_revision(path)
-            except (SyntaxError, NotUnderstood) as error:
-                raise NotUnderstood(
-                    f"The revisions of {ref} could not be read: {error}",
-                    code="base-unreadable",
-                    hint="State revision and down_revision as literals.",
-                ) from error
-            found = BaseRevision(revision=revision, digest=code_digest(path.read_bytes()))
-            yield revision.id, found
+def _read(archive: tarfile.TarFile, scratch: Path, ref: str) -> Iterator[tuple[str, BaseRevision]]:
+    for path in _write_files(archive, scratch):
+        try:
+            revision = read_revision(path)
+        except (SyntaxError, NotUnderstood) as error:
+            raise NotUnderstood(
+                f"The revisions of {ref} could not be read: {error}",
+                code="base-unreadable",
+                hint="State revision and down_revision as literals.",
+            ) from error
+        yield revision.id, BaseRevision(revision=revision, digest=code_digest(path.read_bytes()))
+
+
+def _write_files(archive: tarfile.TarFile, scratch: Path) -> Iterator[Path]:
+    """Write each Python file of an archive to a directory of its own, and yield its path.
+
+    The paths in the archive are not used: one of a link may lead anywhere. A link is left out.
+    """
+    for number, member in enumerate(archive):
+        name = PurePosixPath(member.name).name
+        content = archive.extractfile(member) if member.isreg() else None
+        if content is None or not name.endswith(".py") or name.startswith("__init__"):
+            continue
+        path = scratch / str(number) / name
+        path.parent.mkdir()
+        path.write_bytes(content.read())
+        yield path
+
+
+def _unread(ref: str, said: process.Completed) -> ConfigurationError:
+    """Return the error of a Git command that failed, with its output."""
+    return ConfigurationError(
+        f"Git could not read {ref!r}: {said.output.strip()}",
+        code="base-unknown",
+        hint="Correct what Git states, and run the command again; or leave out `--base`.",
+    )
 
 
 def _hint(ref: str, *, is_shallow: bool) -> str:

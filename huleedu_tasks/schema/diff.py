@@ -1,5 +1,7 @@
 """Compare two schemas, object by object."""
 
+import hashlib
+import json
 from collections.abc import Iterable
 from difflib import unified_diff
 
@@ -22,11 +24,8 @@ def compare(expected: Schema, actual: Schema) -> list[Difference]:
     extra = _only_in(actual, expected, Change.EXTRA)
     both = expected.objects.keys() & actual.objects.keys()
     different = [
-        Difference(
-            change=Change.DIFFERENT,
-            label=label,
-            parts=(),
-            diff=_diff(expected.objects[label].text, actual.objects[label].text),
+        _difference(
+            Change.DIFFERENT, label, expected.objects[label].text, actual.objects[label].text
         )
         for label in both
         if expected.objects[label].text != actual.objects[label].text
@@ -44,16 +43,35 @@ def _only_in(one: Schema, other: Schema, change: Change) -> Iterable[Difference]
         parts.setdefault(top, []).extend([label] if label != top else [])
     for top, belonging in parts.items():
         text = "\n".join(one.objects[label].text for label in (top, *belonging))
-        diff = _diff(text, "") if change is Change.MISSING else _diff("", text)
-        yield Difference(change=change, label=top, parts=tuple(belonging), diff=diff)
+        texts = (text, "") if change is Change.MISSING else ("", text)
+        yield _difference(change, top, *texts, parts=tuple(belonging))
+
+
+def _difference(
+    change: Change, label: str, expected: str, actual: str, parts: tuple[str, ...] = ()
+) -> Difference:
+    # JSON, because a definition may contain any separator.
+    whole = json.dumps([str(change), expected, actual])
+    return Difference(
+        change=change,
+        label=label,
+        parts=parts,
+        diff=_diff(expected, actual),
+        digest=hashlib.sha256(whole.encode()).hexdigest(),
+    )
 
 
 def _diff(expected: str, actual: str) -> str:
-    lines = unified_diff(expected.splitlines(), actual.splitlines(), lineterm="", n=_CONTEXT)
+    lines = unified_diff(_lines(expected), _lines(actual), lineterm="", n=_CONTEXT)
     # Without the names of files; each hunk keeps its `@@`, unless it is the only one.
     found = list(lines)[_HEADER_LINES:]
     hunks = [line for line in found if line.startswith("@@ ")]
     return "\n".join(line for line in found if len(hunks) > 1 or line not in hunks)
+
+
+def _lines(text: str) -> list[str]:
+    r"""Return the lines of a definition, with a visible `\r`."""
+    return text.replace("\r", r"\r").split("\n") if text else []
 
 
 def _order(found: SchemaObject) -> tuple[str, str]:

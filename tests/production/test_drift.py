@@ -57,8 +57,12 @@ def test_a_drifted_database_is_migrated_only_if_its_drift_is_accepted(
             assert list(entry["drift"]) == ["index public.by_hand"]
             migrating = ("prod.migrate", "--dry-run", "--json", "--plan", str(plan))
             assert production.invoke(*migrating, **checked).code == 0
+            for flags in (accepting, ("--no-drift",)):
+                conflict = production.invoke(*migrating, *flags, **checked)
+                assert conflict.json["error"]["code"] == "argument-conflict"
             ask(production.admin(), *ANOTHER_INDEX)
-            changed = production.invoke(*migrating, **checked)
+            # The plan was made with a comparison, which the settings cannot switch off.
+            changed = production.invoke(*migrating, HULEEDU_DRIFT="false")
         assert changed.code == 1
         assert [found["code"] for found in drift_problems(changed)] == ["schema-drift"]
     finally:

@@ -85,6 +85,27 @@ def mended(rehearsal: Rehearsal) -> None:
     assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("c3", "b2")
 
 
+def test_a_schema_that_another_run_kept_from_being_compared_is_not_migrated(
+    rehearsal: Rehearsal,
+) -> None:
+    rehearsal.grow("alpha")
+    compared = {"HULEEDU_DRIFT": "true"}
+    asking = (
+        "SELECT FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        " AND query LIKE 'SELECT pid, coalesce(application_name%'"
+    )
+    with locked(rehearsal, "alpha", by="SELECT pg_advisory_lock({}, {})".format(*locks.LOCK)):
+        ran = rehearsal.invoke("prod.validate", "--json", *ALPHA, **compared)
+        child = rehearsal.start(*ALPHA, **compared)
+        wait_until(lambda: ask(rehearsal.production.admin(), asking) or child.poll() is not None)
+    assert "migration-running" in [found.get("code") for found in told(ran, "alpha")["problems"]]
+    refused = outcome(child)
+    assert (refused.code, refused.json["error"]["code"]) == (3, "plan-changed"), refused.err
+    (finding,) = refused.json["error"]["findings"]
+    assert "alpha: its schema was not compared" in finding["problem"]
+    assert rehearsal.at("alpha") == "a1"
+
+
 # Signals.
 
 

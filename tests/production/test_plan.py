@@ -348,7 +348,7 @@ def test_a_plan_file_pins_each_database_and_each_revision_file(
         "before": ["a1"],
         "after": ["d4"],
         "files": {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in behind},
-        "drift": {},
+        "drift": None,
         "revisions": [],
     }
     assert [revision["revision"] for revision in alpha["revisions"]] == ["b2", "c3", "d4"]

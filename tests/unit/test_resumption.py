@@ -43,7 +43,10 @@ def found(*current: str, **runs: str) -> Resumption | None:
         identity=Identity(system_identifier=None, started="0", database_oid=1),
         revisions=(),
         tags=False,
-        applied={name: AppliedFile(digest="", by=run) for name, run in runs.items()},
+        applied={
+            name: AppliedFile(digest="", by=run.rstrip("?"), is_begun=run.endswith("?"))
+            for name, run in runs.items()
+        },
     )
     return resumption_of(PLAN, now)
 
@@ -78,3 +81,12 @@ def test_only_a_plan_whose_runs_are_recorded_was_carried_out() -> None:
     assert other
     assert not other.is_whole
     assert str(other) == "already at m, applied by a run that is not recorded; nothing to do"
+
+
+def test_revisions_that_a_run_has_only_begun_are_not_carried_out() -> None:
+    killed = found("m", x=RUN, y=f"{RUN}?", m=f"{RUN}?")
+    assert killed
+    assert (killed.unconfirmed, killed.is_whole) == (("y", "m"), False)
+    gone_on = found("m", x=f"{RUN}?", y=f"{RUN}?", m=RUN)
+    assert gone_on
+    assert (gone_on.unconfirmed, gone_on.is_whole) == ((), True)

@@ -92,6 +92,17 @@ def test_a_different_object_has_a_diff_of_its_definition_and_owner() -> None:
     assert found.diff == " CREATE TABLE\n-OWNER TO app\n+WITH (x)\n+OWNER TO bob"
 
 
+def test_line_endings_are_shown_and_have_a_digest_of_their_own() -> None:
+    unix, windows, mixed = (
+        SchemaObject(kind="function", name="public.f()", definition=text)
+        for text in ("BEGIN\nEND", "BEGIN\r\nEND", "BEGIN\r\nEND\r")
+    )
+    (one,) = compare(of(unix), of(windows))
+    (other,) = compare(of(unix), of(mixed))
+    assert r"+BEGIN\r" in one.diff.split("\n")
+    assert one.digest != other.digest
+
+
 @pytest.mark.parametrize("pattern", ["public.note", "public.*", "table *", "table public.note"])
 def test_an_unmanaged_object_is_left_out_with_its_parts(pattern: str) -> None:
     other = SchemaObject(kind="table", name="Public.x", definition="", parent="")
