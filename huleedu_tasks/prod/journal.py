@@ -200,9 +200,7 @@ def read_runs(state: Path) -> list[Run]:
     """
     directory = state / DIRECTORY
     try:
-        names = sorted(
-            (path.name for path in directory.iterdir() if path.name.endswith(SUFFIX)), reverse=True
-        )
+        paths = [path for path in directory.iterdir() if path.name.endswith(SUFFIX)]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -211,12 +209,17 @@ def read_runs(state: Path) -> list[Run]:
             code="record-unreadable",
             hint="Correct its owner and permissions, or run this as its owner.",
         ) from error
-    return [_read(directory / name) for name in names]
+    return sorted(map(_read, paths), key=_start, reverse=True)
 
 
 def commit_of(root: Path) -> str | None:
     """Return the checked-out commit, with `-dirty` if files differ; `None` without Git."""
     return output_of(["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40"]) or None
+
+
+def _start(run: Run) -> tuple[str, str]:
+    """Return the second in which a run began, and the time in its record if it can be read."""
+    return run.id.partition("-")[0], "" if run.problem else str(run.began["time"])
 
 
 def _read(path: Path) -> Run:
