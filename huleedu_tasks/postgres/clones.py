@@ -335,11 +335,8 @@ async def is_written_to(
     Args:
         tag: The environment tag of the database; None if it has none.
     """
-    if tag is None or not tag.untouched:
-        return True
-    if tag.source and not await _has_oid(admin, tag.source):
-        return True
-    return tag.untouched != await counters(admin, database)
+    before = await _counters_at_build(admin, tag)
+    return not before or before != await counters(admin, database)
 
 
 async def is_only_analyzed(
@@ -352,15 +349,21 @@ async def is_only_analyzed(
     Args:
         session: A session on the database, which has no other sessions.
     """
-    if tag is None or not tag.untouched:
-        return False
-    if tag.source and not await _has_oid(session, tag.source):
+    before = await _counters_at_build(session, tag)
+    if tag is None or not before:
         return False
     # In this order, a write between the two counts as one of a user.
     analyzed = await analyzed_rows(session)
     writes, *since = (await counters(session, database)).split()
-    writes_before, *since_before = tag.untouched.split()
+    writes_before, *since_before = before.split()
     return since == since_before and int(writes) - analyzed == int(writes_before) - tag.analyzed
+
+
+async def _counters_at_build(admin: "asyncpg.Connection", tag: EnvironmentTag | None) -> str:
+    """Return the counters when a database was built; empty if they do not show a later write."""
+    if tag is None or (tag.source and not await _has_oid(admin, tag.source)):
+        return ""
+    return tag.untouched
 
 
 async def analyzed_rows(session: "asyncpg.Connection") -> int:
