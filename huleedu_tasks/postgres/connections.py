@@ -176,6 +176,15 @@ async def answering(
         ) from error
 
 
+async def is_pooled(connection: "asyncpg.Connection") -> bool:
+    """Whether a connection goes through a pooler, which invents the pid that it states.
+
+    PgBouncer calls them "fake" keys.
+    """
+    pid = await connection.fetchval("SELECT pg_backend_pid()")
+    return bool(pid != connection.get_server_pid())
+
+
 async def connect(
     url: DatabaseUrl,
     *,

@@ -356,17 +356,6 @@ async def _facts(
     )
 
 
-async def is_pooled(connection: "asyncpg.Connection") -> bool:
-    """Whether a connection goes through a connection pooler, which invents the pid of its session.
-
-    Raises:
-        ServerError: If the query fails.
-    """
-    async with answering():
-        pid = await connection.fetchval("SELECT pg_backend_pid()")
-    return bool(pid != connection.get_server_pid())
-
-
 async def _identity(connection: "asyncpg.Connection") -> Identity:
     row = await connection.fetchrow(_IDENTITY)
     return Identity(system_identifier=await _system_identifier(connection), **row)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.errors import Refused, ServerError
-from huleedu_tasks.postgres.connections import answering
+from huleedu_tasks.postgres.connections import answering, is_pooled
 
 if TYPE_CHECKING:
     import asyncpg
@@ -208,8 +208,7 @@ async def require_hold(
     Raises:
         Refused: If the lock is not effective.
     """
-    pid = await connection.fetchval("SELECT pg_backend_pid()")
-    if pid == connection.get_server_pid() and not await _try(other):
+    if not await is_pooled(connection) and not await _try(other):
         return
     raise Refused(
         f"The advisory lock on {place} is not effective: a connection pooler shares its "

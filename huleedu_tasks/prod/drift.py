@@ -9,7 +9,7 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import HuleEduError, ServerError
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Step
-from huleedu_tasks.postgres.inspection import is_pooled
+from huleedu_tasks.postgres.connections import answering, is_pooled
 from huleedu_tasks.prod.drift_check import DriftCheck
 from huleedu_tasks.prod.problems import Validated
 from huleedu_tasks.prod.production import Production
@@ -62,7 +62,9 @@ async def drift_of(target: Target, settings: Settings, replays: Replays, step: S
         environment=settings.tool_environment(),
     )
     async with reach(target) as opened:
-        if await is_pooled(opened):
+        async with answering():
+            pooled = await is_pooled(opened)
+        if pooled:
             raise ServerError(
                 f"The connection to {target.url.address} goes through a pooler: the session "
                 "settings of pg_dump would remain on connections that other clients use.",
