@@ -17,10 +17,10 @@ from huleedu_tasks.migrations.revisions import History, Revision, named
 from huleedu_tasks.migrations.walking import Direction, FailedStep, Step, Walked, walk
 from huleedu_tasks.postgres.schema_fingerprint import FINGERPRINT
 from huleedu_tasks.process import scratch_directory
-from huleedu_tasks.report import Fact, Level, Outcome, Problem, Report
+from huleedu_tasks.report import Change, Fact, Level, Outcome, Problem, Report
 from huleedu_tasks.review.base_branch import new_revisions
 from huleedu_tasks.review.review import Review, Reviewed, problem_of
-from huleedu_tasks.schema.diff import Change, compare
+from huleedu_tasks.schema.diff import compare
 from huleedu_tasks.schema.dump import dump_schema
 from huleedu_tasks.schema.objects import Schema
 

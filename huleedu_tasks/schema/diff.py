@@ -5,8 +5,7 @@ import json
 from collections.abc import Iterable
 from difflib import unified_diff
 
-from huleedu_tasks.report import Change as Change
-from huleedu_tasks.report import Difference as Difference
+from huleedu_tasks.report import Change, Difference
 from huleedu_tasks.schema.objects import Schema, SchemaObject
 
 # Lines that show the place of a change.
