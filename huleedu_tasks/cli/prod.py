@@ -54,6 +54,7 @@ def drift(app: Command, service: Names = None, check: bool = False, json: bool =
         settings=app.unchecked_settings,
         registry=app.registry,
         state=app.state,
+        instance=app.instance,
         notify=app.screen.say,
     )
     return _run(app, service, lambda production: find_drift(production, replays, check=check))

@@ -140,6 +140,7 @@ def drift_check(
         settings=app.unchecked_settings,
         registry=app.registry,
         state=app.state,
+        instance=app.instance,
         notify=app.screen.say,
     )
     return DriftCheck(

@@ -316,7 +316,11 @@ class Development:
         """
         run = self._begin("db.drift")
         replays = Replays(
-            settings=self.settings, registry=self.registry, state=self.state, notify=self.notify
+            settings=self.settings,
+            registry=self.registry,
+            state=self.state,
+            instance=self.instance,
+            notify=self.notify,
         )
         async with aclosing(run.context), aclosing(replays):
             outcomes = await run.stage(finding_drift(replays))

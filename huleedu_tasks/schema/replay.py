@@ -67,7 +67,7 @@ class Replays:
     settings: Settings
     registry: Registry
     state: Path
-    instance: Instance | None = None
+    instance: Instance | None
     notify: Callable[[str], object] = str
     histories: AlembicHistories = field(init=False)
     _templates: TemplatePolicy = field(init=False)

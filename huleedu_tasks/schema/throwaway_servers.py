@@ -149,7 +149,7 @@ class ThrowawayServers:
     settings: Settings
     registry: Registry
     state: Path
-    instance: Instance | None = None
+    instance: Instance | None
     external: frozenset[tuple[str, int]] = frozenset()
     notify: Callable[[str], object] = str
 

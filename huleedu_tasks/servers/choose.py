@@ -11,7 +11,7 @@ from huleedu_tasks.servers.protocol import CONTAINERS_FILE, EMBEDDED_DIRECTORY, 
 
 
 def choose(
-    settings: Settings, registry: Registry, state: Path, instance: Instance | None = None
+    settings: Settings, registry: Registry, state: Path, instance: Instance | None
 ) -> Provider:
     """Return the provider that HULEEDU_PROVIDER names.
 
