@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.children import INVOKE, run
 from benchmarks.containers import docked_copy
-from benchmarks.measure import Cost, Side, Timing, costs_in_turn, in_turn
+from benchmarks.measure import FEW_ROUNDS, Cost, Side, Timing, costs_in_turn, in_turn
 from benchmarks.monorepo import Monorepo, ask, copy_of_this
 
 NOTHING = '''\
@@ -46,6 +46,10 @@ class Bench:
     def measure(self, *sides: Side, warm_up: bool = True) -> tuple[Timing, ...]:
         """Measure the sides alternately, after a warm-up."""
         return in_turn(self.rounds, *sides, warm_up=warm_up)
+
+    def measure_few(self, *sides: Side, warm_up: bool = True) -> tuple[Timing, ...]:
+        """Measure sides of which some take long, in few rounds."""
+        return in_turn(min(self.rounds, FEW_ROUNDS), *sides, warm_up=warm_up)
 
     def costs(self, *sides: Side, warm_up: bool = True) -> tuple[Cost, ...]:
         """Measure the sides alternately, and their processor time as well."""

@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 
 from benchmarks.bench import Bench
-from benchmarks.measure import Side, in_turn
+from benchmarks.measure import Side
 from benchmarks.monorepo import (
     MAINTENANCE_DATABASE,
     USER,
@@ -39,8 +39,6 @@ DATABASES = {
     DBMATE.name: "history_dbmate",
     LIQUIBASE.name: "history_liquibase",
 }
-# A long history takes the other tools seconds.
-FEW_ROUNDS = 3
 FILES = {
     "alembic.ini": "[alembic]\nscript_location = alembic\npath_separator = os\n",
     "alembic/env.py": """\
@@ -103,13 +101,11 @@ SYNC = LIQUIBASE.upgrade.replace("update", "changelog-sync")
 def _lines(
     bench: Bench, monorepo: Monorepo, login: Login, tools: Tools, length: int
 ) -> Iterator[Line]:
-    rounds = min(bench.rounds, FEW_ROUNDS)
     for command in ("db.status", "db.migrate"):
         commands = {
             tool.name: tool.status if command == "db.status" else tool.upgrade for tool in TOOLS
         }
-        ours, *others = in_turn(
-            rounds,
+        ours, *others = bench.measure_few(
             Side(run=lambda command=command: monorepo.invoke(command)),  # type: ignore[misc]
             *(
                 Side(run=_runner(monorepo, login, tools, name, theirs))

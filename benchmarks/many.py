@@ -40,17 +40,16 @@ from benchmarks.tools import (
 from huleedu_tasks.postgres.databases import EnvironmentTag, write_tag
 
 SIZES = (8, 50, 200, 1000)
-# The most databases for which a tool is run, and the rounds that are measured of it: a process
-# for each database takes long.
+# The most databases for which a tool is run: a process for each database takes long.
 PEERS = (
     (ALEMBIC, "a loop", 50),
     (ALEMBIC, "`xargs -P2`", 50),
     (DBMATE, "a loop", 1000),
     (LIQUIBASE, "a loop", 8),
 )
-# From this number of databases on, fewer rounds are measured.
-LARGE = 50
-FEW_ROUNDS = 3
+# From these numbers of databases on, a tool is run once, and every side is.
+ONE_RUN_OF_TOOLS = 50
+ONE_RUN = 1000
 HOST = "localhost"
 OWNER = "benchmark_owner"
 STATUS = ("prod.status",)
@@ -160,15 +159,17 @@ def _lines(
     size = len(monorepo.entries)
     commands = (STATUS, MIGRATE)
     peers = [peer for peer in PEERS if size <= peer[2]]
-    timings = in_turn(
-        bench.rounds if size < LARGE else min(bench.rounds, FEW_ROUNDS),
-        *(Side(run=_runner(monorepo, command)) for command in commands),
-        *(
-            Side(run=_peer(monorepo, production, tools, tool.upgrade, AT_ONCE[how]))
-            for tool, how, _ in peers
-        ),
-        warm_up=size < LARGE,
-    )
+    ours = [Side(run=_runner(monorepo, command)) for command in commands]
+    theirs = [
+        Side(run=_peer(monorepo, production, tools, tool.upgrade, AT_ONCE[how]))
+        for tool, how, _ in peers
+    ]
+    if size < ONE_RUN_OF_TOOLS:
+        timings = bench.measure_few(*ours, *theirs)
+    elif size < ONE_RUN:
+        timings = (*bench.measure_few(*ours), *in_turn(1, *theirs, warm_up=False))
+    else:
+        timings = in_turn(1, *ours, *theirs, warm_up=False)
     for command, timing in zip(commands, timings, strict=False):
         peaks = _peaks(monorepo, command, production)
         yield Line(

@@ -8,6 +8,8 @@ from statistics import median
 
 # Fewer rounds only show that everything works.
 ENOUGH_ROUNDS = 7
+# Enough of a row without a goal whose other side takes long.
+FEW_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

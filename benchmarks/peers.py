@@ -9,7 +9,7 @@ from urllib.parse import quote
 from benchmarks import testing
 from benchmarks.bench import Bench
 from benchmarks.children import run
-from benchmarks.measure import Side, Timing
+from benchmarks.measure import FEW_ROUNDS, Side, Timing
 from benchmarks.monorepo import USER, Monorepo, ask, copy_of_this, database_of, directory_of
 from benchmarks.table import Line, ratio
 from benchmarks.tools import installed_tools
@@ -124,7 +124,7 @@ def first_beside(bench: Bench) -> Iterator[Line]:
     workers = ("-n", str(testing.WORKERS))
     testing.pytest(monorepo, *workers)
     ours, theirs = [], []
-    for _ in range(bench.rounds):
+    for _ in range(min(bench.rounds, FEW_ROUNDS)):
         testing.pytest(monorepo, *workers)
         ours.append(_slowest(monorepo, "first-*"))
         _peer_pytest(monorepo, tools, *workers)
@@ -165,7 +165,7 @@ def large(bench: Bench) -> Iterator[Line]:
 
         ours(*save)
         theirs("snapshot", NAME)
-        saved, saved_by_dslr, restored, restored_by_dslr = bench.measure(
+        saved, saved_by_dslr, restored, restored_by_dslr = bench.measure_few(
             Side(run=lambda: ours(*save), prepare=without_ours),
             Side(run=lambda: theirs("snapshot", NAME), prepare=without_theirs),
             Side(run=lambda: ours(*restore), prepare=flush),

@@ -94,7 +94,7 @@ def rehearsal(bench: Bench) -> Iterator[Line]:
         monorepo.invoke("db.up")
         login = f"{USER}:{monorepo.password}"
         url = f"postgresql+asyncpg://{login}@localhost:{port}/huleedu_{SERVICE}"
-        ours, peer = bench.measure(
+        ours, peer = bench.measure_few(
             Side(run=lambda: monorepo.invoke("migrations.test")),
             Side(
                 run=lambda: run(

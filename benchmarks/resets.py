@@ -23,7 +23,7 @@ from benchmarks.containers import (
     follow_procedure,
     remove_containers,
 )
-from benchmarks.measure import Side, Timing
+from benchmarks.measure import FEW_ROUNDS, Side, Timing
 from benchmarks.monorepo import Monorepo, ask, database_of, directory_of
 from benchmarks.table import Line, at_least, at_most, duration, ratio, times
 
@@ -33,8 +33,6 @@ FLOOR = "a script that drops and copies the same databases"
 BARE = "`invoke nothing`, one task that does nothing"
 PROCEDURE = "the shell script, its sleep replaced by the shortest wait that works"
 THROUGH = "`pdm run alembic`" if PDM else "Alembic called directly, as there is no `pdm`"
-# Rounds of the procedure as it is written, which sleeps for ten seconds.
-WRITTEN_ROUNDS = 3
 # The goals, as factors.
 WARM_BESIDE_FLOOR = 2.2
 WARM_BESIDE_BARE = 4.0
@@ -124,7 +122,7 @@ def procedure(bench: Bench) -> Iterator[Line]:
 def _written_line(bench: Bench) -> Line:
     """Return the line of the procedure as it is written, which may fail in some rounds."""
     written = _follow_as_written(bench)
-    failed = f"{written.failed} of {WRITTEN_ROUNDS} rounds failed"
+    failed = f"{written.failed} of {FEW_ROUNDS} rounds failed"
     return Line(
         row="procedure",
         measured="the shell script as it is written, with its sleep of ten seconds",
@@ -246,7 +244,7 @@ def _follow_as_written(bench: Bench) -> Written:
     """Follow the procedure as it is written, and count the rounds in which it fails."""
     seconds: list[float] = []
     reason = ""
-    for _ in range(WRITTEN_ROUNDS):
+    for _ in range(FEW_ROUNDS):
         bench.docked.reset()
         began = time.perf_counter()
         try:
@@ -257,7 +255,7 @@ def _follow_as_written(bench: Bench) -> Written:
             seconds.append(time.perf_counter() - began)
     return Written(
         timing=Timing.of(seconds) if seconds else None,
-        failed=WRITTEN_ROUNDS - len(seconds),
+        failed=FEW_ROUNDS - len(seconds),
         reason=reason,
     )
 

@@ -64,7 +64,7 @@ def upgrade(bench: Bench) -> Iterator[Line]:
         def empty() -> None:
             asyncio.run(_empty_databases(monorepo))
 
-        ours, *others = bench.measure(
+        ours, *others = bench.measure_few(
             Side(run=lambda: monorepo.invoke("db.migrate"), prepare=empty),
             *(
                 Side(run=_alembic(monorepo, tools, at_once), prepare=empty)
