@@ -348,7 +348,7 @@ class Screen:
             if problem.statement:
                 statement = textwrap.shorten(problem.statement, SHOWN_SQL, placeholder=" ...")
                 text.append(f"\n{wrap(self._shown(statement), width, '    ')}")
-            if remedy := f"{handled}{problem.remedy}".strip():
+            if remedy := f"{handled}{problem.advice}".strip():
                 text.append(f"\n{wrap(self._shown(remedy), width, '  ')}", "dim")
             self._print(text)
 
