@@ -187,6 +187,19 @@ class AppliedRevision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RehearsedRevision:
+    """A revision that was applied, undone and applied again.
+
+    Attributes:
+        path: Its file, relative to the root of the monorepo; its problems have the same.
+    """
+
+    revision: str
+    message: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How the work on one service ended, and why.
 
@@ -201,6 +214,7 @@ class Outcome:
         revisions: The revisions to apply, or that were applied; None if the command does not
             report revisions.
         differences: The drift of its schema; None if the command does not look for drift.
+        tested: The revisions that were tested, with and without problems.
         state: The state of the database, shown in place of the status; None if it is at head or
             the command does not report states.
         exit_code: The exit code that this outcome requires of the command.
@@ -217,6 +231,7 @@ class Outcome:
     problems: tuple[Problem, ...] | None = None
     revisions: tuple[PlannedRevision, ...] | tuple[AppliedRevision, ...] | None = None
     differences: tuple[Difference, ...] | None = None
+    tested: tuple[RehearsedRevision, ...] = ()
     state: State | None = None
     exit_code: ExitCode = ExitCode.DONE
 

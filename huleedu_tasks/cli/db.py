@@ -56,6 +56,8 @@ def reset(
     no_undo: bool = False,
     confirm: Names = None,
     jobs: str = "",
+    format: str = "",
+    out: Names = None,
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
@@ -82,6 +84,8 @@ def migrate(
     sql: bool = False,
     confirm: Names = None,
     jobs: str = "",
+    format: str = "",
+    out: Names = None,
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
@@ -162,6 +166,8 @@ def seed(
     service: Names = None,
     confirm: Names = None,
     jobs: str = "",
+    format: str = "",
+    out: Names = None,
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
@@ -237,6 +243,8 @@ def prepare(
     service: Names = None,
     confirm: Names = None,
     jobs: str = "",
+    format: str = "",
+    out: Names = None,
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
@@ -277,13 +285,27 @@ def instances(
 
 
 @command(check="Exit with 4 if a database is not at head or was edited.")
-def status(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
+def status(
+    app: Command,
+    service: Names = None,
+    check: bool = False,
+    format: str = "",
+    out: Names = None,
+    json: bool = False,
+) -> Result:
     """Show each database's state: revision, pending, seeded."""
     return _run(app, service, "", lambda flows: flows.status(check=check))
 
 
 @command(check="Exit with 4 if a schema has drifted.")
-def drift(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
+def drift(
+    app: Command,
+    service: Names = None,
+    check: bool = False,
+    format: str = "",
+    out: Names = None,
+    json: bool = False,
+) -> Result:
     """Compare each schema with that of its revisions."""
     return _run(app, service, "", lambda flows: flows.drift(check=check))
 
