@@ -22,7 +22,7 @@ class Status(StrEnum):
 
 
 class State(StrEnum):
-    """The state of a database or of revisions; in the order of the summary."""
+    """The state of a database, of revisions or of a schema file; in the order of the summary."""
 
     BEHIND = "BEHIND"
     EDITED = "EDITED"
@@ -31,6 +31,7 @@ class State(StrEnum):
     UNKNOWN_REVISION = "UNKNOWN REVISION"
     UNREACHABLE = "UNREACHABLE"
     FINDINGS = "FINDINGS"
+    STALE = "STALE"
 
 
 class Level(StrEnum):
