@@ -62,6 +62,7 @@ class ObservedStatement:
         invalid_indexes: The indexes that are invalid after it and were not before.
         is_committed: Whether its effect was committed before the end of the revision.
         seconds: How long it took on the throwaway database.
+        line: The line of the revision file that sent it, from 1; None if it is not known.
     """
 
     sql: str
@@ -74,6 +75,7 @@ class ObservedStatement:
     invalid_indexes: tuple[str, ...] = ()
     is_committed: bool = False
     seconds: float = 0.0
+    line: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
