@@ -54,13 +54,16 @@ async def observe(
 
 
 def _statement(found: Mapping[str, Any]) -> ObservedStatement:
-    names = ("rewritten", "truncated", "read_whole", "invalid_indexes")
     return ObservedStatement(
         sql=found["sql"].strip(),
         locks=tuple(TableLock(**lock) for lock in found.get("locks", ())),
         removed=tuple(RemovedObject(**one) for one in found.get("removed", ())),
         renamed=tuple(RenamedObject(**one) for one in found.get("renamed", ())),
         is_committed=found["is_committed"],
+        rewritten=tuple(found.get("rewritten", ())),
+        truncated=tuple(found.get("truncated", ())),
+        read_whole=tuple(found.get("read_whole", ())),
+        invalid_indexes=tuple(found.get("invalid_indexes", ())),
         seconds=found["seconds"],
-        **{name: tuple(found.get(name, ())) for name in names},
+        line=found["line"],
     )

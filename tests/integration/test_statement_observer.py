@@ -84,6 +84,10 @@ async def test_each_statement_is_reported_with_what_it_did(bench: Bench) -> None
     assert [found for one in first.statements for found in (one.locks, one.removed)] == [()] * 10
     assert [one.sql for one in second.statements] == list(cases)
     assert not second.failure
+    text = case.history.revisions["b2"].path.read_text().splitlines()
+    for statement in second.statements:
+        assert statement.line is not None
+        assert repr(statement.sql) in text[statement.line - 1]
     for statement, expected in zip(second.statements, cases.values(), strict=True):
         for name in ("rewritten", "truncated", "read_whole", "removed", "renamed"):
             assert getattr(statement, name) == expected.get(name, ()), (name, statement)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -180,12 +181,13 @@ class StatementObserver:
         event.listen(Engine, "handle_error", self._failed)
         event.listen(Engine, "commit", self._committing)
 
-    def begin_revision(self, connection: Any, revision: str) -> None:
+    def begin_revision(self, connection: Any, revision: str, file: str) -> None:
         """Read what exists before a revision.
 
         Args:
             connection: Alembic's connection, of SQLAlchemy.
             revision: The revision that begins.
+            file: The path of its file.
         """
         driver = connection.connection.dbapi_connection
         state, objects = _read(driver, STATE), _Objects(_read(driver, OBJECTS))
@@ -193,6 +195,7 @@ class StatementObserver:
         if not connection.in_transaction() and not getattr(driver, "autocommit", False):
             driver.rollback()
         self._revision = _Revision(revision, driver, objects.without(members), state)
+        self._revision.file = file
 
     def end_revision(self) -> None:
         """Report the statements of a revision that ended or failed."""
@@ -206,7 +209,7 @@ class StatementObserver:
 
     def _executing(self, connection: Any, *_: object) -> None:
         if self._revision:
-            self._revision.started = time.monotonic()
+            self._revision.begin_statement()
 
     def _executed(self, connection: Any, cursor: object, statement: str, *_: object) -> None:
         if self._revision:
@@ -288,13 +291,20 @@ class _Revision:
 
     def __init__(self, name: str, driver: Any, before: _Objects, state: dict[str, Any]) -> None:
         self.name = name
+        self.file = ""
         self.started = time.monotonic()
+        self._line: int | None = None
         self._driver = driver
         self._before = before
         self._now = before
         # Sessions differ in their locks and in their counters.
         self._states: list[tuple[Any, dict[str, Any]]] = [(driver, state)]
         self._statements: list[dict[str, Any]] = []
+
+    def begin_statement(self) -> None:
+        """Note when a statement began, and the line of the revision file that sends it."""
+        self._line = _line_of(self.file)
+        self.started = time.monotonic()
 
     def add(self, sql: str, facts: dict[str, Any], xid: str | None = None) -> None:
         """Add a statement; one that is repeated without an effect is added once."""
@@ -303,9 +313,8 @@ class _Revision:
         if not any(facts.values()) and last.get("sql") == sql and last.get("xid") == xid:
             last["seconds"] += seconds
             return
-        self._statements.append(
-            {"sql": sql, "seconds": seconds, "xid": xid, "is_committed": False, **facts}
-        )
+        statement = {"sql": sql, "line": self._line, "seconds": seconds, "xid": xid}
+        self._statements.append({**statement, "is_committed": False, **facts})
 
     def observe(self, driver: Any, sql: str, *, commits: bool) -> None:
         """Add a statement that was executed, with its effects."""
@@ -318,7 +327,7 @@ class _Revision:
 
     def observe_rest(self) -> None:
         """Add what was done on Alembic's connection without SQLAlchemy since the last statement."""
-        self.started = time.monotonic()
+        self._line, self.started = None, time.monotonic()
         facts, state = self._effects(self._driver, "")
         if any(facts.values()):
             self.add("", facts, state["xid"])
@@ -440,6 +449,14 @@ class _Revision:
         constraint = f"pg_constraint {detail.get('constraint')}"
         is_replaced = kind not in WITH_CONTENT and (kind, name) in now.names
         return parent in gone or constraint in gone or is_replaced
+
+
+def _line_of(file: str) -> int | None:
+    """Return the line of a file that is executed; None if its code called none of this."""
+    frame = sys._getframe()  # noqa: SLF001  # documented, and much faster than inspect.stack()
+    while frame and frame.f_code.co_filename != file:
+        frame = frame.f_back  # type: ignore[assignment]  # None above the first frame
+    return frame.f_lineno if frame else None
 
 
 def _read(driver: Any, query: str) -> Any:

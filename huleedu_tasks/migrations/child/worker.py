@@ -536,7 +536,8 @@ class Observer:
             direction = "downgrade" if step.is_downgrade else "upgrade"
             self._write_event("begun", revision=revision, direction=direction)
             if self._statements:
-                self._statements.begin_revision(context.connection, revision)
+                file = step.revision.module.__file__
+                self._statements.begin_revision(context.connection, revision, file)
             started = time.monotonic()
             self._running, self._unfinished_work = revision, False
             try:
