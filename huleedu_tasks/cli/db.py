@@ -56,6 +56,8 @@ def reset(
     no_undo: bool = False,
     confirm: Names = None,
     jobs: str = "",
+    format: str = "",
+    out: Names = None,
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
@@ -82,6 +84,8 @@ def migrate(
     sql: bool = False,
     confirm: Names = None,
     jobs: str = "",
+    format: str = "",
+    out: Names = None,
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
@@ -162,6 +166,8 @@ def seed(
     service: Names = None,
     confirm: Names = None,
     jobs: str = "",
+    format: str = "",
+    out: Names = None,
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
@@ -237,6 +243,8 @@ def prepare(
     service: Names = None,
     confirm: Names = None,
     jobs: str = "",
+    format: str = "",
+    out: Names = None,
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
@@ -277,15 +285,63 @@ def instances(
 
 
 @command(check="Exit with 4 if a database is not at head or was edited.")
-def status(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
+def status(
+    app: Command,
+    service: Names = None,
+    check: bool = False,
+    format: str = "",
+    out: Names = None,
+    json: bool = False,
+) -> Result:
     """Show each database's state: revision, pending, seeded."""
     return _run(app, service, "", lambda flows: flows.status(check=check))
 
 
 @command(check="Exit with 4 if a schema has drifted.")
-def drift(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
+def drift(
+    app: Command,
+    service: Names = None,
+    check: bool = False,
+    format: str = "",
+    out: Names = None,
+    json: bool = False,
+) -> Result:
     """Compare each schema with that of its revisions."""
     return _run(app, service, "", lambda flows: flows.drift(check=check))
+
+
+@command(
+    check="Write nothing, and exit with 4 if a file is not up to date.",
+    to="Write NAME.sql into this directory, instead of schema.sql beside the migrations.",
+)
+def schema(
+    app: Command,
+    service: Names = None,
+    check: bool = False,
+    to: str = "",
+    jobs: str = "",
+    json: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """Write the schema at head of each service to a file."""
+    from huleedu_tasks.db.schema_file import SchemaFiles
+
+    services = app.services(service)
+    with app.screen.progress([service.name for service in services]) as progress:
+        files = SchemaFiles(
+            settings=app.settings,
+            registry=app.registry,
+            services=services,
+            state=app.state,
+            instance=app.instance,
+            directory=app.start / to if to else None,
+            check=check,
+            dry_run=app.dry_run,
+            jobs=whole_number("--jobs", jobs, at_least=1) if jobs else app.settings.jobs,
+            progress=progress,
+            notify=app.screen.say,
+        )
+        return app.run(files.run())
 
 
 @command(

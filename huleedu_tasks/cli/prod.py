@@ -37,7 +37,14 @@ def validate(
 
 
 @command(check="Exit with 4 if a database is not at head.")
-def status(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
+def status(
+    app: Command,
+    service: Names = None,
+    check: bool = False,
+    format: str = "",
+    out: Names = None,
+    json: bool = False,
+) -> Result:
     """Show which revision each database is at; read-only."""
     from huleedu_tasks.prod.status import status as read_status
 
@@ -45,7 +52,14 @@ def status(app: Command, service: Names = None, check: bool = False, json: bool 
 
 
 @command(check="Exit with 4 if a schema has drifted.")
-def drift(app: Command, service: Names = None, check: bool = False, json: bool = False) -> Result:
+def drift(
+    app: Command,
+    service: Names = None,
+    check: bool = False,
+    format: str = "",
+    out: Names = None,
+    json: bool = False,
+) -> Result:
     """Compare each schema with that of its revisions."""
     from huleedu_tasks.prod.drift import drift as find_drift
     from huleedu_tasks.schema.replay import Replays
@@ -109,6 +123,8 @@ def migrate(
     report: str = "",
     accept_drift: Names = None,
     no_drift: bool = False,
+    format: str = "",
+    out: Names = None,
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:

@@ -7,7 +7,7 @@ each of its steps in a process of its own, and the schemas object by object.
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import MigrationError
@@ -17,7 +17,7 @@ from huleedu_tasks.migrations.revisions import History, Revision, named
 from huleedu_tasks.migrations.walking import Direction, FailedStep, Step, Walked, walk
 from huleedu_tasks.postgres.schema_fingerprint import FINGERPRINT
 from huleedu_tasks.process import scratch_directory
-from huleedu_tasks.report import Change, Fact, Level, Outcome, Problem, Report
+from huleedu_tasks.report import Change, Fact, Level, Outcome, Problem, RehearsedRevision, Report
 from huleedu_tasks.review.base_branch import new_revisions
 from huleedu_tasks.review.review import Review, Reviewed, problem_of
 from huleedu_tasks.schema.diff import compare
@@ -51,7 +51,11 @@ async def _rehearse(reviewed: Reviewed) -> Outcome:
         "revisions": len(history.revisions),
         "tested": len(tested),
     }
-    return reviewed.outcome(facts, problems)
+    rehearsed = tuple(
+        RehearsedRevision(revision=r.id, message=r.message, path=reviewed.shown(r.path))
+        for r in tested
+    )
+    return replace(reviewed.outcome(facts, problems), tested=rehearsed)
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,19 @@ import pytest
 
 from huleedu_tasks.config.secret import Redactor, Secret
 from huleedu_tasks.errors import ConfigurationError
-from huleedu_tasks.report import Level, Outcome, Problem, Report, State, Status
+from huleedu_tasks.report import (
+    Change,
+    Difference,
+    Kind,
+    Level,
+    Outcome,
+    PlannedRevision,
+    Problem,
+    RehearsedRevision,
+    Report,
+    State,
+    Status,
+)
 from huleedu_tasks.screen.console import Screen
 from huleedu_tasks.screen.formats.forms import Form, Outputs, parse_outputs
 from huleedu_tasks.screen.formats.markdown import LIMIT
@@ -169,6 +181,74 @@ def test_junit_counts_failures_and_has_a_test_for_a_service_without_findings(
         "migrations.test": ("1", "1"),
     }
     assert (suites.get("tests"), suites.get("failures")) == ("5", "3")
+
+
+def test_junit_has_a_test_for_each_tested_revision(capsys: Capture) -> None:
+    tested = tuple(
+        RehearsedRevision(
+            revision=name, message="Add", path=f"services/a/alembic/versions/{name}.py"
+        )
+        for name in ("b0", "b1", "b2")
+    )
+    also = replace(PLACED, cause="the second upgrade differs")
+    shown = report(also)
+    outcomes = (replace(shown.outcomes[0], tested=tested), *shown.outcomes[1:])
+    text = rendered(capsys, Form.JUNIT, replace(shown, outcomes=outcomes))
+    suite = ElementTree.fromstring(text)[0]
+    # The warning is one of no revision.
+    assert [case.get("name") for case in suite][:3] == ["b0 Add", "b1 Add", "b2 Add"]
+    assert (suite.get("tests"), suite.get("failures")) == ("4", "1")
+    failure = suite.find("testcase[@name='b1 Add']/failure")
+    assert failure is not None
+    assert "leaves type state" in str(failure.text)
+    assert "second upgrade differs" in str(failure.text)
+    assert {case.get("file") for case in suite[:3]} == {f"backend/{r.path}" for r in tested}
+
+
+DIFFERENCE = Difference(
+    change=Change.DIFFERENT,
+    label="column public.note.body",
+    parts=(),
+    diff="-text\n+varchar",
+    digest="0",
+)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form is not Form.GITLAB])
+@pytest.mark.parametrize("is_judged", [True, False])
+def test_drift_is_a_finding_with_its_diff(capsys: Capture, form: Form, is_judged: bool) -> None:
+    cause = f"the schema has drifted from a1: {DIFFERENCE}"
+    problem = Problem(level=Level.WARNING, cause=cause, code="schema-drift")
+    drifted = Outcome(
+        service="a",
+        differences=(DIFFERENCE,),
+        problems=(problem,) if is_judged else None,
+    )
+    text = rendered(capsys, form, replace(report(), outcomes=(drifted,), general=None))
+    assert "column public.note.body" in text
+    assert "+varchar" in text
+    assert number_of_entries(form, text) == (2 if form is Form.GITHUB else 1)
+    # JUnit and GitLab have no other place for a severity.
+    if form is Form.MARKDOWN:
+        assert ("WARNING" in text) is is_judged
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_dangers_of_planned_revisions_are_findings(capsys: Capture, form: Form) -> None:
+    danger = Problem(
+        level=Level.WARNING,
+        cause="drops the table note",
+        remedy="1. Stop reading it.\n2. Drop it.",
+        kind=Kind.DESTROYS,
+        statement="DROP TABLE note",
+    )
+    revision = PlannedRevision(
+        revision="b1", message="Drop", path=PATH, sha256="0", problems=(danger,)
+    )
+    shown = replace(report(), outcomes=(Outcome(service="a", revisions=(revision,)),), general=None)
+    text = rendered(capsys, form, shown)
+    assert "b1: drops the table note" in text
+    assert f"backend/{PATH}" in text
 
 
 def test_markdown_fits_a_comment(capsys: Capture) -> None:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from huleedu_tasks.report import Level, Problem, Report, Status
+from huleedu_tasks.report import Difference, Level, Outcome, Problem, Report, Status
+
+DRIFT = "schema-drift"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +17,7 @@ class Item:
     Attributes:
         services: The services that have it; empty if it belongs to none.
         code: The stable code; the name of the command if it has none.
+        remedy: What to do about it, and the numbered steps, each on a line.
         path: The file, relative to the root of the repository; an empty string if there is none.
         line: The line in the file, from 1; None if it is not known.
     """
@@ -41,6 +44,15 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A tested revision of a service; its findings have the same path."""
+
+    service: str
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
     """A report, as the forms need it.
 
@@ -49,6 +61,7 @@ class Contents:
         rows: The cells of each service, of which the first is its name.
         items: The findings, most severe first.
         summary: The last sentence of the report.
+        cases: The tested revisions, with and without findings.
         fallback: The registry: the file for a finding that has none, in forms that demand one.
         seconds: How long the command took.
     """
@@ -60,6 +73,7 @@ class Contents:
     summary: str
     fallback: str
     seconds: float = 0.0
+    cases: tuple[Case, ...] = ()
 
 
 def contents_of(
@@ -88,10 +102,22 @@ def contents_of(
         command=report.command,
         columns=columns,
         rows=tuple(tuple(shown(cell) for cell in row) for row in rows),
-        items=tuple(_shown_item(item, shown, directory) for item in _items(report)),
+        items=tuple(
+            _shown_item(item, shown, directory)
+            for item in sorted(_items(report), key=lambda item: list(Level).index(item.level))
+        ),
         summary=shown(summary),
         fallback=shown(registry),
         seconds=report.seconds,
+        cases=tuple(
+            Case(
+                service=shown(outcome.service),
+                name=shown(f"{tested.revision} {tested.message}".rstrip()),
+                path=shown(str(directory / tested.path)),
+            )
+            for outcome in report.outcomes
+            for tested in outcome.tested
+        ),
     )
 
 
@@ -106,8 +132,49 @@ def _items(report: Report) -> Iterator[Item]:
                 cause=outcome.detail or outcome.word,
                 remedy=outcome.hint,
             )
+    diffs = {
+        problem: difference.diff
+        for outcome in report.outcomes
+        for problem, difference in _drift_problems(outcome)
+    }
     for problem, services in report.problems.items():
-        yield _item(problem, tuple(services), report.command)
+        item = _item(problem, tuple(services), report.command)
+        yield replace(item, statement=item.statement or diffs.get(problem, ""))
+    for outcome in report.outcomes:
+        yield from _unjudged_drift(outcome)
+        yield from _planned(outcome, report.command)
+
+
+def _drift_problems(outcome: Outcome) -> Iterator[tuple[Problem, Difference]]:
+    """Yield the problems that report drift, each with the difference that it names."""
+    for problem in outcome.problems or ():
+        for difference in outcome.differences or ():
+            if problem.code == DRIFT and str(difference) in problem.cause:
+                yield problem, difference
+
+
+def _unjudged_drift(outcome: Outcome) -> Iterator[Item]:
+    """Yield the differences of a schema that no problem names."""
+    named = [difference for _, difference in _drift_problems(outcome)]
+    for difference in outcome.differences or ():
+        if difference not in named:
+            yield Item(
+                services=(outcome.service,),
+                level=Level.ERROR,
+                code=DRIFT,
+                cause=str(difference),
+                remedy=outcome.hint,
+                statement=difference.diff,
+            )
+
+
+def _planned(outcome: Outcome, command: str) -> Iterator[Item]:
+    """Yield the problems of the revisions to apply."""
+    for revision in outcome.planned:
+        for problem in revision.problems:
+            item = _item(problem, (outcome.service,), command)
+            cause = f"{revision.revision}: {item.cause}"
+            yield replace(item, cause=cause, path=item.path or revision.path)
 
 
 def _item(problem: Problem, services: tuple[str, ...], command: str) -> Item:
@@ -116,7 +183,7 @@ def _item(problem: Problem, services: tuple[str, ...], command: str) -> Item:
         level=problem.level,
         code=problem.code or command,
         cause=problem.cause,
-        remedy=problem.remedy,
+        remedy=problem.advice,
         statement=problem.statement,
         path=problem.path,
         line=problem.line,
