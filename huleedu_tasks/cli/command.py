@@ -27,7 +27,6 @@ from invoke.tasks import Task, task
 from huleedu_tasks.app import App
 from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.errors import INVOKE, ConfigurationError, ExitCode, HuleEduError, Interrupted
-from huleedu_tasks.postgres.server_errors import converted_errors
 from huleedu_tasks.report import Report, Result
 from huleedu_tasks.repository import shown
 from huleedu_tasks.screen.console import Screen
@@ -115,6 +114,7 @@ class Command(App):
         Raises:
             KeyboardInterrupt: If a signal cancelled the work.
         """
+        from huleedu_tasks.postgres.server_errors import converted_errors
 
         async def main() -> T:
             loop = asyncio.get_running_loop()
