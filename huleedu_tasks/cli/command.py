@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -24,12 +25,13 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
+from huleedu_tasks import __version__
 from huleedu_tasks.app import App
 from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.errors import INVOKE, ConfigurationError, ExitCode, HuleEduError, Interrupted
 from huleedu_tasks.postgres.server_errors import converted_errors
 from huleedu_tasks.report import Report, Result
-from huleedu_tasks.repository import shown
+from huleedu_tasks.repository import commit_of, shown
 from huleedu_tasks.screen.console import Screen
 from huleedu_tasks.screen.formats.forms import Form, Outputs, parse_outputs
 from huleedu_tasks.screen.streams import (
@@ -50,7 +52,7 @@ HELP = {
     "json": "Print one JSON document on standard output.",
     "dry_run": "Say what would be done, and change nothing.",
     "jobs": "How many services are migrated at once.",
-    "format": "Print markdown, github, sarif, gitlab, junit or json instead of the screen.",
+    "format": "Print markdown, github, sarif, gitlab, junit, json or html.",
     "out": "Write the report to FILE or FORM:FILE as well; may be repeated.",
 }
 RUN_AGAIN = "Run the same command again; it begins from any state."
@@ -59,6 +61,8 @@ REPORT_BUG = "This is a bug in huleedu-tasks: report it with the lines above."
 LETTERS = {"message": "m"}
 REPEATABLE = ("service", "confirm", "first", "host", "accept_drift", "out")
 POSITIONAL = ("name",)
+# The command whose `--out FILE` is a plan.
+PLANNING = "prod.plan"
 # The error code for a result that could not be written.
 OUTPUT_LOST_CODE = "output-lost"
 # The exit code for each signal that ends the process.
@@ -322,7 +326,7 @@ def _run_and_report(
     try:
         _require_values(sys.argv)
         if "format" in kwargs:
-            screen.outputs = _outputs(app.start, kwargs)
+            screen.outputs = _outputs(app.start, kwargs, makes_plan=name == PLANNING)
         # Standard output is for the result; the output of seeds goes to standard error.
         with contextlib.redirect_stdout(sys.stderr):
             result = body(app, *args, **kwargs)
@@ -332,6 +336,7 @@ def _run_and_report(
             result = replace(result, notes=(*result.notes, ignored))
         if isinstance(result, Report) and "format" in kwargs:
             screen.registry = shown(app.registry_path, app.repository)
+            screen.page_facts = functools.partial(_page_facts, app)
         if result is not None:
             screen.show(result)
         if isinstance(result, Report):
@@ -357,8 +362,27 @@ def _run_and_report(
         return app.exit_code or ExitCode.FAILED
 
 
-def _outputs(start: Path, flags: Mapping[str, Any]) -> Outputs:
+def _page_facts(app: Command, report: Report) -> Mapping[str, str]:
+    """Return the facts of a run that a page has at its foot."""
+    places = (f"{server} ({', '.join(names)})" for server, names in report.places.items())
+    return {
+        "command": report.command,
+        "environment": report.environment,
+        "servers": "; ".join(places) or f"{report.provider}: {report.provider_reason}",
+        "instance": report.instance.get("name", ""),
+        "commit": commit_of(app.repository) or "",
+        "exit status": f"{int(report.exit_code)} ({report.exit_code.name})",
+        "duration": f"{report.seconds:.2f} s",
+        "written (UTC)": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
+        "huleedu-tasks": __version__,
+    }
+
+
+def _outputs(start: Path, flags: Mapping[str, Any], *, makes_plan: bool) -> Outputs:
     """Return the forms that the flags of a command ask for.
+
+    Args:
+        makes_plan: Whether a file whose name tells no other form is the plan.
 
     Raises:
         ConfigurationError: If they contradict each other, or name no form.
@@ -370,7 +394,8 @@ def _outputs(start: Path, flags: Mapping[str, Any]) -> Outputs:
             code="argument-conflict",
             hint="Leave out --json; `--out FILE.json` writes the document to a file.",
         )
-    return parse_outputs(Form.JSON if json else printed, flags["out"] or (), start)
+    form = Form.JSON if json else printed
+    return parse_outputs(form, flags["out"] or (), start, makes_plan=makes_plan)
 
 
 def _with_lost_output(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.prod.journal import ENDED, UNREADABLE, Event, Run
 from huleedu_tasks.prod.timeline import HEADERS, timeline
-from huleedu_tasks.report import Fact, Listing, Status
+from huleedu_tasks.report import Fact, Listing, PastRun, Status
 
 COMMAND = "prod.history"
 RUN_COLUMNS = ("run", "environment", "outcome", "who", "commit", "migrated", "detail")
@@ -21,6 +21,21 @@ def list_of(runs: Sequence[Run]) -> Listing:
         ]
         row["detail"] = "; ".join(filter(None, (str(row["detail"]), *_links(row))))
     return Listing(command=COMMAND, key="runs", columns=RUN_COLUMNS, rows=tuple(rows))
+
+
+def past_runs(runs: Sequence[Run]) -> tuple[PastRun, ...]:
+    """Return the runs for the page of a report."""
+    return tuple(
+        PastRun(
+            run=str(row["run"]),
+            began=str(row["began"] or ""),
+            who=str(row["who"] or ""),
+            outcome=str(row["outcome"]),
+            migrated=tuple(_ids(row["migrated"])),
+            detail=str(row["detail"]),
+        )
+        for row in map(_row, runs)
+    )
 
 
 def events_of(runs: Sequence[Run], name: str) -> Listing:

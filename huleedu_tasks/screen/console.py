@@ -98,6 +98,8 @@ class Screen:
         self.outputs = Outputs()
         # The registry, relative to the root of the Git repository, as CI names files.
         self.registry = "services.json"
+        # Facts that only the page shows, and that take time to find.
+        self.page_facts: Callable[[Report], Mapping[str, str]] = lambda _: {}
         self._previewed: Mapping[Problem, Sequence[str]] = {}
 
     def show(self, result: Result) -> None:
@@ -226,6 +228,11 @@ class Screen:
         contents = contents_of(
             report, shown=self._shown, summary=_summary(report), registry=self.registry
         )
+        if form is Form.HTML:
+            from huleedu_tasks.screen.formats.page import render_page
+
+            facts = self.page_facts(report)
+            return render_page(report, contents, shown=self._shown, facts=facts)
         return RENDERED[form](contents)
 
     def preview(self, report: Report) -> None:

@@ -21,11 +21,11 @@ from huleedu_tasks.prod.history import events_of, list_of
 from huleedu_tasks.prod.journal import (
     Record,
     Run,
-    commit_of,
     new_record,
     read_runs,
     unwritten_record,
 )
+from huleedu_tasks.repository import commit_of
 from tests.support.monorepo import PROJECT
 
 PASSWORD = "p@ss w%rd/1"
