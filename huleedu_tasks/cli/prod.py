@@ -104,7 +104,9 @@ def plan(
     report = _run(
         app,
         service,
-        lambda flows: make_plan(flows, out=outputs.plans, pages=outputs.pages, sql=sql),
+        lambda flows: make_plan(
+            flows, out=outputs.plans, pages=outputs.pages if outputs.has_page else None, sql=sql
+        ),
         check,
     )
     return _with_past_runs(app, report)

@@ -115,14 +115,15 @@ class Planned:
 
 
 async def plan(
-    production: Production, *, out: Sequence[Path], pages: Sequence[Path] = (), sql: bool
+    production: Production, *, out: Sequence[Path], pages: Sequence[Path] | None = None, sql: bool
 ) -> Report:
     """Report what a migration would run.
 
     Args:
         sql: Whether the screen shows the SQL.
         out: The plan files to write, for `prod.migrate --plan`.
-        pages: The pages that will have the plan in them.
+        pages: The pages that will have the plan in them, of which one may be printed; None if the
+            report is not written as a page.
 
     Raises:
         ConfigurationError: If the configuration has errors, or the file cannot be written.
@@ -131,7 +132,7 @@ async def plan(
         outcomes, planned = await plan_all(production, targets)
         report = production.report(COMMAND, outcomes, COLUMNS, targets)
     changing = [entry for entry in planned.values() if entry.changes]
-    if report.exit_code is ExitCode.DONE and (out or pages):
+    if report.exit_code is ExitCode.DONE and (out or pages is not None):
         document = plan_document(
             [entry.as_json() for entry in changing],
             environment=str(production.settings.environment),
@@ -141,7 +142,7 @@ async def plan(
         for path in out:
             write_plan(path, document)
         report = replace(report, plan=document)
-    notes = _notes(report, out, pages, changes=bool(changing))
+    notes = _notes(report, out, pages or (), changes=bool(changing))
     return replace(report, sql=sql, notes=notes)
 
 

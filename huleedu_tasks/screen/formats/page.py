@@ -1,5 +1,6 @@
 """One self-contained HTML page of a report: no script, no network."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from huleedu_tasks.screen.formats.contents import Contents, Item
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 # Cells that the cards and headings of the page show already.
 _ON_CARD = ("from", "to", "current", "head", "pending", *Kind)
@@ -53,7 +55,7 @@ def render_page(
     )
     # A lone surrogate cannot be written to a file.
     page = page.encode("utf-8", "replace").decode() + "\n"
-    return seal(page) if report.plan else page
+    return seal(page)
 
 
 def _environment(shown: Callable[[str], str]) -> "Environment":
@@ -83,12 +85,20 @@ def _environment(shown: Callable[[str], str]) -> "Environment":
         "parts": lambda text: parts_of(shown(text)),
         "groups": graph_groups,
         "cell": _cell,
+        "breakable": lambda text: _breakable(shown(text)),
         "word": _word,
         "css": lambda text: text.lower().replace(" ", "-"),
         "sentence": lambda text: text[:1].upper() + text[1:],
     }
     environment.filters |= filters
     return environment
+
+
+def _breakable(name: str) -> "Markup":
+    """Return a name that may be wrapped at its separators; it is copied as it is."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(map(escape, re.findall(r"[^_.-]*[_.-]?", name)))
 
 
 def _is_note(item: Item) -> bool:
