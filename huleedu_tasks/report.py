@@ -22,7 +22,7 @@ class Status(StrEnum):
 
 
 class State(StrEnum):
-    """The state of a database or of revisions; in the order of the summary."""
+    """The state of a database, of revisions or of a schema file; in the order of the summary."""
 
     BEHIND = "BEHIND"
     EDITED = "EDITED"
@@ -31,6 +31,7 @@ class State(StrEnum):
     UNKNOWN_REVISION = "UNKNOWN REVISION"
     UNREACHABLE = "UNREACHABLE"
     FINDINGS = "FINDINGS"
+    STALE = "STALE"
 
 
 class Level(StrEnum):
@@ -50,6 +51,7 @@ class Kind(StrEnum):
     STYLE = "style"
 
 
+SAFER = "A safer approach is to:"
 DANGERS = (Kind.DESTROYS, Kind.LOCKS, Kind.OTHER)
 
 
@@ -60,6 +62,7 @@ class Problem:
     Attributes:
         cause: The cause, in one sentence.
         remedy: What to do about it; an empty string if nothing.
+        steps: The steps of a safer approach, in order; empty if there are none.
         handled: Whether the tasks handle it automatically; None if it is information only.
         code: The stable code of this kind of problem; an empty string if it has none.
         kind: What the statement does; None if the problem is not one of a revision's SQL.
@@ -72,12 +75,20 @@ class Problem:
     level: Level
     cause: str
     remedy: str = ""
+    steps: tuple[str, ...] = ()
     handled: bool | None = None
     code: str = ""
     kind: Kind | None = None
     statement: str = ""
     path: str = ""
     line: int | None = None
+
+    @property
+    def advice(self) -> str:
+        """The remedy and the numbered steps, each on a line; an empty string if there are none."""
+        numbered = [f"{number}. {step}" for number, step in enumerate(self.steps, start=1)]
+        safer = [SAFER, *numbered] if self.steps else []
+        return "\n".join(filter(None, (self.remedy, *safer)))
 
     def as_json(self) -> dict[str, object]:
         """Return the JSON object."""
@@ -90,7 +101,8 @@ class Problem:
         if self.line:
             place["line"] = self.line
         problem = {"level": str(self.level), "cause": self.cause, "remedy": self.remedy}
-        return {**problem, **code, **handled, **of_sql, **place}
+        steps = {"steps": list(self.steps)} if self.steps else {}
+        return {**problem, **steps, **code, **handled, **of_sql, **place}
 
 
 class Change(StrEnum):

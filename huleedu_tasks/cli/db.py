@@ -311,6 +311,40 @@ def drift(
 
 
 @command(
+    check="Write nothing, and exit with 4 if a file is not up to date.",
+    to="Write NAME.sql into this directory, instead of schema.sql beside the migrations.",
+)
+def schema(
+    app: Command,
+    service: Names = None,
+    check: bool = False,
+    to: str = "",
+    jobs: str = "",
+    json: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """Write the schema at head of each service to a file."""
+    from huleedu_tasks.db.schema_file import SchemaFiles
+
+    services = app.services(service)
+    with app.screen.progress([service.name for service in services]) as progress:
+        files = SchemaFiles(
+            settings=app.settings,
+            registry=app.registry,
+            services=services,
+            state=app.state,
+            instance=app.instance,
+            directory=app.start / to if to else None,
+            check=check,
+            dry_run=app.dry_run,
+            jobs=whole_number("--jobs", jobs, at_least=1) if jobs else app.settings.jobs,
+            progress=progress,
+            notify=app.screen.say,
+        )
+        return app.run(files.run())
+
+
+@command(
     show_password="Show the passwords instead of ***.",
     plain="Without the driver in the scheme, for psql, pg_dump and graphical clients.",
 )

@@ -78,6 +78,8 @@ def parsed_statements(sql: str) -> "Iterator[tuple[str, exp.Expr | None]]":
 
 def described(relation: Relation) -> str:
     """Return a relation's name with its rows and size, for messages."""
+    if relation.size is None:
+        return repr(relation.name)
     rows = f"about {relation.rows} rows, " if relation.rows else ""
     content = f"{rows}{_bytes(relation.size)}" if relation.size else "empty"
     return f"{relation.name!r} ({content})"
@@ -208,7 +210,7 @@ def _alter(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator
             elif isinstance(action, exp.RenameColumn):
                 old, new = action.this.name, action.args["to"].name
                 yield _breaks(f"renames {old!r} of {described(table)} to {new!r}", _TWO_NAMES)
-            elif table.size:
+            elif not table.is_empty:
                 yield from _alter_filled(statement, action, table)
 
 
@@ -351,7 +353,7 @@ def _folded(identifier: "exp.Expr") -> str:
 
 
 def _filled(tables: "list[exp.Expr]", relations: Mapping[str, Relation]) -> Iterator[Relation]:
-    return (relation for relation in _known(tables, relations) if relation.size)
+    return (relation for relation in _known(tables, relations) if not relation.is_empty)
 
 
 def _bytes(size: float) -> str:

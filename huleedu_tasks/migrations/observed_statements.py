@@ -23,10 +23,27 @@ class RemovedObject:
     Attributes:
         kind: What it was, in lower case, such as `table`, `column` or `function`.
         name: Its name with its schema; a column has its table before it.
+        is_recreated: Whether an object of that kind and name exists at the end of the revision.
     """
 
     kind: str
     name: str
+    is_recreated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenamedObject:
+    """An object or a column that has another name, or is in another schema.
+
+    Attributes:
+        kind: What it is, as for `RemovedObject`.
+        name: The old name.
+        new_name: The new name.
+    """
+
+    kind: str
+    name: str
+    new_name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,24 +51,31 @@ class ObservedStatement:
     """A statement of a revision, and what it did to tables that existed before the revision.
 
     Attributes:
-        sql: The statement as it was sent, without the values of its parameters.
+        sql: The statement as it was sent, without the values of its parameters; an empty string
+            for what the revision did without SQLAlchemy.
         locks: The locks that it took and the transaction did not hold before, strongest first.
         rewritten: The tables that it rewrote, as `schema.name`.
+        truncated: The tables that it truncated.
         read_whole: The tables that it read whole.
-        removed: The objects and columns that ceased to exist.
+        removed: The objects and columns that ceased to exist; of a table, only the table.
+        renamed: The objects and columns that have another name.
         invalid_indexes: The indexes that are invalid after it and were not before.
         is_committed: Whether its effect was committed before the end of the revision.
         seconds: How long it took on the throwaway database.
+        line: The line of the revision file that sent it, from 1; None if it is not known.
     """
 
     sql: str
     locks: tuple[TableLock, ...] = ()
     rewritten: tuple[str, ...] = ()
+    truncated: tuple[str, ...] = ()
     read_whole: tuple[str, ...] = ()
     removed: tuple[RemovedObject, ...] = ()
+    renamed: tuple[RenamedObject, ...] = ()
     invalid_indexes: tuple[str, ...] = ()
     is_committed: bool = False
     seconds: float = 0.0
+    line: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,7 +68,12 @@ class Walked:
 
 
 async def walk(
-    alembic: Alembic, session: Observation, steps: Sequence[Step], *, fingerprint: str = ""
+    alembic: Alembic,
+    session: Observation,
+    steps: Sequence[Step],
+    *,
+    fingerprint: str = "",
+    is_observing: bool = False,
 ) -> Walked:
     """Run steps one after the other, each in a transaction of its own.
 
@@ -78,12 +83,17 @@ async def walk(
         fingerprint: A query that returns a digest of the schema, to end the walk where an upgrade
             repeated or a downgrade does not give the same schema as before; an empty string to
             compare none.
+        is_observing: Whether the effects of each statement are written to the events.
 
     Raises:
         MigrationError: If Alembic fails outside of a revision, or runs none of the steps.
         Refused: If `env.py` connects to a different database.
     """
-    walking = {"steps": [list(step) for step in steps], "fingerprint": fingerprint}
+    walking = {
+        "steps": [list(step) for step in steps],
+        "fingerprint": fingerprint,
+        "is_observing": is_observing,
+    }
     instructions = session.instructions(alembic.url.reveal(), walking=walking)
     done = await alembic.run(_COMMAND, instructions)
     ended, differing, failed = _events(session, done.output)

@@ -66,12 +66,17 @@ class Relation:
 
     Attributes:
         rows: The planner's estimate of its rows; None if it was never analysed.
-        size: Bytes, with all its partitions.
+        size: Bytes, with all its partitions; None if that is not known.
     """
 
     name: str
     rows: int | None
-    size: int
+    size: int | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is known to have no rows."""
+        return self.size == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,10 +28,7 @@ from huleedu_tasks.report import (
 )
 from huleedu_tasks.repository import shown
 from huleedu_tasks.review.base_branch import Base, BaseRevision
-from huleedu_tasks.schema.replay import Replays
-
-_PROVIDER = "throwaway"
-_REASON = "databases of this command only"
+from huleedu_tasks.schema.replay import PROVIDER, PROVIDER_REASON, Replays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +92,8 @@ class Review:
         return Report(
             command=command,
             environment=str(self.settings.environment),
-            provider=_PROVIDER,
-            provider_reason=_REASON,
+            provider=PROVIDER,
+            provider_reason=PROVIDER_REASON,
             outcomes=outcomes,
             columns=columns,
             seconds=time.monotonic() - started,

@@ -68,8 +68,17 @@ class SchemaDump:
         Raises:
             ServerError: If the archive cannot be read.
         """
-        owners = {entry.owner for entry in _entries(self.archive)} - {""}
+        owners = {entry.owner for entry in self.entries} - {""}
         return self.facts.roles | owners
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The entries of the archive in pg_dump's order.
+
+        Raises:
+            ServerError: If the archive cannot be read.
+        """
+        return _entries(self.archive)
 
     def schema(self) -> Schema:
         """Return the objects, without the version tables of Alembic.

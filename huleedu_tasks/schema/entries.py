@@ -20,6 +20,7 @@ IGNORED = frozenset(
 )
 # In definitions, for the role that runs the migrations, whose name differs between servers.
 MIGRATING_ROLE = "<migrating role>"
+PRIVILEGES = frozenset({"ACL", "DEFAULT ACL"})
 _TABLES = frozenset({"TABLE", "FOREIGN TABLE"})
 _RELATIONS = _TABLES | {"VIEW", "MATERIALIZED VIEW"}
 _CONSTRAINTS = frozenset({"CONSTRAINT", "FK CONSTRAINT", "CHECK CONSTRAINT"})
@@ -50,14 +51,30 @@ _NOT_NULL_NAME = re.compile(r'\bCONSTRAINT (?:"(?:[^"]|"")*"|[^\s"]+) (?=NOT NUL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
+class Place:
     """An entry with the entry that it belongs to, if any."""
 
     entry: Entry
-    parent: "_Place | None" = None
+    parent: "Place | None" = None
+
+    @property
+    def is_ignored(self) -> bool:
+        """Whether it is no object of a schema."""
+        return self.entry.kind in IGNORED or bool(self.parent and self.parent.entry.kind in IGNORED)
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it has the owner of another object."""
+        return self.parent is not None or self.entry.kind in _ABOUT
+
+    @property
+    def root(self) -> Entry:
+        """The entry of the object that is no part of another one."""
+        return self.parent.root if self.parent else self.entry
 
     @property
     def kind(self) -> str:
+        """What it is, in lower case, as in `SchemaObject`."""
         entry, parent = self.entry, self.parent
         if entry.kind in _ABOUT:
             kind = parent.kind if parent and not self._column else entry.name.partition(" ")[0]
@@ -66,6 +83,7 @@ class _Place:
 
     @property
     def name(self) -> str:
+        """Its qualified name, as in `SchemaObject`."""
         entry, parent = self.entry, self.parent
         if entry.kind in _ABOUT and parent:
             return shown(entry.schema, *self._column) if self._column else parent.name
@@ -83,10 +101,12 @@ class _Place:
 
     @property
     def label(self) -> str:
+        """What identifies it in its schema."""
         return f"{self.kind} {self.name}"
 
     @property
     def parent_label(self) -> str:
+        """The label of the object that it belongs to; an empty string if it has none."""
         if self._column or self.entry.kind == "DEFAULT":
             return f"column {self.name}"
         return self.parent.label if self.parent else ""
@@ -110,20 +130,40 @@ def objects_of(entries: Iterable[Entry], *, migrating_role: str) -> Iterator[Sch
     owners = {migrating_role: MIGRATING_ROLE}
     for entry in by_number.values():
         place = _place_of(entry, by_number)
-        if entry.kind in IGNORED or (place.parent and place.parent.entry.kind in IGNORED):
+        if place.is_ignored:
             continue
         definition = _definition(entry, unify)
         if not definition:
             continue
-        is_part = place.parent or entry.kind in _ABOUT
         found = SchemaObject(
             kind=place.kind,
             name=place.name,
             definition=definition,
-            owner="" if is_part else owners.get(entry.owner, entry.owner),
+            owner="" if place.is_part else owners.get(entry.owner, entry.owner),
             parent=place.parent_label,
         )
         yield from _table_objects(found) if entry.kind in _TABLES else (found,)
+
+
+def places_of(entries: Iterable[Entry]) -> list[Place]:
+    """Return the entries that are objects, each with its place."""
+    by_number = {entry.number: entry for entry in entries}
+    places = (_place_of(entry, by_number) for entry in by_number.values())
+    return [place for place in places if not place.is_ignored]
+
+
+def privilege_statements(entry: Entry, migrating_role: str) -> list[str]:
+    """Return the statements of an entry about privileges, in an order that does not vary.
+
+    Those that give the migrating role its own privileges are left out; elsewhere, its name is
+    `MIGRATING_ROLE`.
+    """
+    return _privilege_statements(entry, _role_unifier(migrating_role))
+
+
+def unified_roles(sql: str, migrating_role: str) -> str:
+    """Return a statement in which the name of the migrating role is `MIGRATING_ROLE`."""
+    return _role_unifier(migrating_role)(sql)
 
 
 def _with_arguments(entry: Entry) -> str:
@@ -132,7 +172,7 @@ def _with_arguments(entry: Entry) -> str:
     return f"{shown(entry.schema, name)}{parenthesis}{arguments}"
 
 
-def _place_of(entry: Entry, by_number: dict[int, Entry]) -> _Place:
+def _place_of(entry: Entry, by_number: dict[int, Entry]) -> Place:
     needed = [by_number[number] for number in sorted(entry.needs) if number in by_number]
     if entry.kind in _ABOUT:
         candidates = [other for other in needed if other.kind not in _ABOUT]
@@ -142,8 +182,8 @@ def _place_of(entry: Entry, by_number: dict[int, Entry]) -> _Place:
     # A foreign key also needs the table that it references, and that table's primary key.
     parent = max(candidates, key=lambda other: _fits(entry, other), default=None)
     if parent is None:
-        return _Place(entry=entry)
-    return _Place(entry=entry, parent=_place_of(parent, by_number))
+        return Place(entry=entry)
+    return Place(entry=entry, parent=_place_of(parent, by_number))
 
 
 def _fits(entry: Entry, parent: Entry) -> tuple[bool, int]:
@@ -155,16 +195,22 @@ def _fits(entry: Entry, parent: Entry) -> tuple[bool, int]:
 
 def _definition(entry: Entry, unify: Callable[[str], str]) -> str:
     text = entry.definition.strip()
-    if entry.kind in ("ACL", "DEFAULT ACL"):
-        # Their order is that in which they were granted.
-        statements = sorted(split(unify(text), ";"), key=lambda s: (s[:6] != "REVOKE", s))
-        return "\n".join(f"{s};" for s in statements if not _OWN_PRIVILEGE.fullmatch(s))
+    if entry.kind in PRIVILEGES:
+        return "\n".join(_privilege_statements(entry, unify))
     if entry.kind == "POLICY":
         return unify(text)
     if entry.kind in _CONSTRAINTS:
         return _ADD_CONSTRAINT.sub("", text).removesuffix(";")
     access_method = entry.access_method
     return f"{text}\nUSING {access_method}" if access_method not in ("", "heap") else text
+
+
+def _privilege_statements(entry: Entry, unify: Callable[[str], str]) -> list[str]:
+    # pg_dump's order is that in which they were granted.
+    statements = sorted(
+        split(unify(entry.definition.strip()), ";"), key=lambda s: (s[:6] != "REVOKE", s)
+    )
+    return [f"{s};" for s in statements if not _OWN_PRIVILEGE.fullmatch(s)]
 
 
 def _role_unifier(role: str) -> Callable[[str], str]:

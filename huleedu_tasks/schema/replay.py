@@ -35,6 +35,9 @@ from huleedu_tasks.schema.throwaway_servers import (
 )
 from huleedu_tasks.templates.policy import Build, TemplatePolicy
 
+# What a report names as the provider of databases that a command creates for itself.
+PROVIDER = "throwaway"
+PROVIDER_REASON = "databases of this command only"
 _WHY = "a replay"
 # Templates of one service, each with the history up to other revisions.
 _KEPT = 6

@@ -64,6 +64,7 @@ STYLES: Mapping[str, str] = {
     State.BEHIND: CAUTION,
     State.EDITED: BAD,
     State.DRIFTED: BAD,
+    State.STALE: BAD,
     State.MIGRATING: CAUTION,
     State.UNREACHABLE: CAUTION,
     State.UNKNOWN_REVISION: BAD,
@@ -355,7 +356,7 @@ class Screen:
             if problem.statement:
                 statement = textwrap.shorten(problem.statement, SHOWN_SQL, placeholder=" ...")
                 text.append(f"\n{wrap(self._shown(statement), width, '    ')}")
-            if remedy := f"{handled}{problem.remedy}".strip():
+            if remedy := f"{handled}{problem.advice}".strip():
                 text.append(f"\n{wrap(self._shown(remedy), width, '  ')}", "dim")
             self._print(text)
 
@@ -604,6 +605,8 @@ def _why_pending(report: Report) -> str:
         return "applied revisions were edited"
     if State.DRIFTED in states:
         return "not every schema is that of its revisions"
+    if State.STALE in states:
+        return "not every schema file is up to date"
     if State.FINDINGS in states:
         return "the findings above must be corrected"
     return "not every database is at head"

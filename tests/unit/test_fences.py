@@ -100,6 +100,7 @@ OWNERS = {
         "migrations/child/first_connection.py",
         "migrations/child/address_probe.py",
         "migrations/child/model_report.py",
+        "migrations/child/statement_observer.py",
         "migrations/child/worker.py",
         # The engines of a test.
         "testing/database.py",

@@ -343,6 +343,8 @@ class Observer:
         inputs: The files of an approved plan: `root` and `digests`; None to compare none.
         go_on: A file. No further revision is begun after it was deleted. None to run all.
         walking: The steps to run instead of those of the command, see `walk.py`; None to run those.
+            With `is_observing`, the effects of each statement are reported, see
+            `statement_observer.py`.
     """
 
     def __init__(self, variables: Any, instructions: dict[str, Any]) -> None:
@@ -372,8 +374,14 @@ class Observer:
         self._go_on: str | None = instructions["go_on"]
         self._is_asking: bool = instructions["is_asking"]
         walking = instructions["walking"]
+        is_observing = bool(walking) and walking.pop("is_observing")
         self._walk = (
             load_beside("walk").Walk(**walking, tell=self._write_event) if walking else None
+        )
+        self._statements = (
+            load_beside("statement_observer").StatementObserver(self._write_event, commits)
+            if is_observing
+            else None
         )
         # The revision that is running; None between revisions.
         self._running: str | None = None
@@ -527,18 +535,26 @@ class Observer:
                 self._fence.begin_revision(context.connection, revision)
             direction = "downgrade" if step.is_downgrade else "upgrade"
             self._write_event("begun", revision=revision, direction=direction)
+            if self._statements:
+                file = step.revision.module.__file__
+                self._statements.begin_revision(context.connection, revision, file)
             started = time.monotonic()
             self._running, self._unfinished_work = revision, False
             try:
                 plain(**options)
             finally:
-                if self._fence:
-                    self._fence.end_revision()
+                self._end_revision()
             self._running = None
             seconds = round(time.monotonic() - started, 3)
             self._write_event("run", revision=revision, seconds=seconds)
 
         return run
+
+    def _end_revision(self) -> None:
+        if self._fence:
+            self._fence.end_revision()
+        if self._statements:
+            self._statements.end_revision()
 
     def _rendering(self, step: Any, context: Any) -> Step:
         plain, revision = step.migration_fn, step.revision.revision
@@ -593,8 +609,8 @@ class Observer:
         driver = connection.connection.dbapi_connection
         if self._fence:
             self._fence.executing(driver)
-        commits = getattr(driver, "autocommit", False) or COMMIT.search(said)
-        if commits and (self._unfinished_work or not COMMIT.match(said)):
+        ends = getattr(driver, "autocommit", False) or COMMIT.search(said)
+        if ends and (self._unfinished_work or not COMMIT.match(said)):
             self._report_partial()
         self._unfinished_work = True
 
@@ -624,6 +640,11 @@ class Observer:
         if not self._is_partial:
             self._is_partial = True
             self._write_event("kept", revision=revision or self._running)
+
+
+def commits(statement: str) -> bool:
+    """Whether a statement, or one of several, ends a transaction."""
+    return bool(COMMIT.search(NO_STATEMENT.sub(" ", statement)))
 
 
 def skip_writes(

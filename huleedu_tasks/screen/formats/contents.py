@@ -17,6 +17,7 @@ class Item:
     Attributes:
         services: The services that have it; empty if it belongs to none.
         code: The stable code; the name of the command if it has none.
+        remedy: What to do about it, and the numbered steps, each on a line.
         path: The file, relative to the root of the repository; an empty string if there is none.
         line: The line in the file, from 1; None if it is not known.
         kind: What the statement of a planned revision does; an empty string for other findings.
@@ -189,7 +190,7 @@ def _item(problem: Problem, services: tuple[str, ...], command: str) -> Item:
         level=problem.level,
         code=problem.code or command,
         cause=problem.cause,
-        remedy=problem.remedy,
+        remedy=problem.advice,
         statement=problem.statement,
         path=problem.path,
         line=problem.line,

@@ -32,7 +32,7 @@ def _entry(item: Item) -> str:
     if item.path:
         lines.append(_code(f"{item.path}:{item.line}" if item.line else item.path))
     if item.remedy:
-        lines.append(_escaped(item.remedy))
+        lines += map(_escaped, item.remedy.splitlines())
     body = "  \n  ".join(lines)
     if not item.statement:
         return body

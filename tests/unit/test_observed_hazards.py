@@ -1,0 +1,178 @@
+"""Judgements of what the statements of a revision did."""
+
+import pytest
+
+from huleedu_tasks.migrations.hazard_rules import RULES
+from huleedu_tasks.migrations.observed_hazards import SMALL, find_observed_hazards
+from huleedu_tasks.migrations.observed_statements import (
+    ObservedRevision,
+    ObservedStatement,
+    RemovedObject,
+    TableLock,
+)
+from huleedu_tasks.postgres.inspection import Relation
+from huleedu_tasks.report import Level, Problem
+
+NOTE, MEMO = "public.note", "public.memo"
+EXCLUSIVE = (TableLock(table=NOTE, mode="ACCESS EXCLUSIVE"),)
+SHARE = (TableLock(table=NOTE, mode="SHARE"),)
+SHARED = (TableLock(table=NOTE, mode="SHARE UPDATE EXCLUSIVE"),)
+UNKNOWN = {
+    NOTE: Relation(name="note", rows=None, size=None),
+    MEMO: Relation(name="memo", rows=None, size=None),
+}
+EMPTY = {NOTE: Relation(name="note", rows=0, size=0)}
+LITTLE = {NOTE: Relation(name="note", rows=9, size=SMALL)}
+LARGE = {NOTE: Relation(name="note", rows=10**7, size=2 * 1024**3)}
+REWRITE = ObservedStatement(
+    sql="ALTER TABLE note ALTER id TYPE bigint", locks=EXCLUSIVE, rewritten=(NOTE,)
+)
+ADD = ObservedStatement(sql="ALTER TABLE note ADD body text", locks=EXCLUSIVE)
+UPDATE = ObservedStatement(sql="UPDATE note SET body = ''", read_whole=(NOTE,))
+INDEX = ObservedStatement(
+    sql="CREATE INDEX by_body ON note (body)", locks=SHARE, read_whole=(NOTE,)
+)
+
+
+def judge(
+    *statements: ObservedStatement, relations: dict[str, Relation] = UNKNOWN, failure: str = ""
+) -> tuple[Problem, ...]:
+    revision = ObservedRevision(revision="b2", statements=statements, failure=failure)
+    return find_observed_hazards(revision, relations)
+
+
+def found(*statements: ObservedStatement, relations: dict[str, Relation] = UNKNOWN) -> list[str]:
+    return [
+        problem.code
+        for problem in judge(*statements, relations=relations)
+        if problem.level is not Level.INFO
+    ]
+
+
+def removal(sql: str, kind: str, name: str) -> ObservedStatement:
+    return ObservedStatement(
+        sql=sql, locks=EXCLUSIVE, removed=(RemovedObject(kind=kind, name=name),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("relations", "levels"),
+    [
+        (UNKNOWN, [Level.ERROR]),
+        (LARGE, [Level.ERROR]),
+        (LITTLE, [Level.WARNING]),
+        (EMPTY, []),
+        ({}, []),
+    ],
+    ids=["unknown", "large", "small", "empty", "new"],
+)
+def test_a_rewrite_is_judged_by_the_size_of_the_table(
+    relations: dict[str, Relation], levels: list[Level]
+) -> None:
+    assert [problem.level for problem in judge(REWRITE, relations=relations)] == levels
+
+
+def test_a_finding_names_the_table_its_size_the_lock_and_the_recipe() -> None:
+    (problem,) = judge(REWRITE, relations=LARGE)
+    assert problem.cause == (
+        "rewrites 'note' (about 10000000 rows, 2 GB) under ACCESS EXCLUSIVE, which blocks reads "
+        "and writes meanwhile"
+    )
+    assert problem.advice.splitlines()[:2] == [
+        "A safer approach is to:",
+        "1. Add a new column of the new form, without a default that is computed for each row.",
+    ]
+    assert problem.statement == REWRITE.sql
+
+
+def test_without_a_size_the_finding_holds_if_the_table_has_rows() -> None:
+    (problem,) = judge(REWRITE)
+    assert problem.cause.startswith("rewrites 'note' under")
+    assert problem.cause.endswith(", if it has rows")
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        (INDEX, ["scans-table-under-lock"]),
+        (ObservedStatement(sql=INDEX.sql, locks=SHARED, read_whole=(NOTE,)), []),
+        (ADD, []),
+        (UPDATE, []),
+        (ObservedStatement(sql="TRUNCATE note", rewritten=(NOTE,)), ["truncates-table"]),
+        (ObservedStatement(sql="DO $$ $$", rewritten=(NOTE,)), ["rewrites-table"]),
+        (removal("DROP TABLE note", "table", NOTE), ["drops-table"]),
+        (removal("ALTER TABLE note DROP a", "column", f"{NOTE}.a"), ["drops-column"]),
+        (removal("DROP VIEW v", "view", "public.v"), ["drops-object"]),
+        (removal("DROP INDEX i", "index", "public.i"), []),
+        (ObservedStatement(sql="SELECT 1", invalid_indexes=("i",)), ["leaves-invalid-index"]),
+    ],
+    ids=lambda value: value.sql if isinstance(value, ObservedStatement) else "",
+)
+def test_a_statement_is_judged_by_what_it_did(
+    statement: ObservedStatement, expected: list[str]
+) -> None:
+    assert found(statement) == expected
+
+
+def test_a_table_with_its_columns_and_sequence_is_one_finding() -> None:
+    parts = [("table", NOTE), ("column", f"{NOTE}.a"), ("sequence", "public.note_id_seq")]
+    removed = tuple(RemovedObject(kind=kind, name=name) for kind, name in parts)
+    drop = ObservedStatement(sql="DROP TABLE note", locks=EXCLUSIVE, removed=removed)
+    assert [problem.code for problem in judge(drop)] == ["drops-table"]
+
+
+def test_a_view_that_the_revision_creates_again_is_no_finding() -> None:
+    again = ObservedStatement(sql="CREATE VIEW public.v AS SELECT 1")
+    assert found(removal("DROP VIEW v", "view", "public.v"), again) == []
+
+
+def test_the_lock_of_an_earlier_statement_counts_for_later_ones() -> None:
+    assert found(ADD, UPDATE) == ["holds-lock"]
+    validate = ObservedStatement(
+        sql="ALTER TABLE note VALIDATE CONSTRAINT c", locks=SHARED, read_whole=(NOTE,)
+    )
+    assert found(validate) == []
+    assert found(ADD, validate) == ["scans-table-under-lock"]
+
+
+def test_a_commit_ends_the_locks_of_earlier_statements() -> None:
+    committed = ObservedStatement(
+        sql="ALTER TABLE note ADD IF NOT EXISTS a text", locks=EXCLUSIVE, is_committed=True
+    )
+    assert found(committed, UPDATE) == []
+
+
+def test_exclusive_locks_on_several_tables_are_one_finding() -> None:
+    other = ObservedStatement(
+        sql="ALTER TABLE memo ADD body text",
+        locks=(TableLock(table=MEMO, mode="ACCESS EXCLUSIVE"),),
+    )
+    assert found(ADD, other, ADD) == ["locks-several-tables"]
+    assert found(ADD, other, relations={NOTE: UNKNOWN[NOTE]}) == []
+
+
+def test_a_committed_statement_is_a_finding_if_it_cannot_be_repeated() -> None:
+    build = ObservedStatement(sql="CREATE INDEX CONCURRENTLY i ON note (a)", is_committed=True)
+    again = ObservedStatement(sql="DROP INDEX IF EXISTS i", is_committed=True)
+    assert found(again, build) == []
+    assert found(build, ObservedStatement(sql="SET lock_timeout = 0")) == []
+    assert found(build, ADD) == ["commits-early"]
+
+
+def test_a_failed_revision_is_an_error_at_its_last_statement() -> None:
+    *_, problem = judge(ADD, failure='relation "memo" does not exist')
+    assert (problem.code, problem.level, problem.statement) == (
+        "upgrade-failed",
+        Level.ERROR,
+        ADD.sql,
+    )
+    assert problem.cause.endswith('relation "memo" does not exist')
+
+
+def test_a_short_strong_lock_is_information() -> None:
+    (problem,) = judge(ADD)
+    assert (problem.code, problem.level) == ("takes-strong-lock", Level.INFO)
+
+
+def test_each_rule_says_what_to_do() -> None:
+    assert all(rule.steps or rule.remedy for rule in RULES.values())
