@@ -256,6 +256,21 @@ class PastRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A moment of a run.
+
+    Attributes:
+        time: The time of day, and how long the run had taken; empty if it is that of the moment
+            before.
+        service: The service; an empty string for the whole run.
+    """
+
+    time: str
+    service: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How the work on one service ended, and why.
 
@@ -417,6 +432,7 @@ class Report:
         instance: The name of the instance, and the reason for it; empty for the main fleet.
         plan: The document of a plan file; empty if the command makes no plan.
         past: The earlier runs, the latest first.
+        moments: What happened in one earlier run.
     """
 
     command: str
@@ -435,6 +451,7 @@ class Report:
     instance: Mapping[str, str] = field(default_factory=dict)
     plan: Mapping[str, object] = field(default_factory=dict)
     past: tuple[PastRun, ...] = ()
+    moments: tuple[Moment, ...] = ()
 
     @property
     def dangers(self) -> dict[Problem, list[str]]:
@@ -522,6 +539,7 @@ class Listing:
         columns: The columns of the table; a row may contain more values, for the JSON.
         shown: What the screen shows instead of the rows: headers and cells, of which the last is
             wrapped in its column; empty to show the rows.
+        page: The same as a report, for a page; None if it has no page.
     """
 
     command: str
@@ -529,6 +547,7 @@ class Listing:
     columns: tuple[str, ...]
     rows: tuple[Mapping[str, Fact], ...]
     shown: tuple[tuple[str, ...], ...] = ()
+    page: Report | None = None
     exit_code: ExitCode = ExitCode.DONE
 
     def as_json(self) -> dict[str, object]:

@@ -164,16 +164,26 @@ def migrate(
 @command(
     last="How many runs to show, the latest first.",
     run="Show every event of this run.",
+    format="Print json or html.",
+    out="Write the listing to FILE.json, or a page to FILE.html, as well; may be repeated.",
 )
-def history(app: Command, last: str = "20", run: str = "", json: bool = False) -> Result:
+def history(
+    app: Command,
+    last: str = "20",
+    run: str = "",
+    format: str = "",
+    out: Names = None,
+    json: bool = False,
+) -> Result:
     """Show past runs of prod.migrate and their outcomes."""
-    from huleedu_tasks.prod.history import events_of, list_of
+    from huleedu_tasks.prod.history import events_of, list_of, with_page
     from huleedu_tasks.prod.journal import read_runs
 
     runs = read_runs(app.state)
     if run:
-        return events_of(runs, run)
-    return list_of(runs[: whole_number("--last", last, at_least=1)])
+        return with_page(events_of(runs, run), runs, run)
+    latest = runs[: whole_number("--last", last, at_least=1)]
+    return with_page(list_of(latest), latest, "")
 
 
 def _with_past_runs(app: Command, report: Report) -> Report:

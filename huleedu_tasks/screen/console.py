@@ -107,7 +107,7 @@ class Screen:
         """Print a command's result."""
         if self.as_json:
             self._print_json(result.as_json())
-        elif isinstance(result, Report) and self.outputs.printed is not Form.TERMINAL:
+        elif isinstance(result, (Report, Listing)) and self.outputs.printed is not Form.TERMINAL:
             print(self._rendered(self.outputs.printed, result), end="")
         elif isinstance(result, Report):
             self._show_report(result)
@@ -121,8 +121,8 @@ class Screen:
         else:
             print(self._shown(str(result)))
 
-    def write(self, report: Report) -> None:
-        """Write a report to the files of `--out`.
+    def write(self, report: Report | Listing) -> None:
+        """Write a report, or a listing with a page, to the files of `--out`.
 
         Raises:
             ConfigurationError: If a file cannot be written.
@@ -220,9 +220,12 @@ class Screen:
         text = json.dumps(redact_values(document, self.redact), indent=2, ensure_ascii=False)
         return visible_json(text)
 
-    def _rendered(self, form: Form, report: Report) -> str:
+    def _rendered(self, form: Form, result: Report | Listing) -> str:
         if form is Form.JSON:
-            return f"{self._json_text(report.as_json())}\n"
+            return f"{self._json_text(result.as_json())}\n"
+        report = result if isinstance(result, Report) else result.page
+        # `parse_outputs` lets a listing have a page only.
+        assert report is not None
         from huleedu_tasks.screen.formats.contents import contents_of
         from huleedu_tasks.screen.formats.rendering import RENDERED
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# It starts no service of its own, and asks nobody for updates.
+# Without requests of its own, such as for updates.
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),

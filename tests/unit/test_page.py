@@ -212,6 +212,7 @@ def test_a_long_history_is_folded_and_notable_revisions_are_not() -> None:
         ("Drop it.", [("Drop it.",)]),
         ("Do:\n1. a\n2. b\n\nThen c.", [("Do:",), ("a", "b"), ("Then c.",)]),
         ("Either: 1. `a b` 2. `c`", [("Either:",), ("`a b`", "`c`")]),
+        ("Do:\n1. only", [("Do:",), ("only",)]),
         ("PostgreSQL 11. It has 1. it", [("PostgreSQL 11. It has 1. it",)]),
     ],
 )

@@ -32,13 +32,13 @@ def parts_of(text: str) -> tuple[Part, ...]:
 def blocks_of(text: str) -> tuple[Block, ...]:
     """Return the paragraphs and numbered steps of a text.
 
-    Steps are numbered from 1, on lines of their own or within a sentence; there are at least two.
+    Steps are numbered from 1, on lines of their own, or within a sentence if there are several.
     """
     steps: list[re.Match[str]] = []
     for found in _STEP.finditer(text):
         if int(found[1]) == len(steps) + 1:
             steps.append(found)
-    if len(steps) < 2:
+    if not steps or (len(steps) == 1 and text[: steps[0].start()].strip(" ")[-1:] != "\n"):
         return _paragraphs(text)
     ends = [found.start() for found in steps[1:]] + [len(text)]
     items = [text[step.end() : end].strip() for step, end in zip(steps, ends, strict=True)]

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
+from huleedu_tasks.errors import ExitCode
 from huleedu_tasks.report import DANGERS, Level, Report, State, Status
 from huleedu_tasks.screen.formats.contents import Item
 
@@ -61,9 +62,21 @@ def _judgement(report: Report, items: tuple[Item, ...]) -> tuple[Tone, str]:
         return Tone.CAUTION, found
     if any(outcome.status is Status.SKIPPED for outcome in report.outcomes):
         return Tone.CAUTION, "Nothing was changed"
+    if not report.outcomes:
+        return _of_runs(report)
     if all(outcome.revisions == () for outcome in report.outcomes):
         return Tone.GOOD, f"Nothing is pending in {_counted(everything, 'service')}"
     return Tone.GOOD, f"{_counted(everything, 'service')} without a finding"
+
+
+def _of_runs(report: Report) -> tuple[Tone, str]:
+    """Return the verdict of a page of earlier runs, which is that of the latest one."""
+    if not report.past:
+        return Tone.GOOD, "No run was recorded"
+    latest = report.past[0]
+    tone = Tone.GOOD if latest.outcome == ExitCode.DONE.name else Tone.BAD
+    which = "" if len(report.past) == 1 else " (the latest one)"
+    return tone, f"Run {latest.run} ended with {latest.outcome}{which}"
 
 
 def _of_plan(report: Report, pending: int) -> tuple[Tone, str]:
