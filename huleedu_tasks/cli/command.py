@@ -25,7 +25,6 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
-from huleedu_tasks import __version__
 from huleedu_tasks.app import App
 from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.errors import INVOKE, ConfigurationError, ExitCode, HuleEduError, Interrupted
@@ -376,6 +375,8 @@ def _show(app: Command, result: Result, *, has_forms: bool) -> None:
 
 def _page_facts(app: Command, report: Report) -> Mapping[str, str]:
     """Return the facts of a run that a page has at its foot."""
+    from importlib.metadata import version
+
     places = (f"{server} ({', '.join(names)})" for server, names in report.places.items())
     return {
         "command": report.command,
@@ -386,7 +387,7 @@ def _page_facts(app: Command, report: Report) -> Mapping[str, str]:
         "exit status": f"{int(report.exit_code)} ({report.exit_code.name})",
         "duration": f"{report.seconds:.2f} s",
         "written (UTC)": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
-        "huleedu-tasks": __version__,
+        "huleedu-tasks": version("huleedu-tasks"),
     }
 
 

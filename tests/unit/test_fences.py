@@ -58,6 +58,7 @@ OWNERS = {
     "rich": {"screen/console.py", "screen/tables.py"},
     "questionary": {"screen/prompts.py"},
     "jinja2": {"screen/formats/page.py"},
+    "markupsafe": {"screen/formats/page.py", "screen/formats/highlighting.py"},
     "pygments": {"screen/formats/highlighting.py"},
     "prompt_toolkit": {"screen/prompts.py"},
     "asyncpg": {
