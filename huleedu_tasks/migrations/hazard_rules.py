@@ -1,6 +1,7 @@
 """The rules by which the statements of a revision are judged, each with a safer recipe.
 
-The documentation explains them. Their names are stable: suppressions in revision files contain them.
+The documentation explains them. Their names are stable: suppressions in revision files contain
+them.
 """
 
 from collections.abc import Mapping
