@@ -11,6 +11,7 @@ from tests.support.git import git
 from tests.support.pull_requests import (
     VERSIONS,
     PullRequest,
+    Step,
     commit,
     pull_request,
     write_revision,
@@ -45,12 +46,10 @@ def test_the_action_reports_the_dangerous_revision_of_a_pull_request(
     assert text.startswith("<!-- huleedu-tasks: migrations -->\n### migrations.check\n")
     assert "### migrations.test\n" in text
     assert f"`{dangerous}:" in text
-    assert "b2.py" not in text
-    assert "d4.py" not in text
+    assert errors(checks, "lint") == {("drops-column", dangerous)}
+    assert errors(checks, "test") == {("downgrade-incomplete", dangerous)}
     # The summary has no marker.
     assert text.partition("\n")[2] == request_.read("summary.md")
-    (run,) = json.loads(Path(checks.outputs["sarif"], "test.sarif").read_text())["runs"]
-    assert {result["ruleId"] for result in run["results"]} == {"downgrade-incomplete"}
     assert comment.code == 0, comment.err
     posted = request_.read("gh").splitlines()
     assert posted[0] == "a-token"
@@ -58,13 +57,25 @@ def test_the_action_reports_the_dangerous_revision_of_a_pull_request(
     assert f"body=@{checks.outputs['comment']}.cut" in posted
 
 
+def errors(checks: Step, name: str) -> set[tuple[str, str]]:
+    """Return the errors in the SARIF file of a check, each with its file."""
+    (run,) = json.loads(Path(checks.outputs["sarif"], f"{name}.sarif").read_text())["runs"]
+    return {
+        (found["ruleId"], found["locations"][0]["physicalLocation"]["artifactLocation"]["uri"])
+        for found in run["results"]
+        if found["level"] == "error"
+    }
+
+
 def test_the_template_of_gitlab_reports_the_same(request_: PullRequest) -> None:
     ran = request_.run_template(install=":")
     assert ran.code == 4, ran.err
     reports = request_.checkout / "migrations-report"
     quality = json.loads((reports / "code-quality.json").read_text())
-    assert [found["check_name"] for found in quality] == ["downgrade-incomplete"]
-    assert quality[0]["location"]["path"] == f"{VERSIONS}/c3.py"
+    found = {(one["check_name"], one["location"]["path"]) for one in quality}
+    assert {
+        (code, f"{VERSIONS}/c3.py") for code in ("drops-column", "downgrade-incomplete")
+    } <= found
     failures = ElementTree.parse(reports / "test.xml").findall(".//failure")
     assert [failure.get("type") for failure in failures] == ["downgrade-incomplete"]
     assert "### migrations.test" in (reports / "comment.md").read_text()
