@@ -1,92 +1,42 @@
 """`migrations.lint` finds operations by what PostgreSQL does, and not their safe twins."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.lint import squawk_findings, table
 from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.review.table_sizes import read_table_sizes
+from tests.support.documents import page
 from tests.support.lint_corpus import CorpusRevision, revisions, setup
-from tests.support.monorepo import Monorepo, Ran, empty_monorepo, free_ports
+from tests.support.linting import CORPUS_SERVICE, SHOWN, LintedServices, broken_rules, problems
+from tests.support.monorepo import Ran, empty_monorepo
 
-REVISION = """\
-from alembic import op
-
-revision = {id!r}
-down_revision = {parent!r}
-
-
-def upgrade():
-    {body}
-"""
 CORPUS = [*revisions()]
 DANGERS = [one for one in CORPUS if one.rule]
 SAFE = [one for one in CORPUS if not one.rule]
-# The findings that stop a pull request, or that a reviewer must read.
-SHOWN = ("ERROR", "WARNING")
-
-
-class Services:
-    """A monorepo with services on one server, and a branch `main`."""
-
-    def __init__(self, monorepo: Monorepo) -> None:
-        self.monorepo = monorepo
-        (self._port,) = free_ports(1)
-
-    def add(self, name: str, *sql: str) -> None:
-        """Add a service, with one revision of the base branch."""
-        self.monorepo.add_service(name, self._port, compose_service="one_db")
-        for path in self._versions(name).glob("*.py"):
-            path.unlink()
-        self.revise(name, "a1", None, "\n    ".join(f"op.execute({one!r})" for one in sql))
-
-    def revise(self, name: str, revision: str, parent: str | None, body: str) -> str:
-        """Write a revision, and return its path."""
-        path = f"services/{name}_service/alembic/versions/{revision}.py"
-        text = REVISION.format(id=revision, parent=parent, body=body)
-        self.monorepo.write(path, text)
-        return path
-
-    def git(self, *arguments: str) -> None:
-        """Run Git."""
-        identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-        command = ["git", *identity, *arguments]
-        subprocess.run(command, cwd=self.monorepo.root, check=True, capture_output=True)
-
-    def lint(self, *arguments: str) -> Ran:
-        """Run the command."""
-        return self.monorepo.invoke("migrations.lint", "--json", *arguments)
-
-    def _versions(self, name: str) -> Path:
-        return self.monorepo.path(f"services/{name}_service/alembic/versions")
 
 
 @pytest.fixture(scope="module")
-def services() -> Iterator[Services]:
+def services() -> Iterator[LintedServices]:
     """Make the services: one with the corpus, and others with single revisions."""
     with empty_monorepo() as monorepo:
-        made = Services(monorepo)
-        made.add("corpus", *setup())
+        made = LintedServices(monorepo)
+        made.add(CORPUS_SERVICE, *setup())
         note = "CREATE TABLE note (id integer PRIMARY KEY, text text, size integer)"
         for name in ("sized", "excused", "failing", "quiet"):
             made.add(name, note)
-        made.git("init", "--initial-branch=main")
-        made.git("add", "--all")
-        made.git("commit", "--message=first")
-        parent = "a1"
-        for one in CORPUS:
-            made.revise("corpus", one.id, parent, one.body)
-            parent = one.id
+        made.commit()
+        made.revise_with(CORPUS)
         _add_single_revisions(made)
         yield made
 
 
-def _add_single_revisions(made: Services) -> None:
+def _add_single_revisions(made: LintedServices) -> None:
     made.revise("sized", "b1", "a1", "op.execute('ALTER TABLE note ALTER size TYPE bigint')")
     made.revise(
         "excused",
@@ -108,38 +58,30 @@ def _add_single_revisions(made: Services) -> None:
 
 
 @pytest.fixture(scope="module")
-def linted(services: Services) -> Ran:
+def linted(services: LintedServices) -> Ran:
     """Return the findings of all services, without sizes."""
     return services.lint("--base", "main")
 
 
-def problems(ran: Ran, name: str) -> list[dict[str, Any]]:
-    """Return the problems of a service."""
-    (service,) = (one for one in ran.json["services"] if one["service"] == name)
-    found: list[dict[str, Any]] = service["problems"]
-    return found
-
-
-def shown(ran: Ran, revision: CorpusRevision) -> list[str]:
-    """Return the rules that a revision of the corpus breaks."""
-    return [
-        problem["code"]
-        for problem in problems(ran, "corpus")
-        if problem["path"].endswith(f"/{revision.id}.py") and problem["level"] in SHOWN
-    ]
-
-
 @pytest.mark.parametrize("revision", DANGERS, ids=lambda one: one.pair.name)
 def test_a_dangerous_operation_is_found(linted: Ran, revision: CorpusRevision) -> None:
-    assert revision.rule in shown(linted, revision)
+    assert revision.rule in broken_rules(linted, revision)
 
 
 @pytest.mark.parametrize("revision", SAFE, ids=lambda one: f"{one.pair.name} {one.id[-1]}")
 def test_its_safe_twin_is_not(linted: Ran, revision: CorpusRevision) -> None:
-    assert shown(linted, revision) == []
+    assert broken_rules(linted, revision) == []
 
 
-def test_an_error_has_its_line_a_recipe_and_the_exit_code(services: Services, linted: Ran) -> None:
+def test_the_page_has_what_is_found_beside_squawk(linted: Ran) -> None:
+    ours = {one.id for one in CORPUS if broken_rules(linted, one)}
+    # To accept: python -m benchmarks.lint
+    assert table(CORPUS, ours, squawk_findings(CORPUS)) in page("lint.md")
+
+
+def test_an_error_has_its_line_a_recipe_and_the_exit_code(
+    services: LintedServices, linted: Ran
+) -> None:
     assert linted.code == 4, linted.err
     (found,) = problems(linted, "sized")
     recipe, path = found.pop("steps"), "services/sized_service/alembic/versions/b1.py"
@@ -190,7 +132,7 @@ def test_a_failing_revision_is_an_error_and_later_ones_are_not_linted(linted: Ra
     ids=["large", "small", "empty"],
 )
 def test_a_file_with_sizes_decides_the_level(
-    services: Services, size: dict[str, Any], levels: list[str]
+    services: LintedServices, size: dict[str, Any], levels: list[str]
 ) -> None:
     tables = {"public.note": size}
     services.monorepo.write(
@@ -201,7 +143,7 @@ def test_a_file_with_sizes_decides_the_level(
     assert ran.code == (4 if "ERROR" in levels else 0)
 
 
-def test_the_default_file_of_sizes_is_beside_the_registry(services: Services) -> None:
+def test_the_default_file_of_sizes_is_beside_the_registry(services: LintedServices) -> None:
     tables = {"public.note": {"rows": 5, "bytes": 4096}}
     path = services.monorepo.write(
         "table-sizes.json", json.dumps({"services": [{"service": "sized", "tables": tables}]})
