@@ -1,6 +1,7 @@
 """What is checked before a revision is merged."""
 
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from huleedu_tasks.cli.command import Command, command, whole_number
@@ -49,6 +50,28 @@ def test_(
     from huleedu_tasks.review.rehearsal import rehearse
 
     return _run(app, service, base, jobs, rehearse)
+
+
+@command(
+    base="Lint the revisions that this branch, tag or commit does not have.",
+    sizes="JSON file with the sizes of tables, such as a plan; default: table-sizes.json.",
+    jobs=JOBS,
+)
+def lint(
+    app: Command,
+    service: Names = None,
+    base: str = "",
+    sizes: str = "",
+    jobs: str = "",
+    format: str = "",
+    out: Names = None,
+    json: bool = False,
+) -> Result:
+    """Find locks, rewrites and losses of data in revisions."""
+    from huleedu_tasks.review.lint import lint as find_hazards
+
+    work = partial(find_hazards, sizes=sizes, directory=app.start)
+    return _run(app, service, base, jobs, work)
 
 
 def _run(

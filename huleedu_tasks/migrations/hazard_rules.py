@@ -1,6 +1,7 @@
 """The rules by which the statements of a revision are judged, each with a safer recipe.
 
-The documentation explains them. Their names are stable: suppressions in revision files contain them.
+The documentation explains them. Their names are stable: they are part of suppressions in revision
+files.
 """
 
 from collections.abc import Mapping
@@ -169,6 +170,16 @@ RENAMES_COLUMN = Rule(
         "Let the code read the new one, and drop the old one in a later release.",
     ),
 )
+RENAMES_OBJECT = Rule(
+    name="renames-object",
+    kind=Kind.OTHER,
+    level=Level.WARNING,
+    steps=(
+        "Create a second one with the new name.",
+        "Deploy code that uses it.",
+        "Drop the old one in a later release.",
+    ),
+)
 MOVES_TABLE = Rule(
     name="moves-table",
     kind=Kind.OTHER,
@@ -282,6 +293,7 @@ RULES: Mapping[str, Rule] = {
         LEAVES_INVALID_INDEX,
         UPGRADE_FAILED,
         DROPS_OBJECT,
+        RENAMES_OBJECT,
         UPDATES_ALL_ROWS,
         HOLDS_LOCK,
         LOCKS_SEVERAL_TABLES,
@@ -289,7 +301,30 @@ RULES: Mapping[str, Rule] = {
         TAKES_STRONG_LOCK,
     )
 }
-# What PostgreSQL reports of a statement that ran, so that its text need not be judged.
-OBSERVED = frozenset(
-    rule.name for rule in (DROPS_TABLE, DROPS_COLUMN, DROPS_OBJECT, REWRITES_TABLE, SCANS_TABLE)
+# What only the text of a statement shows, because the tables of a throwaway database are empty.
+NOT_OBSERVED = frozenset(
+    rule.name for rule in (DELETES_ALL_ROWS, UPDATES_ALL_ROWS, ADDS_REQUIRED_COLUMN)
 )
+# Findings about the suppressions in revision files.
+UNUSED_SUPPRESSION = Rule(
+    name="suppression-unused",
+    kind=Kind.STYLE,
+    level=Level.WARNING,
+    remedy="Delete the comment, or write it above the statement that it is for.",
+)
+SUPPRESSION_WITHOUT_REASON = Rule(
+    name="suppression-without-reason",
+    kind=Kind.STYLE,
+    level=Level.WARNING,
+    remedy="Write the reason after two dashes: `# huleedu: allow RULE -- REASON`.",
+)
+UNKNOWN_SUPPRESSION = Rule(
+    name="suppression-unknown",
+    kind=Kind.STYLE,
+    level=Level.WARNING,
+    remedy="Write it as `# huleedu: allow RULE -- REASON`, with a rule that a finding shows in "
+    "brackets.",
+)
+SUPPRESSION_RULES = (UNUSED_SUPPRESSION, SUPPRESSION_WITHOUT_REASON, UNKNOWN_SUPPRESSION)
+# The findings of squawk have these before the names of its rules.
+SQUAWK_PREFIX = "squawk-"

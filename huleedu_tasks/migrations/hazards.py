@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from huleedu_tasks.migrations import hazard_rules as rules
+from huleedu_tasks.migrations.hazard_rules import Rule
 from huleedu_tasks.postgres.inspection import Relation
 from huleedu_tasks.report import Kind, Level, Problem
 
@@ -156,12 +158,20 @@ def _judge(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator
         yield from _create_index(statement, relations)
     elif isinstance(statement, exp.TruncateTable):
         for table in _filled(statement.expressions, relations):
-            yield _destroys(f"truncates {described(table)}", "Only a backup restores the rows.")
+            yield _found(
+                rules.TRUNCATES_TABLE,
+                f"truncates {described(table)}",
+                "Only a backup restores the rows.",
+            )
     elif isinstance(statement, exp.Delete | exp.Update) and not statement.args.get("where"):
-        verb = "deletes" if isinstance(statement, exp.Delete) else "updates"
+        is_delete = isinstance(statement, exp.Delete)
+        verb, rule = (
+            ("deletes", rules.DELETES_ALL_ROWS)
+            if is_delete
+            else ("updates", rules.UPDATES_ALL_ROWS)
+        )
         for table in _filled([statement.this], relations):
-            judged = _destroys if verb == "deletes" else _locks
-            yield judged(f"{verb} every row of {described(table)}", _IN_BATCHES)
+            yield _found(rule, f"{verb} every row of {described(table)}", _IN_BATCHES)
     elif isinstance(statement, exp.Command):
         yield from _command(statement)
 
@@ -183,7 +193,7 @@ def _drop(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[
         yield from _drop_other(statement)
         return
     for table in _known(statement.args["tables"], relations):
-        yield _destroys(f"drops {described(table)}", _DEPLOY_FIRST)
+        yield _found(rules.DROPS_TABLE, f"drops {described(table)}", _DEPLOY_FIRST)
 
 
 def _drop_other(statement: "exp.Expr") -> Iterator[Problem]:
@@ -192,7 +202,11 @@ def _drop_other(statement: "exp.Expr") -> Iterator[Problem]:
     if kind == "INDEX" or statement.args.get("temporary"):
         return
     cascade = ", and all objects that depend on it" if statement.args.get("cascade") else ""
-    yield _destroys(f"drops the {kind.lower()} {', '.join(names)}{cascade}", _DEPLOY_FIRST)
+    yield _found(
+        rules.DROPS_OBJECT,
+        f"drops the {kind.lower()} {', '.join(names)}{cascade}",
+        _DEPLOY_FIRST,
+    )
 
 
 def _alter(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator[Problem]:
@@ -202,14 +216,20 @@ def _alter(statement: "exp.Expr", relations: Mapping[str, Relation]) -> Iterator
         for action in statement.args["actions"]:
             if isinstance(action, exp.Drop) and action.args["kind"] == "COLUMN":
                 for column in action.args["tables"]:
-                    yield _destroys(
-                        f"drops the column {column.name!r} of {described(table)}", _DEPLOY_FIRST
+                    yield _found(
+                        rules.DROPS_COLUMN,
+                        f"drops the column {column.name!r} of {described(table)}",
+                        _DEPLOY_FIRST,
                     )
             elif isinstance(action, exp.AlterRename):
                 yield from _rename(statement, action, table)
             elif isinstance(action, exp.RenameColumn):
                 old, new = action.this.name, action.args["to"].name
-                yield _breaks(f"renames {old!r} of {described(table)} to {new!r}", _TWO_NAMES)
+                yield _found(
+                    rules.RENAMES_COLUMN,
+                    f"renames {old!r} of {described(table)} to {new!r}",
+                    _TWO_NAMES,
+                )
             elif not table.is_empty:
                 yield from _alter_filled(statement, action, table)
 
@@ -222,9 +242,13 @@ def _rename(statement: "exp.Expr", action: "exp.Expr", table: Relation) -> Itera
     new = action.this.name
     # sqlglot parses RENAME old TO new, without the word COLUMN, as a renamed table.
     if to := next(iter(statement.find_all(exp.ToTableProperty)), None):
-        yield _breaks(f"renames {new!r} of {described(table)} to {to.this.name!r}", _TWO_NAMES)
+        yield _found(
+            rules.RENAMES_COLUMN,
+            f"renames {new!r} of {described(table)} to {to.this.name!r}",
+            _TWO_NAMES,
+        )
     else:
-        yield _breaks(f"renames {described(table)} to {new!r}", _TWO_NAMES)
+        yield _found(rules.RENAMES_TABLE, f"renames {described(table)} to {new!r}", _TWO_NAMES)
 
 
 def _alter_filled(statement: "exp.Expr", action: "exp.Expr", table: Relation) -> Iterator[Problem]:
@@ -232,21 +256,23 @@ def _alter_filled(statement: "exp.Expr", action: "exp.Expr", table: Relation) ->
 
     where = described(table)
     if isinstance(action, exp.AlterColumn) and action.args.get("dtype"):
-        yield _locks(
+        yield _found(
+            rules.REWRITES_TABLE,
             f"changes the type of {action.name!r} in {where}, which may rewrite the table and "
-            "block "
-            "reads and writes",
+            "block reads and writes",
             "Add a column of the new type, fill it in batches, and let the code change over.",
         )
     elif isinstance(action, exp.AlterColumn) and action.args.get("allow_null") is False:
-        yield _locks(
+        yield _found(
+            rules.SCANS_TABLE,
             f"makes {action.name!r} NOT NULL in {where}, which scans the whole table, blocks reads "
             "and writes, and fails if a value is NULL",
             f"First ADD CONSTRAINT ... CHECK ({action.name} IS NOT NULL) NOT VALID and VALIDATE "
             "it. SET NOT NULL then skips the scan.",
         )
     elif isinstance(action, exp.ColumnDef) and _is_required(action):
-        yield _breaks(
+        yield _found(
+            rules.ADDS_REQUIRED_COLUMN,
             f"adds {action.name!r} NOT NULL without a default to {where}, which fails because the "
             "table has rows",
             "Add it with a server default, or fill it before you make it NOT NULL.",
@@ -254,10 +280,10 @@ def _alter_filled(statement: "exp.Expr", action: "exp.Expr", table: Relation) ->
     elif isinstance(action, exp.ColumnDef) and action.find(*_unique_kinds()):
         yield _unique(where)
     elif isinstance(action, exp.ColumnDef) and _is_computed(action):
-        yield _locks(
+        yield _found(
+            rules.REWRITES_TABLE,
             f"adds {action.name!r} to {where} with a value computed for each row, which rewrites "
-            "the "
-            "table and blocks reads and writes",
+            "the table and blocks reads and writes",
             "Add it without a default, fill it in batches, and set the default for new rows.",
         )
     elif isinstance(action, exp.AddConstraint) and not statement.args["not_valid"]:
@@ -267,14 +293,16 @@ def _alter_filled(statement: "exp.Expr", action: "exp.Expr", table: Relation) ->
 def _constraint(constraint: "exp.Expr", *, where: str) -> Problem:
     if constraint.find(*_unique_kinds()):
         return _unique(where)
-    return _locks(
+    return _found(
+        rules.SCANS_TABLE,
         f"adds a constraint to {where}, which blocks writes while all rows are checked",
         _NOT_VALID,
     )
 
 
 def _unique(where: str) -> Problem:
-    return _locks(
+    return _found(
+        rules.SCANS_TABLE,
         f"adds a unique constraint to {where}, which blocks reads and writes while its index is "
         "built",
         "Run CREATE UNIQUE INDEX CONCURRENTLY first, then ADD CONSTRAINT ... USING INDEX.",
@@ -292,7 +320,8 @@ def _create_index(statement: "exp.Expr", relations: Mapping[str, Relation]) -> I
         return
     for table in _filled([statement.this.args["table"]], relations):
         name = f"the index {statement.this.name!r}" if statement.this.name else "an index"
-        yield _locks(
+        yield _found(
+            rules.SCANS_TABLE,
             f"builds {name} on {described(table)}, which blocks writes",
             "Build it concurrently: postgresql_concurrently=True, in an autocommit_block().",
         )
@@ -364,16 +393,9 @@ def _bytes(size: float) -> str:
     return f"{size:.0f} {_UNITS[-1]}"
 
 
-def _locks(cause: str, remedy: str) -> Problem:
-    return Problem(level=Level.WARNING, cause=cause, remedy=remedy, kind=Kind.LOCKS)
-
-
-def _destroys(cause: str, remedy: str) -> Problem:
-    return Problem(level=Level.WARNING, cause=cause, remedy=remedy, kind=Kind.DESTROYS)
-
-
-def _breaks(cause: str, remedy: str) -> Problem:
-    return Problem(level=Level.WARNING, cause=cause, remedy=remedy, kind=Kind.OTHER)
+def _found(rule: Rule, cause: str, remedy: str) -> Problem:
+    # The plan of a migration has warnings: they prevent nothing.
+    return Problem(level=Level.WARNING, cause=cause, remedy=remedy, code=rule.name, kind=rule.kind)
 
 
 def _not_judged(statement: str) -> Problem:

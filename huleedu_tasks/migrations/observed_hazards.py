@@ -14,6 +14,7 @@ from huleedu_tasks.migrations.observed_statements import (
     ObservedRevision,
     ObservedStatement,
     RemovedObject,
+    RenamedObject,
 )
 from huleedu_tasks.postgres.inspection import Relation
 from huleedu_tasks.report import Level, Problem
@@ -48,8 +49,10 @@ _STARTS = re.compile(r"\s*(\w+)")
 _CHANGES_ROWS = ("DELETE", "INSERT", "MERGE", "SELECT", "UPDATE", "WITH")
 # They have no effect on data, or only on the session.
 _HARMLESS = ("BEGIN", "COMMIT", "RESET", "SELECT", "SET", "SHOW", "START")
+_READS_BODIES = ("CALL", "DO", "SELECT")
+_WRITES = "ROW EXCLUSIVE"
 _REPEATABLE = re.compile(r"\b(IF (NOT )?EXISTS|OR REPLACE)\b", re.IGNORECASE)
-_RECREATES = r"\bCREATE\s+(OR\s+REPLACE\s+)?(RECURSIVE\s+|MATERIALIZED\s+)?{kind}\s+{name}\b"
+_CREATES_VIEW = r"\bCREATE\s+(OR\s+REPLACE\s+)?(TEMP\w*\s+)?VIEW\s+"
 _SCANS = (
     (r"\bVALIDATE\s+CONSTRAINT\b", rules.VALIDATE_STEPS),
     (r"\bREINDEX\b", rules.REINDEX_STEPS),
@@ -83,6 +86,20 @@ def find_observed_hazards(
     return tuple(dict.fromkeys(found))
 
 
+def relations_after(
+    revision: ObservedRevision, relations: Mapping[str, Relation]
+) -> dict[str, Relation]:
+    """Return the relations with the names that they have after a revision."""
+    names = dict(relations)
+    for statement in revision.statements:
+        for renamed in statement.renamed:
+            if renamed.name in names:
+                names[renamed.new_name] = names.pop(renamed.name)
+        for removed in statement.removed:
+            names.pop(removed.name, None)
+    return names
+
+
 @dataclass(kw_only=True)
 class _Judgement:
     """The judgement of one revision.
@@ -90,11 +107,13 @@ class _Judgement:
     Attributes:
         held: The strong locks of the open transaction on tables in use, by table, each with the
             number of the statement that took it.
+        written: The tables in use to which the open transaction may have written.
     """
 
     revision: ObservedRevision
     relations: Mapping[str, Relation]
     held: dict[str, tuple[str, int]] = field(default_factory=dict)
+    written: set[str] = field(default_factory=set)
 
     def problems(self) -> Iterator[Problem]:
         statements = self.revision.statements
@@ -103,6 +122,8 @@ class _Judgement:
             for lock in statement.locks:
                 if lock.mode in BLOCKED and self._in_use(lock.table):
                     self.held.setdefault(lock.table, (lock.mode, number))
+                elif lock.mode == _WRITES and self._in_use(lock.table):
+                    self.written.add(lock.table)
             locked = self._locked_exclusively()
             for problem in self._judge(number, statement):
                 yield _placed(problem, statement)
@@ -110,6 +131,7 @@ class _Judgement:
                 several = _placed(self._several(locked), statement)
             if statement.is_committed:
                 self.held.clear()
+                self.written.clear()
         if several:
             yield several
         if self.revision.failure:
@@ -117,6 +139,10 @@ class _Judgement:
 
     def _judge(self, number: int, statement: ObservedStatement) -> Iterator[Problem]:
         judged: set[str] = set()
+        for table in statement.truncated:
+            if relation := self._in_use(table):
+                judged.add(table)
+                yield rules.TRUNCATES_TABLE.problem(f"truncates {described(relation)}")
         for table in statement.rewritten:
             if relation := self._in_use(table):
                 judged.add(table)
@@ -126,6 +152,7 @@ class _Judgement:
             if (relation := self._in_use(table)) and table not in {*judged, *dropped}:
                 yield from self._scan(number, statement, table, relation, judged)
         yield from self._removals(statement)
+        yield from self._renames(statement)
         for index in statement.invalid_indexes:
             yield rules.LEAVES_INVALID_INDEX.problem(f"leaves the index {index!r} invalid")
         if self._commits_early(number, statement):
@@ -133,7 +160,7 @@ class _Judgement:
                 "is committed before the end of the revision: if a later statement fails, the "
                 "revision is partially applied, and this statement fails when it is repeated"
             )
-        if not judged and not dropped:
+        if not judged and not dropped and not statement.removed and not statement.renamed:
             yield from self._short_locks(statement)
 
     def _scan(
@@ -145,39 +172,55 @@ class _Judgement:
         judged: set[str],
     ) -> Iterator[Problem]:
         mode, since = self.held.get(table, ("", number))
-        changes_rows = _first_word(statement.sql) in _CHANGES_ROWS
-        if mode and (since == number or not changes_rows):
+        where, first = described(relation), _first_word(statement.sql)
+        if mode and (since == number or first not in _CHANGES_ROWS):
             judged.add(table)
             yield rules.SCANS_TABLE.problem(
-                f"reads all rows of {described(relation)} under {mode}, which blocks "
-                f"{BLOCKED[mode]} meanwhile{_if_filled(relation)}",
+                f"reads all rows of {where} under {mode}, which blocks {BLOCKED[mode]} meanwhile"
+                f"{_if_filled(relation)}",
                 level=_level(relation),
                 steps=_steps(statement.sql, _SCANS),
             )
             return
-        earlier = {held for held, (_, first) in self.held.items() if first < number}
-        if earlier and (waiting := _strongest(self.held, earlier)):
-            held, mode = waiting
+        if self._may_change(statement, table):
             judged.add(table)
+            yield rules.UPDATES_ALL_ROWS.problem(
+                f"reads all rows of {where} to change some or all of them, which stay locked until "
+                f"the end of the transaction{_if_filled(relation)}",
+            )
+        if holding := self._strongest_before(number):
+            judged.add(table)
+            held, mode = holding
             yield rules.HOLDS_LOCK.problem(
-                f"reads all rows of {described(relation)} while the transaction still holds {mode} "
-                f"on {described(self.relations[held])}, which blocks {BLOCKED[mode]}"
-                f"{_if_filled(relation)}",
-                level=min(_level(relation), Level.WARNING, key=_severity),
+                f"reads all rows of {where} while the transaction still holds {mode} on "
+                f"{described(self.relations[held])}, which blocks {BLOCKED[mode]}"
+                f"{_if_filled(relation)}"
             )
 
+    def _may_change(self, statement: ObservedStatement, table: str) -> bool:
+        """Whether a statement that reads a table whole may change its rows as well."""
+        first = _first_word(statement.sql)
+        if first in _READS_BODIES:
+            own = {lock.table for lock in statement.locks if lock.mode == _WRITES}
+            return table in own
+        return first in _CHANGES_ROWS and first != "INSERT" and table in self.written
+
+    def _strongest_before(self, number: int) -> tuple[str, str] | None:
+        """Return the strongest lock of earlier statements: its table and mode; None without one."""
+        earlier = [(table, mode) for table, (mode, first) in self.held.items() if first < number]
+        return min(earlier, key=lambda one: [*BLOCKED].index(one[1]), default=None)
+
     def _removals(self, statement: ObservedStatement) -> Iterator[Problem]:
-        tables = {one.name for one in statement.removed if one.kind == "table"}
-        has_parent = bool(tables) or any(one.kind == "column" for one in statement.removed)
+        has_parent = any(one.kind in ("table", "column") for one in statement.removed)
         for removed in statement.removed:
             if removed.kind == "table":
                 yield from self._dropped_table(removed)
             elif removed.kind == "column":
-                yield from self._dropped_column(removed, tables)
+                yield from self._dropped_column(removed)
             elif removed.kind == "sequence" and has_parent:
                 # It belongs to the table or the column.
                 continue
-            elif removed.kind in USED_BY_NAME and not self._is_recreated(removed):
+            elif removed.kind in USED_BY_NAME and not removed.is_recreated:
                 yield rules.DROPS_OBJECT.problem(f"drops the {removed.kind} {removed.name!r}")
 
     def _dropped_table(self, removed: RemovedObject) -> Iterator[Problem]:
@@ -187,23 +230,53 @@ class _Judgement:
                 level=Level.WARNING if relation.is_empty else Level.ERROR,
             )
 
-    def _dropped_column(self, removed: RemovedObject, tables: set[str]) -> Iterator[Problem]:
-        table, _, column = removed.name.rpartition(".")
-        relation = self.relations.get(table)
-        if relation and table not in tables:
+    def _dropped_column(self, removed: RemovedObject) -> Iterator[Problem]:
+        table, column = self._split_column(removed.name)
+        if relation := self.relations.get(table):
             yield rules.DROPS_COLUMN.problem(
                 f"drops the column {column!r} of {described(relation)}",
                 level=Level.WARNING if relation.is_empty else Level.ERROR,
             )
 
-    def _is_recreated(self, removed: RemovedObject) -> bool:
-        """Whether the revision creates an object of that kind and name."""
-        name = re.escape(removed.name.rpartition(".")[2].partition("(")[0])
-        kind = removed.kind.rpartition(" ")[2]
-        creates = re.compile(
-            _RECREATES.format(kind=kind, name=rf'(\S+\.)?"?{name}"?'), re.IGNORECASE
-        )
+    def _renames(self, statement: ObservedStatement) -> Iterator[Problem]:
+        for renamed in statement.renamed:
+            if renamed.kind == "table":
+                yield from self._renamed_table(renamed)
+            elif renamed.kind == "column":
+                table, column = self._split_column(renamed.name)
+                if relation := self.relations.get(table):
+                    new = self._split_column(renamed.new_name)[1]
+                    yield rules.RENAMES_COLUMN.problem(
+                        f"renames {column!r} of {described(relation)} to {new!r}"
+                    )
+            elif renamed.kind in USED_BY_NAME:
+                yield rules.RENAMES_OBJECT.problem(
+                    f"renames the {renamed.kind} {renamed.name!r} to {renamed.new_name!r}"
+                )
+
+    def _renamed_table(self, renamed: RenamedObject) -> Iterator[Problem]:
+        relation = self.relations.get(renamed.name)
+        if relation is None or self._has_view_of(renamed.name):
+            return
+        if renamed.name.rpartition(".")[2] == renamed.new_name.rpartition(".")[2]:
+            yield rules.MOVES_TABLE.problem(f"moves {described(relation)} to {renamed.new_name!r}")
+        else:
+            yield rules.RENAMES_TABLE.problem(
+                f"renames {described(relation)} to {renamed.new_name.rpartition('.')[2]!r}"
+            )
+
+    def _has_view_of(self, table: str) -> bool:
+        """Whether the revision creates a view with the old name of a table."""
+        name = re.escape(table.rpartition(".")[2])
+        creates = re.compile(rf'{_CREATES_VIEW}(\S+\.)?"?{name}"?[\s(]', re.IGNORECASE)
         return any(creates.search(statement.sql) for statement in self.revision.statements)
+
+    def _split_column(self, name: str) -> tuple[str, str]:
+        """Return the table and the column, both of which may contain dots."""
+        parts = name.split(".")
+        places = [(".".join(parts[:n]), ".".join(parts[n:])) for n in range(2, len(parts))]
+        known = (place for place in places if place[0] in self.relations)
+        return next(known, (name.rpartition(".")[0], name.rpartition(".")[2]))
 
     def _short_locks(self, statement: ObservedStatement) -> Iterator[Problem]:
         taken = [
@@ -254,14 +327,8 @@ class _Judgement:
 
 def _rewrite(statement: ObservedStatement, relation: Relation) -> Problem:
     where, unless = described(relation), _if_filled(relation)
-    first = _first_word(statement.sql)
-    if first == "TRUNCATE":
-        return rules.TRUNCATES_TABLE.problem(f"truncates {where}")
-    verb = "rewrites"
-    if first in ("CALL", "DO", "SELECT", "WITH"):
-        verb = "rewrites or truncates"
     return rules.REWRITES_TABLE.problem(
-        f"{verb} {where} under {ACCESS_EXCLUSIVE}, which blocks {BLOCKED[ACCESS_EXCLUSIVE]} "
+        f"rewrites {where} under {ACCESS_EXCLUSIVE}, which blocks {BLOCKED[ACCESS_EXCLUSIVE]} "
         f"meanwhile{unless}",
         level=_level(relation),
         steps=_steps(statement.sql, _REWRITES),
@@ -276,12 +343,6 @@ def _takes_new(statement: ObservedStatement, tables: list[str]) -> bool:
     return any(lock.table in tables and lock.mode == ACCESS_EXCLUSIVE for lock in statement.locks)
 
 
-def _strongest(held: Mapping[str, tuple[str, int]], tables: set[str]) -> tuple[str, str] | None:
-    """Return the table with the strongest lock, and its mode."""
-    ranked = sorted(tables, key=lambda table: [*BLOCKED].index(held[table][0]))
-    return (ranked[0], held[ranked[0]][0]) if ranked else None
-
-
 def _steps(sql: str, recipes: tuple[tuple[str, tuple[str, ...]], ...]) -> tuple[str, ...]:
     """Return the recipe for a statement; empty for that of the rule."""
     for pattern, steps in recipes:
@@ -293,10 +354,6 @@ def _steps(sql: str, recipes: tuple[tuple[str, tuple[str, ...]], ...]) -> tuple[
 def _level(relation: Relation) -> Level:
     is_small = relation.size is not None and relation.size <= SMALL
     return Level.WARNING if is_small else Level.ERROR
-
-
-def _severity(level: Level) -> int:
-    return -[*Level].index(level)
 
 
 def _if_filled(relation: Relation) -> str:

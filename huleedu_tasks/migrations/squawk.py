@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from huleedu_tasks import process
+from huleedu_tasks.migrations.hazard_rules import SQUAWK_PREFIX
 from huleedu_tasks.migrations.hazards import is_in_use, statements_of, without_comments
 from huleedu_tasks.postgres.inspection import Relation
 from huleedu_tasks.report import Kind, Level, Problem
@@ -163,8 +164,9 @@ def _statement_at(finding: Lint, statements: list[tuple[tuple[int, int], str]]) 
 def _problem(finding: Lint) -> Problem:
     return Problem(
         level=Level.WARNING,
-        cause=f"{finding['message'].rstrip('.')} (squawk: {finding['rule_name']})",
+        cause=finding["message"].rstrip("."),
         remedy=finding["help"] or "",
+        code=f"{SQUAWK_PREFIX}{finding['rule_name']}",
         kind=KINDS.get(finding["rule_name"], Kind.STYLE),
         statement=finding["statement"],
     )

@@ -310,7 +310,8 @@ class Screen:
         print("".join(self._shown(f"      {line}\n") for line in lines), end="")
         for problem in revision.problems:
             if problem.kind is Kind.STYLE:
-                cause = self._shown(f"{problem.level}: {problem.cause}")
+                said = _with_code(problem.cause, problem.code)
+                cause = self._shown(f"{problem.level}: {said}")
                 print(_item(cause, width, INDENT * 2))
                 print(wrap(self._shown(problem.remedy), width, INDENT * 3))
 

@@ -21,7 +21,7 @@ TIMESTAMP_TZ = "prefer-timestamp-tz"
 BIG_INTEGER = "prefer-bigint-over-int"
 # SQL that Alembic renders for an `autocommit_block`.
 CONCURRENT = "COMMIT;\n\nCREATE INDEX CONCURRENTLY by_text ON note (text);\n\nBEGIN;"
-_RULE = re.compile(r"\(squawk: ([\w-]+)\)$")
+_RULE = re.compile(r"squawk-([\w-]+)")
 
 
 def linted(root: Path, *sql: str) -> dict[str, tuple[Problem, ...]]:
@@ -35,7 +35,7 @@ def linted(root: Path, *sql: str) -> dict[str, tuple[Problem, ...]]:
 def rules(root: Path, *sql: str) -> dict[str, list[str]]:
     """Return the names of the violated rules, by revision."""
     return {
-        revision: [found[1] for each in problems if (found := _RULE.search(each.cause))]
+        revision: [found[1] for each in problems if (found := _RULE.fullmatch(each.code))]
         for revision, problems in linted(root, *sql).items()
     }
 
@@ -44,7 +44,7 @@ def test_a_finding_has_a_cause_with_its_rule_and_a_remedy(tmp_path: Path) -> Non
     (problem,) = linted(tmp_path, TIMESTAMP)["1"]
     assert problem.level is Level.WARNING
     assert "drops the UTC offset" in problem.cause
-    assert problem.cause.endswith(f"(squawk: {TIMESTAMP_TZ})")
+    assert problem.code == f"squawk-{TIMESTAMP_TZ}"
     assert "timestamptz" in problem.remedy
 
 
@@ -151,7 +151,7 @@ def test_a_failure_of_squawk_is_reported_with_its_message(tmp_path: Path) -> Non
     program.chmod(0o755)
     found = asyncio.run(lint(str(program), {"1": CHAR}, root=tmp_path, environment={}))
     ((problem,),) = found.values()
-    assert problem.cause == "no such option (squawk: failed)"
+    assert (problem.cause, problem.code) == ("no such option", "squawk-failed")
 
 
 # Findings depend on the current tables.

@@ -3,11 +3,12 @@
 import pytest
 
 from huleedu_tasks.migrations.hazard_rules import RULES
-from huleedu_tasks.migrations.observed_hazards import SMALL, find_observed_hazards
+from huleedu_tasks.migrations.observed_hazards import SMALL, find_observed_hazards, relations_after
 from huleedu_tasks.migrations.observed_statements import (
     ObservedRevision,
     ObservedStatement,
     RemovedObject,
+    RenamedObject,
     TableLock,
 )
 from huleedu_tasks.postgres.inspection import Relation
@@ -28,7 +29,11 @@ REWRITE = ObservedStatement(
     sql="ALTER TABLE note ALTER id TYPE bigint", locks=EXCLUSIVE, rewritten=(NOTE,)
 )
 ADD = ObservedStatement(sql="ALTER TABLE note ADD body text", locks=EXCLUSIVE)
-UPDATE = ObservedStatement(sql="UPDATE note SET body = ''", read_whole=(NOTE,))
+UPDATE = ObservedStatement(
+    sql="UPDATE note SET body = ''",
+    locks=(TableLock(table=NOTE, mode="ROW EXCLUSIVE"),),
+    read_whole=(NOTE,),
+)
 INDEX = ObservedStatement(
     sql="CREATE INDEX by_body ON note (body)", locks=SHARE, read_whole=(NOTE,)
 )
@@ -47,6 +52,11 @@ def found(*statements: ObservedStatement, relations: dict[str, Relation] = UNKNO
         for problem in judge(*statements, relations=relations)
         if problem.level is not Level.INFO
     ]
+
+
+def renaming(sql: str, kind: str, name: str, new_name: str) -> ObservedStatement:
+    renamed = RenamedObject(kind=kind, name=name, new_name=new_name)
+    return ObservedStatement(sql=sql, locks=EXCLUSIVE, renamed=(renamed,))
 
 
 def removal(sql: str, kind: str, name: str) -> ObservedStatement:
@@ -97,8 +107,14 @@ def test_without_a_size_the_finding_holds_if_the_table_has_rows() -> None:
         (INDEX, ["scans-table-under-lock"]),
         (ObservedStatement(sql=INDEX.sql, locks=SHARED, read_whole=(NOTE,)), []),
         (ADD, []),
-        (UPDATE, []),
-        (ObservedStatement(sql="TRUNCATE note", rewritten=(NOTE,)), ["truncates-table"]),
+        (UPDATE, ["updates-all-rows"]),
+        (ObservedStatement(sql="DO $$ $$", locks=UPDATE.locks), []),
+        (renaming("ALTER", "table", NOTE, "public.n"), ["renames-table"]),
+        (renaming("ALTER", "table", NOTE, "old.note"), ["moves-table"]),
+        (renaming("ALTER", "column", f"{NOTE}.a.b", f"{NOTE}.c"), ["renames-column"]),
+        (renaming("ALTER", "view", "public.v", "public.w"), ["renames-object"]),
+        (renaming("ALTER", "index", "public.i", "public.j"), []),
+        (ObservedStatement(sql="TRUNCATE note", truncated=(NOTE,)), ["truncates-table"]),
         (ObservedStatement(sql="DO $$ $$", rewritten=(NOTE,)), ["rewrites-table"]),
         (removal("DROP TABLE note", "table", NOTE), ["drops-table"]),
         (removal("ALTER TABLE note DROP a", "column", f"{NOTE}.a"), ["drops-column"]),
@@ -114,20 +130,39 @@ def test_a_statement_is_judged_by_what_it_did(
     assert found(statement) == expected
 
 
-def test_a_table_with_its_columns_and_sequence_is_one_finding() -> None:
-    parts = [("table", NOTE), ("column", f"{NOTE}.a"), ("sequence", "public.note_id_seq")]
+def test_a_table_with_its_sequence_is_one_finding() -> None:
+    parts = [("table", NOTE), ("sequence", "public.note_id_seq")]
     removed = tuple(RemovedObject(kind=kind, name=name) for kind, name in parts)
     drop = ObservedStatement(sql="DROP TABLE note", locks=EXCLUSIVE, removed=removed)
     assert [problem.code for problem in judge(drop)] == ["drops-table"]
 
 
 def test_a_view_that_the_revision_creates_again_is_no_finding() -> None:
-    again = ObservedStatement(sql="CREATE VIEW public.v AS SELECT 1")
-    assert found(removal("DROP VIEW v", "view", "public.v"), again) == []
+    removed = (RemovedObject(kind="view", name="public.v", is_recreated=True),)
+    assert found(ObservedStatement(sql="DROP VIEW v", removed=removed)) == []
+
+
+def test_a_table_that_the_revision_creates_again_has_lost_its_rows() -> None:
+    removed = (RemovedObject(kind="table", name=NOTE, is_recreated=True),)
+    assert found(ObservedStatement(sql="DROP TABLE note", removed=removed)) == ["drops-table"]
+
+
+def test_a_renamed_table_that_is_still_a_view_of_the_old_name_is_no_finding() -> None:
+    view = ObservedStatement(sql='CREATE VIEW public."note" AS SELECT * FROM n')
+    assert found(renaming("ALTER", "table", NOTE, "public.n"), view) == []
+
+
+def test_a_later_revision_is_judged_by_the_new_name_of_a_table() -> None:
+    rename = ObservedRevision(
+        revision="b2", statements=(renaming("ALTER", "table", NOTE, "public.n"),)
+    )
+    drop = ObservedRevision(revision="c3", statements=(removal("DROP TABLE memo", "table", MEMO),))
+    after = relations_after(drop, relations_after(rename, UNKNOWN))
+    assert after == {"public.n": UNKNOWN[NOTE]}
 
 
 def test_the_lock_of_an_earlier_statement_counts_for_later_ones() -> None:
-    assert found(ADD, UPDATE) == ["holds-lock"]
+    assert found(ADD, UPDATE) == ["updates-all-rows", "holds-lock"]
     validate = ObservedStatement(
         sql="ALTER TABLE note VALIDATE CONSTRAINT c", locks=SHARED, read_whole=(NOTE,)
     )
@@ -139,7 +174,7 @@ def test_a_commit_ends_the_locks_of_earlier_statements() -> None:
     committed = ObservedStatement(
         sql="ALTER TABLE note ADD IF NOT EXISTS a text", locks=EXCLUSIVE, is_committed=True
     )
-    assert found(committed, UPDATE) == []
+    assert found(committed, UPDATE) == ["updates-all-rows"]
 
 
 def test_exclusive_locks_on_several_tables_are_one_finding() -> None:
