@@ -89,6 +89,15 @@ class Planned:
         return all(one.revision in ran and not ran[one.revision].failure for one in self.revisions)
 
     @property
+    def rehearsing(self) -> str:
+        """How the rehearsal ended, for a table; an empty string if there was none."""
+        if self.rehearsal is None:
+            return ""
+        if self.rehearsal.problem:
+            return "not rehearsed"
+        return "rehearsed" if self.is_rehearsed else "failed in the rehearsal"
+
+    @property
     def host(self) -> str:
         """The host of its server, in lower case, without the port."""
         return host_of(self.pin.server).lower()
@@ -287,7 +296,10 @@ class _Judgement:
             return tuple(self._guessed(revision, linted))
         known = self.relations
         self.relations = relations_after(observed, known)
-        found = find_in_revision(observed, revision, known, linted)
+        found = tuple(
+            failure_in(problem) if problem.code == UPGRADE_FAILED.name else _as_warning(problem)
+            for problem in find_in_revision(observed, revision, known, linted)
+        )
         if not observed.failure:
             return found
         judged = {(problem.statement, problem.kind) for problem in found}
@@ -297,7 +309,7 @@ class _Judgement:
             for problem in self._guessed(revision, ())
             if (problem.statement, problem.kind) not in judged
         )
-        return (*(failure_in(p) if p.code == UPGRADE_FAILED.name else p for p in found), *rest)
+        return (*found, *rest)
 
     def _guessed(self, revision: Revision, linted: Sequence[Problem]) -> Iterator[Problem]:
         """Yield the problems that the SQL of a revision suggests."""
@@ -362,8 +374,7 @@ async def pin_now(target: Target, connection: "asyncpg.Connection") -> PlanEntry
 
 def _outcome(validated: Validated, planned: Planned) -> Outcome:
     pin = planned.pin
-    rehearsed = "rehearsed" if planned.is_rehearsed else ""
-    details = (rehearsed if planned.revisions else "nothing pending", planned.tagging)
+    details = (planned.rehearsing if planned.revisions else "nothing pending", planned.tagging)
     reason = planned.rehearsal.problem if planned.rehearsal else None
     return Outcome(
         service=pin.service,
@@ -415,6 +426,11 @@ async def _lint(
     if not program or not sql:
         return {}
     return await squawk.lint(program, sql, root=root, environment=settings.tool_environment())
+
+
+def _as_warning(problem: Problem) -> Problem:
+    """Return a problem that does not prevent the migration."""
+    return replace(problem, level=Level.WARNING) if problem.level is Level.ERROR else problem
 
 
 def _unrendered(revision: Revision, rendered: Rendered) -> Iterator[Problem]:

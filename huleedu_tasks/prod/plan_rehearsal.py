@@ -88,6 +88,8 @@ def failure_in(problem: Problem) -> Problem:
     """Return the problem of a revision that failed, with what that means for a plan."""
     return replace(
         problem,
+        # It may succeed in the database.
+        level=Level.WARNING,
         cause=f"failed in the rehearsal, on a copy of the schema without rows: {problem.cause}",
         remedy="If it needs rows that the database has, try it on a restored backup. Otherwise "
         "correct upgrade() in the file.",

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.migrations import squawk
+from huleedu_tasks.migrations.observation import throwaway_observation
 from huleedu_tasks.migrations.observed_hazards import relations_after
 from huleedu_tasks.migrations.observed_statements import ObservedRevision
-from huleedu_tasks.migrations.observation import throwaway_observation
 from huleedu_tasks.migrations.observing import observe
 from huleedu_tasks.migrations.revision_findings import find_in_revision, sql_of
 from huleedu_tasks.migrations.revisions import History, Revision, named
@@ -96,12 +96,8 @@ class Linter:
                 relations = self._with_sizes(_touched(one))
             revision = self.history.revisions[one.revision]
             path = self.reviewed.shown(revision.path)
-            problems = find_in_revision(
-                one, revision, relations, from_squawk.get(one.revision, ())
-            )
-            found += (
-                replace(problem, path=path) for problem in suppress(problems, revision.path)
-            )
+            problems = find_in_revision(one, revision, relations, from_squawk.get(one.revision, ()))
+            found += (replace(problem, path=path) for problem in suppress(problems, revision.path))
             relations = relations_after(one, relations)
         levels = list(Level)
         return sorted(found, key=lambda problem: levels.index(problem.level))
@@ -133,7 +129,9 @@ class Linter:
 
     def _with_sizes(self, relations: Mapping[str, Relation]) -> dict[str, Relation]:
         """Return relations with the sizes that they have in production, where those are known."""
-        by_name = {id(one): self.sizes[name] for name, one in relations.items() if name in self.sizes}
+        by_name = {
+            id(one): self.sizes[name] for name, one in relations.items() if name in self.sizes
+        }
         return {
             name: by_name.get(id(one), replace(one, rows=None, size=None))
             for name, one in relations.items()
