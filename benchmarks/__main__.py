@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,11 +18,12 @@ from pathlib import Path
 
 from benchmarks.bench import Bench
 from benchmarks.containers import why_no_docker
-from benchmarks.machine import machine
+from benchmarks.machine import load, machine
 from benchmarks.measure import ENOUGH_ROUNDS
-from benchmarks.peers import why_no_peers
-from benchmarks.rows import ROWS
+from benchmarks.publishing import publish
+from benchmarks.rows import ROWS, Group
 from benchmarks.table import Line, document
+from benchmarks.tools import why_no_peers
 
 FAILED = 1
 INTERRUPTED = 130
@@ -53,15 +55,26 @@ def parse(arguments: Sequence[str]) -> Wanted:
         help=f"number of measurements of each side; default: {ENOUGH_ROUNDS}",
     )
     parser.add_argument(
-        "--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS)
+        "--only",
+        nargs="+",
+        choices=[*Group, *ROWS],
+        default=list(Group),
+        metavar="ROW",
+        help=f"groups ({', '.join(Group)}) or rows ({', '.join(ROWS)})",
     )
     parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="also write the tables to this file"
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="also write the tables to this file; in a file that has places for the tables of "
+        "the groups, such as docs/performance.md, they are replaced",
     )
     read = parser.parse_args(arguments)
     return Wanted(
         rounds=read.rounds,
-        rows=tuple(name for name in ROWS if name in read.only),
+        rows=tuple(
+            name for name, row in ROWS.items() if name in read.only or row.group in read.only
+        ),
         markdown=read.markdown,
     )
 
@@ -76,12 +89,27 @@ def main(arguments: Sequence[str]) -> int:
             lines = list(_measured(bench, wanted.rows))
     except KeyboardInterrupt:
         return INTERRUPTED
-    facts |= {**bench.facts, "rounds": str(wanted.rounds)}
-    text = document(facts, lines)
-    sys.stdout.write(text)
+    facts |= {**bench.facts, **load("load at the end"), "rounds": str(wanted.rounds)}
+    texts = _documents(facts, lines, wanted)
+    sys.stdout.write("\n".join(texts.values()))
     if wanted.markdown:
-        wanted.markdown.write_text(text, encoding="utf-8")
+        publish(texts, wanted.markdown)
     return FAILED if any(line.failed for line in lines) else 0
+
+
+def _documents(facts: dict[str, str], lines: Sequence[Line], wanted: Wanted) -> dict[str, str]:
+    """Return the tables of each group of which a row was selected."""
+    texts = {}
+    for group in Group:
+        names = [name for name, row in ROWS.items() if row.group is group]
+        if set(names) & set(wanted.rows):
+            texts[str(group)] = document(
+                facts,
+                [line for line in lines if line.row in names],
+                rounds=wanted.rounds,
+                not_selected=[name for name in names if name not in wanted.rows],
+            )
+    return texts
 
 
 def _measured(bench: Bench, rows: Sequence[str]) -> Iterator[Line]:
@@ -95,12 +123,20 @@ def _measured(bench: Bench, rows: Sequence[str]) -> Iterator[Line]:
             yield Line(row=name, measured="left out", notes=no_peers)
             continue
         bench.say(f"{name} ...")
+        began = time.monotonic()
         try:
             yield from row.measure(bench)
-        except Exception:
+        except Exception as error:
             # A failed row does not lose the results of the others.
             bench.say(traceback.format_exc())
-            yield Line(row=name, measured="failed", failed=True)
+            reason = (str(error).splitlines() or [""])[-1]
+            yield Line(
+                row=name,
+                measured="failed",
+                failed=True,
+                notes=f"{type(error).__name__}: {reason}",
+            )
+        bench.say(f"{name}: {time.monotonic() - began:.0f} s")
 
 
 def _positive(text: str) -> int:

@@ -122,6 +122,9 @@ class BareServers:
     async def _seed(self, service: Service) -> None:
         async with connection(self._url(service.name, service.database)) as session:
             for path in service.seeds:
+                if path.suffix == ".sql":
+                    await session.execute(path.read_text(encoding="utf-8"))
+                    continue
                 with loading(path) as seed:
                     await seed(session)
 

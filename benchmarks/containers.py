@@ -4,7 +4,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,21 +21,33 @@ PYPROJECT = '[project]\nname = "monorepo"\nversion = "1"\nrequires-python = ">=3
 # The procedure that the tasks replace, line by line, of the document "Database Environment
 # Separation". What differs: Compose is told its file; only volumes of the project at hand are
 # removed; and the variables of .env are exported, as the services read no file.
-PROCEDURE = f"""\
+BEGIN = """\
 set -e
 set -a; source .env; set +a
-
+"""
+REMOVE = f"""
 docker compose -f {COMPOSE_FILE} down
 
 docker volume rm -f $(docker volume ls -q | grep -E "^${{{PROJECT_VARIABLE}}}_\
 (batch_orchestrator|essay_lifecycle|cj_assessment|class_management|file_service|spellchecker\
 |result_aggregator|nlp)_db_data")
-
+"""
+START = f"""
 docker compose -f {COMPOSE_FILE} up -d batch_orchestrator_db essay_lifecycle_db cj_assessment_db \
 class_management_db file_service_db spellchecker_db result_aggregator_db nlp_db
-
+"""
+SLEEP = """
 sleep 10
-
+"""
+# The shortest wait that works: the server that initialises a volume has no TCP port.
+WAIT = f"""
+for database in batch_orchestrator essay_lifecycle cj_assessment class_management \
+file_service spellchecker result_aggregator nlp; do
+    until docker compose -f {COMPOSE_FILE} exec -T "${{database}}_db" \
+pg_isready --quiet --host=127.0.0.1; do sleep 0.1; done
+done
+"""
+MIGRATE = f"""
 services=("batch_orchestrator" "essay_lifecycle" "cj_assessment" "class_management" \
 "file_service" "spellchecker" "result_aggregator" "nlp")
 
@@ -45,6 +57,7 @@ for service in "${{services[@]}}"; do
     fi
 done
 """
+AS_WRITTEN = (REMOVE, START, SLEEP, MIGRATE)
 
 
 def why_no_docker() -> str:
@@ -93,9 +106,9 @@ def compose(monorepo: Monorepo, *arguments: str) -> None:
     run(command, cwd=monorepo.root, environment=monorepo.environment)
 
 
-def follow_procedure(monorepo: Monorepo) -> None:
-    """Reset the databases by the document's procedure."""
-    (monorepo.root / SCRIPT).write_text(PROCEDURE, encoding="utf-8")
+def follow_procedure(monorepo: Monorepo, parts: Sequence[str] = AS_WRITTEN) -> None:
+    """Reset the databases by the document's procedure, or carry out some parts of it."""
+    (monorepo.root / SCRIPT).write_text("".join([BEGIN, *parts]), encoding="utf-8")
     (monorepo.root / "pyproject.toml").write_text(PYPROJECT, encoding="utf-8")
     environment = {**monorepo.environment, "VIRTUAL_ENV": sys.prefix}
     run(["bash", SCRIPT], cwd=monorepo.root, environment=environment)

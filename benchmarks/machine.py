@@ -2,6 +2,7 @@
 
 import os
 import platform
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,15 +25,21 @@ def machine(directory: Path) -> dict[str, str]:
     return {
         "processor": f"{_processor()}, {_cores()} cores",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "system": f"{platform.system()} {platform.release()}",
         "state directory": _filesystem(directory),
-        "load at the start": f"{os.getloadavg()[0]:.2f}",
+        **load("load at the start"),
         "huleedu-tasks": f"{version('huleedu-tasks')} ({said_by(*COMMIT) or 'no commit'})",
         "Python": platform.python_version(),
         **{label: version(name) for label, name in LIBRARIES.items()},
         "Docker": f"{said_by(*docker) or 'none'} {said_by(*storage)}".strip(),
         "Compose": said_by("docker", "compose", "version", "--short") or "none",
     }
+
+
+def load(label: str) -> dict[str, str]:
+    """Return the load average of the last minute, with its label."""
+    return {label: f"{os.getloadavg()[0]:.2f}"}
 
 
 def _processor() -> str:

@@ -1,25 +1,19 @@
-"""Rows beside other tools, which are installed into the scratch directory for the run."""
+"""The rows about tests and large databases, beside other tools."""
 
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
-from subprocess import CalledProcessError
-from subprocess import run as run_quietly
 from urllib.parse import quote
 
 from benchmarks import testing
 from benchmarks.bench import Bench
 from benchmarks.children import run
-from benchmarks.measure import Side, Timing
+from benchmarks.measure import FEW_ROUNDS, Side, Timing
 from benchmarks.monorepo import USER, Monorepo, ask, copy_of_this, database_of, directory_of
 from benchmarks.table import Line, ratio
+from benchmarks.tools import installed_tools
 
-# The databases of both sides are on the same servers, and the revisions need the same libraries.
-LIBRARIES = ("alembic", "sqlalchemy", "asyncpg", "greenlet", "psycopg2-binary", "pytest")
-PEERS = ("DSLR", "pytest-postgresql", "pytest-alembic", "pytest-xdist", "psycopg[binary]")
 SERVICE = "nlp"
 NAME = "benchmark"
 GIGABYTE = 10**9
@@ -109,7 +103,7 @@ def test_first(began, request, number):
 
 def each_beside(bench: Bench) -> Iterator[Line]:
     """Give each test a database of one service, beside pytest-postgresql."""
-    monorepo, tools = bench.embedded, installed_peers(bench)
+    monorepo, tools = bench.embedded, installed_tools(bench).programs
     _write_peer(monorepo, ONE_BY_ONE)
     testing.write(monorepo, testing.ONE_BY_ONE)
     testing.pytest(monorepo)
@@ -124,13 +118,13 @@ def each_beside(bench: Bench) -> Iterator[Line]:
 
 def first_beside(bench: Bench) -> Iterator[Line]:
     """Give the first tests of two workers a database of every service, beside other plugins."""
-    monorepo, tools = bench.embedded, installed_peers(bench)
+    monorepo, tools = bench.embedded, installed_tools(bench).programs
     _write_peer(monorepo, ALL_AT_ONCE)
     testing.write_first(monorepo)
     workers = ("-n", str(testing.WORKERS))
     testing.pytest(monorepo, *workers)
     ours, theirs = [], []
-    for _ in range(bench.rounds):
+    for _ in range(min(bench.rounds, FEW_ROUNDS)):
         testing.pytest(monorepo, *workers)
         ours.append(_slowest(monorepo, "first-*"))
         _peer_pytest(monorepo, tools, *workers)
@@ -142,7 +136,7 @@ def first_beside(bench: Bench) -> Iterator[Line]:
 
 def large(bench: Bench) -> Iterator[Line]:
     """Save and restore a database of a gigabyte, beside DSLR on the same server."""
-    dslr = str(installed_peers(bench) / "dslr")
+    dslr = str(installed_tools(bench).programs / "dslr")
     with copy_of_this(bench.scratch, "large", HULEEDU_PROVIDER="embedded") as monorepo:
         monorepo.invoke("db.reset", "--service", SERVICE)
         entry = next(entry for entry in monorepo.entries if entry["name"] == SERVICE)
@@ -171,7 +165,7 @@ def large(bench: Bench) -> Iterator[Line]:
 
         ours(*save)
         theirs("snapshot", NAME)
-        saved, saved_by_dslr, restored, restored_by_dslr = bench.measure(
+        saved, saved_by_dslr, restored, restored_by_dslr = bench.measure_few(
             Side(run=lambda: ours(*save), prepare=without_ours),
             Side(run=lambda: theirs("snapshot", NAME), prepare=without_theirs),
             Side(run=lambda: ours(*restore), prepare=flush),
@@ -190,28 +184,6 @@ def large(bench: Bench) -> Iterator[Line]:
             compared=ratio(mine, other),
             notes="the restored-over database is kept for `db.undo`" if command is restore else "",
         )
-
-
-def why_no_peers(bench: Bench) -> str:
-    """Return why the other tools could not be installed; an empty string if they are."""
-    try:
-        installed_peers(bench)
-    except (CalledProcessError, OSError) as error:
-        return f"the other tools could not be installed: {error}"
-    return ""
-
-
-def installed_peers(bench: Bench) -> Path:
-    """Return the directory of the programs of the other tools, which are installed once."""
-    directory = bench.scratch / "peers"
-    programs = directory / "bin"
-    if not (programs / "dslr").exists():
-        bench.say("installing other tools ...")
-        same = [f"{name}=={version(name)}" for name in LIBRARIES]
-        run_quietly([sys.executable, "-m", "venv", str(directory)], check=True)
-        pip = [str(programs / "python"), "-m", "pip", "install", "--quiet"]
-        run_quietly([*pip, *PEERS, *same], check=True)
-    return programs
 
 
 def _line(row: str, measured: str, ours: list[float], theirs: list[float]) -> Line:

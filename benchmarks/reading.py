@@ -2,48 +2,40 @@
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from benchmarks.bench import Bench
 from benchmarks.children import INVOKE, run
 from benchmarks.measure import Side
-from benchmarks.table import Line, difference
+from benchmarks.table import Line, at_most, ratio
 
 HEAVY = ("alembic", "sqlalchemy")
-TASKS = '''\
-from invoke.tasks import task
-
-
-@task
-def nothing(_):
-    """Do nothing."""
-'''
+START_UP = 1.2
+STATUS = 1.8
 
 
 def listing(bench: Bench) -> Iterator[Line]:
     """List the tasks."""
-    yield _beside_bare(bench, "list", ["--list"])
+    yield _beside_bare(bench, "list", ["--list"], ["--list"], START_UP)
 
 
 def completion(bench: Bench) -> Iterator[Line]:
     """Complete a task's name, like a shell when the user presses Tab."""
-    yield _beside_bare(bench, "complete", ["--complete", "--", "invoke", "db."])
+    arguments = ["--complete", "--", "invoke", "db."]
+    yield _beside_bare(bench, "complete", arguments, arguments, START_UP)
 
 
 def status(bench: Bench) -> Iterator[Line]:
     """Read the state of eight databases."""
-    yield _beside_bare(bench, "status", ["db.status"], ["nothing"])
+    yield _beside_bare(bench, "status", ["db.status"], ["nothing"], STATUS)
 
 
 def _beside_bare(
-    bench: Bench, row: str, arguments: list[str], bare: list[str] | None = None
+    bench: Bench, row: str, arguments: list[str], bare: list[str], goal: float
 ) -> Line:
-    bare = arguments if bare is None else bare
-    ours, empty = bench.embedded.root, bare_monorepo(bench)
-    environment = bench.embedded.environment
+    ours, environment = bench.embedded.root, bench.embedded.environment
     measured, least = bench.measure(
         Side(run=lambda: run([INVOKE, *arguments], cwd=ours, environment=environment)),
-        Side(run=lambda: run([INVOKE, *bare], cwd=empty, environment={})),
+        bench.bare_side(*bare),
     )
     return Line(
         row=row,
@@ -51,7 +43,8 @@ def _beside_bare(
         timing=measured,
         beside=f"`invoke {' '.join(bare)}`, one task that does nothing",
         beside_timing=least,
-        compared=difference(measured, least),
+        compared=ratio(measured, least),
+        goal=at_most(goal, measured.median / least.median),
         notes=_imported(bench, arguments),
     )
 
@@ -62,11 +55,3 @@ def _imported(bench: Bench, arguments: list[str]) -> str:
     names = {line.rpartition("|")[2].strip().partition(".")[0] for line in said.splitlines()}
     heavy = [name for name in HEAVY if name in names]
     return f"imports {' and '.join(heavy or ['neither Alembic nor SQLAlchemy'])}"
-
-
-def bare_monorepo(bench: Bench) -> Path:
-    """Return a directory with one task, and without this package."""
-    directory = bench.scratch / "bare-invoke"
-    directory.mkdir(exist_ok=True)
-    (directory / "tasks.py").write_text(TASKS, encoding="utf-8")
-    return directory

@@ -7,8 +7,8 @@ from benchmarks.bench import Bench
 from benchmarks.children import run
 from benchmarks.measure import Side
 from benchmarks.monorepo import USER, Monorepo, empty_monorepo, free_ports, register
-from benchmarks.peers import installed_peers
 from benchmarks.table import Line
+from benchmarks.tools import installed_tools
 
 SERVICE = "history"
 REVISIONS = 100
@@ -86,7 +86,7 @@ CHANGES = (
 
 def rehearsal(bench: Bench) -> Iterator[Line]:
     """Apply, undo and apply again 100 revisions of one service."""
-    python = str(installed_peers(bench) / "python")
+    python = str(installed_tools(bench).programs / "python")
     (port,) = free_ports(1)
     with empty_monorepo(bench.scratch, "rehearsal", HULEEDU_PROVIDER="embedded") as monorepo:
         service = _add_service(monorepo, port)
@@ -94,7 +94,7 @@ def rehearsal(bench: Bench) -> Iterator[Line]:
         monorepo.invoke("db.up")
         login = f"{USER}:{monorepo.password}"
         url = f"postgresql+asyncpg://{login}@localhost:{port}/huleedu_{SERVICE}"
-        ours, peer = bench.measure(
+        ours, peer = bench.measure_few(
             Side(run=lambda: monorepo.invoke("migrations.test")),
             Side(
                 run=lambda: run(

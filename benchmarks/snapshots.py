@@ -4,10 +4,8 @@ import json
 from collections.abc import Iterator
 
 from benchmarks.bench import Bench
-from benchmarks.children import INVOKE, run
 from benchmarks.measure import Side
 from benchmarks.monorepo import Monorepo, database_of
-from benchmarks.reading import bare_monorepo
 from benchmarks.resets import copy_all
 from benchmarks.table import Line, ratio
 
@@ -21,12 +19,11 @@ def snapshots(bench: Bench) -> Iterator[Line]:
     told = _copies(monorepo)
     monorepo.reset()
     save, restore = ("db.snapshot", NAME), ("db.restore", NAME)
-    empty = bare_monorepo(bench)
     saved, restored, least, bare = bench.measure(
         Side(run=lambda: monorepo.invoke(*save), prepare=lambda: _delete(monorepo)),
         Side(run=lambda: monorepo.invoke(*restore)),
         Side(run=lambda: copy_all(monorepo, told)),
-        Side(run=lambda: run([INVOKE, "nothing"], cwd=empty, environment={})),
+        bench.bare_side(),
     )
     for command, timing in ((save, saved), (restore, restored)):
         yield Line(

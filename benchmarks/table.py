@@ -1,11 +1,20 @@
 """The results as Markdown."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.measure import Timing
+from benchmarks.measure import ENOUGH_ROUNDS, Timing
 
-HEADINGS = ("row", "measured", "median (range)", "beside it", "median (range)", "compared", "notes")
+HEADINGS = (
+    "row",
+    "measured",
+    "median (range)",
+    "beside it",
+    "median (range)",
+    "compared",
+    "goal",
+    "notes",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,8 +24,10 @@ class Line:
     Attributes:
         row: The row it belongs to, as `--only` names it.
         measured: What was measured.
+        timing: None if there is no figure; `notes` says why.
         beside: What was measured in turn with it, to compare.
         compared: The two, compared.
+        goal: The bound of the comparison, and whether it was met; empty if there is none.
         failed: Whether it could not be measured.
     """
 
@@ -26,6 +37,7 @@ class Line:
     beside: str = ""
     beside_timing: Timing | None = None
     compared: str = ""
+    goal: str = ""
     notes: str = ""
     failed: bool = False
 
@@ -39,14 +51,22 @@ class Line:
             self.beside,
             _shown(self.beside_timing),
             self.compared,
+            self.goal,
             self.notes,
         )
 
 
-def document(facts: Mapping[str, str], lines: Iterable[Line]) -> str:
-    """Return a table of the machine and one of the results."""
+def document(
+    facts: Mapping[str, str],
+    lines: Sequence[Line],
+    *,
+    rounds: int,
+    not_selected: Sequence[str] = (),
+) -> str:
+    """Return a table of the machine, what has no figure, and a table of the results."""
     machine = markdown(("machine", ""), list(facts.items()))
-    return f"{machine}\n{markdown(HEADINGS, [line.cells for line in lines])}"
+    results = markdown(HEADINGS, [line.cells for line in lines])
+    return f"{machine}\n{''.join(_warnings(lines, rounds, not_selected))}{results}"
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -62,12 +82,38 @@ def duration(seconds: float) -> str:
 
 def ratio(measured: Timing, beside: Timing) -> str:
     """Return the ratio of two durations, in words."""
-    return f"{measured.median / beside.median:.2f} times"
+    return times(measured.median / beside.median)
 
 
-def difference(measured: Timing, beside: Timing) -> str:
-    """Return the difference of two durations, in words."""
-    return f"{(measured.median - beside.median) * 1000:+.0f} ms"
+def times(factor: float) -> str:
+    """Return a factor, in words."""
+    return f"{factor:.2f} times"
+
+
+def at_most(bound: float, factor: float) -> str:
+    """Return a goal that a factor must not exceed, and whether it was met."""
+    return f"at most {bound:g} times: {_met(factor <= bound)}"
+
+
+def at_least(bound: float, factor: float) -> str:
+    """Return a goal that a factor must reach, and whether it was met."""
+    return f"at least {bound:g} times: {_met(factor >= bound)}"
+
+
+def _met(is_met: bool) -> str:
+    return "met" if is_met else "missed"
+
+
+def _warnings(lines: Sequence[Line], rounds: int, not_selected: Sequence[str]) -> Iterator[str]:
+    """Return a paragraph for each fact that keeps the table from being published as it is."""
+    if rounds < ENOUGH_ROUNDS:
+        yield f"**Only {rounds} rounds: fewer than {ENOUGH_ROUNDS} show that it works.**\n\n"
+    if not_selected:
+        yield f"**Not measured in this run:** {', '.join(not_selected)}\n\n"
+    for line in lines:
+        if line.failed or line.timing is None:
+            state = "failed" if line.failed else "has no figure"
+            yield f"**Row `{line.row}` {state}:** {_cell(line.notes) or 'no reason given'}\n\n"
 
 
 def _shown(timing: Timing | None) -> str:

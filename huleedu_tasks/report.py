@@ -84,6 +84,11 @@ class Problem:
     line: int | None = None
 
     @property
+    def place(self) -> str:
+        """The file with the line; an empty string if the problem is not one of a file."""
+        return f"{self.path}:{self.line}" if self.path and self.line else self.path
+
+    @property
     def advice(self) -> str:
         """The remedy and the numbered steps, each on a line; an empty string if there are none."""
         numbered = [f"{number}. {step}" for number, step in enumerate(self.steps, start=1)]

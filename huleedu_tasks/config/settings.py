@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
 from huleedu_tasks.config import setting_types
@@ -438,8 +439,13 @@ class Settings:
 
     def findings(self) -> list[Finding]:
         """Return a finding for every invalid value and every line that could not be parsed."""
+        return [*self.unreadable, *self._own_findings]
+
+    @cached_property
+    def _own_findings(self) -> tuple[Finding, ...]:
+        """The findings for values and names, which every URL of production asks for."""
         problems = filter(None, map(self._problem, SETTINGS))
-        return [*self.unreadable, *problems, *self._misspelled()]
+        return (*problems, *self._misspelled())
 
     def _problem(self, stated: AnySetting) -> Finding | None:
         value = self.value(stated.name)

@@ -277,6 +277,26 @@ GENERATED_STEPS = (
     "Fill the other rows in batches, outside of a revision.",
 )
 
+# The recipes of a rule besides its own, each with the statements that it is for.
+RECIPES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    SCANS_TABLE.name: {
+        "SET NOT NULL": NOT_NULL_STEPS,
+        "A CHECK or a foreign key": CONSTRAINT_STEPS,
+        "VALIDATE CONSTRAINT in the transaction that adds it": VALIDATE_STEPS,
+        "UNIQUE or PRIMARY KEY": UNIQUE_STEPS,
+        "EXCLUDE": EXCLUDE_STEPS,
+        "CREATE INDEX": INDEX_STEPS,
+        "REINDEX": REINDEX_STEPS,
+        "ATTACH PARTITION": PARTITION_STEPS,
+    },
+    REWRITES_TABLE.name: {
+        "A column with a default that is computed for each row": DEFAULT_STEPS,
+        "A generated, serial or identity column": GENERATED_STEPS,
+        "SET LOGGED or SET UNLOGGED": LOGGED_STEPS,
+        "REFRESH MATERIALIZED VIEW": REFRESH_STEPS,
+        "CLUSTER or VACUUM FULL": REORDER_STEPS,
+    },
+}
 RULES: Mapping[str, Rule] = {
     rule.name: rule
     for rule in (

@@ -15,6 +15,7 @@ from huleedu_tasks.migrations.observed_statements import (
     ObservedStatement,
     RemovedObject,
     RenamedObject,
+    TableLock,
 )
 from huleedu_tasks.postgres.inspection import Relation
 from huleedu_tasks.report import Level, Problem
@@ -120,7 +121,7 @@ class _Judgement:
         several: Problem | None = None
         for number, statement in enumerate(statements):
             for lock in statement.locks:
-                if lock.mode in BLOCKED and self._in_use(lock.table):
+                if _blocks(lock, statement) and self._in_use(lock.table):
                     self.held.setdefault(lock.table, (lock.mode, number))
                 elif lock.mode == _WRITES and self._in_use(lock.table):
                     self.written.add(lock.table)
@@ -176,8 +177,7 @@ class _Judgement:
         if mode and (since == number or first not in _CHANGES_ROWS):
             judged.add(table)
             yield rules.SCANS_TABLE.problem(
-                f"reads all rows of {where} under {mode}, which blocks {BLOCKED[mode]} meanwhile"
-                f"{_if_filled(relation)}",
+                f"reads all rows of {where} under {mode}, which blocks {BLOCKED[mode]} meanwhile",
                 level=_level(relation),
                 steps=_steps(statement.sql, _SCANS),
             )
@@ -186,7 +186,7 @@ class _Judgement:
             judged.add(table)
             yield rules.UPDATES_ALL_ROWS.problem(
                 f"reads all rows of {where} to change some or all of them, which stay locked until "
-                f"the end of the transaction{_if_filled(relation)}",
+                "the end of the transaction",
             )
         if holding := self._strongest_before(number):
             judged.add(table)
@@ -194,7 +194,6 @@ class _Judgement:
             yield rules.HOLDS_LOCK.problem(
                 f"reads all rows of {where} while the transaction still holds {mode} on "
                 f"{described(self.relations[held])}, which blocks {BLOCKED[mode]}"
-                f"{_if_filled(relation)}"
             )
 
     def _may_change(self, statement: ObservedStatement, table: str) -> bool:
@@ -282,7 +281,7 @@ class _Judgement:
         taken = [
             (lock.mode, relation)
             for lock in statement.locks
-            if lock.mode in BLOCKED and (relation := self._in_use(lock.table))
+            if _blocks(lock, statement) and (relation := self._in_use(lock.table))
         ]
         tables = dict.fromkeys(relation for _, relation in taken)
         if tables:
@@ -326,10 +325,10 @@ class _Judgement:
 
 
 def _rewrite(statement: ObservedStatement, relation: Relation) -> Problem:
-    where, unless = described(relation), _if_filled(relation)
+    where = described(relation)
     return rules.REWRITES_TABLE.problem(
         f"rewrites {where} under {ACCESS_EXCLUSIVE}, which blocks {BLOCKED[ACCESS_EXCLUSIVE]} "
-        f"meanwhile{unless}",
+        "meanwhile",
         level=_level(relation),
         steps=_steps(statement.sql, _REWRITES),
     )
@@ -337,6 +336,12 @@ def _rewrite(statement: ObservedStatement, relation: Relation) -> Problem:
 
 def _placed(problem: Problem, statement: ObservedStatement) -> Problem:
     return replace(problem, statement=without_comments(statement.sql), line=statement.line)
+
+
+def _blocks(lock: TableLock, statement: ObservedStatement) -> bool:
+    # Only REFRESH writes to a materialized view, so that EXCLUSIVE blocks nothing else.
+    is_refresh = lock.mode == "EXCLUSIVE" and _first_word(statement.sql) == "REFRESH"
+    return lock.mode in BLOCKED and not is_refresh
 
 
 def _takes_new(statement: ObservedStatement, tables: list[str]) -> bool:
@@ -354,10 +359,6 @@ def _steps(sql: str, recipes: tuple[tuple[str, tuple[str, ...]], ...]) -> tuple[
 def _level(relation: Relation) -> Level:
     is_small = relation.size is not None and relation.size <= SMALL
     return Level.WARNING if is_small else Level.ERROR
-
-
-def _if_filled(relation: Relation) -> str:
-    return "" if relation.size is not None else ", if it has rows"
 
 
 def _first_word(sql: str) -> str:

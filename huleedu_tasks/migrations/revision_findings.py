@@ -13,7 +13,12 @@ from huleedu_tasks.migrations.squawk import judge_findings
 from huleedu_tasks.postgres.inspection import Relation
 from huleedu_tasks.report import Kind, Level, Problem
 
-_DANGEROUS_KINDS = (Kind.DESTROYS, Kind.LOCKS)
+# PostgreSQL has executed the SQL, and said what it locks and destroys.
+_ANSWERED_KINDS = (Kind.DESTROYS, Kind.LOCKS)
+_ANSWERED_RULES = tuple(
+    f"{rules.SQUAWK_PREFIX}{name}"
+    for name in ("ban-concurrent-index-creation-in-transaction", "syntax-error")
+)
 
 
 def find_in_revision(
@@ -64,7 +69,7 @@ def _linted(
     """Yield what squawk finds besides locks and losses, which were observed."""
     lines = {without_comments(one.sql).rstrip(";"): one.line for one in observed.statements}
     for problem in judge_findings(linted, relations):
-        if problem.kind not in _DANGEROUS_KINDS:
+        if problem.kind not in _ANSWERED_KINDS and problem.code not in _ANSWERED_RULES:
             level = Level.INFO if problem.kind is Kind.STYLE else problem.level
             line = lines.get(problem.statement.rstrip(";"))
             yield replace(problem, level=level, line=line)

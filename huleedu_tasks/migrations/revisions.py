@@ -95,8 +95,8 @@ class History:
             before: The current revisions.
             after: The revisions after the upgrade.
         """
-        there, here = self.applied(after), self.applied(before)
-        parents = {name: self.needs(name) for name in self.revisions if name in there - here}
+        wanted = self.applied(after) - self.applied(before)
+        parents = {name: self.needs(name) for name in self.revisions if name in wanted}
         order = TopologicalSorter(parents).static_order()
         return tuple(self.revisions[name] for name in order if name in parents)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TextIO
 from huleedu_tasks.config.secret import redact_values
 from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError
 from huleedu_tasks.report import (
+    SAFER,
     SCHEMA_VERSION,
     AppliedRevision,
     Discovery,
@@ -347,11 +348,17 @@ class Screen:
             shown = wrap(self._shown(f"{problem.level}  {cause}"), width, "  ").strip()
             text = Text(shown)
             text.stylize(LEVEL_STYLES[problem.level], 0, len(problem.level))
+            if (place := problem.place) and problem.path not in problem.cause:
+                text.append(f"\n{wrap(self._shown(place), width, '  ')}", "dim")
             if problem.statement:
                 statement = textwrap.shorten(problem.statement, SHOWN_SQL, placeholder=" ...")
                 text.append(f"\n{wrap(self._shown(statement), width, '    ')}")
-            if remedy := f"{handled}{problem.advice}".strip():
+            introduced = "\n".join(filter(None, (problem.remedy, SAFER if problem.steps else "")))
+            if remedy := f"{handled}{introduced}".strip():
                 text.append(f"\n{wrap(self._shown(remedy), width, '  ')}", "dim")
+            for number, step in enumerate(problem.steps, start=1):
+                numbered = wrap(self._shown(step), width, "     ").lstrip()
+                text.append(f"\n  {number}. {numbered}", "dim")
             self._print(text)
 
     def _print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,14 +1,26 @@
 """The arguments, arithmetic and tables of the benchmarks; nothing is measured here."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import parse
 from benchmarks.bare import transactions
-from benchmarks.measure import ENOUGH_ROUNDS, Side, Timing, in_turn
-from benchmarks.rows import ROWS
-from benchmarks.table import Line, difference, document, duration, markdown, ratio
+from benchmarks.measure import ENOUGH_ROUNDS, Side, Timing, costs_in_turn, in_turn
+from benchmarks.publishing import publish
+from benchmarks.rows import ROWS, Group
+from benchmarks.table import (
+    HEADINGS,
+    Line,
+    at_least,
+    at_most,
+    document,
+    duration,
+    markdown,
+    ratio,
+)
 from tests.support.documents import code, page, rows
 
 
@@ -29,6 +41,13 @@ def test_without_arguments_every_row_is_measured_often_enough() -> None:
 
 def test_selected_rows_are_in_the_order_of_the_table() -> None:
     assert parse(["--only", "many", "cold", "warm"]).rows == ("warm", "cold", "many")
+
+
+def test_a_group_selects_its_rows() -> None:
+    assert parse(["--only", "goals"]).rows == tuple(
+        name for name, row in ROWS.items() if row.group is Group.GOALS
+    )
+    assert parse(["--only", "revision", "peers"]).rows[-1] == "revision"
 
 
 def test_rounds_and_a_file_can_be_passed() -> None:
@@ -72,8 +91,27 @@ def test_consecutive_steps_are_added() -> None:
 
 def test_two_times_are_compared_by_their_medians() -> None:
     assert ratio(timing(3.0), timing(2.0)) == "1.50 times"
-    assert difference(timing(0.25), timing(0.2)) == "+50 ms"
-    assert difference(timing(0.2), timing(0.25)) == "-50 ms"
+
+
+def test_a_goal_is_met_or_missed() -> None:
+    assert at_most(2.2, 2.2) == "at most 2.2 times: met"
+    assert at_most(2.2, 2.21) == "at most 2.2 times: missed"
+    assert at_least(25.0, 25.0) == "at least 25 times: met"
+    assert at_least(25.0, 24.9) == "at least 25 times: missed"
+
+
+def test_the_processor_time_of_children_and_servers_is_measured() -> None:
+    servers = iter([1.0, 3.0])
+    (cost,) = costs_in_turn(
+        1,
+        Side(
+            run=lambda: subprocess.run([sys.executable, "-c", "sum(range(10**6))"], check=True),
+            elsewhere=lambda: next(servers),
+        ),
+        warm_up=False,
+    )
+    assert cost.processor.median > 2.0
+    assert cost.wall.median > 0
 
 
 def test_sides_alternate_and_the_warm_up_does_not_count() -> None:
@@ -136,12 +174,12 @@ def test_the_document_has_the_machine_and_a_line_for_each_measurement() -> None:
         beside="the floor",
         beside_timing=timing(0.5),
         compared=ratio(timing(1.5), timing(0.5)),
+        goal=at_most(4.0, 3.0),
     )
     left_out = Line(row="warm-docker", measured="left out", notes="no Docker Engine answers")
-    text = document({"Python": "3.11.7"}, [measured, left_out])
+    text = document({"Python": "3.11.7"}, [measured, left_out], rounds=7)
     assert rows(text, "machine", "") == [["Python", "3.11.7"]]
-    columns = ("row", "measured", "median (range)", "beside it", "median (range)")
-    assert rows(text, *columns, "compared", "notes") == [
+    assert rows(text, *HEADINGS) == [
         [
             "warm",
             "a reset",
@@ -149,10 +187,42 @@ def test_the_document_has_the_machine_and_a_line_for_each_measurement() -> None:
             "the floor",
             "500 ms (500 ms to 500 ms)",
             "3.00 times",
+            "at most 4 times: met",
             "",
         ],
-        ["warm-docker", "left out", "", "", "", "", "no Docker Engine answers"],
+        ["warm-docker", "left out", "", "", "", "", "", "no Docker Engine answers"],
     ]
+
+
+def test_the_document_states_what_has_no_figure() -> None:
+    left_out = Line(row="warm-docker", measured="left out", notes="no Docker Engine answers")
+    failed = Line(row="cold", measured="failed", notes="BenchmarkError: it broke", failed=True)
+    text = document({}, [left_out, failed], rounds=1, not_selected=["warm", "list"])
+    assert "**Only 1 rounds" in text
+    assert "**Not measured in this run:** warm, list" in text
+    assert "**Row `warm-docker` has no figure:** no Docker Engine answers" in text
+    assert "**Row `cold` failed:** BenchmarkError: it broke" in text
+
+
+def test_tables_replace_those_in_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    old = "<!-- figures: goals -->\nold\n<!-- end of figures -->"
+    page.write_text(f"before\n{old}\nbetween\n{old.replace('goals', 'peers')}\nafter\n")
+    publish({"goals": "new \\1"}, page)
+    text = page.read_text()
+    assert text.count("old") == 1
+    assert "before\n<!-- figures: goals -->\n\nnew \\1\n<!-- end of figures -->\nbetween" in text
+
+
+def test_tables_without_a_place_are_the_whole_file(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    publish({"goals": "a\n", "peers": "b\n"}, page)
+    assert page.read_text() == "a\n\nb\n"
+
+
+def test_the_page_has_a_place_for_the_tables_of_each_group() -> None:
+    text = page("performance.md")
+    assert [group for group in Group if f"<!-- figures: {group} -->" in text] == list(Group)
 
 
 def test_the_page_explains_every_row() -> None:
