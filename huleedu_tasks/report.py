@@ -215,6 +215,66 @@ class RehearsedRevision:
     path: str
 
 
+class Place(StrEnum):
+    """Where a revision is, compared with a database or with the base branch."""
+
+    APPLIED = "applied"
+    PENDING = "pending"
+    NEW = "new"
+    OTHER = "other branch"
+    PLAIN = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphRevision:
+    """A revision in the graph of a history.
+
+    Attributes:
+        parents: The revisions that must be applied before it.
+        place: Where it is; empty if it is compared with nothing.
+        labels: What is at it: `database`, `head`, or the name of the base branch.
+    """
+
+    revision: str
+    message: str
+    parents: tuple[str, ...]
+    place: Place = Place.PLAIN
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastRun:
+    """An earlier run that changed databases.
+
+    Attributes:
+        began: When it began, in ISO 8601.
+        outcome: The name of its exit status.
+        migrated: The services that it migrated.
+    """
+
+    run: str
+    began: str
+    who: str
+    outcome: str
+    migrated: tuple[str, ...]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A moment of a run.
+
+    Attributes:
+        time: The time of day, and how long the run had taken; empty if it is that of the moment
+            before.
+        service: The service; an empty string for the whole run.
+    """
+
+    time: str
+    service: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How the work on one service ended, and why.
@@ -231,6 +291,7 @@ class Outcome:
             report revisions.
         differences: The drift of its schema; None if the command does not look for drift.
         tested: The revisions that were tested, with and without problems.
+        graph: Its revisions, parents first; empty if the command does not compare them.
         state: The state of the database, shown in place of the status; None if it is at head or
             the command does not report states.
         exit_code: The exit code that this outcome requires of the command.
@@ -248,6 +309,7 @@ class Outcome:
     revisions: tuple[PlannedRevision, ...] | tuple[AppliedRevision, ...] | None = None
     differences: tuple[Difference, ...] | None = None
     tested: tuple[RehearsedRevision, ...] = ()
+    graph: tuple[GraphRevision, ...] = ()
     state: State | None = None
     exit_code: ExitCode = ExitCode.DONE
 
@@ -373,6 +435,9 @@ class Report:
             for problems.
         sql: Whether the screen shows the SQL of planned revisions.
         instance: The name of the instance, and the reason for it; empty for the main fleet.
+        plan: The document of a plan file; empty if the command makes no plan.
+        past: The earlier runs, the latest first.
+        moments: What happened in one earlier run.
     """
 
     command: str
@@ -389,6 +454,9 @@ class Report:
     general: tuple[Problem, ...] | None = None
     sql: bool = False
     instance: Mapping[str, str] = field(default_factory=dict)
+    plan: Mapping[str, object] = field(default_factory=dict)
+    past: tuple[PastRun, ...] = ()
+    moments: tuple[Moment, ...] = ()
 
     @property
     def dangers(self) -> dict[Problem, list[str]]:
@@ -476,6 +544,7 @@ class Listing:
         columns: The columns of the table; a row may contain more values, for the JSON.
         shown: What the screen shows instead of the rows: headers and cells, of which the last is
             wrapped in its column; empty to show the rows.
+        page: The same as a report, for a page; None if it has no page.
     """
 
     command: str
@@ -483,6 +552,7 @@ class Listing:
     columns: tuple[str, ...]
     rows: tuple[Mapping[str, Fact], ...]
     shown: tuple[tuple[str, ...], ...] = ()
+    page: Report | None = None
     exit_code: ExitCode = ExitCode.DONE
 
     def as_json(self) -> dict[str, object]:

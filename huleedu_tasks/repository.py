@@ -34,6 +34,11 @@ def repository_root(start: Path) -> Path | None:
     return next((directory for directory in directories if _has_git(directory)), None)
 
 
+def commit_of(root: Path) -> str | None:
+    """Return the checked-out commit, with `-dirty` if files differ; `None` without Git."""
+    return output_of(["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40"]) or None
+
+
 def is_in_repository(directory: Path) -> bool:
     """Whether a directory is in a repository, or is the root of one without `.git`."""
     if repository_root(directory):

@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -28,8 +29,8 @@ from huleedu_tasks.app import App
 from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.errors import INVOKE, ConfigurationError, ExitCode, HuleEduError, Interrupted
 from huleedu_tasks.postgres.server_errors import converted_errors
-from huleedu_tasks.report import Report, Result
-from huleedu_tasks.repository import shown
+from huleedu_tasks.report import Listing, Report, Result
+from huleedu_tasks.repository import commit_of, shown
 from huleedu_tasks.screen.console import Screen
 from huleedu_tasks.screen.formats.forms import Form, Outputs, parse_outputs
 from huleedu_tasks.screen.streams import (
@@ -51,7 +52,7 @@ HELP = {
     "json": "Print one JSON document on standard output.",
     "dry_run": "Say what would be done, and change nothing.",
     "jobs": "How many services are migrated at once.",
-    "format": "Print markdown, github, sarif, gitlab, junit or json instead of the screen.",
+    "format": "Print markdown, github, sarif, gitlab, junit, json or html.",
     "out": "Write the report to FILE or FORM:FILE as well; may be repeated.",
 }
 RUN_AGAIN = "Run the same command again; it begins from any state."
@@ -60,6 +61,10 @@ REPORT_BUG = "This is a bug in huleedu-tasks: report it with the lines above."
 LETTERS = {"message": "m"}
 REPEATABLE = ("service", "confirm", "first", "host", "accept_drift", "out")
 POSITIONAL = ("name",)
+# The command whose `--out FILE` is a plan.
+PLANNING = "prod.plan"
+# The command whose result is no report.
+LISTING = "prod.history"
 # The error code for a result that could not be written.
 OUTPUT_LOST_CODE = "output-lost"
 # The exit code for each signal that ends the process.
@@ -336,7 +341,7 @@ def _run_and_report(
     try:
         _require_values(sys.argv)
         if "format" in kwargs:
-            screen.outputs = _outputs(app.start, kwargs)
+            screen.outputs = _outputs(app.start, kwargs, name)
         # Standard output is for the result; the output of seeds goes to standard error.
         with contextlib.redirect_stdout(sys.stderr):
             result = body(app, *args, **kwargs)
@@ -344,12 +349,8 @@ def _run_and_report(
             result = result.ended_by(app.exit_code)
         if isinstance(result, Report) and (ignored := app.ignored_instance):
             result = replace(result, notes=(*result.notes, ignored))
-        if isinstance(result, Report) and "format" in kwargs:
-            screen.registry = shown(app.registry_path, app.repository)
         if result is not None:
-            screen.show(result)
-        if isinstance(result, Report):
-            screen.write(result)
+            _show(app, result, has_forms="format" in kwargs)
         code = ExitCode.DONE if result is None else result.exit_code
         # Work that finished before SIGHUP stopped it keeps its own exit code.
         return code if app.stop.is_requested else app.exit_code or code
@@ -371,7 +372,40 @@ def _run_and_report(
         return app.exit_code or ExitCode.FAILED
 
 
-def _outputs(start: Path, flags: Mapping[str, Any]) -> Outputs:
+def _show(app: Command, result: Result, *, has_forms: bool) -> None:
+    """Print a result, and write its files.
+
+    Args:
+        has_forms: Whether the command has `--format` and `--out`.
+    """
+    if not isinstance(result, (Report, Listing)) or not has_forms:
+        app.screen.show(result)
+        return
+    app.screen.registry = shown(app.registry_path, app.repository)
+    app.screen.page_facts = functools.partial(_page_facts, app)
+    app.screen.show(result)
+    app.screen.write(result)
+
+
+def _page_facts(app: Command, report: Report) -> Mapping[str, str]:
+    """Return the facts of a run that a page has at its foot."""
+    from importlib.metadata import version
+
+    places = (f"{server} ({', '.join(names)})" for server, names in report.places.items())
+    return {
+        "command": report.command,
+        "environment": report.environment,
+        "servers": "; ".join(places) or f"{report.provider}: {report.provider_reason}",
+        "instance": report.instance.get("name", ""),
+        "commit": commit_of(app.repository) or "",
+        "exit status": f"{int(report.exit_code)} ({report.exit_code.name})",
+        "duration": f"{report.seconds:.2f} s",
+        "written (UTC)": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
+        "huleedu-tasks": version("huleedu-tasks"),
+    }
+
+
+def _outputs(start: Path, flags: Mapping[str, Any], command: str) -> Outputs:
     """Return the forms that the flags of a command ask for.
 
     Raises:
@@ -384,7 +418,27 @@ def _outputs(start: Path, flags: Mapping[str, Any]) -> Outputs:
             code="argument-conflict",
             hint="Leave out --json; `--out FILE.json` writes the document to a file.",
         )
-    return parse_outputs(Form.JSON if json else printed, flags["out"] or (), start)
+    form = Form.JSON if json else printed
+    outputs = parse_outputs(form, flags["out"] or (), start, makes_plan=command == PLANNING)
+    if command == LISTING:
+        _require_listing(outputs)
+    return outputs
+
+
+def _require_listing(outputs: Outputs) -> None:
+    """Refuse a form that only a report has.
+
+    Raises:
+        ConfigurationError: If one is asked for.
+    """
+    forms = (outputs.printed, *(form for form, _ in outputs.files))
+    for form in forms:
+        if form not in (Form.TERMINAL, Form.JSON, Form.HTML):
+            raise ConfigurationError(
+                f"{LISTING} has no findings, and so no form {str(form)!r}.",
+                code="argument-invalid",
+                hint=f"Use one of: {Form.JSON}, {Form.HTML}.",
+            )
 
 
 def _with_lost_output(

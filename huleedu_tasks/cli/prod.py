@@ -1,6 +1,7 @@
 """The databases of staging and production."""
 
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from huleedu_tasks.cli.command import Command, command, whole_number
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from huleedu_tasks.prod.production import Production
 
 Names = Sequence[str] | None
+# How many earlier runs a page shows.
+PAST_RUNS = 10
 NO_DRIFT = "Do not compare the schemas with those of the revisions."
 NO_REHEARSAL = "Do not run the revisions on a copy of the schema."
 ACCEPT_DRIFT = "Object whose drift is accepted, as `prod.drift` names it; may be repeated."
@@ -49,7 +52,8 @@ def status(
     """Show which revision each database is at; read-only."""
     from huleedu_tasks.prod.status import status as read_status
 
-    return _run(app, service, lambda production: read_status(production, check=check))
+    report = _run(app, service, lambda production: read_status(production, check=check))
+    return _with_past_runs(app, report)
 
 
 @command(check="Exit with 4 if a schema has drifted.")
@@ -68,7 +72,8 @@ def drift(
 
 
 @command(
-    out="Write the plan to this file, for `prod.migrate --plan`.",
+    out="Write the plan to FILE or a page with it to FILE.html, for `prod.migrate --plan`, or "
+    "another form to FORM:FILE; may be repeated.",
     sql="Show the SQL of each revision as well; --json and --out always have it.",
     accept_drift=ACCEPT_DRIFT,
     no_drift=NO_DRIFT,
@@ -77,26 +82,30 @@ def drift(
 def plan(
     app: Command,
     service: Names = None,
-    out: str = "",
     sql: bool = False,
     accept_drift: Names = None,
     no_drift: bool = False,
     no_rehearsal: bool = False,
+    format: str = "",
+    out: Names = None,
     json: bool = False,
 ) -> Result:
     """Show what would run, lock and destroy; read-only."""
     from huleedu_tasks.cli.prod_migrate import drift_check
     from huleedu_tasks.prod.plan import plan as make_plan
 
-    path = app.start / out if out else None
+    outputs = app.screen.outputs
     check = drift_check(app, no_drift=no_drift, accepted=accept_drift)
-    return _run(
+    report = _run(
         app,
         service,
-        lambda flows: make_plan(flows, out=path, sql=sql),
+        lambda flows: make_plan(
+            flows, out=outputs.plans, pages=outputs.pages if outputs.has_page else None, sql=sql
+        ),
         check,
         rehearses=not no_rehearsal,
     )
+    return _with_past_runs(app, report)
 
 
 @command(
@@ -154,16 +163,36 @@ def migrate(
 @command(
     last="How many runs to show, the latest first.",
     run="Show every event of this run.",
+    format="Print json or html.",
+    out="Write the listing to FILE.json, or a page to FILE.html, as well; may be repeated.",
 )
-def history(app: Command, last: str = "20", run: str = "", json: bool = False) -> Result:
+def history(
+    app: Command,
+    last: str = "20",
+    run: str = "",
+    format: str = "",
+    out: Names = None,
+    json: bool = False,
+) -> Result:
     """Show past runs of prod.migrate and their outcomes."""
-    from huleedu_tasks.prod.history import events_of, list_of
+    from huleedu_tasks.prod.history import events_of, list_of, with_page
     from huleedu_tasks.prod.journal import read_runs
 
     runs = read_runs(app.state)
     if run:
-        return events_of(runs, run)
-    return list_of(runs[: whole_number("--last", last, at_least=1)])
+        return with_page(events_of(runs, run), runs, run)
+    latest = runs[: whole_number("--last", last, at_least=1)]
+    return with_page(list_of(latest), latest, "")
+
+
+def _with_past_runs(app: Command, report: Report) -> Report:
+    """Return a report with the latest runs, which only a page shows."""
+    from huleedu_tasks.prod.history import past_runs
+    from huleedu_tasks.prod.journal import read_runs
+
+    if not app.screen.outputs.has_page:
+        return report
+    return replace(report, past=past_runs(read_runs(app.state)[:PAST_RUNS]))
 
 
 def _run(

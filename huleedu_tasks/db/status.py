@@ -9,6 +9,7 @@ from huleedu_tasks.db.edited_revisions import with_edits
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.errors import ConfigurationError, HuleEduError
 from huleedu_tasks.migrations.edits import edits_since_applied
+from huleedu_tasks.migrations.revision_graph import graph_of_database
 from huleedu_tasks.migrations.revisions import NO_HISTORY, History, named
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import databases
@@ -53,7 +54,7 @@ async def status(run: ServiceRun, step: Step) -> Outcome:
     pending = facts["pending"] = history.pending(current)
     edits = edits_since_applied(tag, run.name, history, current)
     facts["edited"] = tuple(edit.revision.id for edit in edits)
-    done = run.done(other, facts)
+    done = replace(run.done(other, facts), graph=graph_of_database(history, current))
     if pending is None:
         return await _unknown_revision(run, current, done)
     if edits:

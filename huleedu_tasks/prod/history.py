@@ -1,11 +1,12 @@
 """Show the runs of `prod.migrate` from their records."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.prod.journal import ENDED, UNREADABLE, Event, Run
 from huleedu_tasks.prod.timeline import HEADERS, timeline
-from huleedu_tasks.report import Fact, Listing, Status
+from huleedu_tasks.report import Fact, Listing, Moment, PastRun, Report, Status
 
 COMMAND = "prod.history"
 RUN_COLUMNS = ("run", "environment", "outcome", "who", "commit", "migrated", "detail")
@@ -21,6 +22,51 @@ def list_of(runs: Sequence[Run]) -> Listing:
         ]
         row["detail"] = "; ".join(filter(None, (str(row["detail"]), *_links(row))))
     return Listing(command=COMMAND, key="runs", columns=RUN_COLUMNS, rows=tuple(rows))
+
+
+def with_page(listing: Listing, runs: Sequence[Run], name: str) -> Listing:
+    """Return a listing with a page: of one run with its moments, or of several.
+
+    Args:
+        runs: The runs of the page.
+        name: The id of one run, or a prefix of it; an empty string for all of them.
+    """
+    chosen = [run for run in runs if run.id.startswith(name)]
+    page = Report(
+        command=COMMAND,
+        environment=", ".join(
+            dict.fromkeys(str(_row(run)["environment"] or "unknown") for run in chosen)
+        ),
+        provider="records",
+        provider_reason=f"{len(chosen)} runs",
+        outcomes=(),
+        past=past_runs(chosen),
+        moments=moments_of(chosen[0]) if name else (),
+    )
+    return replace(listing, page=page)
+
+
+def moments_of(run: Run) -> tuple[Moment, ...]:
+    """Return the timeline of a run for a page."""
+    return tuple(
+        Moment(time=" ".join((time, elapsed)).strip(), service=service, text=text)
+        for time, elapsed, service, text in timeline(run)
+    )
+
+
+def past_runs(runs: Sequence[Run]) -> tuple[PastRun, ...]:
+    """Return the runs for the page of a report."""
+    return tuple(
+        PastRun(
+            run=str(row["run"]),
+            began=str(row["began"] or ""),
+            who=str(row["who"] or ""),
+            outcome=str(row["outcome"]),
+            migrated=tuple(_ids(row["migrated"])),
+            detail=str(row["detail"]),
+        )
+        for row in map(_row, runs)
+    )
 
 
 def events_of(runs: Sequence[Run], name: str) -> Listing:

@@ -21,7 +21,7 @@ from typing import Any
 
 from huleedu_tasks.config.secret import redact_values
 from huleedu_tasks.errors import ConfigurationError, ExitCode
-from huleedu_tasks.process import output_of
+from huleedu_tasks.repository import commit_of
 from huleedu_tasks.state_dir import make_directory, make_state_directory, unwritable
 
 DIRECTORY = "runs"
@@ -210,11 +210,6 @@ def read_runs(state: Path) -> list[Run]:
             hint="Correct its owner and permissions, or run this as its owner.",
         ) from error
     return sorted(map(_read, paths), key=_start, reverse=True)
-
-
-def commit_of(root: Path) -> str | None:
-    """Return the checked-out commit, with `-dirty` if files differ; `None` without Git."""
-    return output_of(["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40"]) or None
 
 
 def _start(run: Run) -> tuple[str, str]:

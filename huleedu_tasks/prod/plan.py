@@ -19,6 +19,7 @@ from huleedu_tasks.migrations.hazards import find_hazards
 from huleedu_tasks.migrations.observed_hazards import relations_after
 from huleedu_tasks.migrations.results import Rendered
 from huleedu_tasks.migrations.revision_findings import find_in_revision
+from huleedu_tasks.migrations.revision_graph import graph_of_database
 from huleedu_tasks.migrations.revisions import Revision, named
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.postgres.databases import parse_tag
@@ -29,8 +30,7 @@ from huleedu_tasks.postgres.inspection import (
     read_relations,
     tables_of,
 )
-from huleedu_tasks.prod.journal import commit_of
-from huleedu_tasks.prod.plan_file import PlanEntry, stale, write_plan
+from huleedu_tasks.prod.plan_file import PlanEntry, plan_document, stale, write_plan
 from huleedu_tasks.prod.plan_rehearsal import Rehearsed, failure_in, rehearse
 from huleedu_tasks.prod.problems import Validated
 from huleedu_tasks.prod.production import Production, Targets
@@ -38,7 +38,7 @@ from huleedu_tasks.prod.sql_rendering import approval_of
 from huleedu_tasks.prod.target import Target, reach
 from huleedu_tasks.prod.validate import validate_all
 from huleedu_tasks.report import Difference, Kind, Level, Outcome, PlannedRevision, Problem, Report
-from huleedu_tasks.repository import shown
+from huleedu_tasks.repository import commit_of, shown
 
 if TYPE_CHECKING:
     import asyncpg
@@ -146,12 +146,16 @@ class Planned:
         return bool(self.revisions) and not stale(arrived, now)
 
 
-async def plan(production: Production, *, out: Path | None, sql: bool) -> Report:
+async def plan(
+    production: Production, *, out: Sequence[Path], pages: Sequence[Path] | None = None, sql: bool
+) -> Report:
     """Report what a migration would run.
 
     Args:
         sql: Whether the screen shows the SQL.
-        out: The plan file to write, for `prod.migrate --plan`; `None` to write none.
+        out: The plan files to write, for `prod.migrate --plan`.
+        pages: The pages that will have the plan in them, of which one may be printed; None if the
+            report is not written as a page.
 
     Raises:
         ConfigurationError: If the configuration has errors, or the file cannot be written.
@@ -160,25 +164,32 @@ async def plan(production: Production, *, out: Path | None, sql: bool) -> Report
         outcomes, planned = await plan_all(production, targets)
         report = production.report(COMMAND, outcomes, COLUMNS, targets)
     changing = [entry for entry in planned.values() if entry.changes]
-    if out is not None and report.exit_code is ExitCode.DONE:
-        write_plan(
-            out,
+    if report.exit_code is ExitCode.DONE and (out or pages is not None):
+        document = plan_document(
             [entry.as_json() for entry in changing],
             environment=str(production.settings.environment),
             commit=commit_of(production.root),
             redact=production.redact,
         )
-    return replace(report, sql=sql, notes=_notes(report, out, changes=bool(changing)))
+        for path in out:
+            write_plan(path, document)
+        report = replace(report, plan=document)
+    notes = _notes(report, out, pages or (), changes=bool(changing))
+    return replace(report, sql=sql, notes=notes)
 
 
-def _notes(report: Report, out: Path | None, *, changes: bool) -> tuple[str, ...]:
+def _notes(
+    report: Report, out: Sequence[Path], pages: Sequence[Path], *, changes: bool
+) -> tuple[str, ...]:
     """Return where the plan is, and the next command to type."""
     if report.exit_code is not ExitCode.DONE:
-        return (f"{out} was not written because of the errors above.",) if out else ()
-    written = (f"The plan was written to {out}.",) if out else ()
+        without = (f"{page} has no plan in it because of the errors above." for page in pages)
+        return (*(f"{path} was not written because of the errors above." for path in out), *without)
+    written = tuple(f"The plan was written to {path}." for path in out)
     if not changes:
         return written
-    return (*written, NEXT_OF_FILE.format(file=out) if out else NEXT)
+    files = (*out, *pages)
+    return (*written, NEXT_OF_FILE.format(file=files[0]) if files else NEXT)
 
 
 async def plan_all(
@@ -391,6 +402,7 @@ def _outcome(validated: Validated, planned: Planned) -> Outcome:
         ),
         revisions=planned.revisions,
         differences=validated.drift,
+        graph=graph_of_database(planned.target.known_history, pin.before),
     )
 
 

@@ -10,6 +10,7 @@ from huleedu_tasks.config.secret import redact_values
 from huleedu_tasks.errors import ConfigurationError, Refused
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.prod.approval import Approval
+from huleedu_tasks.screen.formats.sealed_page import Unsealed, opened
 
 SCHEMA_VERSION = 1
 
@@ -85,24 +86,20 @@ def stale(planned: PlanEntry, now: PlanEntry) -> list[str]:
     return [f"{planned.service}: {change}" for change in planned.changes_since(now)]
 
 
-def write_plan(
-    path: Path,
+def plan_document(
     services: Sequence[Mapping[str, object]],
     *,
     environment: str,
     commit: str | None,
     redact: Callable[[str], str],
-) -> None:
-    """Write a plan file for `prod.migrate --plan`.
+) -> dict[str, object]:
+    """Return the document of a plan, without passwords, for `prod.migrate --plan`.
 
     Args:
         services: The JSON entry of each service.
         environment: The environment that the plan was made for.
         commit: The checked-out commit; `None` if unknown.
         redact: Masks every password in a string; the SQL of a revision may contain one.
-
-    Raises:
-        ConfigurationError: If the file cannot be written.
     """
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -110,9 +107,17 @@ def write_plan(
         "commit": commit,
         "services": list(services),
     }
+    return {name: redact_values(value, redact) for name, value in document.items()}
+
+
+def write_plan(path: Path, document: Mapping[str, object]) -> None:
+    """Write a plan file.
+
+    Raises:
+        ConfigurationError: If the file cannot be written.
+    """
     try:
-        masked = redact_values(document, redact)
-        path.write_text(f"{json.dumps(masked, indent=2, ensure_ascii=False)}\n", encoding="utf-8")
+        path.write_text(f"{json.dumps(document, indent=2, ensure_ascii=False)}\n", encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(
             f"--out {path} could not be written: {error.strerror}.",
@@ -122,17 +127,17 @@ def write_plan(
 
 
 def read_plan(path: Path, *, environment: str) -> tuple[PlanEntry, ...]:
-    """Read the entries of a plan file.
+    """Read the entries of a plan file, or of a page that carries a plan.
 
     Args:
         environment: The environment that the plan must have been made for.
 
     Raises:
         ConfigurationError: If the file cannot be read, or is not a plan.
-        Refused: If the plan was made for another environment.
+        Refused: If the plan was made for another environment, or the page is not as it was written.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(_json_in(path.read_bytes().decode()))
         if document["schema_version"] != SCHEMA_VERSION:
             raise ValueError("its schema_version is not supported")
         pins = tuple(map(_pin_in, document["services"]))
@@ -143,6 +148,13 @@ def read_plan(path: Path, *, environment: str) -> tuple[PlanEntry, ...]:
             code="plan-unreadable",
             hint="`invoke prod.plan --out FILE` writes a plan.",
         ) from error
+    except Unsealed as error:
+        raise Refused(
+            f"The page {path} was edited or truncated after it was written: {error}.",
+            code="plan-page-changed",
+            hint="Use the page as it was written and approved, or make a new one: "
+            f"`invoke prod.plan --out html:{path.name}`.",
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"--plan {path} is not a plan file: {_reason(error)}.",
@@ -156,6 +168,11 @@ def read_plan(path: Path, *, environment: str) -> tuple[PlanEntry, ...]:
             hint=f"Make a plan for {environment}: `invoke prod.plan --out {path.name}`.",
         )
     return pins
+
+
+def _json_in(text: str) -> str:
+    """Return the JSON of a plan file; of a page, that which it carries."""
+    return opened(text) if text.lstrip().startswith("<") else text
 
 
 def _reason(error: Exception) -> str:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
-from huleedu_tasks.errors import HuleEduError
+from huleedu_tasks.errors import HuleEduError, ServerError
 from huleedu_tasks.migrations.observation import throwaway_observation
 from huleedu_tasks.migrations.observed_statements import ObservedRevision
 from huleedu_tasks.migrations.observing import observe
 from huleedu_tasks.migrations.revisions import Revision
 from huleedu_tasks.parallel import Step
+from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.clones import replay_name
 from huleedu_tasks.postgres.connections import answering, connection
 from huleedu_tasks.postgres.databases import VersionTable, create, version_table_candidates
@@ -65,6 +66,7 @@ async def rehearse(
     try:
         step("copying its schema")
         async with reach(target) as opened:
+            await _require_no_run(target, opened)
             dumped = validated.dumped or await _dump(target, opened, settings)
             recorded = await _recorded(opened, dumped)
         async with replays.turn(target.service):
@@ -96,6 +98,22 @@ def failure_in(problem: Problem) -> Problem:
         code=FAILED,
         kind=Kind.OTHER,
     )
+
+
+async def _require_no_run(target: Target, opened: "asyncpg.Connection") -> None:
+    """Require that no other run migrates the database, whose schema changes meanwhile.
+
+    Raises:
+        ServerError: If one does.
+    """
+    async with answering(target.url.address):
+        holder = await locks.lock_holder(opened)
+    if holder:
+        raise ServerError(
+            f"The database is being migrated by {holder}.",
+            code="migration-running",
+            hint="Run the command again when the migration has ended.",
+        )
 
 
 async def _dump(target: Target, opened: "asyncpg.Connection", settings: Settings) -> SchemaDump:

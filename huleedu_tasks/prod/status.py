@@ -5,6 +5,7 @@ from dataclasses import replace
 from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ServerError
+from huleedu_tasks.migrations.revision_graph import graph_of_database
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.prod.production import Production
@@ -45,7 +46,8 @@ async def _status_of(target: Target) -> Outcome:
         return replace(parallel.failed(target.service, error), facts=target.address_facts)
     pending = history.pending(revisions)
     facts = target.address_facts | target.revision_facts(revisions)
-    done = Outcome(service=target.service.name, facts=facts)
+    graph = graph_of_database(history, revisions)
+    done = Outcome(service=target.service.name, facts=facts, graph=graph)
     if pending is None:
         detail = f"revision {named(revisions)} is not in the revision files"
         return replace(done, state=State.UNKNOWN_REVISION, detail=detail)

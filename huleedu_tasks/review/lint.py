@@ -66,7 +66,8 @@ async def _lint(reviewed: Reviewed, sizes: TableSizes) -> Outcome:
         sizes=sizes.get(reviewed.service.name, {}),
         has_base=base is not None,
     )
-    return reviewed.outcome(facts, await linter.problems())
+    outcome = reviewed.outcome(facts, await linter.problems())
+    return replace(outcome, graph=reviewed.graph(history, base))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """`migrations.check`: whether a service's revisions can be merged."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
 from huleedu_tasks.config.urls import DatabaseUrl
@@ -15,7 +15,7 @@ from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.database_tables import digest_rows
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.report import Fact, Level, Outcome, Problem, Report
-from huleedu_tasks.review.base_branch import base_problems
+from huleedu_tasks.review.base_branch import BaseRevision, base_problems
 from huleedu_tasks.review.model_differences import model_problems
 from huleedu_tasks.review.review import Review, Reviewed, problem_of
 from huleedu_tasks.schema.replay import RevisionFailed
@@ -42,7 +42,11 @@ async def _check(reviewed: Reviewed) -> Outcome:
         return reviewed.outcome({}, list(_history_problems(reviewed, error)))
     facts: dict[str, Fact] = {"head": named(history.heads), "revisions": len(history.revisions)}
     problems = [*_several_heads(reviewed, history)]
-    problems += [problem async for problem in _of_base(reviewed, history)]
+    base, found = await _base(reviewed)
+    problems += found
+    if reviewed.base and base is not None:
+        root, ref = replays.registry.root, reviewed.base.ref
+        problems += base_problems(service, history, base, ref, root)
     try:
         async with replays.database(service, history, history.heads, step=reviewed.step) as url:
             if len(history.heads) == 1:
@@ -50,7 +54,7 @@ async def _check(reviewed: Reviewed) -> Outcome:
             problems += [problem async for problem in _of_seeds(reviewed, url)]
     except (MigrationError, Refused) as error:
         problems.append(_not_built(reviewed, history, error))
-    return reviewed.outcome(facts, problems)
+    return replace(reviewed.outcome(facts, problems), graph=reviewed.graph(history, base))
 
 
 def _history_problems(reviewed: Reviewed, error: MigrationError) -> list[Problem]:
@@ -85,17 +89,14 @@ def _several_heads(reviewed: Reviewed, history: History) -> list[Problem]:
     ]
 
 
-async def _of_base(reviewed: Reviewed, history: History) -> AsyncIterator[Problem]:
-    if reviewed.base is None:
-        return
+async def _base(
+    reviewed: Reviewed,
+) -> tuple[Mapping[str, BaseRevision] | None, list[Problem]]:
+    """Return the revisions of the base branch; a warning if they cannot be read."""
     try:
-        base = await reviewed.base.revisions(reviewed.service)
+        return await reviewed.base_revisions(), []
     except NotUnderstood as error:
-        yield replace(problem_of(error), level=Level.WARNING)
-        return
-    root = reviewed.replays.registry.root
-    for problem in base_problems(reviewed.service, history, base, reviewed.base.ref, root):
-        yield problem
+        return None, [replace(problem_of(error), level=Level.WARNING)]
 
 
 def _not_built(reviewed: Reviewed, history: History, error: HuleEduError) -> Problem:

@@ -55,7 +55,8 @@ async def _rehearse(reviewed: Reviewed) -> Outcome:
         RehearsedRevision(revision=r.id, message=r.message, path=reviewed.shown(r.path))
         for r in tested
     )
-    return replace(reviewed.outcome(facts, problems), tested=rehearsed)
+    graph = reviewed.graph(history, base)
+    return replace(reviewed.outcome(facts, problems), tested=rehearsed, graph=graph)
 
 
 @dataclass(kw_only=True)

@@ -11,9 +11,12 @@ from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode, HuleEduError
 from huleedu_tasks.instances.instance import Instance
+from huleedu_tasks.migrations.revision_graph import graph_of_branch
+from huleedu_tasks.migrations.revisions import History
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.report import (
     Fact,
+    GraphRevision,
     Level,
     Outcome,
     Problem,
@@ -119,6 +122,17 @@ class Reviewed:
     def shown(self, path: Path) -> str:
         """Return a path relative to the root of the monorepo."""
         return shown(path, self.replays.registry.root)
+
+    def graph(
+        self, history: History, base: Mapping[str, BaseRevision] | None
+    ) -> tuple[GraphRevision, ...]:
+        """Return the graph of the history, with the revisions of the base branch if there is one.
+
+        Args:
+            base: As `base_revisions` returns them.
+        """
+        known = {name: found.revision for name, found in base.items()} if base else None
+        return graph_of_branch(history, known, self.base.ref if self.base else "")
 
     def outcome(self, facts: Mapping[str, Fact], problems: Sequence[Problem]) -> Outcome:
         """Return the outcome of a review that came to its end."""

@@ -100,13 +100,15 @@ class Screen:
         self.outputs = Outputs()
         # The registry, relative to the root of the Git repository, as CI names files.
         self.registry = "services.json"
+        # Facts that only the page shows, and that take time to find.
+        self.page_facts: Callable[[Report], Mapping[str, str]] = lambda _: {}
         self._previewed: Mapping[Problem, Sequence[str]] = {}
 
     def show(self, result: Result) -> None:
         """Print a command's result."""
         if self.as_json:
             self._print_json(result.as_json())
-        elif isinstance(result, Report) and self.outputs.printed is not Form.TERMINAL:
+        elif isinstance(result, (Report, Listing)) and self.outputs.printed is not Form.TERMINAL:
             print(self._rendered(self.outputs.printed, result), end="")
         elif isinstance(result, Report):
             self._show_report(result)
@@ -120,8 +122,8 @@ class Screen:
         else:
             print(self._shown(str(result)))
 
-    def write(self, report: Report) -> None:
-        """Write a report to the files of `--out`.
+    def write(self, report: Report | Listing) -> None:
+        """Write a report, or a listing with a page, to the files of `--out`.
 
         Raises:
             ConfigurationError: If a file cannot be written.
@@ -219,15 +221,23 @@ class Screen:
         text = json.dumps(redact_values(document, self.redact), indent=2, ensure_ascii=False)
         return visible_json(text)
 
-    def _rendered(self, form: Form, report: Report) -> str:
+    def _rendered(self, form: Form, result: Report | Listing) -> str:
         if form is Form.JSON:
-            return f"{self._json_text(report.as_json())}\n"
+            return f"{self._json_text(result.as_json())}\n"
+        report = result if isinstance(result, Report) else result.page
+        # `parse_outputs` lets a listing have a page only.
+        assert report is not None
         from huleedu_tasks.screen.formats.contents import contents_of
         from huleedu_tasks.screen.formats.rendering import RENDERED
 
         contents = contents_of(
             report, shown=self._shown, summary=_summary(report), registry=self.registry
         )
+        if form is Form.HTML:
+            from huleedu_tasks.screen.formats.page import render_page
+
+            facts = self.page_facts(report)
+            return render_page(report, contents, shown=self._shown, facts=facts)
         return RENDERED[form](contents)
 
     def preview(self, report: Report) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from huleedu_tasks.screen.formats.sealed_page import opened
 from tests.support.monorepo import USER
 from tests.support.observe import assert_no_password, watched_command_lines
 from tests.support.postgres import ask
@@ -262,6 +263,26 @@ def test_exactly_a_plan_is_carried_out(rehearsal: Rehearsal) -> None:
     assert ran.code == 0
     assert list(ran.statuses) == ["beta"]
     assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("a1", "b2")
+
+
+def test_the_page_that_was_approved_is_carried_out_and_an_edited_one_is_not(
+    rehearsal: Rehearsal,
+) -> None:
+    rehearsal.grow("alpha")
+    out = ("--out", "plan.html", "--out", "plan.json")
+    ran = rehearsal.invoke("prod.plan", *ALPHA, *out)
+    assert ran.code == 0
+    page, plan = rehearsal.monorepo.path("plan.html"), rehearsal.monorepo.path("plan.json")
+    text = page.read_text(encoding="utf-8")
+    assert json.loads(opened(text)) == json.loads(plan.read_text(encoding="utf-8"))
+    assert_no_password(text)
+    page.write_text(text.replace("production", "staging", 1), encoding="utf-8")
+    ran = rehearsal.migrate("--plan", "plan.html")
+    assert (ran.code, ran.json["error"]["code"]) == (3, "plan-page-changed")
+    assert rehearsal.at("alpha") == "a1"
+    page.write_text(text, encoding="utf-8")
+    assert rehearsal.migrate("--plan", "plan.html").code == 0
+    assert rehearsal.at("alpha") == "b2"
 
 
 def test_an_empty_plan_changes_nothing_even_if_revisions_were_added_since(

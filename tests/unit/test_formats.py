@@ -106,6 +106,9 @@ def places(form: Form, text: str) -> list[tuple[str, int]]:
     if form is Form.JUNIT:
         cases = ElementTree.fromstring(text).iter("testcase")
         return [(c.attrib["file"], int(c.attrib["line"])) for c in cases if "line" in c.attrib]
+    if form is Form.HTML:
+        pairs = re.findall(r'class="place">(.*?):(\d+)<', text)
+        return [(path, int(line)) for path, line in pairs]
     pairs = re.findall(r"^  `(\S+?):(\d+)`", text, re.MULTILINE)
     return [(path, int(line)) for path, line in pairs]
 
@@ -128,6 +131,8 @@ def number_of_entries(form: Form, text: str) -> int:
         return len(json.loads(text))
     if form is Form.JUNIT:
         return len(list(ElementTree.fromstring(text).iter("testcase")))
+    if form is Form.HTML:
+        return text.count('<article class="finding')
     if form is Form.GITHUB:
         return len(re.findall(r"^::(?:error|warning|notice)[ :]", text, re.MULTILINE))
     return len(re.findall(r"^- ", text, re.MULTILINE))
@@ -271,6 +276,8 @@ def test_markdown_fits_a_comment(capsys: Capture) -> None:
         ("", "gitlab:a.json", Form.GITLAB, "a.json"),
         ("", "markdown:/x/summary", Form.MARKDOWN, "/x/summary"),
         ("", "odd:a.md", Form.MARKDOWN, "odd:a.md"),
+        ("", "a.html", Form.HTML, "a.html"),
+        ("markdown", "html:page", Form.HTML, "page"),
     ],
 )
 def test_a_file_has_the_form_of_its_name(printed: str, file: str, form: Form, name: str) -> None:
@@ -278,7 +285,16 @@ def test_a_file_has_the_form_of_its_name(printed: str, file: str, form: Form, na
     assert parse_outputs(printed, [file], start).files == ((form, start / name),)
 
 
-@pytest.mark.parametrize(("printed", "file"), [("html", "a.md"), ("", "a.txt"), ("", "")])
+@pytest.mark.parametrize("file", ["a.json", "a", "plan.txt", "odd:a.json"])
+def test_a_file_that_tells_no_other_form_is_the_plan(file: str) -> None:
+    start = Path("/start")
+    found = parse_outputs("json", [file, "a.html", "json:b.json"], start, makes_plan=True)
+    assert found.plans == (start / file,)
+    assert found.files == ((Form.HTML, start / "a.html"), (Form.JSON, start / "b.json"))
+    assert found.has_page
+
+
+@pytest.mark.parametrize(("printed", "file"), [("pdf", "a.md"), ("", "a.txt"), ("", "")])
 def test_an_unknown_form_is_an_error(printed: str, file: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse_outputs(printed, [file], Path("/start"))

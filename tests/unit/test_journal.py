@@ -17,15 +17,18 @@ import pytest
 
 from huleedu_tasks.config.secret import Redactor, Secret
 from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, ServerError
-from huleedu_tasks.prod.history import events_of, list_of
+from huleedu_tasks.prod.history import events_of, list_of, with_page
 from huleedu_tasks.prod.journal import (
     Record,
     Run,
-    commit_of,
     new_record,
     read_runs,
     unwritten_record,
 )
+from huleedu_tasks.repository import commit_of
+from huleedu_tasks.screen.console import Screen
+from huleedu_tasks.screen.formats.forms import parse_outputs
+from tests.support.browser import Elements
 from tests.support.monorepo import PROJECT
 
 PASSWORD = "p@ss w%rd/1"
@@ -394,6 +397,22 @@ def test_the_events_of_a_run_are_shown_in_order_with_their_facts(tmp_path: Path)
     assert [row["event"] for row in shown.rows] == ["began", "locked", "ended"]
     assert shown.rows[1]["facts"] == ["service=orders", "hosts=['a', 'b']"]
     assert all(set(row) == set(shown.columns) for row in shown.rows)
+
+
+def test_the_page_of_a_run_has_its_timeline(tmp_path: Path) -> None:
+    with recorded(tmp_path) as record:
+        record.add("locked", service="orders")
+        record.end(ExitCode.FAILED, detail="it broke")
+    runs = read_runs(tmp_path)
+    listing = with_page(events_of(runs, record.run), runs, record.run)
+    screen = Screen()
+    screen.outputs = parse_outputs("", ["page.html", "page.json"], tmp_path)
+    screen.write(listing)
+    page = Elements((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert f"Run {record.run} ended with FAILED" in page.of("h1")[0][1]
+    assert "orders the advisory lock was taken" in page.of("ol", "timeline")[0][1]
+    document = json.loads((tmp_path / "page.json").read_text(encoding="utf-8"))
+    assert [event["event"] for event in document["events"]] == ["began", "locked", "ended"]
 
 
 def words(tmp_path: Path, event: str, **facts: object) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from huleedu_tasks.errors import ConfigurationError, Refused
 from huleedu_tasks.postgres.inspection import Identity
 from huleedu_tasks.prod.plan import Planned
-from huleedu_tasks.prod.plan_file import PlanEntry, read_plan, stale, write_plan
+from huleedu_tasks.prod.plan_file import PlanEntry, plan_document, read_plan, stale, write_plan
 from huleedu_tasks.report import Level, PlannedRevision, Problem
 from tests.support.values import target
 
@@ -55,7 +55,8 @@ def changes(**now: Any) -> list[str]:
 
 def written(path: Path, *planned: Planned) -> Path:
     services = [entry.as_json() for entry in planned]
-    write_plan(path, services, environment="production", commit="abc-dirty", redact=str)
+    document = plan_document(services, environment="production", commit="abc-dirty", redact=str)
+    write_plan(path, document)
     return path
 
 

@@ -20,6 +20,7 @@ class Item:
         remedy: What to do about it, and the numbered steps, each on a line.
         path: The file, relative to the root of the repository; an empty string if there is none.
         line: The line in the file, from 1; None if it is not known.
+        kind: What the statement of a planned revision does; an empty string for other findings.
     """
 
     services: tuple[str, ...]
@@ -30,6 +31,12 @@ class Item:
     statement: str = ""
     path: str = ""
     line: int | None = None
+    kind: str = ""
+
+    @property
+    def is_diff(self) -> bool:
+        """Whether the statement is a diff, and no SQL."""
+        return self.code == DRIFT
 
     @property
     def text(self) -> str:
@@ -187,6 +194,7 @@ def _item(problem: Problem, services: tuple[str, ...], command: str) -> Item:
         statement=problem.statement,
         path=problem.path,
         line=problem.line,
+        kind=str(problem.kind or ""),
     )
 
 

@@ -18,6 +18,7 @@ class Form(StrEnum):
     GITLAB = "gitlab"
     JUNIT = "junit"
     JSON = "json"
+    HTML = "html"
 
 
 # What may be written to a file.
@@ -29,6 +30,7 @@ _SUFFIXES = {
     Form.SARIF: (".sarif", ".json"),
     Form.GITLAB: (".json",),
     Form.JUNIT: (".xml",),
+    Form.HTML: (".html", ".htm"),
 }
 
 
@@ -39,19 +41,34 @@ class Outputs:
     Attributes:
         printed: The form on standard output.
         files: The form of each file.
+        plans: The plan files, which the command itself writes.
     """
 
     printed: Form = Form.TERMINAL
     files: tuple[tuple[Form, Path], ...] = ()
+    plans: tuple[Path, ...] = ()
+
+    @property
+    def pages(self) -> tuple[Path, ...]:
+        """The files that are pages."""
+        return tuple(path for form, path in self.files if form is Form.HTML)
+
+    @property
+    def has_page(self) -> bool:
+        """Whether one of the forms is a page."""
+        return bool(self.pages) or self.printed is Form.HTML
 
 
-def parse_outputs(printed: str, files: Sequence[str], start: Path) -> Outputs:
+def parse_outputs(
+    printed: str, files: Sequence[str], start: Path, *, makes_plan: bool = False
+) -> Outputs:
     """Return the forms that a command line asks for.
 
     Args:
         printed: The value of `--format`; an empty string if it was not given.
         files: The values of `--out`, each `FILE` or `FORM:FILE`.
         start: The directory that the files are relative to.
+        makes_plan: Whether a file whose name tells no other form is the plan.
 
     Raises:
         ConfigurationError: If a form is unknown, or a file's name does not tell its form.
@@ -63,7 +80,20 @@ def parse_outputs(printed: str, files: Sequence[str], start: Path) -> Outputs:
             hint=f"Use one of: {', '.join(Form)}.",
         )
     form = Form(printed or Form.TERMINAL)
-    return Outputs(printed=form, files=tuple(_file(text, form, start) for text in files))
+    plans = [text for text in files if makes_plan and _is_plan(text)]
+    return Outputs(
+        printed=form,
+        files=tuple(_file(text, form, start) for text in files if text not in plans),
+        plans=tuple(start / text for text in plans),
+    )
+
+
+def _is_plan(text: str) -> bool:
+    name, colon, path = text.partition(":")
+    if colon and path and name in _WRITABLE:
+        return False
+    suffixes = {suffix for form in _SUFFIXES for suffix in _SUFFIXES[form]}
+    return bool(text) and Path(text).suffix not in suffixes - {".json"}
 
 
 def _file(text: str, printed: Form, start: Path) -> tuple[Form, Path]:
