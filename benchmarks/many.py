@@ -123,6 +123,7 @@ class Production:
         return {
             "HULEEDU_ENVIRONMENT": "production",
             "HULEEDU_DRIFT": "false",
+            "HULEEDU_REHEARSAL": "false",
             "HULEEDU_DB_USER": OWNER,
             "HULEEDU_PROD_DB_HOST": HOST,
             "HULEEDU_PROD_DB_PORT": str(self.administrator["port"]),

@@ -41,6 +41,7 @@ from huleedu_tasks.screen.streams import (
 
 if TYPE_CHECKING:
     from huleedu_tasks.prod.stop_request import Stop
+    from huleedu_tasks.schema.replay import Replays
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,6 +85,19 @@ class Command(App):
         from huleedu_tasks.prod.stop_request import Stop
 
         return Stop()
+
+    @functools.cached_property
+    def replays(self) -> "Replays":
+        """The throwaway databases of a command for staging and production."""
+        from huleedu_tasks.schema.replay import Replays
+
+        return Replays(
+            settings=self.unchecked_settings,
+            registry=self.registry,
+            state=self.state,
+            instance=self.instance,
+            notify=self.screen.say,
+        )
 
     def discovered_registry(self) -> Registry:
         """Discover the services, and print a note that no registry was found."""
