@@ -123,6 +123,7 @@ class Production:
         return {
             "HULEEDU_ENVIRONMENT": "production",
             "HULEEDU_DRIFT": "false",
+            "HULEEDU_REHEARSAL": "false",
             "HULEEDU_DB_USER": OWNER,
             "HULEEDU_PROD_DB_HOST": HOST,
             "HULEEDU_PROD_DB_PORT": str(self.administrator["port"]),
@@ -273,7 +274,9 @@ async def _populate(production: Production, names: list[str], tools: Tools) -> N
     await inside.close()
     _update_with_liquibase(production, first, tools)
     for name in others:
-        await admin.execute(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE {first}")
+        await admin.execute(
+            f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE {first} STRATEGY file_copy"
+        )
     for name in (first, *others):
         await write_tag(admin, name, EnvironmentTag(environment="production"))
     await admin.close()

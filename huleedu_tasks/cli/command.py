@@ -28,7 +28,6 @@ from invoke.tasks import Task, task
 from huleedu_tasks.app import App
 from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.errors import INVOKE, ConfigurationError, ExitCode, HuleEduError, Interrupted
-from huleedu_tasks.postgres.server_errors import converted_errors
 from huleedu_tasks.report import Listing, Report, Result
 from huleedu_tasks.repository import commit_of, shown
 from huleedu_tasks.screen.console import Screen
@@ -42,6 +41,7 @@ from huleedu_tasks.screen.streams import (
 
 if TYPE_CHECKING:
     from huleedu_tasks.prod.stop_request import Stop
+    from huleedu_tasks.schema.replay import Replays
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -86,6 +86,19 @@ class Command(App):
 
         return Stop()
 
+    @functools.cached_property
+    def replays(self) -> "Replays":
+        """The throwaway databases of a command for staging and production."""
+        from huleedu_tasks.schema.replay import Replays
+
+        return Replays(
+            settings=self.unchecked_settings,
+            registry=self.registry,
+            state=self.state,
+            instance=self.instance,
+            notify=self.screen.say,
+        )
+
     def discovered_registry(self) -> Registry:
         """Discover the services, and print a note that no registry was found."""
         began = time.monotonic()
@@ -120,6 +133,7 @@ class Command(App):
         Raises:
             KeyboardInterrupt: If a signal cancelled the work.
         """
+        from huleedu_tasks.postgres.server_errors import converted_errors
 
         async def main() -> T:
             loop = asyncio.get_running_loop()

@@ -15,6 +15,7 @@ Names = Sequence[str] | None
 # How many earlier runs a page shows.
 PAST_RUNS = 10
 NO_DRIFT = "Do not compare the schemas with those of the revisions."
+NO_REHEARSAL = "Do not run the revisions on a copy of the schema."
 ACCEPT_DRIFT = "Object whose drift is accepted, as `prod.drift` names it; may be repeated."
 
 
@@ -66,16 +67,8 @@ def drift(
 ) -> Result:
     """Compare each schema with that of its revisions."""
     from huleedu_tasks.prod.drift import drift as find_drift
-    from huleedu_tasks.schema.replay import Replays
 
-    replays = Replays(
-        settings=app.unchecked_settings,
-        registry=app.registry,
-        state=app.state,
-        instance=app.instance,
-        notify=app.screen.say,
-    )
-    return _run(app, service, lambda production: find_drift(production, replays, check=check))
+    return _run(app, service, lambda flows: find_drift(flows, app.replays, check=check))
 
 
 @command(
@@ -84,6 +77,7 @@ def drift(
     sql="Show the SQL of each revision as well; --json and --out always have it.",
     accept_drift=ACCEPT_DRIFT,
     no_drift=NO_DRIFT,
+    no_rehearsal=NO_REHEARSAL,
 )
 def plan(
     app: Command,
@@ -91,6 +85,7 @@ def plan(
     sql: bool = False,
     accept_drift: Names = None,
     no_drift: bool = False,
+    no_rehearsal: bool = False,
     format: str = "",
     out: Names = None,
     json: bool = False,
@@ -108,6 +103,7 @@ def plan(
             flows, out=outputs.plans, pages=outputs.pages if outputs.has_page else None, sql=sql
         ),
         check,
+        rehearses=not no_rehearsal,
     )
     return _with_past_runs(app, report)
 
@@ -123,6 +119,7 @@ def plan(
     report="Write the record of the run to this file as well.",
     accept_drift=ACCEPT_DRIFT,
     no_drift=NO_DRIFT,
+    no_rehearsal=NO_REHEARSAL,
 )
 def migrate(
     app: Command,
@@ -137,6 +134,7 @@ def migrate(
     report: str = "",
     accept_drift: Names = None,
     no_drift: bool = False,
+    no_rehearsal: bool = False,
     format: str = "",
     out: Names = None,
     json: bool = False,
@@ -157,6 +155,7 @@ def migrate(
         report=report,
         accepted_drift=accept_drift,
         no_drift=no_drift,
+        no_rehearsal=no_rehearsal,
     )
     return run_release(app, options)
 
@@ -201,9 +200,11 @@ def _run(
     names: Names,
     work: "Callable[[Production], Coroutine[Any, Any, Report]]",
     check: "DriftCheck | None" = None,
+    *,
+    rehearses: bool = False,
 ) -> Report:
     from huleedu_tasks.cli.prod_migrate import production, progress
 
     services = app.services(names)
     with progress(app, services) as shown:
-        return app.run(work(production(app, services, shown, check)))
+        return app.run(work(production(app, services, shown, check, rehearses=rehearses)))

@@ -18,7 +18,6 @@ from huleedu_tasks.prod.migrate import COMMAND, Prepared, Release
 from huleedu_tasks.prod.plan_file import PlanEntry, read_plan
 from huleedu_tasks.prod.production import Production
 from huleedu_tasks.report import Progress, Report
-from huleedu_tasks.schema.replay import Replays
 from huleedu_tasks.screen import prompts
 
 PREVIEWED = "`invoke prod.plan --sql` shows the SQL."
@@ -43,6 +42,7 @@ class Options:
     report: str
     accepted_drift: Sequence[str] | None
     no_drift: bool
+    no_rehearsal: bool
 
 
 def run_release(app: Command, options: Options) -> Report:
@@ -69,6 +69,8 @@ def run_release(app: Command, options: Options) -> Report:
                         accepted=options.accepted_drift,
                         pins=pins or (),
                     ),
+                    # The plan of a file was rehearsed when it was made.
+                    rehearses=pins is None and not options.no_rehearsal,
                 ),
                 record=record,
                 first=first,
@@ -91,11 +93,15 @@ def production(
     services: tuple[Service, ...],
     shown: Progress,
     drift: DriftCheck | None = None,
+    *,
+    rehearses: bool = False,
 ) -> Production:
     """Return the flows over services in staging or production.
 
     Args:
         drift: How drift is looked for before a migration; None if it is not.
+        rehearses: Whether a plan runs the revisions on a copy of the schema, unless the settings
+            state otherwise.
     """
     return Production(
         settings=app.unchecked_settings,
@@ -105,6 +111,7 @@ def production(
             settings=app.unchecked_settings, state=None if app.dry_run else app.state
         ),
         drift=drift,
+        rehearsals=app.replays if rehearses and app.unchecked_settings.rehearsal else None,
         redact=app.redact,
         progress=shown,
     )
@@ -136,15 +143,8 @@ def drift_check(
     was_compared = any(pin.drift is not None for pin in pins)
     if no_drift or not (app.unchecked_settings.drift or was_compared):
         return None
-    replays = Replays(
-        settings=app.unchecked_settings,
-        registry=app.registry,
-        state=app.state,
-        instance=app.instance,
-        notify=app.screen.say,
-    )
     return DriftCheck(
-        replays=replays,
+        replays=app.replays,
         accepted=frozenset(accepted or ()),
         planned={pin.service: pin.drift or {} for pin in pins},
     )

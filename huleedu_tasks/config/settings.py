@@ -191,6 +191,13 @@ class Settings:
         purpose="`false` leaves drift out of `prod.validate`, `prod.plan` and `prod.migrate`, as "
         "`--no-drift` does.",
     )
+    rehearsal = Setting(
+        name="HULEEDU_REHEARSAL",
+        parse=setting_types.truth,
+        default="true",
+        purpose="`false` leaves the rehearsal of revisions out of `prod.plan` and `prod.migrate`, "
+        "as `--no-rehearsal` does.",
+    )
     require_downgrades = Setting(
         name="HULEEDU_REQUIRE_DOWNGRADES",
         parse=setting_types.truth,

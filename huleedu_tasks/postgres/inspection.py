@@ -67,11 +67,13 @@ class Relation:
     Attributes:
         rows: The planner's estimate of its rows; None if it was never analysed.
         size: Bytes, with all its partitions; None if that is not known.
+        is_table: Whether it is a table or a materialized view.
     """
 
     name: str
     rows: int | None
     size: int | None
+    is_table: bool = True
 
     @property
     def is_empty(self) -> bool:
@@ -202,11 +204,22 @@ async def read_relations(connection: "asyncpg.Connection") -> dict[str, Relation
     found = {}
     for row in rows:
         counted = None if row["rows"] < 0 else int(row["rows"])
-        relation = Relation(name=row["name"], rows=counted, size=row["size"])
+        relation = Relation(
+            name=row["name"], rows=counted, size=row["size"], is_table=row["is_table"]
+        )
         found[f"{row['schema']}.{row['name']}"] = relation
         if row["visible"]:
             found[row["name"]] = relation
     return found
+
+
+def tables_of(relations: Mapping[str, Relation]) -> dict[str, Relation]:
+    """Return the tables among the result of `read_relations`, by `schema.name` only."""
+    return {
+        name: relation
+        for name, relation in relations.items()
+        if relation.is_table and name.endswith(f".{relation.name}")
+    }
 
 
 async def read_rights(
@@ -486,7 +499,7 @@ WHERE n.nspname = ANY ($2::text[]) AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'i
 
 _RELATIONS = """\
 SELECT n.nspname AS schema, c.relname AS name, c.reltuples AS rows,
-       pg_table_is_visible(c.oid) AS visible,
+       pg_table_is_visible(c.oid) AS visible, c.relkind IN ('r', 'p', 'm') AS is_table,
        CASE c.relkind
            WHEN 'p' THEN
                (SELECT coalesce(sum(pg_relation_size(relid)), 0) FROM pg_partition_tree(c.oid))

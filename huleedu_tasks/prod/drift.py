@@ -96,7 +96,12 @@ async def judge_drift(
         _problem(found, difference, accepted=check.accepts(target.service.name, difference))
         for difference in found.differences
     ]
-    return replace(validated, problems=(*validated.problems, *problems), drift=found.differences)
+    return replace(
+        validated,
+        problems=(*validated.problems, *problems),
+        drift=found.differences,
+        dumped=found.dumped,
+    )
 
 
 def _problem(found: Drift, difference: Difference, *, accepted: bool) -> Problem:

@@ -14,18 +14,24 @@ from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import ExitCode
 from huleedu_tasks.migrations import squawk
 from huleedu_tasks.migrations.edits import AppliedFile, applied_files
+from huleedu_tasks.migrations.hazard_rules import UPGRADE_FAILED
 from huleedu_tasks.migrations.hazards import find_hazards
+from huleedu_tasks.migrations.observed_hazards import relations_after
 from huleedu_tasks.migrations.results import Rendered
+from huleedu_tasks.migrations.revision_findings import find_in_revision
 from huleedu_tasks.migrations.revision_graph import graph_of_database
 from huleedu_tasks.migrations.revisions import Revision, named
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.postgres.databases import parse_tag
 from huleedu_tasks.postgres.inspection import (
     Identity,
+    Relation,
     identify,
     read_relations,
+    tables_of,
 )
 from huleedu_tasks.prod.plan_file import PlanEntry, plan_document, stale, write_plan
+from huleedu_tasks.prod.plan_rehearsal import Rehearsed, failure_in, rehearse
 from huleedu_tasks.prod.problems import Validated
 from huleedu_tasks.prod.production import Production, Targets
 from huleedu_tasks.prod.sql_rendering import approval_of
@@ -59,6 +65,8 @@ class Planned:
         applied: What the environment tag states about the revisions that runs have applied.
         is_tagged: Whether the database has an environment tag to which the run may add.
         is_migrating: Whether its schema was not compared, because another run migrates it.
+        tables: Its tables by `schema.name`, with their sizes; empty if nothing is pending.
+        rehearsal: How the rehearsal of the revisions ended; None if they were not rehearsed.
     """
 
     target: Target
@@ -69,6 +77,25 @@ class Planned:
     applied: Mapping[str, AppliedFile] = field(default_factory=dict)
     is_tagged: bool = False
     is_migrating: bool = False
+    tables: Mapping[str, Relation] = field(default_factory=dict)
+    rehearsal: Rehearsed | None = None
+
+    @property
+    def is_rehearsed(self) -> bool | None:
+        """Whether all revisions ran in the rehearsal; None if nothing is pending."""
+        if not self.revisions:
+            return None
+        ran = self.rehearsal.revisions if self.rehearsal else {}
+        return all(one.revision in ran and not ran[one.revision].failure for one in self.revisions)
+
+    @property
+    def rehearsing(self) -> str:
+        """How the rehearsal ended, for a table; an empty string if there was none."""
+        if self.rehearsal is None:
+            return ""
+        if self.rehearsal.problem:
+            return "not rehearsed"
+        return "rehearsed" if self.is_rehearsed else "failed in the rehearsal"
 
     @property
     def host(self) -> str:
@@ -102,6 +129,11 @@ class Planned:
             **self.pin.as_json(),
             "inputs": dict(self.pin.approval.inputs),
             "revisions": [revision.as_json() for revision in self.revisions],
+            "rehearsed": self.is_rehearsed,
+            "tables": {
+                name: {"rows": table.rows, "bytes": table.size}
+                for name, table in sorted(self.tables.items())
+            },
         }
 
     def is_done(self, now: PlanEntry) -> bool:
@@ -175,7 +207,7 @@ async def plan_all(
     async def work_out(service: Service, step: Step) -> Outcome:
         step("planning")
         validated = found[service.name]
-        entry = await plan_database(validated, production.settings, production.root)
+        entry = await plan_database(validated, production, step=step)
         planned[service.name] = entry
         return _outcome(validated, entry)
 
@@ -189,18 +221,19 @@ async def plan_all(
     return outcomes, {name: planned[name] for name in targets if name in planned}
 
 
-async def plan_database(validated: Validated, settings: Settings, root: Path) -> Planned:
+async def plan_database(validated: Validated, production: Production, *, step: Step) -> Planned:
     """Plan the pending revisions of a database, with their SQL and hazards; read-only.
 
     Args:
         validated: A target whose facts were read and whose revisions are in the files.
-        root: The root of the monorepo.
+        production: The settings, and the rehearsals if the revisions are rehearsed.
 
     Raises:
         ServerError: If the database does not answer.
         HuleEduError: If the history or the revisions could not be read.
     """
     target, facts = validated.target, validated.facts
+    settings, root = production.settings, production.root
     assert facts is not None
     history, current = target.known_history, validated.known_revisions
     pin = replace(_pin(target, facts.identity, current), drift=_accepted(validated.drift))
@@ -225,6 +258,12 @@ async def plan_database(validated: Validated, settings: Settings, root: Path) ->
     async with reach(target) as opened:
         relations = await read_relations(opened)
     found = await _lint(rendered, pending, settings, root)
+    rehearsal = None
+    if production.rehearsals:
+        rehearsal = await rehearse(validated, pending, settings, production.rehearsals, step=step)
+    judgement = _Judgement(
+        rendered=rendered, linted=found, rehearsal=rehearsal or Rehearsed(), relations=relations
+    )
     revisions = [
         PlannedRevision(
             revision=revision.id,
@@ -232,15 +271,62 @@ async def plan_database(validated: Validated, settings: Settings, root: Path) ->
             path=shown(revision.path, root),
             sha256=pin.files[revision.id],
             sql=rendered.sql.get(revision.id),
-            problems=(
-                *_unrendered(revision, rendered),
-                *find_hazards(rendered.sql.get(revision.id, ""), relations),
-                *squawk.judge_findings(found.get(revision.id, ()), relations),
-            ),
+            problems=judgement.problems(revision),
         )
         for revision in pending
     ]
-    return replace(planned, pin=pin, revisions=tuple(revisions))
+    return replace(
+        planned,
+        pin=pin,
+        revisions=tuple(revisions),
+        tables=tables_of(relations),
+        rehearsal=rehearsal,
+    )
+
+
+@dataclass(kw_only=True)
+class _Judgement:
+    """The judgement of pending revisions, in their order.
+
+    Attributes:
+        linted: What squawk finds, by revision.
+        rehearsal: What the revisions did; of a revision that did not run, its SQL is judged.
+        relations: The relations of the database, as the revisions before have left them.
+    """
+
+    rendered: Rendered
+    linted: Mapping[str, Sequence[Problem]]
+    rehearsal: Rehearsed
+    relations: Mapping[str, Relation]
+
+    def problems(self, revision: Revision) -> tuple[Problem, ...]:
+        """Return the problems of the next revision."""
+        linted = self.linted.get(revision.id, ())
+        observed = self.rehearsal.revisions.get(revision.id)
+        if observed is None:
+            return tuple(self._guessed(revision, linted))
+        known = self.relations
+        self.relations = relations_after(observed, known)
+        found = tuple(
+            failure_in(problem) if problem.code == UPGRADE_FAILED.name else _as_warning(problem)
+            for problem in find_in_revision(observed, revision, known, linted)
+        )
+        if not observed.failure:
+            return found
+        judged = {(problem.statement, problem.kind) for problem in found}
+        # The statements behind the one that failed were not observed.
+        rest = (
+            problem
+            for problem in self._guessed(revision, ())
+            if (problem.statement, problem.kind) not in judged
+        )
+        return (*found, *rest)
+
+    def _guessed(self, revision: Revision, linted: Sequence[Problem]) -> Iterator[Problem]:
+        """Yield the problems that the SQL of a revision suggests."""
+        yield from _unrendered(revision, self.rendered)
+        yield from find_hazards(self.rendered.sql.get(revision.id, ""), self.relations)
+        yield from squawk.judge_findings(linted, self.relations)
 
 
 async def changes_of_work(
@@ -299,17 +385,21 @@ async def pin_now(target: Target, connection: "asyncpg.Connection") -> PlanEntry
 
 def _outcome(validated: Validated, planned: Planned) -> Outcome:
     pin = planned.pin
-    details = ("" if planned.revisions else "nothing pending", planned.tagging)
+    details = (planned.rehearsing if planned.revisions else "nothing pending", planned.tagging)
+    reason = planned.rehearsal.problem if planned.rehearsal else None
     return Outcome(
         service=pin.service,
         facts={
             "from": named(pin.before),
             "to": named(pin.after),
             "pending": len(planned.revisions),
+            "rehearsed": planned.is_rehearsed,
             **{str(kind): count for kind, count in planned.counts.items()},
         },
         detail=", ".join(filter(None, details)),
-        problems=tuple(p for p in validated.problems if p.level is not Level.INFO),
+        problems=tuple(
+            p for p in (*validated.problems, *filter(None, [reason])) if p.level is not Level.INFO
+        ),
         revisions=planned.revisions,
         differences=validated.drift,
         graph=graph_of_database(planned.target.known_history, pin.before),
@@ -348,6 +438,11 @@ async def _lint(
     if not program or not sql:
         return {}
     return await squawk.lint(program, sql, root=root, environment=settings.tool_environment())
+
+
+def _as_warning(problem: Problem) -> Problem:
+    """Return a problem that does not prevent the migration."""
+    return replace(problem, level=Level.WARNING) if problem.level is Level.ERROR else problem
 
 
 def _unrendered(revision: Revision, rendered: Rendered) -> Iterator[Problem]:

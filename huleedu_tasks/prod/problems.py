@@ -20,6 +20,7 @@ from huleedu_tasks.postgres.inspection import Facts, Identity, Session, identify
 from huleedu_tasks.prod.approval import Approval
 from huleedu_tasks.prod.target import DISABLED, Target, reach, without_white_space
 from huleedu_tasks.report import Difference, Level, Problem
+from huleedu_tasks.schema.dump import SchemaDump
 from huleedu_tasks.shared_databases import same_table, same_tables
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Validated:
         rendering: The SQL of the pending revisions; `None` if it was not rendered yet.
         drift: The drift of the schema; `None` if the schemas were not compared.
         is_migrating: Whether they were not, because another run migrates the database.
+        dumped: The schema of the database; `None` if it was not read.
     """
 
     target: Target
@@ -53,6 +55,7 @@ class Validated:
     rendering: tuple[Approval, Rendered] | None = None
     drift: tuple[Difference, ...] | None = None
     is_migrating: bool = False
+    dumped: SchemaDump | None = None
 
     @property
     def known_revisions(self) -> tuple[str, ...]:

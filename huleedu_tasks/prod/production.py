@@ -19,6 +19,7 @@ from huleedu_tasks.prod.configuration_check import require_configuration
 from huleedu_tasks.prod.drift_check import DriftCheck
 from huleedu_tasks.prod.target import DISABLED, Target
 from huleedu_tasks.report import Outcome, Progress, Report, Silence
+from huleedu_tasks.schema.replay import Replays
 
 # The limit of concurrent connections, because other clients use the same servers.
 CONNECTIONS = 8
@@ -36,6 +37,7 @@ class Production:
         root: The root of the monorepo.
         histories: The source of each service's revisions, read by its Alembic.
         drift: How drift is looked for before a migration; None if it is not.
+        rehearsals: The throwaway databases on which a plan runs its revisions; None if it does not.
         redact: Masks every password in a string.
         progress: Shows the progress of each service.
         started: The start of the command, in seconds of the monotonic clock.
@@ -46,6 +48,7 @@ class Production:
     root: Path
     histories: AlembicHistories
     drift: DriftCheck | None = None
+    rehearsals: Replays | None = None
     redact: Callable[[str], str] = str
     progress: Progress = field(default_factory=Silence)
     started: float = field(default_factory=time.monotonic)
@@ -66,11 +69,17 @@ class Production:
         """
         urls = require_configuration(self.services, self.settings, command)
         async with aclosing(self.histories), AsyncExitStack() as stack:
-            if self.drift:
-                await stack.enter_async_context(aclosing(self.drift.replays))
+            for replays in self._all_replays:
+                await stack.enter_async_context(aclosing(replays))
             read = [self._target(service, urls[service.name]) for service in self.services]
             targets = await asyncio.gather(*read)
             yield {target.service.name: target for target in targets}
+
+    @property
+    def _all_replays(self) -> list[Replays]:
+        used = [self.drift.replays if self.drift else None, self.rehearsals]
+        # One object may serve both.
+        return list({id(replays): replays for replays in used if replays}.values())
 
     async def run(self, work: Work) -> tuple[Outcome, ...]:
         """Query the databases of all services concurrently; return one outcome for each."""

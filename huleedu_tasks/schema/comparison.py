@@ -62,12 +62,14 @@ class Drift:
             version table; otherwise empty. Revisions that change data only have the same schema.
         migrating: The run of `prod.migrate` that holds the lock, so that nothing was compared; an
             empty string if there is none.
+        dumped: The schema of the database; None if nothing was compared.
     """
 
     revisions: tuple[str, ...]
     differences: tuple[Difference, ...] = ()
     nearest: tuple[str, ...] = ()
     migrating: str = ""
+    dumped: SchemaDump | None = None
 
 
 class RevisionUnknown(MigrationError):
@@ -145,7 +147,9 @@ async def find_drift(
             nearest, differences = await _nearest(live, before, actual, replays, step)
         else:
             differences = await _differences(live, before, actual, replays, step)
-    return Drift(revisions=revisions, differences=tuple(differences), nearest=nearest)
+    return Drift(
+        revisions=revisions, differences=tuple(differences), nearest=nearest, dumped=actual
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

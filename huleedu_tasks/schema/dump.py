@@ -132,6 +132,15 @@ async def reloaded(
     PostgreSQL stores expressions and views parsed, and each major version shows them in other
     words. Two schemas that were loaded into servers of one version are shown in the same words.
 
+    The arguments and errors are those of `load`.
+    """
+    await load(dumped, url, environment=environment)
+    return replace(dumped, archive=await _read_archive(url, environment))
+
+
+async def load(dumped: SchemaDump, url: DatabaseUrl, *, environment: Mapping[str, str]) -> None:
+    """Load a dump into an empty database.
+
     Args:
         url: The empty database, with a superuser, on a server that has the dump's roles.
 
@@ -149,7 +158,6 @@ async def reloaded(
             timeout=DUMP_TIMEOUT,
         )
     _require_loaded(url, done)
-    return replace(dumped, archive=await _read_archive(url, environment))
 
 
 def schema_in(archive: bytes, facts: CatalogFacts) -> Schema:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from huleedu_tasks.migrations.observed_statements import (
     ObservedRevision,
     ObservedStatement,
@@ -9,9 +11,13 @@ from huleedu_tasks.migrations.observed_statements import (
     RenamedObject,
 )
 from huleedu_tasks.migrations.observing import observe
+from tests.integration.test_rollback import SYNCHRONOUS
 from tests.support.alembic_bench import Bench, Case, sql
+from tests.support.monorepo import ENV_PY
 
+DRIVERS = ("asyncpg", "psycopg2")
 EXCLUSIVE = "ACCESS EXCLUSIVE"
+NOT_NULL = "ALTER TABLE note ALTER size SET NOT NULL"
 NOTE = (
     "CREATE TABLE note (id integer PRIMARY KEY, text text, size integer)",
     "CREATE TABLE page (id integer PRIMARY KEY, note integer)",
@@ -94,3 +100,87 @@ async def test_each_statement_is_reported_with_what_it_did(bench: Bench) -> None
         if "locks" in expected:
             assert locks(statement) == expected["locks"], statement
         assert not statement.is_committed
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+async def test_each_way_to_send_a_statement_is_observed_with_each_driver(
+    bench: Bench, driver: str
+) -> None:
+    body = """\
+import sqlalchemy as sa
+
+bind = op.get_bind()
+op.add_column("note", sa.Column("more", sa.Text))
+op.bulk_insert(sa.table("page", sa.column("id", sa.Integer)), [dict(id=1), dict(id=2)])
+bind.execute(sa.text("UPDATE page SET note = :note"), dict(note=3))
+bind.exec_driver_sql("DROP VIEW notes; ALTER TABLE note DROP text")
+with bind.begin_nested():
+    try:
+        with bind.begin_nested():
+            op.execute("DROP TABLE nowhere")
+    except sa.exc.ProgrammingError:
+        pass
+cursor = bind.connection.cursor()
+cursor.execute("TRUNCATE page")
+cursor.close()
+"""
+    case = await bench.case(SYNCHRONOUS.format(driver=driver), a1=sql(*NOTE), b2=body)
+    _, done = await observed(case)
+    assert not done.failure
+    found = {one.sql: one for one in done.statements}
+    assert locks(found["ALTER TABLE note ADD COLUMN more TEXT"]) == {"public.note": EXCLUSIVE}
+    (update,) = [one for one in done.statements if one.sql.startswith("UPDATE")]
+    assert update.read_whole == ("public.page",)
+    assert "3" not in update.sql
+    several = found["DROP VIEW notes; ALTER TABLE note DROP text"]
+    assert [one.kind for one in several.removed] == ["column", "view"]
+    assert found["DROP TABLE nowhere"].locks == ()
+    # Without SQLAlchemy it has no text.
+    assert found[""].truncated == ("public.page",)
+    assert not any(one.is_committed for one in done.statements)
+
+
+@pytest.mark.parametrize("env_py", [ENV_PY, SYNCHRONOUS.format(driver="psycopg2")], ids=DRIVERS)
+async def test_what_is_committed_before_the_end_and_an_invalid_index_are_reported(
+    bench: Bench, env_py: str
+) -> None:
+    body = """\
+op.execute("ALTER TABLE note ADD more text")
+with op.get_context().autocommit_block():
+    op.execute("INSERT INTO note VALUES (1, '-', 1), (2, '-', 1)")
+    op.execute("CREATE INDEX CONCURRENTLY by_text ON note (text)")
+    op.execute("ALTER TABLE note ALTER size SET NOT NULL")
+    try:
+        op.execute("CREATE UNIQUE INDEX CONCURRENTLY one ON note (text)")
+    except Exception:
+        pass
+    op.execute("SELECT 1")
+op.execute("ALTER TABLE page ADD more text")
+"""
+    case = await bench.case(env_py, a1=sql(*NOTE), b2=body, c3=sql("DROP TABLE page; "))
+    _, done, last = await observed(case)
+    assert [one.is_committed for one in done.statements] == [True] * 5 + [True, False]
+    found = {one.sql: one for one in done.statements}
+    for statement in ("CREATE INDEX CONCURRENTLY by_text ON note (text)", NOT_NULL):
+        assert found[statement].read_whole == ("public.note",), found[statement]
+    assert [one.invalid_indexes for one in done.statements if one.invalid_indexes] == [
+        ("public.one",)
+    ]
+    assert found["CREATE UNIQUE INDEX CONCURRENTLY one ON note (text)"].invalid_indexes
+    assert last.statements[0].removed == (RemovedObject(kind="table", name="public.page"),)
+
+
+async def test_a_failed_revision_has_its_error_and_its_statements(bench: Bench) -> None:
+    case = await bench.case(
+        a1=sql(*NOTE),
+        b2=sql("ALTER TABLE note ADD more text", "ALTER TABLE nowhere ADD more text"),
+        c3=sql("SELECT 1"),
+    )
+    _, failed = await observed(case)
+    assert failed.revision == "b2"
+    assert failed.failure == 'relation "nowhere" does not exist'
+    assert [one.sql for one in failed.statements] == [
+        "ALTER TABLE note ADD more text",
+        "ALTER TABLE nowhere ADD more text",
+    ]
+    assert locks(failed.statements[0]) == {"public.note": EXCLUSIVE}

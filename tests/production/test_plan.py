@@ -331,6 +331,8 @@ def test_a_plan_file_pins_each_database_and_each_revision_file(
         alpha, gamma = document["services"]
         assert (gamma["service"], gamma["revisions"][0]["sql"]) == ("gamma", None)
         inputs = alpha.pop("inputs")
+        assert alpha.pop("rehearsed") is False
+        assert alpha.pop("tables")["public.note"] == {"bytes": 8192, "rows": None}
         assert {path.name for path in behind} < {Path(name).name for name in inputs}
         assert {"env.py", "alembic.ini", "config.py"} < {Path(name).name for name in inputs}
         assert all(production.monorepo.path(name).is_file() for name in inputs)

@@ -42,7 +42,11 @@ def live() -> Iterator[Live]:
         login = f"{ROLE}:{ROLE_PASSWORD}@localhost:{monorepo.port('root')}"
         url = f"postgresql+asyncpg://{login}/{DATABASE}?ssl=disable"
         overrides = {f"{name.upper()}_SERVICE_DATABASE_URL": url for name in NAMES}
-        variables = {"HULEEDU_ENVIRONMENT": "production", "HULEEDU_DRIFT": "false"}
+        variables = {
+            "HULEEDU_ENVIRONMENT": "production",
+            "HULEEDU_DRIFT": "false",
+            "HULEEDU_REHEARSAL": "false",
+        }
         yield Live(monorepo, {**variables, **overrides})
 
 

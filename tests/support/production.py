@@ -185,8 +185,9 @@ def external(prefix: str, environment: str, port: int, **more: str) -> dict[str,
     """Return the variables of production or staging."""
     stated = {"HOST": "localhost", "PORT": str(port), "PASSWORD": PASSWORD, **more}
     variables = {f"HULEEDU_{prefix}_DB_{name}": value for name, value in stated.items()}
-    # Each comparison starts a throwaway server; test_drift.py switches it on.
-    return variables | {"HULEEDU_ENVIRONMENT": environment, "HULEEDU_DRIFT": "false"}
+    # Comparisons and rehearsals start a throwaway server; their own tests switch them on.
+    slow = {"HULEEDU_DRIFT": "false", "HULEEDU_REHEARSAL": "false"}
+    return variables | {"HULEEDU_ENVIRONMENT": environment, **slow}
 
 
 def problems(ran: Ran, service: str = "alpha") -> list[dict[str, str]]:

@@ -14,11 +14,12 @@ from huleedu_tasks.migrations.revision_graph import graph_of_branch, graph_of_da
 from huleedu_tasks.migrations.revisions import History, Revision
 from huleedu_tasks.prod.plan_file import read_plan
 from huleedu_tasks.report import GraphRevision, Level, Outcome, Place, Problem, Report, Status
+from huleedu_tasks.screen.formats.contents import contents_of
 from huleedu_tasks.screen.formats.graph_rows import LONGEST_RUN, graph_groups
 from huleedu_tasks.screen.formats.highlighting import LONGEST, highlighted_sql
 from huleedu_tasks.screen.formats.prose import blocks_of
 from huleedu_tasks.screen.formats.sealed_page import opened
-from huleedu_tasks.screen.formats.verdict import Tone, verdict_of
+from huleedu_tasks.screen.formats.verdict import CORRECT, Tone, Verdict, verdict_of
 from tests.support.browser import Elements
 from tests.support.pages import PASSWORD, line_graph, plan_report, write_page
 
@@ -96,6 +97,22 @@ def test_passwords_are_masked_in_every_part_of_a_page(tmp_path: Path) -> None:
 # The verdict.
 
 
+def verdict_about(outcome: Outcome) -> Verdict:
+    report = Report(
+        command="db.status",
+        environment="testing",
+        provider="embedded",
+        provider_reason="x",
+        outcomes=(outcome,),
+    )
+    contents = contents_of(report, shown=str, summary="", registry="services.json")
+    return verdict_of(report, contents.items)
+
+
+def steps_of(problems: tuple[Problem, ...]) -> tuple[str, ...]:
+    return verdict_about(Outcome(service="a", problems=problems)).steps
+
+
 def outcome_with(level: Level) -> Outcome:
     return Outcome(service="a", problems=(Problem(level=level, cause="x", remedy="Do it."),))
 
@@ -112,17 +129,15 @@ def outcome_with(level: Level) -> Outcome:
     ],
 )
 def test_a_verdict_is_that_of_the_worst_finding(outcome: Outcome, tone: Tone) -> None:
-    from huleedu_tasks.screen.formats.contents import contents_of
+    assert verdict_about(outcome).tone is tone
 
-    report = Report(
-        command="db.status",
-        environment="testing",
-        provider="embedded",
-        provider_reason="x",
-        outcomes=(outcome,),
+
+def test_several_errors_have_one_next_step() -> None:
+    problems = tuple(
+        Problem(level=Level.ERROR, cause=cause, remedy=f"Correct {cause}.") for cause in "xy"
     )
-    contents = contents_of(report, shown=str, summary="", registry="services.json")
-    assert verdict_of(report, contents.items).tone is tone
+    assert steps_of(problems[:1]) == ("Correct x.",)
+    assert steps_of(problems) == (CORRECT,)
 
 
 # The graph.

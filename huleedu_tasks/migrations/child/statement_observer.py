@@ -219,7 +219,13 @@ class StatementObserver:
                 self._revision.observe(driver, statement, commits=self._commits(statement))
 
     def _failed(self, context: Any) -> None:
-        if self._revision and context.statement:
+        if not (self._revision and context.statement):
+            return
+        driver = context.connection.connection.dbapi_connection if context.connection else None
+        if getattr(driver, "autocommit", False):
+            # It may have left something, such as an invalid index.
+            self._executed(context.connection, None, str(context.statement))
+        else:
             self._revision.add(str(context.statement), {})
 
     def _committing(self, connection: Any) -> None:

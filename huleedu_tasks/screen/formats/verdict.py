@@ -9,6 +9,7 @@ from huleedu_tasks.report import DANGERS, Level, Report, State, Status
 from huleedu_tasks.screen.formats.contents import Item
 
 NEXT = "Next: "
+CORRECT = "Correct the errors below, the first one first, and run the command again."
 _MOST_HINTS = 3
 
 
@@ -97,8 +98,12 @@ def _of_plan(report: Report, pending: int) -> tuple[Tone, str]:
 def _steps(report: Report, items: tuple[Item, ...]) -> tuple[str, ...]:
     stated = [note.removeprefix(NEXT) for note in report.notes if note.startswith(NEXT)]
     hints = [outcome.hint for outcome in report.outcomes if outcome.hint]
-    remedies = [item.remedy for item in items if item.level is Level.ERROR and item.remedy]
-    return tuple(dict.fromkeys(stated or hints or remedies[:1]))[:_MOST_HINTS]
+    errors = [item for item in items if item.level is Level.ERROR]
+    if len(errors) > 1:
+        corrections: list[str] = [CORRECT]
+    else:
+        corrections = [item.remedy for item in errors if item.remedy]
+    return tuple(dict.fromkeys(stated or hints or corrections))[:_MOST_HINTS]
 
 
 def _counted(number: int, noun: str) -> str:
