@@ -37,12 +37,11 @@ from huleedu_tasks.instances.instance import (
     ignored_because,
 )
 from huleedu_tasks.repository import repository_root
-from huleedu_tasks.servers.choose import choose, has_servers
-from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.state_dir import state_directory
 
 if TYPE_CHECKING:
     from huleedu_tasks.db.development import Development
+    from huleedu_tasks.servers.protocol import Provider
 
 # The settings without which a command works on other databases.
 CHOOSES_DATABASES = (Settings.environment.name, INSTANCE_SETTING)
@@ -202,8 +201,10 @@ class App:
         return Settings.read(self.registry_path.parent, prefix=self.prefix)
 
     @cached_property
-    def provider(self) -> Provider:
+    def provider(self) -> "Provider":
         """The source of development servers."""
+        from huleedu_tasks.servers.choose import choose
+
         return choose(self.settings, self.registry, self.state, self.instance)
 
     @cached_property
@@ -213,6 +214,8 @@ class App:
         Raises:
             ConfigurationError: If a setting is not valid.
         """
+        from huleedu_tasks.servers.choose import has_servers
+
         # In staging and production, the settings may be checked later, with other findings.
         if not self.unchecked_settings.environment.is_disposable:
             return None

@@ -4,8 +4,9 @@ It changes nothing, and starts and connects to no server: a child process runs e
 code to determine where it would connect.
 """
 
+import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -29,6 +30,7 @@ from huleedu_tasks.config.settings import ProviderName, Settings
 from huleedu_tasks.errors import HuleEduError, MigrationError
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.child_process import environment_of
+from huleedu_tasks.migrations.inputs import digest
 from huleedu_tasks.migrations.modules import hint_of
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.probe import addresses
@@ -36,6 +38,7 @@ from huleedu_tasks.probe.addresses import Address, Answers
 from huleedu_tasks.probe.observed_variables import SCHEMES, loaded_by
 from huleedu_tasks.probe.scenarios import (
     PLAIN_PASSWORD,
+    Case,
     Situation,
     handed_over,
     hiding,
@@ -43,9 +46,12 @@ from huleedu_tasks.probe.scenarios import (
     without_databases,
 )
 from huleedu_tasks.report import Level, Outcome, Problem, Progress, Report, Silence
+from huleedu_tasks.templates.fingerprint import changed_since, own_change_since
 
 COMMAND = "services.check"
 COLUMNS = ("env.py", "config.py", "head")
+# The name of the cache of answers.
+ADDRESSES = "addresses"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,7 @@ class Audit:
             these are all services of the registry.
         histories: The Alembic histories of the services.
         jobs: How many services are checked at once.
+        fresh: Whether to run the code of every service, and to ignore cached answers.
     """
 
     settings: Settings
@@ -64,8 +71,10 @@ class Audit:
     services: tuple[Service, ...]
     histories: AlembicHistories
     jobs: int
+    fresh: bool = False
     progress: Progress = field(default_factory=Silence)
     _answers: dict[str, Mapping[str, Answers]] = field(default_factory=dict)
+    _cached: set[str] = field(default_factory=set)
 
     async def check(self) -> Report:
         """Check the services, and return the report."""
@@ -97,8 +106,15 @@ class Audit:
             columns=COLUMNS,
             seconds=time.monotonic() - started,
             general=tuple(general),
-            notes=composition.remarks,
+            notes=(*composition.remarks, *self._note_of_cached_answers()),
         )
+
+    def _note_of_cached_answers(self) -> Iterator[str]:
+        if names := [service.name for service in self.services if service.name in self._cached]:
+            yield (
+                "The code of these services was not run again, because no input of it has changed: "
+                f"{', '.join(names)}. `invoke {COMMAND} --fresh` runs it."
+            )
 
     async def _check(self, service: Service, composition: Composition) -> Outcome:
         missing = [
@@ -149,7 +165,7 @@ class Audit:
         environment = without_databases(own, self.registry)
         hidden = hiding(loaded, self.registry)
         cases = {case.name: case for case in matrix(service, hidden, self.registry.prefix)}
-        answers = await addresses.ask(service, list(cases.values()), environment, loaded)
+        answers = await self._answers_of(service, list(cases.values()), environment, loaded)
         suggestion, problems = None, []
         if not follows(answers[Situation.HANDED_OVER].env):
             if plain := await _with_plain_password(service, environment):
@@ -158,6 +174,41 @@ class Audit:
             else:
                 suggestion = await _suggestion(service, environment)
         return [*problems, *differences(service, cases, answers, suggestion)], answers
+
+    async def _answers_of(
+        self,
+        service: Service,
+        cases: Sequence[Case],
+        environment: Mapping[str, str],
+        loaded: Mapping[str, str],
+    ) -> dict[str, Answers]:
+        """Return the answers of a service's code, from the cache if no input has changed.
+
+        Only answers of an `env.py` that uses its URL are cached: one that does not is always run.
+        """
+        questions = addresses.questions_of(service, cases, environment)
+        # The interpreter may be a name in PATH.
+        path = environment.get("PATH", "") if service.python else ""
+        details = [digest([json.dumps(questions)]), path]
+        question = self.histories.question(service, ADDRESSES, details=details)
+        cached = None if self.fresh else question.cached_answer()
+        if cached is not None:
+            self._cached.add(service.name)
+            return {stated["case"]: Answers.from_json(stated) for stated in cached}
+        began = time.time()
+        asked = await addresses.ask_questions(
+            service, questions, environment, loaded, records_inputs=question.state is not None
+        )
+        used, present = asked.used, question.present
+        if (
+            used
+            and follows(asked.answers[Situation.HANDED_OVER].env)
+            and not own_change_since(service, present, began)
+            and not changed_since(service, used, present, began)
+        ):
+            stated = [{"case": n, **found.as_json()} for n, found in asked.answers.items()]
+            question.cache_answer(stated, used)
+        return asked.answers
 
     def _with_duplicates(self, outcome: Outcome) -> Outcome:
         """Add a finding if another service has the same database in development."""

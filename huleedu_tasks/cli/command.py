@@ -28,7 +28,6 @@ from invoke.tasks import Task, task
 from huleedu_tasks.app import App
 from huleedu_tasks.config.registry import Registry
 from huleedu_tasks.errors import INVOKE, ConfigurationError, ExitCode, HuleEduError, Interrupted
-from huleedu_tasks.postgres.server_errors import converted_errors
 from huleedu_tasks.report import Listing, Report, Result
 from huleedu_tasks.repository import commit_of, shown
 from huleedu_tasks.screen.console import Screen
@@ -134,6 +133,7 @@ class Command(App):
         Raises:
             KeyboardInterrupt: If a signal cancelled the work.
         """
+        from huleedu_tasks.postgres.server_errors import converted_errors
 
         async def main() -> T:
             loop = asyncio.get_running_loop()

@@ -9,7 +9,6 @@ from huleedu_tasks.cli.command import Command, command, whole_number
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
 from huleedu_tasks.errors import ConfigurationError, Finding, Refused
-from huleedu_tasks.guard import require_disposable_environment
 from huleedu_tasks.report import Listing, Message, Report, Result
 from huleedu_tasks.screen import prompts
 
@@ -265,6 +264,7 @@ def instances(
 ) -> Result:
     """List the instances of this repository."""
     from huleedu_tasks.db.instance_list import Instances
+    from huleedu_tasks.guard import require_disposable_environment
 
     require_disposable_environment(app.settings, "db.instances")
     if prune and new_ports:

@@ -10,7 +10,6 @@ from huleedu_tasks.cli.command import Command, command, typed_before
 from huleedu_tasks.config.settings import SETTINGS, Value
 from huleedu_tasks.env.init import add_lines, write_env_file
 from huleedu_tasks.errors import Refused
-from huleedu_tasks.guard import require_disposable_environment
 from huleedu_tasks.instances.instance import INSTANCE_SETTING, ignored_because
 from huleedu_tasks.process import output_of
 from huleedu_tasks.report import Fact, Listing, Message, Result
@@ -91,6 +90,7 @@ def show(app: Command, json: bool = False) -> Result:
 def export(app: Command, service: Sequence[str] | None = None, direnv: bool = False) -> Result:
     """Print the URL variables for a shell, with passwords."""
     from huleedu_tasks.env import export as text
+    from huleedu_tasks.guard import require_disposable_environment
 
     require_disposable_environment(app.settings, "env.export")
     services = app.services_here(service)

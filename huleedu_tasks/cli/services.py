@@ -41,10 +41,11 @@ def list_(app: Command, service: Sequence[str] | None = None, json: bool = False
     return Listing(command="services.list", key="services", columns=columns, rows=rows)
 
 
-@command()
+@command(fresh="Run the code of every service, even if nothing that it read has changed.")
 def check(
     app: Command,
     service: Sequence[str] | None = None,
+    fresh: bool = False,
     format: str = "",
     out: Sequence[str] | None = None,
     json: bool = False,
@@ -65,6 +66,7 @@ def check(
                 state=state if state.exists() else None,
             ),
             jobs=app.unchecked_settings.jobs,
+            fresh=fresh,
             progress=progress,
         )
         return app.run(audit.check())

@@ -6,7 +6,7 @@ cached in the state directory until one of its inputs changes.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -73,7 +73,7 @@ class AlembicHistories:
             return read_history(service, may_branch=may_branch)
         except NotUnderstood:
             pass
-        question = self._question(service, REVISIONS)
+        question = self.question(service, REVISIONS)
         cached_answer = question.cached_answer()
         if cached_answer is not None:
             cached = [_revision(stated) for stated in cached_answer]
@@ -142,7 +142,7 @@ class AlembicHistories:
             The tables; None if `env.py` must be asked.
         """
         # A reported table takes precedence over one that was parsed.
-        cached_answer = self._question(service, VERSION_TABLES, url).cached_answer()
+        cached_answer = self.question(service, VERSION_TABLES, url).cached_answer()
         if cached_answer is not None:
             return tuple(_version_table(stated) for stated in cached_answer)
         return _stated_tables(service)
@@ -193,12 +193,27 @@ class AlembicHistories:
         # An answer that depends on the database's data is not cached.
         if not reported.queried_first:
             answer = [asdict(table) for table in reported.tables]
-            self._question(service, VERSION_TABLES, url).cache_answer(answer, reported.used)
+            self.question(service, VERSION_TABLES, url).cache_answer(answer, reported.used)
 
-    def _question(self, service: Service, kind: str, url: DatabaseUrl | None = None) -> "Question":
+    def question(
+        self,
+        service: Service,
+        kind: str,
+        url: DatabaseUrl | None = None,
+        *,
+        details: Sequence[str] = (),
+    ) -> "Question":
+        """Return a question to a service's code, with the cache of its answer.
+
+        Args:
+            service: The service.
+            kind: What is asked, which names the cache file.
+            url: The URL in the service's variables; None for no URL.
+            details: What the answer depends on besides the service, the URL and the inputs.
+        """
         where = f"{service.name}.{kind}.{self.settings.environment}.json"
         about = [str(service.directory), *service.alembic_arguments, *service.python]
-        about += service.alembic_options.values()
+        about += [*service.alembic_options.values(), *details]
         if url is not None:
             about += [str(self.settings.environment), f"{url.user} {url.address} {url.database}"]
         return Question(
@@ -210,7 +225,7 @@ class AlembicHistories:
                 environment_of(service, self.settings, url),
                 self._installed,
                 # A command may write a revision, but no `env.py`.
-                self._shared if kind == VERSION_TABLES else None,
+                None if kind == REVISIONS else self._shared,
             ),
         )
 

@@ -3,7 +3,9 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from huleedu_tasks.config.urls import POSTGRES_PORT
 from huleedu_tasks.errors import MigrationError
 from huleedu_tasks.migrations.alembic_failures import cause_in
 from huleedu_tasks.migrations.child_process import WORKER, run_script
+from huleedu_tasks.migrations.results import Used, read_used
 from huleedu_tasks.probe.scenarios import Case
 from huleedu_tasks.repository import repository_files, text_of
 
@@ -92,6 +95,28 @@ class Answers:
     env: Answer
     config: Answer
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Answers":
+        """Return the answers of a JSON object."""
+        return cls(env=_stated_answer(document["env"]), config=_stated_answer(document["config"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The answers of a service in several cases.
+
+    Attributes:
+        answers: The answers, by the name of the case.
+        used: The inputs of all cases; `None` if a case did not report them.
+    """
+
+    answers: dict[str, Answers]
+    used: Used | None
+
 
 async def ask(
     service: Service,
@@ -111,27 +136,60 @@ async def ask(
     Raises:
         MigrationError: If the interpreter fails or exceeds the time limit.
     """
+    questions = questions_of(service, cases, environment)
+    return (await ask_questions(service, questions, environment, loaded)).answers
+
+
+def questions_of(
+    service: Service, cases: Sequence[Case], environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what a service's code is asked, as `address_probe.py` reads it.
+
+    The arguments are those of `ask`.
+    """
+    return {
+        "configs": [str(path) for path in config_files(service.directory)],
+        # Read only if `env.py` has imported them; they are not imported for it itself.
+        "loaded_configs": [str(path) for path in _settings_files(service.directory)],
+        "cases": [
+            {
+                "name": case.name,
+                # A variable is unset instead of empty, unless the environment has it.
+                "variables": {
+                    **case.hidden,
+                    **{n: v for n, v in case.variables.items() if v or n in environment},
+                },
+                "password": case.password,
+                "url": case.url,
+            }
+            for case in cases
+        ],
+    }
+
+
+async def ask_questions(
+    service: Service,
+    questions: Mapping[str, Any],
+    environment: Mapping[str, str],
+    loaded: Mapping[str, str],
+    *,
+    records_inputs: bool = False,
+) -> Asked:
+    """Ask a service's code; the other arguments and the exceptions are those of `ask`.
+
+    Args:
+        questions: The questions, from `questions_of`.
+        records_inputs: Whether the inputs are recorded, which takes longer.
+    """
+    cases = questions["cases"]
     with process.scratch_directory() as scratch:
         file = scratch / "answers"
         file.touch()
+        inputs = [scratch / f"inputs-{number}" for number in range(len(cases))]
         instructions = {
+            **questions,
             "answers": str(file),
-            "configs": [str(path) for path in config_files(service.directory)],
-            # Read only if `env.py` has imported them; they are not imported for it itself.
-            "loaded_configs": [str(path) for path in _settings_files(service.directory)],
-            "cases": [
-                {
-                    "name": case.name,
-                    # A variable is unset instead of empty, unless the environment has it.
-                    "variables": {
-                        **case.hidden,
-                        **{n: v for n, v in case.variables.items() if v or n in environment},
-                    },
-                    "password": case.password,
-                    "url": case.url,
-                }
-                for case in cases
-            ],
+            "inputs": [str(path) for path in inputs] if records_inputs else [],
         }
         done = await run_script(
             service,
@@ -141,6 +199,7 @@ async def ask(
             timeout=TIMEOUT,
         )
         lines = file.read_text(encoding="utf-8").splitlines()
+        used = _sum_of([read_used(path, None) for path in inputs])
     found = {answer["case"]: answer for answer in map(json.loads, lines)}
     mask = _mask(service, {**loaded, **environment})
     if len(found) < len(cases):
@@ -152,13 +211,26 @@ async def ask(
             "missing library.",
             output=mask(done.output),
         )
-    return {
+    answers = {
         name: Answers(
             env=_answer(answer["env"], service, loaded),
             config=_answer(answer["config"], service, loaded),
         )
         for name, answer in found.items()
     }
+    return Asked(answers=answers, used=used)
+
+
+def _sum_of(reported: Sequence[Used | None]) -> Used | None:
+    known = [used for used in reported if used is not None]
+    own = [str(path) for path in sorted(CHILD.parent.glob("*.py"))]
+    return reduce(add, known, Used(files=own)) if len(known) == len(reported) else None
+
+
+def _stated_answer(stated: Mapping[str, Any] | None) -> Answer:
+    if stated is None:
+        return None
+    return Failure(**stated) if "error" in stated else Address(**stated)
 
 
 def config_files(directory: Path) -> list[Path]:

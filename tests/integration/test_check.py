@@ -439,6 +439,54 @@ def test_services_that_agree_end_with_0_and_a_table(faulty: Monorepo) -> None:
     assert "services.check: 2 OK" in ran.err
 
 
+def test_the_code_of_a_service_is_run_again_only_if_an_input_changed() -> None:
+    with empty_monorepo() as monorepo:
+        names = ("regular", "mumbling", "hardwired")
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
+        for name in names:
+            write_service(monorepo, name, ports, *FAULTS[name])
+        monorepo.register(*({"name": name, "port": port} for name, port in ports.items()))
+        monorepo.state.mkdir()
+        first, second = (monorepo.invoke("services.check", "--json") for _ in range(2))
+        assert run_again(first) == {"regular", "mumbling", "hardwired"}
+        # A service whose env.py does not use its URL is always run.
+        assert run_again(second) == {"hardwired"}
+        assert problems_of(second) == problems_of(first)
+        assert {level for level, _ in problems_of(first)["hardwired"]} == {"ERROR"}
+        assert PASSWORD not in "".join(
+            path.read_text() for path in monorepo.state.rglob("*.json") if path.is_file()
+        )
+        assert run_again(monorepo.invoke("services.check", "--fresh", "--json")) == {*names}
+
+        config = monorepo.path("services/regular_service/config.py")
+        config.write_text(config.read_text().replace("localhost:", "localhost:1"))
+        edited = monorepo.invoke("services.check", "--json")
+        assert run_again(edited) == {"regular", "hardwired"}
+        assert [level for level, _ in problems_of(edited)["regular"]] == ["ERROR"]
+
+        env_py = monorepo.path("services/mumbling_service/alembic/env.py")
+        env_py.write_text("import os\nos.getenv('A_FLAG') and 1 / 0\n" + env_py.read_text())
+        assert "mumbling" in run_again(monorepo.invoke("services.check", "--json"))
+        assert "mumbling" not in run_again(monorepo.invoke("services.check", "--json"))
+        flagged = monorepo.invoke("services.check", "--json", env={"A_FLAG": "1"})
+        assert "ZeroDivisionError" in problems_of(flagged)["mumbling"][0][1]
+
+
+def run_again(ran: Ran) -> set[str]:
+    """Return the services whose code was run, according to the notes of a report."""
+    notes = [note for note in ran.json["notes"] if "was not run again" in note]
+    skipped = {name for note in notes for name in note.split(": ")[1].split(".")[0].split(", ")}
+    return {outcome["service"] for outcome in ran.json["services"]} - skipped
+
+
+def problems_of(ran: Ran) -> dict[str, list[tuple[str, str]]]:
+    """Return the level and the cause of each problem, by service."""
+    return {
+        outcome["service"]: [(p["level"], p["cause"]) for p in outcome["problems"]]
+        for outcome in ran.json["services"]
+    }
+
+
 def test_code_that_reads_the_settings_with_another_prefix_agrees() -> None:
     with empty_monorepo("acme") as acme:
         ports = dict(zip(["regular"], free_ports(1), strict=True))

@@ -8,6 +8,7 @@ keep values that they have read.
 from __future__ import annotations  # a service's interpreter may be older than ours
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import inspect
@@ -31,6 +32,8 @@ DRIVERS = runpy.run_path(os.path.join(HERE, "drivers.py"))
 URL_NAME = re.compile(r"(database|db|postgres(ql)?|pg|sqlalchemy)_?(ur[il]|dsn)$", re.IGNORECASE)
 ANOTHERS = re.compile(r"test|replica|read_?only|async|admin", re.IGNORECASE)
 LIKELIEST = "DATABASE_URL"
+# Directories of installed libraries, also those that a .pth file adds.
+INSTALLED = frozenset({"site-packages", "dist-packages"})
 MAKERS = ("get_settings", "get_config", "settings", "Settings", "Config", "AppSettings")
 
 
@@ -59,7 +62,12 @@ def main() -> None:
     instructions = json.loads(os.environ.pop(INSTRUCTIONS))
     options = json.loads(os.environ.pop(worker["OPTIONS"], "{}"))
     outside_of_service = worker["outside_of_service"]
+    # A file for the inputs of each case; empty if they are not recorded.
+    inputs = instructions["inputs"] or [""] * len(instructions["cases"])
     with outside_of_service():
+        if any(inputs):
+            worker["load_beside"]("input_tracker")
+            worker["load_beside"]("target_check")
         for name in LIBRARIES:
             importlib.import_module(name)
         for name in DRIVERS["DRIVERS"]:
@@ -67,7 +75,8 @@ def main() -> None:
                 importlib.import_module(name)
     # Open as long as the process lives; each line is written at once.
     answers = open(instructions["answers"], "a", buffering=1, encoding="utf-8")  # noqa: SIM115
-    for case in instructions["cases"]:
+    for number, case in enumerate(instructions["cases"]):
+        case["inputs"] = inputs[number]
         case["options"] = options
         configs = instructions["configs"], instructions["loaded_configs"]
         answer = _in_a_process_of_its_own(case, configs, worker, lifeline)
@@ -85,6 +94,8 @@ def _in_a_process_of_its_own(
     lifeline: int,
 ) -> dict[str, Any]:
     reading, writing = os.pipe()
+    # The garbage collector must not touch pages that the child shares.
+    gc.freeze()
     child = os.fork()
     if not child:
         try:
@@ -110,11 +121,19 @@ def _answer(
 ) -> dict[str, Any]:
     before = set(sys.modules)
     os.environ.update(case["variables"])
-    return {
-        "env": _address_or_error(lambda: _of_env(case, worker), worker),
-        "config": _address_or_error(lambda: _of_config(*configs, case), worker),
-        "libraries": sorted(_libraries(set(sys.modules) - before)),
-    }
+    used = _recorded_inputs(case["inputs"], worker) if case["inputs"] else None
+    env = _address_or_error(lambda: _of_env(case, worker), worker)
+    config = _address_or_error(lambda: _of_config(*configs, case), worker)
+    # The same inputs may have another answer if code waits.
+    if used and not any(answer and answer.pop("waited", False) for answer in (env, config)):
+        used.write()
+    libraries = sorted(_libraries(set(sys.modules) - before))
+    return {"env": env, "config": config, "libraries": libraries}
+
+
+def _recorded_inputs(file: str, worker: dict[str, Any]) -> Any:
+    variables = worker["load_beside"]("target_check").ReadVariables()
+    return worker["Used"](file, variables, counts_sessions=False)
 
 
 def _let_nothing_connect() -> None:
@@ -168,6 +187,7 @@ def _address_or_error(ask: Any, worker: dict[str, Any]) -> dict[str, Any] | None
         return {
             "error": _without_input(_in_one_line(error)),
             "output": _without_input(printed.getvalue()),
+            "waited": isinstance(error, Waits),
             # The parent masks secrets, among them variables that the service has loaded.
             "variables": dict(os.environ),
         }
@@ -247,10 +267,12 @@ def _of_config(
     """
     from sqlalchemy.engine import make_url
 
+    names = {os.path.basename(file) for file in (*files, *if_loaded)}
     loaded = {
         os.path.realpath(file): module
         for module in list(sys.modules.values())
         if (file := getattr(module, "__file__", None))
+        and (os.path.basename(file) in names or os.path.islink(file))
     }
     failure: BaseException | None = None
     own = [file for file in if_loaded if os.path.realpath(file) in loaded]
@@ -347,7 +369,7 @@ def _libraries(names: set[str]) -> Iterator[str]:
     places = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
     for name in names:
         file = getattr(sys.modules.get(name), "__file__", None)
-        if file and file.startswith(places):
+        if file and (file.startswith(places) or not INSTALLED.isdisjoint(file.split(os.sep))):
             yield name
 
 
