@@ -89,6 +89,11 @@ class Problem:
         return f"{self.path}:{self.line}" if self.path and self.line else self.path
 
     @property
+    def is_danger(self) -> bool:
+        """Whether it is a danger of a planned revision, and more than information."""
+        return self.kind in DANGERS and self.level is not Level.INFO
+
+    @property
     def advice(self) -> str:
         """The remedy and the numbered steps, each on a line; an empty string if there are none."""
         numbered = [f"{number}. {step}" for number, step in enumerate(self.steps, start=1)]

@@ -180,7 +180,7 @@ def _command(statement: "exp.Command") -> Iterator[Problem]:
     """Judge a statement that sqlglot does not parse further, by its first word."""
     name, text = statement.this.upper(), str(statement.expression)
     if name == "DO":
-        yield _info("contains a DO block, which is not analysed", _READ)
+        yield _unknown("contains a DO block, which is not analysed", _READ)
     elif name == "ALTER":
         if _ALTERS_TABLE.match(text) and not _HARMLESS.search(text):
             yield _not_judged(f"ALTER {text}")
@@ -400,8 +400,8 @@ def _found(rule: Rule, cause: str, remedy: str) -> Problem:
 
 def _not_judged(statement: str) -> Problem:
     text = textwrap.shorten(statement, _SHOWN, placeholder=" ...")
-    return _info(f"contains a statement that could not be analysed: {text}", _READ)
+    return _unknown(f"contains a statement that could not be analysed: {text}", _READ)
 
 
-def _info(cause: str, remedy: str) -> Problem:
-    return Problem(level=Level.INFO, cause=cause, remedy=remedy, kind=Kind.OTHER)
+def _unknown(cause: str, remedy: str) -> Problem:
+    return Problem(level=Level.WARNING, cause=cause, remedy=remedy, kind=Kind.OTHER)

@@ -10,6 +10,7 @@ from huleedu_tasks.migrations.observed_hazards import find_observed_hazards
 from huleedu_tasks.migrations.observed_statements import ObservedRevision
 from huleedu_tasks.migrations.revisions import Revision
 from huleedu_tasks.migrations.squawk import judge_findings
+from huleedu_tasks.migrations.suppressions import suppress
 from huleedu_tasks.postgres.inspection import Relation
 from huleedu_tasks.report import Kind, Level, Problem
 
@@ -30,7 +31,7 @@ def find_in_revision(
     """Return the findings in a revision, most severe first, each with its line.
 
     What a statement did counts more than what its text says: a lock, a rewrite or a loss is
-    reported only if PostgreSQL reported it.
+    reported only if PostgreSQL reported it. What the revision file allows is information.
 
     Args:
         relations: As for `find_observed_hazards`.
@@ -43,8 +44,9 @@ def find_in_revision(
     ]
     start = line_of(revision, UPGRADE)
     placed = [replace(problem, line=problem.line or start) for problem in _without_repeated(found)]
+    judged = suppress(placed, revision.path, is_complete=not observed.failure)
     levels = list(Level)
-    return tuple(sorted(placed, key=lambda one: (levels.index(one.level), one.line or 0)))
+    return tuple(sorted(judged, key=lambda one: (levels.index(one.level), one.line or 0)))
 
 
 def sql_of(observed: ObservedRevision) -> str:

@@ -47,7 +47,9 @@ class Suppression:
         return bool(self.reason) and problem.code in self.rules and is_here
 
 
-def suppress(problems: Iterable[Problem], path: Path) -> tuple[Problem, ...]:
+def suppress(
+    problems: Iterable[Problem], path: Path, *, is_complete: bool = True
+) -> tuple[Problem, ...]:
     """Return the findings of a revision, with those that its file allows as information.
 
     A suppression that is not understood, has no reason, or allows nothing is a finding too.
@@ -55,6 +57,8 @@ def suppress(problems: Iterable[Problem], path: Path) -> tuple[Problem, ...]:
     Args:
         problems: The findings, with the lines of their statements.
         path: The revision file.
+        is_complete: Whether the whole revision was judged, so that a suppression without a finding
+            is known to be unused.
     """
     suppressions = read_suppressions(path)
     if not suppressions:
@@ -66,7 +70,11 @@ def suppress(problems: Iterable[Problem], path: Path) -> tuple[Problem, ...]:
         used |= {(one.line, problem.code) for one in allowing}
         judged.append(_allowed(problem, allowing[0]) if allowing else problem)
     for suppression in suppressions:
-        judged += _faults(suppression, used)
+        judged += (
+            fault
+            for fault in _faults(suppression, used)
+            if is_complete or fault.code != rules.UNUSED_SUPPRESSION.name
+        )
     return tuple(judged)
 
 

@@ -116,8 +116,13 @@ class Planned:
 
     @property
     def counts(self) -> dict[Kind, int]:
-        """The number of problems of the revisions, by their kind."""
-        kinds = Counter(p.kind for revision in self.revisions for p in revision.problems)
+        """The number of dangers of the revisions, by their kind, and of matters of style."""
+        kinds = Counter(
+            problem.kind
+            for revision in self.revisions
+            for problem in revision.problems
+            if problem.is_danger or problem.kind is Kind.STYLE
+        )
         return {kind: kinds[kind] for kind in Kind}
 
     @property

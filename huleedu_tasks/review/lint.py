@@ -17,7 +17,6 @@ from huleedu_tasks.migrations.observed_statements import ObservedRevision
 from huleedu_tasks.migrations.observing import observe
 from huleedu_tasks.migrations.revision_findings import find_in_revision, sql_of
 from huleedu_tasks.migrations.revisions import History, Revision, named
-from huleedu_tasks.migrations.suppressions import suppress
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.inspection import Relation, read_relations
 from huleedu_tasks.process import scratch_directory
@@ -98,7 +97,7 @@ class Linter:
             revision = self.history.revisions[one.revision]
             path = self.reviewed.shown(revision.path)
             problems = find_in_revision(one, revision, relations, from_squawk.get(one.revision, ()))
-            found += (replace(problem, path=path) for problem in suppress(problems, revision.path))
+            found += (replace(problem, path=path) for problem in problems)
             relations = relations_after(one, relations)
         levels = list(Level)
         return sorted(found, key=lambda problem: levels.index(problem.level))

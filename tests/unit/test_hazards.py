@@ -309,7 +309,7 @@ def test_the_same_hazard_is_reported_once() -> None:
 )
 def test_a_do_block_is_reported_for_review(sql: str) -> None:
     block = Problem(
-        level=Level.INFO,
+        level=Level.WARNING,
         cause="contains a DO block, which is not analysed",
         remedy=REVIEW,
         kind=Kind.OTHER,
@@ -320,13 +320,13 @@ def test_a_do_block_is_reported_for_review(sql: str) -> None:
 
 def test_statements_beside_a_do_block_are_analysed() -> None:
     found = find_hazards("DO $$ BEGIN END $$; DROP TABLE note", RELATIONS)
-    assert [problem.level for problem in found] == [Level.INFO, Level.WARNING]
+    assert [problem.level for problem in found] == [Level.WARNING, Level.WARNING]
 
 
 @pytest.mark.parametrize("sql", ["DROP TABLE (", "SELECT 'open", "CREATE INDEX ON"])
 def test_sql_that_cannot_be_parsed_is_reported_for_review(sql: str) -> None:
     (problem,) = find_hazards(sql, RELATIONS)
-    assert problem.level is Level.INFO
+    assert problem.level is Level.WARNING
     assert "could not be analysed" in problem.cause
     assert problem.remedy == REVIEW
 

@@ -118,3 +118,10 @@ def test_a_comment_in_a_block_is_for_the_next_statement_in_it(tmp_path: Path) ->
         )[:1]
     ]
     assert levels == [Level.ERROR, Level.INFO, Level.ERROR]
+
+
+def test_a_suppression_of_a_revision_that_failed_is_not_unused(tmp_path: Path) -> None:
+    path = tmp_path / "b2.py"
+    path.write_text(f"{ALLOW}\n")
+    assert [problem.code for problem in suppress((), path)] == ["suppression-unused"]
+    assert suppress((), path, is_complete=False) == ()

@@ -176,6 +176,8 @@ class StatementObserver:
         self._write_event = write_event
         self._commits = commits
         self._revision: _Revision | None = None
+        # What the last revision left: its connection, its changes of the catalogs, and the objects.
+        self._known: tuple[Any, Any, _Objects] = (None, None, _Objects([]))
         event.listen(Engine, "before_cursor_execute", self._executing)
         event.listen(Engine, "after_cursor_execute", self._executed)
         event.listen(Engine, "handle_error", self._failed)
@@ -190,11 +192,14 @@ class StatementObserver:
             file: The path of its file.
         """
         driver = connection.connection.dbapi_connection
-        state, objects = _read(driver, STATE), _Objects(_read(driver, OBJECTS))
+        state = _read(driver, STATE)
+        known_by, writes, objects = self._known
+        if known_by is not driver or writes != state["writes"]:
+            objects = _Objects(_read(driver, OBJECTS))
         members = set(_read(driver, MEMBERS) or ())
         if not connection.in_transaction() and not getattr(driver, "autocommit", False):
             driver.rollback()
-        self._revision = _Revision(revision, driver, objects.without(members), state)
+        self._revision = _Revision(revision, driver, objects, objects.without(members), state)
         self._revision.file = file
 
     def end_revision(self) -> None:
@@ -204,6 +209,7 @@ class StatementObserver:
             # After an error the transaction answers no query.
             with suppress(Exception):
                 revision.observe_rest()
+                self._known = revision.left()
             statements = revision.reported()
             self._write_event("observed", revision=revision.name, statements=statements)
 
@@ -291,18 +297,21 @@ class _Revision:
 
     Args:
         driver: Alembic's connection, of the driver.
-        before: What existed before it.
+        now: What the catalogs contain when it begins.
+        before: The same, without what belongs to extensions.
         state: The state of the session before it.
     """
 
-    def __init__(self, name: str, driver: Any, before: _Objects, state: dict[str, Any]) -> None:
+    def __init__(
+        self, name: str, driver: Any, now: _Objects, before: _Objects, state: dict[str, Any]
+    ) -> None:
         self.name = name
         self.file = ""
         self.started = time.monotonic()
         self._line: int | None = None
         self._driver = driver
         self._before = before
-        self._now = before
+        self._now = now
         # Sessions differ in their locks and in their counters.
         self._states: list[tuple[Any, dict[str, Any]]] = [(driver, state)]
         self._statements: list[dict[str, Any]] = []
@@ -337,6 +346,11 @@ class _Revision:
         facts, state = self._effects(self._driver, "")
         if any(facts.values()):
             self.add("", facts, state["xid"])
+
+    def left(self) -> tuple[Any, Any, _Objects]:
+        """Return its connection, its number of changes of the catalogs, and what they contain."""
+        (state,) = [one for own, one in self._states if own is self._driver]
+        return self._driver, state["writes"], self._now
 
     def commit(self) -> None:
         """Note that SQLAlchemy commits the statements so far."""

@@ -87,6 +87,7 @@ def _of_plan(report: Report, pending: int) -> tuple[Tone, str]:
         for outcome in report.outcomes
         for revision in outcome.planned
         for problem in revision.dangers
+        if problem.is_danger
     )
     what = f"{_counted(pending, 'revision')} pending in {_counted(services, 'service')}"
     if not kinds:
