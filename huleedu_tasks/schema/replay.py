@@ -232,7 +232,7 @@ class Replays:
                 session = await throwaway_observation(server.admin, url, scratch / "events")
                 try:
                     done = await runner.upgrade(
-                        self.alembic(service, url), history, revision, session=session
+                        self.alembic(service, url), history, revision, session=session, beside=at
                     )
                 except MigrationError as error:
                     raise _failed(error, session) from error

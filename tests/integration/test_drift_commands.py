@@ -31,8 +31,8 @@ def row(ran: Ran, service: str = "alpha") -> dict[str, Any]:
     return dict(found)
 
 
-def names(ran: Ran) -> list[str]:
-    return [f"{found['object']}: {found['change']}" for found in row(ran)["drift"]]
+def names(ran: Ran, service: str = "alpha") -> list[str]:
+    return [f"{found['object']}: {found['change']}" for found in row(ran, service)["drift"]]
 
 
 def test_pending_revisions_are_not_drift(monorepo: Monorepo) -> None:
@@ -132,6 +132,30 @@ def test_a_database_without_a_version_table_is_compared_with_every_revision(
     # The pending revision changes nothing.
     assert (found["nearest"], found["drift"]) == (["a1", "b2"], [])
     assert found["detail"] == "has no version table; its schema is that of a1, b2"
+
+
+def test_a_database_at_two_branches_that_a_pending_revision_merges_is_compared(
+    monorepo: Monorepo,
+) -> None:
+    parents = {"b1": "a1", "c1": "a1", "merged": "b1"}
+    paths = [
+        monorepo.add_revision("beta", revision, parent, f"CREATE TABLE {revision} ()")
+        for revision, parent in parents.items()
+    ]
+    merged = paths[-1].read_text()
+    paths[-1].write_text(merged.replace("down_revision = 'b1'", "down_revision = 'b1', 'c1'"))
+    url = monorepo.url("beta")
+    ask(url, "CREATE TABLE b1 ()", "CREATE TABLE c1 ()", "CREATE TABLE by_hand ()")
+    ask(url, "UPDATE alembic_version SET version_num = 'b1'")
+    ask(url, "INSERT INTO alembic_version VALUES ('c1')")
+    try:
+        ran = monorepo.invoke("db.drift", "--service", "beta", "--json")
+    finally:
+        ask(url, "DROP TABLE b1, c1, by_hand, alembic_version", *AT_A1)
+        for path in paths:
+            path.unlink()
+    assert names(ran, "beta") == ["table public.by_hand: extra"]
+    assert row(ran, "beta")["revision"] == "b1, c1"
 
 
 def test_a_revision_that_the_files_do_not_have_is_an_error(monorepo: Monorepo) -> None:
