@@ -165,3 +165,42 @@ def test_a_revision_that_the_files_do_not_have_is_an_error(monorepo: Monorepo) -
     finally:
         ask(monorepo.url("alpha"), "UPDATE alembic_version SET version_num = 'a1'")
     assert (ran.code, row(ran)["code"]) == (1, "revision-unknown")
+
+
+LACKS_EXTENSION = "CREATE EXTENSION nowhere"
+NEEDS_ROWS = "SELECT 1 / count(*) FROM note"
+# PostgreSQL runs a program in the data directory, where the file names the server's process.
+STOPS_SERVER = "COPY (SELECT 1) TO PROGRAM 'kill -QUIT $(head -n 1 postmaster.pid)'"
+
+
+@pytest.mark.parametrize(
+    ("of_alpha", "of_beta"), [(LACKS_EXTENSION, NEEDS_ROWS), (STOPS_SERVER, "SELECT 1")]
+)
+def test_a_history_that_cannot_be_replayed_is_an_error_of_its_service(
+    monorepo: Monorepo, of_alpha: str, of_beta: str
+) -> None:
+    wanted = {"alpha": of_alpha, "beta": of_beta}
+    paths = [monorepo.add_revision(name, "b3", "a1", sql) for name, sql in wanted.items()]
+    pending = monorepo.path("services/alpha_service/alembic/versions/b2.py")
+    pending.rename(pending.with_suffix(".kept"))
+    for name in wanted:
+        ask(monorepo.url(name), "UPDATE alembic_version SET version_num = 'b3'")
+    try:
+        ran = monorepo.invoke("db.drift", "--json")
+    finally:
+        for name in wanted:
+            ask(monorepo.url(name), "UPDATE alembic_version SET version_num = 'a1'")
+        pending.with_suffix(".kept").rename(pending)
+        for path in paths:
+            path.unlink()
+    assert ran.code == 1, ran.err
+    assert "Traceback" not in ran.err
+    failed = {name: row(ran, name) for name in wanted if row(ran, name)["status"] == "FAILED"}
+    assert {name: found["code"] for name, found in failed.items()} == (
+        {"alpha": "migration-failed", "beta": "migration-failed"}
+        if of_alpha == LACKS_EXTENSION
+        else {"alpha": "connection-lost"}
+    )
+    assert all(found["detail"] and found["hint"] for found in failed.values())
+    # The next command starts the server again, and drops what is left.
+    assert monorepo.invoke("db.drift", "--check").code == 0
