@@ -5,6 +5,10 @@ hundred times as long.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncpg
 
 
 def _select(kind: str, name: str, definition: Sequence[str], source: str) -> str:
@@ -268,3 +272,8 @@ FINGERPRINT = (
     " SELECT md5(coalesce(string_agg(concat_ws(' ', kind, name, definition), ',' ORDER BY kind,"
     f" name), '')) FROM ({_OBJECTS}) AS objects"
 )
+
+
+async def read_fingerprint(connection: "asyncpg.Connection") -> str:
+    """Return the digest of the schema of the connected database; read-only."""
+    return str(await connection.fetchval(FINGERPRINT))

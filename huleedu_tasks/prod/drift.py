@@ -101,6 +101,7 @@ async def judge_drift(
         problems=(*validated.problems, *problems),
         drift=found.differences,
         dumped=found.dumped,
+        fingerprint=found.fingerprint,
     )
 
 

@@ -23,6 +23,7 @@ from huleedu_tasks.parallel import Step
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import answering
 from huleedu_tasks.postgres.databases import EnvironmentTag, read_tag, write_tag, write_tag_as_owner
+from huleedu_tasks.postgres.schema_fingerprint import read_fingerprint
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.prod.attempt import Attempts
 from huleedu_tasks.prod.backup import Backups
@@ -352,8 +353,8 @@ class Release:
             The outcomes of services that another run migrated as planned, by name.
 
         Raises:
-            Refused: If a database, a file or the SQL changed in another way, or if the schema of
-                a database was not compared, because another run migrated it.
+            Refused: If a database, its schema, a file or the SQL changed in another way, or if the
+                schema of a database was not compared, because another run migrated it.
         """
         done: dict[str, Outcome] = {}
         changes: list[str] = []
@@ -366,7 +367,7 @@ class Release:
                 done[name] = replace(prepared.unchanged[name], detail=detail)
             else:
                 changes += stale(planned.pin, now)
-                changes += _not_compared(planned)
+                changes += _not_compared(planned) or await _other_schema(planned, held[name])
         left = [planned for planned in prepared.changing if planned.pin.service not in done]
         if not changes:
             for found in await asyncio.gather(*map(self._changes_of_sql, left)):
@@ -600,6 +601,16 @@ async def _other_tag(target: Target, held: "asyncpg.Connection") -> list[str]:
     if tag is None or tag.environment == target.environment:
         return []
     return [f"{target.service.name}: is tagged as {tag.environment} now"]
+
+
+async def _other_schema(planned: Planned, held: "asyncpg.Connection") -> list[str]:
+    """Return a sentence if the schema is not the one that was compared; empty list if it is."""
+    if not planned.fingerprint:
+        return []
+    async with answering(planned.target.url.address):
+        if await read_fingerprint(held) == planned.fingerprint:
+            return []
+    return [f"{planned.pin.service}: its schema changed after it was compared with its revisions"]
 
 
 def _not_compared(planned: Planned) -> list[str]:

@@ -65,6 +65,7 @@ class Planned:
         applied: What the environment tag states about the revisions that runs have applied.
         is_tagged: Whether the database has an environment tag to which the run may add.
         is_migrating: Whether its schema was not compared, because another run migrates it.
+        fingerprint: A digest of the schema that was compared; an empty string if none was.
         tables: Its tables by `schema.name`, with their sizes; empty if nothing is pending.
         rehearsal: How the rehearsal of the revisions ended; None if they were not rehearsed.
     """
@@ -77,6 +78,7 @@ class Planned:
     applied: Mapping[str, AppliedFile] = field(default_factory=dict)
     is_tagged: bool = False
     is_migrating: bool = False
+    fingerprint: str = ""
     tables: Mapping[str, Relation] = field(default_factory=dict)
     rehearsal: Rehearsed | None = None
 
@@ -253,6 +255,7 @@ async def plan_database(validated: Validated, production: Production, *, step: S
         applied=applied_files(tag, target.service.name),
         is_tagged=facts.may_tag and tag is not None,
         is_migrating=validated.is_migrating,
+        fingerprint=validated.fingerprint,
     )
     if not pending:
         return planned

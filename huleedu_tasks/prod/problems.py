@@ -46,6 +46,7 @@ class Validated:
         drift: The drift of the schema; `None` if the schemas were not compared.
         is_migrating: Whether they were not, because another run migrates the database.
         dumped: The schema of the database; `None` if it was not read.
+        fingerprint: A digest of the schema that was compared; an empty string if none was.
     """
 
     target: Target
@@ -56,6 +57,7 @@ class Validated:
     drift: tuple[Difference, ...] | None = None
     is_migrating: bool = False
     dumped: SchemaDump | None = None
+    fingerprint: str = ""
 
     @property
     def known_revisions(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ _OLDEST, _WITH_COMPRESSION_NAME, _WITH_RELKIND, _NEWEST = (1, 14), (1, 15), (1, 
 _CUSTOM_FORMAT = 1
 # tm_sec, tm_min, tm_hour, tm_mday, tm_mon, tm_year, tm_isdst
 _TIME_FIELDS = 7
+_MAJOR = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class Entry:
         definition: The SQL that creates it.
         needs: The numbers of the entries that must be restored before it.
         span: Where the definition is in the archive, in bytes.
+        server_major: The major version of the server that pg_dump has read.
     """
 
     number: int
@@ -39,6 +41,7 @@ class Entry:
     access_method: str
     needs: frozenset[int]
     span: slice
+    server_major: int
 
 
 # PostgreSQL 15.20 of the Docker image sets this option of a column to a number that differs between
@@ -143,15 +146,29 @@ class _Reader:
 
 
 def _entries(reader: _Reader) -> Iterator[Entry]:
-    version, offset_size = _read_head(reader)
+    head = _read_head(reader)
     for _ in range(reader.integer()):
-        yield _read_entry(reader, version)
+        yield _read_entry(reader, head)
         # Where its rows are, which a dump of a schema does not have.
-        reader.take(1 + offset_size)
+        reader.take(1 + head.offset_size)
 
 
-def _read_head(reader: _Reader) -> tuple[tuple[int, int], int]:
-    """Return the version of the format, and the size of an offset in bytes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    """What an archive says about itself.
+
+    Attributes:
+        version: The version of the format.
+        offset_size: The size of an offset in bytes.
+        server_major: The major version of the server.
+    """
+
+    version: tuple[int, int]
+    offset_size: int
+    server_major: int
+
+
+def _read_head(reader: _Reader) -> _Head:
     if reader.take(len(_MAGIC)) != _MAGIC:
         raise ArchiveInvalid("it is not an archive of pg_dump")
     version = (reader.byte(), reader.byte())
@@ -168,13 +185,13 @@ def _read_head(reader: _Reader) -> tuple[tuple[int, int], int]:
         reader.integer()
     for _ in range(_TIME_FIELDS):
         reader.integer()
-    # The database, the version of the server, the version of pg_dump.
-    for _ in range(3):
-        reader.string()
-    return version, offset_size
+    _database, server, _program = reader.string(), reader.string(), reader.string()
+    if not (major := _MAJOR.match(server)):
+        raise ArchiveInvalid(f"the version {server!r} of its server is not known")
+    return _Head(version=version, offset_size=offset_size, server_major=int(major[0]))
 
 
-def _read_entry(reader: _Reader, version: tuple[int, int]) -> Entry:
+def _read_entry(reader: _Reader, head: _Head) -> Entry:
     number = reader.integer()
     # Whether it has rows, and the OIDs of its catalog and of the object.
     _, _, _ = reader.integer(), reader.string(), reader.string()
@@ -185,7 +202,7 @@ def _read_entry(reader: _Reader, version: tuple[int, int]) -> Entry:
     definition, span = reader.string(), slice(begin, reader.position)
     _drop, _copy = reader.string(), reader.string()
     schema, _tablespace, access_method = reader.string(), reader.string(), reader.string()
-    if version >= _WITH_RELKIND:
+    if head.version >= _WITH_RELKIND:
         reader.integer()
     owner, _with_oids = reader.string(), reader.string()
     return Entry(
@@ -198,4 +215,5 @@ def _read_entry(reader: _Reader, version: tuple[int, int]) -> Entry:
         access_method=access_method,
         needs=frozenset(map(int, reader.strings())),
         span=span,
+        server_major=head.server_major,
     )

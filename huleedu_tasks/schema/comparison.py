@@ -18,6 +18,7 @@ from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.clones import replay_name
 from huleedu_tasks.postgres.connections import answering
 from huleedu_tasks.postgres.databases import VersionTable, create, version_table_candidates
+from huleedu_tasks.postgres.schema_fingerprint import read_fingerprint
 from huleedu_tasks.report import Difference, Outcome, State, Status
 from huleedu_tasks.schema.diff import compare
 from huleedu_tasks.schema.dump import SchemaDump, dump, reloaded
@@ -63,6 +64,8 @@ class Drift:
         migrating: The run of `prod.migrate` that holds the lock, so that nothing was compared; an
             empty string if there is none.
         dumped: The schema of the database; None if nothing was compared.
+        fingerprint: A digest of the schema that was compared, read in milliseconds; an empty string
+            if nothing was compared.
     """
 
     revisions: tuple[str, ...]
@@ -70,6 +73,7 @@ class Drift:
     nearest: tuple[str, ...] = ()
     migrating: str = ""
     dumped: SchemaDump | None = None
+    fingerprint: str = ""
 
 
 class RevisionUnknown(MigrationError):
@@ -136,6 +140,8 @@ async def find_drift(
     for member in before.members:
         _require_known(member)
     step("reading its schema")
+    async with answering(live.url.address):
+        fingerprint = await read_fingerprint(connection)
     actual = await dump(live.url, environment=live.environment, version_tables=before.tables)
     after = await _state(live, connection, replays)
     revisions = after.revisions(live)
@@ -148,7 +154,11 @@ async def find_drift(
         else:
             differences = await _differences(live, before, actual, replays, step)
     return Drift(
-        revisions=revisions, differences=tuple(differences), nearest=nearest, dumped=actual
+        revisions=revisions,
+        differences=tuple(differences),
+        nearest=nearest,
+        dumped=actual,
+        fingerprint=fingerprint,
     )
 
 

@@ -23,6 +23,7 @@ from huleedu_tasks.schema.archive import (
     without_secrets,
 )
 from huleedu_tasks.schema.entries import objects_of
+from huleedu_tasks.schema.inheritance import without_inherited_not_null
 from huleedu_tasks.schema.objects import Schema, SchemaObject, schema_of
 from huleedu_tasks.schema.sql_text import shown
 
@@ -168,7 +169,8 @@ def schema_in(archive: bytes, facts: CatalogFacts) -> Schema:
     """
     entries = _entries(archive)
     objects = [*objects_of(entries, migrating_role=facts.owner), *_invalid_indexes(facts)]
-    schema = schema_of(_with_disabled(objects, facts), major=facts.major)
+    objects = without_inherited_not_null(_with_disabled(objects, facts))
+    schema = schema_of(objects, major=facts.major)
     tables = {f"table {shown(*names)}" for names in facts.version_tables}
     return schema.without_labels(tables)
 

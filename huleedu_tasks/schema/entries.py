@@ -46,6 +46,11 @@ _DEFAULT_PRIVILEGES = "DEFAULT PRIVILEGES FOR "
 _ADD_CONSTRAINT = re.compile(r"ALTER (?:FOREIGN )?TABLE [^\n]*\n +ADD (?=CONSTRAINT )")
 # Without it, such as CREATE on the schema public, the role could not migrate.
 _OWN_PRIVILEGE = re.compile(rf"GRANT .* TO {MIGRATING_ROLE}", re.DOTALL)
+# Until PostgreSQL 16 these were all privileges on a table; MAINTAIN exists since 17.
+_ALL_UNTIL_16 = re.compile(
+    "(GRANT|REVOKE) SELECT,INSERT,REFERENCES,DELETE,TRIGGER,TRUNCATE,UPDATE (?=ON TABLE)"
+)
+_WITH_MAINTAIN = 17
 # PostgreSQL 18 names these constraints, and keeps the name when the table is renamed.
 _NOT_NULL_NAME = re.compile(r'\bCONSTRAINT (?:"(?:[^"]|"")*"|[^\s"]+) (?=NOT NULL\b)')
 
@@ -206,10 +211,12 @@ def _definition(entry: Entry, unify: Callable[[str], str]) -> str:
 
 
 def _privilege_statements(entry: Entry, unify: Callable[[str], str]) -> list[str]:
+    statements = split(unify(entry.definition.strip()), ";")
+    if entry.server_major < _WITH_MAINTAIN:
+        # A newer pg_dump lists them, because ALL would mean more where they are restored.
+        statements = [_ALL_UNTIL_16.sub(r"\1 ALL ", statement) for statement in statements]
     # pg_dump's order is that in which they were granted.
-    statements = sorted(
-        split(unify(entry.definition.strip()), ";"), key=lambda s: (s[:6] != "REVOKE", s)
-    )
+    statements.sort(key=lambda s: (s[:6] != "REVOKE", s))
     return [f"{s};" for s in statements if not _OWN_PRIVILEGE.fullmatch(s)]
 
 

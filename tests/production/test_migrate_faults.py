@@ -85,25 +85,31 @@ def mended(rehearsal: Rehearsal) -> None:
     assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("c3", "b2")
 
 
-def test_a_schema_that_another_run_kept_from_being_compared_is_not_migrated(
+def test_a_schema_that_was_not_compared_or_changed_afterwards_is_not_migrated(
     rehearsal: Rehearsal,
 ) -> None:
-    rehearsal.grow("alpha")
+    """Another run holds the lock on beta; when this run waits for it, it has locked alpha."""
+    for name in ("alpha", "beta"):
+        rehearsal.grow(name)
     compared = {"HULEEDU_DRIFT": "true"}
-    asking = (
-        "SELECT FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-        " AND query LIKE 'SELECT pid, coalesce(application_name%'"
+    holding = (
+        "SELECT FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"
+        " WHERE locktype = 'advisory' AND granted AND datname = 'huleedu_alpha'"
     )
-    with locked(rehearsal, "alpha", by="SELECT pg_advisory_lock({}, {})".format(*locks.LOCK)):
-        ran = rehearsal.invoke("prod.validate", "--json", *ALPHA, **compared)
-        child = rehearsal.start(*ALPHA, **compared)
-        wait_until(lambda: ask(rehearsal.production.admin(), asking) or child.poll() is not None)
-    assert "migration-running" in [found.get("code") for found in told(ran, "alpha")["problems"]]
+    admin = rehearsal.production.admin("huleedu_alpha")
+    with locked(rehearsal, "beta", by="SELECT pg_advisory_lock({}, {})".format(*locks.LOCK)):
+        ran = rehearsal.invoke("prod.validate", "--json", *ALPHA_AND_BETA, **compared)
+        child = rehearsal.start(*ALPHA_AND_BETA, **compared)
+        wait_until(lambda: ask(admin, holding) or child.poll() is not None)
+        ask(admin, "CREATE INDEX by_hand ON note (text)")
+    assert "migration-running" in [found.get("code") for found in told(ran, "beta")["problems"]]
     refused = outcome(child)
+    ask(admin, "DROP INDEX by_hand")
     assert (refused.code, refused.json["error"]["code"]) == (3, "plan-changed"), refused.err
-    (finding,) = refused.json["error"]["findings"]
-    assert "alpha: its schema was not compared" in finding["problem"]
-    assert rehearsal.at("alpha") == "a1"
+    alpha, beta = (found["problem"] for found in refused.json["error"]["findings"])
+    assert alpha == "alpha: its schema changed after it was compared with its revisions"
+    assert "beta: its schema was not compared" in beta
+    assert (rehearsal.at("alpha"), rehearsal.at("beta")) == ("a1", "a1")
 
 
 # Signals.

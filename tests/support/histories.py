@@ -8,7 +8,7 @@ from tests.support.db_runs import without_initdb
 from tests.support.monorepo import ENV_PY, REVISION, Monorepo, empty_monorepo, free_ports
 
 DATABASE = "shop"
-_CONFIGURED = "context.configure(connection=connection)"
+CONFIGURED = "context.configure(connection=connection)"
 
 
 def add_history(monorepo: Monorepo, name: str, options: str = "", **stated: Any) -> None:
@@ -21,8 +21,8 @@ def add_history(monorepo: Monorepo, name: str, options: str = "", **stated: Any)
     port = entries[0]["port"] if entries else free_ports(1)[0]
     shared = {"database": DATABASE, "shared_database": True, "compose_service": "shop_db"}
     monorepo.add_service(name, port, **{**shared, **stated})
-    configured = _CONFIGURED.replace(")", f", {options})") if options else _CONFIGURED
-    env_py = ENV_PY.replace(_CONFIGURED, configured)
+    configured = CONFIGURED.replace(")", f", {options})") if options else CONFIGURED
+    env_py = ENV_PY.replace(CONFIGURED, configured)
     monorepo.write(f"services/{name}_service/alembic/env.py", env_py)
 
 
