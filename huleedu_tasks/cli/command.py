@@ -166,13 +166,19 @@ class Command(App):
         finally:
             # The event loop restored the default handlers, which end a prompt without a message.
             self.end_on_signals()
+            if patient and self.interrupted:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_on_signals(self) -> None:
-        """Make SIGTERM and SIGHUP raise `KeyboardInterrupt` in code that is not asynchronous."""
+        """Make SIGTERM and SIGHUP raise `KeyboardInterrupt` in code that is not asynchronous.
+
+        Once a signal ends the command, further ones do not prevent its report.
+        """
 
         def end(number: int, _: object) -> None:
-            self.exit_code = ENDED_BY[signal.Signals(number)]
-            raise KeyboardInterrupt
+            if self.exit_code is None:
+                self.exit_code = ENDED_BY[signal.Signals(number)]
+                raise KeyboardInterrupt
 
         for number in _heard_signals():
             signal.signal(number, end)

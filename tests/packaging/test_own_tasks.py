@@ -86,7 +86,7 @@ def test_huleedu_prints_a_completion_script(theirs: Monorepo, shell: str) -> Non
 
 
 OFFERED = {
-    "db.s": {"db.seed", "db.shell", "db.snapshot", "db.snapshots", "db.status"},
+    "db.s": {"db.schema", "db.seed", "db.shell", "db.snapshot", "db.snapshots", "db.status"},
     "db.reset --vol": {"--volumes"},
     "db.reset --service ''": {"parcels"},
     "db.up db.reset --service par": {"parcels"},

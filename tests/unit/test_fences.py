@@ -210,6 +210,12 @@ def test_no_two_modules_have_the_same_name() -> None:
     ]
 
 
+def test_no_two_test_modules_have_the_same_name() -> None:
+    """The test directories are no packages: pytest imports one of two such modules only."""
+    names = Counter(path.name for path in (PROJECT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_there_are_no_cyclic_imports() -> None:
     graph = {
         module.name: {
