@@ -145,14 +145,18 @@ class Command(App):
                     self.exit_code = self.exit_code or ENDED_BY[number]
                     return
                 self.exit_code = ENDED_BY[number]
-                if own:
+                cancel()
+
+            def cancel() -> None:
+                # A second cancellation could interrupt the release of a lock, and lose the report.
+                if own and not (patient and own.cancelling()):
                     own.cancel()
 
             for number in _heard_signals():
                 loop.add_signal_handler(number, end, number)
-            if patient and own:
+            if patient:
                 # By default a second Ctrl-C raises at any line of the event loop.
-                loop.add_signal_handler(signal.SIGINT, own.cancel)
+                loop.add_signal_handler(signal.SIGINT, cancel)
             with converted_errors():
                 result = await work
             self.interrupted = bool(own and own.cancelling())
