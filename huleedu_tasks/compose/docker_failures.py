@@ -139,6 +139,15 @@ def _missing_variable(found: re.Match[str], output: str) -> HuleEduError:
     )
 
 
+def _missing_env_file(found: re.Match[str], output: str) -> HuleEduError:
+    return ConfigurationError(
+        f"The compose files name the 'env_file' {found[1]}, which does not exist.",
+        code="compose-env-file-missing",
+        hint="Run `invoke env.init`, which writes .env. In a linked worktree, link that of the "
+        "main worktree with `ln -s`, or state the file with `required: false`.",
+    )
+
+
 def _missing_file(found: re.Match[str], output: str) -> HuleEduError:
     return ConfigurationError(
         f"The compose file {found[1]} does not exist.",
@@ -159,6 +168,7 @@ _GENERAL: Sequence[Translation] = (
 )
 _OF_FILES: Sequence[Translation] = (
     (r"required variable (\w+) is missing a value", _missing_variable),
+    (r"env file (.+) not found", _missing_env_file),
     (r"(?:open|stat) (\S+): no such file", _missing_file),
 )
 

@@ -15,6 +15,7 @@ from huleedu_tasks.compose.configuration import (
     BY_READING,
     Composition,
 )
+from huleedu_tasks.compose.docker_compose import Compose
 from huleedu_tasks.compose.file_choice import read_composition, read_own_files
 from huleedu_tasks.compose.published_ports import published_ports
 from huleedu_tasks.errors import ConfigurationError
@@ -172,3 +173,13 @@ async def test_published_ports_are_read_within_an_event_loop(tmp_path: Path) -> 
         published_ports(tmp_path, (), ["alone_db"], without)
     (finding,) = caught.value.findings
     assert "compose.override.yaml: `services: !override`" in finding.problem
+
+
+async def test_an_env_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "compose.yaml", "services: {orders: {image: postgres, env_file: .env}}")
+    files = (tmp_path / "compose.yaml",)
+    compose = Compose(root=tmp_path, files=files, environment=clean_environment())
+    with pytest.raises(ConfigurationError) as caught:
+        await compose.project()
+    assert caught.value.code == "compose-env-file-missing"
+    assert f"'env_file' {tmp_path / '.env'}," in caught.value.message
