@@ -2,7 +2,8 @@
 
 The other tools are installed in a scratch directory. Each compares the database of the corpus with
 a mutated copy of it; `alembic check` compares models, which are the reflected tables of the
-database, with that copy. A mutation counts as found if a tool prints anything else than for an
+database, with that copy. What is not drift are changes that no tool has to know Alembic for, such
+as another order of columns. A mutation counts as found if a tool prints anything else than for an
 identical copy.
 """
 
@@ -20,7 +21,8 @@ from tempfile import TemporaryDirectory
 from benchmarks.children import clean_environment
 from benchmarks.table import markdown
 from huleedu_tasks.config.urls import DatabaseUrl, parse_url
-from tests.support.drift_corpus import MUTATIONS, SAME, Corpus, new_corpus
+from huleedu_tasks.schema.diff import compare
+from tests.support.drift_corpus import MUTATIONS, SAME, Corpus, new_corpus, schema
 from tests.support.monorepo import empty_monorepo, free_ports
 from tests.support.postgres import fetch
 from tests.support.schemas import HISTORY
@@ -261,42 +263,56 @@ def _group(mutation: str) -> str:
     return GROUPS[max(begins, key=len)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Corpora:
+    """The corpus, and the same with its objects in the schema `public`."""
+
+    corpus: Corpus
+    public: Corpus
+    tools: Sequence[Tool]
+
+    async def compare(self, script: str) -> dict[str, str]:
+        """Return what each tool prints after a script; for ours, the differences."""
+        in_shop = [tool for tool in self.tools if not tool.only_public]
+        in_public = [tool for tool in self.tools if tool.only_public]
+        async with (
+            self.corpus.mutated(script) as mutated,
+            self.public.mutated(_in_public(script), "mutated_public") as mutated_public,
+        ):
+            ours = compare(self.corpus.expected, await schema(mutated))
+            pairs = [(tool, self.corpus.url, mutated) for tool in in_shop]
+            pairs += [(tool, self.public.url, mutated_public) for tool in in_public]
+            printed = await asyncio.gather(
+                *(asyncio.to_thread(tool.compare, *urls) for tool, *urls in pairs)
+            )
+        return {
+            OURS: "\n".join(map(str, ours)),
+            **{tool.name: text for (tool, *_), text in zip(pairs, printed, strict=True)},
+        }
+
+
 async def _judged(url: DatabaseUrl, tools: Sequence[Tool]) -> tuple[Judged, str]:
-    corpus = await new_corpus(url)
-    public = await new_corpus(_beside(url), _in_public(HISTORY))
-    before = {tool.name: await _compared(tool, corpus, public, UNCHANGED) for tool in tools}
-    names = [OURS, *before]
-    judged = Judged(
-        found={name: set() for name in names},
-        failed={name: set() for name in names},
-        false_alarms={tool.name for tool in tools if await _alarms(tool, corpus, public, before)},
+    corpora = _Corpora(
+        corpus=await new_corpus(url),
+        public=await new_corpus(_beside(url), _in_public(HISTORY)),
+        tools=tools,
     )
-    if await corpus.differences(SAME):
-        judged.false_alarms.add(OURS)
-    for name, (script, *_) in MUTATIONS.items():
-        sys.stderr.write(f"{name} ...\n")
-        if await corpus.differences(script):
-            judged.found[OURS].add(name)
-        for tool in tools:
-            printed = await _compared(tool, corpus, public, script)
+    before = await corpora.compare(UNCHANGED)
+    same = await corpora.compare(SAME)
+    judged = Judged(
+        found={name: set() for name in before},
+        failed={name: set() for name in before},
+        false_alarms={name for name, printed in same.items() if printed != before[name]},
+    )
+    for mutation, (script, *_) in MUTATIONS.items():
+        sys.stderr.write(f"{mutation} ...\n")
+        for name, printed in (await corpora.compare(script)).items():
             if printed == FAILED:
-                judged.failed[tool.name].add(name)
-            elif printed != before[tool.name]:
-                judged.found[tool.name].add(name)
-    ((server,),) = await fetch(corpus.plain_url("postgres"), "SHOW server_version")
+                judged.failed[name].add(mutation)
+            elif printed != before[name]:
+                judged.found[name].add(mutation)
+    ((server,),) = await fetch(corpora.corpus.plain_url("postgres"), "SHOW server_version")
     return judged, str(server).partition(" ")[0]
-
-
-async def _alarms(tool: Tool, corpus: Corpus, public: Corpus, before: Mapping[str, str]) -> bool:
-    """Whether a tool reports changes that are not drift."""
-    return await _compared(tool, corpus, public, SAME) != before[tool.name]
-
-
-async def _compared(tool: Tool, corpus: Corpus, public: Corpus, script: str) -> str:
-    used = public if tool.only_public else corpus
-    text = _in_public(script) if tool.only_public else script
-    async with used.mutated(text) as mutated:
-        return await asyncio.to_thread(tool.compare, used.url, mutated)
 
 
 def _in_public(script: str) -> str:

@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.__main__ import parse
 from benchmarks.bare import transactions
+from benchmarks.drift import OURS, Judged
+from benchmarks.drift import table as table_of_drift
 from benchmarks.measure import ENOUGH_ROUNDS, Side, Timing, costs_in_turn, in_turn
 from benchmarks.publishing import publish
 from benchmarks.rows import ROWS, Group
@@ -22,6 +24,7 @@ from benchmarks.table import (
     ratio,
 )
 from tests.support.documents import code, page, rows
+from tests.support.drift_corpus import MUTATIONS
 
 
 def timing(median: float) -> Timing:
@@ -150,6 +153,16 @@ def test_a_statement_between_transactions_is_sent_separately() -> None:
 
 
 # The tables
+
+
+def test_every_mutation_is_in_a_group_of_the_table_of_drift() -> None:
+    found = {OURS: set(MUTATIONS), "other": {"CHECK changed"}}
+    failed = {OURS: set[str](), "other": {"policy"}}
+    text = table_of_drift(["other"], Judged(found=found, failed=failed, false_alarms={"other"}))
+    whole = f"{len(MUTATIONS)} of {len(MUTATIONS)}"
+    assert f"| **all** | {whole} | 1 of {len(MUTATIONS)} (1 failed) |" in text
+    assert "| policies, row security | 3 of 3 | 0 of 3 (1 failed) |" in text
+    assert "| **false alarm** | no | yes |" in text
 
 
 @pytest.mark.parametrize(
