@@ -26,8 +26,9 @@ from huleedu_tasks.report import (
     Status,
 )
 from huleedu_tasks.screen.console import Screen
+from huleedu_tasks.screen.formats.contents import Contents, Item
 from huleedu_tasks.screen.formats.forms import Form, Outputs, parse_outputs
-from huleedu_tasks.screen.formats.markdown import LIMIT
+from huleedu_tasks.screen.formats.markdown import LIMIT, render_markdown
 
 Capture = pytest.CaptureFixture[str]
 PASSWORD = "hunter2"
@@ -311,3 +312,15 @@ def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         screen.write(report())
     assert caught.value.code == "output-unwritable"
+
+
+def test_a_command_in_a_remedy_is_code_in_markdown() -> None:
+    remedy = "Run `huleedu db.up --yes` and *x*; `` @all ` <b>"
+    item = Item(services=(), level=Level.ERROR, code="c", cause="cause", remedy=remedy)
+    contents = Contents(
+        command="c", columns=("a",), rows=(), items=(item,), summary="s", fallback="f"
+    )
+    assert (
+        "Run `huleedu db.up --yes` and \\*x\\*; \\`\\` @<!-- -->all \\` \\<b\\>"
+        in render_markdown(contents)
+    )

@@ -6,6 +6,8 @@ from huleedu_tasks.screen.formats.contents import Contents, Item
 
 # The longest comment of GitHub has 65536 characters.
 LIMIT = 60_000
+# A command in a remedy.
+_COMMAND = re.compile(r"((?<!`)`[^`\s][^`]*`(?!`))")
 _ACTIVE = re.compile(r"([\\`*_{}\[\]<>#|~&!])")
 # An empty comment keeps GitHub from notifying a user of that name.
 _MENTION = "@<!-- -->"
@@ -32,7 +34,7 @@ def _entry(item: Item) -> str:
     if item.path:
         lines.append(_code(f"{item.path}:{item.line}" if item.line else item.path))
     if item.remedy:
-        lines += map(_escaped, item.remedy.splitlines())
+        lines += map(_with_commands, item.remedy.splitlines())
     body = "  \n  ".join(lines)
     if not item.statement:
         return body
@@ -47,7 +49,19 @@ def _row(cells: tuple[str, ...]) -> str:
 
 def _escaped(text: str) -> str:
     """Return a string on one line that Markdown shows as it is."""
-    return _ACTIVE.sub(r"\\\1", " ".join(text.split())).replace("@", _MENTION)
+    return _escaped_part(" ".join(text.split()))
+
+
+def _escaped_part(text: str) -> str:
+    return _ACTIVE.sub(r"\\\1", text).replace("@", _MENTION)
+
+
+def _with_commands(text: str) -> str:
+    """Return a line in which strings between backticks are code, and the rest is escaped."""
+    parts = _COMMAND.split(" ".join(text.split()))
+    return "".join(
+        _code(part[1:-1]) if _COMMAND.fullmatch(part) else _escaped_part(part) for part in parts
+    )
 
 
 def _code(text: str) -> str:
