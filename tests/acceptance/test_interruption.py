@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from tests.support.monorepo import Monorepo, Ran, is_dead, new_monorepo, wait_until
+from tests.support.monorepo import Monorepo, Ran, is_dead, new_monorepo, wait_until, without_servers
 from tests.support.observe import forking_processes, notes, processes, statements
 from tests.support.prepared import running_monorepo
 
@@ -61,8 +61,7 @@ def started(monorepo: Monorepo, reached: Callable[[], object], *arguments: str) 
 
 def ended(tool: Tool, number: signal.Signals) -> Ran:
     """Send a signal to the command only, and require that none of its children is left."""
-    started_by_tool = psutil.Process(tool.pid).children(recursive=True)
-    children = [child for child in started_by_tool if child.name() != "postgres"]
+    children = without_servers(psutil.Process(tool.pid).children(recursive=True))
     tool.send_signal(number)
     out, err = tool.communicate(timeout=20)
     wait_until(lambda: all(map(is_dead, children)))

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.support.instant import COPIED, REBUILT, maintain, reset, templates
-from tests.support.monorepo import LIMIT, Monorepo, is_dead, wait_until
+from tests.support.monorepo import LIMIT, Monorepo, is_dead, wait_until, without_servers
 from tests.support.observe import notes, processes
 from tests.support.postgres import ask, connect, wait_for
 from tests.support.prepared import running_monorepo
@@ -124,7 +124,7 @@ def kill_at(pair: Monorepo, seconds: float) -> None:
     children = psutil.Process(tool.pid).children(recursive=True) if running else []
     tool.kill()
     tool.communicate()
-    own = [child for child in children if child.name() != "postgres"]
+    own = without_servers(children)
     wait_until(lambda: all(map(is_dead, own)))
 
 

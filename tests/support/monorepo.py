@@ -14,7 +14,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -286,6 +286,16 @@ def is_dead(process: psutil.Process) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def without_servers(running: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return the processes that still run and are no servers of PostgreSQL."""
+    others = []
+    for process in running:
+        with suppress(psutil.NoSuchProcess):
+            if process.name() != "postgres":
+                others.append(process)
+    return others
 
 
 def clean_environment() -> dict[str, str]:
