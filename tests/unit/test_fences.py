@@ -216,6 +216,15 @@ def test_no_two_test_modules_have_the_same_name() -> None:
     assert [name for name, count in names.items() if count > 1] == []
 
 
+@pytest.mark.parametrize(
+    "file", ["CONTRIBUTING.md", "docs/*.md", ".ci/*", "pyproject.toml", "tests/packaging/*.py"]
+)
+def test_the_test_modules_that_a_file_names_exist(file: str) -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in PROJECT.glob(file))
+    named = set(re.findall(r"\btests/[\w/]+\.py\b", text))
+    assert [name for name in sorted(named) if not (PROJECT / name).is_file()] == []
+
+
 def test_there_are_no_cyclic_imports() -> None:
     graph = {
         module.name: {
