@@ -219,11 +219,13 @@ def test_a_table_and_its_partitions_are_one_finding() -> None:
     drop = ObservedStatement(sql="ALTER TABLE part DROP a", removed=columns)
     revision = ObservedRevision(revision="b2", statements=(both, one, drop), tables=tables)
     found = find_observed_hazards(revision, relations)
-    assert [(problem.cause[:60], problem.level) for problem in found] == [
-        ("rewrites 2 child tables of 'part' (2 MB) under ACCESS EXC"[:60], Level.ERROR),
-        ("rewrites 'part_1' (9 bytes) under ACCESS EXCLUSIVE, which blo"[:60], Level.ERROR),
-        ("drops the column 'a' of 'part' (2 MB) and its 2 child tables", Level.ERROR),
+    causes = [problem.cause.partition(" under ")[0] for problem in found]
+    assert causes == [
+        "rewrites 2 child tables of 'part' (2 MB)",
+        "rewrites 'part_1' (9 bytes)",
+        "drops the column 'a' of 'part' (2 MB) and its 2 child tables",
     ]
+    assert {problem.level for problem in found} == {Level.ERROR}
 
 
 def test_a_table_of_another_schema_has_it_in_its_name() -> None:
