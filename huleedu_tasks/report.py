@@ -329,6 +329,11 @@ class Outcome:
         return tuple(r for r in self.revisions or () if isinstance(r, PlannedRevision))
 
     @property
+    def applied(self) -> tuple[AppliedRevision, ...]:
+        """The revisions that were applied; empty if none."""
+        return tuple(r for r in self.revisions or () if isinstance(r, AppliedRevision))
+
+    @property
     def is_quiet(self) -> bool:
         """Whether there is nothing to say about it but that it is done."""
         return not (self.word != Status.OK or self.planned or self.problems or self.differences)

@@ -14,6 +14,7 @@ from huleedu_tasks.migrations.revision_graph import graph_of_branch, graph_of_da
 from huleedu_tasks.migrations.revisions import History, Revision
 from huleedu_tasks.prod.plan_file import read_plan
 from huleedu_tasks.report import (
+    AppliedRevision,
     GraphRevision,
     Level,
     Outcome,
@@ -160,6 +161,7 @@ def test_several_errors_have_one_next_step() -> None:
     [
         ((Status.FAILED, Status.ABORTED, Status.OK), "Failed: 1 of 3 services; 1 aborted"),
         ((Status.ABORTED, Status.OK), "Aborted: 1 of 2 services"),
+        ((Status.OK,), "OK: 1 service without a finding"),
     ],
 )
 def test_the_verdict_of_work_that_was_not_finished_counts_the_services(
@@ -167,6 +169,12 @@ def test_the_verdict_of_work_that_was_not_finished_counts_the_services(
 ) -> None:
     made = [Outcome(service=str(n), status=status) for n, status in enumerate(outcomes)]
     assert str(verdict_about(*made)) == said
+
+
+def test_the_verdict_of_a_migration_counts_what_was_applied() -> None:
+    applied = tuple(AppliedRevision(revision=name, message="") for name in ("b2", "c3"))
+    said = verdict_about(Outcome(service="a", revisions=applied), Outcome(service="b"))
+    assert str(said) == "OK: 2 revisions applied in 1 service"
 
 
 @pytest.mark.parametrize(

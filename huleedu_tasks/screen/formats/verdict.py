@@ -71,6 +71,9 @@ def _judgement(report: Report, items: Sequence[Item]) -> tuple[Tone, str]:
     if warnings := [item for item in items if item.level is Level.WARNING]:
         found = f"{_counted(len(warnings), 'warning')} in {_counted(everything, 'service')}"
         return Tone.CAUTION, found
+    if applied := {o.service: len(o.applied) for o in report.outcomes if o.applied}:
+        revisions = _counted(sum(applied.values()), "revision")
+        return Tone.GOOD, f"{revisions} applied in {_counted(len(applied), 'service')}"
     if any(outcome.status is Status.SKIPPED for outcome in report.outcomes):
         return Tone.CAUTION, "Nothing was changed"
     if not report.outcomes:
