@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from huleedu_tasks.report import Difference, Kind, Level, Outcome, Problem, Report, State
-from huleedu_tasks.screen.formats.items import DRIFT, STALE, Item
+from huleedu_tasks.screen.formats.items import Item
 from huleedu_tasks.screen.formats.verdict import Verdict, verdict_of
 
+DRIFT = "schema-drift"
+STALE = "schema-file-stale"
 # How a diff is read: of a schema, and of a file with a schema.
 _LEGEND = "A line with - is what the revisions create, a line with + is what the database has."
 _LEGEND_OF_FILE = "A line with - is in the file, a line with + is what the revisions create."
@@ -141,7 +143,8 @@ def _items(report: Report) -> Iterator[Item]:
     }
     for problem, services in report.problems.items():
         item = _item(problem, tuple(services), report.command)
-        yield replace(item, statement=item.statement or diffs.get(problem, ""))
+        diff = diffs.get(problem, "")
+        yield replace(item, statement=item.statement or diff, is_diff=bool(diff))
     for outcome in report.outcomes:
         if outcome.state is State.STALE:
             yield _stale(outcome)
@@ -170,6 +173,7 @@ def _unjudged_drift(outcome: Outcome) -> Iterator[Item]:
                 cause=str(difference),
                 remedy=outcome.hint,
                 statement=difference.diff,
+                is_diff=True,
             )
 
 
@@ -185,6 +189,7 @@ def _stale(outcome: Outcome) -> Item:
         remedy=outcome.hint,
         statement="\n".join(difference.diff for difference in differences),
         path=str(outcome.facts["file"]),
+        is_diff=True,
     )
 
 

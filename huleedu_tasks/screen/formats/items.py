@@ -5,9 +5,6 @@ from dataclasses import dataclass
 
 from huleedu_tasks.report import Kind, Level
 
-DRIFT = "schema-drift"
-STALE = "schema-file-stale"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
@@ -20,6 +17,7 @@ class Item:
         path: The file, relative to the root of the repository; an empty string if there is none.
         line: The line in the file, from 1; None if it is not known.
         kind: What the statement of a planned revision does; an empty string for other findings.
+        is_diff: Whether the statement is a diff, and no SQL.
         repeated: How many findings before it differ in their lines only.
     """
 
@@ -32,12 +30,8 @@ class Item:
     path: str = ""
     line: int | None = None
     kind: str = ""
+    is_diff: bool = False
     repeated: int = 0
-
-    @property
-    def is_diff(self) -> bool:
-        """Whether the statement is a diff, and no SQL."""
-        return self.code in (DRIFT, STALE)
 
     @property
     def is_note(self) -> bool:

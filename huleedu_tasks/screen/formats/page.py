@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.report import Kind, Level, Outcome, Problem, Report, Status
-from huleedu_tasks.screen.formats.contents import Contents
-from huleedu_tasks.screen.formats.items import DRIFT
+from huleedu_tasks.screen.formats.contents import DRIFT, Contents
 
 if TYPE_CHECKING:
     from jinja2 import Environment
