@@ -74,7 +74,7 @@ def test_a_check_names_the_fault_of_each(services: Services) -> None:
     found = {name: codes(ran, name) for name in NAMES}
     assert found == {
         "odd": ["metadata-missing"],
-        "bare": ["metadata-missing"],
+        "bare": [],
         "absent": ["script-location-missing"],
         "middle": ["history-not-built"],
         "late": ["history-not-built"],
