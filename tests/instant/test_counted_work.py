@@ -17,6 +17,27 @@ from tests.support.observe import FORK_LOOP
 NAMES = tuple("abc")
 # Outside the service's directory, in which a new file would be a changed input.
 TRACES = "from pathlib import Path\nPath('../../traces/{}').touch()\n"
+PACKAGE = "huleedu_tasks"
+TASK_MODULES = {
+    PACKAGE,
+    f"{PACKAGE}.errors",
+    f"{PACKAGE}.cli",
+    *(
+        f"{PACKAGE}.cli.{name}"
+        for name in (
+            "command",
+            "command_line",
+            "db",
+            "env",
+            "migrations",
+            "prod",
+            "services",
+            "windows",
+        )
+    ),
+}
+# Invoke imports yaml if the working directory has a file with its configuration.
+HEAVY_LIBRARIES = ("alembic", "sqlalchemy", "asyncpg", "docker", "psutil", "rich", "questionary")
 # Every interpreter runs this on startup, and writes the modules that it has imported on exit.
 WITNESS = """\
 import atexit, json, os, sys
@@ -140,24 +161,26 @@ def test_a_command_without_migrations_starts_no_interpreter(watched: Watched, co
     assert not seen.has_loaded("alembic", "sqlalchemy")
 
 
-def test_listing_the_tasks_imports_no_flow(watched: Watched) -> None:
-    seen = watched.watch("--list")
-    assert not seen.has_loaded(
-        "alembic",
-        "sqlalchemy",
-        "asyncpg",
-        "docker",
-        "rich",
-        "questionary",
-        "huleedu_tasks.check",
-        "huleedu_tasks.compose",
-        "huleedu_tasks.db",
-        "huleedu_tasks.discovery",
-        "huleedu_tasks.prod",
-        "huleedu_tasks.migrations",
-        "huleedu_tasks.servers.docker",
-        "huleedu_tasks.servers.embedded",
-    )
+def test_the_status_imports_no_code_of_other_commands(watched: Watched) -> None:
+    seen = watched.watch("db.status")
+    others = ("drift", "revision", "rollback", "schema_file", "snapshots", "undo")
+    assert f"{PACKAGE}.db.status" in seen.modules
+    assert not seen.has_loaded(*(f"{PACKAGE}.db.{name}" for name in others))
+    rooms = ("check", "compose", "discovery", "env", "probe", "review", "schema")
+    assert not seen.has_loaded(*(f"{PACKAGE}.{room}" for room in rooms))
+    assert not seen.has_loaded(f"{PACKAGE}.migrations.hazards")
+    assert not seen.has_loaded("psutil", "filelock", "rich", "yaml")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--list",), ("--complete", "--", "invoke", "db.")], ids=["list", "completion"]
+)
+def test_listing_and_completing_the_tasks_import_the_tasks_alone(
+    watched: Watched, arguments: tuple[str, ...]
+) -> None:
+    seen = watched.watch(*arguments)
+    assert {name for name in seen.modules if name.partition(".")[0] == PACKAGE} == TASK_MODULES
+    assert not seen.has_loaded("asyncio", *HEAVY_LIBRARIES)
 
 
 def test_db_up_does_not_wait_for_the_fork_server() -> None:
