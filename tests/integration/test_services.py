@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -43,14 +44,17 @@ UNION ALL
 SELECT tablename, indexname, 0, '', indexdef, '', '' FROM pg_indexes WHERE schemaname = 'public'
 ORDER BY 1, 2, 3, 4, 5
 """
-# Several commands in one process, because it takes longest to start it.
+# All commands in one process, because it takes longest to start it.
 COMMANDS = """\
 import sys
 from alembic.config import main
 
-for command in sys.argv[1:]:
+for command in sys.stdin:
     main(command.split())
+    print(flush=True)
+    print("{done}", flush=True)
 """
+DONE = "-- done --"
 EMPTY = [
     ("relation", "alembic_version", "r"),
     ("relation", "alembic_version_pkc", "i"),
@@ -90,11 +94,13 @@ async def travel(huleedu: Monorepo, entry: dict[str, Any], slots: asyncio.Semaph
     directory = huleedu.path(f"services/{directory_of(entry)}")
     async with slots, scratch_copy(huleedu, name) as url:
         override = {f"{directory.name.upper()}_DATABASE_URL": url.replace("://", "+asyncpg://")}
-        at_head = await fetch(url, SCHEMA)
-        checked = await alembic(directory, override, "check", "downgrade base")
-        at_base = await fetch(url, OBJECTS)
-        await alembic(directory, override, "upgrade head")
-        at_head_again = await fetch(url, SCHEMA)
+        async with started(directory, override) as process:
+            at_head = await fetch(url, SCHEMA)
+            checked = await alembic(process, "check")
+            await alembic(process, "downgrade base")
+            at_base = await fetch(url, OBJECTS)
+            await alembic(process, "upgrade head")
+            at_head_again = await fetch(url, SCHEMA)
         return Journey(checked, at_head, at_base, at_head_again)
 
 
@@ -107,22 +113,35 @@ async def scratch_copy(huleedu: Monorepo, name: str) -> AsyncIterator[str]:
     await fetch(maintenance, f"DROP DATABASE {SCRATCH}")
 
 
-async def alembic(directory: Path, override: dict[str, str], *commands: str) -> str:
-    """Run commands of Alembic's command line, as a developer in the service's directory."""
+@asynccontextmanager
+async def started(directory: Path, override: dict[str, str]) -> AsyncIterator[Process]:
+    """Start Alembic's command line, as a developer in the service's directory."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-Pc",
-        COMMANDS,
-        *commands,
+        COMMANDS.format(done=DONE),
         cwd=directory,
         env=clean_environment() | override,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    out, _ = await process.communicate()
-    assert process.returncode == 0, f"{directory.name}: alembic {commands}\n{out.decode()}"
-    return out.decode()
+    yield process
+    await process.communicate()
+    assert process.returncode == 0
+
+
+async def alembic(process: Process, command: str) -> str:
+    """Run a command of Alembic's command line to its end."""
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(f"{command}\n".encode())
+    out = ""
+    while not out.endswith(f"{DONE}\n"):
+        line = (await process.stdout.readline()).decode()
+        assert line, f"alembic {command}\n{out}"
+        out += line
+    return out
 
 
 def test_every_service_is_in_the_registry(huleedu: Monorepo) -> None:
