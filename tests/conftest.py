@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support import fork_server
+from tests.support.db_runs import without_initdb
 from tests.support.monorepo import PROJECT, Monorepo, copy_of_this_monorepo, new_monorepo
 from tests.support.prepared import running_monorepo
 
@@ -131,6 +132,6 @@ def ready() -> Iterator[Monorepo]:
 def huleedu() -> Iterator[Monorepo]:
     """Return a copy of this repository's own services after a reset, on other ports."""
     with copy_of_this_monorepo() as made:
-        ran = made.invoke("db.reset")
+        ran = without_initdb(made).invoke("db.reset")
         assert ran.code == 0, ran.err
         yield made
