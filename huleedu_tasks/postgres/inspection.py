@@ -68,12 +68,19 @@ class Relation:
         rows: The planner's estimate of its rows; None if it was never analysed.
         size: Bytes, with all its partitions; None if that is not known.
         is_table: Whether it is a table or a materialized view.
+        schema: Its schema if that is not on the search path; an empty string if it is.
     """
 
     name: str
     rows: int | None
     size: int | None
     is_table: bool = True
+    schema: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Its name, with its schema unless that is on the search path."""
+        return f"{self.schema}.{self.name}" if self.schema else self.name
 
     @property
     def is_empty(self) -> bool:
@@ -205,7 +212,11 @@ async def read_relations(connection: "asyncpg.Connection") -> dict[str, Relation
     for row in rows:
         counted = None if row["rows"] < 0 else int(row["rows"])
         relation = Relation(
-            name=row["name"], rows=counted, size=row["size"], is_table=row["is_table"]
+            name=row["name"],
+            rows=counted,
+            size=row["size"],
+            is_table=row["is_table"],
+            schema="" if row["visible"] else row["schema"],
         )
         found[f"{row['schema']}.{row['name']}"] = relation
         if row["visible"]:
