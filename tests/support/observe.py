@@ -120,7 +120,9 @@ def watched_command_lines(
     def look() -> None:
         looks: dict[str, int] = {}
         seen: set[bytes] = set()
-        while not over.wait(between):
+        is_over = False
+        while not is_over:
+            is_over = over.wait(between)
             names = filter(str.isdigit, os.listdir("/proc"))  # noqa: PTH208  # Often.
             looks = {name: looks.get(name, 0) + 1 for name in names}
             for name, count in looks.items():
