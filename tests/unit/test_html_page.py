@@ -180,9 +180,9 @@ def test_the_verdict_of_a_migration_counts_what_was_applied() -> None:
 @pytest.mark.parametrize(
     ("outcome", "said"),
     [
-        ("DONE", "OK: the run, r1, ended with DONE"),
-        ("RUNNING", "Review: the run, r1, has not ended"),
-        ("USAGE", "Failed: the run, r1, ended with USAGE"),
+        ("DONE", "OK: run r1 ended with DONE"),
+        ("RUNNING", "Review: run r1 has not ended"),
+        ("USAGE", "Failed: run r1 ended with USAGE"),
     ],
 )
 def test_the_verdict_about_a_run_is_its_end(outcome: str, said: str) -> None:

@@ -115,10 +115,10 @@ def _of_runs(report: Report) -> tuple[Tone, str]:
         return Tone.GOOD, "No run was recorded"
     latest = report.past[0]
     tones = {ExitCode.DONE.name: Tone.GOOD, RUNNING: Tone.CAUTION}
-    which = "the run" if len(report.past) == 1 else f"the latest of {len(report.past)} runs"
+    which = "" if len(report.past) == 1 else f", the latest of {len(report.past)},"
     is_running = latest.outcome == RUNNING
     ended = "has not ended" if is_running else f"ended with {latest.outcome}"
-    return tones.get(latest.outcome, Tone.FAILED), f"{which}, {latest.run}, {ended}"
+    return tones.get(latest.outcome, Tone.FAILED), f"run {latest.run}{which} {ended}"
 
 
 def _of_plan(report: Report, pending: int) -> tuple[Tone, str]:
