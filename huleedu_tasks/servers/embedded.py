@@ -271,11 +271,11 @@ class EmbeddedServers:
     async def _log_in(
         self, service: Service, cluster: Cluster, url: DatabaseUrl, admin: Admin | None
     ) -> None:
-        if admin:
-            await self._accept(await admin(), service, cluster, url)
-            return
         # An override variable may name another server; the embedded one is at its own port.
         own = replace(url, host="localhost", port=service.port)
+        if admin and own == url:
+            await self._accept(await admin(), service, cluster, url)
+            return
         async with maintenance_connection(own) as opened:
             await self._accept(opened, service, cluster, url)
 
