@@ -127,7 +127,8 @@ async def started(directory: Path, override: dict[str, str]) -> AsyncIterator[Pr
         stderr=asyncio.subprocess.STDOUT,
     )
     yield process
-    await process.communicate()
+    # Its input ends with this.
+    await process.communicate(b"")
     assert process.returncode == 0
 
 
