@@ -33,6 +33,7 @@ _WAL_DIRECTORY = "POSTGRES_INITDB_WALDIR"
 _SERVER = "postgres"
 _IS_USABLE = "usable "
 _IS_OWNER = "owner "
+# The scripts print something after each step, since the engine's answer must not take too long.
 # The image's entry point runs `initdb`, creates the database and starts the server.
 _INITIALISE = f"""\
 set -eu
@@ -48,6 +49,7 @@ shift
 "$@" >/dev/null 2>&1 &
 until pg_isready --quiet --host=127.0.0.1; do
     kill -0 $!
+    echo waiting
     sleep 0.05
 done
 kill -INT $!
@@ -69,12 +71,15 @@ set -eu
 fill() {{
     made="$1/{UNFINISHED}/data"
     cp -a "$PGDATA" "$made"
+    echo copied
     printf "$2" | dd of="$made/global/pg_control" conv=notrunc 2>/dev/null
     pg_resetwal -D "$made" >/dev/null
     if [ "$3" ]; then
         echo "$3" | postgres --single -F -c exit_on_error=on -D "$made" postgres >/dev/null 2>&1
     fi
+    echo changed
     sync -f "$made"
+    echo flushed
     for entry in "$made"/*; do
         case $entry in */PG_VERSION) ;; *) mv "$entry" "$1" ;; esac
     done
