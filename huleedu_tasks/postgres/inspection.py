@@ -310,10 +310,10 @@ async def read_revisions(
     import asyncpg
 
     try:
-        async with answering(), connection.transaction(readonly=True):
-            await connection.execute("SET LOCAL lock_timeout = '1s'")
+        async with answering():
             if tables is None:
-                tables = await _only_candidate(connection)
+                async with _reading(connection):
+                    tables = await _only_candidate(connection)
             return await _read_tables(connection, tables)
     except ServerError as error:
         if isinstance(error.__cause__, asyncpg.LockNotAvailableError):
@@ -338,15 +338,24 @@ async def _read_tables(
     import asyncpg
 
     try:
-        async with connection.transaction():
+        async with _reading(connection):
             return await current_revisions(connection, tables)
     except asyncpg.InsufficientPrivilegeError:
-        owners = await connection.fetch(_OWNERS, [table.name for table in tables])
-        if len(owners) != 1:
-            raise
-        (owner,) = owners[0]
-        await connection.execute(f"SET LOCAL ROLE {quoted(owner)}")
-        return await current_revisions(connection, tables)
+        async with _reading(connection):
+            owners = await connection.fetch(_OWNERS, [table.name for table in tables])
+            if len(owners) != 1:
+                raise
+            (owner,) = owners[0]
+            await connection.execute(f"SET LOCAL ROLE {quoted(owner)}")
+            return await current_revisions(connection, tables)
+
+
+@asynccontextmanager
+async def _reading(connection: "asyncpg.Connection") -> AsyncIterator[None]:
+    """Read in one transaction, in which a lock is waited for 1 s at most."""
+    async with connection.transaction(readonly=True):
+        await connection.execute("SET LOCAL lock_timeout = '1s'")
+        yield
 
 
 async def _only_candidate(connection: "asyncpg.Connection") -> tuple[VersionTable, ...]:
