@@ -163,12 +163,21 @@ def test_a_command_without_migrations_starts_no_interpreter(watched: Watched, co
 
 def test_the_status_imports_no_code_of_other_commands(watched: Watched) -> None:
     seen = watched.watch("db.status")
-    others = ("drift", "revision", "rollback", "schema_file", "snapshots", "undo")
+    others = (
+        "changes",
+        "drift",
+        "migrate",
+        "revision",
+        "rollback",
+        "schema_file",
+        "snapshots",
+        "undo",
+    )
     assert f"{PACKAGE}.db.status" in seen.modules
     assert not seen.has_loaded(*(f"{PACKAGE}.db.{name}" for name in others))
     rooms = ("check", "compose", "discovery", "env", "probe", "review", "schema")
     assert not seen.has_loaded(*(f"{PACKAGE}.{room}" for room in rooms))
-    assert not seen.has_loaded(f"{PACKAGE}.migrations.hazards")
+    assert not seen.has_loaded(f"{PACKAGE}.migrations.hazards", f"{PACKAGE}.migrations.runner")
     assert not seen.has_loaded("psutil", "filelock", "rich", "yaml")
 
 
