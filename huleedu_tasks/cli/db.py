@@ -324,6 +324,8 @@ def schema(
     check: bool = False,
     to: str = "",
     jobs: str = "",
+    format: str = "",
+    out: Names = None,
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
