@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 RUNNING = "running"
+CREATED = "created"
 DEFAULT_PGDATA = "/var/lib/postgresql/data"
 SERVICE_LABEL = "com.docker.compose.service"
 CONFIG_HASH_LABEL = "com.docker.compose.config-hash"
@@ -48,6 +49,9 @@ class ContainerState:
         image: The id of the image that it was created from.
         published: The addresses and ports of the host that are mapped to PostgreSQL's port.
         variables: Its environment variables.
+        entrypoint: The program that it starts, with its first arguments.
+        command: The arguments behind these.
+        user: The account that it starts as; empty for that of the image.
     """
 
     id: str
@@ -62,6 +66,9 @@ class ContainerState:
     published: tuple[tuple[str, int], ...]
     variables: Mapping[str, str]
     mounts: tuple[Mount, ...]
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    user: str = ""
 
     @property
     def data_directory(self) -> str:
@@ -86,6 +93,11 @@ class ContainerState:
     def runs(self) -> bool:
         """Whether it runs, so that a command can be executed in it."""
         return self.status == RUNNING
+
+    @property
+    def is_unstarted(self) -> bool:
+        """Whether it was created and never started."""
+        return self.status == CREATED
 
     def publishes(self, port: int) -> bool:
         """Whether a port of localhost is mapped to PostgreSQL's port in the container."""
@@ -114,6 +126,9 @@ def state_of(container: "Container") -> ContainerState:
         ),
         variables={name: value for name, _, value in pairs},
         mounts=tuple(_mounts(attributes)),
+        entrypoint=tuple(configuration.get("Entrypoint") or ()),
+        command=tuple(configuration.get("Cmd") or ()),
+        user=configuration.get("User") or "",
     )
 
 

@@ -196,6 +196,14 @@ class Compose:
         """
         await self._work("up", "--detach", "--no-deps", *services, timeout=UP_TIMEOUT)
 
+    async def create_containers(self, services: Sequence[str]) -> None:
+        """Create containers and their volumes, as `up`, without starting them.
+
+        Raises:
+            HuleEduError: As `up`.
+        """
+        await self._work("up", "--no-start", "--no-deps", *services, timeout=UP_TIMEOUT)
+
     async def stop(self, services: Sequence[str]) -> None:
         """Stop containers, and keep them and their volumes.
 

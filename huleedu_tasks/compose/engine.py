@@ -37,6 +37,9 @@ PROJECT_LABEL = "com.docker.compose.project"
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 FILES_LABEL = "com.docker.compose.project.config_files"
 ONE_OFF_LABEL = "com.docker.compose.oneoff"
+HELPER_LABEL = "huleedu-tasks.helper-of"
+# Seconds after which a helper container ends that an interrupted command has left.
+HELPER_LIFETIME = 300
 USE_EMBEDDED = "HULEEDU_PROVIDER=embedded works without Docker."
 
 
@@ -90,6 +93,12 @@ class Engine:
             except docker.errors.ImageNotFound:
                 return ""
 
+    def entrypoint(self, image: str) -> tuple[str, ...]:
+        """Return the entry point of an image; empty if it has none."""
+        with _engine_errors():
+            configuration = self.client.images.get(image).attrs.get("Config") or {}
+        return tuple(configuration.get("Entrypoint") or ())
+
     def publisher(self, port: int) -> ContainerState | None:
         """Return the running container of any project that publishes a port; None if none does."""
         found = self._list(filters={"publish": str(port)})
@@ -110,16 +119,26 @@ class Engine:
                 return None
 
     def execute(
-        self, container: ContainerState, command: Sequence[str], environment: Mapping[str, str]
+        self,
+        container: ContainerState,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        user: str = "",
     ) -> tuple[int, str]:
         """Run a command in a container; return its exit code and its output.
+
+        Args:
+            user: The account that it runs as; empty for that of the container.
 
         Raises:
             ServerError: If the container does not run, or the engine fails.
         """
         api = self.client.api
         with _engine_errors():
-            created = api.exec_create(container.id, list(command), environment=dict(environment))
+            created = api.exec_create(
+                container.id, list(command), environment=dict(environment), user=user
+            )
             output: bytes = api.exec_start(created["Id"])
             # The output ends before the engine has noted the exit code.
             deadline = time.monotonic() + EXIT_TIMEOUT
@@ -168,6 +187,50 @@ class Engine:
 
         with _engine_errors(), suppress(docker.errors.NotFound):
             self.client.containers.get(container.id).remove(v=True, force=True)
+
+    @contextmanager
+    def helper(
+        self,
+        project: str,
+        image: str,
+        variables: Mapping[str, str],
+        volumes: Mapping[str, str],
+        *,
+        memory: str,
+    ) -> Iterator[ContainerState]:
+        """Run a container without network, as root, in which commands can be executed.
+
+        It removes itself at the end of the `with` block, or after `HELPER_LIFETIME`.
+
+        Args:
+            project: The compose project that it works for.
+            volumes: The path of each volume in the container.
+            memory: The path of a directory in memory.
+        """
+        with _engine_errors():
+            container = self.client.containers.create(
+                image,
+                entrypoint=["sleep", str(HELPER_LIFETIME)],
+                command=[],
+                environment=dict(variables),
+                volumes={name: {"bind": path, "mode": "rw"} for name, path in volumes.items()},
+                tmpfs={memory: ""},
+                labels={HELPER_LABEL: project},
+                network_mode="none",
+                user="0",
+                auto_remove=True,
+            )
+            container.start()
+        state = state_of(container)
+        try:
+            yield state
+        finally:
+            self.remove_container(state)
+
+    def remove_helpers(self, project: str) -> None:
+        """Remove the helper containers that an interrupted command has left."""
+        for helper in self._list(all=True, filters={"label": f"{HELPER_LABEL}={project}"}):
+            self.remove_container(helper)
 
     def remove_project(self, project: str, file: Path) -> None:
         """Remove the containers, volumes and networks of a compose project.
@@ -241,6 +304,12 @@ class Engine:
                 code="volume-in-use",
                 hint=f"Remove that container first: `docker rm {' '.join(others)}`.",
             )
+
+    def owns_volume(self, name: str, project: str) -> bool:
+        """Whether Compose created a volume for a project."""
+        volume = self._volume(name) if name else None
+        labels = (volume.attrs.get("Labels") or {}) if volume else {}
+        return labels.get(PROJECT_LABEL) == project
 
     def remove_volume(self, name: str) -> None:
         """Remove a volume, if it exists."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from huleedu_tasks.compose.configuration_cache import ComposeAnswers
@@ -12,6 +13,7 @@ from huleedu_tasks.compose.container_state import ContainerState
 from huleedu_tasks.compose.docker_compose import Compose, Project, port_line
 from huleedu_tasks.compose.docker_failures import explain_up
 from huleedu_tasks.compose.engine import Engine
+from huleedu_tasks.compose.fresh_volumes import FreshVolumes
 from huleedu_tasks.compose.instance_override import OVERRIDE_FILE, InstanceAnswers, compose_of
 from huleedu_tasks.compose.project_containers import ProjectContainers
 from huleedu_tasks.config.registry import Registry, Service
@@ -23,8 +25,13 @@ from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.binaries import find_program
 from huleedu_tasks.postgres.connections import maintenance_connection
 from huleedu_tasks.postgres.databases import EnvironmentTag, ServerIdentity
-from huleedu_tasks.servers.protocol import CONTAINERS_FILE, LogCommand, Started
+from huleedu_tasks.servers.protocol import CONTAINERS_FILE, Admin, LogCommand, Started
 from huleedu_tasks.servers.readiness import Admission
+from huleedu_tasks.state_dir import exclusive
+
+# From this many new containers on, a helper container that initialises them all is faster.
+_WORTH_A_HELPER = 2
+_FILLING_LOCK = "volumes.lock"
 
 
 @dataclass(kw_only=True)
@@ -52,6 +59,8 @@ class DockerServers:
     _is_up: set[str] = field(default_factory=set)
     _is_new: dict[str, bool] = field(default_factory=dict)
     _renewed: set[str] = field(default_factory=set)
+    # When the volumes were initialised that this command has filled.
+    _initialised: dict[str, datetime] = field(default_factory=dict)
     _volumes_before: set[str] = field(default_factory=set)
 
     @classmethod
@@ -126,11 +135,17 @@ class DockerServers:
             on_new()
         if rest := names - self._is_up:
             containers.forget(rest)
+            # Another command of this checkout may be filling the same volumes.
+            lock = self.facts.path.with_name(_FILLING_LOCK)
+            with suppress(HuleEduError, OSError), exclusive(lock):
+                await self._initialise(rest, found)
             with suppress(HuleEduError):
                 await self.compose.up(sorted(rest))
                 self._is_up = names
 
-    async def start(self, service: Service, url: DatabaseUrl) -> Started:
+    async def start(
+        self, service: Service, url: DatabaseUrl, *, admin: Admin | None = None
+    ) -> Started:
         """Return when a service's database accepts its user; create it if it is missing."""
         await self._ensure_up(service)
         name = service.compose_service
@@ -169,6 +184,7 @@ class DockerServers:
                     self._volumes_before.discard(data.volume)
                 self._is_up.discard(name)
                 self._is_new.pop(name, None)
+                self._initialised.pop(name, None)
             self._renewed.add(name)
         return await self.start(service, url)
 
@@ -260,6 +276,33 @@ class DockerServers:
 
     # Starting a container.
 
+    async def _initialise(
+        self, names: Collection[str], found: Mapping[str, ContainerState]
+    ) -> None:
+        """Create those containers that do not exist yet, and initialise their volumes together.
+
+        Args:
+            names: The compose services that are about to be started.
+            found: The containers before, by compose service.
+        """
+        unstarted = {name for name, container in found.items() if container.is_unstarted}
+        new = {*names} - (found.keys() - unstarted)
+        if len(new) < _WORTH_A_HELPER and not unstarted & new:
+            return
+        await self.compose.create_containers(sorted(new))
+        _, containers = await self._configuration()
+        created = [state for state in await containers.look() if state.service in new]
+        fresh = FreshVolumes(engine=self.engine, project=containers.project)
+        groups = [
+            group
+            for group in await fresh.groups(created)
+            if len(group) >= _WORTH_A_HELPER
+            or any(one.container.service in unstarted for one in group)
+        ]
+        begun = datetime.now(UTC)
+        filled = await asyncio.gather(*(fresh.fill(group) for group in groups))
+        self._initialised.update((name, begun) for names in filled for name in names)
+
     async def _examine(self, service: Service) -> None:
         """Require that a container may be started; remove it if its initdb was interrupted.
 
@@ -332,6 +375,7 @@ class DockerServers:
             url=replace(url, host="localhost", port=service.port),
             tag=EnvironmentTag(environment=str(self.settings.environment)),
             is_new=self._is_new.get(service.compose_service, False),
+            initialised=self._initialised.get(service.compose_service),
             sharing=self._sharing(service),
         )
 

@@ -8,6 +8,7 @@ the image still initialises a new volume on a temporary server.
 import asyncio
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ class Admission:
         tag: The environment tag of a database that is created here.
         is_new: Whether the server was found freshly initialised before.
         sharing: The names of all services on the server.
+        initialised: When this command began to initialise its data; None if the image did.
     """
 
     containers: ProjectContainers
@@ -54,6 +56,7 @@ class Admission:
     tag: EnvironmentTag
     is_new: bool = False
     sharing: tuple[str, ...] = ()
+    initialised: datetime | None = None
 
     async def wait(self, timeout: float) -> bool:
         """Log in, and create the database if it is missing.
@@ -152,7 +155,7 @@ class Admission:
             # A user without the right to read it is accepted; the guard requires it before a reset.
             return False
         await self.expect_own(told, now)
-        return await clones.is_new(connection, now.started)
+        return await clones.is_new(connection, self.initialised or now.started)
 
     async def _explain_login(self, error: LoginRefused) -> LoginRefused:
         return await asyncio.to_thread(

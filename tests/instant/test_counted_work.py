@@ -1,7 +1,9 @@
 """A command starts no process, imports no library and runs no statement that it does not need."""
 
+import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,9 +12,10 @@ from dataclasses import dataclass
 import pytest
 
 from tests.support.db_runs import without_initdb
-from tests.support.instant import COPIED, REBUILT, resets
+from tests.support.instant import COPIED, REBUILT, maintain, resets
 from tests.support.monorepo import ENV_PY, PROJECT, Monorepo, new_monorepo
 from tests.support.observe import FORK_LOOP
+from tests.support.postgres import TOOL, log_every_statement
 
 NAMES = tuple("abc")
 # Outside the service's directory, in which a new file would be a changed input.
@@ -129,6 +132,32 @@ def test_a_reset_from_templates_starts_no_interpreter_and_imports_no_alembic(
     assert not seen.has_loaded("alembic", "sqlalchemy", "mako", "greenlet")
     assert not seen.has_loaded("huleedu_tasks.discovery.proposals", "huleedu_tasks.prod.target")
     assert not watched.migrated()
+
+
+@pytest.mark.parametrize(
+    ("command", "connections", "statements"),
+    [
+        ("db.up", 1, 3),
+        ("db.status", 1, 7),
+        ("db.reset", 1, 20),
+        ("db.snapshot counted", 2, 21),
+        ("db.restore counted", 2, 27),
+    ],
+)
+def test_a_command_opens_few_connections_and_runs_few_statements(
+    watched: Watched, command: str, connections: int, statements: int
+) -> None:
+    """The numbers are those of one server; a higher one needs a reason."""
+    monorepo = watched.monorepo
+    asyncio.run(log_every_statement(monorepo.url("a")))
+    maintain(monorepo, "a", "ALTER SYSTEM SET log_connections = on", "SELECT pg_reload_conf()")
+    before = len(monorepo.server_log("a"))
+    ran = monorepo.invoke(*command.split())
+    log = monorepo.server_log("a")[before:]
+    assert ran.code == 0, ran.out + ran.err
+    opened = re.findall(rf"connection authorized: .*application_name={TOOL}$", log, re.MULTILINE)
+    executed = re.findall(rf"^{TOOL}\|LOG:  (?:statement|execute [^:]+): ", log, re.MULTILINE)
+    assert (len(opened), len(executed)) == (connections, statements), log
 
 
 def test_one_new_revision_starts_one_interpreter_and_migrates_one_service(

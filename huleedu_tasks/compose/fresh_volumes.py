@@ -1,0 +1,242 @@
+"""Initialises the empty volumes of several new containers from one `initdb`.
+
+An image runs `initdb` on each empty volume, for a second of processor time each, and flushes each
+file. Here the image initialises one data directory in memory, in a helper container, which then
+copies it to the volumes. Each copy gets its own database name and system identifier. Everything
+that the image finds in a volume on its first start is what it would have made itself.
+
+The work is done in a directory of the volume. `PG_VERSION`, without which the image does not take
+a directory for a data directory, is moved to its place last.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from huleedu_tasks.compose.container_state import ContainerState, Mount
+from huleedu_tasks.compose.engine import Engine
+from huleedu_tasks.errors import HuleEduError, ServerError
+from huleedu_tasks.postgres.control_file import new_identifier, with_identifier
+from huleedu_tasks.postgres.databases import quoted
+
+_MEMORY = "/huleedu-tasks"
+_SOURCE = f"{_MEMORY}/data"
+_VOLUMES = f"{_MEMORY}-volumes"
+UNFINISHED = "huleedu-tasks.unfinished"
+_DATABASE = "POSTGRES_DB"
+_USER = "POSTGRES_USER"
+_DATA = "PGDATA"
+_DEFAULT_DATABASE = "postgres"
+_WAL_DIRECTORY = "POSTGRES_INITDB_WALDIR"
+_SERVER = "postgres"
+_IS_USABLE = "usable "
+_IS_OWNER = "owner "
+# The scripts print something after each step, since the engine's answer must not take too long.
+# The image's entry point runs `initdb`, creates the database and starts the server.
+_INITIALISE = f"""\
+set -eu
+[ -z "$(ls -A /docker-entrypoint-initdb.d 2>/dev/null)" ]
+while [ "$1" != -- ]; do
+    if [ -e "$1/{UNFINISHED}" ]; then find "$1" -mindepth 1 -delete; fi
+    if [ ! -d "$1" ] || [ -z "$(ls -A "$1")" ]; then
+        echo "{_IS_USABLE}$1"
+    fi
+    shift
+done
+shift
+"$@" >/dev/null 2>&1 &
+until pg_isready --quiet --host=127.0.0.1; do
+    kill -0 $!
+    echo waiting
+    sleep 0.05
+done
+kill -INT $!
+wait $!
+stat -c '{_IS_OWNER}%u:%g' "$PGDATA"
+od -An -v -tx1 "$PGDATA/global/pg_control"
+"""
+_PREPARE = f"""\
+set -eu
+for data; do
+    mkdir -p "$data/{UNFINISHED}"
+    chown "$(stat -c %u:%g "$PGDATA")" "$data" "$data/{UNFINISHED}"
+    chmod "$(stat -c %a "$PGDATA")" "$data"
+done
+"""
+# In groups of three arguments: the directory, the fields of the control file, the SQL or nothing.
+_FILL = f"""\
+set -eu
+fill() {{
+    made="$1/{UNFINISHED}/data"
+    cp -a "$PGDATA" "$made"
+    echo copied
+    printf "$2" | dd of="$made/global/pg_control" conv=notrunc 2>/dev/null
+    pg_resetwal -D "$made" >/dev/null
+    if [ "$3" ]; then
+        echo "$3" | postgres --single -F -c exit_on_error=on -D "$made" postgres >/dev/null 2>&1
+    fi
+    echo changed
+    sync -f "$made"
+    echo flushed
+    for entry in "$made"/*; do
+        case $entry in */PG_VERSION) ;; *) mv "$entry" "$1" ;; esac
+    done
+    mv "$made/PG_VERSION" "$1"
+    rm -r "$1/{UNFINISHED}"
+    sync -f "$1"
+}}
+running=
+while [ $# -gt 0 ]; do
+    fill "$1" "$2" "$3" &
+    running="$running $!"
+    shift 3
+done
+for process in $running; do wait "$process"; done
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fresh:
+    """A container that was never started, and its volume.
+
+    Attributes:
+        mount: The mount of its data.
+        directory: The data directory in the helper container.
+    """
+
+    container: ContainerState
+    mount: Mount
+    directory: str
+
+    @property
+    def database(self) -> str:
+        """The database that the image creates."""
+        variables = self.container.variables
+        return variables.get(_DATABASE) or variables.get(_USER) or _DEFAULT_DATABASE
+
+    @property
+    def likeness(self) -> tuple[object, ...]:
+        """What two containers have in common whose images would initialise them alike."""
+        own = (_DATABASE, _DATA)
+        variables = [item for item in self.container.variables.items() if item[0] not in own]
+        return (self.container.image, self.database == _DEFAULT_DATABASE, *sorted(variables))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreshVolumes:
+    """The volumes of new containers of a compose project."""
+
+    engine: Engine
+    project: str
+
+    async def groups(self, containers: Iterable[ContainerState]) -> list[list[Fresh]]:
+        """Return the containers that can be initialised together, in groups.
+
+        Helper containers that an interrupted command has left are removed first.
+
+        A container that does not resemble the image alone is left to the image: with other mounts
+        (init scripts), another entry point, an own command, or a volume that is not the project's.
+        """
+        return await asyncio.to_thread(self._groups, [*containers])
+
+    async def fill(self, fresh: Sequence[Fresh]) -> list[str]:
+        """Initialise the volumes of a group that are empty, or were left unfinished.
+
+        Returns:
+            The compose services whose volumes were filled; none if it did not succeed: then
+            containers and volumes that may be unfinished were removed.
+        """
+        return await asyncio.to_thread(self._fill, fresh)
+
+    def _groups(self, containers: Sequence[ContainerState]) -> list[list[Fresh]]:
+        self.engine.remove_helpers(self.project)
+        entrypoints = {
+            image: self.engine.entrypoint(image)
+            for image in {container.image for container in containers}
+        }
+        groups: dict[tuple[object, ...], list[Fresh]] = {}
+        for number, container in enumerate(containers):
+            mount = container.data_mount
+            is_plain = _is_plain(container, entrypoints[container.image])
+            if mount and is_plain and self.engine.owns_volume(mount.volume, self.project):
+                inside = PurePosixPath(container.data_directory).relative_to(mount.path)
+                directory = str(PurePosixPath(_VOLUMES, str(number), inside))
+                fresh = Fresh(container=container, mount=mount, directory=directory)
+                groups.setdefault(fresh.likeness, []).append(fresh)
+        return [*groups.values()]
+
+    def _fill(self, fresh: Sequence[Fresh]) -> list[str]:
+        first = fresh[0]
+        variables = {**first.container.variables, _DATABASE: first.database, _DATA: _SOURCE}
+        mounts = {found.mount.volume: _mount_point(found) for found in fresh}
+        usable: list[Fresh] = []
+        try:
+            with self.engine.helper(
+                self.project, first.container.image, variables, mounts, memory=_MEMORY
+            ) as helper:
+                begin = [*self.engine.entrypoint(first.container.image), _SERVER]
+                directories = [found.directory for found in fresh]
+                lines = self._run(helper, _INITIALISE, [*directories, "--", *begin]).splitlines()
+                named = _values_of(_IS_USABLE, lines)
+                usable = [found for found in fresh if found.directory in named]
+                (owner,) = _values_of(_IS_OWNER, lines)
+                control = bytes.fromhex("".join(line for line in lines if line.startswith(" ")))
+                self._run(helper, _PREPARE, [found.directory for found in usable])
+                copies = [part for found in usable for part in _copy(found, first, control)]
+                self._run(helper, _FILL, copies, user=owner)
+        except (HuleEduError, ValueError):
+            for found in usable:
+                with suppress(HuleEduError):
+                    self.engine.remove_container(found.container)
+                    self.engine.remove_volume(found.mount.volume)
+            return []
+        return [found.container.service for found in usable]
+
+    def _run(
+        self, helper: ContainerState, script: str, arguments: Sequence[str], *, user: str = ""
+    ) -> str:
+        command = ["sh", "-c", script, "sh", *arguments]
+        code, output = self.engine.execute(helper, command, {}, user=user)
+        if code != 0:
+            raise ServerError(
+                f"The helper container {helper.name} failed: {output.strip()}.",
+                code="docker-failed",
+                hint="Check whether the engine still runs: `docker info`.",
+            )
+        return output
+
+
+def _is_plain(container: ContainerState, entrypoint: Sequence[str]) -> bool:
+    """Whether nothing but the image and its variables decides how a volume is initialised."""
+    variables = container.variables
+    names_file = any(name.startswith("POSTGRES") and name.endswith("_FILE") for name in variables)
+    return (
+        container.is_unstarted
+        and len(container.mounts) == 1
+        and bool(entrypoint)
+        and container.entrypoint == entrypoint
+        and not container.user
+        and container.command[:1] == (_SERVER,)
+        and not names_file
+        and _WAL_DIRECTORY not in variables
+        and container.data_directory != "/"
+        and "\n" not in (variables.get(_DATABASE) or variables.get(_USER) or "")
+    )
+
+
+def _mount_point(fresh: Fresh) -> str:
+    return str(PurePosixPath(*PurePosixPath(fresh.directory).parts[:3]))
+
+
+def _values_of(label: str, lines: Iterable[str]) -> list[str]:
+    return [line.removeprefix(label) for line in lines if line.startswith(label)]
+
+
+def _copy(fresh: Fresh, first: Fresh, control: bytes) -> tuple[str, str, str]:
+    """Return the arguments that describe a copy of the data directory."""
+    fields = with_identifier(control, new_identifier())
+    escaped = "".join(f"\\{byte:03o}" for byte in fields)
+    rename = f"ALTER DATABASE {quoted(first.database)} RENAME TO {quoted(fresh.database)}"
+    return fresh.directory, escaped, rename if fresh.database != first.database else ""
