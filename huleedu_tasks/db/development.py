@@ -16,37 +16,13 @@ from typing import TYPE_CHECKING
 from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
-from huleedu_tasks.db.finish import EXPECT_WRITES, FINISH, KEEP
-from huleedu_tasks.db.migrate import REQUIRE_DATABASE, migrate_to, preview_to
-from huleedu_tasks.db.predecessors import predecessor_notes
-from huleedu_tasks.db.prepare import (
-    COMPLETE,
-    FILL,
-    SEED_IF_NEEDED,
-    as_dry_run,
-    missing_steps,
-    not_begun,
-    unchanged,
-)
-from huleedu_tasks.db.prove import PROVE, PROVE_SERVER, untagged_database
-from huleedu_tasks.db.recreate import RECREATE
-from huleedu_tasks.db.recreate_server import (
-    EXAMINE_INIT_SCRIPTS,
-    PROVE_RECREATION,
-    RECREATE_SERVER,
-    kept_server_notes,
-    require_whole_servers,
-)
-from huleedu_tasks.db.run import Change, Run, only_run, would
-from huleedu_tasks.db.seed import REQUIRE_HEAD, SEED
+from huleedu_tasks.db.run import REVISIONS, Change, Run, only_run, would
 from huleedu_tasks.db.service_run import Context, ServiceRun, begin
-from huleedu_tasks.db.start import START, START_AGAIN, stop
+from huleedu_tasks.db.start import START, stop
 from huleedu_tasks.db.status import STATUS, STATUS_COLUMNS
-from huleedu_tasks.db.undo_snapshots import undo_notes
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.guard import Guard, require_disposable_environment, require_own_address
 from huleedu_tasks.instances.instance import Instance
-from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.inputs import Present
 from huleedu_tasks.parallel import WAITING_JOBS, Step
@@ -68,50 +44,7 @@ if TYPE_CHECKING:
     from huleedu_tasks.db.rollback import Plan, Wanted
     from huleedu_tasks.db.snapshots import Snapshots
 
-REVISIONS = ("from", "to")
 STATE = ("current", "pending")
-BUILDING = (migrate_to(runner.HEAD), SEED)
-RESET = Change(
-    command="db.reset",
-    would="recreate {database}, migrate {database} to head and seed it",
-    proving=(START, PROVE, EXAMINE_INIT_SCRIPTS, PROVE_RECREATION),
-    changing=(RECREATE, *BUILDING),
-    ending=KEEP,
-    is_whole=True,
-    columns=REVISIONS,
-)
-RESET_SERVERS = replace(
-    RESET,
-    would="recreate the server's whole data, migrate {database} to head and seed it",
-    proving=(PROVE_SERVER,),
-    changing=(RECREATE_SERVER, *BUILDING),
-)
-SEED_ONLY = Change(
-    command="db.seed",
-    would="seed {database}",
-    proving=(START, PROVE),
-    changing=(REQUIRE_HEAD, EXPECT_WRITES, SEED),
-    ending=FINISH,
-)
-PREPARE = Change(
-    command="db.prepare",
-    would="prepare {database}",
-    proving=(START_AGAIN, PROVE),
-    changing=(FILL, EXPECT_WRITES, migrate_to(runner.HEAD), SEED_IF_NEEDED),
-    ending=COMPLETE,
-    columns=REVISIONS,
-)
-
-
-def _migration(target: str) -> Change:
-    return Change(
-        command="db.migrate",
-        would=f"migrate {{database}} to {target}",
-        proving=(START, PROVE),
-        changing=(REQUIRE_DATABASE, EXPECT_WRITES, migrate_to(target)),
-        ending=FINISH,
-        columns=REVISIONS,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +106,9 @@ class Development:
         Args:
             volumes: Whether to recreate the servers' data as well, not only the databases.
         """
+        from huleedu_tasks.db.changes import RESET, RESET_SERVERS
+        from huleedu_tasks.db.recreate_server import require_whole_servers
+
         run = self._begin("db.reset")
         run.context.may_lose_snapshots = volumes and self.no_undo
         if volumes:
@@ -191,19 +127,14 @@ class Development:
             ConfigurationError: If the target is a downgrade, or a revision of one service while
                 several are selected.
         """
+        from huleedu_tasks.db.changes import migration, preview
+
         run = self._begin("db.migrate")
         self._require_upgrade(target)
         if self.dry_run and sql:
             self._require_files()
-            shown = Change(
-                command="db.migrate",
-                would="",
-                proving=(),
-                changing=(preview_to(target),),
-                columns=REVISIONS,
-            )
-            return replace(await self._execute(run, shown), sql=True)
-        change = _migration(target)
+            return replace(await self._execute(run, preview(target)), sql=True)
+        change = migration(target)
         report = await self._change(run, change, on_new=run.context.expect_migrations)
         return replace(report, pending=_has_edits(report.outcomes))
 
@@ -259,6 +190,8 @@ class Development:
 
     async def seed(self) -> Report:
         """Apply the seeds to databases that are at head."""
+        from huleedu_tasks.db.changes import SEED_ONLY
+
         run = self._begin("db.seed")
         return await self._change(run, SEED_ONLY, first=run.context.expect_seeds)
 
@@ -268,6 +201,8 @@ class Development:
         The report is pending, for the exit code, if a database is not prepared because it has an
         unknown or an edited revision. A dry run only reads.
         """
+        from huleedu_tasks.db.prepare import as_dry_run, missing_steps, not_begun, unchanged
+
         found = await self.states("db.prepare")
         if not self.dry_run:
             found |= await self._start_unreachable(found)
@@ -292,6 +227,8 @@ class Development:
 
     async def complete(self) -> Report:
         """Create, migrate and seed every database, as far as it is not done yet."""
+        from huleedu_tasks.db.changes import PREPARE
+
         run = self._begin(PREPARE.command)
         return await self._change(run, PREPARE, on_new=run.context.expect_migrations)
 
@@ -424,6 +361,8 @@ class Development:
         Returns:
             Their names; empty if the provider proves its servers.
         """
+        from huleedu_tasks.db.prove import untagged_database
+
         if self.provider.proves_identity or not self.settings.environment.is_disposable:
             return ()
         async with aclosing(self._context()) as context:
@@ -519,6 +458,7 @@ class Development:
             first: Called before the servers are prepared.
             on_new: Called as soon as the provider is about to create a server.
         """
+        from huleedu_tasks.db.recreate_server import kept_server_notes
 
         async def work() -> None:
             first()
@@ -531,12 +471,7 @@ class Development:
         await self._alone(run, work)
         pairs = zip(run.services, run.outcomes, strict=True)
         outcomes = tuple([await self._with_missing_objects(one, outcome) for one, outcome in pairs])
-        notes = (
-            *self.added,
-            *undo_notes(run.services),
-            *predecessor_notes(run.services),
-            *kept_server_notes(run.services, self.settings),
-        )
+        notes = (*self._notes(run), *kept_server_notes(run.services, self.settings))
         return self._report(change.command, outcomes, columns=change.columns, notes=notes)
 
     async def _together(
@@ -563,8 +498,14 @@ class Development:
             await work()
 
         await self._alone(run, prepared)
-        notes = (*self.added, *undo_notes(run.services), *predecessor_notes(run.services))
-        return self._report(command, run.outcomes, columns=columns, notes=notes)
+        return self._report(command, run.outcomes, columns=columns, notes=self._notes(run))
+
+    def _notes(self, run: Run) -> tuple[str, ...]:
+        """Return the notes about added services and about kept databases."""
+        from huleedu_tasks.db.predecessors import predecessor_notes
+        from huleedu_tasks.db.undo_snapshots import undo_notes
+
+        return (*self.added, *undo_notes(run.services), *predecessor_notes(run.services))
 
     async def _dry_run(
         self, run: Run, command: str, action: str, columns: tuple[str, ...]

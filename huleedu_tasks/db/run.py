@@ -13,6 +13,9 @@ from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.report import Outcome, Progress, Silence, Status, StepsOnly
 from huleedu_tasks.state_dir import make_state_directory, unwritable
 
+# The columns of a report about migrated databases.
+REVISIONS = ("from", "to")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:

@@ -23,7 +23,6 @@ from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.connections import close, connect_beside
 from huleedu_tasks.postgres.databases import EnvironmentTag, VersionTable
 from huleedu_tasks.report import Fact, Outcome
-from huleedu_tasks.seeds.apply import CHILD as SEEDS_CHILD
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.shared_databases import Member, same_table, same_tables, shared_databases
 from huleedu_tasks.templates.policy import Build, TemplatePolicy
@@ -71,7 +70,9 @@ class Context:
     def expect_seeds(self) -> None:
         """Start the process that imports what seeds need, while the run waits for servers."""
         if any(service.seeds for service in self.registry.services):
-            self.histories.workers.prepare(SEEDS_CHILD)
+            from huleedu_tasks.seeds.apply import CHILD
+
+            self.histories.workers.prepare(CHILD)
 
     async def aclose(self) -> None:
         """Close the connections and processes that were kept for the whole run."""

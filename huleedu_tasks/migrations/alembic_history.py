@@ -16,13 +16,10 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import Finding, HuleEduError, MigrationError, ServerError
-from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_config import NotUnderstood, script_directory
 from huleedu_tasks.migrations.child_process import Alembic, environment_of
 from huleedu_tasks.migrations.forkserver import WarmWorkers
 from huleedu_tasks.migrations.inputs import Present
-from huleedu_tasks.migrations.observation import Observation
-from huleedu_tasks.migrations.results import ReportedTables, Used
 from huleedu_tasks.migrations.revisions import History, Revision, history_of, read_history
 from huleedu_tasks.migrations.version_table import stated_version_table
 from huleedu_tasks.postgres.databases import VersionTable, place
@@ -32,6 +29,8 @@ from huleedu_tasks.state_dir import make_directory, make_state_directory
 
 if TYPE_CHECKING:
     import asyncpg
+
+    from huleedu_tasks.migrations.results import ReportedTables, Used
 
 # An `env.py` that is only asked must not write.
 READ_ONLY = {"default_transaction_read_only": "on", "statement_timeout": "30s"}
@@ -78,6 +77,8 @@ class AlembicHistories:
         if cached_answer is not None:
             cached = [_revision(stated) for stated in cached_answer]
             return history_of(cached, may_branch=may_branch)
+        from huleedu_tasks.migrations import runner
+
         found = await runner.report_revisions(service, url, self.settings, workers=self.workers)
         if found.contradictions:
             raise MigrationError(
@@ -115,7 +116,7 @@ class AlembicHistories:
 
     async def ask_tables(
         self, service: Service, url: DatabaseUrl, connection: "asyncpg.Connection"
-    ) -> ReportedTables:
+    ) -> "ReportedTables":
         """Ask a service's `env.py` for its version tables, its role and its search path.
 
         Args:
@@ -125,6 +126,9 @@ class AlembicHistories:
             MigrationError: If `env.py` cannot be asked.
             Refused: If `env.py` connects to a different database.
         """
+        from huleedu_tasks.migrations import runner
+        from huleedu_tasks.migrations.observation import Observation
+
         with scratch_directory() as directory:
             session = Observation(
                 events=directory / "events",
@@ -148,7 +152,7 @@ class AlembicHistories:
         return _stated_tables(service)
 
     def cache_reported_tables(
-        self, service: Service, url: DatabaseUrl, reported: ReportedTables
+        self, service: Service, url: DatabaseUrl, reported: "ReportedTables"
     ) -> None:
         """Cache the version tables that a migration reported, unless they are literal."""
         if reported.tables and reported.tables != _stated_tables(service):
@@ -189,7 +193,7 @@ class AlembicHistories:
         if workers:
             await workers.aclose()
 
-    def _cache_tables(self, service: Service, url: DatabaseUrl, reported: ReportedTables) -> None:
+    def _cache_tables(self, service: Service, url: DatabaseUrl, reported: "ReportedTables") -> None:
         # An answer that depends on the database's data is not cached.
         if not reported.queried_first:
             answer = [asdict(table) for table in reported.tables]
@@ -257,7 +261,7 @@ class Question:
                 return answer
         return None
 
-    def cache_answer(self, answer: list[dict[str, Any]], used: Used | None) -> None:
+    def cache_answer(self, answer: list[dict[str, Any]], used: "Used | None") -> None:
         """Cache an answer with its inputs, unless they are None or cannot be tracked."""
         if self.state is None or used is None or used.untracked:
             return

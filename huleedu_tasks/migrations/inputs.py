@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
+from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.settings import SETTINGS, Settings
 from huleedu_tasks.migrations.child.input_tracker import INSTALLED as LIBRARIES
 from huleedu_tasks.migrations.child.input_tracker import source_of
-from huleedu_tasks.migrations.results import Used
+
+if TYPE_CHECKING:
+    from huleedu_tasks.migrations.results import Used
 
 # Above this size in bytes, the digest of a file is its size and modification time.
 LARGE = 2**22
@@ -100,7 +103,7 @@ class Present:
         """Return a path relative to the root, so that a moved repository is the same monorepo."""
         return _below(str(path), str(self.root))
 
-    def inputs(self, used: Used) -> Inputs:
+    def inputs(self, used: "Used") -> Inputs:
         """Return the digest of each input, by its name."""
         return {name: self.digest_of(name) for name in self._names(used)}
 
@@ -145,7 +148,7 @@ class Present:
             return f"{INSTALLED}{self.name(around[0])}"
         return f"{kind}{self.name(text)}"
 
-    def _names(self, used: Used) -> list[str]:
+    def _names(self, used: "Used") -> list[str]:
         files = {self.input_of(path) for path in used.files}
         others = {
             *(self.input_of(path, LISTED) for path in used.directories),

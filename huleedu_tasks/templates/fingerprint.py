@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from fnmatch import translate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huleedu_tasks.config.dotenv import ENV_FILE
 from huleedu_tasks.config.registry import Service
@@ -28,8 +29,10 @@ from huleedu_tasks.migrations.inputs import (
     entries,
     shown,
 )
-from huleedu_tasks.migrations.results import Used
 from huleedu_tasks.seeds.files import seed_files
+
+if TYPE_CHECKING:
+    from huleedu_tasks.migrations.results import Used
 
 # Of more files than this, only size and time are compared.
 MANY = 5000
@@ -94,12 +97,12 @@ def merged(members: Sequence[Service]) -> Service:
     return replace(first, inputs=(*first.inputs, *files), python=python)
 
 
-def with_used(inputs: Inputs, service: Service, used: Used, present: Present) -> Inputs:
+def with_used(inputs: Inputs, service: Service, used: "Used", present: Present) -> Inputs:
     """Return the inputs together with those that the build has read."""
     return {**inputs, **present.inputs(_beside(service, used, present.root))}
 
 
-def changed_since(service: Service, used: Used, present: Present, since: float) -> str:
+def changed_since(service: Service, used: "Used", present: Present, since: float) -> str:
     """Return a file outside the service that the build has read and that was changed during it.
 
     Args:
@@ -177,7 +180,7 @@ def _own_libraries() -> list[Path]:
     return [Path(paths["purelib"]), Path(paths["platlib"])]
 
 
-def _beside(service: Service, used: Used, root: Path) -> Used:
+def _beside(service: Service, used: "Used", root: Path) -> "Used":
     """Return what was read, without `.env` and the files that count in any case."""
     known = {str(path) for path in (*_files(service), root / ENV_FILE)}
     return replace(

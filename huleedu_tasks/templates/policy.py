@@ -13,7 +13,6 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.migrations.inputs import Inputs, Present
-from huleedu_tasks.migrations.results import Used
 from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import EnvironmentTag
@@ -22,6 +21,8 @@ from huleedu_tasks.templates import fingerprint
 
 if TYPE_CHECKING:
     import asyncpg
+
+    from huleedu_tasks.migrations.results import Used
 
 COPIED = "copied"
 REBUILT = "rebuilt"
@@ -54,11 +55,11 @@ class Build:
     inputs: Inputs
     why: str
     since: float
-    used: Used | None
+    used: "Used | None"
     writes: int | None
     analyzed: int = 0
 
-    def add(self, used: Used | None) -> None:
+    def add(self, used: "Used | None") -> None:
         """Add what a process of the build has read; None if it did not report it."""
         self.used = self.used + used if self.used and used else None
 
@@ -103,6 +104,8 @@ class TemplatePolicy:
         Returns:
             The build; None if no template of it may be kept.
         """
+        from huleedu_tasks.migrations.results import Used
+
         if not self.keeps_templates:
             return None
         # Taken before the files are read, so that an edit during the reading is noticed.
@@ -205,6 +208,8 @@ class TemplatePolicy:
         self, admin: "asyncpg.Connection", build: Build, url: DatabaseUrl, tag: EnvironmentTag
     ) -> str:
         """Save a template, or return why none can be saved; empty string if it was saved."""
+        from huleedu_tasks.migrations.results import Used
+
         async with connection(url) as owner:
             build.add(Used(sessions=1))
             build.analyzed = await clones.analyzed_rows(owner)
