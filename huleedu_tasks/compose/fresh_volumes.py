@@ -138,7 +138,7 @@ class FreshVolumes:
         Helper containers that an interrupted command has left are removed first.
 
         A container that does not resemble the image alone is left to the image: with other mounts
-        (init scripts), another entry point, an own command, or a volume that Compose did not create.
+        (init scripts), another entry point or command, or a volume that Compose did not create.
         """
         return await asyncio.to_thread(self._groups, [*containers])
 
