@@ -23,7 +23,7 @@ FOUND, MISSED = "found", "**missed**"
 SILENT, FALSE = "", "**reported**"
 COUNTED = {*JUDGED_HERE, *KINDS} - {NOT_SQL, "failed"}
 # What runs outside of a transaction in our revisions.
-ALONE = ("CONCURRENTLY", "VACUUM")
+ALONE = ("CONCURRENTLY", "VACUUM", "REINDEX SCHEMA", "/* autocommit */")
 
 
 def main() -> int:

@@ -109,8 +109,9 @@ class Guard:
         """
         require_disposable_environment(self.settings, "This")
         await self._prove_server(admin, service)
-        if await databases.exists(admin, database):
-            await self._prove_tag(admin, service, database)
+        comment = await databases.find_comment(admin, database)
+        if comment is not None:
+            self._prove_tag(service, database, comment)
 
     def prove_comments(self, service: Service, comments: Mapping[str, str]) -> None:
         """Prove that a provider's whole server may be destroyed, by the comments of its databases.
@@ -178,10 +179,7 @@ class Guard:
                 "`invoke db.up`.",
             )
 
-    async def _prove_tag(
-        self, admin: "asyncpg.Connection", service: Service, database: str
-    ) -> None:
-        comment = await databases.comment_of(admin, database)
+    def _prove_tag(self, service: Service, database: str, comment: str) -> None:
         tag = self._accept_tag(service, database, comment)
         self._require_own_environment(service, database, tag)
         if not (tag or self.provider.proves_identity or database in self.confirmed):

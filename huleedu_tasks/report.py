@@ -328,6 +328,22 @@ class Outcome:
         """The revisions to apply; empty if none, and after they were applied."""
         return tuple(r for r in self.revisions or () if isinstance(r, PlannedRevision))
 
+    @property
+    def applied(self) -> tuple[AppliedRevision, ...]:
+        """The revisions that were applied; empty if none."""
+        return tuple(r for r in self.revisions or () if isinstance(r, AppliedRevision))
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there is nothing to say about it but that it is done."""
+        return not (self.word != Status.OK or self.planned or self.problems or self.differences)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the work was not done, and not because of a problem that it lists."""
+        has_errors = any(problem.level is Level.ERROR for problem in self.problems or ())
+        return self.status in (Status.FAILED, Status.ABORTED) and not has_errors
+
     def __bool__(self) -> bool:
         return self.status is Status.OK
 
@@ -351,6 +367,7 @@ class Outcome:
             detail=", ".join(details) if later else later.detail,
             seconds=self.seconds + later.seconds,
             facts={**self.facts, **later.facts},
+            graph=later.graph or self.graph,
         )
 
     def as_json(self) -> dict[str, object]:
@@ -443,6 +460,7 @@ class Report:
         plan: The document of a plan file; empty if the command makes no plan.
         past: The earlier runs, the latest first.
         moments: What happened in one earlier run.
+        course: What happens when the plan is carried out, in sentences; only a page shows it.
     """
 
     command: str
@@ -462,6 +480,7 @@ class Report:
     plan: Mapping[str, object] = field(default_factory=dict)
     past: tuple[PastRun, ...] = ()
     moments: tuple[Moment, ...] = ()
+    course: tuple[str, ...] = ()
 
     @property
     def dangers(self) -> dict[Problem, list[str]]:

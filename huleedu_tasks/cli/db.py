@@ -1,20 +1,24 @@
 """The databases of development and testing."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from huleedu_tasks import process
-from huleedu_tasks.cli.command import Command, command, whole_number
-from huleedu_tasks.config.registry import Service
-from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
+from huleedu_tasks.cli.command import command
+from huleedu_tasks.cli.command_line import whole_number
 from huleedu_tasks.errors import ConfigurationError, Finding, Refused
-from huleedu_tasks.report import Listing, Message, Report, Result
-from huleedu_tasks.screen import prompts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from huleedu_tasks.cli.command_run import Command
+    from huleedu_tasks.config.registry import Service
+    from huleedu_tasks.config.urls import DatabaseUrl, ResolvedUrl
     from huleedu_tasks.db.development import Development
     from huleedu_tasks.db.rollback import Plan
+    from huleedu_tasks.report import Message, Report, Result
 
 T = TypeVar("T")
 Names = Sequence[str] | None
@@ -320,6 +324,8 @@ def schema(
     check: bool = False,
     to: str = "",
     jobs: str = "",
+    format: str = "",
+    out: Names = None,
     json: bool = False,
     dry_run: bool = False,
 ) -> Result:
@@ -356,6 +362,8 @@ def url(
     json: bool = False,
 ) -> Result:
     """Show the URL of each database and its source."""
+    from huleedu_tasks.report import Listing, Message
+
     if show_password:
         app.screen.redact = str
     services = app.services_here(service)
@@ -377,6 +385,7 @@ def url(
 def shell(app: Command, service: Names = None, command: str = "", dry_run: bool = False) -> None:
     """Open psql on a service's database."""
     from huleedu_tasks.postgres.psql import psql_arguments, psql_environment
+    from huleedu_tasks.process import replace_with
 
     chosen = _only_one(app.services_here(service))
     url = app.urls((chosen,))[chosen.name].url
@@ -392,7 +401,7 @@ def shell(app: Command, service: Names = None, command: str = "", dry_run: bool 
         return
     app.run(_answers(url))
     environment = psql_environment(url, app.settings.tool_environment())
-    process.replace_with(psql_arguments(program, command), environment)
+    replace_with(psql_arguments(program, command), environment)
 
 
 @command(follow="Print new log lines until Ctrl-C.", lines="How many past lines to print.")
@@ -404,13 +413,15 @@ def logs(
     dry_run: bool = False,
 ) -> None:
     """Show the servers' logs."""
+    from huleedu_tasks.process import replace_with
+
     log = app.provider.logs(
         app.services_here(service), follow=follow, lines=whole_number("--lines", lines, at_least=0)
     )
     if app.dry_run:
         app.screen.say(f"db.logs: dry run: would run {' '.join(log.arguments)}")
         return
-    process.replace_with(log.arguments, log.environment, cwd=app.registry.root)
+    replace_with(log.arguments, log.environment, cwd=app.registry.root)
 
 
 def _with_new_ports(app: Command) -> Message:
@@ -420,6 +431,7 @@ def _with_new_ports(app: Command) -> Message:
         ConfigurationError: If the checkout has none.
     """
     from huleedu_tasks.instances.leases import renew
+    from huleedu_tasks.report import Message
 
     if app.instance is None:
         raise ConfigurationError(
@@ -443,7 +455,7 @@ def _run(
     app: Command,
     names: Names,
     jobs: str,
-    flow: "Callable[[Development], Coroutine[Any, Any, Report]]",
+    flow: Callable[[Development], Coroutine[Any, Any, Report]],
     *,
     confirm: Names = None,
     whole: str = "",
@@ -458,13 +470,15 @@ def _run(
 
 def _flows(
     app: Command, names: Names, jobs: str = "", *, confirm: Names = None, whole: str = ""
-) -> "Development":
+) -> Development:
     """Return the flows over the selected services.
 
     Args:
         whole: What is done to whole databases, as a participle, so that the services that share one
             with a selected service are added; an empty string if the command needs no others.
     """
+    from huleedu_tasks.screen.prompts import has_person
+
     flows = app.development(
         app.services(names),
         jobs=whole_number("--jobs", jobs, at_least=1) if jobs else app.settings.jobs,
@@ -474,22 +488,22 @@ def _flows(
     )
     if whole:
         flows = flows.with_whole_databases(whole)
-    if confirm is not None and not app.dry_run and prompts.has_person():
+    if confirm is not None and not app.dry_run and has_person():
         flows = replace(flows, confirmed=(*flows.confirmed, *_ask_for(app.run(flows.unproven()))))
     return flows
 
 
 def _finished(
     app: Command,
-    flows: "Development",
-    flow: "Callable[[Development], Coroutine[Any, Any, T]]",
+    flows: Development,
+    flow: Callable[[Development], Coroutine[Any, Any, T]],
 ) -> T:
     with app.screen.progress([service.name for service in flows.services]) as progress:
         return app.run(flow(replace(flows, progress=progress)))
 
 
 def _confirm_rollback(
-    app: Command, report: Report, plan: "Plan", *, yes: bool, keeps_undo: bool
+    app: Command, report: Report, plan: Plan, *, yes: bool, keeps_undo: bool
 ) -> None:
     """Show what a rollback loses, and ask for agreement.
 
@@ -500,6 +514,8 @@ def _confirm_rollback(
     Raises:
         Refused: If the user does not agree, or cannot be asked before rows are lost.
     """
+    from huleedu_tasks.screen import prompts
+
     if not app.screen.as_json:
         app.screen.preview(report)
     if yes:
@@ -526,6 +542,8 @@ def _confirm_rollback(
 
 
 def _ask_for(names: Sequence[str]) -> Sequence[str]:
+    from huleedu_tasks.screen import prompts
+
     for name in names:
         why = f"Database {name!r} has no development tag. May it be changed or destroyed?"
         prompts.type_name(name, why=why, flag=f"--confirm {name}")

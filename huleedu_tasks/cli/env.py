@@ -1,27 +1,32 @@
 """The environment: the settings and the `.env` file."""
 
+from __future__ import annotations
+
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from huleedu_tasks.cli.command import Command, command, typed_before
-from huleedu_tasks.config.settings import SETTINGS, Value
-from huleedu_tasks.env.init import add_lines, write_env_file
+from huleedu_tasks.cli.command import command
+from huleedu_tasks.cli.command_line import typed_before
 from huleedu_tasks.errors import Refused
-from huleedu_tasks.instances.instance import INSTANCE_SETTING, ignored_because
-from huleedu_tasks.process import output_of
-from huleedu_tasks.report import Fact, Listing, Message, Result
-from huleedu_tasks.screen import prompts
-from huleedu_tasks.screen.streams import STANDARD_OUTPUT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from huleedu_tasks.cli.command_run import Command
+    from huleedu_tasks.config.settings import Value
+    from huleedu_tasks.report import Fact, Message, Result
 
 
 @command()
 def init(app: Command, json: bool = False, dry_run: bool = False) -> Result:
     """Write .env with a development login, or add to it."""
     from huleedu_tasks.compose.configuration import INSTALL
+    from huleedu_tasks.env.init import add_lines, write_env_file
     from huleedu_tasks.env.login import missing_login
+    from huleedu_tasks.screen import prompts
 
     path = app.unchecked_settings.env_file
     is_there = path.exists()
@@ -56,6 +61,8 @@ def init(app: Command, json: bool = False, dry_run: bool = False) -> Result:
 
 
 def _said(path: Path, text: str, *, is_written: bool = False) -> Message:
+    from huleedu_tasks.report import Message
+
     facts: dict[str, Fact] = {"path": str(path), "written": is_written}
     return Message(command="env.init", text=text, facts=facts)
 
@@ -63,6 +70,10 @@ def _said(path: Path, text: str, *, is_written: bool = False) -> Message:
 @command()
 def show(app: Command, json: bool = False) -> Result:
     """Show each setting with its value and its source."""
+    from huleedu_tasks.config.settings import SETTINGS
+    from huleedu_tasks.instances.instance import INSTANCE_SETTING
+    from huleedu_tasks.report import Listing
+
     settings = app.settings
     services = app.stated_registry.services
     rows = []
@@ -91,6 +102,8 @@ def export(app: Command, service: Sequence[str] | None = None, direnv: bool = Fa
     """Print the URL variables for a shell, with passwords."""
     from huleedu_tasks.env import export as text
     from huleedu_tasks.guard import require_disposable_environment
+    from huleedu_tasks.report import Message
+    from huleedu_tasks.screen.streams import STANDARD_OUTPUT
 
     require_disposable_environment(app.settings, "env.export")
     services = app.services_here(service)
@@ -122,6 +135,8 @@ def _inputs(app: Command) -> list[Path]:
 
 def _instance(app: Command, value: Value) -> tuple[str | None, Value]:
     """Return the name of the instance, None without one, and the value with the reason."""
+    from huleedu_tasks.instances.instance import ignored_because
+
     if app.instance:
         return app.instance.name, replace(value, source=app.instance.reason)
     if value.text and (ignored := ignored_because(app.settings)):
@@ -131,6 +146,8 @@ def _instance(app: Command, value: Value) -> tuple[str | None, Value]:
 
 def _git_would_take(path: Path) -> bool:
     """Whether a file is in a Git repository that does not ignore it."""
+    from huleedu_tasks.process import output_of
+
     git = ["git", "-C", str(path.parent)]
     inside = output_of([*git, "rev-parse", "--is-inside-work-tree"]) == "true"
     return inside and not output_of([*git, "check-ignore", str(path)])

@@ -1,13 +1,19 @@
 """What is checked before a revision is merged."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from huleedu_tasks.cli.command import Command, command, whole_number
-from huleedu_tasks.report import Report, Result
+from huleedu_tasks.cli.command import command
+from huleedu_tasks.cli.command_line import whole_number
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from huleedu_tasks.cli.command_run import Command
+    from huleedu_tasks.report import Report, Result
     from huleedu_tasks.review.review import Review
 
 Names = Sequence[str] | None
@@ -79,7 +85,7 @@ def _run(
     names: Names,
     base: str,
     jobs: str,
-    work: "Callable[[Review], Coroutine[Any, Any, Report]]",
+    work: Callable[[Review], Coroutine[Any, Any, Report]],
 ) -> Report:
     from huleedu_tasks.review.review import Review
 

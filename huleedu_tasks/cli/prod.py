@@ -1,15 +1,21 @@
 """The databases of staging and production."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from huleedu_tasks.cli.command import Command, command, whole_number
-from huleedu_tasks.report import Report, Result
+from huleedu_tasks.cli.command import command
+from huleedu_tasks.cli.command_line import whole_number
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from huleedu_tasks.cli.command_run import Command
     from huleedu_tasks.prod.drift_check import DriftCheck
     from huleedu_tasks.prod.production import Production
+    from huleedu_tasks.report import Report, Result
 
 Names = Sequence[str] | None
 # How many earlier runs a page shows.
@@ -198,8 +204,8 @@ def _with_past_runs(app: Command, report: Report) -> Report:
 def _run(
     app: Command,
     names: Names,
-    work: "Callable[[Production], Coroutine[Any, Any, Report]]",
-    check: "DriftCheck | None" = None,
+    work: Callable[[Production], Coroutine[Any, Any, Report]],
+    check: DriftCheck | None = None,
     *,
     rehearses: bool = False,
 ) -> Report:

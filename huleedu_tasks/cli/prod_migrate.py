@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from huleedu_tasks.cli.command import Command
+from huleedu_tasks.cli.command_run import Command
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ConfigurationError, ExitCode, HuleEduError, Refused
 from huleedu_tasks.guard import require_external_environment

@@ -15,10 +15,6 @@ from invoke.exceptions import Exit, ParseError
 from invoke.program import Program
 
 from huleedu_tasks.cli import namespace
-from huleedu_tasks.cli.completion import services_for
-from huleedu_tasks.report import Message
-from huleedu_tasks.screen.console import Screen
-from huleedu_tasks.screen.streams import STANDARD_OUTPUT, drop
 
 DISTRIBUTION = "huleedu-tasks"
 _UNKNOWN = re.compile(r"No idea what '([^']*)' is!")
@@ -54,13 +50,14 @@ class HuleEdu(Program):
         Raises:
             Exit: As Invoke does, if such a flag was given.
         """
-        if self.args.complete.value and (names := services_for(self.core.remainder, Path.cwd())):
-            Screen().show(Message(command="huleedu", text="\n".join(names)))
+        if self.args.complete.value and _complete_service(self.core.remainder):
             raise Exit
         super().parse_cleanup()
 
     def run(self, *arguments: Any, **options: Any) -> None:
         """Run, and exit quietly if the reader closed the pipe, as in `huleedu --list | head`."""
+        from huleedu_tasks.screen.streams import STANDARD_OUTPUT, drop
+
         try:
             try:
                 super().run(*arguments, **options)
@@ -70,6 +67,18 @@ class HuleEdu(Program):
                     sys.stdout.flush()
         except BrokenPipeError:
             drop(STANDARD_OUTPUT)
+
+
+def _complete_service(line: str) -> bool:
+    """Print the names of services that may follow; return whether there are any."""
+    from huleedu_tasks.cli.completion import services_for
+    from huleedu_tasks.report import Message
+    from huleedu_tasks.screen.console import Screen
+
+    names = services_for(line, Path.cwd())
+    if names:
+        Screen().show(Message(command="huleedu", text="\n".join(names)))
+    return bool(names)
 
 
 def with_suggestion(message: str, names: Sequence[str]) -> str:

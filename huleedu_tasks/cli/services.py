@@ -1,13 +1,19 @@
 """The services of the registry."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from __future__ import annotations
 
-from huleedu_tasks.cli.command import Command, command
-from huleedu_tasks.config.registry import Service
+from typing import TYPE_CHECKING
+
+from huleedu_tasks.cli.command import command
 from huleedu_tasks.errors import ConfigurationError
-from huleedu_tasks.report import Fact, Listing, Result
-from huleedu_tasks.repository import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from huleedu_tasks.cli.command_run import Command
+    from huleedu_tasks.config.registry import Service
+    from huleedu_tasks.report import Fact, Result
 
 # What fits a terminal; `--service NAME` shows more of a service, `--json` everything.
 COLUMNS = ("name", "port", "database", "compose_service")
@@ -31,6 +37,8 @@ def list_(app: Command, service: Sequence[str] | None = None, json: bool = False
     The table has the port, database and compose service of each. With `--service NAME` it has the
     directory, URL variable, volume and seeds as well, with `--json` all values.
     """
+    from huleedu_tasks.report import Listing
+
     root = app.stated_registry.root
     services = app.stated_registry.select(service or ())
     without = _without_volume(app)
@@ -98,6 +106,8 @@ def _without_volume(app: Command) -> set[str]:
 
 
 def _row(service: Service, root: Path, *, has_volume: bool) -> dict[str, Fact]:
+    from huleedu_tasks.repository import shown
+
     return {
         "name": service.name,
         "port": service.port,

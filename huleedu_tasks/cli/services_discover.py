@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from huleedu_tasks.cli.command import Command
+from huleedu_tasks.cli.command_run import Command
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.discovery import discover
 from huleedu_tasks.discovery.proposals import Decisions

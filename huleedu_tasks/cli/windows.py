@@ -3,7 +3,6 @@
 import sys
 
 from huleedu_tasks.errors import ConfigurationError
-from huleedu_tasks.screen.console import Screen
 
 
 def require_posix(platform: str = sys.platform) -> None:
@@ -20,6 +19,8 @@ def require_posix(platform: str = sys.platform) -> None:
     """
     if platform != "win32":
         return
+    from huleedu_tasks.screen.console import Screen
+
     error = ConfigurationError(
         "Windows is not supported, only Linux, macOS and WSL 2.",
         code="windows-unsupported",

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huleedu_tasks import parallel
 from huleedu_tasks.config.registry import Registry, Service
 from huleedu_tasks.config.settings import ProviderName, Settings
-from huleedu_tasks.db.drift import finding_drift
 from huleedu_tasks.db.finish import EXPECT_WRITES, FINISH, KEEP
 from huleedu_tasks.db.migrate import REQUIRE_DATABASE, migrate_to, preview_to
 from huleedu_tasks.db.predecessors import predecessor_notes
@@ -37,18 +37,11 @@ from huleedu_tasks.db.recreate_server import (
     kept_server_notes,
     require_whole_servers,
 )
-from huleedu_tasks.db.revision import COMMAND as REVISION
-from huleedu_tasks.db.revision import NewRevision, next_steps, writing
-from huleedu_tasks.db.rollback import COMMAND as ROLLBACK
-from huleedu_tasks.db.rollback import FORWARD_ONLY, Plan, Wanted, planning, rolling_back
 from huleedu_tasks.db.run import Change, Run, only_run, would
 from huleedu_tasks.db.seed import REQUIRE_HEAD, SEED
 from huleedu_tasks.db.service_run import Context, ServiceRun, begin
-from huleedu_tasks.db.snapshot_list import snapshots_of
-from huleedu_tasks.db.snapshots import Snapshots, Unfinished, require_name
 from huleedu_tasks.db.start import START, START_AGAIN, stop
 from huleedu_tasks.db.status import STATUS, STATUS_COLUMNS
-from huleedu_tasks.db.undo import Begun, Undo
 from huleedu_tasks.db.undo_snapshots import undo_notes
 from huleedu_tasks.errors import ConfigurationError
 from huleedu_tasks.guard import Guard, require_disposable_environment, require_own_address
@@ -66,11 +59,14 @@ from huleedu_tasks.report import (
     State,
     Status,
 )
-from huleedu_tasks.schema.comparison import COLUMNS as DRIFT_COLUMNS
-from huleedu_tasks.schema.replay import Replays
 from huleedu_tasks.servers.protocol import Provider
 from huleedu_tasks.shared_databases import shared_databases
 from huleedu_tasks.templates.policy import TemplatePolicy
+
+if TYPE_CHECKING:
+    from huleedu_tasks.db.revision import NewRevision
+    from huleedu_tasks.db.rollback import Plan, Wanted
+    from huleedu_tasks.db.snapshots import Snapshots
 
 REVISIONS = ("from", "to")
 STATE = ("current", "pending")
@@ -211,12 +207,15 @@ class Development:
         report = await self._change(run, change, on_new=run.context.expect_migrations)
         return replace(report, pending=_has_edits(report.outcomes))
 
-    async def revision(self, new: NewRevision) -> Report:
+    async def revision(self, new: "NewRevision") -> Report:
         """Write a new revision of the only selected service.
 
         Raises:
             ConfigurationError: If several services are selected, or an argument is not valid.
         """
+        from huleedu_tasks.db.revision import COMMAND as REVISION
+        from huleedu_tasks.db.revision import next_steps, writing
+
         run = self._begin(REVISION)
         self._require_one(REVISION)
         new.require_valid()
@@ -226,7 +225,7 @@ class Development:
         notes = [note for outcome in report.outcomes for note in next_steps(outcome)]
         return replace(report, notes=(*report.notes, *notes), sql=True)
 
-    async def plan_rollback(self, wanted: Wanted) -> tuple[Report, Plan | None]:
+    async def plan_rollback(self, wanted: "Wanted") -> "tuple[Report, Plan | None]":
         """Find out what a rollback of the only selected service would lose.
 
         A dry run does not start the server.
@@ -238,6 +237,9 @@ class Development:
             ConfigurationError: If several services are selected.
             Refused: In staging and production.
         """
+        from huleedu_tasks.db.rollback import COMMAND as ROLLBACK
+        from huleedu_tasks.db.rollback import FORWARD_ONLY, planning
+
         require_disposable_environment(self.settings, ROLLBACK, hint=FORWARD_ONLY)
         run = self._begin(ROLLBACK)
         self._require_one(ROLLBACK)
@@ -247,8 +249,11 @@ class Development:
         report = await self._execute(run, change, first=run.context.expect_migrations)
         return report, plans[0] if plans else None
 
-    async def rollback(self, plan: Plan) -> Report:
+    async def rollback(self, plan: "Plan") -> Report:
         """Roll the only selected service back as planned."""
+        from huleedu_tasks.db.rollback import COMMAND as ROLLBACK
+        from huleedu_tasks.db.rollback import rolling_back
+
         run = self._begin(ROLLBACK)
         return await self._execute(run, rolling_back(plan), first=run.context.expect_migrations)
 
@@ -314,6 +319,10 @@ class Development:
         Args:
             check: Whether the report is pending, for the exit code, if a schema has drifted.
         """
+        from huleedu_tasks.db.drift import finding_drift
+        from huleedu_tasks.schema.comparison import COLUMNS
+        from huleedu_tasks.schema.replay import Replays
+
         run = self._begin("db.drift")
         replays = Replays(
             settings=self.settings,
@@ -324,7 +333,7 @@ class Development:
         )
         async with aclosing(run.context), aclosing(replays):
             outcomes = await run.stage(finding_drift(replays))
-        report = self._report("db.drift", outcomes, columns=DRIFT_COLUMNS)
+        report = self._report("db.drift", outcomes, columns=COLUMNS)
         return replace(report, pending=check and any(o.differences for o in outcomes))
 
     async def snapshot(self, name: str) -> Report:
@@ -333,6 +342,8 @@ class Development:
         Raises:
             ConfigurationError: If the name is not valid, or one of them has a snapshot of it.
         """
+        from huleedu_tasks.db.snapshots import require_name
+
         require_name(name)
         run = self._begin("db.snapshot")
         return await self._together(
@@ -349,6 +360,8 @@ class Development:
         Raises:
             ConfigurationError: If one of them has no snapshot of that name.
         """
+        from huleedu_tasks.db.snapshots import require_name
+
         require_name(name)
         run = self._begin("db.restore")
         return await self._together(
@@ -365,6 +378,8 @@ class Development:
         Raises:
             ConfigurationError: If none has.
         """
+        from huleedu_tasks.db.snapshots import require_name
+
         require_name(name)
         run = self._begin("db.snapshots")
         return await self._together(
@@ -376,6 +391,9 @@ class Development:
 
     async def list_snapshots(self) -> Listing:
         """List the snapshots of every database, without changing anything."""
+        from huleedu_tasks.db.snapshot_list import snapshots_of
+        from huleedu_tasks.db.snapshots import Unfinished
+
         run = self._begin("db.snapshots")
         async with aclosing(run.context):
             return await snapshots_of(run.services, Unfinished.of(self.state))
@@ -389,6 +407,8 @@ class Development:
         Raises:
             ConfigurationError: If no service has one.
         """
+        from huleedu_tasks.db.undo import Begun, Undo
+
         run = self._begin("db.undo")
         return await self._together(
             run,
@@ -560,7 +580,9 @@ class Development:
             async with only_run(self.state, self.notify), aclosing(run.context):
                 await work()
 
-    def _snapshots(self, run: Run) -> Snapshots:
+    def _snapshots(self, run: Run) -> "Snapshots":
+        from huleedu_tasks.db.snapshots import Snapshots, Unfinished
+
         return Snapshots(run=run, unfinished=Unfinished.of(self.state))
 
     async def _start_unreachable(self, found: Mapping[str, Outcome]) -> dict[str, Outcome]:

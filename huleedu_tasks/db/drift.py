@@ -1,6 +1,9 @@
 """`db.drift`: the schema of each database compared with that which its migrations create."""
 
+from dataclasses import replace
+
 from huleedu_tasks.db.service_run import ServiceRun
+from huleedu_tasks.migrations.revision_graph import graph_of_database
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.report import Outcome
@@ -21,6 +24,7 @@ def finding_drift(replays: Replays) -> Stage[ServiceRun]:
         )
         async with connection(run.url) as opened:
             drift = await find_drift(live, opened, replays, step=step)
-        return outcome_of(run.service, drift)
+        graph = graph_of_database(live.history, drift.revisions)
+        return replace(outcome_of(run.service, drift), graph=graph)
 
     return Stage(run=find, io_bound=False)

@@ -14,6 +14,7 @@ from huleedu_tasks.migrations.alembic_failures import remedy
 from huleedu_tasks.migrations.alembic_history import READ_ONLY
 from huleedu_tasks.migrations.observation import Observation, applied_revisions
 from huleedu_tasks.migrations.results import Migrated
+from huleedu_tasks.migrations.revision_graph import graph_of_database
 from huleedu_tasks.migrations.revisions import History, Revision, named
 from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import databases
@@ -129,7 +130,12 @@ async def _keep_reported(run: ServiceRun, done: Migrated, session: Observation) 
         detail = "no revisions yet"
     facts = {"from": named(done.before), "to": named(done.after)}
     applied = applied_revisions([session], await run.history(), done.before, done.after)
-    outcome = replace(run.done(detail, facts), output=done.output, revisions=applied)
+    outcome = replace(
+        run.done(detail, facts),
+        output=done.output,
+        revisions=applied,
+        graph=graph_of_database(await run.history(), done.after),
+    )
     return with_edits(run, edits, outcome)
 
 

@@ -81,8 +81,7 @@ async def _restore(admin: "asyncpg.Connection", run: ServiceRun) -> Outcome | No
     database, templates = run.database, run.context.templates
     while valid := await templates.find_valid(admin, database.build, run.url.database):
         template, tag = valid
-        plain = replace(tag, parts={}, analyzed=0, used=0.0, reset=COPIED)
-        note = await _replace_by_copy(admin, run, template, plain)
+        note = await _replace_by_copy(admin, run, template, tag)
         if note is not None:
             await retire_predecessor(admin, run)
             database.build = None
@@ -96,9 +95,12 @@ async def _restore(admin: "asyncpg.Connection", run: ServiceRun) -> Outcome | No
 
 
 async def _replace_by_copy(
-    admin: "asyncpg.Connection", run: ServiceRun, template: str, tag: EnvironmentTag
+    admin: "asyncpg.Connection", run: ServiceRun, template: str, saved: EnvironmentTag
 ) -> str | None:
-    """Replace the database by a copy of a template, and verify its revisions.
+    """Replace the database by a copy of a template.
+
+    If the template may have been written to since it was saved, the revisions of the copy are
+    verified.
 
     Returns:
         A note about lost replication slots, or an empty string; None if the template cannot be
@@ -106,11 +108,19 @@ async def _replace_by_copy(
     """
     try:
         async with replacement.building(admin, run.url.database) as successor:
+            tag = replace(saved, parts={}, analyzed=0, used=0.0, reset=COPIED)
             untouched = await clones.counters(admin, successor)
             await clones.clone(admin, template, successor, replace(tag, untouched=untouched))
+            # Read after the copy, so that no write to the template is missed.
+            is_as_saved = not await clones.is_written_to(admin, template, saved)
     except ServerError:
         return None
     note = await put_in_place(admin, run)
+    return note if is_as_saved or await _is_at_head(run) else None
+
+
+async def _is_at_head(run: ServiceRun) -> bool:
+    """Whether the database is at the heads of all services that share it."""
     async with connection(run.url) as session:
         for member in run.database.members:
             history = await member.history()
@@ -118,8 +128,8 @@ async def _replace_by_copy(
                 member.service, member.url, session, history
             )
             if current != history.heads:
-                return None
-    return note
+                return False
+    return True
 
 
 async def _replace_by_new(admin: "asyncpg.Connection", run: ServiceRun) -> str:

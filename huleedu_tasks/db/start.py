@@ -11,7 +11,7 @@ from huleedu_tasks.servers.protocol import Provider
 async def start(run: ServiceRun, step: Step) -> Outcome:
     """Start the server, and wait until the database accepts its user."""
     step("starting")
-    started = await run.context.provider.start(run.service, run.url)
+    started = await run.context.provider.start(run.service, run.url, admin=run.admin)
     database = run.database
     async with database.lock:
         if started.is_new and not database.is_on_new_server:

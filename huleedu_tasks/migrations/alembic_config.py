@@ -215,8 +215,9 @@ def _location(service: Service, options: Mapping[str, object]) -> str:
     """
     if location := str(options.get(LOCATION) or ""):
         return location
+    lack = "has no script_location" if service.alembic_config.is_file() else "does not exist"
     raise MigrationError(
-        f"{service.alembic_config} has no script_location.",
+        f"{service.alembic_config} {lack}.",
         code="script-location-missing",
         hint=_location_hint(service),
     )

@@ -108,7 +108,9 @@ def _failure(
     if failed.get("revision"):
         cause = f"Revision {failed['revision']} failed: {failed['message']}"
         return _Found(cause=cause, hint=hint, code="migration-failed")
-    cause = f"Alembic failed with exit code {done.returncode}: {cause_in(done.output)}"
+    # The server's words, as of a commit that failed, without those of the driver.
+    said = failed["message"] if failed.get("sqlstate") else cause_in(done.output)
+    cause = f"Alembic failed with exit code {done.returncode}: {said}"
     return _Found(cause=cause, hint=option_hint(service, cause) or hint, code="migration-failed")
 
 

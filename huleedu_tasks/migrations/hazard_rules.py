@@ -322,9 +322,7 @@ RULES: Mapping[str, Rule] = {
     )
 }
 # What only the text of a statement shows, because the tables of a throwaway database are empty.
-NOT_OBSERVED = frozenset(
-    rule.name for rule in (DELETES_ALL_ROWS, UPDATES_ALL_ROWS, ADDS_REQUIRED_COLUMN)
-)
+NOT_OBSERVED = frozenset(rule.name for rule in (DELETES_ALL_ROWS, UPDATES_ALL_ROWS))
 # Findings about the suppressions in revision files.
 UNUSED_SUPPRESSION = Rule(
     name="suppression-unused",

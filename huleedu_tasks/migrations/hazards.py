@@ -81,10 +81,10 @@ def parsed_statements(sql: str) -> "Iterator[tuple[str, exp.Expr | None]]":
 def described(relation: Relation) -> str:
     """Return a relation's name with its rows and size, for messages."""
     if relation.size is None:
-        return f"{relation.name!r} (of unknown size)"
+        return f"{relation.shown!r} (of unknown size)"
     rows = f"about {relation.rows} rows, " if relation.rows else ""
     content = f"{rows}{_bytes(relation.size)}" if relation.size else "empty"
-    return f"{relation.name!r} ({content})"
+    return f"{relation.shown!r} ({content})"
 
 
 def statements_of(sql: str) -> Iterator[str]:

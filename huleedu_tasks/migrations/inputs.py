@@ -14,7 +14,7 @@ from stat import S_ISDIR, S_ISREG
 
 from huleedu_tasks.config.settings import SETTINGS, Settings
 from huleedu_tasks.migrations.child.input_tracker import INSTALLED as LIBRARIES
-from huleedu_tasks.migrations.child.input_tracker import is_installed, source_of
+from huleedu_tasks.migrations.child.input_tracker import source_of
 from huleedu_tasks.migrations.results import Used
 
 # Above this size in bytes, the digest of a file is its size and modification time.
@@ -31,6 +31,8 @@ BYTECODE = "__pycache__"
 LOCAL_TIME = Path("/etc/localtime")
 # Kinds of inputs that depend on the variables of a service.
 _OF_ONE_SERVICE = (VARIABLE, VARIABLES_SET, INTERPRETER)
+# Matches up to the innermost directory of installed libraries.
+_INSTALLED_IN = re.compile(rf"(?:.*/)?(?:{'|'.join(LIBRARIES)})(?=/|$)", re.DOTALL)
 _DISTRIBUTION = "-info"
 _PATHS = (".pth", ".egg-link")
 _EDITABLE = "__editable__"
@@ -138,11 +140,9 @@ class Present:
     def input_of(self, path: Path | str, kind: str = "") -> str:
         """Return the name of a path's input, or that of the installed libraries it belongs to."""
         text = str(path)
-        if is_installed(text):
-            directories = (
-                parent for parent in (Path(path), *Path(path).parents) if parent.name in LIBRARIES
-            )
-            return f"{INSTALLED}{self.name(next(directories))}"
+        # A build reads thousands of files, for which `Path.parents` would be slow.
+        if around := _INSTALLED_IN.match(text):
+            return f"{INSTALLED}{self.name(around[0])}"
         return f"{kind}{self.name(text)}"
 
     def _names(self, used: Used) -> list[str]:

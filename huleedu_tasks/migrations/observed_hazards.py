@@ -5,7 +5,7 @@ function are judged like the statements in them. The text only chooses the words
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from huleedu_tasks.migrations import hazard_rules as rules
@@ -13,7 +13,6 @@ from huleedu_tasks.migrations.hazards import described, without_comments
 from huleedu_tasks.migrations.observed_statements import (
     ObservedRevision,
     ObservedStatement,
-    RemovedObject,
     RenamedObject,
     TableLock,
 )
@@ -53,7 +52,6 @@ _HARMLESS = ("BEGIN", "COMMIT", "RESET", "SELECT", "SET", "SHOW", "START")
 _READS_BODIES = ("CALL", "DO", "SELECT")
 _WRITES = "ROW EXCLUSIVE"
 _REPEATABLE = re.compile(r"\b(IF (NOT )?EXISTS|OR REPLACE)\b", re.IGNORECASE)
-_CREATES_VIEW = r"\bCREATE\s+(OR\s+REPLACE\s+)?(TEMP\w*\s+)?VIEW\s+"
 _SCANS = (
     (r"\bVALIDATE\s+CONSTRAINT\b", rules.VALIDATE_STEPS),
     (r"\bREINDEX\b", rules.REINDEX_STEPS),
@@ -91,14 +89,41 @@ def relations_after(
     revision: ObservedRevision, relations: Mapping[str, Relation]
 ) -> dict[str, Relation]:
     """Return the relations with the names that they have after a revision."""
-    names = dict(relations)
+    left = dict(relations)
+    new_names: dict[str, str] = {}
     for statement in revision.statements:
-        for renamed in statement.renamed:
-            if renamed.name in names:
-                names[renamed.new_name] = names.pop(renamed.name)
+        new_names |= {one.name: one.new_name for one in statement.renamed}
         for removed in statement.removed:
-            names.pop(removed.name, None)
-    return names
+            _pop(left, removed.name)
+    # All at once, because two tables may have exchanged their names.
+    renamed = {name: _pop(left, name) for name in new_names}
+    for name, relation in renamed.items():
+        if relation:
+            new = _renamed(relation, name, new_names[name])
+            left |= {new.shown: new, new_names[name]: new}
+    return left
+
+
+def _pop(relations: dict[str, Relation], name: str) -> Relation | None:
+    """Remove a relation under both of its names, and return it; None if it is not there."""
+    relation = relations.pop(name, None)
+    if relation:
+        relations.pop(relation.shown, None)
+    return relation
+
+
+def _renamed(relation: Relation, name: str, new_name: str) -> Relation:
+    """Return a relation with a new name.
+
+    Args:
+        name: Its name with its schema.
+        new_name: The same for its new name.
+    """
+    schema = name.removesuffix(f".{relation.name}")
+    if new_name.startswith(f"{schema}."):
+        return replace(relation, name=new_name.removeprefix(f"{schema}."))
+    new_schema, _, own = new_name.partition(".")
+    return replace(relation, name=own, schema=new_schema)
 
 
 @dataclass(kw_only=True)
@@ -121,15 +146,16 @@ class _Judgement:
         several: Problem | None = None
         for number, statement in enumerate(statements):
             for lock in statement.locks:
-                if _blocks(lock, statement) and self._in_use(lock.table):
+                if _blocks(lock) and self._in_use(lock.table):
                     self.held.setdefault(lock.table, (lock.mode, number))
                 elif lock.mode == _WRITES and self._in_use(lock.table):
                     self.written.add(lock.table)
             locked = self._locked_exclusively()
             for problem in self._judge(number, statement):
                 yield _placed(problem, statement)
-            if several is None and len(locked) > 1 and _takes_new(statement, locked):
-                several = _placed(self._several(locked), statement)
+            families = [*self._families(locked)]
+            if several is None and len(families) > 1 and _takes_new(statement, locked):
+                several = _placed(self._several(families), statement)
             if statement.is_committed:
                 self.held.clear()
                 self.written.clear()
@@ -139,21 +165,15 @@ class _Judgement:
             yield self._failure()
 
     def _judge(self, number: int, statement: ObservedStatement) -> Iterator[Problem]:
-        judged: set[str] = set()
-        for table in statement.truncated:
-            if relation := self._in_use(table):
-                judged.add(table)
-                yield rules.TRUNCATES_TABLE.problem(f"truncates {described(relation)}")
-        for table in statement.rewritten:
-            if relation := self._in_use(table):
-                judged.add(table)
-                yield _rewrite(statement, relation)
-        dropped = {one.name for one in statement.removed if one.kind == "table"}
-        for table in statement.read_whole:
-            if (relation := self._in_use(table)) and table not in {*judged, *dropped}:
-                yield from self._scan(number, statement, table, relation, judged)
-        yield from self._removals(statement)
-        yield from self._renames(statement)
+        found = [
+            *self._truncations(statement),
+            *self._rewrites(statement),
+            *self._scans(number, statement),
+            *self._removals(statement),
+            *self._renames(statement),
+            *self._required_columns(statement),
+        ]
+        yield from found or self._short_locks(statement)
         for index in statement.invalid_indexes:
             yield rules.LEAVES_INVALID_INDEX.problem(f"leaves the index {index!r} invalid")
         if self._commits_early(number, statement):
@@ -161,40 +181,58 @@ class _Judgement:
                 "is committed before the end of the revision: if a later statement fails, the "
                 "revision is partially applied, and this statement fails when it is repeated"
             )
-        if not judged and not dropped and not statement.removed and not statement.renamed:
-            yield from self._short_locks(statement)
 
-    def _scan(
-        self,
-        number: int,
-        statement: ObservedStatement,
-        table: str,
-        relation: Relation,
-        judged: set[str],
-    ) -> Iterator[Problem]:
-        mode, since = self.held.get(table, ("", number))
-        where, first = described(relation), _first_word(statement.sql)
-        if mode and (since == number or first not in _CHANGES_ROWS):
-            judged.add(table)
-            yield rules.SCANS_TABLE.problem(
-                f"reads all rows of {where} under {mode}, which blocks {BLOCKED[mode]} meanwhile",
-                level=_level(relation),
-                steps=_steps(statement.sql, _SCANS),
+    def _truncations(self, statement: ObservedStatement) -> Iterator[Problem]:
+        for family in self._families(statement.truncated):
+            yield rules.TRUNCATES_TABLE.problem(f"truncates {self._described(family)}")
+
+    def _rewrites(self, statement: ObservedStatement) -> Iterator[Problem]:
+        for family in self._families(statement.rewritten):
+            yield rules.REWRITES_TABLE.problem(
+                f"rewrites {self._described(family)} under {ACCESS_EXCLUSIVE}, which blocks "
+                f"{BLOCKED[ACCESS_EXCLUSIVE]} meanwhile",
+                level=self._level(family),
+                steps=_steps(statement.sql, _REWRITES),
             )
-            return
-        if self._may_change(statement, table):
-            judged.add(table)
+
+    def _scans(self, number: int, statement: ObservedStatement) -> Iterator[Problem]:
+        changed, others = [], []
+        under: dict[str, list[str]] = {}
+        for table in self._read_whole(statement):
+            mode, since = self.held.get(table, ("", number))
+            if mode and (since == number or _first_word(statement.sql) not in _CHANGES_ROWS):
+                under.setdefault(mode, []).append(table)
+                continue
+            others.append(table)
+            if self._may_change(statement, table):
+                changed.append(table)
+        for mode, tables in under.items():
+            for family in self._families(tables):
+                yield rules.SCANS_TABLE.problem(
+                    f"reads all rows of {self._described(family)} under {mode}, which blocks "
+                    f"{BLOCKED[mode]} meanwhile",
+                    level=self._level(family),
+                    steps=_steps(statement.sql, _SCANS),
+                )
+        for family in self._families(changed):
             yield rules.UPDATES_ALL_ROWS.problem(
-                f"reads all rows of {where} to change some or all of them, which stay locked until "
-                "the end of the transaction",
+                f"reads all rows of {self._described(family)} to change or delete some or all of "
+                "them, which stay locked until the end of the transaction",
             )
         if holding := self._strongest_before(number):
-            judged.add(table)
             held, mode = holding
-            yield rules.HOLDS_LOCK.problem(
-                f"reads all rows of {where} while the transaction still holds {mode} on "
-                f"{described(self.relations[held])}, which blocks {BLOCKED[mode]}"
-            )
+            for family in self._families(others):
+                yield rules.HOLDS_LOCK.problem(
+                    f"reads all rows of {self._described(family)} while the transaction still "
+                    f"holds {mode} on {described(self.relations[held])}, which blocks "
+                    f"{BLOCKED[mode]}"
+                )
+
+    def _read_whole(self, statement: ObservedStatement) -> Iterator[str]:
+        """Yield the tables that were read, and neither rewritten nor dropped."""
+        dropped = {one.name for one in statement.removed if one.kind == "table"}
+        judged = {*dropped, *statement.rewritten, *statement.truncated}
+        yield from (table for table in statement.read_whole if table not in judged)
 
     def _may_change(self, statement: ObservedStatement, table: str) -> bool:
         """Whether a statement that reads a table whole may change its rows as well."""
@@ -210,84 +248,76 @@ class _Judgement:
         return min(earlier, key=lambda one: [*BLOCKED].index(one[1]), default=None)
 
     def _removals(self, statement: ObservedStatement) -> Iterator[Problem]:
-        has_parent = any(one.kind in ("table", "column") for one in statement.removed)
+        dropped = [one.name for one in statement.removed if one.kind == "table"]
+        for family in self._families(dropped, is_empty_too=True):
+            yield rules.DROPS_TABLE.problem(
+                f"drops {self._described(family)}", level=self._level_of_loss(family)
+            )
+        columns: dict[str, list[str]] = {}
         for removed in statement.removed:
-            if removed.kind == "table":
-                yield from self._dropped_table(removed)
-            elif removed.kind == "column":
-                yield from self._dropped_column(removed)
-            elif removed.kind == "sequence" and has_parent:
+            if removed.kind == "column":
+                columns.setdefault(_column(removed.name, removed.table), []).append(removed.table)
+            elif removed.kind == "sequence" and (dropped or columns):
                 # It belongs to the table or the column.
                 continue
             elif removed.kind in USED_BY_NAME and not removed.is_recreated:
                 yield rules.DROPS_OBJECT.problem(f"drops the {removed.kind} {removed.name!r}")
-
-    def _dropped_table(self, removed: RemovedObject) -> Iterator[Problem]:
-        if relation := self.relations.get(removed.name):
-            yield rules.DROPS_TABLE.problem(
-                f"drops {described(relation)}",
-                level=Level.WARNING if relation.is_empty else Level.ERROR,
-            )
-
-    def _dropped_column(self, removed: RemovedObject) -> Iterator[Problem]:
-        table, column = self._split_column(removed.name)
-        if relation := self.relations.get(table):
-            yield rules.DROPS_COLUMN.problem(
-                f"drops the column {column!r} of {described(relation)}",
-                level=Level.WARNING if relation.is_empty else Level.ERROR,
-            )
+        for column, tables in columns.items():
+            for family in self._families(tables, is_empty_too=True):
+                yield rules.DROPS_COLUMN.problem(
+                    f"drops the column {column!r} of {self._described(family)}",
+                    level=self._level_of_loss(family),
+                )
 
     def _renames(self, statement: ObservedStatement) -> Iterator[Problem]:
+        columns: dict[tuple[str, str], list[str]] = {}
         for renamed in statement.renamed:
+            if renamed.is_replaced:
+                continue
             if renamed.kind == "table":
                 yield from self._renamed_table(renamed)
             elif renamed.kind == "column":
-                table, column = self._split_column(renamed.name)
-                if relation := self.relations.get(table):
-                    new = self._split_column(renamed.new_name)[1]
-                    yield rules.RENAMES_COLUMN.problem(
-                        f"renames {column!r} of {described(relation)} to {new!r}"
-                    )
+                names = (renamed.name, renamed.new_name)
+                old, new = (_column(name, renamed.table) for name in names)
+                columns.setdefault((old, new), []).append(renamed.table)
             elif renamed.kind in USED_BY_NAME:
                 yield rules.RENAMES_OBJECT.problem(
                     f"renames the {renamed.kind} {renamed.name!r} to {renamed.new_name!r}"
                 )
+        for (old, new), tables in columns.items():
+            for family in self._families(tables, is_empty_too=True):
+                yield rules.RENAMES_COLUMN.problem(
+                    f"renames {old!r} of {self._described(family)} to {new!r}"
+                )
 
     def _renamed_table(self, renamed: RenamedObject) -> Iterator[Problem]:
         relation = self.relations.get(renamed.name)
-        if relation is None or self._has_view_of(renamed.name):
+        if relation is None:
             return
-        if renamed.name.rpartition(".")[2] == renamed.new_name.rpartition(".")[2]:
+        new = _renamed(relation, renamed.name, renamed.new_name)
+        if new.name == relation.name:
             yield rules.MOVES_TABLE.problem(f"moves {described(relation)} to {renamed.new_name!r}")
         else:
-            yield rules.RENAMES_TABLE.problem(
-                f"renames {described(relation)} to {renamed.new_name.rpartition('.')[2]!r}"
-            )
+            yield rules.RENAMES_TABLE.problem(f"renames {described(relation)} to {new.shown!r}")
 
-    def _has_view_of(self, table: str) -> bool:
-        """Whether the revision creates a view with the old name of a table."""
-        name = re.escape(table.rpartition(".")[2])
-        creates = re.compile(rf'{_CREATES_VIEW}(\S+\.)?"?{name}"?[\s(]', re.IGNORECASE)
-        return any(creates.search(statement.sql) for statement in self.revision.statements)
-
-    def _split_column(self, name: str) -> tuple[str, str]:
-        """Return the table and the column, both of which may contain dots."""
-        parts = name.split(".")
-        places = [(".".join(parts[:n]), ".".join(parts[n:])) for n in range(2, len(parts))]
-        known = (place for place in places if place[0] in self.relations)
-        return next(known, (name.rpartition(".")[0], name.rpartition(".")[2]))
+    def _required_columns(self, statement: ObservedStatement) -> Iterator[Problem]:
+        columns: dict[str, list[str]] = {}
+        for column in statement.required_columns:
+            columns.setdefault(column.name, []).append(column.table)
+        for name, tables in columns.items():
+            for family in self._families(tables):
+                yield rules.ADDS_REQUIRED_COLUMN.problem(
+                    f"adds {name!r} NOT NULL without a default to {self._described(family)}, "
+                    "which fails if the table has rows"
+                )
 
     def _short_locks(self, statement: ObservedStatement) -> Iterator[Problem]:
-        taken = [
-            (lock.mode, relation)
-            for lock in statement.locks
-            if _blocks(lock, statement) and (relation := self._in_use(lock.table))
-        ]
-        tables = dict.fromkeys(relation for _, relation in taken)
-        if tables:
-            mode, _ = min(taken, key=lambda one: [*BLOCKED].index(one[0]))
+        taken = {lock.table: lock.mode for lock in reversed(statement.locks) if _blocks(lock)}
+        if families := [*self._families(taken)]:
+            modes = [taken[table] for family in families for table in family]
+            mode = min(modes, key=[*BLOCKED].index)
             yield rules.TAKES_STRONG_LOCK.problem(
-                f"takes {mode} on {', '.join(map(described, tables))}, which blocks "
+                f"takes {mode} on {', '.join(map(self._described, families))}, which blocks "
                 f"{BLOCKED[mode]} until the end of the transaction"
             )
 
@@ -304,8 +334,8 @@ class _Judgement:
     def _locked_exclusively(self) -> list[str]:
         return [table for table, (mode, _) in self.held.items() if mode == ACCESS_EXCLUSIVE]
 
-    def _several(self, tables: list[str]) -> Problem:
-        names = ", ".join(described(self.relations[table]) for table in tables)
+    def _several(self, families: list[list[str]]) -> Problem:
+        names = ", ".join(map(self._described, families))
         return rules.LOCKS_SEVERAL_TABLES.problem(
             f"the transaction holds {ACCESS_EXCLUSIVE} on {names}: while it waits for one of them, "
             "the others stay blocked, and a session that uses them in another order deadlocks"
@@ -323,25 +353,60 @@ class _Judgement:
         relation = self.relations.get(table)
         return None if relation is None or relation.is_empty else relation
 
+    def _families(
+        self, tables: Iterable[str], *, is_empty_too: bool = False
+    ) -> Iterator[list[str]]:
+        """Yield the tables that are in use, those of one hierarchy together.
 
-def _rewrite(statement: ObservedStatement, relation: Relation) -> Problem:
-    where = described(relation)
-    return rules.REWRITES_TABLE.problem(
-        f"rewrites {where} under {ACCESS_EXCLUSIVE}, which blocks {BLOCKED[ACCESS_EXCLUSIVE]} "
-        "meanwhile",
-        level=_level(relation),
-        steps=_steps(statement.sql, _REWRITES),
-    )
+        A partitioned table and its partitions, or a table and those that inherit from it, are one
+        table to a reader, and a statement acts on all of them.
+
+        Args:
+            is_empty_too: Whether to yield tables that are known to be empty.
+        """
+        families: dict[str, list[str]] = {}
+        for table in tables:
+            if self.relations.get(table) if is_empty_too else self._in_use(table):
+                families.setdefault(self._root(table), []).append(table)
+        yield from families.values()
+
+    def _root(self, table: str) -> str:
+        known = self.revision.tables.get(table)
+        return known.root if known else table
+
+    def _described(self, family: list[str]) -> str:
+        """Return the names and sizes of the tables of a hierarchy, for messages."""
+        root = self._root(family[0])
+        if len(family) == 1 or root not in self.relations:
+            return ", ".join(described(self.relations[table]) for table in family)
+        others = sum(table != root for table in family)
+        whole = described(self.relations[root])
+        if root not in family:
+            return f"{others} child tables of {whole}"
+        return f"{whole} and its {'child table' if others == 1 else f'{others} child tables'}"
+
+    def _level(self, family: list[str]) -> Level:
+        # The size of a partitioned table is that of all its partitions.
+        sized = [self.relations.get(table) for table in (*family, self._root(family[0]))]
+        levels = [_level(relation) for relation in sized if relation]
+        return Level.ERROR if Level.ERROR in levels else Level.WARNING
+
+    def _level_of_loss(self, family: list[str]) -> Level:
+        is_empty = all(self.relations[table].is_empty for table in family)
+        return Level.WARNING if is_empty else Level.ERROR
 
 
 def _placed(problem: Problem, statement: ObservedStatement) -> Problem:
     return replace(problem, statement=without_comments(statement.sql), line=statement.line)
 
 
-def _blocks(lock: TableLock, statement: ObservedStatement) -> bool:
-    # Only REFRESH writes to a materialized view, so that EXCLUSIVE blocks nothing else.
-    is_refresh = lock.mode == "EXCLUSIVE" and _first_word(statement.sql) == "REFRESH"
-    return lock.mode in BLOCKED and not is_refresh
+def _blocks(lock: TableLock) -> bool:
+    return lock.mode in BLOCKED
+
+
+def _column(name: str, table: str) -> str:
+    """Return the own name of a column, which has its table before it."""
+    return name.removeprefix(f"{table}.")
 
 
 def _takes_new(statement: ObservedStatement, tables: list[str]) -> bool:

@@ -9,8 +9,10 @@ from huleedu_tasks.migrations.observation import Observation
 from huleedu_tasks.migrations.observed_statements import (
     ObservedRevision,
     ObservedStatement,
+    ObservedTable,
     RemovedObject,
     RenamedObject,
+    RequiredColumn,
     TableLock,
 )
 from huleedu_tasks.migrations.walking import Direction, Step, walk
@@ -47,6 +49,10 @@ async def observe(
             revision=event["revision"],
             statements=tuple(map(_statement, event["statements"])),
             failure=failed.message if failed and failed.step.revision == event["revision"] else "",
+            tables={
+                name: ObservedTable(shown=shown, root=root)
+                for name, (shown, root) in event["tables"].items()
+            },
         )
         for event in session.read_events()
         if event["event"] == "observed"
@@ -64,6 +70,7 @@ def _statement(found: Mapping[str, Any]) -> ObservedStatement:
         truncated=tuple(found.get("truncated", ())),
         read_whole=tuple(found.get("read_whole", ())),
         invalid_indexes=tuple(found.get("invalid_indexes", ())),
+        required_columns=tuple(RequiredColumn(**one) for one in found.get("required_columns", ())),
         seconds=found["seconds"],
         line=found["line"],
     )

@@ -57,8 +57,12 @@ def sql_of(observed: ObservedRevision) -> str:
 
 def _stated(observed: ObservedRevision, relations: Mapping[str, Relation]) -> Iterator[Problem]:
     """Yield what only the text of a statement shows, because the tables are empty."""
+    known = dict(relations)
     for statement in observed.statements:
-        for problem in find_hazards(statement.sql, relations):
+        for renamed in statement.renamed:
+            if renamed.name in relations:
+                known[renamed.new_name] = relations[renamed.name]
+        for problem in find_hazards(statement.sql, known):
             if problem.code in rules.NOT_OBSERVED:
                 rule = rules.RULES[problem.code]
                 found = rule.problem(problem.cause)

@@ -126,7 +126,7 @@ def _events(
                 ended.append(step)
             else:
                 differing = step
-        elif event["event"] == "failed" and event["revision"] and begun:
+        elif event["event"] == "failed" and (event["revision"] or _is_open(begun, ended)) and begun:
             failed = FailedStep(
                 step=begun,
                 message=event["message"],
@@ -134,3 +134,8 @@ def _events(
                 output=output,
             )
     return tuple(ended), differing, failed
+
+
+def _is_open(begun: Step | None, ended: Sequence[Step]) -> bool:
+    """Whether a step did not end: its record in the version table, or its commit, failed."""
+    return begun is not None and (not ended or ended[-1][:2] != begun[:2])

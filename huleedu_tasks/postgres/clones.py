@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from huleedu_tasks.errors import ServerError
 from huleedu_tasks.postgres import databases
-from huleedu_tasks.postgres.databases import EnvironmentTag, comment_of, literal, quoted, tagged
+from huleedu_tasks.postgres.databases import EnvironmentTag, literal, quoted, tagged
 from huleedu_tasks.postgres.replacement import in_use
 from huleedu_tasks.postgres.server_errors import converted_errors, message_of
 
@@ -134,11 +134,7 @@ async def clone(
     Raises:
         asyncpg.ObjectInUseError: If the source has sessions.
     """
-    row = await admin.fetchrow(
-        "SELECT oid, pg_get_userbyid(datdba) AS owner, datconnlimit, datacl IS NOT NULL AS granted,"
-        " current_setting('fsync') = 'on' AS is_durable FROM pg_database WHERE datname = $1",
-        source,
-    )
+    row = await admin.fetchrow(_COPIED, source)
     statement = (
         f"CREATE DATABASE {quoted(target)} TEMPLATE {quoted(source)}"
         f" OWNER {quoted(row['owner'])} CONNECTION LIMIT {row['datconnlimit']}"
@@ -148,10 +144,11 @@ async def clone(
         await admin.execute(statement)
     else:
         await _copy_files(admin, f"{statement} STRATEGY file_copy")
-    await _copy_settings(admin, row["oid"], target)
+    if row["has_settings"]:
+        await _copy_settings(admin, row["oid"], target)
     if row["granted"]:
         await _copy_grants(admin, row["oid"], target)
-    comment = tagged(await comment_of(admin, source), tag)
+    comment = tagged(row["comment"], tag)
     await admin.execute(f"COMMENT ON DATABASE {quoted(target)} IS {literal(comment)}")
 
 
@@ -309,7 +306,8 @@ async def keep(
         return f"it could not be copied: {error}"
     # A crash of the server must not lose the environment tag, which makes the template complete.
     await admin.execute("SET synchronous_commit = on")
-    await databases.write_tag(admin, name, tag)
+    complete = replace(tag, untouched=await counters(admin, name))
+    await databases.write_tag(admin, name, complete)
     return ""
 
 
@@ -514,6 +512,13 @@ async def _copy_grants(admin: "asyncpg.Connection", source: int, target: str) ->
         await admin.execute(f"GRANT {privilege} ON DATABASE {database} TO {to}{option}")
 
 
+_COPIED = """\
+SELECT oid, pg_get_userbyid(datdba) AS owner, datconnlimit, datacl IS NOT NULL AS granted,
+       EXISTS (SELECT FROM pg_db_role_setting WHERE setdatabase = d.oid) AS has_settings,
+       coalesce(shobj_description(oid, 'pg_database'), '') AS comment,
+       current_setting('fsync') = 'on' AS is_durable
+FROM pg_database AS d WHERE datname = $1
+"""
 # PostgreSQL stores long values of these two catalogs in TOAST tables.
 _ANALYZED_ROWS = """\
 SELECT coalesce(sum(pg_stat_get_tuples_inserted(part) + pg_stat_get_tuples_updated(part)

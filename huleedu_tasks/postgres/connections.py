@@ -242,12 +242,7 @@ async def _connect(
             hint="`invoke db.reset` creates it in development and testing.",
         ) from None
     except asyncpg.ObjectNotInPrerequisiteStateError:
-        raise DatabaseClosed(
-            f"{url.address} does not allow connections to the database {database!r}.",
-            code="database-closed",
-            hint=f'Run ALTER DATABASE "{database}" ALLOW_CONNECTIONS true on the server, connected '
-            "to another database.",
-        ) from None
+        raise database_closed(url, database) from None
     except ssl.SSLError as error:
         raise CertificateRefused(
             f"The certificate of {url.address} was not accepted: {_certificate_reason(error)}.",
@@ -265,6 +260,16 @@ async def _connect(
             code="connection-invalid",
             hint="Correct the URL's parameters (`invoke db.url` shows where it comes from).",
         ) from None
+
+
+def database_closed(url: DatabaseUrl, database: str) -> DatabaseClosed:
+    """Return the error that a database does not allow connections."""
+    return DatabaseClosed(
+        f"{url.address} does not allow connections to the database {database!r}.",
+        code="database-closed",
+        hint=f'Run ALTER DATABASE "{database}" ALLOW_CONNECTIONS true on the server, connected '
+        "to another database.",
+    )
 
 
 def _unreachable(url: DatabaseUrl, error: OSError, timeout: float) -> ServerError:

@@ -164,6 +164,14 @@ async def exists(connection: "asyncpg.Connection", name: str) -> bool:
     return bool(found)
 
 
+async def allows_connections(connection: "asyncpg.Connection", name: str) -> bool | None:
+    """Whether a database allows connections; None if it does not exist."""
+    found: bool | None = await connection.fetchval(
+        "SELECT datallowconn FROM pg_database WHERE datname = $1", name
+    )
+    return found
+
+
 async def drop(connection: "asyncpg.Connection", name: str) -> None:
     """Drop a database if it exists, and end every session on it."""
     import asyncpg
@@ -368,11 +376,18 @@ async def version_table_candidates(connection: "asyncpg.Connection") -> tuple[Ve
 
 
 async def comment_of(connection: "asyncpg.Connection", name: str) -> str:
-    """Return a database's comment; an empty string if it has none."""
-    comment = await connection.fetchval(
-        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", name
+    """Return a database's comment; an empty string if it has none, or does not exist."""
+    return await find_comment(connection, name) or ""
+
+
+async def find_comment(connection: "asyncpg.Connection", name: str) -> str | None:
+    """Return a database's comment; empty string if it has none, None if it does not exist."""
+    comment: str | None = await connection.fetchval(
+        "SELECT coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database"
+        " WHERE datname = $1",
+        name,
     )
-    return comment or ""
+    return comment
 
 
 async def comments(connection: "asyncpg.Connection") -> dict[str, str]:

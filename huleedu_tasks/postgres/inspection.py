@@ -68,12 +68,19 @@ class Relation:
         rows: The planner's estimate of its rows; None if it was never analysed.
         size: Bytes, with all its partitions; None if that is not known.
         is_table: Whether it is a table or a materialized view.
+        schema: Its schema if that is not on the search path; an empty string if it is.
     """
 
     name: str
     rows: int | None
     size: int | None
     is_table: bool = True
+    schema: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Its name, with its schema unless that is on the search path."""
+        return f"{self.schema}.{self.name}" if self.schema else self.name
 
     @property
     def is_empty(self) -> bool:
@@ -205,7 +212,11 @@ async def read_relations(connection: "asyncpg.Connection") -> dict[str, Relation
     for row in rows:
         counted = None if row["rows"] < 0 else int(row["rows"])
         relation = Relation(
-            name=row["name"], rows=counted, size=row["size"], is_table=row["is_table"]
+            name=row["name"],
+            rows=counted,
+            size=row["size"],
+            is_table=row["is_table"],
+            schema="" if row["visible"] else row["schema"],
         )
         found[f"{row['schema']}.{row['name']}"] = relation
         if row["visible"]:
@@ -299,10 +310,10 @@ async def read_revisions(
     import asyncpg
 
     try:
-        async with answering(), connection.transaction(readonly=True):
-            await connection.execute("SET LOCAL lock_timeout = '1s'")
+        async with answering():
             if tables is None:
-                tables = await _only_candidate(connection)
+                async with _reading(connection):
+                    tables = await _only_candidate(connection)
             return await _read_tables(connection, tables)
     except ServerError as error:
         if isinstance(error.__cause__, asyncpg.LockNotAvailableError):
@@ -327,15 +338,24 @@ async def _read_tables(
     import asyncpg
 
     try:
-        async with connection.transaction():
+        async with _reading(connection):
             return await current_revisions(connection, tables)
     except asyncpg.InsufficientPrivilegeError:
-        owners = await connection.fetch(_OWNERS, [table.name for table in tables])
-        if len(owners) != 1:
-            raise
-        (owner,) = owners[0]
-        await connection.execute(f"SET LOCAL ROLE {quoted(owner)}")
-        return await current_revisions(connection, tables)
+        async with _reading(connection):
+            owners = await connection.fetch(_OWNERS, [table.name for table in tables])
+            if len(owners) != 1:
+                raise
+            (owner,) = owners[0]
+            await connection.execute(f"SET LOCAL ROLE {quoted(owner)}")
+            return await current_revisions(connection, tables)
+
+
+@asynccontextmanager
+async def _reading(connection: "asyncpg.Connection") -> AsyncIterator[None]:
+    """Read in one transaction, in which a lock is waited for 1 s at most."""
+    async with connection.transaction(readonly=True):
+        await connection.execute("SET LOCAL lock_timeout = '1s'")
+        yield
 
 
 async def _only_candidate(connection: "asyncpg.Connection") -> tuple[VersionTable, ...]:

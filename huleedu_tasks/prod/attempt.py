@@ -21,6 +21,7 @@ from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_failures import LockTimeout
 from huleedu_tasks.migrations.observation import ApprovedInputs, Observation, applied_revisions
 from huleedu_tasks.migrations.results import Migrated
+from huleedu_tasks.migrations.revision_graph import graph_of_database
 from huleedu_tasks.migrations.revisions import History, named
 from huleedu_tasks.migrations.unfinished_revision import (
     PARTIAL_HINT,
@@ -38,6 +39,7 @@ from huleedu_tasks.prod.journal import Record
 from huleedu_tasks.prod.plan import pin_now
 from huleedu_tasks.prod.plan_file import PlanEntry, stale
 from huleedu_tasks.prod.target import Target, reach
+from huleedu_tasks.prod.time_limits import time_limits
 from huleedu_tasks.report import Outcome, Status
 
 if TYPE_CHECKING:
@@ -128,7 +130,8 @@ class Attempts:
         if outcome.code == locks.LOST:
             # Another run may have applied the others.
             applied = tuple(revision for revision in applied if revision.seconds is not None)
-        outcome = replace(outcome, revisions=applied)
+        graph = graph_of_database(self.history, at)
+        outcome = replace(outcome, revisions=applied, graph=graph)
         if outcome and at == self.pin.after:
             return replace(outcome, detail=_revisions_applied(len(applied))), at
         if outcome:
@@ -385,17 +388,11 @@ class Attempts:
 
     def _observation(self, number: int) -> Observation:
         service = self.target.service
-        waits = {
-            "lock_timeout": _value_or_default(service.lock_timeout, self.settings.lock_timeout),
-            "statement_timeout": _value_or_default(
-                service.statement_timeout, self.settings.statement_timeout
-            ),
-        }
         return Observation(
             events=self.directory / f"{service.name}-{number}",
             settings={
                 "application_name": locks.run_name(self.record.run),
-                **{name: f"{seconds * 1000:.0f}ms" for name, seconds in waits.items()},
+                **time_limits(service, self.settings).as_parameters(),
             },
             optional_settings=OPTIONAL_SETTINGS,
             target=self.identity.place,
@@ -416,10 +413,6 @@ async def _is_set(event: asyncio.Event, *, within: float) -> bool:
             return await event.wait()
     except TimeoutError:
         return False
-
-
-def _value_or_default(stated: int | None, usual: float) -> float:
-    return usual if stated is None else stated
 
 
 def _revisions_applied(count: int) -> str:

@@ -1,12 +1,14 @@
 """The schemas of staging and production compared with those that their migrations create."""
 
 import asyncio
+import shlex
 from contextlib import aclosing
 from dataclasses import replace
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.errors import HuleEduError, ServerError
+from huleedu_tasks.migrations.revision_graph import graph_of_database
 from huleedu_tasks.migrations.revisions import named
 from huleedu_tasks.parallel import Step
 from huleedu_tasks.postgres.connections import answering, is_pooled
@@ -40,7 +42,11 @@ async def drift(production: Production, replays: Replays, *, check: bool) -> Rep
             async with turns:
                 found = await drift_of(target, production.settings, replays, step)
             outcome = outcome_of(service, found)
-            return replace(outcome, facts={**target.address_facts, **outcome.facts})
+            return replace(
+                outcome,
+                facts={**target.address_facts, **outcome.facts},
+                graph=graph_of_database(target.known_history, found.revisions),
+            )
 
         outcomes = await production.run(find)
         report = production.report(COMMAND, outcomes, ("database", *COLUMNS), targets)
@@ -114,7 +120,7 @@ def _problem(found: Drift, difference: Difference, *, accepted: bool) -> Problem
         cause=cause,
         remedy="Undo the change in the database, or list the object in 'unmanaged' in the "
         "registry. "
-        f"To migrate nevertheless, pass --accept-drift {difference.label!r}.",
+        f"To migrate nevertheless, pass `--accept-drift {shlex.quote(difference.label)}`.",
         code=CODE,
     )
 

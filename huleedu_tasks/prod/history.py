@@ -38,7 +38,7 @@ def with_page(listing: Listing, runs: Sequence[Run], name: str) -> Listing:
             dict.fromkeys(str(_row(run)["environment"] or "unknown") for run in chosen)
         ),
         provider="records",
-        provider_reason=f"{len(chosen)} runs",
+        provider_reason=f"{len(chosen)} run{'s' * (len(chosen) != 1)}",
         outcomes=(),
         past=past_runs(chosen),
         moments=moments_of(chosen[0]) if name else (),

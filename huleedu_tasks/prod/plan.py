@@ -30,6 +30,7 @@ from huleedu_tasks.postgres.inspection import (
     read_relations,
     tables_of,
 )
+from huleedu_tasks.prod.plan_course import Changing, course_of
 from huleedu_tasks.prod.plan_file import PlanEntry, plan_document, stale, write_plan
 from huleedu_tasks.prod.plan_rehearsal import Rehearsed, failure_in, rehearse
 from huleedu_tasks.prod.problems import Validated
@@ -110,6 +111,17 @@ class Planned:
         return bool(self.revisions) or self.tags
 
     @property
+    def changing(self) -> Changing:
+        """What those who approve the plan need to know of the run."""
+        return Changing(
+            service=self.target.service,
+            host=self.host,
+            has_revisions=bool(self.revisions),
+            is_rehearsed=self.is_rehearsed,
+            is_lossy=bool(self.counts[Kind.DESTROYS]),
+        )
+
+    @property
     def tagging(self) -> str:
         """That the run sets the environment tag; an empty string if it does not."""
         return f"will be tagged as {self.target.environment}" if self.tags else ""
@@ -181,6 +193,9 @@ async def plan(
         for path in out:
             write_plan(path, document)
         report = replace(report, plan=document)
+        if changing and pages is not None:
+            course = course_of([entry.changing for entry in changing], production.settings)
+            report = replace(report, course=tuple(course))
     notes = _notes(report, out, pages or (), changes=bool(changing))
     return replace(report, sql=sql, notes=notes)
 

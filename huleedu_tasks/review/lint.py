@@ -132,10 +132,12 @@ class Linter:
         by_name = {
             id(one): self.sizes[name] for name, one in relations.items() if name in self.sizes
         }
-        return {
-            name: by_name.get(id(one), replace(one, rows=None, size=None))
-            for name, one in relations.items()
-        }
+        found = {}
+        for name, one in relations.items():
+            known = by_name.get(id(one))
+            rows, size = (known.rows, known.size) if known else (None, None)
+            found[name] = replace(one, rows=rows, size=size)
+        return found
 
     async def _squawk(
         self, observed: Sequence[ObservedRevision]
@@ -152,21 +154,11 @@ class Linter:
 
 
 def _touched(observed: ObservedRevision) -> dict[str, Relation]:
-    """Return the tables that a revision found, by `schema.name` and by `name`."""
-    names = {
-        name
-        for statement in observed.statements
-        for name in (
-            *(lock.table for lock in statement.locks),
-            *statement.rewritten,
-            *statement.truncated,
-            *statement.read_whole,
-            *(one.name for one in statement.removed if one.kind == "table"),
-            *(one.name for one in statement.renamed if one.kind == "table"),
-        )
-    }
+    """Return the tables that a revision found, by `schema.name` and by their shown names."""
     found: dict[str, Relation] = {}
-    for name in sorted(names):
-        relation = Relation(name=name.rpartition(".")[2], rows=None, size=None)
-        found |= {relation.name: relation, name: relation}
+    for name, table in observed.tables.items():
+        is_visible = table.shown != name
+        schema, _, own = ("", "", table.shown) if is_visible else name.partition(".")
+        relation = Relation(name=own, rows=None, size=None, schema=schema)
+        found |= {table.shown: relation, name: relation}
     return found

@@ -59,9 +59,9 @@ async def _check(reviewed: Reviewed) -> Outcome:
 
 def _history_problems(reviewed: Reviewed, error: MigrationError) -> list[Problem]:
     """Return the findings about files that do not form one history."""
-    if not error.findings:
-        return [problem_of(error)]
     root = f"{reviewed.replays.registry.root}/"
+    if not error.findings:
+        return [problem_of(error, cause=error.message.replace(root, ""))]
     return [
         replace(
             problem_of(error, cause=str(finding).replace(root, "")),

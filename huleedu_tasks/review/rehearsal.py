@@ -27,6 +27,7 @@ from huleedu_tasks.schema.objects import Schema
 COMMAND = "migrations.test"
 COLUMNS = ("head", "revisions", "tested")
 DOWNGRADE_MISSING = "downgrade-missing"
+_ENUM_REMAINS = " Alembic does not drop an enum with its table."
 _SHOWN = 5
 
 
@@ -219,8 +220,8 @@ class Examination:
         if difference := _difference(without, undone):
             yield self._problem(
                 f"the downgrade of {self.revision} does not undo its upgrade: {difference}",
-                "Undo in downgrade() what upgrade() does, in the opposite order. Alembic does not "
-                "drop an enum with its table.",
+                "Undo in downgrade() what upgrade() does, in the opposite order."
+                + (_ENUM_REMAINS if "type " in difference else ""),
                 code="downgrade-incomplete",
             )
         if failed := await self._fails(url, up):

@@ -44,7 +44,7 @@ _KEPT = 6
 
 
 class RevisionFailed(MigrationError):
-    """A revision failed on a throwaway database.
+    """A revision, or the commit of revisions, failed on a throwaway database.
 
     Attributes:
         revision: The revision that failed; an empty string if Alembic failed outside of one.
@@ -307,12 +307,17 @@ def _without(variables: Mapping[str, str], names: Set[str]) -> dict[str, str]:
 
 
 def _failed(error: MigrationError, session: Observation) -> MigrationError:
-    """Return the error of a run with the revision and the statement that failed, if one did."""
-    event = next((e for e in session.read_events() if e["event"] == "failed"), {})
-    if not event.get("revision"):
+    """Return the error of a run with the revision and the statement that failed, if one did.
+
+    The commit of all revisions may fail as well, which is that of none of them.
+    """
+    events = session.read_events()
+    event = next((e for e in events if e["event"] == "failed"), {})
+    was_begun = any(e["event"] == "begun" for e in events)
+    if not event.get("revision") and not (event.get("sqlstate") and was_begun):
         return error
     found = RevisionFailed(error.message, code=error.code, hint=error.hint, output=error.output)
-    found.revision, found.statement = event["revision"], event["statement"].strip()
+    found.revision, found.statement = event["revision"] or "", event["statement"].strip()
     return found
 
 

@@ -25,7 +25,7 @@ from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.binaries import find_program
 from huleedu_tasks.postgres.connections import maintenance_connection
 from huleedu_tasks.postgres.databases import EnvironmentTag, ServerIdentity
-from huleedu_tasks.servers.protocol import CONTAINERS_FILE, LogCommand, Started
+from huleedu_tasks.servers.protocol import CONTAINERS_FILE, Admin, LogCommand, Started
 from huleedu_tasks.servers.readiness import Admission
 from huleedu_tasks.state_dir import exclusive
 
@@ -143,7 +143,9 @@ class DockerServers:
                 await self.compose.up(sorted(rest))
                 self._is_up = names
 
-    async def start(self, service: Service, url: DatabaseUrl) -> Started:
+    async def start(
+        self, service: Service, url: DatabaseUrl, *, admin: Admin | None = None
+    ) -> Started:
         """Return when a service's database accepts its user; create it if it is missing."""
         await self._ensure_up(service)
         name = service.compose_service

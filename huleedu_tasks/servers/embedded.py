@@ -22,15 +22,14 @@ from huleedu_tasks.instances.instance import OTHER_PORTS, Instance
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.binaries import Binaries, find_binaries, find_program, package_directory
 from huleedu_tasks.postgres.connections import (
-    DatabaseMissing,
     LoginRefused,
-    connection,
+    database_closed,
     maintenance_connection,
 )
 from huleedu_tasks.postgres.databases import EnvironmentTag, ServerIdentity
 from huleedu_tasks.process import Account
 from huleedu_tasks.servers.cluster import PORT_IN_USE, Cluster
-from huleedu_tasks.servers.protocol import EMBEDDED_DIRECTORY, LogCommand, Started
+from huleedu_tasks.servers.protocol import EMBEDDED_DIRECTORY, Admin, LogCommand, Started
 from huleedu_tasks.state_dir import is_reachable, make_directory, unwritable
 
 if TYPE_CHECKING:
@@ -104,7 +103,9 @@ class EmbeddedServers:
                 if not template.exists:
                     await self._create(template, login)
 
-    async def start(self, service: Service, url: DatabaseUrl) -> Started:
+    async def start(
+        self, service: Service, url: DatabaseUrl, *, admin: Admin | None = None
+    ) -> Started:
         """Start a service's server unless it runs, and return when its database accepts its user.
 
         A server with another password gets the current one. A missing database is created, as the
@@ -119,12 +120,12 @@ class EmbeddedServers:
                 await self._start(cluster)
                 done = "started"
             try:
-                await self._log_in(service, cluster, url)
+                await self._log_in(service, cluster, url, admin)
             except LoginRefused:
                 await cluster.stop()
                 await self._runnable(cluster).set_login(url.user, url.password)
                 await self._start(cluster)
-                await self._log_in(service, cluster, url)
+                await self._log_in(service, cluster, url, admin)
                 done = f"{done}, login renewed"
         return Started(done=done, is_new=is_new)
 
@@ -267,18 +268,34 @@ class EmbeddedServers:
     def _runnable(self, cluster: Cluster) -> Cluster:
         return replace(cluster, binaries=self._programs)
 
-    async def _log_in(self, service: Service, cluster: Cluster, url: DatabaseUrl) -> None:
-        """Log in to the database, create it if it is missing, and verify the server's identity."""
+    async def _log_in(
+        self, service: Service, cluster: Cluster, url: DatabaseUrl, admin: Admin | None
+    ) -> None:
         # An override variable may name another server; the embedded one is at its own port.
         own = replace(url, host="localhost", port=service.port)
-        try:
-            async with connection(own) as user:
-                await _expect_identity(user, service, cluster)
-        except DatabaseMissing:
-            async with maintenance_connection(own) as admin:
-                await _expect_identity(admin, service, cluster)
-                tag = EnvironmentTag(environment=str(self.settings.environment))
-                await databases.create(admin, url.database, tag)
+        if admin and own == url:
+            await self._accept(await admin(), service, cluster, url)
+            return
+        async with maintenance_connection(own) as opened:
+            await self._accept(opened, service, cluster, url)
+
+    async def _accept(
+        self, admin: "asyncpg.Connection", service: Service, cluster: Cluster, url: DatabaseUrl
+    ) -> None:
+        """Verify the server's identity, and create the database if it is missing.
+
+        Raises:
+            ServerError: If another server answers.
+            DatabaseClosed: If the database does not allow connections. Any other database accepts
+                the user, who is a superuser.
+        """
+        await _expect_identity(admin, service, cluster)
+        is_open = await databases.allows_connections(admin, url.database)
+        if is_open is None:
+            tag = EnvironmentTag(environment=str(self.settings.environment))
+            await databases.create(admin, url.database, tag)
+        elif not is_open:
+            raise database_closed(url, url.database)
 
     @cached_property
     def _programs(self) -> Binaries:

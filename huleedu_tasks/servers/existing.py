@@ -10,7 +10,7 @@ from huleedu_tasks.errors import Refused
 from huleedu_tasks.postgres.binaries import find_program
 from huleedu_tasks.postgres.connections import maintenance_connection
 from huleedu_tasks.postgres.databases import ServerIdentity
-from huleedu_tasks.servers.protocol import LogCommand, Started
+from huleedu_tasks.servers.protocol import Admin, LogCommand, Started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +26,16 @@ class ExistingServers:
     ) -> None:
         """Do nothing: the tasks do not manage these servers."""
 
-    async def start(self, service: Service, url: DatabaseUrl) -> Started:
+    async def start(
+        self, service: Service, url: DatabaseUrl, *, admin: Admin | None = None
+    ) -> Started:
         """Log in to a maintenance database; the service's own database may be missing."""
-        async with maintenance_connection(url):
-            return Started(done="answers")
+        if admin:
+            await admin()
+        else:
+            async with maintenance_connection(url):
+                pass
+        return Started(done="answers")
 
     async def stop(self, service: Service) -> str:
         """Do nothing: the tasks do not manage these servers."""

@@ -1,14 +1,19 @@
 """The protocol of all providers of development servers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import ProviderName
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.postgres.databases import ServerIdentity
 
+if TYPE_CHECKING:
+    import asyncpg
+
+# Returns a command's connection to another database of a server, opened at the first call.
+Admin = Callable[[], Awaitable["asyncpg.Connection"]]
 # Names in the state directory: the data of embedded servers, and the cached facts about containers.
 EMBEDDED_DIRECTORY = "embedded"
 CONTAINERS_FILE = "containers.json"
@@ -60,8 +65,14 @@ class Provider(Protocol):
             on_new: Called as soon as it is known that a server will be created, which takes long.
         """
 
-    async def start(self, service: Service, url: DatabaseUrl) -> Started:
+    async def start(
+        self, service: Service, url: DatabaseUrl, *, admin: Admin | None = None
+    ) -> Started:
         """Start a service's server unless it runs, and return when its database accepts its user.
+
+        Args:
+            admin: The connection to log in with, if one to another database is enough; None to
+                open one for the login.
 
         Raises:
             HuleEduError: If the server cannot be started, or refuses the login.

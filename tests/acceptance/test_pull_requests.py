@@ -13,14 +13,17 @@ from tests.support.pull_requests import (
     PullRequest,
     Step,
     commit,
+    head_of,
     pull_request,
     write_revision,
 )
 
-# Records its arguments; it knows no earlier comment.
+# Records its arguments; the file `comments` has the addresses of earlier comments.
 GH = """\
 #!/usr/bin/env bash
-printf '%s\\n' "$GH_TOKEN" "$@" >> "$(dirname "$0")/../gh"
+there="$(dirname "$0")/.."
+printf '%s\\n' "$GH_TOKEN" "$@" >> "$there/gh"
+if [ "$1" = pr ]; then cat "$there/comments" 2>/dev/null || true; fi
 """
 
 
@@ -43,7 +46,10 @@ def test_the_action_reports_the_dangerous_revision_of_a_pull_request(
     assert f"::error file={dangerous}," in checks.out
     assert "title=downgrade-incomplete" in checks.out
     text = checks.comment
-    assert text.startswith("<!-- huleedu-tasks: migrations -->\n### migrations.check\n")
+    marker, heading = text.splitlines()[:2]
+    assert marker.startswith("<!-- huleedu-tasks: migrations ")
+    assert heading == "### migrations.check"
+    assert "**Stop: 1 error in 1 of 1 service**" in text
     assert "### migrations.test\n" in text
     assert f"`{dangerous}:" in text
     assert errors(checks, "lint") == {("drops-column", dangerous)}
@@ -55,6 +61,23 @@ def test_the_action_reports_the_dangerous_revision_of_a_pull_request(
     assert posted[0] == "a-token"
     assert "repos/acme/shop/issues/7/comments" in posted
     assert f"body=@{checks.outputs['comment']}.cut" in posted
+    assert any(f'startswith("{marker}")' in argument for argument in posted)
+
+
+def test_the_action_comments_only_if_there_is_something_to_say_or_to_replace(
+    request_: PullRequest,
+) -> None:
+    earlier, recorded = request_.temporary / "comments", request_.temporary / "gh"
+    for address in ("", "https://github.com/acme/shop/pull/7#issuecomment-12\n"):
+        earlier.write_text(address)
+        recorded.write_text("")
+        *_, comment = request_.run_action(comment="true", checks="")
+        assert comment.code == 0, comment.err
+        posted = recorded.read_text().splitlines()
+        assert ("PATCH" in posted) is bool(address)
+        assert ("repos/acme/shop/issues/comments/12" in posted) is bool(address)
+        assert "POST" not in posted
+    earlier.unlink()
 
 
 def errors(checks: Step, name: str) -> set[tuple[str, str]]:
@@ -93,6 +116,10 @@ def test_a_merge_queue_finds_two_pull_requests_that_each_add_a_head(
     git(root, "checkout", "-q", "-b", "queue", "main")
     git(root, "merge", "-q", "--no-edit", "feature")
     request_.checked_out("queue")
+    # The event of a pull request may have an old base; the checkout is a merge with that of now.
+    request_.event_base = head_of(root, "main~1")
+    (base, *_), request_.event_base = request_.run_action(checks=""), ""
+    assert base.outputs["commit"] == request_.base
     hostile = "alpha; touch here"
     _, refused = request_.run_action("merge_group", checks="check", services=hostile)
     assert refused.code == 2

@@ -37,7 +37,7 @@ def compose_commands(lines: CommandLines, docked: Docked) -> set[str]:
 
 def test_compose_does_not_run_for_containers_that_match_the_compose_file(plain: Docked) -> None:
     lives = plain.lives()
-    with watched_command_lines(between=0.002) as lines:
+    with watched_command_lines() as lines:
         assert reset(plain).detail == COPIED
     assert not compose_commands(lines, plain)
     assert plain.lives() == lives

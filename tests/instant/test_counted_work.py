@@ -1,7 +1,9 @@
 """A command starts no process, imports no library and runs no statement that it does not need."""
 
+import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,13 +12,35 @@ from dataclasses import dataclass
 import pytest
 
 from tests.support.db_runs import without_initdb
-from tests.support.instant import COPIED, REBUILT, resets
+from tests.support.instant import COPIED, REBUILT, maintain, resets
 from tests.support.monorepo import ENV_PY, PROJECT, Monorepo, new_monorepo
 from tests.support.observe import FORK_LOOP
+from tests.support.postgres import TOOL, log_every_statement
 
 NAMES = tuple("abc")
 # Outside the service's directory, in which a new file would be a changed input.
 TRACES = "from pathlib import Path\nPath('../../traces/{}').touch()\n"
+PACKAGE = "huleedu_tasks"
+TASK_MODULES = {
+    PACKAGE,
+    f"{PACKAGE}.errors",
+    f"{PACKAGE}.cli",
+    *(
+        f"{PACKAGE}.cli.{name}"
+        for name in (
+            "command",
+            "command_line",
+            "db",
+            "env",
+            "migrations",
+            "prod",
+            "services",
+            "windows",
+        )
+    ),
+}
+# Invoke imports yaml if the working directory has a file with its configuration.
+HEAVY_LIBRARIES = ("alembic", "sqlalchemy", "asyncpg", "docker", "psutil", "rich", "questionary")
 # Every interpreter runs this on startup, and writes the modules that it has imported on exit.
 WITNESS = """\
 import atexit, json, os, sys
@@ -110,6 +134,32 @@ def test_a_reset_from_templates_starts_no_interpreter_and_imports_no_alembic(
     assert not watched.migrated()
 
 
+@pytest.mark.parametrize(
+    ("command", "connections", "statements"),
+    [
+        ("db.up", 1, 3),
+        ("db.status", 1, 7),
+        ("db.reset", 1, 20),
+        ("db.snapshot counted", 2, 21),
+        ("db.restore counted", 2, 27),
+    ],
+)
+def test_a_command_opens_few_connections_and_runs_few_statements(
+    watched: Watched, command: str, connections: int, statements: int
+) -> None:
+    """The numbers are those of one server; a higher one needs a reason."""
+    monorepo = watched.monorepo
+    asyncio.run(log_every_statement(monorepo.url("a")))
+    maintain(monorepo, "a", "ALTER SYSTEM SET log_connections = on", "SELECT pg_reload_conf()")
+    before = len(monorepo.server_log("a"))
+    ran = monorepo.invoke(*command.split())
+    log = monorepo.server_log("a")[before:]
+    assert ran.code == 0, ran.out + ran.err
+    opened = re.findall(rf"connection authorized: .*application_name={TOOL}$", log, re.MULTILINE)
+    executed = re.findall(rf"^{TOOL}\|LOG:  (?:statement|execute [^:]+): ", log, re.MULTILINE)
+    assert (len(opened), len(executed)) == (connections, statements), log
+
+
 def test_one_new_revision_starts_one_interpreter_and_migrates_one_service(
     watched: Watched,
 ) -> None:
@@ -140,24 +190,26 @@ def test_a_command_without_migrations_starts_no_interpreter(watched: Watched, co
     assert not seen.has_loaded("alembic", "sqlalchemy")
 
 
-def test_listing_the_tasks_imports_no_flow(watched: Watched) -> None:
-    seen = watched.watch("--list")
-    assert not seen.has_loaded(
-        "alembic",
-        "sqlalchemy",
-        "asyncpg",
-        "docker",
-        "rich",
-        "questionary",
-        "huleedu_tasks.check",
-        "huleedu_tasks.compose",
-        "huleedu_tasks.db",
-        "huleedu_tasks.discovery",
-        "huleedu_tasks.prod",
-        "huleedu_tasks.migrations",
-        "huleedu_tasks.servers.docker",
-        "huleedu_tasks.servers.embedded",
-    )
+def test_the_status_imports_no_code_of_other_commands(watched: Watched) -> None:
+    seen = watched.watch("db.status")
+    others = ("drift", "revision", "rollback", "schema_file", "snapshots", "undo")
+    assert f"{PACKAGE}.db.status" in seen.modules
+    assert not seen.has_loaded(*(f"{PACKAGE}.db.{name}" for name in others))
+    rooms = ("check", "compose", "discovery", "env", "probe", "review", "schema")
+    assert not seen.has_loaded(*(f"{PACKAGE}.{room}" for room in rooms))
+    assert not seen.has_loaded(f"{PACKAGE}.migrations.hazards")
+    assert not seen.has_loaded("psutil", "filelock", "rich", "yaml")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--list",), ("--complete", "--", "invoke", "db.")], ids=["list", "completion"]
+)
+def test_listing_and_completing_the_tasks_import_the_tasks_alone(
+    watched: Watched, arguments: tuple[str, ...]
+) -> None:
+    seen = watched.watch(*arguments)
+    assert {name for name in seen.modules if name.partition(".")[0] == PACKAGE} == TASK_MODULES
+    assert not seen.has_loaded("asyncio", *HEAVY_LIBRARIES)
 
 
 def test_db_up_does_not_wait_for_the_fork_server() -> None:

@@ -62,8 +62,6 @@ def found(ran: Ran) -> dict[str, list[str]]:
 
 
 def test_only_changes_by_hand_are_drift(live: Monorepo) -> None:
-    ran = live.invoke("prod.drift", "--json")
-    assert found(ran) == {name: [] for name in SAMPLES}
     for url, change in changes_by_hand(live):
         ask(url, change)
     ran = live.invoke("prod.drift", "--json")

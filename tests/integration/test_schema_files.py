@@ -150,8 +150,9 @@ def test_a_file_is_written_compared_and_never_taken_from_its_owner(monorepo: Mon
     checked = monorepo.invoke("db.schema", "--check")
     assert checked.code == 0, checked.err
     monorepo.add_revision("alpha", "b2", "a1", "ALTER TABLE note ADD done boolean")
-    stale = monorepo.invoke("db.schema", "--check")
+    stale = monorepo.invoke("db.schema", "--check", "--out", "stale.sarif")
     assert stale.code == 4, stale.err
+    assert f'"uri": "{ALPHA}"' in monorepo.read("stale.sarif")
     assert "alpha: table public.note: different\n" in stale.out
     assert "    +    done boolean\n" in stale.out
     assert "not every schema file is up to date" in stale.err

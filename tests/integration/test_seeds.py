@@ -1,4 +1,4 @@
-"""Seeds: applied once or twice with the same result, in order, all or nothing; and their story."""
+"""Seeds: applied once or twice with the same result, in order, all or nothing."""
 
 import json
 import re
@@ -14,108 +14,6 @@ from tests.support.postgres import ask
 NOTES = "SELECT text FROM note ORDER BY id"
 SEEDED = [("first",), ("second",)]
 THIRD = "INSERT INTO note VALUES (3, 'third')"
-
-
-# This repository's own.
-
-
-def checksums(monorepo: Monorepo) -> dict[str, list[Any]]:
-    """Return what every row of every table looks like, and which transaction wrote it."""
-    tables = (
-        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
-    )
-    found = {}
-    for entry in monorepo.services:
-        url = monorepo.url(entry["name"])
-        names = sorted(name for (name,) in ask(url, tables))
-        rows = " UNION ALL ".join(
-            f"SELECT '{name}', count(*), md5(string_agg(xmin || ' ' || t, '|' ORDER BY ctid))"
-            f' FROM "{name}" t'
-            for name in names
-        )
-        found[entry["name"]] = ask(url, rows)
-    return found
-
-
-def test_a_second_seed_changes_no_row_of_any_database(huleedu: Monorepo) -> None:
-    before = checksums(huleedu)
-    assert len(before) == 8
-    assert all(sum(count for _, count, _ in tables) > 12 for tables in before.values())
-    ran = huleedu.invoke("db.seed", "--json")
-    assert ran.code == 0, ran.err
-    assert set(ran.statuses.values()) == {"OK"}
-    assert checksums(huleedu) == before
-
-
-@pytest.mark.parametrize(
-    "tellings",
-    [
-        {
-            "essay_lifecycle": "SELECT id FROM essays",
-            "batch_orchestrator": "SELECT essay_id FROM batch_essays",
-            "class_management": "SELECT essay_id FROM essay_authors",
-            "spellchecker": "SELECT essay_id FROM spellcheck_jobs",
-            "nlp": "SELECT essay_id FROM text_statistics",
-            "cj_assessment": "SELECT essay_id FROM judged_essays WHERE anchor_grade IS NULL",
-            "result_aggregator": "SELECT essay_id FROM essay_results",
-        },
-        {
-            "batch_orchestrator": "SELECT id FROM batches",
-            "essay_lifecycle": "SELECT batch_id FROM essay_batches",
-            "file_service": "SELECT DISTINCT batch_id FROM file_uploads",
-            "nlp": "SELECT DISTINCT batch_id FROM analysis_jobs",
-            "spellchecker": "SELECT DISTINCT batch_id FROM spellcheck_jobs",
-            "cj_assessment": "SELECT batch_id FROM judged_batches",
-            "result_aggregator": "SELECT batch_id FROM batch_results",
-        },
-        {
-            "class_management": "SELECT id, teacher_id FROM classes",
-            "batch_orchestrator": "SELECT class_id, owner_id FROM batches",
-            "result_aggregator": "SELECT class_id, owner_id FROM batch_results",
-        },
-        {
-            "class_management": "SELECT essay_id, student_id FROM essay_authors",
-            "nlp": "SELECT essay_id, student_id FROM student_matches WHERE rank = 1",
-            "result_aggregator": "SELECT essay_id, student_id FROM essay_results",
-        },
-        {
-            "essay_lifecycle": "SELECT file_id FROM essays",
-            "file_service": "SELECT file_id FROM extracted_texts",
-        },
-        {
-            "essay_lifecycle": "SELECT storage_id FROM essay_texts WHERE kind = 'original'",
-            "file_service": "SELECT storage_id FROM extracted_texts",
-        },
-        {
-            "spellchecker": "SELECT essay_id, words FROM spellcheck_jobs",
-            "nlp": "SELECT essay_id, words FROM text_statistics",
-            "result_aggregator": "SELECT essay_id, words FROM essay_results",
-        },
-        {
-            "spellchecker": "SELECT essay_id, count(*) FROM spellcheck_jobs j"
-            " JOIN corrections c ON c.job_id = j.id GROUP BY essay_id",
-            "result_aggregator": "SELECT essay_id, spelling_corrections FROM essay_results",
-        },
-        {
-            "cj_assessment": "SELECT essay_id, rank, grade FROM judged_essays"
-            " JOIN grade_projections USING (essay_id)",
-            "result_aggregator": "SELECT essay_id, cj_rank, projected_grade FROM essay_results",
-        },
-    ],
-    ids=["essays", "batch", "class", "authors", "files", "texts", "words", "corrections", "grades"],
-)
-def test_all_services_tell_the_same_story(huleedu: Monorepo, tellings: dict[str, str]) -> None:
-    first, *others = (sorted(ask(huleedu.url(name), sql)) for name, sql in tellings.items())
-    assert first
-    assert all(other == first for other in others)
-
-
-def test_nobody_is_judged_who_is_not_in_the_class(huleedu: Monorepo) -> None:
-    students = set(ask(huleedu.url("class_management"), "SELECT id FROM students"))
-    assert set(ask(huleedu.url("nlp"), "SELECT student_id FROM student_matches")) < students
-
-
-# Anybody's.
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import pytest
 from huleedu_tasks.migrations.observed_statements import (
     ObservedRevision,
     ObservedStatement,
+    ObservedTable,
     RemovedObject,
     RenamedObject,
+    RequiredColumn,
 )
 from huleedu_tasks.migrations.observing import observe
 from tests.integration.test_rollback import SYNCHRONOUS
@@ -61,7 +63,10 @@ async def test_each_statement_is_reported_with_what_it_did(bench: Bench) -> None
         "ALTER TABLE page RENAME note TO to_note": {
             "renamed": (
                 RenamedObject(
-                    kind="column", name="public.page.note", new_name="public.page.to_note"
+                    kind="column",
+                    name="public.page.note",
+                    table="public.page",
+                    new_name="public.page.to_note",
                 ),
             )
         },
@@ -69,7 +74,7 @@ async def test_each_statement_is_reported_with_what_it_did(bench: Bench) -> None
             "removed": (RemovedObject(kind="view", name="public.notes", is_recreated=True),)
         },
         "ALTER TABLE note DROP COLUMN text": {
-            "removed": (RemovedObject(kind="column", name="public.note.text"),)
+            "removed": (RemovedObject(kind="column", name="public.note.text", table="public.note"),)
         },
         "CREATE VIEW notes AS SELECT size FROM note": {},
         "DROP FUNCTION grow()": {
@@ -167,7 +172,45 @@ op.execute("ALTER TABLE page ADD more text")
         ("public.one",)
     ]
     assert found["CREATE UNIQUE INDEX CONCURRENTLY one ON note (text)"].invalid_indexes
+    # PostgreSQL releases the locks of each at once; they are those of a transaction.
+    assert locks(found[NOT_NULL]) == {"public.note": EXCLUSIVE}
+    assert found["CREATE INDEX CONCURRENTLY by_text ON note (text)"].locks == ()
     assert last.statements[0].removed == (RemovedObject(kind="table", name="public.page"),)
+
+
+async def test_a_table_has_its_name_from_before_the_revision(bench: Bench) -> None:
+    body = """\
+for sql in (
+    "ALTER TABLE page RENAME TO sheet",
+    "ALTER TABLE sheet ALTER note TYPE bigint",
+    "ALTER TABLE sheet RENAME note TO to_note",
+    "ALTER TABLE sheet DROP COLUMN to_note",
+    "CREATE TABLE page (id integer)",
+    "DROP TABLE sheet",
+):
+    op.execute(sql)
+op.execute("COMMIT")
+op.execute("ALTER TABLE note ADD more integer NOT NULL")
+op.execute("DROP TABLE part_1")
+"""
+    parts = (
+        "CREATE TABLE part (id integer) PARTITION BY RANGE (id)",
+        "CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (9)",
+    )
+    case = await bench.case(a1=sql(*NOTE, *parts), b2=body)
+    _, done = await observed(case)
+    assert not done.failure
+    rename, rewrite, column, _, _, drop, _, required, part = done.statements
+    assert [(one.name, one.is_replaced) for one in rename.renamed] == [("public.page", False)]
+    assert rewrite.rewritten == rewrite.read_whole == ("public.page",)
+    assert [one.new_name for one in column.renamed] == ["public.page.to_note"]
+    assert [one.name for one in drop.removed] == ["public.page"]
+    # SQL has ended the transaction, which neither the driver nor SQLAlchemy knows.
+    assert [one.is_committed for one in done.statements] == [True] * 9
+    assert locks(required) == {"public.note": EXCLUSIVE}
+    assert required.required_columns == (RequiredColumn(table="public.note", name="more"),)
+    assert locks(part) == {"public.part": EXCLUSIVE, "public.part_1": EXCLUSIVE}
+    assert done.tables["public.part_1"] == ObservedTable(shown="part_1", root="public.part")
 
 
 async def test_a_failed_revision_has_its_error_and_its_statements(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from huleedu_tasks import __version__
-from huleedu_tasks.cli.command import typed_before
+from huleedu_tasks.cli.command_line import typed_before
 from tests.support.documents import blocks, page
 from tests.support.monorepo import Monorepo, Ran, clean_environment, new_monorepo
 from tests.support.tasks import TASKS

@@ -51,14 +51,12 @@ def live() -> Iterator[Live]:
 
 
 def test_histories_of_one_database_are_migrated_in_their_order(live: Live, tmp_path: Path) -> None:
-    assert live.invoke("prod.validate").code == 0
     plan = live.invoke("prod.plan", "--json")
     assert facts(plan, "to", "pending") == {
         "orders": ("a1", 1),
         "stock": ("a1", 1),
         "root": ("a2", 2),
     }
-    assert live.invoke("prod.migrate").code == 3
     ran = live.invoke("prod.migrate", "--json", "--backup-dir", str(tmp_path), *YES)
     assert ran.code == 0, ran.err + ran.out
     assert facts(ran, "from", "to")["root"] == ("no revision", "a2")

@@ -26,13 +26,10 @@ def row(service: str, **facts: object) -> dict[str, object]:
     return {"service": service, "status": "OK", **AT_HEAD, **facts}
 
 
-@pytest.mark.parametrize("flags", [(), ("--check",)])
-def test_at_head_nothing_is_pending_and_no_alembic_is_started(
-    production: Production, flags: tuple[str, ...]
-) -> None:
+def test_at_head_nothing_is_pending_and_no_alembic_is_started(production: Production) -> None:
     before = production.transactions()
     with watched_command_lines() as lines:
-        found = rows(production, *flags)
+        found = rows(production, "--check")
     assert found == (0, [row("alpha"), row("beta"), row("gamma")])
     assert lines.any_has("prod.status")
     root = str(production.monorepo.root)

@@ -529,7 +529,7 @@ def test_staging_has_its_own_variables_and_every_screen_names_it(production: Pro
 
 def test_no_command_line_contains_the_password(production: Production) -> None:
     with watched_command_lines() as lines:
-        production.validate()
-        production.invoke("prod.validate", HULEEDU_PROD_DB_SSLMODE="disable")
+        production.validate("alpha")
+        production.invoke("prod.validate", "--service", "alpha", HULEEDU_PROD_DB_SSLMODE="disable")
     assert lines.any_has(f"{sys.executable} -m invoke prod.validate")
     assert_no_password(*lines.seen)

@@ -35,7 +35,6 @@ class Module:
     """One module of the package."""
 
     path: str
-    tree: ast.Module
 
     @property
     def name(self) -> str:
@@ -43,6 +42,10 @@ class Module:
         return (
             f"{PACKAGE}/{self.path}".removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         )
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse((PROJECT / PACKAGE / self.path).read_bytes())
 
     @cached_property
     def imports(self) -> list[Import]:
@@ -67,10 +70,7 @@ class Module:
 def modules() -> list[Module]:
     """Return every module of the package."""
     root = PROJECT / PACKAGE
-    return [
-        Module(path=path.relative_to(root).as_posix(), tree=ast.parse(path.read_bytes()))
-        for path in sorted(root.rglob("*.py"))
-    ]
+    return [Module(path.relative_to(root).as_posix()) for path in sorted(root.rglob("*.py"))]
 
 
 def is_module(name: str) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 TABLE = "CREATE TABLE {t} (id serial PRIMARY KEY, text varchar(20), size integer, data json)"
 # Cannot run in a transaction.
-_ALONE = ("CONCURRENTLY", "VACUUM")
+_ALONE = ("CONCURRENTLY", "VACUUM", "REINDEX SCHEMA", "/* autocommit */")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +73,7 @@ FILLER = """\
 CREATE FUNCTION {t}_f() RETURNS void LANGUAGE plpgsql AS $$BEGIN %s; END$$"""
 PARTITIONED = "CREATE TABLE {t}_all (id integer NOT NULL, size integer) PARTITION BY RANGE (size)"
 PARTITION = "CREATE TABLE {t} (id integer NOT NULL, size integer)"
+OF_IT = "CREATE TABLE {t} PARTITION OF {t}_all FOR VALUES FROM (0) TO (9)"
 ATTACH = "ALTER TABLE {t}_all ATTACH PARTITION {t} FOR VALUES FROM (0) TO (9)"
 BOUNDS = "CHECK (size IS NOT NULL AND size >= 0 AND size < 9)"
 SUMMARY = "CREATE MATERIALIZED VIEW {t}_m AS SELECT id, size FROM {t}"
@@ -95,6 +96,12 @@ PAIRS = (
         rule="adds-required-column",
         danger=(ADD + "rank integer NOT NULL",),
         safe=((ADD + "rank integer NOT NULL DEFAULT 0",),),
+    ),
+    Pair(
+        name="add a required column in a DO block",
+        rule="adds-required-column",
+        danger=("DO $$BEGIN ALTER TABLE {t} ADD rank integer NOT NULL; END$$",),
+        safe=(("DO $$BEGIN ALTER TABLE {t} ADD rank integer NOT NULL DEFAULT 0; END$$",),),
     ),
     Pair(
         name="add a serial column",
@@ -196,6 +203,26 @@ PAIRS = (
         safe=(("CREATE INDEX CONCURRENTLY {t}_i ON {t} (text)",),),
     ),
     Pair(
+        name="build an index in an autocommit block",
+        rule=SCANS,
+        danger=("/* autocommit */ CREATE INDEX {t}_i ON {t} (text)",),
+        safe=(("CREATE INDEX CONCURRENTLY {t}_i ON {t} (text)",),),
+    ),
+    Pair(
+        name="rebuild the indexes of a schema",
+        rule=SCANS,
+        setup=("CREATE SCHEMA {t}_s", "CREATE TABLE {t}_s.note (id integer PRIMARY KEY)"),
+        danger=("REINDEX SCHEMA {t}_s",),
+        safe=(("REINDEX SCHEMA CONCURRENTLY {t}_s",),),
+    ),
+    Pair(
+        name="build an index below a materialized view",
+        rule=SCANS,
+        setup=(TABLE, SUMMARY),
+        danger=("CREATE INDEX {t}_i ON {t} (size)",),
+        safe=(("CREATE INDEX {t}_i ON {t}_m (size)",),),
+    ),
+    Pair(
         name="rebuild an index",
         rule=SCANS,
         setup=(TABLE, "CREATE INDEX {t}_i ON {t} (text)"),
@@ -290,6 +317,19 @@ PAIRS = (
         rule="drops-table",
         danger=("DROP TABLE {t}",),
         safe=(("CREATE TABLE {t}_new (id integer)", "DROP TABLE {t}_new"),),
+    ),
+    Pair(
+        name="drop a table under another name",
+        rule="drops-table",
+        danger=("ALTER TABLE {t} RENAME TO {t}_old", "DROP TABLE {t}_old"),
+        safe=(("ALTER TABLE {t} RENAME TO {t}_old", "ALTER TABLE {t}_old RENAME TO {t}"),),
+    ),
+    Pair(
+        name="drop a column of a partitioned table",
+        rule="drops-column",
+        setup=(PARTITIONED, OF_IT),
+        danger=("ALTER TABLE {t}_all DROP COLUMN id",),
+        safe=(("ALTER TABLE {t}_all ADD COLUMN more integer",),),
     ),
     Pair(
         name="drop a view",

@@ -396,5 +396,5 @@ def wait_until(condition: Any, *, seconds: float = LIMIT) -> None:
     while not condition():
         now = time.monotonic()
         assert now < deadline, f"not true within {seconds} s"
-        time.sleep(min(max(SHORTEST_PAUSE, 4 * (now - begun)), LONGEST_PAUSE))
+        time.sleep(min(max(SHORTEST_PAUSE, 8 * (now - begun)), LONGEST_PAUSE))
         begun = time.monotonic()

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -119,16 +118,19 @@ def watched_command_lines(
     over = threading.Event()
 
     def look() -> None:
-        looks: Counter[str] = Counter()
-        while not over.wait(between):
-            running = {name for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208  # Often.
-            looks = Counter({name: looks[name] + 1 for name in running})
-            for name in running:
+        looks: dict[str, int] = {}
+        seen: set[bytes] = set()
+        is_over = False
+        while not is_over:
+            is_over = over.wait(between)
+            names = filter(str.isdigit, os.listdir("/proc"))  # noqa: PTH208  # Often.
+            looks = {name: looks.get(name, 0) + 1 for name in names}
+            for name, count in looks.items():
                 # Later less often: a process may still execute another program.
-                if looks[name] <= ENOUGH_LOOKS or looks[name] % ENOUGH_LOOKS == 0:
-                    with suppress(OSError):
-                        line = Path("/proc", name, "cmdline").read_bytes().replace(b"\0", b" ")
-                        lines.seen.add(line.decode(errors="replace"))
+                if count <= ENOUGH_LOOKS or count % ENOUGH_LOOKS == 0:
+                    with suppress(OSError), open(f"/proc/{name}/cmdline", "rb", 0) as file:  # noqa: PTH123
+                        seen.add(file.read())
+        lines.seen |= {line.replace(b"\0", b" ").decode(errors="replace") for line in seen}
 
     watcher = threading.Thread(target=look)
     watcher.start()

@@ -98,22 +98,18 @@ class PullRequest:
         origin: The monorepo with both branches.
         checkout: The clone with one commit.
         temporary: A directory for what the jobs write outside of the checkout.
+        event_base: The base in the event of a pull request; that of now if it is empty.
     """
 
     origin: Monorepo
     checkout: Path
     temporary: Path
+    event_base: str = ""
 
     @property
     def base(self) -> str:
         """The commit of the base branch."""
-        found = subprocess.run(
-            ["git", "-C", str(self.origin.root), "rev-parse", _BASE],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return found.stdout.strip()
+        return head_of(self.origin.root, _BASE)
 
     def checked_out(self, branch: str = _HEAD) -> None:
         """Check out a branch of the origin again, without its history."""
@@ -170,7 +166,7 @@ class PullRequest:
         if event == "merge_group":
             return common | {"github.event.merge_group.base_sha": self.base}
         return common | {
-            "github.event.pull_request.base.sha": self.base,
+            "github.event.pull_request.base.sha": self.event_base or self.base,
             "github.event.pull_request.number": "7",
             "github.event.pull_request.head.repo.full_name": "acme/shop",
         }
@@ -187,6 +183,7 @@ class PullRequest:
             GITHUB_OUTPUT=str(output),
             RUNNER_TEMP=str(self.temporary),
             GITHUB_WORKSPACE=str(self.checkout),
+            GITHUB_SHA=head_of(self.checkout),
             GITHUB_REPOSITORY=values["github.repository"],
         )
         script = self.temporary / "step.sh"
@@ -225,6 +222,17 @@ def pull_request() -> Iterator[PullRequest]:
         made = PullRequest(origin=origin, checkout=temporary / "checkout", temporary=temporary)
         made.checked_out()
         yield made
+
+
+def head_of(repository: Path, name: str = "HEAD") -> str:
+    """Return the commit that a name stands for."""
+    found = subprocess.run(
+        ["git", "-C", str(repository), "rev-parse", name],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return found.stdout.strip()
 
 
 def write_revision(

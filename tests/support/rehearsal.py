@@ -38,8 +38,8 @@ BEGINNING = "beginning"
 TAG = 'huleedu-tasks {"environment": "production"}'
 # A part of every form of the password, and of nothing else on this machine.
 CANARY = "-of-the-rehearsal"
-# Every command takes longer.
-BETWEEN_LOOKS = 0.1
+# Seconds; the processes of a migration live longer, and there are hundreds of migrations.
+BETWEEN_LOOKS = 0.5
 MADE = r"SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'made\_by\_%'"
 
 

@@ -8,11 +8,10 @@ from graphlib import TopologicalSorter
 
 import pytest
 
-from tests.support.imports import PACKAGE, Module, is_module, modules
+from tests.support.imports import PACKAGE, is_module, modules
 from tests.support.monorepo import PROJECT, clean_environment
 
 MODULES = modules()
-EVERY_MODULE = pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.path))
 
 # From the top down: a room uses only rooms below it.
 FLOORS = [
@@ -186,14 +185,14 @@ def room(name: str) -> str:
     return name.split(".")[1] if "." in name else ""
 
 
-@EVERY_MODULE
-def test_a_room_uses_only_rooms_on_lower_floors(module: Module) -> None:
-    own = room(module.name)
-    used = {room(other.name) for other in module.imports if other.library == PACKAGE} - {own}
-    above = FLOORS[: FLOORS.index(own)] if own else []
-    assert used.isdisjoint(above)
-    assert own not in {*COMMANDS, PLUGIN} or used.isdisjoint(COMMANDS)
-    assert used <= set(FLOORS)
+def test_a_room_uses_only_rooms_on_lower_floors() -> None:
+    for module in MODULES:
+        own = room(module.name)
+        used = {room(other.name) for other in module.imports if other.library == PACKAGE} - {own}
+        above = FLOORS[: FLOORS.index(own)] if own else []
+        assert used.isdisjoint(above), module.path
+        assert own not in {*COMMANDS, PLUGIN} or used.isdisjoint(COMMANDS), module.path
+        assert used <= set(FLOORS), module.path
 
 
 def test_every_room_has_a_floor() -> None:
@@ -263,10 +262,10 @@ def test_access_to_the_outside_is_reserved(name: str) -> None:
     assert users == RESERVED[name]
 
 
-@EVERY_MODULE
-def test_a_heavy_library_is_imported_where_it_is_needed(module: Module) -> None:
-    at_once = {e.library for e in module.imports if not e.lazy and not e.for_types}
-    assert at_once.isdisjoint(HEAVY)
+def test_a_heavy_library_is_imported_where_it_is_needed() -> None:
+    for module in MODULES:
+        at_once = {e.library for e in module.imports if not e.lazy and not e.for_types}
+        assert at_once.isdisjoint(HEAVY), module.path
 
 
 def test_a_list_of_the_tasks_loads_nothing_heavy() -> None:

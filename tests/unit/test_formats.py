@@ -26,9 +26,11 @@ from huleedu_tasks.report import (
     Status,
 )
 from huleedu_tasks.screen.console import Screen
-from huleedu_tasks.screen.formats.contents import Contents, Item
+from huleedu_tasks.screen.formats.contents import Contents
 from huleedu_tasks.screen.formats.forms import Form, Outputs, parse_outputs
+from huleedu_tasks.screen.formats.items import Item
 from huleedu_tasks.screen.formats.markdown import LIMIT, render_markdown
+from huleedu_tasks.screen.formats.verdict import Tone, Verdict
 
 Capture = pytest.CaptureFixture[str]
 PASSWORD = "hunter2"
@@ -89,7 +91,8 @@ def rendered(capsys: Capture, form: Form, shown: Report) -> str:
     screen.outputs = Outputs(printed=form)
     screen.registry = "backend/services.json"
     screen.show(shown)
-    return capsys.readouterr().out
+    # A page lets the browser wrap a name at its separators.
+    return capsys.readouterr().out.replace("<wbr>", "")
 
 
 def places(form: Form, text: str) -> list[tuple[str, int]]:
@@ -173,6 +176,20 @@ def test_sarif_has_what_its_readers_demand(capsys: Capture) -> None:
     assert set(uris) == {f"backend/{PATH}", "backend/services.json"}
     prints = [result["partialFingerprints"]["finding/v1"] for result in results]
     assert len(set(prints)) == len(results)
+    for number, rule in enumerate(run["tool"]["driver"]["rules"]):
+        # GitHub shows these, and demands them.
+        for key in ("shortDescription", "fullDescription", "help"):
+            assert rule[key]["text"]
+        assert {r["ruleId"] for r in results if r["ruleIndex"] == number} == {rule["id"]}
+
+
+@pytest.mark.parametrize("form", [Form.SARIF, Form.GITLAB])
+def test_findings_that_differ_in_their_lines_only_have_fingerprints_of_their_own(
+    capsys: Capture, form: Form
+) -> None:
+    text = rendered(capsys, form, report(replace(PLACED, line=8), replace(PLACED, line=9)))
+    prints = re.findall(r'"(?:finding/v1|fingerprint)": "(\w+)"', text)
+    assert len(set(prints)) == len(prints) == 6
 
 
 def test_junit_counts_failures_and_has_a_test_for_a_service_without_findings(
@@ -318,9 +335,68 @@ def test_a_command_in_a_remedy_is_code_in_markdown() -> None:
     remedy = "Run `huleedu db.up --yes` and *x*; `` @all ` <b>"
     item = Item(services=(), level=Level.ERROR, code="c", cause="cause", remedy=remedy)
     contents = Contents(
-        command="c", columns=("a",), rows=(), items=(item,), summary="s", fallback="f"
+        command="c",
+        columns=("a",),
+        rows=(),
+        items=(item,),
+        verdict=Verdict(tone=Tone.BAD, text="1 error", steps=()),
+        summary="s",
+        fallback="f",
     )
     assert (
         "Run `huleedu db.up --yes` and \\*x\\*; \\`\\` @<!-- -->all \\` \\<b\\>"
         in render_markdown(contents)
     )
+
+
+# What a reviewer reads first.
+
+
+def test_markdown_has_the_verdict_what_to_type_next_and_folds_what_is_no_finding(
+    capsys: Capture,
+) -> None:
+    noted = Problem(level=Level.INFO, cause="takes a lock", statement="ALTER TABLE t ADD c int")
+    quiet = tuple(Outcome(service=f"quiet-{number}") for number in range(4))
+    shown = report(noted)
+    shown = replace(
+        shown,
+        outcomes=(*shown.outcomes[:1], *quiet),
+        general=None,
+        notes=("Next: run `invoke prod.migrate`.", "A note for $money$."),
+    )
+    text = rendered(capsys, Form.MARKDOWN, shown)
+    verdict, following, *_ = text.splitlines()[2::2]
+    assert verdict == "**Stop: 1 error in 1 of 5 services**"
+    assert following == "Next: run `invoke prod.migrate`."
+    before, services, notes = text.split("<details><summary>")
+    assert services.startswith("4 services OK</summary>")
+    assert "quiet-" not in before
+    assert notes.startswith("1 for information</summary>")
+    assert "takes a lock" in notes
+    assert "  ```sql\n  ALTER TABLE" in notes
+    assert "$money$" not in text
+    assert text.count("</details>") == 2
+
+
+def test_a_schema_file_that_is_out_of_date_is_one_finding_about_the_file(capsys: Capture) -> None:
+    stale = Outcome(
+        service="a",
+        state=State.STALE,
+        facts={"head": "b1", "file": "services/a/schema.sql"},
+        differences=(DIFFERENCE, replace(DIFFERENCE, label="index public.i")),
+        hint="Run `invoke db.schema --service a`, and commit the file.",
+    )
+    shown = replace(report(), outcomes=(stale,), general=None)
+    text = rendered(capsys, Form.SARIF, shown)
+    assert places(Form.SARIF, text) == [("backend/services/a/schema.sql", 1)]
+    markdown = rendered(capsys, Form.MARKDOWN, shown)
+    assert "**Stop: 1 of 1 schema file out of date**" in markdown
+    assert "is in the file" in markdown
+    assert "  ```diff\n  -text\n  +varchar\n  -text\n" in markdown
+    assert "column public.note.body, index public.i" in markdown
+
+
+def test_a_path_is_not_repeated_in_the_cause(capsys: Capture) -> None:
+    shown = report(replace(PLACED, cause=f"{PATH}: is wrong", line=3))
+    for form in (Form.GITHUB, Form.MARKDOWN):
+        assert f"{PATH}: is wrong" not in rendered(capsys, form, shown)

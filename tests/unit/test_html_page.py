@@ -13,7 +13,18 @@ from huleedu_tasks.errors import ConfigurationError, ExitCode, Refused
 from huleedu_tasks.migrations.revision_graph import graph_of_branch, graph_of_database
 from huleedu_tasks.migrations.revisions import History, Revision
 from huleedu_tasks.prod.plan_file import read_plan
-from huleedu_tasks.report import GraphRevision, Level, Outcome, Place, Problem, Report, Status
+from huleedu_tasks.report import (
+    AppliedRevision,
+    GraphRevision,
+    Level,
+    Outcome,
+    PastRun,
+    Place,
+    Problem,
+    Report,
+    State,
+    Status,
+)
 from huleedu_tasks.screen.formats.contents import contents_of
 from huleedu_tasks.screen.formats.graph_rows import LONGEST_RUN, graph_groups
 from huleedu_tasks.screen.formats.highlighting import LONGEST, highlighted_sql
@@ -79,7 +90,9 @@ def test_a_page_leads_with_the_verdict_and_the_dangers(tmp_path: Path) -> None:
     page = write_page(plan_report(["alpha", "beta"], text="x"), tmp_path / "a.html")
     elements = Elements(page)
     ((_, headline),) = elements.of("h1")
-    assert headline == "Stop 2 errors in 2 of 2 services"
+    assert headline == "Stop drift in 2 of 2 services: 2 differences"
+    ((_, origin),) = elements.of("p", "origin")
+    assert "commit" in origin
     assert next(text for _, text in elements.of("li", "card")).startswith("alpha PENDING")
     levels = [attributes["class"] for attributes, _ in elements.of("article", "finding")]
     assert levels == ["finding error"] * 2 + ["finding warning"] * 2 + ["finding info"]
@@ -97,16 +110,19 @@ def test_passwords_are_masked_in_every_part_of_a_page(tmp_path: Path) -> None:
 # The verdict.
 
 
-def verdict_about(outcome: Outcome) -> Verdict:
-    report = Report(
-        command="db.status",
-        environment="testing",
-        provider="embedded",
-        provider_reason="x",
-        outcomes=(outcome,),
-    )
+EMPTY = Report(
+    command="db.status",
+    environment="testing",
+    provider="embedded",
+    provider_reason="x",
+    outcomes=(),
+)
+
+
+def verdict_about(*outcomes: Outcome) -> Verdict:
+    report = replace(EMPTY, outcomes=outcomes)
     contents = contents_of(report, shown=str, summary="", registry="services.json")
-    return verdict_of(report, contents.items)
+    return contents.verdict
 
 
 def steps_of(problems: tuple[Problem, ...]) -> tuple[str, ...]:
@@ -125,7 +141,7 @@ def outcome_with(level: Level) -> Outcome:
         (Outcome(service="a", status=Status.SKIPPED), Tone.CAUTION),
         (outcome_with(Level.WARNING), Tone.CAUTION),
         (outcome_with(Level.ERROR), Tone.BAD),
-        (Outcome(service="a", status=Status.FAILED, detail="it stopped"), Tone.BAD),
+        (Outcome(service="a", status=Status.FAILED, detail="it stopped"), Tone.FAILED),
     ],
 )
 def test_a_verdict_is_that_of_the_worst_finding(outcome: Outcome, tone: Tone) -> None:
@@ -138,6 +154,66 @@ def test_several_errors_have_one_next_step() -> None:
     )
     assert steps_of(problems[:1]) == ("Correct x.",)
     assert steps_of(problems) == (CORRECT,)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "said"),
+    [
+        ((Status.FAILED, Status.ABORTED, Status.OK), "Failed: 1 of 3 services; 1 aborted"),
+        ((Status.ABORTED, Status.OK), "Aborted: 1 of 2 services"),
+        ((Status.OK,), "OK: 1 service without a finding"),
+    ],
+)
+def test_the_verdict_of_work_that_was_not_finished_counts_the_services(
+    outcomes: tuple[Status, ...], said: str
+) -> None:
+    made = [Outcome(service=str(n), status=status) for n, status in enumerate(outcomes)]
+    assert str(verdict_about(*made)) == said
+
+
+def test_the_verdict_of_a_migration_counts_what_was_applied() -> None:
+    applied = tuple(AppliedRevision(revision=name, message="") for name in ("b2", "c3"))
+    said = verdict_about(Outcome(service="a", revisions=applied), Outcome(service="b"))
+    assert str(said) == "OK: 2 revisions applied in 1 service"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        ("DONE", "OK: run r1 ended with DONE"),
+        ("RUNNING", "Review: run r1 has not ended"),
+        ("USAGE", "Failed: run r1 ended with USAGE"),
+    ],
+)
+def test_the_verdict_about_a_run_is_its_end(outcome: str, said: str) -> None:
+    run = PastRun(run="r1", began="", who="", outcome=outcome, migrated=(), detail="")
+    assert str(verdict_of(replace(EMPTY, past=(run,)), ())) == said
+
+
+def test_a_plan_says_what_its_dangers_do_and_what_happens_when_it_runs(tmp_path: Path) -> None:
+    report = replace(plan_report(["alpha"]), course=("Type the host: `db`.",))
+    (outcome,) = report.outcomes
+    report = replace(report, outcomes=(replace(outcome, differences=(), problems=()),))
+    page = write_page(report, tmp_path / "a.html")
+    elements = Elements(page)
+    ((_, headline),) = elements.of("h1")
+    assert headline == "Review 1 revision pending in 1 service; 1 danger: 1 destroys data"
+    ((_, course),) = elements.of("ul", "course")
+    assert course == "Type the host: db."
+    ((_, card),) = elements.of("li", "card")
+    assert "1 destroys no drift" in card
+    assert "problem" not in card
+
+
+def test_what_all_findings_say_stands_once(tmp_path: Path) -> None:
+    outcome = replace(plan_report(["alpha"]).outcomes[0], revisions=None, problems=None)
+    differences = outcome.differences or ()
+    drifted = replace(
+        outcome, state=State.DRIFTED, hint="Undo.", differences=(*differences, *differences)
+    )
+    page = write_page(replace(EMPTY, outcomes=(drifted,)), tmp_path / "a.html")
+    assert page.count("Undo.") == 1
+    assert page.count('class="legend"') == 1
 
 
 # The graph.

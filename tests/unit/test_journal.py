@@ -409,7 +409,7 @@ def test_the_page_of_a_run_has_its_timeline(tmp_path: Path) -> None:
     screen.outputs = parse_outputs("", ["page.html", "page.json"], tmp_path)
     screen.write(listing)
     page = Elements((tmp_path / "page.html").read_text(encoding="utf-8"))
-    assert f"Run {record.run} ended with FAILED" in page.of("h1")[0][1]
+    assert f"run {record.run} ended with FAILED" in page.of("h1")[0][1]
     assert "orders the advisory lock was taken" in page.of("ol", "timeline")[0][1]
     document = json.loads((tmp_path / "page.json").read_text(encoding="utf-8"))
     assert [event["event"] for event in document["events"]] == ["began", "locked", "ended"]

@@ -1,5 +1,7 @@
 """Judgements of what the statements of a revision did."""
 
+from dataclasses import replace
+
 import pytest
 
 from huleedu_tasks.migrations.hazard_rules import RULES
@@ -7,6 +9,7 @@ from huleedu_tasks.migrations.observed_hazards import SMALL, find_observed_hazar
 from huleedu_tasks.migrations.observed_statements import (
     ObservedRevision,
     ObservedStatement,
+    ObservedTable,
     RemovedObject,
     RenamedObject,
     TableLock,
@@ -55,14 +58,14 @@ def found(*statements: ObservedStatement, relations: dict[str, Relation] = UNKNO
 
 
 def renaming(sql: str, kind: str, name: str, new_name: str) -> ObservedStatement:
-    renamed = RenamedObject(kind=kind, name=name, new_name=new_name)
+    table = NOTE if kind == "column" else ""
+    renamed = RenamedObject(kind=kind, name=name, new_name=new_name, table=table)
     return ObservedStatement(sql=sql, locks=EXCLUSIVE, renamed=(renamed,))
 
 
 def removal(sql: str, kind: str, name: str) -> ObservedStatement:
-    return ObservedStatement(
-        sql=sql, locks=EXCLUSIVE, removed=(RemovedObject(kind=kind, name=name),)
-    )
+    removed = RemovedObject(kind=kind, name=name, table=NOTE if kind == "column" else "")
+    return ObservedStatement(sql=sql, locks=EXCLUSIVE, removed=(removed,))
 
 
 @pytest.mark.parametrize(
@@ -147,8 +150,8 @@ def test_a_table_that_the_revision_creates_again_has_lost_its_rows() -> None:
 
 
 def test_a_renamed_table_that_is_still_a_view_of_the_old_name_is_no_finding() -> None:
-    view = ObservedStatement(sql='CREATE VIEW public."note" AS SELECT * FROM n')
-    assert found(renaming("ALTER", "table", NOTE, "public.n"), view) == []
+    renamed = RenamedObject(kind="table", name=NOTE, new_name="public.n", is_replaced=True)
+    assert found(ObservedStatement(sql="ALTER", locks=EXCLUSIVE, renamed=(renamed,))) == []
 
 
 def test_a_later_revision_is_judged_by_the_new_name_of_a_table() -> None:
@@ -157,7 +160,19 @@ def test_a_later_revision_is_judged_by_the_new_name_of_a_table() -> None:
     )
     drop = ObservedRevision(revision="c3", statements=(removal("DROP TABLE memo", "table", MEMO),))
     after = relations_after(drop, relations_after(rename, UNKNOWN))
-    assert after == {"public.n": UNKNOWN[NOTE]}
+    assert after["public.n"] == after["n"] == replace(UNKNOWN[NOTE], name="n")
+    assert len(after) == 2
+
+
+def test_tables_that_exchange_their_names_keep_their_rows() -> None:
+    swap = (
+        renaming("ALTER", "table", NOTE, "public.tmp"),
+        renaming("ALTER", "table", MEMO, NOTE),
+        renaming("ALTER", "table", NOTE, MEMO),
+    )
+    after = relations_after(ObservedRevision(revision="b2", statements=swap), LARGE)
+    assert {one.rows for one in after.values()} == {LARGE[NOTE].rows}
+    assert sorted(after) == ["memo", "public.memo"]
 
 
 def test_the_lock_of_an_earlier_statement_counts_for_later_ones() -> None:
@@ -183,6 +198,40 @@ def test_exclusive_locks_on_several_tables_are_one_finding() -> None:
     )
     assert found(ADD, other, ADD) == ["locks-several-tables"]
     assert found(ADD, other, relations={NOTE: UNKNOWN[NOTE]}) == []
+
+
+def test_a_table_and_its_partitions_are_one_finding() -> None:
+    parts = ("public.part_1", "public.part_2")
+    relations = {name: Relation(name=name[7:], rows=None, size=9) for name in (*parts, NOTE)}
+    root = "public.part"
+    relations[root] = Relation(name="part", rows=None, size=2 * SMALL)
+    tables = {name: ObservedTable(shown=name[7:], root=root) for name in (root, *parts)}
+    mode = "ACCESS EXCLUSIVE"
+    both = ObservedStatement(
+        sql="ALTER TABLE part ALTER id TYPE bigint",
+        locks=tuple(TableLock(table=table, mode=mode) for table in (root, *parts)),
+        rewritten=parts,
+    )
+    one = replace(both, rewritten=parts[:1])
+    columns = tuple(
+        RemovedObject(kind="column", name=f"{table}.a", table=table) for table in (root, *parts)
+    )
+    drop = ObservedStatement(sql="ALTER TABLE part DROP a", removed=columns)
+    revision = ObservedRevision(revision="b2", statements=(both, one, drop), tables=tables)
+    found = find_observed_hazards(revision, relations)
+    causes = [problem.cause.partition(" under ")[0] for problem in found]
+    assert causes == [
+        "rewrites 2 child tables of 'part' (2 MB)",
+        "rewrites 'part_1' (9 bytes)",
+        "drops the column 'a' of 'part' (2 MB) and its 2 child tables",
+    ]
+    assert {problem.level for problem in found} == {Level.ERROR}
+
+
+def test_a_table_of_another_schema_has_it_in_its_name() -> None:
+    relations = {NOTE: Relation(name="note", rows=None, size=None, schema="old")}
+    (problem,) = judge(REWRITE, relations=relations)
+    assert problem.cause.startswith("rewrites 'old.note' (of unknown size) under")
 
 
 def test_a_committed_statement_is_a_finding_if_it_cannot_be_repeated() -> None:

@@ -12,14 +12,11 @@ from huleedu_tasks.cli.command import LETTERS
 from tests.support.tasks import ARGUMENTS, TASKS
 
 KINDS = {"service": list, "confirm": list, "json": bool, "dry_run": bool, "jobs": str}
-EVERY_ARGUMENT = pytest.mark.parametrize(
-    "argument",
-    [
-        pytest.param(argument, id=f"{name} --{argument.name}")
-        for name, arguments in ARGUMENTS.items()
-        for argument in arguments
-    ],
-)
+EVERY_ARGUMENT = {
+    f"{name} --{argument.name}": argument
+    for name, arguments in ARGUMENTS.items()
+    for argument in arguments
+}
 LONGEST = 60
 
 
@@ -31,19 +28,23 @@ def test_the_line_in_the_list_is_a_short_imperative_sentence(task: Task[Any]) ->
     assert not line.partition(" ")[0].endswith(("s", "ed", "ing"))
 
 
-@EVERY_ARGUMENT
-def test_every_flag_is_explained_and_spelled_out(argument: Argument) -> None:
-    # Invoke itself verifies that every help text belongs to a flag.
-    assert (argument.help or "").endswith(".")
-    assert {name for name in argument.names if len(name) == 1} <= {
-        *LETTERS.get(str(argument.name), "")
-    }
-    assert argument.positional is (argument.name == "name")
+def test_every_flag_is_explained_and_spelled_out() -> None:
+    assert len(EVERY_ARGUMENT) > len(TASKS)
+    for flag, argument in EVERY_ARGUMENT.items():
+        # Invoke itself verifies that every help text belongs to a flag.
+        assert (argument.help or "").endswith("."), flag
+        assert letters_of(argument) <= {*LETTERS.get(str(argument.name), "")}, flag
+        assert argument.positional is (argument.name == "name"), flag
 
 
-@EVERY_ARGUMENT
-def test_flags_of_one_name_are_of_one_kind(argument: Argument) -> None:
-    assert argument.kind is KINDS.get(str(argument.name), argument.kind)
+def letters_of(argument: Argument) -> set[str]:
+    """Return the short forms of a flag."""
+    return {name for name in argument.names if len(name) == 1}
+
+
+def test_flags_of_one_name_are_of_one_kind() -> None:
+    for flag, argument in EVERY_ARGUMENT.items():
+        assert argument.kind is KINDS.get(str(argument.name), argument.kind), flag
 
 
 @pytest.mark.parametrize("collection", namespace.collections.values(), ids=namespace.collections)

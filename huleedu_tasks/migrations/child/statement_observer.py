@@ -8,8 +8,11 @@ The queries read catalogs and statistics only: their locks are on catalogs, whic
 
 What an empty table hides: nothing of a lock, of a rewrite, or of a table that DDL reads; these do
 not depend on rows. A statement that finds no row does not go on to a second table of a join, to
-foreign keys and to triggers. The locks of a statement outside of a transaction, such as CREATE
-INDEX CONCURRENTLY, are released before they can be read, so it reports none.
+foreign keys and to triggers.
+
+The locks of a statement outside of a transaction are released before they can be read. So it is
+tried in a transaction first, which is rolled back. PostgreSQL refuses that for some statements,
+such as CREATE INDEX CONCURRENTLY, whose locks block neither reads nor writes, and REINDEX SCHEMA.
 """
 
 from __future__ import annotations
@@ -27,6 +30,15 @@ TABLES = ("table", "materialized view")
 WITH_CONTENT = ("table", "column", "materialized view", "sequence", "type", "schema")
 # Rewrites a table in the order of an index, and may read only that.
 CLUSTER = re.compile(r"\bCLUSTER\b", re.IGNORECASE)
+# Outside of a transaction, these are tried in one: they may block others until they have ended.
+TRIED = re.compile(
+    r"(\s|--[^\n]*\n|/\*.*?\*/)*"
+    r"(ALTER|CALL|CLUSTER|COMMENT|CREATE|DO|DROP|LOCK|REFRESH|REINDEX|TRUNCATE)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+# Takes SHARE on the tables that it reads, as PostgreSQL's documentation of it says.
+REINDEX = re.compile(r"\bREINDEX\b(?!.*\bCONCURRENTLY\b)", re.IGNORECASE | re.DOTALL)
+VIEWS = ("view", "materialized view")
 # Weakest first, and as the documentation of PostgreSQL writes them (13.3.1).
 MODES = {
     "AccessShareLock": "ACCESS SHARE",
@@ -38,6 +50,8 @@ MODES = {
     "ExclusiveLock": "EXCLUSIVE",
     "AccessExclusiveLock": "ACCESS EXCLUSIVE",
 }
+# The facts about a statement that are lists of tables.
+TABLE_FACTS = ("rewritten", "truncated", "read_whole")
 STRENGTHS = {mode: strength for strength, mode in enumerate(MODES.values())}
 CATALOGS = (
     "pg_attribute",
@@ -92,14 +106,19 @@ SELECT pg_catalog.json_build_object(
 OBJECTS = f"""\
 WITH relations AS (
     SELECT c.oid::bigint AS id, n.nspname || '.' || c.relname AS name, c.relkind::text AS kind,
-           c.relfilenode::bigint AS file, c.reltablespace::bigint AS space
+           c.relfilenode::bigint AS file, c.reltablespace::bigint AS space,
+           CASE WHEN pg_catalog.pg_table_is_visible(c.oid) THEN '' ELSE n.nspname || '.' END
+           || c.relname AS shown, (
+               SELECT inhparent::bigint FROM pg_catalog.pg_inherits
+               WHERE inhrelid = c.oid AND inhseqno = 1) AS parent
     FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.oid::bigint >= {FIRST_OID} AND n.nspname NOT LIKE 'pg\\_%'
 ), objects (kind, id, name, parent, detail) AS (
     SELECT CASE kind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence'
                WHEN 'f' THEN 'foreign table' ELSE 'table' END,
            'pg_class ' || id, name, NULL::text,
-           pg_catalog.json_build_object('oid', id, 'file', file, 'space', space)
+           pg_catalog.json_build_object(
+               'oid', id, 'file', file, 'space', space, 'shown', shown, 'parent', parent)
     FROM relations WHERE kind IN ('r', 'p', 'v', 'm', 'S', 'f')
     UNION ALL
     SELECT 'index', 'pg_class ' || r.id, r.name, 'pg_class ' || i.indrelid::bigint,
@@ -109,7 +128,9 @@ WITH relations AS (
     FROM relations AS r JOIN pg_catalog.pg_index AS i ON i.indexrelid::bigint = r.id
     UNION ALL
     SELECT 'column', 'column ' || r.id || ' ' || a.attnum, r.name || '.' || a.attname,
-           'pg_class ' || r.id, NULL
+           'pg_class ' || r.id, CASE
+               WHEN a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
+               THEN pg_catalog.json_build_object('required', true) END
     FROM relations AS r JOIN pg_catalog.pg_attribute AS a ON a.attrelid::bigint = r.id
     WHERE r.kind IN ('r', 'p', 'm', 'f') AND a.attnum > 0 AND NOT a.attisdropped
     UNION ALL
@@ -211,11 +232,19 @@ class StatementObserver:
                 revision.observe_rest()
                 self._known = revision.left()
             statements = revision.reported()
-            self._write_event("observed", revision=revision.name, statements=statements)
+            self._write_event(
+                "observed",
+                revision=revision.name,
+                statements=statements,
+                tables=revision.tables(statements),
+            )
 
-    def _executing(self, connection: Any, *_: object) -> None:
+    def _executing(
+        self, connection: Any, cursor: object, statement: str, parameters: Any, *_: object
+    ) -> None:
         if self._revision:
-            self._revision.begin_statement()
+            driver = connection.connection.dbapi_connection
+            self._revision.begin_statement(driver, statement, parameters)
 
     def _executed(self, connection: Any, cursor: object, statement: str, *_: object) -> None:
         if self._revision:
@@ -273,6 +302,11 @@ class _Objects:
                     self._tables[detail["oid"]] = table[1]
         return self._tables
 
+    @property
+    def materialized_views(self) -> set[str]:
+        """The names of materialized views."""
+        return {name for kind, name, _, _ in self.by_id.values() if kind == "materialized view"}
+
     def count_indexes(self, table: str) -> int:
         """Return the number of indexes of a table."""
         return sum(
@@ -285,6 +319,12 @@ class _Objects:
         if kind == "index" or parent not in self.by_id:
             return str(name)
         return str(name[len(self.by_id[parent][1]) :])
+
+    def root(self, key: str) -> str:
+        """Return the id of the table that a partition or an inheriting table belongs to."""
+        while (parent := f"pg_class {self.by_id[key][3].get('parent')}") in self.by_id:
+            key = parent
+        return key
 
     @property
     def invalid_indexes(self) -> set[str]:
@@ -312,13 +352,26 @@ class _Revision:
         self._driver = driver
         self._before = before
         self._now = now
+        # Whether SQL may have ended the transaction that the driver has begun.
+        self._has_ended = False
+        # The locks of a statement outside of a transaction; None if they are not known.
+        self._tried: list[list[Any]] | None = None
         # Sessions differ in their locks and in their counters.
         self._states: list[tuple[Any, dict[str, Any]]] = [(driver, state)]
         self._statements: list[dict[str, Any]] = []
 
-    def begin_statement(self) -> None:
-        """Note when a statement began, and the line of the revision file that sends it."""
+    def begin_statement(self, driver: Any, sql: str, parameters: Any) -> None:
+        """Note when a statement began, and the line of the revision file that sends it.
+
+        If it will be outside of a transaction, its locks are read before.
+        """
         self._line = _line_of(self.file)
+        self._tried = None
+        is_outside = getattr(driver, "autocommit", False) or self._has_ended
+        if is_outside and TRIED.match(sql):
+            # It may be refused in a transaction.
+            with suppress(Exception):
+                self._try(driver, sql, parameters)
         self.started = time.monotonic()
 
     def add(self, sql: str, facts: dict[str, Any], xid: str | None = None) -> None:
@@ -337,12 +390,13 @@ class _Revision:
         facts, state = self._effects(driver, sql)
         self.started += time.monotonic() - ended
         self.add(sql, facts, state["xid"])
-        if commits or getattr(driver, "autocommit", False):
+        self._has_ended = self._has_ended or commits
+        if commits or self._tried is not None or getattr(driver, "autocommit", False):
             self._statements[-1]["is_committed"] = True
 
     def observe_rest(self) -> None:
         """Add what was done on Alembic's connection without SQLAlchemy since the last statement."""
-        self._line, self.started = None, time.monotonic()
+        self._line, self._tried, self.started = None, None, time.monotonic()
         facts, state = self._effects(self._driver, "")
         if any(facts.values()):
             self.add("", facts, state["xid"])
@@ -359,24 +413,82 @@ class _Revision:
 
     def reported(self) -> list[dict[str, Any]]:
         """Return the statements, as they are written."""
-        recreated = self._now.names
+        names = self._now.names
         for statement in self._statements:
             statement.pop("xid")
             statement["seconds"] = round(statement["seconds"], 4)
             for removed in statement.get("removed", ()):
-                removed["is_recreated"] = (removed["kind"], removed["name"]) in recreated
+                removed["is_recreated"] = (removed["kind"], removed["name"]) in names
+            for renamed in statement.get("renamed", ()):
+                renamed["is_replaced"] = self._is_replaced(renamed, renamed.pop("id"), names)
         return self._statements
 
-    def _effects(self, driver: Any, sql: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        last: dict[str, Any] = next((one for own, one in self._states if own is driver), {})
-        state = _read(driver, STATE)
+    def tables(self, statements: list[dict[str, Any]]) -> dict[str, list[str]]:
+        """Return how the tables in statements are shown, and the tables that they belong to."""
+        named = {lock["table"] for one in statements for lock in one.get("locks", ())}
+        for statement in statements:
+            named.update(*(statement.get(facts, ()) for facts in TABLE_FACTS))
+            for changed in (*statement.get("removed", ()), *statement.get("renamed", ())):
+                named.add(changed["table"] or changed["name"])
+            named.update(column["table"] for column in statement.get("required_columns", ()))
+        by_id = self._before.by_id
+        return {
+            found[1]: [found[3]["shown"], by_id[self._before.root(key)][1]]
+            for key, found in by_id.items()
+            if found[1] in named and "shown" in found[3]
+        }
+
+    def _is_replaced(self, renamed: dict[str, str], key: str, names: set[tuple[str, str]]) -> bool:
+        """Whether the old name of an object can still be used at the end of the revision."""
+        kind, name = renamed["kind"], renamed["name"]
+        if kind != "table":
+            return (kind, name) in names
+        has_it_again = self._now.by_id.get(key, ("", ""))[1] == name
+        return has_it_again or any((view, name) in names for view in VIEWS)
+
+    def _try(self, driver: Any, sql: str, parameters: Any) -> None:
+        """Read the locks of a statement in a transaction that is rolled back.
+
+        Whole reads in that transaction are counted, so the counters are read afterwards.
+        """
+        known = self._state_of(driver)
+        begun = _read(driver, STATE)
+        if begun["transaction"] == known.get("transaction"):
+            # A transaction that SQL has begun.
+            return
+        self._note_end(driver, known.get("xid"))
+        cursor = driver.cursor()
+        try:
+            cursor.execute("BEGIN")
+            try:
+                cursor.execute(sql, parameters)
+                self._tried = _read(driver, STATE)["locks"] or []
+            finally:
+                cursor.execute("ROLLBACK")
+                self._keep_state(driver, _read(driver, STATE))
+        finally:
+            cursor.close()
+
+    def _state_of(self, driver: Any) -> dict[str, Any]:
+        return next((one for own, one in self._states if own is driver), {})
+
+    def _keep_state(self, driver: Any, state: dict[str, Any]) -> None:
         self._states = [(own, one) for own, one in self._states if own is not driver]
         self._states.append((driver, state))
+
+    def _effects(self, driver: Any, sql: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        last, state = self._state_of(driver), _read(driver, STATE)
+        self._keep_state(driver, state)
         if last.get("transaction") != state["transaction"]:
             self._note_end(driver, last.get("xid"))
             last = {**last, "locks": None}
         scans = self._scans(last, state)
-        facts: dict[str, Any] = {"locks": self._locks(last, state), "read_whole": sorted(scans)}
+        locks = self._locks(last.get("locks"), state["locks"])
+        if self._tried is not None:
+            locks = self._locks(None, self._tried)
+        elif getattr(driver, "autocommit", False) and REINDEX.search(sql):
+            locks = [{"table": table, "mode": "SHARE"} for table in sorted(scans)]
+        facts: dict[str, Any] = {"locks": locks, "read_whole": sorted(scans)}
         if last.get("writes") != state["writes"]:
             now = _Objects(_read(driver, OBJECTS))
             facts.update(self._changes(now))
@@ -395,20 +507,26 @@ class _Revision:
             if statement["xid"] == xid and is_committed == "committed":
                 statement["is_committed"] = True
 
-    def _locks(self, last: dict[str, Any], state: dict[str, Any]) -> list[dict[str, str]]:
+    def _locks(
+        self, held_before: list[list[Any]] | None, held_now: list[list[Any]] | None
+    ) -> list[dict[str, str]]:
         tables = self._before.tables
         held, locks = (
             {
                 (tables[oid], MODES[mode])
-                for oid, mode in found["locks"] or ()
-                if oid in tables and mode in MODES
+                for oid, mode in found or ()
+                if oid in tables and mode in MODES and self._is_reported(tables[oid], mode)
             }
-            for found in ({"locks": None, **last}, state)
+            for found in (held_before, held_now)
         )
         return [
             {"table": table, "mode": mode}
             for table, mode in sorted(locks - held, key=lambda lock: (-STRENGTHS[lock[1]], lock[0]))
         ]
+
+    def _is_reported(self, table: str, mode: str) -> bool:
+        # Only REFRESH writes to a materialized view, so that a weaker lock blocks nothing else.
+        return mode == "AccessExclusiveLock" or table not in self._before.materialized_views
 
     def _scans(self, last: dict[str, Any], state: dict[str, Any]) -> dict[str, int]:
         """Return how often each table was read whole."""
@@ -427,20 +545,33 @@ class _Revision:
         old = [key for key in self._before.by_id if key in before]
         gone = [key for key in old if key not in after]
         return {
-            "removed": [
-                {"kind": before[key][0], "name": before[key][1]}
-                for key in gone
-                if not self._is_part(key, now, gone)
-            ],
+            "removed": [self._named(key) for key in gone if not self._is_part(key, now, gone)],
             "renamed": [
-                {"kind": before[key][0], "name": before[key][1], "new_name": after[key][1]}
+                {**self._named(key), "id": key, "new_name": self._new_name(key, now)}
                 for key in old
                 if key in after and self._now.own_name(key) != now.own_name(key)
             ],
             "invalid_indexes": sorted(
                 after[key][1] for key in now.invalid_indexes - self._now.invalid_indexes
             ),
+            "required_columns": [
+                {"table": self._before.by_id[found[2]][1], "name": now.own_name(key)[1:]}
+                for key, found in after.items()
+                if key not in before and found[2] in self._before.by_id and "required" in found[3]
+            ],
         }
+
+    def _named(self, key: str) -> dict[str, str]:
+        """Return the kind of an object, its name before the revision, and a column's table."""
+        kind, name, parent, _ = self._before.by_id[key]
+        table = self._before.by_id[parent][1] if kind == "column" else ""
+        return {"kind": kind, "name": name, "table": table}
+
+    def _new_name(self, key: str, now: _Objects) -> str:
+        """Return the new name of an object; a column's is that with the old name of its table."""
+        kind, name, parent, _ = now.by_id[key]
+        table = self._before.by_id[parent][1] if kind == "column" else ""
+        return f"{table}{now.own_name(key)}" if table else str(name)
 
     def _rewrites(
         self, now: _Objects, scans: dict[str, int], *, is_clustering: bool
@@ -449,7 +580,8 @@ class _Revision:
         rewritten: set[str] = set()
         truncated: set[str] = set()
         for key in self._before.by_id:
-            kind, name, _, old = self._now.by_id.get(key, ("", "", "", {}))
+            kind, _, _, old = self._now.by_id.get(key, ("", "", "", {}))
+            name = self._before.by_id[key][1]
             new = now.by_id[key][3] if key in now.by_id else old
             if kind not in TABLES or new["file"] == old["file"]:
                 continue

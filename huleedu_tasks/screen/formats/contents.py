@@ -1,53 +1,19 @@
 """What every form of a report has: the services, the findings, and one sentence."""
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from huleedu_tasks.report import Difference, Level, Outcome, Problem, Report, Status
+from huleedu_tasks.report import Difference, Kind, Level, Outcome, Problem, Report, State
+from huleedu_tasks.screen.formats.items import Item
+from huleedu_tasks.screen.formats.verdict import Verdict, verdict_of
 
 DRIFT = "schema-drift"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One finding, without passwords.
-
-    Attributes:
-        services: The services that have it; empty if it belongs to none.
-        code: The stable code; the name of the command if it has none.
-        remedy: What to do about it, and the numbered steps, each on a line.
-        path: The file, relative to the root of the repository; an empty string if there is none.
-        line: The line in the file, from 1; None if it is not known.
-        kind: What the statement of a planned revision does; an empty string for other findings.
-    """
-
-    services: tuple[str, ...]
-    level: Level
-    code: str
-    cause: str
-    remedy: str = ""
-    statement: str = ""
-    path: str = ""
-    line: int | None = None
-    kind: str = ""
-
-    @property
-    def is_diff(self) -> bool:
-        """Whether the statement is a diff, and no SQL."""
-        return self.code == DRIFT
-
-    @property
-    def text(self) -> str:
-        """The services and the cause."""
-        return ": ".join(filter(None, (", ".join(self.services), self.cause)))
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest that stays the same when lines move."""
-        identity = "\0".join((*self.services, self.code, self.path, self.cause))
-        return hashlib.sha256(identity.encode(errors="replace")).hexdigest()
+STALE = "schema-file-stale"
+# How a diff is read: of a schema, and of a file with a schema.
+_LEGEND = "A line with - is what the revisions create, a line with + is what the database has."
+_LEGEND_OF_FILE = "A line with - is in the file, a line with + is what the revisions create."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +32,11 @@ class Contents:
     Attributes:
         columns: The headers of the table of services.
         rows: The cells of each service, of which the first is its name.
-        items: The findings, most severe first.
+        quiet: The services about which there is nothing to say but that they are done.
+        items: The findings, most severe first, and what destroys data before what locks.
+        verdict: The verdict, with what to do next.
+        notes: Further sentences about the whole run.
+        legend: How the diffs are read; an empty string if there are none.
         summary: The last sentence of the report.
         cases: The tested revisions, with and without findings.
         fallback: The registry: the file for a finding that has none, in forms that demand one.
@@ -79,6 +49,10 @@ class Contents:
     items: tuple[Item, ...]
     summary: str
     fallback: str
+    verdict: Verdict
+    quiet: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+    legend: str = ""
     seconds: float = 0.0
     cases: tuple[Case, ...] = ()
 
@@ -105,14 +79,22 @@ def contents_of(
         )
         for outcome in report.outcomes
     )
+    items = _numbered(
+        _shown_item(item, shown, directory) for item in sorted(_items(report), key=_urgency)
+    )
+    verdict = verdict_of(report, items)
+    is_stale = any(outcome.state is State.STALE for outcome in report.outcomes)
     return Contents(
         command=report.command,
         columns=columns,
         rows=tuple(tuple(shown(cell) for cell in row) for row in rows),
-        items=tuple(
-            _shown_item(item, shown, directory)
-            for item in sorted(_items(report), key=lambda item: list(Level).index(item.level))
-        ),
+        quiet=frozenset(shown(o.service) for o in report.outcomes if o.is_quiet),
+        items=items,
+        verdict=replace(verdict, text=shown(verdict.text), steps=tuple(map(shown, verdict.steps))),
+        notes=tuple(map(shown, report.notes)),
+        legend=(_LEGEND_OF_FILE if is_stale else _LEGEND)
+        if any(item.is_diff and item.statement for item in items)
+        else "",
         summary=shown(summary),
         fallback=shown(registry),
         seconds=report.seconds,
@@ -128,10 +110,25 @@ def contents_of(
     )
 
 
+def _urgency(item: Item) -> tuple[int, int]:
+    """Return the place of a finding: most severe first, what is destroyed before the others."""
+    kinds = [*map(str, Kind), ""]
+    return list(Level).index(item.level), kinds.index(item.kind)
+
+
+def _numbered(items: Iterable[Item]) -> tuple[Item, ...]:
+    """Return findings, of which no two have the same fingerprint."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for item in items:
+        numbered.append(replace(item, repeated=seen[item.fingerprint]))
+        seen[item.fingerprint] += 1
+    return tuple(numbered)
+
+
 def _items(report: Report) -> Iterator[Item]:
     for outcome in report.outcomes:
-        has_errors = any(problem.level is Level.ERROR for problem in outcome.problems or ())
-        if outcome.status in (Status.FAILED, Status.ABORTED) and not has_errors:
+        if outcome.is_unfinished:
             yield Item(
                 services=(outcome.service,),
                 level=Level.ERROR,
@@ -146,9 +143,13 @@ def _items(report: Report) -> Iterator[Item]:
     }
     for problem, services in report.problems.items():
         item = _item(problem, tuple(services), report.command)
-        yield replace(item, statement=item.statement or diffs.get(problem, ""))
+        diff = diffs.get(problem, "")
+        yield replace(item, statement=item.statement or diff, is_diff=bool(diff))
     for outcome in report.outcomes:
-        yield from _unjudged_drift(outcome)
+        if outcome.state is State.STALE:
+            yield _stale(outcome)
+        else:
+            yield from _unjudged_drift(outcome)
         yield from _planned(outcome, report.command)
 
 
@@ -172,7 +173,24 @@ def _unjudged_drift(outcome: Outcome) -> Iterator[Item]:
                 cause=str(difference),
                 remedy=outcome.hint,
                 statement=difference.diff,
+                is_diff=True,
             )
+
+
+def _stale(outcome: Outcome) -> Item:
+    """Return the finding about a schema file, with all that writing it would change."""
+    differences = outcome.differences or ()
+    changed = ", ".join(difference.label for difference in differences)
+    return Item(
+        services=(outcome.service,),
+        level=Level.ERROR,
+        code=STALE,
+        cause=outcome.detail or f"the schema file is out of date: {changed}",
+        remedy=outcome.hint,
+        statement="\n".join(difference.diff for difference in differences),
+        path=str(outcome.facts["file"]),
+        is_diff=True,
+    )
 
 
 def _planned(outcome: Outcome, command: str) -> Iterator[Item]:
@@ -185,11 +203,13 @@ def _planned(outcome: Outcome, command: str) -> Iterator[Item]:
 
 
 def _item(problem: Problem, services: tuple[str, ...], command: str) -> Item:
+    # Every form shows the file beside the cause.
+    cause = problem.cause.removeprefix(f"{problem.path}: ") if problem.path else problem.cause
     return Item(
         services=services,
         level=problem.level,
         code=problem.code or command,
-        cause=problem.cause,
+        cause=cause,
         remedy=problem.advice,
         statement=problem.statement,
         path=problem.path,

@@ -1,7 +1,8 @@
 """Workflow commands of GitHub Actions, which annotate the lines of a pull request."""
 
 from huleedu_tasks.report import Level
-from huleedu_tasks.screen.formats.contents import Contents, Item
+from huleedu_tasks.screen.formats.contents import Contents
+from huleedu_tasks.screen.formats.items import Item
 
 _COMMANDS = {Level.ERROR: "error", Level.WARNING: "warning", Level.INFO: "notice"}
 

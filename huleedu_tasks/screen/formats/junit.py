@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from huleedu_tasks.report import Level
-from huleedu_tasks.screen.formats.contents import Contents, Item
+from huleedu_tasks.screen.formats.contents import Contents
+from huleedu_tasks.screen.formats.items import Item
 
 _DECLARATION = '<?xml version="1.0" encoding="utf-8"?>'
 # XML has no way to write these; control characters are escaped already.

@@ -1,19 +1,20 @@
 """One self-contained HTML page of a report: no script, no network."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huleedu_tasks.report import Kind, Level, Outcome, Report, Status
-from huleedu_tasks.screen.formats.contents import Contents, Item
+from huleedu_tasks.report import Kind, Level, Outcome, Problem, Report, Status
+from huleedu_tasks.screen.formats.contents import DRIFT, Contents
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
 # Cells that the cards and headings of the page show already.
-_ON_CARD = ("from", "to", "current", "head", "pending", *Kind)
+_ON_CARD = ("from", "to", "current", "head", "revision", "pending", "differences", *Kind)
 _TEMPLATES = Path(__file__).parent / "page"
 
 
@@ -34,17 +35,21 @@ def render_page(
     from markupsafe import Markup
 
     from huleedu_tasks.screen.formats.sealed_page import element, seal
-    from huleedu_tasks.screen.formats.verdict import verdict_of
 
-    verdict = verdict_of(report, contents.items)
+    verdict = contents.verdict
+    findings = [item for item in contents.items if not item.is_note]
+    remedies = Counter(item.remedy for item in findings)
     page = (
         _environment(shown)
         .get_template("page.html")
         .render(
             report=report,
-            items=sorted((item for item in contents.items if not _is_note(item)), key=_urgency),
-            notes=[item for item in contents.items if _is_note(item)],
-            has_next=bool(verdict.steps),
+            items=findings,
+            notes=[item for item in contents.items if item.is_note],
+            # What to do next stands at the top, and is not repeated at each finding.
+            said={step for step in verdict.steps if remedies[step] != 1},
+            remedies=set(remedies),
+            legend=contents.legend,
             summary=contents.summary,
             verdict=verdict,
             facts=facts,
@@ -86,7 +91,10 @@ def _environment(shown: Callable[[str], str]) -> "Environment":
         "groups": graph_groups,
         "cell": _cell,
         "breakable": lambda text: _breakable(shown(text)),
+        "shown": shown,
         "word": _word,
+        "counted": _counted,
+        "times": lambda number, noun: f"{number} {noun}{'s' * (number != 1)}",
         "css": lambda text: text.lower().replace(" ", "-"),
         "sentence": lambda text: text[:1].upper() + text[1:],
     }
@@ -98,17 +106,12 @@ def _breakable(name: str) -> "Markup":
     """Return a name that may be wrapped at its separators; it is copied as it is."""
     from markupsafe import Markup, escape
 
-    return Markup("<wbr>").join(map(escape, re.findall(r"[^_.-]*[_.-]?", name)))
+    return Markup("<wbr>").join(map(escape, re.findall(r"[^_./-]+[_./-]*|[_./-]+", name)))
 
 
-def _is_note(item: Item) -> bool:
-    return item.level is Level.INFO or item.kind == Kind.STYLE
-
-
-def _urgency(item: Item) -> tuple[int, int]:
-    """Return the place of a finding: most severe first, what is destroyed before the others."""
-    kinds = [*map(str, Kind), ""]
-    return list(Level).index(item.level), kinds.index(item.kind)
+def _counted(problems: Sequence[Problem] | None) -> int:
+    """Return how many problems are more than information, and are not counted as drift."""
+    return sum(one.level is not Level.INFO and one.code != DRIFT for one in problems or ())
 
 
 def _word(outcome: Outcome) -> str:

@@ -1,16 +1,24 @@
 """The verdict of a report: one sentence, and what to do next."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from huleedu_tasks.errors import ExitCode
-from huleedu_tasks.report import DANGERS, Level, Report, State, Status
-from huleedu_tasks.screen.formats.contents import Item
+from huleedu_tasks.report import DANGERS, Kind, Level, Outcome, Report, State, Status
+from huleedu_tasks.screen.formats.items import Item
 
 NEXT = "Next: "
 CORRECT = "Correct the errors below, the first one first, and run the command again."
+RUNNING = "RUNNING"
 _MOST_HINTS = 3
+# What one statement of a kind does, and several.
+_DO = {
+    Kind.DESTROYS: ("destroys data", "destroy data"),
+    Kind.LOCKS: ("locks a table", "lock tables"),
+    Kind.OTHER: ("of another kind", "of another kind"),
+}
 
 
 class Tone(StrEnum):
@@ -19,6 +27,8 @@ class Tone(StrEnum):
     GOOD = "OK"
     CAUTION = "Review"
     BAD = "Stop"
+    FAILED = "Failed"
+    ABORTED = "Aborted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +43,11 @@ class Verdict:
     text: str
     steps: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return f"{self.tone}: {self.text}"
 
-def verdict_of(report: Report, items: tuple[Item, ...]) -> Verdict:
+
+def verdict_of(report: Report, items: Sequence[Item]) -> Verdict:
     """Return the verdict of a report.
 
     Args:
@@ -44,13 +57,10 @@ def verdict_of(report: Report, items: tuple[Item, ...]) -> Verdict:
     return Verdict(tone=tone, text=text, steps=_steps(report, items))
 
 
-def _judgement(report: Report, items: tuple[Item, ...]) -> tuple[Tone, str]:
+def _judgement(report: Report, items: Sequence[Item]) -> tuple[Tone, str]:
     everything = len(report.outcomes)
-    errors = [item for item in items if item.level is Level.ERROR]
-    if errors:
-        services = {service for item in errors for service in item.services}
-        where = f" in {len(services)} of {_counted(everything, 'service')}" if services else ""
-        return Tone.BAD, f"{_counted(len(errors), 'error')}{where}"
+    if errors := [item for item in items if item.level is Level.ERROR]:
+        return _of_errors(report, errors)
     planned = [r for outcome in report.outcomes for r in outcome.planned]
     if planned:
         return _of_plan(report, len(planned))
@@ -61,6 +71,9 @@ def _judgement(report: Report, items: tuple[Item, ...]) -> tuple[Tone, str]:
     if warnings := [item for item in items if item.level is Level.WARNING]:
         found = f"{_counted(len(warnings), 'warning')} in {_counted(everything, 'service')}"
         return Tone.CAUTION, found
+    if applied := {o.service: len(o.applied) for o in report.outcomes if o.applied}:
+        revisions = _counted(sum(applied.values()), "revision")
+        return Tone.GOOD, f"{revisions} applied in {_counted(len(applied), 'service')}"
     if any(outcome.status is Status.SKIPPED for outcome in report.outcomes):
         return Tone.CAUTION, "Nothing was changed"
     if not report.outcomes:
@@ -70,14 +83,42 @@ def _judgement(report: Report, items: tuple[Item, ...]) -> tuple[Tone, str]:
     return Tone.GOOD, f"{_counted(everything, 'service')} without a finding"
 
 
+def _of_errors(report: Report, errors: Sequence[Item]) -> tuple[Tone, str]:
+    everything = _counted(len(report.outcomes), "service")
+    services = {service for item in errors for service in item.services}
+    unfinished = [outcome for outcome in report.outcomes if outcome.is_unfinished]
+    if unfinished and services == {outcome.service for outcome in unfinished}:
+        return _of_unfinished(unfinished, everything)
+    states = {outcome.state for outcome in report.outcomes}
+    if all(item.is_diff for item in errors):
+        if State.STALE in states:
+            files = _counted(len(report.outcomes), "schema file")
+            return Tone.BAD, f"{len(services)} of {files} out of date"
+        found = _counted(len(errors), "difference")
+        return Tone.BAD, f"drift in {len(services)} of {everything}: {found}"
+    where = f" in {len(services)} of {everything}" if services else ""
+    return Tone.BAD, f"{_counted(len(errors), 'error')}{where}"
+
+
+def _of_unfinished(unfinished: Sequence[Outcome], everything: str) -> tuple[Tone, str]:
+    failed = sum(outcome.status is Status.FAILED for outcome in unfinished)
+    aborted = len(unfinished) - failed
+    if not failed:
+        return Tone.ABORTED, f"{aborted} of {everything}"
+    also = f"; {aborted} aborted" if aborted else ""
+    return Tone.FAILED, f"{failed} of {everything}{also}"
+
+
 def _of_runs(report: Report) -> tuple[Tone, str]:
     """Return the verdict of a page of earlier runs, which is that of the latest one."""
     if not report.past:
         return Tone.GOOD, "No run was recorded"
     latest = report.past[0]
-    tone = Tone.GOOD if latest.outcome == ExitCode.DONE.name else Tone.BAD
-    which = "" if len(report.past) == 1 else " (the latest one)"
-    return tone, f"Run {latest.run} ended with {latest.outcome}{which}"
+    tones = {ExitCode.DONE.name: Tone.GOOD, RUNNING: Tone.CAUTION}
+    which = "" if len(report.past) == 1 else f", the latest of {len(report.past)},"
+    is_running = latest.outcome == RUNNING
+    ended = "has not ended" if is_running else f"ended with {latest.outcome}"
+    return tones.get(latest.outcome, Tone.FAILED), f"run {latest.run}{which} {ended}"
 
 
 def _of_plan(report: Report, pending: int) -> tuple[Tone, str]:
@@ -92,11 +133,13 @@ def _of_plan(report: Report, pending: int) -> tuple[Tone, str]:
     what = f"{_counted(pending, 'revision')} pending in {_counted(services, 'service')}"
     if not kinds:
         return Tone.GOOD, f"{what}; no statement is known to lock or destroy"
-    named = ", ".join(f"{kinds[kind]} {kind}" for kind in DANGERS if kinds[kind])
+    named = ", ".join(
+        f"{kinds[kind]} {_DO[kind][kinds[kind] > 1]}" for kind in DANGERS if kinds[kind]
+    )
     return Tone.CAUTION, f"{what}; {_counted(kinds.total(), 'danger')}: {named}"
 
 
-def _steps(report: Report, items: tuple[Item, ...]) -> tuple[str, ...]:
+def _steps(report: Report, items: Sequence[Item]) -> tuple[str, ...]:
     stated = [note.removeprefix(NEXT) for note in report.notes if note.startswith(NEXT)]
     hints = [outcome.hint for outcome in report.outcomes if outcome.hint]
     errors = [item for item in items if item.level is Level.ERROR]
