@@ -74,7 +74,7 @@ def test_a_check_names_the_fault_of_each(services: Services) -> None:
     found = {name: codes(ran, name) for name in NAMES}
     assert found == {
         "odd": ["metadata-missing"],
-        "bare": ["metadata-missing"],
+        "bare": [],
         "absent": ["script-location-missing"],
         "middle": ["history-not-built"],
         "late": ["history-not-built"],
@@ -82,8 +82,6 @@ def test_a_check_names_the_fault_of_each(services: Services) -> None:
     }
     (late,) = problems(ran, "late")
     assert 'insert or update on table "r" violates foreign key constraint' in late["cause"]
-    (dies,) = problems(ran, "dies")
-    assert "dies_service/alembic/versions/b1.py" in dies["cause"]
     (absent,) = problems(ran, "absent")
     assert "services/absent_service/alembic.ini does not exist" in absent["cause"]
 
