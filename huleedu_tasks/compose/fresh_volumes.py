@@ -75,7 +75,8 @@ fill() {{
     printf "$2" | dd of="$made/global/pg_control" conv=notrunc 2>/dev/null
     pg_resetwal -D "$made" >/dev/null
     if [ "$3" ]; then
-        echo "$3" | postgres --single -F -c exit_on_error=on -D "$made" postgres >/dev/null 2>&1
+        printf '%s\\n' "$3" |
+            postgres --single -F -c exit_on_error=on -D "$made" postgres >/dev/null 2>&1
     fi
     echo changed
     sync -f "$made"
@@ -137,7 +138,7 @@ class FreshVolumes:
         Helper containers that an interrupted command has left are removed first.
 
         A container that does not resemble the image alone is left to the image: with other mounts
-        (init scripts), another entry point, an own command, or a volume that is not the project's.
+        (init scripts), another entry point or command, or a volume that Compose did not create.
         """
         return await asyncio.to_thread(self._groups, [*containers])
 
