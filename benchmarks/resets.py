@@ -198,11 +198,16 @@ def revision(bench: Bench) -> Iterator[Line]:
 
 
 def measure_warm(bench: Bench, monorepo: Monorepo) -> tuple[Timing, ...]:
-    """Measure a reset without a change, its floor, and bare Invoke."""
+    """Measure a reset without a change, its floor, and bare Invoke.
+
+    A reset precedes each one: it would keep what the floor has made, which has no environment tag.
+    """
     monorepo.reset()
     copied = _templates(monorepo)
     return bench.measure(
-        Side(run=monorepo.reset), Side(run=lambda: copy_all(monorepo, copied)), bench.bare_side()
+        Side(run=monorepo.reset, prepare=monorepo.reset),
+        Side(run=lambda: copy_all(monorepo, copied)),
+        bench.bare_side(),
     )
 
 

@@ -25,6 +25,8 @@ from typing import Any, NoReturn
 HERE = os.path.dirname(os.path.abspath(__file__))
 # The driver of seeds, imported before the first request.
 DRIVER = "asyncpg"
+# Modules of this directory that each run of Alembic uses.
+OWN_MODULES = ("input_tracker", "pinned_inputs", "target_check")
 # Libraries that env.py files import; missing ones are skipped.
 LIBRARIES = (
     "alembic.config",
@@ -91,8 +93,16 @@ class ForkLoop:
             self._has_libraries = True
             with self._worker["outside_of_service"]():
                 _import_libraries(LIBRARIES)
+                self._prepare_worker()
         if "id" in request:
             self._fork(request)
+
+    def _prepare_worker(self) -> None:
+        """Do what each run of Alembic would begin with."""
+        for name in OWN_MODULES:
+            self._worker["load_beside"](name)
+        with suppress(ImportError):
+            self._worker["command_line"]()
 
     def _fork(self, request: dict[str, Any]) -> None:
         # The garbage collector must not touch pages that the child shares.

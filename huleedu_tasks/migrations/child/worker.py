@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,14 +60,13 @@ def main() -> None:
 def exit_code_of_alembic() -> int:
     """Run Alembic with this process's arguments and environment, and return its exit code."""
     with outside_of_service():
-        from alembic.config import main as alembic
-
+        alembic = command_line()
         watchers = Watchers(
             json.loads(os.environ.pop(INSTRUCTIONS, "{}")),
             json.loads(os.environ.pop(OPTIONS, "{}")),
         )
     try:
-        alembic(prog="alembic")
+        alembic.main()
         watchers.report_revisions()
     except (
         load_beside("target_check").MayNotRun,
@@ -87,6 +87,14 @@ def exit_code_of_alembic() -> int:
         # The inputs are reported even if Alembic fails.
         watchers.report_inputs()
     return 0
+
+
+@lru_cache(maxsize=1)
+def command_line() -> Any:
+    """Return Alembic's command line, which has a parser for each of its commands."""
+    from alembic.config import CommandLine
+
+    return CommandLine(prog="alembic")
 
 
 def exit_code_of(error: SystemExit) -> int:
