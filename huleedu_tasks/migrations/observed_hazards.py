@@ -7,6 +7,7 @@ function are judged like the statements in them. The text only chooses the words
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from huleedu_tasks.migrations import hazard_rules as rules
 from huleedu_tasks.migrations.hazards import described, without_comments
@@ -71,8 +72,24 @@ _REWRITES = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldLock:
+    """A strong lock that a transaction holds on a table in use.
+
+    Attributes:
+        revision: The revision that took it.
+        statement: The number of the statement that took it, among those of its revision.
+    """
+
+    mode: str
+    revision: str
+    statement: int
+
+
 def find_observed_hazards(
-    revision: ObservedRevision, relations: Mapping[str, Relation]
+    revision: ObservedRevision,
+    relations: Mapping[str, Relation],
+    held: Mapping[str, HeldLock] = MappingProxyType({}),
 ) -> tuple[Problem, ...]:
     """Return the hazards of a revision that ran; empty if there are none.
 
@@ -80,9 +97,32 @@ def find_observed_hazards(
         relations: The relations of the database to be migrated, by `schema.name` and by `name`. A
             table that is not among them is created by an earlier one of the same revisions, so it
             is not in use yet.
+        held: The locks that its transaction holds already, by table.
     """
-    found = [*_Judgement(revision=revision, relations=relations).problems()]
+    found = [*_Judgement(revision=revision, relations=relations, held=dict(held)).problems()]
     return tuple(dict.fromkeys(found))
+
+
+def held_after(
+    revision: ObservedRevision,
+    relations: Mapping[str, Relation],
+    held: Mapping[str, HeldLock],
+) -> dict[str, HeldLock]:
+    """Return the locks that a transaction holds after a revision, by the new names of the tables.
+
+    Args:
+        relations: As for `find_observed_hazards`.
+        held: The locks that it held before.
+    """
+    judgement = _Judgement(revision=revision, relations=relations, held=dict(held))
+    for _ in judgement.problems():
+        pass
+    left = relations_after(revision, relations)
+    renamed = {
+        one.name: one.new_name for statement in revision.statements for one in statement.renamed
+    }
+    named = {renamed.get(table, table): lock for table, lock in judgement.held.items()}
+    return {table: lock for table, lock in named.items() if table in left}
 
 
 def relations_after(
@@ -131,14 +171,13 @@ class _Judgement:
     """The judgement of one revision.
 
     Attributes:
-        held: The strong locks of the open transaction on tables in use, by table, each with the
-            number of the statement that took it.
+        held: The strong locks of the open transaction on tables in use, by table.
         written: The tables in use to which the open transaction may have written.
     """
 
     revision: ObservedRevision
     relations: Mapping[str, Relation]
-    held: dict[str, tuple[str, int]] = field(default_factory=dict)
+    held: dict[str, HeldLock] = field(default_factory=dict)
     written: set[str] = field(default_factory=set)
 
     def problems(self) -> Iterator[Problem]:
@@ -147,7 +186,7 @@ class _Judgement:
         for number, statement in enumerate(statements):
             for lock in statement.locks:
                 if _blocks(lock) and self._in_use(lock.table):
-                    self.held.setdefault(lock.table, (lock.mode, number))
+                    self._hold(lock, number)
                 elif lock.mode == _WRITES and self._in_use(lock.table):
                     self.written.add(lock.table)
             locked = self._locked_exclusively()
@@ -197,19 +236,20 @@ class _Judgement:
 
     def _scans(self, number: int, statement: ObservedStatement) -> Iterator[Problem]:
         changed, others = [], []
-        under: dict[str, list[str]] = {}
+        under: dict[tuple[str, str], list[str]] = {}
         for table in self._read_whole(statement):
-            mode, since = self.held.get(table, ("", number))
-            if mode and (since == number or _first_word(statement.sql) not in _CHANGES_ROWS):
-                under.setdefault(mode, []).append(table)
+            lock = self.held.get(table)
+            is_own = lock is not None and self._took(lock, number)
+            if lock and (is_own or _first_word(statement.sql) not in _CHANGES_ROWS):
+                under.setdefault((lock.mode, self._named(lock)), []).append(table)
                 continue
             others.append(table)
             if self._may_change(statement, table):
                 changed.append(table)
-        for mode, tables in under.items():
+        for (mode, named), tables in under.items():
             for family in self._families(tables):
                 yield rules.SCANS_TABLE.problem(
-                    f"reads all rows of {self._described(family)} under {mode}, which blocks "
+                    f"reads all rows of {self._described(family)} under {named}, which blocks "
                     f"{BLOCKED[mode]} meanwhile",
                     level=self._level(family),
                     steps=_steps(statement.sql, _SCANS),
@@ -220,12 +260,12 @@ class _Judgement:
                 "them, which stay locked until the end of the transaction",
             )
         if holding := self._strongest_before(number):
-            held, mode = holding
+            held, lock = holding
             for family in self._families(others):
                 yield rules.HOLDS_LOCK.problem(
                     f"reads all rows of {self._described(family)} while the transaction still "
-                    f"holds {mode} on {described(self.relations[held])}, which blocks "
-                    f"{BLOCKED[mode]}"
+                    f"holds {self._named(lock)} on {described(self.relations[held])}, which blocks "
+                    f"{BLOCKED[lock.mode]}"
                 )
 
     def _read_whole(self, statement: ObservedStatement) -> Iterator[str]:
@@ -242,10 +282,26 @@ class _Judgement:
             return table in own
         return first in _CHANGES_ROWS and first != "INSERT" and table in self.written
 
-    def _strongest_before(self, number: int) -> tuple[str, str] | None:
-        """Return the strongest lock of earlier statements: its table and mode; None without one."""
-        earlier = [(table, mode) for table, (mode, first) in self.held.items() if first < number]
-        return min(earlier, key=lambda one: [*BLOCKED].index(one[1]), default=None)
+    def _hold(self, lock: TableLock, number: int) -> None:
+        """Note a lock, unless one on the same table that is as strong is held."""
+        known = self.held.get(lock.table)
+        if known is None or _place(lock.mode) < _place(known.mode):
+            taken = HeldLock(mode=lock.mode, revision=self.revision.revision, statement=number)
+            self.held[lock.table] = taken
+
+    def _took(self, lock: HeldLock, number: int) -> bool:
+        """Whether a statement of this revision took a lock."""
+        return (lock.revision, lock.statement) == (self.revision.revision, number)
+
+    def _named(self, lock: HeldLock) -> str:
+        """Return a lock for messages, with the revision that took it if that is another one."""
+        is_own = lock.revision == self.revision.revision
+        return lock.mode if is_own else f"the {lock.mode} of {lock.revision}"
+
+    def _strongest_before(self, number: int) -> tuple[str, HeldLock] | None:
+        """Return the table with the strongest lock of earlier statements; None without one."""
+        earlier = [one for one in self.held.items() if not self._took(one[1], number)]
+        return min(earlier, key=lambda one: _place(one[1].mode), default=None)
 
     def _removals(self, statement: ObservedStatement) -> Iterator[Problem]:
         dropped = [one.name for one in statement.removed if one.kind == "table"]
@@ -332,7 +388,7 @@ class _Judgement:
         )
 
     def _locked_exclusively(self) -> list[str]:
-        return [table for table, (mode, _) in self.held.items() if mode == ACCESS_EXCLUSIVE]
+        return [table for table, lock in self.held.items() if lock.mode == ACCESS_EXCLUSIVE]
 
     def _several(self, families: list[list[str]]) -> Problem:
         names = ", ".join(map(self._described, families))
@@ -398,6 +454,11 @@ class _Judgement:
 
 def _placed(problem: Problem, statement: ObservedStatement) -> Problem:
     return replace(problem, statement=without_comments(statement.sql), line=statement.line)
+
+
+def _place(mode: str) -> int:
+    """Return the place of a mode among those that block others: 0 for the strongest."""
+    return [*BLOCKED].index(mode)
 
 
 def _blocks(lock: TableLock) -> bool:

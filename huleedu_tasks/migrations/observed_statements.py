@@ -122,10 +122,13 @@ class ObservedRevision:
 
     Attributes:
         failure: The error with which the revision failed; an empty string if it succeeded.
+        continues_transaction: Whether Alembic would run it in the transaction of the revision
+            before it, as it does by default.
         tables: The tables in the facts about its statements, by `schema.name`.
     """
 
     revision: str
     statements: tuple[ObservedStatement, ...]
     failure: str = ""
+    continues_transaction: bool = False
     tables: Mapping[str, ObservedTable] = field(default_factory=dict)

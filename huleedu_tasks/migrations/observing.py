@@ -44,17 +44,22 @@ async def observe(
     steps = [Step(Direction.UP, revision, is_compared=False) for revision in revisions]
     walked = await walk(alembic, session, steps, is_observing=True)
     failed = walked.failed
+    events = [*session.read_events()]
+    is_shared = any(
+        event["event"] == "transactions" and not event["per_revision"] for event in events
+    )
     return tuple(
         ObservedRevision(
             revision=event["revision"],
             statements=tuple(map(_statement, event["statements"])),
+            continues_transaction=is_shared and event["revision"] != revisions[0],
             failure=failed.message if failed and failed.step.revision == event["revision"] else "",
             tables={
                 name: ObservedTable(shown=shown, root=root)
                 for name, (shown, root) in event["tables"].items()
             },
         )
-        for event in session.read_events()
+        for event in events
         if event["event"] == "observed"
     )
 

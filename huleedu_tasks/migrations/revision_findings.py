@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from huleedu_tasks.migrations import hazard_rules as rules
 from huleedu_tasks.migrations.functions import UPGRADE, line_of
 from huleedu_tasks.migrations.hazards import find_hazards, without_comments
-from huleedu_tasks.migrations.observed_hazards import find_observed_hazards
+from huleedu_tasks.migrations.observed_hazards import HeldLock, find_observed_hazards
 from huleedu_tasks.migrations.observed_statements import ObservedRevision
 from huleedu_tasks.migrations.revisions import Revision
 from huleedu_tasks.migrations.squawk import judge_findings
@@ -27,6 +28,7 @@ def find_in_revision(
     revision: Revision,
     relations: Mapping[str, Relation],
     linted: Iterable[Problem] = (),
+    held: Mapping[str, HeldLock] = MappingProxyType({}),
 ) -> tuple[Problem, ...]:
     """Return the findings in a revision, most severe first, each with its line.
 
@@ -36,9 +38,10 @@ def find_in_revision(
     Args:
         relations: As for `find_observed_hazards`.
         linted: What squawk finds in the SQL of the revision.
+        held: As for `find_observed_hazards`.
     """
     found = [
-        *find_observed_hazards(observed, relations),
+        *find_observed_hazards(observed, relations, held),
         *_stated(observed, relations),
         *_linted(observed, linted, relations),
     ]

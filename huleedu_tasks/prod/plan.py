@@ -16,7 +16,7 @@ from huleedu_tasks.migrations import squawk
 from huleedu_tasks.migrations.edits import AppliedFile, applied_files
 from huleedu_tasks.migrations.hazard_rules import UPGRADE_FAILED
 from huleedu_tasks.migrations.hazards import find_hazards
-from huleedu_tasks.migrations.observed_hazards import relations_after
+from huleedu_tasks.migrations.observed_hazards import HeldLock, held_after, relations_after
 from huleedu_tasks.migrations.results import Rendered
 from huleedu_tasks.migrations.revision_findings import find_in_revision
 from huleedu_tasks.migrations.revision_graph import graph_of_database
@@ -315,12 +315,14 @@ class _Judgement:
         linted: What squawk finds, by revision.
         rehearsal: What the revisions did; of a revision that did not run, its SQL is judged.
         relations: The relations of the database, as the revisions before have left them.
+        held: The locks that the revisions before have taken and their transaction holds, by table.
     """
 
     rendered: Rendered
     linted: Mapping[str, Sequence[Problem]]
     rehearsal: Rehearsed
     relations: Mapping[str, Relation]
+    held: Mapping[str, HeldLock] = field(default_factory=dict)
 
     def problems(self, revision: Revision) -> tuple[Problem, ...]:
         """Return the problems of the next revision."""
@@ -329,10 +331,12 @@ class _Judgement:
         if observed is None:
             return tuple(self._guessed(revision, linted))
         known = self.relations
+        held = self.held if observed.continues_transaction else {}
         self.relations = relations_after(observed, known)
+        self.held = held_after(observed, known, held)
         found = tuple(
             failure_in(problem) if problem.code == UPGRADE_FAILED.name else _as_warning(problem)
-            for problem in find_in_revision(observed, revision, known, linted)
+            for problem in find_in_revision(observed, revision, known, linted, held)
         )
         if not observed.failure:
             return found

@@ -31,6 +31,7 @@ BLOCK = (
 )
 CALL = "SELECT grow()"
 ODD = f'ALTER TABLE {NAME} DROP "a ""b"'
+INDEX = "CREATE INDEX by_text ON note (text)"
 HARMLESS = "ALTER TABLE note ALTER text TYPE varchar"
 NEEDS_ROWS = """\
 assert op.get_bind().exec_driver_sql("SELECT id FROM note").first(), "note has no rows"
@@ -53,9 +54,9 @@ def test_the_plan_has_what_the_revisions_did_and_an_approval_does_not_depend_on_
     with ExitStack() as stack:
         stack.callback(ask, production.admin(), *EMPTIED)
         ask(production.admin(), *FILLED)
-        stack.enter_context(pending(production, b2=BLOCK, c3=CALL, d4=ODD, e5=HARMLESS))
+        stack.enter_context(pending(production, b2=BLOCK, c3=CALL, d4=ODD, e5=HARMLESS, f6=INDEX))
         stack.enter_context(pending(production, "beta", b2=NEEDS_ROWS, c3="SELECT 1"))
-        stack.enter_context(pending(production, "gamma", b2="CREATE INDEX by_text ON note (text)"))
+        stack.enter_context(pending(production, "gamma", b2=INDEX))
         gamma_admin = production.admin("huleedu_gamma")
         stack.callback(ask, gamma_admin, EXTENSION[1], "TRUNCATE note")
         ask(gamma_admin, FILLED[0], EXTENSION[0])
@@ -76,6 +77,8 @@ def test_the_plan_has_what_the_revisions_did_and_an_approval_does_not_depend_on_
     assert all(p["level"] != "ERROR" for one in alpha["revisions"] for p in one["problems"])
     # The text suggests a rewrite, which PostgreSQL does not do.
     assert "rewrite" not in found["e5"]
+    # All revisions are one transaction.
+    assert "'note' (8 kB) under the ACCESS EXCLUSIVE of b2, which blocks reads" in found["f6"]
     assert entry["rehearsed"] is True
     assert entry["tables"]["public.note"]["bytes"] == 8192
     assert "public.Odd.\"na'me; --%" in entry["tables"]

@@ -5,7 +5,12 @@ from dataclasses import replace
 import pytest
 
 from huleedu_tasks.migrations.hazard_rules import RULES
-from huleedu_tasks.migrations.observed_hazards import SMALL, find_observed_hazards, relations_after
+from huleedu_tasks.migrations.observed_hazards import (
+    SMALL,
+    find_observed_hazards,
+    held_after,
+    relations_after,
+)
 from huleedu_tasks.migrations.observed_statements import (
     ObservedRevision,
     ObservedStatement,
@@ -259,3 +264,23 @@ def test_a_short_strong_lock_is_information() -> None:
 
 def test_each_rule_says_what_to_do() -> None:
     assert all(rule.steps or rule.remedy for rule in RULES.values())
+
+
+def test_a_lock_of_an_earlier_revision_is_held_for_the_next_one_of_its_transaction() -> None:
+    rename = renaming("ALTER", "table", NOTE, "public.n")
+    first = ObservedRevision(revision="b2", statements=(ADD, rename))
+    held, after = held_after(first, UNKNOWN, {}), relations_after(first, UNKNOWN)
+    share = TableLock(table="public.n", mode="SHARE")
+    build = replace(INDEX, locks=(share,), read_whole=("public.n",))
+    second = ObservedRevision(revision="c3", statements=(build,))
+    (alone,) = find_observed_hazards(second, after)
+    (together,) = find_observed_hazards(second, after, held)
+    assert "under SHARE, which blocks writes" in alone.cause
+    assert "under the ACCESS EXCLUSIVE of b2, which blocks reads and writes" in together.cause
+
+
+def test_no_lock_is_held_after_a_commit_or_for_a_table_that_was_dropped() -> None:
+    committed = ObservedRevision(revision="b2", statements=(replace(ADD, is_committed=True),))
+    assert held_after(committed, UNKNOWN, {}) == {}
+    drop = removal("DROP TABLE note", "table", NOTE)
+    assert held_after(ObservedRevision(revision="b2", statements=(ADD, drop)), UNKNOWN, {}) == {}

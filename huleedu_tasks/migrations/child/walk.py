@@ -34,9 +34,9 @@ class Walk:
         self._tell = tell
         self._is_prepared = False
 
-    @staticmethod
-    def configure(options: dict[str, Any]) -> None:
-        """Change the options of `context.configure`."""
+    def configure(self, options: dict[str, Any]) -> None:
+        """Change the options of `context.configure`, and tell what `env.py` has set."""
+        self._tell("transactions", per_revision=bool(options.get(PER_MIGRATION)))
         options[PER_MIGRATION] = True
 
     def steps(self, context: Any) -> Iterator[Any]:
