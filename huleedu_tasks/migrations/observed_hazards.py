@@ -115,8 +115,9 @@ def held_after(
         held: The locks that it held before.
     """
     judgement = _Judgement(revision=revision, relations=relations, held=dict(held))
-    for _ in judgement.problems():
-        pass
+    for number, statement in enumerate(revision.statements):
+        judgement.begin(number, statement)
+        judgement.end(statement)
     left = relations_after(revision, relations)
     renamed = {
         one.name: one.new_name for statement in revision.statements for one in statement.renamed
@@ -184,24 +185,32 @@ class _Judgement:
         statements = self.revision.statements
         several: Problem | None = None
         for number, statement in enumerate(statements):
-            for lock in statement.locks:
-                if _blocks(lock) and self._in_use(lock.table):
-                    self._hold(lock, number)
-                elif lock.mode == _WRITES and self._in_use(lock.table):
-                    self.written.add(lock.table)
+            self.begin(number, statement)
             locked = self._locked_exclusively()
             for problem in self._judge(number, statement):
                 yield _placed(problem, statement)
             families = [*self._families(locked)]
             if several is None and len(families) > 1 and _takes_new(statement, locked):
                 several = _placed(self._several(families), statement)
-            if statement.is_committed:
-                self.held.clear()
-                self.written.clear()
+            self.end(statement)
         if several:
             yield several
         if self.revision.failure:
             yield self._failure()
+
+    def begin(self, number: int, statement: ObservedStatement) -> None:
+        """Note the locks that a statement took."""
+        for lock in statement.locks:
+            if _blocks(lock) and self._in_use(lock.table):
+                self._hold(lock, number)
+            elif lock.mode == _WRITES and self._in_use(lock.table):
+                self.written.add(lock.table)
+
+    def end(self, statement: ObservedStatement) -> None:
+        """Forget the locks that a commit has released."""
+        if statement.is_committed:
+            self.held.clear()
+            self.written.clear()
 
     def _judge(self, number: int, statement: ObservedStatement) -> Iterator[Problem]:
         found = [
