@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.docker import IDLE, SCRIPTS, Docked, new_docked
+from tests.support.docker import IDLE, SCRIPTS, Docked, new_docked, pause
 from tests.support.monorepo import Ran, free_ports
 from tests.support.observe import assert_no_password_on_screen
 from tests.support.postgres import ask, forward
@@ -267,7 +267,7 @@ def test_a_volume_that_was_initialised_with_another_password(pair: Docked, comma
 def test_a_paused_container(pair: Docked) -> None:
     container = pair.container("alpha_db")
     texts = [f"The container {container.name} is paused", f"docker unpause {container.name}"]
-    container.pause()
+    pause(container)
     for command in ("db.up", "db.reset"):
         assert_only_alpha_failed(pair, 1, *texts, command=command)
     assert_failed(pair.invoke("db.reset", "--volumes", "--service", "alpha"), 1, *texts)

@@ -11,7 +11,7 @@ from huleedu_tasks.postgres.locks import LOCK
 from tests.support.alembic_bench import AT_A1
 from tests.support.db_runs import without_initdb
 from tests.support.monorepo import PASSWORD, Monorepo, Ran, new_monorepo
-from tests.support.postgres import ask, connect
+from tests.support.postgres import SHUT_DOWN, ask, connect
 
 ALPHA = ("--service", "alpha")
 
@@ -169,12 +169,10 @@ def test_a_revision_that_the_files_do_not_have_is_an_error(monorepo: Monorepo) -
 
 LACKS_EXTENSION = "CREATE EXTENSION nowhere"
 NEEDS_ROWS = "SELECT 1 / count(*) FROM note"
-# PostgreSQL runs a program in the data directory, where the file names the server's process.
-STOPS_SERVER = "COPY (SELECT 1) TO PROGRAM 'kill -QUIT $(head -n 1 postmaster.pid)'"
 
 
 @pytest.mark.parametrize(
-    ("of_alpha", "of_beta"), [(LACKS_EXTENSION, NEEDS_ROWS), (STOPS_SERVER, "SELECT 1")]
+    ("of_alpha", "of_beta"), [(LACKS_EXTENSION, NEEDS_ROWS), (SHUT_DOWN, "SELECT 1")]
 )
 def test_a_history_that_cannot_be_replayed_is_an_error_of_its_service(
     monorepo: Monorepo, of_alpha: str, of_beta: str
@@ -196,7 +194,7 @@ def test_a_history_that_cannot_be_replayed_is_an_error_of_its_service(
     assert ran.code == 1, ran.err
     assert "Traceback" not in ran.err
     failed = {name: row(ran, name) for name in wanted if row(ran, name)["status"] == "FAILED"}
-    assert list(failed) == (["alpha"] if of_alpha == STOPS_SERVER else ["alpha", "beta"])
+    assert list(failed) == (["alpha"] if of_alpha == SHUT_DOWN else ["alpha", "beta"])
     assert {found["code"] for found in failed.values()} == {"migration-failed"}
     assert all("Revision b3 failed" in found["detail"] for found in failed.values())
     assert all(found["hint"] for found in failed.values())

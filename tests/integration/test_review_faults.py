@@ -7,6 +7,7 @@ import pytest
 from tests.integration.test_reviews import NOTE, Services, codes, problems
 from tests.support.alembic_bench import Bench, sql
 from tests.support.monorepo import Ran, empty_monorepo, free_ports
+from tests.support.postgres import SHUT_DOWN
 
 NAMES = ("odd", "bare", "absent", "middle", "late", "dies")
 ODD = (
@@ -27,8 +28,6 @@ LATE = (
     "CREATE TABLE r (i integer REFERENCES q DEFERRABLE INITIALLY DEFERRED)",
     "INSERT INTO r VALUES (1)",
 )
-# Runs in the directory of its data.
-SHUT_DOWN = "COPY (SELECT 1) TO PROGRAM 'kill -QUIT $(head -1 postmaster.pid)'"
 
 
 def body(*statements: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 from tests.support.db_runs import without_initdb
 from tests.support.histories import root_and_two
 from tests.support.monorepo import Monorepo
-from tests.support.pytest_runs import Tested, passes, run_pytest, write_tests
+from tests.support.pytest_runs import PytestRun, passes, run_pytest, write_tests
 
 COUNT = """
 import asyncio
@@ -172,7 +172,7 @@ other = service_database("beta", scope="module")
 
 
 @pytest.fixture(scope="module")
-def tested(prepared: Monorepo) -> Tested:
+def tested(prepared: Monorepo) -> PytestRun:
     """Run all of `TESTS`."""
     prepared.write("tests/conftest.py", CONFTEST)
     prepared.write("tests/helpers.py", COUNT)
@@ -186,7 +186,7 @@ def _file(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", TESTS)
-def test_all_tests_that_use_the_fixtures_pass(tested: Tested, name: str) -> None:
+def test_all_tests_that_use_the_fixtures_pass(tested: PytestRun, name: str) -> None:
     ended = re.findall(rf"^tests/{_file(name)}::\S+ ([A-Z]+)", tested.out, re.MULTILINE)
     assert len(ended) >= TESTS[name].count("def test_")
     assert set(ended) == {"PASSED"}, tested.out

@@ -46,6 +46,21 @@ def engine() -> docker.DockerClient:
     return docker.from_env()
 
 
+def pause(container: Container) -> None:
+    """Pause a container; a busy machine may refuse, as its processes do not freeze in time."""
+
+    def is_paused() -> bool:
+        try:
+            container.pause()
+        except docker.errors.APIError as error:
+            if "unable to freeze" not in str(error):
+                raise
+            return False
+        return True
+
+    wait_until(is_paused)
+
+
 def why_no_docker() -> str:
     """Return why the tests cannot run here; empty if they can."""
     if not shutil.which("docker"):

@@ -16,6 +16,12 @@ from tests.support.monorepo import LIMIT, Monorepo, stop_server, wait_until
 
 TEST = "the-test"
 TOOL = "huleedu-tasks"
+# Stops its own server. PostgreSQL runs the program in the data directory, where the file names the
+# server's process. The program ends after the backend, so that the statement never succeeds.
+SHUT_DOWN = (
+    "COPY (SELECT 1) TO PROGRAM "
+    "'kill -QUIT $(head -n 1 postmaster.pid); tail --pid=$PPID -f /dev/null'"
+)
 Row = tuple[Any, ...]
 
 _CHUNK = 65536

@@ -22,7 +22,7 @@ _SUMMARY = re.compile(r"(\d+) (passed|failed|error|errors|skipped)")
 
 
 @dataclass(frozen=True)
-class Tested:
+class PytestRun:
     """How a run of pytest ended."""
 
     code: int
@@ -58,14 +58,16 @@ def start_pytest(
     )
 
 
-def run_pytest(monorepo: Monorepo, *arguments: str, env: Mapping[str, str] | None = None) -> Tested:
+def run_pytest(
+    monorepo: Monorepo, *arguments: str, env: Mapping[str, str] | None = None
+) -> PytestRun:
     """Run pytest in a monorepo to its end."""
     process = start_pytest(monorepo, *arguments, env=env)
     out, _ = process.communicate(timeout=LIMIT)
-    return Tested(process.returncode, out)
+    return PytestRun(process.returncode, out)
 
 
-def passes(monorepo: Monorepo, tests: str, *arguments: str, conftest: str = CONFTEST) -> Tested:
+def passes(monorepo: Monorepo, tests: str, *arguments: str, conftest: str = CONFTEST) -> PytestRun:
     """Write a file with tests, and require that all of them pass."""
     write_tests(monorepo, tests, conftest=conftest)
     ran = run_pytest(monorepo, *arguments)
