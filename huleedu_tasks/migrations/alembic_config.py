@@ -115,14 +115,17 @@ def runs_env_py_for_every_revision(service: Service) -> bool:
     return stated.lower() in ("true", "yes", "on", "y", "t", "1")
 
 
-def script_directory(service: Service) -> Path:
+def script_directory(service: Service, options: Mapping[str, object] | None = None) -> Path:
     """Return the directory of a service's `env.py`: script_location of its Alembic configuration.
+
+    Args:
+        options: Its `alembic_options`, if they were read already.
 
     Raises:
         NotUnderstood: If only Alembic can resolve it.
         MigrationError: If script_location is missing, or is not a directory.
     """
-    options = alembic_options(service)
+    options = alembic_options(service) if options is None else options
     location = _location(service, options)
     if ":" in location or not location.isascii() or _is_in_pyproject(options):
         raise NotUnderstood(f"only Alembic can resolve the script_location {location!r}")

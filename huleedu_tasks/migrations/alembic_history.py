@@ -4,8 +4,6 @@ Literal values are read from files. Otherwise Alembic is asked in a child proces
 cached in the state directory until one of its inputs changes.
 """
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -15,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.settings import Settings
 from huleedu_tasks.config.urls import DatabaseUrl
-from huleedu_tasks.errors import Finding, HuleEduError, MigrationError, ServerError
+from huleedu_tasks.errors import Finding, HuleEduError, MigrationError
 from huleedu_tasks.migrations.alembic_config import NotUnderstood, script_directory
+from huleedu_tasks.migrations.cache_files import read_cache, write_cache
 from huleedu_tasks.migrations.child_process import Alembic, environment_of
 from huleedu_tasks.migrations.forkserver import WarmWorkers
 from huleedu_tasks.migrations.inputs import Present
+from huleedu_tasks.migrations.revision_files import revision_files
 from huleedu_tasks.migrations.revisions import History, Revision, history_of, read_history
 from huleedu_tasks.migrations.version_table import stated_version_table
 from huleedu_tasks.postgres.databases import VersionTable, place
 from huleedu_tasks.postgres.inspection import read_revisions
 from huleedu_tasks.process import scratch_directory
-from huleedu_tasks.state_dir import make_directory, make_state_directory
 
 if TYPE_CHECKING:
     import asyncpg
@@ -34,11 +33,9 @@ if TYPE_CHECKING:
 
 # An `env.py` that is only asked must not write.
 READ_ONLY = {"default_transaction_read_only": "on", "statement_timeout": "30s"}
-DIRECTORY = "alembic"
 REVISIONS, VERSION_TABLES = "revisions", "version-tables"
 # The format of cache files; those with another one are ignored.
 FORMAT = 3
-ONLY_THE_OWNER = 0o600
 
 
 @dataclass(kw_only=True)
@@ -69,7 +66,8 @@ class AlembicHistories:
             MigrationError: If the revisions do not form one history, with all findings.
         """
         try:
-            return read_history(service, may_branch=may_branch)
+            with revision_files(self.state, service.name) as files:
+                return read_history(service, may_branch=may_branch, read=files.revision)
         except NotUnderstood:
             pass
         question = self.question(service, REVISIONS)
@@ -252,9 +250,9 @@ class Question:
 
     def cached_answer(self) -> list[dict[str, Any]] | None:
         """Return the cached answer; None if it is missing or an input has changed."""
-        # An unreadable file counts as missing.
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            document = json.loads(self._path(self.state).read_bytes()) if self.state else {}
+        document = read_cache(self.state, self.name)
+        # A document with other fields counts as missing.
+        with suppress(KeyError, TypeError):
             is_ours = (document["format"], document["about"]) == (FORMAT, self.about)
             if is_ours and not self.present.changed(document["inputs"]):
                 answer: list[dict[str, Any]] = document["answer"]
@@ -271,18 +269,7 @@ class Question:
             "inputs": dict(self.present.inputs(used)),
             "answer": answer,
         }
-        # Without the file, the next command asks again.
-        with suppress(OSError, ServerError):
-            make_state_directory(self.state)
-            path = self._path(self.state)
-            make_directory(path.parent)
-            partial = path.with_name(f"{path.name}.{os.getpid()}")
-            partial.touch(ONLY_THE_OWNER)
-            partial.write_text(json.dumps(document), encoding="utf-8")
-            partial.rename(path)
-
-    def _path(self, state: Path) -> Path:
-        return state / DIRECTORY / self.name
+        write_cache(self.state, self.name, document)
 
 
 def _stated_tables(service: Service) -> tuple[VersionTable, ...] | None:

@@ -8,7 +8,7 @@ configuration may compute these values, Alembic must be asked (`alembic_history.
 import ast
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -140,22 +140,29 @@ class History:
 NO_HISTORY = History(revisions={})
 
 
-def read_history(service: Service, *, may_branch: bool = False) -> History:
+def read_history(
+    service: Service,
+    *,
+    may_branch: bool = False,
+    read: Callable[[Path], Revision] | None = None,
+) -> History:
     """Read a service's revisions.
 
     Args:
         may_branch: Whether the history may have several heads.
+        read: Reads one file; None for `read_revision`.
 
     Raises:
         NotUnderstood: If Alembic must be asked instead.
         MigrationError: With all findings: a file that is not valid Python, a missing parent, a
             duplicate id, a cycle, several heads.
     """
+    read = read or read_revision
     findings: list[Finding] = []
     revisions: list[Revision] = []
     for path in _revision_files(_plain_version_directory(service)):
         try:
-            revisions.append(read_revision(path))
+            revisions.append(read(path))
         except SyntaxError as error:
             place = f"{path}, line {error.lineno}"
             findings.append(Finding(place=place, problem=f"is not valid Python: {error.msg}"))
@@ -219,8 +226,8 @@ def _plain_version_directory(service: Service) -> Path:
         NotUnderstood: If the configuration may name other directories or files.
         MigrationError: As `script_directory`.
     """
-    directory = script_directory(service)
     options = alembic_options(service)
+    directory = script_directory(service, options)
     if unusual := [name for name in _UNUSUAL if options.get(name)]:
         raise NotUnderstood(f"only Alembic can evaluate {unusual[0]}")
     return directory / "versions"
@@ -251,8 +258,20 @@ def read_revision(path: Path) -> Revision:
         SyntaxError: If it is not valid Python.
         NotUnderstood: If only an import can evaluate its values.
     """
-    # Bytes, because Python evaluates the byte order mark and the coding line.
-    source = path.read_bytes()
+    return parse_revision(path.read_bytes(), path)
+
+
+def parse_revision(source: bytes, path: Path) -> Revision:
+    """Return the revision that the source of a file defines.
+
+    Args:
+        source: The content of the file: Python evaluates the byte order mark and the coding line.
+        path: The file, for the revision and for messages.
+
+    Raises:
+        SyntaxError: If it is not valid Python.
+        NotUnderstood: If only an import can evaluate its values.
+    """
     try:
         tree = ast.parse(source, filename=str(path))
     except ValueError as error:
