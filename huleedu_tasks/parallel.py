@@ -13,7 +13,6 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import ExitCode, HuleEduError, Interrupted, SeedError
-from huleedu_tasks.migrations.modules import hint_of
 from huleedu_tasks.postgres.server_errors import converted_errors
 from huleedu_tasks.report import Outcome, Progress, Status
 
@@ -205,6 +204,8 @@ def failed(service: Service, error: HuleEduError) -> Outcome:
     """Return the outcome of work that raised an expected error."""
     if isinstance(error, Interrupted):
         return interrupted(service.name)
+    from huleedu_tasks.migrations.modules import hint_of
+
     findings = [str(finding) for finding in error.findings]
     hint = hint_of(service, error)
     return Outcome(

@@ -3,9 +3,9 @@
 import configparser
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huleedu_tasks.config.registry import Service
 from huleedu_tasks.errors import MigrationError
@@ -50,7 +50,7 @@ def read_sections(file: Path) -> dict[str, object] | None:
     try:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".toml":
-            return tomllib.loads(text)
+            return _parsed(text)
         parser = configparser.RawConfigParser(strict=False, allow_no_value=True)
         parser.read_string(text)
     except (OSError, ValueError, RecursionError, configparser.Error):
@@ -79,7 +79,7 @@ def alembic_options(service: Service) -> dict[str, object]:
     here = {"here": str(service.alembic_config.parent)}
     try:
         if pyproject.is_file():
-            tool = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool", {})
+            tool = _parsed(pyproject.read_text(encoding="utf-8")).get("tool", {})
             options |= {
                 key: _fill_in(value, {"here": str(service.directory)})
                 for key, value in tool.get("alembic", {}).items()
@@ -198,6 +198,13 @@ def _engines_hint(service: Service) -> str:
         f"multidb): write an entry for each in the registry, with the same directory and with "
         f"{fields}."
     )
+
+
+def _parsed(toml: str) -> dict[str, Any]:
+    # Few services have a pyproject.toml, and the import takes time in every command.
+    import tomllib
+
+    return tomllib.loads(toml)
 
 
 def _fill_in(value: object, here: Mapping[str, str]) -> object:

@@ -18,7 +18,7 @@ from huleedu_tasks.migrations.alembic_config import NotUnderstood, script_direct
 from huleedu_tasks.migrations.cache_files import read_cache, write_cache
 from huleedu_tasks.migrations.child_process import Alembic, environment_of
 from huleedu_tasks.migrations.forkserver import WarmWorkers
-from huleedu_tasks.migrations.inputs import Present
+from huleedu_tasks.migrations.inputs import Present, Seen
 from huleedu_tasks.migrations.revision_files import revision_files
 from huleedu_tasks.migrations.revisions import History, Revision, history_of, read_history
 from huleedu_tasks.migrations.version_table import stated_version_table
@@ -49,8 +49,7 @@ class AlembicHistories:
     settings: Settings
     state: Path | None
     _workers: WarmWorkers | None = field(default=None, repr=False)
-    _installed: dict[str, str] = field(default_factory=dict, repr=False)
-    _shared: dict[str, str] = field(default_factory=dict, repr=False)
+    _seen: Seen = field(default_factory=Seen, repr=False)
 
     async def history(
         self, service: Service, url: DatabaseUrl | None = None, *, may_branch: bool = False
@@ -225,9 +224,8 @@ class AlembicHistories:
             present=Present.of(
                 self.settings,
                 environment_of(service, self.settings, url),
-                self._installed,
                 # A command may write a revision, but no `env.py`.
-                None if kind == REVISIONS else self._shared,
+                Seen(installed=self._seen.installed) if kind == REVISIONS else self._seen,
             ),
         )
 

@@ -4,6 +4,7 @@ A template, or a cached answer of Alembic, is valid as long as the digest of eve
 same.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -31,6 +32,10 @@ VARIABLES_SET = "the names of environment variables"
 INTERPRETER = "the time zone, the locale or PYTHON*"
 MISSING = "missing"
 BYTECODE = "__pycache__"
+# The name of the root itself.
+HERE = "."
+# What the system says of a path that is not a link.
+_NO_LINK = (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 LOCAL_TIME = Path("/etc/localtime")
 # Kinds of inputs that depend on the variables of a service.
 _OF_ONE_SERVICE = (VARIABLE, VARIABLES_SET, INTERPRETER)
@@ -55,39 +60,50 @@ Inputs = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What was found already, and is the same for all services of a command.
+
+    Attributes:
+        installed: The digests of installed libraries, by the name of the input.
+        others: Those of other inputs, except variables.
+        listings: The entries of directories.
+        real_directories: The directories that paths lead to, without links.
+    """
+
+    installed: dict[str, str] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+    listings: dict[str, list[str]] = field(default_factory=dict)
+    real_directories: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Present:
     """The current state of inputs; each digest is computed once.
 
     Attributes:
         root: The root of the monorepo.
         variables: The environment of a service's code, without settings of these tasks.
-        installed: The digests of installed libraries, by the name of the input.
-        shared: Those of other inputs that are the same for all services: not of variables.
+        seen: What was found already.
     """
 
     root: Path
     variables: Mapping[str, str]
-    installed: dict[str, str] = field(default_factory=dict)
-    shared: dict[str, str] = field(default_factory=dict)
+    seen: Seen
     _known: dict[str, str] = field(default_factory=dict)
-    _real_directories: dict[str, str] = field(default_factory=dict)
-    _listings: dict[Path, list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
         settings: Settings,
         environment: Mapping[str, str] | None = None,
-        installed: dict[str, str] | None = None,
-        shared: dict[str, str] | None = None,
+        seen: Seen | None = None,
     ) -> "Present":
         """Return the current state for a command with these settings.
 
         Args:
             settings: The settings.
             environment: The environment of a service's code; None for that of the settings.
-            installed: A cache with digests of installed libraries; None for an empty one.
-            shared: A cache with digests of other inputs; None for an empty one.
+            seen: What was found already; None for nothing.
         """
         own = {setting.name for setting in SETTINGS} | _NO_INPUTS
         found = settings.service_environment() if environment is None else environment
@@ -95,8 +111,7 @@ class Present:
         return cls(
             root=settings.root,
             variables=variables,
-            installed={} if installed is None else installed,
-            shared={} if shared is None else shared,
+            seen=seen or Seen(),
         )
 
     def name(self, path: Path | str) -> str:
@@ -109,8 +124,8 @@ class Present:
 
     def digest_of(self, name: str) -> str:
         """Return the digest of an input. A name without the prefix of a kind is a file."""
-        known = self._known if name.startswith(_OF_ONE_SERVICE) else self.shared
-        known = self.installed if name.startswith(INSTALLED) else known
+        known = self._known if name.startswith(_OF_ONE_SERVICE) else self.seen.others
+        known = self.seen.installed if name.startswith(INSTALLED) else known
         if name not in known:
             is_secret = name.startswith(VARIABLE) and _SECRET.search(name)
             known[name] = digest(self._look_at(name))[: _DIGITS_OF_A_SECRET if is_secret else None]
@@ -120,23 +135,24 @@ class Present:
         """Return the first input that changed; an empty string if all are the same."""
         return next((shown(name) for name, was in noted.items() if self.digest_of(name) != was), "")
 
-    def content(self, path: Path, limit: int = LARGE) -> Iterator[str]:
+    def content(self, path: Path | str, limit: int = LARGE) -> Iterator[str]:
         """Yield the targets of links in a path, and the content of its file.
 
         Args:
             path: The path of the file.
             limit: Bytes above which the size and times are used instead of the content.
         """
-        yield self._behind_links(path)
+        yield self._behind_links(str(path))
         try:
-            facts = path.stat()
+            facts = os.stat(path)
             if not S_ISREG(facts.st_mode):
                 # A device or a pipe has no end.
                 yield MISSING
             elif facts.st_size > limit:
                 yield f"{facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"
             else:
-                yield hashlib.sha256(path.read_bytes()).hexdigest()
+                with open(path, "rb") as file:
+                    yield hashlib.sha256(file.read()).hexdigest()
         except OSError:
             yield MISSING
 
@@ -178,10 +194,14 @@ class Present:
         return kinds.get(kind, self._file)(name.removeprefix(kind))
 
     def _file(self, rest: str) -> Iterator[str]:
-        return self.content(self.root / rest)
+        return self.content(self._path(rest))
+
+    def _path(self, name: str) -> str:
+        """Return the path that has a name; `pathlib` would be slow for hundreds of inputs."""
+        return str(self.root) if name == HERE else os.path.join(self.root, name)
 
     def _installed(self, rest: str) -> Iterator[str]:
-        return _distributions(self.root / rest)
+        return _distributions(self._path(rest))
 
     def _variable_names(self, _: str) -> list[str]:
         return sorted(self._session_free())
@@ -199,52 +219,57 @@ class Present:
         yield from self.content(LOCAL_TIME)
 
     def _status(self, rest: str) -> Iterator[str]:
-        path = self.root / rest
+        path = self._path(rest)
         yield self._behind_links(path)
         try:
-            mode = path.stat().st_mode
+            mode = os.stat(path).st_mode
             yield "directory" if S_ISDIR(mode) else "file" if S_ISREG(mode) else "other"
         except OSError:
             yield MISSING
 
     def _listing(self, rest: str) -> Iterator[str]:
-        yield self._behind_links(self.root / rest)
-        yield from self._entries(self.root / rest)
+        path = self._path(rest)
+        yield self._behind_links(path)
+        yield from self._entries(path)
 
     def _modules(self, rest: str) -> Iterator[str]:
-        directory, _, names = rest.partition("\n")
+        name, _, names = rest.partition("\n")
+        directory = self._path(name)
         sought = set(names.split(" "))
-        yield self._behind_links(self.root / directory)
-        for entry in self._entries(self.root / directory):
-            if re.split(r"[./]", entry)[0] in sought:
+        yield self._behind_links(directory)
+        for entry in self._entries(directory):
+            if entry.partition(".")[0].rstrip("/") in sought:
                 yield entry
                 if entry[-1] == "/":
                     # A package is found before a module, and a directory without code after it.
-                    inner = self._entries(self.root / directory / entry)
+                    inner = self._entries(os.path.join(directory, entry))
                     yield from (name for name in inner if name.startswith("__init__."))
 
-    def _entries(self, directory: Path) -> list[str]:
-        if directory not in self._listings:
-            self._listings[directory] = entries(directory)
-        return self._listings[directory]
+    def _entries(self, directory: str) -> list[str]:
+        known = self.seen.listings
+        if directory not in known:
+            known[directory] = entries(directory)
+        return known[directory]
 
-    def _behind_links(self, path: Path) -> str:
+    def _behind_links(self, path: str) -> str:
         """Return the targets of links in a path; an empty string if it has no links."""
-        found = Path(self._real(str(path.parent)), path.name)
-        link = ""
+        parent, name = os.path.split(path)
+        found, link = os.path.join(self._real(parent), name), ""
         try:
-            if found.is_symlink():
-                link, found = str(found.readlink()), Path(os.path.realpath(found))
-        except OSError:
-            # A parent directory is not accessible.
-            return MISSING
-        place = _below(str(found), self._real(str(self.root)))
+            link = os.readlink(found)
+            found = os.path.realpath(found)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                # A parent directory is not accessible.
+                return MISSING
+        place = _below(found, self._real(str(self.root)))
         return f"{link} {place}" if place != self.name(path) else ""
 
     def _real(self, directory: str) -> str:
-        if directory not in self._real_directories:
-            self._real_directories[directory] = os.path.realpath(directory)
-        return self._real_directories[directory]
+        known = self.seen.real_directories
+        if directory not in known:
+            known[directory] = os.path.realpath(directory)
+        return known[directory]
 
 
 def shown(name: str) -> str:
@@ -252,7 +277,7 @@ def shown(name: str) -> str:
     return name.partition("\n")[0]
 
 
-def entries(directory: Path) -> list[str]:
+def entries(directory: Path | str) -> list[str]:
     """Return the names in a directory, with a slash behind those of directories.
 
     Bytecode whose source exists is skipped. A missing directory has the entry `missing`.
@@ -285,11 +310,11 @@ def digest(texts: Iterable[str]) -> str:
 
 def _below(path: str, root: str) -> str:
     if path == root:
-        return "."
+        return HERE
     return path[len(root) + 1 :] if path.startswith(f"{root}{os.sep}") else path
 
 
-def _distributions(directory: Path) -> Iterator[str]:
+def _distributions(directory: str) -> Iterator[str]:
     """Yield each distribution that is installed in a directory, with the digest of its RECORD.
 
     RECORD has a digest of every file of a distribution (Python packaging, "Recording installed
@@ -301,13 +326,14 @@ def _distributions(directory: Path) -> Iterator[str]:
         return
     for entry in found:
         if entry.name.endswith(_DISTRIBUTION):
-            yield f"{entry.name} {_content(Path(entry.path, 'RECORD'))}"
+            yield f"{entry.name} {_content(os.path.join(entry.path, 'RECORD'))}"
         elif entry.name.endswith(_PATHS) or entry.name.startswith(_EDITABLE):
-            yield f"{entry.name} {_content(Path(entry.path))}"
+            yield f"{entry.name} {_content(entry.path)}"
 
 
-def _content(path: Path) -> str:
+def _content(path: str) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS]
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()[:_DIGITS]
     except OSError:
         return MISSING
