@@ -211,12 +211,17 @@ class Reads:
 
     @property
     def files(self) -> list[str]:
-        """The files that were read, and those of all loaded modules."""
+        """The files that were read, and those of all loaded modules.
+
+        Files of installed libraries, hundreds in each process, are represented by the directory
+        that the libraries are installed in.
+        """
         modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-        loaded = {os.path.abspath(file) for file in modules if isinstance(file, str)}
         # A copy, because another thread may add to the set.
         read = map(source_of, self._files.copy())
-        return [file for file in sorted({*read, *loaded}) if may_change(file)]
+        names = {*read, *(name for name in modules if isinstance(name, str))}
+        paths = {os.path.abspath(installed_in(name) or name) for name in names}
+        return [path for path in sorted(paths) if may_change(path)]
 
     @property
     def directories(self) -> list[str]:
@@ -434,7 +439,15 @@ def standard_library() -> tuple[str, ...]:
 
 def is_installed(path: str) -> bool:
     """Whether a path belongs to an installed library."""
-    return any(name in path.split(os.sep) for name in INSTALLED)
+    return bool(installed_in(path))
+
+
+def installed_in(path: str) -> str:
+    """Return the innermost directory of installed libraries around a path, or an empty string."""
+    parts = path.split(os.sep)
+    while parts and parts[-1] not in INSTALLED:
+        parts.pop()
+    return os.sep.join(parts)
 
 
 def _parents(path: str) -> Iterator[str]:
