@@ -54,8 +54,8 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
     """
 
     def decorate(body: Body[P]) -> Task[Any]:
-        signature = inspect.signature(body).parameters
-        parameters = list(signature)[1:]
+        signature = inspect.signature(body)
+        parameters = list(signature.parameters)[1:]
         name = f"{body.__module__.rpartition('.')[2]}.{body.__name__.rstrip('_')}"
 
         @functools.wraps(body)
@@ -70,6 +70,8 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
             if code is not ExitCode.DONE:
                 raise Exit(code=int(code))
 
+        # Invoke asks for it twice, and would unwrap and inspect the function each time.
+        run.__signature__ = signature  # type: ignore[attr-defined]  # Python, `inspect.signature`
         texts = {**HELP, **help_texts}
         return task(  # type: ignore[return-value]  # Invoke says Callable and returns a Task
             run,
@@ -80,7 +82,7 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
             iterable=[
                 name
                 for name in REPEATABLE
-                if name in parameters and signature[name].default is None
+                if name in parameters and signature.parameters[name].default is None
             ],
             help={name: texts[name] for name in parameters if name in texts},
         )
