@@ -27,7 +27,7 @@ from huleedu_tasks.parallel import Stage, Step
 from huleedu_tasks.postgres import clones, databases, replacement
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import EnvironmentTag
-from huleedu_tasks.postgres.inspection import read_revisions
+from huleedu_tasks.postgres.version_tables import read_revisions
 from huleedu_tasks.report import Outcome
 from huleedu_tasks.state_dir import make_directory, unwritable
 

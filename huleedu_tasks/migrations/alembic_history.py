@@ -23,7 +23,7 @@ from huleedu_tasks.migrations.revision_files import revision_files
 from huleedu_tasks.migrations.revisions import History, Revision, history_of, read_history
 from huleedu_tasks.migrations.version_table import stated_version_table
 from huleedu_tasks.postgres.databases import VersionTable, place
-from huleedu_tasks.postgres.inspection import read_revisions
+from huleedu_tasks.postgres.version_tables import read_revisions
 from huleedu_tasks.process import scratch_directory
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ from huleedu_tasks.migrations.results import (
 from huleedu_tasks.migrations.revisions import History, Revision, named
 from huleedu_tasks.postgres.connections import connection
 from huleedu_tasks.postgres.databases import VersionTable
-from huleedu_tasks.postgres.inspection import read_revisions
+from huleedu_tasks.postgres.version_tables import read_revisions
 
 HEAD, HEADS, BASE = "head", "heads", "base"
 # Seconds until env.py must connect, if it is only asked for its connection.

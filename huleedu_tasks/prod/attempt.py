@@ -34,7 +34,8 @@ from huleedu_tasks.parallel import Step
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.connections import answering
 from huleedu_tasks.postgres.databases import VersionTable
-from huleedu_tasks.postgres.inspection import Identity, read_revisions
+from huleedu_tasks.postgres.inspection import Identity
+from huleedu_tasks.postgres.version_tables import read_revisions
 from huleedu_tasks.prod.journal import Record
 from huleedu_tasks.prod.plan import pin_now
 from huleedu_tasks.prod.plan_file import PlanEntry, stale

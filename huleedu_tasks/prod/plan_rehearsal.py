@@ -16,7 +16,7 @@ from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.clones import replay_name
 from huleedu_tasks.postgres.connections import answering, connection
 from huleedu_tasks.postgres.databases import VersionTable, create, version_table_candidates
-from huleedu_tasks.postgres.inspection import read_revisions
+from huleedu_tasks.postgres.version_tables import read_revisions
 from huleedu_tasks.process import scratch_directory
 from huleedu_tasks.prod.problems import Validated
 from huleedu_tasks.prod.target import Target, reach
