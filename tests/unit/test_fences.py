@@ -68,6 +68,7 @@ OWNERS = {
         "postgres/inspection.py",
         "postgres/locks.py",
         "postgres/replacement.py",
+        "postgres/version_tables.py",
         # In a separate process, on the connection that it was passed.
         "seeds/child.py",
         "seeds/sql.py",
