@@ -19,7 +19,7 @@ from huleedu_tasks.errors import Finding, HuleEduError, MigrationError, ServerEr
 from huleedu_tasks.migrations.alembic_config import NotUnderstood, script_directory
 from huleedu_tasks.migrations.child_process import Alembic, environment_of
 from huleedu_tasks.migrations.forkserver import WarmWorkers
-from huleedu_tasks.migrations.inputs import Present
+from huleedu_tasks.migrations.inputs import Inputs, Present
 from huleedu_tasks.migrations.revisions import History, Revision, history_of, read_history
 from huleedu_tasks.migrations.version_table import stated_version_table
 from huleedu_tasks.postgres.databases import VersionTable, place
@@ -263,12 +263,17 @@ class Question:
 
     def cache_answer(self, answer: list[dict[str, Any]], used: "Used | None") -> None:
         """Cache an answer with its inputs, unless they are None or cannot be tracked."""
-        if self.state is None or used is None or used.untracked:
+        if used is not None and not used.untracked:
+            self.cache_with(answer, self.present.inputs(used))
+
+    def cache_with(self, answer: list[dict[str, Any]], inputs: Inputs) -> None:
+        """Cache an answer with the inputs on which it depends."""
+        if self.state is None:
             return
         document = {
             "format": FORMAT,
             "about": self.about,
-            "inputs": dict(self.present.inputs(used)),
+            "inputs": dict(inputs),
             "answer": answer,
         }
         # Without the file, the next command asks again.

@@ -1,6 +1,8 @@
 """`prod.drift`: read-only, also where migrations are pending."""
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
 
 from tests.support.monorepo import Ran
 from tests.support.postgres import ask
@@ -11,6 +13,27 @@ ALPHA = ("--service", "alpha")
 BY_HAND = ("CREATE INDEX by_hand ON note (text)", "DROP INDEX by_hand")
 # Drift of the same object, and not the accepted one.
 ANOTHER_INDEX = ("DROP INDEX by_hand", "CREATE INDEX by_hand ON note (text, id)")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a plan of one service found, and what it did for that."""
+
+    codes: list[str]
+    has_dumped: bool
+    has_replayed: bool
+
+
+def planned(production: Production) -> Planned:
+    logs = Path(production.monorepo.state, "throwaway/embedded").glob("*/alpha_db/server.log")
+    before, replays = len(production.log), {log: log.read_text() for log in logs}
+    ran = production.invoke("prod.plan", "--json", *ALPHA, HULEEDU_DRIFT="true")
+    after = {log: log.read_text() for log in replays}
+    return Planned(
+        codes=[found["code"] for found in drift_problems(ran)],
+        has_dumped="LOCK TABLE" in production.log[before:],
+        has_replayed=after != replays or not replays,
+    )
 
 
 def test_drift_is_found_and_named_and_pending_revisions_are_not_drift(
@@ -68,6 +91,23 @@ def test_a_drifted_database_is_migrated_only_if_its_drift_is_accepted(
     finally:
         pending.unlink()
         plan.unlink(missing_ok=True)
+
+
+def test_a_plan_dumps_nothing_while_neither_the_schema_nor_its_history_changes(
+    production: Production,
+) -> None:
+    pending = production.monorepo.add_revision("alpha", "b2", "a1")
+    try:
+        assert planned(production) == Planned(codes=[], has_dumped=True, has_replayed=True)
+        assert planned(production) == Planned(codes=[], has_dumped=False, has_replayed=False)
+        with production.changed(*BY_HAND):
+            drifted = Planned(codes=["schema-drift"], has_dumped=True, has_replayed=True)
+            assert [planned(production), planned(production)] == [drifted, drifted]
+        assert planned(production) == Planned(codes=[], has_dumped=False, has_replayed=False)
+        pending.write_text(f"{pending.read_text()}# Edited.\n", encoding="utf-8")
+        assert planned(production) == Planned(codes=[], has_dumped=True, has_replayed=True)
+    finally:
+        pending.unlink()
 
 
 def test_no_schema_is_dumped_through_a_pooler(production: Production) -> None:
