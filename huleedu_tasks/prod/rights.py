@@ -44,7 +44,7 @@ async def judge_rights(validated: Validated, settings: Settings, root: Path) -> 
                 approval_of(target, settings, root, identity=facts.identity, current=current),
                 _ask_tables(target),
             )
-            validated = replace(validated, rendering=rendering)
+            validated = replace(validated, rendering=rendering, has_connected=reported is not None)
             found = await _for_plan(target, facts, current, rendering[0].sql, reported)
     except HuleEduError:
         # A wrong connection or a failing env.py is reported by the next steps.
