@@ -17,15 +17,29 @@ ANOTHER_INDEX = ("DROP INDEX by_hand", "CREATE INDEX by_hand ON note (text, id)"
 
 @dataclass(frozen=True)
 class Planned:
-    """What a plan of one service found, and what it did for that."""
+    """What a plan of one service found, and what it did for that.
+
+    Attributes:
+        runs: How often it ran `env.py`.
+    """
 
     codes: list[str]
     has_dumped: bool
     has_replayed: bool
+    runs: int
+
+
+# The SQL, the role and the version table; with a replay, its revisions as well.
+UNCHANGED = Planned(codes=[], has_dumped=False, has_replayed=False, runs=2)
+NEW = Planned(codes=[], has_dumped=True, has_replayed=True, runs=3)
+DRIFTED = Planned(codes=["schema-drift"], has_dumped=True, has_replayed=True, runs=2)
+TRACE = "\nwith open('../../traces/runs', 'a') as traces:\n    traces.write('.')\n"
 
 
 def planned(production: Production) -> Planned:
     logs = Path(production.monorepo.state, "throwaway/embedded").glob("*/alpha_db/server.log")
+    traces = production.monorepo.path("traces/runs")
+    traces.unlink(missing_ok=True)
     before, replays = len(production.log), {log: log.read_text() for log in logs}
     ran = production.invoke("prod.plan", "--json", *ALPHA, HULEEDU_DRIFT="true")
     after = {log: log.read_text() for log in replays}
@@ -33,6 +47,7 @@ def planned(production: Production) -> Planned:
         codes=[found["code"] for found in drift_problems(ran)],
         has_dumped="LOCK TABLE" in production.log[before:],
         has_replayed=after != replays or not replays,
+        runs=len(traces.read_text()),
     )
 
 
@@ -96,17 +111,20 @@ def test_a_drifted_database_is_migrated_only_if_its_drift_is_accepted(
 def test_a_plan_dumps_nothing_while_neither_the_schema_nor_its_history_changes(
     production: Production,
 ) -> None:
+    production.monorepo.path("traces").mkdir()
+    env = production.monorepo.path("services/alpha_service/alembic/env.py")
+    stated = env.read_text(encoding="utf-8")
     pending = production.monorepo.add_revision("alpha", "b2", "a1")
     try:
-        assert planned(production) == Planned(codes=[], has_dumped=True, has_replayed=True)
-        assert planned(production) == Planned(codes=[], has_dumped=False, has_replayed=False)
+        env.write_text(stated + TRACE, encoding="utf-8")
+        assert [planned(production), planned(production)] == [NEW, UNCHANGED]
         with production.changed(*BY_HAND):
-            drifted = Planned(codes=["schema-drift"], has_dumped=True, has_replayed=True)
-            assert [planned(production), planned(production)] == [drifted, drifted]
-        assert planned(production) == Planned(codes=[], has_dumped=False, has_replayed=False)
+            assert [planned(production), planned(production)] == [DRIFTED, DRIFTED]
+        assert planned(production) == UNCHANGED
         pending.write_text(f"{pending.read_text()}# Edited.\n", encoding="utf-8")
-        assert planned(production) == Planned(codes=[], has_dumped=True, has_replayed=True)
+        assert planned(production) == NEW
     finally:
+        env.write_text(stated, encoding="utf-8")
         pending.unlink()
 
 
