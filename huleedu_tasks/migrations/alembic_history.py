@@ -47,10 +47,12 @@ class AlembicHistories:
 
     Attributes:
         state: The state directory with the cache; None for no cache.
+        lender: Those whose fork server is used; None for one of its own.
     """
 
     settings: Settings
     state: Path | None
+    lender: "AlembicHistories | None" = None
     _workers: WarmWorkers | None = field(default=None, repr=False)
     _installed: dict[str, str] = field(default_factory=dict, repr=False)
     _shared: dict[str, str] = field(default_factory=dict, repr=False)
@@ -108,19 +110,20 @@ class AlembicHistories:
         if (known := self.known_version_tables(service, url)) is not None:
             return known
         try:
-            found = await self.ask_tables(service, url, connection)
+            found = await self.ask_tables(service, url, await place(connection, url.database))
         except MigrationError:
             return None
         self._cache_tables(service, url, found)
         return found.tables
 
     async def ask_tables(
-        self, service: Service, url: DatabaseUrl, connection: "asyncpg.Connection"
+        self, service: Service, url: DatabaseUrl, target: tuple[str, int]
     ) -> "ReportedTables":
         """Ask a service's `env.py` for its version tables, its role and its search path.
 
         Args:
-            connection: A connection to its database, to which `env.py` must connect.
+            target: The start time of the server and the OID of the database, to which `env.py` must
+                connect.
 
         Raises:
             MigrationError: If `env.py` cannot be asked.
@@ -133,7 +136,7 @@ class AlembicHistories:
             session = Observation(
                 events=directory / "events",
                 settings=READ_ONLY,
-                target=await place(connection, url.database),
+                target=target,
             )
             return await runner.report_version_tables(self.alembic(service, url), session)
 
@@ -184,6 +187,8 @@ class AlembicHistories:
     @property
     def workers(self) -> WarmWorkers:
         """The fork server, started when it is first needed."""
+        if self.lender:
+            return self.lender.workers
         self._workers = self._workers or WarmWorkers(self.settings.tool_environment())
         return self._workers
 

@@ -19,6 +19,7 @@ from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.clones import replay_name
 from huleedu_tasks.postgres.connections import answering
 from huleedu_tasks.postgres.databases import VersionTable, create, version_table_candidates
+from huleedu_tasks.postgres.inspection import read_revisions
 from huleedu_tasks.postgres.schema_fingerprint import read_fingerprint
 from huleedu_tasks.report import Difference, Outcome, State, Status
 from huleedu_tasks.schema.diff import compare
@@ -154,7 +155,9 @@ async def find_drift(
         return Drift(revisions=before.revisions(live), fingerprint=known.fingerprint)
     async with answering(live.url.address):
         fingerprint = await read_fingerprint(connection)
-    actual = await dump(live.url, environment=live.environment, version_tables=before.tables)
+    actual = await dump(
+        live.url, environment=live.environment, version_tables=before.tables, opened=connection
+    )
     after = await _state(live, connection, replays)
     revisions = after.revisions(live)
     if after != before:
@@ -240,9 +243,9 @@ async def _member(live: Live, service: Service, connection: "asyncpg.Connection"
     is_own = service.name == live.service.name
     history = live.history if is_own else await histories.history(service)
     tables = await histories.version_tables(service, url, connection)
+    revisions = history.least_advanced(await read_revisions(connection, tables))
     if tables is None:
         tables = await version_table_candidates(connection)
-    revisions = await histories.current(service, url, connection, history)
     return _Member(service=service, history=history, tables=tables, revisions=revisions)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.monorepo import Ran
+from tests.support.observe import FORK_LOOP
 from tests.support.postgres import ask
 from tests.support.production import Production, bouncer, problems
 
@@ -21,12 +22,14 @@ class Planned:
 
     Attributes:
         runs: How often it ran `env.py`.
+        imports: How many interpreters imported Alembic for that.
     """
 
     codes: list[str]
     has_dumped: bool
     has_replayed: bool
     runs: int
+    imports: int = 1
 
 
 # The SQL, the role and the version table; with a replay, its revisions as well.
@@ -34,20 +37,30 @@ UNCHANGED = Planned(codes=[], has_dumped=False, has_replayed=False, runs=2)
 NEW = Planned(codes=[], has_dumped=True, has_replayed=True, runs=3)
 DRIFTED = Planned(codes=["schema-drift"], has_dumped=True, has_replayed=True, runs=2)
 TRACE = "\nwith open('../../traces/runs', 'a') as traces:\n    traces.write('.')\n"
+# Every interpreter runs this on startup.
+WITNESS = """\
+import sys
+with open({file!r}, "a") as told:
+    told.write(" ".join(sys.orig_argv) + "\\n")
+"""
 
 
 def planned(production: Production) -> Planned:
     logs = Path(production.monorepo.state, "throwaway/embedded").glob("*/alpha_db/server.log")
     traces = production.monorepo.path("traces/runs")
-    traces.unlink(missing_ok=True)
+    told = production.monorepo.path("traces/told")
+    for trace in (traces, told):
+        trace.unlink(missing_ok=True)
     before, replays = len(production.log), {log: log.read_text() for log in logs}
-    ran = production.invoke("prod.plan", "--json", *ALPHA, HULEEDU_DRIFT="true")
+    variables = {"HULEEDU_DRIFT": "true", "PYTHONPATH": str(production.monorepo.path("witness"))}
+    ran = production.invoke("prod.plan", "--json", *ALPHA, **variables)
     after = {log: log.read_text() for log in replays}
     return Planned(
         codes=[found["code"] for found in drift_problems(ran)],
         has_dumped="LOCK TABLE" in production.log[before:],
         has_replayed=after != replays or not replays,
         runs=len(traces.read_text()),
+        imports=told.read_text().count(FORK_LOOP),
     )
 
 
@@ -111,7 +124,9 @@ def test_a_drifted_database_is_migrated_only_if_its_drift_is_accepted(
 def test_a_plan_dumps_nothing_while_neither_the_schema_nor_its_history_changes(
     production: Production,
 ) -> None:
-    production.monorepo.path("traces").mkdir()
+    told = production.monorepo.path("traces/told")
+    told.parent.mkdir()
+    production.monorepo.write("witness/sitecustomize.py", WITNESS.format(file=str(told)))
     env = production.monorepo.path("services/alpha_service/alembic/env.py")
     stated = env.read_text(encoding="utf-8")
     pending = production.monorepo.add_revision("alpha", "b2", "a1")
