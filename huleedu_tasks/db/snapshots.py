@@ -5,13 +5,13 @@ one command are created together: a file in the state directory exists until all
 complete, and one whose file still exists is dropped by the next command.
 """
 
+import asyncio
 import json
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -20,7 +20,7 @@ from huleedu_tasks.db.predecessors import put_in_place, retire_predecessor
 from huleedu_tasks.db.run import NOTHING, Run
 from huleedu_tasks.db.service_run import ServiceRun, after_leader
 from huleedu_tasks.db.start import START
-from huleedu_tasks.db.status import STATUS
+from huleedu_tasks.db.status import prepare_status, status
 from huleedu_tasks.errors import ConfigurationError, Finding, HuleEduError, Refused
 from huleedu_tasks.migrations.revisions import NO_HISTORY, named
 from huleedu_tasks.parallel import Stage, Step
@@ -149,8 +149,7 @@ class Snapshots:
         self._require(name)
         steps = [self._building(name), SWAP]
         if await self.run.together(steps, undone_by=SWAP_BACK):
-            await self.run.stage(RETIRE)
-            await self.run.stage(STATUS)
+            await self.run.stage(FINISH)
 
     async def delete(self, name: str) -> None:
         """Drop a snapshot of each database that has one of that name.
@@ -262,7 +261,9 @@ class Snapshots:
                     untouched=await clones.counters(admin, successor),
                     reset=f"restored: {name}",
                 )
-                await clones.clone(admin, copy, successor, tag)
+                copying = clones.clone(admin, copy, successor, tag)
+                # The report needs the history, which is read while the server copies.
+                await asyncio.gather(copying, prepare_status(run))
             return run.done()
 
         return Stage(run=build, io_bound=True, after=after_leader)
@@ -281,24 +282,24 @@ async def read_snapshots(
         Refused: If one belongs to another service or server.
     """
     found = {}
+    server = ""
     for copy, tag in (await clones.snapshots(admin, run.url.database)).items():
         if tag is None or not tag.snapshot or tag.snapshot.get("key") in unfinished:
             if drops:
                 await databases.drop(admin, copy)
             continue
-        await _require_own(admin, run, copy, tag.snapshot)
+        server = server or await databases.system_identifier(admin)
+        _require_own(run, server, copy, tag.snapshot)
         found[tag.snapshot["name"]] = tag
     return found
 
 
-async def _require_own(
-    admin: "asyncpg.Connection", run: ServiceRun, copy: str, about: Mapping[str, str]
-) -> None:
+def _require_own(run: ServiceRun, server: str, copy: str, about: Mapping[str, str]) -> None:
     """Require that a snapshot was created for this service's database, on this server."""
     own = {
         "service": run.name,
         "database": run.url.database,
-        "server": await databases.system_identifier(admin),
+        "server": server,
     }
     findings = [
         Finding(place=copy, problem=f"was created for the {what} {about.get(what)}, not {value}")
@@ -353,6 +354,8 @@ def _exists(name: str, taken: Sequence[ServiceRun]) -> ConfigurationError:
 
 
 def _unknown(name: str, runs: Sequence[ServiceRun]) -> ConfigurationError:
+    from difflib import get_close_matches
+
     known = sorted({known for run in runs for known in run.database.snapshots})
     close = get_close_matches(name, known)
     hint = f"Did you mean {' or '.join(close)}?" if close else "`invoke db.snapshots` lists them."
@@ -401,12 +404,18 @@ async def _swap_back(run: ServiceRun, step: Step) -> Outcome:
     return run.done()
 
 
-async def _retire(run: ServiceRun, step: Step) -> Outcome:
-    if run.is_leader:
-        await retire_predecessor(await run.admin(), run)
-    return run.done()
+async def _finish(run: ServiceRun, step: Step) -> Outcome:
+    """Retire the database that was replaced; meanwhile, report on the restored one."""
+    reporting = asyncio.create_task(status(run, step))
+    try:
+        if run.is_leader:
+            await retire_predecessor(await run.admin(), run)
+    finally:
+        # An error of the report is that of the service only if nothing else failed.
+        await asyncio.wait([reporting])
+    return reporting.result()
 
 
 SWAP = Stage(run=_swap, io_bound=True, after=after_leader)
 SWAP_BACK = Stage(run=_swap_back, io_bound=True)
-RETIRE = Stage(run=_retire, io_bound=True, after=after_leader)
+FINISH = Stage(run=_finish, io_bound=True, after=after_leader)

@@ -64,6 +64,13 @@ async def status(run: ServiceRun, step: Step) -> Outcome:
     return done
 
 
+async def prepare_status(run: ServiceRun) -> None:
+    """Read the service's files for `status`, which reports an error in them."""
+    with suppress(HuleEduError):
+        await run.history()
+        run.context.histories.known_version_tables(run.service, run.url)
+
+
 def _head(history: History | HuleEduError) -> str | None:
     return named(history.heads) if isinstance(history, History) else None
 

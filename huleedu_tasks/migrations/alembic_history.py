@@ -18,7 +18,7 @@ from huleedu_tasks.migrations.alembic_config import NotUnderstood, script_direct
 from huleedu_tasks.migrations.cache_files import read_cache, write_cache
 from huleedu_tasks.migrations.child_process import Alembic, environment_of
 from huleedu_tasks.migrations.forkserver import WarmWorkers
-from huleedu_tasks.migrations.inputs import Present, Seen
+from huleedu_tasks.migrations.inputs import Inputs, Present, Seen
 from huleedu_tasks.migrations.revision_files import revision_files
 from huleedu_tasks.migrations.revisions import History, Revision, history_of, read_history
 from huleedu_tasks.migrations.version_table import stated_version_table
@@ -44,10 +44,12 @@ class AlembicHistories:
 
     Attributes:
         state: The state directory with the cache; None for no cache.
+        lender: Those whose fork server is used; None for one of its own.
     """
 
     settings: Settings
     state: Path | None
+    lender: "AlembicHistories | None" = None
     _workers: WarmWorkers | None = field(default=None, repr=False)
     _seen: Seen = field(default_factory=Seen, repr=False)
 
@@ -105,19 +107,20 @@ class AlembicHistories:
         if (known := self.known_version_tables(service, url)) is not None:
             return known
         try:
-            found = await self.ask_tables(service, url, connection)
+            found = await self.ask_tables(service, url, await place(connection, url.database))
         except MigrationError:
             return None
         self._cache_tables(service, url, found)
         return found.tables
 
     async def ask_tables(
-        self, service: Service, url: DatabaseUrl, connection: "asyncpg.Connection"
+        self, service: Service, url: DatabaseUrl, target: tuple[str, int]
     ) -> "ReportedTables":
         """Ask a service's `env.py` for its version tables, its role and its search path.
 
         Args:
-            connection: A connection to its database, to which `env.py` must connect.
+            target: The start time of the server and the OID of the database, to which `env.py` must
+                connect.
 
         Raises:
             MigrationError: If `env.py` cannot be asked.
@@ -130,7 +133,7 @@ class AlembicHistories:
             session = Observation(
                 events=directory / "events",
                 settings=READ_ONLY,
-                target=await place(connection, url.database),
+                target=target,
             )
             return await runner.report_version_tables(self.alembic(service, url), session)
 
@@ -181,6 +184,8 @@ class AlembicHistories:
     @property
     def workers(self) -> WarmWorkers:
         """The fork server, started when it is first needed."""
+        if self.lender:
+            return self.lender.workers
         self._workers = self._workers or WarmWorkers(self.settings.tool_environment())
         return self._workers
 
@@ -259,12 +264,17 @@ class Question:
 
     def cache_answer(self, answer: list[dict[str, Any]], used: "Used | None") -> None:
         """Cache an answer with its inputs, unless they are None or cannot be tracked."""
-        if self.state is None or used is None or used.untracked:
+        if used is not None and not used.untracked:
+            self.cache_with(answer, self.present.inputs(used))
+
+    def cache_with(self, answer: list[dict[str, Any]], inputs: Inputs) -> None:
+        """Cache an answer with the inputs on which it depends."""
+        if self.state is None:
             return
         document = {
             "format": FORMAT,
             "about": self.about,
-            "inputs": dict(self.present.inputs(used)),
+            "inputs": dict(inputs),
             "answer": answer,
         }
         write_cache(self.state, self.name, document)

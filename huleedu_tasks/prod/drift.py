@@ -53,8 +53,18 @@ async def drift(production: Production, replays: Replays, *, check: bool) -> Rep
     return replace(report, pending=check and any(outcome.differences for outcome in outcomes))
 
 
-async def drift_of(target: Target, settings: Settings, replays: Replays, step: Step) -> Drift:
+async def drift_of(
+    target: Target,
+    settings: Settings,
+    replays: Replays,
+    step: Step,
+    *,
+    may_be_known: bool = False,
+) -> Drift:
     """Return the drift of a database.
+
+    Args:
+        may_be_known: As for `find_drift`.
 
     Raises:
         HuleEduError: As `find_drift`, or if its history could not be read.
@@ -77,7 +87,7 @@ async def drift_of(target: Target, settings: Settings, replays: Replays, step: S
                 code="lock-not-effective",
                 hint=f"Set {target.service.direct_url_variable} to the URL of the server itself.",
             )
-        return await find_drift(live, opened, replays, step=step)
+        return await find_drift(live, opened, replays, may_be_known=may_be_known, step=step)
 
 
 async def judge_drift(
@@ -92,7 +102,7 @@ async def judge_drift(
     if not validated.is_known:
         return validated
     try:
-        found = await drift_of(target, settings, check.replays, step)
+        found = await drift_of(target, settings, check.replays, step, may_be_known=True)
     except HuleEduError as error:
         return replace(validated, problems=(*validated.problems, _not_compared(error)))
     if found.migrating:

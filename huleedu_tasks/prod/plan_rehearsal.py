@@ -121,7 +121,12 @@ async def _dump(target: Target, opened: "asyncpg.Connection", settings: Settings
     if tables is None:
         async with answering(target.url.address):
             tables = await version_table_candidates(opened)
-    return await dump(target.url, environment=settings.tool_environment(), version_tables=tables)
+    return await dump(
+        target.url,
+        environment=settings.tool_environment(),
+        version_tables=tables,
+        opened=opened,
+    )
 
 
 async def _recorded(opened: "asyncpg.Connection", dumped: SchemaDump) -> dict[str, tuple[str, ...]]:

@@ -43,6 +43,7 @@ class Validated:
         facts: The state of the server and the database; `None` if the server did not answer.
         revisions: The revisions of the database, or the error that reading them raised.
         rendering: The SQL of the pending revisions; `None` if it was not rendered yet.
+        has_connected: Whether `env.py` has connected to the database.
         drift: The drift of the schema; `None` if the schemas were not compared.
         is_migrating: Whether they were not, because another run migrates the database.
         dumped: The schema of the database; `None` if it was not read.
@@ -54,6 +55,7 @@ class Validated:
     facts: Facts | None = None
     revisions: tuple[str, ...] | HuleEduError = ()
     rendering: tuple[Approval, Rendered] | None = None
+    has_connected: bool = False
     drift: tuple[Difference, ...] | None = None
     is_migrating: bool = False
     dumped: SchemaDump | None = None

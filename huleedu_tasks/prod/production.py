@@ -70,6 +70,8 @@ class Production:
         urls = require_configuration(self.services, self.settings, command)
         async with aclosing(self.histories), AsyncExitStack() as stack:
             for replays in self._all_replays:
+                # One import of Alembic; each process gets an environment of its own.
+                replays.histories.lender = self.histories
                 await stack.enter_async_context(aclosing(replays))
             read = [self._target(service, urls[service.name]) for service in self.services]
             targets = await asyncio.gather(*read)

@@ -42,9 +42,9 @@ async def judge_rights(validated: Validated, settings: Settings, root: Path) -> 
         else:
             rendering, reported = await asyncio.gather(
                 approval_of(target, settings, root, identity=facts.identity, current=current),
-                _ask_tables(target),
+                _ask_tables(target, facts),
             )
-            validated = replace(validated, rendering=rendering)
+            validated = replace(validated, rendering=rendering, has_connected=reported is not None)
             found = await _for_plan(target, facts, current, rendering[0].sql, reported)
     except HuleEduError:
         # A wrong connection or a failing env.py is reported by the next steps.
@@ -78,16 +78,17 @@ async def _for_plan(
 
 async def _facts_of_env_py(target: Target, facts: Facts) -> Facts:
     """Return the facts for the role and the schemas that env.py uses."""
-    reported = await _ask_tables(target)
+    reported = await _ask_tables(target, facts)
     rights = await _rights(target, reported, ())
     return _facts_at(facts, rights, _usual_schemas(rights, reported))
 
 
-async def _ask_tables(target: Target) -> ReportedTables | None:
+async def _ask_tables(target: Target, facts: Facts) -> ReportedTables | None:
     """Return the role, search path and version tables that env.py uses; `None` if not known."""
     try:
-        async with reach(target) as opened:
-            reported = await target.histories.ask_tables(target.service, target.url, opened)
+        reported = await target.histories.ask_tables(
+            target.service, target.url, facts.identity.place
+        )
     except HuleEduError:
         return None
     return reported if reported.role else None

@@ -69,13 +69,14 @@ async def validate_all(
         step("querying its database")
         validated = await examine(targets[service.name])
         if check_all or validated.is_behind:
+            step("asking its env.py")
+        validated = await judge_rights(validated, settings, production.root)
+        if check_all or (validated.is_behind and not validated.has_connected):
             async with turns:
-                step("asking its env.py")
                 problems = await _following(validated, settings)
             if not check_all:
                 problems = tuple(map(as_of_a_plan, problems))
             validated = replace(validated, problems=(*validated.problems, *problems))
-        validated = await judge_rights(validated, settings, production.root)
         if production.drift and (check_all or validated.is_behind):
             validated = await judge_drift(validated, production.drift, settings, step)
         found[service.name] = validated

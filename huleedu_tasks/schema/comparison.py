@@ -13,14 +13,17 @@ from huleedu_tasks.config.registry import Service, migrating_order
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import MigrationError, ServerError
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
+from huleedu_tasks.migrations.inputs import Inputs
 from huleedu_tasks.migrations.revisions import History, named
 from huleedu_tasks.postgres import locks
 from huleedu_tasks.postgres.clones import replay_name
 from huleedu_tasks.postgres.connections import answering
 from huleedu_tasks.postgres.databases import VersionTable, create, version_table_candidates
 from huleedu_tasks.postgres.schema_fingerprint import read_fingerprint
+from huleedu_tasks.postgres.version_tables import read_revisions
 from huleedu_tasks.report import Difference, Outcome, State, Status
 from huleedu_tasks.schema.diff import compare
+from huleedu_tasks.schema.drift_cache import DriftCache, look_up
 from huleedu_tasks.schema.dump import SchemaDump, dump, reloaded
 from huleedu_tasks.schema.replay import Replays
 
@@ -117,7 +120,12 @@ def _unversioned(done: Outcome, drift: Drift) -> Outcome:
 
 
 async def find_drift(
-    live: Live, connection: "asyncpg.Connection", replays: Replays, *, step: Step = str
+    live: Live,
+    connection: "asyncpg.Connection",
+    replays: Replays,
+    *,
+    may_be_known: bool = False,
+    step: Step = str,
 ) -> Drift:
     """Return the drift of a database; read-only.
 
@@ -126,6 +134,8 @@ async def find_drift(
     Args:
         connection: A connection to the database.
         replays: Builds the expected schema on a throwaway server.
+        may_be_known: Whether nothing is dumped if the database had no drift, and neither its
+            catalogs nor its history have changed since.
         step: Called with each step.
 
     Raises:
@@ -140,9 +150,14 @@ async def find_drift(
     for member in before.members:
         _require_known(member)
     step("reading its schema")
+    known = await _known(live, connection, replays, before) if may_be_known else None
+    if known and known.fingerprint is not None:
+        return Drift(revisions=before.revisions(live), fingerprint=known.fingerprint)
     async with answering(live.url.address):
         fingerprint = await read_fingerprint(connection)
-    actual = await dump(live.url, environment=live.environment, version_tables=before.tables)
+    actual = await dump(
+        live.url, environment=live.environment, version_tables=before.tables, opened=connection
+    )
     after = await _state(live, connection, replays)
     revisions = after.revisions(live)
     if after != before:
@@ -152,7 +167,10 @@ async def find_drift(
         if _is_unversioned(before, actual):
             nearest, differences = await _nearest(live, before, actual, replays, step)
         else:
-            differences = await _differences(live, before, actual, replays, step)
+            differences, inputs = await _differences(live, before, actual, replays, step)
+            if known and inputs and not differences:
+                async with answering(live.url.address):
+                    await known.keep(connection, inputs, fingerprint=fingerprint)
     return Drift(
         revisions=revisions,
         differences=tuple(differences),
@@ -209,14 +227,25 @@ async def _state(live: Live, connection: "asyncpg.Connection", replays: Replays)
     return _State(members=tuple(members), migrating=migrating)
 
 
+async def _known(
+    live: Live, connection: "asyncpg.Connection", replays: Replays, state: _State
+) -> DriftCache | None:
+    """Return what is known of a database; None if it has several histories."""
+    if len(state.members) > 1:
+        return None
+    (member,) = state.members
+    details = (member.revisions, member.tables, member.service.unmanaged)
+    return await look_up(live.service, live.url, connection, replays, details=details)
+
+
 async def _member(live: Live, service: Service, connection: "asyncpg.Connection") -> _Member:
     histories, url = live.histories, live.url
     is_own = service.name == live.service.name
     history = live.history if is_own else await histories.history(service)
     tables = await histories.version_tables(service, url, connection)
+    revisions = history.least_advanced(await read_revisions(connection, tables))
     if tables is None:
         tables = await version_table_candidates(connection)
-    revisions = await histories.current(service, url, connection, history)
     return _Member(service=service, history=history, tables=tables, revisions=revisions)
 
 
@@ -262,7 +291,8 @@ def _weight(differences: Sequence[Difference]) -> int:
 
 async def _differences(
     live: Live, state: _State, actual: SchemaDump, replays: Replays, step: Step
-) -> list[Difference]:
+) -> tuple[list[Difference], Inputs | None]:
+    """Return the differences, and the inputs of the expected schema if it has a template."""
     first, *others = state.members
     step(f"replaying its history up to {named(state.revisions(live))}")
     async with replays.database(first.service, first.history, first.revisions, step=step) as url:
@@ -272,7 +302,8 @@ async def _differences(
         unmanaged = [pattern for member in state.members for pattern in member.service.unmanaged]
         found = _compared(unmanaged, expected, actual)
         step("comparing")
-        return await _confirmed(live, unmanaged, expected, actual, found, replays)
+        confirmed = await _confirmed(live, unmanaged, expected, actual, found, replays)
+        return confirmed, replays.inputs_of(url)
 
 
 async def _confirmed(

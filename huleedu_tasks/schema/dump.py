@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huleedu_tasks import process
 from huleedu_tasks.config.urls import DatabaseUrl
@@ -26,6 +28,9 @@ from huleedu_tasks.schema.entries import objects_of
 from huleedu_tasks.schema.inheritance import without_inherited_not_null
 from huleedu_tasks.schema.objects import Schema, SchemaObject, schema_of
 from huleedu_tasks.schema.sql_text import shown
+
+if TYPE_CHECKING:
+    import asyncpg
 
 # Seconds that pg_dump may take, and wait for a lock on a table.
 DUMP_TIMEOUT = 120.0
@@ -108,6 +113,7 @@ async def dump(
     *,
     environment: Mapping[str, str],
     version_tables: Sequence[VersionTable] = (VersionTable(),),
+    opened: "asyncpg.Connection | None" = None,
 ) -> SchemaDump:
     """Dump the schema of a database; read-only.
 
@@ -115,13 +121,15 @@ async def dump(
         url: The database, with a role that has SELECT on its tables.
         environment: The environment variables of pg_dump, without the password.
         version_tables: The version tables that `env.py` configures, which need not exist.
+        opened: A connection to the database; None to open one.
 
     Raises:
         ConfigurationError: If pg_dump was not found, or is older than the server.
         ServerError: If the server does not answer, the role lacks a privilege, or another session
             holds a lock on a table.
     """
-    facts = await _read_facts(url, version_tables)
+    async with nullcontext(opened) if opened else connection(url) as session:
+        facts = await _read_facts(session, url, version_tables)
     return SchemaDump(archive=await _read_archive(url, environment), facts=facts)
 
 
@@ -225,13 +233,11 @@ def find_newest_program(name: str) -> str:
     return found
 
 
-async def _read_facts(url: DatabaseUrl, tables: Sequence[VersionTable]) -> CatalogFacts:
-    async with (
-        connection(url) as opened,
-        answering(url.address),
-        opened.transaction(readonly=True),
-    ):
-        return await read_catalog_facts(opened, tables)
+async def _read_facts(
+    session: "asyncpg.Connection", url: DatabaseUrl, tables: Sequence[VersionTable]
+) -> CatalogFacts:
+    async with answering(url.address), session.transaction(readonly=True):
+        return await read_catalog_facts(session, tables)
 
 
 async def _failure(url: DatabaseUrl, done: process.Completed) -> ServerError | ConfigurationError:

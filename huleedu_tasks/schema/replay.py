@@ -19,7 +19,7 @@ from huleedu_tasks.instances.instance import Instance
 from huleedu_tasks.migrations import runner
 from huleedu_tasks.migrations.alembic_history import AlembicHistories
 from huleedu_tasks.migrations.child_process import Alembic
-from huleedu_tasks.migrations.inputs import Present
+from huleedu_tasks.migrations.inputs import Inputs, Present
 from huleedu_tasks.migrations.observation import Observation, throwaway_observation
 from huleedu_tasks.migrations.results import Used
 from huleedu_tasks.migrations.revisions import History
@@ -78,6 +78,7 @@ class Replays:
     _starting: dict[str, asyncio.Task[RunningServer]] = field(default_factory=dict)
     _servers: dict[str, ThrowawayServer] = field(default_factory=dict)
     _throwaway_servers: ThrowawayServers = field(init=False)
+    _inputs: dict[DatabaseUrl, Inputs] = field(default_factory=dict)
     _turns: dict[tuple[str, str], asyncio.Lock] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -163,6 +164,19 @@ class Replays:
         """Return a service's Alembic for a throwaway database."""
         return self.histories.alembic(service, url)
 
+    def known_inputs(self, service: Service) -> Inputs:
+        """Return the inputs of a replay that are known before it begins, without its server."""
+        return self._templates.known_inputs([self._registered(service)])
+
+    def inputs_of(self, url: DatabaseUrl) -> Inputs | None:
+        """Return the inputs of a database of this command; None if it has no valid template."""
+        return self._inputs.get(url)
+
+    @property
+    def present(self) -> Present:
+        """The inputs as they were when the command began."""
+        return self._templates.present
+
     @property
     def tag(self) -> EnvironmentTag:
         """The environment tag of throwaway databases."""
@@ -192,9 +206,12 @@ class Replays:
         build = (
             await self._templates.begin(server.admin, registered, "", why=_WHY) if is_kept else None
         )
+        self._inputs.pop(url, None)
         template = await self._templates.find_valid(server.admin, build, url.database)
         if template:
-            await clones.clone(server.admin, template[0], url.database, self.tag)
+            name, tag = template
+            await clones.clone(server.admin, name, url.database, self.tag)
+            self._inputs[url] = tag.parts
             return
         step("building its history")
         await self._create(server, url, build)
@@ -205,6 +222,8 @@ class Replays:
         # A role of a template could not be dropped.
         if build and not await clones.holds_roles(server.admin, url.database):
             await self._templates.keep(server.admin, build, url, self.tag)
+            if kept := await self._templates.find_valid(server.admin, build, url.database):
+                self._inputs[url] = kept[1].parts
             await clones.drop_old_replays(server.admin, server.service.database, kept=_KEPT)
 
     async def _create(self, server: ThrowawayServer, url: DatabaseUrl, build: Build | None) -> None:

@@ -7,9 +7,9 @@ embedded server can be used gets a throwaway database on its development server.
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,6 +160,7 @@ class ThrowawayServers:
     instance: Instance | None
     external: frozenset[tuple[str, int]] = frozenset()
     notify: Callable[[str], object] = str
+    _providers: dict[frozenset[str], EmbeddedServers] = field(default_factory=dict)
 
     async def connect(
         self, running: RunningServer, service: Service, until: AsyncExitStack
@@ -196,9 +197,7 @@ class ThrowawayServers:
         if wanted in (ProviderName.DOCKER, ProviderName.EXISTING):
             return await self._start_of_development(service)
         try:
-            provider = EmbeddedServers.create(
-                self.settings, self._directory, service.extensions, reason="throwaway databases"
-            )
+            provider = self._embedded(service.extensions)
         except ConfigurationError as error:
             if wanted is ProviderName.EMBEDDED:
                 raise
@@ -208,6 +207,19 @@ class ThrowawayServers:
     @property
     def _directory(self) -> Path:
         return self.state / DIRECTORY
+
+    def _embedded(self, extensions: Sequence[str]) -> EmbeddedServers:
+        """Return the embedded servers with these extensions.
+
+        Raises:
+            ConfigurationError: If none can be used.
+        """
+        wanted = frozenset(extensions)
+        if wanted not in self._providers:
+            self._providers[wanted] = EmbeddedServers.create(
+                self.settings, self._directory, extensions, reason="throwaway databases"
+            )
+        return self._providers[wanted]
 
     async def _start_embedded(
         self, service: Service, provider: EmbeddedServers, until: AsyncExitStack

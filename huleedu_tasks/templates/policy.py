@@ -179,6 +179,18 @@ class TemplatePolicy:
                     return name
         return ""
 
+    def known_inputs(self, services: Sequence[Service]) -> Inputs:
+        """Return the inputs that are known without a server, and before a build begins."""
+        inputs = fingerprint.inputs_of(
+            fingerprint.merged(services),
+            self.settings,
+            self.present,
+            server="",
+            others=services[1:],
+        )
+        of_server = (fingerprint.SERVER, fingerprint.ROLES)
+        return {name: found for name, found in inputs.items() if name not in of_server}
+
     async def make_room(self, admin: "asyncpg.Connection", database: str) -> None:
         """Drop the templates that would prevent a migration from dropping or recreating a role."""
         for name in await clones.templates(admin, database):

@@ -8,6 +8,7 @@ import pytest
 
 from huleedu_tasks.config.urls import parse_url
 from huleedu_tasks.guard import Guard
+from huleedu_tasks.postgres.catalog_state import read_catalog_state
 from huleedu_tasks.schema.dump import dump, reloaded
 from huleedu_tasks.schema.throwaway_servers import RunningServer, ThrowawayServer
 from huleedu_tasks.servers.existing import ExistingServers
@@ -36,6 +37,26 @@ async def test_a_mutation_is_found_and_named(corpus: Corpus, name: str) -> None:
     script, *expected = MUTATIONS[name]
     found = await corpus.differences(script)
     assert sorted(map(str, found)) == sorted(expected)
+
+
+async def test_every_mutation_changes_the_state_of_the_catalogs(corpus: Corpus) -> None:
+    async with corpus.mutated("SELECT 1", "states") as url:
+        opened = await connect(url.plain.reveal())
+        before = await read_catalog_state(opened)
+        unnoticed = []
+        for name, (script, *_) in MUTATIONS.items():
+            transaction = opened.transaction()
+            await transaction.start()
+            await opened.execute(script)
+            if await read_catalog_state(opened) == before:
+                unnoticed.append(name)
+            await transaction.rollback()
+        await opened.execute("INSERT INTO shop.author (email) VALUES ('a@b')")
+        await opened.execute("ANALYZE shop.author")
+        after = await read_catalog_state(opened)
+        await opened.close()
+    assert unnoticed == []
+    assert after == before
 
 
 async def test_orders_rows_and_the_version_table_are_not_drift(corpus: Corpus) -> None:

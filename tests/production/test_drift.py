@@ -1,8 +1,11 @@
 """`prod.drift`: read-only, also where migrations are pending."""
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
 
 from tests.support.monorepo import Ran
+from tests.support.observe import FORK_LOOP
 from tests.support.postgres import ask
 from tests.support.production import Production, bouncer, problems
 
@@ -11,6 +14,54 @@ ALPHA = ("--service", "alpha")
 BY_HAND = ("CREATE INDEX by_hand ON note (text)", "DROP INDEX by_hand")
 # Drift of the same object, and not the accepted one.
 ANOTHER_INDEX = ("DROP INDEX by_hand", "CREATE INDEX by_hand ON note (text, id)")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a plan of one service found, and what it did for that.
+
+    Attributes:
+        runs: How often it ran `env.py`.
+        imports: How many interpreters imported Alembic for that.
+    """
+
+    codes: list[str]
+    has_dumped: bool
+    has_replayed: bool
+    runs: int
+    imports: int = 1
+
+
+# The SQL, the role and the version table; with a replay, its revisions as well.
+UNCHANGED = Planned(codes=[], has_dumped=False, has_replayed=False, runs=2)
+NEW = Planned(codes=[], has_dumped=True, has_replayed=True, runs=3)
+DRIFTED = Planned(codes=["schema-drift"], has_dumped=True, has_replayed=True, runs=2)
+TRACE = "\nwith open('../../traces/runs', 'a') as traces:\n    traces.write('.')\n"
+# Every interpreter runs this on startup.
+WITNESS = """\
+import sys
+with open({file!r}, "a") as told:
+    told.write(" ".join(sys.orig_argv) + "\\n")
+"""
+
+
+def planned(production: Production) -> Planned:
+    logs = Path(production.monorepo.state, "throwaway/embedded").glob("*/alpha_db/server.log")
+    traces = production.monorepo.path("traces/runs")
+    told = production.monorepo.path("traces/told")
+    for trace in (traces, told):
+        trace.unlink(missing_ok=True)
+    before, replays = len(production.log), {log: log.read_text() for log in logs}
+    variables = {"HULEEDU_DRIFT": "true", "PYTHONPATH": str(production.monorepo.path("witness"))}
+    ran = production.invoke("prod.plan", "--json", *ALPHA, **variables)
+    after = {log: log.read_text() for log in replays}
+    return Planned(
+        codes=[found["code"] for found in drift_problems(ran)],
+        has_dumped="LOCK TABLE" in production.log[before:],
+        has_replayed=after != replays or not replays,
+        runs=len(traces.read_text()),
+        imports=told.read_text().count(FORK_LOOP),
+    )
 
 
 def test_drift_is_found_and_named_and_pending_revisions_are_not_drift(
@@ -68,6 +119,28 @@ def test_a_drifted_database_is_migrated_only_if_its_drift_is_accepted(
     finally:
         pending.unlink()
         plan.unlink(missing_ok=True)
+
+
+def test_a_plan_dumps_nothing_while_neither_the_schema_nor_its_history_changes(
+    production: Production,
+) -> None:
+    told = production.monorepo.path("traces/told")
+    told.parent.mkdir()
+    production.monorepo.write("witness/sitecustomize.py", WITNESS.format(file=str(told)))
+    env = production.monorepo.path("services/alpha_service/alembic/env.py")
+    stated = env.read_text(encoding="utf-8")
+    pending = production.monorepo.add_revision("alpha", "b2", "a1")
+    try:
+        env.write_text(stated + TRACE, encoding="utf-8")
+        assert [planned(production), planned(production)] == [NEW, UNCHANGED]
+        with production.changed(*BY_HAND):
+            assert [planned(production), planned(production)] == [DRIFTED, DRIFTED]
+        assert planned(production) == UNCHANGED
+        pending.write_text(f"{pending.read_text()}# Edited.\n", encoding="utf-8")
+        assert planned(production) == NEW
+    finally:
+        env.write_text(stated, encoding="utf-8")
+        pending.unlink()
 
 
 def test_no_schema_is_dumped_through_a_pooler(production: Production) -> None:
