@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support.docker import DATA, IDLE, SCRIPTS, Docked, inside, new_docked, sql_inside
+from tests.support.docker import DATA, IDLE, SCRIPTS, Docked, inside, new_docked
 from tests.support.instant import COPIED, REBUILT
 from tests.support.monorepo import PASSWORD, USER, wait_until
 from tests.support.postgres import ask, connect, fetch
@@ -92,12 +92,12 @@ class State:
 
 
 def state(docked: Docked) -> State:
-    container = docked.container("alpha_db")
-    dump = inside(container, "pg_dump", "-U", USER, DATABASE)
+    dump = inside(docked.container("alpha_db"), "pg_dump", "-U", USER, DATABASE)
+    ((about,),) = ask(docked.url("alpha", database="postgres"), ABOUT)
     return State(
         dump=_RESTRICT.sub("", dump),
-        about=sql_inside(container, ABOUT),
-        extensions=sql_inside(container, EXTENSIONS, database=DATABASE),
+        about=about,
+        extensions=str(ask(docked.url("alpha"), EXTENSIONS)),
     )
 
 
@@ -149,11 +149,11 @@ async def test_a_reset_results_in_the_fresh_state_although_sessions_are_open(
     docked, volumes = scripted.docked, "--volumes" in flags
     life, birth, names = scripted.life(), docked.birth("alpha_db"), docked.volumes()
     await fetch(docked.url("alpha"), *DIRT)
-    assert state(docked) != scripted.fresh
+    assert await asyncio.to_thread(state, docked) != scripted.fresh
     session = await connect(docked.url("alpha"))
     await session.execute("BEGIN; LOCK TABLE note")
     assert await asyncio.to_thread(scripted.reset, *flags) == detail
-    assert state(docked) == scripted.fresh
+    assert await asyncio.to_thread(state, docked) == scripted.fresh
     assert session.is_closed()
     assert (scripted.life() != life) is volumes
     assert (docked.birth("alpha_db") != birth) is volumes
