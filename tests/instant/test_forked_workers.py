@@ -110,7 +110,7 @@ ODD = {
 @pytest.fixture(scope="module")
 def odd() -> Iterator[tuple[Monorepo, Ran]]:
     """A reset of services whose env.py files have side effects, and its result."""
-    with new_monorepo([*ODD, "last"]) as made:
+    with new_monorepo([*ODD, "last"], server="odd_db") as made:
         without_initdb(made)
         for name, statement in ODD.items():
             made.write(f"services/{name}_service/alembic/env.py", f"{statement}\n{ENV_PY}")
