@@ -252,7 +252,7 @@ def test_a_child_outside_the_process_group_is_not_waited_for(small: Monorepo) ->
         "if not os.fork():\n"
         "    os.setsid()\n"
         "    pathlib.Path('daemon').write_text(str(os.getpid()))\n"
-        "    time.sleep(12)\n"
+        "    time.sleep(150)\n"
         "    os._exit(0)\n"
     )
     small.write("services/alpha_service/alembic/env.py", f"{forks}{ENV_PY}")
