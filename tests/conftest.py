@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.support.monorepo import PROJECT, Monorepo, copy_of_this_monorepo, new
 from tests.support.prepared import running_monorepo
 
 ROUNDS = 1
+DOCKER, UNIT = PROJECT / "tests/docker", PROJECT / "tests/unit"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -83,6 +85,17 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the files that use Docker among the slow ones: at once they wait for one engine."""
+    paths = list(dict.fromkeys(item.path for item in items))
+    docker = [path for path in paths if DOCKER in path.parents]
+    others = [path for path in paths if DOCKER not in path.parents]
+    distance = sum(UNIT not in path.parents for path in others) / max(len(docker), 1)
+    position: dict[Path, float] = {path: number for number, path in enumerate(others)}
+    position |= {path: number * distance - 0.5 for number, path in enumerate(docker)}
+    items.sort(key=lambda item: position[item.path])
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

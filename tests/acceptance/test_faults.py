@@ -319,10 +319,10 @@ async def seed(connection):
 
 @pytest.fixture(scope="module")
 def aftermath() -> Iterator[Aftermath]:
-    with new_monorepo((*OK, *UNREADABLE, *BROKEN)) as monorepo:
+    with new_monorepo((*OK, *UNREADABLE, *BROKEN), server="one_db") as monorepo:
         without_initdb(monorepo)
-        (port,) = free_ports(1)
-        monorepo.add_service("later", port, seed_after=["raises"])
+        port = monorepo.port("raises")
+        monorepo.add_service("later", port, compose_service="one_db", seed_after=["raises"])
         services = [word for name in UNREADABLE for word in ("--service", name)]
         assert monorepo.invoke("db.reset", *services).code == 0
         before = {name: database(monorepo, name) for name in UNREADABLE}

@@ -110,7 +110,7 @@ ODD = {
 @pytest.fixture(scope="module")
 def odd() -> Iterator[tuple[Monorepo, Ran]]:
     """A reset of services whose env.py files have side effects, and its result."""
-    with new_monorepo([*ODD, "last"]) as made:
+    with new_monorepo([*ODD, "last"], server="odd_db") as made:
         without_initdb(made)
         for name, statement in ODD.items():
             made.write(f"services/{name}_service/alembic/env.py", f"{statement}\n{ENV_PY}")
@@ -252,7 +252,7 @@ def test_a_child_outside_the_process_group_is_not_waited_for(small: Monorepo) ->
         "if not os.fork():\n"
         "    os.setsid()\n"
         "    pathlib.Path('daemon').write_text(str(os.getpid()))\n"
-        "    time.sleep(12)\n"
+        "    time.sleep(150)\n"
         "    os._exit(0)\n"
     )
     small.write("services/alpha_service/alembic/env.py", f"{forks}{ENV_PY}")

@@ -132,7 +132,7 @@ def test_an_invalid_tag_on_the_database_is_refused(alone: Monorepo) -> None:
 @pytest.fixture(scope="module")
 def restless() -> Iterator[Monorepo]:
     """Services whose migrations and seeds edit their own inputs."""
-    with new_monorepo(["own", "shared", "seeded", "calm"]) as made:
+    with new_monorepo(["own", "shared", "seeded", "calm"], server="one_db") as made:
         without_initdb(made)
         env = "services/{}_service/alembic/env.py".format
         edit = EDITS_AN_INPUT.format

@@ -256,7 +256,7 @@ INPUTS_OF_EVERY_SERVICE = {"PYTHONPATH", "the time zone"}
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Monorepo]:
-    with new_monorepo(NAMES) as made:
+    with new_monorepo(NAMES, server="one_db") as made:
         without_initdb(made)
         assert made.invoke("db.up").code == 0
         yield made

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import docker
+import psycopg
 import requests
 from docker.models.containers import Container
 
 from tests.support.monorepo import (
-    USER,
     Monorepo,
     clean_environment,
     empty_monorepo,
@@ -220,8 +220,9 @@ def new_docked(*names: str, **stated: Any) -> Iterator[Docked]:
 
 def is_ready(container: Container) -> bool:
     """Whether a container's server answers over TCP, which the image's temporary one does not."""
-    code, _ = container.exec_run(["pg_isready", "--host", "127.0.0.1"])
-    return bool(code == 0)
+    (published,) = container.ports["5432/tcp"]
+    address = f"host=127.0.0.1 port={published['HostPort']}"
+    return psycopg.pq.PGconn.ping(address.encode()) == psycopg.pq.Ping.OK
 
 
 def inside(container: Container, *command: str) -> str:
@@ -230,9 +231,3 @@ def inside(container: Container, *command: str) -> str:
     text: str = output.decode()
     assert code == 0, text
     return text
-
-
-def sql_inside(container: Container, sql: str, *, user: str = USER, database: str = "") -> str:
-    """Ask the server in a container over its socket, where no password is needed."""
-    database = database or "postgres"
-    return inside(container, "psql", "-XAtqv", "ON_ERROR_STOP=1", "-U", user, database, "-c", sql)

@@ -333,11 +333,20 @@ def scratch_directory(name: str) -> Path:
 
 
 @contextmanager
-def new_monorepo(services: Sequence[str] = ("alpha", "beta", "gamma")) -> Iterator[Monorepo]:
-    """Make a monorepo of small services; stop its servers and remove it at the end."""
+def new_monorepo(
+    services: Sequence[str] = ("alpha", "beta", "gamma"), *, server: str = ""
+) -> Iterator[Monorepo]:
+    """Make a monorepo of small services; stop its servers and remove it at the end.
+
+    Args:
+        server: The compose service with the databases of all services; by default each has its own.
+    """
     with empty_monorepo() as monorepo:
-        for name, port in zip(services, free_ports(len(services)), strict=True):
-            monorepo.add_service(name, port)
+        count = len(services)
+        ports = free_ports(1) * count if server else free_ports(count)
+        stated = {"compose_service": server} if server else {}
+        for name, port in zip(services, ports, strict=True):
+            monorepo.add_service(name, port, **stated)
         yield monorepo
 
 
