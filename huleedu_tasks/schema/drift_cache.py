@@ -90,9 +90,8 @@ async def look_up(
     known = replays.known_inputs(service)
     about = [
         *_comparing(),
-        # A server that was restored to an earlier moment uses transaction ids again; it has started
-        # since then.
-        *(f"{identity.system_identifier} {identity.started}", catalogs),
+        # A server that was restored or promoted may use the ids of lost transactions again.
+        *(str(identity.system_identifier), identity.started, catalogs),
         *map(repr, (service.directory, url.user, url.address, url.database, *details)),
         json.dumps(known, sort_keys=True),
     ]
