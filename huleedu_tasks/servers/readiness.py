@@ -26,6 +26,7 @@ from huleedu_tasks.postgres.connections import (
 )
 from huleedu_tasks.postgres.databases import EnvironmentTag, ServerIdentity
 from huleedu_tasks.servers.login_advice import explain_login
+from huleedu_tasks.servers.protocol import Admin
 
 if TYPE_CHECKING:
     import asyncpg
@@ -43,6 +44,7 @@ class Admission:
     Attributes:
         container: Its state after `docker compose up`.
         url: The URL of the database, at the port that the container publishes.
+        admin: The command's connection to another database; None to log in to this one.
         tag: The environment tag of a database that is created here.
         is_new: Whether the server was found freshly initialised before.
         sharing: The names of all services on the server.
@@ -53,6 +55,7 @@ class Admission:
     service: Service
     container: ContainerState
     url: DatabaseUrl
+    admin: Admin | None = None
     tag: EnvironmentTag
     is_new: bool = False
     sharing: tuple[str, ...] = ()
@@ -115,6 +118,9 @@ class Admission:
             )
 
     async def _try(self) -> bool:
+        is_new = await self._try_beside()
+        if is_new is not None:
+            return is_new
         try:
             async with connection(self.url, timeout=ATTEMPT_TIMEOUT) as user:
                 return await self._accept(user)
@@ -124,6 +130,22 @@ class Admission:
                 is_new = await self._accept(admin)
                 await self._create(admin, is_new=is_new or self.is_new)
                 return is_new
+
+    async def _try_beside(self) -> bool | None:
+        """Log in to another database, if its server admits the user to this one as well.
+
+        Returns:
+            Whether the server is freshly initialised; None if only a login to this database shows
+            whether it admits the user.
+        """
+        if self.admin is None:
+            return None
+        try:
+            admin = await self.admin()
+        except ServerError:
+            return None
+        is_admitted = await databases.admits(admin, self.url.database)
+        return await self._accept(admin) if is_admitted else None
 
     async def _create(self, admin: "asyncpg.Connection", *, is_new: bool) -> None:
         """Create the database.
