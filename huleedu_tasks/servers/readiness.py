@@ -21,6 +21,7 @@ from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import (
     DatabaseMissing,
     LoginRefused,
+    Unreachable,
     connection,
     maintenance_connection,
 )
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     import asyncpg
 
 POLL_INTERVAL = 0.05
+# The longer a server takes, the longer the intervals: this share of the time it has taken so far.
+POLL_SHARE = 0.04
 # A request to the engine takes longer than an attempt to log in.
 STATE_INTERVAL = 0.5
 ATTEMPT_TIMEOUT = 5.0
@@ -76,8 +79,9 @@ class Admission:
             Refused: If another server answers.
             ServerError: If the server is not ready in time.
         """
-        deadline = time.monotonic() + timeout
-        next_look = time.monotonic() + STATE_INTERVAL
+        began = time.monotonic()
+        deadline = began + timeout
+        next_look = began + STATE_INTERVAL
         while True:
             try:
                 return await self._try()
@@ -89,7 +93,7 @@ class Admission:
             if time.monotonic() > next_look:
                 await self.containers.alive(self.service, refresh=True)
                 next_look = time.monotonic() + STATE_INTERVAL
-            await asyncio.sleep(POLL_INTERVAL)
+            await asyncio.sleep(max(POLL_INTERVAL, (time.monotonic() - began) * POLL_SHARE))
 
     async def expect_own(self, told: ServerIdentity, container: ContainerState) -> None:
         """Require that the server which answers is the one in the container.
@@ -142,6 +146,8 @@ class Admission:
             return None
         try:
             admin = await self.admin()
+        except Unreachable:
+            raise
         except ServerError:
             return None
         is_admitted = await databases.admits(admin, self.url.database)
