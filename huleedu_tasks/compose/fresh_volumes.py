@@ -48,7 +48,7 @@ initialise() {{
     until pg_isready --quiet --host=127.0.0.1; do
         kill -0 $!
         echo waiting
-        sleep 0.05
+        sleep 0.1
     done
     kill -INT $!
     wait $!
@@ -105,10 +105,9 @@ flush_all() {{
 move_all() {{
     while [ $# -gt 0 ]; do
         made="$1/{UNFINISHED}/data"
-        for entry in "$made"/*; do
-            case $entry in */PG_VERSION) ;; *) mv "$entry" "$1" ;; esac
-        done
-        mv "$made/PG_VERSION" "$1"
+        mv "$made/PG_VERSION" "$1/{UNFINISHED}"
+        mv "$made"/* "$1"
+        mv "$1/{UNFINISHED}/PG_VERSION" "$1"
         rm -r "$1/{UNFINISHED}"
         shift 3
     done
