@@ -1,8 +1,9 @@
 """Waits until a container's server accepts a service's login, and verifies the server's identity.
 
-Ready means that the service's own user can log in over TCP, from the host, to its own database. A
-health check runs only at its next interval, and `pg_isready` inside the container succeeds while
-the image still initialises a new volume on a temporary server.
+Ready means that the service's own user can log in over TCP, from the host, to its own database; or
+to a maintenance database, if it has the privilege to connect to its own. A health check runs only
+at its next interval, and `pg_isready` inside the container succeeds while the image still
+initialises a new volume on a temporary server.
 """
 
 import asyncio
