@@ -59,7 +59,8 @@ def revision_files(state: Path | None, service: str) -> Iterator[RevisionFiles]:
     try:
         yield files
     finally:
-        if not files.read.keys() <= files.known.keys():
+        # A command that only reads does not create the state directory.
+        if state and state.is_dir() and not files.read.keys() <= files.known.keys():
             write_cache(state, name, {"rules": rules, "files": files.read})
 
 

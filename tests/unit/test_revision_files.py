@@ -23,7 +23,9 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    return tmp_path / "state"
+    path = tmp_path / "state"
+    path.mkdir()
+    return path
 
 
 def cache_of(state: Path) -> Path:
@@ -101,6 +103,11 @@ def test_errors_are_not_cached(
     assert len(json.loads(cache_of(state).read_text())["files"]) == 1
 
 
+def test_a_missing_state_directory_is_not_created(tmp_path: Path, path: Path) -> None:
+    assert read(tmp_path / "missing", path)[0].id == "1"
+    assert not (tmp_path / "missing").exists()
+
+
 def test_a_state_directory_that_cannot_be_written_is_no_error(state: Path, path: Path) -> None:
-    state.write_text("a file")
+    (state / "alembic").write_text("a file")
     assert read(state, path)[0].id == "1"
