@@ -221,7 +221,7 @@ def new_docked(*names: str, **stated: Any) -> Iterator[Docked]:
 def is_ready(container: Container) -> bool:
     """Whether a container's server answers over TCP, which the image's temporary one does not."""
     (published,) = container.ports["5432/tcp"]
-    address = f"host=127.0.0.1 port={published['HostPort']}"
+    address = f"host={published['HostIp'].strip('[]')} port={published['HostPort']}"
     return psycopg.pq.PGconn.ping(address.encode()) == psycopg.pq.Ping.OK
 
 
