@@ -20,14 +20,12 @@ from huleedu_tasks.postgres.connections import answering
 from huleedu_tasks.postgres.inspection import identify
 from huleedu_tasks.schema.dump import find_newest_program
 from huleedu_tasks.schema.replay import Replays
-from huleedu_tasks.templates.fingerprint import ROLES, SERVER
+from huleedu_tasks.templates.fingerprint import OF_SERVER
 
 if TYPE_CHECKING:
     import asyncpg
 
 _KIND = "drift"
-# Of a template, but not of what its revisions create on a throwaway server.
-_OF_SERVER = frozenset({SERVER, ROLES})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +62,7 @@ class DriftCache:
             fingerprint: The digest of the schema.
         """
         if self.catalogs == await read_catalog_state(connection):
-            beside = inputs.keys() - self.known - _OF_SERVER
+            beside = inputs.keys() - self.known - OF_SERVER
             self.question.cache_with(
                 [{"fingerprint": fingerprint}], {name: inputs[name] for name in beside}
             )

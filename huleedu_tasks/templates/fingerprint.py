@@ -41,6 +41,8 @@ MODULE = ".py"
 ITS_FILES = "its files"
 SERVER = "the server"
 ROLES = "the server's roles"
+# The inputs that are those of a server, and not of what is built on it.
+OF_SERVER = frozenset({SERVER, ROLES})
 _KEY_LENGTH = 12
 # What tools write into any directory.
 _WRITTEN = (".DS_Store", ".coverage", "coverage.xml", "htmlcov", "node_modules", "*.log")

@@ -188,8 +188,8 @@ class TemplatePolicy:
             server="",
             others=services[1:],
         )
-        of_server = (fingerprint.SERVER, fingerprint.ROLES)
-        return {name: found for name, found in inputs.items() if name not in of_server}
+        names = inputs.keys() - fingerprint.OF_SERVER
+        return {name: inputs[name] for name in names}
 
     async def make_room(self, admin: "asyncpg.Connection", database: str) -> None:
         """Drop the templates that would prevent a migration from dropping or recreating a role."""
