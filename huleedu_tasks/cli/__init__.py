@@ -1,5 +1,6 @@
 """The namespace of tasks: db, env, migrations, prod, services."""
 
+import gc
 import sys
 
 # Invoke disables bytecode files, so that every run would compile this package and its libraries
@@ -17,3 +18,6 @@ from huleedu_tasks.cli import db, env, migrations, prod, services  # noqa: E402 
 namespace = Collection()
 for module in (db, env, migrations, prod, services):
     namespace.add_collection(Collection.from_module(module))
+
+# What is loaded stays until the process ends: the garbage collector need not visit it.
+gc.freeze()

@@ -7,6 +7,7 @@ only a running command needs is imported when it runs.
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -66,6 +67,8 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
                 kwargs["service"] = split_names(names)
             dry_run = bool(context.config.run.dry or kwargs.get("dry_run"))
             code = run_command(name, body, dry_run, *args, **kwargs)
+            # The process ends soon: what the command loaded need not be collected before.
+            gc.freeze()
             # Exit(0) would end the process, and skip the tasks named after this one.
             if code is not ExitCode.DONE:
                 raise Exit(code=int(code))
