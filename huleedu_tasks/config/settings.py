@@ -458,9 +458,9 @@ class Settings:
 
     def _misspelled(self) -> Iterator[Finding]:
         """Yield names that look like a misspelled setting, which would silently be ignored."""
-        known = {*_BY_NAME, *map(self.own_name, _BY_NAME)}
-        for name in sorted({*self.process, *self.file} - known):
-            close = get_close_matches(name, sorted(known), n=1, cutoff=_NEARLY_THE_SAME)
+        known = sorted({*_BY_NAME, *map(self.own_name, _BY_NAME)})
+        for name in sorted({*self.process, *self.file}.difference(known)):
+            close = get_close_matches(name, known, n=1, cutoff=_NEARLY_THE_SAME)
             if close:
                 place = f"{name} ({self._stated(name)[1]})"
                 yield Finding(
