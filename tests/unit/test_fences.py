@@ -153,7 +153,6 @@ RESERVED = {
         "cli/windows.py",
         # Exits a child process.
         "migrations/child/first_connection.py",
-        "migrations/child/fork_loop.py",
         "migrations/child/address_probe.py",
         "migrations/child/worker.py",
         # Catches the exit of a script.

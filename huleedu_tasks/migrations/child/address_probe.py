@@ -85,6 +85,7 @@ def main() -> None:
             with contextlib.suppress(Exception), outside_of_service():
                 importlib.import_module(name)
         answers.write(json.dumps({"case": case["name"], **answer}) + "\n")
+    worker["end_process"](0)
 
 
 def _in_a_process_of_its_own(

@@ -7,20 +7,17 @@ standard input is closed, all processes end.
 
 from __future__ import annotations
 
-import atexit
 import gc
-import io
 import json
 import os
 import runpy
 import select
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # The driver of seeds, imported before the first request.
@@ -48,6 +45,7 @@ def main() -> None:
     with worker["outside_of_service"]():
         _import_libraries([DRIVER])
     ForkLoop(worker, events).serve()
+    worker["end_process"](0)
 
 
 class ForkLoop:
@@ -114,14 +112,14 @@ class ForkLoop:
             self._report(id=request["id"], errno=error.errno)
             return
         if not child:
-            self._run_in_child(request)
+            self._worker["end_process"](self._exit_code_in_child(request))
         # The child does the same, so that it is done before its id is reported.
         with suppress(OSError):
             os.setpgid(child, child)
         self._children[child] = request["id"]
         self._report(id=request["id"], pid=child)
 
-    def _run_in_child(self, request: dict[str, Any]) -> NoReturn:
+    def _exit_code_in_child(self, request: dict[str, Any]) -> Any:
         """Run the request in a forked child, in the state of a new process."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -139,9 +137,9 @@ class ForkLoop:
         if module := request.get("module"):
             sys.path[:] = request["path"]
             sys.argv = [module, *request["arguments"]]
-            _exit(sys.modules[module].main())
+            return sys.modules[module].main()
         sys.argv = [os.path.join(HERE, "worker.py"), *request["arguments"]]
-        _exit(self._worker["exit_code_of_alembic"]())
+        return self._worker["exit_code_of_alembic"]()
 
     def _report_exit_codes(self) -> None:
         while self._children:
@@ -178,24 +176,6 @@ def _import_libraries(names: Sequence[str]) -> None:
     for name in names:
         with suppress(ImportError):
             importlib.import_module(name)
-
-
-def _exit(code: int) -> NoReturn:
-    """End a forked process as Python does, but without destroying the imported modules.
-
-    Threads are joined, exit handlers are run, and files are flushed.
-    """
-    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001  # as Python itself
-    atexit._run_exitfuncs()  # noqa: SLF001
-    # gc.freeze() excludes the files of the parent.
-    for value in gc.get_objects():
-        if issubclass(type(value), io.IOBase):
-            with suppress(Exception):
-                value.flush()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):
-            stream.flush()
-    os._exit(code)
 
 
 def _redirect_output(output: str) -> None:

@@ -9,6 +9,8 @@ file. `env.py` is not affected by either.
 
 from __future__ import annotations  # a service's interpreter may be older than ours
 
+import atexit
+import gc
 import io
 import json
 import os
@@ -20,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it at run time.
@@ -54,7 +56,28 @@ DEFAULT_PORT = 5432
 def main() -> None:
     """Run Alembic, and end with its exit code."""
     end_with_parent()
-    sys.exit(exit_code_of_alembic())
+    end_process(exit_code_of_alembic())
+
+
+def end_process(code: int) -> NoReturn:
+    """End the process as Python does, but without destroying the imported modules.
+
+    Threads are joined, exit handlers are run, and files are flushed. Destroying the modules of
+    Alembic and SQLAlchemy takes a tenth of a second or more.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001  # as Python itself
+    # Python 3.9 and earlier raise the error of a handler again after printing it.
+    with suppress(BaseException):
+        atexit._run_exitfuncs()  # noqa: SLF001
+    # In a forked process, gc.freeze() excludes the files of its parent.
+    for value in gc.get_objects():
+        if issubclass(type(value), io.IOBase):
+            with suppress(Exception):
+                value.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code)
 
 
 def exit_code_of_alembic() -> int:
