@@ -19,5 +19,7 @@ namespace = Collection()
 for module in (db, env, migrations, prod, services):
     namespace.add_collection(Collection.from_module(module))
 
-# What is loaded stays until the process ends: the garbage collector need not visit it.
+# What is loaded stays until the process ends: the garbage collector need not visit it, then or
+# before. The default threshold of 700 objects costs a short command a twentieth of its time.
 gc.freeze()
+gc.set_threshold(10_000)
