@@ -18,6 +18,17 @@ from tests.unit.test_fences import HEAVY
 SECTION = page("adoption.md").partition("\n## Beside your own tasks\n")[2].partition("\n## ")[0]
 BESIDE, BELOW, PARTS = blocks(SECTION, "python")
 HUNG = 60.0
+# Leaves a file open, and an exit handler.
+UNFINISHED = """\
+import atexit
+import pathlib
+
+from huleedu_tasks.cli import namespace
+
+log = open("log", "w")
+log.write("buffered")
+atexit.register(pathlib.Path("ended").touch)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -227,3 +238,11 @@ def test_a_hint_has_the_command_that_works_in_that_namespace(
 )
 def test_the_prefix_of_a_task_is_read_from_the_command_line(argv: list[str], expected: str) -> None:
     assert typed_before("db.reset", argv) == expected
+
+
+def test_what_the_users_tasks_leave_open_is_finished_after_a_command(theirs: Monorepo) -> None:
+    """The garbage collector does not visit what is loaded when a command ends."""
+    theirs.write("tasks.py", UNFINISHED)
+    assert scripted(theirs, "invoke", "services.list").code == 0
+    assert theirs.read("log") == "buffered"
+    assert theirs.path("ended").exists()

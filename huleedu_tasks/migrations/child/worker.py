@@ -69,7 +69,7 @@ def end_process(code: int) -> NoReturn:
     # Python 3.9 and earlier raise the error of a handler again after printing it.
     with suppress(BaseException):
         atexit._run_exitfuncs()  # noqa: SLF001
-    # In a forked process, gc.freeze() excludes the files of its parent.
+    # gc.freeze() excludes what was imported, and the files of a forked process's parent.
     for value in gc.get_objects():
         if issubclass(type(value), io.IOBase):
             with suppress(Exception):
@@ -281,13 +281,19 @@ class Used:
 
 @contextmanager
 def outside_of_service() -> Iterator[None]:
-    """Import from neither this directory nor the service's, which may contain `alembic/`."""
+    """Import from neither this directory nor the service's, which may contain `alembic/`.
+
+    What is imported stays until the process ends, so the garbage collector never visits it.
+    """
     paths = [path for path in sys.path if path and os.path.abspath(path) != HERE]
     # `PYTHONPATH=.` is the service's directory. Its code needs it; Alembic must not see it.
     sys.path[:] = [path for path in paths if os.path.abspath(path) != os.getcwd()]
+    gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
+        gc.enable()
         sys.path[:] = paths
 
 
