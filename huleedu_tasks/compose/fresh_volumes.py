@@ -10,9 +10,9 @@ a directory for a data directory, is moved to its place last.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from huleedu_tasks.compose.container_state import ContainerState, Mount
@@ -33,42 +33,48 @@ _WAL_DIRECTORY = "POSTGRES_INITDB_WALDIR"
 _SERVER = "postgres"
 _IS_USABLE = "usable "
 _IS_OWNER = "owner "
+# How many volumes are filled at once. Their containers start while the next ones are filled.
+_AT_ONCE = 4
 # The scripts print something after each step, since the engine's answer must not take too long.
-# The image's entry point runs `initdb`, creates the database and starts the server.
+# The image's entry point runs `initdb`, creates the database and starts the server. Each copy gets
+# a write-ahead log of its own.
 _INITIALISE = f"""\
 set -eu
 [ -z "$(ls -A /docker-entrypoint-initdb.d 2>/dev/null)" ]
+initialise() {{
+    while [ "$1" != -- ]; do shift; done
+    shift
+    "$@" >/dev/null 2>&1 &
+    until pg_isready --quiet --host=127.0.0.1; do
+        kill -0 $!
+        echo waiting
+        sleep 0.1
+    done
+    kill -INT $!
+    wait $!
+    [ ! -L "$PGDATA/pg_wal" ]
+    rm "$PGDATA"/pg_wal/0*
+}}
+initialise "$@"
+owner=$(stat -c %u:%g "$PGDATA")
+mode=$(stat -c %a "$PGDATA")
+echo "{_IS_OWNER}$owner"
+od -An -v -tx1 "$PGDATA/global/pg_control"
 while [ "$1" != -- ]; do
     if [ -e "$1/{UNFINISHED}" ]; then find "$1" -mindepth 1 -delete; fi
     if [ ! -d "$1" ] || [ -z "$(ls -A "$1")" ]; then
+        mkdir -p "$1/{UNFINISHED}"
+        chown "$owner" "$1" "$1/{UNFINISHED}"
+        chmod "$mode" "$1"
         echo "{_IS_USABLE}$1"
     fi
     shift
-done
-shift
-"$@" >/dev/null 2>&1 &
-until pg_isready --quiet --host=127.0.0.1; do
-    kill -0 $!
-    echo waiting
-    sleep 0.05
-done
-kill -INT $!
-wait $!
-stat -c '{_IS_OWNER}%u:%g' "$PGDATA"
-od -An -v -tx1 "$PGDATA/global/pg_control"
-"""
-_PREPARE = f"""\
-set -eu
-for data; do
-    mkdir -p "$data/{UNFINISHED}"
-    chown "$(stat -c %u:%g "$PGDATA")" "$data" "$data/{UNFINISHED}"
-    chmod "$(stat -c %a "$PGDATA")" "$data"
 done
 """
 # In groups of three arguments: the directory, the fields of the control file, the SQL or nothing.
 _FILL = f"""\
 set -eu
-fill() {{
+copy() {{
     made="$1/{UNFINISHED}/data"
     cp -a "$PGDATA" "$made"
     echo copied
@@ -79,22 +85,37 @@ fill() {{
             postgres --single -F -c exit_on_error=on -D "$made" postgres >/dev/null 2>&1
     fi
     echo changed
-    sync -f "$made"
-    echo flushed
-    for entry in "$made"/*; do
-        case $entry in */PG_VERSION) ;; *) mv "$entry" "$1" ;; esac
-    done
-    mv "$made/PG_VERSION" "$1"
-    rm -r "$1/{UNFINISHED}"
-    sync -f "$1"
 }}
-running=
-while [ $# -gt 0 ]; do
-    fill "$1" "$2" "$3" &
-    running="$running $!"
-    shift 3
-done
-for process in $running; do wait "$process"; done
+copy_all() {{
+    running=
+    while [ $# -gt 0 ]; do
+        copy "$1" "$2" "$3" &
+        running="$running $!"
+        shift 3
+    done
+    for process in $running; do wait "$process"; done
+}}
+flush_all() {{
+    while [ $# -gt 0 ]; do
+        sync -f "$1"
+        echo flushed
+        shift 3
+    done
+}}
+move_all() {{
+    while [ $# -gt 0 ]; do
+        made="$1/{UNFINISHED}/data"
+        mv "$made/PG_VERSION" "$1/{UNFINISHED}"
+        mv "$made"/* "$1"
+        mv "$1/{UNFINISHED}/PG_VERSION" "$1"
+        rm -r "$1/{UNFINISHED}"
+        shift 3
+    done
+}}
+copy_all "$@"
+flush_all "$@"
+move_all "$@"
+flush_all "$@"
 """
 
 
@@ -105,11 +126,13 @@ class Fresh:
     Attributes:
         mount: The mount of its data.
         directory: The data directory in the helper container.
+        identifier: The system identifier that its copy gets.
     """
 
     container: ContainerState
     mount: Mount
     directory: str
+    identifier: int = field(default_factory=new_identifier)
 
     @property
     def database(self) -> str:
@@ -142,14 +165,17 @@ class FreshVolumes:
         """
         return await asyncio.to_thread(self._groups, [*containers])
 
-    async def fill(self, fresh: Sequence[Fresh]) -> list[str]:
+    async def fill(self, fresh: Sequence[Fresh]) -> AsyncIterator[Mapping[str, int]]:
         """Initialise the volumes of a group that are empty, or were left unfinished.
 
-        Returns:
-            The compose services whose volumes were filled; none if it did not succeed: then
-            containers and volumes that may be unfinished were removed.
+        If that fails, containers and volumes that may be unfinished are removed.
+
+        Yields:
+            Compose services whose volumes were filled just now, with their system identifiers.
         """
-        return await asyncio.to_thread(self._fill, fresh)
+        filling = self._fill(fresh)
+        while filled := await asyncio.to_thread(next, filling, None):
+            yield filled
 
     def _groups(self, containers: Sequence[ContainerState]) -> list[list[Fresh]]:
         self.engine.remove_helpers(self.project)
@@ -168,11 +194,11 @@ class FreshVolumes:
                 groups.setdefault(fresh.likeness, []).append(fresh)
         return [*groups.values()]
 
-    def _fill(self, fresh: Sequence[Fresh]) -> list[str]:
+    def _fill(self, fresh: Sequence[Fresh]) -> Iterator[Mapping[str, int]]:
         first = fresh[0]
         variables = {**first.container.variables, _DATABASE: first.database, _DATA: _SOURCE}
         mounts = {found.mount.volume: _mount_point(found) for found in fresh}
-        usable: list[Fresh] = []
+        unfinished: list[Fresh] = []
         try:
             with self.engine.helper(
                 self.project, first.container.image, variables, mounts, memory=_MEMORY
@@ -181,19 +207,20 @@ class FreshVolumes:
                 directories = [found.directory for found in fresh]
                 lines = self._run(helper, _INITIALISE, [*directories, "--", *begin]).splitlines()
                 named = _values_of(_IS_USABLE, lines)
-                usable = [found for found in fresh if found.directory in named]
+                unfinished = [found for found in fresh if found.directory in named]
                 (owner,) = _values_of(_IS_OWNER, lines)
                 control = bytes.fromhex("".join(line for line in lines if line.startswith(" ")))
-                self._run(helper, _PREPARE, [found.directory for found in usable])
-                copies = [part for found in usable for part in _copy(found, first, control)]
-                self._run(helper, _FILL, copies, user=owner)
+                while unfinished:
+                    filled = unfinished[:_AT_ONCE]
+                    copies = [part for found in filled for part in _copy(found, first, control)]
+                    self._run(helper, _FILL, copies, user=owner)
+                    unfinished = unfinished[_AT_ONCE:]
+                    yield {found.container.service: found.identifier for found in filled}
         except (HuleEduError, ValueError):
-            for found in usable:
+            for found in unfinished:
                 with suppress(HuleEduError):
                     self.engine.remove_container(found.container)
                     self.engine.remove_volume(found.mount.volume)
-            return []
-        return [found.container.service for found in usable]
 
     def _run(
         self, helper: ContainerState, script: str, arguments: Sequence[str], *, user: str = ""
@@ -237,7 +264,7 @@ def _values_of(label: str, lines: Iterable[str]) -> list[str]:
 
 def _copy(fresh: Fresh, first: Fresh, control: bytes) -> tuple[str, str, str]:
     """Return the arguments that describe a copy of the data directory."""
-    fields = with_identifier(control, new_identifier())
+    fields = with_identifier(control, fresh.identifier)
     escaped = "".join(f"\\{byte:03o}" for byte in fields)
     rename = f"ALTER DATABASE {quoted(first.database)} RENAME TO {quoted(fresh.database)}"
     return fresh.directory, escaped, rename if fresh.database != first.database else ""

@@ -159,6 +159,17 @@ class ProjectContainers:
             system_identifier=int(number), data_directory=container.data_directory
         )
 
+    def note_filled(self, container: ContainerState, identifier: int) -> None:
+        """Note what is known of a container whose volume a helper container has filled.
+
+        Args:
+            identifier: The system identifier that was written to the volume.
+        """
+        if self.facts.recall(container, IDENTIFIER) is None:
+            self.facts.note(container, IDENTIFIER, str(identifier))
+            # Only a container without init scripts gets such a volume.
+            self.facts.note(container, INIT_SCRIPTS, "")
+
     async def comments(self, service: Service, *, timeout: float) -> Mapping[str, str]:
         """Read the databases' comments inside the container, where no password is needed.
 

@@ -172,6 +172,16 @@ async def allows_connections(connection: "asyncpg.Connection", name: str) -> boo
     return found
 
 
+async def admits(connection: "asyncpg.Connection", name: str) -> bool:
+    """Whether a database admits sessions of the connection's user, without a limit."""
+    found = await connection.fetchval(
+        "SELECT datallowconn AND datconnlimit = -1 AND has_database_privilege(oid, 'CONNECT')"
+        " FROM pg_database WHERE datname = $1",
+        name,
+    )
+    return bool(found)
+
+
 async def drop(connection: "asyncpg.Connection", name: str) -> None:
     """Drop a database if it exists, and end every session on it."""
     import asyncpg

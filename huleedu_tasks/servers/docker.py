@@ -13,7 +13,7 @@ from huleedu_tasks.compose.container_state import ContainerState
 from huleedu_tasks.compose.docker_compose import Compose, Project, port_line
 from huleedu_tasks.compose.docker_failures import explain_up
 from huleedu_tasks.compose.engine import Engine
-from huleedu_tasks.compose.fresh_volumes import FreshVolumes
+from huleedu_tasks.compose.fresh_volumes import Fresh, FreshVolumes
 from huleedu_tasks.compose.instance_override import OVERRIDE_FILE, InstanceAnswers, compose_of
 from huleedu_tasks.compose.project_containers import ProjectContainers
 from huleedu_tasks.config.registry import Registry, Service
@@ -59,9 +59,12 @@ class DockerServers:
     _is_up: set[str] = field(default_factory=set)
     _is_new: dict[str, bool] = field(default_factory=dict)
     _renewed: set[str] = field(default_factory=set)
-    # When the volumes were initialised that this command has filled.
-    _initialised: dict[str, datetime] = field(default_factory=dict)
+    # The volumes that this command has filled.
+    _filled: dict[str, "_Filled"] = field(default_factory=dict)
     _volumes_before: set[str] = field(default_factory=set)
+    # Set as soon as `prepare` has started the containers of a compose service, or failed to.
+    _arrivals: dict[str, asyncio.Event] = field(default_factory=dict)
+    _bringing_up: asyncio.Task[None] | None = None
 
     @classmethod
     def create(
@@ -107,7 +110,7 @@ class DockerServers:
     async def prepare(
         self, services: Sequence[Service], login: DatabaseUrl, *, on_new: Callable[[], object]
     ) -> None:
-        """Create and start the containers of all services at once.
+        """Begin to create and start the containers of all services; `start` waits for each.
 
         If that fails, `start` tries each alone, so that one failure does not stop the others.
         """
@@ -135,13 +138,8 @@ class DockerServers:
             on_new()
         if rest := names - self._is_up:
             containers.forget(rest)
-            # Another command of this checkout may be filling the same volumes.
-            lock = self.facts.path.with_name(_FILLING_LOCK)
-            with suppress(HuleEduError, OSError), exclusive(lock):
-                await self._initialise(rest, found)
-            with suppress(HuleEduError):
-                await self.compose.up(sorted(rest))
-                self._is_up = names
+            self._arrivals = {name: asyncio.Event() for name in rest}
+            self._bringing_up = asyncio.create_task(self._bring_up(rest, found))
 
     async def start(
         self, service: Service, url: DatabaseUrl, *, admin: Admin | None = None
@@ -150,7 +148,7 @@ class DockerServers:
         await self._ensure_up(service)
         name = service.compose_service
         async with self._lock(service):
-            admission = await self._admission(service, url)
+            admission = await self._admission(service, url, admin)
             is_new = await admission.wait(self.settings.start_timeout)
             # Of services that share a server, only the first finds it freshly initialised.
             self._is_new.setdefault(name, is_new)
@@ -184,7 +182,7 @@ class DockerServers:
                     self._volumes_before.discard(data.volume)
                 self._is_up.discard(name)
                 self._is_new.pop(name, None)
-                self._initialised.pop(name, None)
+                self._filled.pop(name, None)
             self._renewed.add(name)
         return await self.start(service, url)
 
@@ -276,32 +274,65 @@ class DockerServers:
 
     # Starting a container.
 
-    async def _initialise(
-        self, names: Collection[str], found: Mapping[str, ContainerState]
-    ) -> None:
-        """Create those containers that do not exist yet, and initialise their volumes together.
+    async def _bring_up(self, names: Collection[str], found: Mapping[str, ContainerState]) -> None:
+        """Start the containers of compose services, each as soon as its volume is ready.
 
         Args:
-            names: The compose services that are about to be started.
             found: The containers before, by compose service.
         """
+        # Another command of this checkout may be filling the same volumes.
+        lock = self.facts.path.with_name(_FILLING_LOCK)
+        try:
+            with suppress(HuleEduError, OSError), exclusive(lock):
+                fresh, groups = await self._fresh_groups(names, found)
+                filled = {one.container.service for group in groups for one in group}
+                await asyncio.gather(
+                    self._up({*names} - filled), *(self._fill(fresh, group) for group in groups)
+                )
+            await self._up({name for name in names if not self._arrivals[name].is_set()})
+        finally:
+            for name in names:
+                self._arrivals[name].set()
+
+    async def _fresh_groups(
+        self, names: Collection[str], found: Mapping[str, ContainerState]
+    ) -> tuple[FreshVolumes, list[list[Fresh]]]:
+        """Create the containers that do not exist yet; return those to initialise together."""
+        _, containers = await self._configuration()
+        fresh = FreshVolumes(engine=self.engine, project=containers.project)
         unstarted = {name for name, container in found.items() if container.is_unstarted}
         new = {*names} - (found.keys() - unstarted)
         if len(new) < _WORTH_A_HELPER and not unstarted & new:
-            return
+            return fresh, []
         await self.compose.create_containers(sorted(new))
-        _, containers = await self._configuration()
         created = [state for state in await containers.look() if state.service in new]
-        fresh = FreshVolumes(engine=self.engine, project=containers.project)
         groups = [
             group
             for group in await fresh.groups(created)
             if len(group) >= _WORTH_A_HELPER
             or any(one.container.service in unstarted for one in group)
         ]
+        return fresh, groups
+
+    async def _fill(self, fresh: FreshVolumes, group: Sequence[Fresh]) -> None:
+        """Initialise the volumes of a group, and start its containers."""
         begun = datetime.now(UTC)
-        filled = await asyncio.gather(*(fresh.fill(group) for group in groups))
-        self._initialised.update((name, begun) for names in filled for name in names)
+        starting = []
+        async for identifiers in fresh.fill(group):
+            for name, identifier in identifiers.items():
+                self._filled[name] = _Filled(begun=begun, identifier=identifier)
+            starting.append(asyncio.create_task(self._up(identifiers)))
+        await asyncio.gather(*starting)
+
+    async def _up(self, names: Collection[str]) -> None:
+        """Start containers, unless Compose fails."""
+        if not names:
+            return
+        with suppress(HuleEduError):
+            await self.compose.up(sorted(names))
+            self._is_up.update(names)
+        for name in names:
+            self._arrivals[name].set()
 
     async def _examine(self, service: Service) -> None:
         """Require that a container may be started; remove it if its initdb was interrupted.
@@ -325,6 +356,8 @@ class DockerServers:
     async def _ensure_up(self, service: Service) -> None:
         name = service.compose_service
         async with self._lock(service):
+            if arrival := self._arrivals.get(name):
+                await arrival.wait()
             if name in self._is_up:
                 return
             await self._examine(service)
@@ -365,17 +398,25 @@ class DockerServers:
             "(without 'port' there, the compose file's port is used)"
         )
 
-    async def _admission(self, service: Service, url: DatabaseUrl) -> Admission:
+    async def _admission(
+        self, service: Service, url: DatabaseUrl, admin: Admin | None = None
+    ) -> Admission:
         _, containers = await self._configuration()
+        container = await containers.own(service)
+        # An override variable may name another server; the container is at its own port.
+        own = replace(url, host="localhost", port=service.port)
+        filled = self._filled.get(service.compose_service)
+        if filled and container.runs:
+            containers.note_filled(container, filled.identifier)
         return Admission(
             containers=containers,
             service=service,
-            container=await containers.own(service),
-            # An override variable may name another server; the container is at its own port.
-            url=replace(url, host="localhost", port=service.port),
+            container=container,
+            url=own,
+            admin=admin if own == url else None,
             tag=EnvironmentTag(environment=str(self.settings.environment)),
             is_new=self._is_new.get(service.compose_service, False),
-            initialised=self._initialised.get(service.compose_service),
+            initialised=filled.begun if filled else None,
             sharing=self._sharing(service),
         )
 
@@ -386,6 +427,19 @@ class DockerServers:
             for other in self.registry.services
             if other.compose_service == service.compose_service
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Filled:
+    """A volume that this command has filled.
+
+    Attributes:
+        begun: When it began.
+        identifier: The system identifier of its server.
+    """
+
+    begun: datetime
+    identifier: int
 
 
 def _require_agreement(project: Project, service: Service) -> None:

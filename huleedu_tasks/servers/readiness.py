@@ -1,8 +1,9 @@
 """Waits until a container's server accepts a service's login, and verifies the server's identity.
 
-Ready means that the service's own user can log in over TCP, from the host, to its own database. A
-health check runs only at its next interval, and `pg_isready` inside the container succeeds while
-the image still initialises a new volume on a temporary server.
+Ready means that the service's own user can log in over TCP, from the host, to its own database; or
+to a maintenance database, if it has the privilege to connect to its own. A health check runs only
+at its next interval, and `pg_isready` inside the container succeeds while the image still
+initialises a new volume on a temporary server.
 """
 
 import asyncio
@@ -21,16 +22,20 @@ from huleedu_tasks.postgres import clones, databases
 from huleedu_tasks.postgres.connections import (
     DatabaseMissing,
     LoginRefused,
+    Unreachable,
     connection,
     maintenance_connection,
 )
 from huleedu_tasks.postgres.databases import EnvironmentTag, ServerIdentity
 from huleedu_tasks.servers.login_advice import explain_login
+from huleedu_tasks.servers.protocol import Admin
 
 if TYPE_CHECKING:
     import asyncpg
 
 POLL_INTERVAL = 0.05
+# The longer a server takes, the longer the intervals: this share of the time it has taken so far.
+POLL_SHARE = 0.04
 # A request to the engine takes longer than an attempt to log in.
 STATE_INTERVAL = 0.5
 ATTEMPT_TIMEOUT = 5.0
@@ -43,6 +48,7 @@ class Admission:
     Attributes:
         container: Its state after `docker compose up`.
         url: The URL of the database, at the port that the container publishes.
+        admin: The command's connection to another database; None to log in to this one.
         tag: The environment tag of a database that is created here.
         is_new: Whether the server was found freshly initialised before.
         sharing: The names of all services on the server.
@@ -53,6 +59,7 @@ class Admission:
     service: Service
     container: ContainerState
     url: DatabaseUrl
+    admin: Admin | None = None
     tag: EnvironmentTag
     is_new: bool = False
     sharing: tuple[str, ...] = ()
@@ -73,8 +80,9 @@ class Admission:
             Refused: If another server answers.
             ServerError: If the server is not ready in time.
         """
-        deadline = time.monotonic() + timeout
-        next_look = time.monotonic() + STATE_INTERVAL
+        began = time.monotonic()
+        deadline = began + timeout
+        next_look = began + STATE_INTERVAL
         while True:
             try:
                 return await self._try()
@@ -86,7 +94,7 @@ class Admission:
             if time.monotonic() > next_look:
                 await self.containers.alive(self.service, refresh=True)
                 next_look = time.monotonic() + STATE_INTERVAL
-            await asyncio.sleep(POLL_INTERVAL)
+            await asyncio.sleep(max(POLL_INTERVAL, (time.monotonic() - began) * POLL_SHARE))
 
     async def expect_own(self, told: ServerIdentity, container: ContainerState) -> None:
         """Require that the server which answers is the one in the container.
@@ -115,6 +123,9 @@ class Admission:
             )
 
     async def _try(self) -> bool:
+        is_new = await self._try_beside()
+        if is_new is not None:
+            return is_new
         try:
             async with connection(self.url, timeout=ATTEMPT_TIMEOUT) as user:
                 return await self._accept(user)
@@ -124,6 +135,24 @@ class Admission:
                 is_new = await self._accept(admin)
                 await self._create(admin, is_new=is_new or self.is_new)
                 return is_new
+
+    async def _try_beside(self) -> bool | None:
+        """Log in to another database, if its server admits the user to this one as well.
+
+        Returns:
+            Whether the server is freshly initialised; None if only a login to this database shows
+            whether it admits the user.
+        """
+        if self.admin is None:
+            return None
+        try:
+            admin = await self.admin()
+        except Unreachable:
+            raise
+        except ServerError:
+            return None
+        is_admitted = await databases.admits(admin, self.url.database)
+        return await self._accept(admin) if is_admitted else None
 
     async def _create(self, admin: "asyncpg.Connection", *, is_new: bool) -> None:
         """Create the database.

@@ -8,8 +8,17 @@ import pytest
 
 from huleedu_tasks.compose.engine import HELPER_LABEL
 from huleedu_tasks.compose.fresh_volumes import UNFINISHED
-from tests.support.docker import DATA, IMAGE, Docked, engine, inside, new_docked
+from tests.support.docker import (
+    DATA,
+    IMAGE,
+    SCRIPTS,
+    Docked,
+    engine,
+    inside,
+    new_docked,
+)
 from tests.support.monorepo import USER, wait_until
+from tests.support.postgres import ask
 
 NAMES = ("alpha", "beta")
 INITDB = b"The files belonging to this database system"
@@ -109,3 +118,24 @@ def test_a_volume_with_other_files_is_left_as_it_is(docked: Docked) -> None:
         IMAGE, entrypoint=["ls", "/volume"], volumes={volume: {"bind": "/volume"}}, remove=True
     )
     assert listed.split() == [b"notes.txt"]
+
+
+def test_a_server_with_init_scripts_starts_before_the_volumes_of_the_others_are_filled(
+    docked: Docked,
+) -> None:
+    docked.write("init.sql", "CREATE TABLE from_script ()")
+    docked.add_database("gamma", mounts=[f"./init.sql:{SCRIPTS}/init.sql:ro"])
+    ran = docked.invoke("db.reset")
+    assert ran.code == 0, ran.out + ran.err
+    assert_filled(docked)
+    gamma = docked.container("gamma_db")
+    assert INITDB in gamma.logs()
+    assert all(
+        gamma.attrs["State"]["StartedAt"]
+        < docked.container(f"{name}_db").attrs["State"]["StartedAt"]
+        for name in NAMES
+    )
+    # It was found freshly initialised: the copy of what the script made exists.
+    copies = "SELECT datname FROM pg_database WHERE datname LIKE '%\\_\\_pristine'"
+    found = ask(docked.url("gamma", database="postgres"), copies)
+    assert found == [("huleedu_gamma__pristine",)]
