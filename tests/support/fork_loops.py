@@ -22,7 +22,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -132,6 +132,58 @@ async def _fork(
 # The server's side.
 
 
+class Children:
+    """Forked processes; the pid and the end of each are sent to its own socket."""
+
+    def __init__(self) -> None:
+        # Of each, by a descriptor that can be read when it has ended.
+        self._running: dict[int, tuple[int, socket.socket]] = {}
+
+    def fork(self, reply: socket.socket, streams: Sequence[int], *, leads: bool) -> bool:
+        """Fork a process with these descriptors as its first ones; return whether this is it.
+
+        Args:
+            reply: The socket to which its pid and its end are sent.
+            leads: Whether it leads a session of its own, before anyone knows its pid.
+        """
+        if pid := os.fork():
+            for descriptor in streams:
+                os.close(descriptor)
+            self._running[os.pidfd_open(pid)] = pid, reply
+            return False
+        for descriptor, (_, other) in self._running.items():
+            os.close(descriptor)
+            other.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if leads:
+            os.setsid()
+        with reply:
+            reply.send(str(os.getpid()).encode())
+        for target, source in enumerate(streams):
+            os.dup2(source, target)
+            os.close(source)
+        return True
+
+    def wait_for(self, *descriptors: int) -> set[int]:
+        """Wait for input; return the descriptors that have some, maybe none."""
+        ready, _, _ = select.select([*descriptors, *self._running], [], [])
+        for descriptor in self._running.keys() & ready:
+            pid, reply = self._running.pop(descriptor)
+            os.close(descriptor)
+            _, status = os.waitpid(pid, 0)
+            with reply, suppress(OSError):
+                reply.send(str(status).encode())
+        return {*descriptors} & {*ready}
+
+
+def settle() -> None:
+    """Prepare this process, which has imported everything, for its forks."""
+    # Ctrl-C is for the forked processes, which have their own handler.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()
+
+
 def serve(listener: socket.socket) -> None:
     """Fork a process for each connection, until standard input ends; return in that process."""
     # This directory, from which a new interpreter does not import.
@@ -140,46 +192,25 @@ def serve(listener: socket.socket) -> None:
     for name in (names["DRIVER"], *names["LIBRARIES"]):
         with suppress(ImportError):
             importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
-    # The ends of these processes are not waited for.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    settle()
+    children = Children()
     while True:
-        ready, _, _ = select.select([0, listener.fileno()], [], [])
+        ready = children.wait_for(0, listener.fileno())
         if 0 in ready:
             os._exit(0)
+        if listener.fileno() not in ready:
+            continue
         connection, _ = listener.accept()
-        with connection:
-            if os.fork() == 0:
-                listener.close()
-                _become(connection)
-                return
+        message, streams, _, _ = socket.recv_fds(connection, LARGEST_REQUEST, 3)
+        if not message:
+            connection.close()
+        elif children.fork(connection, streams, leads=True):
+            listener.close()
+            return _become(json.loads(message))
 
 
-def _become(connection: socket.socket) -> None:
-    """Fork the process that was asked for; the process between reports its pid and its end."""
-    message, streams, _, _ = socket.recv_fds(connection, LARGEST_REQUEST, 3)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    begun, begin = os.pipe()
-    if pid := os.fork():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for descriptor in (*streams, begin):
-            os.close(descriptor)
-        # Its session exists before anyone knows its pid.
-        os.read(begun, 1)
-        connection.send(str(pid).encode())
-        _, status = os.waitpid(pid, 0)
-        with suppress(OSError):
-            connection.send(str(status).encode())
-        os._exit(0)
-    connection.close()
-    os.setsid()
-    for descriptor in (begun, begin):
-        os.close(descriptor)
-    for target, source in enumerate(streams):
-        os.dup2(source, target)
-        os.close(source)
-    request = json.loads(message)
+def _become(request: Mapping[str, Any]) -> None:
+    """Set what a process inherits."""
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])

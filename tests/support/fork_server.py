@@ -10,13 +10,11 @@ The server itself runs as `python -P -m tests.support.fork_server DESCRIPTOR`.
 import asyncio
 import atexit
 import fcntl
-import gc
 import importlib
 import json
 import os
 import pkgutil
 import runpy
-import signal
 import socket
 import subprocess
 import sys
@@ -225,44 +223,25 @@ def fresh_interpreters() -> Iterator[None]:
 def serve(requests: socket.socket) -> None:
     """Fork a process for each request, until the client is gone; return in that process."""
     _import_everything()
-    gc.freeze()
+    fork_loops.settle()
+    children = fork_loops.Children()
     while True:
+        if not children.wait_for(requests.fileno()):
+            continue
         message, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, 4)
         if not message:
             # Skip the exit handlers of what was imported.
             os._exit(0)
-        if os.fork() == 0:
+        reply, *streams = descriptors
+        request = json.loads(message)
+        if children.fork(socket.socket(fileno=reply), streams, leads=request["has_terminal"]):
             requests.close()
-            if _is_command(*descriptors):
-                return _become(json.loads(message))
-        for descriptor in descriptors:
-            os.close(descriptor)
-        _reap()
-
-
-def _is_command(reply: int, *streams: int) -> bool:
-    """Fork the command; the process between it and the server reports its pid and its end."""
-    if pid := os.fork():
-        for descriptor in streams:
-            os.close(descriptor)
-        # Ctrl-C is for the command, not for the process that waits.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with socket.socket(fileno=reply) as connection, suppress(OSError):
-            connection.send(str(pid).encode())
-            _, status = os.waitpid(pid, 0)
-            connection.send(str(status).encode())
-        os._exit(0)
-    os.close(reply)
-    for target, source in enumerate(streams):
-        os.dup2(source, target)
-        os.close(source)
-    return True
+            return _become(request)
 
 
 def _become(request: dict[str, object]) -> None:
     """Set the directory, environment and descriptors that a process inherits."""
     if request["has_terminal"]:
-        os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     environment = request["environment"]
     assert isinstance(environment, dict)
@@ -270,7 +249,6 @@ def _become(request: dict[str, object]) -> None:
     os.environ.update(environment)
     os.chdir(str(request["cwd"]))
     tempfile.tempdir = None
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = request["arguments"]
     assert isinstance(arguments, list)
     sys.argv = [str(request["module"]), *arguments]
@@ -278,14 +256,6 @@ def _become(request: dict[str, object]) -> None:
     sys.path[0] = os.getcwd()  # noqa: PTH109  # A string.
     importlib.invalidate_caches()
     fork_loops.use(str(request["fork_loops"]), is_possible)
-
-
-def _reap() -> None:
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        return
 
 
 def _leave(code: int) -> NoReturn:
