@@ -1,11 +1,14 @@
 """PostgreSQL for the tests: queries, logs, and servers at other addresses."""
 
 import asyncio
+import os
 import re
+import shlex
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -81,6 +84,30 @@ def changes(log: str) -> list[str]:
     ]
 
 
+def start_again(*directories: Path) -> None:
+    """Start the stopped servers of data directories, each as it was started last."""
+    for data in directories:
+        _spawn(data, *shlex.split((data / "postmaster.opts").read_text()))
+    for data in directories:
+        wait_until(lambda data=data: _is_ready(data))
+
+
+def _is_ready(data: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return "ready" in (data / "postmaster.pid").read_text().split()[-1:]
+    return False
+
+
+def _spawn(data: Path, *command: str | Path) -> None:
+    process.spawn_server(
+        command,
+        cwd=data,
+        environment={"LC_ALL": "C.UTF-8", "PATH": os.defpath},
+        log=data.with_name("server.log"),
+        account=server_account(),
+    )
+
+
 @contextmanager
 def served_at(monorepo: Monorepo, name: str, address: str, port: int) -> Iterator[None]:
     """Start a monorepo's stopped server at another address."""
@@ -88,13 +115,7 @@ def served_at(monorepo: Monorepo, name: str, address: str, port: int) -> Iterato
     # What it was started with last: the program, then its options.
     program = (data / "postmaster.opts").read_text().partition(" ")[0]
     options = f"-c listen_addresses={address} -c port={port} -c unix_socket_directories="
-    process.spawn_server(
-        [program, "-D", data, *options.split(" ")],
-        cwd=data,
-        environment={},
-        log=data.with_name("server.log"),
-        account=server_account(),
-    )
+    _spawn(data, program, "-D", data, *options.split(" "))
     try:
         wait_until(lambda: is_listening(address, port))
         yield
