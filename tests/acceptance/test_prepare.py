@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support.db_runs import without_initdb
 from tests.support.histories import DATABASE, root_and_two
 from tests.support.monorepo import PROJECT, Monorepo, Ran, clean_environment
 from tests.support.observe import notes
@@ -82,7 +83,7 @@ def test_a_database_of_another_branch_is_left_alone_and_the_others_are_prepared(
 
 
 def test_only_selected_services_are_prepared(monorepo: Monorepo) -> None:
-    ran = monorepo.invoke("db.prepare", "--json", "--service", "beta")
+    ran = without_initdb(monorepo).invoke("db.prepare", "--json", "--service", "beta")
     assert (ran.code, details(ran)) == (0, {"beta": "migrated, seeded"})
     servers = {data.parent.name for data in monorepo.data_directories()}
     assert {"alpha_db", "beta_db", "gamma_db"} & servers == {"beta_db"}

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.db_runs import without_initdb
 from tests.support.fork_server import fresh_interpreters
 from tests.support.monorepo import LIMIT, Monorepo, new_monorepo, wait_until
 from tests.support.observe import statements
@@ -18,7 +19,7 @@ COLOR = re.compile(r"\x1b\[(?:\d+;)*(?:3|9)\d(?:;\d+)*m")
 @pytest.fixture(scope="module")
 def terminal() -> Iterator[Monorepo]:
     with new_monorepo(SERVICES) as made:
-        yield made
+        yield without_initdb(made)
 
 
 def test_a_reset_shows_a_line_for_each_service_with_its_step_and_ends_with_the_table(

@@ -42,8 +42,8 @@ def server() -> Iterator[Monorepo]:
 
 @pytest.fixture
 def step(request: pytest.FixtureRequest) -> int:
-    """Kill after every third statement, or after every one with `--every-combination`."""
-    return 1 if request.config.getoption("--every-combination") else 3
+    """Kill after every fifth statement, or after every one with `--every-combination`."""
+    return 1 if request.config.getoption("--every-combination") else 5
 
 
 @pytest.fixture

@@ -163,7 +163,7 @@ def quoted_for_env_file(password: str) -> str:
 
 
 @settings(
-    max_examples=100,
+    max_examples=40,
     deadline=None,
     database=None,
     derandomize=True,

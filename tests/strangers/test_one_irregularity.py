@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 
+from tests.support.db_runs import without_initdb
 from tests.support.monorepo import Ran
 from tests.support.postgres import ask
 from tests.support.strangers import combinations, histories
@@ -59,7 +60,7 @@ def reset(place: str, stack: ExitStack) -> After:
     written = stack.enter_context(strangers(repository))
     return After(
         written=written,
-        reset=written.monorepo.invoke("db.reset", "--json"),
+        reset=without_initdb(written.monorepo).invoke("db.reset", "--json"),
         services=dict(zip(alone, services, strict=True)),
     )
 

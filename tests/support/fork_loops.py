@@ -182,6 +182,8 @@ def settle() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
+    # Few of them live long enough for a collection to be worth its time.
+    gc.set_threshold(20_000)
 
 
 def serve(listener: socket.socket) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.db_runs import without_initdb
 from tests.support.monorepo import (
     PASSWORD,
     USER,
@@ -101,7 +102,7 @@ def monorepo_of_the_service() -> Iterator[Monorepo]:
         config = made.read(f"{DIRECTORY}/config.py")
         assert "port=5435" in config
         made.write(f"{DIRECTORY}/config.py", config.replace("port=5435", f"port={port}"))
-        yield made
+        yield without_initdb(made)
 
 
 @contextmanager

@@ -660,11 +660,11 @@ ODD_FILES = {
 }
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "infra/compose.db.yaml"])
-@pytest.mark.parametrize(("text", "what"), ODD_FILES.items(), ids=range(len(ODD_FILES)))
+@pytest.mark.combinations(odd=range(len(ODD_FILES)), name=["compose.yaml", "infra/compose.db.yaml"])
 def test_a_compose_file_that_cannot_be_read_has_an_error_message(
-    tmp_path: Path, name: str, text: str, what: str
+    tmp_path: Path, odd: int, name: str
 ) -> None:
+    text, what = list(ODD_FILES.items())[odd]
     write(tmp_path, service("services/orders_service", "DB_PORT = 5441\n"))
     write(tmp_path, {name: text.format(name=Path(name).name)})
     if name == "compose.yaml":
