@@ -6,7 +6,7 @@ Every service gets an outcome, even if its work fails or is interrupted.
 import asyncio
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
@@ -165,7 +165,7 @@ def is_interrupted() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+async def run_to_end(work: Awaitable[T]) -> T:
     """Finish work even if the task is cancelled; the work must be short."""
     task = asyncio.ensure_future(work)
     while not task.done():

@@ -10,7 +10,7 @@ a directory for a data directory, is moved to its place last.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from huleedu_tasks.compose.container_state import ContainerState, Mount
 from huleedu_tasks.compose.engine import Engine
 from huleedu_tasks.errors import HuleEduError, ServerError
+from huleedu_tasks.parallel import run_to_end
 from huleedu_tasks.postgres.control_file import new_identifier, with_identifier
 from huleedu_tasks.postgres.databases import quoted
 
@@ -174,8 +175,24 @@ class FreshVolumes:
             Compose services whose volumes were filled just now, with their system identifiers.
         """
         filling = self._fill(fresh)
-        while filled := await asyncio.to_thread(next, filling, None):
-            yield filled
+        try:
+            while filled := await self._next(filling):
+                yield filled
+        finally:
+            await run_to_end(asyncio.to_thread(filling.close))
+
+    async def _next(self, filling: Iterator[Mapping[str, int]]) -> Mapping[str, int] | None:
+        """Return the volumes that were filled next; `None` if none is left.
+
+        If the task is cancelled, the helper container is removed, which ends the thread.
+        """
+        step = asyncio.ensure_future(asyncio.to_thread(next, filling, None))
+        try:
+            return await asyncio.shield(step)
+        except asyncio.CancelledError:
+            await run_to_end(asyncio.to_thread(self.engine.remove_helpers, self.project))
+            await run_to_end(step)
+            raise
 
     def _groups(self, containers: Sequence[ContainerState]) -> list[list[Fresh]]:
         self.engine.remove_helpers(self.project)
@@ -194,7 +211,7 @@ class FreshVolumes:
                 groups.setdefault(fresh.likeness, []).append(fresh)
         return [*groups.values()]
 
-    def _fill(self, fresh: Sequence[Fresh]) -> Iterator[Mapping[str, int]]:
+    def _fill(self, fresh: Sequence[Fresh]) -> Generator[Mapping[str, int], None, None]:
         first = fresh[0]
         variables = {**first.container.variables, _DATABASE: first.database, _DATA: _SOURCE}
         mounts = {found.mount.volume: _mount_point(found) for found in fresh}

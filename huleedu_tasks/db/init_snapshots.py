@@ -1,26 +1,45 @@
 """Init snapshots: the databases as the init scripts of a new server have filled them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from huleedu_tasks.db.service_run import ServiceRun
 from huleedu_tasks.postgres import clones, databases
+from huleedu_tasks.postgres.clones import Activity
 from huleedu_tasks.postgres.connections import MAINTENANCE_DATABASES
 
 if TYPE_CHECKING:
     import asyncpg
 
 
-async def keep_init_snapshots(run: ServiceRun) -> None:
-    """Save an init snapshot of each database on a server that init scripts have just filled."""
+async def keep_init_snapshots(run: ServiceRun, counted: Mapping[str, Activity]) -> None:
+    """Save an init snapshot of each database on a server that init scripts have just filled.
+
+    None is saved of a database to which another session has written since. A reset recreates the
+    server then.
+
+    Args:
+        counted: The counters of each database before anything was written; a database without
+            them is not verified.
+    """
     scripts = await run.context.provider.init_scripts(run.service)
     if not scripts:
         return
     tag = replace(run.context.tag, init=scripts)
     admin = await run.admin()
     for database in [run.filled_database, *_databases_beside(run)]:
-        if await databases.exists(admin, database):
-            await clones.keep(admin, database, clones.init_snapshot_name(database), tag)
+        if not await databases.exists(admin, database):
+            continue
+        before = counted.get(database)
+        await clones.keep(
+            admin,
+            database,
+            clones.init_snapshot_name(database),
+            tag,
+            sessions=before.sessions if before else None,
+            writes=before.writes if before else None,
+        )
 
 
 async def find_init_snapshot(admin: "asyncpg.Connection", database: str, scripts: str) -> str:

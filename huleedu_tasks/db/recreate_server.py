@@ -67,7 +67,7 @@ async def recreate_server(run: ServiceRun, step: Step) -> Outcome:
     provider = run.context.provider
     started = await provider.renew(run.service, run.url)
     if started.is_new:
-        await keep_init_snapshots(run)
+        await keep_init_snapshots(run, started.counted)
     scripts = await provider.init_scripts(run.service)
     admin = await run.admin()
     await databases.write_tag(admin, run.url.database, run.context.tag)

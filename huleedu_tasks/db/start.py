@@ -16,7 +16,7 @@ async def start(run: ServiceRun, step: Step) -> Outcome:
     async with database.lock:
         if started.is_new and not database.is_on_new_server:
             database.is_on_new_server = True
-            await keep_init_snapshots(run)
+            await keep_init_snapshots(run, started.counted)
     return run.done(facts={"server": started.done})
 
 

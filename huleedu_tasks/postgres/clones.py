@@ -98,7 +98,28 @@ def _replay_prefix(database: str) -> str:
     return _name_beside(database, _REPLAY, room=room)
 
 
-async def is_new(asked: "asyncpg.Connection", since: datetime) -> bool:
+async def counted_if_new(
+    asked: "asyncpg.Connection", since: datetime
+) -> dict[str, Activity] | None:
+    """Return the counters of each database of a freshly initialised server.
+
+    They were read before anything was written, so that they show each later write.
+
+    Returns:
+        The counters by the name of the database; empty if the server does not count sessions.
+        None if it is not freshly initialised.
+    """
+    if not await _is_new(asked, since):
+        return None
+    if asked.get_server_version() < _COUNTS_SESSIONS:
+        return {}
+    rows = await asked.fetch(f"{_ACTIVITY} WHERE datname IS NOT NULL")
+    counted = {name: Activity(sessions=sessions, writes=writes) for name, sessions, writes in rows}
+    # What wrote before they were read is noticed here; what writes later is counted.
+    return counted if await _is_new(asked, since) else None
+
+
+async def _is_new(asked: "asyncpg.Connection", since: datetime) -> bool:
     """Whether initdb ran since a moment, and no transaction has written since the server started.
 
     `initdb` ends with a checkpoint, which records the next transaction id. PostgreSQL returns the
@@ -319,12 +340,8 @@ async def activity(admin: "asyncpg.Connection", database: str) -> Activity:
     """
     if admin.get_server_version() < _COUNTS_SESSIONS:
         return Activity()
-    row = await admin.fetchrow(
-        "SELECT sessions, tup_inserted + tup_updated + tup_deleted AS writes FROM pg_stat_database"
-        " WHERE datname = $1",
-        database,
-    )
-    return Activity(**row) if row else Activity()
+    row = await admin.fetchrow(f"{_ACTIVITY} WHERE datname = $1", database)
+    return Activity(sessions=row["sessions"], writes=row["writes"]) if row else Activity()
 
 
 async def counters(admin: "asyncpg.Connection", database: str) -> str:
@@ -518,6 +535,9 @@ SELECT oid, pg_get_userbyid(datdba) AS owner, datconnlimit, datacl IS NOT NULL A
        coalesce(shobj_description(oid, 'pg_database'), '') AS comment,
        current_setting('fsync') = 'on' AS is_durable
 FROM pg_database AS d WHERE datname = $1
+"""
+_ACTIVITY = """\
+SELECT datname, sessions, tup_inserted + tup_updated + tup_deleted AS writes FROM pg_stat_database
 """
 # PostgreSQL stores long values of these two catalogs in TOAST tables.
 _ANALYZED_ROWS = """\

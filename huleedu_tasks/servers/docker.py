@@ -23,6 +23,7 @@ from huleedu_tasks.errors import ConfigurationError, HuleEduError, ServerError
 from huleedu_tasks.instances.instance import OTHER_PORTS, Instance
 from huleedu_tasks.postgres import databases
 from huleedu_tasks.postgres.binaries import find_program
+from huleedu_tasks.postgres.clones import Activity
 from huleedu_tasks.postgres.connections import maintenance_connection
 from huleedu_tasks.postgres.databases import EnvironmentTag, ServerIdentity
 from huleedu_tasks.servers.protocol import CONTAINERS_FILE, Admin, LogCommand, Started
@@ -57,7 +58,8 @@ class DockerServers:
     # By compose service: several services may share one.
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
     _is_up: set[str] = field(default_factory=set)
-    _is_new: dict[str, bool] = field(default_factory=dict)
+    # The counters of the databases of freshly initialised servers; None for other servers.
+    _counted: dict[str, Mapping[str, Activity] | None] = field(default_factory=dict)
     _renewed: set[str] = field(default_factory=set)
     # The volumes that this command has filled.
     _filled: dict[str, "_Filled"] = field(default_factory=dict)
@@ -149,12 +151,13 @@ class DockerServers:
         name = service.compose_service
         async with self._lock(service):
             admission = await self._admission(service, url, admin)
-            is_new = await admission.wait(self.settings.start_timeout)
+            found = await admission.wait(self.settings.start_timeout)
             # Of services that share a server, only the first finds it freshly initialised.
-            self._is_new.setdefault(name, is_new)
+            counted = self._counted.setdefault(name, found)
         return Started(
             done="created" if self._was_made_now(admission.container) else "running",
-            is_new=self._is_new[name],
+            is_new=counted is not None,
+            counted=counted or {},
         )
 
     async def stop(self, service: Service) -> str:
@@ -181,7 +184,7 @@ class DockerServers:
                 if data := container.data_mount:
                     self._volumes_before.discard(data.volume)
                 self._is_up.discard(name)
-                self._is_new.pop(name, None)
+                self._counted.pop(name, None)
                 self._filled.pop(name, None)
             self._renewed.add(name)
         return await self.start(service, url)
@@ -415,7 +418,7 @@ class DockerServers:
             url=own,
             admin=admin if own == url else None,
             tag=EnvironmentTag(environment=str(self.settings.environment)),
-            is_new=self._is_new.get(service.compose_service, False),
+            is_new=self._counted.get(service.compose_service) is not None,
             initialised=filled.begun if filled else None,
             sharing=self._sharing(service),
         )

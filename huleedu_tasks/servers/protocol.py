@@ -1,7 +1,7 @@
 """The protocol of all providers of development servers."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from huleedu_tasks.config.registry import Service
@@ -11,6 +11,8 @@ from huleedu_tasks.postgres.databases import ServerIdentity
 
 if TYPE_CHECKING:
     import asyncpg
+
+    from huleedu_tasks.postgres.clones import Activity
 
 # Returns a command's connection to another database of a server, opened at the first call.
 Admin = Callable[[], Awaitable["asyncpg.Connection"]]
@@ -26,10 +28,13 @@ class Started:
     Attributes:
         done: The action, for the screen: `running`, `started`, `created` and so on.
         is_new: Whether this start created the server's data.
+        counted: The counters of each database, read before anything was written to the new data;
+            empty if they are not known.
     """
 
     done: str
     is_new: bool = False
+    counted: "Mapping[str, Activity]" = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

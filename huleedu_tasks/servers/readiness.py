@@ -19,6 +19,7 @@ from huleedu_tasks.config.registry import Service
 from huleedu_tasks.config.urls import DatabaseUrl
 from huleedu_tasks.errors import Refused, ServerError
 from huleedu_tasks.postgres import clones, databases
+from huleedu_tasks.postgres.clones import Activity
 from huleedu_tasks.postgres.connections import (
     DatabaseMissing,
     LoginRefused,
@@ -65,14 +66,15 @@ class Admission:
     sharing: tuple[str, ...] = ()
     initialised: datetime | None = None
 
-    async def wait(self, timeout: float) -> bool:
+    async def wait(self, timeout: float) -> dict[str, Activity] | None:
         """Log in, and create the database if it is missing.
 
         Args:
             timeout: Seconds it may take.
 
         Returns:
-            Whether the server is freshly initialised: nothing has written to it since.
+            The counters of each database of a freshly initialised server, before anything was
+            written to it; None if the server is not freshly initialised.
 
         Raises:
             LoginRefused: If the server refuses the user or the password.
@@ -122,26 +124,24 @@ class Admission:
                 f"{self.url.port} (on ::1, for example).",
             )
 
-    async def _try(self) -> bool:
-        is_new = await self._try_beside()
-        if is_new is not None:
-            return is_new
+    async def _try(self) -> dict[str, Activity] | None:
+        if beside := await self._connection_beside():
+            return await self._accept(beside)
         try:
             async with connection(self.url, timeout=ATTEMPT_TIMEOUT) as user:
                 return await self._accept(user)
         except DatabaseMissing:
             # The image creates one database; services that share the server have others.
             async with maintenance_connection(self.url) as admin:
-                is_new = await self._accept(admin)
-                await self._create(admin, is_new=is_new or self.is_new)
-                return is_new
+                counted = await self._accept(admin)
+                await self._create(admin, is_new=counted is not None or self.is_new)
+                return counted
 
-    async def _try_beside(self) -> bool | None:
-        """Log in to another database, if its server admits the user to this one as well.
+    async def _connection_beside(self) -> "asyncpg.Connection | None":
+        """Return a connection to another database, if its server admits the user to this one.
 
         Returns:
-            Whether the server is freshly initialised; None if only a login to this database shows
-            whether it admits the user.
+            The connection; None if only a login to this database shows whether it admits the user.
         """
         if self.admin is None:
             return None
@@ -151,8 +151,7 @@ class Admission:
             raise
         except ServerError:
             return None
-        is_admitted = await databases.admits(admin, self.url.database)
-        return await self._accept(admin) if is_admitted else None
+        return admin if await databases.admits(admin, self.url.database) else None
 
     async def _create(self, admin: "asyncpg.Connection", *, is_new: bool) -> None:
         """Create the database.
@@ -167,8 +166,8 @@ class Admission:
         else:
             await databases.create(admin, name, self.tag)
 
-    async def _accept(self, connection: "asyncpg.Connection") -> bool:
-        """Verify the server's identity; return whether it is freshly initialised."""
+    async def _accept(self, connection: "asyncpg.Connection") -> dict[str, Activity] | None:
+        """Verify the server's identity; return what `wait` returns."""
         now = await self.containers.alive(self.service)
         if now.started != self.container.started:
             raise ContainerDown(
@@ -182,9 +181,9 @@ class Admission:
             told = await databases.identity(connection)
         except ServerError:
             # A user without the right to read it is accepted; the guard requires it before a reset.
-            return False
+            return None
         await self.expect_own(told, now)
-        return await clones.is_new(connection, self.initialised or now.started)
+        return await clones.counted_if_new(connection, self.initialised or now.started)
 
     async def _explain_login(self, error: LoginRefused) -> LoginRefused:
         return await asyncio.to_thread(

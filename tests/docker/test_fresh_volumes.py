@@ -106,6 +106,22 @@ def test_a_command_that_was_killed_while_it_fills_volumes_is_repaired_by_the_nex
     assert_filled(docked)
 
 
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "term"]
+)
+def test_a_command_that_was_interrupted_while_it_fills_volumes_leaves_no_helper_container(
+    docked: Docked, number: signal.Signals, code: int
+) -> None:
+    tool = docked.start("db.up")
+    wait_until(lambda: helpers(docked) > 0)
+    tool.send_signal(number)
+    tool.communicate()
+    assert tool.returncode == code
+    assert helpers(docked) == 0
+    up(docked)
+    assert_filled(docked)
+
+
 def test_a_volume_with_other_files_is_left_as_it_is(docked: Docked) -> None:
     docked.compose("up", "--no-start")
     mounts = {f"{docked.project}_alpha_db_data": {"bind": "/volume"}}

@@ -50,7 +50,7 @@ COMMENT ON DATABASE {DATABASE} IS 'Made by the team''s own script. ';
 BUSY_APPLICATION = f"""\
 export PGHOST=alpha_db PGUSER={USER} PGDATABASE={DATABASE}
 export PGPASSWORD='{PASSWORD.replace("$", "$$")}'
-while :; do psql -c 'CREATE TABLE IF NOT EXISTS busy ()'; sleep 0.02; done
+while :; do psql -c 'CREATE TABLE IF NOT EXISTS busy ()'; sleep "$PAUSE"; done
 """
 INITDB_DONE = b"Success."
 # Changes of a day's work, in the database and to its properties.
@@ -193,11 +193,14 @@ def test_a_volume_that_was_used_before_its_init_snapshot_is_recreated_once(
     assert state(docked) == scripted.fresh
 
 
+@pytest.mark.parametrize("pause", [0.02, 0.1])
 def test_writes_of_an_application_are_not_part_of_the_init_snapshot(
-    scripted: Scripted,
+    scripted: Scripted, pause: float
 ) -> None:
+    """The longer pause is the more likely one to end between the proof and the copy."""
     docked = scripted.docked
-    docked.define(app={**IDLE, "command": ["sh", "-c", BUSY_APPLICATION]})
+    application = {"command": ["sh", "-c", BUSY_APPLICATION], "environment": {"PAUSE": pause}}
+    docked.define(app={**IDLE, **application})
     docked.compose("up", "--detach", "app", "--no-deps")
     scripted.reset("--volumes")
     wait_until(lambda: "busy" in state(docked).dump)
