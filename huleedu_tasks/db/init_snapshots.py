@@ -37,7 +37,8 @@ async def keep_init_snapshots(run: ServiceRun, counted: Mapping[str, Activity]) 
             database,
             clones.init_snapshot_name(database),
             tag,
-            sessions=before.sessions if before else None,
+            # A session that was counted before may write later, so only the writes decide.
+            sessions=0 if before else None,
             writes=before.writes if before else None,
         )
 

@@ -52,6 +52,8 @@ export PGHOST=alpha_db PGUSER={USER} PGDATABASE={DATABASE}
 export PGPASSWORD='{PASSWORD.replace("$", "$$")}'
 while :; do psql -c 'CREATE TABLE IF NOT EXISTS busy ()'; sleep 0.1; done
 """
+# Whether the server has counted a session on the database.
+COUNTED = f"SELECT sessions > 0 FROM pg_stat_database WHERE datname = '{DATABASE}'"
 WAITING = """
 SELECT EXISTS (
     SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND backend_type = 'client backend'
@@ -219,15 +221,19 @@ async def test_a_write_between_the_check_and_the_copy_is_not_part_of_the_init_sn
     docked.compose("down", "--volumes")
     docked.up()
     maintenance = docked.url("alpha", database="postgres")
+    application = await connect(docked.url("alpha"))
+    await wait_for(lambda: fetch(maintenance, COUNTED), [(True,)])
     # The lock needs no transaction id, and blocks the commands that create or drop a database.
     blocking = await connect(maintenance)
     await blocking.execute("BEGIN; LOCK pg_database IN SHARE MODE")
     tool = docked.start("db.up")
     await wait_for(lambda: fetch(maintenance, WAITING), [(True,)])
-    await fetch(docked.url("alpha"), "CREATE TABLE busy ()")
+    await application.execute("CREATE TABLE busy ()")
     await blocking.close()
     out, error = await asyncio.to_thread(tool.communicate)
     assert tool.returncode == 0, f"{out}{error}"
+    snapshots = f"SELECT FROM pg_database WHERE datname = '{INIT_SNAPSHOT}'"
+    assert await fetch(maintenance, snapshots) == []
     await asyncio.to_thread(scripted.reset)
     assert await asyncio.to_thread(state, docked) == scripted.fresh
 
