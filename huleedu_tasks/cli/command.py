@@ -67,7 +67,7 @@ def command(**help_texts: str) -> Callable[[Body[P]], Task[Any]]:
                 kwargs["service"] = split_names(names)
             dry_run = bool(context.config.run.dry or kwargs.get("dry_run"))
             code = run_command(name, body, dry_run, *args, **kwargs)
-            # The process ends soon: what the command loaded need not be collected before.
+            # The process ends soon, and need not destroy what the command loaded.
             gc.freeze()
             # Exit(0) would end the process, and skip the tasks named after this one.
             if code is not ExitCode.DONE:

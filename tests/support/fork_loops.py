@@ -8,10 +8,8 @@ The server itself runs as `python tests/support/fork_loops.py DESCRIPTOR`.
 """
 
 import asyncio
-import atexit
 import gc
 import importlib
-import io
 import json
 import os
 import runpy
@@ -21,11 +19,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 SCRIPTS = Path(__file__).parents[2] / "huleedu_tasks/migrations/child"
 FORK_LOOP = SCRIPTS / "fork_loop.py"
@@ -221,24 +218,7 @@ def _become(request: Mapping[str, Any]) -> None:
     importlib.invalidate_caches()
 
 
-def _exit(code: int) -> NoReturn:
-    """End this process as Python does, but without destroying the imported modules."""
-    threading._shutdown()  # type: ignore[attr-defined]  # As Python itself.
-    atexit._run_exitfuncs()
-    # Those of the server are frozen.
-    files = [found for found in gc.get_objects() if issubclass(type(found), io.IOBase)]
-    for file in (*files, sys.stdout, sys.stderr):
-        with suppress(Exception):
-            file.flush()
-    os._exit(code)
-
-
 if __name__ == "__main__":
     serve(socket.socket(fileno=int(sys.argv[1])))
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    except SystemExit as error:
-        if not isinstance(error.code, int | None):
-            raise
-        _exit(error.code or 0)
-    _exit(0)
+    # Each script ends its own process.
+    runpy.run_path(sys.argv[0], run_name="__main__")

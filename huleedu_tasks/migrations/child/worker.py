@@ -68,7 +68,7 @@ def end_process(code: int) -> NoReturn:
     threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001  # as Python itself
     # Python 3.9 and earlier raise the error of a handler again after printing it.
     with suppress(BaseException):
-        atexit._run_exitfuncs()  # noqa: SLF001
+        atexit._run_exitfuncs()  # noqa: SLF001  # likewise
     # gc.freeze() excludes what was imported, and the files of a forked process's parent.
     for value in gc.get_objects():
         if issubclass(type(value), io.IOBase):
